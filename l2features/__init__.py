@@ -1,0 +1,16 @@
+"""Features of level-2 nodes of chunked graphs: what they are, how they are computed, where they are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["compute_features"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "compute_features":
+        from .features import compute_features
+
+        return compute_features
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

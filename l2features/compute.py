@@ -1,0 +1,92 @@
+"""One chunk from segmentation to features: read, map supervoxels to L2 ids, compute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import numpy as np
+
+from .config import Dataset
+from .errors import ConfigError
+from .features import SegmentedChunk
+from .geometry import Chunk, Geometry, layout_for_grid
+from .graph import map_supervoxels, open_graph, read_graph_info
+from .ids import IdLayout, Ids
+from .volume import Volume
+
+
+@dataclass
+class ChunkFeatures:
+    """The features of a chunk's nodes, sorted by id, and how they came about.
+
+    ``segments`` is the segment of each node of a data set without a graph; ``errors`` says which
+    supervoxels the graph gave a wrong answer for; ``millis`` is the time in read, map and compute.
+    """
+
+    chunk: Chunk
+    features: np.ndarray
+    segments: Ids | None = None
+    orphans: int = 0
+    errors: tuple[str, ...] = ()
+    millis: dict[str, float] = field(default_factory=dict)
+
+
+def read_geometry(dataset: Dataset, volume: Volume) -> Geometry:
+    """Geometry of a data set from its file entry, its segmentation and, where needed, its graph's table.
+
+    Raises ConfigError where the chunk size is unknown, or two of these disagree on it.
+    """
+    info = volume.info()
+    chunk_size, layout = info.chunk_size, info.layout
+    if chunk_size is None and dataset.graph.startswith("bigtable://"):
+        graph = read_graph_info(dataset.graph)
+        chunk_size, layout = graph.chunk_size, graph.layout
+    if chunk_size is None:
+        chunk_size = dataset.chunk_size
+    elif dataset.chunk_size not in (None, chunk_size):
+        raise ConfigError(
+            f"data set {dataset.name!r}: chunk_size is {list(dataset.chunk_size or ())}, but its graph has {list(chunk_size)}"
+        )
+    if chunk_size is None:
+        raise ConfigError(
+            f"data set {dataset.name!r}: key 'chunk_size' is missing: {dataset.cv_path} does not say it, "
+            "expected three integers such as [256, 256, 512]"
+        )
+    geometry = Geometry(info.resolution, info.voxel_offset, info.voxel_size, chunk_size, layout or IdLayout())
+    if layout is None or dataset.graph == "flat":
+        return replace(geometry, layout=layout_for_grid(geometry.grid))
+    return geometry
+
+
+class ChunkSource:
+    """Computes chunks of one data set; opens its segmentation and graph once."""
+
+    def __init__(self, dataset: Dataset, geometry: Geometry, timestamp: datetime) -> None:
+        self.dataset, self.geometry = dataset, geometry
+        self.volume = Volume(dataset.cv_path)
+        self.graph = open_graph(dataset.graph, self.volume.cv, geometry, timestamp)
+
+    def compute(self, chunk: Chunk) -> ChunkFeatures:
+        """Features of every L2 node of a chunk. Raises VolumeError or GraphError, naming the chunk."""
+        millis: dict[str, float] = {}
+        with _timed(millis, "read"):
+            labels = self.volume.read(chunk, self.geometry)
+        with _timed(millis, "compute"):
+            segmented = SegmentedChunk(labels)
+        with _timed(millis, "map"):
+            mapping = map_supervoxels(self.graph, self.geometry, chunk, segmented.ids)
+        with _timed(millis, "compute"):
+            features = segmented.features(mapping.l2_ids, self.geometry.resolution)
+        segments = segmented.ids if self.dataset.graph == "flat" else None
+        return ChunkFeatures(chunk, features, segments, mapping.orphans, mapping.errors, millis)
+
+
+@contextmanager
+def _timed(millis: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    millis[step] = millis.get(step, 0.0) + (time.perf_counter() - start) * 1e3

@@ -1,0 +1,157 @@
+"""The data sets file, and the only place where the environment is read.
+
+The file is the YAML of the older service, ``<dataset>: {cv_path, l2cache_id}``, with optional keys::
+
+    minnie:
+      cv_path: graphene://https://server/segmentation/table/minnie
+      l2cache_id: l2cache_minnie
+      graph: bigtable://project/instance/minnie    # or graphene, or flat
+      store: bigtable://project/instance           # or sqlite:///path/file.db
+      chunk_size: [256, 256, 512]                  # where the segmentation does not say
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from .errors import ConfigError
+from .store import TABLE_NAME
+
+CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
+PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
+DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
+_CV_PATH = re.compile(r"(precomputed|graphene)://.+")
+_GRAPH = re.compile(r"flat|graphene|bigtable://[^/?#]+/[^/?#]+/[^/?#]+")
+_STORE = re.compile(r"bigtable://[^/?#]+/[^/?#]+/?|sqlite:///+[^/].*[^/]")
+
+
+class Dataset(BaseModel):
+    """One entry of the data sets file, with every default filled in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    cv_path: str
+    l2cache_id: str
+    graph: str
+    store: str
+    chunk_size: tuple[int, int, int] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        filled = dict(values)
+        if filled.get("graph") is None:
+            filled["graph"] = "graphene" if str(filled.get("cv_path")).startswith("graphene://") else "flat"
+        if isinstance(filled.get("chunk_size"), list):
+            filled["chunk_size"] = tuple(filled["chunk_size"])
+        return filled
+
+    @field_validator("cv_path")
+    @classmethod
+    def _cv_path(cls, value: str) -> str:
+        return _match(_CV_PATH, value, "precomputed://… or graphene://…")
+
+    @field_validator("l2cache_id")
+    @classmethod
+    def _l2cache_id(cls, value: str) -> str:
+        return _match(TABLE_NAME, value, "1 to 50 letters, digits, '_', '-' or '.'")
+
+    @field_validator("graph")
+    @classmethod
+    def _graph(cls, value: str) -> str:
+        return _match(_GRAPH, value, "flat, graphene or bigtable://project/instance/table")
+
+    @field_validator("store")
+    @classmethod
+    def _store(cls, value: str) -> str:
+        return _match(_STORE, value, "bigtable://project/instance or sqlite:///path/file.db")
+
+    @field_validator("chunk_size")
+    @classmethod
+    def _chunk_size(cls, value: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        if value is not None and not all(0 < n <= 65_535 for n in value):
+            raise ValueError("expected three integers from 1 to 65535")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Dataset:
+        if self.graph == "graphene" and not self.cv_path.startswith("graphene://"):
+            raise ValueError("graph: graphene needs a cv_path that is graphene://…")
+        return self
+
+    @property
+    def graph_id(self) -> str:
+        """Name of the graph, as it stands in a table's meta."""
+        return {"flat": "flat", "graphene": self.cv_path}.get(self.graph, self.graph).rstrip("/").rsplit("/", 1)[-1]
+
+
+def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
+    """The data sets of a file, or of that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names.
+
+    Raises ConfigError that names the data set, the key and what was expected.
+    """
+    path = path or os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        raise ConfigError(f"no data sets file: give --config FILE or set {CONFIG_VARIABLE}")
+    file = Path(path)
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"data sets file {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"data sets file {file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"data sets file {file}: expected a mapping of data set names")
+    return {str(name): _dataset(file, str(name), entry) for name, entry in content.items()}
+
+
+def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Dataset:
+    """One data set of the file. Raises ConfigError."""
+    datasets = load_datasets(path)
+    if name not in datasets:
+        raise ConfigError(f"data set {name!r} is not in the data sets file: expected one of {', '.join(datasets)}")
+    return datasets[name]
+
+
+def _dataset(file: Path, name: str, entry: Any) -> Dataset:
+    where = f"data sets file {file}: data set {name!r}"
+    if not DATASET_NAME.fullmatch(name):
+        raise ConfigError(f"{where}: expected a name of letters, digits, '_', '-' and '.'")
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: expected a mapping with cv_path and l2cache_id, got {entry!r}")
+    values = {"store": None, **entry, "name": name}
+    values["store"] = values["store"] or _default_store(file, entry)
+    try:
+        return Dataset.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise ConfigError(f"{where}: key {key!r} is missing") from None
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(k for k in Dataset.model_fields if k != "name")
+            raise ConfigError(f"{where}: unknown key {key!r}: expected {known}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        at = f": key {key!r}" if key else ""
+        raise ConfigError(f"{where}{at}: {message} (got {first['input']!r})" if at else f"{where}: {message}") from None
+
+
+def _default_store(file: Path, entry: dict[str, Any]) -> str:
+    """The Bigtable instance of the environment, as in the older service, or a file beside the data sets file."""
+    project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
+    if project and instance:
+        return f"bigtable://{project}/{instance}"
+    return f"sqlite://{file.resolve().parent}/{entry.get('l2cache_id', 'l2cache')}.db"
+
+
+def _match(pattern: re.Pattern[str], value: str, expected: str) -> str:
+    if not pattern.fullmatch(value):
+        raise ValueError(f"expected {expected}")
+    return value

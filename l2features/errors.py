@@ -1,0 +1,31 @@
+"""Errors a user can act on. Everything else is a defect and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class L2FeaturesError(Exception):
+    """Base of the errors whose message is meant for the user."""
+
+
+class ConfigError(L2FeaturesError):
+    """A data sets file, an option or a URL says something that cannot be used."""
+
+
+class VolumeError(L2FeaturesError):
+    """A segmentation cannot be opened, or a chunk of it cannot be read."""
+
+
+class GraphError(L2FeaturesError):
+    """A graph cannot be opened, or gives an answer that cannot be right."""
+
+
+class StoreError(L2FeaturesError):
+    """A store cannot be reached, or does not hold what it should."""
+
+
+class TableNotFound(StoreError):
+    """The store has no table of this name."""
+
+
+class TableExists(StoreError):
+    """The table is there already, with another meta."""

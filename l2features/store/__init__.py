@@ -1,0 +1,120 @@
+"""Where features are kept: one small interface, one implementation per kind of URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConfigError
+from ..geometry import Geometry
+from ..ids import Ids
+from ..rows import Rows
+from ..schema import NAMES
+
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+TABLE_NAME = re.compile(r"[_a-zA-Z0-9][-_.a-zA-Z0-9]{0,49}")
+DONE, FAILED = "done", "failed"
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a table holds: features of ``graph_id`` as it was at ``timestamp`` (UTC), cut from ``cv_path``.
+
+    ``geometry`` is missing in tables that another program made.
+    """
+
+    graph_id: str
+    cv_path: str
+    timestamp: str
+    geometry: Geometry | None = None
+
+    @property
+    def time(self) -> datetime:
+        return parse_time(self.timestamp)
+
+
+@dataclass(frozen=True)
+class ChunkRecord:
+    """What became of one chunk: ``state`` is ``done`` or ``failed``, ``time`` when (UTC)."""
+
+    chunk_id: int
+    state: str
+    time: datetime
+    nodes: int = 0
+    orphans: int = 0
+    reason: str = ""
+
+
+class Store(Protocol):
+    """One table of features. Every method raises `StoreError` when the store cannot be reached,
+    and `TableNotFound` when the table is not there."""
+
+    url: str
+    name: str
+
+    def create(self, meta: Meta) -> None:
+        """Make the table and stamp its meta. Raises `TableExists` where it is there with another meta."""
+
+    def meta(self) -> Meta | None:
+        """The table's meta; None where it has none."""
+
+    def stamp(self, meta: Meta) -> None:
+        """Write the meta of a table that is there."""
+
+    def write(self, features: np.ndarray) -> None:
+        """Write complete rows (dtype `schema.FEATURES`). They are durable when this returns; writing them
+        again leaves the table as it was."""
+
+    def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
+        """The rows of these ids, in the order asked for."""
+
+    def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
+        """All rows of a chunk, sorted by id."""
+
+    def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
+        """Record what became of a chunk and, for a data set without a graph, which segment each node is."""
+
+    def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
+        """State of each chunk, shape (n,); empty where nothing is recorded."""
+
+    def chunk_records(self) -> Iterator[ChunkRecord]:
+        """Every recorded chunk, in no special order."""
+
+    def segments(self, chunk_id: int) -> Ids | None:
+        """Segments of a chunk by rank, as given to `put_chunk`; None where none were."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+def parse_time(text: str) -> datetime:
+    """A UTC time from "YYYY-MM-DD HH:MM:SS". Raises ConfigError for anything else."""
+    try:
+        return datetime.strptime(text.strip(), TIME_FORMAT).replace(tzinfo=timezone.utc)
+    except ValueError as error:
+        raise ConfigError(f'timestamp {text!r}: expected "YYYY-MM-DD HH:MM:SS" (UTC)') from error
+
+
+def open_store(url: str, name: str) -> Store:
+    """The table ``name`` of the store at ``url`` (``bigtable://project/instance`` or ``sqlite:///path/file.db``).
+
+    Opening does not touch the store. Raises ConfigError for a URL or a name that cannot be.
+    """
+    if not TABLE_NAME.fullmatch(name):
+        raise ConfigError(f"table name {name!r}: expected 1 to 50 letters, digits, '_', '-' or '.'")
+    scheme = url.partition(":")[0]
+    if scheme == "bigtable":
+        from .bigtable import BigtableStore
+
+        return BigtableStore(url, name)
+    if scheme == "sqlite":
+        from .sqlite import SqliteStore
+
+        return SqliteStore(url, name)
+    raise ConfigError(f"store {url!r}: expected bigtable://project/instance or sqlite:///path/file.db")

@@ -1,0 +1,271 @@
+"""The Bigtable store: tables and rows as kvdbclient and the older L2 cache make them.
+
+A write replaces a row's family ``0`` as a whole, in one atomic mutation with explicit cell times, so
+that retrying or repeating it never piles up cell versions, whoever wrote the row before. What became
+of a chunk is kept in a row of its own, ``chunk_<chunk id>``, outside the range of node keys; the
+geometry in the row ``geometry``.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from google.api_core.exceptions import AlreadyExists, GoogleAPIError, NotFound
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import bigtable
+from google.cloud.bigtable.column_family import GarbageCollectionRule, MaxAgeGCRule, MaxVersionsGCRule
+from google.cloud.bigtable.data import BigtableDataClient, ReadRowsQuery, Row, RowRange
+from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup
+from google.cloud.bigtable.data.mutations import DeleteAllFromFamily, Mutation, RowMutationEntry, SetCell
+from google.cloud.bigtable.data.row_filters import (
+    CellsColumnLimitFilter,
+    ColumnQualifierRegexFilter,
+    FamilyNameRegexFilter,
+    RowFilter,
+    RowFilterChain,
+)
+
+from .. import __version__
+from ..errors import ConfigError, StoreError, TableExists, TableNotFound
+from ..geometry import Geometry
+from ..ids import Ids, as_ids, ids_of_row_keys, row_keys
+from ..rows import Rows, decode_cells, encode_cells
+from ..schema import NAMES
+from ..unpickle import plain_loads
+from . import DONE, FAILED, ChunkRecord, Meta
+
+FAMILY = "0"
+OPERATION_TIMEOUT_S = 60.0
+ATTEMPT_TIMEOUT_S = 20.0
+WRITE_ROWS = 250
+"""Rows of one bulk mutation: about 100 kB."""
+READ_KEYS = 5_000
+META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
+SEGMENTS = b"segments"
+_URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/?")
+
+
+def families() -> dict[str, GarbageCollectionRule | None]:
+    """Column families of a table, as kvdbclient makes them."""
+    return {
+        "0": None,
+        "1": MaxVersionsGCRule(1),
+        "2": None,
+        "3": MaxAgeGCRule(timedelta(days=365)),
+        "4": None,
+    }
+
+
+def _row_mutations(cells: Sequence[tuple[bytes, bytes]], micros: int) -> list[Mutation]:
+    """Mutations that make ``cells`` the whole content of a row's family."""
+    return [DeleteAllFromFamily(FAMILY)] + [SetCell(FAMILY, key, value, micros) for key, value in cells]
+
+
+class BigtableStore:
+    """See `l2features.store.Store`."""
+
+    def __init__(self, url: str, name: str) -> None:
+        match = _URL.fullmatch(url)
+        if not match:
+            raise ConfigError(f"store {url!r}: expected bigtable://project/instance")
+        self.url, self.name = url, name
+        self.project, self.instance = match.groups()
+        self._client: BigtableDataClient | None = None
+
+    def create(self, meta: Meta) -> None:
+        with self._errors():
+            admin = bigtable.Client(project=self.project, admin=True)
+            try:
+                admin.instance(self.instance).table(self.name).create(column_families=families())
+            except AlreadyExists:
+                pass
+            finally:
+                admin.close()
+        there = self.meta()
+        if there is None:
+            self.stamp(meta)
+        elif there != meta:
+            raise TableExists(f"table {self.name} is in {self.url} already, with another meta: {there}")
+
+    def meta(self) -> Meta | None:
+        with self._errors():
+            query = ReadRowsQuery(row_keys=[META_KEY, GEOMETRY_KEY], row_filter=_newest())
+            values = {row.row_key: row.cells[0].value for row in self._table.read_rows(query)}
+        if META_KEY not in values:
+            return None
+        pickled = _unpickle_meta(values[META_KEY], self.name)
+        geometry = values.get(GEOMETRY_KEY)
+        return Meta(*pickled, geometry=None if geometry is None else Geometry.from_json(geometry))
+
+    def stamp(self, meta: Meta) -> None:
+        pickled = pickle.dumps(
+            {"graph_id": meta.graph_id, "cv_path": meta.cv_path, "timestamp": meta.timestamp}, protocol=4
+        )
+        rows = {VERSION_KEY: (b"version", __version__.encode()), META_KEY: (b"meta", pickled)}
+        if meta.geometry:
+            rows[GEOMETRY_KEY] = (b"geometry", meta.geometry.to_json().encode())
+        now = _micros(datetime.now(timezone.utc))
+        self._mutate([RowMutationEntry(key, _row_mutations([cell], now)) for key, cell in rows.items()])
+
+    def write(self, features: np.ndarray) -> None:
+        now = _micros(datetime.now(timezone.utc))
+        for start in range(0, len(features), WRITE_ROWS):
+            batch = features[start : start + WRITE_ROWS]
+            keys = row_keys(batch["label"])
+            self._mutate(
+                [
+                    RowMutationEntry(key, _row_mutations(cells, now))
+                    for key, cells in zip(keys, encode_cells(batch), strict=True)
+                ]
+            )
+
+    def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
+        ids = as_ids(ids)
+        unique, inverse = np.unique(ids, return_inverse=True)
+        rows, keys = Rows.empty(unique), row_keys(unique)
+        place = {key: i for i, key in enumerate(keys)}
+        with self._errors():
+            for start in range(0, len(keys), READ_KEYS):
+                query = ReadRowsQuery(row_keys=keys[start : start + READ_KEYS], row_filter=_newest(names))
+                for row in self._table.read_rows_stream(query):
+                    decode_cells(rows, place[row.row_key], _cells(row))
+        return Rows(rows.features[inverse], rows.present[inverse])
+
+    def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
+        first, last = row_keys(np.array([chunk_id, last_id], dtype=np.uint64))
+        query = ReadRowsQuery(row_ranges=[RowRange(first, last, end_is_inclusive=True)], row_filter=_newest(names))
+        with self._errors():
+            found = self._table.read_rows(query)
+        rows = Rows.empty(ids_of_row_keys([row.row_key for row in found]))
+        for i, row in enumerate(found):
+            decode_cells(rows, i, _cells(row))
+        return rows
+
+    def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
+        value = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
+        cells = [(record.state.encode(), json.dumps(value, separators=(",", ":")).encode())]
+        if segments is not None:
+            cells.append((SEGMENTS, as_ids(segments).astype("<u8").tobytes()))
+        key = CHUNK_PREFIX + row_keys(np.array([record.chunk_id], dtype=np.uint64))[0]
+        self._mutate([RowMutationEntry(key, _row_mutations(cells, _micros(record.time)))])
+
+    def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
+        keys = [CHUNK_PREFIX + key for key in row_keys(chunk_ids)]
+        states: dict[bytes, str] = {}
+        with self._errors():
+            for start in range(0, len(keys), READ_KEYS):
+                query = ReadRowsQuery(row_keys=keys[start : start + READ_KEYS], row_filter=_newest((DONE, FAILED)))
+                for row in self._table.read_rows_stream(query):
+                    states[row.row_key] = row.cells[0].qualifier.decode()
+        return np.array([states.get(key, "") for key in keys], dtype="U6")
+
+    def chunk_records(self) -> Iterator[ChunkRecord]:
+        end = CHUNK_PREFIX[:-1] + bytes([CHUNK_PREFIX[-1] + 1])
+        query = ReadRowsQuery(row_ranges=[RowRange(CHUNK_PREFIX, end)], row_filter=_newest((DONE, FAILED)))
+        with self._errors():
+            for row in self._table.read_rows_stream(query):
+                cell = row.cells[0]
+                yield ChunkRecord(
+                    int(row.row_key[len(CHUNK_PREFIX) :]),
+                    cell.qualifier.decode(),
+                    datetime.fromtimestamp(cell.timestamp_micros / 1e6, timezone.utc),
+                    **json.loads(cell.value),
+                )
+
+    def segments(self, chunk_id: int) -> Ids | None:
+        key = CHUNK_PREFIX + row_keys(np.array([chunk_id], dtype=np.uint64))[0]
+        with self._errors():
+            row = self._table.read_row(key, row_filter=_newest((SEGMENTS.decode(),)))
+        return None if row is None else np.frombuffer(row.cells[0].value, dtype="<u8")
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    @property
+    def _table(self) -> Any:
+        if self._client is None:
+            self._client = BigtableDataClient(project=self.project)
+            self._open = self._client.get_table(
+                self.instance,
+                self.name,
+                default_read_rows_operation_timeout=OPERATION_TIMEOUT_S,
+                default_read_rows_attempt_timeout=ATTEMPT_TIMEOUT_S,
+                default_mutate_rows_operation_timeout=OPERATION_TIMEOUT_S,
+                default_mutate_rows_attempt_timeout=ATTEMPT_TIMEOUT_S,
+                default_operation_timeout=OPERATION_TIMEOUT_S,
+                default_attempt_timeout=ATTEMPT_TIMEOUT_S,
+            )
+        return self._open
+
+    def _mutate(self, entries: list[RowMutationEntry]) -> None:
+        with self._errors():
+            self._table.bulk_mutate_rows(entries)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except MutationsExceptionGroup as group:
+            raise self._error(_first_cause(group)) from group
+        except (GoogleAPIError, GoogleAuthError) as error:
+            raise self._error(error) from error
+
+    def _error(self, error: BaseException) -> StoreError:
+        where = f"{self.url}, table {self.name}"
+        if isinstance(error, NotFound):
+            return TableNotFound(f"{where}: not found")
+        return StoreError(f"{where}: {type(error).__name__}: {getattr(error, 'message', None) or error}")
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"url": self.url, "name": self.name}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def _newest(names: Sequence[str] = ()) -> RowFilter:
+    """The newest cell of each column of the family, or of those named."""
+    filters: list[RowFilter] = [FamilyNameRegexFilter(FAMILY), CellsColumnLimitFilter(1)]
+    if names and set(names) != set(NAMES):
+        filters.insert(1, ColumnQualifierRegexFilter("|".join(names).encode()))
+    return RowFilterChain(filters=filters)
+
+
+def _cells(row: Row) -> Iterator[tuple[bytes, bytes]]:
+    return ((cell.qualifier, cell.value) for cell in row.cells)
+
+
+def _micros(time: datetime) -> int:
+    """Microseconds since the epoch, in whole milliseconds as Bigtable keeps them."""
+    return round(time.timestamp() * 1000) * 1000
+
+
+def _unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
+    """graph_id, cv_path and timestamp of a ``meta`` cell, without trusting it."""
+    try:
+        meta = plain_loads(value)
+        return str(meta["graph_id"]), str(meta["cv_path"]), str(meta["timestamp"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(
+            f"table {name}: the row 'meta' is not a pickled dictionary of graph_id, cv_path and timestamp: {error}"
+        ) from error
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The error of the service inside the data client's nested groups."""
+    while True:
+        inner = getattr(error, "exceptions", None)
+        cause = inner[0] if inner else error.__cause__
+        if cause is None:
+            return error
+        error = cause

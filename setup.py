@@ -1,0 +1,35 @@
+"""Installs the packages ``l2features``, ``beam_jobs`` and ``api`` and the command ``l2features``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = (ROOT / "l2features" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
+
+setup(
+    name="l2features",
+    version=VERSION,
+    description="Features of level-2 nodes of chunked graphs: batch ingest, stores and command line",
+    packages=find_packages(include=["l2features*", "beam_jobs*", "api*"]),
+    package_data={"l2features": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "apache-beam[gcp]>=2.77,<2.78",
+        "click>=8.1",
+        "cloud-volume>=12.15",
+        "edt>=3.1",
+        "fastremap>=1.15",
+        "google-cloud-bigtable>=2.42",
+        "numba>=0.60",
+        "numpy>=2.0,<2.5",
+        "pydantic>=2.7",
+        "pyyaml>=6.0",
+        "rich>=13",
+        "tenacity>=9",
+        "zstandard>=0.22",
+    ],
+    entry_points={
+        "console_scripts": ["l2features = l2features.cli:main"],
+    },
+)
