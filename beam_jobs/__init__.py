@@ -1,0 +1,1 @@
+"""The Beam jobs; every one stands on ``l2features``, where what they do is written and tested."""

@@ -1,0 +1,269 @@
+"""The batch pipeline on one machine: worker processes that share out the chunks as they go.
+
+Each worker runs the pipeline of `beam_jobs.pipeline` on Beam's in-process runner. Its chunks come from
+this process, one at a time, through a pipe; so does what became of them go back. A chunk whose worker
+died is given to another; a chunk that kills its workers counts as failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import signal
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from l2features import features
+from l2features.errors import L2FeaturesError
+from l2features.geometry import Chunk
+from l2features.ingest import ATTEMPTS, Ingest, save_failure
+from l2features.store import FAILED
+
+from .pipeline import STORE, build
+from .transforms import ChunkResult
+
+MAX_EARLY_DEATHS = 3
+END_TIMEOUT_S = 5.0
+_WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
+logger = logging.getLogger(__name__)
+
+NEXT, RESULT, END, ERROR = "next", "result", "end", "error"
+"""What a worker says; the answer to `NEXT` is a chunk, or None when there is nothing more to do."""
+
+
+class WorkerError(L2FeaturesError):
+    """A worker could not go on."""
+
+
+class _PullFn(beam.DoFn):
+    """Yields chunks as the supervisor hands them out. ``fd`` is the worker's end of the pipe."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def process(self, _: Any) -> Iterator[Chunk]:
+        pipe = Connection(os.dup(self.fd))
+        while True:
+            pipe.send((NEXT, None))
+            chunk = pipe.recv()
+            if chunk is None:
+                break
+            yield Chunk(*chunk)
+        pipe.close()
+
+
+class _ReportFn(beam.DoFn):
+    """Tells the supervisor what became of a chunk."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def setup(self) -> None:
+        self.pipe = Connection(os.dup(self.fd))
+
+    def process(self, result: ChunkResult) -> None:
+        self.pipe.send((RESULT, tuple(result)))
+
+    def teardown(self) -> None:
+        self.pipe.close()
+
+
+@dataclass
+class PullChunks(beam.PTransform):
+    """Nothing to the chunks that the supervisor hands out."""
+
+    fd: int
+
+    def expand(self, begin: Any) -> Any:
+        return begin | "Worker" >> beam.Create([None]) | "Pull" >> beam.ParDo(_PullFn(self.fd))
+
+
+def _work(pipe: Connection, ingest: Ingest, sink: str, flags: list[str]) -> None:
+    """Body of a worker process."""
+    from threadpoolctl import threadpool_limits
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    fd = pipe.fileno()
+    try:
+        with threadpool_limits(1):
+            pipeline = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags))
+            results = build(pipeline, ingest, PullChunks(fd), sink)
+            if results.written is not None:
+                _ = results.written | "Report written" >> beam.ParDo(_ReportFn(fd))
+            _ = results.failed | "Report failed" >> beam.ParDo(_ReportFn(fd))
+            pipeline.run().wait_until_finish()
+        pipe.send((END, None))
+    except L2FeaturesError as error:
+        pipe.send((ERROR, _WHILE_RUNNING.sub("", str(error))))
+    except Exception:
+        pipe.send((ERROR, traceback.format_exc()))
+
+
+@dataclass
+class Summary:
+    """What a run did: ``failed`` maps chunks to reasons, ``millis`` sums the time of all workers by step."""
+
+    total: int
+    done_before: int = 0
+    done: int = 0
+    nodes: int = 0
+    orphans: int = 0
+    failed: dict[Chunk, str] = field(default_factory=dict)
+    millis: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    stopped: bool = False
+
+    def add(self, result: ChunkResult) -> None:
+        self.nodes += result.nodes
+        self.orphans += result.orphans
+        self.millis.update(result.millis)
+        if result.state == FAILED:
+            self.failed[result.chunk] = result.reason
+        else:
+            self.done += 1
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: Any
+    pipe: Connection
+    chunk: Chunk | None = None
+    """The chunk it was given and has not reported on."""
+    ended: bool = False
+
+
+class LocalRun:
+    """One run of an ingest on this machine, with ``workers`` processes."""
+
+    def __init__(self, ingest: Ingest, workers: int, sink: str = STORE, flags: Sequence[str] = ()) -> None:
+        self.ingest, self.n_workers, self.sink, self.flags = ingest, workers, sink, list(flags)
+        self.store = ingest.open_store()
+        self.summary = Summary(total=len(ingest.box))
+        self.deaths: Counter[Chunk] = Counter()
+        self.again: list[Chunk] = []
+        self.early_deaths = 0
+        self.workers: list[_Worker] = []
+        self.on_progress: Callable[[int], None] = lambda n: None
+
+    def run(self, on_progress: Callable[[int], None] | None = None) -> Summary:
+        """Compute all pending chunks; ``on_progress`` is told how many more chunks are settled.
+
+        The first KeyboardInterrupt lets the workers finish their chunk; the second ends them.
+        Raises WorkerError where a worker cannot go on: then the others are ended too.
+        """
+        self.on_progress = on_progress or self.on_progress
+        self.pending = self._pending()
+        try:
+            self._start_workers()
+            while any(not worker.ended for worker in self.workers):
+                try:
+                    self._serve()
+                except KeyboardInterrupt:
+                    if self.summary.stopped:
+                        raise
+                    self.summary.stopped = True
+        finally:
+            self._end_workers()
+            self.store.close()
+        return self.summary
+
+    def _pending(self) -> Iterator[Chunk]:
+        for first, last in self.ingest.shards():
+            chunks = self.ingest.pending(self.store, first, last)
+            self.summary.done_before += last - first - len(chunks)
+            self.on_progress(last - first - len(chunks))
+            yield from chunks
+
+    def _start_workers(self) -> None:
+        first = next(self.pending, None)
+        if first is None:
+            return
+        self.again.append(first)
+        features.warm_up()
+        for _ in range(min(self.n_workers, self.summary.total)):
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, self.ingest, self.sink, self.flags), daemon=True)
+        process.start()
+        theirs.close()
+        self.workers.append(_Worker(process, ours))
+
+    def _serve(self) -> None:
+        """Wait for the workers, and answer those that have something to say."""
+        pipes = {worker.pipe: worker for worker in self.workers if not worker.ended}
+        for pipe in multiprocessing.connection.wait(list(pipes), timeout=1.0):
+            worker = pipes[pipe]  # type: ignore[index]
+            try:
+                self._answer(worker, *worker.pipe.recv())
+            except (EOFError, ConnectionError):
+                self._bury(worker)
+
+    def _answer(self, worker: _Worker, says: str, what: Any) -> None:
+        if says == NEXT:
+            worker.chunk = None if self.summary.stopped else self._next_chunk()
+            worker.pipe.send(worker.chunk)
+        elif says == RESULT:
+            worker.chunk = None
+            self._settle(ChunkResult(Chunk(*what[0]), *what[1:]))
+        elif says == END:
+            worker.ended = True
+        elif says == ERROR:
+            raise WorkerError(what)
+
+    def _next_chunk(self) -> Chunk | None:
+        return self.again.pop() if self.again else next(self.pending, None)
+
+    def _settle(self, result: ChunkResult) -> None:
+        self.summary.add(result)
+        self.on_progress(1)
+
+    def _bury(self, worker: _Worker) -> None:
+        """A worker died: its chunk goes to another one, or has failed if it killed too many."""
+        worker.process.join()
+        worker.ended = True
+        how = f"a worker died ({_exit_reason(worker.process.exitcode)})"
+        logger.warning("%s%s", how, f" at chunk {worker.chunk}" if worker.chunk else "")
+        if worker.chunk is None:
+            self.early_deaths += 1
+            if self.early_deaths > MAX_EARLY_DEATHS:
+                raise WorkerError(f"{how} before it was given a chunk, {self.early_deaths} times")
+        else:
+            self.deaths[worker.chunk] += 1
+            if self.deaths[worker.chunk] < ATTEMPTS:
+                self.again.append(worker.chunk)
+            else:
+                reason = f"{how} at this chunk, {ATTEMPTS} times"
+                save_failure(self.store, self.ingest.geometry, worker.chunk, reason)
+                self._settle(ChunkResult(worker.chunk, FAILED, 0, 0, reason, {}))
+        if not self.summary.stopped:
+            self._start_worker()
+
+    def _end_workers(self) -> None:
+        for worker in self.workers:
+            if not worker.ended:
+                worker.process.terminate()
+            worker.process.join(END_TIMEOUT_S)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+
+
+def _exit_reason(code: int | None) -> str:
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit status {code}"

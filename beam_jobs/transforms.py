@@ -1,0 +1,223 @@
+"""PTransforms of the jobs. Their logic lives in ``l2features``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+
+from l2features.compute import ChunkFeatures
+from l2features.errors import L2FeaturesError
+from l2features.geometry import Chunk
+from l2features.ingest import Ingest, compute_chunk, save_chunk, save_failure
+from l2features.store import FAILED, ChunkRecord
+
+NAMESPACE = "l2features"
+STEPS = ("read", "map", "compute", "write")
+FAILURES = "failures"
+logger = logging.getLogger(__name__)
+
+
+class FailedChunk(NamedTuple):
+    """A chunk that could not be computed, and why."""
+
+    chunk: Chunk
+    reason: str
+
+
+class ChunkResult(NamedTuple):
+    """What became of a chunk; ``millis`` is the time in each of `STEPS`."""
+
+    chunk: Chunk
+    state: str
+    nodes: int
+    orphans: int
+    reason: str
+    millis: dict[str, float]
+
+
+def _counter(name: str) -> Any:
+    return Metrics.counter(NAMESPACE, name)
+
+
+def _milliseconds(step: str) -> Any:
+    return Metrics.distribution(NAMESPACE, f"{step}_ms")
+
+
+class _PendingFn(beam.DoFn):
+    """Shards of the chunk order to the chunks that are to be computed."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self.ingest = ingest
+
+    def setup(self) -> None:
+        self.store = self.ingest.open_store()
+
+    def process(self, shard: tuple[int, int]) -> Iterator[Chunk]:
+        chunks = self.ingest.pending(self.store, *shard)
+        _counter("chunks_done_before").inc(shard[1] - shard[0] - len(chunks))
+        yield from chunks
+
+    def teardown(self) -> None:
+        self.store.close()
+
+
+@dataclass
+class EnumerateChunks(beam.PTransform):
+    """Nothing to the chunks that are to be computed, enumerated by the workers in a scattered order."""
+
+    ingest: Ingest
+
+    def expand(self, begin: Any) -> Any:
+        return (
+            begin
+            | "Ingest" >> beam.Create([self.ingest])
+            | "Shards" >> beam.FlatMap(Ingest.shards)
+            | "Spread shards" >> beam.Reshuffle()
+            | "Pending chunks" >> beam.ParDo(_PendingFn(self.ingest))
+            | "Spread chunks" >> beam.Reshuffle()
+        )
+
+
+class _ComputeFn(beam.DoFn):
+    def __init__(self, open_source: Callable[[], Any]) -> None:
+        self.open_source = open_source
+
+    def setup(self) -> None:
+        self.source = self.open_source()
+
+    def process(self, chunk: Chunk) -> Iterator[Any]:
+        try:
+            result = compute_chunk(self.source, chunk)
+        except Exception as error:
+            if not isinstance(error, L2FeaturesError):
+                logger.exception("chunk %s", chunk)
+            yield TaggedOutput(FAILURES, FailedChunk(chunk, _reason(error)))
+            return
+        _counter("chunks").inc()
+        _counter("empty_chunks").inc(int(len(result.features) == 0))
+        _counter("nodes").inc(len(result.features))
+        _counter("orphan_supervoxels").inc(result.orphans)
+        for step, millis in result.millis.items():
+            _milliseconds(step).update(round(millis))
+        yield result
+
+
+@dataclass
+class ComputeFeatures(beam.PTransform):
+    """Chunks to their features (main output), and to `FailedChunk` (output ``failures``)."""
+
+    open_source: Callable[[], Any]
+
+    def expand(self, chunks: Any) -> Any:
+        return chunks | "Compute" >> beam.ParDo(_ComputeFn(self.open_source)).with_outputs(
+            FAILURES, main="features"
+        )
+
+
+class _SaveFn(beam.DoFn):
+    """Holds what is common to the writers: the ingest and its open store."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self.ingest = ingest
+
+    def setup(self) -> None:
+        self.store = self.ingest.open_store()
+
+    def teardown(self) -> None:
+        self.store.close()
+
+
+class _WriteFn(_SaveFn):
+    def process(self, result: ChunkFeatures) -> Iterator[ChunkResult]:
+        start = time.perf_counter()
+        record = save_chunk(self.store, self.ingest.geometry, result)
+        millis = {**result.millis, "write": (time.perf_counter() - start) * 1e3}
+        _milliseconds("write").update(round(millis["write"]))
+        _counter("rows_written").inc(len(result.features))
+        yield _result(result.chunk, record, millis)
+
+
+class _FailFn(_SaveFn):
+    def process(self, failed: FailedChunk) -> Iterator[ChunkResult]:
+        yield _result(failed.chunk, save_failure(self.store, self.ingest.geometry, *failed), {})
+
+
+def _result(chunk: Chunk, record: ChunkRecord, millis: dict[str, float]) -> ChunkResult:
+    if record.state == FAILED:
+        _counter("failed_chunks").inc()
+        logger.error("chunk %s failed: %s", chunk, record.reason)
+    return ChunkResult(chunk, record.state, record.nodes, record.orphans, record.reason, millis)
+
+
+@dataclass
+class WriteFeatures(beam.PTransform):
+    """Features to the store, chunk by chunk: rows, confirmation, and only then the chunk's record.
+
+    Gives a `ChunkResult` per chunk. A store that cannot be written to is an error of the pipeline.
+    """
+
+    ingest: Ingest
+
+    def expand(self, features: Any) -> Any:
+        return features | "Write" >> beam.ParDo(_WriteFn(self.ingest))
+
+
+@dataclass
+class RecordFailures(beam.PTransform):
+    """`FailedChunk` to the store's record of the chunk; gives a `ChunkResult` per chunk."""
+
+    ingest: Ingest
+
+    def expand(self, failures: Any) -> Any:
+        return failures | "Record" >> beam.ParDo(_FailFn(self.ingest))
+
+
+class _DirectRowsFn(beam.DoFn):
+    """Features to rows of the legacy Bigtable client, which is what Beam's connector takes."""
+
+    def process(self, result: ChunkFeatures) -> Iterator[Any]:
+        from google.cloud.bigtable.row import DirectRow
+
+        from l2features.ids import row_keys
+        from l2features.rows import encode_cells
+        from l2features.store.bigtable import FAMILY
+
+        now = datetime.now(timezone.utc)
+        now -= timedelta(microseconds=now.microsecond % 1000)
+        keys = row_keys(result.features["label"])
+        for key, cells in zip(keys, encode_cells(result.features), strict=True):
+            row = DirectRow(row_key=key)
+            row.delete_cells(FAMILY, DirectRow.ALL_COLUMNS)
+            for qualifier, value in cells:
+                row.set_cell(FAMILY, qualifier, value, timestamp=now)
+            yield row
+
+
+@dataclass
+class WriteByBigtableIO(beam.PTransform):
+    """Features to Bigtable by Beam's own connector: the same rows, but no records of chunks."""
+
+    project: str
+    instance: str
+    table: str
+
+    def expand(self, features: Any) -> Any:
+        from apache_beam.io.gcp.bigtableio import WriteToBigTable
+
+        return (
+            features
+            | "Direct rows" >> beam.ParDo(_DirectRowsFn())
+            | "WriteToBigTable" >> WriteToBigTable(self.project, self.instance, self.table)
+        )
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, L2FeaturesError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,81 @@
+"""Which chunks of a grid, and in which order.
+
+Chunks are visited in a fixed scattered order, so that at no time do the writers crowd on neighbouring
+row keys: position ``i`` of the order is chunk ``i * stride mod n`` of the box, with a stride near the
+golden section of ``n`` and coprime to it. The order needs no memory, and any part of it can be
+enumerated by itself.
+
+    >>> ChunkBox((0, 0, 0), (2, 2, 1)).positions(0, 4).tolist()
+    [[0, 0, 0], [1, 1, 0], [1, 0, 0], [0, 1, 0]]
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ConfigError
+from .geometry import Triple
+
+_BOX = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+@dataclass(frozen=True)
+class ChunkBox:
+    """Chunks from ``start`` up to but not including ``stop``."""
+
+    start: Triple
+    stop: Triple
+
+    @property
+    def shape(self) -> Triple:
+        x, y, z = (b - a for a, b in zip(self.start, self.stop, strict=True))
+        return x, y, z
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return ",".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True))
+
+    def positions(self, first: int, last: int) -> npt.NDArray[np.int64]:
+        """Coordinates of the chunks at positions ``first`` to ``last`` - 1 of the order, shape (n, 3)."""
+        n = len(self)
+        order = np.arange(first, min(last, n), dtype=np.uint64) * np.uint64(_stride(n)) % np.uint64(max(n, 1))
+        axes = np.unravel_index(order.astype(np.int64), self.shape) if n else [np.empty(0, np.int64)] * 3
+        return np.stack(axes, axis=-1) + np.array(self.start)
+
+
+def whole_box(grid: Triple) -> ChunkBox:
+    """All chunks of a grid."""
+    return ChunkBox((0, 0, 0), grid)
+
+
+def centre_box(grid: Triple) -> ChunkBox:
+    """The 2 x 2 x 2 chunks at the centre, fewer where the grid is smaller."""
+    x, y, z = ((n - 1) // 2 for n in grid)
+    return ChunkBox((x, y, z), (min(x + 2, grid[0]), min(y + 2, grid[1]), min(z + 2, grid[2])))
+
+
+def parse_box(text: str, grid: Triple) -> ChunkBox:
+    """A box from "x0:x1,y0:y1,z0:z1". Raises ConfigError where it is empty or leaves the grid."""
+    match = _BOX.fullmatch(text.replace(" ", ""))
+    if not match:
+        raise ConfigError(f"chunks {text!r}: expected x0:x1,y0:y1,z0:z1")
+    x0, x1, y0, y1, z0, z1 = map(int, match.groups())
+    box = ChunkBox((x0, y0, z0), (x1, y1, z1))
+    if any(a >= b or b > n for a, b, n in zip(box.start, box.stop, grid, strict=True)):
+        raise ConfigError(f"chunks {text!r}: expected a part of the grid, which is {whole_box(grid)}")
+    return box
+
+
+def _stride(n: int) -> int:
+    stride = max(1, round(n * GOLDEN))
+    while math.gcd(stride, n) != 1:
+        stride += 1
+    return stride

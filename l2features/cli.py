@@ -1,0 +1,218 @@
+"""The command ``l2features``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime, timezone
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from . import __version__
+from .config import CONFIG_VARIABLE, load_dataset
+from .errors import ConfigError, L2FeaturesError, TableNotFound
+from .geometry import Chunk, Geometry, Triple
+from .rows import Rows
+from .store import Meta, Store, open_store, parse_time
+
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+config_option = click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help=f"The data sets file (YAML).  [default: ${CONFIG_VARIABLE}]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the HTTP API gives it.")
+
+
+class TripleType(click.ParamType):
+    """Three comma-separated integers."""
+
+    name = "X,Y,Z"
+
+    def __init__(self, at_least: int = 0) -> None:
+        self.at_least = at_least
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Triple:
+        if isinstance(value, tuple):
+            return value
+        parts = value.split(",")
+        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+            self.fail(f"{value!r}: expected three integers such as 1,2,0", param, ctx)
+        x, y, z = (int(part) for part in parts)
+        if min(x, y, z) < self.at_least:
+            self.fail(f"{value!r}: expected {self.at_least} or more on each axis", param, ctx)
+        return x, y, z
+
+
+def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """A user's mistake ends in a message and an exit status, never in a traceback."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except L2FeaturesError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="l2features")
+def main() -> None:
+    """Features of level-2 nodes: a sample to try, progress of an ingest, and what is in the store.
+
+    \b
+    Try it:
+      l2features sample sample
+      python -m beam_jobs.ingest --config sample/datasets.yml --dataset sample --create
+      l2features status sample --config sample/datasets.yml
+    """
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--grid", type=TripleType(1), default="4,3,3", show_default=True, help="Chunks along each axis.")
+@click.option("--chunk-size", type=TripleType(4), default="64,64,32", show_default=True, help="Voxels of a chunk.")
+@_user_errors
+def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
+    """Write a sample data set to DIRECTORY.
+
+    It is a segmentation of tubes and sheets (precomputed, on disk, with a voxel offset and partial edge
+    chunks) and a data sets file that names a SQLite store beside it.
+
+    \b
+    Example:
+      l2features sample sample
+      l2features sample big --grid 4,4,4 --chunk-size 256,256,128
+    """
+    from .sample import NAME, Sample, make_sample
+
+    shape = Sample(grid, chunk_size)
+    with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample") as bar:
+        config = make_sample(directory, shape, bar.update)
+    click.echo(f"wrote {config}\nnext: python -m beam_jobs.ingest --config {config} --dataset {NAME} --create")
+
+
+@main.command()
+@click.argument("dataset")
+@config_option
+@json_option
+@_user_errors
+def status(dataset: str, config: str | None, as_json: bool) -> None:
+    """How far the ingest of DATASET is: chunks done and in all, failed chunks, rates.
+
+    \b
+    Example:
+      l2features status sample --config sample/datasets.yml
+    """
+    from .report import json_text, read_status, status_text
+
+    with closing(_open(dataset, config)) as store:
+        geometry = _geometry(dataset, config, store)
+        state = read_status(store, geometry)
+    click.echo(json_text(state.as_dict()) if as_json else status_text(state))
+
+
+@main.command()
+@click.argument("dataset")
+@click.argument("ids", nargs=-1, required=True, metavar="ID…")
+@config_option
+@json_option
+@_user_errors
+def get(dataset: str, ids: tuple[str, ...], config: str | None, as_json: bool) -> None:
+    """Features of the L2 nodes ID… of DATASET, in nm.
+
+    \b
+    Example:
+      l2features get sample 144115188075855873 144115188075855874 --config sample/datasets.yml
+    """
+    wanted = np.array([_node_id(text) for text in ids], dtype=np.uint64)
+    with closing(_open(dataset, config)) as store:
+        geometry = _geometry(dataset, config, store)
+        rows = store.read(wanted)
+    _print_rows(rows, geometry, as_json)
+
+
+@main.command()
+@click.argument("dataset")
+@click.argument("chunk", type=TripleType(), metavar="X,Y,Z")
+@click.option("--timestamp", help='Time of the graph, "YYYY-MM-DD HH:MM:SS" UTC.  [default: the table\'s, or now]')
+@config_option
+@json_option
+@_user_errors
+def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None, as_json: bool) -> None:
+    """Compute chunk X,Y,Z of DATASET and print its nodes' features; nothing is written.
+
+    \b
+    Example:
+      l2features chunk sample 1,0,2 --config sample/datasets.yml
+    """
+    from .compute import ChunkSource, read_geometry
+    from .volume import Volume
+
+    entry = load_dataset(dataset, config)
+    geometry = read_geometry(entry, Volume(entry.cv_path))
+    if not geometry.in_grid([chunk])[0]:
+        raise ConfigError(f"chunk {Chunk(*chunk)}: expected coordinates below {Chunk(*geometry.grid)}")
+    with closing(open_store(entry.store, entry.l2cache_id)) as store:
+        meta = _meta(store)
+    time = parse_time(timestamp) if timestamp else meta.time if meta else datetime.now(timezone.utc)
+    result = ChunkSource(entry, geometry, time).compute(Chunk(*chunk))
+    _print_rows(Rows.complete(result.features), geometry, as_json)
+    for error in result.errors:
+        click.echo(f"error: {error}", err=True)
+    if result.orphans:
+        click.echo(f"{result.orphans} supervoxels without a parent at {time:%Y-%m-%d %H:%M:%S}", err=True)
+
+
+def _open(dataset: str, config: str | None) -> Store:
+    entry = load_dataset(dataset, config)
+    return open_store(entry.store, entry.l2cache_id)
+
+
+def _meta(store: Store) -> Meta | None:
+    try:
+        return store.meta()
+    except TableNotFound:
+        return None
+
+
+def _geometry(dataset: str, config: str | None, store: Store) -> Geometry:
+    """The geometry that the table knows, or else that of the segmentation."""
+    from .compute import read_geometry
+    from .volume import Volume
+
+    meta = store.meta()
+    if meta and meta.geometry:
+        return meta.geometry
+    entry = load_dataset(dataset, config)
+    return read_geometry(entry, Volume(entry.cv_path))
+
+
+def _node_id(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 64:
+        raise ConfigError(f"{text!r} is not a node id: expected an integer from 0 to {(1 << 64) - 1}")
+    return int(text)
+
+
+def _print_rows(rows: Rows, geometry: Geometry, as_json: bool) -> None:
+    from .report import features_table, json_text, served_rows
+
+    if as_json:
+        click.echo(json_text(served_rows(rows, geometry)))
+    else:
+        click.echo(features_table(rows, geometry), nl=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The batch ingest without its pipeline: what to do, and what is done with one chunk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+
+import tenacity
+
+from .chunks import ChunkBox, whole_box
+from .compute import ChunkFeatures, ChunkSource, read_geometry
+from .config import Dataset
+from .errors import ConfigError, GraphError, StoreError, TableNotFound, VolumeError
+from .geometry import Chunk, Geometry
+from .store import DONE, FAILED, TIME_FORMAT, ChunkRecord, Meta, Store, open_store, parse_time
+from .volume import Volume
+
+ATTEMPTS = 3
+"""How often a chunk is read and computed before it counts as failed."""
+SHARD_CHUNKS = 1_000
+MAX_REASON = 2_000
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """One run of the batch ingest, small enough to travel to every worker."""
+
+    dataset: Dataset
+    meta: Meta
+    geometry: Geometry
+    box: ChunkBox
+    recompute: bool = False
+
+    def open_source(self) -> ChunkSource:
+        return ChunkSource(self.dataset, self.geometry, self.meta.time)
+
+    def open_store(self) -> Store:
+        return open_store(self.dataset.store, self.dataset.l2cache_id)
+
+    def shards(self) -> Iterator[tuple[int, int]]:
+        """Parts of the order of chunks, as (first, last) positions."""
+        for first in range(0, len(self.box), SHARD_CHUNKS):
+            yield first, min(first + SHARD_CHUNKS, len(self.box))
+
+    def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
+        """The chunks of a shard that are to be computed: all, or those that are not recorded as done."""
+        coordinates = self.box.positions(first, last)
+        chunks = [Chunk(*xyz) for xyz in coordinates.tolist()]
+        if self.recompute:
+            return chunks
+        states = store.chunk_states(self.geometry.layout.chunk_id_array(coordinates))
+        return [chunk for chunk, state in zip(chunks, states, strict=True) if state != DONE]
+
+
+def prepare(dataset: Dataset, timestamp: str | None = None, create: bool = False) -> Ingest:
+    """Settle what an ingest of a data set reads and writes, over its whole grid.
+
+    With ``create`` the table is made and stamped. A table that is there keeps its timestamp: another one
+    is refused. Raises ConfigError, VolumeError, GraphError or StoreError before anything is computed.
+    """
+    store = open_store(dataset.store, dataset.l2cache_id)
+    try:
+        there = _existing_meta(store, dataset, create)
+        geometry = read_geometry(dataset, Volume(dataset.cv_path))
+        meta = _settle(dataset, there, timestamp, geometry)
+        if there is None and create:
+            store.create(meta)
+        elif there != meta:
+            store.stamp(meta)
+    finally:
+        store.close()
+    return Ingest(dataset, meta, geometry, whole_box(geometry.grid))
+
+
+def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
+    try:
+        return store.meta()
+    except TableNotFound as error:
+        if create:
+            return None
+        raise TableNotFound(
+            f"data set {dataset.name!r}: table {store.name} is not in {store.url}: --create makes it"
+        ) from error
+
+
+def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
+    """The meta that the table shall have. Raises ConfigError or StoreError where it contradicts the one it has."""
+    where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
+    asked = None if timestamp is None else parse_time(timestamp).strftime(TIME_FORMAT)
+    if there is None:
+        if asked is None and dataset.graph != "flat":
+            raise ConfigError(f'{where} has no timestamp yet: --timestamp "YYYY-MM-DD HH:MM:SS" (UTC) is needed')
+        now = datetime.now(timezone.utc).strftime(TIME_FORMAT)
+        return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
+    if asked not in (None, there.timestamp):
+        raise ConfigError(f"{where} is of timestamp {there.timestamp}: {asked} is refused")
+    if there.graph_id != dataset.graph_id:
+        raise StoreError(f"{where} is of graph {there.graph_id!r}, the data set's is {dataset.graph_id!r}")
+    if there.geometry not in (None, geometry):
+        raise StoreError(f"{where} is of another geometry: {there.geometry}, the data set's is {geometry}")
+    return replace(there, geometry=geometry)
+
+
+def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
+    """The features of a chunk, after up to `ATTEMPTS` attempts to read and map it."""
+    for attempt in tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
+        retry=tenacity.retry_if_exception_type((VolumeError, GraphError)),
+        reraise=True,
+    ):
+        with attempt:
+            return source.compute(chunk)
+    raise AssertionError("unreachable")
+
+
+def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> ChunkRecord:
+    """Write a chunk's rows and then, when they are durable, what became of it."""
+    store.write(result.features)
+    record = ChunkRecord(
+        geometry.chunk_id(result.chunk),
+        FAILED if result.errors else DONE,
+        datetime.now(timezone.utc),
+        len(result.features),
+        result.orphans,
+        "; ".join(result.errors)[:MAX_REASON],
+    )
+    store.put_chunk(record, result.segments)
+    return record
+
+
+def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
+    """Record that a chunk could not be computed, and why."""
+    record = ChunkRecord(
+        geometry.chunk_id(chunk), FAILED, datetime.now(timezone.utc), reason=reason[:MAX_REASON]
+    )
+    store.put_chunk(record)
+    return record

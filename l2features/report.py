@@ -1,0 +1,131 @@
+"""What the command line prints: rows of features, and how far an ingest is."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from .geometry import Chunk, Geometry
+from .rows import Rows, served
+from .schema import ATTRIBUTES
+from .store import FAILED, Store
+
+RATE_WINDOW = timedelta(minutes=10)
+MAX_LISTED = 20
+
+
+def served_rows(rows: Rows, geometry: Geometry) -> dict[str, dict[str, Any]]:
+    """What a client sees of each row, by id. An id outside the grid has nothing."""
+    layout = geometry.layout
+    known = np.isin(layout.layers(rows.ids), list(layout.spatial_bits))
+    origins = np.zeros((len(rows), 3), dtype=np.int64)
+    origins[known] = geometry.origins(layout.chunk_coordinates(rows.ids[known]))
+    values = served(rows, geometry.resolution, origins)
+    return {str(label): value for label, value in zip(rows.ids.tolist(), values, strict=True)}
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def features_table(rows: Rows, geometry: Geometry) -> str:
+    """A table for reading, one line per row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("L2 id", justify="right", no_wrap=True)
+    for attribute in ATTRIBUTES:
+        heading = attribute.name if attribute.name.endswith("_nm") else f"{attribute.name}"
+        table.add_column(heading, justify="right" if not attribute.shape else "left", no_wrap=True)
+    for label, values in served_rows(rows, geometry).items():
+        cells = [_cell(values.get(attribute.name)) for attribute in ATTRIBUTES]
+        table.add_row(label, *(cells if values else ["not in the table", *cells[1:]]))
+    console = Console(file=io.StringIO(), width=400, color_system=None)
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return " ".join(_cell(v) for v in value) if not isinstance(value[0], list) else " | ".join(map(_cell, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@dataclass
+class Status:
+    """How far an ingest is. ``chunks_per_minute`` is over the last ten minutes of work; None if unknown."""
+
+    table: str
+    total: int
+    done: int = 0
+    nodes: int = 0
+    orphans: int = 0
+    failed: list[tuple[Chunk, str]] = field(default_factory=list)
+    newest: datetime | None = None
+    chunks_per_minute: float | None = None
+    nodes_per_second: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            **self.__dict__,
+            "failed": [{"chunk": str(chunk), "reason": reason} for chunk, reason in self.failed],
+            "newest": self.newest.isoformat() if self.newest else None,
+        }
+
+
+def read_status(store: Store, geometry: Geometry) -> Status:
+    """Status from the records of a table's chunks, holding only what the last ten minutes need."""
+    status = Status(store.name, geometry.n_chunks)
+    recent: list[tuple[datetime, int]] = []
+    for record in store.chunk_records():
+        coordinates = geometry.layout.chunk_coordinates(np.array([record.chunk_id], dtype=np.uint64))[0]
+        if record.state == FAILED:
+            status.failed.append((Chunk(*coordinates.tolist()), record.reason))
+            continue
+        status.done += 1
+        status.nodes += record.nodes
+        status.orphans += record.orphans
+        if status.newest is None or record.time > status.newest:
+            status.newest = record.time
+            if len(recent) > 100_000:
+                recent = [entry for entry in recent if record.time - entry[0] <= RATE_WINDOW]
+        if status.newest - record.time <= RATE_WINDOW:
+            recent.append((record.time, record.nodes))
+    status.failed.sort()
+    _add_rates(status, recent)
+    return status
+
+
+def _add_rates(status: Status, recent: list[tuple[datetime, int]]) -> None:
+    if status.newest is None:
+        return
+    window = sorted(entry for entry in recent if status.newest - entry[0] <= RATE_WINDOW)
+    seconds = (window[-1][0] - window[0][0]).total_seconds()
+    if seconds > 0:
+        status.chunks_per_minute = round((len(window) - 1) / seconds * 60, 2)
+        status.nodes_per_second = round(sum(nodes for _, nodes in window[1:]) / seconds, 2)
+
+
+def status_text(status: Status) -> str:
+    """Lines for reading; the first is ``<completed>/<total>``."""
+    lines = [f"{status.done}/{status.total} chunks done in table {status.table}: {status.nodes} nodes"]
+    if status.orphans:
+        lines.append(f"{status.orphans} supervoxels had no parent")
+    if status.newest:
+        rate = ""
+        if status.chunks_per_minute is not None:
+            rate = f", {status.chunks_per_minute} chunks/min and {status.nodes_per_second} nodes/s in its last 10 minutes"
+        lines.append(f"newest chunk at {status.newest:%Y-%m-%d %H:%M:%S} UTC{rate}")
+    lines.append(f"{len(status.failed)} chunks failed" + (":" if status.failed else ""))
+    lines += [f"  chunk {chunk}: {reason}" for chunk, reason in status.failed[:MAX_LISTED]]
+    if len(status.failed) > MAX_LISTED:
+        lines.append(f"  and {len(status.failed) - MAX_LISTED} more: --json lists all")
+    return "\n".join(lines)

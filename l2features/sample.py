@@ -1,0 +1,153 @@
+"""A data set to try everything on: tubes and sheets in a precomputed segmentation on disk.
+
+The tubes are random walks; a voxel belongs to the tube whose axis is nearest, if that is near enough. The
+same numbers give the same volume, of any size, one chunk in memory at a time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ConfigError
+from .geometry import Triple
+
+NAME = "sample"
+RESOLUTION = (16, 16, 40)
+VOXEL_OFFSET = (1024, 512, 20)
+SEED = 20_240_831
+COARSE = (4, 4, 2)
+"""Voxels of a block that is assigned as one."""
+STEP_NM = 160.0
+RADII_NM = (90.0, 330.0)
+MEAN_CROSS_SECTION_NM2 = 150_000.0
+N_SHEETS = 3
+_CONFIG = """\
+# The sample data set: no graph, so that each segment of a chunk is a node, and an embedded store.
+{name}:
+  cv_path: precomputed://file://{segmentation}
+  l2cache_id: l2cache_{name}
+  graph: flat
+  chunk_size: [{chunk_size}]
+  store: sqlite://{store}
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Size of a sample: ``grid`` chunks of ``chunk_size`` voxels, the last ones along each axis partial."""
+
+    grid: Triple = (4, 3, 3)
+    chunk_size: Triple = (64, 64, 32)
+    seed: int = SEED
+
+    @property
+    def voxel_size(self) -> Triple:
+        x, y, z = (n * step - step // 4 for n, step in zip(self.grid, self.chunk_size, strict=True))
+        return x, y, z
+
+
+def make_sample(directory: Path, sample: Sample | None = None, progress: Callable[[int], None] | None = None) -> Path:
+    """Write a sample's segmentation and data sets file below ``directory``; gives the file's path.
+
+    ``progress`` is told of each chunk written. Raises ConfigError where the directory cannot be used.
+    """
+    from cloudvolume import CloudVolume
+
+    sample = sample or Sample()
+    directory = directory.resolve()
+    config = directory / "datasets.yml"
+    if config.exists():
+        raise ConfigError(f"{config} is there already: choose another directory")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: {error.strerror}") from error
+    segmentation = directory / "segmentation"
+    info = CloudVolume.create_new_info(
+        num_channels=1,
+        layer_type="segmentation",
+        data_type="uint64",
+        encoding="compressed_segmentation",
+        resolution=RESOLUTION,
+        voxel_offset=VOXEL_OFFSET,
+        volume_size=sample.voxel_size,
+        chunk_size=sample.chunk_size,
+    )
+    volume = CloudVolume(f"precomputed://file://{segmentation}", info=info, progress=False, bounded=True)
+    volume.commit_info()
+    objects = _Objects(sample)
+    for chunk in itertools.product(*(range(n) for n in sample.grid)):
+        start = np.array(chunk) * sample.chunk_size
+        stop = np.minimum(start + sample.chunk_size, sample.voxel_size)
+        where = tuple(
+            slice(int(a + o), int(b + o)) for a, b, o in zip(start, stop, VOXEL_OFFSET, strict=True)
+        )
+        volume[where] = objects.labels(start, stop)
+        if progress:
+            progress(1)
+    config.write_text(
+        _CONFIG.format(
+            name=NAME,
+            segmentation=segmentation,
+            chunk_size=", ".join(map(str, sample.chunk_size)),
+            store=directory / "l2cache.db",
+        )
+    )
+    return config
+
+
+class _Objects:
+    """The tubes and sheets of a sample."""
+
+    def __init__(self, sample: Sample) -> None:
+        from scipy.spatial import cKDTree
+
+        rng = np.random.default_rng(sample.seed)
+        self.size_nm = np.array(sample.voxel_size) * RESOLUTION
+        tube_volume = self.size_nm.mean() * MEAN_CROSS_SECTION_NM2
+        n_tubes = max(8, int(self.size_nm.prod(dtype=float) / tube_volume))
+        paths = [self._path(rng) for _ in range(n_tubes)]
+        self.owner = np.repeat(np.arange(1, n_tubes + 1, dtype=np.uint64), [len(path) for path in paths])
+        self.radius = np.repeat(rng.uniform(*RADII_NM, n_tubes), [len(path) for path in paths])
+        self.tree = cKDTree(np.concatenate(paths))
+        self.sheets = [
+            (rng.uniform(0.15, 0.85) * self.size_nm[2], rng.uniform(60, 240), rng.uniform(3e3, 9e3, 2), n_tubes + 1 + i)
+            for i in range(N_SHEETS)
+        ]
+
+    def _path(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+        """A smooth random walk from a random place until it leaves the volume, both ways."""
+        halves = []
+        place, heading = rng.uniform(0, 1, 3) * self.size_nm, rng.normal(size=3)
+        for sign in (1.0, -1.0):
+            point, direction, points = place.copy(), sign * heading / np.linalg.norm(heading), []
+            while ((point >= 0) & (point <= self.size_nm)).all():
+                points.append(point.copy())
+                direction += rng.normal(scale=0.15, size=3)
+                direction /= np.linalg.norm(direction)
+                point += direction * STEP_NM
+            halves.append(np.array(points).reshape(-1, 3))
+        return np.concatenate(halves)
+
+    def labels(self, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """Labels of the voxels from ``start`` to ``stop``, counted from the first voxel of the volume."""
+        shape = stop - start
+        blocks = [np.arange(-(-n // step)) * step + (step - 1) / 2 for n, step in zip(shape, COARSE, strict=True)]
+        centres = np.stack(np.meshgrid(*blocks, indexing="ij"), axis=-1) + start
+        distance, nearest = self.tree.query(centres.reshape(-1, 3) * RESOLUTION)
+        coarse = np.where(distance <= self.radius[nearest], self.owner[nearest], np.uint64(0))
+        labels = coarse.reshape(centres.shape[:3])
+        for axis, step in enumerate(COARSE):
+            labels = labels.repeat(step, axis=axis)
+        labels = np.asfortranarray(labels[: shape[0], : shape[1], : shape[2]])
+        x, y, z = ((np.arange(a, b) + 0.5) * nm for a, b, nm in zip(start, stop, RESOLUTION, strict=True))
+        for height, thickness, waves, label in self.sheets:
+            surface = height + 400 * np.sin(x / waves[0])[:, None] + 400 * np.cos(y / waves[1])[None, :]
+            labels[np.abs(z[None, None, :] - surface[:, :, None]) < thickness / 2] = label
+        return labels
