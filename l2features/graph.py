@@ -122,7 +122,7 @@ class BigtableGraph:
             filters=[
                 f.FamilyNameRegexFilter("0"),
                 f.ColumnQualifierRegexFilter(b"parents"),
-                f.TimestampRangeFilter(f.TimestampRange(end=self.timestamp + timedelta(milliseconds=1))),
+                f.TimestampRangeFilter(end=self.timestamp + timedelta(milliseconds=1)),
                 f.CellsColumnLimitFilter(1),
             ]
         )

@@ -16,8 +16,16 @@ Name = tuple[str, str]
 class Record:
     """Stands for an instance of a class that is not needed here: its arguments and its state."""
 
+    args: tuple[Any, ...]
+    state: Any = None
+
+    def __new__(cls, *args: Any) -> Record:
+        record = super().__new__(cls)
+        record.args = args
+        return record
+
     def __init__(self, *args: Any) -> None:
-        self.args = args
+        pass
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
