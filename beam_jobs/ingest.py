@@ -67,7 +67,9 @@ class IngestOptions(PipelineOptions):
             help="store: the default, with a record of each chunk. bigtableio: Beam's own connector, which "
             "keeps no records, so that nothing can be skipped afterwards",
         )
-        parser.add_argument("--workers", type=int, help="worker processes of a local run; default: one per core")
+        parser.add_argument(
+            "--workers", type=int, help="worker processes of a local run; default: one per core"
+        )
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -80,7 +82,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     IngestOptions._add_argparse_args(parser)
-    parser.add_argument("--runner", default=LOCAL, help="local (default), or a Beam runner such as DataflowRunner")
+    parser.add_argument(
+        "--runner", default=LOCAL, help="local (default), or a Beam runner such as DataflowRunner"
+    )
     own, rest = parser.parse_known_args(argv)
     if not own.dataset:
         parser.error("--dataset NAME is required")
@@ -144,7 +148,9 @@ def run_on(runner: str, ingest: Ingest, own: argparse.Namespace, flags: list[str
     counts = {metric.key.metric.name: metric.result for metric in counters}
     print(", ".join(f"{name} {value}" for name, value in sorted(counts.items())))
     if counts.get("failed_chunks"):
-        print(f"error: {counts['failed_chunks']} chunks failed: l2features status names them", file=sys.stderr)
+        print(
+            f"error: {counts['failed_chunks']} chunks failed: l2features status names them", file=sys.stderr
+        )
         return EXIT_FAILED
     return 0
 

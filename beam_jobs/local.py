@@ -154,9 +154,9 @@ class LocalRun:
         self.again: list[Chunk] = []
         self.early_deaths = 0
         self.workers: list[_Worker] = []
-        self.on_progress: Callable[[int], None] = lambda n: None
+        self.on_progress: Callable[[int], object] = lambda n: None
 
-    def run(self, on_progress: Callable[[int], None] | None = None) -> Summary:
+    def run(self, on_progress: Callable[[int], object] | None = None) -> Summary:
         """Compute all pending chunks; ``on_progress`` is told how many more chunks are settled.
 
         The first KeyboardInterrupt lets the workers finish their chunk; the second ends them.
@@ -197,7 +197,9 @@ class LocalRun:
     def _start_worker(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_work, args=(theirs, self.ingest, self.sink, self.flags), daemon=True)
+        process = context.Process(
+            target=_work, args=(theirs, self.ingest, self.sink, self.flags), daemon=True
+        )
         process.start()
         theirs.close()
         self.workers.append(_Worker(process, ours))

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -190,7 +190,7 @@ class _DirectRowsFn(beam.DoFn):
         from l2features.rows import encode_cells
         from l2features.store.bigtable import FAMILY
 
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         now -= timedelta(microseconds=now.microsecond % 1000)
         keys = row_keys(result.features["label"])
         for key, cells in zip(keys, encode_cells(result.features), strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ config_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the HTTP API gives it.")
 
 
-class TripleType(click.ParamType):
+class TripleType(click.ParamType[Triple]):
     """Three comma-separated integers."""
 
     name = "X,Y,Z"
@@ -81,8 +81,12 @@ def main() -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--grid", type=TripleType(1), default="4,3,3", show_default=True, help="Chunks along each axis.")
-@click.option("--chunk-size", type=TripleType(4), default="64,64,32", show_default=True, help="Voxels of a chunk.")
+@click.option(
+    "--grid", type=TripleType(1), default="4,3,3", show_default=True, help="Chunks along each axis."
+)
+@click.option(
+    "--chunk-size", type=TripleType(4), default="64,64,32", show_default=True, help="Voxels of a chunk."
+)
 @_user_errors
 def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
     """Write a sample data set to DIRECTORY.
@@ -100,7 +104,9 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
     shape = Sample(grid, chunk_size)
     with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample") as bar:
         config = make_sample(directory, shape, bar.update)
-    click.echo(f"wrote {config}\nnext: python -m beam_jobs.ingest --config {config} --dataset {NAME} --create")
+    click.echo(
+        f"wrote {config}\nnext: python -m beam_jobs.ingest --config {config} --dataset {NAME} --create"
+    )
 
 
 @main.command()
@@ -146,7 +152,9 @@ def get(dataset: str, ids: tuple[str, ...], config: str | None, as_json: bool) -
 @main.command()
 @click.argument("dataset")
 @click.argument("chunk", type=TripleType(), metavar="X,Y,Z")
-@click.option("--timestamp", help='Time of the graph, "YYYY-MM-DD HH:MM:SS" UTC.  [default: the table\'s, or now]')
+@click.option(
+    "--timestamp", help='Time of the graph, "YYYY-MM-DD HH:MM:SS" UTC.  [default: the table\'s, or now]'
+)
 @config_option
 @json_option
 @_user_errors
@@ -166,7 +174,7 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
         raise ConfigError(f"chunk {Chunk(*chunk)}: expected coordinates below {Chunk(*geometry.grid)}")
     with closing(open_store(entry.store, entry.l2cache_id)) as store:
         meta = _meta(store)
-    time = parse_time(timestamp) if timestamp else meta.time if meta else datetime.now(timezone.utc)
+    time = parse_time(timestamp) if timestamp else meta.time if meta else datetime.now(UTC)
     result = ChunkSource(entry, geometry, time).compute(Chunk(*chunk))
     _print_rows(Rows.complete(result.features), geometry, as_json)
     for error in result.errors:

@@ -49,14 +49,16 @@ def read_geometry(dataset: Dataset, volume: Volume) -> Geometry:
         chunk_size = dataset.chunk_size
     elif dataset.chunk_size not in (None, chunk_size):
         raise ConfigError(
-            f"data set {dataset.name!r}: chunk_size is {list(dataset.chunk_size or ())}, but its graph has {list(chunk_size)}"
+            f"data set {dataset.name!r}: chunk_size is {list(dataset.chunk_size or ())}, "
+            f"but its graph has {list(chunk_size)}"
         )
     if chunk_size is None:
         raise ConfigError(
             f"data set {dataset.name!r}: key 'chunk_size' is missing: {dataset.cv_path} does not say it, "
             "expected three integers such as [256, 256, 512]"
         )
-    geometry = Geometry(info.resolution, info.voxel_offset, info.voxel_size, chunk_size, layout or IdLayout())
+    bounds = (info.resolution, info.voxel_offset, info.voxel_size)
+    geometry = Geometry(*bounds, chunk_size, layout or IdLayout())
     if layout is None or dataset.graph == "flat":
         return replace(geometry, layout=layout_for_grid(geometry.grid))
     return geometry

@@ -89,7 +89,11 @@ class Dataset(BaseModel):
     @property
     def graph_id(self) -> str:
         """Name of the graph, as it stands in a table's meta."""
-        return {"flat": "flat", "graphene": self.cv_path}.get(self.graph, self.graph).rstrip("/").rsplit("/", 1)[-1]
+        return (
+            {"flat": "flat", "graphene": self.cv_path}.get(self.graph, self.graph)
+            .rstrip("/")
+            .rsplit("/", 1)[-1]
+        )
 
 
 def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
@@ -116,7 +120,9 @@ def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Datas
     """One data set of the file. Raises ConfigError."""
     datasets = load_datasets(path)
     if name not in datasets:
-        raise ConfigError(f"data set {name!r} is not in the data sets file: expected one of {', '.join(datasets)}")
+        raise ConfigError(
+            f"data set {name!r} is not in the data sets file: expected one of {', '.join(datasets)}"
+        )
     return datasets[name]
 
 
@@ -140,7 +146,9 @@ def _dataset(file: Path, name: str, entry: Any) -> Dataset:
             raise ConfigError(f"{where}: unknown key {key!r}: expected {known}") from None
         message = first["msg"].removeprefix("Value error, ")
         at = f": key {key!r}" if key else ""
-        raise ConfigError(f"{where}{at}: {message} (got {first['input']!r})" if at else f"{where}: {message}") from None
+        raise ConfigError(
+            f"{where}{at}: {message} (got {first['input']!r})" if at else f"{where}: {message}"
+        ) from None
 
 
 def _default_store(file: Path, entry: dict[str, Any]) -> str:

@@ -62,7 +62,10 @@ class Geometry:
 
     def origins(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """First voxel of chunks, (n, 3) -> (n, 3)."""
-        return np.array(self.voxel_offset, dtype=np.int64) + np.asarray(coordinates, dtype=np.int64) * self.chunk_size
+        return (
+            np.array(self.voxel_offset, dtype=np.int64)
+            + np.asarray(coordinates, dtype=np.int64) * self.chunk_size
+        )
 
     def to_json(self) -> str:
         """The geometry as JSON; `from_json` is the inverse."""

@@ -160,7 +160,9 @@ def read_graph_info(url: str) -> GraphInfo:
     try:
         return _info_v2(cells[b"meta"]) if b"meta" in cells else _info_v1(cells)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise GraphError(f"{url}: the table does not describe a graph of PyChunkedGraph 1 or 2: {error!r}") from error
+        raise GraphError(
+            f"{url}: the table does not describe a graph of PyChunkedGraph 1 or 2: {error!r}"
+        ) from error
 
 
 def _info_v2(meta: bytes) -> GraphInfo:
@@ -202,5 +204,3 @@ def open_graph(source: str, cv: Any, geometry: Geometry, timestamp: datetime) ->
     if source == "graphene":
         return GrapheneGraph(cv, timestamp)
     return BigtableGraph(source, timestamp, geometry.layout)
-
-

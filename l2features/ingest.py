@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import tenacity
 
@@ -92,8 +92,10 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
     asked = None if timestamp is None else parse_time(timestamp).strftime(TIME_FORMAT)
     if there is None:
         if asked is None and dataset.graph != "flat":
-            raise ConfigError(f'{where} has no timestamp yet: --timestamp "YYYY-MM-DD HH:MM:SS" (UTC) is needed')
-        now = datetime.now(timezone.utc).strftime(TIME_FORMAT)
+            raise ConfigError(
+                f'{where} has no timestamp yet: --timestamp "YYYY-MM-DD HH:MM:SS" (UTC) is needed'
+            )
+        now = datetime.now(UTC).strftime(TIME_FORMAT)
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
     if asked not in (None, there.timestamp):
         raise ConfigError(f"{where} is of timestamp {there.timestamp}: {asked} is refused")
@@ -123,7 +125,7 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> Chunk
     record = ChunkRecord(
         geometry.chunk_id(result.chunk),
         FAILED if result.errors else DONE,
-        datetime.now(timezone.utc),
+        datetime.now(UTC),
         len(result.features),
         result.orphans,
         "; ".join(result.errors)[:MAX_REASON],
@@ -135,7 +137,7 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> Chunk
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
     """Record that a chunk could not be computed, and why."""
     record = ChunkRecord(
-        geometry.chunk_id(chunk), FAILED, datetime.now(timezone.utc), reason=reason[:MAX_REASON]
+        geometry.chunk_id(chunk), FAILED, datetime.now(UTC), reason=reason[:MAX_REASON]
     )
     store.put_chunk(record)
     return record

@@ -55,7 +55,11 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        return " ".join(_cell(v) for v in value) if not isinstance(value[0], list) else " | ".join(map(_cell, value))
+        return (
+            " ".join(_cell(v) for v in value)
+            if not isinstance(value[0], list)
+            else " | ".join(map(_cell, value))
+        )
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

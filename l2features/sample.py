@@ -52,7 +52,9 @@ class Sample:
         return x, y, z
 
 
-def make_sample(directory: Path, sample: Sample | None = None, progress: Callable[[int], None] | None = None) -> Path:
+def make_sample(
+    directory: Path, sample: Sample | None = None, progress: Callable[[int], object] | None = None
+) -> Path:
     """Write a sample's segmentation and data sets file below ``directory``; gives the file's path.
 
     ``progress`` is told of each chunk written. Raises ConfigError where the directory cannot be used.
@@ -117,7 +119,12 @@ class _Objects:
         self.radius = np.repeat(rng.uniform(*RADII_NM, n_tubes), [len(path) for path in paths])
         self.tree = cKDTree(np.concatenate(paths))
         self.sheets = [
-            (rng.uniform(0.15, 0.85) * self.size_nm[2], rng.uniform(60, 240), rng.uniform(3e3, 9e3, 2), n_tubes + 1 + i)
+            (
+                rng.uniform(0.15, 0.85) * self.size_nm[2],
+                rng.uniform(60, 240),
+                rng.uniform(3e3, 9e3, 2),
+                n_tubes + 1 + i,
+            )
             for i in range(N_SHEETS)
         ]
 
@@ -138,7 +145,9 @@ class _Objects:
     def labels(self, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
         """Labels of the voxels from ``start`` to ``stop``, counted from the first voxel of the volume."""
         shape = stop - start
-        blocks = [np.arange(-(-n // step)) * step + (step - 1) / 2 for n, step in zip(shape, COARSE, strict=True)]
+        blocks = [
+            np.arange(-(-n // step)) * step + (step - 1) / 2 for n, step in zip(shape, COARSE, strict=True)
+        ]
         centres = np.stack(np.meshgrid(*blocks, indexing="ij"), axis=-1) + start
         distance, nearest = self.tree.query(centres.reshape(-1, 3) * RESOLUTION)
         coarse = np.where(distance <= self.radius[nearest], self.owner[nearest], np.uint64(0))

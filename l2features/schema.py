@@ -40,7 +40,9 @@ class Attribute:
         return (self.name, self.dtype, self.shape)
 
 
-def _attribute(name: str, dtype: str, shape: tuple[int, ...], *rest: str, optional: bool = False) -> Attribute:
+def _attribute(
+    name: str, dtype: str, shape: tuple[int, ...], *rest: str, optional: bool = False
+) -> Attribute:
     return Attribute(name, np.dtype(dtype), shape, *rest, optional=optional)
 
 

@@ -32,7 +32,10 @@ class Record:
 
 
 GRAPH_META: Mapping[Name, Any] = {
-    **{("pychunkedgraph.graph.meta", name): Record for name in ("ChunkedGraphMeta", "GraphConfig", "DataSource")},
+    **{
+        ("pychunkedgraph.graph.meta", name): Record
+        for name in ("ChunkedGraphMeta", "GraphConfig", "DataSource")
+    },
     ("datetime", "timedelta"): timedelta,
 }
 """What the ``meta`` row of a PyChunkedGraph table names."""

@@ -12,7 +12,13 @@ from .errors import VolumeError
 from .geometry import Chunk, Geometry, Triple
 from .ids import IdLayout
 
-_OPTIONS: dict[str, Any] = {"bounded": False, "fill_missing": True, "progress": False, "parallel": 1, "cache": False}
+_OPTIONS: dict[str, Any] = {
+    "bounded": False,
+    "fill_missing": True,
+    "progress": False,
+    "parallel": 1,
+    "cache": False,
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,9 @@ class Volume:
         if self.is_graphene:
             meta = self.cv.meta
             masks = meta.info["graph"]["spatial_bit_masks"]
-            layout = IdLayout({int(layer): int(bits) for layer, bits in masks.items()}, meta.n_bits_for_layer_id)
+            layout = IdLayout(
+                {int(layer): int(bits) for layer, bits in masks.items()}, meta.n_bits_for_layer_id
+            )
             chunk_size = _triple(meta.graph_chunk_size)
         x, y, z = (float(r) for r in self.cv.resolution)
         return VolumeInfo((x, y, z), _triple(bounds.minpt), _triple(bounds.size3()), chunk_size, layout)

@@ -151,7 +151,18 @@ def dataset_file(folder: Path, segmentation: Path | str, **keys: Any) -> Path:
     return path
 
 
-def run_ingest(config: Path, *flags: str, dataset: str = "sample", **more: Any) -> subprocess.CompletedProcess[str]:
+def run_ingest(
+    config: Path, *flags: str, dataset: str = "sample", **more: Any
+) -> subprocess.CompletedProcess[str]:
     """The command, as a user gives it."""
-    command = [sys.executable, "-m", "beam_jobs.ingest", "--config", str(config), "--dataset", dataset, *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "beam_jobs.ingest",
+        "--config",
+        str(config),
+        "--dataset",
+        dataset,
+        *flags,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **more)

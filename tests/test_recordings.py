@@ -17,7 +17,9 @@ from .conftest import INSTANCE, PROJECT, STORE_URL, Recordings, dataset_file, ru
 EXACT = ("size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "chunk_intersect_count")
 
 
-def ingest(folder: Path, recordings: Recordings, graph: str, source: str, cv_path: str | None = None) -> Store:
+def ingest(
+    folder: Path, recordings: Recordings, graph: str, source: str, cv_path: str | None = None
+) -> Store:
     """Ingest a recorded graph at its T0 by the command; gives the open store."""
     table = f"l2_{graph}_{abs(hash((source, cv_path))) % 10**8}"
     source = source.format(graph=graph)
@@ -52,14 +54,18 @@ def check_values(rows: Rows, expected: dict[str, Any]) -> None:
     for row in rows.features:
         want = expected[str(row["label"])]
         for name in EXACT:
-            np.testing.assert_array_equal(row[name], np.array(want[name], dtype=row[name].dtype), err_msg=name)
+            np.testing.assert_array_equal(
+                row[name], np.array(want[name], dtype=row[name].dtype), err_msg=name
+            )
         assert bool(row["has_pca"]) == bool(want["pca_val"])
         if want["pca_val"]:
             rtol = 0.04 if want["pca_random"] else 2e-6
             np.testing.assert_allclose(row["pca_val"], want["pca_val"], rtol=rtol, atol=0.01)
         if "pca_val_all_voxels" in want:
             scale = np.sqrt((10_000 - 1) / (want["size_nm3"] - 1))
-            np.testing.assert_allclose(row["pca_val"], np.array(want["pca_val_all_voxels"]) * scale, rtol=1e-5)
+            np.testing.assert_allclose(
+                row["pca_val"], np.array(want["pca_val_all_voxels"]) * scale, rtol=1e-5
+            )
 
 
 def valid_at_t0(recordings: Recordings, graph: str) -> dict[str, Any]:
@@ -84,7 +90,9 @@ def test_ingest_gives_every_recorded_id_and_no_other(
     expected = valid_at_t0(recordings, graph)
     check_values(rows, expected)
     differing = [
-        row["label"] for row in rows.features if row["rep_coord_nm"].tolist() != expected[str(row["label"])]["rep_coord_nm"]
+        row["label"]
+        for row in rows.features
+        if row["rep_coord_nm"].tolist() != expected[str(row["label"])]["rep_coord_nm"]
     ]
     assert len(differing) <= 5  # voxels tie, and the recorded pick depends on hash order
 

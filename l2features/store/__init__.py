@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from typing import Any, Protocol
 
 import numpy as np
@@ -96,7 +96,7 @@ class Store(Protocol):
 def parse_time(text: str) -> datetime:
     """A UTC time from "YYYY-MM-DD HH:MM:SS". Raises ConfigError for anything else."""
     try:
-        return datetime.strptime(text.strip(), TIME_FORMAT).replace(tzinfo=timezone.utc)
+        return datetime.strptime(text.strip(), TIME_FORMAT).replace(tzinfo=UTC)
     except ValueError as error:
         raise ConfigError(f'timestamp {text!r}: expected "YYYY-MM-DD HH:MM:SS" (UTC)') from error
 

@@ -13,7 +13,7 @@ import pickle
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -112,11 +112,11 @@ class BigtableStore:
         rows = {VERSION_KEY: (b"version", __version__.encode()), META_KEY: (b"meta", pickled)}
         if meta.geometry:
             rows[GEOMETRY_KEY] = (b"geometry", meta.geometry.to_json().encode())
-        now = _micros(datetime.now(timezone.utc))
+        now = _micros(datetime.now(UTC))
         self._mutate([RowMutationEntry(key, _row_mutations([cell], now)) for key, cell in rows.items()])
 
     def write(self, features: np.ndarray) -> None:
-        now = _micros(datetime.now(timezone.utc))
+        now = _micros(datetime.now(UTC))
         for start in range(0, len(features), WRITE_ROWS):
             batch = features[start : start + WRITE_ROWS]
             keys = row_keys(batch["label"])
@@ -141,7 +141,9 @@ class BigtableStore:
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
         first, last = row_keys(np.array([chunk_id, last_id], dtype=np.uint64))
-        query = ReadRowsQuery(row_ranges=[RowRange(first, last, end_is_inclusive=True)], row_filter=_newest(names))
+        query = ReadRowsQuery(
+            row_ranges=[RowRange(first, last, end_is_inclusive=True)], row_filter=_newest(names)
+        )
         with self._errors():
             found = self._table.read_rows(query)
         rows = Rows.empty(ids_of_row_keys([row.row_key for row in found]))
@@ -162,7 +164,9 @@ class BigtableStore:
         states: dict[bytes, str] = {}
         with self._errors():
             for start in range(0, len(keys), READ_KEYS):
-                query = ReadRowsQuery(row_keys=keys[start : start + READ_KEYS], row_filter=_newest((DONE, FAILED)))
+                query = ReadRowsQuery(
+                    row_keys=keys[start : start + READ_KEYS], row_filter=_newest((DONE, FAILED))
+                )
                 for row in self._table.read_rows_stream(query):
                     states[row.row_key] = row.cells[0].qualifier.decode()
         return np.array([states.get(key, "") for key in keys], dtype="U6")
@@ -176,7 +180,7 @@ class BigtableStore:
                 yield ChunkRecord(
                     int(row.row_key[len(CHUNK_PREFIX) :]),
                     cell.qualifier.decode(),
-                    datetime.fromtimestamp(cell.timestamp_micros / 1e6, timezone.utc),
+                    datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC),
                     **json.loads(cell.value),
                 )
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,8 @@ class SqliteStore:
             db.execute(f'SELECT 1 FROM "{self.name}.nodes" LIMIT 1')
         if row is None:
             return None
-        return Meta(*row[:3], geometry=Geometry.from_json(row[3]) if row[3] else None)
+        graph_id, cv_path, timestamp, geometry = row
+        return Meta(graph_id, cv_path, timestamp, Geometry.from_json(geometry) if geometry else None)
 
     def stamp(self, meta: Meta) -> None:
         geometry = meta.geometry.to_json() if meta.geometry else None
@@ -121,7 +122,7 @@ class SqliteStore:
         values = (
             _signed(np.array([record.chunk_id], dtype=np.uint64))[0],
             record.state,
-            record.time.astimezone(timezone.utc).isoformat(),
+            record.time.astimezone(UTC).isoformat(),
             record.nodes,
             record.orphans,
             record.reason,
@@ -136,7 +137,9 @@ class SqliteStore:
         with self._errors(), self._connection() as db:
             for start in range(0, len(wanted), READ_BATCH):
                 listed = ",".join(map(str, wanted[start : start + READ_BATCH]))
-                states.update(db.execute(f'SELECT id, state FROM "{self.name}.chunks" WHERE id IN ({listed})'))
+                states.update(
+                    db.execute(f'SELECT id, state FROM "{self.name}.chunks" WHERE id IN ({listed})')
+                )
         return np.array([states.get(i, "") for i in wanted], dtype="U6")
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
