@@ -14,21 +14,41 @@ Voxels are taken in strips of neighbouring lines; a strip lies in the cache, and
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import edt
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from .runs import Runs
+from .simd import LANES, add, any_greater, load, smaller, splat, store, store_first, where_equal, whole_roots
 
-LANES = 64
 _BLOCK = 256
 """Least number of neighbouring voxels to a block, where the volume has as many."""
+_PAD = 16
+"""Elements between the rows of a block, without which its rows would share few of the cache's sets."""
 _PATIENCE = 48
 """Steps per row, on average, beyond which the linear envelope is the faster one."""
+
+
+class _Block(NamedTuple):
+    """Buffers for neighbouring lines: a row holds their voxels at one place along the axis of a pass."""
+
+    labels: np.ndarray
+    values: np.ndarray
+    out: np.ndarray
+    width: int
+    pitch: int
+
+
+class _Tables(NamedTuple):
+    """Squared distances along the first axis."""
+
+    rising: np.ndarray
+    """far throughout, for runs that begin at the chunk's border; from ``half`` on those of 1, 2, ..."""
+    falling: np.ndarray
+    """far throughout; from ``half`` on those of shape[0], ..., 2, 1."""
+    half: int
 
 
 def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
@@ -49,202 +69,174 @@ def _exact_distances(runs: Runs, resolution: list[int]) -> np.ndarray:
     bound = sum((n * a) ** 2 for n, a in zip(runs.shape, steps, strict=True))
     dtype = np.int32 if bound < 2**30 else np.int64
     far = dtype(2**30 if dtype is np.int32 else 2**62)
-    indices = np.arange(runs.shape[0] + 1, dtype=dtype)
-    squares = indices * indices * dtype(steps[0] ** 2)
-    squared = np.empty(math.prod(runs.shape), dtype)
-    for axis in (2, 1):
-        _pass(runs, axis, dtype(steps[axis] ** 2), squares, far, squared, _buffers(runs.shape, axis, dtype))
-    out = squared if dtype is np.int32 else np.empty(len(squared), np.int32)
-    _square_roots(squared, float(unit) ** 2, out)
-    return out
+    tables = _make_tables(runs.shape[0], steps[0] ** 2, far)
+    distances = np.empty(math.prod(runs.shape), dtype)
+    for axis, factor in ((2, 0.0), (1, float(unit) ** 2)):
+        _pass(runs, axis, dtype(steps[axis] ** 2), far, tables, distances, factor, _make_block(runs.shape, axis, dtype))
+    return distances.astype(np.int32, copy=False)
 
 
-def _buffers(shape: tuple[int, int, int], axis: int, dtype: type) -> tuple[np.ndarray, ...]:
-    """Strips of labels and of values, a row of each, and a block of results."""
+def _make_tables(n: int, unit: int, far: np.signedinteger) -> _Tables:
+    half = n + LANES
+    squares = np.minimum(np.arange(1, half + 1) ** 2 * unit, far).astype(far.dtype)
+    beyond = np.full(half, far)
+    return _Tables(np.concatenate([beyond, squares]), np.concatenate([beyond, squares[:n][::-1], beyond]), half)
+
+
+def _make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> _Block:
     lines = min(max(1, _BLOCK // shape[0]), shape[3 - axis])
     width = -(-lines * shape[0] // LANES) * LANES
-    sizes = ((width * shape[axis], np.uint32), (width * shape[axis], dtype), (width, np.uint32), (width, dtype))
-    return tuple(_aligned(n, t) for n, t in (*sizes, (width * shape[axis], dtype)))
+    pitch = width + _PAD
+    return _Block(*(_aligned(pitch * shape[axis] + LANES, t) for t in (np.uint32, dtype, dtype)), width, pitch)
 
 
 def _aligned(n: int, dtype: type) -> np.ndarray:
-    """Zeros that begin at a cache line, as the rows of a strip then all do."""
+    """Zeros that begin at a cache line."""
     raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
     skip = -raw.ctypes.data % 64
     return raw[skip : skip + n * np.dtype(dtype).itemsize].view(dtype)
 
 
 @numba.njit(cache=True, nogil=True)
-def _pass(runs, axis, unit, squares, far, squared, buffers):
-    """Squared distances in two axes (axis 2), or in all three of them (axis 1 after it), in place."""
-    labels, values, label_row, value_row, out = buffers
+def _pass(runs, axis, unit, far, tables, distances, factor, block):
+    """Squared distances in two axes (factor 0), or whole nm in all three of them, in place."""
     n0 = runs.shape[0]
     rows, others = (runs.shape[1], runs.shape[2]) if axis == 1 else (runs.shape[2], runs.shape[1])
     row_step, step = (1, runs.shape[1]) if axis == 1 else (runs.shape[1], 1)
-    width = len(label_row)
-    for begin in range(0, others, width // n0):
-        lines = min(width // n0, others - begin)
+    most = block.width // n0
+    for begin in range(0, others, most):
+        lines = min(most, others - begin)
+        for row in range(rows):
+            place = row * block.pitch
+            for i in range(lines):
+                line = row * row_step + (begin + i) * step
+                if factor == 0:
+                    _spread_line(runs, line, tables, block, place + i * n0)
+                else:
+                    _spread_labels(runs, line, block.labels, place + i * n0)
+                    _copy_line(distances, line * n0, block.values, place + i * n0, n0)
+            block.labels[place + lines * n0 : place + block.width] = 0
+            block.values[place + lines * n0 : place + block.width] = 0
+        for strip in range(0, lines * n0, LANES):
+            _measure_strip(block, strip, rows, unit, far)
         for row in range(rows):
             for i in range(lines):
                 line = row * row_step + (begin + i) * step
-                _spread(runs, line, squares, far, i * n0, label_row, value_row)
-                if axis == 1:
-                    value_row[i * n0 : (i + 1) * n0] = squared[line * n0 : (line + 1) * n0]
-            label_row[lines * n0 :] = 0
-            value_row[lines * n0 :] = 0
-            for strip in range(width // LANES):
-                place = (strip * rows + row) * LANES
-                labels[place : place + LANES] = label_row[strip * LANES : (strip + 1) * LANES]
-                values[place : place + LANES] = value_row[strip * LANES : (strip + 1) * LANES]
-        for strip in range(width // LANES):
-            _measure_strip(values, labels, out, strip, rows, width, unit, far)
-        for row in range(rows):
-            for i in range(lines):
-                line = row * row_step + (begin + i) * step
-                squared[line * n0 : (line + 1) * n0] = out[row * width + i * n0 : row * width + (i + 1) * n0]
+                _write_line(block.out, row * block.pitch + i * n0, distances, line * n0, n0, factor)
 
 
 @numba.njit(cache=True, nogil=True)
-def _spread(runs, line, squares, far, place, labels, values):
-    """Write a line's labels, and its squared distances along the line: 0 in the background, at most far."""
+def _spread_line(runs, line, tables, block, place):
+    """Write a line's labels, and its squared distances along the line: 0 in the background."""
     n0 = runs.shape[0]
     end = runs.offsets[line + 1]
     for run in range(runs.offsets[line], end):
         label = runs.labels[run]
         start = np.int64(runs.starts[run])
         stop = np.int64(runs.starts[run + 1]) if run + 1 < end else n0
-        labels[place + start : place + stop] = label
-        if label == 0:
-            values[place + start : place + stop] = 0
-        elif start == 0 and stop == n0:
-            values[place + start : place + stop] = far
-        else:
-            middle = stop if stop == n0 else (start + stop) // 2 if start > 0 else 0
-            for i in range(start, middle):
-                values[place + i] = squares[i + 1 - start]
-            for i in range(middle, stop):
-                values[place + i] = squares[stop - i]
+        rising = tables.half - start if start > 0 else 0
+        falling = tables.half + n0 - stop if stop < n0 else 0
+        for i in range(start, stop, LANES):
+            store(block.labels, place + i, splat(block.labels, label))
+            if label == 0:
+                store(block.values, place + i, splat(block.values, 0))
+            else:
+                nearer = smaller(load(tables.rising, rising + i), load(tables.falling, falling + i))
+                store(block.values, place + i, nearer)
 
 
 @numba.njit(cache=True, nogil=True)
-def _measure_strip(values, labels, out, strip, rows, width, unit, far):
+def _spread_labels(runs, line, labels, place):
+    """Write a line's labels."""
+    end = runs.offsets[line + 1]
+    for run in range(runs.offsets[line], end):
+        stop = np.int64(runs.starts[run + 1]) if run + 1 < end else runs.shape[0]
+        for i in range(np.int64(runs.starts[run]), stop, LANES):
+            store(labels, place + i, splat(labels, runs.labels[run]))
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_line(source, start, target, place, n):
+    for i in range(n):
+        target[place + i] = source[start + i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _write_line(out, place, distances, start, n, factor):
+    for i in range(0, n, LANES):
+        vector = load(out, place + i)
+        if factor != 0:
+            vector = whole_roots(vector, factor)
+        store_first(distances, start + i, vector, n - i)
+
+
+@numba.njit(cache=True, nogil=True)
+def _measure_strip(block, strip, rows, unit, far):
     """Row by row; once that has proved slow, line by line."""
     steps = 0
     for row in range(rows):
-        place = (strip * rows + row) * LANES
-        steps += _measure_row(values, labels, out, place, row * width + strip * LANES, row, rows, unit)
+        steps += _measure_row(block, strip, row, rows, unit)
         if steps > _PATIENCE * (row + 1 + rows // 8):
-            _measure_lines(values, labels, out, strip, rows, width, unit, far)
+            _measure_lines(block, strip, rows, unit, far)
             return
 
 
-@intrinsic
-def _measure_row(typing_context, values, labels, out, place, target, row, rows, unit):
+@numba.njit(cache=True, nogil=True)
+def _measure_row(block, strip, row, rows, unit):
     """Write the results of a strip's row; return the number of steps it took.
 
-    Vector code, as the loop vectoriser neither keeps the row in registers nor leaves the loop early.
     Beyond the ends of the lines the last voxels are met again and again, farther off, which changes nothing.
     """
-
-    def generate(context, builder, signature, arguments):
-        pointers = [
-            context.make_array(kind)(context, builder, value).data
-            for kind, value in zip(signature.args[:3], arguments[:3], strict=True)
-        ]
-        place, target, row, rows, unit = arguments[3:]
-        element = unit.type
-        vector, label_vector = ir.VectorType(element, LANES), ir.VectorType(ir.IntType(32), LANES)
-        word = ir.IntType(64)
-
-        def load(pointer, index, kind):
-            address = builder.bitcast(builder.gep(pointer, [index]), kind.as_pointer())
-            return builder.load(address, align=4)
-
-        def splat(value):
-            one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-            zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-            return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
-
-        def smaller(kind, a, b):
-            return builder.select(builder.icmp_signed("<", a, b), a, b)
-
-        def meet(best, at):
-            """The best so far, or by way of the voxels at a row of the strip."""
-            index = builder.add(place, builder.mul(builder.sub(at, row), ir.Constant(word, LANES)))
-            same = builder.icmp_signed("==", load(pointers[1], index, label_vector), own)
-            beyond = builder.select(same, load(pointers[0], index, vector), ir.Constant(vector, None))
-            return smaller(vector, builder.add(beyond, cost), best)
-
-        one = ir.Constant(word, 1)
-        own = load(pointers[1], place, label_vector)
-        start = load(pointers[0], place, vector)
-        last = builder.sub(rows, one)
-        after = builder.sub(last, row)
-        limit = builder.select(builder.icmp_signed(">", row, after), row, after)
-        before_loop = builder.block
-        test, body, done = (builder.append_basic_block(name) for name in ("test", "body", "done"))
-        builder.branch(test)
-        builder.position_at_end(test)
-        best, k = builder.phi(vector), builder.phi(word)
-        best.add_incoming(start, before_loop)
-        k.add_incoming(one, before_loop)
-        square = builder.mul(k, k)
-        square = square if element.width == 64 else builder.trunc(square, element)
-        cost = splat(builder.mul(square, unit))
-        open_lanes = builder.bitcast(builder.icmp_signed(">", best, cost), ir.IntType(LANES))
-        unfinished = builder.icmp_unsigned("!=", open_lanes, ir.Constant(ir.IntType(LANES), 0))
-        builder.cbranch(builder.and_(unfinished, builder.icmp_signed("<=", k, limit)), body, done)
-        builder.position_at_end(body)
-        zero = ir.Constant(word, 0)
-        back = builder.sub(row, k)
-        back = builder.select(builder.icmp_signed(">", back, zero), back, zero)
-        forth = smaller(word, builder.add(row, k), last)
-        nearer = meet(meet(best, back), forth)
-        best.add_incoming(nearer, body)
-        k.add_incoming(builder.add(k, one), body)
-        builder.branch(test)
-        builder.position_at_end(done)
-        address = builder.bitcast(builder.gep(pointers[2], [target]), vector.as_pointer())
-        builder.store(best, address, align=4)
-        return k
-
-    integer = types.int64
-    return integer(values, labels, out, integer, integer, integer, integer, unit), generate
+    labels, values, out, _, pitch = block
+    own = load(labels, strip + row * pitch)
+    best = load(values, strip + row * pitch)
+    cost = splat(values, unit)
+    k = 1
+    limit = max(row, rows - 1 - row)
+    while k <= limit and any_greater(best, cost):
+        back = strip + max(row - k, 0) * pitch
+        forth = strip + min(row + k, rows - 1) * pitch
+        best = smaller(add(where_equal(load(labels, back), own, load(values, back)), cost), best)
+        best = smaller(add(where_equal(load(labels, forth), own, load(values, forth)), cost), best)
+        k += 1
+        cost = splat(values, k * k * unit)
+    store(out, strip + row * pitch, best)
+    return k
 
 
 @numba.njit(cache=True, nogil=True)
-def _measure_lines(values, labels, out, strip, rows, width, unit, far):
+def _measure_lines(block, strip, rows, unit, far):
     """Lower envelopes of a strip's lines, in time linear in their length."""
+    labels, values, out, _, pitch = block
     vertex = np.empty(rows + 2, np.int64)
     height = np.empty(rows + 2, np.int64)
     begins = np.empty(rows + 2, np.int64)
     for lane in range(LANES):
-        base = strip * rows * LANES + lane
-        target = strip * LANES + lane
+        base = strip + lane
         row = 0
         while row < rows:
-            label = labels[base + row * LANES]
+            label = labels[base + row * pitch]
             stop = row + 1
-            while stop < rows and labels[base + stop * LANES] == label:
+            while stop < rows and labels[base + stop * pitch] == label:
                 stop += 1
             if label == 0:
                 for i in range(row, stop):
-                    out[target + i * width] = 0
+                    out[base + i * pitch] = 0
             else:
                 envelope = (vertex, height, begins)
-                n = _build(values, base, row, stop, rows, np.int64(unit), np.int64(far), envelope)
-                _follow(out, target, row, stop, width, np.int64(unit), np.int64(far), envelope, n)
+                n = _build(values, base, pitch, row, stop, rows, np.int64(unit), np.int64(far), envelope)
+                _follow(out, base, pitch, row, stop, np.int64(unit), np.int64(far), envelope, n)
             row = stop
 
 
 @numba.njit(cache=True, nogil=True)
-def _build(values, base, start, stop, rows, unit, far, envelope):
+def _build(values, base, pitch, start, stop, rows, unit, far, envelope):
     """Parabolas of the lower envelope over ``start:stop``, and where each begins; those around are 0 high."""
     vertex, height, begins = envelope
     n = 0
     for at in range(max(start - 1, 0), min(stop + 1, rows)):
         inside = start <= at < stop
-        value = np.int64(values[base + at * LANES]) if inside else np.int64(0)
+        value = np.int64(values[base + at * pitch]) if inside else np.int64(0)
         if value >= far:
             continue
         begin = start
@@ -263,22 +255,16 @@ def _build(values, base, start, stop, rows, unit, far, envelope):
 
 
 @numba.njit(cache=True, nogil=True)
-def _follow(out, target, start, stop, width, unit, far, envelope, n):
+def _follow(out, base, pitch, start, stop, unit, far, envelope, n):
     vertex, height, begins = envelope
     if n == 0:
         for i in range(start, stop):
-            out[target + i * width] = far
+            out[base + i * pitch] = far
     for parabola in range(n):
         end = begins[parabola + 1] if parabola + 1 < n else stop
         for i in range(begins[parabola], end):
             offset = i - vertex[parabola]
-            out[target + i * width] = height[parabola] + unit * offset * offset
-
-
-@numba.njit(cache=True, nogil=True)
-def _square_roots(squared, unit, out):
-    for i in range(len(squared)):
-        out[i] = np.int32(np.sqrt(unit * squared[i]))
+            out[base + i * pitch] = height[parabola] + unit * offset * offset
 
 
 def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
