@@ -152,7 +152,7 @@ def _dataset(file: Path, name: str, entry: Any) -> Dataset:
 
 
 def _default_store(file: Path, entry: dict[str, Any]) -> str:
-    """The Bigtable instance of the environment, as in the older service, or a file beside the data sets file."""
+    """The Bigtable instance of the environment, as in the older service, or a file beside the data sets."""
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
     if project and instance:
         return f"bigtable://{project}/{instance}"

@@ -58,7 +58,7 @@ class Geometry:
     def in_grid(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Whether chunk coordinates (n, 3) lie in the grid, shape (n,)."""
         xyz = np.asarray(coordinates)
-        return ((xyz >= 0) & (xyz < np.array(self.grid))).all(axis=-1)
+        return np.asarray(((xyz >= 0) & (xyz < np.array(self.grid))).all(axis=-1))
 
     def origins(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """First voxel of chunks, (n, 3) -> (n, 3)."""
@@ -95,6 +95,6 @@ class Geometry:
 
 
 def layout_for_grid(grid: Triple) -> IdLayout:
-    """The layout of a data set without a graph: 10 bits per axis, as PyChunkedGraph has, or as many as the grid needs."""
+    """Layout of a data set without a graph: 10 bits per axis as in PyChunkedGraph, or what the grid needs."""
     bits = max(10, *(int(n - 1).bit_length() for n in grid))
     return IdLayout({L2: bits})

@@ -174,7 +174,7 @@ def _info_v2(meta: bytes) -> GraphInfo:
 
 
 def _info_v1(cells: dict[bytes, bytes]) -> GraphInfo:
-    """From the row ``params``. Layer 1 has 8 bits per axis; layer 2 as many as its part of the octree needs."""
+    """From the row ``params``. Layer 1 has 8 bits per axis, layer 2 what its part of the octree needs."""
     x, y, z = np.frombuffer(cells[b"chunk_size"], dtype="<u8").tolist()
     fan_out = int.from_bytes(cells[b"fan_out"], "little")
     layers = int.from_bytes(cells[b"n_layers"], "little")

@@ -87,7 +87,7 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
 
 
 def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
-    """The meta that the table shall have. Raises ConfigError or StoreError where it contradicts the one it has."""
+    """The meta that the table shall have. Raises ConfigError or StoreError on a contradiction."""
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     asked = None if timestamp is None else parse_time(timestamp).strftime(TIME_FORMAT)
     if there is None:

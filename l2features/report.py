@@ -126,7 +126,8 @@ def status_text(status: Status) -> str:
     if status.newest:
         rate = ""
         if status.chunks_per_minute is not None:
-            rate = f", {status.chunks_per_minute} chunks/min and {status.nodes_per_second} nodes/s in its last 10 minutes"
+            rates = f"{status.chunks_per_minute} chunks/min and {status.nodes_per_second} nodes/s"
+            rate = f", {rates} in its last 10 minutes"
         lines.append(f"newest chunk at {status.newest:%Y-%m-%d %H:%M:%S} UTC{rate}")
     lines.append(f"{len(status.failed)} chunks failed" + (":" if status.failed else ""))
     lines += [f"  chunk {chunk}: {reason}" for chunk, reason in status.failed[:MAX_LISTED]]

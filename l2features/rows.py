@@ -57,7 +57,7 @@ class Rows:
     @property
     def found(self) -> npt.NDArray[np.bool_]:
         """Whether the table has the row, shape (n,)."""
-        return self.present.any(axis=1)
+        return np.asarray(self.present.any(axis=1))
 
     @property
     def not_computed(self) -> npt.NDArray[np.bool_]:
@@ -75,8 +75,9 @@ def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
         raw = np.ascontiguousarray(features[attribute.name]).tobytes()
         columns.append([raw[i : i + attribute.nbytes] for i in range(0, len(raw), attribute.nbytes)])
     optional = [a.optional for a in ATTRIBUTES]
+    has_pca_column, sizes = features["has_pca"].tolist(), features["size_nm3"].tolist()
     keys = [a.key for a in ATTRIBUTES]
-    for has_pca, size, *values in zip(features["has_pca"].tolist(), features["size_nm3"].tolist(), *columns):
+    for has_pca, size, *values in zip(has_pca_column, sizes, *columns, strict=True):
         if size == 0:
             yield [(ATTRIBUTES[0].key, NOT_COMPUTED)]
         else:
@@ -102,7 +103,8 @@ def decode_cells(rows: Rows, index: int, cells: Iterable[tuple[bytes, bytes]]) -
             continue
         if len(value) != attribute.nbytes:
             raise ValueError(
-                f"row {int(record['label'])}: {attribute.name} has {len(value)} bytes, expected {attribute.nbytes}"
+                f"row {int(record['label'])}: {attribute.name} has {len(value)} bytes, "
+                f"expected {attribute.nbytes}"
             )
         record[attribute.name] = np.frombuffer(value, dtype=attribute.dtype).reshape(attribute.shape)[()]
         present[column] = True

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from .simd import LANES, count_bits, differing, load, lowest_bit
+
 MAX_VOXELS = 2**31 - 1
 MAX_EXTENT = 65535
 
@@ -55,13 +57,29 @@ def relabel(runs: Runs, table: np.ndarray) -> Runs:
 
 
 @numba.njit(cache=True, nogil=True)
+def _starts_at(volume, line, place, extent):
+    """Bits of the voxels, of the 64 from a place in a line on, that begin a run."""
+    index = line * extent + place
+    count = min(extent - place, LANES)
+    bits = np.uint64(0)
+    if 0 < index <= len(volume) - LANES:
+        bits = differing(load(volume, index), load(volume, index - 1))
+        if count < LANES:
+            bits &= (np.uint64(1) << np.uint64(count)) - np.uint64(1)
+    else:
+        for i in range(count):
+            if index + i > 0 and volume[index + i] != volume[index + i - 1]:
+                bits |= np.uint64(1) << np.uint64(i)
+    return bits | np.uint64(1) if place == 0 else bits
+
+
+@numba.njit(cache=True, nogil=True)
 def _count_runs(volume, extent, offsets):
+    count = 0
     for line in range(len(offsets) - 1):
-        base = line * extent
-        count = 1
-        for i in range(base + 1, base + extent):
-            count += volume[i] != volume[i - 1]
-        offsets[line + 1] = offsets[line] + count
+        for place in range(0, extent, LANES):
+            count += count_bits(_starts_at(volume, line, place, extent))
+        offsets[line + 1] = count
 
 
 @numba.njit(cache=True, nogil=True)
@@ -72,28 +90,25 @@ def _fill_runs(volume, extent, offsets, starts, labels):
     n_ids = 1
     run = 0
     for line in range(len(offsets) - 1):
-        base = line * extent
-        i = 0
-        while i < extent:
-            value = volume[base + i]
-            starts[run] = i
-            label = np.uint32(0)
-            if value != 0:
-                slot = _find_slot(slots, ids, np.uint64(value))
-                label = slots[slot]
-                if label == 0:
-                    if n_ids == len(ids):
-                        ids, slots = _grow(ids)
-                        slot = _find_slot(slots, ids, np.uint64(value))
-                    ids[n_ids] = value
-                    slots[slot] = n_ids
-                    label = np.uint32(n_ids)
-                    n_ids += 1
-            labels[run] = label
-            run += 1
-            i += 1
-            while i < extent and volume[base + i] == value:
-                i += 1
+        for place in range(0, extent, LANES):
+            bits = _starts_at(volume, line, place, extent)
+            while bits != 0:
+                start = place + lowest_bit(bits)
+                bits &= bits - np.uint64(1)
+                value = np.uint64(volume[line * extent + start])
+                starts[run] = start
+                labels[run] = 0
+                if value != 0:
+                    slot = _find_slot(slots, ids, value)
+                    if slots[slot] == 0:
+                        if n_ids == len(ids):
+                            ids, slots = _grow(ids)
+                            slot = _find_slot(slots, ids, value)
+                        ids[n_ids] = value
+                        slots[slot] = n_ids
+                        n_ids += 1
+                    labels[run] = slots[slot]
+                run += 1
     return ids[:n_ids].copy()
 
 

@@ -85,8 +85,8 @@ def make_sample(
     volume.commit_info()
     objects = _Objects(sample)
     for chunk in itertools.product(*(range(n) for n in sample.grid)):
-        start = np.array(chunk) * sample.chunk_size
-        stop = np.minimum(start + sample.chunk_size, sample.voxel_size)
+        start = np.array(chunk, dtype=np.int64) * sample.chunk_size
+        stop = np.minimum(start + sample.chunk_size, np.array(sample.voxel_size))
         where = tuple(
             slice(int(a + o), int(b + o)) for a, b, o in zip(start, stop, VOXEL_OFFSET, strict=True)
         )

@@ -41,9 +41,15 @@ class Attribute:
 
 
 def _attribute(
-    name: str, dtype: str, shape: tuple[int, ...], *rest: str, optional: bool = False
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    unit: str,
+    served_unit: str,
+    meaning: str,
+    optional: bool = False,
 ) -> Attribute:
-    return Attribute(name, np.dtype(dtype), shape, *rest, optional=optional)
+    return Attribute(name, np.dtype(dtype), shape, unit, served_unit, meaning, optional)
 
 
 ATTRIBUTES: tuple[Attribute, ...] = (

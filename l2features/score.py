@@ -16,6 +16,7 @@ import numba
 import numpy as np
 
 from .runs import Runs
+from .simd import LANES, keep_first, largest, load, total
 
 
 class Geometry(NamedTuple):
@@ -101,19 +102,31 @@ def _score_runs(runs, distances, geometry, reach, scores, best):
                 continue
             start = np.int64(runs.starts[run])
             stop = np.int64(runs.starts[run + 1]) if run + 1 < end else n0
-            total = np.int64(0)
-            largest = np.int32(0)
-            for i in range(line * n0 + start, line * n0 + stop):
-                total += distances[i]
-                largest = max(largest, distances[i])
-            scores.total[label] += total
-            scores.largest[label] = max(scores.largest[label], largest)
-            if largest >= best[label]:
-                _score_run(distances, geometry, reach, scores, best, label, (start, stop, c1, c2, n0, n1), largest)
+            added, most = _sum_up(distances, line * n0 + start, line * n0 + stop)
+            scores.total[label] += added
+            scores.largest[label] = max(scores.largest[label], most)
+            if most >= best[label]:
+                _score_run(distances, geometry, reach, scores, best, label, (start, stop, c1, c2, n0, n1), most)
 
 
 @numba.njit(cache=True, nogil=True)
-def _score_run(distances, geometry, reach, scores, best, label, place, largest):
+def _sum_up(distances, start, stop):
+    """Sum and largest of some neighbouring distances."""
+    added, most = np.int64(0), np.int64(0)
+    for i in range(start, stop, LANES):
+        if i + LANES <= len(distances):
+            vector = keep_first(load(distances, i), stop - i)
+            added += total(vector)
+            most = max(most, np.int64(largest(vector)))
+        else:
+            for j in range(i, min(i + LANES, stop)):
+                added += distances[j]
+                most = max(most, np.int64(distances[j]))
+    return added, most
+
+
+@numba.njit(cache=True, nogil=True)
+def _score_run(distances, geometry, reach, scores, best, label, place, most):
     """Look for a better voxel in a run, unless its voxel next to the centroid shows that there is none."""
     start, stop, c1, c2, n0, n1 = place
     e1 = _offset_squared(geometry, label, 1, c1)
@@ -121,7 +134,7 @@ def _score_run(distances, geometry, reach, scores, best, label, place, largest):
     below = min(max(np.int64(np.floor(geometry.mean[label, 0])), start), stop - 1)
     above = min(below + 1, stop - 1)
     e0 = min(_offset_squared(geometry, label, 0, below), _offset_squared(geometry, label, 0, above))
-    if _weigh(largest, _norm(geometry, e0, e1, e2), reach[label]) < best[label]:
+    if _weigh(most, _norm(geometry, e0, e1, e2), reach[label]) < best[label]:
         return
     base = (c1 + c2 * n1) * n0
     for c0 in range(start, stop):

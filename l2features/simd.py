@@ -188,6 +188,16 @@ def lowest_bit(typing_context, bits):
 
 
 @intrinsic
+def count_bits(typing_context, bits):
+    """How many bits are set."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
 def total(typing_context, vector):
     """Sum of the elements."""
 

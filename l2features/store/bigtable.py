@@ -261,7 +261,8 @@ def _unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
         return str(meta["graph_id"]), str(meta["cv_path"]), str(meta["timestamp"])
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(
-            f"table {name}: the row 'meta' is not a pickled dictionary of graph_id, cv_path and timestamp: {error}"
+            f"table {name}: the row 'meta' is not a pickled dictionary of graph_id, cv_path and timestamp: "
+            f"{error}"
         ) from error
 
 

@@ -29,7 +29,8 @@ BUSY_TIMEOUT_S = 60.0
 READ_BATCH = 10_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tables (
-    name TEXT PRIMARY KEY, graph_id TEXT NOT NULL, cv_path TEXT NOT NULL, timestamp TEXT NOT NULL, geometry TEXT
+    name TEXT PRIMARY KEY, graph_id TEXT NOT NULL, cv_path TEXT NOT NULL, timestamp TEXT NOT NULL,
+    geometry TEXT
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS "{name}.nodes" (id INTEGER PRIMARY KEY, features BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS "{name}.chunks" (
