@@ -7,7 +7,7 @@ between graphs, so they are data. A chunk id is a node id with segment 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ Ids = npt.NDArray[np.uint64]
 
 KEY_DIGITS = 20
 L2 = 2
+_LAST_KEY = b"%d" % ((1 << 64) - 1)
 _POWERS = 10 ** np.arange(KEY_DIGITS - 1, -1, -1, dtype=np.uint64)
 
 
@@ -28,6 +29,8 @@ def as_ids(values: Any) -> Ids:
     """
     if isinstance(values, np.ndarray) and values.dtype.kind == "u":
         return np.ascontiguousarray(values, dtype=np.uint64)
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{values!r} are not node ids: expected a sequence of integers")
     items = values.ravel().tolist() if isinstance(values, np.ndarray) else list(values)
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (int, np.integer)) or not 0 <= int(item) < 1 << 64:
@@ -125,6 +128,6 @@ def row_keys(ids: Ids) -> list[bytes]:
 def ids_of_row_keys(keys: list[bytes]) -> Ids:
     """The inverse of `row_keys`. Raises ValueError for a key that is not a padded id."""
     for key in keys:
-        if len(key) != KEY_DIGITS or not key.isdigit():
-            raise ValueError(f"{key!r} is not a row key: expected {KEY_DIGITS} digits")
+        if len(key) != KEY_DIGITS or not key.isdigit() or key > _LAST_KEY:
+            raise ValueError(f"{key!r} is not a row key: expected the {KEY_DIGITS} digits of an id")
     return np.array([int(key) for key in keys], dtype=np.uint64)
