@@ -131,7 +131,7 @@ def served(
             if not rows.present[i, column]:
                 continue
             if name == "size_nm3":
-                row[name] = int(int(rows.features[name][i]) * voxel_volume)
+                row[name] = round(int(rows.features[name][i]) * voxel_volume)
             elif name == "rep_coord_nm":
                 row[name] = coordinates[i].tolist()
             else:
