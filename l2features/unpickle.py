@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 MAX_BYTES = 1 << 20
+MAX_TUPLES = 1000
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 
 Name = tuple[str, str]
 
@@ -52,6 +55,21 @@ class _Unpickler(pickle.Unpickler):
         return self.allowed[module, name]
 
 
+def _check(data: bytes) -> None:
+    """Refuse what would harm the unpickler itself.
+
+    It takes memory up to the number that a memo entry names, 64 GiB from seven bytes, and ends the
+    process when it hashes tuples that are nested too deeply.
+    """
+    tuples = 0
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in _PUTS and argument > len(data):
+            raise pickle.UnpicklingError(f"memo entry {argument} of {len(data)} bytes")
+        tuples += opcode.name.startswith("TUPLE")
+    if tuples > MAX_TUPLES:
+        raise pickle.UnpicklingError(f"{tuples} tuples: expected {MAX_TUPLES} at most")
+
+
 def plain_loads(data: bytes, allowed: Mapping[Name, Any] | None = None) -> Any:
     """The object of a pickle made of builtin containers, strings and numbers, and of what ``allowed`` names.
 
@@ -60,6 +78,7 @@ def plain_loads(data: bytes, allowed: Mapping[Name, Any] | None = None) -> Any:
     if len(data) > MAX_BYTES:
         raise ValueError(f"a pickle of {len(data)} bytes: expected {MAX_BYTES} at most")
     try:
+        _check(data)
         return _Unpickler(data, allowed or {}).load()
     except Exception as error:  # a broken pickle can make the unpickler raise nearly anything
         raise ValueError(f"cannot be unpickled: {error}") from error
