@@ -62,6 +62,7 @@ def _check(data: bytes) -> None:
     process when it hashes tuples that are nested too deeply.
     """
     tuples = 0
+    argument: Any
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in _PUTS and argument > len(data):
             raise pickle.UnpicklingError(f"memo entry {argument} of {len(data)} bytes")
