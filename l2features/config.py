@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .errors import ConfigError
 from .store import TABLE_NAME
@@ -26,9 +26,20 @@ from .store import TABLE_NAME
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
 PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
-_CV_PATH = re.compile(r"(precomputed|graphene)://.+")
-_GRAPH = re.compile(r"flat|graphene|bigtable://[^/?#]+/[^/?#]+/[^/?#]+")
-_STORE = re.compile(r"bigtable://[^/?#]+/[^/?#]+/?|sqlite:///+[^/].*[^/]")
+_PATTERNS = {
+    "cv_path": re.compile(r"(precomputed|graphene)://.+"),
+    "l2cache_id": TABLE_NAME,
+    "graph": re.compile(r"flat|graphene|bigtable://[^/?#]+/[^/?#]+/[^/?#]+"),
+    "store": re.compile(r"bigtable://[^/?#]+/[^/?#]+/?|sqlite:///+[^/](.*[^/])?"),
+}
+EXPECTED = {
+    "cv_path": "precomputed://… or graphene://…",
+    "l2cache_id": "a table name of 1 to 50 letters, digits, '_', '-' or '.'",
+    "graph": "flat, graphene or bigtable://project/instance/table",
+    "store": "bigtable://project/instance or sqlite:///path/file.db",
+    "chunk_size": "three integers from 1 to 65535, such as [256, 256, 512]",
+}
+"""What the keys of a data set may hold."""
 
 
 class Dataset(BaseModel):
@@ -53,31 +64,18 @@ class Dataset(BaseModel):
             filled["chunk_size"] = tuple(filled["chunk_size"])
         return filled
 
-    @field_validator("cv_path")
+    @field_validator(*_PATTERNS)
     @classmethod
-    def _cv_path(cls, value: str) -> str:
-        return _match(_CV_PATH, value, "precomputed://… or graphene://…")
-
-    @field_validator("l2cache_id")
-    @classmethod
-    def _l2cache_id(cls, value: str) -> str:
-        return _match(TABLE_NAME, value, "1 to 50 letters, digits, '_', '-' or '.'")
-
-    @field_validator("graph")
-    @classmethod
-    def _graph(cls, value: str) -> str:
-        return _match(_GRAPH, value, "flat, graphene or bigtable://project/instance/table")
-
-    @field_validator("store")
-    @classmethod
-    def _store(cls, value: str) -> str:
-        return _match(_STORE, value, "bigtable://project/instance or sqlite:///path/file.db")
+    def _matches(cls, value: str, info: ValidationInfo) -> str:
+        if not _PATTERNS[str(info.field_name)].fullmatch(value):
+            raise ValueError("no match")
+        return value
 
     @field_validator("chunk_size")
     @classmethod
     def _chunk_size(cls, value: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
         if value is not None and not all(0 < n <= 65_535 for n in value):
-            raise ValueError("expected three integers from 1 to 65535")
+            raise ValueError("out of range")
         return value
 
     @model_validator(mode="after")
@@ -112,7 +110,7 @@ def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Datas
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"data sets file {file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not content:
-        raise ConfigError(f"data sets file {file}: expected a mapping of data set names")
+        raise ConfigError(f"data sets file {file}: expected data sets, <name>: {{cv_path: …, l2cache_id: …}}")
     return {str(name): _dataset(file, str(name), entry) for name, entry in content.items()}
 
 
@@ -132,23 +130,20 @@ def _dataset(file: Path, name: str, entry: Any) -> Dataset:
         raise ConfigError(f"{where}: expected a name of letters, digits, '_', '-' and '.'")
     if not isinstance(entry, dict):
         raise ConfigError(f"{where}: expected a mapping with cv_path and l2cache_id, got {entry!r}")
-    values = {"store": None, **entry, "name": name}
-    values["store"] = values["store"] or _default_store(file, entry)
+    unknown = [key for key in entry if key not in EXPECTED]
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}: expected {', '.join(EXPECTED)}")
+    values = {**entry, "name": name, "store": entry.get("store") or _default_store(file, entry)}
     try:
         return Dataset.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "missing":
-            raise ConfigError(f"{where}: key {key!r} is missing") from None
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(k for k in Dataset.model_fields if k != "name")
-            raise ConfigError(f"{where}: unknown key {key!r}: expected {known}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        at = f": key {key!r}" if key else ""
-        raise ConfigError(
-            f"{where}{at}: {message} (got {first['input']!r})" if at else f"{where}: {message}"
-        ) from None
+    if not first["loc"]:
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}")
+    key = str(first["loc"][0])
+    if key not in values:
+        raise ConfigError(f"{where}: key {key!r} is missing: expected {EXPECTED[key]}")
+    raise ConfigError(f"{where}: key {key!r}: expected {EXPECTED[key]}, got {values[key]!r}")
 
 
 def _default_store(file: Path, entry: dict[str, Any]) -> str:
@@ -157,9 +152,3 @@ def _default_store(file: Path, entry: dict[str, Any]) -> str:
     if project and instance:
         return f"bigtable://{project}/{instance}"
     return f"sqlite://{file.resolve().parent}/{entry.get('l2cache_id', 'l2cache')}.db"
-
-
-def _match(pattern: re.Pattern[str], value: str, expected: str) -> str:
-    if not pattern.fullmatch(value):
-        raise ValueError(f"expected {expected}")
-    return value
