@@ -54,6 +54,8 @@ class _Tables(NamedTuple):
 def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Distances in whole nm (floored): int32, one per voxel in the order of the runs; 0 in the background.
 
+    Behind them are LANES zeros more, so that vectors may be loaded up to the end.
+
     ``resolution``: nm per voxel, in the order of the runs' axes; ``axes``: which of x, y and z these are.
     Exact where the resolution is whole; others are measured by the ``edt`` package, in float32. The volume
     must hold two different labels.
@@ -70,10 +72,16 @@ def _exact_distances(runs: Runs, resolution: list[int]) -> np.ndarray:
     dtype = np.int32 if bound < 2**30 else np.int64
     far = dtype(2**30 if dtype is np.int32 else 2**62)
     tables = _make_tables(runs.shape[0], steps[0] ** 2, far)
-    distances = np.empty(math.prod(runs.shape), dtype)
-    for axis, factor in ((2, 0.0), (1, float(unit) ** 2)):
+    distances = _empty_distances(runs, dtype)
+    for axis, factor in ((1, 0.0), (2, float(unit) ** 2)):
         _pass(runs, axis, dtype(steps[axis] ** 2), far, tables, distances, factor, _make_block(runs.shape, axis, dtype))
     return distances.astype(np.int32, copy=False)
+
+
+def _empty_distances(runs: Runs, dtype: type) -> np.ndarray:
+    distances = np.empty(math.prod(runs.shape) + LANES, dtype)
+    distances[-LANES:] = 0
+    return distances
 
 
 def _make_tables(n: int, unit: int, far: np.signedinteger) -> _Tables:
@@ -157,8 +165,8 @@ def _spread_labels(runs, line, labels, place):
 
 @numba.njit(cache=True, nogil=True)
 def _copy_line(source, start, target, place, n):
-    for i in range(n):
-        target[place + i] = source[start + i]
+    for i in range(0, n, LANES):
+        store(target, place + i, load(source, start + i))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -167,7 +175,10 @@ def _write_line(out, place, distances, start, n, factor):
         vector = load(out, place + i)
         if factor != 0:
             vector = whole_roots(vector, factor)
-        store_first(distances, start + i, vector, n - i)
+        if n - i >= LANES:
+            store(distances, start + i, vector)
+        else:
+            store_first(distances, start + i, vector, n - i)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -277,7 +288,9 @@ def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) 
     volume = np.asfortranarray(flat.reshape(runs.shape, order="F").transpose(in_xyz))
     del flat
     nm = edt.edt(volume, anisotropy=tuple(resolution[in_xyz].tolist()), black_border=False, parallel=1)
-    return nm.transpose(axes).ravel(order="F").astype(np.int32)
+    distances = _empty_distances(runs, np.int32)
+    distances[: nm.size].reshape(runs.shape, order="F")[...] = nm.transpose(axes)
+    return distances
 
 
 @numba.njit(cache=True, nogil=True)

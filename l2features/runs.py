@@ -42,9 +42,9 @@ def find_runs(volume: np.ndarray, shape: tuple[int, int, int]) -> tuple[Runs, np
     offsets = np.zeros(shape[1] * shape[2] + 1, np.int32)
     _count_runs(volume, shape[0], offsets)
     starts = np.empty(offsets[-1], np.uint16)
-    labels = np.empty(offsets[-1], np.uint32)
-    ids = _fill_runs(volume, shape[0], offsets, starts, labels)
-    return Runs(shape, offsets, starts, labels), ids
+    _fill_starts(volume, shape[0], offsets, starts)
+    runs = Runs(shape, offsets, starts, np.empty(offsets[-1], np.uint32))
+    return runs, _number_values(volume, runs)
 
 
 def relabel(runs: Runs, table: np.ndarray) -> Runs:
@@ -83,36 +83,62 @@ def _count_runs(volume, extent, offsets):
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill_runs(volume, extent, offsets, starts, labels):
-    """Write starts and labels; return the distinct values (open addressing, at most half full)."""
-    ids = np.zeros(1024, np.uint64)
-    slots = np.zeros(4096, np.uint32)
-    n_ids = 1
-    run = 0
+def _fill_starts(volume, extent, offsets, starts):
     for line in range(len(offsets) - 1):
+        run = offsets[line]
         for place in range(0, extent, LANES):
             bits = _starts_at(volume, line, place, extent)
             while bits != 0:
-                start = place + lowest_bit(bits)
+                starts[run] = place + lowest_bit(bits)
                 bits &= bits - np.uint64(1)
-                value = np.uint64(volume[line * extent + start])
-                starts[run] = start
-                labels[run] = 0
-                if value != 0:
-                    slot = _find_slot(slots, ids, value)
-                    if slots[slot] == 0:
-                        if n_ids == len(ids):
-                            ids, slots = _grow(ids)
-                            slot = _find_slot(slots, ids, value)
-                        ids[n_ids] = value
-                        slots[slot] = n_ids
-                        n_ids += 1
-                    labels[run] = slots[slot]
                 run += 1
+
+
+def _number_values(volume: np.ndarray, runs: Runs) -> np.ndarray:
+    """Label the runs; return the values (uint64), by label."""
+    ids = np.zeros(max(1024, 2 * runs.shape[0]), np.uint64)
+    slots = _empty_slots(len(ids))
+    n_ids, line = _number_lines(volume, runs, ids, slots, 1, 0)
+    while line < len(runs.offsets) - 1:
+        ids = np.concatenate([ids, np.zeros_like(ids)])
+        slots = _empty_slots(len(ids))
+        _enter(ids, slots, n_ids)
+        n_ids, line = _number_lines(volume, runs, ids, slots, n_ids, line)
     return ids[:n_ids].copy()
 
 
+def _empty_slots(n: int) -> np.ndarray:
+    """Room for n values in a hash table of open addressing: a power of two, at most two thirds full."""
+    return np.zeros(1 << (3 * n // 2 - 1).bit_length(), np.uint32)
+
+
 @numba.njit(cache=True, nogil=True)
+def _number_lines(volume, runs, ids, slots, n_ids, line):
+    """Label the runs of as many lines as there is certainly room for; return how far this went."""
+    extent = runs.shape[0]
+    labels, starts, offsets = runs.labels, runs.starts, runs.offsets
+    while line < len(offsets) - 1 and n_ids + extent <= len(ids):
+        for run in range(offsets[line], offsets[line + 1]):
+            value = np.uint64(volume[line * extent + starts[run]])
+            labels[run] = 0
+            if value != 0:
+                slot = _find_slot(slots, ids, value)
+                if slots[slot] == 0:
+                    ids[n_ids] = value
+                    slots[slot] = n_ids
+                    n_ids += 1
+                labels[run] = slots[slot]
+        line += 1
+    return n_ids, line
+
+
+@numba.njit(cache=True, nogil=True)
+def _enter(ids, slots, n_ids):
+    for i in range(1, n_ids):
+        slots[_find_slot(slots, ids, ids[i])] = i
+
+
+@numba.njit(inline="always")
 def _find_slot(slots, ids, value):
     """Slot of the value, or the empty one in which to put it."""
     mask = np.uint64(len(slots) - 1)
@@ -121,16 +147,6 @@ def _find_slot(slots, ids, value):
     while slots[slot] != 0 and ids[slots[slot]] != value:
         slot = (slot + np.uint64(1)) & mask
     return slot
-
-
-@numba.njit(cache=True, nogil=True)
-def _grow(ids):
-    larger = np.zeros(2 * len(ids), np.uint64)
-    larger[: len(ids)] = ids
-    slots = np.zeros(4 * len(ids), np.uint32)
-    for i in range(1, len(ids)):
-        slots[_find_slot(slots, larger, ids[i])] = i
-    return larger, slots
 
 
 @numba.njit(cache=True, nogil=True)

@@ -16,7 +16,12 @@ import numba
 import numpy as np
 
 from .runs import Runs
-from .simd import LANES, keep_first, largest, load, total
+from .simd import LANES, largest, load, smaller, total
+
+_SUMMABLE = 2**31 // LANES
+"""Below it the sum of a vector fits its elements."""
+_KEEP = np.repeat(np.array([2**31 - 1, 0], np.int32), LANES)
+"""Limits that let the first elements of a vector pass, and make the others 0."""
 
 
 class Geometry(NamedTuple):
@@ -44,7 +49,7 @@ class Scores(NamedTuple):
 
 
 def score(runs: Runs, distances: np.ndarray, geometry: Geometry) -> Scores:
-    """Scores from the distances (int32, whole nm), one per voxel in the order of the runs."""
+    """Scores from the distances of :func:`l2features.distance.whole_distances`."""
     n = len(geometry.mean)
     reach = np.zeros(n)
     _find_reach(runs, geometry, reach)
@@ -109,19 +114,18 @@ def _score_runs(runs, distances, geometry, reach, scores, best):
                 _score_run(distances, geometry, reach, scores, best, label, (start, stop, c1, c2, n0, n1), most)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _sum_up(distances, start, stop):
     """Sum and largest of some neighbouring distances."""
     added, most = np.int64(0), np.int64(0)
     for i in range(start, stop, LANES):
-        if i + LANES <= len(distances):
-            vector = keep_first(load(distances, i), stop - i)
+        vector = smaller(load(distances, i), load(_KEEP, max(LANES - (stop - i), 0)))
+        most = max(most, largest(vector))
+        if most < _SUMMABLE:
             added += total(vector)
-            most = max(most, np.int64(largest(vector)))
         else:
             for j in range(i, min(i + LANES, stop)):
                 added += distances[j]
-                most = max(most, np.int64(distances[j]))
     return added, most
 
 

@@ -129,9 +129,6 @@ add = _elementwise(lambda builder, a, b: builder.add(a, b), "Sums.")
 smaller = _elementwise(
     lambda builder, a, b: builder.select(builder.icmp_signed("<", a, b), a, b), "The smaller ones, as signed."
 )
-larger = _elementwise(
-    lambda builder, a, b: builder.select(builder.icmp_signed(">", a, b), a, b), "The larger ones, as signed."
-)
 
 
 @intrinsic
@@ -143,17 +140,6 @@ def where_equal(typing_context, a, b, values):
         return builder.select(builder.icmp_signed("==", left, right), chosen, ir.Constant(chosen.type, None))
 
     return values(a, b, values), generate
-
-
-@intrinsic
-def keep_first(typing_context, vector, count):
-    """The first elements, and 0 behind them."""
-
-    def generate(context, builder, signature, arguments):
-        value, n = arguments
-        return builder.select(_first_lanes(builder, n), value, ir.Constant(value.type, None))
-
-    return vector(vector, types.int64), generate
 
 
 @intrinsic
