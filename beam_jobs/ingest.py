@@ -30,13 +30,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from l2features.chunks import centre_box, parse_box
+from l2features.chunks import ChunkBox, centre_box, parse_box, whole_box
 from l2features.config import CONFIG_VARIABLE, load_dataset
 from l2features.errors import ConfigError, L2FeaturesError
+from l2features.geometry import Triple
 from l2features.ingest import Ingest, prepare
 
 from .local import LocalRun, Summary
-from .pipeline import SINKS, STORE, build
+from .pipeline import BIGTABLEIO, SINKS, STORE, build
 from .transforms import NAMESPACE, EnumerateChunks
 
 LOCAL = "local"
@@ -102,13 +103,16 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 def plan(own: argparse.Namespace) -> Ingest:
     """The ingest that the options ask for. Raises L2FeaturesError before anything is computed."""
     dataset = load_dataset(own.dataset, own.config)
-    ingest = prepare(dataset, own.timestamp, own.create)
-    box = ingest.box
-    if own.test:
-        box = centre_box(ingest.geometry.grid)
-    elif own.chunks:
-        box = parse_box(own.chunks, ingest.geometry.grid)
-    return replace(ingest, box=box, recompute=own.recompute)
+    if own.sink == BIGTABLEIO and not dataset.store.startswith("bigtable://"):
+        raise ConfigError(f"sink {own.sink}: the data set's store is {dataset.store}, expected bigtable://…")
+
+    def choose_box(grid: Triple) -> ChunkBox:
+        if own.test:
+            return centre_box(grid)
+        return parse_box(own.chunks, grid) if own.chunks else whole_box(grid)
+
+    ingest = prepare(dataset, own.timestamp, own.create, choose_box)
+    return replace(ingest, recompute=own.recompute)
 
 
 def run_local(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:

@@ -7,9 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features.errors import ConfigError
 from l2features.ingest import Ingest
-from l2features.store.bigtable import BigtableStore
 
 from .transforms import FAILURES, ComputeFeatures, RecordFailures, WriteByBigtableIO, WriteFeatures
 
@@ -28,15 +26,14 @@ class IngestResults:
 def build(pipeline: Any, ingest: Ingest, chunks: beam.PTransform, sink: str = STORE) -> IngestResults:
     """Add the ingest to a pipeline. ``chunks`` gives the chunks to compute.
 
-    With the sink ``bigtableio`` nothing is known of a chunk that was written: ``written`` is None.
+    The sink ``bigtableio`` needs a Bigtable store, and with it nothing is known of a chunk that was
+    written: ``written`` is None.
     """
     computed = pipeline | "Chunks" >> chunks | "Compute features" >> ComputeFeatures(ingest.open_source)
     failed = computed[FAILURES] | "Record failures" >> RecordFailures(ingest)
     if sink == STORE:
         return IngestResults(computed.features | "Write features" >> WriteFeatures(ingest), failed)
-    store = ingest.open_store()
-    if not isinstance(store, BigtableStore):
-        raise ConfigError(f"sink {sink}: the store of the data set is {store.url}, expected bigtable://…")
-    to_bigtable = WriteByBigtableIO(store.project, store.instance, store.name)
+    project, instance = ingest.dataset.store.removeprefix("bigtable://").strip("/").split("/")
+    to_bigtable = WriteByBigtableIO(project, instance, ingest.dataset.l2cache_id)
     computed.features | "Write features" >> to_bigtable
     return IngestResults(None, failed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -13,7 +13,7 @@ from .chunks import ChunkBox, whole_box
 from .compute import ChunkFeatures, ChunkSource, read_geometry
 from .config import Dataset
 from .errors import ConfigError, GraphError, StoreError, TableNotFound, VolumeError
-from .geometry import Chunk, Geometry
+from .geometry import Chunk, Geometry, Triple
 from .store import DONE, FAILED, TIME_FORMAT, ChunkRecord, Meta, Store, open_store, parse_time
 from .volume import Volume
 
@@ -55,8 +55,13 @@ class Ingest:
         return [chunk for chunk, state in zip(chunks, states, strict=True) if state != DONE]
 
 
-def prepare(dataset: Dataset, timestamp: str | None = None, create: bool = False) -> Ingest:
-    """Settle what an ingest of a data set reads and writes, over its whole grid.
+def prepare(
+    dataset: Dataset,
+    timestamp: str | None = None,
+    create: bool = False,
+    choose_box: Callable[[Triple], ChunkBox] = whole_box,
+) -> Ingest:
+    """Settle what an ingest of a data set reads and writes; ``choose_box`` picks its part of the grid.
 
     With ``create`` the table is made and stamped. A table that is there keeps its timestamp: another one
     is refused. Raises ConfigError, VolumeError, GraphError or StoreError before anything is computed.
@@ -65,6 +70,7 @@ def prepare(dataset: Dataset, timestamp: str | None = None, create: bool = False
     try:
         there = _existing_meta(store, dataset, create)
         geometry = read_geometry(dataset, Volume(dataset.cv_path))
+        box = choose_box(geometry.grid)
         meta = _settle(dataset, there, timestamp, geometry)
         if there is None and create:
             store.create(meta)
@@ -72,7 +78,7 @@ def prepare(dataset: Dataset, timestamp: str | None = None, create: bool = False
             store.stamp(meta)
     finally:
         store.close()
-    return Ingest(dataset, meta, geometry, whole_box(geometry.grid))
+    return Ingest(dataset, meta, geometry, box)
 
 
 def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
@@ -136,8 +142,6 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> Chunk
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
     """Record that a chunk could not be computed, and why."""
-    record = ChunkRecord(
-        geometry.chunk_id(chunk), FAILED, datetime.now(UTC), reason=reason[:MAX_REASON]
-    )
+    record = ChunkRecord(geometry.chunk_id(chunk), FAILED, datetime.now(UTC), reason=reason[:MAX_REASON])
     store.put_chunk(record)
     return record

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
+from beam_jobs.ingest import main as ingest_main
+from l2features.rows import Rows
 from l2features.sample import Sample, make_sample
+from l2features.store import Store
 
 from .emulator import HOW_TO_GET_IT, Emulator, find_emulator, free_port, wait_for_port
 
@@ -22,6 +28,18 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED_VARIABLE = "L2FEATURES_SHARED"
 PROJECT, INSTANCE = "test-project", "test-instance"
 STORE_URL = f"bigtable://{PROJECT}/{INSTANCE}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """cloud-volume insists on a token for graphene://, even where the server wants none."""
+    import cloudvolume.secrets
+
+    folder = tmp_path_factory.mktemp("cloudvolume")
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "cave-secret.json").write_text(json.dumps({"token": "0123456789abcdef" * 2}))
+    os.environ["CLOUD_VOLUME_DIR"] = str(folder)
+    cloudvolume.secrets.CLOUD_VOLUME_DIR = str(folder)
 
 
 def shared_folder() -> Path:
@@ -61,7 +79,8 @@ def emulator() -> Iterator[Emulator]:
 def load_module(path: Path) -> Any:
     """A Python file from outside the packages, as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -92,7 +111,6 @@ def recordings(
     """The three recorded tables in the emulator, and the stand-in for the graph's server."""
     folder = shared("cave")
     recordings = Recordings(folder, tmp_path_factory.mktemp("layers"))
-    _give_cloudvolume_a_token(tmp_path_factory.mktemp("cloudvolume"))
     from google.cloud import bigtable
 
     loader = load_module(folder / "load_tables.py")
@@ -120,13 +138,6 @@ def recordings(
     server.wait()
 
 
-def _give_cloudvolume_a_token(folder: Path) -> None:
-    """cloud-volume insists on a token for graphene://, even where the server wants none."""
-    (folder / "secrets").mkdir()
-    (folder / "secrets" / "cave-secret.json").write_text(json.dumps({"token": "0123456789abcdef" * 2}))
-    os.environ["CLOUD_VOLUME_DIR"] = str(folder)
-
-
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Segmentation of a small sample, for reading only; `dataset_file` names it."""
@@ -151,18 +162,33 @@ def dataset_file(folder: Path, segmentation: Path | str, **keys: Any) -> Path:
     return path
 
 
-def run_ingest(
-    config: Path, *flags: str, dataset: str = "sample", **more: Any
-) -> subprocess.CompletedProcess[str]:
-    """The command, as a user gives it."""
-    command = [
-        sys.executable,
-        "-m",
-        "beam_jobs.ingest",
-        "--config",
-        str(config),
-        "--dataset",
-        dataset,
-        *flags,
-    ]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **more)
+class Ran(NamedTuple):
+    """What a command left: its exit status and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_ingest(config: Path, *flags: str, dataset: str = "sample") -> Ran:
+    """The ingest command; its workers are processes of their own, one unless the flags say otherwise."""
+    argv = ["--config", str(config), "--dataset", dataset, "--workers", "1", *flags]
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = ingest_main(argv)
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+def all_rows(store: Store) -> Rows:
+    """Every row of a table, by scanning its chunks."""
+    meta = store.meta()
+    assert meta
+    assert meta.geometry
+    geometry, parts = meta.geometry, []
+    for xyz in np.ndindex(*geometry.grid):
+        chunk_id = geometry.layout.chunk_id(*xyz)
+        parts.append(store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id)))
+    return Rows(np.concatenate([p.features for p in parts]), np.concatenate([p.present for p in parts]))

@@ -12,7 +12,7 @@ import pytest
 from l2features.rows import Rows, encode_cells
 from l2features.store import Store, open_store
 
-from .conftest import INSTANCE, PROJECT, STORE_URL, Recordings, dataset_file, run_ingest
+from .conftest import INSTANCE, PROJECT, STORE_URL, Recordings, all_rows, dataset_file, run_ingest
 
 EXACT = ("size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "chunk_intersect_count")
 
@@ -35,17 +35,6 @@ def ingest(
     done = run_ingest(config, "--create", "--timestamp", t0)
     assert done.returncode == 0, done.stderr
     return open_store(STORE_URL, table)
-
-
-def all_rows(store: Store) -> Rows:
-    """Every row of a table, by scanning its chunks."""
-    meta = store.meta()
-    assert meta and meta.geometry
-    geometry, parts = meta.geometry, []
-    for xyz in np.ndindex(*geometry.grid):
-        chunk_id = geometry.layout.chunk_id(*xyz)
-        parts.append(store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id)))
-    return Rows(np.concatenate([p.features for p in parts]), np.concatenate([p.present for p in parts]))
 
 
 def check_values(rows: Rows, expected: dict[str, Any]) -> None:
