@@ -15,6 +15,8 @@ from .simd import LANES, count_bits, differing, load, lowest_bit
 
 MAX_VOXELS = 2**31 - 1
 MAX_EXTENT = 65535
+_WORD = 2 * LANES
+_ALL = np.uint64(2**64 - 1)
 
 
 class Runs(NamedTuple):
@@ -56,28 +58,27 @@ def relabel(runs: Runs, table: np.ndarray) -> Runs:
     return Runs(runs.shape, offsets, starts[:count], labels[:count])
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(inline="always")
 def _starts_at(volume, line, place, extent):
     """Bits of the voxels, of the 64 from a place in a line on, that begin a run."""
     index = line * extent + place
-    count = min(extent - place, LANES)
-    bits = np.uint64(0)
-    if 0 < index <= len(volume) - LANES:
-        bits = differing(load(volume, index), load(volume, index - 1))
-        if count < LANES:
-            bits &= (np.uint64(1) << np.uint64(count)) - np.uint64(1)
+    count = min(extent - place, _WORD)
+    bits = np.uint64(place == 0)
+    if 0 < index <= len(volume) - _WORD:
+        low = differing(load(volume, index), load(volume, index - 1))
+        high = differing(load(volume, index + LANES), load(volume, index + LANES - 1))
+        bits |= (low | high << np.uint64(LANES)) & (_ALL >> np.uint64(_WORD - count))
     else:
-        for i in range(count):
-            if index + i > 0 and volume[index + i] != volume[index + i - 1]:
-                bits |= np.uint64(1) << np.uint64(i)
-    return bits | np.uint64(1) if place == 0 else bits
+        for i in range(place == 0, count):
+            bits |= np.uint64(volume[index + i] != volume[index + i - 1]) << np.uint64(i)
+    return bits
 
 
 @numba.njit(cache=True, nogil=True)
 def _count_runs(volume, extent, offsets):
     count = 0
     for line in range(len(offsets) - 1):
-        for place in range(0, extent, LANES):
+        for place in range(0, extent, _WORD):
             count += count_bits(_starts_at(volume, line, place, extent))
         offsets[line + 1] = count
 
@@ -86,7 +87,7 @@ def _count_runs(volume, extent, offsets):
 def _fill_starts(volume, extent, offsets, starts):
     for line in range(len(offsets) - 1):
         run = offsets[line]
-        for place in range(0, extent, LANES):
+        for place in range(0, extent, _WORD):
             bits = _starts_at(volume, line, place, extent)
             while bits != 0:
                 starts[run] = place + lowest_bit(bits)

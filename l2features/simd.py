@@ -1,4 +1,4 @@
-"""Vectors of 64 integers inside compiled functions, for the few loops that the loop vectoriser gets wrong.
+"""Vectors of 32 integers inside compiled functions, for the few loops that the loop vectoriser gets wrong.
 
 LLVM turns them into whatever vector instructions the processor has. They live in local variables only.
 Numba does not see that a compiled function depends on this module: after a change here, delete the
@@ -15,7 +15,7 @@ from numba.core import types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-LANES = 64
+LANES = 32
 _INDEX = ir.IntType(32)
 
 
@@ -158,7 +158,7 @@ def differing(typing_context, a, b):
     """Bits (uint64) of the lanes in which a and b differ."""
 
     def generate(context, builder, signature, arguments):
-        return _bits(builder, builder.icmp_signed("!=", *arguments))
+        return builder.zext(_bits(builder, builder.icmp_signed("!=", *arguments)), ir.IntType(64))
 
     return types.uint64(a, b), generate
 
