@@ -13,9 +13,12 @@ import multiprocessing.connection
 import os
 import re
 import signal
+import subprocess
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -88,14 +91,14 @@ class PullChunks(beam.PTransform):
         return begin | "Worker" >> beam.Create([None]) | "Pull" >> beam.ParDo(_PullFn(self.fd))
 
 
-def _work(pipe: Connection, ingest: Ingest, sink: str, flags: list[str]) -> None:
-    """Body of a worker process."""
+def work(fd: int) -> None:
+    """Body of a worker process: ``fd`` is its end of the pipe, by which it is also told what to do."""
     from threadpoolctl import threadpool_limits
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    fd = pipe.fileno()
+    pipe = Connection(fd)
     try:
+        ingest, sink, flags = pipe.recv()
         with threadpool_limits(1):
             pipeline = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags))
             results = build(pipeline, ingest, PullChunks(fd), sink)
@@ -136,7 +139,7 @@ class Summary:
 
 @dataclass(eq=False)
 class _Worker:
-    process: Any
+    process: subprocess.Popen[bytes]
     pipe: Connection
     chunk: Chunk | None = None
     """The chunk it was given and has not reported on."""
@@ -195,13 +198,11 @@ class LocalRun:
             self._start_worker()
 
     def _start_worker(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_work, args=(theirs, self.ingest, self.sink, self.flags), daemon=True
-        )
-        process.start()
-        theirs.close()
+        ours, theirs = multiprocessing.Pipe()
+        code = f"from {__name__} import work; work({theirs.fileno()})"
+        with theirs, _ignored(signal.SIGINT):
+            process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
+        ours.send((self.ingest, self.sink, self.flags))
         self.workers.append(_Worker(process, ours))
 
     def _serve(self) -> None:
@@ -235,9 +236,8 @@ class LocalRun:
 
     def _bury(self, worker: _Worker) -> None:
         """A worker died: its chunk goes to another one, or has failed if it killed too many."""
-        worker.process.join()
+        how = f"a worker died ({_exit_reason(worker.process.wait())})"
         worker.ended = True
-        how = f"a worker died ({_exit_reason(worker.process.exitcode)})"
         logger.warning("%s%s", how, f" at chunk {worker.chunk}" if worker.chunk else "")
         if worker.chunk is None:
             self.early_deaths += 1
@@ -255,17 +255,29 @@ class LocalRun:
             self._start_worker()
 
     def _end_workers(self) -> None:
+        """End every process; one that has ended its work would take a second or two to exit by itself."""
         for worker in self.workers:
-            if not worker.ended:
-                worker.process.terminate()
-            worker.process.join(END_TIMEOUT_S)
-            if worker.process.is_alive():
+            worker.process.terminate()
+        for worker in self.workers:
+            try:
+                worker.process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
                 worker.process.kill()
-                worker.process.join()
+                worker.process.wait()
             worker.pipe.close()
 
 
-def _exit_reason(code: int | None) -> str:
-    if code is not None and code < 0:
+@contextmanager
+def _ignored(number: signal.Signals) -> Iterator[None]:
+    """Ignore a signal; a process started meanwhile goes on ignoring it."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _exit_reason(code: int) -> str:
+    if code < 0:
         return signal.Signals(-code).name
     return f"exit status {code}"

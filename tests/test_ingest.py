@@ -247,7 +247,7 @@ def test_kill_9_of_the_whole_job_and_again(slow_sample: Path) -> None:
 def test_kill_9_of_one_worker(slow_sample: Path) -> None:
     job = start(slow_sample, "--create", "--workers", "2")
     wait_until(lambda: done_chunks(slow_sample) >= 5)
-    workers = [p for p in psutil.Process(job.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+    workers = [p for p in psutil.Process(job.pid).children() if "beam_jobs.local" in " ".join(p.cmdline())]
     assert len(workers) == 2
     workers[0].kill()
     out, err = job.communicate(timeout=120)
