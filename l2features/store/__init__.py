@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError
+from ..errors import ConfigError, StoreError
 from ..geometry import Geometry
 from ..ids import Ids
 from ..rows import Rows
@@ -99,6 +99,14 @@ def parse_time(text: str) -> datetime:
         return datetime.strptime(text.strip(), TIME_FORMAT).replace(tzinfo=UTC)
     except ValueError as error:
         raise ConfigError(f'timestamp {text!r}: expected "YYYY-MM-DD HH:MM:SS" (UTC)') from error
+
+
+def read_geometry(text: str | bytes | None, name: str) -> Geometry | None:
+    """The geometry kept with table ``name``. Raises StoreError where it is none."""
+    try:
+        return None if text is None else Geometry.from_json(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"table {name}: the row 'geometry' is not a geometry: {error!r}") from error
 
 
 def open_store(url: str, name: str) -> Store:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.api_core.exceptions import AlreadyExists, GoogleAPIError, NotFound
+from google.api_core.exceptions import AlreadyExists, GoogleAPICallError, GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigtable
 from google.cloud.bigtable.column_family import GarbageCollectionRule, MaxAgeGCRule, MaxVersionsGCRule
@@ -26,6 +26,7 @@ from google.cloud.bigtable.data import BigtableDataClient, ReadRowsQuery, Row, R
 from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup
 from google.cloud.bigtable.data.mutations import DeleteAllFromFamily, Mutation, RowMutationEntry, SetCell
 from google.cloud.bigtable.data.row_filters import (
+    BlockAllFilter,
     CellsColumnLimitFilter,
     ColumnQualifierRegexFilter,
     FamilyNameRegexFilter,
@@ -35,12 +36,11 @@ from google.cloud.bigtable.data.row_filters import (
 
 from .. import __version__
 from ..errors import ConfigError, StoreError, TableExists, TableNotFound
-from ..geometry import Geometry
 from ..ids import Ids, as_ids, ids_of_row_keys, row_keys
 from ..rows import Rows, decode_cells, encode_cells
 from ..schema import NAMES
 from ..unpickle import plain_loads
-from . import DONE, FAILED, ChunkRecord, Meta
+from . import DONE, FAILED, ChunkRecord, Meta, read_geometry
 
 FAMILY = "0"
 OPERATION_TIMEOUT_S = 60.0
@@ -84,7 +84,15 @@ class BigtableStore:
         with self._errors():
             admin = bigtable.Client(project=self.project, admin=True)
             try:
-                admin.instance(self.instance).table(self.name).create(column_families=families())
+                instance = admin.instance(self.instance)
+                table = instance.table(self.name)
+                rules = {name: table.column_family(name, rule).to_pb() for name, rule in families().items()}
+                admin.table_admin_client.create_table(
+                    parent=instance.name,
+                    table_id=self.name,
+                    table={"column_families": rules},
+                    timeout=OPERATION_TIMEOUT_S,
+                )
             except AlreadyExists:
                 pass
             finally:
@@ -102,8 +110,7 @@ class BigtableStore:
         if META_KEY not in values:
             return None
         pickled = _unpickle_meta(values[META_KEY], self.name)
-        geometry = values.get(GEOMETRY_KEY)
-        return Meta(*pickled, geometry=None if geometry is None else Geometry.from_json(geometry))
+        return Meta(*pickled, geometry=read_geometry(values.get(GEOMETRY_KEY), self.name))
 
     def stamp(self, meta: Meta) -> None:
         pickled = pickle.dumps(
@@ -136,7 +143,7 @@ class BigtableStore:
             for start in range(0, len(keys), READ_KEYS):
                 query = ReadRowsQuery(row_keys=keys[start : start + READ_KEYS], row_filter=_newest(names))
                 for row in self._table.read_rows_stream(query):
-                    decode_cells(rows, place[row.row_key], _cells(row))
+                    self._decode(rows, place[row.row_key], row)
         return Rows(rows.features[inverse], rows.present[inverse])
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
@@ -148,7 +155,7 @@ class BigtableStore:
             found = self._table.read_rows(query)
         rows = Rows.empty(ids_of_row_keys([row.row_key for row in found]))
         for i, row in enumerate(found):
-            decode_cells(rows, i, _cells(row))
+            self._decode(rows, i, row)
         return rows
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
@@ -195,6 +202,12 @@ class BigtableStore:
             self._client.close()
             self._client = None
 
+    def _decode(self, rows: Rows, index: int, row: Row) -> None:
+        try:
+            decode_cells(rows, index, ((cell.qualifier, cell.value) for cell in row.cells))
+        except ValueError as error:
+            raise StoreError(f"{self.url}, table {self.name}: {error}") from error
+
     @property
     def _table(self) -> Any:
         if self._client is None:
@@ -219,16 +232,15 @@ class BigtableStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except MutationsExceptionGroup as group:
-            raise self._error(_first_cause(group)) from group
-        except (GoogleAPIError, GoogleAuthError) as error:
+        except (MutationsExceptionGroup, GoogleAPIError, GoogleAuthError) as error:
             raise self._error(error) from error
 
     def _error(self, error: BaseException) -> StoreError:
-        where = f"{self.url}, table {self.name}"
-        if isinstance(error, NotFound):
+        where, causes = f"{self.url}, table {self.name}", list(_causes(error))
+        if any(isinstance(cause, NotFound) for cause in causes):
             return TableNotFound(f"{where}: not found")
-        return StoreError(f"{where}: {type(error).__name__}: {getattr(error, 'message', None) or error}")
+        reasons = [str(cause.message) for cause in causes if isinstance(cause, GoogleAPICallError)]
+        return StoreError(f"{where}: {': '.join(dict.fromkeys(reasons)) or error}")
 
     def __getstate__(self) -> dict[str, str]:
         return {"url": self.url, "name": self.name}
@@ -237,16 +249,14 @@ class BigtableStore:
         self.__init__(**state)  # type: ignore[misc]
 
 
-def _newest(names: Sequence[str] = ()) -> RowFilter:
-    """The newest cell of each column of the family, or of those named."""
+def _newest(names: Sequence[str] = NAMES) -> RowFilter:
+    """The newest cell of each column of the family; of those named, unless all attributes are."""
     filters: list[RowFilter] = [FamilyNameRegexFilter(FAMILY), CellsColumnLimitFilter(1)]
-    if names and set(names) != set(NAMES):
+    if not names:
+        return BlockAllFilter(True)
+    if set(names) != set(NAMES):
         filters.insert(1, ColumnQualifierRegexFilter("|".join(names).encode()))
     return RowFilterChain(filters=filters)
-
-
-def _cells(row: Row) -> Iterator[tuple[bytes, bytes]]:
-    return ((cell.qualifier, cell.value) for cell in row.cells)
 
 
 def _micros(time: datetime) -> int:
@@ -266,11 +276,9 @@ def _unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
         ) from error
 
 
-def _first_cause(error: BaseException) -> BaseException:
-    """The error of the service inside the data client's nested groups."""
-    while True:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error of the data client, and what it comes from: the first of each of its nested groups."""
+    while error is not None:
+        yield error
         inner = getattr(error, "exceptions", None)
-        cause = inner[0] if inner else error.__cause__
-        if cause is None:
-            return error
-        error = cause
+        error = inner[0] if inner else error.__cause__
