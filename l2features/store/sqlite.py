@@ -19,18 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError, StoreError, TableExists, TableNotFound
-from ..geometry import Geometry
 from ..ids import Ids, as_ids
 from ..rows import Rows
 from ..schema import FEATURES, NAMES
-from . import ChunkRecord, Meta
+from . import ChunkRecord, Meta, read_geometry
 
 BUSY_TIMEOUT_S = 60.0
 READ_BATCH = 10_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tables (
-    name TEXT PRIMARY KEY, graph_id TEXT NOT NULL, cv_path TEXT NOT NULL, timestamp TEXT NOT NULL,
-    geometry TEXT
+    name TEXT PRIMARY KEY COLLATE NOCASE, graph_id TEXT NOT NULL, cv_path TEXT NOT NULL,
+    timestamp TEXT NOT NULL, geometry TEXT
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS "{name}.nodes" (id INTEGER PRIMARY KEY, features BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS "{name}.chunks" (
@@ -71,15 +70,16 @@ class SqliteStore:
             row = db.execute(
                 "SELECT graph_id, cv_path, timestamp, geometry FROM tables WHERE name = ?", (self.name,)
             ).fetchone()
-            db.execute(f'SELECT 1 FROM "{self.name}.nodes" LIMIT 1')
+            self._check_table(db)
         if row is None:
             return None
         graph_id, cv_path, timestamp, geometry = row
-        return Meta(graph_id, cv_path, timestamp, Geometry.from_json(geometry) if geometry else None)
+        return Meta(graph_id, cv_path, timestamp, read_geometry(geometry, self.name))
 
     def stamp(self, meta: Meta) -> None:
         geometry = meta.geometry.to_json() if meta.geometry else None
         with self._errors(), self._connection() as db:
+            self._check_table(db)
             db.execute(
                 "INSERT OR REPLACE INTO tables VALUES (?, ?, ?, ?, ?)",
                 (self.name, meta.graph_id, meta.cv_path, meta.timestamp, geometry),
@@ -168,18 +168,23 @@ class SqliteStore:
         if db is None:
             if not create and not self.path.exists():
                 raise TableNotFound(f"table {self.name} not found: there is no file {self.path}")
-            db = sqlite3.connect(
-                f"{self.path.as_uri()}?mode=rw{'c' if create else ''}",
-                timeout=BUSY_TIMEOUT_S,
-                uri=True,
-                check_same_thread=False,
-            )
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            self._local.db = db
-            self._connections.append(db)
+            if not self.path.parent.is_dir():
+                raise StoreError(f"{self.url}: there is no folder {self.path.parent}")
+            db = self._connect("rwc" if create else "rw")
         with db:
             yield db
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self.path.as_uri()}?mode={mode}"
+        db = sqlite3.connect(uri, timeout=BUSY_TIMEOUT_S, uri=True, check_same_thread=False)
+        self._connections.append(db)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        self._local.db = db
+        return db
+
+    def _check_table(self, db: sqlite3.Connection) -> None:
+        db.execute(f'SELECT 1 FROM "{self.name}.nodes" LIMIT 1')
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
