@@ -6,9 +6,9 @@ from the runs. Along each of the two others, with g the squared distances so far
     d2(v) = min over k >= 0 and both directions of  k^2 a^2 + (g(v + k) if label(v + k) == label(v) else 0).
 
 No segment need be followed: behind another label, met at k, nothing is nearer than k^2 a^2. A voxel is done
-as soon as k^2 a^2 is not less than its value (Felzenszwalb and Huttenlocher 2012, doi 10.4086/toc.2012.v008a019,
-describe the lower envelope itself, which is used where distances are large).
-Voxels are taken in strips of neighbouring lines; a strip lies in the cache, and a row of it in registers.
+as soon as k^2 a^2 is not less than its value. Voxels are taken in strips of neighbouring lines; a strip lies
+in the cache, and a row of it in registers. Where distances are large, lower envelopes of parabolas take over
+(Felzenszwalb and Huttenlocher 2012, doi 10.4086/toc.2012.v008a019), in integers.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def _exact_distances(runs: Runs, resolution: list[int]) -> np.ndarray:
     tables = _make_tables(runs.shape[0], steps[0] ** 2, far)
     distances = _empty_distances(runs, dtype)
     for axis, factor in ((1, 0.0), (2, float(unit) ** 2)):
-        _pass(runs, axis, dtype(steps[axis] ** 2), far, tables, distances, factor, _make_block(runs.shape, axis, dtype))
+        block = _make_block(runs.shape, axis, dtype)
+        _pass(runs, axis, dtype(steps[axis] ** 2), far, tables, distances, factor, block)
     return distances.astype(np.int32, copy=False)
 
 
@@ -88,14 +89,16 @@ def _make_tables(n: int, unit: int, far: np.signedinteger) -> _Tables:
     half = n + LANES
     squares = np.minimum(np.arange(1, half + 1) ** 2 * unit, far).astype(far.dtype)
     beyond = np.full(half, far)
-    return _Tables(np.concatenate([beyond, squares]), np.concatenate([beyond, squares[:n][::-1], beyond]), half)
+    falling = np.concatenate([beyond, squares[:n][::-1], beyond])
+    return _Tables(np.concatenate([beyond, squares]), falling, half)
 
 
 def _make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> _Block:
     lines = min(max(1, _BLOCK // shape[0]), shape[3 - axis])
     width = -(-lines * shape[0] // LANES) * LANES
     pitch = width + _PAD
-    return _Block(*(_aligned(pitch * shape[axis] + LANES, t) for t in (np.uint32, dtype, dtype)), width, pitch)
+    size = pitch * shape[axis] + LANES
+    return _Block(_aligned(size, np.uint32), _aligned(size, dtype), _aligned(size, dtype), width, pitch)
 
 
 def _aligned(n: int, dtype: type) -> np.ndarray:

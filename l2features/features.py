@@ -121,13 +121,14 @@ def _checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int]
     if nm.shape != (3,) or not np.all(np.isfinite(nm)) or not np.all(nm > 0):
         raise ValueError(f"resolution must be three positive numbers in nm, not {resolution!r}")
     if math.hypot(*(nm * shape)) > _MAX_NM:
-        raise ValueError(f"a volume of shape {shape} and resolution {resolution!r} is more than a metre across")
+        raise ValueError(f"a volume of shape {shape} at a resolution of {resolution!r} is a metre across")
     return nm
 
 
 def _flatten(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """The voxels in memory order (a copy where they have gaps), and the axes, fastest first."""
-    axes = tuple(sorted(range(3), key=lambda axis: (volume.shape[axis] == 1, abs(volume.strides[axis]), axis)))
+    steps = [(extent == 1, abs(step)) for extent, step in zip(volume.shape, volume.strides, strict=True)]
+    axes = tuple(sorted(range(3), key=steps.__getitem__))
     return np.ascontiguousarray(volume.transpose(axes[::-1])).reshape(-1), axes
 
 

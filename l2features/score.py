@@ -111,7 +111,8 @@ def _score_runs(runs, distances, geometry, reach, scores, best):
             scores.total[label] += added
             scores.largest[label] = max(scores.largest[label], most)
             if most >= best[label]:
-                _score_run(distances, geometry, reach, scores, best, label, (start, stop, c1, c2, n0, n1), most)
+                place = (start, stop, c1, c2, line * n0)
+                _score_run(distances, geometry, reach, scores, best, label, place, most)
 
 
 @numba.njit(inline="always")
@@ -132,7 +133,7 @@ def _sum_up(distances, start, stop):
 @numba.njit(cache=True, nogil=True)
 def _score_run(distances, geometry, reach, scores, best, label, place, most):
     """Look for a better voxel in a run, unless its voxel next to the centroid shows that there is none."""
-    start, stop, c1, c2, n0, n1 = place
+    start, stop, c1, c2, base = place
     e1 = _offset_squared(geometry, label, 1, c1)
     e2 = _offset_squared(geometry, label, 2, c2)
     below = min(max(np.int64(np.floor(geometry.mean[label, 0])), start), stop - 1)
@@ -140,7 +141,6 @@ def _score_run(distances, geometry, reach, scores, best, label, place, most):
     e0 = min(_offset_squared(geometry, label, 0, below), _offset_squared(geometry, label, 0, above))
     if _weigh(most, _norm(geometry, e0, e1, e2), reach[label]) < best[label]:
         return
-    base = (c1 + c2 * n1) * n0
     for c0 in range(start, stop):
         dt = distances[base + c0]
         if dt < best[label]:
