@@ -588,3 +588,36 @@ def test_processes_that_write_and_read_at_once(tmp_path: Path) -> None:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
+
+
+CREATORS = """
+import multiprocessing, sys
+from l2features.store import open_store
+from tests.test_store import META
+def create(url, barrier, errors):
+    barrier.wait()
+    try:
+        open_store(url, "t").create(META)
+    except Exception as error:
+        errors.put(repr(error))
+context = multiprocessing.get_context("fork")
+for i in range(30):
+    barrier, errors = context.Barrier(5), context.SimpleQueue()
+    arguments = (f"sqlite://{sys.argv[1]}/{i}.db", barrier, errors)
+    processes = [context.Process(target=create, args=arguments) for _ in range(5)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert errors.empty(), errors.get()
+"""
+
+
+def test_processes_that_create_the_same_file_at_once(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", CREATORS, str(tmp_path)],
+        check=True,
+        timeout=60,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert len(list(tmp_path.glob("*.db"))) == 30
