@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +116,11 @@ def work(fd: int) -> None:
 
 @dataclass
 class Summary:
-    """What a run did: ``failed`` maps chunks to reasons, ``millis`` sums the time of all workers by step."""
+    """What a run did: ``failed`` maps chunks to reasons, ``millis`` sums the time of all workers by step.
+
+    ``first`` and ``last`` are when the first chunk was handed out and the last one was settled, on the
+    clock of ``time.perf_counter``.
+    """
 
     total: int
     done_before: int = 0
@@ -124,10 +129,12 @@ class Summary:
     orphans: int = 0
     failed: dict[Chunk, str] = field(default_factory=dict)
     millis: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
+    first: float = 0.0
+    last: float = 0.0
     stopped: bool = False
 
     def add(self, result: ChunkResult) -> None:
+        self.last = time.perf_counter()
         self.nodes += result.nodes
         self.orphans += result.orphans
         self.millis.update(result.millis)
@@ -218,6 +225,7 @@ class LocalRun:
     def _answer(self, worker: _Worker, says: str, what: Any) -> None:
         if says == NEXT:
             worker.chunk = None if self.summary.stopped else self._next_chunk()
+            self.summary.first = self.summary.first or time.perf_counter()
             worker.pipe.send(worker.chunk)
         elif says == RESULT:
             worker.chunk = None

@@ -18,8 +18,9 @@ from . import __version__
 from .config import CONFIG_VARIABLE, load_dataset
 from .errors import ConfigError, L2FeaturesError, TableNotFound
 from .geometry import Chunk, Geometry, Triple
+from .ids import Ids
 from .rows import Rows
-from .store import Meta, Store, open_store, parse_time
+from .store import Meta, Store, node_segments, open_store, parse_time
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -99,9 +100,12 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
       l2features sample sample
       l2features sample big --grid 4,4,4 --chunk-size 256,256,128
     """
-    from .sample import NAME, Sample, make_sample
+    from .sample import NAME, Sample, is_sample, make_sample
 
     shape = Sample(grid, chunk_size)
+    if is_sample(directory, shape):
+        click.echo(f"{directory}: this sample is there already")
+        return
     with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample") as bar:
         config = make_sample(directory, shape, bar.update)
     click.echo(
@@ -131,22 +135,43 @@ def status(dataset: str, config: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("dataset")
-@click.argument("ids", nargs=-1, required=True, metavar="ID…")
+@click.argument("ids", nargs=-1, metavar="[ID…]")
+@click.option("--chunk", "of_chunk", type=TripleType(), help="All nodes of this chunk instead of ID….")
+@click.option("--limit", type=click.IntRange(1), help="At most so many nodes.")
+@click.option(
+    "--segments", is_flag=True, help="Instead of features, the segment that each node is (graph: flat)."
+)
 @config_option
 @json_option
 @_user_errors
-def get(dataset: str, ids: tuple[str, ...], config: str | None, as_json: bool) -> None:
-    """Features of the L2 nodes ID… of DATASET, in nm.
+def get(
+    dataset: str,
+    ids: tuple[str, ...],
+    of_chunk: Triple | None,
+    limit: int | None,
+    segments: bool,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Features of the L2 nodes ID… of DATASET, in nm, from the store.
 
     \b
     Example:
-      l2features get sample 144115188075855873 144115188075855874 --config sample/datasets.yml
+      l2features get sample --chunk 1,1,1 --limit 5 --config sample/datasets.yml
+      l2features get sample 144185625606619137 --json --config sample/datasets.yml
+      l2features get sample 144185625606619137 --segments --config sample/datasets.yml
     """
-    wanted = np.array([_node_id(text) for text in ids], dtype=np.uint64)
+    if bool(ids) == bool(of_chunk):
+        raise click.UsageError("expected either node ids or --chunk X,Y,Z")
+    wanted = np.array([_node_id(text) for text in ids[:limit]], dtype=np.uint64)
     with closing(_open(dataset, config)) as store:
         geometry = _geometry(dataset, config, store)
-        rows = store.read(wanted)
-    _print_rows(rows, geometry, as_json)
+        rows = store.read(wanted) if of_chunk is None else _chunk_rows(store, geometry, Chunk(*of_chunk))
+        rows = rows[:limit]
+        if segments:
+            _print_segments(node_segments(store, geometry.layout, rows.ids), rows.ids, as_json)
+        else:
+            _print_rows(rows, geometry, as_json)
 
 
 @main.command()
@@ -170,8 +195,7 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
 
     entry = load_dataset(dataset, config)
     geometry = read_geometry(entry, Volume(entry.cv_path))
-    if not geometry.in_grid([chunk])[0]:
-        raise ConfigError(f"chunk {Chunk(*chunk)}: expected coordinates below {Chunk(*geometry.grid)}")
+    _check_in_grid(geometry, Chunk(*chunk))
     with closing(open_store(entry.store, entry.l2cache_id)) as store:
         meta = _meta(store)
     time = parse_time(timestamp) if timestamp else meta.time if meta else datetime.now(UTC)
@@ -207,10 +231,28 @@ def _geometry(dataset: str, config: str | None, store: Store) -> Geometry:
     return read_geometry(entry, Volume(entry.cv_path))
 
 
+def _chunk_rows(store: Store, geometry: Geometry, chunk: Chunk) -> Rows:
+    _check_in_grid(geometry, chunk)
+    chunk_id = geometry.chunk_id(chunk)
+    return store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id))
+
+
+def _check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
+    if not geometry.in_grid([chunk])[0]:
+        raise ConfigError(f"chunk {chunk}: expected coordinates below {Chunk(*geometry.grid)}")
+
+
 def _node_id(text: str) -> int:
     if not text.isdecimal() or int(text) >= 1 << 64:
         raise ConfigError(f"{text!r} is not a node id: expected an integer from 0 to {(1 << 64) - 1}")
     return int(text)
+
+
+def _print_segments(segments: Ids, ids: Ids, as_json: bool) -> None:
+    from .report import json_text
+
+    pairs = {str(node): segment for node, segment in zip(ids.tolist(), segments.tolist(), strict=True)}
+    click.echo(json_text(pairs) if as_json else "\n".join(f"{node} {pairs[node]}" for node in pairs))
 
 
 def _print_rows(rows: Rows, geometry: Geometry, as_json: bool) -> None:

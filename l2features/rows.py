@@ -67,6 +67,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.features)
 
+    def __getitem__(self, which: slice) -> Rows:
+        return Rows(self.features[which], self.present[which])
+
 
 def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
     """The cells (qualifier, value) of each row of features, in the order of the attribute table."""

@@ -28,7 +28,8 @@ RADII_NM = (90.0, 330.0)
 MEAN_CROSS_SECTION_NM2 = 150_000.0
 N_SHEETS = 3
 _CONFIG = """\
-# The sample data set: no graph, so that each segment of a chunk is a node, and an embedded store.
+# {title}
+# No graph, so that each segment of a chunk is a node, and an embedded store.
 {name}:
   cv_path: precomputed://file://{segmentation}
   l2cache_id: l2cache_{name}
@@ -47,9 +48,20 @@ class Sample:
     seed: int = SEED
 
     @property
+    def title(self) -> str:
+        """What tells this sample from another."""
+        return f"Sample data set of {self.grid} chunks of {self.chunk_size} voxels, seed {self.seed}"
+
+    @property
     def voxel_size(self) -> Triple:
         x, y, z = (n * step - step // 4 for n, step in zip(self.grid, self.chunk_size, strict=True))
         return x, y, z
+
+
+def is_sample(directory: Path, sample: Sample) -> bool:
+    """Whether a directory holds this very sample."""
+    config = directory / "datasets.yml"
+    return config.exists() and config.read_text().startswith(f"# {sample.title}\n")
 
 
 def make_sample(
@@ -65,7 +77,7 @@ def make_sample(
     directory = directory.resolve()
     config = directory / "datasets.yml"
     if config.exists():
-        raise ConfigError(f"{config} is there already: choose another directory")
+        raise ConfigError(f"{config} is there already, of something else: choose another directory")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -95,6 +107,7 @@ def make_sample(
             progress(1)
     config.write_text(
         _CONFIG.format(
+            title=sample.title,
             name=NAME,
             segmentation=segmentation,
             chunk_size=", ".join(map(str, sample.chunk_size)),
@@ -108,7 +121,7 @@ class _Objects:
     """The tubes and sheets of a sample."""
 
     def __init__(self, sample: Sample) -> None:
-        from scipy.spatial import cKDTree
+        from sklearn.neighbors import KDTree
 
         rng = np.random.default_rng(sample.seed)
         self.size_nm = np.array(sample.voxel_size) * RESOLUTION
@@ -117,7 +130,7 @@ class _Objects:
         paths = [self._path(rng) for _ in range(n_tubes)]
         self.owner = np.repeat(np.arange(1, n_tubes + 1, dtype=np.uint64), [len(path) for path in paths])
         self.radius = np.repeat(rng.uniform(*RADII_NM, n_tubes), [len(path) for path in paths])
-        self.tree = cKDTree(np.concatenate(paths))
+        self.tree = KDTree(np.concatenate(paths))
         self.sheets = [
             (
                 rng.uniform(0.15, 0.85) * self.size_nm[2],
@@ -149,7 +162,8 @@ class _Objects:
             np.arange(-(-n // step)) * step + (step - 1) / 2 for n, step in zip(shape, COARSE, strict=True)
         ]
         centres = np.stack(np.meshgrid(*blocks, indexing="ij"), axis=-1) + start
-        distance, nearest = self.tree.query(centres.reshape(-1, 3) * RESOLUTION)
+        found = self.tree.query(centres.reshape(-1, 3) * RESOLUTION)
+        distance, nearest = found[0][:, 0], found[1][:, 0]
         coarse = np.where(distance <= self.radius[nearest], self.owner[nearest], np.uint64(0))
         labels = coarse.reshape(centres.shape[:3])
         for axis, step in enumerate(COARSE):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..errors import ConfigError, StoreError
 from ..geometry import Geometry
-from ..ids import Ids
+from ..ids import IdLayout, Ids
 from ..rows import Rows
 from ..schema import NAMES
 
@@ -91,6 +91,22 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+def node_segments(store: Store, layout: IdLayout, ids: Ids) -> Ids:
+    """The segment that each node of a data set without a graph is, shape (n,); 0 where that is not known."""
+    out = np.zeros(len(ids), dtype=np.uint64)
+    known = np.isin(layout.layers(ids), list(layout.spatial_bits))
+    chunk_ids = np.where(known, ids, np.uint64(0))
+    chunk_ids[known] = layout.chunk_ids(ids[known])
+    for chunk_id in np.unique(chunk_ids[known]).tolist():
+        segments = store.segments(chunk_id)
+        places = np.flatnonzero(known & (chunk_ids == chunk_id))
+        ranks = (ids[places] - np.uint64(chunk_id)).astype(np.int64) - 1
+        inside = (ranks >= 0) & (ranks < (0 if segments is None else len(segments)))
+        if segments is not None:
+            out[places[inside]] = segments[ranks[inside]]
+    return out
 
 
 def parse_time(text: str) -> datetime:

@@ -1,0 +1,90 @@
+"""Speed of the whole batch ingest on a scaled-up sample, by number of workers.
+
+Each run is the command's own local run, on a fresh store. Overhead is the workers' whole time from the
+first to the last chunk, divided by their time in reading, mapping, computing and writing; start-up (imports,
+workers, compiled code) and end are reported apart.
+
+example:
+  python benchmarks/ingest.py
+  python benchmarks/ingest.py --grid 4,4,4 --chunk-size 256,256,128 --workers 1,2
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from beam_jobs.local import LocalRun, Summary
+from beam_jobs.transforms import STEPS
+from l2features.config import load_dataset
+from l2features.ingest import prepare
+from l2features.sample import NAME, Sample, make_sample
+
+
+def triple(text: str) -> tuple[int, int, int]:
+    x, y, z = (int(part) for part in text.split(","))
+    return x, y, z
+
+
+def measure(config: Path, store: str, workers: int) -> tuple[Summary, float, float, float]:
+    """One ingest into a fresh store: its summary, and seconds of start-up, work and end."""
+    dataset = load_dataset(NAME, config).model_copy(update={"store": store})
+    started = time.perf_counter()
+    ingest = replace(prepare(dataset, create=True), recompute=True)
+    run = LocalRun(ingest, workers)
+    with tqdm(total=len(ingest.box), unit="chunk", desc=f"{workers} workers", leave=False) as bar:
+        summary = run.run(bar.update)
+    ended = time.perf_counter()
+    return summary, summary.first - started, summary.last - summary.first, ended - summary.last
+
+
+def report(summary: Summary, workers: int, startup: float, work: float, end: float) -> None:
+    in_steps = sum(summary.millis[step] for step in STEPS) / 1e3
+    print(f"\n{workers} workers: {summary.done} chunks, {summary.nodes} nodes in {work:.2f} s")
+    print(f"  {summary.done / work:8.2f} chunks/s   {summary.nodes / work:10.1f} nodes/s")
+    for step in STEPS:
+        seconds = summary.millis[step] / 1e3
+        each = summary.millis[step] / max(summary.done, 1)
+        print(f"  {step:8} {seconds:8.2f} s  {seconds / in_steps:6.1%}  {each:8.1f} ms a chunk")
+    print(f"  overhead {work * workers / in_steps:8.3f}  (wall x workers / time in the four steps)")
+    print(f"  start-up {startup:8.2f} s, end {end:.2f} s (not in the overhead)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--grid", type=triple, default=(4, 4, 4), help="chunks along each axis; default 4,4,4"
+    )
+    parser.add_argument(
+        "--chunk-size", type=triple, default=(256, 256, 128), help="voxels; default 256,256,128"
+    )
+    parser.add_argument("--workers", default="1,2", help="numbers of workers to try; default 1,2")
+    parser.add_argument("--data", type=Path, help="keep the sample here, and use it if it is there")
+    parser.add_argument("--store", help="a store to write to, e.g. bigtable://p/i; default: SQLite files")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.data or Path(temporary) / "sample"
+        config = folder / "datasets.yml"
+        if not config.exists():
+            with tqdm(total=len_of(args.grid), unit="chunk", desc="sample", leave=False) as bar:
+                make_sample(folder, Sample(args.grid, args.chunk_size), bar.update)
+        print(f"sample: {args.grid} chunks of {args.chunk_size} voxels, the last of each axis partial")
+        for workers in map(int, args.workers.split(",")):
+            store = args.store or f"sqlite://{Path(temporary).resolve()}/{workers}.db"
+            summary, *seconds = measure(config, store, workers)
+            report(summary, workers, *seconds)
+
+
+def len_of(grid: tuple[int, int, int]) -> int:
+    return grid[0] * grid[1] * grid[2]
+
+
+if __name__ == "__main__":
+    main()
