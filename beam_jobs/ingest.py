@@ -26,7 +26,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -140,12 +140,12 @@ def report(summary: Summary) -> int:
 
 
 def run_on(runner: str, ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
-    """Run on a Beam runner and wait, but for a template launch; gives the exit status."""
+    """Run on a Beam runner and wait, unless nothing is run; gives the exit status."""
     options = PipelineOptions([*flags, f"--runner={runner}"])
     pipeline = beam.Pipeline(options=options)
     build(pipeline, ingest, EnumerateChunks(ingest), own.sink)
     result: Any = pipeline.run()
-    if options.get_all_options().get("template_location") or "FLEX_TEMPLATE_METADATA" in os.environ:
+    if options.view_as(TestOptions).dry_run or options.view_as(GoogleCloudOptions).template_location:
         return 0
     result.wait_until_finish()
     counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]

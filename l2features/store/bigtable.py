@@ -24,7 +24,7 @@ from google.cloud import bigtable
 from google.cloud.bigtable.column_family import GarbageCollectionRule, MaxAgeGCRule, MaxVersionsGCRule
 from google.cloud.bigtable.data import BigtableDataClient, ReadRowsQuery, Row, RowRange
 from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup
-from google.cloud.bigtable.data.mutations import DeleteAllFromFamily, Mutation, RowMutationEntry, SetCell
+from google.cloud.bigtable.data.mutations import RowMutationEntry
 from google.cloud.bigtable.data.row_filters import (
     BlockAllFilter,
     CellsColumnLimitFilter,
@@ -33,6 +33,7 @@ from google.cloud.bigtable.data.row_filters import (
     RowFilter,
     RowFilterChain,
 )
+from google.cloud.bigtable_v2.types import MutateRowsRequest
 
 from .. import __version__
 from ..errors import ConfigError, StoreError, TableExists, TableNotFound
@@ -45,11 +46,13 @@ from . import DONE, FAILED, ChunkRecord, Meta, read_geometry
 FAMILY = "0"
 OPERATION_TIMEOUT_S = 60.0
 ATTEMPT_TIMEOUT_S = 20.0
-WRITE_ROWS = 250
-"""Rows of one bulk mutation: about 100 kB."""
+WRITE_ROWS = 500
+"""Rows of one bulk mutation: about 250 kB."""
 READ_KEYS = 5_000
+SCAN_ROWS = 20_000
 META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
 SEGMENTS = b"segments"
+_EntryProto = type(MutateRowsRequest.Entry.pb(MutateRowsRequest.Entry()))
 _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/?")
 
 
@@ -64,9 +67,27 @@ def families() -> dict[str, GarbageCollectionRule | None]:
     }
 
 
-def _row_mutations(cells: Sequence[tuple[bytes, bytes]], micros: int) -> list[Mutation]:
-    """Mutations that make ``cells`` the whole content of a row's family."""
-    return [DeleteAllFromFamily(FAMILY)] + [SetCell(FAMILY, key, value, micros) for key, value in cells]
+class _RowEntry(RowMutationEntry):
+    """A mutation that makes ``cells`` the whole content of a row's family.
+
+    It is built as a protocol buffer at once: the client's own mutation objects take twice the time.
+    """
+
+    def __init__(self, row_key: bytes, cells: Sequence[tuple[bytes, bytes]], micros: int) -> None:
+        self.row_key = row_key
+        self.proto = _EntryProto(row_key=row_key)
+        self.proto.mutations.add().delete_from_family.family_name = FAMILY
+        for qualifier, value in cells:
+            cell = self.proto.mutations.add().set_cell
+            cell.family_name, cell.column_qualifier = FAMILY, qualifier
+            cell.value, cell.timestamp_micros = value, micros
+        self.mutations = tuple(self.proto.mutations)
+
+    def _to_pb(self) -> Any:
+        return MutateRowsRequest.Entry.wrap(self.proto)
+
+    def is_idempotent(self) -> bool:
+        return True
 
 
 class BigtableStore:
@@ -99,6 +120,8 @@ class BigtableStore:
                 admin.close()
         there = self.meta()
         if there is None:
+            version = (b"version", __version__.encode())
+            self._mutate([_RowEntry(VERSION_KEY, [version], _micros(datetime.now(UTC)))])
             self.stamp(meta)
         elif there != meta:
             raise TableExists(f"table {self.name} is in {self.url} already, with another meta: {there}")
@@ -116,23 +139,18 @@ class BigtableStore:
         pickled = pickle.dumps(
             {"graph_id": meta.graph_id, "cv_path": meta.cv_path, "timestamp": meta.timestamp}, protocol=4
         )
-        rows = {VERSION_KEY: (b"version", __version__.encode()), META_KEY: (b"meta", pickled)}
+        rows = {META_KEY: (b"meta", pickled)}
         if meta.geometry:
             rows[GEOMETRY_KEY] = (b"geometry", meta.geometry.to_json().encode())
         now = _micros(datetime.now(UTC))
-        self._mutate([RowMutationEntry(key, _row_mutations([cell], now)) for key, cell in rows.items()])
+        self._mutate([_RowEntry(key, [cell], now) for key, cell in rows.items()])
 
     def write(self, features: np.ndarray) -> None:
         now = _micros(datetime.now(UTC))
         for start in range(0, len(features), WRITE_ROWS):
             batch = features[start : start + WRITE_ROWS]
-            keys = row_keys(batch["label"])
-            self._mutate(
-                [
-                    RowMutationEntry(key, _row_mutations(cells, now))
-                    for key, cells in zip(keys, encode_cells(batch), strict=True)
-                ]
-            )
+            rows = zip(row_keys(batch["label"]), encode_cells(batch), strict=True)
+            self._mutate([_RowEntry(key, cells, now) for key, cells in rows])
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
         ids = as_ids(ids)
@@ -164,7 +182,7 @@ class BigtableStore:
         if segments is not None:
             cells.append((SEGMENTS, as_ids(segments).astype("<u8").tobytes()))
         key = CHUNK_PREFIX + row_keys(np.array([record.chunk_id], dtype=np.uint64))[0]
-        self._mutate([RowMutationEntry(key, _row_mutations(cells, _micros(record.time)))])
+        self._mutate([_RowEntry(key, cells, _micros(record.time))])
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         keys = [CHUNK_PREFIX + key for key in row_keys(chunk_ids)]
@@ -179,17 +197,17 @@ class BigtableStore:
         return np.array([states.get(key, "") for key in keys], dtype="U6")
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
-        end = CHUNK_PREFIX[:-1] + bytes([CHUNK_PREFIX[-1] + 1])
-        query = ReadRowsQuery(row_ranges=[RowRange(CHUNK_PREFIX, end)], row_filter=_newest((DONE, FAILED)))
-        with self._errors():
-            for row in self._table.read_rows_stream(query):
-                cell = row.cells[0]
-                yield ChunkRecord(
-                    int(row.row_key[len(CHUNK_PREFIX) :]),
-                    cell.qualifier.decode(),
-                    datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC),
-                    **json.loads(cell.value),
+        last, end = CHUNK_PREFIX, CHUNK_PREFIX[:-1] + bytes([CHUNK_PREFIX[-1] + 1])
+        while True:
+            left = RowRange(last, end, start_is_inclusive=False)
+            with self._errors():
+                rows = self._table.read_rows(
+                    ReadRowsQuery(row_ranges=[left], row_filter=_newest((DONE, FAILED)), limit=SCAN_ROWS)
                 )
+            yield from map(_chunk_record, rows)
+            if len(rows) < SCAN_ROWS:
+                return
+            last = rows[-1].row_key
 
     def segments(self, chunk_id: int) -> Ids | None:
         key = CHUNK_PREFIX + row_keys(np.array([chunk_id], dtype=np.uint64))[0]
@@ -236,17 +254,26 @@ class BigtableStore:
             raise self._error(error) from error
 
     def _error(self, error: BaseException) -> StoreError:
-        where, causes = f"{self.url}, table {self.name}", list(_causes(error))
-        if any(isinstance(cause, NotFound) for cause in causes):
+        where = f"{self.url}, table {self.name}"
+        if any(isinstance(cause, NotFound) for cause in _causes(error)):
             return TableNotFound(f"{where}: not found")
-        reasons = [str(cause.message) for cause in causes if isinstance(cause, GoogleAPICallError)]
-        return StoreError(f"{where}: {': '.join(dict.fromkeys(reasons)) or error}")
+        return StoreError(f"{where}: {reason(error)}")
 
     def __getstate__(self) -> dict[str, str]:
         return {"url": self.url, "name": self.name}
 
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def _chunk_record(row: Row) -> ChunkRecord:
+    cell = row.cells[0]
+    return ChunkRecord(
+        int(row.row_key[len(CHUNK_PREFIX) :]),
+        cell.qualifier.decode(),
+        datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC),
+        **json.loads(cell.value),
+    )
 
 
 def _newest(names: Sequence[str] = NAMES) -> RowFilter:
@@ -274,6 +301,12 @@ def _unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
             f"table {name}: the row 'meta' is not a pickled dictionary of graph_id, cv_path and timestamp: "
             f"{error}"
         ) from error
+
+
+def reason(error: BaseException) -> str:
+    """What an error of a Google client and the errors behind it say, in one line."""
+    said = [str(cause.message) for cause in _causes(error) if isinstance(cause, GoogleAPICallError)]
+    return ": ".join(dict.fromkeys(said)) or f"{type(error).__name__}: {error}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
