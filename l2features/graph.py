@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
@@ -79,7 +81,7 @@ class GrapheneGraph:
             return as_ids(self.cv.get_roots(supervoxels, stop_layer=L2, timestamp=self.timestamp))
         except Exception as error:  # requests, urllib3 and cloud-volume share no base class
             raise GraphError(
-                f"chunk {chunk}: the graph server of {self.cv.cloudpath} did not map its supervoxels: {error}"
+                f"chunk {chunk}: {self.cv.meta.server_url} did not map its supervoxels: {error}"
             ) from error
 
 
@@ -92,7 +94,8 @@ class BigtableGraph:
 
     def __init__(self, url: str, timestamp: datetime, layout: IdLayout) -> None:
         self.url, self.layout = url, layout
-        self.timestamp = timestamp
+        # Bigtable's times are whole milliseconds, and its filters round up
+        self.timestamp = timestamp.replace(microsecond=timestamp.microsecond // 1000 * 1000)
         self._table = _open_table(url)
 
     def l2_ids(self, chunk: Chunk, supervoxels: Ids) -> Ids:
@@ -113,7 +116,6 @@ class BigtableGraph:
 
     def _parents(self, first: np.uint64, last: np.uint64) -> tuple[Ids, Ids]:
         """All (supervoxel, parent) pairs from ``first`` to ``last``, sorted."""
-        from google.api_core.exceptions import GoogleAPIError
         from google.cloud.bigtable.data import ReadRowsQuery, RowRange
         from google.cloud.bigtable.data import row_filters as f
 
@@ -127,10 +129,8 @@ class BigtableGraph:
             ]
         )
         query = ReadRowsQuery(row_ranges=[RowRange(start, end, end_is_inclusive=True)], row_filter=newest)
-        try:
+        with _errors(self.url):
             rows = self._table.read_rows(query)
-        except GoogleAPIError as error:
-            raise GraphError(f"cannot read {self.url}: {type(error).__name__}: {error}") from error
         values = b"".join(row.cells[0].value for row in rows)
         if len(values) != 8 * len(rows):
             raise GraphError(f"{self.url}: parents between {first} and {last} are not 8 bytes each")
@@ -147,15 +147,10 @@ class GraphInfo:
 
 def read_graph_info(url: str) -> GraphInfo:
     """Chunk size and id layout from a graph's table, of either schema. Raises GraphError."""
-    from google.api_core.exceptions import GoogleAPIError, NotFound
     from google.cloud.bigtable.data import ReadRowsQuery
 
-    try:
+    with _errors(url):
         rows = _open_table(url).read_rows(ReadRowsQuery(row_keys=[b"meta", b"params"]))
-    except NotFound as error:
-        raise GraphError(f"{url}: there is no such table") from error
-    except GoogleAPIError as error:
-        raise GraphError(f"cannot read {url}: {type(error).__name__}: {error}") from error
     cells = {cell.qualifier: cell.value for row in rows for cell in reversed(row.cells)}
     try:
         return _info_v2(cells[b"meta"]) if b"meta" in cells else _info_v1(cells)
@@ -189,12 +184,29 @@ def _open_table(url: str) -> Any:
     if not match:
         raise ConfigError(f"graph {url!r}: expected bigtable://project/instance/table")
     project, instance, table = match.groups()
-    return BigtableDataClient(project=project).get_table(
-        instance,
-        table,
-        default_read_rows_operation_timeout=TIMEOUT_S,
-        default_read_rows_attempt_timeout=ATTEMPT_TIMEOUT_S,
-    )
+    with _errors(url):
+        return BigtableDataClient(project=project).get_table(
+            instance,
+            table,
+            default_read_rows_operation_timeout=TIMEOUT_S,
+            default_read_rows_attempt_timeout=ATTEMPT_TIMEOUT_S,
+        )
+
+
+@contextmanager
+def _errors(url: str) -> Iterator[None]:
+    """Errors of the Bigtable client as GraphError."""
+    from google.api_core.exceptions import GoogleAPIError, NotFound
+    from google.auth.exceptions import GoogleAuthError
+
+    from .store.bigtable import reason
+
+    try:
+        yield
+    except NotFound as error:
+        raise GraphError(f"{url}: there is no such table") from error
+    except (GoogleAPIError, GoogleAuthError) as error:
+        raise GraphError(f"cannot read {url}: {reason(error)}") from error
 
 
 def open_graph(source: str, cv: Any, geometry: Geometry, timestamp: datetime) -> Graph:
