@@ -1,0 +1,242 @@
+"""Time the feature kernel beside ``edt.edt`` alone and a straightforward label-by-label version."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import math
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import edt
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from l2features.features import SegmentedChunk, compute_features, warm_up
+from tests.oracle import check_equal, plain_features
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+EXAMPLES = """
+What is measured, one after the other in one process, on one core:
+  kernel    compute_features(labels, resolution)
+  mapped    the same from supervoxels and their labels: SegmentedChunk(...).features(...)
+  edt       edt.edt(labels, anisotropy, black_border=False, parallel=1), nothing else
+  plain     inverse component map, numpy and scikit-learn's PCA for each label (tests/oracle.py)
+A ratio is the best time over the best time of edt. Memory is the growth of a fresh process's peak.
+
+examples:
+  python benchmarks/features.py                          the EM volume if it is there, synthetic volumes
+  python benchmarks/features.py --skip-plain --repeats 9
+  python benchmarks/features.py labels.npy --resolution 8,8,40
+"""
+
+
+class Case(NamedTuple):
+    """A volume to measure, made when it is needed."""
+
+    name: str
+    make: Callable[[], np.ndarray]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    warm_up()
+    print(f"{options.repeats} repeats, best time (median) in s, resolution {options.resolution} nm")
+    print(f"{'volume':<28}{'labels':>8} {'what':<8}{'best':>8} {'(median)':>10}{'/ edt':>8}{'kernel x':>10}{'MB':>7}")
+    failed = [case.name for case in find_cases(options) if not run_case(case, options)]
+    if failed:
+        print(f"kernel and plain version differ on: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("volumes", nargs="*", type=Path, metavar="FILE.npy", help="label volumes to measure instead")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz")
+    parser.add_argument("--shape", type=_triple, default=(256, 256, 512), metavar="X,Y,Z", help="largest volume used")
+    parser.add_argument("--resolution", type=_triple, default=(16, 16, 40), metavar="X,Y,Z", help="nm per voxel")
+    parser.add_argument("--order", choices="FC", default="F", help="memory order of the volumes (default F)")
+    parser.add_argument("--repeats", type=int, default=5, help="of all but the plain version, which runs once")
+    parser.add_argument("--skip-plain", action="store_true", help="leave out the plain version, and the check")
+    return parser.parse_args(arguments)
+
+
+def _triple(text: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) if "." in part else int(part) for part in text.split(","))
+    if len(numbers) != 3:
+        raise argparse.ArgumentTypeError(f"expected three numbers like 256,256,512, not {text}")
+    return numbers
+
+
+def find_cases(options: argparse.Namespace) -> list[Case]:
+    """The files given, or the EM volume (if there is one) and the synthetic ones."""
+
+    def crop(volume: np.ndarray) -> np.ndarray:
+        return np.array(volume[tuple(slice(0, n) for n in options.shape)], order=options.order)
+
+    if options.volumes:
+        return [Case(path.name, lambda path=path: crop(np.load(path, mmap_mode="r"))) for path in options.volumes]
+    cases = []
+    path = options.shared / "data" / "connectomics.npy.ckl.gz"
+    if path.is_file():
+        cases.append(Case("EM", lambda: crop(_read_em(path))))
+    else:
+        print(f"no EM volume at {path}: synthetic volumes only", file=sys.stderr)
+    makers = {
+        "synthetic neuropil": make_neuropil,
+        "20,000 tiny labels": make_tiny,
+        "almost empty": make_almost_empty,
+        "one giant label": make_giant,
+        "mostly background": make_background,
+    }
+    return cases + [
+        Case(name, lambda make=make: np.array(make(options.shape), order=options.order))
+        for name, make in makers.items()
+    ]
+
+
+def _read_em(path: Path) -> np.ndarray:
+    import crackle
+
+    return crackle.decompress(gzip.decompress(path.read_bytes()))
+
+
+def make_neuropil(shape: tuple[int, ...]) -> np.ndarray:
+    """Cells around points that wander as one goes along z: branching tubes and sheets."""
+    from scipy.spatial import cKDTree
+
+    random = np.random.default_rng(0)
+    n = max(8, math.prod(shape[:2]) // 150)
+    points = random.uniform(0, 1, (n, 2)) * shape[:2]
+    labels = random.integers(1, n // 2 + 2, n).astype(np.uint32)
+    grid = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij"), axis=-1)
+    volume = np.empty(shape, np.uint32, order="F")
+    for z in range(shape[2]):
+        points = points + random.normal(0, 0.7, points.shape)
+        _, nearest = cKDTree(points).query(grid)
+        volume[:, :, z] = labels[nearest]
+    return volume
+
+
+def make_tiny(shape: tuple[int, ...], n: int = 20_000) -> np.ndarray:
+    """Boxes of a few voxels."""
+    random = np.random.default_rng(1)
+    volume = np.zeros(shape, np.uint32, order="F")
+    corners = random.integers(0, shape, (n, 3))
+    for label, (corner, size) in enumerate(zip(corners, random.integers(1, 6, (n, 3)), strict=True), 1):
+        volume[tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))] = label
+    return volume
+
+
+def make_almost_empty(shape: tuple[int, ...]) -> np.ndarray:
+    return make_tiny(shape, 10)
+
+
+def make_giant(shape: tuple[int, ...]) -> np.ndarray:
+    """A label everywhere but in a few holes."""
+    volume = np.ones(shape, np.uint32, order="F")
+    holes = np.random.default_rng(2).integers(0, shape, (6, 3))
+    volume[tuple(holes.T)] = 0
+    return volume
+
+
+def make_background(shape: tuple[int, ...]) -> np.ndarray:
+    """One tube in twenty."""
+    volume = make_neuropil(shape)
+    volume[volume % 20 != 0] = 0
+    return volume
+
+
+def run_case(case: Case, options: argparse.Namespace) -> bool:
+    """Print the measurements of a volume; return whether the results agree with the plain version's."""
+    labels = case.make()
+    nm = options.resolution
+    spacing = tuple(map(float, nm))
+    supervoxels, parents = split_up(labels)
+    calls: dict[str, Callable[[], object]] = {
+        "kernel": lambda: compute_features(labels, nm),
+        "mapped": lambda: compute_mapped(supervoxels, parents, nm),
+        "edt": lambda: edt.edt(labels, anisotropy=spacing, black_border=False, parallel=1),
+    }
+    times = measure(calls, options.repeats)
+    memory = {name: extra_memory(call) for name, call in calls.items()}
+    rows = compute_features(labels, nm)
+    agreed = compute_mapped(supervoxels, parents, nm).tobytes() == rows.tobytes()
+    if not options.skip_plain:
+        began = time.perf_counter()
+        expected = plain_features(labels, nm)
+        times["plain"] = [time.perf_counter() - began]
+        agreed &= agrees(rows, expected)
+    for name, seconds in times.items():
+        best = min(seconds)
+        ratios = f"{best / min(times['edt']):>8.3f}{best / min(times['kernel']):>10.1f}"
+        megabytes = f"{memory[name]:>7.0f}" if name in memory else f"{'':>7}"
+        print(f"{case.name:<28}{len(rows):>8} {name:<8}{best:>8.3f} {statistics.median(seconds):>10.3f}{ratios}{megabytes}")
+    sys.stdout.flush()
+    return agreed
+
+
+def split_up(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Supervoxels (uint64) that slabs across z cut out of the labels, and a table from them to the labels."""
+    slab = np.arange(labels.shape[2], dtype=np.uint64) // np.uint64(32) << np.uint64(40)
+    supervoxels = np.where(labels > 0, labels + slab, np.uint64(0)).astype(np.uint64)
+    supervoxels = np.array(supervoxels, order="F" if labels.flags.f_contiguous else "C")
+    return supervoxels, np.uint64(2**40 - 1)
+
+
+def compute_mapped(supervoxels: np.ndarray, mask: np.ndarray, nm: tuple[float, ...]) -> np.ndarray:
+    chunk = SegmentedChunk(supervoxels)
+    return chunk.features(chunk.ids & mask, nm)
+
+
+def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call in turn, so that noise meets all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+    return times
+
+
+def extra_memory(call: Callable[[], object]) -> float:
+    """MB by which a call raises the peak of a forked process."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_send_growth, args=(call, sender))
+    process.start()
+    growth = receiver.recv()
+    process.join()
+    return growth
+
+
+def _send_growth(call: Callable[[], object], sender: object) -> None:
+    before = _resident()
+    call()
+    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6)  # type: ignore[attr-defined]
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def agrees(rows: np.ndarray, expected: np.ndarray) -> bool:
+    try:
+        check_equal(rows, expected)
+    except AssertionError as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
