@@ -92,6 +92,7 @@ class Recordings:
     def __init__(self, folder: Path, layers: Path) -> None:
         self.folder, self.layers = folder, layers
         self.graphene_port = free_port()
+        self.loader = load_module(folder / "load_tables.py")
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text())
@@ -113,10 +114,9 @@ def recordings(
     recordings = Recordings(folder, tmp_path_factory.mktemp("layers"))
     from google.cloud import bigtable
 
-    loader = load_module(folder / "load_tables.py")
     client = bigtable.Client(project=PROJECT, admin=True)
     for name in ("graph_v2.json.gz", "graph_v1.json.gz", "cache.json.gz"):
-        loader.load(client.instance(INSTANCE), recordings.dump(name))
+        recordings.loader.load(client.instance(INSTANCE), recordings.dump(name))
     server = subprocess.Popen(
         [
             sys.executable,

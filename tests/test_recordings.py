@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from google.cloud import bigtable
 
+from l2features.ids import row_keys
 from l2features.rows import Rows, encode_cells
 from l2features.store import Store, open_store
 
@@ -134,8 +137,6 @@ def test_we_read_the_genuine_table(recordings: Recordings) -> None:
 
 
 def test_our_codec_gives_the_bytes_of_the_genuine_rows(recordings: Recordings) -> None:
-    import base64
-
     store = open_store(STORE_URL, "l2cache_fixture")
     cells = {}
     for key, row in recordings.dump("cache.json.gz")["rows"]:
@@ -162,3 +163,46 @@ def test_a_second_run_takes_its_timestamp_from_the_table(tmp_path: Path, recordi
     recomputed = run_ingest(tmp_path / "datasets.yml", "--recompute")
     assert "12 of 12 chunks done" in recomputed.stdout
     assert json.dumps(all_rows(store).features.tolist(), default=str) == before
+
+
+def test_a_parent_that_cannot_be_right_is_an_error_for_its_supervoxel(
+    tmp_path: Path, recordings: Recordings
+) -> None:
+    dump = recordings.dump("graph_v2.json.gz")
+    supervoxel, layer_3 = 72057594037927937, 3 << 56
+    for key, cells in dump["rows"]:
+        if base64.b64decode(key) == row_keys(np.array([supervoxel], dtype=np.uint64))[0]:
+            for cell in cells:
+                if base64.b64decode(cell[1]) == b"parents":
+                    cell[2] = base64.b64encode(layer_3.to_bytes(8, "little")).decode()
+    client = bigtable.Client(project=PROJECT, admin=True)
+    recordings.loader.load(client.instance(INSTANCE), dump, "fixture_bad")
+    config = dataset_file(
+        tmp_path,
+        recordings.cv_path("fixture_v2"),
+        graph=f"bigtable://{PROJECT}/{INSTANCE}/fixture_bad",
+        chunk_size=None,
+    )
+    done = run_ingest(config, "--create", "--timestamp", "2026-11-21 00:27:44")
+    assert done.returncode == 1
+    reason = f"supervoxel {supervoxel}: its parent {layer_3} is not of layer 2"
+    assert f"error: chunk 0,0,0 failed: {reason}" in done.stderr
+    assert "11 of 12 chunks done" in done.stdout
+    rows = all_rows(open_store(f"sqlite://{tmp_path}/l2cache.db", "l2cache_sample"))
+    expected = valid_at_t0(recordings, "fixture_v2")
+    owner = recordings.json("l2_children.json")["supervoxel_to_l2_t0"][str(supervoxel)]
+    assert set(rows.ids.tolist()) == {int(i) for i in expected}
+    differing = [r["label"] for r in rows.features if r["size_nm3"] != expected[str(r["label"])]["size_nm3"]]
+    assert differing == [owner]
+
+
+def test_before_the_graph_was_made_every_supervoxel_is_an_orphan(
+    tmp_path: Path, recordings: Recordings
+) -> None:
+    for graph in (f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2", "graphene"):
+        folder = tmp_path / graph[:8]
+        folder.mkdir()
+        config = dataset_file(folder, recordings.cv_path("fixture_v2"), graph=graph, chunk_size=None)
+        done = run_ingest(config, "--create", "--timestamp", "2026-11-20 22:00:00")
+        assert done.returncode == 0
+        assert "12 of 12 chunks done: 0 nodes, 209 supervoxels without a parent" in done.stdout
