@@ -259,7 +259,8 @@ def _print_rows(rows: Rows, geometry: Geometry, as_json: bool) -> None:
     from .report import features_table, json_text, served_rows
 
     if as_json:
-        click.echo(json_text(served_rows(rows, geometry)))
+        served = served_rows(rows, geometry)
+        click.echo(json_text({label: served[label] for label in sorted(served, key=int)}))
     else:
         click.echo(features_table(rows, geometry), nl=False)
 
