@@ -23,6 +23,7 @@ from l2features.features import SegmentedChunk, compute_features, warm_up
 from tests.oracle import check_equal, plain_features
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+ROW = "{:<20}{:>7} {:<7}{:>8}{:>9}{:>8}{:>9}{:>5}"
 EXAMPLES = """
 What is measured, one after the other in one process, on one core:
   kernel    compute_features(labels, resolution)
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     warm_up()
     print(f"{options.repeats} repeats, best time (median) in s, resolution {options.resolution} nm")
-    print(f"{'volume':<28}{'labels':>8} {'what':<8}{'best':>8} {'(median)':>10}{'/ edt':>8}{'kernel x':>10}{'MB':>7}")
+    print(ROW.format("volume", "labels", "what", "best", "(median)", "/ edt", "kernel x", "MB"))
     failed = [case.name for case in find_cases(options) if not run_case(case, options)]
     if failed:
         print(f"kernel and plain version differ on: {', '.join(failed)}", file=sys.stderr)
@@ -60,13 +61,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("volumes", nargs="*", type=Path, metavar="FILE.npy", help="label volumes to measure instead")
-    parser.add_argument("--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz")
-    parser.add_argument("--shape", type=_triple, default=(256, 256, 512), metavar="X,Y,Z", help="largest volume used")
-    parser.add_argument("--resolution", type=_triple, default=(16, 16, 40), metavar="X,Y,Z", help="nm per voxel")
+    parser.add_argument(
+        "volumes", nargs="*", type=Path, metavar="FILE.npy", help="label volumes to measure instead"
+    )
+    parser.add_argument(
+        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
+    )
+    parser.add_argument(
+        "--shape", type=_triple, default=(256, 256, 512), metavar="X,Y,Z", help="largest volume used"
+    )
+    parser.add_argument(
+        "--resolution", type=_triple, default=(16, 16, 40), metavar="X,Y,Z", help="nm per voxel"
+    )
     parser.add_argument("--order", choices="FC", default="F", help="memory order of the volumes (default F)")
-    parser.add_argument("--repeats", type=int, default=5, help="of all but the plain version, which runs once")
-    parser.add_argument("--skip-plain", action="store_true", help="leave out the plain version, and the check")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="of all but the plain version, which runs once"
+    )
+    parser.add_argument(
+        "--skip-plain", action="store_true", help="leave out the plain version, and the check"
+    )
     return parser.parse_args(arguments)
 
 
@@ -84,7 +97,9 @@ def find_cases(options: argparse.Namespace) -> list[Case]:
         return np.array(volume[tuple(slice(0, n) for n in options.shape)], order=options.order)
 
     if options.volumes:
-        return [Case(path.name, lambda path=path: crop(np.load(path, mmap_mode="r"))) for path in options.volumes]
+        return [
+            Case(path.name, lambda path=path: crop(np.load(path, mmap_mode="r"))) for path in options.volumes
+        ]
     cases = []
     path = options.shared / "data" / "connectomics.npy.ckl.gz"
     if path.is_file():
@@ -178,9 +193,9 @@ def run_case(case: Case, options: argparse.Namespace) -> bool:
         agreed &= agrees(rows, expected)
     for name, seconds in times.items():
         best = min(seconds)
-        ratios = f"{best / min(times['edt']):>8.3f}{best / min(times['kernel']):>10.1f}"
-        megabytes = f"{memory[name]:>7.0f}" if name in memory else f"{'':>7}"
-        print(f"{case.name:<28}{len(rows):>8} {name:<8}{best:>8.3f} {statistics.median(seconds):>10.3f}{ratios}{megabytes}")
+        seen = (best, statistics.median(seconds), best / min(times["edt"]), best / min(times["kernel"]))
+        megabytes = f"{memory[name]:.0f}" if name in memory else ""
+        print(ROW.format(case.name, len(rows), name, *(f"{number:.3f}" for number in seen), megabytes))
     sys.stdout.flush()
     return agreed
 

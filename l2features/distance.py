@@ -7,20 +7,20 @@ from the runs. Along each of the two others, with g the squared distances so far
 
 No segment need be followed: behind another label, met at k, nothing is nearer than k^2 a^2. A voxel is done
 as soon as k^2 a^2 is not less than its value. Voxels are taken in strips of neighbouring lines; a strip lies
-in the cache, and a row of it in registers. Where distances are large, lower envelopes of parabolas take over
-(Felzenszwalb and Huttenlocher 2012, doi 10.4086/toc.2012.v008a019), in integers.
+in the cache, and a row of it in registers. Where distances are large, lower envelopes of parabolas take over.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import edt
-import numba
 import numpy as np
 
-from .runs import Runs
+from .envelope import Block, measure_lines
+from .jit import compiled
+from .runs import Runs, start_of, stop_of
 from .simd import LANES, add, any_greater, load, smaller, splat, store, store_first, where_equal, whole_roots
 
 _BLOCK = 256
@@ -29,16 +29,6 @@ _PAD = 16
 """Elements between the rows of a block, without which its rows would share few of the cache's sets."""
 _PATIENCE = 48
 """Steps per row, on average, beyond which the linear envelope is the faster one."""
-
-
-class _Block(NamedTuple):
-    """Buffers for neighbouring lines: a row holds their voxels at one place along the axis of a pass."""
-
-    labels: np.ndarray
-    values: np.ndarray
-    out: np.ndarray
-    width: int
-    pitch: int
 
 
 class _Tables(NamedTuple):
@@ -80,12 +70,12 @@ def _exact_distances(runs: Runs, resolution: list[int]) -> np.ndarray:
 
 
 def _empty_distances(runs: Runs, dtype: type) -> np.ndarray:
-    distances = np.empty(math.prod(runs.shape) + LANES, dtype)
+    distances: np.ndarray = np.empty(math.prod(runs.shape) + LANES, dtype)
     distances[-LANES:] = 0
     return distances
 
 
-def _make_tables(n: int, unit: int, far: np.signedinteger) -> _Tables:
+def _make_tables(n: int, unit: Any, far: np.signedinteger) -> _Tables:
     half = n + LANES
     squares = np.minimum(np.arange(1, half + 1) ** 2 * unit, far).astype(far.dtype)
     beyond = np.full(half, far)
@@ -93,12 +83,12 @@ def _make_tables(n: int, unit: int, far: np.signedinteger) -> _Tables:
     return _Tables(np.concatenate([beyond, squares]), falling, half)
 
 
-def _make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> _Block:
+def _make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> Block:
     lines = min(max(1, _BLOCK // shape[0]), shape[3 - axis])
     width = -(-lines * shape[0] // LANES) * LANES
     pitch = width + _PAD
     size = pitch * shape[axis] + LANES
-    return _Block(_aligned(size, np.uint32), _aligned(size, dtype), _aligned(size, dtype), width, pitch)
+    return Block(_aligned(size, np.uint32), _aligned(size, dtype), _aligned(size, dtype), width, pitch)
 
 
 def _aligned(n: int, dtype: type) -> np.ndarray:
@@ -108,8 +98,17 @@ def _aligned(n: int, dtype: type) -> np.ndarray:
     return raw[skip : skip + n * np.dtype(dtype).itemsize].view(dtype)
 
 
-@numba.njit(cache=True, nogil=True)
-def _pass(runs, axis, unit, far, tables, distances, factor, block):
+@compiled
+def _pass(
+    runs: Runs,
+    axis: int,
+    unit: Any,
+    far: Any,
+    tables: _Tables,
+    distances: np.ndarray,
+    factor: float,
+    block: Block,
+) -> None:
     """Squared distances in two axes (factor 0), or whole nm in all three of them, in place."""
     n0 = runs.shape[0]
     rows, others = (runs.shape[1], runs.shape[2]) if axis == 1 else (runs.shape[2], runs.shape[1])
@@ -136,15 +135,15 @@ def _pass(runs, axis, unit, far, tables, distances, factor, block):
                 _write_line(block.out, row * block.pitch + i * n0, distances, line * n0, n0, factor)
 
 
-@numba.njit(cache=True, nogil=True)
-def _spread_line(runs, line, tables, block, place):
+@compiled
+def _spread_line(runs: Runs, line: int, tables: _Tables, block: Block, place: int) -> None:
     """Write a line's labels, and its squared distances along the line: 0 in the background."""
     n0 = runs.shape[0]
     end = runs.offsets[line + 1]
     for run in range(runs.offsets[line], end):
         label = runs.labels[run]
-        start = np.int64(runs.starts[run])
-        stop = np.int64(runs.starts[run + 1]) if run + 1 < end else n0
+        start = start_of(runs, run)
+        stop = stop_of(runs, run, end)
         rising = tables.half - start if start > 0 else 0
         falling = tables.half + n0 - stop if stop < n0 else 0
         for i in range(start, stop, LANES):
@@ -156,24 +155,26 @@ def _spread_line(runs, line, tables, block, place):
                 store(block.values, place + i, nearer)
 
 
-@numba.njit(cache=True, nogil=True)
-def _spread_labels(runs, line, labels, place):
+@compiled
+def _spread_labels(runs: Runs, line: int, labels: np.ndarray, place: int) -> None:
     """Write a line's labels."""
     end = runs.offsets[line + 1]
     for run in range(runs.offsets[line], end):
-        stop = np.int64(runs.starts[run + 1]) if run + 1 < end else runs.shape[0]
-        for i in range(np.int64(runs.starts[run]), stop, LANES):
+        stop = stop_of(runs, run, end)
+        for i in range(start_of(runs, run), stop, LANES):
             store(labels, place + i, splat(labels, runs.labels[run]))
 
 
-@numba.njit(cache=True, nogil=True)
-def _copy_line(source, start, target, place, n):
+@compiled
+def _copy_line(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int) -> None:
     for i in range(0, n, LANES):
         store(target, place + i, load(source, start + i))
 
 
-@numba.njit(cache=True, nogil=True)
-def _write_line(out, place, distances, start, n, factor):
+@compiled
+def _write_line(
+    out: np.ndarray, place: int, distances: np.ndarray, start: int, n: int, factor: float
+) -> None:
     for i in range(0, n, LANES):
         vector = load(out, place + i)
         if factor != 0:
@@ -184,19 +185,19 @@ def _write_line(out, place, distances, start, n, factor):
             store_first(distances, start + i, vector, n - i)
 
 
-@numba.njit(cache=True, nogil=True)
-def _measure_strip(block, strip, rows, unit, far):
+@compiled
+def _measure_strip(block: Block, strip: int, rows: int, unit: Any, far: Any) -> None:
     """Row by row; once that has proved slow, line by line."""
     steps = 0
     for row in range(rows):
         steps += _measure_row(block, strip, row, rows, unit)
         if steps > _PATIENCE * (row + 1 + rows // 8):
-            _measure_lines(block, strip, rows, unit, far)
+            measure_lines(block, strip, rows, np.int64(unit), np.int64(far))
             return
 
 
-@numba.njit(cache=True, nogil=True)
-def _measure_row(block, strip, row, rows, unit):
+@compiled
+def _measure_row(block: Block, strip: int, row: int, rows: int, unit: Any) -> int:
     """Write the results of a strip's row; return the number of steps it took.
 
     Beyond the ends of the lines the last voxels are met again and again, farther off, which changes nothing.
@@ -218,69 +219,6 @@ def _measure_row(block, strip, row, rows, unit):
     return k
 
 
-@numba.njit(cache=True, nogil=True)
-def _measure_lines(block, strip, rows, unit, far):
-    """Lower envelopes of a strip's lines, in time linear in their length."""
-    labels, values, out, _, pitch = block
-    vertex = np.empty(rows + 2, np.int64)
-    height = np.empty(rows + 2, np.int64)
-    begins = np.empty(rows + 2, np.int64)
-    for lane in range(LANES):
-        base = strip + lane
-        row = 0
-        while row < rows:
-            label = labels[base + row * pitch]
-            stop = row + 1
-            while stop < rows and labels[base + stop * pitch] == label:
-                stop += 1
-            if label == 0:
-                for i in range(row, stop):
-                    out[base + i * pitch] = 0
-            else:
-                envelope = (vertex, height, begins)
-                n = _build(values, base, pitch, row, stop, rows, np.int64(unit), np.int64(far), envelope)
-                _follow(out, base, pitch, row, stop, np.int64(unit), np.int64(far), envelope, n)
-            row = stop
-
-
-@numba.njit(cache=True, nogil=True)
-def _build(values, base, pitch, start, stop, rows, unit, far, envelope):
-    """Parabolas of the lower envelope over ``start:stop``, and where each begins; those around are 0 high."""
-    vertex, height, begins = envelope
-    n = 0
-    for at in range(max(start - 1, 0), min(stop + 1, rows)):
-        inside = start <= at < stop
-        value = np.int64(values[base + at * pitch]) if inside else np.int64(0)
-        if value >= far:
-            continue
-        begin = start
-        while n > 0:
-            other = vertex[n - 1]
-            rise = value - height[n - 1] + unit * (at - other) * (at + other)
-            begin = max(rise // (2 * unit * (at - other)) + 1, start)
-            if begin > begins[n - 1]:
-                break
-            n -= 1
-            begin = start
-        if begin < stop:
-            vertex[n], height[n], begins[n] = at, value, begin
-            n += 1
-    return n
-
-
-@numba.njit(cache=True, nogil=True)
-def _follow(out, base, pitch, start, stop, unit, far, envelope, n):
-    vertex, height, begins = envelope
-    if n == 0:
-        for i in range(start, stop):
-            out[base + i * pitch] = far
-    for parabola in range(n):
-        end = begins[parabola + 1] if parabola + 1 < n else stop
-        for i in range(begins[parabola], end):
-            offset = i - vertex[parabola]
-            out[base + i * pitch] = height[parabola] + unit * offset * offset
-
-
 def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Distances by the ``edt`` package, on a volume in x, y, z order whatever the runs' order, as its
     rounding depends on the order of the axes."""
@@ -296,12 +234,12 @@ def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) 
     return distances
 
 
-@numba.njit(cache=True, nogil=True)
-def _paint(runs, flat):
+@compiled
+def _paint(runs: Runs, flat: np.ndarray) -> None:
     """Write the labels voxel by voxel."""
     n0 = runs.shape[0]
     for line in range(runs.shape[1] * runs.shape[2]):
         end = runs.offsets[line + 1]
         for run in range(runs.offsets[line], end):
-            stop = np.int64(runs.starts[run + 1]) if run + 1 < end else n0
+            stop = stop_of(runs, run, end)
             flat[line * n0 + runs.starts[run] : line * n0 + stop] = runs.labels[run]

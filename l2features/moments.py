@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from .runs import Runs
+from .jit import compiled
+from .runs import Runs, start_of, stop_of
 
 
 class Moments(NamedTuple):
@@ -59,8 +59,8 @@ def centred_second(moments: Moments) -> np.ndarray:
     return second - rest[:, :, None] * rest[:, None, :] / size[:, None, None]
 
 
-@numba.njit(cache=True, nogil=True)
-def _add_runs(runs, moments):
+@compiled
+def _add_runs(runs: Runs, moments: Moments) -> None:
     n0, n1, n2 = runs.shape
     size, first, second, faces, border = moments
     for line in range(n1 * n2):
@@ -68,8 +68,8 @@ def _add_runs(runs, moments):
         begin, end = runs.offsets[line], runs.offsets[line + 1]
         for run in range(begin, end):
             label = runs.labels[run]
-            start = np.int64(runs.starts[run])
-            stop = np.int64(runs.starts[run + 1]) if run + 1 < end else n0
+            start = start_of(runs, run)
+            stop = stop_of(runs, run, end)
             if run > begin:
                 faces[label, 0] += 1
                 faces[runs.labels[run - 1], 0] += 1
@@ -100,8 +100,8 @@ def _add_runs(runs, moments):
                 border[label, 1, 2] += n
 
 
-@numba.njit(cache=True, nogil=True)
-def _add_faces(runs, faces):
+@compiled
+def _add_faces(runs: Runs, faces: np.ndarray) -> None:
     _, n1, n2 = runs.shape
     for c2 in range(n2):
         for c1 in range(n1):
@@ -112,21 +112,19 @@ def _add_faces(runs, faces):
                 _add_faces_of_lines(runs, line, line + n1, faces, 2)
 
 
-@numba.njit(cache=True, nogil=True)
-def _add_faces_of_lines(runs, a, b, faces, axis):
+@compiled
+def _add_faces_of_lines(runs: Runs, a: int, b: int, faces: np.ndarray, axis: int) -> None:
     """Walk along two neighbouring lines from one run's end to the next."""
-    extent = runs.shape[0]
-    i, last_i = np.int64(runs.offsets[a]), np.int64(runs.offsets[a + 1]) - 1
-    j, last_j = np.int64(runs.offsets[b]), np.int64(runs.offsets[b + 1]) - 1
+    i, end_of_a = runs.offsets[a], runs.offsets[a + 1]
+    j, end_of_b = runs.offsets[b], runs.offsets[b + 1]
     position = 0
-    while position < extent:
-        end_i = np.int64(runs.starts[i + 1]) if i < last_i else extent
-        end_j = np.int64(runs.starts[j + 1]) if j < last_j else extent
-        end = min(end_i, end_j)
+    while position < runs.shape[0]:
+        stop_i, stop_j = stop_of(runs, i, end_of_a), stop_of(runs, j, end_of_b)
+        stop = min(stop_i, stop_j)
         label_i, label_j = runs.labels[i], runs.labels[j]
         if label_i != label_j:
-            faces[label_i, axis] += end - position
-            faces[label_j, axis] += end - position
-        i += end_i == end
-        j += end_j == end
-        position = end
+            faces[label_i, axis] += stop - position
+            faces[label_j, axis] += stop - position
+        i += stop_i == stop
+        j += stop_j == stop
+        position = stop

@@ -6,11 +6,11 @@ that looking up ids, mapping supervoxels to labels and adding up moments cost ne
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from .jit import compiled, inlined
 from .simd import LANES, count_bits, differing, load, lowest_bit
 
 MAX_VOXELS = 2**31 - 1
@@ -52,14 +52,28 @@ def find_runs(volume: np.ndarray, shape: tuple[int, int, int]) -> tuple[Runs, np
 def relabel(runs: Runs, table: np.ndarray) -> Runs:
     """Runs of the volume in which label i has become ``table[i]`` (uint32); equal neighbours are one run."""
     offsets = np.zeros_like(runs.offsets)
-    starts = np.empty_like(runs.starts)
-    labels = np.empty_like(runs.labels)
-    count = _merge_runs(runs, table, offsets, starts, labels)
-    return Runs(runs.shape, offsets, starts[:count], labels[:count])
+    _count_merged(runs, table, offsets)
+    if offsets[-1] == runs.offsets[-1]:
+        return runs._replace(labels=table[runs.labels])
+    merged = Runs(runs.shape, offsets, np.empty(offsets[-1], np.uint16), np.empty(offsets[-1], np.uint32))
+    _merge_runs(runs, table, merged)
+    return merged
 
 
-@numba.njit(inline="always")
-def _starts_at(volume, line, place, extent):
+@inlined
+def start_of(runs: Runs, run: int) -> Any:
+    """Index of a run's first voxel, as a signed integer."""
+    return np.int64(runs.starts[run])
+
+
+@inlined
+def stop_of(runs: Runs, run: int, end: int) -> Any:
+    """Index behind a run; ``end`` is that of the first run of the next line."""
+    return np.int64(runs.starts[run + 1]) if run + 1 < end else np.int64(runs.shape[0])
+
+
+@inlined
+def _starts_at(volume: np.ndarray, line: int, place: int, extent: int) -> np.uint64:
     """Bits of the voxels, of the 64 from a place in a line on, that begin a run."""
     index = line * extent + place
     count = min(extent - place, _WORD)
@@ -74,8 +88,8 @@ def _starts_at(volume, line, place, extent):
     return bits
 
 
-@numba.njit(cache=True, nogil=True)
-def _count_runs(volume, extent, offsets):
+@compiled
+def _count_runs(volume: np.ndarray, extent: int, offsets: np.ndarray) -> None:
     count = 0
     for line in range(len(offsets) - 1):
         for place in range(0, extent, _WORD):
@@ -83,8 +97,8 @@ def _count_runs(volume, extent, offsets):
         offsets[line + 1] = count
 
 
-@numba.njit(cache=True, nogil=True)
-def _fill_starts(volume, extent, offsets, starts):
+@compiled
+def _fill_starts(volume: np.ndarray, extent: int, offsets: np.ndarray, starts: np.ndarray) -> None:
     for line in range(len(offsets) - 1):
         run = offsets[line]
         for place in range(0, extent, _WORD):
@@ -113,14 +127,16 @@ def _empty_slots(n: int) -> np.ndarray:
     return np.zeros(1 << (3 * n // 2 - 1).bit_length(), np.uint32)
 
 
-@numba.njit(cache=True, nogil=True)
-def _number_lines(volume, runs, ids, slots, n_ids, line):
+@compiled
+def _number_lines(
+    volume: np.ndarray, runs: Runs, ids: np.ndarray, slots: np.ndarray, n_ids: int, line: int
+) -> tuple[int, int]:
     """Label the runs of as many lines as there is certainly room for; return how far this went."""
     extent = runs.shape[0]
     labels, starts, offsets = runs.labels, runs.starts, runs.offsets
     while line < len(offsets) - 1 and n_ids + extent <= len(ids):
         for run in range(offsets[line], offsets[line + 1]):
-            value = np.uint64(volume[line * extent + starts[run]])
+            value: Any = np.uint64(volume[line * extent + starts[run]])
             labels[run] = 0
             if value != 0:
                 slot = _find_slot(slots, ids, value)
@@ -133,14 +149,14 @@ def _number_lines(volume, runs, ids, slots, n_ids, line):
     return n_ids, line
 
 
-@numba.njit(cache=True, nogil=True)
-def _enter(ids, slots, n_ids):
+@compiled
+def _enter(ids: np.ndarray, slots: np.ndarray, n_ids: int) -> None:
     for i in range(1, n_ids):
         slots[_find_slot(slots, ids, ids[i])] = i
 
 
-@numba.njit(inline="always")
-def _find_slot(slots, ids, value):
+@inlined
+def _find_slot(slots: np.ndarray, ids: np.ndarray, value: int) -> np.uint64:
     """Slot of the value, or the empty one in which to put it."""
     mask = np.uint64(len(slots) - 1)
     mixed = value * np.uint64(0x9E3779B97F4A7C15)
@@ -150,16 +166,24 @@ def _find_slot(slots, ids, value):
     return slot
 
 
-@numba.njit(cache=True, nogil=True)
-def _merge_runs(runs, table, offsets, starts, labels):
-    count = 0
+@compiled
+def _count_merged(runs: Runs, table: np.ndarray, offsets: np.ndarray) -> None:
     for line in range(len(offsets) - 1):
-        first = count
-        for run in range(runs.offsets[line], runs.offsets[line + 1]):
+        first, end = runs.offsets[line], runs.offsets[line + 1]
+        count = 1
+        for run in range(first + 1, end):
+            count += table[runs.labels[run]] != table[runs.labels[run - 1]]
+        offsets[line + 1] = offsets[line] + count
+
+
+@compiled
+def _merge_runs(runs: Runs, table: np.ndarray, merged: Runs) -> None:
+    for line in range(len(merged.offsets) - 1):
+        first, end = runs.offsets[line], runs.offsets[line + 1]
+        target = merged.offsets[line]
+        for run in range(first, end):
             label = table[runs.labels[run]]
-            if count == first or label != labels[count - 1]:
-                starts[count] = runs.starts[run]
-                labels[count] = label
-                count += 1
-        offsets[line + 1] = count
-    return count
+            if run == first or label != merged.labels[target - 1]:
+                merged.starts[target] = runs.starts[run]
+                merged.labels[target] = label
+                target += 1

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from .runs import Runs
+from .jit import compiled, inlined
+from .runs import Runs, start_of, stop_of
 from .simd import LANES, largest, load, smaller, total
 
 _SUMMABLE = 2**31 // LANES
@@ -58,14 +58,14 @@ def score(runs: Runs, distances: np.ndarray, geometry: Geometry) -> Scores:
     return scores
 
 
-@numba.njit(cache=True, nogil=True)
-def _offset_squared(geometry, label, axis, coordinate):
+@compiled
+def _offset_squared(geometry: Geometry, label: int, axis: int, coordinate: int) -> float:
     offset = (coordinate - geometry.mean[label, axis]) * geometry.resolution[axis]
     return offset * offset
 
 
-@numba.njit(cache=True, nogil=True)
-def _norm(geometry, e0, e1, e2):
+@compiled
+def _norm(geometry: Geometry, e0: float, e1: float, e2: float) -> float:
     """Square root of the sum of three squares, added in the order x, y, z."""
     if geometry.last == 2:
         return np.sqrt((e0 + e1) + e2)
@@ -74,10 +74,10 @@ def _norm(geometry, e0, e1, e2):
     return np.sqrt((e1 + e2) + e0)
 
 
-@numba.njit(cache=True, nogil=True)
-def _find_reach(runs, geometry, reach):
+@compiled
+def _find_reach(runs: Runs, geometry: Geometry, reach: np.ndarray) -> None:
     """Largest distance from the centroid of each label: that of an end of one of its runs."""
-    n0, n1, n2 = runs.shape
+    _, n1, n2 = runs.shape
     for line in range(n1 * n2):
         c1, c2 = line % n1, line // n1
         end = runs.offsets[line + 1]
@@ -85,9 +85,9 @@ def _find_reach(runs, geometry, reach):
             label = runs.labels[run]
             if label == 0:
                 continue
-            stop = np.int64(runs.starts[run + 1]) if run + 1 < end else n0
+            stop = stop_of(runs, run, end)
             e0 = max(
-                _offset_squared(geometry, label, 0, np.int64(runs.starts[run])),
+                _offset_squared(geometry, label, 0, start_of(runs, run)),
                 _offset_squared(geometry, label, 0, stop - 1),
             )
             e1 = _offset_squared(geometry, label, 1, c1)
@@ -95,8 +95,10 @@ def _find_reach(runs, geometry, reach):
             reach[label] = max(reach[label], _norm(geometry, e0, e1, e2))
 
 
-@numba.njit(cache=True, nogil=True)
-def _score_runs(runs, distances, geometry, reach, scores, best):
+@compiled
+def _score_runs(
+    runs: Runs, distances: np.ndarray, geometry: Geometry, reach: np.ndarray, scores: Scores, best: np.ndarray
+) -> None:
     n0, n1, n2 = runs.shape
     for line in range(n1 * n2):
         c1, c2 = line % n1, line // n1
@@ -105,8 +107,8 @@ def _score_runs(runs, distances, geometry, reach, scores, best):
             label = runs.labels[run]
             if label == 0:
                 continue
-            start = np.int64(runs.starts[run])
-            stop = np.int64(runs.starts[run + 1]) if run + 1 < end else n0
+            start = start_of(runs, run)
+            stop = stop_of(runs, run, end)
             added, most = _sum_up(distances, line * n0 + start, line * n0 + stop)
             scores.total[label] += added
             scores.largest[label] = max(scores.largest[label], most)
@@ -115,10 +117,10 @@ def _score_runs(runs, distances, geometry, reach, scores, best):
                 _score_run(distances, geometry, reach, scores, best, label, place, most)
 
 
-@numba.njit(inline="always")
-def _sum_up(distances, start, stop):
+@inlined
+def _sum_up(distances: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     """Sum and largest of some neighbouring distances."""
-    added, most = np.int64(0), np.int64(0)
+    added, most = 0, 0
     for i in range(start, stop, LANES):
         vector = smaller(load(distances, i), load(_KEEP, max(LANES - (stop - i), 0)))
         most = max(most, largest(vector))
@@ -130,13 +132,22 @@ def _sum_up(distances, start, stop):
     return added, most
 
 
-@numba.njit(cache=True, nogil=True)
-def _score_run(distances, geometry, reach, scores, best, label, place, most):
+@compiled
+def _score_run(
+    distances: np.ndarray,
+    geometry: Geometry,
+    reach: np.ndarray,
+    scores: Scores,
+    best: np.ndarray,
+    label: int,
+    place: tuple[int, int, int, int, int],
+    most: int,
+) -> None:
     """Look for a better voxel in a run, unless its voxel next to the centroid shows that there is none."""
     start, stop, c1, c2, base = place
     e1 = _offset_squared(geometry, label, 1, c1)
     e2 = _offset_squared(geometry, label, 2, c2)
-    below = min(max(np.int64(np.floor(geometry.mean[label, 0])), start), stop - 1)
+    below = min(max(int(np.floor(geometry.mean[label, 0])), start), stop - 1)
     above = min(below + 1, stop - 1)
     e0 = min(_offset_squared(geometry, label, 0, below), _offset_squared(geometry, label, 0, above))
     if _weigh(most, _norm(geometry, e0, e1, e2), reach[label]) < best[label]:
@@ -152,8 +163,8 @@ def _score_run(distances, geometry, reach, scores, best, label, place, most):
             scores.best_index[label] = index
 
 
-@numba.njit(cache=True, nogil=True)
-def _weigh(dt, distance, reach):
+@compiled
+def _weigh(dt: int, distance: float, reach: float) -> float:
     if reach == 0.0:
         return np.float64(dt)
     return dt * (1.0 - distance / reach)

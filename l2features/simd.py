@@ -1,8 +1,6 @@
 """Vectors of 32 integers inside compiled functions, for the few loops that the loop vectoriser gets wrong.
 
 LLVM turns them into whatever vector instructions the processor has. They live in local variables only.
-Numba does not see that a compiled function depends on this module: after a change here, delete the
-``*.nbi`` files of the modules that use it.
 """
 
 from __future__ import annotations
@@ -10,13 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+import numba.extending
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import register_model
 
 LANES = 32
 _INDEX = ir.IntType(32)
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """Numba's decorator, with a type."""
+    return numba.extending.intrinsic(function)
 
 
 class Vector(types.Type):
@@ -33,7 +37,7 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(manager[kind.element].get_value_type(), LANES))
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: ir.Type) -> Any:
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, kind: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
@@ -60,24 +64,24 @@ def _reduce(builder: Any, name: str, vector: Any) -> Any:
 
 
 @intrinsic
-def load(typing_context, array, index):
+def load(typing_context: Any, array: Any, index: Any) -> Any:
     """Elements from an index of a one-dimensional array on."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = context.get_value_type(signature.return_type)
-        address = _address(context, builder, signature.args[0], *arguments, kind)
+        address = _address(context, builder, array, arguments[0], arguments[1], kind)
         return builder.load(address, align=array.dtype.bitwidth // 8)
 
     return Vector(array.dtype)(array, types.int64), generate
 
 
 @intrinsic
-def store(typing_context, array, index, vector):
+def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
     """Write all elements from an index of a one-dimensional array on."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_value, index_value, value = arguments
-        address = _address(context, builder, signature.args[0], array_value, index_value, value.type)
+        address = _address(context, builder, array, array_value, index_value, value.type)
         builder.store(value, address, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -85,12 +89,12 @@ def store(typing_context, array, index, vector):
 
 
 @intrinsic
-def store_first(typing_context, array, index, vector, count):
+def store_first(typing_context: Any, array: Any, index: Any, vector: Any, count: Any) -> Any:
     """Write the first elements, at most all of them."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_value, index_value, value, n = arguments
-        address = _address(context, builder, signature.args[0], array_value, index_value, value.type)
+        address = _address(context, builder, array, array_value, index_value, value.type)
         mask = _first_lanes(builder, n)
         kind = ir.FunctionType(ir.VoidType(), [value.type, address.type, _INDEX, mask.type])
         name = f"llvm.masked.store.v{LANES}i{value.type.element.width}.p0"
@@ -103,10 +107,10 @@ def store_first(typing_context, array, index, vector, count):
 
 
 @intrinsic
-def splat(typing_context, array, value):
+def splat(typing_context: Any, array: Any, value: Any) -> Any:
     """The same integer everywhere, for use with elements of the array."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide = context.cast(builder, arguments[1], value, types.int64)
         kind = context.get_value_type(array.dtype)
         return _spread(builder, wide if kind.width == 64 else builder.trunc(wide, kind))
@@ -115,8 +119,8 @@ def splat(typing_context, array, value):
 
 
 def _elementwise(build: Callable[[Any, Any, Any], Any], doc: str) -> Any:
-    def typed(typing_context, a, b):
-        def generate(context, builder, signature, arguments):
+    def typed(typing_context: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return build(builder, *arguments)
 
         return a(a, b), generate
@@ -132,10 +136,10 @@ smaller = _elementwise(
 
 
 @intrinsic
-def where_equal(typing_context, a, b, values):
+def where_equal(typing_context: Any, a: Any, b: Any, values: Any) -> Any:
     """The values where a equals b, and 0 elsewhere."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         left, right, chosen = arguments
         return builder.select(builder.icmp_signed("==", left, right), chosen, ir.Constant(chosen.type, None))
 
@@ -143,10 +147,10 @@ def where_equal(typing_context, a, b, values):
 
 
 @intrinsic
-def any_greater(typing_context, a, b):
+def any_greater(typing_context: Any, a: Any, b: Any) -> Any:
     """Whether a, as signed, is greater than b anywhere."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = _bits(builder, builder.icmp_signed(">", *arguments))
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
@@ -154,60 +158,60 @@ def any_greater(typing_context, a, b):
 
 
 @intrinsic
-def differing(typing_context, a, b):
+def differing(typing_context: Any, a: Any, b: Any) -> Any:
     """Bits (uint64) of the lanes in which a and b differ."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.zext(_bits(builder, builder.icmp_signed("!=", *arguments)), ir.IntType(64))
 
     return types.uint64(a, b), generate
 
 
 @intrinsic
-def lowest_bit(typing_context, bits):
+def lowest_bit(typing_context: Any, bits: Any) -> Any:
     """Number of the lowest bit that is set."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.uint64), generate
 
 
 @intrinsic
-def count_bits(typing_context, bits):
+def count_bits(typing_context: Any, bits: Any) -> Any:
     """How many bits are set."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.ctpop(arguments[0])
 
     return types.int64(types.uint64), generate
 
 
 @intrinsic
-def total(typing_context, vector):
+def total(typing_context: Any, vector: Any) -> Any:
     """Sum of the elements."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _reduce(builder, "add", arguments[0])
 
     return vector.element(vector), generate
 
 
 @intrinsic
-def largest(typing_context, vector):
+def largest(typing_context: Any, vector: Any) -> Any:
     """Largest of the elements, as signed."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _reduce(builder, "smax", arguments[0])
 
     return vector.element(vector), generate
 
 
 @intrinsic
-def whole_roots(typing_context, vector, factor):
+def whole_roots(typing_context: Any, vector: Any, factor: Any) -> Any:
     """Square roots of the elements times a factor (float64), floored."""
 
-    def generate(context, builder, signature, arguments):
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         value, scale = arguments
         kind = ir.VectorType(ir.DoubleType(), LANES)
         function_type = ir.FunctionType(kind, [kind])
