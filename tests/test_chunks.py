@@ -56,7 +56,8 @@ def test_the_centre_is_at_most_eight_chunks_of_the_grid(grid: Triple) -> None:
 
 @given(triples, triples, st.integers(1, 500))
 def test_the_order_visits_every_chunk_once(start: Triple, shape: Triple, shard: int) -> None:
-    box = ChunkBox(start, tuple(a + n for a, n in zip(start, shape, strict=True)))
+    x, y, z = (a + n for a, n in zip(start, shape, strict=True))
+    box = ChunkBox(start, (x, y, z))
     parts = [box.positions(i, i + shard) for i in range(0, len(box), shard)]
     visited = np.concatenate(parts)
     assert [len(part) for part in parts[:-1]] == [shard] * (len(parts) - 1)

@@ -561,7 +561,7 @@ while len(seen) < int(sys.argv[2]):
 
 def test_processes_that_write_and_read_at_once(tmp_path: Path) -> None:
     url, workers, rounds = f"sqlite://{tmp_path}/store.db", 3, 10
-    scripts = [(WRITER, str(worker), str(rounds)) for worker in range(workers)]
+    scripts: list[tuple[str, ...]] = [(WRITER, str(worker), str(rounds)) for worker in range(workers)]
     scripts += [(READER, str(workers * rounds))] * 2
     processes = [
         subprocess.Popen(
