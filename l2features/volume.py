@@ -12,6 +12,8 @@ from .errors import VolumeError
 from .geometry import Chunk, Geometry, Triple
 from .ids import IdLayout
 
+TINY_BYTES = 64
+"""No compressed form of nothing is larger."""
 _OPTIONS: dict[str, Any] = {
     "bounded": False,
     "fill_missing": True,
@@ -80,15 +82,47 @@ class Volume:
         start = geometry.origins([chunk])[0]
         stop = np.minimum(start + size, np.add(geometry.voxel_offset, geometry.voxel_size))
         try:
-            part = self.cv[tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))]
+            labels = self._cutout(start, stop)
         except Exception as error:  # decoders, file systems and HTTP share no base class
             raise VolumeError(f"chunk {chunk}: cannot read {self.cv_path}: {_reason(error)}") from error
-        labels = np.asarray(part)[..., 0]
         if labels.shape == tuple(size):
             return labels
         full = np.zeros(size, dtype=labels.dtype, order="F")
         full[tuple(slice(0, n) for n in labels.shape)] = labels
         return full
+
+    def _cutout(self, start: Any, stop: Any) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Labels from voxel ``start`` to ``stop``: background where a file is missing, an error where it is
+        there and empty, which cloud-volume takes for missing."""
+        from cloudvolume.exceptions import EmptyVolumeException
+
+        where = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+        self.cv.image.fill_missing = False
+        try:
+            return np.asarray(self.cv[where])[..., 0]
+        except EmptyVolumeException:
+            self._refuse_empty_files(start, stop)
+            self.cv.image.fill_missing = True
+            return np.asarray(self.cv[where])[..., 0]
+
+    def _refuse_empty_files(self, start: Any, stop: Any) -> None:
+        from cloudfiles import CloudFiles
+        from cloudvolume import Bbox
+        from cloudvolume.datasource.precomputed.image.common import chunknames
+
+        image, mip = self.cv.image, self.cv.mip
+        if image.is_sharded(mip):
+            return
+        bounds, chunk_size = image.meta.bounds(mip), image.meta.chunk_size(mip)
+        box = Bbox(start, stop).expand_to_chunk_size(chunk_size, image.meta.voxel_offset(mip))
+        names = chunknames(Bbox.intersection(box, bounds), bounds, image.meta.key(mip), chunk_size)
+        files = CloudFiles(image.meta.cloudpath)
+        sizes = files.size(list(names))
+        for file in files.get(
+            [name for name, size in sizes.items() if size is not None and size < TINY_BYTES]
+        ):
+            if not file["content"]:
+                raise ValueError(f"file {file['path']} is empty")
 
 
 def _triple(values: Any) -> Triple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,15 @@ def test_a_cut_off_chunk_file_is_an_error(own_sample: Path) -> None:
     path = chunk_file(own_sample, Chunk(0, 0, 0))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(VolumeError, match="chunk 0,0,0: cannot read"):
+        Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ""])
+def test_an_empty_chunk_file_is_not_taken_for_a_missing_one(own_sample: Path, suffix: str) -> None:
+    path = chunk_file(own_sample, Chunk(0, 0, 0))
+    path.unlink()
+    path.with_name(path.name.removesuffix(".gz") + suffix).write_bytes(gzip.compress(b"") if suffix else b"")
+    with pytest.raises(VolumeError, match=r"chunk 0,0,0: cannot read .*: file \S+ is empty"):
         Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY)
 
 
