@@ -25,10 +25,12 @@ from .simd import LANES, add, any_greater, load, smaller, splat, store, store_fi
 
 _BLOCK = 256
 """Least number of neighbouring voxels to a block, where the volume has as many."""
+_FAR_32, _FAR_64 = 2**30, 2**62
+"""More than any squared distance; another one can be added without overflow."""
 _PAD = 16
 """Elements between the rows of a block, without which its rows would share few of the cache's sets."""
 _PATIENCE = 48
-"""Steps per row, on average, beyond which the linear envelope is the faster one."""
+"""Steps per row, on average, beyond which lower envelopes are faster."""
 
 
 class _Tables(NamedTuple):
@@ -59,8 +61,8 @@ def _exact_distances(runs: Runs, resolution: list[int]) -> np.ndarray:
     unit = math.gcd(*resolution)
     steps = [r // unit for r in resolution]
     bound = sum((n * a) ** 2 for n, a in zip(runs.shape, steps, strict=True))
-    dtype = np.int32 if bound < 2**30 else np.int64
-    far = dtype(2**30 if dtype is np.int32 else 2**62)
+    dtype = np.int32 if bound < _FAR_32 else np.int64
+    far = dtype(_FAR_32 if dtype is np.int32 else _FAR_64)
     tables = _make_tables(runs.shape[0], steps[0] ** 2, far)
     distances = _empty_distances(runs, dtype)
     for axis, factor in ((1, 0.0), (2, float(unit) ** 2)):

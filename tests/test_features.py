@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2features import compute_features
+from l2features import compute_features, distance
 from l2features.features import SegmentedChunk
 from l2features.schema import FEATURES
 
@@ -164,6 +164,15 @@ def test_long_distances(axis: int) -> None:
     volume = np.full(shape, 3, np.uint16)
     volume[tuple(np.random.default_rng(axis).integers(0, shape, (3, 3)).T)] = (1, 0, 2)
     check_equal(compute_features(volume, (4, 5, 3)), plain_features(volume, (4, 5, 3)))
+
+
+@pytest.mark.parametrize("shape", [(30, 31, 32), (300, 40, 5)])
+def test_wide_integers(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]) -> None:
+    """Squared distances of 64 bits are for resolutions that hardly any volume has."""
+    volume = make_blobs(np.random.default_rng(8), shape, 9)
+    expected = compute_features(volume, (16, 16, 40)).tobytes()
+    monkeypatch.setattr(distance, "_FAR_32", 0)
+    assert compute_features(volume, (16, 16, 40)).tobytes() == expected
 
 
 def test_exact_beyond_float32() -> None:
