@@ -201,7 +201,7 @@ def run_case(case: Case, options: argparse.Namespace) -> bool:
 
 
 def split_up(labels: np.ndarray) -> tuple[np.ndarray, np.uint64]:
-    """Supervoxels (uint64) that slabs across z cut out of labels, and the bits of their ids that are labels."""
+    """Supervoxels (uint64) that slabs across z cut out of labels, and the bits in which they hold these."""
     slab = np.arange(labels.shape[2], dtype=np.uint64) // np.uint64(32) << np.uint64(40)
     supervoxels = np.where(labels > 0, labels + slab, np.uint64(0)).astype(np.uint64)
     supervoxels = np.array(supervoxels, order="F" if labels.flags.f_contiguous else "C")
