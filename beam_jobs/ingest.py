@@ -119,8 +119,14 @@ def run_local(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
     """Run on this machine with a progress bar; gives the exit status."""
     workers = own.workers or len(os.sched_getaffinity(0))
     run = LocalRun(ingest, workers, own.sink, flags)
-    with logging_redirect_tqdm(), tqdm(total=len(ingest.box), unit="chunk", desc=ingest.dataset.name) as bar:
-        summary = run.run(bar.update)
+    with logging_redirect_tqdm(), tqdm(total=len(ingest.box), unit="chunk") as bar:
+        bar.set_description(f"{ingest.dataset.name} (starting; the first time, this compiles the kernel)")
+
+        def advance(chunks: int) -> None:
+            bar.set_description(ingest.dataset.name, refresh=False)
+            bar.update(chunks)
+
+        summary = run.run(advance)
     return report(summary)
 
 

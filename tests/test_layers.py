@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from l2features.jit import MODULES
+
 from .conftest import ROOT
 
 FORBIDDEN = {
@@ -49,6 +51,15 @@ def test_only_the_configuration_reads_the_environment() -> None:
         if "os.environ" in path.read_text() or "getenv" in path.read_text()
     ]
     assert readers == ["config.py"]
+
+
+def test_the_cache_of_compiled_code_depends_on_every_module_of_the_kernel() -> None:
+    compiled = {
+        path.stem for path in (ROOT / "l2features").glob("*.py") if "from .jit import" in path.read_text()
+    }
+    inlined = {path.stem for path in (ROOT / "l2features").glob("*.py") if "from numba" in path.read_text()}
+    assert len(compiled) > 3
+    assert compiled | inlined <= set(MODULES)
 
 
 def test_importing_the_library_is_cheap() -> None:
