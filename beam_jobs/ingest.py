@@ -135,14 +135,16 @@ def report(summary: Summary) -> int:
     before = f" ({summary.done_before} were done before)" if summary.done_before else ""
     print(
         f"{summary.done} of {summary.total} chunks done{before}: {summary.nodes} nodes, "
-        f"{summary.orphans} supervoxels without a parent, {len(summary.failed)} chunks failed"
+        f"{summary.orphans} supervoxels without a parent, {summary.n_failed} chunks failed"
     )
     for chunk, reason in summary.failed.items():
         print(f"error: chunk {chunk} failed: {reason}", file=sys.stderr)
+    if summary.n_failed > len(summary.failed):
+        print(f"error: and {summary.n_failed - len(summary.failed)} chunks more", file=sys.stderr)
     if summary.stopped:
         print("stopped: the same command goes on from here", file=sys.stderr)
         return EXIT_STOPPED
-    return EXIT_FAILED if summary.failed else 0
+    return EXIT_FAILED if summary.n_failed else 0
 
 
 def run_on(runner: str, ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:

@@ -37,6 +37,7 @@ from .pipeline import STORE, build
 from .transforms import ChunkResult
 
 MAX_EARLY_DEATHS = 3
+MAX_REASONS = 1_000
 END_TIMEOUT_S = 5.0
 _WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 logger = logging.getLogger(__name__)
@@ -103,8 +104,7 @@ def work(fd: int) -> None:
         with threadpool_limits(1):
             pipeline = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags))
             results = build(pipeline, ingest, PullChunks(fd), sink)
-            if results.written is not None:
-                _ = results.written | "Report written" >> beam.ParDo(_ReportFn(fd))
+            _ = results.written | "Report written" >> beam.ParDo(_ReportFn(fd))
             _ = results.failed | "Report failed" >> beam.ParDo(_ReportFn(fd))
             pipeline.run().wait_until_finish()
         pipe.send((END, None))
@@ -116,7 +116,9 @@ def work(fd: int) -> None:
 
 @dataclass
 class Summary:
-    """What a run did: ``failed`` maps chunks to reasons, ``millis`` sums the time of all workers by step.
+    """What a run did.
+
+    ``failed`` maps the first failed chunks to reasons; ``millis`` sums the time of all workers by step.
 
     ``first`` and ``last`` are when the first chunk was handed out and the last one was settled, on the
     clock of ``time.perf_counter``.
@@ -127,6 +129,7 @@ class Summary:
     done: int = 0
     nodes: int = 0
     orphans: int = 0
+    n_failed: int = 0
     failed: dict[Chunk, str] = field(default_factory=dict)
     millis: Counter[str] = field(default_factory=Counter)
     first: float = 0.0
@@ -139,7 +142,9 @@ class Summary:
         self.orphans += result.orphans
         self.millis.update(result.millis)
         if result.state == FAILED:
-            self.failed[result.chunk] = result.reason
+            self.n_failed += 1
+            if len(self.failed) < MAX_REASONS:
+                self.failed[result.chunk] = result.reason
         else:
             self.done += 1
 
@@ -246,6 +251,8 @@ class LocalRun:
         """A worker died: its chunk goes to another one, or has failed if it killed too many."""
         how = f"a worker died ({_exit_reason(worker.process.wait())})"
         worker.ended = True
+        if self.sink != STORE:
+            raise WorkerError(f"{how}: rows that it had sent may not be written; run the job again")
         logger.warning("%s%s", how, f" at chunk {worker.chunk}" if worker.chunk else "")
         if worker.chunk is None:
             self.early_deaths += 1

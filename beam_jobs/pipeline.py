@@ -9,7 +9,14 @@ import apache_beam as beam
 
 from l2features.ingest import Ingest
 
-from .transforms import FAILURES, ComputeFeatures, RecordFailures, WriteByBigtableIO, WriteFeatures
+from .transforms import (
+    FAILURES,
+    ComputeFeatures,
+    RecordFailures,
+    WriteByBigtableIO,
+    WriteFeatures,
+    sent,
+)
 
 STORE, BIGTABLEIO = "store", "bigtableio"
 SINKS = (STORE, BIGTABLEIO)
@@ -26,8 +33,8 @@ class IngestResults:
 def build(pipeline: Any, ingest: Ingest, chunks: beam.PTransform, sink: str = STORE) -> IngestResults:
     """Add the ingest to a pipeline. ``chunks`` gives the chunks to compute.
 
-    The sink ``bigtableio`` needs a Bigtable store, and with it nothing is known of a chunk that was
-    written: ``written`` is None.
+    The sink ``bigtableio`` needs a Bigtable store. With it a chunk's state is ``sent``: that it is written is
+    known when the pipeline has ended well.
     """
     computed = pipeline | "Chunks" >> chunks | "Compute features" >> ComputeFeatures(ingest.open_source)
     failed = computed[FAILURES] | "Record failures" >> RecordFailures(ingest)
@@ -36,4 +43,4 @@ def build(pipeline: Any, ingest: Ingest, chunks: beam.PTransform, sink: str = ST
     project, instance = ingest.dataset.store.removeprefix("bigtable://").strip("/").split("/")
     to_bigtable = WriteByBigtableIO(project, instance, ingest.dataset.l2cache_id)
     computed.features | "Write features" >> to_bigtable
-    return IngestResults(None, failed)
+    return IngestResults(computed.features | "Sent" >> beam.Map(sent), failed)

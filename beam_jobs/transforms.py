@@ -22,6 +22,8 @@ from l2features.store import FAILED, ChunkRecord
 NAMESPACE = "l2features"
 STEPS = ("read", "map", "compute", "write")
 FAILURES = "failures"
+SENT = "sent"
+"""State of a chunk of which nobody says when it is written."""
 logger = logging.getLogger(__name__)
 
 
@@ -199,6 +201,11 @@ class _DirectRowsFn(beam.DoFn):
             for qualifier, value in cells:
                 row.set_cell(FAMILY, qualifier, value, timestamp=now)
             yield row
+
+
+def sent(result: ChunkFeatures) -> ChunkResult:
+    """The result of a chunk whose rows were handed to Beam's connector."""
+    return ChunkResult(result.chunk, SENT, len(result.features), result.orphans, "", result.millis)
 
 
 @dataclass

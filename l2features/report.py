@@ -18,7 +18,7 @@ from .schema import ATTRIBUTES
 from .store import FAILED, Store
 
 RATE_WINDOW = timedelta(minutes=10)
-MAX_LISTED = 20
+MAX_LISTED, MAX_KEPT = 20, 10_000
 
 
 def served_rows(rows: Rows, geometry: Geometry) -> dict[str, dict[str, Any]]:
@@ -65,13 +65,17 @@ def _cell(value: Any) -> str:
 
 @dataclass
 class Status:
-    """How far an ingest is. ``chunks_per_minute`` is over the last ten minutes of work; None if unknown."""
+    """How far an ingest is. ``chunks_per_minute`` is over the last ten minutes of work; None if unknown.
+
+    ``failed`` names the first failed chunks and their reasons, ``n_failed`` counts all.
+    """
 
     table: str
     total: int
     done: int = 0
     nodes: int = 0
     orphans: int = 0
+    n_failed: int = 0
     failed: list[tuple[Chunk, str]] = field(default_factory=list)
     newest: datetime | None = None
     chunks_per_minute: float | None = None
@@ -90,9 +94,10 @@ def read_status(store: Store, geometry: Geometry) -> Status:
     status = Status(store.name, geometry.n_chunks)
     recent: list[tuple[datetime, int]] = []
     for record in store.chunk_records():
-        coordinates = geometry.layout.chunk_coordinates(np.array([record.chunk_id], dtype=np.uint64))[0]
         if record.state == FAILED:
-            status.failed.append((Chunk(*coordinates.tolist()), record.reason))
+            status.n_failed += 1
+            if len(status.failed) < MAX_KEPT:
+                status.failed.append((_chunk_of(geometry, record.chunk_id), record.reason))
             continue
         status.done += 1
         status.nodes += record.nodes
@@ -106,6 +111,11 @@ def read_status(store: Store, geometry: Geometry) -> Status:
     status.failed.sort()
     _add_rates(status, recent)
     return status
+
+
+def _chunk_of(geometry: Geometry, chunk_id: int) -> Chunk:
+    x, y, z = geometry.layout.chunk_coordinates(np.array([chunk_id], dtype=np.uint64))[0].tolist()
+    return Chunk(x, y, z)
 
 
 def _add_rates(status: Status, recent: list[tuple[datetime, int]]) -> None:
@@ -129,8 +139,8 @@ def status_text(status: Status) -> str:
             rates = f"{status.chunks_per_minute} chunks/min and {status.nodes_per_second} nodes/s"
             rate = f", {rates} in its last 10 minutes"
         lines.append(f"newest chunk at {status.newest:%Y-%m-%d %H:%M:%S} UTC{rate}")
-    lines.append(f"{len(status.failed)} chunks failed" + (":" if status.failed else ""))
+    lines.append(f"{status.n_failed} chunks failed" + (":" if status.failed else ""))
     lines += [f"  chunk {chunk}: {reason}" for chunk, reason in status.failed[:MAX_LISTED]]
-    if len(status.failed) > MAX_LISTED:
-        lines.append(f"  and {len(status.failed) - MAX_LISTED} more: --json lists all")
+    if status.n_failed > MAX_LISTED:
+        lines.append(f"  and {status.n_failed - MAX_LISTED} more: --json lists up to {MAX_KEPT}")
     return "\n".join(lines)

@@ -333,8 +333,23 @@ def test_beams_connector_writes_the_same_rows(
     config = dataset_file(tmp_path, sample, store=STORE_URL, l2cache_id="l2_bigtableio")
     done = run_ingest(config, "--create", "--sink", "bigtableio")
     assert done.returncode == 0, done.stderr
+    assert "12 of 12 chunks done" in done.stdout
     assert table_bytes(config) == table_bytes(undisturbed)
     assert done_chunks(config) == 0
+
+
+def test_a_worker_that_dies_before_beams_connector_has_written_ends_the_job(
+    tmp_path: Path, many_chunks: Path, emulator: Emulator
+) -> None:
+    config = dataset_file(tmp_path, many_chunks, store=STORE_URL, l2cache_id="l2_bigtableio_dies")
+    job = start(config, "--create", "--sink", "bigtableio", "--workers", "1")
+    wait_until(
+        lambda: any("beam_jobs.local" in " ".join(p.cmdline()) for p in psutil.Process(job.pid).children())
+    )
+    psutil.Process(job.pid).children()[0].kill()
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 1
+    assert "error: a worker died (SIGKILL): rows that it had sent may not be written" in err
 
 
 def test_an_empty_segmentation(tmp_path: Path) -> None:
