@@ -19,7 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -174,27 +174,35 @@ class LocalRun:
     def run(self, on_progress: Callable[[int], object] | None = None) -> Summary:
         """Compute all pending chunks; ``on_progress`` is told how many more chunks are settled.
 
-        The first KeyboardInterrupt lets the workers finish their chunk; the second ends them.
-        Raises WorkerError where a worker cannot go on: then the others are ended too.
+        The first SIGINT or SIGTERM lets the workers finish their chunk; the second ends them, by a
+        KeyboardInterrupt. Raises WorkerError where a worker cannot go on: then the others are ended too.
         """
         self.on_progress = on_progress or self.on_progress
         self.pending = self._pending()
         try:
-            self._start_workers()
-            while any(not worker.ended for worker in self.workers):
-                try:
+            with _handled(self._stop, signal.SIGINT, signal.SIGTERM):
+                self._start_workers()
+                while any(map(self._is_needed, self.workers)):
                     self._serve()
-                except KeyboardInterrupt:
-                    if self.summary.stopped:
-                        raise
-                    self.summary.stopped = True
         finally:
             self._end_workers()
             self.store.close()
         return self.summary
 
+    def _stop(self, *_: Any) -> None:
+        if self.summary.stopped:
+            raise KeyboardInterrupt
+        self.summary.stopped = True
+
+    def _is_needed(self, worker: _Worker) -> bool:
+        """Whether to wait for a worker: when stopped, only if it has something unwritten."""
+        unwritten = worker.chunk is not None or self.sink != STORE
+        return not worker.ended and (unwritten or not self.summary.stopped)
+
     def _pending(self) -> Iterator[Chunk]:
         for first, last in self.ingest.shards():
+            if self.summary.stopped:
+                return
             chunks = self.ingest.pending(self.store, first, last)
             self.summary.done_before += last - first - len(chunks)
             self.on_progress(last - first - len(chunks))
@@ -212,9 +220,10 @@ class LocalRun:
     def _start_worker(self) -> None:
         ours, theirs = multiprocessing.Pipe()
         code = f"from {__name__} import work; work({theirs.fileno()})"
-        with theirs, _ignored(signal.SIGINT):
+        with theirs, _handled(signal.SIG_IGN, signal.SIGINT):  # which the new process inherits
             process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
-        ours.send((self.ingest, self.sink, self.flags))
+        with suppress(ConnectionError):  # a worker that is dead already is found when it is waited for
+            ours.send((self.ingest, self.sink, self.flags))
         self.workers.append(_Worker(process, ours))
 
     def _serve(self) -> None:
@@ -283,13 +292,14 @@ class LocalRun:
 
 
 @contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    """Ignore a signal; a process started meanwhile goes on ignoring it."""
-    before = signal.signal(number, signal.SIG_IGN)
+def _handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
+    """Give signals another handler for a while."""
+    before = {number: signal.signal(number, handler) for number in signals}
     try:
         yield
     finally:
-        signal.signal(number, before)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 def _exit_reason(code: int) -> str:
