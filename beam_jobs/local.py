@@ -1,8 +1,7 @@
 """The batch pipeline on one machine: worker processes that share out the chunks as they go.
 
-Each worker runs the pipeline of `beam_jobs.pipeline` on Beam's in-process runner. Its chunks come from
-this process, one at a time, through a pipe; so does what became of them go back. A chunk whose worker
-died is given to another; a chunk that kills its workers counts as failed.
+The workers (`beam_jobs.worker`) get their chunks from this process, one at a time. A chunk whose worker died
+is given to another; a chunk that kills its workers counts as failed.
 """
 
 from __future__ import annotations
@@ -10,13 +9,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import multiprocessing.connection
-import os
-import re
 import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,94 +20,25 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-
 from l2features import features
 from l2features.errors import L2FeaturesError
 from l2features.geometry import Chunk
 from l2features.ingest import ATTEMPTS, Ingest, save_failure
 from l2features.store import FAILED
 
-from .pipeline import STORE, build
+from . import worker as worker_module
+from .pipeline import STORE
 from .transforms import ChunkResult
+from .worker import END, ERROR, NEXT, RESULT
 
 MAX_EARLY_DEATHS = 3
 MAX_REASONS = 1_000
 END_TIMEOUT_S = 5.0
-_WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 logger = logging.getLogger(__name__)
-
-NEXT, RESULT, END, ERROR = "next", "result", "end", "error"
-"""What a worker says; the answer to `NEXT` is a chunk, or None when there is nothing more to do."""
 
 
 class WorkerError(L2FeaturesError):
     """A worker could not go on."""
-
-
-class _PullFn(beam.DoFn):
-    """Yields chunks as the supervisor hands them out. ``fd`` is the worker's end of the pipe."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def process(self, _: Any) -> Iterator[Chunk]:
-        pipe = Connection(os.dup(self.fd))
-        while True:
-            pipe.send((NEXT, None))
-            chunk = pipe.recv()
-            if chunk is None:
-                break
-            yield Chunk(*chunk)
-        pipe.close()
-
-
-class _ReportFn(beam.DoFn):
-    """Tells the supervisor what became of a chunk."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def setup(self) -> None:
-        self.pipe = Connection(os.dup(self.fd))
-
-    def process(self, result: ChunkResult) -> None:
-        self.pipe.send((RESULT, tuple(result)))
-
-    def teardown(self) -> None:
-        self.pipe.close()
-
-
-@dataclass
-class PullChunks(beam.PTransform):
-    """Nothing to the chunks that the supervisor hands out."""
-
-    fd: int
-
-    def expand(self, begin: Any) -> Any:
-        return begin | "Worker" >> beam.Create([None]) | "Pull" >> beam.ParDo(_PullFn(self.fd))
-
-
-def work(fd: int) -> None:
-    """Body of a worker process: ``fd`` is its end of the pipe, by which it is also told what to do."""
-    from threadpoolctl import threadpool_limits
-
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    pipe = Connection(fd)
-    try:
-        ingest, sink, flags = pipe.recv()
-        with threadpool_limits(1):
-            pipeline = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags))
-            results = build(pipeline, ingest, PullChunks(fd), sink)
-            _ = results.written | "Report written" >> beam.ParDo(_ReportFn(fd))
-            _ = results.failed | "Report failed" >> beam.ParDo(_ReportFn(fd))
-            pipeline.run().wait_until_finish()
-        pipe.send((END, None))
-    except L2FeaturesError as error:
-        pipe.send((ERROR, _WHILE_RUNNING.sub("", str(error))))
-    except Exception:
-        pipe.send((ERROR, traceback.format_exc()))
 
 
 @dataclass
@@ -219,7 +146,7 @@ class LocalRun:
 
     def _start_worker(self) -> None:
         ours, theirs = multiprocessing.Pipe()
-        code = f"from {__name__} import work; work({theirs.fileno()})"
+        code = f"from {worker_module.__name__} import work; work({theirs.fileno()})"
         with theirs, _handled(signal.SIG_IGN, signal.SIGINT):  # which the new process inherits
             process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
         with suppress(ConnectionError):  # a worker that is dead already is found when it is waited for

@@ -247,7 +247,7 @@ def test_kill_9_of_the_whole_job_and_again(slow_sample: Path) -> None:
 def test_kill_9_of_one_worker(slow_sample: Path) -> None:
     job = start(slow_sample, "--create", "--workers", "2")
     wait_until(lambda: done_chunks(slow_sample) >= 5)
-    workers = [p for p in psutil.Process(job.pid).children() if "beam_jobs.local" in " ".join(p.cmdline())]
+    workers = [p for p in psutil.Process(job.pid).children() if "beam_jobs.worker" in " ".join(p.cmdline())]
     assert len(workers) == 2
     workers[0].kill()
     out, err = job.communicate(timeout=120)
@@ -344,7 +344,7 @@ def test_a_worker_that_dies_before_beams_connector_has_written_ends_the_job(
     config = dataset_file(tmp_path, many_chunks, store=STORE_URL, l2cache_id="l2_bigtableio_dies")
     job = start(config, "--create", "--sink", "bigtableio", "--workers", "1")
     wait_until(
-        lambda: any("beam_jobs.local" in " ".join(p.cmdline()) for p in psutil.Process(job.pid).children())
+        lambda: any("beam_jobs.worker" in " ".join(p.cmdline()) for p in psutil.Process(job.pid).children())
     )
     psutil.Process(job.pid).children()[0].kill()
     _, err = job.communicate(timeout=60)

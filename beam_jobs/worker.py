@@ -1,0 +1,93 @@
+"""A worker of a local run: a process that runs the batch pipeline on Beam's in-process runner.
+
+Its chunks come from the supervisor (`beam_jobs.local`), one at a time, through a pipe; so does what became of
+them go back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from l2features.errors import L2FeaturesError
+from l2features.geometry import Chunk
+
+from .pipeline import build
+from .transforms import ChunkResult
+
+_WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
+NEXT, RESULT, END, ERROR = "next", "result", "end", "error"
+"""What a worker says; the answer to `NEXT` is a chunk, or None when there is nothing more to do."""
+
+
+class _PullFn(beam.DoFn):
+    """Yields chunks as the supervisor hands them out. ``fd`` is the worker's end of the pipe."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def process(self, _: Any) -> Iterator[Chunk]:
+        pipe = Connection(os.dup(self.fd))
+        while True:
+            pipe.send((NEXT, None))
+            chunk = pipe.recv()
+            if chunk is None:
+                break
+            yield Chunk(*chunk)
+        pipe.close()
+
+
+class _ReportFn(beam.DoFn):
+    """Tells the supervisor what became of a chunk."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def setup(self) -> None:
+        self.pipe = Connection(os.dup(self.fd))
+
+    def process(self, result: ChunkResult) -> None:
+        self.pipe.send((RESULT, tuple(result)))
+
+    def teardown(self) -> None:
+        self.pipe.close()
+
+
+@dataclass
+class PullChunks(beam.PTransform):
+    """Nothing to the chunks that the supervisor hands out."""
+
+    fd: int
+
+    def expand(self, begin: Any) -> Any:
+        return begin | "Worker" >> beam.Create([None]) | "Pull" >> beam.ParDo(_PullFn(self.fd))
+
+
+def work(fd: int) -> None:
+    """Body of a worker process: ``fd`` is its end of the pipe, by which it is also told what to do."""
+    from threadpoolctl import threadpool_limits
+
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    pipe = Connection(fd)
+    try:
+        ingest, sink, flags = pipe.recv()
+        with threadpool_limits(1):
+            pipeline = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags))
+            results = build(pipeline, ingest, PullChunks(fd), sink)
+            _ = results.written | "Report written" >> beam.ParDo(_ReportFn(fd))
+            _ = results.failed | "Report failed" >> beam.ParDo(_ReportFn(fd))
+            pipeline.run().wait_until_finish()
+        pipe.send((END, None))
+    except L2FeaturesError as error:
+        pipe.send((ERROR, _WHILE_RUNNING.sub("", str(error))))
+    except Exception:
+        pipe.send((ERROR, traceback.format_exc()))
