@@ -17,6 +17,7 @@ setup(
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",
         "click>=8.1",
+        "cloud-files>=6",
         "cloud-volume>=12.15",
         "edt>=3.1",
         "google-cloud-bigtable>=2.42",
@@ -35,8 +36,6 @@ setup(
             "crackle-codec>=0.20",
             "fastremap>=1.15",
             "flask>=3",
-            "google-cloud-pubsub>=2.20",
-            "gunicorn>=22",
             "hypothesis>=6",
             "kvdbclient>=0.7",
             "mypy>=1.10",

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from cloudvolume import CloudVolume
+from google.cloud import bigtable
 
 import l2features
 from beam_jobs.ingest import main
@@ -25,7 +26,7 @@ from l2features.geometry import Geometry
 from l2features.sample import Sample, make_sample
 from l2features.store import DONE, FAILED, Store, open_store
 
-from .conftest import STORE_URL, all_rows, dataset_file, run_ingest
+from .conftest import INSTANCE, PROJECT, STORE_URL, Recordings, all_rows, dataset_file, run_ingest
 from .emulator import Emulator
 
 N_CHUNKS = 12
@@ -378,3 +379,39 @@ def test_a_locked_store_is_an_error_and_not_a_hang(
     assert done.returncode == 1
     assert "database is locked" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_older_table_without_meta_is_filled_and_stamped(
+    tmp_path: Path, sample: Path, undisturbed: Path, emulator: Emulator
+) -> None:
+    client = bigtable.Client(project=PROJECT, admin=True)
+    client.instance(INSTANCE).table("l2_older").create(column_families={"0": None})
+    config = dataset_file(tmp_path, sample, store=STORE_URL, l2cache_id="l2_older")
+    assert open_store(STORE_URL, "l2_older").meta() is None
+    done = run_ingest(config, "--timestamp", "2020-02-02 02:02:02")
+    assert done.returncode == 0
+    meta = open_store(STORE_URL, "l2_older").meta()
+    assert meta is not None
+    assert (meta.graph_id, meta.timestamp) == ("flat", "2020-02-02 02:02:02")
+    assert table_bytes(config) == table_bytes(undisturbed)
+    refused = run_ingest(config, "--timestamp", "2021-02-02 02:02:02")
+    assert "is of timestamp 2020-02-02 02:02:02: 2021-02-02 02:02:02 is refused" in refused.stderr
+
+
+def test_a_genuine_table_is_ingested_onto(tmp_path: Path, recordings: Recordings) -> None:
+    client = bigtable.Client(project=PROJECT, admin=True)
+    dump = recordings.dump("cache.json.gz")
+    recordings.loader.load(client.instance(INSTANCE), dump, "l2_genuine")
+    graph = f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2"
+    keys = {"store": STORE_URL, "l2cache_id": "l2_genuine", "graph": graph, "chunk_size": None}
+    config = dataset_file(tmp_path, recordings.cv_path("fixture_v2"), **keys)
+    done = run_ingest(config)
+    assert "12 of 12 chunks done" in done.stdout
+    for row in client.instance(INSTANCE).table("l2_genuine").read_rows():
+        for family in row.cells.values():
+            assert {len(cells) for cells in family.values()} == {1}
+    meta = open_store(STORE_URL, "l2_genuine").meta()
+    assert meta is not None
+    assert meta.timestamp == "2026-11-21 00:27:44"
+    assert meta.geometry is not None
+    assert len(all_rows(open_store(STORE_URL, "l2_genuine"))) == 159
