@@ -11,8 +11,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import edt
 import numpy as np
@@ -97,9 +98,7 @@ def find_cases(options: argparse.Namespace) -> list[Case]:
         return np.array(volume[tuple(slice(0, n) for n in options.shape)], order=options.order)
 
     if options.volumes:
-        return [
-            Case(path.name, lambda path=path: crop(np.load(path, mmap_mode="r"))) for path in options.volumes
-        ]
+        return [Case(path.name, partial(_cropped_file, path, crop)) for path in options.volumes]
     cases = []
     path = options.shared / "data" / "connectomics.npy.ckl.gz"
     if path.is_file():
@@ -114,9 +113,18 @@ def find_cases(options: argparse.Namespace) -> list[Case]:
         "mostly background": make_background,
     }
     return cases + [
-        Case(name, lambda make=make: np.array(make(options.shape), order=options.order))
-        for name, make in makers.items()
+        Case(name, partial(_made, make, options.shape, options.order)) for name, make in makers.items()
     ]
+
+
+def _cropped_file(path: Path, crop: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    return crop(np.load(path, mmap_mode="r"))
+
+
+def _made(
+    make: Callable[..., np.ndarray], shape: tuple[int, int, int], order: Literal["C", "F"]
+) -> np.ndarray:
+    return np.array(make(shape), order=order)
 
 
 def _read_em(path: Path) -> np.ndarray:

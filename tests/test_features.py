@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def cut_out(volume: np.ndarray, chunk: tuple[int, ...], size: np.ndarray) -> np.
     return np.pad(part, [(0, n - m) for n, m in zip(size, part.shape, strict=True)])
 
 
-def check_recorded(row: np.void, recorded: dict) -> None:
+def check_recorded(row: np.void, recorded: dict[str, Any]) -> None:
     for name in ("size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "chunk_intersect_count"):
         assert row[name].tolist() == recorded[name], name
     assert bool(row["has_pca"]) == bool(recorded["pca"])
@@ -187,7 +188,7 @@ def test_exact_beyond_float32() -> None:
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_supervoxels(order: str) -> None:
+def test_supervoxels(order: Literal["C", "F"]) -> None:
     """Labels for supervoxels are as good as a volume that has been relabelled first."""
     random = np.random.default_rng(4)
     volume = make_blobs(random, (50, 40, 30), 80).astype(np.uint64) * np.uint64(2**58 + 12345)
@@ -214,7 +215,7 @@ def test_many_ids() -> None:
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_ties(order: str) -> None:
+def test_ties(order: Literal["C", "F"]) -> None:
     volume = np.zeros((8, 8, 8), np.uint8, order=order)
     volume[1:3, 1:3, 1:3] = 1
     volume[6, 3:5, 6] = 2
@@ -288,7 +289,7 @@ def test_wrong_resolution(resolution: object) -> None:
 @pytest.mark.parametrize(
     ("labels", "error"), [([1, 2], ValueError), ([-1], ValueError), ([1.0], TypeError), ([[1]], ValueError)]
 )
-def test_wrong_labels(labels: list, error: type[Exception]) -> None:
+def test_wrong_labels(labels: list[Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         SegmentedChunk(one_voxel()).features(labels, (1, 1, 1))
 
