@@ -16,8 +16,6 @@ from .geometry import Chunk, Geometry, Triple
 from .ids import L2, IdLayout, Ids, as_ids, ids_of_row_keys, row_keys
 from .unpickle import GRAPH_META, plain_loads
 
-TIMEOUT_S = 60.0
-ATTEMPT_TIMEOUT_S = 20.0
 _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 
 
@@ -178,19 +176,13 @@ def _info_v1(cells: dict[bytes, bytes]) -> GraphInfo:
 
 
 def _open_table(url: str) -> Any:
-    from google.cloud.bigtable.data import BigtableDataClient
+    from .bigtable import open_table
 
     match = _URL.fullmatch(url)
     if not match:
         raise ConfigError(f"graph {url!r}: expected bigtable://project/instance/table")
-    project, instance, table = match.groups()
     with _errors(url):
-        return BigtableDataClient(project=project).get_table(
-            instance,
-            table,
-            default_read_rows_operation_timeout=TIMEOUT_S,
-            default_read_rows_attempt_timeout=ATTEMPT_TIMEOUT_S,
-        )
+        return open_table(*match.groups())
 
 
 @contextmanager
@@ -199,7 +191,7 @@ def _errors(url: str) -> Iterator[None]:
     from google.api_core.exceptions import GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError
 
-    from .store.bigtable import reason
+    from .bigtable import reason
 
     try:
         yield

@@ -212,8 +212,8 @@ def test_a_table_or_server_that_is_not_there(emulator: Emulator, monkeypatch: py
     ids = as_ids([V2.chunk_id(0, 0, 0, layer=1) + 1])
     with pytest.raises(GraphError, match=r"bigtable://\S+/no_such: there is no such table"):
         BigtableGraph(url("no_such"), at(0), V2).l2_ids(Chunk(0, 0, 0), ids)
-    monkeypatch.setattr("l2features.graph.TIMEOUT_S", 0.4)
-    monkeypatch.setattr("l2features.graph.ATTEMPT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("l2features.bigtable.OPERATION_TIMEOUT_S", 0.4)
+    monkeypatch.setattr("l2features.bigtable.ATTEMPT_TIMEOUT_S", 0.2)
     monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", f"127.0.0.1:{free_port()}")
     for use in (
         lambda: BigtableGraph(url("g"), at(0), V2).l2_ids(Chunk(0, 0, 0), ids),

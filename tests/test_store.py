@@ -442,8 +442,8 @@ def test_a_meta_row_is_not_trusted(bigtable_store: Store, tmp_path: Path, row: s
 def test_a_server_that_is_down_is_an_error_and_not_a_hang(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, listening: bool
 ) -> None:
-    monkeypatch.setattr("l2features.store.bigtable.OPERATION_TIMEOUT_S", 0.4)
-    monkeypatch.setattr("l2features.store.bigtable.ATTEMPT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("l2features.bigtable.OPERATION_TIMEOUT_S", 0.4)
+    monkeypatch.setattr("l2features.bigtable.ATTEMPT_TIMEOUT_S", 0.2)
     with socket.socket() as server:
         server.bind(("127.0.0.1", free_port()))
         if listening:

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.api_core.exceptions import AlreadyExists, GoogleAPICallError, GoogleAPIError, NotFound
+from google.api_core.exceptions import AlreadyExists, GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigtable
 from google.cloud.bigtable.column_family import GarbageCollectionRule, MaxAgeGCRule, MaxVersionsGCRule
-from google.cloud.bigtable.data import BigtableDataClient, ReadRowsQuery, Row, RowRange
+from google.cloud.bigtable.data import ReadRowsQuery, Row, RowRange
 from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup
 from google.cloud.bigtable.data.mutations import RowMutationEntry
 from google.cloud.bigtable.data.row_filters import (
@@ -36,6 +36,8 @@ from google.cloud.bigtable.data.row_filters import (
 from google.cloud.bigtable_v2.types import MutateRowsRequest
 
 from .. import __version__
+from .. import bigtable as client
+from ..bigtable import causes, open_table, reason
 from ..errors import ConfigError, StoreError, TableExists, TableNotFound
 from ..ids import Ids, as_ids, ids_of_row_keys, row_keys
 from ..rows import Rows, decode_cells, encode_cells
@@ -44,8 +46,6 @@ from ..unpickle import plain_loads
 from . import DONE, FAILED, ChunkRecord, Meta, read_geometry
 
 FAMILY = "0"
-OPERATION_TIMEOUT_S = 60.0
-ATTEMPT_TIMEOUT_S = 20.0
 WRITE_ROWS = 500
 """Rows of one bulk mutation: about 250 kB."""
 READ_KEYS = 5_000
@@ -99,7 +99,7 @@ class BigtableStore:
             raise ConfigError(f"store {url!r}: expected bigtable://project/instance")
         self.url, self.name = url, name
         self.project, self.instance = match.groups()
-        self._client: BigtableDataClient | None = None
+        self._opened: Any = None
 
     def create(self, meta: Meta) -> None:
         with self._errors():
@@ -112,7 +112,7 @@ class BigtableStore:
                     parent=instance.name,
                     table_id=self.name,
                     table={"column_families": rules},
-                    timeout=OPERATION_TIMEOUT_S,
+                    timeout=client.OPERATION_TIMEOUT_S,
                 )
             except AlreadyExists:
                 pass
@@ -216,9 +216,9 @@ class BigtableStore:
         return None if row is None else np.frombuffer(row.cells[0].value, dtype="<u8")
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._opened is not None:
+            self._opened.client.close()
+            self._opened = None
 
     def _decode(self, rows: Rows, index: int, row: Row) -> None:
         try:
@@ -228,19 +228,9 @@ class BigtableStore:
 
     @property
     def _table(self) -> Any:
-        if self._client is None:
-            self._client = BigtableDataClient(project=self.project)
-            self._open = self._client.get_table(
-                self.instance,
-                self.name,
-                default_read_rows_operation_timeout=OPERATION_TIMEOUT_S,
-                default_read_rows_attempt_timeout=ATTEMPT_TIMEOUT_S,
-                default_mutate_rows_operation_timeout=OPERATION_TIMEOUT_S,
-                default_mutate_rows_attempt_timeout=ATTEMPT_TIMEOUT_S,
-                default_operation_timeout=OPERATION_TIMEOUT_S,
-                default_attempt_timeout=ATTEMPT_TIMEOUT_S,
-            )
-        return self._open
+        if self._opened is None:
+            self._opened = open_table(self.project, self.instance, self.name)
+        return self._opened
 
     def _mutate(self, entries: list[RowMutationEntry]) -> None:
         with self._errors():
@@ -255,7 +245,7 @@ class BigtableStore:
 
     def _error(self, error: BaseException) -> StoreError:
         where = f"{self.url}, table {self.name}"
-        if any(isinstance(cause, NotFound) for cause in _causes(error)):
+        if any(isinstance(cause, NotFound) for cause in causes(error)):
             return TableNotFound(f"{where}: not found")
         return StoreError(f"{where}: {reason(error)}")
 
@@ -301,17 +291,3 @@ def _unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
             f"table {name}: the row 'meta' is not a pickled dictionary of graph_id, cv_path and timestamp: "
             f"{error}"
         ) from error
-
-
-def reason(error: BaseException) -> str:
-    """What an error of a Google client and the errors behind it say, in one line."""
-    said = [str(cause.message) for cause in _causes(error) if isinstance(cause, GoogleAPICallError)]
-    return ": ".join(dict.fromkeys(said)) or f"{type(error).__name__}: {error}"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error of the data client, and what it comes from: the first of each of its nested groups."""
-    while error is not None:
-        yield error
-        inner = getattr(error, "exceptions", None)
-        error = inner[0] if inner else error.__cause__
