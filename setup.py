@@ -1,4 +1,4 @@
-"""Installs the packages ``l2features``, ``beam_jobs`` and ``api`` and the command ``l2features``."""
+"""Installs the packages ``l2features`` and ``beam_jobs`` and the command ``l2features``."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ setup(
     name="l2features",
     version=VERSION,
     description="Features of level-2 nodes of chunked graphs: batch ingest, stores and command line",
-    packages=find_packages(include=["l2features*", "beam_jobs*", "api*"]),
+    packages=find_packages(include=["l2features*", "beam_jobs*"]),
     package_data={"l2features": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[

@@ -37,7 +37,7 @@ from l2features.geometry import Triple
 from l2features.ingest import Ingest, prepare
 
 from .local import LocalRun, Summary
-from .pipeline import BIGTABLEIO, SINKS, STORE, build
+from .pipeline import BIGTABLEIO, SINKS, STORE, build, plain_message
 from .transforms import NAMESPACE, EnumerateChunks
 
 LOCAL = "local"
@@ -149,8 +149,12 @@ def report(summary: Summary) -> int:
 
 def run_on(runner: str, ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
     """Run on a Beam runner and wait, unless nothing is run; gives the exit status."""
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     options = PipelineOptions([*flags, f"--runner={runner}"])
-    pipeline = beam.Pipeline(options=options)
+    try:
+        pipeline = beam.Pipeline(options=options)
+    except ValueError as error:
+        raise ConfigError(f"runner {runner}: {' '.join(str(error).split())}") from error
     build(pipeline, ingest, EnumerateChunks(ingest), own.sink)
     result: Any = pipeline.run()
     if options.view_as(TestOptions).dry_run or options.view_as(GoogleCloudOptions).template_location:
@@ -171,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; gives the exit status: 1 where chunks failed or the job ended, 2 for a wrong option."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     own, flags = parse(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         ingest = plan(own)
         if own.runner == LOCAL:
@@ -181,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
     except L2FeaturesError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_message(error)}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)

@@ -34,6 +34,8 @@ from .worker import END, ERROR, NEXT, RESULT
 MAX_EARLY_DEATHS = 3
 MAX_REASONS = 1_000
 END_TIMEOUT_S = 5.0
+CHUNK_TIMEOUT_S = 1_200.0
+"""A chunk that takes longer hangs, say in a server that accepts a request and never answers."""
 logger = logging.getLogger(__name__)
 
 
@@ -82,6 +84,9 @@ class _Worker:
     pipe: Connection
     chunk: Chunk | None = None
     """The chunk it was given and has not reported on."""
+    since: float = 0.0
+    """When it was given the chunk, on the clock of ``time.monotonic``."""
+    overdue: bool = False
     ended: bool = False
 
 
@@ -107,7 +112,7 @@ class LocalRun:
         self.on_progress = on_progress or self.on_progress
         self.pending = self._pending()
         try:
-            with _handled(self._stop, signal.SIGINT, signal.SIGTERM):
+            with _handled(self._stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._start_workers()
                 while any(map(self._is_needed, self.workers)):
                     self._serve()
@@ -162,10 +167,15 @@ class LocalRun:
                 self._answer(worker, *worker.pipe.recv())
             except (EOFError, ConnectionError):
                 self._bury(worker)
+        for worker in pipes.values():
+            if worker.chunk is not None and time.monotonic() - worker.since > CHUNK_TIMEOUT_S:
+                worker.overdue = True
+                worker.process.kill()
 
     def _answer(self, worker: _Worker, says: str, what: Any) -> None:
         if says == NEXT:
             worker.chunk = None if self.summary.stopped else self._next_chunk()
+            worker.since = time.monotonic()
             self.summary.first = self.summary.first or time.perf_counter()
             worker.pipe.send(worker.chunk)
         elif says == RESULT:
@@ -186,6 +196,8 @@ class LocalRun:
     def _bury(self, worker: _Worker) -> None:
         """A worker died: its chunk goes to another one, or has failed if it killed too many."""
         how = f"a worker died ({_exit_reason(worker.process.wait())})"
+        if worker.overdue:
+            how = f"a worker was ended after {CHUNK_TIMEOUT_S:.0f} s"
         worker.ended = True
         if self.sink != STORE:
             raise WorkerError(f"{how}: rows that it had sent may not be written; run the job again")

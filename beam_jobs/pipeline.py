@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,14 @@ from .transforms import (
 
 STORE, BIGTABLEIO = "store", "bigtableio"
 SINKS = (STORE, BIGTABLEIO)
+
+
+_WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
+
+
+def plain_message(error: Exception) -> str:
+    """What an error says, without the step that Beam adds."""
+    return _WHILE_RUNNING.sub("", str(error))
 
 
 @dataclass

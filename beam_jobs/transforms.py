@@ -101,7 +101,8 @@ class _ComputeFn(beam.DoFn):
         except Exception as error:
             if not isinstance(error, L2FeaturesError):
                 logger.exception("chunk %s", chunk)
-            yield TaggedOutput(FAILURES, FailedChunk(chunk, _reason(error)))
+            reason = _reason(error).removeprefix(f"chunk {chunk}: ")
+            yield TaggedOutput(FAILURES, FailedChunk(chunk, reason))
             return
         _counter("chunks").inc()
         _counter("empty_chunks").inc(int(len(result.features) == 0))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,10 +21,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from l2features.errors import L2FeaturesError
 from l2features.geometry import Chunk
 
-from .pipeline import build
+from .pipeline import build, plain_message
 from .transforms import ChunkResult
 
-_WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 NEXT, RESULT, END, ERROR = "next", "result", "end", "error"
 """What a worker says; the answer to `NEXT` is a chunk, or None when there is nothing more to do."""
 
@@ -87,7 +86,14 @@ def work(fd: int) -> None:
             _ = results.failed | "Report failed" >> beam.ParDo(_ReportFn(fd))
             pipeline.run().wait_until_finish()
         pipe.send((END, None))
+    except (EOFError, ConnectionError):
+        return  # the supervisor is gone
     except L2FeaturesError as error:
-        pipe.send((ERROR, _WHILE_RUNNING.sub("", str(error))))
+        _tell(pipe, plain_message(error))
     except Exception:
-        pipe.send((ERROR, traceback.format_exc()))
+        _tell(pipe, traceback.format_exc())
+
+
+def _tell(pipe: Connection, error: str) -> None:
+    with suppress(ConnectionError):
+        pipe.send((ERROR, error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -18,7 +19,7 @@ from . import __version__
 from .config import CONFIG_VARIABLE, load_dataset
 from .errors import ConfigError, L2FeaturesError, TableNotFound
 from .geometry import Chunk, Geometry, Triple
-from .ids import Ids
+from .ids import KEY_DIGITS, Ids
 from .rows import Rows
 from .store import Meta, Store, node_segments, open_store, parse_time
 
@@ -38,8 +39,8 @@ class TripleType(click.ParamType[Triple]):
 
     name = "X,Y,Z"
 
-    def __init__(self, at_least: int = 0) -> None:
-        self.at_least = at_least
+    def __init__(self, at_least: int = 0, at_most: int = 1 << 31) -> None:
+        self.at_least, self.at_most = at_least, at_most
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Triple:
         if isinstance(value, tuple):
@@ -48,8 +49,8 @@ class TripleType(click.ParamType[Triple]):
         if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
             self.fail(f"{value!r}: expected three integers such as 1,2,0", param, ctx)
         x, y, z = (int(part) for part in parts)
-        if min(x, y, z) < self.at_least:
-            self.fail(f"{value!r}: expected {self.at_least} or more on each axis", param, ctx)
+        if min(x, y, z) < self.at_least or max(x, y, z) > self.at_most:
+            self.fail(f"{value!r}: expected {self.at_least} to {self.at_most} on each axis", param, ctx)
         return x, y, z
 
 
@@ -86,7 +87,7 @@ def main() -> None:
     "--grid", type=TripleType(1), default="4,3,3", show_default=True, help="Chunks along each axis."
 )
 @click.option(
-    "--chunk-size", type=TripleType(4), default="64,64,32", show_default=True, help="Voxels of a chunk."
+    "--chunk-size", type=TripleType(4, 1024), default="64,64,32", show_default=True, help="Voxels of a chunk."
 )
 @_user_errors
 def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
@@ -108,9 +109,8 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
         return
     with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample") as bar:
         config = make_sample(directory, shape, bar.update)
-    click.echo(
-        f"wrote {config}\nnext: python -m beam_jobs.ingest --config {config} --dataset {NAME} --create"
-    )
+    command = f"python -m beam_jobs.ingest --config {shlex.quote(str(config))} --dataset {NAME} --create"
+    click.echo(f"wrote {config}\nnext: {command}")
 
 
 @main.command()
@@ -243,7 +243,7 @@ def _check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
 
 
 def _node_id(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 1 << 64:
+    if not text.isdecimal() or len(text) > KEY_DIGITS or int(text) >= 1 << 64:
         raise ConfigError(f"{text!r} is not a node id: expected an integer from 0 to {(1 << 64) - 1}")
     return int(text)
 

@@ -42,6 +42,19 @@ EXPECTED = {
 """What the keys of a data set may hold."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 class Dataset(BaseModel):
     """One entry of the data sets file, with every default filled in."""
 
@@ -104,7 +117,7 @@ def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Datas
         raise ConfigError(f"no data sets file: give --config FILE or set {CONFIG_VARIABLE}")
     file = Path(path)
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.load(file.read_text(), Loader=_Loader)
     except OSError as error:
         raise ConfigError(f"data sets file {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -133,7 +146,9 @@ def _dataset(file: Path, name: str, entry: Any) -> Dataset:
     unknown = [key for key in entry if key not in EXPECTED]
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}: expected {', '.join(EXPECTED)}")
-    values = {**entry, "name": name, "store": entry.get("store") or _default_store(file, entry)}
+    values = {**entry, "name": name, "store": entry.get("store")}
+    if values["store"] is None:
+        values["store"] = _default_store(file, entry)
     try:
         return Dataset.model_validate(values)
     except ValidationError as error:

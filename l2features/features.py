@@ -12,7 +12,7 @@ from .distance import whole_distances
 from .moments import Moments, centred_second, compute_moments
 from .runs import MAX_EXTENT, MAX_VOXELS, Runs, find_runs, relabel
 from .schema import FEATURES, PCA_MAX_SAMPLES, PCA_MIN_VOLUME_NM3
-from .score import Geometry, score
+from .score import Placement, score
 
 _MAX_NM = 2**30
 _MAX_HALF = float(np.finfo(np.float16).max)
@@ -203,7 +203,7 @@ def _fill_distances(
     order = list(axes)
     weights = np.array([shape[1] * shape[2], shape[2], 1])[order]
     mean = moments.first / np.maximum(moments.size, 1)[:, None]
-    geometry = Geometry(mean, nm[order], weights, order.index(2))
+    geometry = Placement(mean, nm[order], weights, order.index(2))
     scores = score(runs, whole_distances(runs, nm[order], axes), geometry)
     rows["max_dt_nm"] = _saturated(scores.largest[1:], np.uint16)
     rows["mean_dt_nm"] = np.minimum(scores.total[1:] / moments.size[1:], _MAX_HALF)

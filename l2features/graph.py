@@ -135,6 +135,15 @@ class BigtableGraph:
         return ids_of_row_keys([row.row_key for row in rows]), np.frombuffer(values, dtype="<u8")
 
 
+def check_graph(source: str) -> None:
+    """Raise `GraphError` where a data set names a graph's table that cannot be read."""
+    from google.cloud.bigtable.data import ReadRowsQuery
+
+    if source.startswith("bigtable://"):
+        with _errors(source):
+            _open_table(source).read_rows(ReadRowsQuery(limit=1))
+
+
 @dataclass(frozen=True)
 class GraphInfo:
     """What a graph's table says of its chunks and ids."""

@@ -14,6 +14,7 @@ from .compute import ChunkFeatures, ChunkSource, read_geometry
 from .config import Dataset
 from .errors import ConfigError, GraphError, StoreError, TableNotFound, VolumeError
 from .geometry import Chunk, Geometry, Triple
+from .graph import check_graph
 from .store import DONE, FAILED, TIME_FORMAT, ChunkRecord, Meta, Store, open_store, parse_time
 from .volume import Volume
 
@@ -70,6 +71,7 @@ def prepare(
     try:
         there = _existing_meta(store, dataset, create)
         geometry = read_geometry(dataset, Volume(dataset.cv_path))
+        check_graph(dataset.graph)
         box = choose_box(geometry.grid)
         meta = _settle(dataset, there, timestamp, geometry)
         if there is None and create:
@@ -96,6 +98,8 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
     """The meta that the table shall have. Raises ConfigError or StoreError on a contradiction."""
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     asked = None if timestamp is None else parse_time(timestamp).strftime(TIME_FORMAT)
+    if asked and parse_time(asked) > datetime.now(UTC):
+        logger.warning("timestamp %s is in the future: edits until then make chunks disagree", asked)
     if there is None:
         if asked is None and dataset.graph != "flat":
             raise ConfigError(
@@ -107,6 +111,8 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         raise ConfigError(f"{where} is of timestamp {there.timestamp}: {asked} is refused")
     if there.graph_id != dataset.graph_id:
         raise StoreError(f"{where} is of graph {there.graph_id!r}, the data set's is {dataset.graph_id!r}")
+    if dataset.graph == "flat" and there.cv_path != dataset.cv_path:
+        raise StoreError(f"{where} is of {there.cv_path}, the data set's cv_path is {dataset.cv_path}")
     if there.geometry not in (None, geometry):
         raise StoreError(f"{where} is of another geometry: {there.geometry}, the data set's is {geometry}")
     return replace(there, geometry=geometry)
@@ -126,8 +132,15 @@ def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
 
 
 def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> ChunkRecord:
-    """Write a chunk's rows and then, when they are durable, what became of it."""
+    """Write a chunk's rows and then, when they are durable, what became of it.
+
+    Where nodes are numbered anew by each computation (``segments``), left-over rows of an earlier one are
+    removed.
+    """
     store.write(result.features)
+    if result.segments is not None:
+        chunk_id = geometry.chunk_id(result.chunk)
+        store.delete(chunk_id + len(result.features) + 1, geometry.layout.last_id(chunk_id))
     record = ChunkRecord(
         geometry.chunk_id(result.chunk),
         FAILED if result.errors else DONE,
@@ -141,7 +154,7 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> Chunk
 
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
-    """Record that a chunk could not be computed, and why."""
+    """Record that a chunk could not be computed, and why; what is known of its segments is kept."""
     record = ChunkRecord(geometry.chunk_id(chunk), FAILED, datetime.now(UTC), reason=reason[:MAX_REASON])
-    store.put_chunk(record)
+    store.put_chunk(record, store.segments(record.chunk_id))
     return record

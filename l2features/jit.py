@@ -24,10 +24,18 @@ def _stamp() -> str:
 
 
 class _KernelStamp:
-    """Numba looks at the file that a function stands in; ours depend on each other's files too."""
+    """Numba looks at the file that a function stands in; ours depend on each other's files too.
+
+    What was compiled from other sources has other file names, so that it is never even opened: it may name
+    classes that are gone.
+    """
 
     def get_source_stamp(self) -> str:
         return _stamp()
+
+    def get_disambiguator(self) -> str:
+        line: str = super().get_disambiguator()  # type: ignore[misc]
+        return f"{line}-{_stamp()[:16]}"
 
 
 class UserProvided(_KernelStamp, UserProvidedCacheLocator):

@@ -40,8 +40,7 @@ def features_table(rows: Rows, geometry: Geometry) -> str:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("L2 id", justify="right", no_wrap=True)
     for attribute in ATTRIBUTES:
-        heading = attribute.name if attribute.name.endswith("_nm") else f"{attribute.name}"
-        table.add_column(heading, justify="right" if not attribute.shape else "left", no_wrap=True)
+        table.add_column(attribute.name, justify="right" if not attribute.shape else "left", no_wrap=True)
     for label, values in served_rows(rows, geometry).items():
         cells = [_cell(values.get(attribute.name)) for attribute in ATTRIBUTES]
         table.add_row(label, *(cells if values else ["not in the table", *cells[1:]]))

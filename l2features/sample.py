@@ -7,6 +7,7 @@ same numbers give the same volume, of any size, one chunk in memory at a time.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,11 @@ _CONFIG = """\
 # {title}
 # No graph, so that each segment of a chunk is a node, and an embedded store.
 {name}:
-  cv_path: precomputed://file://{segmentation}
+  cv_path: {cv_path}
   l2cache_id: l2cache_{name}
   graph: flat
   chunk_size: [{chunk_size}]
-  store: sqlite://{store}
+  store: {store}
 """
 
 
@@ -59,9 +60,14 @@ class Sample:
 
 
 def is_sample(directory: Path, sample: Sample) -> bool:
-    """Whether a directory holds this very sample."""
+    """Whether a directory holds this very sample, and it was written there."""
     config = directory / "datasets.yml"
-    return config.exists() and config.read_text().startswith(f"# {sample.title}\n")
+    text = config.read_text() if config.exists() else ""
+    return text.startswith(f"# {sample.title}\n") and json.dumps(_cv_path(directory.resolve())) in text
+
+
+def _cv_path(directory: Path) -> str:
+    return f"precomputed://file://{directory}/segmentation"
 
 
 def make_sample(
@@ -82,7 +88,7 @@ def make_sample(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{directory}: {error.strerror}") from error
-    segmentation = directory / "segmentation"
+    cv_path = _cv_path(directory)
     info = CloudVolume.create_new_info(
         num_channels=1,
         layer_type="segmentation",
@@ -93,7 +99,7 @@ def make_sample(
         volume_size=sample.voxel_size,
         chunk_size=sample.chunk_size,
     )
-    volume = CloudVolume(f"precomputed://file://{segmentation}", info=info, progress=False, bounded=True)
+    volume = CloudVolume(cv_path, info=info, progress=False, bounded=True)
     volume.commit_info()
     objects = _Objects(sample)
     for chunk in itertools.product(*(range(n) for n in sample.grid)):
@@ -109,9 +115,9 @@ def make_sample(
         _CONFIG.format(
             title=sample.title,
             name=NAME,
-            segmentation=segmentation,
+            cv_path=json.dumps(cv_path),
             chunk_size=", ".join(map(str, sample.chunk_size)),
-            store=directory / "l2cache.db",
+            store=json.dumps(f"sqlite://{directory}/l2cache.db"),
         )
     )
     return config

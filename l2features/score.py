@@ -24,7 +24,7 @@ _KEEP = np.repeat(np.array([2**31 - 1, 0], np.int32), LANES)
 """Limits that let the first elements of a vector pass, and make the others 0."""
 
 
-class Geometry(NamedTuple):
+class Placement(NamedTuple):
     """Where labels lie, with axes in the order of the runs."""
 
     mean: np.ndarray
@@ -48,7 +48,7 @@ class Scores(NamedTuple):
     """(n,) int64, C-order index of the representative voxel."""
 
 
-def score(runs: Runs, distances: np.ndarray, geometry: Geometry) -> Scores:
+def score(runs: Runs, distances: np.ndarray, geometry: Placement) -> Scores:
     """Scores from the distances of :func:`l2features.distance.whole_distances`."""
     n = len(geometry.mean)
     reach = np.zeros(n)
@@ -59,13 +59,13 @@ def score(runs: Runs, distances: np.ndarray, geometry: Geometry) -> Scores:
 
 
 @compiled
-def _offset_squared(geometry: Geometry, label: int, axis: int, coordinate: int) -> float:
+def _offset_squared(geometry: Placement, label: int, axis: int, coordinate: int) -> float:
     offset = (coordinate - geometry.mean[label, axis]) * geometry.resolution[axis]
     return offset * offset
 
 
 @compiled
-def _norm(geometry: Geometry, e0: float, e1: float, e2: float) -> float:
+def _norm(geometry: Placement, e0: float, e1: float, e2: float) -> float:
     """Square root of the sum of three squares, added in the order x, y, z."""
     if geometry.last == 2:
         return np.sqrt((e0 + e1) + e2)
@@ -75,7 +75,7 @@ def _norm(geometry: Geometry, e0: float, e1: float, e2: float) -> float:
 
 
 @compiled
-def _find_reach(runs: Runs, geometry: Geometry, reach: np.ndarray) -> None:
+def _find_reach(runs: Runs, geometry: Placement, reach: np.ndarray) -> None:
     """Largest distance from the centroid of each label: that of an end of one of its runs."""
     _, n1, n2 = runs.shape
     for line in range(n1 * n2):
@@ -97,7 +97,12 @@ def _find_reach(runs: Runs, geometry: Geometry, reach: np.ndarray) -> None:
 
 @compiled
 def _score_runs(
-    runs: Runs, distances: np.ndarray, geometry: Geometry, reach: np.ndarray, scores: Scores, best: np.ndarray
+    runs: Runs,
+    distances: np.ndarray,
+    geometry: Placement,
+    reach: np.ndarray,
+    scores: Scores,
+    best: np.ndarray,
 ) -> None:
     n0, n1, n2 = runs.shape
     for line in range(n1 * n2):
@@ -135,7 +140,7 @@ def _sum_up(distances: np.ndarray, start: int, stop: int) -> tuple[int, int]:
 @compiled
 def _score_run(
     distances: np.ndarray,
-    geometry: Geometry,
+    geometry: Placement,
     reach: np.ndarray,
     scores: Scores,
     best: np.ndarray,

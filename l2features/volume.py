@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .encoding import check_compressed_segmentation
 from .errors import VolumeError
 from .geometry import Chunk, Geometry, Triple
 from .ids import IdLayout
 
-TINY_BYTES = 64
-"""No compressed form of nothing is larger."""
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _OPTIONS: dict[str, Any] = {
     "bounded": False,
     "fill_missing": True,
@@ -93,36 +94,34 @@ class Volume:
 
     def _cutout(self, start: Any, stop: Any) -> npt.NDArray[np.unsignedinteger[Any]]:
         """Labels from voxel ``start`` to ``stop``: background where a file is missing, an error where it is
-        there and empty, which cloud-volume takes for missing."""
-        from cloudvolume.exceptions import EmptyVolumeException
-
-        where = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
-        self.cv.image.fill_missing = False
-        try:
-            return np.asarray(self.cv[where])[..., 0]
-        except EmptyVolumeException:
-            self._refuse_empty_files(start, stop)
-            self.cv.image.fill_missing = True
-            return np.asarray(self.cv[where])[..., 0]
-
-    def _refuse_empty_files(self, start: Any, stop: Any) -> None:
-        from cloudfiles import CloudFiles
+        empty or cut off, which cloud-volume would take for missing, or decode to anything."""
         from cloudvolume import Bbox
-        from cloudvolume.datasource.precomputed.image.common import chunknames
 
         image, mip = self.cv.image, self.cv.mip
+        box = Bbox(start, stop)
         if image.is_sharded(mip):
-            return
-        bounds, chunk_size = image.meta.bounds(mip), image.meta.chunk_size(mip)
-        box = Bbox(start, stop).expand_to_chunk_size(chunk_size, image.meta.voxel_offset(mip))
-        names = chunknames(Bbox.intersection(box, bounds), bounds, image.meta.key(mip), chunk_size)
-        files = CloudFiles(image.meta.cloudpath)
-        sizes = files.size(list(names))
-        for file in files.get(
-            [name for name, size in sizes.items() if size is not None and size < TINY_BYTES]
-        ):
-            if not file["content"]:
-                raise ValueError(f"file {file['path']} is empty")
+            return np.asarray(self.cv[box])[..., 0]
+        labels = np.zeros(stop - start, dtype=self.cv.dtype, order="F")
+        files = image.download_files(box, mip)
+        for path in list(files):
+            content, where = files.pop(path), Bbox.from_filename(path)
+            if content is not None:
+                part = self._decode(path, content, where.size3())
+                common = Bbox.intersection(where, box)
+                labels[(common - start).to_slices()] = part[(common - where.minpt).to_slices()]
+        return labels
+
+    def _decode(self, path: str, content: bytes, shape: Any) -> npt.NDArray[np.unsignedinteger[Any]]:
+        from cloudvolume import chunks
+
+        meta, mip = self.cv.image.meta, self.cv.mip
+        block_size = meta.compressed_segmentation_block_size(mip) or (8, 8, 8)
+        if not content:
+            raise ValueError(f"file {path} is empty")
+        if meta.encoding(mip) == "compressed_segmentation":
+            check_compressed_segmentation(content, shape, self.cv.dtype.itemsize, block_size)
+        part = chunks.decode(content, meta.encoding(mip), (*shape, 1), self.cv.dtype, block_size)
+        return np.asarray(part)[..., 0]
 
 
 def _triple(values: Any) -> Triple:
@@ -131,5 +130,5 @@ def _triple(values: Any) -> Triple:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).strip()
+    text = _ANSI.sub("", str(error)).strip()
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

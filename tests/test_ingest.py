@@ -209,7 +209,7 @@ def test_a_corrupt_chunk_among_good_ones(tmp_path: Path, sample: Path, undisturb
     config = dataset_file(tmp_path, segmentation)
     done = run_ingest(config, "--create")
     assert done.returncode == 1
-    assert "error: chunk 1,1,1 failed: chunk 1,1,1: cannot read" in done.stderr
+    assert "error: chunk 1,1,1 failed: cannot read" in done.stderr
     assert "11 of 12 chunks done" in done.stdout
     assert "Traceback" not in done.stderr
     store, _ = open_sample(config)

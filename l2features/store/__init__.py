@@ -77,6 +77,9 @@ class Store(Protocol):
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
         """All rows of a chunk, sorted by id."""
 
+    def delete(self, first_id: int, last_id: int) -> None:
+        """Remove the rows from ``first_id`` to ``last_id``, if there are any."""
+
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         """Record what became of a chunk and, for a data set without a graph, which segment each node is."""
 

@@ -24,7 +24,7 @@ from google.cloud import bigtable
 from google.cloud.bigtable.column_family import GarbageCollectionRule, MaxAgeGCRule, MaxVersionsGCRule
 from google.cloud.bigtable.data import ReadRowsQuery, Row, RowRange
 from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup
-from google.cloud.bigtable.data.mutations import RowMutationEntry
+from google.cloud.bigtable.data.mutations import DeleteAllFromRow, RowMutationEntry
 from google.cloud.bigtable.data.row_filters import (
     BlockAllFilter,
     CellsColumnLimitFilter,
@@ -175,6 +175,12 @@ class BigtableStore:
         for i, row in enumerate(found):
             self._decode(rows, i, row)
         return rows
+
+    def delete(self, first_id: int, last_id: int) -> None:
+        left = self.scan_chunk(first_id, last_id, NAMES[:1]).ids
+        for start in range(0, len(left), WRITE_ROWS):
+            keys = row_keys(left[start : start + WRITE_ROWS])
+            self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in keys])
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         value = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}

@@ -120,6 +120,11 @@ class SqliteStore:
             found = [row[0] for row in db.execute(query, (first, last))]
         return _select(Rows.complete(_records(found)), names)
 
+    def delete(self, first_id: int, last_id: int) -> None:
+        bounds = _signed(np.array([first_id, last_id], dtype=np.uint64))
+        with self._errors(), self._connection() as db:
+            db.execute(f'DELETE FROM "{self.name}.nodes" WHERE id BETWEEN ? AND ?', bounds)
+
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         values = (
             _signed(np.array([record.chunk_id], dtype=np.uint64))[0],
