@@ -17,7 +17,6 @@ setup(
     install_requires=[
         "apache-beam[gcp]>=2.77,<2.78",
         "click>=8.1",
-        "cloud-files>=6",
         "cloud-volume>=12.15",
         "edt>=3.1",
         "google-cloud-bigtable>=2.42",

@@ -215,3 +215,11 @@ def test_no_file_named_at_all() -> None:
 def test_a_data_set_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data set 'flywire' is not in .*: expected one of .*fly_v31"):
         load_dataset("flywire", write(tmp_path, OLD_SERVICE))
+
+
+def test_a_data_set_that_stands_twice(tmp_path: Path) -> None:
+    path = tmp_path / "datasets.yml"
+    entry = "{cv_path: precomputed://file:///a, l2cache_id: t}"
+    path.write_text(f"one: {entry}\none: {entry}\n")
+    with pytest.raises(ConfigError, match="key 'one' stands twice"):
+        load_datasets(path)

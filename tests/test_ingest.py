@@ -415,3 +415,85 @@ def test_a_genuine_table_is_ingested_onto(tmp_path: Path, recordings: Recordings
     assert meta.timestamp == "2026-11-21 00:27:44"
     assert meta.geometry is not None
     assert len(all_rows(open_store(STORE_URL, "l2_genuine"))) == 159
+
+
+def test_another_segmentation_does_not_mix_into_a_table(
+    tmp_path: Path, sample: Path, many_chunks: Path
+) -> None:
+    config = dataset_file(tmp_path, sample)
+    assert run_ingest(config, "--create", "--test").returncode == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(sample, copy)
+    done = run_ingest(dataset_file(tmp_path, copy), "--create")
+    assert done.returncode == 1
+    assert f"is of precomputed://file://{sample}, the data set's cv_path is" in done.stderr
+
+
+@pytest.mark.parametrize("store", ["sqlite", "bigtable"])
+def test_recompute_leaves_no_rows_of_segments_that_are_gone(
+    tmp_path: Path, sample: Path, undisturbed: Path, emulator: Emulator, store: str
+) -> None:
+    segmentation = tmp_path / "segmentation"
+    shutil.copytree(sample, segmentation)
+    keys = {"store": STORE_URL, "l2cache_id": "l2_recompute"} if store == "bigtable" else {}
+    config = dataset_file(tmp_path, segmentation, **keys)
+    volume = CloudVolume(f"precomputed://file://{segmentation}", progress=False)
+    before = volume[:]
+    volume[:] = np.where(
+        before == 0, 0, np.arange(before.size, dtype=np.uint64).reshape(before.shape) % 50 + 1
+    )
+    assert run_ingest(config, "--create").returncode == 0
+    assert len(table_bytes(config)) > len(table_bytes(undisturbed))
+    volume[:] = before
+    assert run_ingest(config, "--recompute").returncode == 0
+    assert table_bytes(config) == table_bytes(undisturbed)
+
+
+def test_a_chunk_that_fails_later_keeps_what_is_known_of_its_segments(tmp_path: Path, sample: Path) -> None:
+    segmentation = tmp_path / "segmentation"
+    shutil.copytree(sample, segmentation)
+    config = dataset_file(tmp_path, segmentation)
+    assert run_ingest(config, "--create").returncode == 0
+    store, geometry = open_sample(config)
+    before = store.segments(geometry.layout.chunk_id(1, 1, 1))
+    next(segmentation.glob("*/1056-1088_544-*_36-*")).write_bytes(b"junk")
+    assert run_ingest(config, "--recompute", "--chunks", "1:2,1:2,1:2").returncode == 1
+    assert before is not None
+    np.testing.assert_array_equal(store.segments(geometry.layout.chunk_id(1, 1, 1)), before)
+
+
+def test_a_graph_that_is_not_there_is_told_before_a_table_is_made(
+    tmp_path: Path, sample: Path, recordings: Recordings
+) -> None:
+    graph = f"bigtable://{PROJECT}/{INSTANCE}/no_such_graph"
+    config = dataset_file(tmp_path, recordings.cv_path("fixture_v2"), graph=graph, chunk_size=None)
+    done = run_ingest(config, "--create", "--timestamp", "2026-11-21 00:27:44")
+    assert done.returncode == 1
+    assert f"error: {graph}: there is no such table" in done.stderr
+    assert not (tmp_path / "l2cache.db").exists()
+
+
+def test_a_runner_that_there_is_not(tmp_path: Path, sample: Path) -> None:
+    done = run_ingest(dataset_file(tmp_path, sample), "--create", "--runner", "Nonsense")
+    assert done.returncode == 2
+    assert "error: runner Nonsense: " in done.stderr
+
+
+def test_a_chunk_that_hangs_is_given_up(
+    tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataset_file(tmp_path, sample)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time, l2features.volume as v\n"
+        "read = v.Volume.read\n"
+        "def hanging(self, chunk, geometry):\n"
+        "    if tuple(chunk) == (1, 0, 0): time.sleep(600)\n"
+        "    return read(self, chunk, geometry)\n"
+        "v.Volume.read = hanging\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("beam_jobs.local.CHUNK_TIMEOUT_S", 2.0)
+    done = run_ingest(config, "--create", "--chunks", "0:2,0:1,0:1")
+    assert done.returncode == 1
+    assert "1 of 2 chunks done" in done.stdout
+    assert "error: chunk 1,0,0 failed: a worker was ended after 2 s at this chunk, 3 times" in done.stderr

@@ -106,6 +106,19 @@ def test_a_cut_off_chunk_file_is_an_error(own_sample: Path) -> None:
         Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY)
 
 
+@pytest.mark.parametrize("missing", [1, 8, 0.5])
+def test_a_cut_off_file_without_compression_is_an_error(own_sample: Path, missing: float) -> None:
+    path = chunk_file(own_sample, Chunk(0, 0, 0))
+    whole = gzip.decompress(path.read_bytes())
+    path.unlink()
+    left = len(whole) - int(missing if missing >= 1 else len(whole) * missing)
+    path.with_suffix("").write_bytes(whole)
+    assert Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY).any()
+    path.with_suffix("").write_bytes(whole[:left])
+    with pytest.raises(VolumeError, match=r"chunk 0,0,0: cannot read .*compressed segmentation"):
+        Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY)
+
+
 @pytest.mark.parametrize("suffix", [".gz", ""])
 def test_an_empty_chunk_file_is_not_taken_for_a_missing_one(own_sample: Path, suffix: str) -> None:
     path = chunk_file(own_sample, Chunk(0, 0, 0))
