@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -187,21 +186,9 @@ class _DirectRowsFn(beam.DoFn):
     """Features to rows of the legacy Bigtable client, which is what Beam's connector takes."""
 
     def process(self, result: ChunkFeatures) -> Iterator[Any]:
-        from google.cloud.bigtable.row import DirectRow
+        from l2features.store.bigtable import direct_rows
 
-        from l2features.ids import row_keys
-        from l2features.rows import encode_cells
-        from l2features.store.bigtable import FAMILY
-
-        now = datetime.now(UTC)
-        now -= timedelta(microseconds=now.microsecond % 1000)
-        keys = row_keys(result.features["label"])
-        for key, cells in zip(keys, encode_cells(result.features), strict=True):
-            row = DirectRow(row_key=key)
-            row.delete_cells(FAMILY, DirectRow.ALL_COLUMNS)
-            for qualifier, value in cells:
-                row.set_cell(FAMILY, qualifier, value, timestamp=now)
-            yield row
+        return direct_rows(result.features)
 
 
 def sent(result: ChunkFeatures) -> ChunkResult:

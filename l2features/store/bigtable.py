@@ -33,6 +33,7 @@ from google.cloud.bigtable.data.row_filters import (
     RowFilter,
     RowFilterChain,
 )
+from google.cloud.bigtable.row import DirectRow
 from google.cloud.bigtable_v2.types import MutateRowsRequest
 
 from .. import __version__
@@ -260,6 +261,18 @@ class BigtableStore:
 
     def __setstate__(self, state: dict[str, str]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
+    """The rows of `BigtableStore.write`, for the older client, which Beam's connector uses."""
+    now = datetime.now(UTC)
+    now -= timedelta(microseconds=now.microsecond % 1000)
+    for key, cells in zip(row_keys(features["label"]), encode_cells(features), strict=True):
+        row = DirectRow(row_key=key)
+        row.delete_cells(FAMILY, DirectRow.ALL_COLUMNS)
+        for qualifier, value in cells:
+            row.set_cell(FAMILY, qualifier, value, timestamp=now)
+        yield row
 
 
 def _chunk_record(row: Row) -> ChunkRecord:
