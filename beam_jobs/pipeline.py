@@ -21,8 +21,6 @@ from .transforms import (
 
 STORE, BIGTABLEIO = "store", "bigtableio"
 SINKS = (STORE, BIGTABLEIO)
-
-
 _WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 
 

@@ -52,8 +52,8 @@ def _milliseconds(step: str) -> Any:
     return Metrics.distribution(NAMESPACE, f"{step}_ms")
 
 
-class _PendingFn(beam.DoFn):
-    """Shards of the chunk order to the chunks that are to be computed."""
+class _StoreFn(beam.DoFn):
+    """What holds the ingest and its open store."""
 
     def __init__(self, ingest: Ingest) -> None:
         self.ingest = ingest
@@ -61,13 +61,17 @@ class _PendingFn(beam.DoFn):
     def setup(self) -> None:
         self.store = self.ingest.open_store()
 
+    def teardown(self) -> None:
+        self.store.close()
+
+
+class _PendingFn(_StoreFn):
+    """Shards of the chunk order to the chunks that are to be computed."""
+
     def process(self, shard: tuple[int, int]) -> Iterator[Chunk]:
         chunks = self.ingest.pending(self.store, *shard)
         _counter("chunks_done_before").inc(shard[1] - shard[0] - len(chunks))
         yield from chunks
-
-    def teardown(self) -> None:
-        self.store.close()
 
 
 @dataclass
@@ -97,7 +101,7 @@ class _ComputeFn(beam.DoFn):
     def process(self, chunk: Chunk) -> Iterator[Any]:
         try:
             result = compute_chunk(self.source, chunk)
-        except Exception as error:
+        except Exception as error:  # whatever a chunk's data cause: the others complete, the job says so
             if not isinstance(error, L2FeaturesError):
                 logger.exception("chunk %s", chunk)
             reason = _reason(error).removeprefix(f"chunk {chunk}: ")
@@ -124,20 +128,7 @@ class ComputeFeatures(beam.PTransform):
         )
 
 
-class _SaveFn(beam.DoFn):
-    """Holds what is common to the writers: the ingest and its open store."""
-
-    def __init__(self, ingest: Ingest) -> None:
-        self.ingest = ingest
-
-    def setup(self) -> None:
-        self.store = self.ingest.open_store()
-
-    def teardown(self) -> None:
-        self.store.close()
-
-
-class _WriteFn(_SaveFn):
+class _WriteFn(_StoreFn):
     def process(self, result: ChunkFeatures) -> Iterator[ChunkResult]:
         start = time.perf_counter()
         record = save_chunk(self.store, self.ingest.geometry, result)
@@ -147,7 +138,7 @@ class _WriteFn(_SaveFn):
         yield _result(result.chunk, record, millis)
 
 
-class _FailFn(_SaveFn):
+class _FailFn(_StoreFn):
     def process(self, failed: FailedChunk) -> Iterator[ChunkResult]:
         yield _result(failed.chunk, save_failure(self.store, self.ingest.geometry, *failed), {})
 

@@ -12,6 +12,8 @@ example:
 from __future__ import annotations
 
 import argparse
+import math
+import resource
 import tempfile
 import time
 from dataclasses import replace
@@ -52,6 +54,8 @@ def report(summary: Summary, workers: int, startup: float, work: float, end: flo
         each = summary.millis[step] / max(summary.done, 1)
         print(f"  {step:8} {seconds:8.2f} s  {seconds / in_steps:6.1%}  {each:8.1f} ms a chunk")
     print(f"  overhead {work * workers / in_steps:8.3f}  (wall x workers / time in the four steps)")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"  memory   {peak:8.0f} MB, the largest worker so far")
     print(f"  start-up {startup:8.2f} s, end {end:.2f} s (not in the overhead)")
 
 
@@ -73,17 +77,13 @@ def main() -> None:
         folder = args.data or Path(temporary) / "sample"
         config = folder / "datasets.yml"
         if not config.exists():
-            with tqdm(total=len_of(args.grid), unit="chunk", desc="sample", leave=False) as bar:
+            with tqdm(total=math.prod(args.grid), unit="chunk", desc="sample", leave=False) as bar:
                 make_sample(folder, Sample(args.grid, args.chunk_size), bar.update)
         print(f"sample: {args.grid} chunks of {args.chunk_size} voxels, the last of each axis partial")
         for workers in map(int, args.workers.split(",")):
             store = args.store or f"sqlite://{Path(temporary).resolve()}/{workers}.db"
             summary, *seconds = measure(config, store, workers)
             report(summary, workers, *seconds)
-
-
-def len_of(grid: tuple[int, int, int]) -> int:
-    return grid[0] * grid[1] * grid[2]
 
 
 if __name__ == "__main__":

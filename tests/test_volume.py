@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cloudvolume import CloudVolume
+from cloudfiles import CloudFiles
+from cloudvolume import Bbox, CloudVolume
 
 from l2features.compute import read_geometry
 from l2features.config import load_dataset
@@ -239,3 +240,35 @@ def test_a_graphs_server_that_is_down() -> None:
         VolumeError, match=r"cannot open graphene://http://127\.0\.0\.1:9/segmentation/table/x"
     ):
         Volume("graphene://http://127.0.0.1:9/segmentation/table/x")
+
+
+def test_a_sharded_segmentation(tmp_path: Path) -> None:
+    shape, shard = (128, 128, 64), 64
+    path = make_volume(tmp_path, volume_size=shape, voxel_offset=(100, 50, 20), chunk_size=(32, 32, 32))
+    volume = CloudVolume(path, progress=False)
+    volume.scale["sharding"] = {
+        "@type": "neuroglancer_uint64_sharded_v1",
+        "data_encoding": "gzip",
+        "hash": "identity",
+        "minishard_bits": 0,
+        "minishard_index_encoding": "gzip",
+        "preshift_bits": 3,
+        "shard_bits": 2,
+    }
+    volume.commit_info()
+    whole = np.random.default_rng(0).integers(0, 50, shape).astype(volume.dtype)
+    for start in np.ndindex(2, 2, 1):
+        low = np.array(start) * shard
+        part = whole[tuple(slice(a, a + shard) for a in low)]
+        box = Bbox(low + volume.voxel_offset, low + shard + volume.voxel_offset)
+        name, data = volume.image.make_shard(np.asfortranarray(part)[..., None], box)
+        CloudFiles(volume.meta.cloudpath).put(f"{volume.key}/{name}", data)
+    read = Volume(path)
+    info = read.info()
+    geometry = Geometry(info.resolution, info.voxel_offset, info.voxel_size, (48, 40, 30), IdLayout({2: 10}))
+    for xyz in np.ndindex(*geometry.grid):
+        low = np.array(xyz) * geometry.chunk_size
+        part = whole[tuple(slice(a, a + n) for a, n in zip(low, geometry.chunk_size, strict=True))]
+        expected = np.zeros(geometry.chunk_size, dtype=whole.dtype)
+        expected[tuple(slice(0, n) for n in part.shape)] = part
+        np.testing.assert_array_equal(read.read(Chunk(*xyz), geometry), expected)
