@@ -26,6 +26,7 @@ from .emulator import HOW_TO_GET_IT, Emulator, find_emulator, free_port, wait_fo
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_VARIABLE = "L2FEATURES_SHARED"
+MANY = (12, 10, 6)
 PROJECT, INSTANCE = "test-project", "test-instance"
 STORE_URL = f"bigtable://{PROJECT}/{INSTANCE}"
 
@@ -192,3 +193,25 @@ def all_rows(store: Store) -> Rows:
         chunk_id = geometry.layout.chunk_id(*xyz)
         parts.append(store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id)))
     return Rows(np.concatenate([p.features for p in parts]), np.concatenate([p.present for p in parts]))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data sets file of a finished ingest of the sample."""
+    config = dataset_file(tmp_path_factory.mktemp("undisturbed"), sample)
+    done = run_ingest(config, "--create")
+    assert done.returncode == 0, done.stderr
+    return config
+
+
+@pytest.fixture(scope="session")
+def many_chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    make_sample(folder, Sample(grid=MANY, chunk_size=(32, 32, 16)))
+    return folder / "segmentation"
+
+
+@pytest.fixture
+def slow_sample(tmp_path: Path, many_chunks: Path) -> Path:
+    """The data sets file of a sample of many chunks, so that there is time to disturb its ingest."""
+    return dataset_file(tmp_path, many_chunks)
