@@ -21,6 +21,19 @@ from .emulator import Emulator
 from .ingest_jobs import N_MANY, done_chunks, open_sample, start, table_bytes, wait_until
 
 
+def sabotage_chunk_1_0_0(folder: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
+    """Make every worker do this when it reads chunk 1,0,0."""
+    (folder / "sitecustomize.py").write_text(
+        "import os, time, l2features.volume as v\n"
+        "read = v.Volume.read\n"
+        "def sabotaged(self, chunk, geometry):\n"
+        f"    if tuple(chunk) == (1, 0, 0): {action}\n"
+        "    return read(self, chunk, geometry)\n"
+        "v.Volume.read = sabotaged\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
 def test_a_corrupt_chunk_among_good_ones(tmp_path: Path, sample: Path, undisturbed: Path) -> None:
     segmentation = tmp_path / "segmentation"
     shutil.copytree(sample, segmentation)
@@ -82,16 +95,7 @@ def test_a_chunk_that_kills_its_workers_fails_and_the_others_complete(
     tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataset_file(tmp_path, sample)
-    deadly = tmp_path / "sitecustomize.py"
-    deadly.write_text(
-        "import os, l2features.volume as v\n"
-        "read = v.Volume.read\n"
-        "def deadly(self, chunk, geometry):\n"
-        "    if tuple(chunk) == (1, 0, 0): os.kill(os.getpid(), 9)\n"
-        "    return read(self, chunk, geometry)\n"
-        "v.Volume.read = deadly\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    sabotage_chunk_1_0_0(tmp_path, monkeypatch, "os.kill(os.getpid(), 9)")
     done = run_ingest(config, "--create")
     assert done.returncode == 1
     assert "11 of 12 chunks done" in done.stdout
@@ -183,15 +187,7 @@ def test_a_chunk_that_hangs_is_given_up(
     tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataset_file(tmp_path, sample)
-    (tmp_path / "sitecustomize.py").write_text(
-        "import time, l2features.volume as v\n"
-        "read = v.Volume.read\n"
-        "def hanging(self, chunk, geometry):\n"
-        "    if tuple(chunk) == (1, 0, 0): time.sleep(600)\n"
-        "    return read(self, chunk, geometry)\n"
-        "v.Volume.read = hanging\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    sabotage_chunk_1_0_0(tmp_path, monkeypatch, "time.sleep(600)")
     monkeypatch.setattr("beam_jobs.local.CHUNK_TIMEOUT_S", 2.0)
     done = run_ingest(config, "--create", "--chunks", "0:2,0:1,0:1")
     assert done.returncode == 1
