@@ -1,4 +1,4 @@
-"""Installs the packages ``l2features`` and ``beam_jobs`` and the command ``l2features``."""
+"""Installs the packages ``l2features``, ``beam_jobs`` and ``api``, and the command ``l2features``."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ VERSION = (ROOT / "l2features" / "__init__.py").read_text().split('__version__ =
 setup(
     name="l2features",
     version=VERSION,
-    description="Features of level-2 nodes of chunked graphs: batch ingest, stores and command line",
-    packages=find_packages(include=["l2features*", "beam_jobs*"]),
+    description="Features of level-2 nodes of chunked graphs: batch ingest, HTTP API, stores and command line",
+    packages=find_packages(include=["l2features*", "beam_jobs*", "api*"]),
     package_data={"l2features": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
@@ -19,10 +19,22 @@ setup(
         "click>=8.1",
         "cloud-volume>=12.15",
         "edt>=3.1",
+        "flask>=3",
+        "flask-cors>=6",
+        "flask-openapi3[swagger]>=4.3",
         "google-cloud-bigtable>=2.42",
+        "google-cloud-pubsub>=2.27",
+        "gunicorn>=27",
+        "isal>=1.7",
+        "middle-auth-client>=3.19",
         "numba>=0.60",
         "numpy>=2.0,<2.5",
+        "orjson>=3.10",
+        "prometheus-client>=0.21",
+        "pyarrow>=18",
         "pydantic>=2.7",
+        "pydantic-settings>=2.6",
+        "python-json-logger>=3",
         "pyyaml>=6.0",
         "rich>=13",
         "scikit-learn>=1.4",
@@ -32,18 +44,22 @@ setup(
     ],
     extras_require={
         "test": [
+            "caveclient>=8.2,<8.3",
             "crackle-codec>=0.20",
             "fastremap>=1.15",
-            "flask>=3",
             "hypothesis>=6",
             "kvdbclient>=0.7",
             "mypy>=1.10",
+            "pcg-skel>=1.3,<1.4",
             "psutil>=5.9",
             "pytest>=8",
             "ruff>=0.6",
+            "schemathesis>=4",
+            "trustme>=1.2",
             "types-PyYAML",
             "types-tqdm",
             "types-psutil",
+            "types-requests",
         ],
     },
     entry_points={
