@@ -107,10 +107,10 @@ class Dataset(BaseModel):
         )
 
 
-def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
-    """The data sets of a file, or of that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names.
+def read_datasets_file(path: str | os.PathLike[str] | None = None) -> tuple[Path, dict[Any, Any]]:
+    """A data sets file, or that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names, and its entries as they stand there.
 
-    Raises ConfigError that names the data set, the key and what was expected.
+    Raises ConfigError for a file that cannot be read, or holds no data sets.
     """
     path = path or os.environ.get(CONFIG_VARIABLE)
     if not path:
@@ -124,6 +124,15 @@ def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Datas
         raise ConfigError(f"data sets file {file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"data sets file {file}: expected data sets, <name>: {{cv_path: …, l2cache_id: …}}")
+    return file, content
+
+
+def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
+    """The data sets of a file, or of that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names.
+
+    Raises ConfigError that names the data set, the key and what was expected.
+    """
+    file, content = read_datasets_file(path)
     return {str(name): _dataset(file, str(name), entry) for name, entry in content.items()}
 
 

@@ -11,8 +11,8 @@ import numpy as np
 class Attribute:
     """One feature of an L2 node, as it is stored.
 
-    ``shape`` and ``dtype`` are those of one node's value; ``unit`` is that of the stored value and
-    ``served_unit`` that of the value a client sees. ``optional`` attributes may be absent from a
+    ``shape`` and ``dtype`` are those of one node's value, ``unit`` is its unit; ``served_dtype`` and
+    ``served_unit`` are those of the value a client sees. ``optional`` attributes may be absent from a
     row that was computed.
     """
 
@@ -21,6 +21,7 @@ class Attribute:
     shape: tuple[int, ...]
     unit: str
     served_unit: str
+    served_dtype: np.dtype
     meaning: str
     optional: bool = False
 
@@ -46,20 +47,22 @@ def _attribute(
     shape: tuple[int, ...],
     unit: str,
     served_unit: str,
+    served_dtype: str,
     meaning: str,
     optional: bool = False,
 ) -> Attribute:
-    return Attribute(name, np.dtype(dtype), shape, unit, served_unit, meaning, optional)
+    return Attribute(name, np.dtype(dtype), shape, unit, served_unit, np.dtype(served_dtype), meaning, optional)
 
 
 ATTRIBUTES: tuple[Attribute, ...] = (
-    _attribute("size_nm3", "<u4", (), "voxels", "nm^3", "volume of the node in its chunk"),
+    _attribute("size_nm3", "<u4", (), "voxels", "nm^3", "<u8", "volume of the node in its chunk"),
     _attribute(
         "area_nm2",
         "<u4",
         (),
         "nm^2",
         "nm^2",
+        "<u4",
         "area of the voxel faces between the node and any other label; the chunk border is not counted",
     ),
     _attribute(
@@ -68,6 +71,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         (),
         "nm",
         "nm",
+        "<u2",
         "largest distance of a voxel of the node to the nearest voxel of another label",
     ),
     _attribute(
@@ -76,6 +80,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         (),
         "nm",
         "nm",
+        "<f4",
         "mean over the node's voxels of the distance to the nearest voxel of another label",
     ),
     _attribute(
@@ -84,6 +89,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         (3,),
         "voxel index in the chunk",
         "nm",
+        "<f8",
         "a voxel well inside the node and near its centre: the one with the largest dt * (1 - d / max d), "
         "d being its distance to the centroid",
     ),
@@ -93,6 +99,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         (2, 3),
         "voxels",
         "voxels",
+        "<u2",
         "voxels of the node on the chunk's lower (x, y, z) and upper (x, y, z) faces",
     ),
     _attribute(
@@ -101,6 +108,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         (3, 3),
         "1",
         "1",
+        "<f4",
         "principal axes of the node's voxels in nm space, one per row",
         optional=True,
     ),
@@ -110,12 +118,15 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         (3,),
         "nm",
         "nm",
+        "<f4",
         "singular values of the node's centred voxel coordinates, of 10,000 voxels at most",
         optional=True,
     ),
 )
 
 NAMES: tuple[str, ...] = tuple(a.name for a in ATTRIBUTES)
+SIZE = "size_nm3"
+"""The attribute that every row has; 0 where the features could not be computed."""
 
 FEATURES = np.dtype([("label", np.dtype("<u8")), *(a.field for a in ATTRIBUTES), ("has_pca", np.dtype("?"))])
 """One row of features: the label (an L2 id, where the labels are L2 ids), the attributes as they are

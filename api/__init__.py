@@ -1,0 +1,1 @@
+"""The HTTP API of the L2 feature cache."""

@@ -1,0 +1,36 @@
+"""Answers: how their bytes leave the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from flask import Response, request
+from isal import isal_zlib
+
+JSON, ARROW, PARQUET = (
+    "application/json",
+    "application/vnd.apache.arrow.stream",
+    "application/vnd.apache.parquet",
+)
+_GZIP = 31
+"""``wbits`` of a gzip stream."""
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """A small answer, with the newline that the older service ends its answers with."""
+    return body_response([orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)], JSON, status)
+
+
+def body_response(parts: Sequence[bytes | memoryview], mimetype: str, status: int = 200) -> Response:
+    """An answer in pieces, compressed where it is JSON and the client takes gzip."""
+    pieces: list[Any] = list(parts)
+    headers = {}
+    if mimetype == JSON and request.accept_encodings.quality("gzip") > 0:
+        packer = isal_zlib.compressobj(level=1, wbits=_GZIP)
+        pieces = [*(packer.compress(part) for part in pieces), packer.flush()]
+        headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    response = Response(pieces, status, mimetype=mimetype, headers=headers)
+    response.content_length = sum(len(piece) for piece in pieces)
+    return response

@@ -1,0 +1,46 @@
+"""The application: settings and data sets in, a Flask app out.
+
+    gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
+"""
+
+from __future__ import annotations
+
+from flask_cors import CORS
+from flask_openapi3 import Info, OpenAPI
+
+from l2features import __version__
+from l2features.config import load_datasets, read_datasets_file
+
+from .auth import auth_disabled, protect
+from .config import Settings, load_settings
+from .datasets import Datasets
+from .errors import register_errors
+from .missing import MissingIds, topic_path
+from .operations import register_operations
+from .routes import register_contract
+from .schemas import validation_error
+
+TITLE = "L2 feature cache"
+
+
+def create_app(settings: Settings | None = None) -> OpenAPI:
+    """The app. Nothing is opened before the first request, or `warm`. Raises ConfigError."""
+    settings = settings or load_settings()
+    _, mapping = read_datasets_file(settings.datasets)
+    datasets = Datasets(load_datasets(settings.datasets), mapping, settings)
+    missing = MissingIds(topic_path(settings.exchange, settings.project), interval_s=settings.publish_interval_s)
+    app = OpenAPI(
+        __name__,
+        info=Info(title=TITLE, version=__version__),
+        doc_ui=False,
+        static_folder=None,
+        validation_error_callback=validation_error,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    register_errors(app, settings.retry_after_s)
+    open_endpoints = register_contract(app, settings, datasets, missing)
+    open_endpoints |= register_operations(app, settings, datasets)
+    protect(app, open_endpoints=open_endpoints)
+    CORS(app, expose_headers=["WWW-Authenticate"])
+    app.extensions["l2cache"] = (datasets, missing)
+    return app

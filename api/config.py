@@ -1,0 +1,92 @@
+"""Settings of the server, and the only place of this package where the environment is read."""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from l2features.errors import ConfigError
+
+MIB = 1 << 20
+
+
+class Settings(BaseSettings):
+    """What an operator may set; each field's variable is ``L2CACHE_`` and its name, unless it says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True)
+
+    datasets: str | None = Field(
+        None,
+        validation_alias="GRAPH_L2CACHE_CONFIG_PATH",
+        description="The data sets file (YAML), the same that the batch job reads.",
+    )
+    url_prefix: str = Field(
+        "l2cache",
+        validation_alias="PCGL2CACHE_URL_PREFIX",
+        description="First part of the path of every route.",
+    )
+    bind: str = Field("127.0.0.1:4100", description="Address and port to listen on.")
+    workers: int = Field(2, ge=1, le=64, description="Processes.")
+    threads: int = Field(32, ge=4, le=512, description="Threads of each process.")
+    graceful_timeout_s: int = Field(60, ge=1, description="How long requests may go on after SIGTERM.")
+
+    max_ids: int = Field(250_000, ge=1, le=5_000_000, description="Ids of one request.")
+    max_body_bytes: int = Field(16 * MIB, ge=1024, description="Body of a request, as sent and after gunzip.")
+    max_wait_s: float = Field(30.0, ge=0, le=600, description="Longest ?wait= of a request, in seconds.")
+    max_waiting: int = Field(8, ge=1, description="Requests of one process that wait at the same time.")
+    max_requests: int = Field(24, ge=1, description="Reads of one process at the same time, queued ones included.")
+    max_ids_in_flight: int = Field(
+        500_000, ge=1, description="Ids of the reads that one process works on at the same time."
+    )
+    queue_timeout_s: float = Field(20.0, gt=0, description="How long a read waits for its turn.")
+    body_timeout_s: float = Field(15.0, gt=0, description="How long a client may take to send a body.")
+    send_timeout_s: float = Field(60.0, gt=0, description="How long a client may take to accept an answer.")
+    store_timeout_s: float = Field(10.0, gt=0, description="How long the store may take.")
+    auth_timeout_s: float = Field(10.0, gt=0, description="How long the authentication service may take.")
+    retry_after_s: int = Field(2, ge=1, description="What Retry-After says.")
+    cache_rows: int = Field(
+        500_000, ge=0, description="Rows of each data set that a process keeps, about 100 bytes each; 0 for none."
+    )
+
+    exchange: str | None = Field(
+        None, description="Pub/Sub topic for missing ids: its name, or projects/PROJECT/topics/NAME."
+    )
+    project: str | None = Field(
+        None, validation_alias="PROJECT_ID", description="Project of a topic that is given by name only."
+    )
+    publish_interval_s: float = Field(
+        60.0, gt=0, description="A missing id is not published again by a process for so long."
+    )
+
+    @field_validator("url_prefix")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        parts = [part for part in value.split("/") if part]
+        if not all(part.replace("-", "").replace("_", "").isalnum() for part in parts):
+            raise ValueError("expected letters, digits, '-', '_' and '/'")
+        return "".join(f"/{part}" for part in parts)
+
+    @property
+    def api_prefix(self) -> str:
+        """Path of the API's routes."""
+        return f"{self.url_prefix}/api/v1"
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that a client can run into, by name."""
+        return {name: getattr(self, name) for name in LIMITS}
+
+
+LIMITS = ("max_ids", "max_body_bytes", "max_wait_s", "max_waiting", "max_requests", "max_ids_in_flight")
+"""Settings that are published as limits."""
+
+
+def load_settings() -> Settings:
+    """The settings of the environment. Raises ConfigError that names the variable and what it holds."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+    name = str(first["loc"][0])
+    variable = name if name.isupper() else f"L2CACHE_{name.upper()}"
+    raise ConfigError(f"{variable}={first['input']!r}: {first['msg']}")

@@ -1,0 +1,186 @@
+"""The data sets that a process serves: each is opened once, then kept."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from l2features.cache import RowCache
+from l2features.compute import read_geometry
+from l2features.config import Dataset
+from l2features.errors import L2FeaturesError, StoreError
+from l2features.geometry import Geometry
+from l2features.reader import Reader
+from l2features.store import Coverage, Meta, Store, open_store
+
+from . import metrics
+from .config import Settings
+from .errors import ApiError
+
+FAILURE_KEPT_S = 2.0
+COVERAGE_AGE_S, COVERAGE_SHARE, COVERAGE_WAIT_S = 30.0, 20.0, 2.0
+log = logging.getLogger("l2features.api")
+T = TypeVar("T")
+
+
+def in_background(function: Callable[[], T]) -> Future[T]:
+    """Run in a thread of its own, which does not keep the process from ending."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:  # the future hands it on
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A data set whose metadata is known."""
+
+    reader: Reader
+    meta: Meta | None
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Coverage of a table, when it was counted (UTC)."""
+
+    coverage: Coverage
+    time: datetime
+
+
+class Served:
+    """One data set. Its metadata is read in the background, at the first use, and kept for good."""
+
+    def __init__(self, entry: Dataset, settings: Settings) -> None:
+        self.entry, self.settings = entry, settings
+        self.store: Store = open_store(entry.store, entry.l2cache_id, deadline_s=settings.store_timeout_s)
+        self._lock = threading.Lock()
+        self._opened: Future[Opened] | None = None
+        self._failed_at = 0.0
+        self._counted: Future[Counted] | None = None
+        self._count_again_at = 0.0
+        self._last: Counted | None = None
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    def opening(self) -> Future[Opened]:
+        """The metadata, as it is being read; one attempt at a time, and a failure stands for a while."""
+        with self._lock:
+            failed = self._opened is not None and self._opened.done() and self._opened.exception() is not None
+            if self._opened is None or (failed and time.monotonic() > self._failed_at + FAILURE_KEPT_S):
+                self._opened = in_background(self._open)
+            return self._opened
+
+    def opened(self) -> Opened:
+        """Raises StoreError or ApiError 503 where the metadata cannot be had in time."""
+        try:
+            return self.opening().result(self.settings.store_timeout_s)
+        except StoreError:
+            raise
+        except (FutureTimeout, L2FeaturesError) as error:
+            message = (
+                f"the metadata of data set {self.name!r} is not known yet: neither its table nor its graph has said"
+            )
+            retry_after = self.settings.retry_after_s
+            raise ApiError(503, "metadata_unavailable", message, retry_after=retry_after) from error
+
+    def _open(self) -> Opened:
+        try:
+            geometry = self.store.geometry() or self._geometry_of_graph()
+            meta = self.store.meta()
+        except Exception as error:
+            self._failed_at = time.monotonic()
+            log.warning("cannot open data set", extra={"dataset": self.name, "error": str(error)})
+            raise
+        rows = self.settings.cache_rows
+        return Opened(
+            Reader(self.store, geometry, RowCache(rows) if rows else None, self._on_lookup, self._on_read), meta
+        )
+
+    def _geometry_of_graph(self) -> Geometry:
+        """The geometry of the segmentation or its graph; kept in the table, for when they are down."""
+        from l2features.volume import Volume
+
+        geometry = read_geometry(self.entry, Volume(self.entry.cv_path))
+        try:
+            self.store.put_geometry(geometry)
+        except StoreError as error:
+            log.warning("cannot keep the geometry", extra={"dataset": self.name, "error": str(error)})
+        return geometry
+
+    def counted(self) -> Counted | None:
+        """Coverage of the table, a little old; None while it is counted for the first time.
+
+        Counting takes long in a large table: it goes on in the background, for 1/20 of the time at most.
+        """
+        with self._lock:
+            if self._counted is None and time.monotonic() >= self._count_again_at:
+                self._counted = in_background(self._count)
+            running = self._counted
+        if running is not None and self._last is None:
+            try:
+                running.result(COVERAGE_WAIT_S)
+            except FutureTimeout:
+                return None
+        return self._last
+
+    def _count(self) -> Counted:
+        start = time.monotonic()
+        try:
+            coverage = self.store.coverage()
+            self._last = Counted(coverage, datetime.now().astimezone())
+            return self._last
+        finally:
+            took = time.monotonic() - start
+            with self._lock:
+                self._count_again_at = start + max(COVERAGE_AGE_S, COVERAGE_SHARE * took)
+                self._counted = None
+
+    def _on_lookup(self, hits: int, misses: int) -> None:
+        metrics.CACHE_LOOKUPS.labels(self.name, "hit").inc(hits)
+        metrics.CACHE_LOOKUPS.labels(self.name, "miss").inc(misses)
+
+    def _on_read(self, ids: int, seconds: float) -> None:
+        metrics.STORE_IDS.labels(self.name).inc(ids)
+        metrics.STORE_READS.labels(self.name).observe(seconds)
+
+
+class Datasets:
+    """The data sets of a file, by name; ``mapping`` is the file as it stands."""
+
+    def __init__(self, entries: Mapping[str, Dataset], mapping: Mapping[str, Any], settings: Settings) -> None:
+        self.mapping = mapping
+        self._served = {name: Served(entry, settings) for name, entry in entries.items()}
+
+    def __getitem__(self, name: str) -> Served:
+        """Raises ApiError 404 for a name that is not served."""
+        if name not in self._served:
+            message = f"data set {name!r:.120} is not served here: expected one of those that table_mapping lists"
+            raise ApiError(404, "unknown_dataset", message, field="dataset", value=name)
+        return self._served[name]
+
+    def warm(self) -> None:
+        """Begin to read the metadata of every data set."""
+        for served in self._served.values():
+            served.opening()
+
+    def close(self) -> None:
+        for served in self._served.values():
+            served.store.close()
+
+    def all(self) -> list[Served]:
+        return list(self._served.values())

@@ -1,0 +1,97 @@
+"""The one form in which the API says that something is wrong."""
+
+from __future__ import annotations
+
+import http
+import logging
+from typing import Any
+
+from flask import Flask, Response, g
+from pydantic import BaseModel, Field
+from werkzeug.exceptions import HTTPException
+
+from l2features.errors import StoreError
+
+from .answers import json_response
+
+MAX_SHOWN = 200
+log = logging.getLogger("l2features.api")
+
+
+class ErrorBody(BaseModel):
+    """What is wrong, and what helps to put it right."""
+
+    code: str = Field(description="A fixed word for programs.")
+    message: str = Field(description="A sentence for people.")
+    field: str | None = Field(None, description="The part of the request that it is about.")
+    value: str | None = Field(None, description="What that part held, shortened where it is long.")
+    limit: float | None = Field(None, description="The limit that was passed.")
+    request_id: str | None = Field(None, description="Stands in the server's log too.")
+
+
+class ApiError(Exception):
+    """An answer other than success. ``retry_after`` is in seconds."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        value: Any = None,
+        limit: float | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+        self.body = ErrorBody(
+            code=code,
+            message=message,
+            field=field,
+            value=None if value is None else shown(value),
+            limit=limit,
+        )
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in an error, shortened."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def register_errors(app: Flask, retry_after_s: int) -> None:
+    """Let every failure of a request end in an `ErrorBody`."""
+
+    @app.errorhandler(ApiError)
+    def api_error(error: ApiError) -> Response:
+        return _response(error)
+
+    @app.errorhandler(StoreError)
+    def store_error(error: StoreError) -> Response:
+        log.warning("store error", extra={"error": str(error)})
+        message = "the store cannot answer at the moment"
+        return _response(ApiError(503, "store_unavailable", message, retry_after=retry_after_s))
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        status = error.code or 500
+        code = http.HTTPStatus(status).name.lower()
+        response = _response(ApiError(status, code, str(error.description)))
+        for name, value in error.get_headers():
+            if name not in ("Content-Type", "Content-Length"):
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        log.exception("unexpected error")
+        return _response(ApiError(500, "internal_error", "an unexpected error; the server's log says more"))
+
+
+def _response(error: ApiError) -> Response:
+    body = error.body.model_copy(update={"request_id": g.get("request_id")})
+    response = json_response(body.model_dump(exclude_none=True), error.status)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response

@@ -1,0 +1,187 @@
+"""The routes: what they ask of the library, and what they answer."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Response, g, request
+from flask_openapi3 import APIBlueprint, OpenAPI, Tag
+
+from l2features.answers import arrow_stream, arrow_table, json_parts, parquet
+from l2features.reader import Answer, Reader, Status
+from l2features.schema import ATTRIBUTES
+
+from . import metrics
+from .answers import ARROW, JSON, PARQUET, body_response, json_response
+from .body import requested_ids
+from .config import Settings
+from .datasets import Datasets, Served
+from .errors import ApiError
+from .gate import Gate
+from .missing import MissingIds
+from .schemas import (
+    AttributeInfo,
+    AttributesQuery,
+    CoverageInfo,
+    DatasetPath,
+    TableInfo,
+    attributes_request,
+    attributes_responses,
+    errors,
+)
+
+VERSION = "PCGL2Cache v1.3.1"
+"""The service whose contract this is, as its index pages have always said."""
+READS = Tag(name="reads")
+
+
+def register_contract(
+    app: OpenAPI, settings: Settings, datasets: Datasets, missing: MissingIds
+) -> frozenset[str]:
+    """The routes that clients of the older service know; gives the endpoints that need no token."""
+    api = APIBlueprint("api", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
+    reads = Gate(
+        settings.max_requests, settings.max_ids_in_flight, settings.queue_timeout_s, settings.retry_after_s
+    )
+    waits = Gate(settings.max_waiting, 1 << 62, settings.queue_timeout_s, settings.retry_after_s)
+
+    @api.post(
+        "/table/<dataset>/attributes",
+        summary="Features of L2 nodes",
+        responses=attributes_responses(),
+        openapi_extensions={"requestBody": attributes_request(settings)},
+    )
+    def attributes(path: DatasetPath, query: AttributesQuery) -> Response:
+        """The features of each id of the body, in nm; ids that are not there are published for computation."""
+        served = datasets[path.dataset]
+        _check_wait(query.wait, settings.max_wait_s)
+        turn = reads.enter()
+        try:
+            ids = requested_ids(request, settings)
+            turn.take(len(ids))
+            read = Read(served, missing, query, request.accept_mimetypes.best_match([JSON, ARROW, PARQUET], JSON))
+            answer = read.answer(ids)
+            if query.wait and len(answer.missing):
+                with waits.entered():
+                    answer = read.waited(answer)
+            response = read.response(answer)
+        except BaseException:
+            turn.leave()
+            raise
+        response.call_on_close(turn.leave)
+        return response
+
+    @api.get("/table/<dataset>", summary="What a data set is", responses={200: TableInfo, **errors()})
+    def table(path: DatasetPath) -> Response:
+        """Resolution, chunks, attributes with their units, coverage and limits of a data set."""
+        return json_response(table_info(datasets[path.dataset], settings).model_dump())
+
+    @api.get("/attribute_metadata", summary="Types of the attributes", responses=_plain_object())
+    def attribute_metadata() -> Response:
+        """Name of each attribute, and the numpy type that it is stored as."""
+        return json_response({a.name: f"{a.dtype.type}" for a in sorted(ATTRIBUTES, key=lambda a: a.name)})
+
+    @api.get("/table_mapping", summary="The data sets", responses=_plain_object())
+    def table_mapping() -> Response:
+        """The data sets file."""
+        return json_response(datasets.mapping)
+
+    app.register_api(api)
+    roots = _index_routes(app, settings.url_prefix, "root")
+    _index_routes(app, settings.api_prefix, "api")
+    return roots
+
+
+def _index_routes(app: OpenAPI, prefix: str, name: str) -> frozenset[str]:
+    for place in ("", "index"):
+        app.add_url_rule(f"{prefix}/{place}", f"{name}_{place or 'slash'}", _index)
+    return frozenset({f"{name}_slash", f"{name}_index"})
+
+
+class Read:
+    """One request for features, after its parameters are known."""
+
+    def __init__(self, served: Served, missing: MissingIds, query: AttributesQuery, mimetype: str) -> None:
+        self.served, self.missing, self.mimetype = served, missing, mimetype
+        self.names, self.seconds = query.names, query.wait
+        self.int64_as_str, self.update_cache, with_status = query.flags
+        self.with_status = with_status or mimetype != JSON
+        self.reader: Reader = served.opened().reader
+
+    def answer(self, ids: Any) -> Answer:
+        """What is there now; what is missing is published."""
+        answer = self.reader.read(ids, self.names, self.with_status)
+        g.ids = len(ids)
+        if self.update_cache and len(answer.missing):
+            entry = self.served.entry
+            published = self.missing.publish(entry.name, entry.l2cache_id, answer.missing)
+            metrics.PUBLISHED.labels(entry.name).inc(published)
+        return answer
+
+    def waited(self, answer: Answer) -> Answer:
+        """The answer when what was missing is there, or time is up."""
+        return self.reader.wait(answer, self.names, self.seconds, self.with_status)
+
+    def response(self, answer: Answer) -> Response:
+        for status in Status:
+            metrics.IDS.labels(self.served.name, status.name.lower()).inc(int((answer.status == status).sum()))
+        rows, geometry, names = answer.rows, self.reader.geometry, self.names
+        if self.mimetype == JSON:
+            status = (answer.status, answer.reasons) if self.with_status else (None, None)
+            parts = json_parts(
+                rows, geometry, names, int64_as_str=self.int64_as_str, status=status[0], reasons=status[1]
+            )
+            return body_response(parts, JSON)
+        table = arrow_table(rows, geometry, names, answer.status, answer.reasons)
+        return body_response([arrow_stream(table) if self.mimetype == ARROW else parquet(table)], self.mimetype)
+
+
+def table_info(served: Served, settings: Settings) -> TableInfo:
+    """What a data set is. Raises as `Served.opened`."""
+    opened, counted = served.opened(), served.counted()
+    geometry, meta = opened.reader.geometry, opened.meta
+    coverage, newest = None, None
+    if counted is not None:
+        done, failed = counted.coverage.done, counted.coverage.failed
+        coverage = CoverageInfo(done=done, failed=failed, total=geometry.n_chunks, as_of=iso(counted.time))
+        newest = counted.coverage.newest
+    return TableInfo(
+        dataset=served.name,
+        l2cache_id=served.entry.l2cache_id,
+        graph_id=meta.graph_id if meta else None,
+        timestamp=iso(meta.time) if meta else None,
+        newest_update=iso(newest) if newest else None,
+        resolution=list(geometry.resolution),
+        voxel_offset=list(geometry.voxel_offset),
+        voxel_size=list(geometry.voxel_size),
+        chunk_size=list(geometry.chunk_size),
+        grid=list(geometry.grid),
+        attributes=[
+            AttributeInfo(
+                name=a.name, unit=a.served_unit, shape=list(a.shape), optional=a.optional, meaning=a.meaning
+            )
+            for a in ATTRIBUTES
+        ],
+        coverage=coverage,
+        limits=settings.limits,
+    )
+
+
+def iso(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _check_wait(seconds: float, limit: float) -> None:
+    if seconds > limit:
+        message = f"wait={seconds:g}: expected at most {limit:g} seconds"
+        raise ApiError(422, "wait_too_long", message, field="wait", value=f"{seconds:g}", limit=limit)
+
+
+def _index() -> Response:
+    return Response(VERSION, mimetype="text/html")
+
+
+def _plain_object() -> dict[Any, Any]:
+    schema = {"type": "object", "additionalProperties": True}
+    return {200: {"description": "OK", "content": {JSON: {"schema": schema}}}, **errors()}
