@@ -1,6 +1,6 @@
 """The application: settings and data sets in, a Flask app out.
 
-    gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
+gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from flask_openapi3 import Info, OpenAPI
 from l2features import __version__
 from l2features.config import load_datasets, read_datasets_file
 
-from .auth import auth_disabled, protect
+from .auth import protect
 from .config import Settings, load_settings
 from .datasets import Datasets
 from .errors import register_errors
@@ -28,7 +28,8 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     settings = settings or load_settings()
     _, mapping = read_datasets_file(settings.datasets)
     datasets = Datasets(load_datasets(settings.datasets), mapping, settings)
-    missing = MissingIds(topic_path(settings.exchange, settings.project), interval_s=settings.publish_interval_s)
+    topic = topic_path(settings.exchange, settings.project)
+    missing = MissingIds(topic, interval_s=settings.publish_interval_s)
     app = OpenAPI(
         __name__,
         info=Info(title=TITLE, version=__version__),

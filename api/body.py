@@ -100,7 +100,7 @@ def ids_of_json(body: bytes, max_ids: int) -> Ids:
     except orjson.JSONDecodeError as error:
         raise ApiError(400, "not_json", f"the body is not JSON: {error}", field="body") from error
     if not isinstance(content, dict) or FIELD not in content:
-        message = f'expected a JSON object with the key "{FIELD}", such as {{"{FIELD}": [144115188075855873]}}'
+        message = f'expected a JSON object such as {{"{FIELD}": [144115188075855873]}}: it has no "{FIELD}"'
         raise ApiError(422, "missing_field", message, field=FIELD)
     values = content[FIELD]
     items = values if isinstance(values, list) and set(map(type, values)) <= {int} else list(_flat(values))
@@ -125,11 +125,8 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 def _id(item: Any) -> int:
-    value = item
-    if isinstance(item, str) and item.strip().lstrip("-").isdecimal() and len(item) < 40:
-        value = int(item)
-    elif isinstance(item, float) and item.is_integer():
-        value = int(item)
+    digits = isinstance(item, str) and len(item) < 40 and item.strip().lstrip("-").isdecimal()
+    value = int(item) if digits or (isinstance(item, float) and item.is_integer()) else item
     if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 64:
         raise _bad_id(item, f"an integer from 0 to {(1 << 64) - 1}")
     return value % (1 << 64)

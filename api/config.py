@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 
 class Settings(BaseSettings):
-    """What an operator may set; each field's variable is ``L2CACHE_`` and its name, unless it says otherwise."""
+    """What an operator may set: the variable of a field is ``L2CACHE_`` and its name, unless it has an alias."""
 
     model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True)
 
@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(16 * MIB, ge=1024, description="Body of a request, as sent and after gunzip.")
     max_wait_s: float = Field(30.0, ge=0, le=600, description="Longest ?wait= of a request, in seconds.")
     max_waiting: int = Field(8, ge=1, description="Requests of one process that wait at the same time.")
-    max_requests: int = Field(24, ge=1, description="Reads of one process at the same time, queued ones included.")
+    max_requests: int = Field(24, ge=1, description="Reads of one process at the same time, in turn or not.")
     max_ids_in_flight: int = Field(
         500_000, ge=1, description="Ids of the reads that one process works on at the same time."
     )
@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     auth_timeout_s: float = Field(10.0, gt=0, description="How long the authentication service may take.")
     retry_after_s: int = Field(2, ge=1, description="What Retry-After says.")
     cache_rows: int = Field(
-        500_000, ge=0, description="Rows of each data set that a process keeps, about 100 bytes each; 0 for none."
+        500_000, ge=0, description="Rows of each data set that a process keeps; 0 for none."
     )
 
     exchange: str | None = Field(

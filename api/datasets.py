@@ -92,9 +92,7 @@ class Served:
         except StoreError:
             raise
         except (FutureTimeout, L2FeaturesError) as error:
-            message = (
-                f"the metadata of data set {self.name!r} is not known yet: neither its table nor its graph has said"
-            )
+            message = f"the metadata of data set {self.name!r} is not known yet: its graph does not answer"
             retry_after = self.settings.retry_after_s
             raise ApiError(503, "metadata_unavailable", message, retry_after=retry_after) from error
 
@@ -106,10 +104,8 @@ class Served:
             self._failed_at = time.monotonic()
             log.warning("cannot open data set", extra={"dataset": self.name, "error": str(error)})
             raise
-        rows = self.settings.cache_rows
-        return Opened(
-            Reader(self.store, geometry, RowCache(rows) if rows else None, self._on_lookup, self._on_read), meta
-        )
+        cache = RowCache(self.settings.cache_rows) if self.settings.cache_rows else None
+        return Opened(Reader(self.store, geometry, cache, self._on_lookup, self._on_read), meta)
 
     def _geometry_of_graph(self) -> Geometry:
         """The geometry of the segmentation or its graph; kept in the table, for when they are down."""
@@ -162,14 +158,16 @@ class Served:
 class Datasets:
     """The data sets of a file, by name; ``mapping`` is the file as it stands."""
 
-    def __init__(self, entries: Mapping[str, Dataset], mapping: Mapping[str, Any], settings: Settings) -> None:
+    def __init__(
+        self, entries: Mapping[str, Dataset], mapping: Mapping[str, Any], settings: Settings
+    ) -> None:
         self.mapping = mapping
         self._served = {name: Served(entry, settings) for name, entry in entries.items()}
 
     def __getitem__(self, name: str) -> Served:
         """Raises ApiError 404 for a name that is not served."""
         if name not in self._served:
-            message = f"data set {name!r:.120} is not served here: expected one of those that table_mapping lists"
+            message = f"data set {name!r:.120} is not served: expected one of those of table_mapping"
             raise ApiError(404, "unknown_dataset", message, field="dataset", value=name)
         return self._served[name]
 

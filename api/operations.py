@@ -19,11 +19,15 @@ from .schemas import Health
 
 OPERATIONS = Tag(name="operations")
 UNREACHABLE = "unreachable"
+METRICS = {
+    "description": "Prometheus' text format.",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
 
 
 def register_operations(app: OpenAPI, settings: Settings, datasets: Datasets) -> frozenset[str]:
     """Health and metrics, at the root and below the API's prefix; gives the endpoints that need no token."""
-    open_endpoints = []
+    open_endpoints: list[str] = []
     for prefix in dict.fromkeys(("", settings.api_prefix)):
         health = APIBlueprint(
             f"health{len(open_endpoints)}", __name__, url_prefix=prefix or None, abp_tags=[OPERATIONS]
@@ -49,7 +53,7 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings)
         body = Health(status="ready" if good else "not ready", datasets=states)
         return json_response(body.model_dump(), 200 if good else 503)
 
-    @health.get("/metrics", summary="Metrics for Prometheus", responses={200: {"content": {"text/plain": {}}}})
+    @health.get("/metrics", summary="Metrics for Prometheus", responses={200: METRICS})
     def metrics_text() -> Response:
         """Latency by route and data set, ids by status, the store and the cache; over all processes."""
         text, content_type = metrics.exposition()
@@ -64,7 +68,7 @@ def state(served: Served, timeout_s: float) -> str:
     except StoreError:
         return f"{UNREACHABLE}: its store does not answer"
     except (L2FeaturesError, FutureTimeout):
-        return "its metadata is not known: neither its table nor its graph has said"
+        return "its metadata is not known: its graph does not answer"
     return "ready"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 from flask import Response, g, request
 from flask_openapi3 import APIBlueprint, OpenAPI, Tag
 
@@ -53,14 +54,15 @@ def register_contract(
         openapi_extensions={"requestBody": attributes_request(settings)},
     )
     def attributes(path: DatasetPath, query: AttributesQuery) -> Response:
-        """The features of each id of the body, in nm; ids that are not there are published for computation."""
+        """The features of each id of the body, in nm. Missing ids are published for computation."""
         served = datasets[path.dataset]
         _check_wait(query.wait, settings.max_wait_s)
         turn = reads.enter()
         try:
             ids = requested_ids(request, settings)
             turn.take(len(ids))
-            read = Read(served, missing, query, request.accept_mimetypes.best_match([JSON, ARROW, PARQUET], JSON))
+            mimetype = request.accept_mimetypes.best_match([JSON, ARROW, PARQUET], JSON)
+            read = Read(served, missing, query, str(mimetype))
             answer = read.answer(ids)
             if query.wait and len(answer.missing):
                 with waits.entered():
@@ -124,17 +126,17 @@ class Read:
         return self.reader.wait(answer, self.names, self.seconds, self.with_status)
 
     def response(self, answer: Answer) -> Response:
-        for status in Status:
-            metrics.IDS.labels(self.served.name, status.name.lower()).inc(int((answer.status == status).sum()))
+        for status, count in enumerate(np.bincount(answer.status, minlength=len(Status)).tolist()):
+            metrics.IDS.labels(self.served.name, Status(status).name.lower()).inc(count)
         rows, geometry, names = answer.rows, self.reader.geometry, self.names
         if self.mimetype == JSON:
-            status = (answer.status, answer.reasons) if self.with_status else (None, None)
-            parts = json_parts(
-                rows, geometry, names, int64_as_str=self.int64_as_str, status=status[0], reasons=status[1]
+            known = {"status": answer.status, "reasons": answer.reasons} if self.with_status else {}
+            return body_response(
+                json_parts(rows, geometry, names, int64_as_str=self.int64_as_str, **known), JSON
             )
-            return body_response(parts, JSON)
         table = arrow_table(rows, geometry, names, answer.status, answer.reasons)
-        return body_response([arrow_stream(table) if self.mimetype == ARROW else parquet(table)], self.mimetype)
+        body = arrow_stream(table) if self.mimetype == ARROW else parquet(table)
+        return body_response([body], self.mimetype)
 
 
 def table_info(served: Served, settings: Settings) -> TableInfo:

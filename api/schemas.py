@@ -105,7 +105,7 @@ class TableInfo(BaseModel):
 
     dataset: str
     l2cache_id: str
-    graph_id: str | None = Field(description="Graph that the features were computed from, where the table says.")
+    graph_id: str | None = Field(description="Graph that the features are of, where the table says it.")
     timestamp: str | None = Field(description="Time of the graph at the ingest (UTC, ISO 8601).")
     newest_update: str | None = Field(description="When a chunk was last written (UTC, ISO 8601).")
     resolution: list[float] = Field(description="nm per voxel.")
