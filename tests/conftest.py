@@ -22,7 +22,16 @@ from l2features.rows import Rows
 from l2features.sample import Sample, make_sample
 from l2features.store import Store
 
-from .emulator import HOW_TO_GET_IT, Emulator, find_emulator, free_port, wait_for_port
+from .emulator import (
+    HOW_TO_GET_IT,
+    HOW_TO_GET_PUBSUB,
+    Emulator,
+    PubSubEmulator,
+    find_emulator,
+    find_pubsub_emulator,
+    free_port,
+    wait_for_port,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_VARIABLE = "L2FEATURES_SHARED"
@@ -59,22 +68,38 @@ def shared() -> Callable[[str], Path]:
     return path
 
 
-@pytest.fixture(scope="session")
-def emulator() -> Iterator[Emulator]:
-    """An emulator for the whole session; tests use table names of their own."""
-    if find_emulator() is None:
+def need_emulator(path: str | None, how_to_get_it: str) -> None:
+    """Skip the test, or fail it in CI, where an emulator is not installed."""
+    if path is None:
         if os.environ.get("CI"):
-            pytest.fail(HOW_TO_GET_IT)
-        pytest.skip(HOW_TO_GET_IT)
-    emulator = Emulator()
-    before = os.environ.get("BIGTABLE_EMULATOR_HOST")
-    os.environ["BIGTABLE_EMULATOR_HOST"] = emulator.host
+            pytest.fail(how_to_get_it)
+        pytest.skip(how_to_get_it)
+
+
+def running(emulator: Emulator) -> Iterator[Any]:
+    """Name a running emulator in the environment of the tests, and stop it after them."""
+    before = os.environ.get(emulator.variable)
+    os.environ[emulator.variable] = emulator.host
     yield emulator
     if before is None:
-        del os.environ["BIGTABLE_EMULATOR_HOST"]
+        del os.environ[emulator.variable]
     else:
-        os.environ["BIGTABLE_EMULATOR_HOST"] = before
+        os.environ[emulator.variable] = before
     emulator.stop()
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[Emulator]:
+    """An emulator of Bigtable for the whole session; tests use table names of their own."""
+    need_emulator(find_emulator(), HOW_TO_GET_IT)
+    yield from running(Emulator())
+
+
+@pytest.fixture(scope="session")
+def pubsub() -> Iterator[PubSubEmulator]:
+    """An emulator of Pub/Sub for the whole session; tests use topics and subscriptions of their own."""
+    need_emulator(find_pubsub_emulator(), HOW_TO_GET_PUBSUB)
+    yield from running(PubSubEmulator())
 
 
 def load_module(path: Path) -> Any:
