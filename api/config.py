@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 
 class Settings(BaseSettings):
-    """What an operator may set: the variable of a field is ``L2CACHE_`` and its name, unless it has an alias."""
+    """What an operator may set. A field's variable is ``L2CACHE_`` and its name, unless it has an alias."""
 
     model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True)
 

@@ -126,14 +126,14 @@ class Read:
         return self.reader.wait(answer, self.names, self.seconds, self.with_status)
 
     def response(self, answer: Answer) -> Response:
-        for status, count in enumerate(np.bincount(answer.status, minlength=len(Status)).tolist()):
-            metrics.IDS.labels(self.served.name, Status(status).name.lower()).inc(count)
+        for known, count in enumerate(np.bincount(answer.status, minlength=len(Status)).tolist()):
+            metrics.IDS.labels(self.served.name, Status(known).name.lower()).inc(count)
         rows, geometry, names = answer.rows, self.reader.geometry, self.names
         if self.mimetype == JSON:
-            known = {"status": answer.status, "reasons": answer.reasons} if self.with_status else {}
-            return body_response(
-                json_parts(rows, geometry, names, int64_as_str=self.int64_as_str, **known), JSON
-            )
+            status, reasons = (answer.status, answer.reasons) if self.with_status else (None, None)
+            as_str = self.int64_as_str
+            parts = json_parts(rows, geometry, names, int64_as_str=as_str, status=status, reasons=reasons)
+            return body_response(parts, JSON)
         table = arrow_table(rows, geometry, names, answer.status, answer.reasons)
         body = arrow_stream(table) if self.mimetype == ARROW else parquet(table)
         return body_response([body], self.mimetype)

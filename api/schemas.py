@@ -43,7 +43,7 @@ class AttributesQuery(BaseModel):
 
     @classmethod
     @cache
-    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """As of pydantic; kept, since it is asked for at every request."""
         return super().model_json_schema(*args, **kwargs)
 
