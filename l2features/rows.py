@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .ids import Ids, as_ids
-from .schema import ATTRIBUTES, FEATURES, NAMES
+from .geometry import Geometry
+from .ids import L2, Ids, as_ids
+from .schema import ATTRIBUTES, FEATURES, NAMES, SIZE
 
 NOT_COMPUTED = bytes(8)
 """Value of the only cell, ``size_nm3``, of a row that says "could not compute"."""
@@ -115,29 +117,38 @@ def decode_cells(rows: Rows, index: int, cells: Iterable[tuple[bytes, bytes]]) -
             record["has_pca"] = True
 
 
-def served(
-    rows: Rows, resolution: npt.ArrayLike, origins: npt.ArrayLike, names: Sequence[str] = NAMES
-) -> list[dict[str, Any]]:
-    """What a client sees of each row: attributes in alphabetical order, in nm where they are lengths.
+def served_column(rows: Rows, geometry: Geometry, name: str) -> tuple[np.ndarray, npt.NDArray[np.bool_]]:
+    """What a client sees of one attribute: values (n, *shape) in its served unit, and presence (n,).
 
-    ``resolution`` (3,) is nm per voxel; ``origins`` (n, 3) the first voxel of each row's chunk.
-    A row that is not in the table gives an empty dictionary.
+    An infinite value, which older tables have where float16 overflowed, is the largest of the stored type;
+    one that is not a number is absent, and so is the position of an id of an unknown layer.
+    Raises ValueError where a size does not fit into 64 bits.
     """
-    nm = np.asarray(resolution, dtype=np.float64)
-    voxel_volume = int(nm.prod()) if (nm == np.round(nm)).all() else float(nm.prod())
-    coordinates = (rows.features["rep_coord_nm"].astype(np.int64) + np.asarray(origins, dtype=np.int64)) * nm
-    out = []
-    columns = [(name, _INDEX[name]) for name in sorted(set(names))]
-    for i in range(len(rows)):
-        row: dict[str, Any] = {}
-        for name, column in columns:
-            if not rows.present[i, column]:
-                continue
-            if name == "size_nm3":
-                row[name] = round(int(rows.features[name][i]) * voxel_volume)
-            elif name == "rep_coord_nm":
-                row[name] = coordinates[i].tolist()
-            else:
-                row[name] = rows.features[name][i].tolist()
-        out.append(row)
-    return out
+    column = _INDEX[name]
+    attribute, stored, present = ATTRIBUTES[column], rows.features[name], rows.present[:, column]
+    if name == SIZE:
+        return _sizes(stored, geometry.resolution), present
+    if name == "rep_coord_nm":
+        layout = geometry.layout
+        known = np.isin(layout.layers(rows.ids), list(layout.spatial_bits))
+        ids = np.where(known, rows.ids, np.uint64(L2 << (64 - layout.layer_bits)))
+        origins = geometry.origins(layout.chunk_coordinates(ids))
+        return (origins + stored) * np.array(geometry.resolution, dtype=np.float64), present & known
+    if attribute.dtype.kind != "f":
+        return np.ascontiguousarray(stored, dtype=attribute.served_dtype), present
+    limit = np.finfo(attribute.dtype).max
+    with np.errstate(invalid="ignore"):
+        values = stored.astype(attribute.served_dtype).clip(-limit, limit)
+    return values, present & ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
+
+
+def _sizes(voxels: npt.NDArray[np.uint32], resolution: Sequence[float]) -> npt.NDArray[np.uint64]:
+    """Volumes in nm^3, exact where the resolution is whole, else rounded."""
+    whole = all(float(step).is_integer() for step in resolution)
+    volume = math.prod(int(step) if whole else step for step in resolution)
+    most = int(voxels.max(initial=0))
+    if round(most * volume) >= 1 << 64:
+        raise ValueError(f"{most} voxels of {volume} nm^3: expected a volume below 2^64 nm^3")
+    if whole:
+        return voxels.astype(np.uint64) * np.uint64(volume)
+    return np.rint(voxels * volume).astype(np.uint64)

@@ -51,7 +51,9 @@ def _attribute(
     meaning: str,
     optional: bool = False,
 ) -> Attribute:
-    return Attribute(name, np.dtype(dtype), shape, unit, served_unit, np.dtype(served_dtype), meaning, optional)
+    return Attribute(
+        name, np.dtype(dtype), shape, unit, served_unit, np.dtype(served_dtype), meaning, optional
+    )
 
 
 ATTRIBUTES: tuple[Attribute, ...] = (

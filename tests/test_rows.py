@@ -1,14 +1,9 @@
-"""Rows: their cells as bytes, both ways, and what a client sees of them."""
+"""Rows: their cells as bytes, both ways, and their columns as they are served."""
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -17,11 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from l2features.geometry import Geometry
-from l2features.ids import IdLayout, as_ids
-from l2features.rows import NOT_COMPUTED, Rows, decode_cells, encode_cells, served
-from l2features.schema import ATTRIBUTES, FEATURES, NAMES
+from l2features.ids import IdLayout
+from l2features.rows import NOT_COMPUTED, Rows, decode_cells, encode_cells, served_column
+from l2features.schema import ATTRIBUTES, FEATURES, NAMES, Attribute
 
-FIXTURE = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({2: 10}))
+LAYOUT = IdLayout({2: 10})
+FIXTURE = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), LAYOUT)
 NODE = 144115188075855873
 
 
@@ -93,7 +89,8 @@ def test_the_mark_could_not_compute() -> None:
     assert list(encode_cells(one_row(size_nm3=0, area_nm2=7))) == [[(b"size_nm3", NOT_COMPUTED)]]
     rows = decoded({"size_nm3": bytes(8)})
     assert (rows.found.tolist(), rows.not_computed.tolist()) == ([True], [True])
-    assert served(rows, (16, 16, 40), [(0, 0, 0)]) == [{"size_nm3": 0}]
+    assert names_present(rows) == {"size_nm3"}
+    assert served_column(rows, FIXTURE, "size_nm3")[0].tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +109,7 @@ def test_what_is_present(cells: dict[str, bytes], present: set[str]) -> None:
     assert names_present(rows) == present
     assert rows.found.tolist() == [bool(present)]
     assert rows.not_computed.tolist() == [False]
-    assert set(served(rows, (1, 1, 1), [(0, 0, 0)])[0]) == present
+    assert {name for name in NAMES if served_column(rows, FIXTURE, name)[1].any()} == present
 
 
 @pytest.mark.parametrize(
@@ -138,78 +135,66 @@ def test_eight_bytes_of_a_size_are_zero_or_wrong() -> None:
         decoded({"size_nm3": b"\x01" + bytes(7)})
 
 
-def test_a_size_beyond_32_bits_is_served_exactly() -> None:
+@pytest.mark.parametrize(
+    ("resolution", "voxels", "volume"),
+    [
+        ((16, 16, 40), 2**32 - 1, (2**32 - 1) * 10_240),
+        ((1021, 1021, 1021), 2**32 - 1, (2**32 - 1) * 1021**3),
+        ((16.0, 16.0, 40.0), 7, 71_680),
+        ((4.5, 4.5, 33.3), 1000, 674_325),
+    ],
+)
+def test_sizes_are_exact(resolution: tuple[float, float, float], voxels: int, volume: int) -> None:
+    rows = Rows.complete(one_row(size_nm3=voxels))
+    values, present = served_column(rows, replace(FIXTURE, resolution=resolution), "size_nm3")
+    assert (values.dtype, values.tolist(), present.tolist()) == (np.uint64, [volume], [True])
+
+
+@pytest.mark.parametrize("step", [1700, 1700.5])
+def test_sizes_that_do_not_fit(step: float) -> None:
     rows = Rows.complete(one_row(size_nm3=2**32 - 1))
-    (values,) = served(rows, (16, 16, 40), [(0, 0, 0)], ["size_nm3"])
-    assert values == {"size_nm3": (2**32 - 1) * 10_240}
-    assert isinstance(values["size_nm3"], int)
+    with pytest.raises(
+        ValueError, match=r"4294967295 voxels of .* nm\^3: expected a volume below 2\^64 nm\^3"
+    ):
+        served_column(rows, replace(FIXTURE, resolution=(step, step, step)), "size_nm3")
 
 
-def test_a_resolution_that_is_not_whole() -> None:
-    rows = Rows.complete(one_row(size_nm3=1000, rep_coord_nm=(1, 2, 3)))
-    (values,) = served(rows, (4.5, 4.5, 33.3), [(10, 0, -5)], ["size_nm3", "rep_coord_nm"])
-    assert values["size_nm3"] == 674_325
-    assert values["rep_coord_nm"] == pytest.approx([49.5, 9.0, -66.6])
+def test_positions() -> None:
+    rows = Rows.complete(one_row(label=LAYOUT.chunk_id(1, 2, 3) + 5, rep_coord_nm=(1, 2, 3)))
+    geometry = Geometry((4.5, 4.5, 33.3), (10, 0, -5), (160, 128, 48), (64, 64, 32), LAYOUT)
+    values, present = served_column(rows, geometry, "rep_coord_nm")
+    assert values.tolist() == [[(10 + 64 + 1) * 4.5, (128 + 2) * 4.5, (-5 + 96 + 3) * 33.3]]
+    assert present.tolist() == [True]
 
 
-# ------------------------------------------------------------------ against the recorded server
-INT64_AS_STR = {"true", "True", "1"}
+def test_an_id_of_an_unknown_layer_has_no_position() -> None:
+    rows = Rows.complete(np.concatenate([one_row(label=1 << 60), one_row()]))
+    assert served_column(rows, FIXTURE, "rep_coord_nm")[1].tolist() == [False, True]
+    assert served_column(rows, FIXTURE, "area_nm2")[1].tolist() == [True, True]
 
 
-@pytest.fixture(scope="module")
-def genuine(shared: Callable[[str], Path]) -> dict[int, dict[bytes, bytes]]:
-    """The cells of every node of the recorded cache table."""
-    with gzip.open(shared("cave") / "cache.json.gz", "rt") as f:
-        rows = {base64.b64decode(key): cells for key, cells in json.load(f)["rows"]}
-    return {
-        int(key): {base64.b64decode(q): base64.b64decode(value) for _, q, value, _ in cells}
-        for key, cells in rows.items()
-        if key.isdigit()
-    }
+@pytest.mark.parametrize(
+    ("name", "stored", "value"),
+    [
+        ("mean_dt_nm", np.inf, 65_504.0),
+        ("mean_dt_nm", np.nan, None),
+        ("pca", np.full((3, 3), -np.inf), np.full((3, 3), -65_504.0).tolist()),
+        ("pca", [[1, 0, 0], [0, 1, 0], [0, 0, np.nan]], None),
+        ("pca_val", (np.inf, 1, 0), [float(np.finfo(np.float32).max), 1.0, 0.0]),
+    ],
+)
+def test_values_that_are_not_finite(name: str, stored: Any, value: Any) -> None:
+    rows = Rows.complete(one_row(has_pca=True, **{name: stored}))
+    values, present = served_column(rows, FIXTURE, name)
+    assert present.tolist() == [value is not None]
+    if value is not None:
+        assert values[0].tolist() == value
 
 
-def recorded_answers() -> list[str]:
-    """Names of the recorded requests for attributes that were answered."""
-    from .conftest import shared_folder
-
-    index = shared_folder() / "cave" / "http" / "index.json"
-    if not index.exists():
-        return []
-    exchanges = json.loads(index.read_text())["exchanges"]
-    return [
-        e["name"]
-        for e in exchanges
-        if e["response"]["status"] == 200
-        and e["request"]["method"] == "POST"
-        and urlsplit(e["request"]["path"]).path.endswith("/attributes")
-    ]
-
-
-@pytest.mark.parametrize("name", recorded_answers())
-def test_we_serve_what_the_genuine_server_does(
-    shared: Callable[[str], Path], genuine: dict[int, dict[bytes, bytes]], name: str
-) -> None:
-    exchanges = json.loads((shared("cave") / "http" / "index.json").read_text())["exchanges"]
-    (exchange,) = [e for e in exchanges if e["name"] == name]
-    query = parse_qs(urlsplit(exchange["request"]["path"]).query)
-    names = [n.strip() for n in query.get("attribute_names", [",".join(NAMES)])[0].split(",")]
-    answer = exchange["response"]
-    expected = json.loads(answer.get("body_decoded") or answer["body"])
-    rows = Rows.empty(as_ids([int(i) for i in expected]))
-    for i, node in enumerate(rows.ids.tolist()):
-        decode_cells(rows, i, genuine.get(node, {}).items())
-    layer_2 = rows.ids[FIXTURE.layout.layers(rows.ids) == 2]
-    origins = np.zeros((len(rows), 3), dtype=np.int64)
-    origins[np.isin(rows.ids, layer_2)] = FIXTURE.origins(FIXTURE.layout.chunk_coordinates(layer_2))
-    values = served(rows, FIXTURE.resolution, origins, names)
-    if query.get("int64_as_str", [""])[0] in INT64_AS_STR:
-        values = [v | {"size_nm3": str(v["size_nm3"])} for v in values]
-    ours = json.dumps(dict(zip(map(str, rows.ids.tolist()), values, strict=True)))
-    assert ours == json.dumps(expected)
-
-
-def test_the_recorded_answers_are_many() -> None:
-    from .conftest import shared_folder
-
-    if shared_folder().is_dir():
-        assert len(recorded_answers()) >= 25
+@pytest.mark.parametrize("attribute", ATTRIBUTES, ids=lambda a: a.name)
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_columns_have_the_type_of_the_attribute_table(attribute: Attribute, n: int) -> None:
+    values, present = served_column(Rows.complete(np.repeat(one_row(), n)), FIXTURE, attribute.name)
+    assert (values.dtype, values.shape) == (attribute.served_dtype, (n, *attribute.shape))
+    assert values.flags.c_contiguous
+    assert present.shape == (n,)

@@ -20,12 +20,13 @@ import pytest
 from l2features.errors import ConfigError, StoreError, TableExists, TableNotFound
 from l2features.geometry import Geometry
 from l2features.ids import IdLayout, as_ids, row_keys
-from l2features.rows import Rows, served
+from l2features.rows import Rows
 from l2features.schema import FEATURES, NAMES
 from l2features.store import DONE, FAILED, ChunkRecord, Meta, Store, open_store
 
 from .conftest import INSTANCE, PROJECT, STORE_URL
 from .emulator import Emulator, free_port
+from .plain import served
 
 LAYOUT = IdLayout({2: 10})
 GEOMETRY = Geometry((16.0, 16.0, 40.0), (1024, 512, 20), (160, 128, 48), (64, 64, 32), LAYOUT)
@@ -54,7 +55,7 @@ def features_of(ids: Any, seed: int = 1) -> np.ndarray:
 
 
 def served_values(rows: Rows) -> list[dict[str, Any]]:
-    return served(rows, (16, 16, 40), np.zeros((len(rows), 3)))
+    return served(rows, GEOMETRY)
 
 
 @pytest.fixture(params=["sqlite", "bigtable"])

@@ -1,0 +1,54 @@
+"""What a client sees of rows, the plain way: row by row, value by value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from l2features.geometry import Geometry
+from l2features.rows import Rows
+from l2features.schema import ATTRIBUTES, NAMES
+
+
+def served(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES) -> list[dict[str, Any]]:
+    """The attributes of each row in alphabetical order, in the units that are served."""
+    return [_served_row(rows, i, geometry, sorted(set(names))) for i in range(len(rows))]
+
+
+def _served_row(rows: Rows, i: int, geometry: Geometry, names: Sequence[str]) -> dict[str, Any]:
+    row = {}
+    for column, attribute in sorted(enumerate(ATTRIBUTES), key=lambda entry: entry[1].name):
+        if attribute.name not in names or not rows.present[i, column]:
+            continue
+        value: Any = rows.features[attribute.name][i].tolist()
+        if attribute.name == "size_nm3":
+            value = round(value * math.prod(int(s) if s == int(s) else s for s in geometry.resolution))
+        if attribute.name == "rep_coord_nm":
+            value = _position(int(rows.ids[i]), value, geometry)
+        if attribute.dtype.kind == "f":
+            value = _finite(value, float(np.finfo(attribute.dtype).max))
+        if value is not None and "nan" not in str(value):
+            row[attribute.name] = value
+    return row
+
+
+def _position(node: int, index: list[int], geometry: Geometry) -> list[float] | None:
+    bits = geometry.layout.spatial_bits.get(node >> 64 - geometry.layout.layer_bits)
+    if bits is None:
+        return None
+    segment_bits = 64 - geometry.layout.layer_bits - 3 * bits
+    out = []
+    for axis in range(3):
+        chunk = node >> (segment_bits + bits * (2 - axis)) & (1 << bits) - 1
+        voxel = geometry.voxel_offset[axis] + chunk * geometry.chunk_size[axis] + index[axis]
+        out.append(voxel * float(geometry.resolution[axis]))
+    return out
+
+
+def _finite(value: Any, limit: float) -> Any:
+    if isinstance(value, list):
+        return [_finite(v, limit) for v in value]
+    return value if math.isnan(value) else max(-limit, min(limit, value))
