@@ -2,8 +2,8 @@
 
 What is decided is middle_auth_client's; it reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and AUTH_DISABLED when
 it is imported. It asks the authentication service without a time limit, and keeps the answers in dictionaries
-that threads must not share. Here its questions get a deadline and a lock, and a service that cannot answer is a
-503, neither an invalid token nor an unknown table.
+that threads must not share. Here its questions get a deadline and a lock, and a service that cannot answer is
+a 503: neither an invalid token nor an unknown table.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class _Service:
         self._next_try = 0.0
 
     def admit(self) -> None:
-        """While it does not answer, let one question through now and then, and raise ApiError 503 for others."""
+        """While it does not answer, let one question through now and then. Raises ApiError 503."""
         if self.down:
             if monotonic() < self._next_try:
                 raise self.unavailable()
