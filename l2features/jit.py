@@ -13,7 +13,7 @@ import numba
 from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, UserWideCacheLocator
 
 F = TypeVar("F", bound=Callable[..., Any])
-MODULES = ("distance", "envelope", "jit", "moments", "runs", "score", "simd")
+MODULES = ("distance", "envelope", "jit", "moments", "readrows", "runs", "score", "simd", "wire")
 """Modules of the kernel: their functions are compiled into one another."""
 
 
