@@ -5,13 +5,15 @@ gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
 
 from __future__ import annotations
 
+import logging
+
 from flask_cors import CORS
 from flask_openapi3 import Info, OpenAPI
 
 from l2features import __version__
 from l2features.config import load_datasets, read_datasets_file
 
-from .auth import protect
+from .auth import auth_disabled, protect
 from .config import Settings, load_settings
 from .datasets import Datasets
 from .errors import register_errors
@@ -21,6 +23,7 @@ from .routes import register_contract
 from .schemas import validation_error
 
 TITLE = "L2 feature cache"
+log = logging.getLogger("l2features.api")
 
 
 def create_app(settings: Settings | None = None) -> OpenAPI:
@@ -41,7 +44,14 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     register_errors(app, settings.retry_after_s)
     open_endpoints = register_contract(app, settings, datasets, missing)
     open_endpoints |= register_operations(app, settings, datasets)
-    protect(app, open_endpoints=open_endpoints)
+    protect(
+        app,
+        open_endpoints=open_endpoints,
+        deadline_s=settings.auth_timeout_s,
+        retry_after_s=settings.retry_after_s,
+    )
+    if auth_disabled():
+        log.warning("authentication is disabled: anyone who can reach this server can read every data set")
     CORS(app, expose_headers=["WWW-Authenticate"])
     app.extensions["l2cache"] = (datasets, missing)
     return app
