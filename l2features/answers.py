@@ -49,7 +49,7 @@ def json_parts(
     parts = []
     for start in range(0, len(places), ROWS_PER_PART):
         these = places[start : start + ROWS_PER_PART]
-        part = Rows(rows.features.take(these), rows.present[these])
+        part = Rows(rows.features.take(these), rows.present.take(these, axis=0))
         objects = _Objects(part.ids)
         for name in sorted(set(names)):
             values, present = served_column(part, geometry, name)
