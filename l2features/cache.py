@@ -28,12 +28,12 @@ class RowCache:
         if capacity < 1:
             raise ValueError(f"capacity {capacity}: expected at least 1")
         self._bits = max(0, (-(-capacity // WAYS) - 1).bit_length())
-        shape = (1 << self._bits, WAYS)
-        self._ids = np.zeros(shape, dtype=np.uint64)
-        self._features = np.zeros(shape, dtype=FEATURES)
-        self._present = np.zeros((*shape, len(NAMES)), dtype=bool)
-        self._known = np.zeros((*shape, len(NAMES)), dtype=bool)
-        self._next = np.zeros(shape[0], dtype=np.int64)
+        sets = 1 << self._bits
+        self._ids = np.zeros((sets, WAYS), dtype=np.uint64)
+        shape = (sets * WAYS, len(NAMES))
+        self._rows = Rows(np.zeros(sets * WAYS, dtype=FEATURES), np.zeros(shape, dtype=bool))
+        self._known = np.zeros(shape, dtype=bool)
+        self._next = np.zeros(sets, dtype=np.int64)
         self._lock = threading.Lock()
 
     @property
@@ -43,61 +43,63 @@ class RowCache:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes when it is full."""
-        return sum(a.nbytes for a in (self._ids, self._features, self._present, self._known, self._next))
+        arrays = (self._ids, self._rows.features, self._rows.present, self._known, self._next)
+        return sum(array.nbytes for array in arrays)
 
     def lookup(self, rows: Rows, names: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Fill in the rows that are kept with these attributes; says which, shape (n,)."""
         columns = np.isin(NAMES, list(names))
         sets = self._sets(rows.ids)
         with self._lock:
-            hit, ways = self._find(sets, rows.ids)
-            places = (sets[hit], ways[hit])
-            complete = self._known[places][:, columns].all(axis=1)
-            hit[hit] = complete
-            places = (places[0][complete], places[1][complete])
-            rows.features[hit] = self._features[places]
-            rows.present[hit] = self._present[places] & columns
+            hit, places = self._find(sets, rows.ids)
+            hit &= (self._known.take(places, axis=0) | ~columns).all(axis=1)
+            found = self._rows.take(places[hit])
+        rows.put(hit, Rows(found.features, found.present & columns))
         return hit
 
     def insert(self, rows: Rows, names: Sequence[str]) -> None:
         """Keep rows, of unique ids, that were read with these attributes."""
-        if not len(rows):
-            return
-        columns = np.flatnonzero(np.isin(NAMES, list(names)))
+        columns = np.isin(NAMES, list(names))
         sets = self._sets(rows.ids)
         with self._lock:
-            there, ways = self._find(sets, rows.ids)
-            ways[~there] = self._evict(sets[~there])
-            kept = ways >= 0
-            places = (sets[kept], ways[kept])
-            self._ids[places] = rows.ids[kept]
-            for name in ("label", *(NAMES[c] for c in columns), *(["has_pca"] if "pca" in names else [])):
-                self._features[name][places] = rows.features[name][kept]
-            for column in columns:
-                self._known[(*places, column)] = True
-                self._present[(*places, column)] = rows.present[kept, column]
+            there, places = self._find(sets, rows.ids)
+            places[~there] = self._evict(sets[~there])
+            kept = places >= 0
+            rows, places = rows.take(np.flatnonzero(kept)), places[kept]
+            self._ids.ravel()[places] = rows.ids
+            if columns.all():
+                self._rows.put(places, rows)
+            else:
+                self._merge(places, rows, columns)
+            self._known[places] |= columns
 
-    def _sets(self, ids: Ids) -> npt.NDArray[np.int64]:
+    def _merge(self, places: npt.NDArray[np.intp], rows: Rows, columns: npt.NDArray[np.bool_]) -> None:
+        fields = ["label", *(name for name, wanted in zip(NAMES, columns, strict=True) if wanted)]
+        for field in fields + ["has_pca"] * ("pca" in fields):
+            self._rows.features[field][places] = rows.features[field]
+        for column in np.flatnonzero(columns):
+            self._rows.present[places, column] = rows.present[:, column]
+
+    def _sets(self, ids: Ids) -> npt.NDArray[np.intp]:
         if not self._bits:
-            return np.zeros(len(ids), dtype=np.int64)
-        return ((ids * _MIX) >> np.uint64(64 - self._bits)).astype(np.int64)
+            return np.zeros(len(ids), dtype=np.intp)
+        return ((ids * _MIX) >> np.uint64(64 - self._bits)).astype(np.intp)
 
     def _find(
-        self, sets: npt.NDArray[np.int64], ids: Ids
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        match = self._ids[sets] == ids[:, None]
-        ways = match.argmax(axis=1)
-        return match[np.arange(len(ids)), ways] & (ids != 0), ways
+        self, sets: npt.NDArray[np.intp], ids: Ids
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
+        """Whether ids are kept, and where; some place of its set for one that is not."""
+        match = self._ids.take(sets, axis=0) == ids[:, None]
+        return match.any(axis=1) & (ids != 0), sets * WAYS + match.argmax(axis=1)
 
-    def _evict(self, sets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """A place for each newcomer in turn; -1 beyond the ways of its set."""
         order = np.argsort(sets, kind="stable")
         unique, starts, counts = np.unique(sets[order], return_index=True, return_counts=True)
-        turns = np.empty(len(sets), dtype=np.int64)
+        turns = np.empty(len(sets), dtype=np.intp)
         turns[order] = np.arange(len(sets)) - np.repeat(starts, counts)
-        ways = (self._next[sets] + turns) % WAYS
+        places = sets * WAYS + (self._next[sets] + turns) % WAYS
         self._next[unique] = (self._next[unique] + counts) % WAYS
-        ways[turns >= WAYS] = -1
-        kept = turns < WAYS
-        self._known[sets[kept], ways[kept]] = False
-        return ways
+        places[turns >= WAYS] = -1
+        self._known[places[turns < WAYS]] = False
+        return places

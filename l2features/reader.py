@@ -58,12 +58,11 @@ class Answer:
             return self
         at = np.searchsorted(fresh.rows.ids, self.rows.ids).clip(max=len(fresh.rows) - 1)
         same = fresh.rows.ids[at] == self.rows.ids
-        features, present, status = self.rows.features.copy(), self.rows.present.copy(), self.status.copy()
-        features[same] = fresh.rows.features[at[same]]
-        present[same] = fresh.rows.present[at[same]]
+        rows, status = Rows(self.rows.features.copy(), self.rows.present.copy()), self.status.copy()
+        rows.put(same, fresh.rows.take(at[same]))
         status[same] = fresh.status[at[same]]
         others = {i: why for i, why in self.reasons.items() if i not in set(fresh.rows.ids.tolist())}
-        return Answer(Rows(features, present), status, {**others, **fresh.reasons})
+        return Answer(rows, status, {**others, **fresh.reasons})
 
 
 def _ignore(*_: float) -> None:
@@ -92,14 +91,14 @@ class Reader:
         rows = Rows.empty(unique)
         nodes = self.is_node(unique)
         found = self._rows(unique[nodes], (*names, SIZE))
-        rows.features[nodes], rows.present[nodes] = found.features, found.present
+        rows.put(nodes, found)
         status = np.select(
             [~nodes, ~rows.found, rows.not_computed],
             [np.int8(Status.NOT_L2), np.int8(Status.MISSING), np.int8(Status.EMPTY)],
             np.int8(Status.READY),
         )
         reasons = self._reasons(unique, status) if with_reasons else {}
-        return Answer(Rows(rows.features[inverse], rows.present[inverse]), status[inverse], reasons)
+        return Answer(rows.take(inverse), status[inverse], reasons)
 
     def wait(
         self, answer: Answer, names: Sequence[str], seconds: float, with_reasons: bool = False
@@ -132,10 +131,10 @@ class Reader:
         start = time.perf_counter()
         read = self.store.read(ids[~hit], tuple(n for n in NAMES if n in names))
         self.on_read(len(read), time.perf_counter() - start)
-        rows.features[~hit], rows.present[~hit] = read.features, read.present
+        rows.put(~hit, read)
         if self.cache is not None:
             ready = read.found & ~read.not_computed
-            self.cache.insert(Rows(read.features[ready], read.present[ready]), names)
+            self.cache.insert(read.take(np.flatnonzero(ready)), names)
         return rows
 
     def _reasons(self, ids: Ids, status: npt.NDArray[np.int8]) -> dict[int, str]:

@@ -17,6 +17,7 @@ from .schema import ATTRIBUTES, FEATURES, NAMES, SIZE
 NOT_COMPUTED = bytes(8)
 """Value of the only cell, ``size_nm3``, of a row that says "could not compute"."""
 
+_RECORD = np.dtype((np.void, FEATURES.itemsize))
 _INDEX = {name: i for i, name in enumerate(NAMES)}
 _BY_KEY = {a.key: (i, a) for i, a in enumerate(ATTRIBUTES)}
 
@@ -71,6 +72,18 @@ class Rows:
 
     def __getitem__(self, which: slice) -> Rows:
         return Rows(self.features[which], self.present[which])
+
+    def take(self, places: npt.NDArray[np.intp]) -> Rows:
+        """The rows at these places, in their order."""
+        return Rows(self.features.take(places), self.present.take(places, axis=0))
+
+    def put(self, places: npt.NDArray[Any], rows: Rows) -> None:
+        """Replace the rows at these places, or where this is true.
+
+        Records are copied as bytes: assigned as what they are, they would be copied field by field.
+        """
+        self.features.view(_RECORD)[places] = rows.features.view(_RECORD)
+        self.present[places] = rows.present
 
 
 def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
