@@ -187,10 +187,6 @@ class MissingIds:
             # Whatever it is: it is reported, and the thread must go on.
             except Exception as error:
                 self._fail(parts, error)
-                if client:
-                    # A new channel: the old one would wait for minutes before it connects again.
-                    client.transport.close()
-                client = None
             else:
                 self._succeed(parts)
         if client:
