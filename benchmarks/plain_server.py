@@ -9,12 +9,12 @@ plain integers. It checks nothing.
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import deflate
 import numpy as np
 from flask import Flask, Response, jsonify, request
 from kvdbclient import BigTableClient
@@ -25,7 +25,8 @@ from kvdbclient.serializers import NumPyArray, NumPyValue
 from l2features.geometry import Geometry
 from l2features.schema import ATTRIBUTES
 
-GZIP_LEVEL = 6
+GZIP_LEVEL = 9
+"""That of the older service, which has this library too."""
 
 
 def registered_attributes() -> dict[str, Any]:
@@ -60,7 +61,7 @@ def create_app(project: str, instance: str, table: str, geometry_file: str) -> F
     @app.after_request
     def compress(response: Response) -> Response:
         if "gzip" in request.headers.get("Accept-Encoding", ""):
-            response.data = gzip.compress(response.data, GZIP_LEVEL)
+            response.data = deflate.gzip_compress(response.data, GZIP_LEVEL)
             response.headers["Content-Encoding"] = "gzip"
         return response
 
