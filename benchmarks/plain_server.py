@@ -61,7 +61,7 @@ def create_app(project: str, instance: str, table: str, geometry_file: str) -> F
     @app.after_request
     def compress(response: Response) -> Response:
         if "gzip" in request.headers.get("Accept-Encoding", ""):
-            response.data = deflate.gzip_compress(response.data, GZIP_LEVEL)
+            response.data = bytes(deflate.gzip_compress(response.data, GZIP_LEVEL))
             response.headers["Content-Encoding"] = "gzip"
         return response
 
