@@ -6,6 +6,7 @@ gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from flask_cors import CORS
 from flask_openapi3 import Info, OpenAPI
@@ -13,11 +14,13 @@ from flask_openapi3 import Info, OpenAPI
 from l2features import __version__
 from l2features.config import load_datasets, read_datasets_file
 
+from . import metrics
 from .auth import auth_disabled, protect
 from .config import Settings, load_settings
 from .datasets import Datasets
 from .errors import register_errors
 from .missing import MissingIds, topic_path
+from .observe import observe
 from .operations import register_operations
 from .routes import register_contract
 from .schemas import validation_error
@@ -26,13 +29,22 @@ TITLE = "L2 feature cache"
 log = logging.getLogger("l2features.api")
 
 
+class Service(NamedTuple):
+    """What an app holds open, as ``app.extensions["l2cache"]``."""
+
+    datasets: Datasets
+    missing: MissingIds
+
+
 def create_app(settings: Settings | None = None) -> OpenAPI:
     """The app. Nothing is opened before the first request, or `warm`. Raises ConfigError."""
     settings = settings or load_settings()
     _, mapping = read_datasets_file(settings.datasets)
     datasets = Datasets(load_datasets(settings.datasets), mapping, settings)
     topic = topic_path(settings.exchange, settings.project)
-    missing = MissingIds(topic, interval_s=settings.publish_interval_s)
+    missing = MissingIds(
+        topic, interval_s=settings.publish_interval_s, on_failure=metrics.PUBLISH_FAILURES.inc
+    )
     app = OpenAPI(
         __name__,
         info=Info(title=TITLE, version=__version__),
@@ -41,6 +53,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         validation_error_callback=validation_error,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    observe(app, {served.name for served in datasets.all()})
     register_errors(app, settings.retry_after_s)
     open_endpoints = register_contract(app, settings, datasets, missing)
     open_endpoints |= register_operations(app, settings, datasets)
@@ -53,5 +66,5 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     if auth_disabled():
         log.warning("authentication is disabled: anyone who can reach this server can read every data set")
     CORS(app, expose_headers=["WWW-Authenticate"])
-    app.extensions["l2cache"] = (datasets, missing)
+    app.extensions["l2cache"] = Service(datasets, missing)
     return app

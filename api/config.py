@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -28,6 +30,9 @@ class Settings(BaseSettings):
     bind: str = Field("127.0.0.1:4100", description="Address and port to listen on.")
     workers: int = Field(2, ge=1, le=64, description="Processes.")
     threads: int = Field(32, ge=4, le=512, description="Threads of each process.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level of what is logged; health probes are logged at debug."
+    )
     graceful_timeout_s: int = Field(60, ge=1, description="How long requests may go on after SIGTERM.")
 
     max_ids: int = Field(250_000, ge=1, le=5_000_000, description="Ids of one request.")

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from l2features.errors import StoreError
 
+from . import metrics
 from .answers import json_response
 
 MAX_SHOWN = 200
@@ -90,6 +91,7 @@ def register_errors(app: Flask, retry_after_s: int) -> None:
 
 
 def _response(error: ApiError) -> Response:
+    metrics.REFUSED.labels(error.body.code).inc()
     body = error.body.model_copy(update={"request_id": g.get("request_id")})
     response = json_response(body.model_dump(exclude_none=True), error.status)
     if error.retry_after is not None:

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+import os
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+    values,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REQUESTS = Histogram(
-    "l2cache_request_seconds", "Time to answer.", ["route", "dataset", "status"], buckets=SECONDS
+    "l2cache_request_seconds",
+    "Time until an answer is ready to be sent.",
+    ["route", "dataset", "status"],
+    buckets=SECONDS,
+)
+IN_FLIGHT = Gauge(
+    "l2cache_requests_in_flight",
+    "Requests whose answer has not been sent yet.",
+    multiprocess_mode="livesum",
 )
 IDS = Counter("l2cache_ids_total", "Ids asked for, by what was known of them.", ["dataset", "status"])
-STORE_READS = Histogram("l2cache_store_read_seconds", "Time of a read of the store.", ["dataset"], buckets=SECONDS)
+STORE_READS = Histogram(
+    "l2cache_store_read_seconds", "Time of a read of the store.", ["dataset"], buckets=SECONDS
+)
 STORE_IDS = Counter("l2cache_store_ids_total", "Ids asked of the store.", ["dataset"])
 CACHE_LOOKUPS = Counter("l2cache_cache_lookups_total", "Rows looked up in the cache.", ["dataset", "result"])
 PUBLISHED = Counter("l2cache_published_ids_total", "Missing ids published for computation.", ["dataset"])
@@ -20,7 +44,24 @@ REFUSED = Counter("l2cache_refused_total", "Requests refused, by the code of the
 
 
 def exposition() -> tuple[bytes, str]:
-    """All metrics in Prometheus' text format, and its content type."""
+    """All metrics in Prometheus' text format, and its content type.
+
+    They are those of all processes of the server, also of those that have ended; or of this process alone
+    where it is no server's.
+    """
+    if not values.ValueClass._multiprocess:
+        return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
+    registry.register(_AllProcesses())
     return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class _AllProcesses(Collector):
+    """The library's collector, which cannot read a file that a new process has only just made."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = MultiProcessCollector(None)
+        folder = os.scandir(files._path)
+        with folder:
+            paths = [f.path for f in folder if f.name.endswith(".db") and f.stat().st_size]
+        return files.merge(paths)

@@ -32,7 +32,7 @@ class AttributesQuery(BaseModel):
         None,
         pattern=f"^{_NAME}(,{_NAME})*$",
         description="Attributes, separated by commas. All, unless given.",
-        examples=["rep_coord_nm,size_nm3"],
+        json_schema_extra={"example": "rep_coord_nm,size_nm3"},
     )
     int64_as_str: str = Field("false", description="`true`, `True` or `1`: size_nm3 is a string.")
     update_cache: str = Field("true", description="`false`: missing ids are not published for computation.")

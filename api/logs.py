@@ -1,0 +1,100 @@
+"""The server's log: one line of JSON for everything that it says, without secrets."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import threading
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from flask import g, has_request_context
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from pythonjsonlogger.json import JsonFormatter
+
+from l2features.errors import L2FeaturesError
+
+OURS = ("l2features", "gunicorn")
+"""Loggers that speak at the level asked for; others only warn."""
+_AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic)(\s+)[^\s'\",]+")
+log = logging.getLogger("l2features.api")
+
+
+def configure(level: str = "info") -> None:
+    """Let this process write JSON lines to stderr: logs, warnings, and errors that nobody caught."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level.upper())
+    logging.captureWarnings(True)
+    sys.excepthook = _uncaught
+    threading.excepthook = _uncaught_in_thread
+
+
+class JsonLines(JsonFormatter):
+    """A record as a line of JSON: when (UTC), how grave, what, in which process and for which request."""
+
+    def __init__(self) -> None:
+        super().__init__(json_ensure_ascii=False)
+
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        log_data["time"] = time.replace("+00:00", "Z")
+        log_data["level"] = record.levelname.lower()
+        log_data["message"] = record.message
+        log_data["logger"] = record.name
+        log_data["pid"] = record.process
+        if has_request_context() and "request_id" in g:
+            log_data["request_id"] = g.request_id
+        super().add_fields(log_data, record, message_dict)
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        return {k: scrubbed(v) if isinstance(v, str) else v for k, v in log_data.items()}
+
+
+def scrubbed(text: str) -> str:
+    """A text without the tokens that stand in it as parameters or as credentials."""
+    text = _AUTHORIZATION.sub(r"\1\2…", text)
+    if "=" not in text:
+        return text
+    # It loads what reads the environment at import, which the log must not do before the server.
+    from .auth import without_secrets
+
+    return without_secrets(text)
+
+
+class ServerLog(Logger):
+    """gunicorn's log as a part of ours; requests are logged by the application."""
+
+    def setup(self, cfg: Config) -> None:
+        self.cfg = cfg
+        self._access_log_enabled = False
+        configure(cfg.loglevel)
+        self.error_log.propagate = True
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    if issubclass(kind, L2FeaturesError):
+        log.critical("%s", error)
+    else:
+        log.critical("uncaught error", exc_info=(kind, error, traceback))
+
+
+def _uncaught_in_thread(failed: threading.ExceptHookArgs) -> None:
+    error = failed.exc_value or failed.exc_type()
+    name = failed.thread.name if failed.thread else None
+    log.error(
+        "uncaught error in a thread",
+        exc_info=(failed.exc_type, error, failed.exc_traceback),
+        extra={"thread_name": name},
+    )

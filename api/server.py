@@ -1,0 +1,49 @@
+"""What gunicorn's processes do when they begin and end; `gunicorn.conf.py` names it."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+from functools import cache
+from typing import Any
+
+log = logging.getLogger("l2features.api")
+LAST_MESSAGES_S = 5.0
+"""How long a process that ends goes on publishing."""
+
+
+@cache
+def metrics_folder() -> str:
+    """A new folder for the metrics of all processes of this server, which it takes with it."""
+    folder, owner = tempfile.mkdtemp(prefix="l2cache-metrics-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
+
+
+def worker_begins(worker: Any) -> None:
+    """Read what the data sets are, before the first request asks for them."""
+    worker.wsgi.extensions["l2cache"].datasets.warm()
+
+
+def worker_ends(worker: Any) -> None:
+    """Send the last messages, and let go of the stores; of this process, not of one that was found dead."""
+    if worker.pid != os.getpid() or not hasattr(worker, "wsgi"):
+        return
+    service = worker.wsgi.extensions["l2cache"]
+    service.missing.close(LAST_MESSAGES_S)
+    service.datasets.close()
+
+
+def worker_is_gone(worker: Any) -> None:
+    """Forget what a process had in hand; what it has counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)
