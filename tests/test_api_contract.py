@@ -134,7 +134,8 @@ def server(
 
 
 def test_every_exchange(server: Server, recordings: Recordings, topic: Topic) -> None:
-    different, expected, wrong = differences(), Counter[int](), []
+    different, expected = differences(), Counter[int]()
+    wrong: list[Any] = []
     for exchange in exchanges(recordings.folder):
         name, was = exchange["name"], recorded(exchange)
         answer = send(server, exchange["request"])
