@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# This package is meant, wherever the server is started, and not what may be called "api" there.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from api import logs, server
 from api.config import load_settings
 from l2features.errors import ConfigError
@@ -51,6 +54,10 @@ raw_env = [
 ]
 # In containers, /tmp may be a disk on which a write can take long.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def on_starting(arbiter: Any) -> None:
+    server.load_kernels(arbiter.app.wsgi())
 
 
 def post_worker_init(worker: Any) -> None:

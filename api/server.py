@@ -28,6 +28,15 @@ def metrics_folder() -> str:
     return folder
 
 
+def load_kernels(app: Any) -> None:
+    """Load the compiled code that reads Bigtable, where a data set is there; before processes are forked."""
+    entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
+    if any(entry.store.startswith("bigtable:") for entry in entries):
+        from l2features.decoded import warm_up
+
+        warm_up()
+
+
 def worker_begins(worker: Any) -> None:
     """Read what the data sets are, before the first request asks for them."""
     worker.wsgi.extensions["l2cache"].datasets.warm()

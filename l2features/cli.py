@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import __version__
-from .config import CONFIG_VARIABLE, load_dataset
+from .config import CONFIG_VARIABLE, load_dataset, load_datasets, server_environment, url_prefix
 from .errors import ConfigError, L2FeaturesError, TableNotFound
 from .geometry import Chunk, Geometry, Triple
 from .ids import KEY_DIGITS, Ids
@@ -71,13 +71,14 @@ def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="l2features")
 def main() -> None:
-    """Features of level-2 nodes: a sample to try, progress of an ingest, and what is in the store.
+    """Features of level-2 nodes: a sample to try, progress of an ingest, what is in the store, a server.
 
     \b
     Try it:
       l2features sample sample
       python -m beam_jobs.ingest --config sample/datasets.yml --dataset sample --create
       l2features status sample --config sample/datasets.yml
+      l2features serve sample/datasets.yml
     """
 
 
@@ -205,6 +206,34 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
         click.echo(f"error: {error}", err=True)
     if result.orphans:
         click.echo(f"{result.orphans} supervoxels without a parent at {time:%Y-%m-%d %H:%M:%S}", err=True)
+
+
+@main.command()
+@click.argument("config", metavar="DATASET-FILE", type=click.Path(dir_okay=False))
+@click.option(
+    "--bind", metavar="HOST:PORT", default="127.0.0.1:4100", show_default=True, help="Where to listen."
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
+@click.option("--auth", is_flag=True, help="Ask the service at $AUTH_URL who may read what.")
+@_user_errors
+def serve(config: str, bind: str, workers: int, auth: bool) -> None:
+    """Serve the data sets of DATASET-FILE by HTTP, until Ctrl-C.
+
+    It is the server of production, gunicorn, with the settings of the environment (see docs/api.md) and a
+    log of JSON lines on stderr. Everyone who can reach it may read, unless --auth is given.
+
+    \b
+    Example:
+      l2features serve sample/datasets.yml
+      l2features serve datasets.yml --bind 0.0.0.0:8080 --workers 4 --auth
+    """
+    from .serve import check_port, configuration, greet_when_up, run_server
+
+    datasets = list(load_datasets(config).values())
+    program = configuration()
+    check_port(bind)
+    greet_when_up(bind, url_prefix(), datasets, auth)
+    run_server(program, server_environment(config, bind, workers, auth))
 
 
 def _open(dataset: str, config: str | None) -> Store:

@@ -24,6 +24,7 @@ from .errors import ConfigError
 from .store import TABLE_NAME
 
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
+PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
 PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
 _PATTERNS = {
@@ -108,7 +109,7 @@ class Dataset(BaseModel):
 
 
 def read_datasets_file(path: str | os.PathLike[str] | None = None) -> tuple[Path, dict[Any, Any]]:
-    """A data sets file, or that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names, and its entries as they stand there.
+    """A data sets file, or that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names, and its entries as they are.
 
     Raises ConfigError for a file that cannot be read, or holds no data sets.
     """
@@ -144,6 +145,23 @@ def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Datas
             f"data set {name!r} is not in the data sets file: expected one of {', '.join(datasets)}"
         )
     return datasets[name]
+
+
+def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:
+    """This process' environment, with which the HTTP server serves these data sets."""
+    return {
+        **os.environ,
+        CONFIG_VARIABLE: str(Path(path).resolve()),
+        "L2CACHE_BIND": bind,
+        "L2CACHE_WORKERS": str(workers),
+        "AUTH_DISABLED": "false" if auth else "true",
+    }
+
+
+def url_prefix() -> str:
+    """First part of the path of the HTTP server's routes, such as ``/l2cache``."""
+    parts = os.environ.get(PREFIX_VARIABLE, "l2cache").split("/")
+    return "".join(f"/{part}" for part in parts if part)
 
 
 def _dataset(file: Path, name: str, entry: Any) -> Dataset:

@@ -124,3 +124,8 @@ def features_of(decoded: Decoded) -> Rows:
     features["label"] = decoded.ids
     features["has_pca"] = decoded.present[:, NAMES.index("pca")]
     return Rows(features, decoded.present)
+
+
+def warm_up() -> None:
+    """Compile the kernel of the read path, or load it from numba's cache; see `features.warm_up`."""
+    decode([], FEATURE_COLUMNS)

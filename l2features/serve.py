@@ -1,0 +1,148 @@
+"""The HTTP server, started by one command: gunicorn with the configuration that production has."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from .config import Dataset
+from .errors import ConfigError, L2FeaturesError
+from .geometry import Chunk
+from .store import open_store
+
+APP = "api.app:create_app()"
+UP_AFTER_S, STORE_S = 60.0, 5.0
+CHUNKS_TRIED = 64
+_BIND = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
+
+
+def configuration() -> Path:
+    """gunicorn's configuration, in the package ``api``, which lies beside this one. Raises ConfigError."""
+    path = Path(__file__).resolve().parent.parent / "api" / "gunicorn.conf.py"
+    if not path.exists() or importlib.util.find_spec("gunicorn") is None:
+        raise ConfigError("the HTTP server is not installed: pip install 'l2features[api]'")
+    return path
+
+
+def check_port(bind: str) -> None:
+    """Raises ConfigError for what is no address, and L2FeaturesError where nobody can listen there."""
+    match = _BIND.fullmatch(bind)
+    if not match or int(match[2]) > 65_535:
+        raise ConfigError(f"address {bind!r}: expected HOST:PORT such as 127.0.0.1:4100")
+    host, port = match[1].strip("[]"), int(match[2])
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise L2FeaturesError(
+            f"cannot listen at {bind}: {error.strerror}; choose another with --bind"
+        ) from error
+
+
+def run_server(path: Path, environment: Mapping[str, str]) -> None:
+    """Become the server. Does not return."""
+    command = [sys.executable, "-P", "-m", "gunicorn", "-c", str(path), APP]
+    os.execve(sys.executable, command, dict(environment))
+
+
+def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> None:
+    """Print, from a new process, what to try as soon as the server answers that this process becomes."""
+    server = os.getpid()
+    if os.fork():
+        return
+    try:
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, signal.SIG_DFL)
+        host, _, port = bind.rpartition(":")
+        here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        url = f"http://{here}:{port}"
+        if _is_up(f"{url}/live", server):
+            click.echo(greeting(url, prefix, datasets, auth))
+            sys.stdout.flush()
+    except Exception as error:
+        click.echo(f"cannot say what to try: {error}", err=True)
+    finally:
+        os._exit(0)
+
+
+def greeting(url: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> str:
+    """What to try."""
+    api = f"{url}{prefix}/api/v1"
+    dataset, node = _some_node(datasets)
+    token = " -H 'Authorization: Bearer TOKEN'" if auth else ""
+    who = "with a token" if auth else "everyone who can reach it, without a token (see --auth)"
+    body = shlex.quote(f'{{"l2_ids": [{node}]}}')
+    return "\n".join(
+        [
+            f"Serving {', '.join(d.name for d in datasets)} at {url} to {who}. Ctrl-C ends it. Try:",
+            "",
+            f"  {api}/docs/",
+            f"  {api}/table/{dataset.name}",
+            f"  {url}/ready",
+            f"  {url}/metrics",
+            "",
+            f"  curl -s{token} -H 'Content-Type: application/json' -d {body} \\",
+            f"    {api}/table/{dataset.name}/attributes",
+            "",
+        ]
+    )
+
+
+def _is_up(url: str, server: int) -> bool:
+    """Wait until the server answers; False where it ends, or is not up in time."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    until = time.monotonic() + UP_AFTER_S
+    while os.getppid() == server and time.monotonic() < until:
+        try:
+            with direct.open(url, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    return False
+
+
+def _some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int]:
+    """A data set and a node of it, which has features where one is found soon."""
+    until = time.monotonic() + STORE_S
+    for dataset in datasets:
+        try:
+            node = _node_of(dataset, until) if time.monotonic() < until else None
+        except L2FeaturesError:
+            continue
+        if node:
+            return dataset, node
+    return datasets[0], 1 << 57
+
+
+def _node_of(dataset: Dataset, until: float) -> int | None:
+    with closing(open_store(dataset.store, dataset.l2cache_id, deadline_s=STORE_S)) as store:
+        geometry = store.geometry()
+        if geometry is None:
+            return None
+        middle = tuple(n // 2 for n in geometry.grid)
+        size = max(1, round(geometry.n_chunks / CHUNKS_TRIED))
+        for number in range(0, geometry.n_chunks, size):
+            x, rest = divmod(number, geometry.grid[1] * geometry.grid[2])
+            y, z = divmod(rest, geometry.grid[2])
+            chunk = [(a + b) % n for a, b, n in zip((x, y, z), middle, geometry.grid, strict=True)]
+            chunk_id = geometry.chunk_id(Chunk(*chunk))
+            rows = store.scan_chunk(chunk_id, chunk_id + 50, ("size_nm3",))
+            real = rows.ids[rows.found & ~rows.not_computed]
+            if len(real) or time.monotonic() > until:
+                return int(real[0]) if len(real) else None
+    return None
