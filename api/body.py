@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import orjson
 from flask import Request
+from gunicorn.http.errors import ParseException
 
 from l2features.ids import Ids
 
 from .config import Settings
-from .errors import ApiError
+from .errors import ApiError, shown, shown_repr
 
 FIELD = "l2_ids"
 BINARY = "application/octet-stream"
 REFUSED = ("application/x-www-form-urlencoded", "multipart/form-data")
 PIECE = 1 << 16
+MAX_MEMBERS = 1000
+"""Of a gzip file: many that hold nothing would take long."""
+OTHER_VALUES = 1000
+"""Values that the JSON of a request may hold besides its ids, each of which may be in a list of its own."""
 _GZIP = 31
+_DIGITS = re.compile(r"\s*-?[0-9]{1,40}\s*")
 
 
 def requested_ids(request: Request, settings: Settings) -> Ids:
@@ -44,39 +51,58 @@ def received(request: Request, settings: Settings) -> bytes:
         raise _too_large(limit)
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", ""):
-        message = f"Content-Encoding {encoding!r} is not read: expected gzip or none"
+        message = f"Content-Encoding {shown(encoding)!r} is not read: expected gzip or none"
         raise ApiError(415, "unsupported_encoding", message, field="Content-Encoding", value=encoding)
-    body = _received(request, limit, settings.body_timeout_s)
-    return gunzipped(body, limit) if encoding == "gzip" else body
+    pieces = _received(request, limit, settings.body_timeout_s)
+    return gunzipped(pieces, limit) if encoding == "gzip" else b"".join(pieces)
 
 
-def _received(request: Request, limit: int, seconds: float) -> bytes:
-    until, pieces, size = time.monotonic() + seconds, [], 0
-    while piece := request.stream.read(PIECE):
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
-            raise _too_large(limit)
-        if time.monotonic() > until:
-            raise ApiError(408, "body_too_slow", f"the body took longer than {seconds:g} s", limit=seconds)
-    return b"".join(pieces)
-
-
-def gunzipped(body: bytes, limit: int) -> bytes:
-    """The content of a gzip file. Raises ApiError where it is none, or larger than ``limit`` bytes."""
-    out, size = [], 0
+def _received(request: Request, limit: int, seconds: float) -> Iterator[bytes]:
+    """The body as it arrives. The server gives up a read that takes too long, as if the client had gone."""
+    until, size = time.monotonic() + seconds, 0
     try:
-        while body:
-            unpacker = zlib.decompressobj(_GZIP)
-            out.append(unpacker.decompress(body, limit + 1 - size))
-            size += len(out[-1])
+        while piece := request.stream.read(PIECE):
+            size += len(piece)
             if size > limit:
                 raise _too_large(limit)
-            if not unpacker.eof:
-                raise zlib.error("it ends too early")
-            body = unpacker.unused_data
+            if time.monotonic() > until:
+                break
+            yield piece
+    except (OSError, ParseException) as error:
+        if time.monotonic() <= until:
+            message = f"the body is not as HTTP wants it: {shown(str(error))}"
+            raise ApiError(400, "bad_body", message, field="body") from error
+    if time.monotonic() > until:
+        raise ApiError(408, "body_too_slow", f"the body took longer than {seconds:g} s", limit=seconds)
+    length = request.content_length
+    if length is not None and size < length:
+        message = f"the body ended after {size} bytes: expected {length}, the Content-Length"
+        raise ApiError(400, "body_incomplete", message, field="Content-Length", value=length)
+
+
+def gunzipped(pieces: Iterable[bytes], limit: int) -> bytes:
+    """The content of a gzip file that comes in pieces.
+
+    Raises ApiError where it is none, or of more than `MAX_MEMBERS` members, or as soon as its content is
+    larger than ``limit`` bytes.
+    """
+    out, size, members, ended = [], 0, 0, True
+    try:
+        for piece in pieces:
+            while piece:
+                if ended:
+                    unpacker, members = zlib.decompressobj(_GZIP), members + 1
+                    if members > MAX_MEMBERS:
+                        raise zlib.error(f"it has more than {MAX_MEMBERS} members")
+                out.append(unpacker.decompress(piece, limit + 1 - size))
+                size += len(out[-1])
+                if size > limit:
+                    raise _too_large(limit)
+                piece, ended = unpacker.unused_data, unpacker.eof
+        if not ended:
+            raise zlib.error("it ends too early")
     except zlib.error as error:
-        message = f"Content-Encoding is gzip, but the body is not: {error}"
+        message = f"Content-Encoding is gzip, but the body cannot be read as such: {error}"
         raise ApiError(400, "not_gzip", message, field="Content-Encoding", value="gzip") from error
     return b"".join(out)
 
@@ -95,6 +121,7 @@ def ids_of_json(body: bytes, max_ids: int) -> Ids:
 
     As in the older service, a negative integer stands for the uint64 of the same 64 bits. Raises ApiError.
     """
+    _check_values(body, max_ids)
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -125,15 +152,19 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 def _id(item: Any) -> int:
-    digits = isinstance(item, str) and len(item) < 40 and item.strip().lstrip("-").isdecimal()
-    value = int(item) if digits or (isinstance(item, float) and item.is_integer()) else item
+    value = item
+    if isinstance(item, str) and _DIGITS.fullmatch(item):
+        value = int(item)
+    elif isinstance(item, float) and item.is_integer() and item > -(1 << 63):
+        # The parser makes floats of integers that have no 64 bits: -2^63 may have been one below it.
+        value = int(item)
     if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 64:
         raise _bad_id(item, f"an integer from 0 to {(1 << 64) - 1}")
     return value % (1 << 64)
 
 
 def _bad_id(value: Any, expected: str) -> ApiError:
-    message = f"{value!r:.200} is not an id: expected {expected}"
+    message = f"{shown_repr(value)} is not an id: expected {expected}"
     return ApiError(422, "not_an_id", message, field=FIELD, value=value)
 
 
@@ -141,6 +172,16 @@ def _check_count(count: int, max_ids: int) -> None:
     if count > max_ids:
         message = f"{count} ids in one request: expected at most {max_ids}"
         raise ApiError(413, "too_many_ids", message, field=FIELD, value=count, limit=max_ids)
+
+
+def _check_values(body: bytes, max_ids: int) -> None:
+    """Refuse JSON of far more values than ids, which takes a hundred times its size, before it is parsed."""
+    most = 2 * max_ids + OTHER_VALUES
+    if len(body) > most:
+        values = 1 + body.count(b",") + body.count(b"[") + body.count(b"{")
+        if values > most:
+            message = f"{values} values in one request: expected at most {max_ids} ids"
+            raise ApiError(413, "too_many_ids", message, field=FIELD, value=values, limit=max_ids)
 
 
 def _too_large(limit: int) -> ApiError:

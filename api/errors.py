@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http
 import logging
+import reprlib
 from typing import Any
 
 from flask import Flask, Response, g
@@ -16,6 +17,8 @@ from . import metrics
 from .answers import json_response
 
 MAX_SHOWN = 200
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = MAX_SHOWN
 log = logging.getLogger("l2features.api")
 
 
@@ -57,7 +60,13 @@ class ApiError(Exception):
 
 def shown(value: Any) -> str:
     """A value as it stands in an error, shortened."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else shown_repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def shown_repr(value: Any) -> str:
+    """As Python writes a value, shortened, however large and deep it is."""
+    text = _REPR.repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
