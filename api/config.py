@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         return f"{self.url_prefix}/api/v1"
 
     @property
-    def limits(self) -> dict[str, float]:
+    def limits(self) -> dict[str, int | float]:
         """The limits that a client can run into, by name."""
         return {name: getattr(self, name) for name in LIMITS}
 

@@ -115,7 +115,7 @@ class TableInfo(BaseModel):
     grid: list[int] = Field(description="Chunks along each axis.")
     attributes: list[AttributeInfo]
     coverage: CoverageInfo | None = Field(description="Null while it is counted for the first time.")
-    limits: dict[str, float] = Field(description="What one request may ask for.")
+    limits: dict[str, int | float] = Field(description="What one request may ask for.")
 
 
 class Health(BaseModel):
