@@ -23,6 +23,10 @@ class StoreError(L2FeaturesError):
     """A store cannot be reached, or does not hold what it should."""
 
 
+class StoreUnavailable(StoreError):
+    """A store cannot be reached, or did not answer in time: the same call may succeed later."""
+
+
 class TableNotFound(StoreError):
     """The store has no table of this name."""
 

@@ -20,6 +20,7 @@ from ..schema import NAMES
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 TABLE_NAME = re.compile(r"[_a-zA-Z0-9][-_.a-zA-Z0-9]{0,49}")
 DONE, FAILED = "done", "failed"
+DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,26 @@ class ChunkRecord:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Coverage:
+    """Recorded chunks by state, and when the newest of them was recorded (UTC)."""
+
+    done: int
+    failed: int
+    newest: datetime | None
+
+
 class Store(Protocol):
-    """One table of features. Every method raises `StoreError` when the store cannot be reached,
-    and `TableNotFound` when the table is not there."""
+    """One table of features.
+
+    Every method raises `StoreUnavailable` when the store cannot be reached or does not answer within
+    ``deadline_s``, `TableNotFound` when the table is not there, and `StoreError` for what it should not hold.
+    Several threads may use one store; it connects on first use, and anew in a process that was forked.
+    """
 
     url: str
     name: str
+    deadline_s: float
 
     def create(self, meta: Meta) -> None:
         """Make the table and stamp its meta. Raises `TableExists` where it is there with another meta."""
@@ -66,6 +81,12 @@ class Store(Protocol):
 
     def stamp(self, meta: Meta) -> None:
         """Write the meta of a table that is there."""
+
+    def geometry(self) -> Geometry | None:
+        """The geometry kept with the table, whether it has a meta or not; None where there is none."""
+
+    def put_geometry(self, geometry: Geometry) -> None:
+        """Keep the geometry with a table that is there. It does not give it a meta."""
 
     def write(self, features: np.ndarray) -> None:
         """Write complete rows (dtype `schema.FEATURES`). They are durable when this returns; writing them
@@ -89,8 +110,17 @@ class Store(Protocol):
     def chunk_records(self) -> Iterator[ChunkRecord]:
         """Every recorded chunk, in no special order."""
 
+    def failures(self, chunk_ids: Ids) -> dict[int, str]:
+        """Why each of these chunks failed that is recorded as failed."""
+
+    def coverage(self) -> Coverage:
+        """Recorded chunks by state. Where it takes long, the deadline is that of each part of the work."""
+
     def segments(self, chunk_id: int) -> Ids | None:
         """Segments of a chunk by rank, as given to `put_chunk`; None where none were."""
+
+    def ping(self) -> None:
+        """Return where the store can be reached and has the table."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -128,10 +158,11 @@ def read_geometry(text: str | bytes | None, name: str) -> Geometry | None:
         raise StoreError(f"table {name}: the row 'geometry' is not a geometry: {error!r}") from error
 
 
-def open_store(url: str, name: str) -> Store:
+def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
     """The table ``name`` of the store at ``url`` (``bigtable://project/instance`` or ``sqlite:///path/file.db``).
 
-    Opening does not touch the store. Raises ConfigError for a URL or a name that cannot be.
+    Opening does not touch the store; its calls give up after ``deadline_s``. Raises ConfigError for a URL or
+    a name that cannot be.
     """
     if not TABLE_NAME.fullmatch(name):
         raise ConfigError(f"table name {name!r}: expected 1 to 50 letters, digits, '_', '-' or '.'")
@@ -139,9 +170,9 @@ def open_store(url: str, name: str) -> Store:
     if scheme == "bigtable":
         from .bigtable import BigtableStore
 
-        return BigtableStore(url, name)
+        return BigtableStore(url, name, deadline_s)
     if scheme == "sqlite":
         from .sqlite import SqliteStore
 
-        return SqliteStore(url, name)
+        return SqliteStore(url, name, deadline_s)
     raise ConfigError(f"store {url!r}: expected bigtable://project/instance or sqlite:///path/file.db")

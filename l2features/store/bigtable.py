@@ -9,11 +9,14 @@ geometry in the row ``geometry``.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -21,86 +24,55 @@ import numpy.typing as npt
 from google.api_core.exceptions import AlreadyExists, GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigtable
-from google.cloud.bigtable.column_family import GarbageCollectionRule, MaxAgeGCRule, MaxVersionsGCRule
-from google.cloud.bigtable.data import ReadRowsQuery, Row, RowRange
+from google.cloud.bigtable.data import ReadRowsQuery, RowMutationEntry, RowRange
 from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup
-from google.cloud.bigtable.data.mutations import DeleteAllFromRow, RowMutationEntry
-from google.cloud.bigtable.data.row_filters import (
-    BlockAllFilter,
-    CellsColumnLimitFilter,
-    ColumnQualifierRegexFilter,
-    FamilyNameRegexFilter,
-    RowFilter,
-    RowFilterChain,
-)
-from google.cloud.bigtable.row import DirectRow
-from google.cloud.bigtable_v2.types import MutateRowsRequest
+from google.cloud.bigtable.data.mutations import DeleteAllFromRow
 
 from .. import __version__
-from .. import bigtable as client
-from ..bigtable import causes, open_table, reason
-from ..errors import ConfigError, StoreError, TableExists, TableNotFound
-from ..ids import Ids, as_ids, ids_of_row_keys, row_keys
-from ..rows import Rows, decode_cells, encode_cells
+from ..bigtable import causes, reason, unavailable
+from ..decoded import FEATURE_COLUMNS, features_of
+from ..errors import ConfigError, StoreError, StoreUnavailable, TableExists, TableNotFound
+from ..geometry import Geometry
+from ..ids import Ids, as_ids, row_keys
+from ..rows import Rows, encode_cells
 from ..schema import NAMES
-from ..unpickle import plain_loads
-from . import DONE, FAILED, ChunkRecord, Meta, read_geometry
+from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, read_geometry
+from .bigtable_rows import (
+    CHUNK_PREFIX,
+    CHUNKS_END,
+    GEOMETRY_KEY,
+    META_KEY,
+    SEGMENTS,
+    STATES,
+    VERSION_KEY,
+    RowEntry,
+    chunk_record,
+    families,
+    micros_of,
+    newest,
+    newest_attributes,
+    states_only,
+    unpickle_meta,
+)
+from .stream import BATCH_KEYS, BadAnswer, Connection
 
-FAMILY = "0"
 WRITE_ROWS = 500
 """Rows of one bulk mutation: about 250 kB."""
-READ_KEYS = 5_000
 SCAN_ROWS = 20_000
-META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
-SEGMENTS = b"segments"
-_EntryProto = type(MutateRowsRequest.Entry.pb(MutateRowsRequest.Entry()))
 _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/?")
-
-
-def families() -> dict[str, GarbageCollectionRule | None]:
-    """Column families of a table, as kvdbclient makes them."""
-    return {
-        "0": None,
-        "1": MaxVersionsGCRule(1),
-        "2": None,
-        "3": MaxAgeGCRule(timedelta(days=365)),
-        "4": None,
-    }
-
-
-class _RowEntry(RowMutationEntry):
-    """A mutation that makes ``cells`` the whole content of a row's family.
-
-    It is built as a protocol buffer at once: the client's own mutation objects take twice the time.
-    """
-
-    def __init__(self, row_key: bytes, cells: Sequence[tuple[bytes, bytes]], micros: int) -> None:
-        self.row_key = row_key
-        self.proto = _EntryProto(row_key=row_key)
-        self.proto.mutations.add().delete_from_family.family_name = FAMILY
-        for qualifier, value in cells:
-            cell = self.proto.mutations.add().set_cell
-            cell.family_name, cell.column_qualifier = FAMILY, qualifier
-            cell.value, cell.timestamp_micros = value, micros
-        self.mutations = tuple(self.proto.mutations)
-
-    def _to_pb(self) -> Any:
-        return MutateRowsRequest.Entry.wrap(self.proto)
-
-    def is_idempotent(self) -> bool:
-        return True
 
 
 class BigtableStore:
     """See `l2features.store.Store`."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
         match = _URL.fullmatch(url)
         if not match:
             raise ConfigError(f"store {url!r}: expected bigtable://project/instance")
-        self.url, self.name = url, name
+        self.url, self.name, self.deadline_s = url, name, deadline_s
         self.project, self.instance = match.groups()
-        self._opened: Any = None
+        self._opened: Connection | None = None
+        self._lock = threading.Lock()
 
     def create(self, meta: Meta) -> None:
         with self._errors():
@@ -113,7 +85,7 @@ class BigtableStore:
                     parent=instance.name,
                     table_id=self.name,
                     table={"column_families": rules},
-                    timeout=client.OPERATION_TIMEOUT_S,
+                    timeout=self.deadline_s,
                 )
             except AlreadyExists:
                 pass
@@ -122,60 +94,66 @@ class BigtableStore:
         there = self.meta()
         if there is None:
             version = (b"version", __version__.encode())
-            self._mutate([_RowEntry(VERSION_KEY, [version], _micros(datetime.now(UTC)))])
+            self._mutate([RowEntry(VERSION_KEY, [version], micros_of(datetime.now(UTC)))])
             self.stamp(meta)
         elif there != meta:
             raise TableExists(f"table {self.name} is in {self.url} already, with another meta: {there}")
 
     def meta(self) -> Meta | None:
         with self._errors():
-            query = ReadRowsQuery(row_keys=[META_KEY, GEOMETRY_KEY], row_filter=_newest())
+            query = ReadRowsQuery(row_keys=[META_KEY, GEOMETRY_KEY], row_filter=newest())
             values = {row.row_key: row.cells[0].value for row in self._table.read_rows(query)}
         if META_KEY not in values:
             return None
-        pickled = _unpickle_meta(values[META_KEY], self.name)
+        pickled = unpickle_meta(values[META_KEY], self.name)
         return Meta(*pickled, geometry=read_geometry(values.get(GEOMETRY_KEY), self.name))
+
+    def geometry(self) -> Geometry | None:
+        with self._errors():
+            row = self._table.read_row(GEOMETRY_KEY, row_filter=newest())
+        return read_geometry(row and row.cells[0].value, self.name)
+
+    def put_geometry(self, geometry: Geometry) -> None:
+        cell = (b"geometry", geometry.to_json().encode())
+        self._mutate([RowEntry(GEOMETRY_KEY, [cell], micros_of(datetime.now(UTC)))])
 
     def stamp(self, meta: Meta) -> None:
         pickled = pickle.dumps(
             {"graph_id": meta.graph_id, "cv_path": meta.cv_path, "timestamp": meta.timestamp}, protocol=4
         )
-        rows = {META_KEY: (b"meta", pickled)}
         if meta.geometry:
-            rows[GEOMETRY_KEY] = (b"geometry", meta.geometry.to_json().encode())
-        now = _micros(datetime.now(UTC))
-        self._mutate([_RowEntry(key, [cell], now) for key, cell in rows.items()])
+            self.put_geometry(meta.geometry)
+        self._mutate([RowEntry(META_KEY, [(b"meta", pickled)], micros_of(datetime.now(UTC)))])
 
     def write(self, features: np.ndarray) -> None:
-        now = _micros(datetime.now(UTC))
+        now = micros_of(datetime.now(UTC))
         for start in range(0, len(features), WRITE_ROWS):
             batch = features[start : start + WRITE_ROWS]
             rows = zip(row_keys(batch["label"]), encode_cells(batch), strict=True)
-            self._mutate([_RowEntry(key, cells, now) for key, cells in rows])
+            self._mutate([RowEntry(key, cells, now) for key, cells in rows])
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        ids = as_ids(ids)
-        unique, inverse = np.unique(ids, return_inverse=True)
-        rows, keys = Rows.empty(unique), row_keys(unique)
-        place = {key: i for i, key in enumerate(keys)}
+        unique, inverse = np.unique(as_ids(ids), return_inverse=True)
+        rows = Rows.empty(unique)
         with self._errors():
-            for start in range(0, len(keys), READ_KEYS):
-                query = ReadRowsQuery(row_keys=keys[start : start + READ_KEYS], row_filter=_newest(names))
-                for row in self._table.read_rows_stream(query):
-                    self._decode(rows, place[row.row_key], row)
-        return Rows(rows.features[inverse], rows.present[inverse])
+            parts = self._open().read_keys(row_keys(unique), FEATURE_COLUMNS, newest_attributes(names))
+        for found in map(features_of, parts):
+            at = np.searchsorted(unique, found.ids).clip(max=len(unique) - 1)
+            asked = unique[at] == found.ids
+            rows.put(at[asked], found.take(np.flatnonzero(asked)))
+        return rows.take(inverse)
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
         first, last = row_keys(np.array([chunk_id, last_id], dtype=np.uint64))
-        query = ReadRowsQuery(
-            row_ranges=[RowRange(first, last, end_is_inclusive=True)], row_filter=_newest(names)
-        )
         with self._errors():
-            found = self._table.read_rows(query)
-        rows = Rows.empty(ids_of_row_keys([row.row_key for row in found]))
-        for i, row in enumerate(found):
-            self._decode(rows, i, row)
-        return rows
+            parts = self._open().read_range(first, last, FEATURE_COLUMNS, newest_attributes(names))
+        for part in parts:
+            if part.strange_key is not None:
+                raise StoreError(
+                    f"{self._where}: the row key {part.strange_key!r} is not the 20 digits of an id"
+                )
+        found = [Rows.empty([]), *map(features_of, parts)]
+        return Rows(np.concatenate([r.features for r in found]), np.concatenate([r.present for r in found]))
 
     def delete(self, first_id: int, last_id: int) -> None:
         left = self.scan_chunk(first_id, last_id, NAMES[:1]).ids
@@ -187,57 +165,86 @@ class BigtableStore:
         value = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
         cells = [(record.state.encode(), json.dumps(value, separators=(",", ":")).encode())]
         if segments is not None:
-            cells.append((SEGMENTS, as_ids(segments).astype("<u8").tobytes()))
-        key = CHUNK_PREFIX + row_keys(np.array([record.chunk_id], dtype=np.uint64))[0]
-        self._mutate([_RowEntry(key, cells, _micros(record.time))])
+            cells.append((SEGMENTS.encode(), as_ids(segments).astype("<u8").tobytes()))
+        [key] = _chunk_keys(as_ids([record.chunk_id]))
+        self._mutate([RowEntry(key, cells, micros_of(record.time))])
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
-        keys = [CHUNK_PREFIX + key for key in row_keys(chunk_ids)]
-        states: dict[bytes, str] = {}
+        unique, inverse = np.unique(as_ids(chunk_ids), return_inverse=True)
+        states = np.zeros(len(unique), dtype="U6")
         with self._errors():
-            for start in range(0, len(keys), READ_KEYS):
-                query = ReadRowsQuery(
-                    row_keys=keys[start : start + READ_KEYS], row_filter=_newest((DONE, FAILED))
-                )
-                for row in self._table.read_rows_stream(query):
-                    states[row.row_key] = row.cells[0].qualifier.decode()
-        return np.array([states.get(key, "") for key in keys], dtype="U6")
+            parts = self._open().read_keys(_chunk_keys(unique), STATES, states_only())
+        for part in parts:
+            at = np.searchsorted(unique, part.ids)
+            for column, state in enumerate(STATES.names):
+                states[at[part.present[:, column]]] = state
+        return states[inverse]
+
+    def failures(self, chunk_ids: Ids) -> dict[int, str]:
+        keys = _chunk_keys(np.unique(as_ids(chunk_ids)))
+        until = time.monotonic() + self.deadline_s
+        failed: list[ChunkRecord] = []
+        for start in range(0, len(keys), BATCH_KEYS):
+            left = until - time.monotonic()
+            if left <= 0:
+                raise StoreUnavailable(f"{self._where}: no answer within {self.deadline_s:g} s")
+            query = ReadRowsQuery(row_keys=keys[start : start + BATCH_KEYS], row_filter=newest(FAILED))
+            with self._errors():
+                failed += map(chunk_record, self._table.read_rows(query, operation_timeout=left))
+        return {record.chunk_id: record.reason for record in failed}
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
-        last, end = CHUNK_PREFIX, CHUNK_PREFIX[:-1] + bytes([CHUNK_PREFIX[-1] + 1])
+        last = CHUNK_PREFIX
         while True:
-            left = RowRange(last, end, start_is_inclusive=False)
+            left = RowRange(last, CHUNKS_END, start_is_inclusive=False)
+            query = ReadRowsQuery(row_ranges=[left], row_filter=newest(DONE, FAILED), limit=SCAN_ROWS)
             with self._errors():
-                rows = self._table.read_rows(
-                    ReadRowsQuery(row_ranges=[left], row_filter=_newest((DONE, FAILED)), limit=SCAN_ROWS)
-                )
-            yield from map(_chunk_record, rows)
+                rows = self._table.read_rows(query)
+            yield from map(chunk_record, rows)
             if len(rows) < SCAN_ROWS:
                 return
             last = rows[-1].row_key
 
-    def segments(self, chunk_id: int) -> Ids | None:
-        key = CHUNK_PREFIX + row_keys(np.array([chunk_id], dtype=np.uint64))[0]
+    def coverage(self) -> Coverage:
+        counts, micros = np.zeros(len(STATES.names), dtype=np.int64), 0
         with self._errors():
-            row = self._table.read_row(key, row_filter=_newest((SEGMENTS.decode(),)))
+            pages = self._open().read_pages(CHUNK_PREFIX, CHUNKS_END, STATES, states_only(), SCAN_ROWS)
+            for part in (part for page in pages for part in page):
+                counts += part.present.sum(axis=0)
+                micros = max(micros, int(part.times.max(initial=0)))
+        done, failed = counts.tolist()
+        return Coverage(done, failed, datetime.fromtimestamp(micros / 1e6, UTC) if counts.any() else None)
+
+    def segments(self, chunk_id: int) -> Ids | None:
+        [key] = _chunk_keys(as_ids([chunk_id]))
+        with self._errors():
+            row = self._table.read_row(key, row_filter=newest(SEGMENTS))
         return None if row is None else np.frombuffer(row.cells[0].value, dtype="<u8")
 
+    def ping(self) -> None:
+        with self._errors():
+            self._open().read_keys([META_KEY], STATES, states_only())
+
     def close(self) -> None:
-        if self._opened is not None:
-            self._opened.client.close()
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
             self._opened = None
 
-    def _decode(self, rows: Rows, index: int, row: Row) -> None:
-        try:
-            decode_cells(rows, index, ((cell.qualifier, cell.value) for cell in row.cells))
-        except ValueError as error:
-            raise StoreError(f"{self.url}, table {self.name}: {error}") from error
+    def _open(self) -> Connection:
+        """The connection: of this process, as one of its parent's would not work."""
+        with self._lock:
+            if self._opened is None or self._opened.pid != os.getpid():
+                self._opened = Connection(self.project, self.instance, self.name, self.deadline_s)
+            return self._opened
 
     @property
     def _table(self) -> Any:
-        if self._opened is None:
-            self._opened = open_table(self.project, self.instance, self.name)
-        return self._opened
+        return self._open().table
+
+    @property
+    def _where(self) -> str:
+        return f"{self.url}, table {self.name}"
 
     def _mutate(self, entries: list[RowMutationEntry]) -> None:
         with self._errors():
@@ -247,66 +254,23 @@ class BigtableStore:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except BadAnswer as error:
+            raise StoreError(f"{self._where}: {error}") from error
         except (MutationsExceptionGroup, GoogleAPIError, GoogleAuthError) as error:
             raise self._error(error) from error
 
     def _error(self, error: BaseException) -> StoreError:
-        where = f"{self.url}, table {self.name}"
         if any(isinstance(cause, NotFound) for cause in causes(error)):
-            return TableNotFound(f"{where}: not found")
-        return StoreError(f"{where}: {reason(error)}")
+            return TableNotFound(f"{self._where}: not found")
+        kind = StoreUnavailable if unavailable(error) else StoreError
+        return kind(f"{self._where}: {reason(error)}")
 
-    def __getstate__(self) -> dict[str, str]:
-        return {"url": self.url, "name": self.name}
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "name": self.name, "deadline_s": self.deadline_s}
 
-    def __setstate__(self, state: dict[str, str]) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
 
-def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
-    """The rows of `BigtableStore.write`, for the older client, which Beam's connector uses."""
-    now = datetime.now(UTC)
-    now -= timedelta(microseconds=now.microsecond % 1000)
-    for key, cells in zip(row_keys(features["label"]), encode_cells(features), strict=True):
-        row = DirectRow(row_key=key)
-        row.delete_cells(FAMILY, DirectRow.ALL_COLUMNS)
-        for qualifier, value in cells:
-            row.set_cell(FAMILY, qualifier, value, timestamp=now)
-        yield row
-
-
-def _chunk_record(row: Row) -> ChunkRecord:
-    cell = row.cells[0]
-    return ChunkRecord(
-        int(row.row_key[len(CHUNK_PREFIX) :]),
-        cell.qualifier.decode(),
-        datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC),
-        **json.loads(cell.value),
-    )
-
-
-def _newest(names: Sequence[str] = NAMES) -> RowFilter:
-    """The newest cell of each column of the family; of those named, unless all attributes are."""
-    filters: list[RowFilter] = [FamilyNameRegexFilter(FAMILY), CellsColumnLimitFilter(1)]
-    if not names:
-        return BlockAllFilter(True)
-    if set(names) != set(NAMES):
-        filters.insert(1, ColumnQualifierRegexFilter("|".join(names).encode()))
-    return RowFilterChain(filters=filters)
-
-
-def _micros(time: datetime) -> int:
-    """Microseconds since the epoch, in whole milliseconds as Bigtable keeps them."""
-    return round(time.timestamp() * 1000) * 1000
-
-
-def _unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
-    """graph_id, cv_path and timestamp of a ``meta`` cell, without trusting it."""
-    try:
-        meta = plain_loads(value)
-        return str(meta["graph_id"]), str(meta["cv_path"]), str(meta["timestamp"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(
-            f"table {name}: the row 'meta' is not a pickled dictionary of graph_id, cv_path and timestamp: "
-            f"{error}"
-        ) from error
+def _chunk_keys(chunk_ids: Ids) -> list[bytes]:
+    return [CHUNK_PREFIX + key for key in row_keys(chunk_ids)]
