@@ -1,0 +1,278 @@
+"""Time the HTTP API beside a straightforward server of the same reads (benchmarks/plain_server.py).
+
+Both run under gunicorn with the same workers and threads, over the same table of made-up nodes in the
+Bigtable emulator; ours also over SQLite. All of it, the emulator and the clients too, shares this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.asker import ALL, COLD, WARM, Asker, Case, Result, make_post
+from benchmarks.load import ARROW, JSON, run, unpacked
+from benchmarks.servers import DATASET, GEOMETRY, INSTANCE, PROJECT, TABLE, Server, fill, make_features
+from l2features.ids import Ids
+from tests.emulator import Emulator
+
+EPILOG = """
+What is measured:
+  median, p99   ms from sending a request to having its whole body; as caveclient sends it: a JSON body, gzip
+                accepted, one connection kept alive
+  parse         ms that a client then takes to unpack and parse one answer
+  cold          ids that the server has not been asked for since it was started
+  warm          ids that it has been asked for
+  found         share of the rows that our server found in its cache
+  memory        MB, peak of all processes of the server: proportional set size before, and what they grew by
+Clients are threads of this process, each with a connection. The plain server keeps nothing, so that cold and
+warm are the same to it; with several clients it is asked for 1,000 ids at most, and ours for as many cold ids
+as the table has.
+
+examples:
+  python benchmarks/api.py
+  python benchmarks/api.py --quick --json api.json
+  python benchmarks/api.py --sizes 1,1000 --clients 1 --no-check
+"""
+ONE = "rep_coord_nm"
+NEURON = 5_830
+"""L2 nodes of the neuron in pcg_skel's test data."""
+MANY = 10_000
+REQUESTS = {1: (100, 25), 1_000: (20, 5), 10_000: (5, 1), 100_000: (1, 1)}
+"""Requests of one client alone, and of each of several, by the number of ids."""
+WIDTH = 130
+PLAIN, EMULATOR, SQLITE = "plain", "emulator", "SQLite"
+"""The straightforward server, and ours over each store."""
+
+
+@dataclass
+class Ratio:
+    """How many times faster one request is than another, and how often it must be."""
+
+    name: str
+    slow_ms: float
+    fast_ms: float
+    least: float | None
+
+    @property
+    def times(self) -> float:
+        return self.slow_ms / self.fast_ms
+
+    @property
+    def passed(self) -> bool:
+        return self.least is None or self.times >= self.least
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
+    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
+    features = make_features(options.nodes)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        askers = start(Path(folder), features, options, running)
+        check_equal(askers, features["label"])
+        ratios = measure_ratios(askers, options.repeats)
+        print_ratios(console, ratios, options)
+        results = []
+        with console.status("") as status:
+            for result in measure_all(askers, options):
+                results.append(result)
+                status.update(
+                    f"{result.server}: {result.ids:,} ids, {result.state}, {result.clients} clients"
+                )
+        print_results(console, results)
+    if options.json:
+        content = {"ratios": [{**asdict(r), "times": r.times} for r in ratios]}
+        options.json.write_text(json.dumps({**content, "results": list(map(asdict, results))}, indent=1))
+    missed = [ratio.name for ratio in ratios if not ratio.passed]
+    return 1 if missed and not options.no_check else 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--nodes", type=int, default=170_000, help="rows of the table; default 170,000")
+    parser.add_argument("--sizes", type=_numbers, default=tuple(REQUESTS), help="ids of a request")
+    parser.add_argument("--clients", type=_numbers, default=(1, 16), help="at the same time; default 1,16")
+    parser.add_argument("--workers", type=int, default=2, help="processes of a server; default 2")
+    parser.add_argument("--threads", type=int, default=32, help="threads of a process; default 32")
+    parser.add_argument("--repeats", type=int, default=5, help="of the ratios; default 5")
+    parser.add_argument("--quick", action="store_true", help="1,000 and 10,000 ids only, three repeats")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    parser.add_argument("--no-check", action="store_true", help="exit with 0 even where a ratio is too small")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.nodes, options.sizes, options.repeats = 60_000, (1_000, 10_000), 3
+    if unknown := set(options.sizes) - set(REQUESTS):
+        parser.error(f"--sizes {min(unknown)}: expected some of {', '.join(map(str, REQUESTS))}")
+    return options
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def start(folder: Path, features: np.ndarray, options: argparse.Namespace, running: ExitStack) -> list[Asker]:
+    """Tables and servers: the plain one, ours over the emulator, ours over SQLite."""
+    emulator = Emulator()
+    running.callback(emulator.stop)
+    os.environ[emulator.variable] = emulator.host
+    stores = {EMULATOR: f"bigtable://{PROJECT}/{INSTANCE}", SQLITE: f"sqlite://{folder}/benchmark.db"}
+    geometry = folder / "geometry.json"
+    geometry.write_text(GEOMETRY.to_json())
+    size = [f"--workers={options.workers}", f"--threads={options.threads}"]
+    plain_app = f"benchmarks.plain_server:create_app('{PROJECT}', '{INSTANCE}', '{TABLE}', '{geometry}')"
+    arguments = {PLAIN: ["--worker-class=gthread", "--keep-alive=75", *size, plain_app]}
+    environments = {PLAIN: emulator.environment()}
+    for name, url in stores.items():
+        fill(url, features)
+        config = folder / f"{name}.yml"
+        entry = f"cv_path: precomputed://file:///nowhere, l2cache_id: {TABLE}, store: '{url}'"
+        config.write_text(f"{DATASET}: {{{entry}}}\n")
+        arguments[name] = ["-c", "api/gunicorn.conf.py", "api.app:create_app()"]
+        environments[name] = emulator.environment(
+            GRAPH_L2CACHE_CONFIG_PATH=str(config),
+            AUTH_DISABLED="true",
+            L2CACHE_WORKERS=str(options.workers),
+            L2CACHE_THREADS=str(options.threads),
+        )
+    askers = []
+    for name, given in arguments.items():
+        server = Server(name, given, environments[name], folder / f"{name}.log")
+        running.callback(server.stop)
+        askers.append(Asker(server, features["label"], max(options.clients), caches=name != PLAIN))
+    return askers
+
+
+def check_equal(askers: Sequence[Asker], ids: Ids) -> None:
+    """Raises AssertionError where the servers' answers differ."""
+    for attributes in (ONE, ALL):
+        post = make_post(ids[:1_000], attributes, JSON)
+        plain, *ours = [unpacked(asker.clients[0].post(post)) for asker in askers]
+        for answer in ours:
+            assert answer == plain, f"answers differ for {attributes}"
+
+
+# ------------------------------------------------------------------ ratios
+def measure_ratios(askers: Sequence[Asker], repeats: int) -> list[Ratio]:
+    """The servers side by side: each is asked in turn, so that noise meets all of them alike."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for _ in range(repeats):
+        for asker in askers:
+            ids = asker.fresh(MANY)
+            many, neuron = make_post(ids, ALL, JSON), make_post(ids[:NEURON], ONE, JSON)
+            posts = {COLD: [many], "neuron": [neuron]}
+            if asker.caches:
+                arrow, identity = make_post(ids, ALL, ARROW), make_post(ids, ALL, JSON, "identity")
+                posts |= {
+                    WARM: [many] * 3,
+                    ARROW: [arrow] * 3,
+                    "identity": [identity] * 3,
+                    "neuron": [neuron] * 3,
+                }
+            for what, these in posts.items():
+                seconds = run(asker.clients[:1], [these]).seconds
+                times.setdefault((asker.name, what), []).extend(seconds)
+    return list(_ratios({key: statistics.median(seconds) * 1e3 for key, seconds in times.items()}))
+
+
+def _ratios(ms: dict[tuple[str, str], float]) -> Iterator[Ratio]:
+    plain, neuron = ms[PLAIN, COLD], ms[PLAIN, "neuron"]
+    for server, least in ((EMULATOR, 4.0), (SQLITE, 25.0)):
+        yield Ratio(f"10,000 ids, all, JSON, cold, {server}: plain / ours", plain, ms[server, COLD], least)
+        yield Ratio(f"10,000 ids, all, JSON, warm, {server}: plain / ours", plain, ms[server, WARM], 25.0)
+        json_ms, arrow_ms = ms[server, WARM], ms[server, ARROW]
+        yield Ratio(f"10,000 ids, all, warm, {server}: JSON / Arrow", json_ms, arrow_ms, 3.0)
+        unzipped = ms[server, "identity"]
+        yield Ratio(f"10,000 ids, all, warm, {server}: JSON without gzip / Arrow", unzipped, arrow_ms, None)
+        fast = ms[server, "neuron"]
+        yield Ratio(f"5,830 ids, {ONE}, JSON, warm, {server}: plain / ours", neuron, fast, 10.0)
+
+
+def print_ratios(console: Console, ratios: Sequence[Ratio], options: argparse.Namespace) -> None:
+    seen = f"{options.repeats} repeats, servers in turn, one client, {options.workers} workers"
+    table = Table(title=f"Ratios of medians ({seen})", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for head in ("ms", "ms", "times", "at least", ""):
+        table.add_column(head, justify="right", no_wrap=True)
+    for r in ratios:
+        verdict = "" if r.least is None else "[green]PASS" if r.passed else "[red]FAIL"
+        least = "" if r.least is None else f"{r.least:g}"
+        table.add_row(r.name, f"{r.slow_ms:.1f}", f"{r.fast_ms:.1f}", f"{r.times:.1f}", least, verdict)
+    console.print(table)
+
+
+# ------------------------------------------------------------------ every kind of request
+def measure_all(askers: Sequence[Asker], options: argparse.Namespace) -> Iterator[Result]:
+    for asker in askers:
+        for case in cases(asker, options, COLD):
+            yield asker.measure(case, repeats_of(case, asker))
+        if asker.caches:
+            asker.fill_caches(max(options.sizes))
+            for case in cases(asker, options, WARM):
+                yield asker.measure(case, repeats_of(case, asker))
+
+
+def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Case]:
+    """What a server is asked, the few ids first."""
+    accepts = (JSON, ARROW) if asker.caches else (JSON,)
+    for clients, ids in itertools.product(options.clients, options.sizes):
+        most = asker.most_cold if asker.caches else MANY
+        if clients == 1 or state == WARM or clients * ids <= most:
+            for attributes, accept in itertools.product((ONE, ALL), accepts):
+                yield Case(ids, attributes, accept, state, clients)
+
+
+def repeats_of(case: Case, asker: Asker) -> int:
+    """Requests of each client: fewer where they take long, or where there are too few cold ids."""
+    repeats = REQUESTS[case.ids][0 if case.clients == 1 else 1]
+    if not asker.caches and case.ids >= MANY:
+        return 1
+    if case.state == WARM:
+        return repeats
+    return max(1, min(repeats, asker.most_cold // (4 * case.ids * case.clients)))
+
+
+def print_results(console: Console, results: Sequence[Result]) -> None:
+    for server in dict.fromkeys(r.server for r in results):
+        table = Table(title=f"{server} (ms, MB)", box=SIMPLE_HEAD)
+        for head in ("ids", "attributes", "format", "state"):
+            table.add_column(head, justify="right" if head == "ids" else "left", no_wrap=True)
+        for head in ("clients", "n", "median", "p99", "ids/s", "parse", "kB", "memory", "found"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for r in results:
+            if r.server == server:
+                figures = (
+                    f"{r.median_ms:.1f}",
+                    f"{r.p99_ms:.1f}",
+                    f"{r.ids_per_s:,.0f}",
+                    f"{r.parse_ms:.1f}",
+                )
+                found = "" if r.found is None else f"{r.found:.1%}"
+                what = (f"{r.ids:,}", r.attributes, r.format, r.state, str(r.clients), str(r.requests))
+                table.add_row(*what, *figures, f"{r.kbytes:,.1f}", f"{r.memory_mb:,.0f}", found)
+        console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

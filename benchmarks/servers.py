@@ -1,0 +1,141 @@
+"""What is measured: tables of made-up nodes, and servers that read them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from l2features.geometry import Geometry
+from l2features.ids import IdLayout
+from l2features.schema import FEATURES, PCA_MIN_VOLUME_NM3
+from l2features.store import Meta, open_store
+from tests.emulator import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT, INSTANCE, TABLE, DATASET = "benchmark", "benchmark", "l2cache_benchmark", "nodes"
+GRID = (20, 20, 10)
+CHUNK = (256, 256, 512)
+GEOMETRY = Geometry(
+    (16, 16, 40),
+    (1024, 512, 20),
+    (GRID[0] * CHUNK[0], GRID[1] * CHUNK[1], GRID[2] * CHUNK[2]),
+    CHUNK,
+    IdLayout({2: 10}),
+)
+START_S = 60.0
+
+
+def make_features(n: int) -> np.ndarray:
+    """Made-up features of n nodes in all chunks of the grid; nine in ten have a PCA."""
+    random = np.random.default_rng(0)
+    features = np.zeros(n, dtype=FEATURES)
+    chunks = np.stack(np.meshgrid(*map(np.arange, GRID), indexing="ij"), axis=-1).reshape(-1, 3)
+    chunk_ids = GEOMETRY.layout.chunk_id_array(chunks)
+    which, number = np.arange(n) % len(chunk_ids), np.arange(n) // len(chunk_ids)
+    features["label"] = np.sort(chunk_ids[which] + (number * 37 + 1).astype(np.uint64))
+    size = random.lognormal(np.log(8000), 1.6, n).clip(1, 3e7)
+    features["size_nm3"] = size
+    features["area_nm2"] = size ** (2 / 3) * random.uniform(6, 12, n) * 480
+    features["max_dt_nm"] = size ** (1 / 3) * random.uniform(3, 8, n)
+    features["mean_dt_nm"] = features["max_dt_nm"] * random.uniform(0.2, 0.5, n)
+    features["rep_coord_nm"] = random.integers(0, CHUNK, (n, 3))
+    counts = random.integers(0, 2000, (n, 2, 3)) * (random.random((n, 2, 3)) < 0.4)
+    features["chunk_intersect_count"] = counts
+    features["has_pca"] = features["size_nm3"] * np.prod(GEOMETRY.resolution) >= PCA_MIN_VOLUME_NM3
+    axes = np.linalg.qr(random.normal(size=(n, 3, 3)))[0]
+    features["pca"] = axes * features["has_pca"][:, None, None]
+    values = np.sort(random.lognormal(10, 0.6, (n, 3)), axis=1)[:, ::-1]
+    features["pca_val"] = values * features["has_pca"][:, None]
+    return features
+
+
+def fill(store_url: str, features: np.ndarray) -> None:
+    """A new table with these rows and the geometry."""
+    store = open_store(store_url, TABLE)
+    store.create(Meta("benchmark", "precomputed://file:///nowhere", "2026-01-01 00:00:00", GEOMETRY))
+    store.write(features)
+    store.close()
+
+
+class Server:
+    """A running gunicorn, its workers, and what they take."""
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> None:
+        self.name, self.arguments, self.environment, self.log = name, list(arguments), dict(environment), log
+        self.port = free_port()
+        self._before: dict[int, int] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = [sys.executable, "-m", "gunicorn", *self.arguments, "-b", f"127.0.0.1:{self.port}"]
+        environment = {**os.environ, **self.environment, "L2CACHE_BIND": f"127.0.0.1:{self.port}"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        until = time.monotonic() + START_S
+        while not self._alive():
+            if self.process.poll() is not None or time.monotonic() > until:
+                self.stop()
+                raise RuntimeError(f"{self.name} does not start:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
+            return str(response.read().decode())
+
+    def _alive(self) -> bool:
+        try:
+            self.get("/live")
+        except OSError:
+            return False
+        return True
+
+    def cache_counts(self) -> tuple[int, int]:
+        """Rows found in the caches, and rows not found, since the server was started."""
+        text = self.get("/metrics")
+        counts = dict.fromkeys(("hit", "miss"), 0)
+        for line in re.findall(r"^l2cache_cache_lookups_total\{.*", text, re.MULTILINE):
+            for result in counts:
+                if f'result="{result}"' in line:
+                    counts[result] += int(float(line.rsplit(" ", 1)[1]))
+        return counts["hit"], counts["miss"]
+
+    def begin_memory(self) -> None:
+        """Let the peak memory of every process begin anew."""
+        self._before = {}
+        for process in self._processes():
+            Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+            memory = process.memory_full_info()
+            self._before[process.pid] = memory.pss - memory.rss
+
+    def peak_mb(self) -> float:
+        """Peak of all processes since `begin_memory`: proportional set sizes then, plus what they grew by."""
+        peak = 0
+        for process in self._processes():
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak += self._before.get(process.pid, 0)
+            peak += 1024 * int(re.findall(r"^VmHWM:\s*(\d+)", status, re.MULTILINE)[0])
+        return peak / 1e6
+
+    def _processes(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
