@@ -1,7 +1,8 @@
-"""Settings of the server, and the only place of this package where the environment is read."""
+"""Settings of the server, and the only place of this package where the environment is read or set."""
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -95,3 +96,8 @@ def load_settings() -> Settings:
     name = str(first["loc"][0])
     variable = name if name.isupper() else f"L2CACHE_{name.upper()}"
     raise ConfigError(f"{variable}={first['input']!r}: {first['msg']}")
+
+
+def set_environment(**values: str) -> None:
+    """Set variables that libraries read when they are imported."""
+    os.environ.update(values)

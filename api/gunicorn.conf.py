@@ -11,9 +11,19 @@ from typing import Any
 # This package is meant, wherever the server is started, and not what may be called "api" there.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from api import logs, server
-from api.config import load_settings
+from api import server
+from api.config import load_settings, set_environment
 from l2features.errors import ConfigError
+
+set_environment(
+    # The metrics' library looks for its folder when it is imported.
+    PROMETHEUS_MULTIPROC_DIR=server.metrics_folder(),
+    # gRPC's own log is not JSON; what it says reaches us in exceptions.
+    GRPC_VERBOSITY="NONE",
+    # Linear algebra would start threads before the fork.
+    OPENBLAS_NUM_THREADS="1",
+)
+from api import logs  # noqa: E402
 
 logs.configure()
 try:
@@ -44,14 +54,6 @@ limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
 
-raw_env = [
-    # The metrics' library looks for its folder when it is imported.
-    f"PROMETHEUS_MULTIPROC_DIR={server.metrics_folder()}",
-    # gRPC's own log is not JSON; what it says reaches us in exceptions.
-    "GRPC_VERBOSITY=NONE",
-    # Linear algebra would start threads before the fork.
-    "OPENBLAS_NUM_THREADS=1",
-]
 # In containers, /tmp may be a disk on which a write can take long.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
