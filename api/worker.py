@@ -7,6 +7,7 @@ import logging
 import select
 import socket
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -78,6 +79,26 @@ class Connection(TConn):
             super().close(graceful)
 
 
+class HonestClose:
+    """A WSGI application; where it did not read all of a request, its answer says that the connection ends.
+
+    The server would have to receive the rest before it could take another request from that connection; it
+    says keep-alive, and finds out only then whether it will.
+    """
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self.app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        def start(*args: Any, **kwargs: Any) -> Any:
+            reader = environ["wsgi.input"].reader
+            if getattr(reader, "length", 0) or getattr(reader, "parser", None):
+                start_response.__self__.force_close()
+            return start_response(*args, **kwargs)
+
+        return self.app(environ, start)
+
+
 class Worker(ThreadWorker):
     """A process with threads.
 
@@ -89,6 +110,10 @@ class Worker(ThreadWorker):
         settings = load_settings()
         self.receive_s, self.send_s = settings.body_timeout_s, settings.send_timeout_s
         super().init_process()
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        self.wsgi.wsgi_app = HonestClose(self.wsgi.wsgi_app)
 
     def accept(self, listener: socket.socket) -> None:
         try:
