@@ -177,7 +177,7 @@ class _DirectRowsFn(beam.DoFn):
     """Features to rows of the legacy Bigtable client, which is what Beam's connector takes."""
 
     def process(self, result: ChunkFeatures) -> Iterator[Any]:
-        from l2features.store.bigtable import direct_rows
+        from l2features.store.bigtable_rows import direct_rows
 
         return direct_rows(result.features)
 

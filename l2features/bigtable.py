@@ -48,7 +48,7 @@ class _Client(BigtableDataClient):
         return type(channel)(partial(insecure_channel, self._emulator_host, options=options))
 
 
-def open_table(project: str, instance: str, table: str, deadline_s: float | None = None) -> Any:
+def open_table(project: str, instance: str, table: str, *, deadline_s: float | None = None) -> Any:
     """A table of the data client, whose calls are repeated for up to ``deadline_s``."""
     operation = OPERATION_TIMEOUT_S if deadline_s is None else deadline_s
     timeouts = {"operation_timeout": operation, "attempt_timeout": min(ATTEMPT_TIMEOUT_S, operation)}

@@ -118,7 +118,7 @@ class Connection:
 
     def __init__(self, project: str, instance: str, name: str, deadline_s: float) -> None:
         self.pid, self.deadline_s = os.getpid(), deadline_s
-        self.table = client.open_table(project, instance, name, deadline_s)
+        self.table = client.open_table(project, instance, name, deadline_s=deadline_s)
         self._pool = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="read-rows")
 
     def read_keys(self, keys: Sequence[bytes], columns: Columns, row_filter: RowFilter) -> list[Decoded]:
