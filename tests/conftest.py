@@ -32,12 +32,12 @@ from .emulator import (
     free_port,
     wait_for_port,
 )
+from .stores import INSTANCE, PROJECT, STORE_URL, bigtable_store, new_store, store
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_VARIABLE = "L2FEATURES_SHARED"
 MANY = (12, 10, 6)
-PROJECT, INSTANCE = "test-project", "test-instance"
-STORE_URL = f"bigtable://{PROJECT}/{INSTANCE}"
+__all__ = ["INSTANCE", "PROJECT", "STORE_URL", "bigtable_store", "new_store", "store"]
 
 
 @pytest.fixture(scope="session", autouse=True)

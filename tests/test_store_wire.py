@@ -54,7 +54,8 @@ def merged(messages: Sequence[bytes]) -> Iterator[tuple[bytes, Cells]]:
 
 def plainly_decoded(messages: Sequence[bytes]) -> Rows | str:
     """The rows of a stream with the protocol buffer library and `decode_cells`, or what is wrong."""
-    rows, complaint = [], ""
+    rows: list[tuple[bytes, Cells]] = []
+    complaint = ""
     try:
         rows.extend(merged(messages))
     except InvalidChunk as error:
