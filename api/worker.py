@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from gunicorn import util
 from gunicorn.http import errors
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker
 
 from .config import load_settings
 from .errors import ErrorBody, shown
@@ -41,6 +41,7 @@ class TimedSocket(socket.socket):
 
     receive_s = send_s = 60.0
     receive_until: float | None = None
+    answering = False
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """The clock runs from the first call after ``receive_until`` was None."""
@@ -53,6 +54,7 @@ class TimedSocket(socket.socket):
             return b""
 
     def sendall(self, data: Any, flags: int = 0) -> None:
+        self.answering = True
         self.settimeout(self.send_s)
         try:
             super().sendall(data, flags)
@@ -66,13 +68,18 @@ class Connection(TConn):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.since = time.monotonic()
+        self.patience_s = 0.0
         self.finished = False
 
+    def wait_for_data(self, timeout: float) -> bool:
+        """A new connection that sends nothing yet goes back to the thread that watches all of them."""
+        return bool(super().wait_for_data(min(timeout, self.patience_s)))
+
     def finish(self) -> None:
-        """Close it once the client has read the answer; it may not wait for a client that never does."""
+        """Close it, once the client has read the answer if there is one; that may not take for ever."""
         self.finished = True
         self.sock.receive_until = time.monotonic() + LINGER_S
-        super().close(graceful=True)
+        super().close(graceful=self.sock.answering)
 
     def close(self, graceful: bool = False) -> None:
         if not self.finished:
@@ -140,8 +147,12 @@ class Worker(ThreadWorker):
             listener.close()
 
     def handle(self, conn: Connection) -> Any:
-        conn.sock.receive_until = None
+        conn.sock.receive_until, conn.sock.answering = None, False
         result = super().handle(conn)
+        if result is _DEFER and not self.alive:
+            conn.patience_s = LINGER_S
+            result = super().handle(conn)
+            result = False if result is _DEFER else result
         if not result:
             conn.finish()
         return result
@@ -151,6 +162,9 @@ class Worker(ThreadWorker):
         return super().handle_request(req, conn)
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
+        if not self.alive and fs.exception() is None and fs.result() is _DEFER:
+            self.enqueue_req(conn)
+            return
         super().finish_request(conn, fs)
         if not conn.initialized:
             conn.timeout = conn.since + self.receive_s

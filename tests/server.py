@@ -10,17 +10,38 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import psutil
 import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from l2features.config import load_dataset
+from l2features.geometry import Chunk
+from l2features.ids import Ids
+from l2features.store import open_store
 
 from .emulator import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = "api.app:create_app()"
+TOKEN = "0123456789abcdef0123"
+"""A token that must not be found in a log."""
+ROUTE = "/l2cache/api/v1/table/<dataset>/attributes"
+
+
+def nodes_of(config: Path) -> Ids:
+    """Ids of all nodes that are in the table of the data set ``sample``."""
+    dataset = load_dataset("sample", config)
+    with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
+        geometry = store.geometry()
+        assert geometry
+        chunks = [geometry.chunk_id(Chunk(*xyz)) for xyz in np.ndindex(*geometry.grid)]
+        return np.concatenate([store.scan_chunk(c, geometry.layout.last_id(c)).ids for c in chunks])
 
 
 class Server:
@@ -88,6 +109,16 @@ class Server:
     def workers(self) -> list[psutil.Process]:
         """Its worker processes."""
         return psutil.Process(self.process.pid).children()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of a metric's samples with these labels."""
+        text = requests.get(f"{self.url}/metrics", timeout=20).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
     def wait_until_live(self, seconds: float = 60.0) -> None:
         """Return when /live answers. Raises AssertionError, with the log, where it ends or takes longer."""
