@@ -93,6 +93,8 @@ class Read:
         method = google.transport.grpc_channel.unary_stream(_METHOD)
         timeout = max(0.0, min(client.ATTEMPT_TIMEOUT_S, self.until - time.monotonic()))
         self._call = method(self.request.SerializeToString(), timeout=timeout, metadata=metadata)
+        if self._cancelled:  # meanwhile
+            self._call.cancel()
         return self._call
 
     def _ask_for_the_rest(self, part: Decoded) -> bool:
