@@ -268,7 +268,7 @@ def print_results(console: Console, results: Sequence[Result]) -> None:
                     f"{r.ids_per_s:,.0f}",
                     f"{r.parse_ms:.1f}",
                 )
-                found = "" if r.found is None else f"{r.found:.1%}"
+                found = "" if r.found is None else f"{r.found:.2%}"
                 what = (f"{r.ids:,}", r.attributes, r.format, r.state, str(r.clients), str(r.requests))
                 table.add_row(*what, *figures, f"{r.kbytes:,.1f}", f"{r.memory_mb:,.0f}", found)
         console.print(table)
