@@ -47,6 +47,7 @@ class Connections:
                 self._start()
         opened: _Opened | None = getattr(self._local, "opened", None)
         if opened is not None and opened.frozen is not None and opened.frozen != self._state():
+            opened.db.close()
             opened = None
         if opened is None:
             opened = self._local.opened = self._open(create)
