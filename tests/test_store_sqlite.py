@@ -219,6 +219,20 @@ def test_reading_where_nothing_may_be_written(open_folder: Path) -> None:
     reader.close()
 
 
+def test_a_file_that_goes_away_where_nothing_may_be_written(open_folder: Path) -> None:
+    writer = open_store(f"sqlite://{open_folder}/store.db", "t")
+    writer.create(META)
+    writer.close()
+    reader = open_store(writer.url, "t")
+    open_folder.chmod(0o555)
+    with unprivileged():
+        reader.ping()
+    open_folder.chmod(0o755)
+    (open_folder / "store.db").unlink()
+    with pytest.raises(TableNotFound, match="there is no file"):
+        reader.ping()
+
+
 def test_a_table_without_meta(tmp_path: Path) -> None:
     store = open_store(f"sqlite://{tmp_path}/store.db", "t")
     store.create(META)

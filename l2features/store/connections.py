@@ -105,9 +105,11 @@ class Connections:
         return True
 
     def _state(self) -> tuple[int, ...]:
-        """What changes with the file."""
-        stat = self.path.stat()
-        return stat.st_ino, stat.st_mtime_ns, stat.st_size, self._is_frozen()
+        """What changes with the file; empty where there is none."""
+        with suppress(FileNotFoundError):
+            stat = self.path.stat()
+            return stat.st_ino, stat.st_mtime_ns, stat.st_size, self._is_frozen()
+        return ()
 
 
 @contextmanager
