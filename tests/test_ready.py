@@ -1,0 +1,110 @@
+"""/ready: can reads be served? With a store that stops and comes back, or a graph that is gone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from l2features.geometry import Geometry
+from l2features.ids import IdLayout
+from l2features.schema import FEATURES
+from l2features.store import Meta, open_store
+
+from .conftest import STORE_URL, need_emulator
+from .emulator import HOW_TO_GET_IT, Emulator, find_emulator, free_port
+from .server import Server
+
+GEOMETRY = Geometry((16, 16, 40), (0, 0, 0), (64, 64, 32), (64, 64, 32), IdLayout({2: 10}))
+NODE = GEOMETRY.layout.chunk_id(0, 0, 0) + 1
+LONGEST_S = 20.0
+"""Far beyond the deadline of a second that the server is given, and far below the clients' own."""
+
+
+@pytest.fixture
+def emulator_to_stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    need_emulator(find_emulator(), HOW_TO_GET_IT)
+    emulator = Emulator()
+    monkeypatch.setenv(emulator.variable, emulator.host)
+    yield emulator
+    emulator.process.send_signal(signal.SIGCONT)
+    emulator.stop()
+
+
+def fill(config: Path) -> None:
+    """A table of one node in each data set, whose segmentation and graph nobody serves."""
+    cv_path = f"graphene://http://127.0.0.1:{free_port()}/segmentation/table/gone"
+    entries = {name: {"cv_path": cv_path, "l2cache_id": name, "store": STORE_URL} for name in ("one", "two")}
+    config.write_text(json.dumps(entries))
+    rows = np.zeros(1, dtype=FEATURES)
+    rows["label"], rows["size_nm3"] = NODE, 7
+    for name in entries:
+        store = open_store(STORE_URL, name)
+        store.create(Meta("gone", cv_path, "2026-11-21 00:27:44", GEOMETRY))
+        store.write(rows)
+        store.close()
+
+
+def wait_for(server: Server, status: int) -> requests.Response:
+    until = time.monotonic() + 60
+    while True:
+        start = time.monotonic()
+        answer = requests.get(f"{server.url}/ready", timeout=60)
+        assert time.monotonic() - start < LONGEST_S
+        if answer.status_code == status:
+            return answer
+        assert time.monotonic() < until, answer.text
+
+
+def test_a_store_that_hangs_or_is_gone_and_comes_back(emulator_to_stop: Emulator, tmp_path: Path) -> None:
+    emulator, config = emulator_to_stop, tmp_path / "datasets.yml"
+    fill(config)
+    with Server(config, {"L2CACHE_STORE_TIMEOUT_S": "1"}) as server:
+        assert wait_for(server, 200).json() == {
+            "status": "ready",
+            "datasets": {"one": "ready", "two": "ready"},
+        }
+        emulator.process.send_signal(signal.SIGSTOP)
+        answer = wait_for(server, 503)
+        assert answer.json()["status"] == "not ready"
+        assert set(answer.json()["datasets"].values()) == {"unreachable: its store does not answer"}
+        assert requests.get(f"{server.url}/live", timeout=20).ok
+        emulator.process.send_signal(signal.SIGCONT)
+        wait_for(server, 200)
+        emulator.stop()
+        wait_for(server, 503)
+        emulator.start()
+        fill(config)
+        wait_for(server, 200)
+        url = f"{server.api}/table/two/attributes?attribute_names=size_nm3"
+        assert requests.post(url, json={"l2_ids": [NODE]}, timeout=20).json() == {
+            str(NODE): {"size_nm3": 7 * 16 * 16 * 40}
+        }
+        assert "Traceback" not in server.log
+
+
+def test_a_data_set_that_is_not_there_does_not_stop_the_others(undisturbed: Path, tmp_path: Path) -> None:
+    entries = json.loads(undisturbed.read_text())
+    entries["gone"] = {**entries["sample"], "l2cache_id": "gone"}
+    config = tmp_path / "datasets.yml"
+    config.write_text(json.dumps(entries))
+    with Server(config) as server:
+        answer = requests.get(f"{server.url}/ready", timeout=60)
+        assert answer.status_code == 200
+        assert answer.json()["datasets"] == {"sample": "ready", "gone": "its table is not there"}
+
+
+def test_no_data_set_is_there(undisturbed: Path, tmp_path: Path) -> None:
+    entries = json.loads(undisturbed.read_text())
+    entries["sample"]["l2cache_id"] = "gone"
+    config = tmp_path / "datasets.yml"
+    config.write_text(json.dumps(entries))
+    with Server(config) as server:
+        assert requests.get(f"{server.url}/ready", timeout=60).status_code == 503
+        assert requests.get(f"{server.url}/live", timeout=60).status_code == 200
