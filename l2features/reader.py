@@ -73,7 +73,8 @@ def _ignore(*_: float) -> None:
 class Reader:
     """Reads the table of one data set, in front of which may lie a cache.
 
-    ``on_lookup(hits, misses)`` and ``on_read(ids, seconds)`` are told of the cache and of the store.
+    ``on_lookup(hits, misses)``, which counts repeats, and ``on_read(ids, seconds)`` are told of the cache and of
+    the store.
     """
 
     store: Store
@@ -87,18 +88,19 @@ class Reader:
 
         Raises StoreError where the store cannot answer.
         """
-        unique, inverse = np.unique(as_ids(ids), return_inverse=True)
-        rows = Rows.empty(unique)
-        nodes = self.is_node(unique)
-        found = self._rows(unique[nodes], (*names, SIZE))
-        rows.put(nodes, found)
+        ids = as_ids(ids)
+        nodes = self.is_node(ids)
+        rows = self._rows(ids[nodes], (*names, SIZE))
+        if not nodes.all():
+            found, rows = rows, Rows.empty(ids)
+            rows.put(nodes, found)
         status = np.select(
             [~nodes, ~rows.found, rows.not_computed],
             [np.int8(Status.NOT_L2), np.int8(Status.MISSING), np.int8(Status.EMPTY)],
             np.int8(Status.READY),
         )
-        reasons = self._reasons(unique, status) if with_reasons else {}
-        return Answer(rows.take(inverse), status[inverse], reasons)
+        reasons = self._reasons(ids, status) if with_reasons else {}
+        return Answer(rows, status, reasons)
 
     def wait(
         self, answer: Answer, names: Sequence[str], seconds: float, with_reasons: bool = False
@@ -122,16 +124,17 @@ class Reader:
         return nodes
 
     def _rows(self, ids: Ids, names: Sequence[str]) -> Rows:
-        """Rows of unique ids, from the cache or the store."""
+        """Rows of these ids, repeats included, from the cache or, each once, from the store."""
         rows = Rows.empty(ids)
         hit = np.zeros(len(ids), dtype=bool) if self.cache is None else self.cache.lookup(rows, names)
         self.on_lookup(int(hit.sum()), len(ids) - int(hit.sum()))
         if hit.all():
             return rows
+        unique, inverse = np.unique(ids[~hit], return_inverse=True)
         start = time.perf_counter()
-        read = self.store.read(ids[~hit], tuple(n for n in NAMES if n in names))
+        read = self.store.read(unique, tuple(n for n in NAMES if n in names))
         self.on_read(len(read), time.perf_counter() - start)
-        rows.put(~hit, read)
+        rows.put(~hit, read.take(inverse))
         if self.cache is not None:
             ready = read.found & ~read.not_computed
             self.cache.insert(read.take(np.flatnonzero(ready)), names)
