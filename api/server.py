@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import shutil
 import tempfile
 from functools import cache
 from typing import Any
 
-log = logging.getLogger("l2features.api")
 LAST_MESSAGES_S = 5.0
 """How long a process that ends goes on publishing."""
 
@@ -38,7 +36,12 @@ def load_kernels(app: Any) -> None:
 
 
 def worker_begins(worker: Any) -> None:
-    """Read what the data sets are, before the first request asks for them."""
+    """Read what the data sets are, before the first request asks for them, and load what it would load."""
+    import numpy as np
+    import pyarrow
+
+    # This imports pandas where that is installed; it starts threads, so it may not be there before the fork.
+    pyarrow.array(np.zeros(1))
     worker.wsgi.extensions["l2cache"].datasets.warm()
 
 
