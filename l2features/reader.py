@@ -73,8 +73,8 @@ def _ignore(*_: float) -> None:
 class Reader:
     """Reads the table of one data set, in front of which may lie a cache.
 
-    ``on_lookup(hits, misses)``, which counts repeats, and ``on_read(ids, seconds)`` are told of the cache and of
-    the store.
+    ``on_lookup(hits, misses)``, where repeats count, and ``on_read(ids, seconds)`` are told of the cache and
+    of the store.
     """
 
     store: Store
