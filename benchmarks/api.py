@@ -56,6 +56,8 @@ NEURON = 5_830
 MANY = 10_000
 REQUESTS = {1: (100, 25), 1_000: (20, 5), 10_000: (5, 1), 100_000: (1, 1)}
 """Requests of one client alone, and of each of several, by the number of ids."""
+WARM_REQUESTS = 7
+"""Of each kind in one repeat of the ratios."""
 WIDTH = 130
 PLAIN, EMULATOR, SQLITE = "plain", "emulator", "SQLite"
 """The straightforward server, and ours over each store."""
@@ -183,13 +185,9 @@ def measure_ratios(askers: Sequence[Asker], repeats: int) -> list[Ratio]:
             many, neuron = make_post(ids, ALL, JSON), make_post(ids[:NEURON], ONE, JSON)
             posts = {COLD: [many], "neuron": [neuron]}
             if asker.caches:
-                arrow, identity = make_post(ids, ALL, ARROW), make_post(ids, ALL, JSON, "identity")
-                posts |= {
-                    WARM: [many] * 3,
-                    ARROW: [arrow] * 3,
-                    "identity": [identity] * 3,
-                    "neuron": [neuron] * 3,
-                }
+                warm = {WARM: many, ARROW: make_post(ids, ALL, ARROW), "neuron": neuron}
+                warm["identity"] = make_post(ids, ALL, JSON, "identity")
+                posts |= {what: [post] * WARM_REQUESTS for what, post in warm.items()}
             for what, these in posts.items():
                 seconds = run(asker.clients[:1], [these]).seconds
                 times.setdefault((asker.name, what), []).extend(seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -91,7 +92,8 @@ class Server:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        self.process.terminate()
+        """Stop it at once, without grace."""
+        self.process.send_signal(signal.SIGQUIT)
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
