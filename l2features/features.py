@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .distance import whole_distances
-from .moments import Moments, centred_second, compute_moments
+from .moments import Moments, centred_second, compute_moments, moved
 from .runs import MAX_EXTENT, MAX_VOXELS, Runs, find_runs, relabel
 from .schema import FEATURES, PCA_MAX_SAMPLES, PCA_MIN_VOLUME_NM3
 from .score import Placement, score
@@ -43,6 +44,23 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
     return chunk.features(chunk.ids, resolution)
 
 
+class Frame(NamedTuple):
+    """Where runs lie: the order of their axes, the shape of their chunk, and where in it they begin.
+
+    ``axes`` says which of x, y and z the axes of the runs are; the others are (3,) int64, in that order.
+    """
+
+    axes: tuple[int, ...]
+    shape: np.ndarray
+    origin: np.ndarray
+
+    @property
+    def in_xyz(self) -> tuple[int, int, int]:
+        """The shape of the chunk."""
+        x, y, z = _in_xyz(self.shape, self.axes).tolist()
+        return x, y, z
+
+
 class SegmentedChunk:
     """A chunk of supervoxels, whose features are those of the labels that they are given.
 
@@ -59,12 +77,15 @@ class SegmentedChunk:
     def __init__(self, volume: np.ndarray) -> None:
         volume = _checked_volume(volume)
         self.shape: tuple[int, int, int] = (volume.shape[0], volume.shape[1], volume.shape[2])
-        flat, self._axes = _flatten(volume)
-        n0, n1, n2 = (self.shape[axis] for axis in self._axes)
-        self._runs, met = find_runs(flat, (n0, n1, n2))
+        flat, axes = _flatten(volume)
+        n0, n1, n2 = (self.shape[axis] for axis in axes)
+        self.frame = Frame(axes, np.array([n0, n1, n2]), np.zeros(3, np.int64))
+        self.runs, met = find_runs(flat, (n0, n1, n2))
+        """Runs of the supervoxels, in the order in which they are met."""
         order = np.argsort(met)
-        self._rank = np.empty(len(met), np.uint32)
-        self._rank[order] = np.arange(len(met), dtype=np.uint32)
+        self.rank = np.empty(len(met), np.uint32)
+        self.rank[order] = np.arange(len(met), dtype=np.uint32)
+        """Of each label of the runs, its place in ``ids`` plus 1; 0 for background."""
         self.ids: NDArray[np.uint64] = met[order][1:]
         """Sorted ids of the supervoxels, without 0."""
 
@@ -77,12 +98,12 @@ class SegmentedChunk:
 
         Returns, raises: see :func:`compute_features`; also ValueError where there is not one label per id.
         """
-        nm = _checked_resolution(resolution, self.shape)
+        nm = checked_resolution(resolution, self.shape)
         distinct, table = _number_labels(labels, len(self.ids))
         rows = np.zeros(len(distinct), FEATURES)
         rows["label"] = distinct
         if len(rows):
-            _fill(rows, relabel(self._runs, table[self._rank]), self._axes, self.shape, nm)
+            fill(rows, relabel(self.runs, table[self.rank]), self.frame, nm)
         return rows
 
 
@@ -93,6 +114,8 @@ def warm_up() -> None:
     user's cache directory. It is bound to the processor's type: set ``NUMBA_CPU_NAME`` to the same value
     (say ``x86-64-v3``) where the image is built and where it runs if the two may differ.
     """
+    from .groups import group_features
+
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
         for writeable in (True, False):
             volume = np.zeros((3, 3, 3), dtype)
@@ -100,6 +123,7 @@ def warm_up() -> None:
             volume.flags.writeable = writeable
             for resolution in ((1, 1, 1), (10**6, 10**6, 10**6 + 1), (1.5, 1, 1)):
                 compute_features(volume, resolution)
+    group_features(SegmentedChunk(volume), {1: [1]}, (1, 1, 1))
 
 
 def _checked_volume(volume: np.ndarray) -> np.ndarray:
@@ -116,7 +140,7 @@ def _checked_volume(volume: np.ndarray) -> np.ndarray:
     return volume.astype(volume.dtype.newbyteorder("="), copy=False)
 
 
-def _checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int]) -> NDArray[np.float64]:
+def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int]) -> NDArray[np.float64]:
     nm = np.asarray(resolution, np.float64)
     if nm.shape != (3,) or not np.all(np.isfinite(nm)) or not np.all(nm > 0):
         raise ValueError(f"resolution must be three positive numbers in nm, not {resolution!r}")
@@ -148,13 +172,12 @@ def _number_labels(labels: ArrayLike, n_ids: int) -> tuple[NDArray[np.uint64], N
     return distinct[background:], table
 
 
-def _fill(
-    rows: np.ndarray, runs: Runs, axes: tuple[int, ...], shape: tuple[int, int, int], nm: NDArray[np.float64]
-) -> None:
+def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) -> None:
     """Compute the rows of the labels 1, 2, ... of the runs."""
-    moments = compute_moments(runs, len(rows) + 1)
+    axes, shape = frame.axes, np.array(runs.shape)
+    moments = moved(compute_moments(runs, len(rows) + 1), frame.origin, shape, frame.shape)
     _fill_counts(rows, moments, axes, nm)
-    _fill_distances(rows, runs, moments, axes, shape, nm)
+    _fill_distances(rows, runs, moments, frame, nm)
     volume = moments.size[1:] * np.prod(nm)
     present = np.flatnonzero(volume / 1e9 >= PCA_MIN_VOLUME_NM3 / 1e9)
     if len(present):
@@ -184,27 +207,23 @@ def _saturated(values: np.ndarray, dtype: type) -> np.ndarray:
 
 
 def _fill_distances(
-    rows: np.ndarray,
-    runs: Runs,
-    moments: Moments,
-    axes: tuple[int, ...],
-    shape: tuple[int, int, int],
-    nm: NDArray[np.float64],
+    rows: np.ndarray, runs: Runs, moments: Moments, frame: Frame, nm: NDArray[np.float64]
 ) -> None:
     """Distances and representative voxels.
 
     A label that fills the chunk has no other label to be distant from: its distances are as large as can
     be stored, and its representative voxel is the one nearest to its centroid.
     """
+    shape = frame.in_xyz
     if len(rows) == 1 and moments.size[1] == math.prod(shape):
         rows["max_dt_nm"], rows["mean_dt_nm"] = np.iinfo(np.uint16).max, _MAX_HALF
         rows["rep_coord_nm"] = [(n - 1) // 2 for n in shape]
         return
-    order = list(axes)
+    order = list(frame.axes)
     weights = np.array([shape[1] * shape[2], shape[2], 1])[order]
     mean = moments.first / np.maximum(moments.size, 1)[:, None]
-    geometry = Placement(mean, nm[order], weights, order.index(2))
-    scores = score(runs, whole_distances(runs, nm[order], axes), geometry)
+    geometry = Placement(mean, nm[order], weights, order.index(2), frame.origin)
+    scores = score(runs, whole_distances(runs, nm[order], frame.axes), geometry)
     rows["max_dt_nm"] = _saturated(scores.largest[1:], np.uint16)
     rows["mean_dt_nm"] = np.minimum(scores.total[1:] / moments.size[1:], _MAX_HALF)
     rows["rep_coord_nm"] = np.stack(np.unravel_index(scores.best_index[1:], shape), axis=-1)

@@ -13,7 +13,7 @@ import numba
 from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, UserWideCacheLocator
 
 F = TypeVar("F", bound=Callable[..., Any])
-MODULES = ("distance", "envelope", "jit", "moments", "readrows", "runs", "score", "simd", "wire")
+MODULES = ("cut", "distance", "envelope", "jit", "moments", "readrows", "runs", "score", "simd", "wire")
 """Modules of the kernel: their functions are compiled into one another."""
 
 

@@ -44,6 +44,18 @@ def compute_moments(runs: Runs, n_labels: int) -> Moments:
     return moments
 
 
+def moved(moments: Moments, origin: np.ndarray, part: np.ndarray, whole: np.ndarray) -> Moments:
+    """Moments of the same voxels as they lie in a whole volume, of which a part began at an origin.
+
+    All three are (3,) int64, in the order of the runs: where the part begins, its shape, that of the whole.
+    """
+    first = moments.first + moments.size[:, None] * origin
+    second = moments.second + origin[:, None] * moments.first[:, None, :]
+    second += first[:, :, None] * origin
+    at_border = np.array([origin == 0, origin + part == whole])
+    return moments._replace(first=first, second=second, border=np.where(at_border, moments.border, 0))
+
+
 def centred_second(moments: Moments) -> np.ndarray:
     """Sum of (c - mean)(c - mean)^T over each label's voxels: (n, 3, 3) float64, voxels squared.
 

@@ -35,6 +35,8 @@ class Placement(NamedTuple):
     """(3,) int64, steps of the C-order index of the volume as it was given."""
     last: int
     """Axis of the volume's z, whose square is added last."""
+    origin: np.ndarray
+    """(3,) int64, where the runs begin in the volume in which the centroids are."""
 
 
 class Scores(NamedTuple):
@@ -45,7 +47,7 @@ class Scores(NamedTuple):
     largest: np.ndarray
     """(n,) int64, largest dt."""
     best_index: np.ndarray
-    """(n,) int64, C-order index of the representative voxel."""
+    """(n,) int64, C-order index of the representative voxel in the volume as it was given."""
 
 
 def score(runs: Runs, distances: np.ndarray, geometry: Placement) -> Scores:
@@ -55,12 +57,12 @@ def score(runs: Runs, distances: np.ndarray, geometry: Placement) -> Scores:
     _find_reach(runs, geometry, reach)
     scores = Scores(np.zeros(n, np.int64), np.zeros(n, np.int64), np.full(n, -1, np.int64))
     _score_runs(runs, distances, geometry, reach, scores, np.full(n, -1.0))
-    return scores
+    return scores._replace(best_index=scores.best_index + geometry.origin @ geometry.weights)
 
 
 @compiled
 def _offset_squared(geometry: Placement, label: int, axis: int, coordinate: int) -> float:
-    offset = (coordinate - geometry.mean[label, axis]) * geometry.resolution[axis]
+    offset = (coordinate + geometry.origin[axis] - geometry.mean[label, axis]) * geometry.resolution[axis]
     return offset * offset
 
 
@@ -152,7 +154,7 @@ def _score_run(
     start, stop, c1, c2, base = place
     e1 = _offset_squared(geometry, label, 1, c1)
     e2 = _offset_squared(geometry, label, 2, c2)
-    below = min(max(int(np.floor(geometry.mean[label, 0])), start), stop - 1)
+    below = min(max(int(np.floor(geometry.mean[label, 0])) - geometry.origin[0], start), stop - 1)
     above = min(below + 1, stop - 1)
     e0 = min(_offset_squared(geometry, label, 0, below), _offset_squared(geometry, label, 0, above))
     if _weigh(most, _norm(geometry, e0, e1, e2), reach[label]) < best[label]:

@@ -19,7 +19,20 @@ FORBIDDEN = {
     "beam_jobs": {"flask", "api"},
     "api": {"apache_beam", "beam_jobs"},
 }
-PURE = ("ids", "schema", "rows", "geometry", "chunks", "features", "runs", "distance", "moments", "score")
+PURE = (
+    "ids",
+    "schema",
+    "rows",
+    "geometry",
+    "chunks",
+    "features",
+    "groups",
+    "cut",
+    "runs",
+    "distance",
+    "moments",
+    "score",
+)
 WITH_IO = {"google", "cloudvolume", "requests", "sqlite3", "yaml", "os", "subprocess", "socket"}
 
 
