@@ -18,6 +18,7 @@ from . import metrics
 from .auth import auth_disabled, protect
 from .config import Settings, load_settings
 from .datasets import Datasets
+from .document import register_document
 from .errors import register_errors
 from .missing import MissingIds, topic_path
 from .observe import observe
@@ -41,6 +42,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     settings = settings or load_settings()
     _, mapping = read_datasets_file(settings.datasets)
     datasets = Datasets(load_datasets(settings.datasets), mapping, settings)
+    names = [served.name for served in datasets.all()]
     topic = topic_path(settings.exchange, settings.project)
     missing = MissingIds(
         topic, interval_s=settings.publish_interval_s, on_failure=metrics.PUBLISH_FAILURES.inc
@@ -53,10 +55,11 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         validation_error_callback=validation_error,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    observe(app, {served.name for served in datasets.all()})
+    observe(app, names)
     register_errors(app, settings.retry_after_s)
     open_endpoints = register_contract(app, settings, datasets, missing)
     open_endpoints |= register_operations(app, settings, datasets)
+    register_document(app, settings, names, None if auth_disabled() else open_endpoints)
     protect(
         app,
         open_endpoints=open_endpoints,

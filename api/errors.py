@@ -8,7 +8,7 @@ import reprlib
 from typing import Any
 
 from flask import Flask, Response, g
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import HTTPException
 
 from l2features.errors import StoreError
@@ -17,6 +17,13 @@ from . import metrics
 from .answers import json_response
 
 MAX_SHOWN = 200
+EXAMPLE: dict[str, Any] = {
+    "code": "unknown_dataset",
+    "message": "data set 'minie65' is not served: expected one of those of table_mapping",
+    "field": "dataset",
+    "value": "minie65",
+    "request_id": "0497aa3d38d049c3994f60ff1eef78fd",
+}
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = MAX_SHOWN
 log = logging.getLogger("l2features.api")
@@ -25,11 +32,13 @@ log = logging.getLogger("l2features.api")
 class ErrorBody(BaseModel):
     """What is wrong, and what helps to put it right."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
     code: str = Field(description="A fixed word for programs.")
     message: str = Field(description="A sentence for people.")
     field: str | None = Field(None, description="The part of the request that it is about.")
     value: str | None = Field(None, description="What that part held, shortened where it is long.")
-    limit: float | None = Field(None, description="The limit that was passed.")
+    limit: int | float | None = Field(None, description="The limit that was passed.")
     request_id: str | None = Field(None, description="Stands in the server's log too.")
 
 
@@ -44,7 +53,7 @@ class ApiError(Exception):
         *,
         field: str | None = None,
         value: Any = None,
-        limit: float | None = None,
+        limit: int | float | None = None,
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from flask import Response, g, request
-from flask_openapi3 import APIBlueprint, OpenAPI, Tag
+from flask_openapi3 import APIBlueprint, OpenAPI
 
 from l2features.answers import arrow_stream, arrow_table, json_parts, parquet
 from l2features.reader import Answer, Reader, Status
-from l2features.schema import ATTRIBUTES
+from l2features.schema import ATTRIBUTES, NAMES
 
 from . import metrics
 from .answers import ARROW, JSON, PARQUET, body_response, json_response
@@ -22,6 +22,8 @@ from .errors import ApiError
 from .gate import Gate
 from .missing import MissingIds
 from .schemas import (
+    OPERATIONS,
+    READS,
     AttributeInfo,
     AttributesQuery,
     CoverageInfo,
@@ -30,11 +32,11 @@ from .schemas import (
     attributes_request,
     attributes_responses,
     errors,
+    plain_response,
 )
 
 VERSION = "PCGL2Cache v1.3.1"
 """The service whose contract this is, as its index pages have always said."""
-READS = Tag(name="reads")
 
 
 def register_contract(
@@ -50,6 +52,7 @@ def register_contract(
     @api.post(
         "/table/<dataset>/attributes",
         summary="Features of L2 nodes",
+        operation_id="attributes",
         responses=attributes_responses(),
         openapi_extensions={"requestBody": attributes_request(settings)},
     )
@@ -74,17 +77,36 @@ def register_contract(
         response.call_on_close(turn.leave)
         return response
 
-    @api.get("/table/<dataset>", summary="What a data set is", responses={200: TableInfo, **errors()})
+    @api.get(
+        "/table/<dataset>",
+        summary="What a data set is",
+        operation_id="table",
+        responses={200: TableInfo, **errors(404, 503)},
+    )
     def table(path: DatasetPath) -> Response:
         """Resolution, chunks, attributes with their units, coverage and limits of a data set."""
         return json_response(table_info(datasets[path.dataset], settings).model_dump())
 
-    @api.get("/attribute_metadata", summary="Types of the attributes", responses=_plain_object())
+    types = {"type": "object", "required": list(NAMES), "additionalProperties": {"type": "string"}}
+
+    @api.get(
+        "/attribute_metadata",
+        summary="Types of the attributes",
+        operation_id="attribute_metadata",
+        responses=plain_response(JSON, types, "Types by attribute."),
+    )
     def attribute_metadata() -> Response:
         """Name of each attribute, and the numpy type that it is stored as."""
         return json_response({a.name: f"{a.dtype.type}" for a in sorted(ATTRIBUTES, key=lambda a: a.name)})
 
-    @api.get("/table_mapping", summary="The data sets", responses=_plain_object())
+    entries = {"type": "object", "additionalProperties": {"type": "object"}}
+
+    @api.get(
+        "/table_mapping",
+        summary="The data sets",
+        operation_id="table_mapping",
+        responses=plain_response(JSON, entries, "Entries by data set."),
+    )
     def table_mapping() -> Response:
         """The data sets file."""
         return json_response(datasets.mapping)
@@ -97,7 +119,15 @@ def register_contract(
 
 def _index_routes(app: OpenAPI, prefix: str, name: str) -> frozenset[str]:
     for place in ("", "index"):
-        app.add_url_rule(f"{prefix}/{place}", f"{name}_{place or 'slash'}", _index)
+        endpoint = f"{name}_{place or 'slash'}"
+        app.get(
+            f"{prefix}/{place}",
+            endpoint=endpoint,
+            tags=[OPERATIONS],
+            summary="Name and version of the contract",
+            operation_id=endpoint,
+            responses=plain_response("text/html", {"const": VERSION}, "As the older service says it."),
+        )(_index)
     return frozenset({f"{name}_slash", f"{name}_index"})
 
 
@@ -181,9 +211,5 @@ def _check_wait(seconds: float, limit: float) -> None:
 
 
 def _index() -> Response:
+    """The name under which clients of the older service know this contract."""
     return Response(VERSION, mimetype="text/html")
-
-
-def _plain_object() -> dict[Any, Any]:
-    schema = {"type": "object", "additionalProperties": True}
-    return {200: {"description": "OK", "content": {JSON: {"schema": schema}}}, **errors()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from flask_openapi3 import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
 from l2features.reader import Status
@@ -13,8 +14,9 @@ from l2features.schema import ATTRIBUTES, NAMES, SIZE, Attribute
 from .answers import ARROW, JSON, PARQUET
 from .body import BINARY, FIELD
 from .config import Settings
-from .errors import ApiError, ErrorBody
+from .errors import ApiError
 
+READS, OPERATIONS = Tag(name="reads"), Tag(name="operations")
 EXAMPLE_ID = "144115188075855873"
 _NAME = f"[ ]*({'|'.join(NAMES)})[ ]*"
 
@@ -123,6 +125,11 @@ class Health(BaseModel):
     datasets: dict[str, str] = Field(default_factory=dict, description="Data set: `ready`, or what it lacks.")
 
 
+def components(settings: Settings) -> dict[str, Any]:
+    """Schemas that are no models: nodes, and ids as they may be sent."""
+    return {"Node": node_schema(), "Id": ID, "Ids": ids_schema(settings)}
+
+
 def node_schema() -> dict[str, Any]:
     """JSON schema of the features of one node, as they are served."""
     properties = {a.name: _served_schema(a) for a in ATTRIBUTES}
@@ -137,28 +144,65 @@ def node_schema() -> dict[str, Any]:
 
 
 def _served_schema(attribute: Attribute) -> dict[str, Any]:
-    whole = attribute.dtype.kind == "u" and attribute.unit == attribute.served_unit
-    schema: dict[str, Any] = {"type": "integer" if whole else "number"}
+    number: dict[str, Any] = {"type": "number"}
+    if attribute.served_dtype.kind == "u":
+        number = {"type": "integer", "minimum": 0}
     if attribute.name == SIZE:
-        schema = {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^[0-9]+$"}]}
+        number = {"anyOf": [number, {"type": "string", "pattern": "^[0-9]+$"}]}
     for length in reversed(attribute.shape):
-        schema = {"type": "array", "items": schema, "minItems": length, "maxItems": length}
-    return {**schema, "description": f"{attribute.meaning} ({attribute.served_unit})"}
+        number = {"type": "array", "items": number, "minItems": length, "maxItems": length}
+    return {**number, "description": f"{attribute.meaning} ({attribute.served_unit})"}
+
+
+ID: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1 << 56, "maximum": (1 << 64) - 1},
+        {
+            "type": "integer",
+            "minimum": -(1 << 63),
+            "maximum": -1,
+            "description": "The uint64 of the same bits.",
+        },
+        {
+            "type": "string",
+            "pattern": "^ *(-[1-9][0-9]{0,17}|[89][0-9]{16}|[1-9][0-9]{17,18}|1[0-7][0-9]{18}) *$",
+            "description": "In decimal, for clients whose numbers have no 64 bits, as in a browser.",
+        },
+    ],
+    "description": "A node id: 64 bits, with the layer in the top 8 bits, which is not 0.",
+    "examples": [int(EXAMPLE_ID), EXAMPLE_ID],
+}
+
+
+def ids_schema(settings: Settings) -> dict[str, Any]:
+    """Ids of a request: a list, a nested list or a single one."""
+    return {
+        "anyOf": [
+            {"$ref": "#/components/schemas/Id"},
+            {
+                "type": "array",
+                "items": {"$ref": "#/components/schemas/Ids"},
+                "maxItems": settings.max_ids,
+            },
+        ],
+        "description": f"Ids, {settings.max_ids} at most; usually a list. Repeats are allowed.",
+    }
 
 
 def attributes_request(settings: Settings) -> dict[str, Any]:
     """The request body of a read, for the OpenAPI document."""
-    integer = {"type": "integer", "minimum": 1 << 56, "maximum": (1 << 64) - 1}
-    ids = {"type": "array", "items": integer, "maxItems": settings.max_ids}
+    ids = {"$ref": "#/components/schemas/Ids"}
     content = {"type": "object", "required": [FIELD], "properties": {FIELD: ids}}
     return {
         "required": True,
+        "description": f"{settings.max_body_bytes} bytes at most. `Content-Encoding: gzip` is possible.",
         "content": {
-            JSON: {"schema": content, "example": {FIELD: [int(EXAMPLE_ID)]}},
+            JSON: {"schema": content, "example": {FIELD: [EXAMPLE_ID]}},
             BINARY: {
                 "schema": {
                     "type": "string",
                     "format": "binary",
+                    "maxLength": min(8 * settings.max_ids, settings.max_body_bytes),
                     "description": "The ids as a buffer of little-endian uint64.",
                 }
             },
@@ -169,17 +213,35 @@ def attributes_request(settings: Settings) -> dict[str, Any]:
 def attributes_responses() -> dict[int, dict[str, Any]]:
     """The answers to a read, for the OpenAPI document."""
     binary = {"schema": {"type": "string", "format": "binary"}}
-    features = {"type": "object", "additionalProperties": node_schema()}
+    features = {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Node"}}
     example = {EXAMPLE_ID: {"rep_coord_nm": [17056.0, 8464.0, 1760.0], SIZE: 367534080}}
     return {
         200: {
-            "description": "Features of every id asked for, by id.",
+            "description": "Features of every id asked for, by id; one row for each in the columnar forms.",
             "content": {JSON: {"schema": features, "example": example}, ARROW: binary, PARQUET: binary},
         },
-        **errors(400, 408, 413, 415, 429),
+        **errors(400, 404, 408, 413, 415, 422, 429, 503),
     }
+
+
+ERRORS = {
+    400: "The request cannot be read.",
+    404: "There is no such data set.",
+    408: "The body came too slowly.",
+    413: "The request asks for too much.",
+    415: "The body is of a kind that is not read.",
+    422: "A parameter or an id is not as documented.",
+    429: "The server has enough to do: try again later.",
+    503: "The store, the graph or the authentication does not answer: try again later.",
+}
 
 
 def errors(*statuses: int) -> dict[int, Any]:
     """Answers in the error form, for the OpenAPI document."""
-    return dict.fromkeys((*statuses, 401, 403, 404, 422, 503), ErrorBody)
+    content = {JSON: {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    return {status: {"description": ERRORS[status], "content": content} for status in statuses}
+
+
+def plain_response(mimetype: str, schema: dict[str, Any], description: str) -> dict[int, Any]:
+    """An answer that is no model, for the OpenAPI document."""
+    return {200: {"description": description, "content": {mimetype: {"schema": schema}}}}

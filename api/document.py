@@ -1,0 +1,142 @@
+"""The OpenAPI document: what the library makes of the routes, and what only this server knows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from copy import deepcopy
+from typing import Any
+
+from flask import Response, render_template_string
+from flask_openapi3 import OpenAPI
+from flask_openapi3.utils import parse_rule
+from flask_openapi3_swagger.plugins import RegisterPlugin
+from flask_openapi3_swagger.templates import swagger_html_string
+
+from .answers import JSON, json_response
+from .config import Settings
+from .errors import ErrorBody
+from .observe import REQUEST_ID
+from .schemas import OPERATIONS, components, plain_response
+
+PLACE = "../openapi.json"
+"""Of the document, as seen from the page."""
+TOKEN = "token"
+LIBRARYS = ("ValidationErrorModel", "UnprocessableEntity")
+"""Schemas of an answer that the library would give, and this server never does."""
+SECURITY_SCHEMES = {
+    TOKEN: {"type": "http", "scheme": "bearer", "description": "A token of the authentication service."}
+}
+AUTH_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}, "message": {"type": "string"}, "data": {}},
+    "description": "An error of the authentication.",
+}
+AUTH_ERRORS = {
+    "302": "Browsers without a token are sent to where they get one.",
+    "401": "There is no token, or it is not valid.",
+    "403": "The token does not permit this.",
+}
+HEADERS = {
+    REQUEST_ID: {"description": "Stands in the server's log too.", "schema": {"type": "string"}},
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
+}
+
+
+def register_document(
+    app: OpenAPI, settings: Settings, datasets: Sequence[str], open_endpoints: Collection[str] | None
+) -> None:
+    """The document and a page that shows it; arguments as of `openapi_document`."""
+    prefix = settings.api_prefix
+    kept: list[dict[str, Any]] = []
+
+    def document() -> Response:
+        """This description of the API, as OpenAPI 3.1."""
+        if not kept:
+            kept.append(openapi_document(app, settings, datasets, open_endpoints))
+        return json_response(kept[0])
+
+    def docs() -> str:
+        return render_template_string(
+            swagger_html_string, doc_url=PLACE, swagger_config=None, oauth_config=None
+        )
+
+    for place, name in ((prefix, "openapi"), ("", "root_openapi")):
+        app.get(
+            f"{place}/openapi.json",
+            endpoint=name,
+            tags=[OPERATIONS],
+            summary="The OpenAPI document",
+            operation_id=name,
+            responses=plain_response(JSON, {"type": "object", "required": ["openapi"]}, "OpenAPI 3.1."),
+        )(document)
+    app.register_blueprint(RegisterPlugin.register(doc_url=PLACE), url_prefix=f"{prefix}/docs")
+    app.add_url_rule(f"{prefix}/docs/", "docs", docs)
+
+
+def openapi_document(
+    app: OpenAPI, settings: Settings, datasets: Sequence[str], open_endpoints: Collection[str] | None
+) -> dict[str, Any]:
+    """The document of all routes. ``open_endpoints`` need no token; None where no route does."""
+    open_paths = [
+        parse_rule(rule.rule) for rule in app.url_map.iter_rules() if rule.endpoint in (open_endpoints or ())
+    ]
+    document: dict[str, Any] = deepcopy(app.api_doc)
+    schemas = document["components"]["schemas"]
+    for name in LIBRARYS:
+        schemas.pop(name, None)
+    schemas |= {ErrorBody.__name__: ErrorBody.model_json_schema(), **components(settings)}
+    document["components"]["headers"] = HEADERS
+    document["components"].pop("securitySchemes", None)
+    for path, operation in _operations(document):
+        _drop_librarys_errors(operation["responses"])
+        _set_known_values(operation, settings, datasets)
+        if open_endpoints is not None and path not in open_paths:
+            _need_token(operation)
+        for status, response in operation["responses"].items():
+            response["headers"] = _headers(status)
+    if open_endpoints is not None:
+        document["components"]["securitySchemes"] = SECURITY_SCHEMES
+        schemas["AuthError"] = AUTH_ERROR
+    return document
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            yield path, operation
+
+
+def _drop_librarys_errors(responses: dict[str, Any]) -> None:
+    for status, response in list(responses.items()):
+        if any(name in str(response) for name in LIBRARYS):
+            del responses[status]
+
+
+def _set_known_values(operation: dict[str, Any], settings: Settings, datasets: Sequence[str]) -> None:
+    for parameter in operation.get("parameters", ()):
+        if parameter["name"] == "dataset":
+            parameter["schema"]["enum"] = list(datasets)
+        if parameter["name"] == "wait":
+            parameter["schema"]["maximum"] = settings.max_wait_s
+
+
+def _need_token(operation: dict[str, Any]) -> None:
+    operation["security"] = [{TOKEN: []}]
+    responses = operation["responses"]
+    for status, description in AUTH_ERRORS.items():
+        responses[status] = {"description": description}
+        if status != "302":
+            responses[status]["content"] = {JSON: {"schema": _ref("AuthError")}}
+    either = {"anyOf": [_ref("ErrorBody"), _ref("AuthError")]}
+    content = {JSON: {"schema": either}}
+    responses["400"] = {"description": "The request, or its token, cannot be read.", "content": content}
+
+
+def _headers(status: str) -> dict[str, Any]:
+    names = [REQUEST_ID, "Retry-After"] if status in ("429", "503") else [REQUEST_ID]
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
