@@ -41,7 +41,7 @@ class JsonLines(JsonFormatter):
     """A record as a line of JSON: when (UTC), how grave, what, in which process and for which request."""
 
     def __init__(self) -> None:
-        super().__init__(json_ensure_ascii=False)
+        super().__init__(json_ensure_ascii=True)
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
