@@ -56,8 +56,8 @@ NEURON = 5_830
 MANY = 10_000
 REQUESTS = {1: (100, 25), 1_000: (20, 5), 10_000: (5, 1), 100_000: (1, 1)}
 """Requests of one client alone, and of each of several, by the number of ids."""
-WARM_REQUESTS = 7
-"""Of each kind in one repeat of the ratios."""
+COLD_REQUESTS, WARM_REQUESTS = 3, 7
+"""To our servers, of each kind in one repeat of the ratios."""
 WIDTH = 130
 PLAIN, EMULATOR, SQLITE = "plain", "emulator", "SQLite"
 """The straightforward server, and ours over each store."""
@@ -124,7 +124,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-check", action="store_true", help="exit with 0 even where a ratio is too small")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.nodes, options.sizes, options.repeats = 60_000, (1_000, 10_000), 3
+        options.nodes, options.sizes, options.repeats = 100_000, (1_000, 10_000), 3
     if unknown := set(options.sizes) - set(REQUESTS):
         parser.error(f"--sizes {min(unknown)}: expected some of {', '.join(map(str, REQUESTS))}")
     return options
@@ -181,9 +181,11 @@ def measure_ratios(askers: Sequence[Asker], repeats: int) -> list[Ratio]:
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(repeats):
         for asker in askers:
-            ids = asker.fresh(MANY)
+            asker.need(COLD_REQUESTS * MANY)
+            cold = [asker.fresh(MANY) for _ in range(COLD_REQUESTS if asker.caches else 1)]
+            ids = cold[-1]
             many, neuron = make_post(ids, ALL, JSON), make_post(ids[:NEURON], ONE, JSON)
-            posts = {COLD: [many], "neuron": [neuron]}
+            posts = {COLD: [make_post(these, ALL, JSON) for these in cold], "neuron": [neuron]}
             if asker.caches:
                 warm = {WARM: many, ARROW: make_post(ids, ALL, ARROW), "neuron": neuron}
                 warm["identity"] = make_post(ids, ALL, JSON, "identity")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -32,7 +31,7 @@ GEOMETRY = Geometry(
     CHUNK,
     IdLayout({2: 10}),
 )
-START_S = 60.0
+START_S, STOP_S = 60.0, 15.0
 
 
 def make_features(n: int) -> np.ndarray:
@@ -92,13 +91,13 @@ class Server:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Stop it at once, without grace."""
-        self.process.send_signal(signal.SIGQUIT)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        """Stop it and all its processes."""
+        processes = self._processes()
+        self.process.terminate()
+        _, left = psutil.wait_procs(processes, STOP_S)
+        for process in left:
+            process.kill()
+        self.process.wait()
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
@@ -139,5 +138,7 @@ class Server:
         return peak / 1e6
 
     def _processes(self) -> list[psutil.Process]:
+        if self.process.poll() is not None:
+            return []
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
