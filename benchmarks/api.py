@@ -237,7 +237,7 @@ def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Cas
     """What a server is asked, the few ids first."""
     accepts = (JSON, ARROW) if asker.caches else (JSON,)
     for clients, ids in itertools.product(options.clients, options.sizes):
-        most = asker.most_cold if asker.caches else MANY
+        most = asker.most_cold if asker.caches else 2 * MANY
         if clients == 1 or state == WARM or clients * ids <= most:
             for attributes, accept in itertools.product((ONE, ALL), accepts):
                 yield Case(ids, attributes, accept, state, clients)
@@ -246,7 +246,7 @@ def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Cas
 def repeats_of(case: Case, asker: Asker) -> int:
     """Requests of each client: fewer where they take long, or where there are too few cold ids."""
     repeats = REQUESTS[case.ids][0 if case.clients == 1 else 1]
-    if not asker.caches and case.ids >= MANY:
+    if not asker.caches and case.clients * case.ids >= MANY:
         return 1
     if case.state == WARM:
         return repeats
