@@ -75,20 +75,21 @@ class ChunkSource:
     def compute(self, chunk: Chunk) -> ChunkFeatures:
         """Features of every L2 node of a chunk. Raises VolumeError or GraphError, naming the chunk."""
         millis: dict[str, float] = {}
-        with _timed(millis, "read"):
+        with timed(millis, "read"):
             labels = self.volume.read(chunk, self.geometry)
-        with _timed(millis, "compute"):
+        with timed(millis, "compute"):
             segmented = SegmentedChunk(labels)
-        with _timed(millis, "map"):
+        with timed(millis, "map"):
             mapping = map_supervoxels(self.graph, self.geometry, chunk, segmented.ids)
-        with _timed(millis, "compute"):
+        with timed(millis, "compute"):
             features = segmented.features(mapping.l2_ids, self.geometry.resolution)
         segments = segmented.ids if self.dataset.graph == "flat" else None
         return ChunkFeatures(chunk, features, segments, mapping.orphans, mapping.errors, millis)
 
 
 @contextmanager
-def _timed(millis: dict[str, float], step: str) -> Iterator[None]:
+def timed(millis: dict[str, float], step: str) -> Iterator[None]:
+    """Add the time that the block takes to that of its step."""
     start = time.perf_counter()
     yield
     millis[step] = millis.get(step, 0.0) + (time.perf_counter() - start) * 1e3

@@ -94,7 +94,7 @@ class BigtableGraph:
         self.url, self.layout = url, layout
         # Bigtable's times are whole milliseconds, and its filters round up
         self.timestamp = timestamp.replace(microsecond=timestamp.microsecond // 1000 * 1000)
-        self._table = _open_table(url)
+        self._table = open_graph_table(url)
 
     def l2_ids(self, chunk: Chunk, supervoxels: Ids) -> Ids:
         parents = np.zeros(len(supervoxels), dtype=np.uint64)
@@ -127,7 +127,7 @@ class BigtableGraph:
             ]
         )
         query = ReadRowsQuery(row_ranges=[RowRange(start, end, end_is_inclusive=True)], row_filter=newest)
-        with _errors(self.url):
+        with graph_errors(self.url):
             rows = self._table.read_rows(query)
         values = b"".join(row.cells[0].value for row in rows)
         if len(values) != 8 * len(rows):
@@ -140,8 +140,8 @@ def check_graph(source: str) -> None:
     from google.cloud.bigtable.data import ReadRowsQuery
 
     if source.startswith("bigtable://"):
-        with _errors(source):
-            _open_table(source).read_rows(ReadRowsQuery(limit=1))
+        with graph_errors(source):
+            open_graph_table(source).read_rows(ReadRowsQuery(limit=1))
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ def read_graph_info(url: str) -> GraphInfo:
     """Chunk size and id layout from a graph's table, of either schema. Raises GraphError."""
     from google.cloud.bigtable.data import ReadRowsQuery
 
-    with _errors(url):
-        rows = _open_table(url).read_rows(ReadRowsQuery(row_keys=[b"meta", b"params"]))
+    with graph_errors(url):
+        rows = open_graph_table(url).read_rows(ReadRowsQuery(row_keys=[b"meta", b"params"]))
     cells = {cell.qualifier: cell.value for row in rows for cell in reversed(row.cells)}
     try:
         return _info_v2(cells[b"meta"]) if b"meta" in cells else _info_v1(cells)
@@ -184,18 +184,19 @@ def _info_v1(cells: dict[bytes, bytes]) -> GraphInfo:
     return GraphInfo((x, y, z), IdLayout({1: 8, 2: bits}))
 
 
-def _open_table(url: str) -> Any:
+def open_graph_table(url: str) -> Any:
+    """The table of a graph (``bigtable://project/instance/table``). Raises ConfigError, GraphError."""
     from .bigtable import open_table
 
     match = _URL.fullmatch(url)
     if not match:
         raise ConfigError(f"graph {url!r}: expected bigtable://project/instance/table")
-    with _errors(url):
+    with graph_errors(url):
         return open_table(*match.groups())
 
 
 @contextmanager
-def _errors(url: str) -> Iterator[None]:
+def graph_errors(url: str) -> Iterator[None]:
     """Errors of the Bigtable client as GraphError."""
     from google.api_core.exceptions import GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError

@@ -1,0 +1,83 @@
+"""Features of given L2 nodes of a chunk, as the batch ingest would give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .children import open_children
+from .compute import timed
+from .config import Dataset
+from .features import SegmentedChunk
+from .geometry import Chunk, Geometry
+from .groups import group_features
+from .ids import L2, Ids, as_ids
+from .schema import FEATURES
+from .volume import Volume
+
+
+@dataclass
+class NodeFeatures:
+    """The features of some nodes of a chunk, and what became of the others.
+
+    ``features`` (n,) is sorted by id; a node without a voxel has a size of 0, which is stored as the mark
+    "could not compute". ``unknown`` are ids that the graph does not know, or not yet; ``errors`` says of an
+    id why it can never have features. ``millis`` is the time in graph, read and compute.
+    """
+
+    chunk: Chunk
+    features: np.ndarray
+    unknown: Ids
+    errors: dict[int, str] = field(default_factory=dict)
+    millis: dict[str, float] = field(default_factory=dict)
+
+
+class NodeSource:
+    """Computes nodes of one data set; opens its segmentation and graph once."""
+
+    def __init__(self, dataset: Dataset, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.volume = Volume(dataset.cv_path)
+        self.children = open_children(dataset, self.volume.cv, geometry)
+
+    def compute(self, chunk: Chunk, ids: Ids) -> NodeFeatures:
+        """Features of nodes of a chunk, in any order and repeated or not: of each from its own supervoxels.
+
+        Raises VolumeError, GraphError or StoreError, all of which may pass; a node's own faults are in the
+        result.
+        """
+        millis: dict[str, float] = {}
+        ids = np.unique(as_ids(ids))
+        errors = self._strangers(chunk, ids)
+        ids = ids[~np.isin(ids, as_ids(list(errors)))]
+        with timed(millis, "graph"):
+            children = self.children.children(chunk, ids)
+        known = children.supervoxels
+        unknown = ids[~np.isin(ids, as_ids([*known, *children.errors]))]
+        features = np.zeros(0, FEATURES)
+        if known:
+            with timed(millis, "read"):
+                labels = self.volume.read(chunk, self.geometry)
+            with timed(millis, "compute"):
+                segmented = SegmentedChunk(labels)
+                del labels
+                features = group_features(segmented, known, self.geometry.resolution)
+        return NodeFeatures(chunk, features, unknown, errors | children.errors, millis)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.children.close()
+
+    def _strangers(self, chunk: Chunk, ids: Ids) -> dict[int, str]:
+        """Ids that are no node of this chunk, and why."""
+        if not self.geometry.in_grid(chunk):
+            grid = "x".join(map(str, self.geometry.grid))
+            return dict.fromkeys(ids.tolist(), f"chunk {chunk} is outside the grid of {grid} chunks")
+        layout, first = self.geometry.layout, self.geometry.chunk_id(chunk)
+        wrong_layer = layout.layers(ids) != L2
+        ours = (ids > np.uint64(first)) & (ids <= np.uint64(layout.last_id(first)))
+        return {
+            int(node): f"id {node} is " + ("not of layer 2" if wrong else f"no node of chunk {chunk}")
+            for node, wrong in zip(ids[~ours], wrong_layer[~ours], strict=True)
+        }
