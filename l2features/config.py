@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,21 @@ def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Datas
             f"data set {name!r} is not in the data sets file: expected one of {', '.join(datasets)}"
         )
     return datasets[name]
+
+
+def datasets_of_table(
+    datasets: Iterable[Dataset], table_id: str, l2cache_id: str | None = None
+) -> list[Dataset]:
+    """The data sets that a message means: those of this name, or whose graph has this table.
+
+    One graph may have several caches; ``l2cache_id`` names one of them. None where nothing fits.
+    """
+    return [
+        d
+        for d in datasets
+        if (table_id == d.name or (d.graph != "flat" and table_id == d.graph_id))
+        and l2cache_id in {None, d.l2cache_id}
+    ]
 
 
 def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:

@@ -18,7 +18,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from l2features.pickled_arrays import ARRAYS, IntegerArray
 from l2features.unpickle import GRAPH_META, MAX_BYTES, Record, plain_loads
+
+DTYPE = b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93"
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -128,12 +131,100 @@ def test_the_recorded_pickles_are_read(shared: Callable[[str], Path]) -> None:
         b"K\x01K\x02R.",
         b"K\x01}b.",
         b"\x80\xff.",
+        b"(cos\nsystem\nS'true'\no.",
+        b"(S'true'\nios\nsystem\n.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93)}\x92.",
+        b"NQ.",
+        b"\x80\x05\x97.",
+        b"\x80\x05N\x98.",
+        b"L" + b"9" * 1_000_000 + b"L\n.",
+        b"\x8b" + (500_000).to_bytes(4, "little") + b"\x7f" * 500_000 + b".",  # hashing it takes long
+        b"(1(",
+        b"0.",
+        b"]]KaNs.",
+        b"}K\x01K\x02a.",
+        b"\x8fK\x01a.",
+        b"]\x94h\x00a.",  # a list of itself
+        b"}\x94Nh\x00s.",
+        b"]" * 101 + b"a" * 100 + b".",
+        DTYPE + b"}\x8c\x01aNsb.",  # attributes for what is allowed
+        DTYPE + b"N}\x8c\x0c__defaults__)s\x86b.",
+        DTYPE + b".",
     ],
-    ids=range(16),
+    ids=range(35),
 )
 def test_broken_and_hostile_pickles_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="cannot be unpickled"):
-        plain_loads(data)
+        plain_loads(data, ARRAYS)
+
+
+def shared_lists(depth: int) -> bytes:
+    """A list of ten times a list of ten times a list, and so on: 10 to the power of depth items."""
+    opcodes = b"]\x940"
+    for entry in range(depth):
+        opcodes += b"]\x94(" + bytes([ord("h"), entry]) * 10 + b"e0"
+    return opcodes + bytes([ord("h"), depth])
+
+
+SAME_HASH = [pickle.dumps(number * ((1 << 61) - 1), 2)[2:-1] for number in range(1, 70_000)]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x80\x04" + shared_lists(90) + b".", "more than 400000 items"),
+        (b"\x80\x04" + shared_lists(90) + shared_lists(3) + b"\x93.", "in place of a name"),
+        (DTYPE + shared_lists(90) + b"\x85R.", "of dtype a list"),
+        (b"}" + b")" + b"2\x86" * 60 + b"Ns.", "a tuple as a key"),  # 2**60 hashes
+        (b"}(" + b"N".join(SAME_HASH) + b"Nu.", "more than 5000 keys"),
+        (b"\x8f(" + b"".join(SAME_HASH) + b"\x90.", "more than 5000 keys"),
+        (b"\x8f" * 500_000 + b".", "more than 10000 dictionaries and sets"),
+        (b"]" * 1_000_000 + b".", "more than 400000 opcodes"),
+        (b"\x8b" + (500_000).to_bytes(4, "little") + b"\x7f" * 500_000 + b".", "an integer of 3999999 bits"),
+        (b"]\x94h\x00a.", "nested more than 100 deep"),
+    ],
+    ids=range(10),
+)
+def test_bombs_are_refused_for_what_they_are(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        plain_loads(data, ARRAYS)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_containers_of_every_size(protocol: int) -> None:
+    value = {
+        "a": [[], [1], [1, 2, 3]],
+        "b": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+        "c": {},
+        "d": {1: 2},
+    }
+    again = [value["a"], "x" * 300, 1 << 40, -1, 70_000, 1.5, None, True]
+    assert plain_loads(pickle.dumps([value, again], protocol)) == [value, again]
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1)), st.sampled_from("bhilq"), st.sampled_from("<>"))
+def test_arrays_of_integers(values: list[int], code: str, order: str) -> None:
+    array = np.array(values, np.int64).astype(order + code)
+    for protocol in (3, 4, 5):
+        read, scalars = plain_loads(pickle.dumps((array, list(array)), protocol), ARRAYS)
+        assert isinstance(read, IntegerArray)
+        assert (read.shape, read.values.tolist()) == (array.shape, array.tolist())
+        assert scalars == array.tolist()
+
+
+def test_arrays_that_are_not_what_they_say() -> None:
+    array = pickle.dumps(np.arange(3), 4)
+    for old, new in [
+        (b"K\x03\x85", b"K\x04\x85"),  # the shape
+        (b"i8", b"i4"),
+        (b"i8", b"O8"),
+        (b"\x8c\x01<", b"\x8c\x01?"),
+        (b"K\x00t", b"K\x01t"),  # flags of the dtype
+        (b"t\x94b.", b"t\x940."),  # no state
+    ]:
+        assert old in array
+        with pytest.raises(ValueError, match="cannot be unpickled"):
+            plain_loads(array.replace(old, new), ARRAYS)
 
 
 @settings(max_examples=500)
