@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -23,14 +23,16 @@ def json_response(value: Any, status: int = 200) -> Response:
     return body_response([orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)], JSON, status)
 
 
-def body_response(parts: Sequence[bytes | memoryview], mimetype: str, status: int = 200) -> Response:
-    """An answer in pieces, compressed where it is JSON and the client takes gzip."""
-    pieces: list[Any] = list(parts)
+def body_response(parts: Iterable[bytes], mimetype: str, status: int = 200) -> Response:
+    """An answer in pieces, each compressed as it comes where it is JSON and the client takes gzip."""
     headers = {}
     if mimetype == JSON and request.accept_encodings.quality("gzip") > 0:
         packer = isal_zlib.compressobj(level=1, wbits=_GZIP)
-        pieces = [*(packer.compress(part) for part in pieces), packer.flush()]
+        pieces = [packer.compress(part) for part in parts]
+        pieces.append(packer.flush())
         headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    else:
+        pieces = list(parts)
     response = Response(pieces, status, mimetype=mimetype, headers=headers)
     response.content_length = sum(len(piece) for piece in pieces)
     return response

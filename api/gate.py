@@ -21,6 +21,15 @@ class Turn:
         self._gate._take(ids)
         self._ids += ids
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Let others work on their ids meanwhile; raises as `take` at the end."""
+        ids = self._ids
+        self._gate._give_back(ids)
+        self._ids = 0
+        yield
+        self.take(ids)
+
     def leave(self) -> None:
         if not self._left:
             self._left = True
@@ -63,6 +72,11 @@ class Gate:
                 if not self._changed.wait(until - time.monotonic()):
                     raise self._too_many("ids", self.max_ids)
             self._ids += ids
+
+    def _give_back(self, ids: int) -> None:
+        with self._changed:
+            self._ids -= ids
+            self._changed.notify_all()
 
     def _leave(self, ids: int) -> None:
         with self._changed:

@@ -68,7 +68,7 @@ def register_contract(
             read = Read(served, missing, query, str(mimetype))
             answer = read.answer(ids)
             if query.wait and len(answer.missing):
-                with waits.entered():
+                with waits.entered(), turn.resting():
                     answer = read.waited(answer)
             response = read.response(answer)
         except BaseException:
@@ -156,8 +156,8 @@ class Read:
         return self.reader.wait(answer, self.names, self.seconds, self.with_status)
 
     def response(self, answer: Answer) -> Response:
-        for known, count in enumerate(np.bincount(answer.status, minlength=len(Status)).tolist()):
-            metrics.IDS.labels(self.served.name, Status(known).name.lower()).inc(count)
+        for known in np.flatnonzero(counts := np.bincount(answer.status)).tolist():
+            metrics.IDS.labels(self.served.name, Status(known).name.lower()).inc(int(counts[known]))
         rows, geometry, names = answer.rows, self.reader.geometry, self.names
         if self.mimetype == JSON:
             status, reasons = (answer.status, answer.reasons) if self.with_status else (None, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import shutil
 import tempfile
@@ -11,6 +12,9 @@ from typing import Any
 
 LAST_MESSAGES_S = 5.0
 """How long a process that ends goes on publishing."""
+ARENAS, MMAP_BYTES = 2, 1 << 20
+_ARENA_MAX, _MMAP_THRESHOLD = -8, -3
+"""Parameters of the GNU C library's mallopt."""
 
 
 @cache
@@ -24,6 +28,17 @@ def metrics_folder() -> str:
 
     atexit.register(remove)
     return folder
+
+
+def bound_memory() -> None:
+    """Let freed memory go back to the system: by default it stays in the arenas of dozens of threads."""
+    import pyarrow
+
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_ARENA_MAX, ARENAS)
+        libc.mallopt(_MMAP_THRESHOLD, MMAP_BYTES)
 
 
 def load_kernels(app: Any) -> None:
@@ -42,6 +57,7 @@ def worker_begins(worker: Any) -> None:
 
     # This imports pandas where that is installed; it starts threads, so it may not be there before the fork.
     pyarrow.array(np.zeros(1))
+    bound_memory()
     worker.wsgi.extensions["l2cache"].datasets.warm()
 
 

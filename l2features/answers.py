@@ -7,7 +7,7 @@ row. Only the serialisation of the columns holds the GIL.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,9 +25,13 @@ from .rows import Rows, served_column
 from .schema import ATTRIBUTES, NAMES, SIZE, Attribute
 
 ROWS_PER_PART = 10_000
+FEW_ROWS = 32
+"""So many rows are made into objects one by one, which is faster then."""
 _STATUS_NAMES = [status.name.lower() for status in Status]
 _BY_NAME = {a.name: a for a in ATTRIBUTES}
 _COMMA, _COLON, _BRACKET = b",:["
+Column = tuple[str, np.ndarray, npt.NDArray[np.bool_]]
+"""Name, values and presence of an attribute."""
 
 
 # ------------------------------------------------------------------ JSON
@@ -39,25 +43,61 @@ def json_parts(
     int64_as_str: bool = False,
     status: npt.NDArray[np.int8] | None = None,
     reasons: Mapping[int, str] | None = None,
-) -> list[bytes]:
+) -> Iterator[bytes]:
     """A compact JSON object {id: {attribute: value}} in parts, each id once, in numeric order.
 
     Attributes are in alphabetical order; what is absent is left out. With ``status`` (n,), values of
     `Status`, each id says its own, and why, where ``reasons`` has the id.
     """
     places = _first_places(rows.ids)
-    parts = []
     for start in range(0, len(places), ROWS_PER_PART):
         these = places[start : start + ROWS_PER_PART]
-        part = Rows(rows.features.take(these), rows.present.take(these, axis=0))
-        objects = _Objects(part.ids)
-        for name in sorted(set(names)):
-            values, present = served_column(part, geometry, name)
-            objects.add(name, _texts(values, present, int64_as_str and name == SIZE), present)
-        if status is not None:
-            _add_status(objects, status[these], reasons or {})
-        parts.append(objects.join(b"," if start else b"{"))
-    return [*parts, b"}\n"] if parts else [b"{}\n"]
+        part, known = rows.take(these), None if status is None else status[these]
+        columns = [(name, *served_column(part, geometry, name)) for name in sorted(set(names))]
+        as_str = (SIZE,) if int64_as_str else ()
+        make = _few_objects if len(places) <= FEW_ROWS else _many_objects
+        yield make(part.ids, columns, as_str, known, reasons or {}, b"," if start else b"{")
+    yield b"}\n" if len(places) else b"{}\n"
+
+
+def _many_objects(
+    ids: Ids,
+    columns: list[Column],
+    as_str: Sequence[str],
+    status: npt.NDArray[np.int8] | None,
+    reasons: Mapping[int, str],
+    opening: bytes,
+) -> bytes:
+    """Members of a JSON object, one for each id, after ``opening``; column by column."""
+    objects = _Objects(ids)
+    for name, values, present in columns:
+        objects.add(name, _texts(values, present, name in as_str), present)
+    if status is not None:
+        _add_status(objects, status, reasons)
+    return objects.join(opening)
+
+
+def _few_objects(
+    ids: Ids,
+    columns: list[Column],
+    as_str: Sequence[str],
+    status: npt.NDArray[np.int8] | None,
+    reasons: Mapping[int, str],
+    opening: bytes,
+) -> bytes:
+    """As `_many_objects`, row by row."""
+    objects: dict[str, dict[str, Any]] = {str(node): {} for node in ids.tolist()}
+    for name, values, present in columns:
+        listed = map(str, values.tolist()) if name in as_str else values.tolist()
+        for known, value, there in zip(objects.values(), listed, present.tolist(), strict=True):
+            if there:
+                known[name] = value
+    if status is not None:
+        for (node, known), code in zip(objects.items(), status.tolist(), strict=True):
+            known["status"] = _STATUS_NAMES[code]
+            if int(node) in reasons:
+                known["reason"] = reasons[int(node)]
+    return opening + orjson.dumps(objects)[1:-1]
 
 
 def _first_places(ids: Ids) -> npt.NDArray[np.int64]:

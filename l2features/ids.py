@@ -64,14 +64,18 @@ class IdLayout:
         """Chunk coordinates of each id, shape (n, 3). The ids may be of several layers."""
         ids = as_ids(ids)
         layers = self.layers(ids)
+        distinct = _distinct(layers)
+        if len(distinct) == 1:
+            return self._coordinates(ids, distinct[0])
         out = np.zeros((len(ids), 3), dtype=np.int64)
-        for layer in np.unique(layers):
-            shift, bits = self.segment_bits(int(layer)), self.spatial_bits[int(layer)]
-            rows = layers == layer
-            for axis in range(3):
-                part = ids[rows] >> np.uint64(shift + bits * (2 - axis))
-                out[rows, axis] = (part & np.uint64((1 << bits) - 1)).astype(np.int64)
+        for layer in distinct:
+            out[layers == layer] = self._coordinates(ids[layers == layer], layer)
         return out
+
+    def _coordinates(self, ids: Ids, layer: int) -> npt.NDArray[np.int64]:
+        bits = self.spatial_bits.get(layer, 0)
+        shifts = self.segment_bits(layer) + bits * np.array([2, 1, 0])
+        return (ids[:, None] >> shifts.astype(np.uint64) & np.uint64((1 << bits) - 1)).astype(np.int64)
 
     def segments(self, ids: Ids) -> Ids:
         """Number of each id within its chunk, shape (n,)."""
@@ -112,9 +116,16 @@ class IdLayout:
     def _segment_ends(self, ids: Ids) -> Ids:
         layers = self.layers(ids)
         ends = np.zeros(len(ids), dtype=np.uint64)
-        for layer in np.unique(layers):
+        for layer in _distinct(layers):
             ends[layers == layer] = np.uint64(1 << self.segment_bits(int(layer)))
         return ends
+
+
+def _distinct(layers: npt.NDArray[np.int64]) -> list[int]:
+    """The layers that there are; nearly always one."""
+    if len(layers) and (layers == layers[0]).all():
+        return [int(layers[0])]
+    return np.unique(layers).tolist()
 
 
 def row_keys(ids: Ids) -> list[bytes]:

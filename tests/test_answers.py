@@ -151,7 +151,7 @@ def test_any_rows_are_written_as_the_plain_way_does(rows: Rows, names: set[str])
 def test_parts_make_one_object(monkeypatch: pytest.MonkeyPatch, per_part: int, names: list[str]) -> None:
     monkeypatch.setattr(answers, "ROWS_PER_PART", per_part)
     rows = random_rows(50)
-    parts = json_parts(rows, FIXTURE, names)
+    parts = list(json_parts(rows, FIXTURE, names))
     assert len(parts) == -(-50 // per_part) + 1
     assert b"".join(parts).decode() == json.dumps(plain_json(rows, names), separators=(",", ":")) + "\n"
 
@@ -205,7 +205,7 @@ def test_sizes_as_strings_are_exact() -> None:
     features["label"], features["size_nm3"] = [NODE, NODE + 1], [2**32 - 1, 1]
     geometry = replace(FIXTURE, resolution=(1021, 1021, 1021))
     volume = 1021**3
-    parts = json_parts(Rows.complete(features), geometry, ["size_nm3"], int64_as_str=True)
+    parts = list(json_parts(Rows.complete(features), geometry, ["size_nm3"], int64_as_str=True))
     expected = {
         str(NODE): {"size_nm3": str((2**32 - 1) * volume)},
         str(NODE + 1): {"size_nm3": str(volume)},
