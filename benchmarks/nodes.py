@@ -1,0 +1,140 @@
+"""Time the features of single nodes of a chunk beside processing the whole chunk for each of them."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.features import SHARED, _read_em, make_neuropil, split_up
+from benchmarks.plain_worker import plain_node
+from l2features.features import SegmentedChunk, warm_up
+from l2features.groups import group_features
+from tests.oracle import check_equal
+
+SHAPE = (256, 256, 512)
+RESOLUTION = (16, 16, 40)
+PERCENTILES = (50, 90, 99, 100)
+ROW = "{:<24}{:>12}{:>12}{:>12}{:>9}"
+EXAMPLES = """
+What is measured, on one core, with the volume (256 x 256 x 512 voxels, uint64 supervoxels) in memory:
+  ours      SegmentedChunk(volume), and group_features of the node's own supervoxels
+  plain     supervoxels mapped to nodes, edt.edt of the chunk, statistics of the one node (plain_worker.py)
+Nodes are taken by their size: that of the median, ..., the largest; then many in one batch.
+
+examples:
+  python benchmarks/nodes.py
+  python benchmarks/nodes.py --batch 30 --repeats 5
+"""
+
+
+@dataclass
+class EmChunk:
+    """A chunk in memory: its supervoxels, and the node of each."""
+
+    volume: np.ndarray
+    parents: dict[int, int]
+
+    @functools.cached_property
+    def children(self) -> dict[int, list[int]]:
+        children: dict[int, list[int]] = {}
+        for supervoxel, node in self.parents.items():
+            children.setdefault(node, []).append(supervoxel)
+        return children
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    return 0 if measure(load_chunk(options.shared), options.batch, options.repeats) else 1
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
+    )
+    parser.add_argument("--batch", type=int, default=30, help="nodes of the last line (default 30)")
+    parser.add_argument("--repeats", type=int, default=5, help="of ours; the plain version runs twice")
+    return parser.parse_args(arguments)
+
+
+def load_chunk(shared: Path) -> EmChunk:
+    """A crop of the EM volume, or a synthetic one where it is not there, cut into slabs of 32 along z."""
+    path = shared / "data" / "connectomics.npy.ckl.gz"
+    if not path.is_file():
+        print(f"no EM volume at {path}: a synthetic one is used", file=sys.stderr)
+    labels = _read_em(path)[tuple(map(slice, SHAPE))] if path.is_file() else make_neuropil(SHAPE)
+    volume, mask = split_up(np.asfortranarray(labels))
+    ids = SegmentedChunk(volume).ids
+    return EmChunk(volume, dict(zip(ids.tolist(), (ids & mask).tolist(), strict=True)))
+
+
+def measure(chunk: EmChunk, batch: int, repeats: int) -> bool:
+    """Print times and ratios; return whether both versions agree on every node that was measured."""
+    warm_up()
+    segmented = SegmentedChunk(chunk.volume)
+    rows = segmented.features([chunk.parents[i] for i in segmented.ids.tolist()], RESOLUTION)
+    order = rows[np.argsort(rows["size_nm3"], kind="stable")]
+    print(f"{len(rows)} nodes of {len(segmented.ids)} supervoxels; best of {repeats}, in ms")
+    print(ROW.format("", "voxels", "ours", "plain", "ratio"))
+    agreed, plain_s = True, []
+    for percent in PERCENTILES:
+        row = order[(len(order) - 1) * percent // 100]
+        node = int(row["label"])
+        ours_s, ours = best(functools.partial(ours_of, chunk, [node]), repeats)
+        seconds, plain = best(functools.partial(plain_node, chunk.volume, chunk.parents, node, RESOLUTION), 2)
+        plain_s.append(seconds)
+        agreed &= agrees(ours, plain)
+        show(f"one node, {percent} % in size", int(row["size_nm3"]), ours_s, seconds)
+    chosen = np.random.default_rng(0).choice(rows["label"], min(batch, len(rows)), replace=False)
+    ours_s, ours = best(functools.partial(ours_of, chunk, chosen.tolist()), repeats)
+    agreed &= ours.tobytes() == rows[np.isin(rows["label"], chosen)].tobytes()
+    voxels = int(ours["size_nm3"].sum())
+    show(f"{len(chosen)} nodes in a batch", voxels, ours_s, min(plain_s) * len(chosen))
+    print("plain for a batch: the shortest of its times above, times the number of nodes")
+    return agreed
+
+
+def ours_of(chunk: EmChunk, nodes: list[int]) -> np.ndarray:
+    """Rows of some nodes, from the volume on."""
+    groups = {node: chunk.children[node] for node in nodes}
+    return group_features(SegmentedChunk(chunk.volume), groups, RESOLUTION)
+
+
+def best(call: Callable[[], np.ndarray], repeats: int) -> tuple[float, np.ndarray]:
+    """The shortest of some times in seconds, and the last result."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        result = call()
+        times.append(time.perf_counter() - began)
+    return min(times), result
+
+
+def show(what: str, voxels: int, ours_s: float, plain_s: float) -> None:
+    numbers = (f"{voxels:,}", f"{ours_s * 1e3:.1f}", f"{plain_s * 1e3:.0f}", f"{plain_s / ours_s:.0f}x")
+    print(ROW.format(what, *numbers))
+    sys.stdout.flush()
+
+
+def agrees(ours: np.ndarray, plain: np.ndarray) -> bool:
+    try:
+        check_equal(ours, plain)
+    except AssertionError as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

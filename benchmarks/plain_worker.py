@@ -1,0 +1,49 @@
+"""A straightforward worker for one L2 id, to compare with: the whole chunk is mapped and measured for it.
+
+It works as the older workers do (fastremap, edt, numpy, scikit-learn), and is spared what those do besides:
+of all the labels of the chunk, only the one that was asked for is looked at after the distance transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import edt
+import fastremap
+import numpy as np
+
+from l2features.schema import FEATURES, PCA_MIN_VOLUME_NM3
+from tests.oracle import central_scores, principal_axes
+
+
+def plain_node(
+    supervoxels: np.ndarray, parents: Mapping[int, int], node: int, resolution: Sequence[float]
+) -> np.ndarray:
+    """The row (1,) of a node of a chunk of supervoxels, whose parents are given."""
+    nm = np.asarray(resolution, np.float64)
+    nodes = fastremap.remap(supervoxels, {0: 0, **parents})
+    distances = edt.edt(nodes, anisotropy=tuple(nm.tolist()), black_border=False, parallel=1)
+    mask = nodes == node
+    rows = np.zeros(1, FEATURES)
+    row = rows[0]
+    coords = np.argwhere(mask)
+    dts = distances[mask].astype(np.uint64)
+    row["label"], row["size_nm3"] = node, len(coords)
+    row["area_nm2"] = _area(mask, nm)
+    row["max_dt_nm"], row["mean_dt_nm"] = dts.max(), dts.mean()
+    row["rep_coord_nm"] = coords[np.argmax(central_scores(coords, dts, nm))]
+    ends = np.array(mask.shape) - 1
+    faces = np.array([np.sum(coords == 0, axis=0), np.sum(coords == ends, axis=0)])
+    row["chunk_intersect_count"] = np.minimum(faces, 65535)
+    if len(coords) * np.prod(nm) >= PCA_MIN_VOLUME_NM3:
+        row["pca"], row["pca_val"] = principal_axes(coords * nm)
+        row["has_pca"] = True
+    return rows
+
+
+def _area(mask: np.ndarray, nm: np.ndarray) -> float:
+    area = 0.0
+    for axis in range(3):
+        faces = np.count_nonzero(np.diff(mask, axis=axis))
+        area += faces * np.prod(np.delete(nm, axis))
+    return area
