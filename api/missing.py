@@ -30,7 +30,7 @@ from google.api_core.timeout import ConstantTimeout
 from google.pubsub_v1 import PublisherClient
 
 from l2features.errors import ConfigError
-from l2features.ids import Ids, as_ids
+from l2features.ids import Ids, as_ids, sorted_unique
 from l2features.messages import MESSAGE_IDS, message_slices, missing_message
 
 from .recent import RecentIds
@@ -81,14 +81,6 @@ class _Part(NamedTuple):
     numbers: npt.NDArray[np.int64]
 
 
-def _sorted_unique(ids: Ids) -> Ids:
-    """As `np.unique`, and quick for what is so already."""
-    if (ids[1:] > ids[:-1]).all():
-        return ids
-    ids = np.sort(ids)
-    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
-
-
 def _uncounted(count: int) -> None:
     """For those who do not count failures."""
 
@@ -127,7 +119,7 @@ class MissingIds:
         """Queue those ids that were not published lately; gives their number. It never raises or blocks."""
         if self.topic is None or not len(ids):
             return 0
-        table, ids = (dataset, l2cache_id), _sorted_unique(as_ids(ids))
+        table, ids = (dataset, l2cache_id), sorted_unique(as_ids(ids))
         with self._changed:
             now = self._clock()
             due = self._recent.unknown(table, ids, now)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .cut import cut_runs, find_boxes
 from .features import SegmentedChunk, checked_resolution, fill
+from .ids import sorted_unique
 from .schema import FEATURES
 
 Places = NDArray[np.intp]
@@ -64,7 +65,7 @@ def group_features(
 
 def _places(chunk: SegmentedChunk, supervoxels: ArrayLike) -> Places:
     """Places in the chunk's ids of those supervoxels that are there, sorted."""
-    wanted = np.unique(np.asarray(supervoxels, np.uint64))
+    wanted = sorted_unique(np.asarray(supervoxels, np.uint64))
     places = np.searchsorted(chunk.ids, wanted)
     inside = places < len(chunk.ids)
     wanted, places = wanted[inside], places[inside]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .errors import L2FeaturesError
 from .geometry import Geometry
-from .ids import L2, Ids, as_ids
+from .ids import L2, Ids, as_ids, sorted_unique
 from .pickled_arrays import ARRAYS, IntegerArray
 from .unpickle import MAX_BYTES, plain_loads, shown
 
@@ -185,7 +185,7 @@ def _decode_missing(data: bytes, attributes: Mapping[str, str], table_id: str) -
     high = attributes.get("priority", "").lower() == Priority.HIGH
     return NodeRequest(
         table_id=table_id,
-        ids=_sorted_unique(np.frombuffer(data, _WIRE).astype(np.uint64)),
+        ids=sorted_unique(np.frombuffer(data, _WIRE).astype(np.uint64)),
         kind=Kind.MISSING,
         priority=Priority.HIGH if high else Priority.LOW,
         l2cache_id=attributes.get("l2_cache_id") or None,
@@ -218,12 +218,6 @@ def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> N
     raise BadMessage(Reason.BAD_PICKLE, f"an edit {reason}")
 
 
-def _sorted_unique(ids: Ids) -> Ids:
-    """As `numpy.unique`, which hashes and takes several times as long."""
-    ids = np.sort(ids)
-    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])] if len(ids) else ids
-
-
 def _operation_id(value: Any) -> int | None:
     """The operation; None where it is not said, as 0 in requests to mesh again: the ids count, not it."""
     return value if type(value) is int and 0 < value <= _MAX_OPERATION else None
@@ -249,7 +243,7 @@ def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
         else:
             ids.append(value)
     in_words = {why: tuple(words) for why, words in refused.items()}
-    return _sorted_unique(np.array(ids, dtype=np.uint64)), in_words
+    return sorted_unique(np.array(ids, dtype=np.uint64)), in_words
 
 
 def check_ids(ids: Ids, geometry: Geometry) -> tuple[Ids, dict[Reason, Ids]]:

@@ -12,7 +12,7 @@ from .config import Dataset
 from .features import SegmentedChunk
 from .geometry import Chunk, Geometry
 from .groups import group_features
-from .ids import L2, Ids, as_ids
+from .ids import L2, Ids, as_ids, sorted_unique
 from .schema import FEATURES
 from .volume import Volume
 
@@ -48,7 +48,7 @@ class NodeSource:
         result.
         """
         millis: dict[str, float] = {}
-        ids = np.unique(as_ids(ids))
+        ids = sorted_unique(as_ids(ids))
         errors = self._strangers(chunk, ids)
         ids = ids[~np.isin(ids, as_ids(list(errors)))]
         with timed(millis, "graph"):

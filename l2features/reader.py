@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .cache import RowCache
 from .geometry import Geometry
-from .ids import L2, Ids, as_ids
+from .ids import L2, Ids, as_ids, sorted_unique
 from .rows import Rows
 from .schema import NAMES, SIZE
 from .store import Store
@@ -50,7 +50,7 @@ class Answer:
     def missing(self) -> Ids:
         """The ids that wait for computation, unique and sorted."""
         waiting = (self.status == Status.MISSING) | (self.status == Status.FAILED)
-        return np.unique(self.rows.ids[waiting])
+        return sorted_unique(self.rows.ids[waiting])
 
     def updated(self, fresh: Answer) -> Answer:
         """This answer, with what ``fresh``, of unique and sorted ids, says of its ids."""
@@ -150,7 +150,7 @@ class Reader:
             reasons[node] = f"not a layer-2 node of this data set: {where}"
         missing = np.flatnonzero(status == Status.MISSING)
         chunks = layout.chunk_ids(ids[missing])
-        failures = self.store.failures(np.unique(chunks)) if len(missing) else {}
+        failures = self.store.failures(sorted_unique(chunks)) if len(missing) else {}
         for place, chunk in zip(missing.tolist(), chunks.tolist(), strict=True):
             if chunk in failures:
                 status[place] = Status.FAILED
