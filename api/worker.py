@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import select
+import selectors
 import socket
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import orjson
 from gunicorn import util
 from gunicorn.http import errors
-from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from .config import load_settings
 from .errors import ErrorBody, shown
@@ -22,6 +26,10 @@ from .observe import REQUEST_ID, request_id
 
 LINGER_S = 2.0
 """How long a connection that this side closes waits for the client to have read the answer."""
+MAX_HEAD, MAX_DRAIN = 1 << 15, 1 << 20
+"""Bytes of a request's head, and of what is dropped after an answer."""
+TOO_LARGE = errors.LimitRequestHeaders(f"the head of a request may have {MAX_HEAD} bytes")
+_ENDS = re.compile(rb"\n\r?\n")
 STATUSES: dict[type[Exception], tuple[int, str]] = {
     errors.LimitRequestLine: (414, "uri_too_long"),
     errors.LimitRequestHeaders: (431, "headers_too_large"),
@@ -63,27 +71,58 @@ class TimedSocket(socket.socket):
 
 
 class Connection(TConn):
-    """A connection whose end never holds up the thread that accepts others."""
+    """A connection that says whether a request can be read from it without waiting for the client."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.since = time.monotonic()
-        self.patience_s = 0.0
-        self.finished = False
+        self.head_until: float | None = None
+        """When the head that is being awaited must have come."""
+        self.seen = self.drained = 0
+        self.too_large = False
 
-    def wait_for_data(self, timeout: float) -> bool:
-        """A new connection that sends nothing yet goes back to the thread that watches all of them."""
-        return bool(super().wait_for_data(min(timeout, self.patience_s)))
+    def head_is_there(self) -> bool:
+        """Whether a whole head has come, or all that will come; if not, the socket is ready when more has."""
+        head = self.parser.unreader.buf.getvalue() if self.parser else b""
+        self.sock.setblocking(False)
+        waiting = None
+        try:
+            waiting = socket.socket.recv(self.sock, MAX_HEAD, socket.MSG_PEEK)
+        except BlockingIOError:
+            pass
+        except OSError:
+            return True
+        head += waiting or b""
+        nothing_follows = waiting is not None and len(head) == self.seen
+        self.seen = len(head)
+        if nothing_follows or waiting == b"" or _ENDS.search(head):
+            return True
+        self.too_large = len(head) >= MAX_HEAD
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(waiting or b"") + 1)
+        return self.too_large
 
-    def finish(self) -> None:
-        """Close it, once the client has read the answer if there is one; that may not take for ever."""
-        self.finished = True
-        self.sock.receive_until = time.monotonic() + LINGER_S
-        super().close(graceful=self.sock.answering)
+    def take_head(self) -> None:
+        """To be called before it is read from."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        self.head_until, self.seen, self.data_ready = None, 0, True
+
+    def end_answer(self) -> None:
+        """Tell the client that nothing follows."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_WR)
+
+    def discard(self) -> bool:
+        """Drop what the client still sends; whether there may be more."""
+        try:
+            data = socket.socket.recv(self.sock, MAX_HEAD)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self.drained += len(data)
+        return bool(data) and self.drained < MAX_DRAIN
 
     def close(self, graceful: bool = False) -> None:
-        if not self.finished:
-            super().close(graceful)
+        super().close()
 
 
 class HonestClose:
@@ -107,7 +146,10 @@ class HonestClose:
 
 
 class Worker(ThreadWorker):
-    """A process with threads.
+    """A process with threads, each of which has a whole head of a request before it begins.
+
+    One thread watches the connections of clients that have not sent a head, or not read their answer; were
+    threads to wait for them, a few slow clients would keep all others from being served.
 
     When it is told to end, it takes the connections that wait to be accepted, answers them, and only then
     lets go of the port, so that a client is either answered or refused, never cut off.
@@ -134,6 +176,34 @@ class Worker(ThreadWorker):
         self.nr_conns += 1
         self.enqueue_req(Connection(self.cfg, client, address, listener.getsockname()))
 
+    def enqueue_req(self, conn: Connection) -> None:
+        """Hand a connection to a thread, now or when the head of a request is there."""
+        if conn.head_is_there():
+            conn.take_head()
+            super().enqueue_req(conn)
+            return
+        patience = self.receive_s if self.alive else LINGER_S
+        conn.head_until = conn.head_until or time.monotonic() + patience
+        self._watch(conn, conn.head_until, self.on_pending_socket_readable)
+
+    def _watch(self, conn: Connection, until: float, then: Callable[..., None]) -> None:
+        conn.timeout = until
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(then, conn))
+
+    def murder_pending(self) -> None:
+        """Close the connections that have been watched for too long, in whatever order they stand."""
+        now = time.monotonic()
+        for conn in [conn for conn in self.pending_conns if conn.timeout <= now]:
+            conn.discard()  # what was received and not read would make the end look like a failure
+            self._close_watched(conn)
+
+    def _close_watched(self, conn: Connection) -> None:
+        self.poller.unregister(conn.sock)
+        self.pending_conns.remove(conn)
+        self.nr_conns -= 1
+        conn.close()
+
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
         if not self.alive:
@@ -145,16 +215,18 @@ class Worker(ThreadWorker):
             while select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
             listener.close()
+        soon = time.monotonic() + LINGER_S
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, soon)
+            conn.head_until = conn.timeout
 
     def handle(self, conn: Connection) -> Any:
         conn.sock.receive_until, conn.sock.answering = None, False
-        result = super().handle(conn)
-        if result is _DEFER and not self.alive:
-            conn.patience_s = LINGER_S
-            result = super().handle(conn)
-            result = False if result is _DEFER else result
+        if conn.too_large:
+            self.handle_error(None, conn.sock, conn.client, TOO_LARGE)
+        result = False if conn.too_large else super().handle(conn)
         if not result:
-            conn.finish()
+            conn.end_answer()
         return result
 
     def handle_request(self, req: Any, conn: Connection) -> Any:
@@ -162,12 +234,16 @@ class Worker(ThreadWorker):
         return super().handle_request(req, conn)
 
     def finish_request(self, conn: Connection, fs: Future[Any]) -> None:
-        if not self.alive and fs.exception() is None and fs.result() is _DEFER:
-            self.enqueue_req(conn)
+        """Keep the connection for more requests, or close it once the client has read its answer."""
+        if fs.cancelled() or fs.exception() or fs.result() or not conn.sock.answering:
+            super().finish_request(conn, fs)
             return
-        super().finish_request(conn, fs)
-        if not conn.initialized:
-            conn.timeout = conn.since + self.receive_s
+        conn.sock.setblocking(False)
+        self._watch(conn, time.monotonic() + LINGER_S, self._discard)
+
+    def _discard(self, conn: Connection, _client: Any) -> None:
+        if not conn.discard():
+            self._close_watched(conn)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer what is not HTTP as it should be in the form of all errors."""
