@@ -17,14 +17,12 @@ import numpy as np
 from .config import Dataset
 from .errors import GraphError
 from .geometry import Chunk, Geometry
-from .graph import graph_errors, open_graph_table
+from .graph import REQUESTS, graph_errors, open_graph_table, open_session
 from .ids import Ids, as_ids, ids_of_row_keys, row_keys
 from .store import Store, node_segments, open_store
 
 SUPERVOXEL = 1
 """Layer of the supervoxels."""
-REQUESTS = 8
-"""How many questions a graph's server is asked at the same time."""
 TIMEOUT_S = (10.0, 60.0)
 """Of a connection to a graph's server, and of its answer."""
 ROWS = 2_000
@@ -76,16 +74,8 @@ class GrapheneChildren:
     """The graph's server, by HTTP. ``cv`` is an open ``graphene://`` CloudVolume."""
 
     def __init__(self, cv: Any, geometry: Geometry) -> None:
-        import requests
-        from requests.adapters import HTTPAdapter
-
-        meta, self.geometry = cv.meta, geometry
-        self.server = f"{meta.base_path}{meta.api_version.path(meta.server_path)}"
-        self.bounds = {"bounds": cv.bounds.to_filename()}
-        self._session = requests.Session()
-        self._session.headers.update(meta.auth_header or {})
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=REQUESTS))
+        self.geometry, self.bounds = geometry, {"bounds": cv.bounds.to_filename()}
+        self.server, self._session = open_session(cv)
 
     def children(self, chunk: Chunk, ids: Ids) -> Children:
         with ThreadPoolExecutor(min(REQUESTS, max(1, len(ids)))) as threads:

@@ -16,6 +16,8 @@ from .geometry import Chunk, Geometry, Triple
 from .ids import L2, IdLayout, Ids, as_ids, ids_of_row_keys, row_keys
 from .unpickle import GRAPH_META, plain_loads
 
+REQUESTS = 8
+"""How many questions a graph's server is asked at the same time."""
 _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 
 
@@ -188,11 +190,30 @@ def open_graph_table(url: str) -> Any:
     """The table of a graph (``bigtable://project/instance/table``). Raises ConfigError, GraphError."""
     from .bigtable import open_table
 
+    with graph_errors(url):
+        return open_table(*parse_graph_url(url))
+
+
+def parse_graph_url(url: str) -> tuple[str, str, str]:
+    """Project, instance and table of ``bigtable://project/instance/table``. Raises ConfigError."""
     match = _URL.fullmatch(url)
     if not match:
         raise ConfigError(f"graph {url!r}: expected bigtable://project/instance/table")
-    with graph_errors(url):
-        return open_table(*match.groups())
+    project, instance, table = match.groups()
+    return project, instance, table
+
+
+def open_session(cv: Any) -> tuple[str, Any]:
+    """Address of the server of an open ``graphene://`` CloudVolume, and a session that has its token."""
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    meta = cv.meta
+    session = requests.Session()
+    session.headers.update(meta.auth_header or {})
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=REQUESTS))
+    return f"{meta.base_path}{meta.api_version.path(meta.server_path)}", session
 
 
 @contextmanager

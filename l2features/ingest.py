@@ -43,8 +43,7 @@ class Ingest:
 
     def shards(self) -> Iterator[tuple[int, int]]:
         """Parts of the order of chunks, as (first, last) positions."""
-        for first in range(0, len(self.box), SHARD_CHUNKS):
-            yield first, min(first + SHARD_CHUNKS, len(self.box))
+        return shards(self.box)
 
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
         """The chunks of a shard that are to be computed: all, or those that are not recorded as done."""
@@ -54,6 +53,12 @@ class Ingest:
             return chunks
         states = store.chunk_states(self.geometry.layout.chunk_id_array(coordinates))
         return [chunk for chunk, state in zip(chunks, states, strict=True) if state != DONE]
+
+
+def shards(box: ChunkBox) -> Iterator[tuple[int, int]]:
+    """Parts of the order of chunks, as (first, last) positions, of `SHARD_CHUNKS` each."""
+    for first in range(0, len(box), SHARD_CHUNKS):
+        yield first, min(first + SHARD_CHUNKS, len(box))
 
 
 def prepare(

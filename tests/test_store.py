@@ -180,3 +180,22 @@ def test_threads_share_a_store(new_store: Callable[..., Store], store: Store) ->
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, range(8)))
+
+
+def test_notes_are_kept_with_a_table(new_store: Callable[..., Store]) -> None:
+    store = new_store()
+    with pytest.raises(TableNotFound):
+        store.note("audit")
+    with pytest.raises(TableNotFound):
+        store.put_note("audit", "lost")
+    store.create(META)
+    assert store.note("audit") is None
+    store.put_note("audit", "first")
+    store.put_note("audit", '{"ä": 1}')
+    store.put_note("other", "x")
+    assert (store.note("audit"), store.note("other"), store.note("none")) == ('{"ä": 1}', "x", None)
+    assert new_store(store.name).note("audit") == '{"ä": 1}'
+    assert store.meta() == META
+    assert len(store.scan_chunk(CHUNK, LAYOUT.last_id(CHUNK))) == 0
+    with pytest.raises(ValueError, match="note 'a-b'"):
+        store.put_note("a-b", "")

@@ -19,6 +19,7 @@ from ..schema import NAMES
 
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 TABLE_NAME = re.compile(r"[_a-zA-Z0-9][-_.a-zA-Z0-9]{0,49}")
+NOTE_NAME = re.compile(r"[a-z_]{1,50}")
 DONE, FAILED = "done", "failed"
 DEADLINE_S = 60.0
 
@@ -119,6 +120,12 @@ class Store(Protocol):
     def segments(self, chunk_id: int) -> Ids | None:
         """Segments of a chunk by rank, as given to `put_chunk`; None where none were."""
 
+    def put_note(self, name: str, text: str) -> None:
+        """Keep a text with a table that is there, in place of the one kept under this name (`NOTE_NAME`)."""
+
+    def note(self, name: str) -> str | None:
+        """The text kept under this name; None where there is none."""
+
     def ping(self) -> None:
         """Return where the store can be reached and has the table."""
 
@@ -148,6 +155,12 @@ def parse_time(text: str) -> datetime:
         return datetime.strptime(text.strip(), TIME_FORMAT).replace(tzinfo=UTC)
     except ValueError as error:
         raise ConfigError(f'timestamp {text!r}: expected "YYYY-MM-DD HH:MM:SS" (UTC)') from error
+
+
+def check_note_name(name: str) -> None:
+    """Raise ValueError for what cannot be the name of a note."""
+    if not NOTE_NAME.fullmatch(name):
+        raise ValueError(f"note {name!r}: expected up to 50 small letters or '_'")
 
 
 def read_geometry(text: str | bytes | None, name: str) -> Geometry | None:

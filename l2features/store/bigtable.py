@@ -36,12 +36,13 @@ from ..geometry import Geometry
 from ..ids import Ids, as_ids, row_keys
 from ..rows import Rows, encode_cells
 from ..schema import NAMES
-from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, read_geometry
+from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name, read_geometry
 from .bigtable_rows import (
     CHUNK_PREFIX,
     CHUNKS_END,
     GEOMETRY_KEY,
     META_KEY,
+    NOTE_PREFIX,
     SEGMENTS,
     STATES,
     VERSION_KEY,
@@ -221,6 +222,15 @@ class BigtableStore:
             row = self._table.read_row(key, row_filter=newest(SEGMENTS))
         return None if row is None else np.frombuffer(row.cells[0].value, dtype="<u8")
 
+    def put_note(self, name: str, text: str) -> None:
+        entry = RowEntry(_note_key(name), [(b"note", text.encode())], micros_of(datetime.now(UTC)))
+        self._mutate([entry])
+
+    def note(self, name: str) -> str | None:
+        with self._errors():
+            row = self._table.read_row(_note_key(name), row_filter=newest("note"))
+        return None if row is None else row.cells[0].value.decode()
+
     def ping(self) -> None:
         with self._errors():
             self._open().read_keys([META_KEY], STATES, states_only())
@@ -274,3 +284,8 @@ class BigtableStore:
 
 def _chunk_keys(chunk_ids: Ids) -> list[bytes]:
     return [CHUNK_PREFIX + key for key in row_keys(chunk_ids)]
+
+
+def _note_key(name: str) -> bytes:
+    check_note_name(name)
+    return NOTE_PREFIX + name.encode()

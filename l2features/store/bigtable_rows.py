@@ -33,6 +33,7 @@ from . import DONE, FAILED, ChunkRecord
 
 FAMILY = "0"
 META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
+NOTE_PREFIX = b"note_"
 CHUNKS_END = CHUNK_PREFIX[:-1] + bytes([CHUNK_PREFIX[-1] + 1])
 SEGMENTS = "segments"
 STATES = Columns((DONE, FAILED), prefix=CHUNK_PREFIX)

@@ -23,7 +23,7 @@ from ..geometry import Geometry
 from ..ids import Ids, as_ids
 from ..rows import Rows
 from ..schema import FEATURES, NAMES
-from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, read_geometry
+from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name, read_geometry
 from .connections import Connections
 
 _TEMPORARY = (
@@ -44,6 +44,11 @@ CREATE TABLE IF NOT EXISTS "{name}.chunks" (
     orphans INTEGER NOT NULL, reason TEXT NOT NULL, segments BLOB
 );
 CREATE INDEX IF NOT EXISTS "{name}.states" ON "{name}.chunks" (state, time);
+"""
+_NOTES = """
+CREATE TABLE IF NOT EXISTS notes (
+    name TEXT NOT NULL COLLATE NOCASE, note TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (name, note)
+) WITHOUT ROWID;
 """
 
 
@@ -178,6 +183,23 @@ class SqliteStore:
         with self._errors(), self._connections.query() as db:
             row = db.execute(f'SELECT segments FROM "{self.name}.chunks" WHERE id = ?', key).fetchone()
         return None if row is None or row[0] is None else np.frombuffer(row[0], dtype="<u8")
+
+    def put_note(self, name: str, text: str) -> None:
+        check_note_name(name)
+        with self._errors(), self._connections.transaction() as db:
+            self._check_table(db)
+            db.executescript(_NOTES)
+            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (self.name, name, text))
+
+    def note(self, name: str) -> str | None:
+        check_note_name(name)
+        with self._errors(), self._connections.query() as db:
+            self._check_table(db)
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'notes'").fetchone():
+                return None
+            query = "SELECT text FROM notes WHERE name = ? AND note = ?"
+            row = db.execute(query, (self.name, name)).fetchone()
+        return None if row is None else str(row[0])
 
     def ping(self) -> None:
         with self._errors(), self._connections.query() as db:

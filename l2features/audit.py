@@ -1,0 +1,178 @@
+"""The audit: what the graph says a chunk should have, against what the store has; and its repair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import tenacity
+
+from .chunks import ChunkBox, whole_box
+from .compute import read_geometry
+from .config import Dataset
+from .errors import ConfigError, GraphError, StoreUnavailable, TableNotFound, VolumeError
+from .geometry import Chunk, Geometry, Triple
+from .graph import check_graph
+from .graph_nodes import open_graph_nodes
+from .ids import Ids, as_ids
+from .ingest import ATTEMPTS, shards
+from .nodes import NodeSource
+from .schema import NAMES, SIZE
+from .store import Store, open_store, parse_time
+
+
+@dataclass(frozen=True)
+class ChunkAudit:
+    """What a chunk should have and has; every array is of ids, sorted.
+
+    ``expected`` are the nodes that the graph has, ``present`` all rows of the chunk, ``missing`` the expected
+    ones without a row. ``superfluous`` rows are of ids that the graph never had, ``other`` ones of its nodes
+    of other times. ``empty`` are expected nodes whose row says "could not compute". ``repaired`` are missing
+    ones that now have a row; ``failed`` says of an id why it could not be repaired. ``recorded`` is the state
+    of the chunk's ingest, empty where there is none.
+    """
+
+    chunk: Chunk
+    recorded: str
+    expected: Ids
+    present: Ids
+    missing: Ids
+    superfluous: Ids
+    other: Ids
+    empty: Ids
+    repaired: Ids = field(default_factory=lambda: as_ids([]))
+    failed: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One run of the audit, small enough to travel to every worker.
+
+    Without ``time`` every node that was ever made is expected, else those that are valid at that time.
+    """
+
+    dataset: Dataset
+    geometry: Geometry
+    box: ChunkBox
+    time: datetime | None = None
+    repair: bool = False
+
+    def open_source(self) -> AuditSource:
+        return AuditSource(self)
+
+    def open_store(self) -> Store:
+        return open_store(self.dataset.store, self.dataset.l2cache_id)
+
+    def shards(self) -> Iterator[tuple[int, int]]:
+        """Parts of the order of chunks, as (first, last) positions."""
+        return shards(self.box)
+
+    def chunks(self, first: int, last: int) -> list[Chunk]:
+        """The chunks of a shard."""
+        return [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
+
+
+def prepare_audit(
+    dataset: Dataset,
+    timestamp: str | None = None,
+    repair: bool = False,
+    choose_box: Callable[[Triple], ChunkBox] = whole_box,
+) -> Audit:
+    """Settle what an audit of a data set looks at. Nothing is changed.
+
+    Raises ConfigError, VolumeError, GraphError or StoreError before any chunk is looked at.
+    """
+    if timestamp is not None and dataset.graph == "flat":
+        raise ConfigError(f"data set {dataset.name!r} has no graph: a timestamp means nothing to it")
+    time = None if timestamp is None else parse_time(timestamp)
+    store = open_store(dataset.store, dataset.l2cache_id)
+    try:
+        geometry = store.geometry()
+    finally:
+        store.close()
+    if geometry is None:
+        from .volume import Volume
+
+        geometry = read_geometry(dataset, Volume(dataset.cv_path))
+    check_graph(dataset.graph)
+    return Audit(dataset, geometry, choose_box(geometry.grid), time, repair)
+
+
+class AuditSource:
+    """Audits chunks of one data set; opens its store and graph once, its volume for the first repair."""
+
+    def __init__(self, audit: Audit) -> None:
+        self.audit, self.geometry = audit, audit.geometry
+        self.store = audit.open_store()
+        self.graph = open_graph_nodes(audit.dataset, audit.geometry)
+        self._nodes: NodeSource | None = None
+
+    def look(self, chunk: Chunk) -> ChunkAudit:
+        """Compare the graph with the store. Raises GraphError or StoreError.
+
+        The store is read first: what it has of nodes that are made meanwhile is not taken for superfluous.
+        """
+        chunk_id, time = self.geometry.chunk_id(chunk), self.audit.time
+        rows = self.store.scan_chunk(chunk_id, self.geometry.layout.last_id(chunk_id), [SIZE])
+        rows = rows.take(np.flatnonzero(rows.present[:, NAMES.index(SIZE)]))
+        expected = self.graph.made(chunk) if time is None else self.graph.valid(chunk, time)
+        unexpected = _without(rows.ids, expected)
+        known = as_ids([])
+        if time is not None and len(unexpected):
+            known = self.graph.made(chunk)
+        superfluous = _without(unexpected, known)
+        [recorded] = self.store.chunk_states(as_ids([chunk_id])).tolist()
+        return ChunkAudit(
+            chunk,
+            recorded,
+            expected,
+            rows.ids,
+            _without(expected, rows.ids),
+            superfluous,
+            _without(unexpected, superfluous),
+            _without(rows.ids[rows.not_computed], unexpected),
+        )
+
+    def repair(self, found: ChunkAudit) -> ChunkAudit:
+        """Compute and write what is missing. Raises VolumeError, GraphError or StoreError."""
+        if not len(found.missing):
+            return found
+        if self._nodes is None:
+            self._nodes = NodeSource(self.audit.dataset, self.geometry)
+        result = self._nodes.compute(found.chunk, found.missing)
+        self.store.write(result.features)
+        unknown = dict.fromkeys(result.unknown.tolist(), "the graph does not say its supervoxels")
+        repaired = result.features["label"].copy()
+        return ChunkAudit(**{**found.__dict__, "repaired": repaired, "failed": result.errors | unknown})
+
+    def close(self) -> None:
+        """Let go of connections."""
+        for source in (self.store, self.graph, self._nodes):
+            if source is not None:
+                source.close()
+
+
+def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
+    """The audit of a chunk and, where the run is one of repair, its repair; in up to `ATTEMPTS` attempts."""
+    for attempt in tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
+        retry=tenacity.retry_if_exception_type((VolumeError, GraphError, StoreUnavailable)),
+        reraise=True,
+    ):
+        with attempt:
+            found = source.look(chunk)
+            return source.repair(found) if source.audit.repair else found
+    raise AssertionError("unreachable")
+
+
+def is_of_chunk(error: Exception) -> bool:
+    """Whether only the chunk that caused an error cannot be audited, and not the store as a whole."""
+    return not isinstance(error, (StoreUnavailable, TableNotFound))
+
+
+def _without(ids: Ids, others: Ids) -> Ids:
+    """The ids that are not among others; both are sorted and unique."""
+    return np.setdiff1d(ids, others, assume_unique=True)

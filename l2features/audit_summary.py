@@ -1,0 +1,151 @@
+"""What an audit found, summed over chunks, with a few examples; kept with the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from .audit import Audit, ChunkAudit
+from .geometry import Chunk
+from .store import DONE, FAILED, TIME_FORMAT, Store
+
+EXAMPLES = 20
+"""How many ids, and how many reasons, are kept of each kind."""
+NOTE, PART_NOTE = "audit", "audit_part"
+"""Under what a table keeps the last audit of the whole grid, and the last one of a part of it."""
+MAX_REASON = 500
+
+
+@dataclass
+class AuditSummary:
+    """Sums over chunks.
+
+    ``chunks`` were looked at; ``unaudited`` could not be. ``done``, ``failed`` and ``unrecorded`` count them
+    by what became of their ingest. ``expected`` nodes are ``present`` (of these, ``empty`` are marked "could
+    not compute") or ``missing`` (of these, ``repaired`` now have a row). Rows beyond these are
+    ``superfluous`` where the graph never had their ids, or of its nodes of ``other`` times. ``problems`` says
+    of chunks why they could not be audited, and of nodes why they could not be repaired.
+    """
+
+    chunks: int = 0
+    unaudited: int = 0
+    done: int = 0
+    failed: int = 0
+    unrecorded: int = 0
+    expected: int = 0
+    present: int = 0
+    empty: int = 0
+    missing: int = 0
+    repaired: int = 0
+    superfluous: int = 0
+    other: int = 0
+    missing_ids: list[str] = field(default_factory=list)
+    superfluous_ids: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: ChunkAudit) -> AuditSummary:
+        """The summary of one chunk."""
+        left = np.setdiff1d(found.missing, found.repaired, assume_unique=True)
+        return cls(
+            chunks=1,
+            done=int(found.recorded == DONE),
+            failed=int(found.recorded == FAILED),
+            unrecorded=int(found.recorded not in (DONE, FAILED)),
+            expected=len(found.expected),
+            present=len(found.expected) - len(found.missing),
+            empty=len(found.empty),
+            missing=len(found.missing),
+            repaired=len(found.repaired),
+            superfluous=len(found.superfluous),
+            other=len(found.other),
+            missing_ids=[str(node) for node in left[:EXAMPLES].tolist()],
+            superfluous_ids=[str(node) for node in found.superfluous[:EXAMPLES].tolist()],
+            problems={f"node {node}": found.failed[node] for node in sorted(found.failed)[:EXAMPLES]},
+        )
+
+    @classmethod
+    def of_unaudited(cls, chunk: Chunk, reason: str) -> AuditSummary:
+        """The summary of one chunk that could not be audited."""
+        return cls(chunks=1, unaudited=1, problems={f"chunk {chunk}": reason[:MAX_REASON]})
+
+    def add(self, other: AuditSummary) -> None:
+        """Add the sums of another summary, and its examples as far as there is room."""
+        for name, value in other.__dict__.items():
+            mine = getattr(self, name)
+            if isinstance(value, int):
+                setattr(self, name, mine + value)
+            elif isinstance(value, list):
+                mine.extend(value[: EXAMPLES - len(mine)])
+            else:
+                mine.update(list(value.items())[: EXAMPLES - len(mine)])
+
+    @property
+    def left(self) -> int:
+        """Nodes that are missing still."""
+        return self.missing - self.repaired
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk was audited, and no expected node is without a row."""
+        return not self.left and not self.unaudited
+
+
+def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:
+    """Keep what an audit found with the table; ``run`` tells it from others."""
+    kept = {
+        "run": run,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "box": str(audit.box),
+        "timestamp": audit.time.strftime(TIME_FORMAT) if audit.time else None,
+        "repair": audit.repair,
+        "complete": summary.complete,
+        **asdict(summary),
+    }
+    store.put_note(_note_of(audit), json.dumps(kept, separators=(",", ":")))
+
+
+def read_audit(store: Store, name: str = NOTE) -> dict[str, Any] | None:
+    """What the last audit found, as `save_audit` kept it; None where there was none."""
+    text = store.note(name)
+    return None if text is None else dict(json.loads(text))
+
+
+def read_run(store: Store, audit: Audit, run: str) -> AuditSummary | None:
+    """The summary of a run that was saved, if no later one took its place."""
+    kept = read_audit(store, _note_of(audit)) or {}
+    if kept.get("run") != run:
+        return None
+    return AuditSummary(**{name: kept[name] for name in AuditSummary.__dataclass_fields__})
+
+
+def _note_of(audit: Audit) -> str:
+    return NOTE if len(audit.box) == audit.geometry.n_chunks else PART_NOTE
+
+
+def summary_text(summary: AuditSummary) -> str:
+    """Lines for reading; the last says whether the table is complete."""
+    s = summary
+    unaudited = f", {s.unaudited} could not be audited" if s.unaudited else ""
+    repaired = f", of which {s.repaired} are repaired" if s.repaired else ""
+    other = f", {s.other} rows of nodes of other times" if s.other else ""
+    lines = [
+        f"{s.chunks} chunks{unaudited}; "
+        f"their ingest: {s.done} done, {s.failed} failed, {s.unrecorded} not recorded",
+        f"{s.expected} nodes expected: {s.present} present ({s.empty} of them marked empty), "
+        f"{s.missing} missing{repaired}",
+        f"{s.superfluous} superfluous rows{other}",
+        *_listed("missing", s.left, s.missing_ids),
+        *_listed("superfluous", s.superfluous, s.superfluous_ids),
+        "complete" if s.complete else "incomplete",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(what: str, count: int, examples: list[str]) -> list[str]:
+    more = f" and {count - len(examples)} more" if count > len(examples) else ""
+    return [f"{what}: {' '.join(examples)}{more}"] if count else []
