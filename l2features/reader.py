@@ -61,7 +61,8 @@ class Answer:
         rows, status = Rows(self.rows.features.copy(), self.rows.present.copy()), self.status.copy()
         rows.put(same, fresh.rows.take(at[same]))
         status[same] = fresh.status[at[same]]
-        others = {i: why for i, why in self.reasons.items() if i not in set(fresh.rows.ids.tolist())}
+        answered = set(fresh.rows.ids.tolist())
+        others = {i: why for i, why in self.reasons.items() if i not in answered}
         return Answer(rows, status, {**others, **fresh.reasons})
 
 
