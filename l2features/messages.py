@@ -57,6 +57,8 @@ class Reason(StrEnum):
     OTHER_LAYER = "other_layer"
     OUTSIDE_GRID = "outside_grid"
     NO_SEGMENT = "no_segment"
+    BAD_NODE = "bad_node"
+    UNKNOWN_NODE = "unknown_node"
 
     @property
     def meaning(self) -> str:
@@ -77,6 +79,8 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.OTHER_LAYER: "is not of layer 2",
     Reason.OUTSIDE_GRID: "lies in a chunk outside the grid",
     Reason.NO_SEGMENT: "is that of a chunk, with segment 0",
+    Reason.BAD_NODE: "is made, says the graph, of what cannot be",
+    Reason.UNKNOWN_NODE: "is still not known to the graph",
 }
 
 

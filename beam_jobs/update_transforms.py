@@ -1,0 +1,211 @@
+"""PTransforms of the updates: messages to rows, and to what became of each message.
+
+Their logic lives in `l2features.update`. Ids travel as arrays, as Beam's coders take no integer of 64 bits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+
+from l2features.deadletters import DeadLetter, dead_letter, open_dead_letters
+from l2features.outcomes import Fate, Outcome, Verdict, settle
+from l2features.parts import Delivery, Member, Place
+from l2features.update import Computed, Update
+
+from .transforms import NAMESPACE
+
+PARTS, OUTCOMES, LETTERS, RESULTS = "parts", "outcomes", "letters", "results"
+_MESSAGES = "messages"
+logger = logging.getLogger(__name__)
+
+
+class MessageResult(NamedTuple):
+    """What became of a message: its key, the verdict, and the number of its ids by fate."""
+
+    key: str
+    verdict: str
+    counts: dict[str, int]
+    why: str
+
+
+def _count(name: str, by: int = 1) -> None:
+    Metrics.counter(NAMESPACE, name).inc(by)
+
+
+class _UpdateFn(beam.DoFn):
+    """What holds the update and opens what it needs."""
+
+    def __init__(self, update: Update) -> None:
+        self.update = update
+
+    def setup(self) -> None:
+        self.updater = self.update.open()
+
+    def teardown(self) -> None:
+        self.updater.close()
+
+
+class _DecodeFn(_UpdateFn):
+    def process(self, delivery: Delivery) -> Iterator[Any]:
+        split = self.updater.split(delivery)
+        for outcome in split.outcomes:
+            yield TaggedOutput(OUTCOMES, (delivery.key, outcome))
+        yield from split.parts
+
+
+@dataclass
+class DecodeMessages(beam.PTransform):
+    """`Delivery` to (`Place`, `Member`) (main output ``parts``), and to (key, `Outcome`) (``outcomes``)."""
+
+    update: Update
+
+    def expand(self, deliveries: Any) -> Any:
+        return deliveries | "Decode" >> beam.ParDo(_DecodeFn(self.update)).with_outputs(OUTCOMES, main=PARTS)
+
+
+class _ComputeNodesFn(_UpdateFn):
+    def process(self, group: tuple[Place, Iterable[Member]]) -> Iterator[Computed]:
+        place, members = Place(*group[0]), sorted(group[1], key=lambda member: member.key)
+        _count("groups")
+        for computed in self.updater.compute(place, members):
+            for step, millis in computed.millis.items():
+                Metrics.distribution(NAMESPACE, f"{step}_ms").update(round(millis))
+            yield computed
+
+
+@dataclass
+class ComputeNodes(beam.PTransform):
+    """(`Place`, its `Member`s) to `Computed`: a chunk is read once for all nodes of a group."""
+
+    update: Update
+
+    def expand(self, groups: Any) -> Any:
+        return groups | "Compute" >> beam.ParDo(_ComputeNodesFn(self.update))
+
+
+class _WriteNodesFn(_UpdateFn):
+    def process(self, computed: Computed) -> Iterator[tuple[str, Outcome]]:
+        before = computed.millis.get("write", 0.0)
+        outcomes = list(self.updater.write(computed))
+        written = computed.millis.get("write", 0.0) - before
+        if len(computed.features):
+            Metrics.distribution(NAMESPACE, "write_ms").update(round(written))
+        yield from outcomes
+
+
+@dataclass
+class WriteNodes(beam.PTransform):
+    """`Computed` to rows that are durable, and then to (key, `Outcome`)."""
+
+    update: Update
+
+    def expand(self, computed: Any) -> Any:
+        return computed | "Write" >> beam.ParDo(_WriteNodesFn(self.update))
+
+
+class _SettleFn(beam.DoFn):
+    def __init__(self, last: bool) -> None:
+        self.last = last
+
+    def process(self, joined: tuple[str, Mapping[str, Iterable[Any]]]) -> Iterator[Any]:
+        key, sides = joined
+        settled = settle(sides[OUTCOMES], self.last)
+        counts = {str(fate): settled.counts[fate] for fate in Fate if settled.counts[fate]}
+        for fate, ids in counts.items():
+            _count(f"ids_{fate}", ids)
+        _count(f"messages_{settled.verdict}")
+        if settled.verdict is not Verdict.DONE:
+            logger.error("message %s: %s: %s", key, _WORDS[settled.verdict], settled.why)
+        if settled.verdict is Verdict.DEAD:
+            for delivery in sides[_MESSAGES]:
+                yield TaggedOutput(LETTERS, dead_letter(Delivery(*delivery), settled.causes))
+        yield MessageResult(key, str(settled.verdict), counts, settled.why)
+
+
+_WORDS = {Verdict.RETRY: "failed, and may succeed later", Verdict.DEAD: "refused"}
+
+
+@dataclass
+class SettleMessages(beam.PTransform):
+    """Deliveries and all their outcomes to `MessageResult` (main output) and `DeadLetter` (``letters``).
+
+    Takes a dictionary of the two collections; every key must be of one delivery. After the ``last`` attempt
+    ids that the graph does not know are refused.
+    """
+
+    last: bool
+
+    def expand(self, sides: Any) -> Any:
+        keyed = sides[_MESSAGES] | "Key" >> beam.Map(_keyed)
+        return (
+            {_MESSAGES: keyed, OUTCOMES: sides[OUTCOMES]}
+            | "Join" >> beam.CoGroupByKey()
+            | "Settle" >> beam.ParDo(_SettleFn(self.last)).with_outputs(LETTERS, main=RESULTS)
+        )
+
+
+class _KeepFn(beam.DoFn):
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def setup(self) -> None:
+        self.letters = open_dead_letters(self.where)
+
+    def process(self, letter: DeadLetter) -> None:
+        self.letters.put(letter)
+        _count("dead_letters")
+
+    def teardown(self) -> None:
+        self.letters.close()
+
+
+@dataclass
+class KeepDeadLetters(beam.PTransform):
+    """`DeadLetter` to a folder or a topic (`l2features.deadletters.open_dead_letters`)."""
+
+    where: str
+
+    def expand(self, letters: Any) -> Any:
+        return letters | "Keep" >> beam.ParDo(_KeepFn(self.where))
+
+
+@dataclass
+class UpdateResults:
+    """PCollections of what became of the messages (`MessageResult`), and of the `DeadLetter`s among them."""
+
+    results: Any
+    letters: Any
+
+
+def build(
+    pipeline: Any,
+    messages: beam.PTransform,
+    update: Update,
+    dead_letters: beam.PTransform | None = None,
+    last: bool = True,
+) -> UpdateResults:
+    """Add the update to a pipeline. ``messages`` gives deliveries, and ``dead_letters`` keeps letters."""
+    deliveries = pipeline | "Messages" >> messages
+    decoded = deliveries | "Decode messages" >> DecodeMessages(update)
+    outcomes = (
+        decoded[PARTS]
+        | "Group by chunk" >> beam.GroupByKey()
+        | "Compute nodes" >> ComputeNodes(update)
+        | "Write nodes" >> WriteNodes(update)
+    )
+    all_outcomes = (decoded[OUTCOMES], outcomes) | "All outcomes" >> beam.Flatten()
+    settled = {_MESSAGES: deliveries, OUTCOMES: all_outcomes} | "Settle messages" >> SettleMessages(last)
+    if dead_letters is not None:
+        settled[LETTERS] | "Keep dead letters" >> dead_letters
+    return UpdateResults(settled[RESULTS], settled[LETTERS])
+
+
+def _keyed(delivery: Delivery) -> tuple[str, Delivery]:
+    return delivery.key, delivery

@@ -1,0 +1,193 @@
+"""Dead letters: messages that can never succeed, as they came, and why; kept in a folder or sent to a topic.
+
+In a folder each has a file whose name is made from its payload and attributes alone: a message that comes and
+dies again has one file still.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from .errors import ConfigError, L2FeaturesError
+from .ids import as_ids
+from .outcomes import Outcome
+from .parts import Delivery
+
+SUFFIX = ".json"
+TOPIC = re.compile(r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/topics/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}")
+_PAYLOAD = "payload"
+
+
+class DeadLetterError(L2FeaturesError):
+    """A dead letter cannot be kept or sent, or what should be one is none."""
+
+
+class Refusal(NamedTuple):
+    """Why ids of a message can never succeed, by a reason's name and in words.
+
+    There are no ids where it is the message itself that cannot, or what stands among the ids is none.
+    """
+
+    reason: str
+    detail: str
+    ids: tuple[int, ...] = ()
+    dataset: str = ""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message as it came, why it can never succeed, how often it was tried, and when it last was (UTC)."""
+
+    data: bytes
+    attributes: Mapping[str, str]
+    refusals: tuple[Refusal, ...]
+    attempts: int
+    time: datetime
+
+    @property
+    def name(self) -> str:
+        """A name for the message, made from its payload and attributes: 32 hexadecimal digits."""
+        attributes = json.dumps(sorted(self.attributes.items())).encode()
+        return hashlib.sha256(b"%d:%b%b" % (len(attributes), attributes, self.data)).hexdigest()[:32]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Names of the reasons, each once."""
+        return list(dict.fromkeys(refusal.reason for refusal in self.refusals))
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids concerned, each once, sorted."""
+        return sorted({node for refusal in self.refusals for node in refusal.ids})
+
+    def delivery(self, key: str) -> Delivery:
+        """The message, to be tried once more."""
+        return Delivery(key, self.data, self.attributes, self.attempts)
+
+    def to_json(self) -> str:
+        """The letter as JSON: the payload in base64, ids as strings; `from_json` is the inverse."""
+        reasons = [
+            {"reason": r.reason, "detail": r.detail, "dataset": r.dataset, "l2_ids": list(map(str, r.ids))}
+            for r in self.refusals
+        ]
+        letter = {
+            "attributes": dict(self.attributes),
+            "reasons": reasons,
+            "attempts": self.attempts,
+            "time": self.time.isoformat(timespec="seconds"),
+            _PAYLOAD: base64.b64encode(self.data).decode("ascii"),
+        }
+        return json.dumps(letter, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> DeadLetter:
+        """The letter of `to_json`. Raises DeadLetterError for anything else."""
+        try:
+            d: dict[str, Any] = json.loads(text)
+            attributes = {str(key): str(value) for key, value in d["attributes"].items()}
+            data = base64.b64decode(d[_PAYLOAD], validate=True)
+            refusals = tuple(map(_refusal, d["reasons"]))
+            return cls(data, attributes, refusals, int(d["attempts"]), datetime.fromisoformat(d["time"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DeadLetterError(f"this is no dead letter: {type(error).__name__}: {error}") from error
+
+
+def dead_letter(delivery: Delivery, causes: Iterable[Outcome], now: datetime | None = None) -> DeadLetter:
+    """The dead letter of a message that was tried once more and refused."""
+    refusals = tuple(
+        Refusal(str(cause.reason), cause.detail, tuple(cause.ids.tolist()), cause.dataset) for cause in causes
+    )
+    time = (now or datetime.now(UTC)).replace(microsecond=0)
+    return DeadLetter(delivery.data, delivery.attributes, refusals, delivery.attempts + 1, time)
+
+
+class DeadLetters(Protocol):
+    """Where dead letters go."""
+
+    def put(self, letter: DeadLetter) -> None:
+        """Keep a letter; it is durable when this returns. Raises DeadLetterError."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class Folder:
+    """Dead letters in a folder, a file of JSON each; the folder is made when the first comes."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def put(self, letter: DeadLetter) -> None:
+        """Write a letter's file as a whole, or not at all. Raises DeadLetterError."""
+        temporary = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.path, suffix=".part", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(letter.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path / f"{letter.name}{SUFFIX}")
+            _sync_folder(self.path)
+        except OSError as error:
+            if temporary:
+                temporary.unlink(missing_ok=True)
+            raise DeadLetterError(f"folder {self.path}: cannot keep a dead letter: {error}") from error
+
+    def letters(self) -> Iterator[tuple[Path, DeadLetter]]:
+        """The letters and their files, sorted by name; other files are passed over.
+
+        Raises DeadLetterError for a folder that is not there, and for a file that holds none.
+        """
+        if not self.path.is_dir():
+            raise DeadLetterError(f"folder {self.path}: there is no such folder")
+        for file in sorted(self.path.glob(f"*{SUFFIX}")):
+            yield file, read_letter(file)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+def read_letter(file: Path) -> DeadLetter:
+    """The dead letter in a file. Raises DeadLetterError."""
+    try:
+        return DeadLetter.from_json(file.read_bytes())
+    except OSError as error:
+        raise DeadLetterError(f"{file}: {error.strerror}") from error
+    except DeadLetterError as error:
+        raise DeadLetterError(f"{file}: {error}") from error
+
+
+def open_dead_letters(where: str) -> DeadLetters:
+    """A folder, or the topic ``projects/…/topics/…``; opening touches neither. Raises ConfigError."""
+    if where.startswith("projects/"):
+        if not TOPIC.fullmatch(where):
+            raise ConfigError(f"dead letters {where!r}: expected projects/PROJECT/topics/NAME, or a folder")
+        from .topic import Topic
+
+        return Topic(where)
+    return Folder(where)
+
+
+def _refusal(entry: Mapping[str, Any]) -> Refusal:
+    ids = as_ids([int(node) for node in entry["l2_ids"]])
+    return Refusal(str(entry["reason"]), str(entry["detail"]), tuple(ids.tolist()), str(entry["dataset"]))
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
