@@ -44,8 +44,8 @@ def requested_ids(request: Request, settings: Settings) -> Ids:
     return ids
 
 
-def received(request: Request, settings: Settings) -> bytes:
-    """The body, gunzipped where it says so. Raises ApiError."""
+def received(request: Request, settings: Settings) -> bytearray:
+    """The body, gunzipped where it says so, in one piece of memory. Raises ApiError."""
     limit = settings.max_body_bytes
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
@@ -54,7 +54,12 @@ def received(request: Request, settings: Settings) -> bytes:
         message = f"Content-Encoding {shown(encoding)!r} is not read: expected gzip or none"
         raise ApiError(415, "unsupported_encoding", message, field="Content-Encoding", value=encoding)
     pieces = _received(request, limit, settings.body_timeout_s)
-    return gunzipped(pieces, limit) if encoding == "gzip" else b"".join(pieces)
+    if encoding == "gzip":
+        return gunzipped(pieces, limit)
+    body = bytearray()
+    for piece in pieces:
+        body += piece
+    return body
 
 
 def _received(request: Request, limit: int, seconds: float) -> Iterator[bytes]:
@@ -80,13 +85,13 @@ def _received(request: Request, limit: int, seconds: float) -> Iterator[bytes]:
         raise ApiError(400, "body_incomplete", message, field="Content-Length", value=length)
 
 
-def gunzipped(pieces: Iterable[bytes], limit: int) -> bytes:
+def gunzipped(pieces: Iterable[bytes], limit: int) -> bytearray:
     """The content of a gzip file that comes in pieces.
 
     Raises ApiError where it is none, or of more than `MAX_MEMBERS` members, or as soon as its content is
     larger than ``limit`` bytes.
     """
-    out, size, members, ended = [], 0, 0, True
+    out, members, ended = bytearray(), 0, True
     try:
         for piece in pieces:
             while piece:
@@ -94,9 +99,8 @@ def gunzipped(pieces: Iterable[bytes], limit: int) -> bytes:
                     unpacker, members = zlib.decompressobj(_GZIP), members + 1
                     if members > MAX_MEMBERS:
                         raise zlib.error(f"it has more than {MAX_MEMBERS} members")
-                out.append(unpacker.decompress(piece, limit + 1 - size))
-                size += len(out[-1])
-                if size > limit:
+                out += unpacker.decompress(piece, limit + 1 - len(out))
+                if len(out) > limit:
                     raise _too_large(limit)
                 piece, ended = unpacker.unused_data, unpacker.eof
         if not ended:
@@ -104,10 +108,10 @@ def gunzipped(pieces: Iterable[bytes], limit: int) -> bytes:
     except zlib.error as error:
         message = f"Content-Encoding is gzip, but the body cannot be read as such: {error}"
         raise ApiError(400, "not_gzip", message, field="Content-Encoding", value="gzip") from error
-    return b"".join(out)
+    return out
 
 
-def ids_of_buffer(body: bytes, max_ids: int) -> Ids:
+def ids_of_buffer(body: bytes | bytearray, max_ids: int) -> Ids:
     """Ids of a buffer of little-endian uint64. Raises ApiError."""
     if len(body) % 8:
         message = f"a buffer of {len(body)} bytes: expected ids of 8 bytes each (little-endian uint64)"
@@ -116,7 +120,7 @@ def ids_of_buffer(body: bytes, max_ids: int) -> Ids:
     return np.frombuffer(body, dtype="<u8").astype(np.uint64, copy=False)
 
 
-def ids_of_json(body: bytes, max_ids: int) -> Ids:
+def ids_of_json(body: bytes | bytearray, max_ids: int) -> Ids:
     """Ids of ``{"l2_ids": …}``: integers, or strings of digits, in a list, a nested list or alone.
 
     As in the older service, a negative integer stands for the uint64 of the same 64 bits. Raises ApiError.
@@ -174,7 +178,7 @@ def _check_count(count: int, max_ids: int) -> None:
         raise ApiError(413, "too_many_ids", message, field=FIELD, value=count, limit=max_ids)
 
 
-def _check_values(body: bytes, max_ids: int) -> None:
+def _check_values(body: bytes | bytearray, max_ids: int) -> None:
     """Refuse JSON of far more values than ids, which takes a hundred times its size, before it is parsed."""
     most = 2 * max_ids + OTHER_VALUES
     if len(body) > most:
