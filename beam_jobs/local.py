@@ -1,4 +1,4 @@
-"""The batch pipeline on one machine: worker processes that share out the chunks as they go.
+"""A batch job on one machine: worker processes that share out the chunks as they go.
 
 The workers (`beam_jobs.worker`) get their chunks from this process, one at a time. A chunk whose worker died
 is given to another; a chunk that kills its workers counts as failed.
@@ -16,23 +16,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from l2features import features
 from l2features.errors import L2FeaturesError
 from l2features.geometry import Chunk
-from l2features.ingest import ATTEMPTS, Ingest, save_failure
-from l2features.store import FAILED
+from l2features.ingest import ATTEMPTS
 
 from . import worker as worker_module
-from .pipeline import STORE
-from .transforms import ChunkResult
+from .job import Job
 from .worker import END, ERROR, NEXT, RESULT
 
 MAX_EARLY_DEATHS = 3
-MAX_REASONS = 1_000
 END_TIMEOUT_S = 5.0
 CHUNK_TIMEOUT_S = 1_200.0
 """A chunk that takes longer hangs, say in a server that accepts a request and never answers."""
@@ -41,41 +37,6 @@ logger = logging.getLogger(__name__)
 
 class WorkerError(L2FeaturesError):
     """A worker could not go on."""
-
-
-@dataclass
-class Summary:
-    """What a run did.
-
-    ``failed`` maps the first failed chunks to reasons; ``millis`` sums the time of all workers by step.
-
-    ``first`` and ``last`` are when the first chunk was handed out and the last one was settled, on the
-    clock of ``time.perf_counter``.
-    """
-
-    total: int
-    done_before: int = 0
-    done: int = 0
-    nodes: int = 0
-    orphans: int = 0
-    n_failed: int = 0
-    failed: dict[Chunk, str] = field(default_factory=dict)
-    millis: Counter[str] = field(default_factory=Counter)
-    first: float = 0.0
-    last: float = 0.0
-    stopped: bool = False
-
-    def add(self, result: ChunkResult) -> None:
-        self.last = time.perf_counter()
-        self.nodes += result.nodes
-        self.orphans += result.orphans
-        self.millis.update(result.millis)
-        if result.state == FAILED:
-            self.n_failed += 1
-            if len(self.failed) < MAX_REASONS:
-                self.failed[result.chunk] = result.reason
-        else:
-            self.done += 1
 
 
 @dataclass(eq=False)
@@ -91,20 +52,22 @@ class _Worker:
 
 
 class LocalRun:
-    """One run of an ingest on this machine, with ``workers`` processes."""
+    """One run of a job on this machine, with ``workers`` processes."""
 
-    def __init__(self, ingest: Ingest, workers: int, sink: str = STORE, flags: Sequence[str] = ()) -> None:
-        self.ingest, self.n_workers, self.sink, self.flags = ingest, workers, sink, list(flags)
-        self.store = ingest.open_store()
-        self.summary = Summary(total=len(ingest.box))
+    def __init__(self, job: Job, workers: int, flags: Sequence[str] = ()) -> None:
+        self.job, self.n_workers, self.flags = job, workers, list(flags)
+        self.store = job.open_store()
+        self.summary = job.progress()
         self.deaths: Counter[Chunk] = Counter()
         self.again: list[Chunk] = []
         self.early_deaths = 0
         self.workers: list[_Worker] = []
         self.on_progress: Callable[[int], object] = lambda n: None
 
-    def run(self, on_progress: Callable[[int], object] | None = None) -> Summary:
-        """Compute all pending chunks; ``on_progress`` is told how many more chunks are settled.
+    def run(self, on_progress: Callable[[int], object] | None = None) -> Any:
+        """Do all pending chunks; ``on_progress`` is told how many more chunks are settled.
+
+        Gives the job's `Progress`.
 
         The first SIGINT or SIGTERM lets the workers finish their chunk; the second ends them, by a
         KeyboardInterrupt. Raises WorkerError where a worker cannot go on: then the others are ended too.
@@ -128,14 +91,14 @@ class LocalRun:
 
     def _is_needed(self, worker: _Worker) -> bool:
         """Whether to wait for a worker: when stopped, only if it has something unwritten."""
-        unwritten = worker.chunk is not None or self.sink != STORE
+        unwritten = worker.chunk is not None or not self.job.durable
         return not worker.ended and (unwritten or not self.summary.stopped)
 
     def _pending(self) -> Iterator[Chunk]:
-        for first, last in self.ingest.shards():
+        for first, last in self.job.shards():
             if self.summary.stopped:
                 return
-            chunks = self.ingest.pending(self.store, first, last)
+            chunks = self.job.pending(self.store, first, last)
             self.summary.done_before += last - first - len(chunks)
             self.on_progress(last - first - len(chunks))
             yield from chunks
@@ -145,7 +108,7 @@ class LocalRun:
         if first is None:
             return
         self.again.append(first)
-        features.warm_up()
+        self.job.warm_up()
         for _ in range(min(self.n_workers, self.summary.total)):
             self._start_worker()
 
@@ -155,7 +118,7 @@ class LocalRun:
         with theirs, _handled(signal.SIG_IGN, signal.SIGINT):  # which the new process inherits
             process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
         with suppress(ConnectionError):  # a worker that is dead already is found when it is waited for
-            ours.send((self.ingest, self.sink, self.flags))
+            ours.send((self.job, self.flags))
         self.workers.append(_Worker(process, ours))
 
     def _serve(self) -> None:
@@ -180,7 +143,7 @@ class LocalRun:
             worker.pipe.send(worker.chunk)
         elif says == RESULT:
             worker.chunk = None
-            self._settle(ChunkResult(Chunk(*what[0]), *what[1:]))
+            self._settle(self.job.result(what))
         elif says == END:
             worker.ended = True
         elif says == ERROR:
@@ -189,7 +152,8 @@ class LocalRun:
     def _next_chunk(self) -> Chunk | None:
         return self.again.pop() if self.again else next(self.pending, None)
 
-    def _settle(self, result: ChunkResult) -> None:
+    def _settle(self, result: Any) -> None:
+        self.summary.settled()
         self.summary.add(result)
         self.on_progress(1)
 
@@ -199,7 +163,7 @@ class LocalRun:
         if worker.overdue:
             how = f"a worker was ended after {CHUNK_TIMEOUT_S:.0f} s"
         worker.ended = True
-        if self.sink != STORE:
+        if not self.job.durable:
             raise WorkerError(f"{how}: rows that it had sent may not be written; run the job again")
         logger.warning("%s%s", how, f" at chunk {worker.chunk}" if worker.chunk else "")
         if worker.chunk is None:
@@ -212,8 +176,7 @@ class LocalRun:
                 self.again.append(worker.chunk)
             else:
                 reason = f"{how} at this chunk, {ATTEMPTS} times"
-                save_failure(self.store, self.ingest.geometry, worker.chunk, reason)
-                self._settle(ChunkResult(worker.chunk, FAILED, 0, 0, reason, {}))
+                self._settle(self.job.give_up(self.store, worker.chunk, reason))
         if not self.summary.stopped:
             self._start_worker()
 

@@ -1,4 +1,4 @@
-"""A worker of a local run: a process that runs the batch pipeline on Beam's in-process runner.
+"""A worker of a local run: a process that runs the pipeline of a job on Beam's in-process runner.
 
 Its chunks come from the supervisor (`beam_jobs.local`), one at a time, through a pipe; so does what became of
 them go back.
@@ -21,8 +21,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from l2features.errors import L2FeaturesError
 from l2features.geometry import Chunk
 
-from .pipeline import build, plain_message
-from .transforms import ChunkResult
+from .pipeline import plain_message
 
 NEXT, RESULT, END, ERROR = "next", "result", "end", "error"
 """What a worker says; the answer to `NEXT` is a chunk, or None when there is nothing more to do."""
@@ -54,7 +53,7 @@ class _ReportFn(beam.DoFn):
     def setup(self) -> None:
         self.pipe = Connection(os.dup(self.fd))
 
-    def process(self, result: ChunkResult) -> None:
+    def process(self, result: Any) -> None:
         self.pipe.send((RESULT, tuple(result)))
 
     def teardown(self) -> None:
@@ -78,12 +77,11 @@ def work(fd: int) -> None:
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     pipe = Connection(fd)
     try:
-        ingest, sink, flags = pipe.recv()
+        job, flags = pipe.recv()
         with threadpool_limits(1):
             pipeline = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags))
-            results = build(pipeline, ingest, PullChunks(fd), sink)
-            _ = results.written | "Report written" >> beam.ParDo(_ReportFn(fd))
-            _ = results.failed | "Report failed" >> beam.ParDo(_ReportFn(fd))
+            for number, results in enumerate(job.build(pipeline, PullChunks(fd))):
+                _ = results | f"Report {number}" >> beam.ParDo(_ReportFn(fd))
             pipeline.run().wait_until_finish()
         pipe.send((END, None))
     except (EOFError, ConnectionError):

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from beam_jobs.local import LocalRun, Summary
+from beam_jobs.local import LocalRun
+from beam_jobs.pipeline import IngestJob, Summary
 from beam_jobs.transforms import STEPS
 from l2features.config import load_dataset
 from l2features.ingest import prepare
@@ -38,7 +39,7 @@ def measure(config: Path, store: str, workers: int) -> tuple[Summary, float, flo
     dataset = load_dataset(NAME, config).model_copy(update={"store": store})
     started = time.perf_counter()
     ingest = replace(prepare(dataset, create=True), recompute=True)
-    run = LocalRun(ingest, workers)
+    run = LocalRun(IngestJob(ingest), workers)
     with tqdm(total=len(ingest.box), unit="chunk", desc=f"{workers} workers", leave=False) as bar:
         summary = run.run(bar.update)
     ended = time.perf_counter()

@@ -123,10 +123,9 @@ class AuditSource:
         if time is not None and len(unexpected):
             known = self.graph.made(chunk)
         superfluous = _without(unexpected, known)
-        [recorded] = self.store.chunk_states(as_ids([chunk_id])).tolist()
         return ChunkAudit(
             chunk,
-            recorded,
+            recorded_state(self.store, self.geometry, chunk),
             expected,
             rows.ids,
             _without(expected, rows.ids),
@@ -166,6 +165,11 @@ def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
             found = source.look(chunk)
             return source.repair(found) if source.audit.repair else found
     raise AssertionError("unreachable")
+
+
+def recorded_state(store: Store, geometry: Geometry, chunk: Chunk) -> str:
+    """The state of a chunk's ingest; empty where there is none."""
+    return str(store.chunk_states(as_ids([geometry.chunk_id(chunk)]))[0])
 
 
 def is_of_chunk(error: Exception) -> bool:

@@ -52,10 +52,7 @@ class AuditSummary:
         """The summary of one chunk."""
         left = np.setdiff1d(found.missing, found.repaired, assume_unique=True)
         return cls(
-            chunks=1,
-            done=int(found.recorded == DONE),
-            failed=int(found.recorded == FAILED),
-            unrecorded=int(found.recorded not in (DONE, FAILED)),
+            **_one_chunk(found.recorded),
             expected=len(found.expected),
             present=len(found.expected) - len(found.missing),
             empty=len(found.empty),
@@ -69,9 +66,10 @@ class AuditSummary:
         )
 
     @classmethod
-    def of_unaudited(cls, chunk: Chunk, reason: str) -> AuditSummary:
-        """The summary of one chunk that could not be audited."""
-        return cls(chunks=1, unaudited=1, problems={f"chunk {chunk}": reason[:MAX_REASON]})
+    def of_unaudited(cls, chunk: Chunk, recorded: str, reason: str) -> AuditSummary:
+        """The summary of one chunk that could not be audited; ``recorded`` is the state of its ingest."""
+        problems = {f"chunk {chunk}": reason[:MAX_REASON]}
+        return cls(**_one_chunk(recorded), unaudited=1, problems=problems)
 
     def add(self, other: AuditSummary) -> None:
         """Add the sums of another summary, and its examples as far as there is room."""
@@ -93,6 +91,11 @@ class AuditSummary:
     def complete(self) -> bool:
         """Whether every chunk was audited, and no expected node is without a row."""
         return not self.left and not self.unaudited
+
+
+def _one_chunk(recorded: str) -> dict[str, Any]:
+    done, failed = recorded == DONE, recorded == FAILED
+    return {"chunks": 1, "done": int(done), "failed": int(failed), "unrecorded": int(not done and not failed)}
 
 
 def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:

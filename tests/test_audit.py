@@ -210,8 +210,9 @@ def test_sums_and_examples() -> None:
             Chunk(i, 0, 0), "done", ids, none, ids, none, none, none, ids[:1], {i * 10 + 1: "no"}
         )
         total.add(AuditSummary.of(of_chunk))
-    total.add(AuditSummary.of_unaudited(Chunk(9, 9, 9), "x" * 10_000))
+    total.add(AuditSummary.of_unaudited(Chunk(9, 9, 9), "failed", "x" * 10_000))
     assert (total.chunks, total.done, total.unaudited, total.expected) == (31, 30, 1, 300)
+    assert (total.failed, total.unrecorded) == (1, 0)
     assert (total.missing, total.repaired, total.left, total.complete) == (300, 30, 270, False)
     assert [len(total.missing_ids), len(total.problems)] == [EXAMPLES, EXAMPLES]
     assert "missing: 1 2 3 4 5 6 7 8 9 11 " in summary_text(total)

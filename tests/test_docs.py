@@ -39,11 +39,12 @@ def test_links_lead_somewhere(path: str) -> None:
         assert (file.parent / link).exists(), link
 
 
-def test_every_option_of_the_ingest_is_in_its_docs() -> None:
+@pytest.mark.parametrize(("job", "least"), [("ingest", 8), ("audit", 7)])
+def test_every_option_of_a_job_is_in_its_docs(job: str, least: int) -> None:
     helped = subprocess.run(
-        [sys.executable, "-m", "beam_jobs.ingest", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", f"beam_jobs.{job}", "--help"], capture_output=True, text=True, check=True
     ).stdout
     options = set(re.findall(r"--[a-z_]+", helped)) - {"--help", "--project", "--region", "--temp_location"}
-    written = (ROOT / "docs" / "ingest.md").read_text()
-    assert len(options) > 8
+    written = (ROOT / "docs" / f"{job}.md").read_text()
+    assert len(options) > least
     assert not [option for option in options if option not in written]

@@ -1,0 +1,133 @@
+"""What the commands of the jobs have in common: options, runners, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from l2features.chunks import ChunkBox, centre_box, parse_box, whole_box
+from l2features.config import CONFIG_VARIABLE
+from l2features.errors import ConfigError, L2FeaturesError
+from l2features.geometry import Triple
+
+from .job import Progress
+from .local import LocalRun
+from .pipeline import plain_message
+from .transforms import NAMESPACE
+
+LOCAL = "local"
+EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+
+
+def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of a command."""
+    return argparse.ArgumentParser(
+        prog=f"python -m beam_jobs.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Beam's options (--runner, --project, --region, --temp_location, …) are taken as well.",
+        allow_abbrev=False,
+    )
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Which data set, which of its chunks, by how many processes."""
+    parser.add_argument("--dataset", help="name of the data set in the data sets file (required)")
+    parser.add_argument("--config", help=f"the data sets file (YAML); default: ${CONFIG_VARIABLE}")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--test", action="store_true", help="only the 8 chunks at the centre of the grid")
+    which.add_argument("--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this part of the grid")
+    parser.add_argument("--workers", type=int, help="worker processes of a local run; default: one per core")
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
+    parser.add_argument(
+        "--runner", default=LOCAL, help="local (default), or a Beam runner such as DataflowRunner"
+    )
+    own, rest = parser.parse_known_args(argv)
+    if not own.dataset:
+        parser.error("--dataset NAME is required")
+    if own.workers is not None and own.workers < 1:
+        parser.error(f"--workers {own.workers}: expected 1 or more")
+    beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(beam_parser)
+    unknown = beam_parser.parse_known_args(rest)[1]
+    if unknown:
+        parser.error(f"unknown option {unknown[0]}: neither an option of this job nor one of Beam's")
+    return own, rest
+
+
+def box_chooser(own: argparse.Namespace) -> Callable[[Triple], ChunkBox]:
+    """What picks the part of a grid that the options name."""
+
+    def choose_box(grid: Triple) -> ChunkBox:
+        if own.test:
+            return centre_box(grid)
+        return parse_box(own.chunks, grid) if own.chunks else whole_box(grid)
+
+    return choose_box
+
+
+def run_local(job: Any, own: argparse.Namespace, flags: list[str], starting: str = "starting") -> Any:
+    """Run on this machine with a progress bar; gives the job's `Progress`."""
+    run = LocalRun(job, own.workers or len(os.sched_getaffinity(0)), flags)
+    with logging_redirect_tqdm(), tqdm(total=len(job.box), unit="chunk") as bar:
+        bar.set_description(f"{own.dataset} ({starting})")
+
+        def advance(chunks: int) -> None:
+            bar.set_description(own.dataset, refresh=False)
+            bar.update(chunks)
+
+        progress: Progress = run.run(advance)
+    return progress
+
+
+def run_on(runner: str, flags: list[str], add: Callable[[Any], object]) -> dict[str, int] | None:
+    """Run what ``add`` adds to a pipeline on a Beam runner, and wait; gives its counters.
+
+    None where nothing is run. Raises ConfigError for a runner that there is not.
+    """
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
+    options = PipelineOptions([*flags, f"--runner={runner}"])
+    try:
+        pipeline = beam.Pipeline(options=options)
+    except ValueError as error:
+        raise ConfigError(f"runner {runner}: {' '.join(str(error).split())}") from error
+    add(pipeline)
+    result: Any = pipeline.run()
+    if options.view_as(TestOptions).dry_run or options.view_as(GoogleCloudOptions).template_location:
+        return None
+    result.wait_until_finish()
+    found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
+    return {metric.key.metric.name: metric.result for metric in found}
+
+
+def exit_status(run: Callable[[], int], stopped: str) -> int:
+    """The exit status of a command: 1 where the job ended, 2 for a wrong option, 130 where it was stopped."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return run()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except L2FeaturesError as error:
+        print(f"error: {plain_message(error)}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return EXIT_STOPPED
