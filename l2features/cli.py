@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from . import __version__
-from .config import CONFIG_VARIABLE, load_dataset, load_datasets, server_environment, url_prefix
-from .errors import ConfigError, L2FeaturesError, TableNotFound
+from .command import config_option, json_option, user_errors
+from .config import load_dataset, load_datasets, server_environment, url_prefix
+from .deadletters_cli import deadletters
+from .errors import ConfigError, TableNotFound
 from .geometry import Chunk, Geometry, Triple
 from .ids import KEY_DIGITS, Ids
 from .rows import Rows
 from .store import Meta, Store, node_segments, open_store, parse_time
-
-EXIT_FAILED, EXIT_USAGE = 1, 2
-
-config_option = click.option(
-    "--config",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    help=f"The data sets file (YAML).  [default: ${CONFIG_VARIABLE}]",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the HTTP API gives it.")
 
 
 class TripleType(click.ParamType[Triple]):
@@ -52,20 +41,6 @@ class TripleType(click.ParamType[Triple]):
         if min(x, y, z) < self.at_least or max(x, y, z) > self.at_most:
             self.fail(f"{value!r}: expected {self.at_least} to {self.at_most} on each axis", param, ctx)
         return x, y, z
-
-
-def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """A user's mistake ends in a message and an exit status, never in a traceback."""
-
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except L2FeaturesError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
-
-    return run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -90,7 +65,7 @@ def main() -> None:
 @click.option(
     "--chunk-size", type=TripleType(4, 1024), default="64,64,32", show_default=True, help="Voxels of a chunk."
 )
-@_user_errors
+@user_errors
 def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
     """Write a sample data set to DIRECTORY.
 
@@ -118,7 +93,7 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
 @click.argument("dataset")
 @config_option
 @json_option
-@_user_errors
+@user_errors
 def status(dataset: str, config: str | None, as_json: bool) -> None:
     """How far the ingest of DATASET is: chunks done and in all, failed chunks, rates.
 
@@ -144,7 +119,7 @@ def status(dataset: str, config: str | None, as_json: bool) -> None:
 )
 @config_option
 @json_option
-@_user_errors
+@user_errors
 def get(
     dataset: str,
     ids: tuple[str, ...],
@@ -183,7 +158,7 @@ def get(
 )
 @config_option
 @json_option
-@_user_errors
+@user_errors
 def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None, as_json: bool) -> None:
     """Compute chunk X,Y,Z of DATASET and print its nodes' features; nothing is written.
 
@@ -215,7 +190,7 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
 @click.option("--auth", is_flag=True, help="Ask the service at $AUTH_URL who may read what.")
-@_user_errors
+@user_errors
 def serve(config: str, bind: str, workers: int, auth: bool) -> None:
     """Serve the data sets of DATASET-FILE by HTTP, until Ctrl-C.
 
@@ -292,6 +267,9 @@ def _print_rows(rows: Rows, geometry: Geometry, as_json: bool) -> None:
         click.echo(json_text({label: served[label] for label in sorted(served, key=int)}))
     else:
         click.echo(features_table(rows, geometry), nl=False)
+
+
+main.add_command(deadletters)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from l2features.messages import Reason
 from l2features.schema import ATTRIBUTES, Attribute
 
 from .conftest import ROOT
@@ -39,7 +40,12 @@ def test_links_lead_somewhere(path: str) -> None:
         assert (file.parent / link).exists(), link
 
 
-@pytest.mark.parametrize(("job", "least"), [("ingest", 8), ("audit", 7)])
+def test_the_reasons_in_the_docs() -> None:
+    written = (ROOT / "docs" / "update.md").read_text()
+    assert not [reason for reason in Reason if f"| `{reason}` | {reason.meaning} |" not in written]
+
+
+@pytest.mark.parametrize(("job", "least"), [("ingest", 8), ("audit", 7), ("update", 5)])
 def test_every_option_of_a_job_is_in_its_docs(job: str, least: int) -> None:
     helped = subprocess.run(
         [sys.executable, "-m", f"beam_jobs.{job}", "--help"], capture_output=True, text=True, check=True
