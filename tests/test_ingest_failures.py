@@ -175,7 +175,7 @@ def test_a_locked_store_is_an_error_and_not_a_hang(
     holder = sqlite3.connect(tmp_path / "l2cache.db")
     holder.execute("BEGIN EXCLUSIVE")
     short = tmp_path / "sitecustomize.py"
-    short.write_text("import l2features.store.sqlite as s\ns.BUSY_TIMEOUT_S = 0.5\n")
+    short.write_text("import l2features.store as s\ns.open_store.__defaults__ = (0.5,)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     done = run_ingest(config, "--recompute")
     assert done.returncode == 1
