@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -30,8 +30,8 @@ class ChunkAudit:
     ``expected`` are the nodes that the graph has, ``present`` all rows of the chunk, ``missing`` the expected
     ones without a row. ``superfluous`` rows are of ids that the graph never had, ``other`` ones of its nodes
     of other times. ``empty`` are expected nodes whose row says "could not compute". ``repaired`` are missing
-    ones that now have a row; ``failed`` says of an id why it could not be repaired. ``recorded`` is the state
-    of the chunk's ingest, empty where there is none.
+    ones that now have a row; ``failed`` says of an id why it could not be repaired, ``problem`` why none
+    could. ``recorded`` is the state of the chunk's ingest, empty where there is none.
     """
 
     chunk: Chunk
@@ -44,6 +44,7 @@ class ChunkAudit:
     empty: Ids
     repaired: Ids = field(default_factory=lambda: as_ids([]))
     failed: dict[int, str] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class AuditSource:
         self.store.write(result.features)
         unknown = dict.fromkeys(result.unknown.tolist(), "the graph does not say its supervoxels")
         repaired = result.features["label"].copy()
-        return ChunkAudit(**{**found.__dict__, "repaired": repaired, "failed": result.errors | unknown})
+        return replace(found, repaired=repaired, failed=result.errors | unknown)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -154,7 +155,20 @@ class AuditSource:
 
 
 def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
-    """The audit of a chunk and, where the run is one of repair, its repair; in up to `ATTEMPTS` attempts."""
+    """The audit of a chunk and, in a run of repair, its repair; each in up to `ATTEMPTS` attempts.
+
+    Raises GraphError or StoreError. Where only the repair fails, the result says why.
+    """
+    found = _in_attempts(lambda: source.look(chunk))
+    if not source.audit.repair:
+        return found
+    try:
+        return _in_attempts(lambda: source.repair(found))
+    except (VolumeError, GraphError) as error:
+        return replace(found, problem=str(error))
+
+
+def _in_attempts(do: Callable[[], ChunkAudit]) -> ChunkAudit:
     for attempt in tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
@@ -162,8 +176,7 @@ def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
         reraise=True,
     ):
         with attempt:
-            found = source.look(chunk)
-            return source.repair(found) if source.audit.repair else found
+            return do()
     raise AssertionError("unreachable")
 
 

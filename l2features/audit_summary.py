@@ -28,7 +28,7 @@ class AuditSummary:
     by what became of their ingest. ``expected`` nodes are ``present`` (of these, ``empty`` are marked "could
     not compute") or ``missing`` (of these, ``repaired`` now have a row). Rows beyond these are
     ``superfluous`` where the graph never had their ids, or of its nodes of ``other`` times. ``problems`` says
-    of chunks why they could not be audited, and of nodes why they could not be repaired.
+    of chunks why they could not be audited or repaired, and of nodes why they could not be repaired.
     """
 
     chunks: int = 0
@@ -50,6 +50,8 @@ class AuditSummary:
     @classmethod
     def of(cls, found: ChunkAudit) -> AuditSummary:
         """The summary of one chunk."""
+        problems = {f"chunk {found.chunk}": found.problem[:MAX_REASON]} if found.problem else {}
+        problems |= {f"node {node}": found.failed[node] for node in sorted(found.failed)[:EXAMPLES]}
         left = np.setdiff1d(found.missing, found.repaired, assume_unique=True)
         return cls(
             **_one_chunk(found.recorded),
@@ -62,7 +64,7 @@ class AuditSummary:
             other=len(found.other),
             missing_ids=[str(node) for node in left[:EXAMPLES].tolist()],
             superfluous_ids=[str(node) for node in found.superfluous[:EXAMPLES].tolist()],
-            problems={f"node {node}": found.failed[node] for node in sorted(found.failed)[:EXAMPLES]},
+            problems=problems,
         )
 
     @classmethod

@@ -156,6 +156,30 @@ def test_what_cannot_be_repaired_is_told(recordings: Recordings, tmp_path: Path)
     assert summary.problems == {f"node {first + 1}": reason}
 
 
+def test_a_volume_that_cannot_be_read_leaves_the_audit(
+    recordings: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = dataset_at_t0(recordings, tmp_path, V2)
+    audit = prepare_audit(dataset, T0, repair=True)
+    gone = audit.geometry.chunk_id(Chunk(1, 0, 0)) + 3
+    open_table(dataset).delete(gone, gone)
+    reads = []
+
+    def fail(*args: Any) -> None:
+        reads.append(args)
+        raise OSError("disk on fire")
+
+    monkeypatch.setattr("l2features.volume.Volume._cutout", fail)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    summary, _ = audited(audit)
+    assert (summary.missing, summary.repaired, summary.unaudited, summary.complete) == (1, 0, 0, False)
+    assert summary.missing_ids == [str(gone)]
+    [(what, reason)] = summary.problems.items()
+    assert what == "chunk 1,0,0"
+    assert "disk on fire" in reason
+    assert len(reads) == 3
+
+
 # ------------------------------------------------------------------ no graph
 def test_without_a_graph_the_segments_are_expected(undisturbed: Path, tmp_path: Path, sample: Path) -> None:
     dataset = load_dataset("sample", undisturbed)
