@@ -20,7 +20,7 @@ from l2features.ingest import prepare
 from l2features.schema import NAMES
 from l2features.store import Meta, Store, open_store
 
-from .conftest import INSTANCE, PROJECT, Recordings
+from .conftest import INSTANCE, PROJECT, STORE_URL, Recordings
 from .stores import features_of
 from .test_graph_nodes import V2, V2_GRAPHENE, chunks_of, valid_nodes
 from .test_nodes import SOURCES, entry, open_nodes
@@ -99,6 +99,16 @@ def test_the_older_graph_is_complete(recordings: Recordings, tmp_path: Path) -> 
     for timestamp in (None, T0):
         summary, _ = audited(prepare_audit(dataset, timestamp))
         assert (summary.complete, summary.expected, summary.superfluous) == (True, 159, 0)
+
+
+def test_a_table_of_the_older_cache(recordings: Recordings) -> None:
+    """It has no geometry; its rows are those of the genuine batch at T0."""
+    update = {"store": STORE_URL, "l2cache_id": "l2cache_fixture"}
+    dataset = entry(recordings, *V2).model_copy(update=update)
+    summary, found = audited(prepare_audit(dataset, T0))
+    assert (summary.complete, summary.present, summary.superfluous) == (True, 159, 0)
+    assert (summary.done, summary.unrecorded) == (0, 12)
+    assert len(found[Chunk(2, 1, 1)].present) == 0
 
 
 def open_table(dataset: Dataset) -> Store:
