@@ -61,13 +61,18 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argpars
         parser.error("--dataset NAME is required")
     if own.workers is not None and own.workers < 1:
         parser.error(f"--workers {own.workers}: expected 1 or more")
+    check_flags(parser, rest)
+    return own, rest
+
+
+def check_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> None:
+    """Exit with status 2 where Beam does not know a flag."""
     beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(beam_parser)
-    unknown = beam_parser.parse_known_args(rest)[1]
+    unknown = beam_parser.parse_known_args(flags)[1]
     if unknown:
         parser.error(f"unknown option {unknown[0]}: neither an option of this job nor one of Beam's")
-    return own, rest
 
 
 def box_chooser(own: argparse.Namespace) -> Callable[[Triple], ChunkBox]:
@@ -123,7 +128,7 @@ def exit_status(run: Callable[[], int], stopped: str) -> int:
     try:
         return run()
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_message(error)}", file=sys.stderr)
         return EXIT_USAGE
     except L2FeaturesError as error:
         print(f"error: {plain_message(error)}", file=sys.stderr)

@@ -10,8 +10,6 @@ example:
 from __future__ import annotations
 
 import argparse
-import logging
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,23 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from l2features import features
 from l2features.config import CONFIG_VARIABLE, load_datasets
 from l2features.deadletters import open_dead_letters
-from l2features.errors import ConfigError, L2FeaturesError
 from l2features.outcomes import Fate, Verdict
 from l2features.recorded import find_messages, read_message
 from l2features.update import Update
 
-from .pipeline import plain_message
-from .transforms import NAMESPACE
+from . import command
+from .command import EXIT_FAILED
 from .update_transforms import KeepDeadLetters, build
 
 DEFAULT_RUNNER = "FnApiRunner"
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+STOPPED = "stopped: the same command goes on from here"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,13 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m beam_jobs.update",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Beam's options are taken as well.",
-        allow_abbrev=False,
-    )
+    parser = command.new_parser("update", __doc__)
     add_options(parser)
     parser.add_argument("--runner", default=DEFAULT_RUNNER, help=f"a Beam runner; default: {DEFAULT_RUNNER}")
     own, rest = parser.parse_known_args(argv)
@@ -73,12 +62,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.error("--messages FOLDER or FILE is required")
     if own.attempts < 1:
         parser.error(f"--attempts {own.attempts}: expected 1 or more")
-    beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(beam_parser)
-    unknown = beam_parser.parse_known_args(rest)[1]
-    if unknown:
-        parser.error(f"unknown option {unknown[0]}: neither an option of this job nor one of Beam's")
+    command.check_flags(parser, rest)
     return own, rest
 
 
@@ -100,16 +84,11 @@ def replay(own: argparse.Namespace, flags: list[str]) -> int:
     if own.dead_letters:
         open_dead_letters(own.dead_letters).close()
         letters = KeepDeadLetters(own.dead_letters)
-    try:
-        pipeline = beam.Pipeline(options=PipelineOptions([*flags, f"--runner={own.runner}"]))
-    except ValueError as error:
-        raise ConfigError(f"runner {own.runner}: {' '.join(str(error).split())}") from error
     features.warm_up()
-    build(pipeline, ReadRecorded(files), update, letters)
-    result: Any = pipeline.run()
-    result.wait_until_finish()
-    counters = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    return report({metric.key.metric.name: metric.result for metric in counters}, bool(letters))
+    counts = command.run_on(
+        own.runner, flags, lambda pipeline: build(pipeline, ReadRecorded(files), update, letters)
+    )
+    return 0 if counts is None else report(counts, bool(letters))
 
 
 def report(counts: dict[str, int], kept: bool) -> int:
@@ -129,22 +108,8 @@ def report(counts: dict[str, int], kept: bool) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; gives the exit status: 1 where messages failed or were refused, 2 for a wrong option."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     own, flags = parse(sys.argv[1:] if argv is None else argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        return replay(own, flags)
-    except ConfigError as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return EXIT_USAGE
-    except L2FeaturesError as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("stopped: the same command may be given again", file=sys.stderr)
-        return EXIT_STOPPED
+    return command.exit_status(lambda: replay(own, flags), STOPPED)
 
 
 if __name__ == "__main__":

@@ -57,12 +57,13 @@ class _DecodeFn(_UpdateFn):
         split = self.updater.split(delivery)
         for outcome in split.outcomes:
             yield TaggedOutput(OUTCOMES, (delivery.key, outcome))
-        yield from split.parts
+        for place, member in split.parts:
+            yield tuple(place), member  # of a named tuple Beam does not know that it is the same everywhere
 
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """`Delivery` to (`Place`, `Member`) (main output ``parts``), and to (key, `Outcome`) (``outcomes``)."""
+    """`Delivery` to (`Place` as a tuple, `Member`), and to (key, `Outcome`) (output ``outcomes``)."""
 
     update: Update
 
@@ -71,7 +72,7 @@ class DecodeMessages(beam.PTransform):
 
 
 class _ComputeNodesFn(_UpdateFn):
-    def process(self, group: tuple[Place, Iterable[Member]]) -> Iterator[Computed]:
+    def process(self, group: tuple[tuple[Any, ...], Iterable[Member]]) -> Iterator[Computed]:
         place, members = Place(*group[0]), sorted(group[1], key=lambda member: member.key)
         _count("groups")
         for computed in self.updater.compute(place, members):
@@ -82,7 +83,7 @@ class _ComputeNodesFn(_UpdateFn):
 
 @dataclass
 class ComputeNodes(beam.PTransform):
-    """(`Place`, its `Member`s) to `Computed`: a chunk is read once for all nodes of a group."""
+    """(`Place` as a tuple, its `Member`s) to `Computed`: a chunk is read once for all nodes of a group."""
 
     update: Update
 

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tenacity
 
 from .compute import read_geometry, timed
 from .config import Dataset, datasets_of_table
-from .errors import L2FeaturesError, StoreError, VolumeError
+from .errors import L2FeaturesError, StoreError, StoreUnavailable, VolumeError
 from .geometry import Geometry
 from .ids import Ids, as_ids, sorted_unique
 from .messages import BadMessage, Reason, check_ids, decode
@@ -31,6 +31,10 @@ from .store import Store, open_store
 from .volume import Volume
 
 LONGEST_PAUSE_S = 10.0
+REST_S = 5.0
+"""How long a data set whose store could not be reached is left alone."""
+MEMBERS_S = 60.0
+"""How long the messages of a group that failed are tried one by one."""
 logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
@@ -79,6 +83,7 @@ class Updater:
         self._stores: dict[str, Store] = {}
         self._geometries: dict[str, Geometry] = {}
         self._sources: dict[str, NodeSource] = {}
+        self._away: dict[str, tuple[L2FeaturesError, float]] = {}
 
     def split(self, delivery: Delivery) -> Split:
         """What a message asks for, by data set and chunk. It never raises for what a message holds."""
@@ -100,7 +105,7 @@ class Updater:
             outcomes.append(Outcome.refused(Reason.UNKNOWN_TABLE, detail, request.ids))
         for dataset in datasets:
             try:
-                geometry = self._retried(lambda dataset=dataset: self.geometry(dataset.name))  # type: ignore[misc]
+                geometry = self._retried(dataset.name, self.geometry, dataset.name)
             except Exception as error:
                 outcomes.append(_failed(dataset.name, request.ids, error))
                 continue
@@ -118,16 +123,26 @@ class Updater:
         """
         for batch in batches(members):
             try:
-                yield self._retried(lambda batch=batch: self._compute(place, batch))  # type: ignore[misc]
+                yield self._retried(place.dataset, self._compute, place, batch)
             except Exception as error:
                 if len(batch) == 1 or isinstance(error, (VolumeError, StoreError)):
                     yield _nothing(place, batch, error)
-                    continue
-                for member in batch:
-                    try:
-                        yield self._compute(place, [member])
-                    except Exception as own_error:
-                        yield _nothing(place, [member], own_error)
+                else:
+                    yield from self._compute_members(place, batch, error)
+
+    def _compute_members(
+        self, place: Place, members: Sequence[Member], error: Exception
+    ) -> Iterator[Computed]:
+        """Each message's nodes by themselves, as far as time allows; ``error`` is what stopped them all."""
+        until = time.monotonic() + MEMBERS_S
+        for member in members:
+            if time.monotonic() > until:
+                yield _nothing(place, [member], error)
+                continue
+            try:
+                yield self._compute(place, [member])
+            except Exception as own_error:
+                yield _nothing(place, [member], own_error)
 
     def write(self, computed: Computed) -> Iterator[tuple[str, Outcome]]:
         """Make rows durable; gives the outcomes of each message's ids, with its key."""
@@ -136,7 +151,7 @@ class Updater:
             dataset, empty = computed.place.dataset, rows[SIZE] == 0
             try:
                 with timed(computed.millis, "write"):
-                    self._retried(lambda: self.store(dataset).write(rows))
+                    self._retried(dataset, self.store(dataset).write, rows)
             except Exception as error:
                 outcomes.append(_failed(dataset, rows["label"], error))
             else:
@@ -207,19 +222,26 @@ class Updater:
     def _pauses(self) -> list[float]:
         return [min(self.update.pause_s * 2**n, LONGEST_PAUSE_S) for n in range(self.update.attempts - 1)]
 
-    def _retried(self, call: Callable[[], _Result]) -> _Result:
-        """What a call gives, after as many attempts as there may be."""
-        for attempt in tenacity.Retrying(
+    def _retried(self, name: str, call: Callable[..., _Result], *arguments: Any) -> _Result:
+        """What a call for a data set gives, after as many attempts as there may be.
+
+        While its store rests, as it could not be reached, the error is the same as it was.
+        """
+        away, until = self._away.get(name, (None, 0.0))
+        if away is not None and time.monotonic() < until:
+            raise type(away)(str(away))
+        pause = self.update.pause_s
+        retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.update.attempts),
-            wait=tenacity.wait_exponential_jitter(
-                self.update.pause_s, LONGEST_PAUSE_S, jitter=self.update.pause_s
-            ),
+            wait=tenacity.wait_exponential_jitter(pause, LONGEST_PAUSE_S, jitter=pause),
             retry=tenacity.retry_if_exception_type(L2FeaturesError),
             reraise=True,
-        ):
-            with attempt:
-                return call()
-        raise AssertionError("unreachable")
+        )
+        try:
+            return retrying(call, *arguments)
+        except StoreUnavailable as error:
+            self._away[name] = error, time.monotonic() + REST_S
+            raise
 
 
 def apply_messages(updater: Updater, deliveries: Iterable[Delivery]) -> dict[str, list[Outcome]]:

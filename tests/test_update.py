@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features import parts
+from l2features import parts, update
 from l2features.config import load_datasets
 from l2features.errors import GraphError, StoreUnavailable, VolumeError
 from l2features.geometry import Chunk
@@ -288,7 +288,45 @@ def test_rows_that_cannot_be_written_are_not_said_to_be(
     found = apply_messages(updater, [Delivery("a", edit(*rows[:2]), EDIT)])
     assert fates(found["a"]) == {"failed": rows[:1].tolist(), "present": rows[1:2].tolist()}
     monkeypatch.undo()
+    updater._away.clear()
     assert fates(apply_messages(updater, [Delivery("a", edit(*rows[:2]), EDIT)])["a"])["written"] == [rows[0]]
+
+
+def test_a_store_that_cannot_be_reached_is_left_alone_for_a_while(
+    updater: Updater, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def read(ids: Ids, names: Any) -> Rows:
+        asked.append(ids.tolist())
+        raise StoreUnavailable("the store is away")
+
+    ids = [int(rows_of(updater, Chunk(x, 0, 0)).ids[0]) for x in range(3)]
+    monkeypatch.setattr(updater.store("sample"), "read", read)
+    found = apply_messages(updater, [Delivery(str(n), edit(node), EDIT) for n, node in enumerate(ids)])
+    assert [(fates(found[key]), found[key][0].detail[-17:]) for key in "012"] == [
+        ({"failed": [node]}, "the store is away") for node in ids
+    ]
+    assert asked == [ids[:1], ids[:1]]
+    monkeypatch.undo()
+    updater._away.clear()
+    assert fates(apply_messages(updater, [Delivery("a", edit(*ids), EDIT)])["a"]) == {"present": ids}
+
+
+def test_messages_of_a_chunk_are_tried_one_by_one_for_a_while(
+    updater: Updater, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = rows_of(updater, Chunk(0, 0, 0)).ids[:3]
+    forget(updater, ids)
+
+    def before(_: Ids) -> None:
+        raise GraphError("no answer")
+
+    monkeypatch.setattr(update, "MEMBERS_S", -1.0)
+    source = faulty(updater, before)
+    found = apply_messages(updater, [Delivery(str(n), edit(node), EDIT) for n, node in enumerate(ids)])
+    assert [fates(found[key]) for key in "012"] == [{"failed": [node]} for node in ids]
+    assert source.asked == [ids.tolist()] * 2
 
 
 def test_what_has_no_voxels_is_marked_and_what_the_graph_gets_wrong_is_refused(updater: Updater) -> None:
