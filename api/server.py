@@ -67,6 +67,8 @@ def worker_ends(worker: Any) -> None:
         return
     service = worker.wsgi.extensions["l2cache"]
     service.missing.close(LAST_MESSAGES_S)
+    if worker.at_once:
+        os._exit(0)
     service.datasets.close()
 
 

@@ -7,7 +7,9 @@ import logging
 import re
 import select
 import selectors
+import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -155,10 +157,23 @@ class Worker(ThreadWorker):
     lets go of the port, so that a client is either answered or refused, never cut off.
     """
 
+    at_once = False
+    """Whether it ends without waiting for the requests that it has begun."""
+
     def init_process(self) -> None:
         settings = load_settings()
         self.receive_s, self.send_s = settings.body_timeout_s, settings.send_timeout_s
         super().init_process()
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """End at once, without the locks of what the signal interrupts.
+
+        Ctrl-C comes twice, from the terminal and from the master: once is enough.
+        """
+        for name in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(name, signal.SIG_IGN)
+        self.alive, self.at_once = False, True
+        sys.exit(0)
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
