@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import glob
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import requests
@@ -123,6 +127,23 @@ def test_a_request_that_takes_long_is_finished(undisturbed: Path, tmp_path: Path
         assert server.stop() == 0
         asking.join()
     assert statuses == [200]
+
+
+def test_ctrl_c_ends_at_once(undisturbed: Path, tmp_path: Path) -> None:
+    """It reaches all processes, and those of requests in work a second time from the master."""
+    missing = nodes_of(undisturbed)[:1] + np.uint64(4000)
+    for _ in range(3):
+        with Server(undisturbed, {"L2CACHE_WORKERS": "2"}, log_file=tmp_path / "log") as server:
+            url = f"{server.api}/table/sample/attributes?wait=30"
+            with ThreadPoolExecutor() as pool:
+                asked = pool.submit(requests.post, url, data=missing.tobytes(), headers=BINARY, timeout=60)
+                until = time.monotonic() + 20
+                while server.metric("l2cache_requests_in_flight") < 2 and time.monotonic() < until:
+                    time.sleep(0.05)
+                os.killpg(server.process.pid, signal.SIGINT)
+                assert server.process.wait(20) == 0
+                assert isinstance(asked.exception(), requests.ConnectionError)
+            assert "SIGKILL" not in server.log
 
 
 def test_processes_that_end_or_die_are_replaced_and_what_they_counted_stays(
