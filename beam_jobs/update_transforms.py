@@ -112,12 +112,10 @@ class WriteNodes(beam.PTransform):
 
 
 class _SettleFn(beam.DoFn):
-    def __init__(self, last: bool) -> None:
-        self.last = last
-
     def process(self, joined: tuple[str, Mapping[str, Iterable[Any]]]) -> Iterator[Any]:
         key, sides = joined
-        settled = settle(sides[OUTCOMES], self.last)
+        delivery = Delivery(*next(iter(sides[_MESSAGES])))
+        settled = settle(sides[OUTCOMES], delivery.last)
         counts = {str(fate): settled.counts[fate] for fate in Fate if settled.counts[fate]}
         for fate, ids in counts.items():
             _count(f"ids_{fate}", ids)
@@ -125,8 +123,7 @@ class _SettleFn(beam.DoFn):
         if settled.verdict is not Verdict.DONE:
             logger.error("message %s: %s: %s", key, _WORDS[settled.verdict], settled.why)
         if settled.verdict is Verdict.DEAD:
-            for delivery in sides[_MESSAGES]:
-                yield TaggedOutput(LETTERS, dead_letter(Delivery(*delivery), settled.causes))
+            yield TaggedOutput(LETTERS, dead_letter(delivery, settled.causes))
         yield MessageResult(key, str(settled.verdict), counts, settled.why)
 
 
@@ -137,18 +134,15 @@ _WORDS = {Verdict.RETRY: "failed, and may succeed later", Verdict.DEAD: "refused
 class SettleMessages(beam.PTransform):
     """Deliveries and all their outcomes to `MessageResult` (main output) and `DeadLetter` (``letters``).
 
-    Takes a dictionary of the two collections; every key must be of one delivery. After the ``last`` attempt
-    ids that the graph does not know are refused.
+    Takes a dictionary of the two collections, and every key must be of one delivery.
     """
-
-    last: bool
 
     def expand(self, sides: Any) -> Any:
         keyed = sides[_MESSAGES] | "Key" >> beam.Map(_keyed)
         return (
             {_MESSAGES: keyed, OUTCOMES: sides[OUTCOMES]}
             | "Join" >> beam.CoGroupByKey()
-            | "Settle" >> beam.ParDo(_SettleFn(self.last)).with_outputs(LETTERS, main=RESULTS)
+            | "Settle" >> beam.ParDo(_SettleFn()).with_outputs(LETTERS, main=RESULTS)
         )
 
 
@@ -190,7 +184,6 @@ def build(
     messages: beam.PTransform,
     update: Update,
     dead_letters: beam.PTransform | None = None,
-    last: bool = True,
 ) -> UpdateResults:
     """Add the update to a pipeline. ``messages`` gives deliveries, and ``dead_letters`` keeps letters."""
     deliveries = pipeline | "Messages" >> messages
@@ -202,7 +195,7 @@ def build(
         | "Write nodes" >> WriteNodes(update)
     )
     all_outcomes = (decoded[OUTCOMES], outcomes) | "All outcomes" >> beam.Flatten()
-    settled = {_MESSAGES: deliveries, OUTCOMES: all_outcomes} | "Settle messages" >> SettleMessages(last)
+    settled = {_MESSAGES: deliveries, OUTCOMES: all_outcomes} | "Settle messages" >> SettleMessages()
     if dead_letters is not None:
         settled[LETTERS] | "Keep dead letters" >> dead_letters
     return UpdateResults(settled[RESULTS], settled[LETTERS])

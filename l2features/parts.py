@@ -15,12 +15,16 @@ BATCH_IDS = 20_000
 
 
 class Delivery(NamedTuple):
-    """A message as it came; ``key`` tells it from the others, ``attempts`` is how often it came before."""
+    """A message as it came; ``key`` tells it from the others, ``attempts`` is how often it was tried before.
+
+    After its ``last`` attempt ids that the graph does not know are refused.
+    """
 
     key: str
     data: bytes
     attributes: Mapping[str, str]
     attempts: int = 0
+    last: bool = True
 
 
 class Place(NamedTuple):

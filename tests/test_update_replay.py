@@ -11,15 +11,20 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.testing.util import assert_that, equal_to
 
 from beam_jobs.update import main as update_main
-from l2features.config import load_dataset
+from beam_jobs.update_transforms import KeepDeadLetters, build
+from l2features.config import load_dataset, load_datasets
 from l2features.deadletters import DeadLetter, Folder
 from l2features.ids import as_ids
+from l2features.parts import Delivery
 from l2features.rows import Rows
 from l2features.store import Store, open_store
+from l2features.update import Update
 
 from .conftest import INSTANCE, PROJECT, Ran, Recordings, dataset_file, run_ingest
 from .test_recordings import check_values
@@ -251,3 +256,17 @@ def test_files_that_hold_no_message(undisturbed: Path, tmp_path: Path, content: 
     (tmp_path / "messages" / "one.bin").unlink()
     if content is not None:
         assert "this is no dead letter" in run_update(undisturbed, tmp_path / "messages").stderr
+
+
+def test_a_message_that_may_come_again_is_no_dead_letter_yet(config: Path, tmp_path: Path) -> None:
+    """The same transforms with deliveries of one's own: one may be tried again later, the other not."""
+    first = open_table(config).geometry().chunk_id((0, 0, 0))  # type: ignore[union-attr, arg-type]
+    data = edit(first + 60_000)
+    deliveries = [Delivery("later", data, EDIT, last=False), Delivery("never", data, {**EDIT, "n": "1"}, 6)]
+    update = Update(tuple(load_datasets(config).values()), attempts=1)
+    with beam.Pipeline("FnApiRunner") as pipeline:
+        done = build(pipeline, beam.Create(deliveries), update, KeepDeadLetters(str(tmp_path / "dead")))
+        verdicts = done.results | beam.Map(lambda result: (result.key, result.verdict))
+        assert_that(verdicts, equal_to([("later", "retry"), ("never", "dead")]))
+    kept = letters(tmp_path / "dead")
+    assert [(letter.attempts, letter.reasons) for letter in kept.values()] == [(7, ["unknown_node"])]

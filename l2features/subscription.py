@@ -1,0 +1,149 @@
+"""A Pub/Sub subscription: messages pulled, their leases prolonged while they are worked on, acknowledged.
+
+Pulls are unary: what was pulled is known at once, and nothing is in flight when a process is killed but what
+it holds, which comes again when its lease ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import ConfigError, L2FeaturesError
+
+if TYPE_CHECKING:
+    from google.pubsub_v1 import SubscriberClient
+
+LEASE_S = 60
+"""For how long messages are held at a time, while the process lives."""
+HEARTBEAT_S = 15.0
+TIMEOUT_S = 20.0
+MAX_ACK_IDS = 1_000
+"""Of one request, which may have 512 KiB."""
+_SUBSCRIPTION = re.compile(
+    r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/subscriptions/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}"
+)
+logger = logging.getLogger(__name__)
+
+
+class SubscriptionError(L2FeaturesError):
+    """Pub/Sub cannot be reached, or has no such subscription."""
+
+
+class Received(NamedTuple):
+    """A message that is held; ``published`` is when it was sent (seconds since 1970), ``attempts`` how often
+    it came before where the subscription counts."""
+
+    ack_id: str
+    message_id: str
+    data: bytes
+    attributes: dict[str, str]
+    published: float
+    attempts: int
+
+
+class Subscription:
+    """One subscription, ``projects/…/subscriptions/…``; opening touches nothing. Raises ConfigError."""
+
+    def __init__(self, path: str) -> None:
+        if not _SUBSCRIPTION.fullmatch(path):
+            raise ConfigError(f"subscription {path!r}: expected projects/PROJECT/subscriptions/NAME")
+        self.path = path
+        self._client: SubscriberClient | None = None
+
+    def pull(self, most: int, wait_s: float) -> list[Received]:
+        """Messages, as soon as there are any, held for `LEASE_S`; none if none come in ``wait_s``.
+
+        Raises SubscriptionError.
+        """
+        from google.api_core.exceptions import DeadlineExceeded
+
+        with self._errors("pull"):
+            try:
+                answer = self._open().pull(
+                    subscription=self.path, max_messages=most, timeout=wait_s, retry=None
+                )
+            except DeadlineExceeded:
+                return []
+        received = [_received(message) for message in answer.received_messages]
+        self.hold([message.ack_id for message in received])
+        return received
+
+    def acknowledge(self, ack_ids: Iterable[str]) -> None:
+        """Messages are done, and do not come again. Raises SubscriptionError."""
+        for part in _parts(ack_ids):
+            with self._errors("acknowledge"):
+                self._open().acknowledge(subscription=self.path, ack_ids=part, timeout=TIMEOUT_S)
+
+    def hold(self, ack_ids: Iterable[str], seconds: int = LEASE_S) -> None:
+        """Messages do not come again for so long; with 0, they come again now. Raises SubscriptionError."""
+        for part in _parts(ack_ids):
+            with self._errors("hold"):
+                self._open().modify_ack_deadline(
+                    subscription=self.path, ack_ids=part, ack_deadline_seconds=seconds, timeout=TIMEOUT_S
+                )
+
+    @contextmanager
+    def held(self, ack_ids: list[str]) -> Iterator[None]:
+        """Hold messages for as long as the block takes; a heartbeat that fails is tried again."""
+        end = threading.Event()
+
+        def beat() -> None:
+            while not end.wait(HEARTBEAT_S):
+                try:
+                    self.hold(ack_ids)
+                except SubscriptionError as error:
+                    logger.warning("%s", error)
+
+        thread = threading.Thread(target=beat, name="lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            end.set()
+            thread.join()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._client is not None:
+            self._client.transport.close()
+            self._client = None
+
+    def _open(self) -> SubscriberClient:
+        from google.pubsub_v1 import SubscriberClient
+
+        if self._client is None:
+            self._client = SubscriberClient()
+        return self._client
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+
+        try:
+            yield
+        except (GoogleAPIError, GoogleAuthError) as error:
+            raise SubscriptionError(f"{self.path}: cannot {what}: {error}") from error
+
+
+def _received(message: Any) -> Received:
+    inner = message.message
+    return Received(
+        message.ack_id,
+        inner.message_id,
+        inner.data,
+        dict(inner.attributes),
+        inner.publish_time.timestamp() if inner.publish_time else 0.0,
+        max(message.delivery_attempt - 1, 0),
+    )
+
+
+def _parts(ack_ids: Iterable[str]) -> Iterator[list[str]]:
+    listed = list(ack_ids)
+    for first in range(0, len(listed), MAX_ACK_IDS):
+        yield listed[first : first + MAX_ACK_IDS]
