@@ -11,7 +11,7 @@ from typing import Any
 # This package is meant, wherever the server is started, and not what may be called "api" there.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from api import server
+from api import port, server
 from api.config import load_settings, set_environment
 from l2features.errors import ConfigError
 
@@ -60,6 +60,10 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 def on_starting(arbiter: Any) -> None:
     server.load_kernels(arbiter.app.wsgi())
+
+
+def when_ready(arbiter: Any) -> None:
+    port.refuse_before_stop(arbiter)
 
 
 def post_worker_init(worker: Any) -> None:

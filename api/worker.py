@@ -221,7 +221,7 @@ class Worker(ThreadWorker):
 
     def set_accept_enabled(self, enabled: bool) -> None:
         super().set_accept_enabled(enabled)
-        if not self.alive:
+        if not enabled and not self.alive:
             self._leave_port()
 
     def _leave_port(self) -> None:
@@ -230,6 +230,7 @@ class Worker(ThreadWorker):
             while select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
             listener.close()
+        self.sockets = []
         soon = time.monotonic() + LINGER_S
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, soon)
