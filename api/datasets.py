@@ -24,7 +24,8 @@ from . import metrics
 from .config import Settings
 from .errors import ApiError
 
-FAILURE_KEPT_S = 2.0
+FAILURE_KEPT_S, PATIENCE_S = 2.0, 30.0
+"""How long a failure to open a data set stands, and how long an attempt may last before another begins."""
 COVERAGE_AGE_S, COVERAGE_SHARE, COVERAGE_WAIT_S = 30.0, 20.0, 2.0
 log = logging.getLogger("l2features.api")
 T = TypeVar("T")
@@ -68,7 +69,8 @@ class Served:
         self.store: Store = open_store(entry.store, entry.l2cache_id, deadline_s=settings.store_timeout_s)
         self._lock = threading.Lock()
         self._opened: Future[Opened] | None = None
-        self._failed_at = 0.0
+        self._begun_at = self._failed_at = 0.0
+        self._patience_s = PATIENCE_S
         self._counted: Future[Counted] | None = None
         self._count_again_at = 0.0
         self._last: Counted | None = None
@@ -78,23 +80,41 @@ class Served:
         return self.entry.name
 
     def opening(self) -> Future[Opened]:
-        """The metadata, as it is being read; one attempt at a time, and a failure stands for a while."""
+        """The metadata, as it is being read; a failure stands for a while.
+
+        A server that takes a question and never answers would hold an attempt for good: after a while
+        another begins beside it, each time after twice as long.
+        """
         with self._lock:
-            failed = self._opened is not None and self._opened.done() and self._opened.exception() is not None
-            if self._opened is None or (failed and time.monotonic() > self._failed_at + FAILURE_KEPT_S):
-                self._opened = in_background(self._open)
+            now = time.monotonic()
+            if self._opened is None or (self._failed() and now > self._failed_at + FAILURE_KEPT_S):
+                self._opened = self._begin(now)
+            elif not self._opened.done() and now > self._begun_at + self._patience_s:
+                fields = {"dataset": self.name, "error": f"no answer in {self._patience_s:g} s"}
+                log.warning("cannot open data set", extra=fields)
+                self._patience_s *= 2
+                self._opened = self._begin(now)
             return self._opened
 
     def opened(self) -> Opened:
         """Raises StoreError or ApiError 503 where the metadata cannot be had in time."""
+        opening = self.opening()
+        left = self._begun_at + self.settings.store_timeout_s - time.monotonic()
         try:
-            return self.opening().result(self.settings.store_timeout_s)
+            return opening.result(max(0.0, left))
         except StoreError:
             raise
         except (FutureTimeout, L2FeaturesError) as error:
             message = f"the metadata of data set {self.name!r} is not known yet: its graph does not answer"
             retry_after = self.settings.retry_after_s
             raise ApiError(503, "metadata_unavailable", message, retry_after=retry_after) from error
+
+    def _begin(self, now: float) -> Future[Opened]:
+        self._begun_at = now
+        return in_background(self._open)
+
+    def _failed(self) -> bool:
+        return self._opened is not None and self._opened.done() and self._opened.exception() is not None
 
     def _open(self) -> Opened:
         try:

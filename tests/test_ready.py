@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ import numpy as np
 import pytest
 import requests
 
+from api.config import Settings
+from api.datasets import Served
+from api.errors import ApiError
+from l2features.config import load_dataset
 from l2features.geometry import Geometry
 from l2features.ids import IdLayout
 from l2features.schema import FEATURES
@@ -108,3 +113,25 @@ def test_no_data_set_is_there(undisturbed: Path, tmp_path: Path) -> None:
     with Server(config) as server:
         assert requests.get(f"{server.url}/ready", timeout=60).status_code == 503
         assert requests.get(f"{server.url}/live", timeout=60).status_code == 200
+
+
+def test_a_graph_that_never_answers_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.datasets.PATIENCE_S", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        cv_path = f"graphene://http://127.0.0.1:{silent.getsockname()[1]}/segmentation/table/silent"
+        entry = {"cv_path": cv_path, "l2cache_id": "one", "store": f"sqlite://{tmp_path}/one.db"}
+        config = tmp_path / "datasets.yml"
+        config.write_text(json.dumps({"one": entry}))
+        served = Served(load_dataset("one", config), Settings(store_timeout_s=0.1))
+        served.store.create(Meta("silent", cv_path, "2026-11-21 00:27:44"))
+        with pytest.raises(ApiError, match="its graph does not answer") as error:
+            served.opened()
+        assert (error.value.status, error.value.body.code) == (503, "metadata_unavailable")
+        served.store.put_geometry(GEOMETRY)
+        until = time.monotonic() + 30
+        while not served.opening().done() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert served.opened().reader.geometry == GEOMETRY
+        served.store.close()
