@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from l2features.config import ADDRESS
 from l2features.errors import ConfigError
 
 MIB = 1 << 20
@@ -16,7 +18,7 @@ MIB = 1 << 20
 class Settings(BaseSettings):
     """What an operator may set. A field's variable is ``L2CACHE_`` and its name, unless it has an alias."""
 
-    model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True, allow_inf_nan=False)
 
     datasets: str | None = Field(
         None,
@@ -68,9 +70,16 @@ class Settings(BaseSettings):
     @classmethod
     def _prefix(cls, value: str) -> str:
         parts = [part for part in value.split("/") if part]
-        if not all(part.replace("-", "").replace("_", "").isalnum() for part in parts):
+        if not all(re.fullmatch("[-_a-zA-Z0-9]+", part) for part in parts):
             raise ValueError("expected letters, digits, '-', '_' and '/'")
         return "".join(f"/{part}" for part in parts)
+
+    @field_validator("bind")
+    @classmethod
+    def _bind(cls, value: str) -> str:
+        if not ADDRESS.fullmatch(value):
+            raise ValueError("expected HOST:PORT such as 127.0.0.1:4100")
+        return value
 
     @property
     def api_prefix(self) -> str:
@@ -95,7 +104,7 @@ def load_settings() -> Settings:
         first = error.errors()[0]
     name = str(first["loc"][0])
     variable = name if name.isupper() else f"L2CACHE_{name.upper()}"
-    raise ConfigError(f"{variable}={first['input']!r}: {first['msg']}")
+    raise ConfigError(f"{variable}={first['input']!r}: {first['msg'].removeprefix('Value error, ')}")
 
 
 def set_environment(**values: str) -> None:

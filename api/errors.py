@@ -89,8 +89,10 @@ def register_errors(app: Flask, retry_after_s: int) -> None:
     @app.errorhandler(StoreError)
     def store_error(error: StoreError) -> Response:
         log.warning("store error", extra={"error": str(error)})
-        message = "the store cannot answer at the moment"
-        return _response(ApiError(503, "store_unavailable", message, retry_after=retry_after_s))
+        code, message = "store_unavailable", "the store cannot answer at the moment"
+        if isinstance(error, TableNotFound):
+            code, message = "table_not_found", "there is no table of this data set yet"
+        return _response(ApiError(503, code, message, retry_after=retry_after_s))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:

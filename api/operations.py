@@ -8,7 +8,7 @@ from functools import partial
 from flask import Response
 from flask_openapi3 import APIBlueprint, OpenAPI
 
-from l2features.errors import L2FeaturesError, StoreError, TableNotFound
+from l2features.errors import L2FeaturesError, StoreError, StoreUnavailable, TableNotFound
 
 from . import metrics
 from .answers import json_response
@@ -79,8 +79,10 @@ def state(served: Served, timeout_s: float) -> str:
         served.opening().result(timeout_s)
     except TableNotFound:
         return "its table is not there"
-    except StoreError:
+    except StoreUnavailable:
         return f"{UNREACHABLE}: its store does not answer"
+    except StoreError:
+        return "its table cannot be read"
     except (L2FeaturesError, FutureTimeout):
         return "its metadata is not known: its graph does not answer"
     return "ready"

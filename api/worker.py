@@ -230,7 +230,7 @@ class Worker(ThreadWorker):
             while select.select([listener], [], [], 0)[0]:
                 self.accept(listener)
             listener.close()
-        self.sockets = []
+        self.sockets: list[Any] = []
         soon = time.monotonic() + LINGER_S
         for conn in self.pending_conns:
             conn.timeout = min(conn.timeout, soon)

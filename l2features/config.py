@@ -28,6 +28,8 @@ CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
 PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
 PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
+"""HOST:PORT, where a server listens."""
 _PATTERNS = {
     "cv_path": re.compile(r"(precomputed|graphene)://.+"),
     "l2cache_id": TABLE_NAME,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 import shlex
 import signal
 import socket
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from .config import Dataset
+from .config import ADDRESS, Dataset
 from .errors import ConfigError, L2FeaturesError
 from .geometry import Chunk
 from .store import open_store
@@ -26,7 +25,6 @@ from .store import open_store
 APP = "api.app:create_app()"
 UP_AFTER_S, STORE_S = 60.0, 5.0
 CHUNKS_TRIED = 64
-_BIND = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 
 
 def configuration() -> Path:
@@ -39,7 +37,7 @@ def configuration() -> Path:
 
 def check_port(bind: str) -> None:
     """Raises ConfigError for what is no address, and L2FeaturesError where nobody can listen there."""
-    match = _BIND.fullmatch(bind)
+    match = ADDRESS.fullmatch(bind)
     if not match or int(match[2]) > 65_535:
         raise ConfigError(f"address {bind!r}: expected HOST:PORT such as 127.0.0.1:4100")
     host, port = match[1].strip("[]"), int(match[2])
@@ -85,7 +83,7 @@ def greeting(url: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> 
     api = f"{url}{prefix}/api/v1"
     dataset, node = _some_node(datasets)
     token = " -H 'Authorization: Bearer TOKEN'" if auth else ""
-    who = "with a token" if auth else "everyone who can reach it, without a token (see --auth)"
+    who = "everyone with a token" if auth else "everyone who can reach it, without a token (see --auth)"
     body = shlex.quote(f'{{"l2_ids": [{node}]}}')
     return "\n".join(
         [
