@@ -5,7 +5,6 @@ gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
 
 from __future__ import annotations
 
-import logging
 from typing import NamedTuple
 
 from flask_cors import CORS
@@ -15,7 +14,7 @@ from l2features import __version__
 from l2features.config import load_datasets, read_datasets_file
 
 from . import metrics
-from .auth import auth_disabled, protect
+from .auth import auth_disabled, log_who_may_ask, protect
 from .config import Settings, load_settings
 from .datasets import Datasets
 from .document import register_document
@@ -27,7 +26,6 @@ from .routes import register_contract
 from .schemas import validation_error
 
 TITLE = "L2 feature cache"
-log = logging.getLogger("l2features.api")
 
 
 class Service(NamedTuple):
@@ -66,8 +64,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         deadline_s=settings.auth_timeout_s,
         retry_after_s=settings.retry_after_s,
     )
-    if auth_disabled():
-        log.warning("authentication is disabled: anyone who can reach this server can read every data set")
+    log_who_may_ask()
     CORS(app, expose_headers=["WWW-Authenticate"])
     app.extensions["l2cache"] = Service(datasets, missing)
     return app

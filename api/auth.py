@@ -41,6 +41,8 @@ NAMESPACE = "pychunkedgraph"
 """The service to which the authentication service knows the tables to belong."""
 SECRETS = (decorators.TOKEN_NAME, "token")
 """Query parameters that hold a token."""
+UNSET_URL = "localhost:5000/auth"
+"""What the library takes where no service is named."""
 MAX_LOOKUPS = 64
 PAUSES_S = (0.1, 0.3, 1.0)
 """How long to wait before a failed question is put again."""
@@ -86,6 +88,16 @@ def protect(
 def auth_disabled() -> bool:
     """Whether AUTH_DISABLED=true lets everyone read everything."""
     return bool(decorators.AUTH_DISABLED)
+
+
+def log_who_may_ask() -> None:
+    """Say at the start who decides, and loudly where nobody does, or nobody was named."""
+    if auth_disabled():
+        log.warning("authentication is disabled: anyone who can reach this server can read every data set")
+    elif decorators.AUTH_URL == UNSET_URL:
+        log.warning("AUTH_URL is not set: tokens are checked by https://%s", UNSET_URL)
+    else:
+        log.info("tokens are checked by https://%s", decorators.AUTH_URL)
 
 
 def without_secrets(url: str) -> str:

@@ -11,7 +11,7 @@ from flask import Flask, Response, g
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import HTTPException
 
-from l2features.errors import StoreError
+from l2features.errors import StoreError, TableNotFound
 
 from . import metrics
 from .answers import json_response
