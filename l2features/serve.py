@@ -83,7 +83,7 @@ def greeting(url: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> 
     api = f"{url}{prefix}/api/v1"
     dataset, node = _some_node(datasets)
     token = " -H 'Authorization: Bearer TOKEN'" if auth else ""
-    who = "everyone with a token" if auth else "everyone who can reach it, without a token (see --auth)"
+    who = "those with a token" if auth else "everyone who can reach it, without a token (see --auth)"
     body = shlex.quote(f'{{"l2_ids": [{node}]}}')
     return "\n".join(
         [

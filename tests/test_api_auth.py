@@ -15,7 +15,7 @@ import requests
 from flask import Flask, url_for
 
 from api.app import create_app
-from api.auth import protect, without_secrets
+from api.auth import log_who_may_ask, protect, without_secrets
 from l2features.errors import ConfigError
 
 from .auth_cases import Case, parse_cases
@@ -343,6 +343,15 @@ def test_without_authentication_everything_is_open_and_the_log_says_so(start: Ca
     assert server.ask().json() == SIZES
     assert server.ask(f"{API}/table_mapping").status_code == 200
     assert "authentication is disabled" in server.log
+
+
+def test_the_log_says_who_checks_tokens(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", False)
+    monkeypatch.setattr("middle_auth_client.decorators.AUTH_URL", "localhost:5000/auth")
+    log_who_may_ask()
+    assert caplog.messages == ["AUTH_URL is not set: tokens are checked by https://localhost:5000/auth"]
 
 
 @pytest.mark.parametrize(

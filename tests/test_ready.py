@@ -97,12 +97,21 @@ def test_a_store_that_hangs_or_is_gone_and_comes_back(emulator_to_stop: Emulator
 def test_a_data_set_that_is_not_there_does_not_stop_the_others(undisturbed: Path, tmp_path: Path) -> None:
     entries = json.loads(undisturbed.read_text())
     entries["gone"] = {**entries["sample"], "l2cache_id": "gone"}
+    entries["broken"] = {**entries["sample"], "store": f"sqlite://{tmp_path}/broken.db"}
+    (tmp_path / "broken.db").write_text("no database\n" * 1000)
     config = tmp_path / "datasets.yml"
     config.write_text(json.dumps(entries))
     with Server(config) as server:
         answer = requests.get(f"{server.url}/ready", timeout=60)
         assert answer.status_code == 200
-        assert answer.json()["datasets"] == {"sample": "ready", "gone": "its table is not there"}
+        assert answer.json()["datasets"] == {
+            "sample": "ready",
+            "gone": "its table is not there",
+            "broken": "its table cannot be read",
+        }
+        for name, code in (("gone", "table_not_found"), ("broken", "store_unavailable")):
+            refused = requests.get(f"{server.api}/table/{name}", timeout=60)
+            assert (refused.status_code, refused.json()["code"]) == (503, code)
 
 
 def test_no_data_set_is_there(undisturbed: Path, tmp_path: Path) -> None:
