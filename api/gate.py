@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,8 +14,8 @@ from .errors import ApiError
 class Turn:
     """A request that was let in; `leave` may be called more than once."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate, self._ids, self._left = gate, 0, False
+    def __init__(self, gate: Gate, dataset: str) -> None:
+        self._gate, self._dataset, self._ids, self._left = gate, dataset, 0, False
 
     def take(self, ids: int) -> None:
         """Wait until so many ids more may be worked on. Raises ApiError 429 when that takes too long."""
@@ -33,33 +34,37 @@ class Turn:
     def leave(self) -> None:
         if not self._left:
             self._left = True
-            self._gate._leave(self._ids)
+            self._gate._leave(self._dataset, self._ids)
 
 
 class Gate:
-    """Lets in ``max_requests`` requests, which together work on ``max_ids`` ids.
+    """Lets in ``max_requests`` requests, ``share`` of one data set, which together work on ``max_ids`` ids.
 
-    A request of more ids than that has its turn when it is alone.
+    So a data set whose store hangs leaves room for the others. A request of more ids than ``max_ids`` has its
+    turn when it is alone.
     """
 
-    def __init__(self, max_requests: int, max_ids: int, timeout_s: float, retry_after_s: int) -> None:
-        self.max_requests, self.max_ids = max_requests, max_ids
+    def __init__(
+        self, max_requests: int, share: int, max_ids: int, timeout_s: float, retry_after_s: int
+    ) -> None:
+        self.max_requests, self.share, self.max_ids = max_requests, share, max_ids
         self.timeout_s, self.retry_after_s = timeout_s, retry_after_s
-        self._requests = self._ids = 0
+        self._ids = 0
+        self._requests = Counter[str]()
         self._changed = threading.Condition()
 
-    def enter(self) -> Turn:
+    def enter(self, dataset: str) -> Turn:
         """Raises ApiError 429, at once, where too many requests are in."""
         with self._changed:
-            if self._requests >= self.max_requests:
-                raise self._too_many("requests", self.max_requests)
-            self._requests += 1
-        return Turn(self)
+            if self._requests.total() >= self.max_requests or self._requests[dataset] >= self.share:
+                raise self._too_many("requests", min(self.share, self.max_requests))
+            self._requests[dataset] += 1
+        return Turn(self, dataset)
 
     @contextmanager
-    def entered(self) -> Iterator[Turn]:
+    def entered(self, dataset: str) -> Iterator[Turn]:
         """`enter`, and leave at the end."""
-        turn = self.enter()
+        turn = self.enter(dataset)
         try:
             yield turn
         finally:
@@ -78,9 +83,9 @@ class Gate:
             self._ids -= ids
             self._changed.notify_all()
 
-    def _leave(self, ids: int) -> None:
+    def _leave(self, dataset: str, ids: int) -> None:
         with self._changed:
-            self._requests -= 1
+            self._requests[dataset] -= 1
             self._ids -= ids
             self._changed.notify_all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from flask import Response, g, request
 from flask_openapi3 import APIBlueprint, OpenAPI
 
 from l2features.answers import arrow_stream, arrow_table, json_parts, parquet
+from l2features.errors import StoreUnavailable
 from l2features.reader import Answer, Reader, Status
 from l2features.schema import ATTRIBUTES, NAMES
 
@@ -37,6 +39,9 @@ from .schemas import (
 
 VERSION = "PCGL2Cache v1.3.1"
 """The service whose contract this is, as its index pages have always said."""
+SHARE = 75
+"""Percent of the reads that one data set may take up where there are several."""
+log = logging.getLogger("l2features.api")
 
 
 def register_contract(
@@ -44,10 +49,20 @@ def register_contract(
 ) -> frozenset[str]:
     """The routes that clients of the older service know; gives the endpoints that need no token."""
     api = APIBlueprint("api", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
-    reads = Gate(
-        settings.max_requests, settings.max_ids_in_flight, settings.queue_timeout_s, settings.retry_after_s
-    )
-    waits = Gate(settings.max_waiting, 1 << 62, settings.queue_timeout_s, settings.retry_after_s)
+    _read_route(api, settings, datasets, missing)
+    _description_routes(api, settings, datasets)
+    app.register_api(api)
+    roots = _index_routes(app, settings.url_prefix, "root")
+    _index_routes(app, settings.api_prefix, "api")
+    return roots
+
+
+def _read_route(api: APIBlueprint, settings: Settings, datasets: Datasets, missing: MissingIds) -> None:
+    rest = (settings.queue_timeout_s, settings.retry_after_s)
+    most, several = settings.max_requests, len(datasets.all()) > 1
+    share = -(-most * SHARE // 100) if several else most
+    reads = Gate(most, share, settings.max_ids_in_flight, *rest)
+    waits = Gate(settings.max_waiting, settings.max_waiting, 1 << 62, *rest)
 
     @api.post(
         "/table/<dataset>/attributes",
@@ -60,7 +75,7 @@ def register_contract(
         """The features of each id of the body, in nm. Missing ids are published for computation."""
         served = datasets[path.dataset]
         _check_wait(query.wait, settings.max_wait_s)
-        turn = reads.enter()
+        turn = reads.enter(served.name)
         try:
             ids = requested_ids(request, settings)
             turn.take(len(ids))
@@ -68,7 +83,7 @@ def register_contract(
             read = Read(served, missing, query, str(mimetype))
             answer = read.answer(ids)
             if query.wait and len(answer.missing):
-                with waits.entered(), turn.resting():
+                with waits.entered(served.name), turn.resting():
                     answer = read.waited(answer)
             response = read.response(answer)
         except BaseException:
@@ -77,6 +92,8 @@ def register_contract(
         response.call_on_close(turn.leave)
         return response
 
+
+def _description_routes(api: APIBlueprint, settings: Settings, datasets: Datasets) -> None:
     @api.get(
         "/table/<dataset>",
         summary="What a data set is",
@@ -110,11 +127,6 @@ def register_contract(
     def table_mapping() -> Response:
         """The data sets file."""
         return json_response(datasets.mapping)
-
-    app.register_api(api)
-    roots = _index_routes(app, settings.url_prefix, "root")
-    _index_routes(app, settings.api_prefix, "api")
-    return roots
 
 
 def _index_routes(app: OpenAPI, prefix: str, name: str) -> frozenset[str]:
@@ -152,8 +164,12 @@ class Read:
         return answer
 
     def waited(self, answer: Answer) -> Answer:
-        """The answer when what was missing is there, or time is up."""
-        return self.reader.wait(answer, self.names, self.seconds, self.with_status)
+        """The answer when what was missing is there, time is up, or the store does not answer any more."""
+        try:
+            return self.reader.wait(answer, self.names, self.seconds, self.with_status)
+        except StoreUnavailable as error:
+            log.warning("waiting ends", extra={"dataset": self.served.name, "error": str(error)})
+            return answer
 
     def response(self, answer: Answer) -> Response:
         for known in np.flatnonzero(counts := np.bincount(answer.status)).tolist():
