@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ NOT_COMPUTED = bytes(8)
 
 _RECORD = np.dtype((np.void, FEATURES.itemsize))
 _INDEX = {name: i for i, name in enumerate(NAMES)}
-_BY_KEY = {a.key: (i, a) for i, a in enumerate(ATTRIBUTES)}
 
 
 @dataclass(frozen=True)
@@ -103,31 +102,6 @@ def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
                 (key, b"" if skip and not has_pca else value)
                 for key, value, skip in zip(keys, values, optional, strict=True)
             ]
-
-
-def decode_cells(rows: Rows, index: int, cells: Iterable[tuple[bytes, bytes]]) -> None:
-    """Put the cells (qualifier, value) of one row into place ``index`` of ``rows``.
-
-    Unknown qualifiers are passed over. Raises ValueError for a value of the wrong length.
-    """
-    record, present = rows.features[index], rows.present[index]
-    for key, value in cells:
-        if key not in _BY_KEY:
-            continue
-        column, attribute = _BY_KEY[key]
-        if column == 0 and value == NOT_COMPUTED:
-            value = value[: attribute.nbytes]
-        if not value and attribute.optional:
-            continue
-        if len(value) != attribute.nbytes:
-            raise ValueError(
-                f"row {int(record['label'])}: {attribute.name} has {len(value)} bytes, "
-                f"expected {attribute.nbytes}"
-            )
-        record[attribute.name] = np.frombuffer(value, dtype=attribute.dtype).reshape(attribute.shape)[()]
-        present[column] = True
-        if attribute.name == "pca":
-            record["has_pca"] = True
 
 
 def served_column(rows: Rows, geometry: Geometry, name: str) -> tuple[np.ndarray, npt.NDArray[np.bool_]]:

@@ -1,16 +1,18 @@
-"""What a client sees of rows, the plain way: row by row, value by value."""
+"""Rows the plain way, row by row and value by value: from their cells, and as a client sees them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from l2features.geometry import Geometry
-from l2features.rows import Rows
+from l2features.rows import NOT_COMPUTED, Rows
 from l2features.schema import ATTRIBUTES, NAMES
+
+_BY_KEY = {a.key: (i, a) for i, a in enumerate(ATTRIBUTES)}
 
 
 def served(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES) -> list[dict[str, Any]]:
@@ -52,3 +54,28 @@ def _finite(value: Any, limit: float) -> Any:
     if isinstance(value, list):
         return [_finite(v, limit) for v in value]
     return value if math.isnan(value) else max(-limit, min(limit, value))
+
+
+def decode_cells(rows: Rows, index: int, cells: Iterable[tuple[bytes, bytes]]) -> None:
+    """Put the cells (qualifier, value) of one row into place ``index`` of ``rows``.
+
+    Unknown qualifiers are passed over. Raises ValueError for a value of the wrong length.
+    """
+    record, present = rows.features[index], rows.present[index]
+    for key, value in cells:
+        if key not in _BY_KEY:
+            continue
+        column, attribute = _BY_KEY[key]
+        if column == 0 and value == NOT_COMPUTED:
+            value = value[: attribute.nbytes]
+        if not value and attribute.optional:
+            continue
+        if len(value) != attribute.nbytes:
+            raise ValueError(
+                f"row {int(record['label'])}: {attribute.name} has {len(value)} bytes, "
+                f"expected {attribute.nbytes}"
+            )
+        record[attribute.name] = np.frombuffer(value, dtype=attribute.dtype).reshape(attribute.shape)[()]
+        present[column] = True
+        if attribute.name == "pca":
+            record["has_pca"] = True

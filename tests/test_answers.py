@@ -25,10 +25,10 @@ from l2features.answers import arrow_schema, arrow_stream, arrow_table, json_par
 from l2features.geometry import Geometry
 from l2features.ids import IdLayout, as_ids
 from l2features.reader import Status
-from l2features.rows import Rows, decode_cells
+from l2features.rows import Rows
 from l2features.schema import ATTRIBUTES, FEATURES, NAMES
 
-from .plain import served
+from .plain import decode_cells, served
 
 FIXTURE = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({2: 10}))
 NODE = 144115188075855873

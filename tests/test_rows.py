@@ -13,8 +13,10 @@ from hypothesis.extra import numpy as hnp
 
 from l2features.geometry import Geometry
 from l2features.ids import IdLayout
-from l2features.rows import NOT_COMPUTED, Rows, decode_cells, encode_cells, served_column
+from l2features.rows import NOT_COMPUTED, Rows, encode_cells, served_column
 from l2features.schema import ATTRIBUTES, FEATURES, NAMES, Attribute
+
+from .plain import decode_cells
 
 LAYOUT = IdLayout({2: 10})
 FIXTURE = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), LAYOUT)

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from l2features.decoded import FEATURE_COLUMNS, Columns, Decoded, decode, features_of
 from l2features.ids import ids_of_row_keys, row_keys
-from l2features.rows import NOT_COMPUTED, Rows, decode_cells
+from l2features.rows import NOT_COMPUTED, Rows
 from l2features.schema import ATTRIBUTES, NAMES
+
+from .plain import decode_cells
 
 Response: Any = type(ReadRowsResponse.pb(ReadRowsResponse()))
 Chunk: Any = Response.CellChunk
