@@ -7,11 +7,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
 
 from l2features.errors import StoreError, TableExists, TableNotFound
@@ -84,6 +86,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
+import threading
 from l2features.store import open_store
 from l2features.store import DONE, ChunkRecord
 from tests.stores import FIRST, LAYOUT, META, T0, features_of
@@ -97,6 +100,7 @@ for i in range(rounds):
 """
 READER = """
 import sys
+import threading
 from l2features.store import open_store
 from l2features.errors import TableNotFound
 from tests.stores import LAYOUT
@@ -244,4 +248,22 @@ def test_a_table_without_meta(tmp_path: Path) -> None:
     assert (store.meta(), store.geometry()) == (None, GEOMETRY)
     store.create(Meta(META.graph_id, META.cv_path, META.timestamp))
     assert store.meta() == META
+    store.close()
+
+
+def test_threads_that_come_and_go_leave_no_open_file(tmp_path: Path) -> None:
+    store = open_store(f"sqlite://{tmp_path}/store.db", "t")
+    store.create(META)
+    store.write(features_of([FIRST]))
+    process, counts = psutil.Process(), []
+    for _ in range(20):
+        thread = threading.Thread(target=lambda: store.read([FIRST]))
+        thread.start()
+        thread.join()
+        counts.append(process.num_fds())
+    assert counts[-1] == counts[0]
+    before = process.num_fds()
+    store.close()
+    assert process.num_fds() < before
+    assert store.read([FIRST]).found.all()
     store.close()

@@ -1,5 +1,7 @@
-"""Connections to a SQLite file: one per thread, never those of a parent process, reading where writing is not
-possible, and queries that end at a deadline."""
+"""Connections to a SQLite file: each for one use at a time, never those of a parent process.
+
+They read where writing is not possible, and end queries at a deadline.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from typing import NamedTuple
 PROGRESS_STEPS = 20_000
 """Steps of SQLite's machine between two looks at the clock: a few hundred microseconds."""
 _READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-_inherited: list[sqlite3.Connection] = []
+_inherited: list[_Opened] = []
 """Connections of a parent process: closing them here would take its locks away."""
 
 
@@ -35,28 +37,28 @@ class Connections:
         self._start()
 
     def _start(self) -> None:
-        self._pid, self._local = os.getpid(), threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._pid = os.getpid()
+        self._idle: list[_Opened] = []
 
     @contextmanager
     def transaction(self, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """This thread's connection; commits at the end, or rolls back."""
-        with self._lock:
-            if self._pid != os.getpid():
-                _inherited.extend(self._all)
-                self._start()
-        opened: _Opened | None = getattr(self._local, "opened", None)
-        if opened is not None and opened.frozen is not None and opened.frozen != self._state():
-            opened.db.close()
-            opened = None
-        if opened is None:
-            opened = self._local.opened = self._open(create)
-        with opened.db:
-            yield opened.db
+        """A connection that nobody else uses meanwhile; commits at the end, or rolls back."""
+        pool = self._pool()
+        opened = self._taken(pool) or self._open(create)
+        try:
+            with opened.db:
+                yield opened.db
+        finally:
+            with self._lock:
+                kept = pool is self._idle
+                if kept:
+                    pool.append(opened)
+            if not kept:
+                opened.db.close()
 
     @contextmanager
     def query(self) -> Iterator[sqlite3.Connection]:
-        """This thread's connection, whose queries are interrupted at the deadline."""
+        """As `transaction`, with queries that are interrupted at the deadline."""
         until = time.monotonic() + self.deadline_s
         with self.transaction() as db:
             db.set_progress_handler(lambda: time.monotonic() > until, PROGRESS_STEPS)
@@ -66,11 +68,31 @@ class Connections:
                 db.set_progress_handler(None, 0)
 
     def close(self) -> None:
+        """Close what is idle now, and the others when they are no longer used."""
+        pool = self._pool()
         with self._lock:
-            if self._pid == os.getpid():
-                for db in self._all:
-                    db.close()
+            self._start()
+        for opened in pool:
+            opened.db.close()
+
+    def _pool(self) -> list[_Opened]:
+        """The idle connections of this process."""
+        with self._lock:
+            if self._pid != os.getpid():
+                _inherited.extend(self._idle)
                 self._start()
+            return self._idle
+
+    def _taken(self, pool: list[_Opened]) -> _Opened | None:
+        """An idle connection, if there is one to the file as it is."""
+        while True:
+            with self._lock:
+                if not pool:
+                    return None
+                opened = pool.pop()
+            if opened.frozen is None or opened.frozen == self._state():
+                return opened
+            opened.db.close()
 
     def _open(self, create: bool) -> _Opened:
         try:
@@ -78,16 +100,13 @@ class Connections:
             with _closed_on_error(db):
                 _use_wal(db, time.monotonic() + self.deadline_s)
                 db.execute("PRAGMA synchronous = FULL")
-            opened = _Opened(db, None)
+            return _Opened(db, None)
         except sqlite3.OperationalError as error:
             read_only = error.sqlite_errorcode & 0xFF in _READ_ONLY and self.path.is_file()
             if create or not read_only or not self._is_frozen():
                 raise
             state = self._state()
-            opened = _Opened(self._connect("mode=ro&immutable=1"), state)
-        with self._lock:
-            self._all.append(opened.db)
-        return opened
+            return _Opened(self._connect("mode=ro&immutable=1"), state)
 
     def _connect(self, options: str) -> sqlite3.Connection:
         uri = f"{self.path.as_uri()}?{options}"
