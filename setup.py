@@ -61,6 +61,7 @@ setup(
             "pcg-skel>=1.3,<1.4",
             "psutil>=5.9",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.6",
             "schemathesis>=4",
             "trustme>=1.2",
