@@ -101,7 +101,7 @@ def test_a_server_that_stops(stopped_store: Store, own_emulator: Emulator, n: in
     ids = ids_from(n)
     assert stopped_store.read(ids[:5_000]).found.all()
     for delay in (0.0, 0.05):
-        stop = threading.Timer(delay, own_emulator.process.send_signal, (signal.SIGSTOP,))
+        stop = threading.Timer(delay, own_emulator.pause)
         stop.start()
         if not delay:
             stop.join()
