@@ -160,6 +160,9 @@ class Served:
             coverage = self.store.coverage()
             self._last = Counted(coverage, datetime.now().astimezone())
             return self._last
+        except StoreError as error:
+            log.warning("cannot count chunks", extra={"dataset": self.name, "error": str(error)})
+            raise
         finally:
             took = time.monotonic() - start
             with self._lock:

@@ -136,7 +136,11 @@ def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Datas
 
     Raises ConfigError that names the data set, the key and what was expected.
     """
-    file, content = read_datasets_file(path)
+    return datasets_of(*read_datasets_file(path))
+
+
+def datasets_of(file: Path, content: dict[Any, Any]) -> dict[str, Dataset]:
+    """The data sets of what `read_datasets_file` gives. Raises ConfigError as `load_datasets`."""
     return {str(name): _dataset(file, str(name), entry) for name, entry in content.items()}
 
 

@@ -68,8 +68,8 @@ def shared() -> Callable[[str], Path]:
     return path
 
 
-def need_emulator(path: str | None, how_to_get_it: str) -> None:
-    """Skip the test, or fail it in CI, where an emulator is not installed."""
+def need_program(path: str | None, how_to_get_it: str) -> None:
+    """Skip the test, or fail it in CI, where a program is not installed."""
     if path is None:
         if os.environ.get("CI"):
             pytest.fail(how_to_get_it)
@@ -91,14 +91,14 @@ def running(emulator: Emulator) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
     """An emulator of Bigtable for the whole session; tests use table names of their own."""
-    need_emulator(find_emulator(), HOW_TO_GET_IT)
+    need_program(find_emulator(), HOW_TO_GET_IT)
     yield from running(Emulator())
 
 
 @pytest.fixture(scope="session")
 def pubsub() -> Iterator[PubSubEmulator]:
     """An emulator of Pub/Sub for the whole session; tests use topics and subscriptions of their own."""
-    need_emulator(find_pubsub_emulator(), HOW_TO_GET_PUBSUB)
+    need_program(find_pubsub_emulator(), HOW_TO_GET_PUBSUB)
     yield from running(PubSubEmulator())
 
 

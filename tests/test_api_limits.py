@@ -25,6 +25,7 @@ import psutil
 import pytest
 import requests
 
+from .conftest import need_program
 from .server import ROOT, Server
 from .table import DATASET, GEOMETRY, node_ids, small_table
 
@@ -219,8 +220,7 @@ def test_ten_million_ids(server: Server, size: int, headers: dict[str, str], chu
 
 
 def test_curl_gets_the_answer_too(server: Server, tmp_path: Path) -> None:
-    if not shutil.which("curl"):
-        pytest.skip("curl is not installed")
+    need_program(shutil.which("curl"), "curl is not installed: get it from the system's packages")
     with (tmp_path / "body").open("wb") as body:
         body.truncate(80_000_000)
     command = ["curl", "-sS", "-w", "%{http_code}", "--data-binary", f"@{body.name}", f"{server.url}{READ}"]

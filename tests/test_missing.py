@@ -21,7 +21,7 @@ from l2features.errors import ConfigError
 from l2features.ids import Ids, as_ids
 from l2features.messages import MESSAGE_IDS, missing_message
 
-from .conftest import need_emulator
+from .conftest import need_program
 from .emulator import HOW_TO_GET_PUBSUB, PubSubEmulator, find_pubsub_emulator
 
 IDS = as_ids([144115188075860872, 144255994350796801, (1 << 64) - 1])
@@ -101,7 +101,7 @@ def failures() -> Failures:
 @pytest.fixture
 def own_pubsub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PubSubEmulator]:
     """An emulator that the test may stop."""
-    need_emulator(find_pubsub_emulator(), HOW_TO_GET_PUBSUB)
+    need_program(find_pubsub_emulator(), HOW_TO_GET_PUBSUB)
     emulator = PubSubEmulator()
     monkeypatch.setenv(emulator.variable, emulator.host)
     yield emulator

@@ -22,7 +22,7 @@ from l2features.ids import IdLayout
 from l2features.schema import FEATURES
 from l2features.store import Meta, open_store
 
-from .conftest import STORE_URL, need_emulator
+from .conftest import STORE_URL, need_program
 from .emulator import HOW_TO_GET_IT, Emulator, find_emulator, free_port
 from .server import Server
 
@@ -34,7 +34,7 @@ LONGEST_S = 20.0
 
 @pytest.fixture
 def emulator_to_stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
-    need_emulator(find_emulator(), HOW_TO_GET_IT)
+    need_program(find_emulator(), HOW_TO_GET_IT)
     emulator = Emulator()
     monkeypatch.setenv(emulator.variable, emulator.host)
     yield emulator
