@@ -1,0 +1,317 @@
+"""How fresh a table is: the newest operation applied, the lag of the updates, and their backlog.
+
+Whoever applies messages keeps one `Recorder` for the process::
+
+    recorder = Recorder(lambda name: open_store(url_of[name], table_of[name], deadline_s=5), datasets)
+    recorder.applied(["minnie"], published, operation_id)  # the rows of a message are durable
+    recorder.backlog(12, oldest_published)  # what is held or known and not done; oldest None where unknown
+    recorder.flush()  # as often as wanted: it writes what is due, and logs what cannot be written
+    recorder.flush(final=True)  # at the end
+    recorder.close()
+
+Times are seconds since 1970; a ``published`` of 0 is not known. All methods may be called from any thread.
+`applied` and `backlog` never wait for a store. `flush` does, up to twice the deadline of a store and about
+`FLUSH_S` in all: call it from a thread of its own. While one call of it runs, others return at once, except a
+final one, which waits. It raises nothing for a store that does not answer: figures stay for the next time.
+
+A table keeps the figures as the note `updates`, which `read_updates` reads: the JSON of `Updates`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import numpy as np
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, FiniteFloat, ValidationError
+
+from .errors import L2FeaturesError, StoreError
+from .store import Store
+
+NOTE = "updates"
+WRITE_S, ALIVE_S = 5.0, 60.0
+"""What has changed is written after so long, and what has not after so long: a sign of life."""
+FLUSH_S = 30.0
+LAG_MESSAGES, LAG_S = 1000, 3600.0
+"""The lag is that of the last so many messages, done in the last so many seconds."""
+SILENT, FORGOTTEN = timedelta(minutes=3), timedelta(minutes=10)
+"""An updater that has not written for so long is called silent; the next to write leaves it out."""
+MAX_UPDATERS = 50
+log = logging.getLogger(__name__)
+
+
+def _utc(time_: datetime) -> datetime:
+    if not 1970 <= time_.year < 3000:
+        raise ValueError("expected a time since 1970")
+    return time_.astimezone(UTC)
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_utc)]
+
+
+class Operation(BaseModel):
+    """An operation of the graph, and when its message was published: messages have no other time."""
+
+    operation_id: int = Field(description="Operation of the graph.")
+    published: Time | None = Field(description="When its message was published, where known.")
+
+
+class Lag(BaseModel):
+    """Time from publication of a message until its rows were durable, over those of the last hour."""
+
+    messages: int = Field(description="Messages that the figures are of: the last 1,000 at most.")
+    median_s: FiniteFloat = Field(description="Seconds.")
+    p99_s: FiniteFloat = Field(description="Seconds.")
+    max_s: FiniteFloat = Field(description="Seconds.")
+
+
+class Backlog(BaseModel):
+    """What an updater holds, or knows of, and has not done; of all its data sets."""
+
+    messages: int = Field(description="Messages.")
+    oldest: Time | None = Field(description="When the oldest of them was published, where known.")
+
+
+class Updater(BaseModel):
+    """A process that applies messages to the table."""
+
+    name: str = Field(description="Host and process.")
+    since: Time = Field(description="When it began.")
+    time: Time = Field(description="When it wrote this: once a minute at least while it lives.")
+    messages: int = Field(description="Messages for this table that it has done.")
+    lag: Lag | None = Field(description="Null where no message was done in the last hour.")
+    backlog: Backlog
+
+
+class Updates(BaseModel):
+    """How fresh a table is, by the updaters that write it."""
+
+    newest_operation: Operation | None = Field(description="Highest operation whose rows are durable.")
+    newest_message: Time | None = Field(
+        description="When the newest message was published whose rows are durable."
+    )
+    updaters: list[Updater]
+
+
+class BadNote(StoreError):
+    """What is kept under the name of the note is something else."""
+
+
+def read_updates(store: Store) -> Updates | None:
+    """What the updaters keep with the table; None where there is none. Raises StoreError."""
+    try:
+        text = store.note(NOTE)
+        return None if text is None else Updates.model_validate_json(text)
+    except (ValidationError, UnicodeDecodeError) as error:
+        reason = str(error).replace("\n", " ")
+        raise BadNote(f"table {store.name}: the note {NOTE!r} cannot be read: {reason:.200}") from error
+
+
+class _Figures:
+    """What one process knows of one data set."""
+
+    def __init__(self) -> None:
+        self.operation: tuple[int, float] | None = None
+        self.newest = 0.0
+        self.messages = 0
+        self.lags: deque[tuple[float, float]] = deque(maxlen=LAG_MESSAGES)
+        self.changed = True
+        self.tried_at = float("-inf")
+
+    def add(self, published: float, operation_id: int | None, now: float) -> None:
+        self.messages += 1
+        self.newest = max(self.newest, published)
+        if operation_id is not None:
+            self.operation = max(self.operation or (0, 0.0), (operation_id, published))
+        if published > 0:
+            self.lags.append((now, max(0.0, now - published)))
+        self.changed = True
+
+    def merge(self, kept: Updates) -> None:
+        """Take over what the table knows that is newer."""
+        self.newest = max(self.newest, _seconds(kept.newest_message))
+        if kept.newest_operation:
+            known = (kept.newest_operation.operation_id, _seconds(kept.newest_operation.published))
+            self.operation = max(self.operation or known, known)
+
+    def due(self, now: float) -> bool:
+        wait = WRITE_S if self.changed else ALIVE_S
+        return not 0 <= now - self.tried_at < wait
+
+    def lag(self, now: float) -> Lag | None:
+        recent = [lag for at, lag in self.lags if now - at <= LAG_S]
+        if not recent:
+            return None
+        median, p99, most = np.percentile(recent, [50, 99, 100]).round(3).tolist()
+        return Lag(messages=len(recent), median_s=median, p99_s=p99, max_s=most)
+
+
+class Recorder:
+    """The figures of this process, by data set; ``who`` tells it from other updaters of the same tables.
+
+    ``datasets`` are those for which it says that it lives before there is a message.
+    """
+
+    def __init__(
+        self, open_store: Callable[[str], Store], datasets: Iterable[str] = (), who: str = ""
+    ) -> None:
+        self.who = (who or f"{socket.gethostname()}-{os.getpid()}")[:100]
+        self._open_store = open_store
+        self._since = time.time()
+        self._lock, self._flushing = threading.Lock(), threading.Lock()
+        self._figures = {name: _Figures() for name in datasets}
+        self._backlog: tuple[int, float] = (0, 0.0)
+        self._stores: dict[str, Store] = {}
+        self._problems: dict[str, str] = {}
+
+    def applied(
+        self,
+        datasets: Iterable[str],
+        published: float,
+        operation_id: int | None = None,
+        now: float | None = None,
+    ) -> None:
+        """A message is done: its rows in these data sets are durable."""
+        now = time.time() if now is None else now
+        with self._lock:
+            for name in datasets:
+                self._figures.setdefault(name, _Figures()).add(published, operation_id, now)
+
+    def backlog(self, messages: int, oldest: float | None = None) -> None:
+        """Messages that are not done, and when the oldest of them was published."""
+        backlog = (messages, oldest or 0.0)
+        with self._lock:
+            if backlog != self._backlog:
+                self._backlog = backlog
+                for figures in self._figures.values():
+                    figures.changed = True
+
+    def flush(self, now: float | None = None, final: bool = False) -> None:
+        """Write what is due, or everything that has changed where this is the ``final`` call."""
+        if not self._flushing.acquire(blocking=final):
+            return
+        try:
+            now = time.time() if now is None else now
+            until = time.monotonic() + FLUSH_S
+            with self._lock:
+                due = [(f.tried_at, name) for name, f in self._figures.items() if final or f.due(now)]
+            for _, name in sorted(due):
+                if time.monotonic() < until:
+                    self._write(name, now)
+        finally:
+            self._flushing.release()
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        with self._flushing:
+            for store in self._stores.values():
+                store.close()
+            self._stores.clear()
+
+    def _write(self, name: str, now: float) -> None:
+        figures = self._figures[name]
+        with self._lock:
+            figures.tried_at, figures.changed = now, False
+        try:
+            if name not in self._stores:
+                self._stores[name] = self._open_store(name)
+            store = self._stores[name]
+            kept = self._kept(store)
+            store.put_note(NOTE, self._updates(figures, kept, now).model_dump_json())
+        except L2FeaturesError as error:
+            with self._lock:
+                figures.changed = True
+            self._warn(name, str(error))
+        else:
+            self._problems.pop(name, None)
+
+    def _kept(self, store: Store) -> Updates | None:
+        try:
+            return read_updates(store)
+        except BadNote as error:
+            log.warning("%s; it is written anew", error)
+            return None
+
+    def _updates(self, figures: _Figures, kept: Updates | None, now: float) -> Updates:
+        """What is to be kept, given what is kept: own figures, and those of other updaters that live."""
+        time_ = _time(now)
+        others = kept.updaters if kept else []
+        living = [u for u in others if u.name != self.who and abs(time_ - u.time) <= FORGOTTEN]
+        with self._lock:
+            if kept:
+                figures.merge(kept)
+            messages, oldest = self._backlog
+            operation = figures.operation
+            own = Updater(
+                name=self.who,
+                since=_time(self._since),
+                time=time_,
+                messages=figures.messages,
+                lag=figures.lag(now),
+                backlog=Backlog(messages=messages, oldest=_known(oldest)),
+            )
+            newest = _known(figures.newest)
+        updaters = sorted([own, *living], key=lambda updater: updater.time, reverse=True)
+        return Updates(
+            newest_operation=operation
+            and Operation(operation_id=operation[0], published=_known(operation[1])),
+            newest_message=newest,
+            updaters=updaters[:MAX_UPDATERS],
+        )
+
+    def _warn(self, name: str, problem: str) -> None:
+        """Once, until it changes or goes away."""
+        if self._problems.get(name) != problem:
+            log.warning("data set %s: cannot keep how fresh it is: %s", name, problem)
+        self._problems[name] = problem
+
+
+def updates_text(updates: Updates | None, now: datetime | None = None) -> str:
+    """Lines for reading."""
+    if updates is None:
+        return "no updates are recorded"
+    now = now or datetime.now(UTC)
+    lines = []
+    if operation := updates.newest_operation:
+        lines.append(f"newest operation applied: {operation.operation_id}, {_published(operation.published)}")
+    lines.append(f"newest message applied: {_published(updates.newest_message)}")
+    return "\n".join([*lines, *(_updater_text(updater, now) for updater in updates.updaters)])
+
+
+def _updater_text(updater: Updater, now: datetime) -> str:
+    silent = f", silent since {_shown(updater.time)}" if now - updater.time > SILENT else ""
+    lag, backlog = updater.lag, updater.backlog
+    oldest = f", the oldest {_published(backlog.oldest)}" if backlog.oldest else ""
+    parts = [f"updater {updater.name}{silent}: {updater.messages} messages since {_shown(updater.since)}"]
+    if lag:
+        figures = f"median {lag.median_s:g} s, p99 {lag.p99_s:g} s, max {lag.max_s:g} s"
+        parts.append(f"  lag of the last {lag.messages}: {figures}")
+    return "\n".join([*parts, f"  backlog: {backlog.messages} messages{oldest}"])
+
+
+def _published(time_: datetime | None) -> str:
+    return f"published {_shown(time_)}" if time_ else "published at a time that is not known"
+
+
+def _shown(time_: datetime) -> str:
+    return f"{time_.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _time(seconds: float) -> datetime:
+    """UTC, to the millisecond."""
+    return datetime.fromtimestamp(round(seconds, 3), UTC)
+
+
+def _known(seconds: float) -> datetime | None:
+    return _time(seconds) if seconds > 0 else None
+
+
+def _seconds(time_: datetime | None) -> float:
+    return time_.timestamp() if time_ else 0.0
