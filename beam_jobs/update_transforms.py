@@ -6,7 +6,7 @@ Their logic lives in `l2features.update`. Ids travel as arrays, as Beam's coders
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,24 +15,32 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from l2features.deadletters import DeadLetter, dead_letter, open_dead_letters
-from l2features.outcomes import Fate, Outcome, Verdict, settle
+from l2features.ledger import Entry, Opened, Report, close_account
+from l2features.lending import give_back, lend
+from l2features.outcomes import Fate, Verdict
 from l2features.parts import Delivery, Member, Place
 from l2features.update import Computed, Update
 
 from .transforms import NAMESPACE
 
-PARTS, OUTCOMES, LETTERS, RESULTS = "parts", "outcomes", "letters", "results"
-_MESSAGES = "messages"
+PARTS, OPENED, LETTERS, RESULTS = "parts", "opened", "letters", "results"
 logger = logging.getLogger(__name__)
 
 
 class MessageResult(NamedTuple):
-    """What became of a message: its key, the verdict, and the number of its ids by fate."""
+    """What became of a message: its key, the verdict, and the number of its ids by fate.
+
+    ``datasets`` are those that it means; it was ``published`` so many seconds after 1970, 0 if not known;
+    ``operation_id`` is an edit's.
+    """
 
     key: str
     verdict: str
     counts: dict[str, int]
     why: str
+    datasets: tuple[str, ...] = ()
+    published: float = 0.0
+    operation_id: int | None = None
 
 
 def _count(name: str, by: int = 1) -> None:
@@ -40,35 +48,35 @@ def _count(name: str, by: int = 1) -> None:
 
 
 class _UpdateFn(beam.DoFn):
-    """What holds the update and opens what it needs."""
+    """What holds the update and borrows the process' updater."""
 
     def __init__(self, update: Update) -> None:
         self.update = update
 
     def setup(self) -> None:
-        self.updater = self.update.open()
+        self.updater = lend(self.update)
 
     def teardown(self) -> None:
-        self.updater.close()
+        give_back(self.update)
 
 
 class _DecodeFn(_UpdateFn):
     def process(self, delivery: Delivery) -> Iterator[Any]:
         split = self.updater.split(delivery)
-        for outcome in split.outcomes:
-            yield TaggedOutput(OUTCOMES, (delivery.key, outcome))
+        opened = Opened(delivery, len(split.parts), tuple(split.outcomes), split.datasets, split.operation_id)
+        yield TaggedOutput(OPENED, (delivery.key, opened))
         for place, member in split.parts:
             yield tuple(place), member  # of a named tuple Beam does not know that it is the same everywhere
 
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """`Delivery` to (`Place` as a tuple, `Member`), and to (key, `Outcome`) (output ``outcomes``)."""
+    """`Delivery` to (`Place` as a tuple, `Member`), and to (key, `Opened`) (output ``opened``)."""
 
     update: Update
 
     def expand(self, deliveries: Any) -> Any:
-        return deliveries | "Decode" >> beam.ParDo(_DecodeFn(self.update)).with_outputs(OUTCOMES, main=PARTS)
+        return deliveries | "Decode" >> beam.ParDo(_DecodeFn(self.update)).with_outputs(OPENED, main=PARTS)
 
 
 class _ComputeNodesFn(_UpdateFn):
@@ -92,18 +100,19 @@ class ComputeNodes(beam.PTransform):
 
 
 class _WriteNodesFn(_UpdateFn):
-    def process(self, computed: Computed) -> Iterator[tuple[str, Outcome]]:
+    def process(self, computed: Computed) -> Iterator[tuple[str, Entry]]:
         before = computed.millis.get("write", 0.0)
-        outcomes = list(self.updater.write(computed))
+        found = list(self.updater.write(computed))
         written = computed.millis.get("write", 0.0) - before
         if len(computed.features):
             Metrics.distribution(NAMESPACE, "write_ms").update(round(written))
-        yield from outcomes
+        for member, outcomes in found:
+            yield member.key, Report(member.part, tuple(outcomes))
 
 
 @dataclass
 class WriteNodes(beam.PTransform):
-    """`Computed` to rows that are durable, and then to (key, `Outcome`)."""
+    """`Computed` to rows that are durable, and then to (key, `Report`)."""
 
     update: Update
 
@@ -112,10 +121,9 @@ class WriteNodes(beam.PTransform):
 
 
 class _SettleFn(beam.DoFn):
-    def process(self, joined: tuple[str, Mapping[str, Iterable[Any]]]) -> Iterator[Any]:
-        key, sides = joined
-        delivery = Delivery(*next(iter(sides[_MESSAGES])))
-        settled = settle(sides[OUTCOMES], delivery.last)
+    def process(self, message: tuple[str, Iterable[Entry]]) -> Iterator[Any]:
+        key, entries = message
+        opened, settled = close_account(entries)
         counts = {str(fate): settled.counts[fate] for fate in Fate if settled.counts[fate]}
         for fate, ids in counts.items():
             _count(f"ids_{fate}", ids)
@@ -123,8 +131,16 @@ class _SettleFn(beam.DoFn):
         if settled.verdict is not Verdict.DONE:
             logger.error("message %s: %s: %s", key, _WORDS[settled.verdict], settled.why)
         if settled.verdict is Verdict.DEAD:
-            yield TaggedOutput(LETTERS, dead_letter(delivery, settled.causes))
-        yield MessageResult(key, str(settled.verdict), counts, settled.why)
+            yield TaggedOutput(LETTERS, dead_letter(opened.delivery, settled.causes))
+        yield MessageResult(
+            key,
+            str(settled.verdict),
+            counts,
+            settled.why,
+            opened.datasets,
+            opened.delivery.published,
+            opened.operation_id,
+        )
 
 
 _WORDS = {Verdict.RETRY: "failed, and may succeed later", Verdict.DEAD: "refused"}
@@ -132,16 +148,15 @@ _WORDS = {Verdict.RETRY: "failed, and may succeed later", Verdict.DEAD: "refused
 
 @dataclass
 class SettleMessages(beam.PTransform):
-    """Deliveries and all their outcomes to `MessageResult` (main output) and `DeadLetter` (``letters``).
+    """All that is told of messages, by their keys, to `MessageResult` and `DeadLetter` (output ``letters``).
 
-    Takes a dictionary of the two collections, and every key must be of one delivery.
+    Every key must be of one delivery.
     """
 
-    def expand(self, sides: Any) -> Any:
-        keyed = sides[_MESSAGES] | "Key" >> beam.Map(_keyed)
+    def expand(self, entries: Any) -> Any:
         return (
-            {_MESSAGES: keyed, OUTCOMES: sides[OUTCOMES]}
-            | "Join" >> beam.CoGroupByKey()
+            entries
+            | "Group by message" >> beam.GroupByKey()
             | "Settle" >> beam.ParDo(_SettleFn()).with_outputs(LETTERS, main=RESULTS)
         )
 
@@ -188,18 +203,14 @@ def build(
     """Add the update to a pipeline. ``messages`` gives deliveries, and ``dead_letters`` keeps letters."""
     deliveries = pipeline | "Messages" >> messages
     decoded = deliveries | "Decode messages" >> DecodeMessages(update)
-    outcomes = (
+    reports = (
         decoded[PARTS]
         | "Group by chunk" >> beam.GroupByKey()
         | "Compute nodes" >> ComputeNodes(update)
         | "Write nodes" >> WriteNodes(update)
     )
-    all_outcomes = (decoded[OUTCOMES], outcomes) | "All outcomes" >> beam.Flatten()
-    settled = {_MESSAGES: deliveries, OUTCOMES: all_outcomes} | "Settle messages" >> SettleMessages()
+    entries = (decoded[OPENED], reports) | "All of a message" >> beam.Flatten()
+    settled = entries | "Settle messages" >> SettleMessages()
     if dead_letters is not None:
         settled[LETTERS] | "Keep dead letters" >> dead_letters
     return UpdateResults(settled[RESULTS], settled[LETTERS])
-
-
-def _keyed(delivery: Delivery) -> tuple[str, Delivery]:
-    return delivery.key, delivery

@@ -113,7 +113,7 @@ def _apply(folder: Path, files: list[Path], updater: Updater) -> Counter[Verdict
     deliveries = {str(file): read_letter(file).delivery(str(file)) for file in files}
     counts: Counter[Verdict] = Counter()
     for key, outcomes in apply_messages(updater, deliveries.values()).items():
-        settled = settle(outcomes, deliveries[key].last)
+        settled = settle(outcomes, deliveries[key].last, deliveries[key].overdue)
         counts[settled.verdict] += 1
         if settled.verdict is Verdict.DONE:
             _remove(Path(key))

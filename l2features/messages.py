@@ -59,6 +59,7 @@ class Reason(StrEnum):
     NO_SEGMENT = "no_segment"
     BAD_NODE = "bad_node"
     UNKNOWN_NODE = "unknown_node"
+    STILL_FAILED = "still_failed"
 
     @property
     def meaning(self) -> str:
@@ -81,6 +82,7 @@ _MEANINGS: Mapping[Reason, str] = {
     Reason.NO_SEGMENT: "is that of a chunk, with segment 0",
     Reason.BAD_NODE: "is made, says the graph, of what cannot be",
     Reason.UNKNOWN_NODE: "is still not known to the graph",
+    Reason.STILL_FAILED: "has failed for too long",
 }
 
 

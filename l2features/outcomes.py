@@ -86,11 +86,11 @@ class Settled:
         )
 
 
-def settle(outcomes: Iterable[Outcome], last: bool) -> Settled:
+def settle(outcomes: Iterable[Outcome], last: bool, overdue: bool = False) -> Settled:
     """What is to be done with a message, given the outcomes of all its ids, in any order.
 
     As long as something may succeed, it is to be tried again. After the ``last`` attempt, ids that the graph
-    does not know are refused; what failed is not, as it is not the message's fault.
+    does not know are refused; what failed is not, as it is not the message's fault, unless it is ``overdue``.
     """
     counts: Counter[Fate] = Counter()
     failed: list[Outcome] = []
@@ -102,7 +102,9 @@ def settle(outcomes: Iterable[Outcome], last: bool) -> Settled:
                 continue
             outcome = Outcome.refused(Reason.UNKNOWN_NODE, "", outcome.ids, outcome.dataset)
         counts[fate] += len(outcome.ids)
-        if fate is Fate.FAILED or (fate is Fate.UNKNOWN and not last):
+        if fate is Fate.FAILED and overdue:
+            refused.append(Outcome.refused(Reason.STILL_FAILED, outcome.detail, outcome.ids, outcome.dataset))
+        elif fate is Fate.FAILED or (fate is Fate.UNKNOWN and not last):
             failed.append(outcome)
         elif fate in {Fate.REFUSED, Fate.UNKNOWN}:
             refused.append(outcome)

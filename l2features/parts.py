@@ -17,7 +17,8 @@ BATCH_IDS = 20_000
 class Delivery(NamedTuple):
     """A message as it came; ``key`` tells it from the others, ``attempts`` is how often it was tried before.
 
-    After its ``last`` attempt ids that the graph does not know are refused.
+    After its ``last`` attempt ids that the graph does not know are refused, and where it is ``overdue``, what
+    failed is refused too. It was ``published`` so many seconds after 1970, or 0 where that is not known.
     """
 
     key: str
@@ -25,6 +26,8 @@ class Delivery(NamedTuple):
     attributes: Mapping[str, str]
     attempts: int = 0
     last: bool = True
+    overdue: bool = False
+    published: float = 0.0
 
 
 class Place(NamedTuple):
@@ -41,35 +44,38 @@ class Place(NamedTuple):
 
 
 class Member(NamedTuple):
-    """The ids of one chunk that a message names, sorted and unique; ``key`` is the message's."""
+    """Ids of one chunk that a message names, sorted, unique and not too many for a batch.
+
+    ``key`` is the message's, and ``part`` tells this part of it from the others.
+    """
 
     key: str
     ids: Ids
+    part: int = 0
 
 
 def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Place, Ids]]:
-    """Sorted ids of nodes of a data set by chunk."""
+    """Sorted ids of nodes of a data set by chunk, `BATCH_IDS` at most at a time."""
     if not len(ids):
         return
     chunks = geometry.layout.chunk_ids(ids)
     starts = np.flatnonzero(np.concatenate([[True], chunks[1:] != chunks[:-1]]))
     coordinates = geometry.layout.chunk_coordinates(ids[starts]).tolist()
     for xyz, own in zip(coordinates, np.split(ids, starts[1:]), strict=True):
-        yield Place(dataset, *xyz), own
+        for first in range(0, len(own), BATCH_IDS):
+            yield Place(dataset, *xyz), own[first : first + BATCH_IDS]
 
 
 def batches(members: Sequence[Member]) -> Iterator[list[Member]]:
-    """Members whose ids are together not too many, though a member by itself may be cut in several."""
+    """Members whose ids are together not too many."""
     batch: list[Member] = []
     room = BATCH_IDS
     for member in members:
-        for first in range(0, len(member.ids), BATCH_IDS):
-            part = Member(member.key, member.ids[first : first + BATCH_IDS])
-            if len(part.ids) > room:
-                yield batch
-                batch, room = [], BATCH_IDS
-            batch.append(part)
-            room -= len(part.ids)
+        if batch and len(member.ids) > room:
+            yield batch
+            batch, room = [], BATCH_IDS
+        batch.append(member)
+        room -= len(member.ids)
     if batch:
         yield batch
 

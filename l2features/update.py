@@ -8,6 +8,7 @@ so that a message may come twice, late, or with others in any order: the table i
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -41,10 +42,15 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The parts of a message, and what is known of the rest of its ids."""
+    """The parts of a message, numbered from 0, and what is known of the rest of its ids.
+
+    ``datasets`` are those that it means, and ``operation_id`` is an edit's.
+    """
 
     parts: Sequence[tuple[Place, Member]] = ()
     outcomes: Sequence[Outcome] = ()
+    datasets: tuple[str, ...] = ()
+    operation_id: int | None = None
 
 
 @dataclass(eq=False)
@@ -75,11 +81,15 @@ class Update:
 
 
 class Updater:
-    """Applies messages; opens stores, segmentations and graphs as messages come to need them."""
+    """Applies messages; opens stores, segmentations and graphs as messages come to need them.
+
+    Threads may share it: of each there is one for a data set.
+    """
 
     def __init__(self, update: Update) -> None:
         self.update = update
         self._datasets = {dataset.name: dataset for dataset in update.datasets}
+        self._opening = {name: threading.RLock() for name in self._datasets}
         self._stores: dict[str, Store] = {}
         self._geometries: dict[str, Geometry] = {}
         self._sources: dict[str, NodeSource] = {}
@@ -96,9 +106,10 @@ class Updater:
             Outcome.refused(reason, f"{', '.join(words)} among the ids {reason.meaning}")
             for reason, words in request.refused.items()
         ]
-        if not len(request.ids):
-            return Split(parts, outcomes)
         datasets = datasets_of_table(self.update.datasets, request.table_id, request.l2cache_id)
+        names = tuple(dataset.name for dataset in datasets)
+        if not len(request.ids):
+            return Split(parts, outcomes, names, request.operation_id)
         if not datasets:
             cache = f" with the cache {request.l2cache_id!r}" if request.l2cache_id else ""
             detail = f"table {request.table_id!r}{cache} belongs to no data set"
@@ -112,9 +123,10 @@ class Updater:
             ids, refused = check_ids(request.ids, geometry)
             outcomes += [Outcome.refused(why, "", bad, dataset.name) for why, bad in refused.items()]
             parts += [
-                (place, Member(delivery.key, own)) for place, own in by_place(dataset.name, geometry, ids)
+                (place, Member(delivery.key, own, part))
+                for part, (place, own) in enumerate(by_place(dataset.name, geometry, ids), len(parts))
             ]
-        return Split(parts, outcomes)
+        return Split(parts, outcomes, names, request.operation_id)
 
     def compute(self, place: Place, members: Sequence[Member]) -> Iterator[Computed]:
         """The features of a chunk's nodes that messages name; it never raises for what a chunk holds.
@@ -144,8 +156,8 @@ class Updater:
             except Exception as own_error:
                 yield _nothing(place, [member], own_error)
 
-    def write(self, computed: Computed) -> Iterator[tuple[str, Outcome]]:
-        """Make rows durable; gives the outcomes of each message's ids, with its key."""
+    def write(self, computed: Computed) -> Iterator[tuple[Member, list[Outcome]]]:
+        """Make rows durable; gives the outcomes of each member's ids."""
         rows, outcomes = computed.features, list(computed.outcomes)
         if len(rows):
             dataset, empty = computed.place.dataset, rows[SIZE] == 0
@@ -158,24 +170,24 @@ class Updater:
                 outcomes.append(Outcome(Fate.WRITTEN, sorted_unique(rows["label"][~empty]), dataset))
                 outcomes.append(Outcome(Fate.EMPTY, sorted_unique(rows["label"][empty]), dataset))
         for member in computed.members:
-            for outcome in outcomes:
-                own = among(member.ids, outcome.ids)
-                if len(own):
-                    yield member.key, outcome.of(own)
+            own = [(outcome, among(member.ids, outcome.ids)) for outcome in outcomes]
+            yield member, [outcome.of(ids) for outcome, ids in own if len(ids)]
 
     def store(self, name: str) -> Store:
         """The store of a data set."""
-        if name not in self._stores:
-            dataset = self._datasets[name]
-            self._stores[name] = open_store(dataset.store, dataset.l2cache_id)
-        return self._stores[name]
+        with self._opening[name]:
+            if name not in self._stores:
+                dataset = self._datasets[name]
+                self._stores[name] = open_store(dataset.store, dataset.l2cache_id)
+            return self._stores[name]
 
     def geometry(self, name: str) -> Geometry:
         """The geometry of a data set, from its table or else from its segmentation."""
-        if name not in self._geometries:
-            dataset, known = self._datasets[name], self.store(name).geometry()
-            self._geometries[name] = known or read_geometry(dataset, Volume(dataset.cv_path))
-        return self._geometries[name]
+        with self._opening[name]:
+            if name not in self._geometries:
+                dataset, known = self._datasets[name], self.store(name).geometry()
+                self._geometries[name] = known or read_geometry(dataset, Volume(dataset.cv_path))
+            return self._geometries[name]
 
     def close(self) -> None:
         """Let go of connections."""
@@ -187,9 +199,10 @@ class Updater:
         self._sources, self._stores = {}, {}
 
     def _source(self, name: str) -> NodeSource:
-        if name not in self._sources:
-            self._sources[name] = NodeSource(self._datasets[name], self.geometry(name))
-        return self._sources[name]
+        with self._opening[name]:
+            if name not in self._sources:
+                self._sources[name] = NodeSource(self._datasets[name], self.geometry(name))
+            return self._sources[name]
 
     def _compute(self, place: Place, members: Sequence[Member]) -> Computed:
         ids, name = all_ids(members), place.dataset
@@ -255,8 +268,8 @@ def apply_messages(updater: Updater, deliveries: Iterable[Delivery]) -> dict[str
             groups.setdefault(place, []).append(member)
     for place, members in groups.items():
         for computed in updater.compute(place, members):
-            for key, outcome in updater.write(computed):
-                outcomes[key].append(outcome)
+            for member, found in updater.write(computed):
+                outcomes[member.key].extend(found)
     return outcomes
 
 

@@ -135,8 +135,8 @@ def test_recorded_messages(tmp_path: Path) -> None:
     files = find_messages(tmp_path)
     assert len(files) == 2
     found = {delivery.data: delivery for delivery in map(read_message, files)}
-    assert found[b"payload"][1:] == (b"payload", {"table_id": "t"}, 0, True)
-    assert found[LETTER.data][1:] == (LETTER.data, LETTER.attributes, 2, True)
+    assert found[b"payload"][1:5] == (b"payload", {"table_id": "t"}, 0, True)
+    assert found[LETTER.data][1:5] == (LETTER.data, LETTER.attributes, 2, True)
     assert find_messages(tmp_path / "b.json") == find_messages(tmp_path / "b.bin") == [tmp_path / "b.bin"]
     with pytest.raises(ConfigError, match="expected a folder of"):
         find_messages(tmp_path / "c.bin")

@@ -16,6 +16,7 @@ from l2features.config import load_datasets
 from l2features.errors import GraphError, StoreUnavailable, VolumeError
 from l2features.geometry import Chunk
 from l2features.ids import Ids, as_ids
+from l2features.lending import give_back, lend
 from l2features.messages import Reason
 from l2features.nodes import NodeFeatures, NodeSource
 from l2features.outcomes import Fate, Outcome, Verdict, settle
@@ -73,15 +74,13 @@ def fates(outcomes: list[Outcome]) -> dict[str, list[int]]:
 # ------------------------------------------------------------------ parts
 def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "BATCH_IDS", 10)
-    members = [Member(str(n), as_ids(range(n))) for n in (3, 4, 5, 25, 1, 9)]
+    members = [Member(str(n), as_ids(range(n))) for n in (3, 4, 5, 10, 1, 9)]
     found = [[(m.key, len(m.ids)) for m in batch] for batch in batches(members)]
     assert found == [
         [("3", 3), ("4", 4)],
         [("5", 5)],
-        [("25", 10)],
-        [("25", 10)],
-        [("25", 5), ("1", 1)],
-        [("9", 9)],
+        [("10", 10)],
+        [("1", 1), ("9", 9)],
     ]
     assert list(batches([])) == []
 
@@ -126,6 +125,29 @@ def test_verdicts(of: list[Outcome], last: bool, verdict: Verdict, why: str) -> 
     assert sum(settled.counts.values()) == sum(len(o.ids) for o in of)
     backwards = settle(of[::-1], last)
     assert (backwards.why, backwards.counts) == (settled.why, settled.counts)
+
+
+def test_what_is_overdue_is_refused_with_the_failure_as_the_reason() -> None:
+    settled = settle([outcome(Fate.FAILED, detail="down"), outcome(Fate.WRITTEN)], last=True, overdue=True)
+    assert (settled.verdict, settled.why) == (Verdict.DEAD, "data set a: down")
+    assert [(cause.reason, cause.ids.tolist()) for cause in settled.causes] == [
+        (Reason.STILL_FAILED, IDS.tolist())
+    ]
+    assert settled.counts == {Fate.FAILED: 3, Fate.WRITTEN: 3}
+
+
+def test_a_process_has_one_updater_for_an_update_until_nobody_needs_it(config: Path) -> None:
+    updates = [Update(tuple(load_datasets(config).values()), attempts=n) for n in (1, 1, 2)]
+    first, same, other = map(lend, updates)
+    assert first is same
+    assert first is not other
+    store = first.store("sample")
+    give_back(updates[0])
+    assert lend(updates[1]).store("sample") is store
+    for update_ in (updates[1], updates[0], updates[2]):
+        give_back(update_)
+    assert lend(updates[0]) is not first
+    give_back(updates[0])
 
 
 # ------------------------------------------------------------------ messages to rows
