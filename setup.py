@@ -37,6 +37,7 @@ setup(
     extras_require={
         "jobs": [
             "apache-beam[gcp]>=2.77,<2.78",
+            "cachetools>=5",
         ],
         "api": [
             "flask>=3",

@@ -7,17 +7,12 @@ is given to another; a chunk that kills its workers counts as failed.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import multiprocessing.connection
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from contextlib import suppress
 from typing import Any
 
 from l2features.errors import L2FeaturesError
@@ -26,10 +21,10 @@ from l2features.ingest import ATTEMPTS
 
 from . import worker as worker_module
 from .job import Job
+from .processes import WorkerProcess, end_all, handled
 from .worker import END, ERROR, NEXT, RESULT
 
 MAX_EARLY_DEATHS = 3
-END_TIMEOUT_S = 5.0
 CHUNK_TIMEOUT_S = 1_200.0
 """A chunk that takes longer hangs, say in a server that accepts a request and never answers."""
 logger = logging.getLogger(__name__)
@@ -39,10 +34,7 @@ class WorkerError(L2FeaturesError):
     """A worker could not go on."""
 
 
-@dataclass(eq=False)
-class _Worker:
-    process: subprocess.Popen[bytes]
-    pipe: Connection
+class _Worker(WorkerProcess):
     chunk: Chunk | None = None
     """The chunk it was given and has not reported on."""
     since: float = 0.0
@@ -75,12 +67,12 @@ class LocalRun:
         self.on_progress = on_progress or self.on_progress
         self.pending = self._pending()
         try:
-            with _handled(self._stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with handled(self._stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 self._start_workers()
                 while any(map(self._is_needed, self.workers)):
                     self._serve()
         finally:
-            self._end_workers()
+            end_all(self.workers)
             self.store.close()
         return self.summary
 
@@ -113,13 +105,10 @@ class LocalRun:
             self._start_worker()
 
     def _start_worker(self) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        code = f"from {worker_module.__name__} import work; work({theirs.fileno()})"
-        with theirs, _handled(signal.SIG_IGN, signal.SIGINT):  # which the new process inherits
-            process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
+        worker = _Worker(worker_module.__name__)
         with suppress(ConnectionError):  # a worker that is dead already is found when it is waited for
-            ours.send((self.job, self.flags))
-        self.workers.append(_Worker(process, ours))
+            worker.pipe.send((self.job, self.flags))
+        self.workers.append(worker)
 
     def _serve(self) -> None:
         """Wait for the workers, and answer those that have something to say."""
@@ -159,7 +148,7 @@ class LocalRun:
 
     def _bury(self, worker: _Worker) -> None:
         """A worker died: its chunk goes to another one, or has failed if it killed too many."""
-        how = f"a worker died ({_exit_reason(worker.process.wait())})"
+        how = f"a worker died ({worker.exit_reason()})"
         if worker.overdue:
             how = f"a worker was ended after {CHUNK_TIMEOUT_S:.0f} s"
         worker.ended = True
@@ -179,32 +168,3 @@ class LocalRun:
                 self._settle(self.job.give_up(self.store, worker.chunk, reason))
         if not self.summary.stopped:
             self._start_worker()
-
-    def _end_workers(self) -> None:
-        """End every process; one that has ended its work would take a second or two to exit by itself."""
-        for worker in self.workers:
-            worker.process.terminate()
-        for worker in self.workers:
-            try:
-                worker.process.wait(END_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            worker.pipe.close()
-
-
-@contextmanager
-def _handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
-    """Give signals another handler for a while."""
-    before = {number: signal.signal(number, handler) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
-
-
-def _exit_reason(code: int) -> str:
-    if code < 0:
-        return signal.Signals(-code).name
-    return f"exit status {code}"

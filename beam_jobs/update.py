@@ -1,15 +1,20 @@
-"""Updates: the nodes that recorded messages name, to their features in the store.
+"""Updates: the nodes that messages name, to their features in the store.
 
-Messages are edits, and missing ids that the HTTP API asks for: files NAME.bin with their attributes in
-NAME.json, or dead letters. A node whose row is there is skipped, so that messages may be applied again.
+Messages are edits, and missing ids that the HTTP API asks for. They come from Pub/Sub, for as long as the
+job runs, or were recorded: files NAME.bin with their attributes in NAME.json, or dead letters. A node whose
+row is there is skipped, so that messages may be applied again.
 
-example:
+examples:
   python -m beam_jobs.update --config datasets.yml --messages recorded/ --dead_letters dead/
+  python -m beam_jobs.update --config datasets.yml --dead_letters projects/my/topics/dead \\
+      --subscriptions projects/my/subscriptions/edits-high,projects/my/subscriptions/edits-low
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,50 +23,68 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features import features
+from l2features import decoded, features
 from l2features.config import CONFIG_VARIABLE, load_datasets
 from l2features.deadletters import open_dead_letters
 from l2features.outcomes import Fate, Verdict
 from l2features.recorded import find_messages, read_message
+from l2features.subscription import Subscription
 from l2features.update import Update
 
 from . import command
 from .command import EXIT_FAILED
+from .stream import Supervisor
+from .stream_worker import Setup
 from .update_transforms import KeepDeadLetters, build
 
-DEFAULT_RUNNER = "FnApiRunner"
 STOPPED = "stopped: the same command goes on from here"
+ENDED = "ended: messages that were not done come again"
+LOCAL_RUNNER = "FnApiRunner"
+REPLAY_ATTEMPTS, STREAM_ATTEMPTS = 3, 6
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the job's own options, beside Beam's."""
-    parser.add_argument("--messages", metavar="FOLDER|FILE", help="recorded messages (required)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--messages", metavar="FOLDER|FILE", help="recorded messages, to be applied once")
+    what.add_argument(
+        "--subscriptions",
+        metavar="PATH[,PATH…]",
+        help="projects/PROJECT/subscriptions/NAME, the most urgent first, until SIGTERM or Ctrl-C",
+    )
     parser.add_argument("--config", help=f"the data sets file (YAML); default: ${CONFIG_VARIABLE}")
     parser.add_argument(
         "--dead_letters",
         metavar="FOLDER|TOPIC",
-        help="where messages go that can never succeed: a folder, or projects/PROJECT/topics/NAME; "
-        "default: they are only named",
+        help="where messages go that can never succeed: a folder, or projects/PROJECT/topics/NAME; with "
+        "--subscriptions it is required, with --messages they are only named by default",
     )
     parser.add_argument("--recompute", action="store_true", help="compute nodes again that are there")
     parser.add_argument(
         "--attempts",
         type=int,
-        default=3,
-        help="how often what may pass is tried, such as a graph that does not know a node; default: 3",
+        help="how often what may pass is tried, such as a graph that does not know a node; with "
+        f"--subscriptions, the latter only, as all else is tried for a day; default: {REPLAY_ATTEMPTS} for "
+        f"--messages, {STREAM_ATTEMPTS} for --subscriptions",
     )
+    parser.add_argument("--workers", type=int, help="processes with --subscriptions; default: one per core")
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
     parser = command.new_parser("update", __doc__)
     add_options(parser)
-    parser.add_argument("--runner", default=DEFAULT_RUNNER, help=f"a Beam runner; default: {DEFAULT_RUNNER}")
+    parser.add_argument(
+        "--runner", default=command.LOCAL, help="local (default), or a Beam runner such as DataflowRunner"
+    )
     own, rest = parser.parse_known_args(argv)
-    if not own.messages:
-        parser.error("--messages FOLDER or FILE is required")
-    if own.attempts < 1:
-        parser.error(f"--attempts {own.attempts}: expected 1 or more")
+    if not own.messages and not own.subscriptions:
+        parser.error("--messages FOLDER or FILE, or --subscriptions PATH[,PATH…], is required")
+    if own.subscriptions and not own.dead_letters:
+        parser.error("--dead_letters FOLDER or TOPIC is required with --subscriptions")
+    for name in ("attempts", "workers"):
+        if getattr(own, name) is not None and getattr(own, name) < 1:
+            parser.error(f"--{name} {getattr(own, name)}: expected 1 or more")
     command.check_flags(parser, rest)
     return own, rest
 
@@ -78,7 +101,7 @@ class ReadRecorded(beam.PTransform):
 
 def replay(own: argparse.Namespace, flags: list[str]) -> int:
     """Apply recorded messages; gives the exit status. Raises L2FeaturesError."""
-    update = Update(tuple(load_datasets(own.config).values()), own.recompute, own.attempts)
+    update = _update(own, own.attempts or REPLAY_ATTEMPTS)
     files = find_messages(Path(own.messages))
     letters = None
     if own.dead_letters:
@@ -86,9 +109,28 @@ def replay(own: argparse.Namespace, flags: list[str]) -> int:
         letters = KeepDeadLetters(own.dead_letters)
     features.warm_up()
     counts = command.run_on(
-        own.runner, flags, lambda pipeline: build(pipeline, ReadRecorded(files), update, letters)
+        LOCAL_RUNNER if own.runner == command.LOCAL else own.runner,
+        flags,
+        lambda pipeline: build(pipeline, ReadRecorded(files), update, letters),
     )
     return 0 if counts is None else report(counts, bool(letters))
+
+
+def stream(own: argparse.Namespace) -> int:
+    """Apply what Pub/Sub brings, on this machine, until a signal comes. Raises L2FeaturesError."""
+    subscriptions = [Subscription(path) for path in own.subscriptions.split(",")]
+    open_dead_letters(own.dead_letters).close()
+    setup = Setup(_update(own, attempts=1), own.dead_letters)
+    logging.getLogger("beam_jobs").setLevel(logging.INFO)
+    features.warm_up()
+    decoded.warm_up()
+    n_workers = own.workers or len(os.sched_getaffinity(0))
+    Supervisor(setup, subscriptions, n_workers, own.attempts or STREAM_ATTEMPTS).run()
+    return 0
+
+
+def _update(own: argparse.Namespace, attempts: int) -> Update:
+    return Update(tuple(load_datasets(own.config).values()), own.recompute, attempts)
 
 
 def report(counts: dict[str, int], kept: bool) -> int:
@@ -109,7 +151,9 @@ def report(counts: dict[str, int], kept: bool) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; gives the exit status: 1 where messages failed or were refused, 2 for a wrong option."""
     own, flags = parse(sys.argv[1:] if argv is None else argv)
-    return command.exit_status(lambda: replay(own, flags), STOPPED)
+    if own.messages:
+        return command.exit_status(lambda: replay(own, flags), STOPPED)
+    return command.exit_status(lambda: stream(own), ENDED)
 
 
 if __name__ == "__main__":

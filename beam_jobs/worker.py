@@ -45,7 +45,7 @@ class _PullFn(beam.DoFn):
 
 
 class _ReportFn(beam.DoFn):
-    """Tells the supervisor what became of a chunk."""
+    """Tells the supervisor what became of something."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -70,6 +70,16 @@ class PullChunks(beam.PTransform):
         return begin | "Worker" >> beam.Create([None]) | "Pull" >> beam.ParDo(_PullFn(self.fd))
 
 
+@dataclass
+class Report(beam.PTransform):
+    """Results, NamedTuples, to the supervisor, as (`RESULT`, fields)."""
+
+    fd: int
+
+    def expand(self, results: Any) -> Any:
+        return results | "Tell" >> beam.ParDo(_ReportFn(self.fd))
+
+
 def work(fd: int) -> None:
     """Body of a worker process: ``fd`` is its end of the pipe, by which it is also told what to do."""
     from threadpoolctl import threadpool_limits
@@ -81,7 +91,7 @@ def work(fd: int) -> None:
         with threadpool_limits(1):
             pipeline = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags))
             for number, results in enumerate(job.build(pipeline, PullChunks(fd))):
-                _ = results | f"Report {number}" >> beam.ParDo(_ReportFn(fd))
+                _ = results | f"Report {number}" >> Report(fd)
             pipeline.run().wait_until_finish()
         pipe.send((END, None))
     except (EOFError, ConnectionError):

@@ -1,4 +1,4 @@
-"""A Pub/Sub subscription: messages pulled, their leases prolonged while they are worked on, acknowledged.
+"""A Pub/Sub subscription: messages pulled, their leases prolonged, acknowledged.
 
 Pulls are unary: what was pulled is known at once, and nothing is in flight when a process is killed but what
 it holds, which comes again when its lease ends.
@@ -6,7 +6,6 @@ it holds, which comes again when its lease ends.
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections.abc import Iterable, Iterator
@@ -18,20 +17,22 @@ from .errors import ConfigError, L2FeaturesError
 if TYPE_CHECKING:
     from google.pubsub_v1 import SubscriberClient
 
-LEASE_S = 60
-"""For how long messages are held at a time, while the process lives."""
-HEARTBEAT_S = 15.0
+LEASE_S = 20
+"""For how long messages are held at a time. What a process holds that is killed comes again after it."""
 TIMEOUT_S = 20.0
 MAX_ACK_IDS = 1_000
 """Of one request, which may have 512 KiB."""
 _SUBSCRIPTION = re.compile(
     r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/subscriptions/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}"
 )
-logger = logging.getLogger(__name__)
 
 
 class SubscriptionError(L2FeaturesError):
-    """Pub/Sub cannot be reached, or has no such subscription."""
+    """Pub/Sub cannot be reached."""
+
+
+class SubscriptionRefused(SubscriptionError):
+    """There is no such subscription, or it is not ours to read."""
 
 
 class Received(NamedTuple):
@@ -47,13 +48,17 @@ class Received(NamedTuple):
 
 
 class Subscription:
-    """One subscription, ``projects/…/subscriptions/…``; opening touches nothing. Raises ConfigError."""
+    """One subscription, ``projects/…/subscriptions/…``; opening touches nothing. Raises ConfigError.
+
+    Several threads may use it.
+    """
 
     def __init__(self, path: str) -> None:
         if not _SUBSCRIPTION.fullmatch(path):
             raise ConfigError(f"subscription {path!r}: expected projects/PROJECT/subscriptions/NAME")
         self.path = path
         self._client: SubscriberClient | None = None
+        self._lock = threading.Lock()
 
     def pull(self, most: int, wait_s: float) -> list[Received]:
         """Messages, as soon as there are any, held for `LEASE_S`; none if none come in ``wait_s``.
@@ -87,26 +92,6 @@ class Subscription:
                     subscription=self.path, ack_ids=part, ack_deadline_seconds=seconds, timeout=TIMEOUT_S
                 )
 
-    @contextmanager
-    def held(self, ack_ids: list[str]) -> Iterator[None]:
-        """Hold messages for as long as the block takes; a heartbeat that fails is tried again."""
-        end = threading.Event()
-
-        def beat() -> None:
-            while not end.wait(HEARTBEAT_S):
-                try:
-                    self.hold(ack_ids)
-                except SubscriptionError as error:
-                    logger.warning("%s", error)
-
-        thread = threading.Thread(target=beat, name="lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            end.set()
-            thread.join()
-
     def close(self) -> None:
         """Let go of the connection."""
         if self._client is not None:
@@ -116,17 +101,20 @@ class Subscription:
     def _open(self) -> SubscriberClient:
         from google.pubsub_v1 import SubscriberClient
 
-        if self._client is None:
-            self._client = SubscriberClient()
-        return self._client
+        with self._lock:
+            if self._client is None:
+                self._client = SubscriberClient()
+            return self._client
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        from google.api_core.exceptions import GoogleAPIError
+        from google.api_core.exceptions import GoogleAPIError, InvalidArgument, NotFound, PermissionDenied
         from google.auth.exceptions import GoogleAuthError
 
         try:
             yield
+        except (InvalidArgument, NotFound, PermissionDenied) as error:
+            raise SubscriptionRefused(f"{self.path}: cannot {what}: {error}") from error
         except (GoogleAPIError, GoogleAuthError) as error:
             raise SubscriptionError(f"{self.path}: cannot {what}: {error}") from error
 

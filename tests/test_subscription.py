@@ -7,9 +7,8 @@ import uuid
 import pytest
 from google.pubsub_v1 import PublisherClient, SubscriberClient
 
-from l2features import subscription
 from l2features.errors import ConfigError
-from l2features.subscription import Received, Subscription, SubscriptionError
+from l2features.subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
 
 from .emulator import PubSubEmulator
 
@@ -46,23 +45,12 @@ def test_what_is_acknowledged_does_not_come_again_and_what_is_let_go_does(path: 
     subscribed.close()
 
 
-def test_what_is_held_does_not_come_again(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease of 10 seconds, which is the shortest, is prolonged again and again."""
-    monkeypatch.setattr(subscription, "HEARTBEAT_S", 2.0)
-    subscribed = Subscription(path)
-    publish(path, b"a")
-    received = subscribed.pull(10, 20)
-    subscribed.hold([received[0].ack_id], 10)
-    with subscribed.held([received[0].ack_id]):
-        assert subscribed.pull(10, 14) == []
-    subscribed.acknowledge([received[0].ack_id])
-
-
 def test_errors_are_named(pubsub: PubSubEmulator) -> None:
     with pytest.raises(ConfigError, match="expected projects/PROJECT/subscriptions/NAME"):
         Subscription("updates")
     nowhere = Subscription("projects/test-project/subscriptions/not-there")
     for call in (lambda: nowhere.pull(1, 5), lambda: nowhere.acknowledge(["x"]), lambda: nowhere.hold(["x"])):
-        with pytest.raises(SubscriptionError, match="not-there: cannot"):
+        with pytest.raises(SubscriptionError, match="not-there: cannot") as refused:
             call()
+        assert refused.type is SubscriptionRefused
     nowhere.acknowledge([])

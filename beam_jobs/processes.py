@@ -1,0 +1,55 @@
+"""Worker processes: started apart from the launcher, spoken to through a pipe, and ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+END_TIMEOUT_S = 5.0
+
+
+class WorkerProcess:
+    """A process that runs the function ``work(fd)`` of a module; ``pipe`` is our end, ``fd`` its own.
+
+    It does not see SIGINT, which a terminal sends to all processes at once.
+    """
+
+    def __init__(self, module: str) -> None:
+        self.pipe, theirs = multiprocessing.Pipe()
+        code = f"from {module} import work; work({theirs.fileno()})"
+        with theirs, handled(signal.SIG_IGN, signal.SIGINT):  # which the new process inherits
+            self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
+
+    def exit_reason(self) -> str:
+        """How it ended, in words; waits until it has."""
+        code = self.process.wait()
+        return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def end_all(workers: Sequence[WorkerProcess]) -> None:
+    """End processes; one that has ended its work would take a second or two to exit by itself."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        try:
+            worker.process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        worker.pipe.close()
+
+
+@contextmanager
+def handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
+    """Give signals another handler for a while."""
+    before = {number: signal.signal(number, handler) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)

@@ -1,0 +1,73 @@
+"""A worker of the updater: a process that runs the update's pipeline on one batch of messages after another.
+
+Batches come from the supervisor (`beam_jobs.stream`) through a pipe; what became of each message goes back,
+and then that all of it is durable, rows and dead letters.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from l2features import decoded, features
+from l2features.errors import L2FeaturesError
+from l2features.lending import give_back, lend
+from l2features.parts import Delivery
+from l2features.update import Update
+
+from .pipeline import plain_message
+from .update_transforms import KeepDeadLetters, build
+from .worker import END, ERROR, NEXT, Report
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is told first: how messages are applied, and where dead letters go."""
+
+    update: Update
+    dead_letters: str
+
+
+def work(fd: int) -> None:
+    """Body of a worker process; ``fd`` is its end of the pipe."""
+    from threadpoolctl import threadpool_limits
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    pipe = Connection(fd)
+    with suppress(EOFError, ConnectionError):  # the supervisor is gone
+        setup: Setup = pipe.recv()
+        features.warm_up()
+        decoded.warm_up()
+        options = PipelineOptions([])
+        lend(setup.update)  # so that stores and volumes stay open from one batch to the next
+        try:
+            with threadpool_limits(1):
+                pipe.send((NEXT, None))
+                while True:
+                    _run(pipe.recv(), setup, options, pipe)
+        finally:
+            give_back(setup.update)
+
+
+def _run(deliveries: list[Delivery], setup: Setup, options: PipelineOptions, pipe: Connection) -> None:
+    """Run a batch; all results are told before its end."""
+    try:
+        with beam.Pipeline("FnApiRunner", options=options) as pipeline:
+            messages = beam.Create(deliveries, reshuffle=False)
+            done = build(pipeline, messages, setup.update, KeepDeadLetters(setup.dead_letters))
+            _ = done.results | "Report" >> Report(pipe.fileno())
+    except L2FeaturesError as error:
+        pipe.send((ERROR, plain_message(error)))
+    except (EOFError, ConnectionError):
+        raise
+    except Exception:
+        pipe.send((ERROR, traceback.format_exc()))
+    else:
+        pipe.send((END, None))
