@@ -11,11 +11,12 @@ import numpy as np
 
 from .audit import Audit, ChunkAudit
 from .geometry import Chunk
+from .notes import AUDIT
 from .store import DONE, FAILED, TIME_FORMAT, Store
 
 EXAMPLES = 20
 """How many ids, and how many reasons, are kept of each kind."""
-NOTE, PART_NOTE = "audit", "audit_part"
+NOTE, PART_NOTE = AUDIT, "audit_part"
 """Under what a table keeps the last audit of the whole grid, and the last one of a part of it."""
 MAX_REASON = 500
 

@@ -95,7 +95,7 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
 @json_option
 @user_errors
 def status(dataset: str, config: str | None, as_json: bool) -> None:
-    """How far the ingest of DATASET is: chunks done and in all, failed chunks, rates.
+    """How far the ingest of DATASET is, how fresh its updates are, and what the last audit found.
 
     \b
     Example:
@@ -107,6 +107,8 @@ def status(dataset: str, config: str | None, as_json: bool) -> None:
         geometry = _geometry(dataset, config, store)
         state = read_status(store, geometry)
     click.echo(json_text(state.as_dict()) if as_json else status_text(state))
+    for problem in state.problems.values() if as_json else ():
+        click.echo(f"error: {problem}", err=True)
 
 
 @main.command()

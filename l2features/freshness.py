@@ -27,12 +27,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat
 
-from .errors import L2FeaturesError, StoreError
+from .errors import L2FeaturesError
+from .notes import BadNote, Time, read_note, shown
 from .store import Store
 
 NOTE = "updates"
@@ -45,15 +45,6 @@ SILENT, FORGOTTEN = timedelta(minutes=3), timedelta(minutes=10)
 """An updater that has not written for so long is called silent; the next to write leaves it out."""
 MAX_UPDATERS = 50
 log = logging.getLogger(__name__)
-
-
-def _utc(time_: datetime) -> datetime:
-    if not 1970 <= time_.year < 3000:
-        raise ValueError("expected a time since 1970")
-    return time_.astimezone(UTC)
-
-
-Time = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 class Operation(BaseModel):
@@ -100,18 +91,9 @@ class Updates(BaseModel):
     updaters: list[Updater]
 
 
-class BadNote(StoreError):
-    """What is kept under the name of the note is something else."""
-
-
 def read_updates(store: Store) -> Updates | None:
     """What the updaters keep with the table; None where there is none. Raises StoreError."""
-    try:
-        text = store.note(NOTE)
-        return None if text is None else Updates.model_validate_json(text)
-    except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).replace("\n", " ")
-        raise BadNote(f"table {store.name}: the note {NOTE!r} cannot be read: {reason:.200}") from error
+    return read_note(store, NOTE, Updates)
 
 
 class _Figures:
@@ -281,15 +263,16 @@ def updates_text(updates: Updates | None, now: datetime | None = None) -> str:
     lines = []
     if operation := updates.newest_operation:
         lines.append(f"newest operation applied: {operation.operation_id}, {_published(operation.published)}")
-    lines.append(f"newest message applied: {_published(updates.newest_message)}")
+    if updates.newest_message:
+        lines.append(f"newest message applied: {_published(updates.newest_message)}")
     return "\n".join([*lines, *(_updater_text(updater, now) for updater in updates.updaters)])
 
 
 def _updater_text(updater: Updater, now: datetime) -> str:
-    silent = f", silent since {_shown(updater.time)}" if now - updater.time > SILENT else ""
+    silent = f", silent since {shown(updater.time)}" if now - updater.time > SILENT else ""
     lag, backlog = updater.lag, updater.backlog
     oldest = f", the oldest {_published(backlog.oldest)}" if backlog.oldest else ""
-    parts = [f"updater {updater.name}{silent}: {updater.messages} messages since {_shown(updater.since)}"]
+    parts = [f"updater {updater.name}{silent}: {updater.messages} messages since {shown(updater.since)}"]
     if lag:
         figures = f"median {lag.median_s:g} s, p99 {lag.p99_s:g} s, max {lag.max_s:g} s"
         parts.append(f"  lag of the last {lag.messages}: {figures}")
@@ -297,11 +280,7 @@ def _updater_text(updater: Updater, now: datetime) -> str:
 
 
 def _published(time_: datetime | None) -> str:
-    return f"published {_shown(time_)}" if time_ else "published at a time that is not known"
-
-
-def _shown(time_: datetime) -> str:
-    return f"{time_.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"published {shown(time_)}" if time_ else "published at a time that is not known"
 
 
 def _time(seconds: float) -> datetime:

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from .answers import json_parts
+from .freshness import Updates, read_updates, updates_text
 from .geometry import Chunk, Geometry
+from .notes import BadNote, LastAudit, audit_text, last_audit
 from .rows import Rows
 from .schema import ATTRIBUTES
 from .store import FAILED, Store
@@ -64,7 +66,8 @@ def _cell(value: Any) -> str:
 class Status:
     """How far an ingest is. ``chunks_per_minute`` is over the last ten minutes of work; None if unknown.
 
-    ``failed`` names the first failed chunks and their reasons, ``n_failed`` counts all.
+    ``failed`` names the first failed chunks and their reasons, ``n_failed`` counts all. ``updates`` and
+    ``audit`` are what is kept with the table, ``problems`` says why one of them cannot be read.
     """
 
     table: str
@@ -77,12 +80,19 @@ class Status:
     newest: datetime | None = None
     chunks_per_minute: float | None = None
     nodes_per_second: float | None = None
+    updates: Updates | None = None
+    audit: LastAudit | None = None
+    problems: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
+        """Without ``problems``, which are for reading."""
+        shown = {name: value for name, value in self.__dict__.items() if name != "problems"}
         return {
-            **self.__dict__,
+            **shown,
             "failed": [{"chunk": str(chunk), "reason": reason} for chunk, reason in self.failed],
             "newest": self.newest.isoformat() if self.newest else None,
+            "updates": self.updates.model_dump(mode="json") if self.updates else None,
+            "audit": self.audit.model_dump(mode="json") if self.audit else None,
         }
 
 
@@ -107,6 +117,7 @@ def read_status(store: Store, geometry: Geometry) -> Status:
             recent.append((record.time, record.nodes))
     status.failed.sort()
     _add_rates(status, recent)
+    _add_notes(status, store)
     return status
 
 
@@ -125,6 +136,17 @@ def _add_rates(status: Status, recent: list[tuple[datetime, int]]) -> None:
         status.nodes_per_second = round(sum(nodes for _, nodes in window[1:]) / seconds, 2)
 
 
+def _add_notes(status: Status, store: Store) -> None:
+    try:
+        status.updates = read_updates(store)
+    except BadNote as error:
+        status.problems["updates"] = str(error)
+    try:
+        status.audit = last_audit(store)
+    except BadNote as error:
+        status.problems["audit"] = str(error)
+
+
 def status_text(status: Status) -> str:
     """Lines for reading; the first is ``<completed>/<total>``."""
     lines = [f"{status.done}/{status.total} chunks done in table {status.table}: {status.nodes} nodes"]
@@ -140,4 +162,6 @@ def status_text(status: Status) -> str:
     lines += [f"  chunk {chunk}: {reason}" for chunk, reason in status.failed[:MAX_LISTED]]
     if status.n_failed > MAX_LISTED:
         lines.append(f"  and {status.n_failed - MAX_LISTED} more: --json lists up to {MAX_KEPT}")
+    lines.append(status.problems.get("updates") or updates_text(status.updates))
+    lines.append(status.problems.get("audit") or audit_text(status.audit))
     return "\n".join(lines)

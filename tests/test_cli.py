@@ -119,6 +119,8 @@ def test_status(config: Path) -> None:
         "newest chunk at 2026-11-21 12:00:00 UTC",
         "1 chunks failed:",
         "  chunk 2,1,1: cannot read it",
+        "no updates are recorded",
+        "no audit is recorded",
     ]
 
 
@@ -127,7 +129,7 @@ def test_status_in_json(config: Path) -> None:
     assert (state["table"], state["done"], state["total"], state["orphans"]) == ("l2cache_sample", 1, 12, 2)
     assert state["failed"] == [{"chunk": "2,1,1", "reason": "cannot read it"}]
     assert state["newest"] == "2026-11-21T12:00:00+00:00"
-    assert state["chunks_per_minute"] is None
+    assert [state[name] for name in ("chunks_per_minute", "updates", "audit")] == [None] * 3
 
 
 def test_status_counts_rates_over_the_last_minutes_of_work(config: Path) -> None:

@@ -1,0 +1,89 @@
+"""What is kept with a table as a note, read as what it should be; and the last audit among it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
+
+from .errors import StoreError
+from .store import Store
+
+AUDIT = "audit"
+"""Under what a table keeps the last audit of the whole grid."""
+Note = TypeVar("Note", bound=BaseModel)
+
+
+class BadNote(StoreError):
+    """What is kept under the name of a note is something else."""
+
+
+def read_note(store: Store, name: str, model: type[Note]) -> Note | None:
+    """A note that is JSON; None where there is none. Raises BadNote, and StoreError as the store."""
+    try:
+        text = store.note(name)
+        return None if text is None else model.model_validate_json(text)
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise BadNote(f"table {store.name}: the note {name!r} cannot be read: {_reason(error)}") from error
+
+
+def _reason(error: ValidationError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text"
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+
+
+def _utc(time: datetime) -> datetime:
+    if not 1970 <= time.year < 3000:
+        raise ValueError("expected a time since 1970")
+    return time.astimezone(UTC)
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_utc)]
+
+
+def shown(time: datetime) -> str:
+    """A time for reading."""
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+class LastAudit(BaseModel):
+    """What the last audit of the whole grid found: the nodes of the graph against the rows of the table."""
+
+    time: Time = Field(description="When it ended.")
+    complete: bool = Field(description="Whether every chunk was audited, and every expected node has a row.")
+    timestamp: str | None = Field(
+        description="Expected are the nodes valid at this time (UTC); null: all ever made."
+    )
+    repair: bool = Field(description="Whether missing nodes were computed.")
+    chunks: int = Field(description="Chunks that were looked at.")
+    unaudited: int = Field(description="Those of them that could not be audited.")
+    expected: int = Field(description="Nodes of the graph.")
+    present: int = Field(description="Those of them that had a row.")
+    empty: int = Field(description="Those of the present that are marked as without features.")
+    missing: int = Field(description="Those of the expected that had no row.")
+    repaired: int = Field(description="Those of the missing that have a row since.")
+    superfluous: int = Field(description="Rows of ids that the graph never had.")
+
+
+def last_audit(store: Store) -> LastAudit | None:
+    """What the last audit found; None where there was none. Raises StoreError."""
+    return read_note(store, AUDIT, LastAudit)
+
+
+def audit_text(audit: LastAudit | None) -> str:
+    """A line for reading."""
+    if audit is None:
+        return "no audit is recorded"
+    at = f" valid at {audit.timestamp}" if audit.timestamp else ""
+    repaired = f", of which {audit.repaired} were repaired" if audit.repaired else ""
+    unaudited = (
+        f"; {audit.unaudited} of {audit.chunks} chunks could not be audited" if audit.unaudited else ""
+    )
+    return (
+        f"last audit at {shown(audit.time)}: {'complete' if audit.complete else 'incomplete'}: "
+        f"{audit.expected} nodes{at} expected, {audit.present} present, {audit.missing} missing"
+        f"{repaired}{unaudited}"
+    )
