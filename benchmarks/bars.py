@@ -1,0 +1,40 @@
+"""What is measured beside what it has to be, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass
+class Bar:
+    """A figure and its bar: the least that it must be, or with ``most`` the most; None for no bar."""
+
+    name: str
+    value: float
+    bar: float | None
+    most: bool = False
+    unit: str = "x"
+
+    @property
+    def passed(self) -> bool:
+        if self.bar is None:
+            return True
+        return self.value <= self.bar if self.most else self.value >= self.bar
+
+
+def print_bars(console: Console, bars: Sequence[Bar]) -> bool:
+    """Print the figures; gives whether all bars are kept."""
+    table = Table(box=SIMPLE_HEAD)
+    for head in ("", "measured", "bar", ""):
+        table.add_column(head, justify="right" if head else "left", no_wrap=True)
+    for bar in bars:
+        verdict = "" if bar.bar is None else "[green]PASS" if bar.passed else "[red]FAIL"
+        limit = "" if bar.bar is None else f"{'at most' if bar.most else 'at least'} {bar.bar:g} {bar.unit}"
+        table.add_row(bar.name, f"{bar.value:.3g} {bar.unit}", limit, verdict)
+    console.print(table)
+    return all(bar.passed for bar in bars)

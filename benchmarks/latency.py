@@ -1,0 +1,140 @@
+"""Time from the publication of an edit until the HTTP API serves the nodes that it made."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bars import Bar, print_bars
+from benchmarks.em import (
+    NAME,
+    STORE_URL,
+    TABLE,
+    Edit,
+    Editor,
+    EmDataset,
+    make_crops,
+    make_dataset,
+    read_labels,
+    write_children,
+)
+from benchmarks.features import SHARED
+from benchmarks.load import Client, Post, unpacked
+from benchmarks.servers import Server
+from benchmarks.updating import Feed, UpdaterProcess, emulators, quantiles, warm_up
+from l2features.store import open_store
+from tests.emulator import Emulator
+
+SIZE, GRID = (256, 256, 128), (2, 2, 1)
+MOST_MEDIAN_S = 2.0
+POLL_S = 0.02
+PAUSE_S = (0.5, 1.5)
+"""Between an edit that is served and the next, so that the updater is idle again."""
+LONGEST_S = 60.0
+EPILOG = """
+What is measured: 100 edits one after the other, each of one or two new nodes in one of four chunks of
+256 x 256 x 128 voxels of EM. An edit is published to the Pub/Sub emulator, where an idle updater waits that
+has worked before; then the API is asked for its nodes every 20 ms (POST attributes, update_cache=false) until
+it has them all. The graph's rows are there before, as PyChunkedGraph writes them before it publishes. The
+emulators, the updater, the API and this client share the machine.
+
+examples:
+  python benchmarks/latency.py
+  python benchmarks/latency.py --edits 20 --workers 1
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
+    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
+    with tempfile.TemporaryDirectory() as name, ExitStack() as running:
+        emulator, _ = running.enter_context(emulators())
+        folder = Path(name).resolve()
+        dataset = make_dataset(folder, make_crops(read_labels(options.shared), SIZE, 4), GRID)
+        edits = make_edits(dataset, options.edits)
+        feed, store = Feed(), open_store(STORE_URL, TABLE)
+        running.callback(store.close)
+        log, dead = folder / "updater.log", folder / "dead"
+        updater = running.enter_context(UpdaterProcess(dataset.config, feed, dead, log, options.workers))
+        api = start_api(dataset.config, emulator, folder / "api.log")
+        running.callback(api.stop)
+        warm_up(dataset, dataset.chunks, feed, store, updater)
+        seconds = measure(edits, feed, Client(api.port), updater)
+    found = quantiles(seconds)
+    console.print(f"{len(seconds)} edits, from publish to readable through the API:")
+    console.print("  " + ", ".join(f"{what} {s:.2f} s" for what, s in found.items()))
+    bars = [Bar("from publish to readable, median", found["median"], MOST_MEDIAN_S, most=True, unit="s")]
+    return 0 if print_bars(console, bars) else 1
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
+    )
+    parser.add_argument("--edits", type=int, default=100, help="default 100")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the updater; default 2")
+    return parser.parse_args(arguments)
+
+
+def make_edits(dataset: EmDataset, n: int) -> list[Edit]:
+    """Splits and merges in turn, each in one chunk; their nodes are in the graph."""
+    editor, random = Editor(dataset), np.random.default_rng(2)
+    chosen = random.integers(0, len(dataset.chunks), n).tolist()
+    kinds = (editor.split, editor.merge)
+    edits = [dataset.edit(kinds[i % 2](dataset.chunks[at])) for i, at in enumerate(chosen)]
+    write_children(dataset.children)
+    return edits
+
+
+def start_api(config: Path, emulator: Emulator, log: Path) -> Server:
+    environment = emulator.environment(
+        GRAPH_L2CACHE_CONFIG_PATH=str(config), AUTH_DISABLED="true", L2CACHE_WORKERS="1"
+    )
+    return Server("the API", ["-c", "api/gunicorn.conf.py", "api.app:create_app()"], environment, log)
+
+
+def measure(edits: list[Edit], feed: Feed, client: Client, updater: UpdaterProcess) -> list[float]:
+    """Seconds of each edit from its publication until the API has all its nodes."""
+    random, seconds = np.random.default_rng(4), []
+    for edit in tqdm(edits, unit="edit", leave=False):
+        time.sleep(random.uniform(*PAUSE_S))
+        began = feed.publish(edit.data, edit.attributes)
+        seconds.append(wait_until_served(client, edit.ids, updater) - began)
+    return seconds
+
+
+def wait_until_served(client: Client, ids: list[int], updater: UpdaterProcess) -> float:
+    """Ask the API until it has all these nodes; gives the time then. Raises RuntimeError after a minute."""
+    path = f"/l2cache/api/v1/table/{NAME}/attributes?update_cache=false"
+    post, until = Post(path, json.dumps({"l2_ids": ids}).encode()), time.monotonic() + LONGEST_S
+    while True:
+        answer = unpacked(client.post(post))
+        if all("rep_coord_nm" in features for features in answer.values()):
+            return time.perf_counter()
+        updater.check()
+        if time.monotonic() > until:
+            log = updater.log.read_text()[-3000:]
+            raise RuntimeError(f"{ids} are not served after {LONGEST_S:g} s:\n{log}")
+        time.sleep(POLL_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

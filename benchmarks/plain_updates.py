@@ -1,0 +1,58 @@
+"""A straightforward updater, to compare with: one id at a time, a chunk read, mapped and measured for each.
+
+It works as the older workers do, and is spared what those do besides (see plain_worker.py); the nodes of its
+supervoxels come from the graph's table itself, by one range scan, and not from a server before it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import fastremap
+import numpy as np
+
+from benchmarks.em import GRAPH, GRAPH_URL, LAYOUT, STORE_URL, EmDataset
+from benchmarks.plain_worker import plain_node
+from l2features.compute import timed
+from l2features.config import load_datasets
+from l2features.geometry import Chunk
+from l2features.graph import BigtableGraph
+from l2features.ids import as_ids
+from l2features.store import Meta, open_store
+
+TABLE = "l2cache_plain"
+
+
+class PlainUpdater:
+    """Handles ids one by one, and writes their rows to a table of its own; ``millis`` is the time by step."""
+
+    def __init__(self, dataset: EmDataset) -> None:
+        from cloudvolume import CloudVolume
+
+        (entry,) = load_datasets(dataset.config).values()
+        self.geometry, self.millis = dataset.geometry, dict[str, float]()
+        self.volume = CloudVolume(entry.cv_path, progress=False, fill_missing=True)
+        self.graph = BigtableGraph(GRAPH_URL, datetime.now(UTC), LAYOUT)
+        self.store = open_store(STORE_URL, TABLE)
+        self.store.create(Meta(GRAPH, entry.cv_path, "2026-01-01 00:00:00", self.geometry))
+
+    def handle(self, node: int) -> np.ndarray:
+        """Compute and write the row (1,) of a node."""
+        chunk = Chunk(*LAYOUT.chunk_coordinates(as_ids([node]))[0].tolist())
+        with timed(self.millis, "read"):
+            start = self.geometry.origins([chunk])[0].tolist()
+            ends = zip(start, self.geometry.chunk_size, strict=True)
+            labels = np.asarray(self.volume[tuple(slice(a, a + n) for a, n in ends)])[..., 0]
+        with timed(self.millis, "map"):
+            supervoxels = fastremap.unique(labels)
+            supervoxels = supervoxels[supervoxels != 0]
+            nodes = self.graph.l2_ids(chunk, supervoxels)
+        with timed(self.millis, "compute"):
+            parents = dict(zip(supervoxels.tolist(), nodes.tolist(), strict=True))
+            row = plain_node(labels, parents, node, self.geometry.resolution)
+        with timed(self.millis, "write"):
+            self.store.write(row)
+        return row
+
+    def close(self) -> None:
+        self.store.close()

@@ -1,0 +1,193 @@
+"""Ratios of the updater to a straightforward one that takes one id at a time, both in one run.
+
+(a) is compute time with a chunk in memory; (b) is a burst of edits, from the first publish to the last row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bars import Bar, print_bars
+from benchmarks.em import (
+    STORE_URL,
+    TABLE,
+    Crop,
+    Edit,
+    Editor,
+    EmDataset,
+    make_crops,
+    make_dataset,
+    read_labels,
+    write_children,
+    write_parents,
+)
+from benchmarks.features import SHARED
+from benchmarks.nodes import EmChunk, agrees, measure
+from benchmarks.plain_updates import PlainUpdater
+from benchmarks.updating import Feed, UpdaterProcess, emulators, wait_for_rows, warm_up
+from l2features.geometry import Chunk
+from l2features.ids import as_ids
+from l2features.store import Store, open_store
+
+SIZE = (256, 256, 512)
+GRID = (7, 3, 1)
+"""The last chunk is for warming up only."""
+CROPS = 4
+LEAST_NODE, LEAST_BURST = 20.0, 50.0
+BURST_S = 1_800.0
+EXAMPLES = """
+What is measured:
+  (a) one node of a chunk of 256 x 256 x 512 voxels in memory, on one core: ours (SegmentedChunk and
+      group_features), and supervoxels mapped to nodes, edt.edt of the chunk, statistics of the one node
+      (plain_worker.py). The bar is that of the median node; the others are shown.
+  (b) 200 edits, a split and a merge each, that name 600 ids in 20 such chunks. Ours: published to the Pub/Sub
+      emulator, where an updater waits that has worked before; from the first publish to the moment when all
+      rows are in the Bigtable emulator. Plain: for some of the same ids, one after the other in one process,
+      the chunk is read from the same files, its supervoxels are mapped by the graph's table, then as in (a),
+      and the row is written (plain_updates.py). Its time for all ids is extrapolated: that of one on average,
+      times the number of ids, divided by the number of processes. Rows are compared.
+
+examples:
+  python benchmarks/update.py
+  python benchmarks/update.py --edits 50 --sample 4
+"""
+
+
+@dataclass
+class Burst:
+    """Seconds of ours, and of a plain worker on average for an id; whether their rows agree."""
+
+    edits: int
+    ids: int
+    ours_s: float
+    plain_s: float
+    sample: int
+    millis: dict[str, float]
+    agreed: bool
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
+    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
+    crops = make_crops(read_labels(options.shared), SIZE, CROPS)
+    console.print("\n(a) nodes of a chunk in memory")
+    measured = measure(in_memory(crops[0]), 30, options.repeats)
+    median, worst = measured.ratios[0], min(measured.ratios)
+    bars = [
+        Bar("(a) compute time of one new id, median node: plain / ours", median, LEAST_NODE),
+        Bar("(a) the same, worst of those above: plain / ours", worst, None),
+    ]
+    console.print("\n(b) a burst of edits")
+    burst = run_burst(crops, options)
+    show(console, burst, options.workers)
+    plain_s = burst.plain_s * burst.ids / options.workers
+    bars.append(
+        Bar(
+            "(b) from publish to all rows durable: plain (extrapolated) / ours",
+            plain_s / burst.ours_s,
+            LEAST_BURST,
+        )
+    )
+    agreed = measured.agreed and burst.agreed
+    if not agreed:
+        console.print("[red]rows of ours and of the plain version differ: see above")
+    return 0 if print_bars(console, bars) and agreed else 1
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
+    )
+    parser.add_argument("--edits", type=int, default=200, help="of the burst, 3 ids each; default 200")
+    parser.add_argument("--sample", type=int, default=8, help="ids given to the plain version; default 8")
+    parser.add_argument("--workers", type=int, default=2, help="processes of each; default 2")
+    parser.add_argument("--repeats", type=int, default=5, help="of ours in (a); default 5")
+    return parser.parse_args(arguments)
+
+
+def in_memory(crop: Crop) -> EmChunk:
+    parents = dict(enumerate(crop.nodes.tolist(), 1))
+    return EmChunk(crop.voxels.astype(np.uint64), parents)
+
+
+def make_edits(dataset: EmDataset, chunks: Sequence[Chunk], n: int) -> list[Edit]:
+    """Edits in random order of chunks: each a split in one chunk and a merge in the next."""
+    editor, order = Editor(dataset), np.random.default_rng(2).permutation(len(chunks)).tolist()
+    after = list(zip(chunks, [*chunks[1:], chunks[0]], strict=True))
+    pairs = itertools.islice(itertools.cycle([after[i] for i in order]), n)
+    return [dataset.edit(editor.split(one) + editor.merge(other)) for one, other in pairs]
+
+
+def run_burst(crops: list[Crop], options: argparse.Namespace) -> Burst:
+    with tempfile.TemporaryDirectory() as name, emulators():
+        folder = Path(name).resolve()
+        with tqdm(total=int(np.prod(GRID)), unit="chunk", desc="segmentation", leave=False) as bar:
+            dataset = make_dataset(folder, crops, GRID, bar.update)
+        *chunks, spare = dataset.chunks
+        edits = make_edits(dataset, chunks, options.edits)
+        write_children(dataset.children)
+        ids = [node for edit in edits for node in edit.ids]
+        sample = np.random.default_rng(3).choice(as_ids(ids), options.sample, replace=False).tolist()
+        for chunk in {
+            Chunk(*xyz) for xyz in dataset.geometry.layout.chunk_coordinates(as_ids(sample)).tolist()
+        }:
+            write_parents(dataset, chunk)
+        store = open_store(STORE_URL, TABLE)
+        ours_s = burst_of_ours(dataset, edits, spare, store, options.workers)
+        plain = PlainUpdater(dataset)
+        began = time.perf_counter()
+        rows = [plain.handle(node) for node in tqdm(sample, unit="id", desc="plain", leave=False)]
+        plain_s = (time.perf_counter() - began) / len(sample)
+        ours = [store.read(as_ids([node])).features for node in sample]
+        agreed = all(map(agrees, ours, rows))
+        plain.close()
+        store.close()
+    return Burst(len(edits), len(ids), ours_s, plain_s, len(sample), plain.millis, agreed)
+
+
+def burst_of_ours(
+    dataset: EmDataset, edits: Sequence[Edit], spare: Chunk, store: Store, workers: int
+) -> float:
+    """Seconds from the first publish until all rows are there."""
+    folder, feed = dataset.config.parent, Feed()
+    ids = [node for edit in edits for node in edit.ids]
+    with UpdaterProcess(dataset.config, feed, folder / "dead", folder / "updater.log", workers) as updater:
+        warm_up(dataset, [spare], feed, store, updater)
+        time.sleep(5)
+        began = time.perf_counter()
+        feed.publish_all(edits)
+        return wait_for_rows(store, ids, updater, BURST_S) - began
+
+
+def show(console: Console, burst: Burst, workers: int) -> None:
+    per_id = burst.plain_s * burst.ids / workers
+    steps = ", ".join(f"{step} {ms / burst.sample / 1e3:.2f}" for step, ms in burst.millis.items())
+    console.print(
+        f"ours, measured: {burst.edits} edits, {burst.ids} ids, all rows after {burst.ours_s:.2f} s"
+    )
+    console.print(f"plain, measured: {burst.plain_s:.2f} s an id, on average of {burst.sample} ({steps})")
+    console.print(f"plain, extrapolated to {burst.ids} ids and {workers} processes: {per_id:.0f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

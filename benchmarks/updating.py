@@ -1,0 +1,164 @@
+"""A running updater and what it needs: emulators, a topic and its subscription, a client that publishes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import psutil
+
+from benchmarks.em import Edit, Editor, EmDataset, write_children
+from l2features.geometry import Chunk
+from l2features.ids import Ids, as_ids
+from l2features.schema import SIZE
+from l2features.store import Store
+from tests.emulator import Emulator, PubSubEmulator
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBSUB_PROJECT = "benchmark"
+MAX_MESSAGES = 1_000
+"""Of one publish request."""
+STOP_S, START_S = 60.0, 120.0
+
+
+@contextlib.contextmanager
+def emulators() -> Iterator[tuple[Emulator, PubSubEmulator]]:
+    """Emulators of Bigtable and Pub/Sub, named in the environment while they run."""
+    with ExitStack() as running:
+        started: list[Any] = []
+        for kind in (Emulator, PubSubEmulator):
+            emulator = kind()
+            running.callback(emulator.stop)
+            os.environ[emulator.variable] = emulator.host
+            started.append(emulator)
+        yield started[0], started[1]
+
+
+class Feed:
+    """A topic with one subscription, both of a fresh name, and a publisher."""
+
+    def __init__(self) -> None:
+        from google.pubsub_v1 import PublisherClient, SubscriberClient
+
+        name = f"edits-{uuid.uuid4().hex}"
+        self.topic = f"projects/{PUBSUB_PROJECT}/topics/{name}"
+        self.subscription = f"projects/{PUBSUB_PROJECT}/subscriptions/{name}"
+        self._client = PublisherClient()
+        self._client.create_topic(name=self.topic)
+        with SubscriberClient() as subscriber:
+            subscriber.create_subscription(
+                name=self.subscription, topic=self.topic, ack_deadline_seconds=60, timeout=30
+            )
+
+    def publish(self, data: bytes, attributes: Mapping[str, str]) -> float:
+        """Publish a message; gives the time just before it was sent, of ``time.perf_counter``."""
+        began = time.perf_counter()
+        self._client.publish(topic=self.topic, messages=[{"data": data, "attributes": dict(attributes)}])
+        return began
+
+    def publish_all(self, edits: Sequence[Edit]) -> None:
+        for first in range(0, len(edits), MAX_MESSAGES):
+            part = edits[first : first + MAX_MESSAGES]
+            messages = [{"data": edit.data, "attributes": edit.attributes} for edit in part]
+            self._client.publish(topic=self.topic, messages=messages)
+
+
+class UpdaterProcess:
+    """The updater as an operator starts it; what it prints goes to ``log``. Use it in ``with``."""
+
+    def __init__(self, config: Path, feed: Feed, dead_letters: Path, log: Path, workers: int = 2) -> None:
+        self.log, self.dead_letters = log, dead_letters
+        command = [sys.executable, "-m", "beam_jobs.update", "--config", str(config)]
+        command += ["--subscriptions", feed.subscription, "--dead_letters", str(dead_letters)]
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                [*command, "--workers", str(workers)], cwd=ROOT, stdout=out, stderr=out, env=dict(os.environ)
+            )
+
+    def __enter__(self) -> UpdaterProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """It and all its descendants."""
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def check(self) -> None:
+        """Raise RuntimeError, with the end of its log, where it has ended."""
+        if self.process.poll() is not None:
+            status, log = self.process.returncode, self.log.read_text()[-3000:]
+            raise RuntimeError(f"the updater ended with status {status}:\n{log}")
+
+    def stop(self) -> int | None:
+        """End it as an operator does, and give its exit status; what is left is killed."""
+        if self.process.poll() is None:
+            processes = self.processes
+            self.process.send_signal(signal.SIGTERM)
+            _, left = psutil.wait_procs(processes, STOP_S)
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait()
+        return self.process.returncode
+
+
+def wait_for_rows(
+    store: Store, ids: Sequence[int] | Ids, updater: UpdaterProcess, seconds: float, poll_s: float = 0.1
+) -> float:
+    """Wait until all these rows are in the store; gives the time then, of ``time.perf_counter``.
+
+    Raises RuntimeError where the updater ends, or it takes longer.
+    """
+    missing, until = as_ids(ids), time.monotonic() + seconds
+    while True:
+        missing = missing[~store.read(missing, (SIZE,)).found]
+        if not len(missing):
+            return time.perf_counter()
+        updater.check()
+        if time.monotonic() > until:
+            log = updater.log.read_text()[-3000:]
+            raise RuntimeError(
+                f"{len(missing)} rows are not there after {seconds:g} s, {missing[:3]}:\n{log}"
+            )
+        time.sleep(poll_s)
+
+
+def warm_up(
+    dataset: EmDataset, chunks: Sequence[Chunk], feed: Feed, store: Store, updater: UpdaterProcess, n: int = 6
+) -> None:
+    """Edits one after the other until the updater has done them: it has then all open that it needs."""
+    editor = Editor(dataset, seed=1)
+    for number in range(n):
+        ids = editor.split(chunks[number % len(chunks)])
+        write_children({node: dataset.children[node] for node in ids})
+        edit = dataset.edit(ids)
+        feed.publish(edit.data, edit.attributes)
+        wait_for_rows(store, ids, updater, START_S)
+
+
+def quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, 90 and 99 % and largest."""
+    values = np.array(seconds)
+    return {
+        "median": float(np.median(values)),
+        "p90": float(np.percentile(values, 90)),
+        "p99": float(np.percentile(values, 99)),
+        "max": float(values.max()),
+    }
