@@ -37,8 +37,8 @@ from .recent import RecentIds
 
 PENDING_IDS, PENDING_MESSAGES = 1_000_000, 10_000
 """Most that waits to be sent, or is being sent: 16 MB of ids."""
-REQUEST_IDS, REQUEST_MESSAGES = 500_000, 1_000
-"""Most of one publish request; Pub/Sub takes 10 MB and 1,000 messages."""
+REQUEST_MESSAGES = 1_000
+"""Most of one publish request, which are 4 MB of ids; Pub/Sub takes so many, and 10 MB."""
 RETRY_AFTER_S = 5.0
 TIMEOUT_S = 30.0
 LOG_EVERY_S = 10.0
@@ -160,9 +160,8 @@ class MissingIds:
 
     def _room(self) -> int:
         """How many ids may be queued."""
-        if self._pending_parts + PENDING_IDS // MESSAGE_IDS > PENDING_MESSAGES:
-            return 0
-        return PENDING_IDS - self._pending_ids
+        messages = PENDING_MESSAGES - self._pending_parts
+        return min(PENDING_IDS - self._pending_ids, messages * MESSAGE_IDS)
 
     def _run_thread(self) -> None:
         """Start the thread that sends, also where a fork has left it behind."""
@@ -192,12 +191,7 @@ class MissingIds:
                 if self._queue and pause <= 0:
                     break
                 self._changed.wait(pause if self._queue else None)
-            parts: list[_Part] = []
-            room = REQUEST_IDS
-            while self._queue and len(self._queue[0].ids) <= room and len(parts) < REQUEST_MESSAGES:
-                parts.append(self._queue.popleft())
-                room -= len(parts[-1].ids)
-            return parts
+            return [self._queue.popleft() for _ in range(min(len(self._queue), REQUEST_MESSAGES))]
 
     def _send(self, client: PublisherClient, parts: list[_Part]) -> None:
         messages = [missing_message(part.ids, *part.table) for part in parts]

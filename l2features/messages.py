@@ -16,8 +16,9 @@ from .ids import L2, Ids, as_ids, sorted_unique
 from .pickled_arrays import ARRAYS, IntegerArray
 from .unpickle import MAX_BYTES, plain_loads, shown
 
-MESSAGE_IDS = 100_000
-"""Most ids of one message, 800 kB; Pub/Sub takes 10 MB."""
+MESSAGE_IDS = 500
+"""Most ids of one message. It is worked on and acknowledged as a whole: at worst each id is of another chunk,
+and these are minutes of work, which many share, not hours for one."""
 EDIT_IDS = MAX_BYTES // 8
 """Most ids of an edit, as many as fit into its pickle."""
 MAX_MISSING_BYTES = 10 << 20

@@ -99,11 +99,11 @@ class Subscription:
             self._client = None
 
     def _open(self) -> SubscriberClient:
-        from google.pubsub_v1 import SubscriberClient
+        from .pubsub import open_subscriber
 
         with self._lock:
             if self._client is None:
-                self._client = SubscriberClient()
+                self._client = open_subscriber()
             return self._client
 
     @contextmanager
