@@ -5,44 +5,35 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from l2features.cache import RowCache
 from l2features.compute import read_geometry
 from l2features.config import Dataset
 from l2features.errors import L2FeaturesError, StoreError
+from l2features.freshness import Updates, read_updates
 from l2features.geometry import Geometry
+from l2features.notes import BadNote, LastAudit, last_audit
 from l2features.reader import Reader
 from l2features.store import Coverage, Meta, Store, open_store
 
 from . import metrics
 from .config import Settings
 from .errors import ApiError
+from .kept import Kept, in_background
 
 FAILURE_KEPT_S, PATIENCE_S = 2.0, 30.0
 """How long a failure to open a data set stands, and how long an attempt may last before another begins."""
-COVERAGE_AGE_S, COVERAGE_SHARE, COVERAGE_WAIT_S = 30.0, 20.0, 2.0
+WAIT_S = 2.0
+"""How long a first question waits for what is counted or kept."""
 log = logging.getLogger("l2features.api")
 T = TypeVar("T")
-
-
-def in_background(function: Callable[[], T]) -> Future[T]:
-    """Run in a thread of its own, which does not keep the process from ending."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except Exception as error:  # the future hands it on
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 @dataclass(frozen=True)
@@ -61,6 +52,15 @@ class Counted:
     time: datetime
 
 
+@dataclass(frozen=True)
+class Noted:
+    """What is kept with a table of its updates and its last audit, when it was read (UTC)."""
+
+    updates: Updates | None
+    audit: LastAudit | None
+    time: datetime
+
+
 class Served:
     """One data set. Its metadata is read in the background, at the first use, and kept for good."""
 
@@ -71,9 +71,11 @@ class Served:
         self._opened: Future[Opened] | None = None
         self._begun_at = self._failed_at = 0.0
         self._patience_s = PATIENCE_S
-        self._counted: Future[Counted] | None = None
-        self._count_again_at = 0.0
-        self._last: Counted | None = None
+        self.counted = Kept(self._count, age_s=30.0, share=20.0, first_s=WAIT_S, later_s=0.0)
+        """Coverage of the table, a little old: counting takes long in a large one."""
+        self.noted = Kept(self._read_notes, age_s=10.0, share=20.0, first_s=WAIT_S, later_s=0.5)
+        """Its updates and last audit."""
+        self._warned: dict[str, str] = {}
 
     @property
     def name(self) -> str:
@@ -138,36 +140,33 @@ class Served:
             log.warning("cannot keep the geometry", extra={"dataset": self.name, "error": str(error)})
         return geometry
 
-    def counted(self) -> Counted | None:
-        """Coverage of the table, a little old; None while it is counted for the first time.
-
-        Counting takes long in a large table: it goes on in the background, for 1/20 of the time at most.
-        """
-        with self._lock:
-            if self._counted is None and time.monotonic() >= self._count_again_at:
-                self._counted = in_background(self._count)
-            running = self._counted
-        if running is not None and self._last is None:
-            try:
-                running.result(COVERAGE_WAIT_S)
-            except FutureTimeout:
-                return None
-        return self._last
-
     def _count(self) -> Counted:
-        start = time.monotonic()
+        with self._warnings("cannot count chunks"):
+            return Counted(self.store.coverage(), datetime.now(UTC))
+
+    def _read_notes(self) -> Noted:
+        updates = self._note("how fresh the table is", read_updates)
+        audit = self._note("the last audit", last_audit)
+        metrics.show_updates(self.name, updates)
+        return Noted(updates, audit, datetime.now(UTC))
+
+    def _note(self, what: str, read: Callable[[Store], T | None]) -> T | None:
+        """A note; None where it is none, or something else."""
+        with suppress(BadNote), self._warnings(f"cannot read {what}"):
+            return read(self.store)
+        return None
+
+    @contextmanager
+    def _warnings(self, message: str) -> Iterator[None]:
+        """Log an error of the store, once until it is another or has gone."""
         try:
-            coverage = self.store.coverage()
-            self._last = Counted(coverage, datetime.now().astimezone())
-            return self._last
+            yield
         except StoreError as error:
-            log.warning("cannot count chunks", extra={"dataset": self.name, "error": str(error)})
+            if self._warned.get(message) != str(error):
+                log.warning(message, extra={"dataset": self.name, "error": str(error)})
+            self._warned[message] = str(error)
             raise
-        finally:
-            took = time.monotonic() - start
-            with self._lock:
-                self._count_again_at = start + max(COVERAGE_AGE_S, COVERAGE_SHARE * took)
-                self._counted = None
+        self._warned.pop(message, None)
 
     def _on_lookup(self, hits: int, misses: int) -> None:
         metrics.CACHE_LOOKUPS.labels(self.name, "hit").inc(hits)

@@ -19,6 +19,8 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from l2features.freshness import SILENT, Updates
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 REQUESTS = Histogram(
@@ -41,6 +43,36 @@ CACHE_LOOKUPS = Counter("l2cache_cache_lookups_total", "Rows looked up in the ca
 PUBLISHED = Counter("l2cache_published_ids_total", "Missing ids published for computation.", ["dataset"])
 PUBLISH_FAILURES = Counter("l2cache_publish_failed_ids_total", "Missing ids that could not be published.")
 REFUSED = Counter("l2cache_refused_total", "Requests refused, by the code of the error.", ["code"])
+NEWEST_MESSAGE = Gauge(
+    "l2cache_newest_message_timestamp_seconds",
+    "When the newest message was published whose rows are durable.",
+    ["dataset"],
+    multiprocess_mode="mostrecent",
+)
+UPDATER_SEEN = Gauge(
+    "l2cache_updater_timestamp_seconds",
+    "When an updater last wrote to the table how fresh it is: once a minute at least while one lives.",
+    ["dataset"],
+    multiprocess_mode="mostrecent",
+)
+BACKLOG = Gauge(
+    "l2cache_update_backlog_messages",
+    "Messages that the updaters hold, or know of, and have not done.",
+    ["dataset"],
+    multiprocess_mode="mostrecent",
+)
+
+
+def show_updates(dataset: str, updates: Updates | None) -> None:
+    """Show what is kept with a table of its updates."""
+    if updates is None or not updates.updaters:
+        return
+    seen = max(updater.time for updater in updates.updaters)
+    living = [updater for updater in updates.updaters if seen - updater.time <= SILENT]
+    UPDATER_SEEN.labels(dataset).set(seen.timestamp())
+    BACKLOG.labels(dataset).set(sum(updater.backlog.messages for updater in living))
+    if updates.newest_message:
+        NEWEST_MESSAGE.labels(dataset).set(updates.newest_message.timestamp())
 
 
 def exposition() -> tuple[bytes, str]:

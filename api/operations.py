@@ -13,7 +13,8 @@ from l2features.errors import L2FeaturesError, StoreError, StoreUnavailable, Tab
 from . import metrics
 from .answers import json_response
 from .config import Settings
-from .datasets import Datasets, Served, in_background
+from .datasets import Datasets, Served
+from .kept import in_background
 from .schemas import OPERATIONS, Health, plain_response
 
 UNREACHABLE = "unreachable"
@@ -68,6 +69,8 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
     )
     def metrics_text() -> Response:
         """Latency by route and data set, ids by status, the store and the cache; over all processes."""
+        for served in datasets.all():
+            served.noted.refresh()
         text, content_type = metrics.exposition()
         return Response(text, content_type=content_type)
 

@@ -31,6 +31,7 @@ from .schemas import (
     CoverageInfo,
     DatasetPath,
     TableInfo,
+    UpdatesInfo,
     attributes_request,
     attributes_responses,
     errors,
@@ -101,8 +102,8 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: Dataset
         responses={200: TableInfo, **errors(404, 503)},
     )
     def table(path: DatasetPath) -> Response:
-        """Resolution, chunks, attributes with their units, coverage and limits of a data set."""
-        return json_response(table_info(datasets[path.dataset], settings).model_dump())
+        """Resolution, chunks, attributes with their units, coverage, updates and limits of a data set."""
+        return json_response(table_info(datasets[path.dataset], settings).model_dump(mode="json"))
 
     types = {"type": "object", "required": list(NAMES), "additionalProperties": {"type": "string"}}
 
@@ -187,13 +188,15 @@ class Read:
 
 def table_info(served: Served, settings: Settings) -> TableInfo:
     """What a data set is. Raises as `Served.opened`."""
-    opened, counted = served.opened(), served.counted()
+    opened, counted, noted = served.opened(), served.counted.get(), served.noted.get()
     geometry, meta = opened.reader.geometry, opened.meta
-    coverage, newest = None, None
+    coverage, newest, updates = None, None, None
     if counted is not None:
         done, failed = counted.coverage.done, counted.coverage.failed
         coverage = CoverageInfo(done=done, failed=failed, total=geometry.n_chunks, as_of=iso(counted.time))
         newest = counted.coverage.newest
+    if noted is not None and noted.updates:
+        updates = UpdatesInfo(**dict(noted.updates), as_of=iso(noted.time))
     return TableInfo(
         dataset=served.name,
         l2cache_id=served.entry.l2cache_id,
@@ -212,6 +215,8 @@ def table_info(served: Served, settings: Settings) -> TableInfo:
             for a in ATTRIBUTES
         ],
         coverage=coverage,
+        updates=updates,
+        audit=noted.audit if noted else None,
         limits=settings.limits,
     )
 

@@ -8,6 +8,8 @@ from typing import Any
 from flask_openapi3 import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
+from l2features.freshness import Updates
+from l2features.notes import LastAudit
 from l2features.reader import Status
 from l2features.schema import ATTRIBUTES, NAMES, SIZE, Attribute
 
@@ -102,6 +104,12 @@ class CoverageInfo(BaseModel):
     as_of: str = Field(description="When this was counted (UTC, ISO 8601).")
 
 
+class UpdatesInfo(Updates):
+    """How fresh the table is, by the updaters that write it."""
+
+    as_of: str = Field(description="When this was read (UTC, ISO 8601).")
+
+
 class TableInfo(BaseModel):
     """What a data set is, and what there is of it."""
 
@@ -117,6 +125,8 @@ class TableInfo(BaseModel):
     grid: list[int] = Field(description="Chunks along each axis.")
     attributes: list[AttributeInfo]
     coverage: CoverageInfo | None = Field(description="Null while it is counted for the first time.")
+    updates: UpdatesInfo | None = Field(description="Null where no updater has written to the table.")
+    audit: LastAudit | None = Field(description="Null where the table was never audited as a whole.")
     limits: dict[str, int | float] = Field(description="What one request may ask for.")
 
 

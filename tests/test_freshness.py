@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
+from api.kept import Kept
 from l2features import freshness
 from l2features.audit import Audit
 from l2features.audit_summary import AuditSummary, save_audit
@@ -26,6 +29,7 @@ from l2features.notes import AUDIT, audit_text, last_audit
 from l2features.store import Store, open_store
 
 from .emulator import Emulator
+from .server import Server
 from .stores import META, STORE_URL
 from .table import DATASET, small_table
 
@@ -332,3 +336,65 @@ def test_status_where_notes_are_something_else(tmp_path: Path, text: str) -> Non
         None,
         2,
     )
+
+
+# ------------------------------------------------------------------ the API
+def info_of(server: Server) -> dict[str, Any]:
+    answer = requests.get(f"{server.api}/table/{DATASET}", timeout=20)
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def described(server: Server, info: dict[str, Any]) -> bool:
+    document = requests.get(f"{server.api}/openapi.json", timeout=20).json()
+    schema = {"$ref": "#/components/schemas/TableInfo", "components": document["components"]}
+    return Draft202012Validator(schema).is_valid(info)
+
+
+def test_the_api_says_how_fresh_a_table_is(tmp_path: Path) -> None:
+    config = small_table(tmp_path)
+    found = record(config)
+    with Server(config) as server:
+        info = info_of(server)
+        assert described(server, info)
+        assert datetime.fromisoformat(info["updates"].pop("as_of")).tzinfo
+        assert info["updates"] == found.model_dump(mode="json")
+        figures = {"complete": False, "expected": 9, "present": 7, "missing": 2, "repaired": 1}
+        assert figures.items() <= info["audit"].items()
+        assert not {"missing_ids", "problems"} & set(info["audit"])
+        assert server.metric("l2cache_newest_message_timestamp_seconds", dataset=DATASET) == NOW - 2
+        assert server.metric("l2cache_updater_timestamp_seconds", dataset=DATASET) == NOW
+        assert server.metric("l2cache_update_backlog_messages", dataset=DATASET) == 2
+
+
+def test_the_api_where_nothing_is_kept_or_something_else(tmp_path: Path) -> None:
+    config = small_table(tmp_path)
+    for text in (None, '{"updaters": [{}]}'):
+        if text:
+            with closing(table_of(config)) as store:
+                store.put_note(NOTE, text)
+                store.put_note(AUDIT, text)
+        with Server(config) as server:
+            info = info_of(server)
+            assert (info["updates"], info["audit"]) == (None, None)
+            assert described(server, info)
+            assert len([r for r in server.records if "the note" in r.get("error", "")]) == (2 if text else 0)
+
+
+def test_notes_are_read_in_the_background_and_not_at_every_request() -> None:
+    read, go_on = [], threading.Event()
+
+    def reading() -> int:
+        read.append(1)
+        assert go_on.wait(20)
+        return len(read)
+
+    slow = Kept(reading, age_s=60.0, share=1.0, first_s=0.05, later_s=20.0)
+    assert [slow.get(), slow.get(), len(read)] == [None, None, 1]
+    running = slow.refresh()
+    assert running
+    go_on.set()
+    assert running.result(20) == 1
+    assert [slow.get() for _ in range(100)] == [1] * 100
+    young = Kept(reading, age_s=0.0, share=0.0, first_s=20.0, later_s=20.0)
+    assert [young.get(), young.get()] == [2, 3]  # not the one that is too old

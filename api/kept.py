@@ -1,0 +1,78 @@
+"""Answers that take long: read in the background, and kept for a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Generic, TypeVar
+
+from l2features.errors import StoreError
+
+T = TypeVar("T")
+
+
+def in_background(function: Callable[[], T]) -> Future[T]:
+    """Run in a thread of its own, which does not keep the process from ending."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:  # the future hands it on
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+class Kept(Generic[T]):
+    """What ``read`` gives, read when it is asked for, and not again for ``age_s``.
+
+    One reading goes on at a time, for 1/``share`` of the time at most. Who asks waits for it ``first_s``
+    where nothing is known yet, and else ``later_s``.
+    """
+
+    def __init__(
+        self, read: Callable[[], T], *, age_s: float, share: float, first_s: float, later_s: float
+    ) -> None:
+        self._read, self._age_s, self._share = read, age_s, share
+        self._first_s, self._later_s = first_s, later_s
+        self._lock = threading.Lock()
+        self._running: Future[T] | None = None
+        self._again_at = 0.0
+        self._last: T | None = None
+
+    def refresh(self) -> Future[T] | None:
+        """Begin a reading if it is time; the one that goes on, if any."""
+        with self._lock:
+            if self._running is None and time.monotonic() >= self._again_at:
+                self._running = in_background(self._begin)
+            return self._running
+
+    def get(self) -> T | None:
+        """The last that is known, None while there is none. Raises StoreError where the first reading did."""
+        running = self.refresh()
+        wait_s = self._first_s if self._last is None else self._later_s
+        if running is not None and wait_s:
+            try:
+                running.result(wait_s)
+            except FutureTimeout:
+                return self._last
+            except StoreError:
+                if self._last is None:
+                    raise
+        return self._last
+
+    def _begin(self) -> T:
+        start = time.monotonic()
+        try:
+            self._last = self._read()
+            return self._last
+        finally:
+            took = time.monotonic() - start
+            with self._lock:
+                self._again_at = start + max(self._age_s, self._share * took)
+                self._running = None
