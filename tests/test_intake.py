@@ -1,0 +1,146 @@
+"""What a process takes from subscriptions, against Google's Pub/Sub emulator."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from l2features import intake as intake_module
+from l2features import subscription as subscription_module
+from l2features.intake import Held, Intake
+from l2features.subscription import Subscription
+
+from .emulator import PubSubEmulator
+from .feed import Feed
+
+Open = Callable[..., Intake]
+
+
+@pytest.fixture
+def open_intake() -> Iterator[Open]:
+    """Opens intakes of feeds; a message's home is its first letter, its weight its length."""
+    opened: list[Intake] = []
+
+    def open_(*feeds: Feed) -> Intake:
+        subscriptions = [Subscription(feed.subscription) for feed in feeds]
+        intake = Intake(subscriptions, lambda m: (m.data[:1], len(m.data)), threading.Event().set)
+        opened.append(intake)
+        intake.start()
+        return intake
+
+    yield open_
+    for intake in opened:
+        intake.close()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def texts(messages: list[Held]) -> list[str]:
+    return [held.message.data.decode() for held in messages]
+
+
+def test_the_urgent_come_first_and_together_what_has_one_home(
+    pubsub: PubSubEmulator, open_intake: Open
+) -> None:
+    urgent, low = Feed(), Feed()
+    low.publish(b"low1", b"low2")
+    intake = open_intake(urgent, low)
+    wait_for(lambda: intake.waiting(2)[0] == 2)
+    assert intake.waiting(1)[0] == 0
+    assert intake.take(9, 99, ranks=1) == []
+    for count, text in enumerate((b"a1", b"b1", b"a2", b"b2", b"a3", b"c123456"), start=3):
+        urgent.publish(text)
+        wait_for(lambda count=count: intake.backlog()[0] == count)
+    assert texts(intake.take(4, 99, ranks=2)) == ["a1", "a2", "a3", "b1"]
+    assert texts(intake.take(9, 3, ranks=2)) == ["b2"]
+    assert texts(intake.take(9, 3, ranks=2)) == ["c123456"]
+    assert texts(intake.take(9, 99, ranks=2)) == ["low1", "low2"]
+    count, oldest = intake.backlog()
+    assert count == 8
+    assert 0 <= time.time() - (oldest or 0) < 60
+
+
+def test_what_is_held_does_not_come_again(
+    pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease of 10 seconds, which is the shortest, is prolonged again and again."""
+    monkeypatch.setattr(intake_module, "HEARTBEAT_S", 2.0)
+    monkeypatch.setattr(subscription_module, "LEASE_S", 10)
+    feed = Feed()
+    feed.publish(b"a")
+    intake, other = open_intake(feed), Subscription(feed.subscription)
+    wait_for(lambda: intake.waiting(1)[0] == 1)
+    held = intake.take(1, 1, 1)
+    intake.stop()
+    assert other.pull(10, 14) == []
+    intake.acknowledge(held)
+    assert intake.backlog() == (0, None)
+    assert other.pull(10, 1) == []
+    other.close()
+
+
+def test_what_is_let_go_comes_again_when_it_is_told_to(pubsub: PubSubEmulator, open_intake: Open) -> None:
+    feed = Feed()
+    feed.publish(b"a", b"b")
+    intake = open_intake(feed)
+    wait_for(lambda: intake.waiting(1)[0] == 2)
+    first, second = intake.take(9, 9, 1)
+    intake.let_go([first], 0)
+    intake.let_go([second], 3)
+    start = time.monotonic()
+    wait_for(lambda: intake.waiting(1)[0] == 1)
+    assert texts(intake.take(9, 9, 1)) == texts([first])
+    wait_for(lambda: intake.waiting(1)[0] == 1)
+    assert time.monotonic() - start > 2
+    assert texts(intake.take(9, 9, 1)) == texts([second])
+
+
+def test_there_is_room_for_so_many(
+    pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "PULL_MESSAGES", 2)
+    monkeypatch.setattr(intake_module, "MOST_MESSAGES", 4)
+    feed = Feed()
+    feed.publish(*(b"%d" % n for n in range(12)))
+    intake = open_intake(feed)
+    seen: list[str] = []
+    while len(seen) < 12:
+        wait_for(lambda: intake.waiting(1)[0] > 0)
+        time.sleep(0.2)
+        assert intake.backlog()[0] <= 5
+        taken = intake.take(9, 99, 1)
+        seen += texts(taken)
+        intake.acknowledge(taken)
+    assert sorted(map(int, seen)) == list(range(12))
+
+
+def test_what_waits_when_it_stops_comes_again_at_once(pubsub: PubSubEmulator, open_intake: Open) -> None:
+    feed = Feed()
+    feed.publish(b"a", b"b")
+    intake = open_intake(feed)
+    wait_for(lambda: intake.waiting(1)[0] == 2)
+    intake.close()
+    other = Subscription(feed.subscription)
+    received = other.pull(9, 5)
+    received += other.pull(9, 5) if len(received) < 2 else []
+    assert sorted(message.data for message in received) == [b"a", b"b"]
+    other.close()
+
+
+def test_a_subscription_that_is_not_there(pubsub: PubSubEmulator) -> None:
+    told = threading.Event()
+    intake = Intake(
+        [Subscription("projects/test-project/subscriptions/not-there")], lambda m: (None, 1), told.set
+    )
+    intake.start()
+    assert told.wait(20)
+    assert "not-there: cannot pull" in str(intake.failure)
+    intake.close()
