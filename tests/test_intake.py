@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -43,6 +44,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
+def has_held(intake: Intake, count: int) -> bool:
+    return intake.backlog()[0] == count
+
+
 def texts(messages: list[Held]) -> list[str]:
     return [held.message.data.decode() for held in messages]
 
@@ -58,7 +63,7 @@ def test_the_urgent_come_first_and_together_what_has_one_home(
     assert intake.take(9, 99, ranks=1) == []
     for count, text in enumerate((b"a1", b"b1", b"a2", b"b2", b"a3", b"c123456"), start=3):
         urgent.publish(text)
-        wait_for(lambda count=count: intake.backlog()[0] == count)
+        wait_for(partial(has_held, intake, count))
     assert texts(intake.take(4, 99, ranks=2)) == ["a1", "a2", "a3", "b1"]
     assert texts(intake.take(9, 3, ranks=2)) == ["b2"]
     assert texts(intake.take(9, 3, ranks=2)) == ["c123456"]
