@@ -24,6 +24,8 @@ from .outcomes import Outcome
 from .parts import Delivery
 
 SUFFIX = ".json"
+PREFIX = "dead_letter_"
+"""Of the attributes that say, on a topic, why a message is a dead letter: they are not the message's own."""
 TOPIC = re.compile(r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/topics/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}")
 _PAYLOAD = "payload"
 
@@ -35,7 +37,8 @@ class DeadLetterError(L2FeaturesError):
 class Refusal(NamedTuple):
     """Why ids of a message can never succeed, by a reason's name and in words.
 
-    There are no ids where it is the message itself that cannot, or what stands among the ids is none.
+    There are no ids where it is the message itself that cannot, or what stands among the ids is none. Several
+    reasons, with commas, have one refusal where a topic does not tell which is whose.
     """
 
     reason: str
@@ -44,26 +47,43 @@ class Refusal(NamedTuple):
     dataset: str = ""
 
 
+class LeftOut(NamedTuple):
+    """A payload that was too large for a topic: its bytes, and their sha256 in hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message as it came, why it can never succeed, how often it was tried, and when it last was (UTC)."""
+    """A message as it came, why it can never succeed, how often it was tried, and when it last was (UTC).
+
+    From a topic it may be ``left_out`` what the payload was, and ``more_ids`` are concerned than are told.
+    """
 
     data: bytes
     attributes: Mapping[str, str]
     refusals: tuple[Refusal, ...]
     attempts: int
     time: datetime
+    left_out: LeftOut | None = None
+    more_ids: int = 0
+
+    @property
+    def payload(self) -> LeftOut:
+        """Size and sha256 of the payload as it came."""
+        return self.left_out or LeftOut(len(self.data), hashlib.sha256(self.data).hexdigest())
 
     @property
     def name(self) -> str:
-        """A name for the message, made from its payload and attributes: 32 hexadecimal digits."""
-        attributes = json.dumps(sorted(self.attributes.items())).encode()
-        return hashlib.sha256(b"%d:%b%b" % (len(attributes), attributes, self.data)).hexdigest()[:32]
+        """A name for the message, made from its payload and its own attributes: 32 hexadecimal digits."""
+        own = sorted((key, value) for key, value in self.attributes.items() if not key.startswith(PREFIX))
+        return hashlib.sha256(json.dumps([self.payload.sha256, own]).encode()).hexdigest()[:32]
 
     @property
     def reasons(self) -> list[str]:
         """Names of the reasons, each once."""
-        return list(dict.fromkeys(refusal.reason for refusal in self.refusals))
+        return list(dict.fromkeys(reason for r in self.refusals for reason in r.reason.split(",")))
 
     @property
     def ids(self) -> list[int]:
@@ -87,6 +107,10 @@ class DeadLetter:
             "time": self.time.isoformat(timespec="seconds"),
             _PAYLOAD: base64.b64encode(self.data).decode("ascii"),
         }
+        if self.left_out:
+            letter["left_out"] = self.left_out._asdict()
+        if self.more_ids:
+            letter["more_ids"] = self.more_ids
         return json.dumps(letter, indent=1)
 
     @classmethod
@@ -97,9 +121,19 @@ class DeadLetter:
             attributes = {str(key): str(value) for key, value in d["attributes"].items()}
             data = base64.b64decode(d[_PAYLOAD], validate=True)
             refusals = tuple(map(_refusal, d["reasons"]))
-            return cls(data, attributes, refusals, int(d["attempts"]), datetime.fromisoformat(d["time"]))
+            left_out = d.get("left_out") and LeftOut(int(d["left_out"]["size"]), str(d["left_out"]["sha256"]))
+            rest = left_out, int(d.get("more_ids", 0))
+            return cls(data, attributes, refusals, int(d["attempts"]), parse_time(d["time"]), *rest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DeadLetterError(f"this is no dead letter: {type(error).__name__}: {error}") from error
+
+
+def parse_time(text: str) -> datetime:
+    """A time in UTC, from ISO 8601. Raises ValueError, TypeError."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"time {text!r} lies beyond the calendar") from error
 
 
 def dead_letter(delivery: Delivery, causes: Iterable[Outcome], now: datetime | None = None) -> DeadLetter:
@@ -144,14 +178,15 @@ class Folder:
                 temporary.unlink(missing_ok=True)
             raise DeadLetterError(f"folder {self.path}: cannot keep a dead letter: {error}") from error
 
-    def letters(self) -> Iterator[tuple[Path, DeadLetter]]:
-        """The letters and their files, sorted by name; other files are passed over.
-
-        Raises DeadLetterError for a folder that is not there, and for a file that holds none.
-        """
+    def files(self) -> list[Path]:
+        """The letters' files, sorted by name; others are passed over. Raises DeadLetterError."""
         if not self.path.is_dir():
             raise DeadLetterError(f"folder {self.path}: there is no such folder")
-        for file in sorted(self.path.glob(f"*{SUFFIX}")):
+        return sorted(self.path.glob(f"*{SUFFIX}"))
+
+    def letters(self) -> Iterator[tuple[Path, DeadLetter]]:
+        """The letters and their files, sorted by name. Raises DeadLetterError for a file that holds none."""
+        for file in self.files():
             yield file, read_letter(file)
 
     def close(self) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from google.pubsub_v1 import PublisherClient, SubscriberClient
+from google.pubsub_v1 import PublisherClient, PublishRequest, PubsubMessage, SubscriberClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l2features import letterbox
 from l2features.cli import main
 from l2features.config import load_dataset
 from l2features.deadletters import (
@@ -29,12 +32,21 @@ from l2features.deadletters import (
 )
 from l2features.errors import ConfigError
 from l2features.ids import as_ids
+from l2features.letter_attributes import (
+    MAX_ATTRIBUTES,
+    MAX_REQUEST_BYTES,
+    MAX_VALUE_BYTES,
+    ROOM_BYTES,
+    letter_of,
+    topic_message,
+)
 from l2features.messages import Reason
 from l2features.outcomes import Outcome
 from l2features.parts import Delivery
 from l2features.recorded import find_messages, read_message
 from l2features.store import Store, open_store
-from l2features.topic import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, MAX_VALUE_BYTES, Topic, topic_attributes
+from l2features.subscription import Subscription
+from l2features.topic import Topic
 
 from .emulator import PubSubEmulator
 
@@ -147,7 +159,8 @@ def test_attributes_keep_to_the_limits_of_pubsub() -> None:
     many = {f"a{i}": "b" * 1_024 for i in range(95)} | {"goog_x": "1", "k" * 257: "1", "v": "1" * 1_025}
     ids = tuple(range(1, 2_000))
     letter = DeadLetter(bytes(100), many, (Refusal("other_layer", "é" * 5_000, ids),), 1, NOW)
-    attributes = topic_attributes(letter)
+    data, attributes = topic_message(letter)
+    assert data == letter.data
     assert len(attributes) <= MAX_ATTRIBUTES
     assert max(len(value.encode()) for value in attributes.values()) <= MAX_VALUE_BYTES
     assert attributes["dead_letter_ids"].startswith("1,2,3,")
@@ -155,9 +168,61 @@ def test_attributes_keep_to_the_limits_of_pubsub() -> None:
     assert attributes["dead_letter_reasons"] == "other_layer"
     assert attributes["a0"] == "b" * 1_024
     assert not {"goog_x", "k" * 257, "v"} & set(attributes)
-    full = topic_attributes(DeadLetter(bytes(MAX_MESSAGE_BYTES - 50), {"table_id": "t"}, REFUSALS, 1, NOW))
-    assert sum(len(k) + len(v) for k, v in full.items()) <= 50
-    assert full["table_id"] == "t"
+
+
+def request_bytes(data: bytes, attributes: Mapping[str, str]) -> int:
+    message = PubsubMessage(data=data, attributes=dict(attributes))
+    request = PublishRequest(topic=f"projects/{'p' * 30}/topics/{'t' * 255}", messages=[message])
+    return len(PublishRequest.serialize(request))
+
+
+def test_what_is_too_large_for_a_topic_is_told_without_its_payload() -> None:
+    full = topic_message(DeadLetter(bytes(ROOM_BYTES - 50), {"table_id": "t"}, REFUSALS, 1, NOW))
+    assert len(full.data) == ROOM_BYTES - 50
+    assert full.attributes["table_id"] == "t"
+    many = {f"{i:03}{'k' * 253}": "v" * 1_024 for i in range(90)}
+    room = ROOM_BYTES - 90 * (256 + 1_024)
+    assert request_bytes(*topic_message(DeadLetter(bytes(room), many, REFUSALS, 1, NOW))) < MAX_REQUEST_BYTES
+    large = DeadLetter(bytes(ROOM_BYTES), {"table_id": "t", "goog_x": "1"}, REFUSALS, 1, NOW)
+    data, attributes = topic_message(large)
+    assert data == b""
+    assert attributes["dead_letter_payload_bytes"] == str(ROOM_BYTES)
+    assert attributes["dead_letter_payload_sha256"] == hashlib.sha256(large.data).hexdigest()
+    again = letter_of(data, attributes, 0.0)
+    assert again.payload == large.payload
+    assert again.name == DeadLetter(large.data, {"table_id": "t"}, (), 1, NOW).name
+    assert topic_message(again) == (data, attributes)
+    assert DeadLetter.from_json(again.to_json()) == again
+
+
+def test_a_letter_is_rebuilt_from_what_a_topic_has() -> None:
+    again = letter_of(*topic_message(LETTER), published=5.0)
+    joint = Refusal(
+        "other_layer,not_an_integer",
+        "2 ids, the first 7: is not of layer 2; 'x' among the ids is not an integer",
+        (7, LARGEST),
+    )
+    assert again == DeadLetter(LETTER.data, LETTER.attributes, (joint,), 2, NOW)
+    assert (again.name, again.reasons, again.ids) == (LETTER.name, LETTER.reasons, LETTER.ids)
+    many = DeadLetter(b"x", {}, (Refusal("bad_node", "", tuple(range(1, 2_000))),), 1, NOW)
+    told = letter_of(*topic_message(many), published=5.0)
+    assert len(told.ids) + told.more_ids == 1_999
+    assert topic_message(told).attributes == topic_message(many).attributes
+
+
+told_names = ["reasons", "attempts", "time", "id_count", "ids", "detail", "payload_bytes", "payload_sha256"]
+strange_texts = st.one_of(
+    st.sampled_from(["", "-1", "9" * 400, "1e5", "nan", "1,,x", "0001-01-01T00:00:00+23:59", "2026", "²"]),
+    texts,
+)
+
+
+@given(st.binary(max_size=5), st.dictionaries(st.sampled_from(told_names), strange_texts))
+def test_any_message_is_a_letter(data: bytes, told: dict[str, str]) -> None:
+    letter = letter_of(data, {f"dead_letter_{name}": value for name, value in told.items()}, 5.0)
+    assert (letter.data, letter.attributes) == (data, {})
+    assert DeadLetter.from_json(letter.to_json()) == letter
+    assert 0 <= letter.attempts < 10**9
 
 
 class Subscribed:
@@ -167,9 +232,25 @@ class Subscribed:
         name = f"dead-{uuid.uuid4().hex}"
         self.path = f"projects/test-project/topics/{name}"
         self.subscription = f"projects/test-project/subscriptions/{name}"
-        PublisherClient().create_topic(name=self.path)
+        self.publisher = PublisherClient()
+        self.publisher.create_topic(name=self.path)
         self.client = SubscriberClient()
         self.client.create_subscription(name=self.subscription, topic=self.path)
+
+    def send(self, data: bytes, **attributes: str) -> None:
+        message = PubsubMessage(data=data, attributes=attributes)
+        self.publisher.publish(topic=self.path, messages=[message])
+
+    def messages(self) -> list[bytes]:
+        """The payloads of all that is there; they stay."""
+        data: dict[str, bytes] = {}
+        subscription = Subscription(self.subscription)
+        held = []
+        while received := subscription.pull(10, 1):
+            held += [message.ack_id for message in received]
+            data |= {message.message_id: message.data for message in received}
+        subscription.hold(held, 0)
+        return sorted(data.values())
 
     def message(self) -> tuple[bytes, dict[str, str]]:
         received = self.client.pull(subscription=self.subscription, max_messages=1, timeout=20)
@@ -237,7 +318,7 @@ def test_list_and_show(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "l2features.cli", "deadletters", "show", str(folder), LETTER.name]
     assert subprocess.run([*command, "--payload"], capture_output=True, check=True).stdout == LETTER.data
     none = run("deadletters", "show", folder, "zz")
-    assert (none.exit_code, "0 of folder" in none.output) == (2, True)
+    assert (none.exit_code, f"0 of {folder} begin so" in none.output) == (2, True)
     assert run("deadletters", "show", folder, "").exit_code == 2
     assert run("deadletters", "list", tmp_path / "none").exit_code == 1
     (folder / "x.json").write_text("{}")
@@ -291,3 +372,89 @@ def test_replay_publishes_to_a_topic(pubsub: PubSubEmulator, tmp_path: Path) -> 
     assert (done.exit_code, done.stdout) == (0, "1 published\n")
     assert subscribed.message() == (other.data, other.attributes)
     assert [letter for _, letter in Folder(folder).letters()] == [LETTER]
+
+
+# ------------------------------------------------------------------ the command and a subscription
+@pytest.fixture
+def queue(pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch) -> Subscribed:
+    monkeypatch.setattr(letterbox, "QUIET_S", 1.0)
+    return Subscribed()
+
+
+def test_a_subscription_is_listed_as_a_folder_is(queue: Subscribed, tmp_path: Path) -> None:
+    """And the letters stay; one that came twice is listed once; strangers' attributes do no harm."""
+    topic, large = Topic(queue.path), DeadLetter(bytes(11_000_000), EDIT, REFUSALS[:1], 1, NOW)
+    for letter in (LETTER, LETTER, large):
+        Folder(tmp_path).put(letter)
+        topic.put(letter)
+    queue.send(b"x", dead_letter_time="soon", dead_letter_attempts="-1", dead_letter_ids="a,\x1b[2J")
+    queue.send(bytes(9_000_000), table_id="\x1b[2J")
+    for _ in range(2):
+        listed = run("deadletters", "list", queue.subscription)
+        assert listed.exit_code == 0, listed.output
+        assert "4 dead letters" in listed.stderr
+        lines = set(listed.stdout.splitlines())
+        assert lines > set(run("deadletters", "list", tmp_path).stdout.splitlines())
+        assert "\x1b" not in listed.stdout
+    assert len(queue.messages()) == 5
+    some = run("deadletters", "list", queue.subscription, "--limit", "2", "--json")
+    assert len([json.loads(line) for line in some.stdout.splitlines()]) == 2
+    shown = run("deadletters", "show", queue.subscription, LETTER.name[:8]).stdout
+    assert "reason    other_layer,not_an_integer: 2 ids, the first 7: is not of layer 2; 'x'" in shown
+    assert f"\n          7\n          {LARGEST}\n" in shown
+    left_out = run("deadletters", "show", queue.subscription, large.name)
+    assert "its payload of 11000000 bytes, sha256 " in left_out.stdout
+    none = run("deadletters", "show", queue.subscription, "zz")
+    assert (none.exit_code, "0 of projects/" in none.output) == (2, True)
+
+
+def test_replay_of_a_subscription(queue: Subscribed, config: Path) -> None:
+    """What is done is acknowledged; what dies again, or has no payload, is there once more."""
+    store = open_table(config)
+    geometry = store.geometry()
+    assert geometry
+    first = geometry.chunk_id((0, 0, 0))  # type: ignore[arg-type]
+    rows = store.scan_chunk(first, geometry.layout.last_id(first))
+    store.delete(int(rows.ids[0]), int(rows.ids[0]))
+    good, bad = (pickle.dumps({"new_lvl2_ids": [node]}) for node in (int(rows.ids[0]), 7))
+    for data in (good, bad, good, bytes(11_000_000)):
+        Topic(queue.path).put(DeadLetter(data, EDIT, REFUSALS, 4, NOW))
+    done = run("deadletters", "replay", queue.subscription, "--config", config)
+    assert (done.exit_code, done.stdout) == (1, "1 done, 2 refused, 0 failed\n"), done.stderr
+    assert "data set sample: id 7 is not of layer 2" in done.stderr
+    assert "too large for the topic" in done.stderr
+    again = store.scan_chunk(first, geometry.layout.last_id(first))
+    assert again.features.tobytes() == rows.features.tobytes()
+    assert queue.messages() == [b"", bad]
+
+
+def test_replay_of_a_subscription_to_a_topic(queue: Subscribed) -> None:
+    target, other = Subscribed(), DeadLetter(b"other", {"table_id": "t"}, (), 1, NOW)
+    for letter in (LETTER, other):
+        Topic(queue.path).put(letter)
+    named = run("deadletters", "replay", queue.subscription, other.name[:9], "--topic", target.path)
+    assert (named.exit_code, named.stdout) == (0, "1 published\n"), named.stderr
+    assert target.message() == (other.data, other.attributes)
+    assert queue.messages() == [LETTER.data]
+    assert run("deadletters", "replay", queue.subscription, "--topic", target.path).exit_code == 0
+    assert target.message() == (LETTER.data, LETTER.attributes)
+    assert queue.messages() == []
+
+
+def test_a_subscription_that_is_none(pubsub: PubSubEmulator) -> None:
+    topic = run("deadletters", "list", "projects/p/topics/dead")
+    assert (topic.exit_code, "expected projects/PROJECT/subscriptions/NAME" in topic.output) == (2, True)
+    away = run("deadletters", "list", "projects/test-project/subscriptions/not-there")
+    assert (away.exit_code, "not-there: cannot pull: 404" in away.output) == (1, True)
+
+
+def test_a_folders_letter_that_no_topic_takes_stays(pubsub: PubSubEmulator, tmp_path: Path) -> None:
+    """And it does not keep the others."""
+    for letter in (DeadLetter(bytes(50_000_000), EDIT, (), 1, NOW), LETTER, DeadLetter(b"", {}, (), 1, NOW)):
+        Folder(tmp_path).put(letter)
+    target = Subscribed()
+    done = run("deadletters", "replay", tmp_path, "--topic", target.path)
+    assert (done.exit_code, done.stdout) == (1, "1 published\n"), done.stderr
+    assert "cannot publish 50000000 bytes: expected 9996000 at most" in done.stderr
+    assert target.message() == (LETTER.data, LETTER.attributes)
+    assert len(list(tmp_path.iterdir())) == 2
