@@ -38,7 +38,7 @@ from .store import Store
 NOTE = "updates"
 WRITE_S, ALIVE_S = 5.0, 60.0
 """What has changed is written after so long, and what has not after so long: a sign of life."""
-FLUSH_S = 30.0
+FLUSH_S = 10.0
 LAG_MESSAGES, LAG_S = 1000, 3600.0
 """The lag is that of the last so many messages, done in the last so many seconds."""
 SILENT, FORGOTTEN = timedelta(minutes=3), timedelta(minutes=10)
@@ -84,7 +84,9 @@ class Updater(BaseModel):
 class Updates(BaseModel):
     """How fresh a table is, by the updaters that write it."""
 
-    newest_operation: Operation | None = Field(description="Highest operation whose rows are durable.")
+    newest_operation: Operation | None = Field(
+        description="Operation, of those whose rows are durable, whose message was published last."
+    )
     newest_message: Time | None = Field(
         description="When the newest message was published whose rows are durable."
     )
@@ -100,7 +102,8 @@ class _Figures:
     """What one process knows of one data set."""
 
     def __init__(self) -> None:
-        self.operation: tuple[int, float] | None = None
+        self.operation: tuple[float, int] | None = None
+        """When the newest was published, and its id."""
         self.newest = 0.0
         self.messages = 0
         self.lags: deque[tuple[float, float]] = deque(maxlen=LAG_MESSAGES)
@@ -111,7 +114,7 @@ class _Figures:
         self.messages += 1
         self.newest = max(self.newest, published)
         if operation_id is not None:
-            self.operation = max(self.operation or (0, 0.0), (operation_id, published))
+            self.operation = max(self.operation or (0.0, 0), (published, operation_id))
         if published > 0:
             self.lags.append((now, max(0.0, now - published)))
         self.changed = True
@@ -120,7 +123,7 @@ class _Figures:
         """Take over what the table knows that is newer."""
         self.newest = max(self.newest, _seconds(kept.newest_message))
         if kept.newest_operation:
-            known = (kept.newest_operation.operation_id, _seconds(kept.newest_operation.published))
+            known = (_seconds(kept.newest_operation.published), kept.newest_operation.operation_id)
             self.operation = max(self.operation or known, known)
 
     def due(self, now: float) -> bool:
@@ -243,7 +246,7 @@ class Recorder:
         updaters = sorted([own, *living], key=lambda updater: updater.time, reverse=True)
         return Updates(
             newest_operation=operation
-            and Operation(operation_id=operation[0], published=_known(operation[1])),
+            and Operation(operation_id=operation[1], published=_known(operation[0])),
             newest_message=newest,
             updaters=updaters[:MAX_UPDATERS],
         )

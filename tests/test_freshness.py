@@ -93,6 +93,8 @@ def test_figures_never_go_back(store: Store) -> None:
         assert [u.messages for u in after.updaters] == [1]
         restarted.applied(["d"], NOW + 2, 13, NOW + 3)
         restarted.flush(NOW + 10)
+        restarted.applied(["d"], NOW, 2**63, NOW + 11)  # published before, whatever its number
+        restarted.flush(NOW + 20)
     newest = kept(store).newest_operation
     assert newest
     assert (newest.operation_id, newest.published) == (13, at(NOW + 2))
