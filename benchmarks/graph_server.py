@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _content(self, path: str, query: dict[str, list[str]], body: bytes) -> bytes | None:
         if path.startswith(INFO) and path.endswith("/info"):
             graph = self.server.graphs.get(path.removeprefix(INFO).removesuffix("/info"))
-            return graph and json.dumps(graph.info).encode()
+            return json.dumps(graph.info).encode() if graph else None
         table, *rest = path.removeprefix(API).split("/")
         graph = self.server.graphs.get(table)
         if graph is None:

@@ -142,7 +142,7 @@ class Segmentation:
             layer_type="segmentation",
             data_type="uint64",
             encoding="raw",
-            resolution=self.geometry.resolution,
+            resolution=[int(n) for n in self.geometry.resolution],
             voxel_offset=self.geometry.voxel_offset,
             volume_size=self.geometry.voxel_size,
             chunk_size=self.geometry.chunk_size,

@@ -1,0 +1,135 @@
+"""The updater as chaos.py runs it: started again whenever it is down, and killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from .chaos_world import ROOT
+
+GROUP, SUPERVISOR, WORKER = "group", "supervisor", "worker"
+KINDS = {GROUP: 0.7, SUPERVISOR: 0.15, WORKER: 0.15}
+"""What is killed, and how often: all its processes, the supervisor alone, one worker alone."""
+LOOK_S = 0.2
+ORPHANS_S = 30.0
+"""Workers whose supervisor was killed end by themselves, after their batch."""
+
+
+class RestartedUpdater:
+    """One updater in a process group of its own; what it prints goes to ``log``. Use it in ``with``."""
+
+    def __init__(self, arguments: Sequence[str], log: Path, kinds: Sequence[str]) -> None:
+        self.command = [sys.executable, "-m", "beam_jobs.update", *arguments]
+        self.log, self.kinds = log, list(kinds)
+        self.starts = 0
+        self.kills: Counter[str] = Counter()
+        self.ends: list[int] = []
+        """Exit statuses with which it ended by itself."""
+        self.peak_mb = 0.0
+        self._groups: list[int] = []
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._start()
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._keeper.start()
+
+    def __enter__(self) -> RestartedUpdater:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing behind, however it came to this."""
+        self._ended.set()
+        self._keeper.join()
+        for group in self._groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        self.process.wait()
+
+    def kill(self, random: np.random.Generator) -> None:
+        """Kill all of it or a part with -9."""
+        weights = np.array([KINDS[kind] for kind in self.kinds])
+        kind = str(random.choice(self.kinds, p=weights / weights.sum()))
+        with self._lock:
+            if self.process.poll() is not None:
+                self._start()
+            if kind == WORKER and (workers := self._processes()[1:]):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    workers[random.integers(len(workers))].kill()
+            elif kind == SUPERVISOR:
+                self.process.kill()
+            else:
+                kind = GROUP
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.kills[kind] += 1
+            if kind != WORKER:
+                self.process.wait()
+
+    def stop(self, seconds: float) -> int | None:
+        """End it as an operator does; gives its exit status, None where it does not end in time."""
+        self._ended.set()
+        self._keeper.join()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def orphans(self) -> list[int]:
+        """Processes that are left of all that were started, once they had time to end."""
+        until = time.monotonic() + ORPHANS_S
+        while (left := self._left()) and time.monotonic() < until:
+            time.sleep(LOOK_S)
+        return left
+
+    def _start(self) -> None:
+        with self.log.open("a") as out:
+            out.write(f"---- start {self.starts}\n")
+            out.flush()
+            self.process = subprocess.Popen(
+                self.command, cwd=ROOT, stdout=out, stderr=out, start_new_session=True
+            )
+        self.starts += 1
+        self._groups.append(self.process.pid)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(LOOK_S):
+            with self._lock:
+                status = self.process.poll()
+                if status is not None:
+                    if status != -signal.SIGKILL:
+                        self.ends.append(status)
+                    self._start()
+            self._measure()
+
+    def _processes(self) -> list[psutil.Process]:
+        """The supervisor and its children, as far as they live."""
+        try:
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _measure(self) -> None:
+        for process in self._processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.peak_mb = max(self.peak_mb, process.memory_info().rss / 2**20)
+
+    def _left(self) -> list[int]:
+        left = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if alive and os.getpgid(process.pid) in self._groups:
+                    left.append(process.pid)
+        return left

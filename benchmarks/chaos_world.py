@@ -1,0 +1,178 @@
+"""Where chaos.py takes place: emulators, a segmentation, two graphs over it, two data sets, topics."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from l2features.config import Dataset, load_dataset
+from l2features.ids import as_ids, row_keys
+from l2features.store import TIME_FORMAT
+from tests.emulator import Emulator, PubSubEmulator
+
+from .chaos_messages import Parcel, Target
+from .edits import random_edits
+from .graph_server import GraphServer
+from .synthetic import Cell, ProofreadGraph, Segmentation, Spec, graph_meta
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT, INSTANCE = "chaos", "chaos"
+STORE = f"bigtable://{PROJECT}/{INSTANCE}"
+TABLE, HTTP = "by_table", "by_http"
+"""The data sets: one reads its graph's table, the other asks its server."""
+TOPICS = ("high", "low", "missing")
+"""In order of priority. Edits have one topic in truth, but the emulator does not apply filters."""
+ACK_S = 10
+AGE_S = 86_400
+"""How long ago the graphs were ingested and the edits began."""
+ROWS, PUBLISH_S = 500, 60.0
+_COLUMNS = {name: f"{name}_graph" for name in (TABLE, HTTP)}
+
+
+class World:
+    """All that the updater meets, in use once it is entered; ``folder`` holds its files."""
+
+    def __init__(self, folder: Path, spec: Spec, edits: int) -> None:
+        self.folder = folder
+        self.segmentation = Segmentation(spec)
+        self.geometry = self.segmentation.geometry
+        t0 = int(datetime.now(UTC).timestamp()) - AGE_S
+        self.t0 = datetime.fromtimestamp(t0, UTC).strftime(TIME_FORMAT)
+        self.graphs: dict[str, ProofreadGraph] = {}
+        self.targets: dict[str, Target] = {}
+        for number, name in enumerate((TABLE, HTTP)):
+            graph = ProofreadGraph(self.geometry, self.segmentation.objects, (t0 - 60) * 1000)
+            after = random_edits(graph, spec.seed + number, (t0 + 60) * 1000)
+            done = tuple(islice(after, (edits + 1 - number) // 2))
+            self.graphs[name] = graph
+            self.targets[name] = Target(name, _COLUMNS[name], f"l2cache_{name}", self.geometry, done)
+        self._running = ExitStack()
+
+    def __enter__(self) -> World:
+        try:
+            self._open()
+        except BaseException:
+            self._running.close()
+            raise
+        return self
+
+    def _open(self) -> None:
+        self.bigtable = self._start(Emulator())
+        self.pubsub = self._start(PubSubEmulator())
+        self.server = GraphServer()
+        self._running.callback(self.server.stop)
+        self._write_token()
+        self._put = self._make_graphs()
+        self._make_topics()
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    def _start(self, emulator: Any) -> Any:
+        self._running.callback(emulator.stop)
+        os.environ[emulator.variable] = emulator.host
+        return emulator
+
+    def _write_token(self) -> None:
+        """cloud-volume insists on a token for graphene://."""
+        secrets = self.folder / "cloudvolume" / "secrets"
+        secrets.mkdir(parents=True)
+        (secrets / "cave-secret.json").write_text(json.dumps({"token": "0123456789abcdef" * 2}))
+        os.environ["CLOUD_VOLUME_DIR"] = str(secrets.parent)
+
+    def _make_graphs(self) -> dict[str, Callable[[Iterable[Cell]], None]]:
+        """The segmentation on disk, the graphs as they were before all edits, and the data sets file."""
+        path = self.segmentation.write(self.folder / "segmentation")
+        layers = self.graphs[TABLE].layers
+        table = GraphTable(_COLUMNS[TABLE])
+        table.put_meta(graph_meta(self.geometry, _COLUMNS[TABLE], layers, path))
+        served = self.server.add(_COLUMNS[HTTP], self.geometry, path, layers)
+        put = {TABLE: table.put, HTTP: lambda cells: self.server.put(_COLUMNS[HTTP], cells)}
+        for name, graph in self.graphs.items():
+            put[name](graph.first)
+        sources = {TABLE: (path, f"{STORE}/{_COLUMNS[TABLE]}"), HTTP: (served, "graphene")}
+        datasets = {
+            name: {"cv_path": cv_path, "l2cache_id": f"l2cache_{name}", "graph": graph, "store": STORE}
+            for name, (cv_path, graph) in sources.items()
+        }
+        self.config = self.folder / "datasets.yml"
+        self.config.write_text(json.dumps(datasets, indent=1))
+        return put
+
+    def _make_topics(self) -> None:
+        from google.pubsub_v1 import PublisherClient, SubscriberClient
+
+        self._publisher = PublisherClient()
+        self.subscriptions = [f"projects/{PROJECT}/subscriptions/{name}" for name in TOPICS]
+        with SubscriberClient() as subscriber:
+            for path in self.subscriptions:
+                topic = path.replace("/subscriptions/", "/topics/")
+                self._publisher.create_topic(name=topic)
+                subscriber.create_subscription(name=path, topic=topic, ack_deadline_seconds=ACK_S)
+
+    def dataset(self, name: str) -> Dataset:
+        return load_dataset(name, self.config)
+
+    def write_rows(self, target: Target, cells: Iterable[Cell]) -> None:
+        """What an edit writes to its graph."""
+        self._put[target.name](cells)
+
+    def publish(self, parcels: Sequence[Parcel]) -> None:
+        by_topic: dict[str, list[dict[str, Any]]] = {}
+        for parcel in parcels:
+            message = {"data": parcel.message.data, "attributes": dict(parcel.message.attributes)}
+            by_topic.setdefault(parcel.topic, []).append(message)
+        for topic, messages in by_topic.items():
+            self._publisher.publish(
+                topic=f"projects/{PROJECT}/topics/{topic}", messages=messages, timeout=PUBLISH_S
+            )
+
+    def run(self, job: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a job to its end."""
+        command = [sys.executable, "-m", f"beam_jobs.{job}", "--config", str(self.config), *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def ingest(self, name: str) -> None:
+        """Raises RuntimeError where it fails."""
+        done = self.run("ingest", "--dataset", name, "--create", "--timestamp", self.t0, "--workers", "1")
+        if done.returncode:
+            raise RuntimeError(f"the ingest of {name} ended with status {done.returncode}:\n{done.stderr}")
+
+
+class GraphTable:
+    """The table of a graph in the emulator."""
+
+    def __init__(self, name: str) -> None:
+        from google.cloud import bigtable
+        from google.cloud.bigtable.data import BigtableDataClient
+
+        table = bigtable.Client(project=PROJECT, admin=True).instance(INSTANCE).table(name)
+        table.create(column_families={"0": None})
+        self._table = BigtableDataClient(project=PROJECT).get_table(INSTANCE, name)
+
+    def put_meta(self, meta: bytes) -> None:
+        from google.cloud.bigtable.data import SetCell
+
+        self._table.mutate_row(b"meta", SetCell("0", b"meta", meta, timestamp_micros=0))
+
+    def put(self, cells: Iterable[Cell]) -> None:
+        from google.cloud.bigtable.data import SetCell
+        from google.cloud.bigtable.data.mutations import RowMutationEntry
+
+        listed = list(cells)
+        entries = [
+            RowMutationEntry(
+                key, [SetCell("0", cell.column.encode(), cell.value, timestamp_micros=1000 * cell.ms)]
+            )
+            for key, cell in zip(row_keys(as_ids([cell.node for cell in listed])), listed, strict=True)
+        ]
+        for first in range(0, len(entries), ROWS):
+            self._table.bulk_mutate_rows(entries[first : first + ROWS])
