@@ -266,7 +266,8 @@ class Supervisor:
                 done.append(held)
                 self.tried.pop(held.key, None)
                 self.totals.add(result)
-                self.recorder.applied(result.datasets, result.published, result.operation_id)
+                if result.verdict == Verdict.DONE:
+                    self.recorder.applied(result.datasets, result.published, result.operation_id)
         worker.batch = ()
         self.intake.acknowledge(done)
 
