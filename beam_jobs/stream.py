@@ -41,8 +41,8 @@ from .worker import END, ERROR, NEXT, RESULT
 
 BATCH_WAIT_S = 0.2
 """How long the first message of a batch waits for others."""
-BATCH_MESSAGES, BATCH_IDS = 100, 2_000
-BATCH_TIMEOUT_S = 1_200.0
+BATCH_MESSAGES, BATCH_IDS = 100, 500
+BATCH_TIMEOUT_S = 3_600.0
 """A batch that takes longer hangs, say in a server that accepts a request and never answers."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2, 600
 """When a message comes again that may succeed later; the longest that Pub/Sub takes."""

@@ -21,7 +21,7 @@ PULL_MESSAGES = 100
 PULL_WAIT_S = 10.0
 HEARTBEAT_S = 5.0
 MOST_MESSAGES, MOST_BYTES = 1_000, 64 << 20
-"""How much is held before no more is pulled."""
+"""How much of a subscription is held before no more is pulled of it."""
 LONGEST_PAUSE_S, EMPTY_PAUSE_S = 30.0, 0.5
 JOIN_S = 2.0
 logger = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ class Intake:
         self.failure: L2FeaturesError | None = None
         self._held: dict[str, Held] = {}
         self._waiting: dict[str, Held] = {}
-        self._bytes = 0
+        self._bytes = [0] * len(self.subscriptions)
+        self._count = [0] * len(self.subscriptions)
         self._changed = threading.Condition()
         self._stopping, self._closed = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
@@ -149,7 +150,7 @@ class Intake:
 
     def _pull(self, rank: int, subscription: Subscription) -> None:
         pause, reached = 1.0, False
-        while self._has_room():
+        while self._has_room(rank):
             start = time.monotonic()
             try:
                 received = subscription.pull(PULL_MESSAGES, PULL_WAIT_S)
@@ -173,12 +174,13 @@ class Intake:
             self.wake()
         return self.failure is not None
 
-    def _has_room(self) -> bool:
+    def _has_room(self, rank: int) -> bool:
         """Wait until more may be held; False when it is over."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    self._stopping.is_set() or (len(self._held) < MOST_MESSAGES and self._bytes < MOST_BYTES)
+                    self._stopping.is_set()
+                    or (self._count[rank] < MOST_MESSAGES and self._bytes[rank] < MOST_BYTES)
                 )
             )
         return not self._stopping.is_set()
@@ -192,11 +194,15 @@ class Intake:
                     self._held[key].message = self._held[key].message._replace(ack_id=message.ack_id)
                 else:
                     self._held[key] = self._waiting[key] = Held(key, rank, message, home, weight)
-                    self._bytes += len(message.data)
+                    self._account(rank, 1, len(message.data))
                     self.wake()
                 return
         with suppress(SubscriptionError):
             subscription.hold([message.ack_id], 0)
+
+    def _account(self, rank: int, messages: int, size: int) -> None:
+        self._count[rank] += messages
+        self._bytes[rank] += size
 
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT_S):
@@ -215,7 +221,7 @@ class Intake:
             for held in messages:
                 if self._held.pop(held.key, None):
                     self._waiting.pop(held.key, None)
-                    self._bytes -= len(held.message.data)
+                    self._account(held.rank, -1, -len(held.message.data))
                     ack_ids.setdefault(held.rank, []).append(held.message.ack_id)
             self._changed.notify_all()
         return [(self.subscriptions[rank], ids) for rank, ids in ack_ids.items()]
