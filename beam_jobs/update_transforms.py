@@ -6,6 +6,7 @@ Their logic lives in `l2features.update`. Ids travel as arrays, as Beam's coders
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from l2features.parts import Delivery, Member, Place
 from l2features.update import Computed, Update
 
 from .transforms import NAMESPACE
+from .update_stateful import BatchByKey, CollectByMessage
 
 PARTS, OPENED, LETTERS, RESULTS = "parts", "opened", "letters", "results"
 logger = logging.getLogger(__name__)
@@ -63,7 +65,8 @@ class _UpdateFn(beam.DoFn):
 class _DecodeFn(_UpdateFn):
     def process(self, delivery: Delivery) -> Iterator[Any]:
         split = self.updater.split(delivery)
-        opened = Opened(delivery, len(split.parts), tuple(split.outcomes), split.datasets, split.operation_id)
+        parts = frozenset(member.part for _, member in split.parts)
+        opened = Opened(delivery, parts, tuple(split.outcomes), split.datasets, split.operation_id)
         yield TaggedOutput(OPENED, (delivery.key, opened))
         for place, member in split.parts:
             yield tuple(place), member  # of a named tuple Beam does not know that it is the same everywhere
@@ -128,6 +131,10 @@ class _SettleFn(beam.DoFn):
         for fate, ids in counts.items():
             _count(f"ids_{fate}", ids)
         _count(f"messages_{settled.verdict}")
+        published = opened.delivery.published
+        if published and settled.verdict is not Verdict.RETRY:
+            lag = max(0, round(1000 * (time.time() - published)))
+            Metrics.distribution(NAMESPACE, "lag_ms").update(lag)
         if settled.verdict is not Verdict.DONE:
             logger.error("message %s: %s: %s", key, _WORDS[settled.verdict], settled.why)
         if settled.verdict is Verdict.DEAD:
@@ -138,7 +145,7 @@ class _SettleFn(beam.DoFn):
             counts,
             settled.why,
             opened.datasets,
-            opened.delivery.published,
+            published,
             opened.operation_id,
         )
 
@@ -150,13 +157,15 @@ _WORDS = {Verdict.RETRY: "failed, and may succeed later", Verdict.DEAD: "refused
 class SettleMessages(beam.PTransform):
     """All that is told of messages, by their keys, to `MessageResult` and `DeadLetter` (output ``letters``).
 
-    Every key must be of one delivery.
+    Every key must be of one message. It is settled when all of it has come.
     """
+
+    streaming: bool = False
 
     def expand(self, entries: Any) -> Any:
         return (
             entries
-            | "Group by message" >> beam.GroupByKey()
+            | "Group by message" >> (CollectByMessage() if self.streaming else beam.GroupByKey())
             | "Settle" >> beam.ParDo(_SettleFn()).with_outputs(LETTERS, main=RESULTS)
         )
 
@@ -199,18 +208,22 @@ def build(
     messages: beam.PTransform,
     update: Update,
     dead_letters: beam.PTransform | None = None,
+    streaming: bool = False,
 ) -> UpdateResults:
-    """Add the update to a pipeline. ``messages`` gives deliveries, and ``dead_letters`` keeps letters."""
+    """Add the update to a pipeline. ``messages`` gives deliveries, and ``dead_letters`` keeps letters.
+
+    A pipeline that is ``streaming`` never ends: it computes what has come for a chunk after a short wait.
+    """
     deliveries = pipeline | "Messages" >> messages
     decoded = deliveries | "Decode messages" >> DecodeMessages(update)
     reports = (
         decoded[PARTS]
-        | "Group by chunk" >> beam.GroupByKey()
+        | "Group by chunk" >> (BatchByKey() if streaming else beam.GroupByKey())
         | "Compute nodes" >> ComputeNodes(update)
         | "Write nodes" >> WriteNodes(update)
     )
     entries = (decoded[OPENED], reports) | "All of a message" >> beam.Flatten()
-    settled = entries | "Settle messages" >> SettleMessages()
+    settled = entries | "Settle messages" >> SettleMessages(streaming)
     if dead_letters is not None:
         settled[LETTERS] | "Keep dead letters" >> dead_letters
     return UpdateResults(settled[RESULTS], settled[LETTERS])

@@ -46,12 +46,13 @@ class Place(NamedTuple):
 class Member(NamedTuple):
     """Ids of one chunk that a message names, sorted, unique and not too many for a batch.
 
-    ``key`` is the message's, and ``part`` tells this part of it from the others.
+    ``key`` and ``published`` are the message's, and ``part`` tells this part of it from the others.
     """
 
     key: str
     ids: Ids
     part: int = 0
+    published: float = 0.0
 
 
 def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Place, Ids]]:

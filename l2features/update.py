@@ -20,7 +20,7 @@ import tenacity
 
 from .compute import read_geometry, timed
 from .config import Dataset, datasets_of_table
-from .errors import L2FeaturesError, StoreError, StoreUnavailable, VolumeError
+from .errors import GraphError, L2FeaturesError, StoreError, StoreUnavailable, VolumeError
 from .geometry import Geometry
 from .ids import Ids, as_ids, sorted_unique
 from .messages import BadMessage, Reason, check_ids, decode
@@ -36,13 +36,15 @@ REST_S = 5.0
 """How long a data set whose store could not be reached is left alone."""
 MEMBERS_S = 60.0
 """How long the messages of a group that failed are tried one by one."""
+INSISTED = (StoreUnavailable, GraphError)
+"""Errors that are nobody's fault who sends a message."""
 logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The parts of a message, numbered from 0, and what is known of the rest of its ids.
+    """The parts of a message, and what is known of the rest of its ids.
 
     ``datasets`` are those that it means, and ``operation_id`` is an edit's.
     """
@@ -68,13 +70,16 @@ class Computed:
 class Update:
     """How messages are applied to data sets, small enough to travel to every worker.
 
-    What may pass is tried ``attempts`` times, with pauses that double from ``pause_s``.
+    What may pass is tried ``attempts`` times, with pauses that double from ``pause_s``. After that, for
+    ``insist_s`` from the publication of a message, a store that is away and an error of the graph are raised,
+    for who can repeat the call, and otherwise told as the failure of the ids.
     """
 
     datasets: tuple[Dataset, ...]
     recompute: bool = False
     attempts: int = 3
     pause_s: float = 0.5
+    insist_s: float = 0.0
 
     def open(self) -> Updater:
         return Updater(self)
@@ -114,17 +119,18 @@ class Updater:
             cache = f" with the cache {request.l2cache_id!r}" if request.l2cache_id else ""
             detail = f"table {request.table_id!r}{cache} belongs to no data set"
             outcomes.append(Outcome.refused(Reason.UNKNOWN_TABLE, detail, request.ids))
-        for dataset in datasets:
+        for number, dataset in enumerate(datasets):
             try:
                 geometry = self._retried(dataset.name, self.geometry, dataset.name)
             except Exception as error:
+                self._insist(error, delivery)
                 outcomes.append(_failed(dataset.name, request.ids, error))
                 continue
             ids, refused = check_ids(request.ids, geometry)
             outcomes += [Outcome.refused(why, "", bad, dataset.name) for why, bad in refused.items()]
-            parts += [
-                (place, Member(delivery.key, own, part))
-                for part, (place, own) in enumerate(by_place(dataset.name, geometry, ids), len(parts))
+            parts += [  # numbered in the same way, whatever becomes of the other data sets
+                (place, Member(delivery.key, own, number + part * len(datasets), delivery.published))
+                for part, (place, own) in enumerate(by_place(dataset.name, geometry, ids))
             ]
         return Split(parts, outcomes, names, request.operation_id)
 
@@ -138,7 +144,7 @@ class Updater:
                 yield self._retried(place.dataset, self._compute, place, batch)
             except Exception as error:
                 if len(batch) == 1 or isinstance(error, (VolumeError, StoreError)):
-                    yield _nothing(place, batch, error)
+                    yield self._nothing(place, batch, error)
                 else:
                     yield from self._compute_members(place, batch, error)
 
@@ -147,14 +153,29 @@ class Updater:
     ) -> Iterator[Computed]:
         """Each message's nodes by themselves, as far as time allows; ``error`` is what stopped them all."""
         until = time.monotonic() + MEMBERS_S
+        failed: list[tuple[Member, Exception]] = []
         for member in members:
             if time.monotonic() > until:
-                yield _nothing(place, [member], error)
+                failed.append((member, error))
                 continue
             try:
                 yield self._compute(place, [member])
             except Exception as own_error:
-                yield _nothing(place, [member], own_error)
+                failed.append((member, own_error))
+        for member, why in failed:
+            yield self._nothing(place, [member], why)
+
+    def _nothing(self, place: Place, members: Sequence[Member], error: Exception) -> Computed:
+        """No rows: all ids may be tried again."""
+        self._insist(error, *members)
+        outcome = _failed(place.dataset, all_ids(members), error, f"chunk {place.chunk}: ")
+        return Computed(place, members, np.zeros(0, FEATURES), [outcome])
+
+    def _insist(self, error: Exception, *messages: Delivery | Member) -> None:
+        """Raise an error that may pass, if one of the messages is not too old for it."""
+        until = max(message.published for message in messages) + self.update.insist_s
+        if self.update.insist_s and isinstance(error, INSISTED) and time.time() < until:
+            raise error
 
     def write(self, computed: Computed) -> Iterator[tuple[Member, list[Outcome]]]:
         """Make rows durable; gives the outcomes of each member's ids."""
@@ -165,6 +186,7 @@ class Updater:
                 with timed(computed.millis, "write"):
                     self._retried(dataset, self.store(dataset).write, rows)
             except Exception as error:
+                self._insist(error, *computed.members)
                 outcomes.append(_failed(dataset, rows["label"], error))
             else:
                 outcomes.append(Outcome(Fate.WRITTEN, sorted_unique(rows["label"][~empty]), dataset))
@@ -271,12 +293,6 @@ def apply_messages(updater: Updater, deliveries: Iterable[Delivery]) -> dict[str
             for member, found in updater.write(computed):
                 outcomes[member.key].extend(found)
     return outcomes
-
-
-def _nothing(place: Place, members: Sequence[Member], error: Exception) -> Computed:
-    """No rows: all ids may be tried again."""
-    outcome = _failed(place.dataset, all_ids(members), error, f"chunk {place.chunk}: ")
-    return Computed(place, members, np.zeros(0, FEATURES), [outcome])
 
 
 def _failed(dataset: str, ids: Ids, error: Exception, where: str = "") -> Outcome:
