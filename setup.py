@@ -15,6 +15,7 @@ setup(
     package_data={"l2features": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
+        "cachetools>=5",
         "click>=8.1",
         "cloud-volume>=12.15",
         "edt>=3.1",
@@ -37,7 +38,6 @@ setup(
     extras_require={
         "jobs": [
             "apache-beam[gcp]>=2.77,<2.78",
-            "cachetools>=5",
         ],
         "api": [
             "flask>=3",

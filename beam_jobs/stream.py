@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import multiprocessing.connection
 import os
-import random
 import signal
 import threading
 import time
@@ -20,15 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cachetools import LRUCache
-
 from l2features.deadletters import dead_letter, open_dead_letters
 from l2features.errors import L2FeaturesError
 from l2features.freshness import Recorder
 from l2features.intake import Held, Intake
 from l2features.messages import BadMessage, Reason, decode
 from l2features.outcomes import Fate, Outcome, Verdict
-from l2features.parts import Delivery
+from l2features.patience import Patience
 from l2features.store import Store, open_store
 from l2features.subscription import Received, Subscription
 from l2features.update import Update
@@ -44,14 +41,8 @@ BATCH_WAIT_S = 0.2
 BATCH_MESSAGES, BATCH_IDS = 100, 500
 BATCH_TIMEOUT_S = 3_600.0
 """A batch that takes longer hangs, say in a server that accepts a request and never answers."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 2, 600
-"""When a message comes again that may succeed later; the longest that Pub/Sub takes."""
-GIVE_UP_S = 86_400.0
-"""A message that fails for so long after it was published is a dead letter; Pub/Sub keeps it for a week."""
 MAX_DEATHS = 5
 """So many workers may die at one message by itself."""
-REMEMBERED = 100_000
-"""Messages whose attempts are remembered."""
 STORE_DEADLINE_S = 5.0
 """Of the figures that are kept with a table."""
 FLUSH_S = 1.0
@@ -59,14 +50,6 @@ WORDS_S = 60.0
 HOME_BITS = 32
 """Lower bits of an id: nodes that have the others in common are of one chunk, or not far from it."""
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Tried:
-    """How often a message was tried, and how often a worker died at it by itself."""
-
-    attempts: int = 0
-    deaths: int = 0
 
 
 class _Worker(WorkerProcess):
@@ -108,10 +91,9 @@ class Supervisor:
     def __init__(
         self, setup: Setup, subscriptions: Sequence[Subscription], n_workers: int, attempts: int
     ) -> None:
-        self.setup, self.n_workers, self.attempts = setup, n_workers, attempts
+        self.setup, self.n_workers, self.patience = setup, n_workers, Patience(attempts)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.intake = Intake(subscriptions, judge, lambda: os.eventfd_write(self._wake, 1))
-        self.tried: LRUCache[str, Tried] = LRUCache(REMEMBERED)
         self.workers: list[_Worker] = []
         self.again: list[list[Held]] = []
         self.totals = Totals()
@@ -214,7 +196,7 @@ class Supervisor:
                 return
             worker.batch, worker.since, worker.results = batch, time.monotonic(), {}
             with suppress(ConnectionError):
-                worker.pipe.send([self._delivery(held) for held in batch])
+                worker.pipe.send([self.patience.delivery(held) for held in batch])
 
     def _next_batch(self, idle: int) -> list[Held]:
         """What fails is tried by halves first; then the messages that wait, shared out to ``idle`` workers.
@@ -229,17 +211,6 @@ class Supervisor:
         if not count or (count < BATCH_MESSAGES and time.monotonic() < since + BATCH_WAIT_S):
             return []
         return self.intake.take(min(BATCH_MESSAGES, -(-count // idle)), BATCH_IDS, ranks)
-
-    def _delivery(self, held: Held) -> Delivery:
-        message, attempts = held.message, self._tried(held).attempts
-        last = attempts + 1 >= self.attempts
-        overdue = last and 0 < message.published < time.time() - GIVE_UP_S
-        return Delivery(
-            held.key, message.data, message.attributes, attempts, last, overdue, message.published
-        )
-
-    def _tried(self, held: Held) -> Tried:
-        return self.tried.setdefault(held.key, Tried(held.message.attempts))
 
     def _answer(self, worker: _Worker, says: str, what: Any) -> None:
         if says == NEXT:
@@ -264,7 +235,7 @@ class Supervisor:
                 self._later(held, "" if result else "nothing became of it")
             else:
                 done.append(held)
-                self.tried.pop(held.key, None)
+                self.patience.forget(held)
                 self.totals.add(result)
                 if result.verdict == Verdict.DONE:
                     self.recorder.applied(result.datasets, result.published, result.operation_id)
@@ -291,14 +262,13 @@ class Supervisor:
         if len(batch) > 1:
             self.again += [list(batch[: len(batch) // 2]), list(batch[len(batch) // 2 :])]
         for held in batch if len(batch) == 1 else ():
-            tried = self._tried(held)
-            tried.deaths += died
-            if tried.deaths < MAX_DEATHS or not self._bury_message(held, f"{why}, {tried.deaths} times"):
+            deaths = self.patience.died(held) if died else 0
+            if deaths < MAX_DEATHS or not self._bury_message(held, f"{why}, {deaths} times"):
                 self._later(held, why)
 
     def _bury_message(self, held: Held, why: str) -> bool:
         """Make a dead letter of a message that kills its workers; whether it could be kept."""
-        letter = dead_letter(self._delivery(held), [Outcome.refused(Reason.STILL_FAILED, why)])
+        letter = dead_letter(self.patience.delivery(held), [Outcome.refused(Reason.STILL_FAILED, why)])
         try:
             letters = open_dead_letters(self.setup.dead_letters)
             letters.put(letter)
@@ -312,12 +282,9 @@ class Supervisor:
 
     def _later(self, held: Held, why: str) -> None:
         """A message comes again after a pause."""
-        tried = self._tried(held)
-        pause = min(FIRST_PAUSE_S * 2**tried.attempts, LONGEST_PAUSE_S)
-        tried.attempts += 1
         if why:
             logger.warning("message %s: %s; it comes again", held.key, why)
-        self.intake.let_go([held], max(1, round(pause * random.uniform(0.7, 1.0))))
+        self.intake.let_go([held], self.patience.pause(held))
 
     def _let_go_again(self) -> None:
         for batch in self.again:

@@ -21,6 +21,7 @@ import pytest
 from beam_jobs import stream
 from beam_jobs.stream import Supervisor
 from beam_jobs.stream_worker import Setup
+from l2features import patience
 from l2features.config import load_dataset, load_datasets
 from l2features.deadletters import DeadLetter, Folder
 from l2features.freshness import read_updates
@@ -230,7 +231,7 @@ def test_a_message_that_kills_its_workers(
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     monkeypatch.setattr(stream, "MAX_DEATHS", 2)
-    monkeypatch.setattr(stream, "FIRST_PAUSE_S", 1)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 1)
     shutil.copy(undisturbed.parent / "l2cache.db", tmp_path)
     config = tmp_path / "datasets.yml"
     config.write_text(undisturbed.read_text().replace(str(undisturbed.parent), str(tmp_path)))
