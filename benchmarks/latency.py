@@ -114,7 +114,7 @@ def start_api(config: Path, emulator: Emulator, log: Path) -> Server:
 def measure(edits: list[Edit], feed: Feed, client: Client, updater: UpdaterProcess) -> list[float]:
     """Seconds of each edit from its publication until the API has all its nodes."""
     random, seconds = np.random.default_rng(4), []
-    for edit in tqdm(edits, unit="edit", leave=False):
+    for edit in tqdm(edits, unit="edit", leave=False, disable=None):
         time.sleep(random.uniform(*PAUSE_S))
         began = feed.publish(edit.data, edit.attributes)
         seconds.append(wait_until_served(client, edit.ids, updater) - began)

@@ -141,7 +141,9 @@ def make_edits(dataset: EmDataset, chunks: Sequence[Chunk], n: int) -> list[Edit
 def run_burst(crops: list[Crop], options: argparse.Namespace) -> Burst:
     with tempfile.TemporaryDirectory() as name, emulators():
         folder = Path(name).resolve()
-        with tqdm(total=int(np.prod(GRID)), unit="chunk", desc="segmentation", leave=False) as bar:
+        with tqdm(
+            total=int(np.prod(GRID)), unit="chunk", desc="segmentation", leave=False, disable=None
+        ) as bar:
             dataset = make_dataset(folder, crops, GRID, bar.update)
         *chunks, spare = dataset.chunks
         edits = make_edits(dataset, chunks, options.edits)
@@ -156,7 +158,9 @@ def run_burst(crops: list[Crop], options: argparse.Namespace) -> Burst:
         ours_s = burst_of_ours(dataset, edits, spare, store, options.workers)
         plain = PlainUpdater(dataset)
         began = time.perf_counter()
-        rows = [plain.handle(node) for node in tqdm(sample, unit="id", desc="plain", leave=False)]
+        rows = [
+            plain.handle(node) for node in tqdm(sample, unit="id", desc="plain", leave=False, disable=None)
+        ]
         plain_s = (time.perf_counter() - began) / len(sample)
         ours = [store.read(as_ids([node])).features for node in sample]
         agreed = all(map(agrees, ours, rows))

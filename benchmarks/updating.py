@@ -34,7 +34,11 @@ STOP_S, START_S = 60.0, 120.0
 
 @contextlib.contextmanager
 def emulators() -> Iterator[tuple[Emulator, PubSubEmulator]]:
-    """Emulators of Bigtable and Pub/Sub, named in the environment while they run."""
+    """Emulators of Bigtable and Pub/Sub, named in the environment while they run.
+
+    SIGTERM ends this process as Ctrl-C does from now on, so that nothing of it is left.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as running:
         started: list[Any] = []
         for kind in (Emulator, PubSubEmulator):

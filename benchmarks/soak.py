@@ -1,0 +1,165 @@
+"""What the updater takes when idle, what becomes of messages that nobody should send, whether it grows."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.bars import Bar, print_bars
+from benchmarks.em import STORE_URL, TABLE, make_crops, make_dataset, read_labels
+from benchmarks.features import SHARED
+from benchmarks.footprint import Footprint, cpu_seconds, growths
+from benchmarks.hostile import large, pickles, strange, unknown_node, wrong_ids
+from benchmarks.strain import Strain
+from benchmarks.updating import Feed, UpdaterProcess, emulators, quantiles, warm_up
+from l2features.store import open_store
+
+SIZE, GRID = (256, 256, 128), (2, 2, 1)
+SETTLE_S = 15.0
+MOST_IDLE, MOST_SLOWER = 5.0, 2.0
+MOST_HOSTILE_MB, MOST_GROWTH_MB = 500.0, 8.0
+MOST_GROWTH = 0.05
+LARGE_MB = (50.0, 25.0, 12.0, 9.5)
+ALONE = 10
+UNKNOWN_S = 600.0
+EPILOG = """
+What is measured, of all processes of an updater of two workers, which has worked before:
+  idle     time of the processor in a minute without messages, as a part of one core
+  hostile  bombs, calls of os.system, random bytes, wrong ids, ...: each is published, and a good edit right
+           behind it. Each must be a dead letter with the right reason, or be dropped where it is empty; the
+           rows of the good edits must be there in the usual time, which is that of some edits without anything
+           before them. The largest payload is the largest that the emulator takes of 50 MB and less.
+  soak     an edit a second, a burst of 60 every minute, something hostile every 5 s, an edit that came before
+           every 3 s: medians of memory (PSS), threads and open files of the last quarter of the time, beside
+           those of the second; all rows must be there at the end, and all dead letters and no other.
+
+examples:
+  python benchmarks/soak.py
+  python benchmarks/soak.py --minutes 2 --idle 20
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
+    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
+    with tempfile.TemporaryDirectory() as name, ExitStack() as running:
+        running.enter_context(emulators())
+        folder = Path(name).resolve()
+        dataset = make_dataset(folder, make_crops(read_labels(options.shared), SIZE, 4), GRID)
+        feed, store = Feed(), open_store(STORE_URL, TABLE)
+        running.callback(store.close)
+        log, dead = folder / "updater.log", folder / "dead"
+        updater = running.enter_context(UpdaterProcess(dataset.config, feed, dead, log))
+        warm_up(dataset, dataset.chunks, feed, store, updater)
+        strain = Strain(dataset, feed, store, updater)
+        bars = measure_idle(console, updater, options.idle)
+        bars += measure_hostile(console, strain)
+        bars += measure_soak(console, strain, options.minutes)
+        bars.append(Bar("exit status after SIGTERM", float(updater.stop() or 0), 0, most=True, unit=""))
+        if options.log:
+            options.log.write_text(log.read_text())
+    return 0 if print_bars(console, bars) else 1
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
+    )
+    parser.add_argument("--minutes", type=float, default=10, help="of the soak; default 10")
+    parser.add_argument("--idle", type=float, default=60, help="seconds of being idle; default 60")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="keep what the updater prints here")
+    return parser.parse_args(arguments)
+
+
+def measure_idle(console: Console, updater: UpdaterProcess, seconds: float) -> list[Bar]:
+    time.sleep(SETTLE_S)
+    processes = updater.processes
+    before, began = cpu_seconds(processes), time.monotonic()
+    time.sleep(seconds)
+    percent = 100 * (cpu_seconds(processes) - before) / (time.monotonic() - began)
+    console.print(f"idle for {seconds:g} s: {len(processes)} processes, {percent:.2f} % of a core")
+    return [Bar("idle: time of the processor", percent, MOST_IDLE, most=True, unit="% of a core")]
+
+
+def measure_hostile(console: Console, strain: Strain) -> list[Bar]:
+    """Good edits by themselves, and each behind a hostile message."""
+    random, marker = strain.random, strain.marker
+    memory, pids = strain.take_footprint().pss_mb, strain.pids()
+    alone = [strain.one_edit() for _ in range(ALONE)]
+    behind: list[float] = []
+    hostile = [*pickles(random, marker), *wrong_ids(strain.dataset, random), *strange(random)]
+    for message in hostile:
+        behind.append(strain.one_edit([message]))
+    strain.publish_largest([large(megabytes, random) for megabytes in LARGE_MB])
+    behind.append(strain.one_edit())
+    all_together = strain.one_edit([*pickles(random, marker), *wrong_ids(strain.dataset, random)])
+    strain.publish_hostile(unknown_node(strain.dataset, random))
+    wrong = strain.check_letters(UNKNOWN_S)
+    peak = max([strain.take_footprint().pss_mb, *(sample.pss_mb for sample in strain.samples)])
+    usual, slower = quantiles(alone), quantiles(behind)
+    times = f"median {slower['median']:.2f} s, max {slower['max']:.2f} s; of all at once {all_together:.2f} s"
+    console.print(f"hostile: {len(strain.expected)} kinds and more; the largest was {strain.largest_name}")
+    console.print(f"  good edits alone: median {usual['median']:.2f} s, max {usual['max']:.2f} s")
+    console.print(f"  good edits behind: {times}")
+    for what in wrong:
+        console.print(f"  [red]{what}")
+    ratio = slower["median"] / usual["median"]
+    return [
+        Bar("hostile: wrong, missing or superfluous dead letters", len(wrong), 0, most=True, unit=""),
+        Bar("hostile: payloads that ran something", float(marker.exists()), 0, most=True, unit=""),
+        Bar("hostile: processes that ended", len(pids - strain.pids()), 0, most=True, unit=""),
+        Bar("hostile: time of the edits behind / alone, medians", ratio, MOST_SLOWER, most=True),
+        Bar("hostile: memory, peak - before", peak - memory, MOST_HOSTILE_MB, most=True, unit="MB"),
+    ]
+
+
+def measure_soak(console: Console, strain: Strain, minutes: float) -> list[Bar]:
+    pids = strain.pids()
+    samples = strain.soak(minutes * 60)
+    lost = strain.wait_for_all()
+    wrong = strain.check_letters(UNKNOWN_S)
+    console.print(
+        f"soak of {minutes:g} minutes: {strain.edits} edits, {len(strain.expected)} hostile messages, "
+        f"{strain.repeats} repeats; {len(samples)} samples"
+    )
+    show(console, samples)
+    bars = [
+        Bar("soak: rows that are not there", lost, 0, most=True, unit=""),
+        Bar("soak: wrong, missing or superfluous dead letters", len(wrong), 0, most=True, unit=""),
+        Bar("soak: processes that ended", len(pids - strain.pids()), 0, most=True, unit=""),
+    ]
+    for grown in growths(samples):
+        memory = "memory" in grown.name
+        most = grown.before * MOST_GROWTH + MOST_GROWTH_MB if memory else 0.0
+        name = f"soak: growth of {grown.name}, from {grown.before:.0f}"
+        bars.append(Bar(name, grown.by, most, most=True, unit="MB" if memory else ""))
+    return bars
+
+
+def show(console: Console, samples: list[Footprint]) -> None:
+    """A line for each tenth of the time."""
+    console.print("  minute  processes  PSS, MB  threads  files")
+    for sample in samples[:: max(1, len(samples) // 10)]:
+        console.print(
+            f"  {sample.seconds / 60:6.1f}  {sample.processes:9}  {sample.pss_mb:7.1f}  "
+            f"{sample.threads:7}  {sample.files:5}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

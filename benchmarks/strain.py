@@ -1,0 +1,144 @@
+"""Edits and hostile messages for a running updater, and what it makes of them."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+from google.api_core.exceptions import GoogleAPICallError
+
+from benchmarks.em import Edit, Editor, EmDataset, write_children
+from benchmarks.footprint import Footprint, footprint
+from benchmarks.hostile import Hostile, pickles, strange, wrong_ids
+from benchmarks.updating import Feed, UpdaterProcess, wait_for_rows
+from l2features.deadletters import DeadLetter, Folder
+from l2features.ids import as_ids
+from l2features.messages import Reason
+from l2features.schema import SIZE
+from l2features.store import Store
+
+LONGEST_S = 120.0
+TICK_S = 1.0
+BURST_EVERY, BURST_EDITS = 60, 60
+HOSTILE_EVERY, REPEAT_EVERY, SAMPLE_EVERY = 5, 3, 5
+
+
+class Strain:
+    """Feeds an updater. ``expected`` is the reason of each dead letter that there must be, by its name."""
+
+    def __init__(self, dataset: EmDataset, feed: Feed, store: Store, updater: UpdaterProcess) -> None:
+        self.dataset, self.feed, self.store, self.updater = dataset, feed, store, updater
+        self.editor, self.random = Editor(dataset, seed=5), np.random.default_rng(6)
+        self.marker = dataset.config.parent / "something-ran"
+        self.expected: dict[str, tuple[Hostile, Reason]] = {}
+        self.largest_name = ""
+        self.samples: list[Footprint] = []
+        self.edits = self.repeats = 0
+        self._sent: list[Edit] = []
+        self._began = time.monotonic()
+
+    def pids(self) -> set[int]:
+        return {process.pid for process in self.updater.processes}
+
+    def take_footprint(self) -> Footprint:
+        """What the updater takes now; it is remembered."""
+        self.samples.append(footprint(self.updater.processes, self._began))
+        return self.samples[-1]
+
+    def new_edit(self) -> Edit:
+        """A split of some node, whose new nodes are in the graph."""
+        chunk = self.dataset.chunks[int(self.random.integers(len(self.dataset.chunks)))]
+        ids = self.editor.split(chunk)
+        write_children({node: self.dataset.children[node] for node in ids})
+        self._sent.append(self.dataset.edit(ids))
+        return self._sent[-1]
+
+    def one_edit(self, behind: Sequence[Hostile] = ()) -> float:
+        """Seconds from publishing an edit, right behind other messages, until its rows are there."""
+        edit = self.new_edit()
+        for message in behind:
+            self.publish_hostile(message)
+        began = self.feed.publish(edit.data, edit.attributes)
+        seconds = wait_for_rows(self.store, edit.ids, self.updater, LONGEST_S, poll_s=0.02) - began
+        self.take_footprint()
+        return seconds
+
+    def publish_hostile(self, message: Hostile) -> None:
+        self.feed.publish(message.data, message.attributes)
+        if message.reason:
+            self.expected[_letter_name(message)] = message, message.reason
+
+    def publish_largest(self, messages: Sequence[Hostile]) -> None:
+        """Publish the first of some messages that Pub/Sub takes, and remember its name."""
+        for message in messages:
+            try:
+                self.publish_hostile(message)
+            except GoogleAPICallError:
+                continue
+            self.largest_name = message.name
+            return
+
+    def check_letters(self, seconds: float) -> list[str]:
+        """Wait until all dead letters are there; gives, in words, what is wrong with them."""
+        folder, until = self.updater.dead_letters, time.monotonic() + seconds
+        while not all((folder / f"{name}.json").exists() for name in self.expected):
+            self.updater.check()
+            if time.monotonic() > until:
+                break
+            time.sleep(0.5)
+        found = {path.stem: letter for path, letter in Folder(folder).letters()}
+        wrong = [f"no dead letter: {m.name}" for name, (m, _) in self.expected.items() if name not in found]
+        for name, letter in found.items():
+            message, reason = self.expected.get(name, (None, None))
+            if message is None or letter.reasons != [reason]:
+                what = f"{message.name}, expected {reason}" if message else "of a message that is none"
+                wrong.append(f"dead letter with {', '.join(letter.reasons)}: {what}")
+        return wrong
+
+    def soak(self, seconds: float) -> list[Footprint]:
+        """Strain the updater for so long; gives what it took meanwhile."""
+        began, first = time.monotonic(), len(self.samples)
+        hostile: Iterator[Hostile] = iter(())
+        for tick in itertools.count():
+            time.sleep(max(0.0, began + tick * TICK_S - time.monotonic()))
+            if time.monotonic() > began + seconds:
+                return [s._replace(seconds=s.seconds - (began - self._began)) for s in self.samples[first:]]
+            self.updater.check()
+            n = BURST_EDITS if tick % BURST_EVERY == BURST_EVERY - 1 else 1
+            self.feed.publish_all([self.new_edit() for _ in range(n)])
+            self.edits += n
+            if tick % HOSTILE_EVERY == 0:
+                message = next(hostile, None)
+                if message is None:
+                    hostile = self._more_hostile()
+                    message = next(hostile)
+                self.publish_hostile(message)
+            if tick % REPEAT_EVERY == 0:
+                edit = self._sent[int(self.random.integers(len(self._sent)))]
+                self.feed.publish(edit.data, edit.attributes)
+                self.repeats += 1
+            if tick % SAMPLE_EVERY == SAMPLE_EVERY - 1:
+                self.take_footprint()
+        raise AssertionError("unreachable")
+
+    def wait_for_all(self) -> int:
+        """Wait until the rows of all edits are there; gives how many are not."""
+        ids = as_ids([node for edit in self._sent for node in edit.ids])
+        until = time.monotonic() + LONGEST_S
+        while lost := int((~self.store.read(ids, (SIZE,)).found).sum()):
+            if time.monotonic() > until:
+                break
+            time.sleep(1.0)
+        return lost
+
+    def _more_hostile(self) -> Iterator[Hostile]:
+        kinds = pickles(self.random, self.marker), wrong_ids(self.dataset, self.random), strange(self.random)
+        return itertools.chain(*kinds)
+
+
+def _letter_name(message: Hostile) -> str:
+    now = datetime.now(UTC)
+    return DeadLetter(message.data, dict(message.attributes), (), 1, now).name
