@@ -10,7 +10,7 @@ from typing import Protocol
 
 from .deadletters import SUFFIX, DeadLetter, DeadLetterError, Folder, read_letter
 from .letter_attributes import letter_of
-from .subscription import Received, Subscription, SubscriptionError
+from .subscription import Subscription, SubscriptionError
 
 ALL = ("",)
 LIMIT = 1_000
@@ -104,36 +104,39 @@ class LetterQueue:
         names: set[str] = set()
         self.limited = False
         self._renewed = quiet = time.monotonic()
-        while time.monotonic() - quiet < QUIET_S:
-            for message in self._pull(self.limit - len(names)):
-                letter = letter_of(message.data, message.attributes, message.published)
-                if letter.name in self._removed:
-                    self.subscription.acknowledge([message.ack_id])
-                    continue
-                messages = self._held.setdefault(letter.name, {})
-                if message.message_id not in messages:
-                    quiet = time.monotonic()
-                messages[message.message_id] = message.ack_id
-                if letter.name in names:
-                    continue
-                names.add(letter.name)
-                if letter.name.startswith(tuple(prefixes)):
-                    yield letter.name, letter
-                    quiet = time.monotonic()
+        while time.monotonic() - quiet < QUIET_S and not names.issuperset(prefixes):
             if len(names) >= self.limit:
                 self.limited = True
                 return
+            for letter in self._pull(self.limit - len(names)):
+                if letter.name not in names:
+                    names.add(letter.name)
+                    if letter.name.startswith(tuple(prefixes)):
+                        yield letter.name, letter
+                quiet = time.monotonic()
 
-    def _pull(self, most: int) -> list[Received]:
-        """Some messages, held. The service may answer at once that it has none, and have some later."""
+    def _pull(self, most: int) -> list[DeadLetter]:
+        """Letters that are not held yet; then they are. One that was removed and is there twice goes too.
+
+        The service may answer at once that it has none, and have some later.
+        """
         if time.monotonic() - self._renewed > RENEW_S:
             self.subscription.hold(self._ack_ids(), HOLD_S)
             self._renewed = time.monotonic()
         received = self.subscription.pull(min(PULL, most), QUIET_S)
         if not received:
             time.sleep(0.1)
+        letters = []
+        for message in received:
+            letter = letter_of(message.data, message.attributes, message.published)
+            messages = self._held.setdefault(letter.name, {})
+            if message.message_id not in messages:
+                letters.append(letter)
+            messages[message.message_id] = message.ack_id
         self.subscription.hold([message.ack_id for message in received], HOLD_S)
-        return received
+        for name in self._removed & self._held.keys():
+            self.remove(name)
+        return letters
 
     def remove(self, name: str) -> None:
         self.subscription.acknowledge(self._held.pop(name, {}).values())

@@ -16,7 +16,8 @@ import requests
 
 from l2features.ids import as_ids
 
-from .conftest import ROOT, Recordings, all_rows, dataset_file, run_ingest, wait_for_port
+from .conftest import ROOT, Recordings, all_rows, dataset_file, run_ingest
+from .emulator import wait_for_port
 from .test_audit_job import run_audit
 from .test_recordings import check_values, valid_at_t0
 from .test_update_replay import T0, named, open_table, rep, run_update
