@@ -37,7 +37,7 @@ What is measured, of all processes of an updater of two workers, which has worke
   idle     time of the processor in a minute without messages, as a part of one core
   hostile  bombs, calls of os.system, random bytes, wrong ids, ...: each is published, and a good edit right
            behind it. Each must be a dead letter with the right reason, or be dropped where it is empty; the
-           rows of the good edits must be there in the usual time, which is that of some edits without anything
+           rows of the good edits must be there in the usual time, which is that of edits without anything
            before them. The largest payload is the largest that the emulator takes of 50 MB and less.
   soak     an edit a second, a burst of 60 every minute, something hostile every 5 s, an edit that came before
            every 3 s: medians of memory (PSS), threads and open files of the last quarter of the time, beside
