@@ -79,7 +79,10 @@ class DecodeMessages(beam.PTransform):
     update: Update
 
     def expand(self, deliveries: Any) -> Any:
-        return deliveries | "Decode" >> beam.ParDo(_DecodeFn(self.update)).with_outputs(OPENED, main=PARTS)
+        decode = beam.ParDo(_DecodeFn(self.update)).with_output_types(
+            tuple[tuple[str, int, int, int], Any], **{OPENED: tuple[str, Any]}
+        )
+        return deliveries | "Decode" >> decode.with_outputs(OPENED, main=PARTS)
 
 
 class _ComputeNodesFn(_UpdateFn):
@@ -120,7 +123,8 @@ class WriteNodes(beam.PTransform):
     update: Update
 
     def expand(self, computed: Any) -> Any:
-        return computed | "Write" >> beam.ParDo(_WriteNodesFn(self.update))
+        write = beam.ParDo(_WriteNodesFn(self.update)).with_output_types(tuple[str, Any])
+        return computed | "Write" >> write
 
 
 class _SettleFn(beam.DoFn):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,37 @@ def test_a_store_that_cannot_be_reached_is_left_alone_for_a_while(
     monkeypatch.undo()
     updater._away.clear()
     assert fates(apply_messages(updater, [Delivery("a", edit(*ids), EDIT)])["a"]) == {"present": ids}
+
+
+@pytest.mark.parametrize("error", [GraphError("no answer"), StoreUnavailable("away"), VolumeError("away")])
+@pytest.mark.parametrize("age_s", [0.0, 200.0])
+def test_an_outage_is_raised_for_who_can_repeat_the_call(
+    config: Path, error: Exception, age_s: float
+) -> None:
+    update = Update(tuple(load_datasets(config).values()), attempts=2, pause_s=0.01, insist_s=100)
+    updater = update.open()
+    ids = rows_of(updater, Chunk(0, 0, 0)).ids[:3]
+    forget(updater, ids)
+
+    def before(wanted: Ids) -> None:
+        if ids[0] in wanted:
+            raise error
+
+    faulty(updater, before)
+    published = time.time() - age_s
+    messages = [
+        Delivery(str(n), edit(node), EDIT, overdue=True, published=published) for n, node in enumerate(ids)
+    ]
+    if age_s < update.insist_s and not isinstance(error, VolumeError):
+        with pytest.raises(type(error), match=str(error)):
+            apply_messages(updater, messages)
+    else:
+        settled = settle(apply_messages(updater, messages)["0"], last=True, overdue=True)
+        assert [cause.reason for cause in settled.causes] == [Reason.STILL_FAILED]
+        assert str(error) in settled.why
+    others = updater.store("sample").read(ids[1:]).found
+    assert others.tolist() == [isinstance(error, GraphError)] * 2
+    updater.close()
 
 
 def test_messages_of_a_chunk_are_tried_one_by_one_for_a_while(

@@ -1,0 +1,260 @@
+"""The update's transforms in a stream, a pipeline that is run again, and the job as Dataflow is given it."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, PipelineOptions
+from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
+from apache_beam.testing.test_stream import TestStream as Stream
+from apache_beam.transforms.window import TimestampedValue
+
+from beam_jobs.prepared import PreparedPipeline
+from beam_jobs.update_dataflow import ATTEMPTS, Deliver, stream_to, streaming_flags
+from beam_jobs.update_stateful import CollectByMessage, _CollectFn
+from beam_jobs.update_transforms import KeepDeadLetters, MessageResult, build
+from l2features.config import load_dataset, load_datasets
+from l2features.deadletters import Folder
+from l2features.errors import ConfigError
+from l2features.geometry import Chunk
+from l2features.ids import Ids
+from l2features.ledger import Entry, Opened, Report, Tally, close_account
+from l2features.parts import Delivery
+from l2features.store import Store, open_store
+from l2features.update import Update
+
+from .test_update import EDIT, config, edit
+
+__all__ = ["config"]
+SUBSCRIPTIONS = ["projects/my-project/subscriptions/high", "projects/my-project/subscriptions/low"]
+TOPIC = "projects/my-project/topics/dead"
+
+
+def open_table(config: Path) -> Store:
+    dataset = load_dataset("sample", config)
+    return open_store(dataset.store, dataset.l2cache_id)
+
+
+def chunk_rows(store: Store, chunk: Chunk) -> Any:
+    geometry = store.geometry()
+    assert geometry
+    first = geometry.chunk_id(chunk)
+    return store.scan_chunk(first, geometry.layout.last_id(first))
+
+
+def lose(store: Store, chunk: Chunk, most: int) -> Ids:
+    """Delete some rows of a chunk; gives their ids."""
+    ids: Ids = chunk_rows(store, chunk).ids[:most]
+    for node in ids.tolist():
+        store.delete(node, node)
+    return ids
+
+
+def note(element: Any, file: str) -> None:
+    """Append an element to a file: runners pickle what they run."""
+    with Path(file).open("a") as out:
+        out.write(json.dumps(element) + "\n")
+
+
+def noted(file: Path) -> list[Any]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+class _Bursts(beam.PTransform):
+    """Elements in bursts, five seconds apart, with the clock of this machine."""
+
+    def __init__(self, *bursts: list[Any], apart_s: float = 5.0) -> None:
+        super().__init__()
+        self.bursts, self.apart_s = bursts, apart_s
+
+    def expand(self, begin: Any) -> Any:
+        stream = Stream().advance_processing_time(time.time())
+        for burst in self.bursts:
+            stream.add_elements(burst).advance_processing_time(self.apart_s)
+        return begin | stream.advance_watermark_to_infinity()
+
+
+class _Deliveries(_Bursts):
+    def expand(self, begin: Any) -> Any:
+        return super().expand(begin) | Deliver("test")
+
+
+def run_stream(pipeline: beam.Pipeline) -> None:
+    pipeline.run(test_runner_api=False).wait_until_finish()
+
+
+def new_stream() -> beam.Pipeline:
+    """On the one runner of this machine that has a clock for tests."""
+    return beam.Pipeline(BundleBasedDirectRunner(), PipelineOptions(["--streaming"]))
+
+
+def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> None:
+    store, places = open_table(config), (Chunk(0, 0, 0), Chunk(2, 1, 1))
+    before = [chunk_rows(store, chunk).features.tobytes() for chunk in places]
+    one, two = lose(store, places[0], 3), lose(store, places[1], 2)
+    stranger, published = int(one[0]) + 60_000, round(time.time() - 100)
+
+    def message(key: str, data: bytes) -> TimestampedValue:
+        return TimestampedValue(PubsubMessage(data, EDIT, key), published)
+
+    both = message("both", edit(one[0], two[0]))
+    bursts = [
+        [both, message("one", edit(one[1])), message("poison", b"no pickle.")],
+        [both, message("unknown", edit(one[2], stranger)), message("nothing", edit())],
+        [message("two", edit(*two)), both, message("again", edit(*two))],
+    ]
+    update = Update(tuple(load_datasets(config).values()), attempts=1)
+    pipeline = new_stream()
+    dead = KeepDeadLetters(str(tmp_path / "dead"))
+    done = build(pipeline, _Deliveries(*bursts), update, dead, streaming=True)
+    done.results | beam.Map(note, str(tmp_path / "results"))
+    run_stream(pipeline)
+    results = [MessageResult(*result) for result in noted(tmp_path / "results")]
+    assert sorted((r.key, r.verdict, r.operation_id) for r in results) == [
+        ("test/again", "done", 1),
+        ("test/both", "done", 1),
+        ("test/nothing", "done", 1),
+        ("test/one", "done", 1),
+        ("test/poison", "dead", None),
+        ("test/two", "done", 1),
+        ("test/unknown", "dead", 1),
+    ]
+    assert {r.published for r in results} == {published}
+    assert {tuple(r.datasets) for r in results} == {("sample",), ()}
+    assert [chunk_rows(store, chunk).features.tobytes() for chunk in places] == before
+    letters = {tuple(letter.reasons): letter.ids for _, letter in Folder(tmp_path / "dead").letters()}
+    assert letters == {("bad_pickle",): [], ("unknown_node",): [stranger]}
+
+
+def entries(parts: int) -> list[Entry]:
+    opened = Opened(Delivery("k", b"", {}), frozenset(range(parts)))
+    return [opened, *(Report(part, ()) for part in range(parts))]
+
+
+def test_a_message_is_settled_when_all_of_it_is_told_in_any_order() -> None:
+    for told in permutations([*entries(3), *entries(3)[:2]]):
+        tally, settled = Tally(), []
+        for number, entry in enumerate(told):
+            after = tally.add(entry)
+            if after.settled and not tally.settled:
+                settled.append(number)
+            tally = after
+        assert len(settled) == 1
+        assert close_account(told[: settled[0] + 1])[0].parts == {0, 1, 2}
+        with pytest.raises(ValueError, match="cannot be settled"):
+            close_account(told[: settled[0]])
+    assert Tally().add(entries(0)[0]).settled
+    strange = Tally().add(Report(70, ())).add(entries(1)[0])
+    assert not strange.settled
+    assert strange.add(Report(0, ())).settled
+
+
+def test_a_stream_forgets_what_is_settled_and_what_is_left_over_of_it(tmp_path: Path) -> None:
+    opened, first, second = entries(2)
+    whole = [("a", opened), ("a", second), ("a", first)]
+    read = _Bursts([*whole, ("a", second), ("a", opened)], [("a", first)], whole, apart_s=100_000)
+    pipeline = new_stream()
+    collected = pipeline | read | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()
+    collected | beam.Map(parts_of) | beam.Map(note, str(tmp_path / "results"))
+    run_stream(pipeline)
+    assert noted(tmp_path / "results") == [[None, 1, 0]] * 2
+
+
+def parts_of(collected: tuple[str, list[Entry]]) -> list[int | None]:
+    return [getattr(entry, "part", None) for entry in collected[1]]
+
+
+class _Cell:
+    """A state or a timer by itself."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def read(self) -> Any:
+        return self.value
+
+    def clear(self) -> None:
+        self.value = None
+
+    def set(self, value: Any) -> None:
+        self.value = value
+
+
+def test_a_stream_never_forgets_a_message_that_waits(caplog: pytest.LogCaptureFixture) -> None:
+    opened = entries(2)[0]
+    states = _Cell([opened]), _Cell(tuple(Tally().add(opened))), _Cell(None)
+    _CollectFn().forget("a", *states)
+    assert states[0].value == [opened]
+    assert states[2].value > time.time()
+    assert "message a: not all of its parts are settled yet" in caplog.text
+
+
+def test_a_pipeline_is_made_once_and_run_again(config: Path, tmp_path: Path) -> None:
+    store = open_table(config)
+    ids = lose(store, Chunk(0, 0, 0), 2)
+    update = Update(tuple(load_datasets(config).values()), attempts=1)
+
+    def add(pipeline: Any, messages: beam.PTransform) -> None:
+        build(pipeline, messages, update).results | beam.Map(note, str(tmp_path / "results"))
+
+    prepared = PreparedPipeline(add)
+    for number, node in enumerate(ids.tolist()):
+        prepared.run([Delivery(f"{number}", edit(node), EDIT), Delivery("no", b"1", EDIT, overdue=True)])
+    prepared.run([])
+    found = [MessageResult(*result) for result in noted(tmp_path / "results")]
+    assert sorted((r.key, r.verdict) for r in found) == [
+        ("0", "done"), ("1", "done"), ("no", "dead"), ("no", "dead")
+    ]  # fmt: skip
+    assert store.read(ids).found.all()
+    with pytest.raises(AttributeError, match="has no attribute"):
+        prepared.run([5])
+
+
+def test_dataflow_is_given_the_whole_job(config: Path) -> None:
+    given = ["--dry_run=True", "--no_auth", "--project=my-project", "--region=us-east1"]
+    flags = streaming_flags(
+        [*given, "--temp_location=gs://bucket/temp", "--dataflow_service_options=enable_prime"]
+    )
+    update = Update(tuple(load_datasets(config).values()), attempts=ATTEMPTS)
+    pipeline = beam.Pipeline("DataflowRunner", PipelineOptions(flags))
+    stream_to(update, SUBSCRIPTIONS, TOPIC)(pipeline)
+    job: Any = pipeline.run().job
+    cloud = job.options.view_as(GoogleCloudOptions)
+    assert cloud.enable_streaming_engine
+    assert sorted(cloud.dataflow_service_options) == ["enable_prime", "streaming_mode_at_least_once"]
+    assert job.options.view_as(DebugOptions).number_of_worker_harness_threads == 1
+    steps = {step.unique_name: step.spec.urn for step in job.proto_pipeline.components.transforms.values()}
+    assert steps["Messages/Read my-project high/Read"] == "beam:transform:pubsub_read:v1"
+    assert steps["Messages/Read my-project low/Read"] == "beam:transform:pubsub_read:v1"
+    assert steps["Group by chunk/Batch"] == "beam:transform:group_into_batches:v1"
+    assert {
+        "Decode messages/Decode/ParDo(_DecodeFn)",
+        "Compute nodes/Compute",
+        "Write nodes/Write",
+        "Settle messages/Group by message/Collect",
+        "Settle messages/Settle/ParDo(_SettleFn)",
+        "Keep dead letters/Keep",
+    } <= steps.keys()
+    assert "beam:transform:group_by_key:v1" not in steps.values()
+    windows = job.proto_pipeline.components.windowing_strategies.values()
+    assert {window.window_fn.urn for window in windows} == {"beam:window_fn:global_windows:v1"}
+
+
+@pytest.mark.parametrize(
+    ("paths", "dead_letters", "words"),
+    [
+        (["projects/my-project/topics/high"], TOPIC, "expected projects/PROJECT/subscriptions/NAME"),
+        (["projects/p/subscriptions/high"], TOPIC, "Invalid PubSub project name"),
+        (SUBSCRIPTIONS, "folder", "dead letters 'folder': on Dataflow expected a topic"),
+    ],
+)
+def test_a_users_mistake(paths: list[str], dead_letters: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        stream_to(Update(()), paths, dead_letters)
