@@ -24,8 +24,8 @@ from l2features.update import Update
 
 from .update_transforms import KeepDeadLetters, build
 
-ATTEMPTS = 8
-"""By default: what the graph does not know yet is asked for during 35 s."""
+ATTEMPTS = 6
+"""By default: what the graph does not know yet is asked for during 16 s, while the group waits."""
 INSIST_S = 86_400.0
 """How long after a message was published a store or a graph that is away is not held against it."""
 _SERVICE_OPTIONS = "--dataflow_service_options"
