@@ -21,6 +21,7 @@ setup(
         "edt>=3.1",
         "google-cloud-bigtable>=2.42",
         "google-cloud-pubsub>=2.27",
+        "google-cloud-storage>=3",
         "numba>=0.60",
         "numpy>=2.0,<2.5",
         "orjson>=3.10",

@@ -31,22 +31,27 @@ from l2features.errors import StoreError
 from . import command
 from .audit_pipeline import AllChunks, AuditJob, AuditProgress, KeepSummary, build
 from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL
+from .dataflow import labels
+from .options import add_switch
 
 STOPPED = "stopped: the audit is of a part only, and is not kept"
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
-    parser = command.new_parser("audit", __doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the job's own options, beside Beam's."""
     command.add_data_options(parser)
     parser.add_argument(
         "--timestamp",
         help='expect the nodes that are valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC; default: all nodes '
         "that were ever made",
     )
-    parser.add_argument(
-        "--repair", action="store_true", help="compute the features of missing nodes and write them"
-    )
+    add_switch(parser, "--repair", "compute the features of missing nodes and write them")
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
+    parser = command.new_parser("audit", __doc__)
+    add_options(parser)
     return command.parse(parser, argv)
 
 
@@ -82,7 +87,8 @@ def audit_on(runner: str, audit: Audit, flags: list[str], run: str) -> int:
     def add(pipeline: Any) -> None:
         _ = build(pipeline, audit, AllChunks(audit)) | "Keep summary" >> KeepSummary(audit, run)
 
-    if command.run_on(runner, flags, add) is None:
+    labelled = [*labels("audit", audit.dataset.name), *flags]
+    if command.run_on(runner, labelled, add) is None:
         return 0
     with closing(audit.open_store()) as store:
         summary = read_run(store, audit, run)

@@ -21,8 +21,10 @@ from l2features.config import CONFIG_VARIABLE
 from l2features.errors import ConfigError, L2FeaturesError
 from l2features.geometry import Triple
 
+from .dataflow import dataflow_flags
 from .job import Progress
 from .local import LocalRun
+from .options import add_switch, beam_flags
 from .pipeline import plain_message
 from .transforms import NAMESPACE
 
@@ -46,7 +48,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="name of the data set in the data sets file (required)")
     parser.add_argument("--config", help=f"the data sets file (YAML); default: ${CONFIG_VARIABLE}")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--test", action="store_true", help="only the 8 chunks at the centre of the grid")
+    add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
     which.add_argument("--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this part of the grid")
     parser.add_argument("--workers", type=int, help="worker processes of a local run; default: one per core")
 
@@ -61,18 +63,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argpars
         parser.error("--dataset NAME is required")
     if own.workers is not None and own.workers < 1:
         parser.error(f"--workers {own.workers}: expected 1 or more")
-    check_flags(parser, rest)
-    return own, rest
-
-
-def check_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> None:
-    """Exit with status 2 where Beam does not know a flag."""
-    beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(beam_parser)
-    unknown = beam_parser.parse_known_args(flags)[1]
-    if unknown:
-        parser.error(f"unknown option {unknown[0]}: neither an option of this job nor one of Beam's")
+    return own, beam_flags(parser, rest)
 
 
 def box_chooser(own: argparse.Namespace) -> Callable[[Triple], ChunkBox]:
@@ -106,7 +97,7 @@ def run_on(runner: str, flags: list[str], add: Callable[[Any], object]) -> dict[
     None where nothing is run. Raises ConfigError for a runner that there is not.
     """
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
-    options = PipelineOptions([*flags, f"--runner={runner}"])
+    options = PipelineOptions([*dataflow_flags(runner, flags), f"--runner={runner}"])
     try:
         pipeline = beam.Pipeline(options=options)
     except ValueError as error:

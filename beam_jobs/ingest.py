@@ -21,46 +21,43 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from apache_beam.options.pipeline_options import PipelineOptions
-
 from l2features.config import load_dataset
 from l2features.errors import ConfigError
 from l2features.ingest import Ingest, prepare
 
 from . import command
 from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL
+from .dataflow import labels
+from .options import add_switch
 from .pipeline import BIGTABLEIO, SINKS, STORE, IngestJob, Summary, build
 from .transforms import EnumerateChunks
 
 STOPPED = "stopped: the same command goes on from here"
 
 
-class IngestOptions(PipelineOptions):
-    """The job's own options, beside Beam's."""
-
-    @classmethod
-    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
-        command.add_data_options(parser)
-        parser.add_argument(
-            "--timestamp",
-            help='the time at which the graph is read, "YYYY-MM-DD HH:MM:SS" in UTC; needed when the table '
-            "is made, unless the data set has no graph; afterwards the table knows it",
-        )
-        parser.add_argument("--create", action="store_true", help="make the table if it is not there")
-        parser.add_argument("--recompute", action="store_true", help="compute chunks again that are done")
-        parser.add_argument(
-            "--sink",
-            choices=SINKS,
-            default=STORE,
-            help="store: the default, with a record of each chunk. bigtableio: Beam's own connector, which "
-            "keeps no records, so that nothing can be skipped afterwards",
-        )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the job's own options, beside Beam's."""
+    command.add_data_options(parser)
+    parser.add_argument(
+        "--timestamp",
+        help='the time at which the graph is read, "YYYY-MM-DD HH:MM:SS" in UTC; needed when the table '
+        "is made, unless the data set has no graph; afterwards the table knows it",
+    )
+    add_switch(parser, "--create", "make the table if it is not there")
+    add_switch(parser, "--recompute", "compute chunks again that are done")
+    parser.add_argument(
+        "--sink",
+        choices=SINKS,
+        default=STORE,
+        help="store: the default, with a record of each chunk. bigtableio: Beam's own connector, which "
+        "keeps no records, so that nothing can be skipped afterwards",
+    )
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
     parser = command.new_parser("ingest", __doc__)
-    IngestOptions._add_argparse_args(parser)
+    add_options(parser)
     return command.parse(parser, argv)
 
 
@@ -116,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         def add(pipeline: Any) -> None:
             build(pipeline, ingest, EnumerateChunks(ingest), own.sink)
 
-        return report_counters(command.run_on(own.runner, flags, add))
+        labelled = [*labels("ingest", own.dataset), *flags]
+        return report_counters(command.run_on(own.runner, labelled, add))
 
     return command.exit_status(run, STOPPED)
 

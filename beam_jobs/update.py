@@ -33,6 +33,7 @@ from l2features.update import Update
 
 from . import command
 from .command import EXIT_FAILED
+from .options import add_switch, beam_flags
 from .stream import Supervisor
 from .stream_worker import Setup
 from .update_transforms import KeepDeadLetters, build
@@ -59,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="where messages go that can never succeed: a folder, or projects/PROJECT/topics/NAME; with "
         "--subscriptions it is required, with --messages they are only named by default",
     )
-    parser.add_argument("--recompute", action="store_true", help="compute nodes again that are there")
+    add_switch(parser, "--recompute", "compute nodes again that are there")
     parser.add_argument(
         "--attempts",
         type=int,
@@ -85,8 +86,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in ("attempts", "workers"):
         if getattr(own, name) is not None and getattr(own, name) < 1:
             parser.error(f"--{name} {getattr(own, name)}: expected 1 or more")
-    command.check_flags(parser, rest)
-    return own, rest
+    return own, beam_flags(parser, rest)
 
 
 @dataclass

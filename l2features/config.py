@@ -28,6 +28,8 @@ CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
 PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
 PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
+BUCKETS = "gs://"
+BUCKET_TIMEOUT_S = 30.0
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """HOST:PORT, where a server listens."""
 _PATTERNS = {
@@ -111,17 +113,18 @@ class Dataset(BaseModel):
         )
 
 
-def read_datasets_file(path: str | os.PathLike[str] | None = None) -> tuple[Path, dict[Any, Any]]:
+def read_datasets_file(path: str | os.PathLike[str] | None = None) -> tuple[str, dict[Any, Any]]:
     """A data sets file, or that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names, and its entries as they are.
 
-    Raises ConfigError for a file that cannot be read, or holds no data sets.
+    It may lie in a bucket, ``gs://…``. Raises ConfigError where it cannot be read, or holds no data sets.
     """
     path = path or os.environ.get(CONFIG_VARIABLE)
     if not path:
         raise ConfigError(f"no data sets file: give --config FILE or set {CONFIG_VARIABLE}")
-    file = Path(path)
+    file = os.fspath(path)
     try:
-        content = yaml.load(file.read_text(), Loader=_Loader)
+        text = _read_from_bucket(file) if file.startswith(BUCKETS) else Path(file).read_text()
+        content = yaml.load(text, Loader=_Loader)
     except OSError as error:
         raise ConfigError(f"data sets file {file}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -129,6 +132,18 @@ def read_datasets_file(path: str | os.PathLike[str] | None = None) -> tuple[Path
     if not isinstance(content, dict) or not content:
         raise ConfigError(f"data sets file {file}: expected data sets, <name>: {{cv_path: …, l2cache_id: …}}")
     return file, content
+
+
+def _read_from_bucket(url: str) -> str:
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.exceptions import GoogleCloudError
+    from google.cloud.storage import Blob, Client
+
+    try:
+        blob = Blob.from_uri(url, Client(project=None))
+        return str(blob.download_as_text(timeout=BUCKET_TIMEOUT_S, retry=None))
+    except (GoogleAuthError, GoogleCloudError, OSError, ValueError) as error:
+        raise ConfigError(f"data sets file {url}: {' '.join(str(error).split())}") from error
 
 
 def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
@@ -139,7 +154,7 @@ def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Datas
     return datasets_of(*read_datasets_file(path))
 
 
-def datasets_of(file: Path, content: dict[Any, Any]) -> dict[str, Dataset]:
+def datasets_of(file: str, content: dict[Any, Any]) -> dict[str, Dataset]:
     """The data sets of what `read_datasets_file` gives. Raises ConfigError as `load_datasets`."""
     return {str(name): _dataset(file, str(name), entry) for name, entry in content.items()}
 
@@ -186,7 +201,7 @@ def url_prefix() -> str:
     return "".join(f"/{part}" for part in parts if part)
 
 
-def _dataset(file: Path, name: str, entry: Any) -> Dataset:
+def _dataset(file: str, name: str, entry: Any) -> Dataset:
     where = f"data sets file {file}: data set {name!r}"
     if not DATASET_NAME.fullmatch(name):
         raise ConfigError(f"{where}: expected a name of letters, digits, '_', '-' and '.'")
@@ -210,9 +225,11 @@ def _dataset(file: Path, name: str, entry: Any) -> Dataset:
     raise ConfigError(f"{where}: key {key!r}: expected {EXPECTED[key]}, got {values[key]!r}")
 
 
-def _default_store(file: Path, entry: dict[str, Any]) -> str:
+def _default_store(file: str, entry: dict[str, Any]) -> str | None:
     """The Bigtable instance of the environment, as in the older service, or a file beside the data sets."""
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
     if project and instance:
         return f"bigtable://{project}/{instance}"
-    return f"sqlite://{file.resolve().parent}/{entry.get('l2cache_id', 'l2cache')}.db"
+    if file.startswith(BUCKETS):
+        return None
+    return f"sqlite://{Path(file).resolve().parent}/{entry.get('l2cache_id', 'l2cache')}.db"
