@@ -12,7 +12,12 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, TestOptions
+from apache_beam.options.pipeline_options import (
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    TestOptions,
+)
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -21,7 +26,7 @@ from l2features.config import CONFIG_VARIABLE
 from l2features.errors import ConfigError, L2FeaturesError
 from l2features.geometry import Triple
 
-from .dataflow import dataflow_flags
+from .dataflow import dataflow_flags, is_dataflow
 from .job import Progress
 from .local import LocalRun
 from .options import add_switch, beam_flags
@@ -46,7 +51,9 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Which data set, which of its chunks, by how many processes."""
     parser.add_argument("--dataset", help="name of the data set in the data sets file (required)")
-    parser.add_argument("--config", help=f"the data sets file (YAML); default: ${CONFIG_VARIABLE}")
+    parser.add_argument(
+        "--config", help=f"the data sets file (YAML), here or gs://…; default: ${CONFIG_VARIABLE}"
+    )
     which = parser.add_mutually_exclusive_group()
     add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
     which.add_argument("--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this part of the grid")
@@ -94,7 +101,8 @@ def run_local(job: Any, own: argparse.Namespace, flags: list[str], starting: str
 def run_on(runner: str, flags: list[str], add: Callable[[Any], object]) -> dict[str, int] | None:
     """Run what ``add`` adds to a pipeline on a Beam runner, and wait; gives its counters.
 
-    None where nothing is run. Raises ConfigError for a runner that there is not.
+    None where nothing is run, and where Dataflow streams: that has no end, and needs this process no more.
+    Raises ConfigError for a runner that there is not.
     """
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     options = PipelineOptions([*dataflow_flags(runner, flags), f"--runner={runner}"])
@@ -105,6 +113,9 @@ def run_on(runner: str, flags: list[str], add: Callable[[Any], object]) -> dict[
     add(pipeline)
     result: Any = pipeline.run()
     if options.view_as(TestOptions).dry_run or options.view_as(GoogleCloudOptions).template_location:
+        return None
+    if is_dataflow(runner) and options.view_as(StandardOptions).streaming:
+        print(f"started: job {result.job_id()}")
         return None
     result.wait_until_finish()
     found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]

@@ -36,9 +36,8 @@ def streaming_flags(flags: Sequence[str]) -> list[str]:
     """Beam's flags with the defaults of this job before them: a flag that is given comes later, and counts.
 
     At least once: rows are a function of their ids, and writing one twice is cheaper than to remember it.
-    One thread for each process: several would share the interpreter, and each would hold a chunk.
     """
-    ours = ["--streaming", "--enable_streaming_engine", "--number_of_worker_harness_threads=1"]
+    ours = ["--streaming", "--enable_streaming_engine"]
     if not any(_MODE in flag for flag in flags):
         ours.append(f"{_SERVICE_OPTIONS}={_MODE}at_least_once")
     return [*ours, *flags]

@@ -11,11 +11,13 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.io.gcp.pubsub import PubsubMessage
+from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.direct.direct_runner import BundleBasedDirectRunner
 from apache_beam.testing.test_stream import TestStream as Stream
 from apache_beam.transforms.window import TimestampedValue
 
+from beam_jobs.dataflow import dataflow_flags
 from beam_jobs.prepared import PreparedPipeline
 from beam_jobs.update_dataflow import ATTEMPTS, Deliver, stream_to, streaming_flags
 from beam_jobs.update_stateful import CollectByMessage, _CollectFn
@@ -217,13 +219,27 @@ def test_a_pipeline_is_made_once_and_run_again(config: Path, tmp_path: Path) -> 
         prepared.run([5])
 
 
+def test_the_lag_of_what_is_settled_is_a_metric(config: Path) -> None:
+    update = Update(tuple(load_datasets(config).values()), attempts=1)
+    stranger = edit(int(chunk_rows(open_table(config), Chunk(0, 0, 0)).ids[0]) + 60_000)
+    settled = [Delivery(f"{n}", b"", EDIT, published=time.time() - 100) for n in range(2)]
+    others = [Delivery("waits", stranger, EDIT, last=False, published=1.0), Delivery("unknown", b"", EDIT)]
+    pipeline = beam.Pipeline("FnApiRunner", PipelineOptions([]))
+    build(pipeline, beam.Create([*settled, *others]), update)
+    result: Any = pipeline.run()
+    found = result.metrics().query(MetricsFilter().with_name("lag_ms"))["distributions"]
+    assert [metric.result.count for metric in found] == [2]
+    assert 100_000 <= found[0].result.min <= found[0].result.max < 160_000
+
+
 def test_dataflow_is_given_the_whole_job(config: Path) -> None:
     given = ["--dry_run=True", "--no_auth", "--project=my-project", "--region=us-east1"]
     flags = streaming_flags(
         [*given, "--temp_location=gs://bucket/temp", "--dataflow_service_options=enable_prime"]
     )
     update = Update(tuple(load_datasets(config).values()), attempts=ATTEMPTS)
-    pipeline = beam.Pipeline("DataflowRunner", PipelineOptions(flags))
+    runner = "DataflowRunner"
+    pipeline = beam.Pipeline(runner, PipelineOptions(dataflow_flags(runner, flags)))
     stream_to(update, SUBSCRIPTIONS, TOPIC)(pipeline)
     job: Any = pipeline.run().job
     cloud = job.options.view_as(GoogleCloudOptions)
