@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,18 +188,19 @@ class Supervisor:
         return [worker for worker in self.workers if worker.ready and not worker.batch and not worker.ended]
 
     def _give(self) -> None:
-        """Give batches to the workers that have none."""
-        idle = self._idle()
-        for number, worker in enumerate(idle):
-            batch = self._next_batch(len(idle) - number)
+        """Give batches to the workers that have none: equal shares, so that others find something too."""
+        count, _ = self.intake.waiting(len(self.intake.subscriptions))
+        share = min(BATCH_MESSAGES, -(-count // self.n_workers))
+        for worker in self._idle():
+            batch = self._next_batch(share)
             if not batch:
                 return
             worker.batch, worker.since, worker.results = batch, time.monotonic(), {}
             with suppress(ConnectionError):
                 worker.pipe.send([self.patience.delivery(held) for held in batch])
 
-    def _next_batch(self, idle: int) -> list[Held]:
-        """What fails is tried by halves first; then the messages that wait, shared out to ``idle`` workers.
+    def _next_batch(self, share: int) -> list[Held]:
+        """What fails is tried by halves first; then up to ``share`` messages of those that wait.
 
         One worker is left to the first subscription, where there are several.
         """
@@ -208,9 +209,10 @@ class Supervisor:
         busy = sum(any(held.rank for held in worker.batch) for worker in self.workers)
         ranks = len(self.intake.subscriptions) if busy < max(1, self.n_workers - 1) else 1
         count, since = self.intake.waiting(ranks)
-        if not count or (count < BATCH_MESSAGES and time.monotonic() < since + BATCH_WAIT_S):
+        enough = count >= BATCH_MESSAGES * self.n_workers
+        if not count or (not enough and time.monotonic() < since + BATCH_WAIT_S):
             return []
-        return self.intake.take(min(BATCH_MESSAGES, -(-count // idle)), BATCH_IDS, ranks)
+        return self.intake.take(share, BATCH_IDS, ranks)
 
     def _answer(self, worker: _Worker, says: str, what: Any) -> None:
         if says == NEXT:
@@ -302,10 +304,10 @@ def open_recorder(update: Update) -> Recorder:
     return Recorder(store_of, datasets)
 
 
-def judge(message: Received) -> tuple[Hashable, int]:
-    """Where most of a message's nodes may be, and how many it names; (None, 1) where it cannot be said."""
+def judge(message: Received) -> tuple[int, int]:
+    """Where most of a message's nodes may be, and how many it names; (0, 1) where it cannot be said."""
     try:
         ids = decode(message.data, message.attributes).ids
     except BadMessage:
-        return None, 1
-    return (int(ids[0]) >> HOME_BITS, len(ids)) if len(ids) else (None, 1)
+        return 0, 1
+    return (int(ids[0]) >> HOME_BITS, len(ids)) if len(ids) else (0, 1)

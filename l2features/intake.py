@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 class Held:
     """A message that is held.
 
-    ``rank`` is the place of its subscription, 0 for the first; ``home`` is what it has in common with
-    messages that are best worked on together, ``weight`` how much work it is.
+    ``rank`` is the place of its subscription, 0 for the first; messages of the same ``home``, or of homes
+    that are near to each other, are best worked on together; ``weight`` is how much work it is.
     """
 
     key: str
     rank: int
     message: Received
-    home: Hashable = None
+    home: int = 0
     weight: int = 1
     since: float = field(default_factory=time.monotonic)
 
@@ -53,7 +53,7 @@ class Intake:
     def __init__(
         self,
         subscriptions: Sequence[Subscription],
-        judge: Callable[[Received], tuple[Hashable, int]],
+        judge: Callable[[Received], tuple[int, int]],
         wake: Callable[[], object],
     ) -> None:
         self.subscriptions, self.judge, self.wake = list(subscriptions), judge, wake
@@ -76,18 +76,16 @@ class Intake:
         """Up to ``most`` waiting messages of the first ``ranks`` subscriptions, of one of them.
 
         They are of the most urgent subscription that has any; the one that waits longest is among them, and
-        others of its home come first. Together they do not weigh more than ``weight``, unless it is one.
+        others of its home come first, then those of the homes after it, in order and around. Together they
+        do not weigh more than ``weight``, unless it is one.
         """
         with self._changed:
             urgent = min((held.rank for held in self._waiting.values()), default=ranks)
             if urgent >= ranks:
                 return []
             waiting = [held for held in self._waiting.values() if held.rank == urgent]
-            homes: dict[Hashable, int] = {}
-            for held in waiting:
-                homes.setdefault(held.home, len(homes))
-            taken: list[Held] = []
-            for held in sorted(waiting, key=lambda held: homes[held.home]):
+            first, taken = waiting[0].home, list[Held]()
+            for held in sorted(waiting, key=lambda held: (held.home < first, held.home)):
                 weight -= held.weight
                 if len(taken) == most or (taken and weight < 0):
                     break

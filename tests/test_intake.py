@@ -27,7 +27,7 @@ def open_intake() -> Iterator[Open]:
 
     def open_(*feeds: Feed) -> Intake:
         subscriptions = [Subscription(feed.subscription) for feed in feeds]
-        intake = Intake(subscriptions, lambda m: (m.data[:1], len(m.data)), threading.Event().set)
+        intake = Intake(subscriptions, lambda m: (m.data[0], len(m.data)), threading.Event().set)
         opened.append(intake)
         intake.start()
         return intake
@@ -143,7 +143,7 @@ def test_what_waits_when_it_stops_comes_again_at_once(pubsub: PubSubEmulator, op
 def test_a_subscription_that_is_not_there(pubsub: PubSubEmulator) -> None:
     told = threading.Event()
     intake = Intake(
-        [Subscription("projects/test-project/subscriptions/not-there")], lambda m: (None, 1), told.set
+        [Subscription("projects/test-project/subscriptions/not-there")], lambda m: (0, 1), told.set
     )
     intake.start()
     assert told.wait(20)
