@@ -19,18 +19,26 @@ from l2features.ids import Ids, as_ids
 from l2features.schema import SIZE
 from l2features.store import open_store
 
+from .chaos_checks import messages_left
 from .chaos_messages import Good, Parcel
 from .chaos_updater import RestartedUpdater
 from .chaos_world import World
 
 KILL, PAUSE, OUTAGE = "kill", "pause", "outage"
 PAUSE_S, OUTAGE_S = (3.0, 8.0), (10.0, 15.0)
+ANSWERS, OUTAGE_LIMIT_S = 20, 60.0
+"""An outage goes on, but not for ever, until so many questions were answered by 500."""
 BLIND = 0.2
 """Share of the disturbances that do not wait until something was done since the one before."""
 PROGRESS_S, REST_S = 45.0, 4.0
 """For how long it is waited that something is done, and at most after it."""
-LIMIT_S = 900.0
-"""From the last disturbance until all is done."""
+LIMIT_S, STOP_S = 900.0, 60.0
+"""For how long it is waited until all is done, and until the updater ends."""
+SETTLED_S = 30.0
+"""From when all is there to the end at least: what came twice, and poison, may still be tried again."""
+PAUSE_BETWEEN_S = 35.0
+"""A message that nobody holds comes within this time: the pauses of the last attempts are 32 s at most."""
+ROUNDS = 5
 LATE, LATE_S = 0.03, 2.0
 """Share of the edits whose rows are written after their message, and how long after it at most."""
 PUBLISHED_S = 0.05
@@ -151,7 +159,10 @@ class Figures:
     outages: list[float] = field(default_factory=list)
     storm_s: float = 0.0
     finish_s: float = 0.0
-    """From the last disturbance until all was done."""
+    """From the last disturbance until all was there."""
+    rounds: int = 0
+    """How often the updater was ended to see whether messages were left."""
+    left: list[str] = field(default_factory=list)
 
 
 class Storm:
@@ -163,8 +174,7 @@ class Storm:
         self.world, self.updater, self.publisher, self.tally = world, updater, publisher, tally
         self.progress = progress
         self.figures = Figures()
-        self._outage = threading.Timer(0, world.server.failing.clear)
-        self._outage.start()
+        self._outage: threading.Thread | None = None
 
     def rage(self, kills: int, pauses: int, outages: int, random: np.random.Generator) -> None:
         steps = [KILL] * kills + [PAUSE] * pauses + [OUTAGE] * outages
@@ -182,15 +192,27 @@ class Storm:
             else:
                 self._fail(random.uniform(*OUTAGE_S))
         self.publisher.allow(1.0)
-        self._outage.join()
+        self.wait(OUTAGE_LIMIT_S, lambda: not self._failing)
         self.figures.storm_s = time.monotonic() - begun
 
     def finish(self, quiet_s: float) -> None:
-        """Wait until all is done, and then until what was held by what was killed has come again."""
+        """Wait until all is there, and what killed processes held has come again; then end the updater.
+
+        Where messages are left, they have some more time.
+        """
         begun = time.monotonic()
         self.wait(LIMIT_S, lambda: not self.tally.left and not self.publisher.busy)
         self.figures.finish_s = time.monotonic() - begun
-        self.wait(max(0.0, quiet_s - self.figures.finish_s))
+        self.wait(max(min(SETTLED_S, quiet_s), quiet_s - self.figures.finish_s))
+        self.updater.stop(STOP_S)
+        for round_ in range(1, ROUNDS + 1):
+            self.figures.rounds = round_
+            self.figures.left = messages_left(self.world.subscriptions, PAUSE_BETWEEN_S)
+            if not self.figures.left:
+                break
+            self.updater.start()
+            self.wait(2 * PAUSE_BETWEEN_S)
+            self.updater.stop(STOP_S)
 
     def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         end = time.monotonic() + seconds
@@ -200,11 +222,12 @@ class Storm:
 
     def _show(self) -> None:
         kills = sum(self.updater.kills.values())
-        self.progress.n = self.tally.done
         self.progress.set_postfix_str(
             f"{self.publisher.published} published, {kills} kills, {len(self.figures.pauses)} pauses, "
-            f"{len(self.figures.outages)} outages"
+            f"{len(self.figures.outages)} outages",
+            refresh=False,
         )
+        self.progress.update(self.tally.done - self.progress.n)
 
     def _pause(self, seconds: float) -> None:
         self.world.bigtable.pause()
@@ -214,10 +237,22 @@ class Storm:
             self.world.bigtable.process.send_signal(signal.SIGCONT)
         self.figures.pauses.append(seconds)
 
+    @property
+    def _failing(self) -> bool:
+        return self._outage is not None and self._outage.is_alive()
+
     def _fail(self, seconds: float) -> None:
         """The graph's server answers 500, while other things happen."""
-        self._outage.join()
-        self.world.server.failing.set()
-        self._outage = threading.Timer(seconds, self.world.server.failing.clear)
+        self.wait(OUTAGE_LIMIT_S, lambda: not self._failing)
+        self._outage = threading.Thread(target=self._outlast, args=(seconds,), name="outage", daemon=True)
         self._outage.start()
-        self.figures.outages.append(seconds)
+
+    def _outlast(self, seconds: float) -> None:
+        server, begun = self.world.server, time.monotonic()
+        enough = server.failures + ANSWERS
+        server.failing.set()
+        time.sleep(seconds)
+        while server.failures < enough and time.monotonic() < begun + OUTAGE_LIMIT_S:
+            time.sleep(LOOK_S)
+        server.failing.clear()
+        self.figures.outages.append(time.monotonic() - begun)

@@ -19,7 +19,7 @@ import psutil
 from .chaos_world import ROOT
 
 GROUP, SUPERVISOR, WORKER = "group", "supervisor", "worker"
-KINDS = {GROUP: 0.7, SUPERVISOR: 0.15, WORKER: 0.15}
+KINDS = {GROUP: 0.6, SUPERVISOR: 0.2, WORKER: 0.2}
 """What is killed, and how often: all its processes, the supervisor alone, one worker alone."""
 LOOK_S = 0.2
 ORPHANS_S = 30.0
@@ -36,10 +36,17 @@ class RestartedUpdater:
         self.kills: Counter[str] = Counter()
         self.ends: list[int] = []
         """Exit statuses with which it ended by itself."""
+        self.stops: list[int | None] = []
+        """Those with which it ended when it was told to; None where it did not."""
         self.peak_mb = 0.0
         self._groups: list[int] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
+        self.start()
+
+    def start(self) -> None:
+        """Run it from now on."""
+        self._ended.clear()
         self._start()
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._keeper.start()
@@ -75,15 +82,17 @@ class RestartedUpdater:
             if kind != WORKER:
                 self.process.wait()
 
-    def stop(self, seconds: float) -> int | None:
-        """End it as an operator does; gives its exit status, None where it does not end in time."""
+    def stop(self, seconds: float) -> None:
+        """End it as an operator does."""
         self._ended.set()
         self._keeper.join()
         self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(seconds)
+            self.stops.append(self.process.wait(seconds))
         except subprocess.TimeoutExpired:
-            return None
+            self.stops.append(None)
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
     def orphans(self) -> list[int]:
         """Processes that are left of all that were started, once they had time to end."""

@@ -34,7 +34,7 @@ ACK_S = 10
 AGE_S = 86_400
 """How long ago the graphs were ingested and the edits began."""
 ROWS, PUBLISH_S = 500, 60.0
-_COLUMNS = {name: f"{name}_graph" for name in (TABLE, HTTP)}
+_TABLES = {name: f"{name}_graph" for name in (TABLE, HTTP)}
 
 
 class World:
@@ -53,7 +53,7 @@ class World:
             after = random_edits(graph, spec.seed + number, (t0 + 60) * 1000)
             done = tuple(islice(after, (edits + 1 - number) // 2))
             self.graphs[name] = graph
-            self.targets[name] = Target(name, _COLUMNS[name], f"l2cache_{name}", self.geometry, done)
+            self.targets[name] = Target(name, _TABLES[name], f"l2cache_{name}", self.geometry, done)
         self._running = ExitStack()
 
     def __enter__(self) -> World:
@@ -92,13 +92,16 @@ class World:
         """The segmentation on disk, the graphs as they were before all edits, and the data sets file."""
         path = self.segmentation.write(self.folder / "segmentation")
         layers = self.graphs[TABLE].layers
-        table = GraphTable(_COLUMNS[TABLE])
-        table.put_meta(graph_meta(self.geometry, _COLUMNS[TABLE], layers, path))
-        served = self.server.add(_COLUMNS[HTTP], self.geometry, path, layers)
-        put = {TABLE: table.put, HTTP: lambda cells: self.server.put(_COLUMNS[HTTP], cells)}
+        table = GraphTable(_TABLES[TABLE])
+        table.put_meta(graph_meta(self.geometry, _TABLES[TABLE], layers, path))
+        served = self.server.add(_TABLES[HTTP], self.geometry, path, layers)
+        put: dict[str, Callable[[Iterable[Cell]], None]] = {
+            TABLE: table.put,
+            HTTP: lambda cells: self.server.put(_TABLES[HTTP], cells),
+        }
         for name, graph in self.graphs.items():
             put[name](graph.first)
-        sources = {TABLE: (path, f"{STORE}/{_COLUMNS[TABLE]}"), HTTP: (served, "graphene")}
+        sources = {TABLE: (path, f"{STORE}/{_TABLES[TABLE]}"), HTTP: (served, "graphene")}
         datasets = {
             name: {"cv_path": cv_path, "l2cache_id": f"l2cache_{name}", "graph": graph, "store": STORE}
             for name, (cv_path, graph) in sources.items()
