@@ -10,10 +10,11 @@ import logging
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
+from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from l2features import decoded, features
 from l2features.errors import L2FeaturesError
@@ -22,6 +23,7 @@ from l2features.parts import Delivery
 from l2features.update import Update
 
 from .pipeline import plain_message
+from .prepared import PreparedPipeline
 from .update_transforms import KeepDeadLetters, build
 from .worker import END, ERROR, NEXT, Report
 
@@ -45,24 +47,26 @@ def work(fd: int) -> None:
         setup: Setup = pipe.recv()
         features.warm_up()
         decoded.warm_up()
-        options = PipelineOptions([])
         lend(setup.update)  # so that stores and volumes stay open from one batch to the next
         try:
             with threadpool_limits(1):
+                prepared = PreparedPipeline(partial(_add, setup, fd))
                 pipe.send((NEXT, None))
                 while True:
-                    _run(pipe.recv(), setup, options, pipe)
+                    _run(prepared, pipe.recv(), pipe)
         finally:
             give_back(setup.update)
 
 
-def _run(deliveries: list[Delivery], setup: Setup, options: PipelineOptions, pipe: Connection) -> None:
+def _add(setup: Setup, fd: int, pipeline: Any, messages: beam.PTransform) -> None:
+    done = build(pipeline, messages, setup.update, KeepDeadLetters(setup.dead_letters))
+    _ = done.results | "Report" >> Report(fd)
+
+
+def _run(prepared: PreparedPipeline, deliveries: list[Delivery], pipe: Connection) -> None:
     """Run a batch; all results are told before its end."""
     try:
-        with beam.Pipeline("FnApiRunner", options=options) as pipeline:
-            messages = beam.Create(deliveries, reshuffle=False)
-            done = build(pipeline, messages, setup.update, KeepDeadLetters(setup.dead_letters))
-            _ = done.results | "Report" >> Report(pipe.fileno())
+        prepared.run(deliveries)
     except L2FeaturesError as error:
         pipe.send((ERROR, plain_message(error)))
     except (EOFError, ConnectionError):
