@@ -7,33 +7,34 @@ need not be connected.
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
 
 from l2features.children import SUPERVOXEL
 from l2features.features import compute_features
 from l2features.geometry import Chunk, Geometry, Triple
 from l2features.ids import L2, IdLayout, Ids, as_ids
-from l2features.messages import Message
+from l2features.sample_graph import (
+    BITS,
+    CHILDREN,
+    LAYER_SHIFT,
+    PARENTS,
+    Cell,
+    Edit,
+    graph_meta,
+    n_layers,
+    node_cells,
+)
 
 Labels = npt.NDArray[np.uint64]
-BITS = 10
-"""Of each axis in the ids of layers 1 and 2, as in PyChunkedGraph."""
-LAYER_SHIFT = 56
-CHILDREN, PARENTS = "children", "parents"
+__all__ = ["BITS", "CHILDREN", "LAYER_SHIFT", "PARENTS", "Cell", "Edit", "graph_meta"]
 _BLOCK = (2, 2, 1)
 """Voxels that belong to a supervoxel together."""
-_META = b"cpychunkedgraph.graph.meta\n%b\n"
-_NEW_OBJECT, _PAIR = b"\x81", b"\x86"
 
 
 @dataclass(frozen=True)
@@ -57,38 +58,6 @@ class Spec:
         size = (x - self.chunk_size[0] // 4, y, z)
         layout = IdLayout({SUPERVOXEL: BITS, L2: BITS})
         return Geometry(self.resolution, self.voxel_offset, size, self.chunk_size, layout)
-
-
-class Cell(NamedTuple):
-    """A cell of a graph's table: the row's id, the column of family 0, the value, when it became valid."""
-
-    node: int
-    column: str
-    value: bytes
-    ms: int
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One operation of a proofreader: the nodes and roots that it made, and what it wrote."""
-
-    operation_id: int
-    new_l2_ids: tuple[int, ...]
-    new_root_ids: tuple[int, ...]
-    old_root_ids: tuple[int, ...]
-    cells: tuple[Cell, ...]
-
-    def message(self, table_id: str, high: bool = True) -> Message:
-        """What the graph publishes of it."""
-        edit = {
-            "operation_id": self.operation_id,
-            "new_lvl2_ids": list(self.new_l2_ids),
-            "new_root_ids": list(self.new_root_ids),
-            "old_root_ids": list(self.old_root_ids),
-        }
-        priority = "true" if high else "false"
-        attributes = {"table_id": table_id, "user_id": "0", "remesh_priority": priority, "remesh": "true"}
-        return Message(pickle.dumps(edit, protocol=4), attributes)
 
 
 # ------------------------------------------------------------------ the segmentation
@@ -189,7 +158,7 @@ class ProofreadGraph:
     @property
     def layers(self) -> int:
         """The layer of the roots."""
-        return L2 + max(1, (max(self.geometry.grid) - 1).bit_length())
+        return n_layers(self.geometry)
 
     @property
     def chunk_ids(self) -> list[int]:
@@ -249,10 +218,7 @@ class ProofreadGraph:
         self.roots[node] = root
         self.nodes[root].add(node)
         self._valid.setdefault(chunk_id, set()).add(node)
-        value = zstandard.compress(self.children[node].astype("<u8").tobytes())
-        parent = as_ids([node]).astype("<u8").tobytes()
-        parents = [Cell(i, PARENTS, parent, ms) for i in self.children[node].tolist()]
-        return node, [Cell(node, CHILDREN, value, ms), *parents]
+        return node, node_cells(node, self.children[node], ms)
 
     def _replace(
         self, old: Sequence[int], parts: Sequence[Ids], roots: Sequence[int], ms: int
@@ -272,15 +238,3 @@ class ProofreadGraph:
         ids = tuple(node for node, _ in nodes)
         cells = tuple(cell for _, cells in nodes for cell in cells)
         return Edit(self._operations, ids, tuple(new), tuple(old), cells)
-
-
-def graph_meta(geometry: Geometry, name: str, layers: int, watershed: str) -> bytes:
-    """The cell ``meta`` of a graph's table: the pickle of a ChunkedGraphMeta, written without its class."""
-    config = (name, "", list(geometry.chunk_size), 2, 8, BITS, False, timedelta(minutes=3), 8)
-    source = ("", "", watershed, layers, 0)
-    parts = (_instance(b"GraphConfig", config), _instance(b"DataSource", source))
-    return b"\x80\x02" + _META % b"ChunkedGraphMeta" + b"".join(parts) + _PAIR + _NEW_OBJECT + b"."
-
-
-def _instance(name: bytes, arguments: tuple[object, ...]) -> bytes:
-    return _META % name + pickle.dumps(arguments, protocol=2)[2:-1] + _NEW_OBJECT
