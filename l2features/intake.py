@@ -73,11 +73,11 @@ class Intake:
         self._run(self._beat)
 
     def take(self, most: int, weight: int, ranks: int) -> list[Held]:
-        """Up to ``most`` waiting messages of the first ``ranks`` subscriptions, of one of them.
+        """About ``most`` waiting messages of the first ``ranks`` subscriptions, of one of them.
 
         They are of the most urgent subscription that has any; the one that waits longest is among them, and
-        others of its home come first, then those of the homes after it, in order and around. Together they
-        do not weigh more than ``weight``, unless it is one.
+        others of its home come first, then those of the homes after it, in order and around; a home is not
+        divided. Together they do not weigh more than ``weight``, unless it is one.
         """
         with self._changed:
             urgent = min((held.rank for held in self._waiting.values()), default=ranks)
@@ -87,7 +87,7 @@ class Intake:
             first, taken = waiting[0].home, list[Held]()
             for held in sorted(waiting, key=lambda held: (held.home < first, held.home)):
                 weight -= held.weight
-                if len(taken) == most or (taken and weight < 0):
+                if taken and (weight < 0 or (len(taken) >= most and held.home != taken[-1].home)):
                     break
                 taken.append(self._waiting.pop(held.key))
             return taken
