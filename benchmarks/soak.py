@@ -40,8 +40,9 @@ What is measured, of all processes of an updater of two workers, which has worke
            rows of the good edits must be there in the usual time, which is that of edits without anything
            before them. The largest payload is the largest that the emulator takes of 50 MB and less.
   soak     an edit a second, a burst of 60 every minute, something hostile every 5 s, an edit that came before
-           every 3 s: medians of memory (PSS), threads and open files of the last quarter of the time, beside
-           those of the second; all rows must be there at the end, and all dead letters and no other.
+           every 3 s: the median of memory (PSS) and the least number of threads and open files in the last
+           quarter of the time, beside those in the second. Memory may grow by 5 % and 8 MB, the others not
+           at all; all rows must be there at the end, and all dead letters and no other.
 
 examples:
   python benchmarks/soak.py
