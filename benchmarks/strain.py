@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -13,7 +17,7 @@ from google.api_core.exceptions import GoogleAPICallError
 from benchmarks.em import Edit, Editor, EmDataset, write_children
 from benchmarks.footprint import Footprint, footprint
 from benchmarks.hostile import Hostile, pickles, strange, wrong_ids
-from benchmarks.updating import Feed, UpdaterProcess, wait_for_rows
+from benchmarks.updating import ROOT, Feed, UpdaterProcess, wait_for_rows
 from l2features.deadletters import DeadLetter, Folder
 from l2features.ids import as_ids
 from l2features.messages import Reason
@@ -68,6 +72,9 @@ class Strain:
 
     def publish_hostile(self, message: Hostile) -> None:
         self.feed.publish(message.data, message.attributes)
+        self._expect(message)
+
+    def _expect(self, message: Hostile) -> None:
         if message.reason:
             self.expected[_letter_name(message)] = message, message.reason
 
@@ -80,6 +87,23 @@ class Strain:
                 continue
             self.largest_name = message.name
             return
+
+    def replay(self, message: Hostile) -> float:
+        """Apply a recorded message, as Pub/Sub may refuse it; gives the most memory that this took, in MB."""
+        folder, config = self.dataset.config.parent, self.dataset.config
+        (folder / "recorded.bin").write_bytes(message.data)
+        (folder / "recorded.json").write_text(json.dumps({"attributes": dict(message.attributes)}))
+        command = [sys.executable, "-m", "beam_jobs.update", "--config", str(config)]
+        command += ["--messages", str(folder / "recorded.bin")]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        subprocess.run(
+            [*command, "--dead_letters", str(self.updater.dead_letters)],
+            cwd=ROOT,
+            check=False,
+            capture_output=True,
+        )
+        self._expect(message)
+        return max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1e3
 
     def check_letters(self, seconds: float) -> list[str]:
         """Wait until all dead letters are there; gives, in words, what is wrong with them."""
