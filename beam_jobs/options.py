@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
+from l2features.config import CONFIG_VARIABLE
+
+CONFIG_HELP = f"the data sets file (YAML), here or gs://…; default: ${CONFIG_VARIABLE}"
 _BOOLEANS = {"true": True, "false": False}
 
 

@@ -24,8 +24,9 @@ from typing import Any
 import apache_beam as beam
 
 from l2features import decoded, features
-from l2features.config import CONFIG_VARIABLE, load_datasets
+from l2features.config import load_datasets
 from l2features.deadletters import open_dead_letters
+from l2features.errors import ConfigError
 from l2features.outcomes import Fate, Verdict
 from l2features.recorded import find_messages, read_message
 from l2features.subscription import Subscription
@@ -33,9 +34,12 @@ from l2features.update import Update
 
 from . import command
 from .command import EXIT_FAILED
-from .options import add_switch, beam_flags
+from .dataflow import is_dataflow, labels
+from .options import CONFIG_HELP, add_switch, beam_flags
 from .stream import Supervisor
 from .stream_worker import Setup
+from .update_dataflow import ATTEMPTS as DATAFLOW_ATTEMPTS
+from .update_dataflow import stream_to, streaming_flags
 from .update_transforms import KeepDeadLetters, build
 
 STOPPED = "stopped: the same command goes on from here"
@@ -51,9 +55,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--subscriptions",
         metavar="PATH[,PATH…]",
-        help="projects/PROJECT/subscriptions/NAME, the most urgent first, until SIGTERM or Ctrl-C",
+        help="projects/PROJECT/subscriptions/NAME, the most urgent first; until SIGTERM or Ctrl-C, or, on "
+        "Dataflow, until the job is drained",
     )
-    parser.add_argument("--config", help=f"the data sets file (YAML); default: ${CONFIG_VARIABLE}")
+    parser.add_argument("--config", help=CONFIG_HELP)
     parser.add_argument(
         "--dead_letters",
         metavar="FOLDER|TOPIC",
@@ -66,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="how often what may pass is tried, such as a graph that does not know a node; with "
         f"--subscriptions, the latter only, as all else is tried for a day; default: {REPLAY_ATTEMPTS} for "
-        f"--messages, {STREAM_ATTEMPTS} for --subscriptions",
+        f"--messages, {STREAM_ATTEMPTS} for --subscriptions, {DATAFLOW_ATTEMPTS} on Dataflow",
     )
     parser.add_argument("--workers", type=int, help="processes with --subscriptions; default: one per core")
 
@@ -129,6 +134,18 @@ def stream(own: argparse.Namespace) -> int:
     return 0
 
 
+def stream_on(own: argparse.Namespace, flags: list[str]) -> int:
+    """Have Dataflow apply what Pub/Sub brings; gives the exit status. Raises L2FeaturesError."""
+    if not is_dataflow(own.runner):
+        raise ConfigError(
+            f"runner {own.runner}: with --subscriptions expected {command.LOCAL} or DataflowRunner"
+        )
+    update = _update(own, own.attempts or DATAFLOW_ATTEMPTS)
+    add = stream_to(update, own.subscriptions.split(","), own.dead_letters)
+    command.run_on(own.runner, [*labels("update"), *streaming_flags(flags)], add)
+    return 0
+
+
 def _update(own: argparse.Namespace, attempts: int) -> Update:
     return Update(tuple(load_datasets(own.config).values()), own.recompute, attempts)
 
@@ -153,6 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, flags = parse(sys.argv[1:] if argv is None else argv)
     if own.messages:
         return command.exit_status(lambda: replay(own, flags), STOPPED)
+    if own.runner != command.LOCAL:
+        return command.exit_status(lambda: stream_on(own, flags), ENDED)
     return command.exit_status(lambda: stream(own), ENDED)
 
 

@@ -1,0 +1,183 @@
+"""Metadata of the Flex Templates, from the options of the jobs.
+
+The service checks what a template is launched with against ``templates/JOB.json``. Names, defaults and help
+are those of the job's own parser; what a parser does not say stands here. An option that is neither in
+`FIELDS` nor in `LOCAL` is refused, so that none is forgotten.
+
+example, after an option was changed:
+  python -m beam_jobs.templates
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from l2features.config import DATASET_NAME
+from l2features.errors import ConfigError
+
+from . import audit, command, ingest, update
+from .dataflow import DEFAULTS
+from .options import boolean
+
+FOLDER = Path("templates")
+LOCAL = {"help", "runner", "workers", "messages"}
+"""Options that mean something on one machine only."""
+
+WHAT, PART, HOW, WORKERS = "Data set", "Part of the grid", "What is computed", "Workers"
+_NAME = r"[A-Za-z][-A-Za-z0-9_.~+%]{2,254}"
+_PROJECT = r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*"
+_SUBSCRIPTION = f"{_PROJECT}/subscriptions/{_NAME}"
+_AT_LEAST_1 = "^[1-9][0-9]*$"
+
+
+class Field(NamedTuple):
+    """What the parser of a job does not say of an option. A ``regex`` has no look-ahead: RE2 reads it."""
+
+    label: str
+    group: str
+    regex: str | None = None
+    kind: str | None = None
+    required: bool = False
+
+
+FIELDS = {
+    "dataset": Field("Data set", WHAT, f"^{DATASET_NAME.pattern}$", required=True),
+    "config": Field("Data sets file", WHAT, "^gs://[^/]+/.+$", "GCS_READ_FILE", required=True),
+    "timestamp": Field("Time of the graph", WHAT, "^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$"),
+    "create": Field("Make the table", WHAT),
+    "test": Field("Eight chunks only", PART),
+    "chunks": Field("Chunks", PART, "^[0-9]+:[0-9]+,[0-9]+:[0-9]+,[0-9]+:[0-9]+$"),
+    "recompute": Field("Compute again", HOW),
+    "repair": Field("Repair", HOW),
+    "sink": Field("Sink", HOW),
+    "attempts": Field("Attempts", HOW, _AT_LEAST_1),
+    "subscriptions": Field("Subscriptions", WHAT, f"^{_SUBSCRIPTION}(,{_SUBSCRIPTION})*$", required=True),
+    "dead_letters": Field(
+        "Dead letters", WHAT, f"^{_PROJECT}/topics/{_NAME}$", "PUBSUB_TOPIC", required=True
+    ),
+    "sdk_container_image": Field("Image", WORKERS, "^[^ ]+/[^ ]+[:@][^ /]+$", required=True),
+    "number_of_worker_harness_threads": Field("Threads per core", WORKERS, _AT_LEAST_1),
+    "disk_size_gb": Field("Disk", WORKERS, _AT_LEAST_1),
+}
+BEAM_HELP = {
+    "sdk_container_image": "the image of the workers: the one that this template was built with",
+    "number_of_worker_harness_threads": "threads of each worker process, of which there is one per core; a "
+    "second one competes with the first, and holds a second chunk in memory",
+    "disk_size_gb": "disk of a worker, which holds the image",
+}
+"""Beam's options that a template takes, beside those that every launch of one has."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A job as a template."""
+
+    name: str
+    description: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    streaming: bool = False
+
+
+TEMPLATES = {
+    "ingest": Template(
+        "l2features ingest",
+        "Every chunk of a segmentation to the features of its level-2 nodes, in the store.",
+        ingest.add_options,
+    ),
+    "audit": Template(
+        "l2features audit",
+        "Whether every level-2 node of the graph has its row in the store, and repair of what is missing.",
+        audit.add_options,
+    ),
+    "update": Template(
+        "l2features update",
+        "Edits and missing ids from Pub/Sub to the features of the nodes that they name, in the store.",
+        update.add_options,
+        streaming=True,
+    ),
+}
+
+
+def metadata(job: str) -> dict[str, Any]:
+    """The metadata of a job's template. Raises ConfigError for an option of which `FIELDS` does not tell."""
+    template = TEMPLATES[job]
+    described: dict[str, Any] = {
+        "name": template.name,
+        "description": template.description,
+        "streaming": template.streaming,
+    }
+    if template.streaming:
+        described |= {
+            "supportsAtLeastOnce": True,
+            "supportsExactlyOnce": True,
+            "defaultStreamingMode": "AT_LEAST_ONCE",
+        }
+    parser = command.new_parser(job, None)
+    template.add_options(parser)
+    parameters = [_parameter(job, action) for action in parser._actions if action.dest not in LOCAL]
+    return described | {"parameters": [*parameters, *_beam_parameters()]}
+
+
+def _beam_parameters() -> Iterator[dict[str, Any]]:
+    defaults = dict(flag.removeprefix("--").split("=") for flag in DEFAULTS)
+    known = PipelineOptions([]).get_all_options()
+    for name, text in BEAM_HELP.items():
+        if name not in known:
+            raise ConfigError(f"option --{name}: not one of Beam's")
+        kind = int if name in defaults else str
+        yield _parameter(
+            "Beam", argparse.Action([f"--{name}"], name, type=kind, help=text), defaults.get(name)
+        )
+
+
+def _parameter(job: str, action: argparse.Action, default: str | None = None) -> dict[str, Any]:
+    if action.dest not in FIELDS:
+        raise ConfigError(f"option --{action.dest} of {job}: expected in FIELDS or LOCAL of {__name__}")
+    field = FIELDS[action.dest]
+    parameter: dict[str, Any] = {
+        "name": action.dest,
+        "label": field.label,
+        "helpText": action.help,
+        "groupName": field.group,
+        "isOptional": not field.required,
+        "paramType": field.kind or "TEXT",
+    }
+    if action.choices:
+        parameter["paramType"] = "ENUM"
+        parameter["enumOptions"] = [{"value": choice, "label": choice} for choice in action.choices]
+    elif action.type is boolean:
+        parameter |= {"paramType": "BOOLEAN", "regexes": ["^(true|false)$"]}
+    elif action.type is int:
+        parameter["paramType"] = "NUMBER"
+    if field.regex:
+        parameter["regexes"] = [field.regex]
+    if default is None and action.default is not None:
+        default = str(action.default).lower() if action.type is boolean else str(action.default)
+    return parameter if default is None else parameter | {"defaultValue": default}
+
+
+def as_text(job: str) -> str:
+    """What the file of a job's metadata holds."""
+    return json.dumps(metadata(job), indent=2, ensure_ascii=False) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: writes the files."""
+    parser = argparse.ArgumentParser(prog="python -m beam_jobs.templates", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files go")
+    folder = parser.parse_args(argv).folder
+    for job in TEMPLATES:
+        (folder / f"{job}.json").write_text(as_text(job))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
