@@ -22,14 +22,13 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from l2features.chunks import ChunkBox, centre_box, parse_box, whole_box
-from l2features.config import CONFIG_VARIABLE
 from l2features.errors import ConfigError, L2FeaturesError
 from l2features.geometry import Triple
 
 from .dataflow import dataflow_flags, is_dataflow
 from .job import Progress
 from .local import LocalRun
-from .options import add_switch, beam_flags
+from .options import CONFIG_HELP, add_switch, beam_flags
 from .pipeline import plain_message
 from .transforms import NAMESPACE
 
@@ -51,9 +50,7 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Which data set, which of its chunks, by how many processes."""
     parser.add_argument("--dataset", help="name of the data set in the data sets file (required)")
-    parser.add_argument(
-        "--config", help=f"the data sets file (YAML), here or gs://…; default: ${CONFIG_VARIABLE}"
-    )
+    parser.add_argument("--config", help=CONFIG_HELP)
     which = parser.add_mutually_exclusive_group()
     add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
     which.add_argument("--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this part of the grid")
