@@ -104,13 +104,13 @@ class EmDataset:
         return Edit(pickle.dumps(content), attributes, list(ids))
 
 
-def read_labels(shared: Path) -> np.ndarray:
-    """The EM volume (512, 512, 512), or a synthetic one where it is not there."""
+def read_labels(shared: Path, slices: int) -> np.ndarray:
+    """So many slices of 512 x 512 voxels of the EM volume, or synthetic ones where it is not there."""
     path = shared / "data" / "connectomics.npy.ckl.gz"
     if path.is_file():
-        return _read_em(path)
+        return _read_em(path)[:, :, :slices]
     print(f"no EM volume at {path}: a synthetic one is used", file=sys.stderr)
-    return make_neuropil((512, 512, 512))
+    return make_neuropil((512, 512, slices))
 
 
 def make_crops(labels: np.ndarray, size: Triple, most: int) -> list[Crop]:

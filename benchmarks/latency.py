@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name, ExitStack() as running:
         emulator, _ = running.enter_context(emulators())
         folder = Path(name).resolve()
-        dataset = make_dataset(folder, make_crops(read_labels(options.shared), SIZE, 4), GRID)
+        dataset = make_dataset(folder, make_crops(read_labels(options.shared, SIZE[2]), SIZE, 4), GRID)
         edits = make_edits(dataset, options.edits)
         feed, store = Feed(), open_store(STORE_URL, TABLE)
         running.callback(store.close)

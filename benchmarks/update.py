@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 120)
     warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
     console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
-    crops = make_crops(read_labels(options.shared), SIZE, CROPS)
+    crops = make_crops(read_labels(options.shared, SIZE[2]), SIZE, CROPS)
     console.print("\n(a) nodes of a chunk in memory")
     measured = measure(in_memory(crops[0]), 30, options.repeats)
     median, worst = measured.ratios[0], min(measured.ratios)
