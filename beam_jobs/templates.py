@@ -127,7 +127,7 @@ def metadata(job: str) -> dict[str, Any]:
 
 
 def _beam_parameters() -> Iterator[dict[str, Any]]:
-    defaults = dict(flag.removeprefix("--").split("=") for flag in DEFAULTS)
+    defaults = dict(flag.removeprefix("--").split("=") for flag in DEFAULTS if "=" in flag)
     known = PipelineOptions([]).get_all_options()
     for name, text in BEAM_HELP.items():
         if name not in known:
