@@ -108,7 +108,7 @@ def test_edits_from_pubsub_to_bigtable(
     updater.process.send_signal(signal.SIGTERM)
     assert updater.process.wait(60) == 0, updater.log.read_text()
     assert updater.left() == []
-    monkeypatch.setattr(letterbox, "QUIET_S", 2.0)
+    monkeypatch.setattr(letterbox, "QUIET_S", 5.0)
     listed = CliRunner().invoke(main, ["deadletters", "list", updater.dead.subscription])
     assert [line.split()[4:] for line in listed.stdout.splitlines()] == [
         ["fixture_v2", "bad_pickle", "0", "ids"]
