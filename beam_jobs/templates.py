@@ -6,6 +6,9 @@ are those of the job's own parser; what a parser does not say stands here. An op
 
 example, after an option was changed:
   python -m beam_jobs.templates
+
+example, what is put into a bucket to be launched (gcloud's own build leaves out that a job is streaming):
+  python -m beam_jobs.templates --spec update --image IMAGE | gcloud storage cp - gs://bucket/update.json
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from .dataflow import DEFAULTS
 from .options import boolean
 
 FOLDER = Path("templates")
+MACHINE_TYPE = "n2-standard-4"
+"""4 GB for each core, and so for each kernel."""
 LOCAL = {"help", "runner", "workers", "messages"}
 """Options that mean something on one machine only."""
 
@@ -83,6 +88,7 @@ class Template:
     name: str
     description: str
     add_options: Callable[[argparse.ArgumentParser], None]
+    max_workers: int
     streaming: bool = False
 
 
@@ -91,16 +97,19 @@ TEMPLATES = {
         "l2features ingest",
         "Every chunk of a segmentation to the features of its level-2 nodes, in the store.",
         ingest.add_options,
+        max_workers=100,
     ),
     "audit": Template(
         "l2features audit",
         "Whether every level-2 node of the graph has its row in the store, and repair of what is missing.",
         audit.add_options,
+        max_workers=20,
     ),
     "update": Template(
         "l2features update",
         "Edits and missing ids from Pub/Sub to the features of the nodes that they name, in the store.",
         update.add_options,
+        max_workers=5,
         streaming=True,
     ),
 }
@@ -124,6 +133,26 @@ def metadata(job: str) -> dict[str, Any]:
     template.add_options(parser)
     parameters = [_parameter(job, action) for action in parser._actions if action.dest not in LOCAL]
     return described | {"parameters": [*parameters, *_beam_parameters()]}
+
+
+def spec(job: str, image: str, **environment: str) -> dict[str, Any]:
+    """What the service launches: image, metadata, and the environment where a launch names no other."""
+    template = TEMPLATES[job]
+    defaults: dict[str, Any] = {
+        "machineType": MACHINE_TYPE,
+        "maxWorkers": template.max_workers,
+        "autoscalingAlgorithm": "AUTOSCALING_ALGORITHM_BASIC",
+        "ipConfiguration": "WORKER_IP_PRIVATE",
+        "additionalUserLabels": {"application": "l2features", "l2features-job": job},
+    }
+    if template.streaming:
+        defaults |= {"enableStreamingEngine": True, "streamingMode": "STREAMING_MODE_AT_LEAST_ONCE"}
+    return {
+        "image": image,
+        "sdkInfo": {"language": "PYTHON"},
+        "metadata": metadata(job),
+        "defaultEnvironment": defaults | environment,
+    }
 
 
 def _beam_parameters() -> Iterator[dict[str, Any]]:
@@ -170,12 +199,26 @@ def as_text(job: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: writes the files."""
-    parser = argparse.ArgumentParser(prog="python -m beam_jobs.templates", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files go")
-    folder = parser.parse_args(argv).folder
-    for job in TEMPLATES:
-        (folder / f"{job}.json").write_text(as_text(job))
+    """Entry point: writes the files, or prints a spec. Exits with status 2 for a wrong option."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m beam_jobs.templates", None, __doc__, formatter_class=formatter
+    )
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files of the metadata go")
+    parser.add_argument("--spec", choices=TEMPLATES, help="print the whole template of this job instead")
+    parser.add_argument("--image", help="image of the job, with its tag; required with --spec")
+    parser.add_argument("--service_account", metavar="EMAIL", help="whom the workers act for")
+    parser.add_argument("--subnetwork", help="regions/REGION/subnetworks/NAME, with Private Google Access")
+    own = parser.parse_args(argv)
+    if not own.spec:
+        for job in TEMPLATES:
+            (own.folder / f"{job}.json").write_text(as_text(job))
+        return 0
+    if not own.image:
+        parser.error("--image IMAGE is required with --spec")
+    environment = {"serviceAccountEmail": own.service_account, "subnetwork": own.subnetwork}
+    given = {name: value for name, value in environment.items() if value}
+    print(json.dumps(spec(own.spec, own.image, **given), indent=2, ensure_ascii=False))
     return 0
 
 

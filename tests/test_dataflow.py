@@ -32,8 +32,8 @@ RESHUFFLE = "beam:transform:reshuffle:v1"
 MOST_BYTES = 100_000
 """Of a whole pipeline; Dataflow takes 10 MB."""
 DIFFERENT = """
-The steps of {job}, or what they keep, are not those of tests/job_steps.json. Dataflow knows a step by its name:
-a streaming job that runs cannot be replaced in place by one whose steps have other names or other state, and
+The steps of {job}, or what they keep, are not those of tests/job_steps.json. Dataflow knows a step by its
+name: a streaming job that runs cannot be replaced in place by one whose steps have other names or state, and
 what it holds of messages would be lost; dashboards and alerts name steps as well. If it is meant, put the
 new names into the file, and say in docs/dataflow.md that the job must be drained and started anew, or be
 updated with --transform-name-mappings."""

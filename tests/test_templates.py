@@ -1,0 +1,172 @@
+"""The metadata of the Flex Templates say what the jobs take."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.cloud.dataflow_v1beta3.types import ContainerSpec, ParameterType, WorkerIPAddressConfiguration
+from google.protobuf import json_format
+
+from beam_jobs import audit, ingest, templates, update
+from beam_jobs.dataflow import labels
+from beam_jobs.templates import TEMPLATES, as_text, metadata
+from l2features.errors import ConfigError
+
+from .conftest import ROOT, need_program
+
+JOBS = sorted(TEMPLATES)
+PARSE: dict[str, Callable[[Sequence[str]], tuple[argparse.Namespace, list[str]]]] = {
+    "ingest": ingest.parse,
+    "audit": audit.parse,
+    "update": update.parse,
+}
+HIGH, LOW = "projects/my-project/subscriptions/edits-high", "projects/ab:c/subscriptions/low_1"
+EXAMPLES = {
+    "dataset": ("minnie65_public", "", "-a", "a b"),
+    "config": ("gs://my-bucket/l2/datasets.yml", "datasets.yml", "gs://bucket"),
+    "timestamp": ("2026-11-21 00:27:44", "2026-11-21", "now"),
+    "chunks": ("0:12,3:4,0:1", "0:1", "a:b,c:d,e:f"),
+    "sink": ("bigtableio",),
+    "attempts": ("12", "0", "-1", "many"),
+    "subscriptions": (f"{HIGH},{LOW}", "edits", f"{HIGH},", "projects/my-project/topics/edits"),
+    "dead_letters": ("projects/my-project/topics/dead", HIGH, "dead/"),
+    "sdk_container_image": ("us-docker.pkg.dev/p/jobs/ingest@sha256:0af1", "ingest", "a/b"),
+    "number_of_worker_harness_threads": ("2", "0"),
+    "disk_size_gb": ("100", "0", "1.5"),
+}
+"""Of each parameter a value that is right, and some that are wrong."""
+IMAGE = "us-docker.pkg.dev/p/jobs/ingest:1"
+HOW_TO_GET_GCLOUD = "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
+
+
+def parameters(job: str) -> dict[str, dict[str, Any]]:
+    found = metadata(job)["parameters"]
+    by_name = {parameter["name"]: parameter for parameter in found}
+    assert len(by_name) == len(found)
+    return by_name
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_files_hold_what_the_options_say(job: str) -> None:
+    written = (ROOT / "templates" / f"{job}.json").read_text()
+    assert written == as_text(job), "python -m beam_jobs.templates writes the files anew"
+
+
+def test_an_option_without_metadata_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def more(parser: argparse.ArgumentParser) -> None:
+        ingest.add_options(parser)
+        parser.add_argument("--more", help="what nobody described")
+
+    monkeypatch.setitem(TEMPLATES, "ingest", replace(TEMPLATES["ingest"], add_options=more))
+    with pytest.raises(ConfigError, match="option --more of ingest: expected in FIELDS or LOCAL"):
+        as_text("ingest")
+
+
+def test_metadata_that_no_job_has_any_more() -> None:
+    taken = {name for job in JOBS for name in parameters(job)}
+    assert set(templates.FIELDS) == taken
+    assert set(EXAMPLES) | {"test", "create", "recompute", "repair"} == taken
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_what_the_service_lets_pass_the_job_takes(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = parameters(job)
+    switches = [name for name, parameter in found.items() if parameter["paramType"] == "BOOLEAN"]
+    for name, parameter in found.items():
+        right, *wrong = EXAMPLES.get(name, ("true", "yes", ""))
+        for regex in parameter.get("regexes", []):
+            assert "(?" not in regex
+            assert re.search(regex, right), name
+            assert not [text for text in wrong if re.search(regex, text)], name
+        if "enumOptions" in parameter:
+            assert right in [option["value"] for option in parameter["enumOptions"]]
+    given = [f"--{name}={EXAMPLES[name][0]}" for name in found if name in EXAMPLES]
+    on = [f"--{name}=true" for name in switches if name != "test"]
+    own, flags = PARSE[job]([*given, *on])
+    assert not {flag.split("=")[0] for flag in flags} - {f"--{name}" for name in templates.BEAM_HELP}
+    assert all(getattr(own, name) is (name != "test") for name in switches)
+    bare, _ = PARSE[job]([*given, *(f"--{name}" for name in switches if name != "test")])
+    off, _ = PARSE[job]([*given, *(f"--{name}=false" for name in switches)])
+    assert vars(bare) == vars(own)
+    assert not any(getattr(off, name) for name in switches)
+    with pytest.raises(SystemExit):
+        PARSE[job]([*given, f"--{switches[0]}=maybe"])
+    assert "expected true or false, got 'maybe'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_what_is_required_and_what_is_not(job: str) -> None:
+    found = parameters(job)
+    required = {name for name, parameter in found.items() if not parameter["isOptional"]}
+    of_the_job = {"subscriptions", "dead_letters"} if job == "update" else {"dataset"}
+    assert required == {"config", "sdk_container_image", *of_the_job}
+    with_default = {name: p["defaultValue"] for name, p in found.items() if "defaultValue" in p}
+    own, _ = PARSE[job]([f"--{name}={EXAMPLES[name][0]}" for name in required])
+    for name, default in with_default.items():
+        if name not in templates.BEAM_HELP:
+            assert str(getattr(own, name)).lower() == default
+    assert with_default["number_of_worker_harness_threads"] == "1"
+
+
+def test_switches_of_beam_with_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    known = ["--dataset=a", "--no_use_public_ips=true", "--enable_hot_key_logging=false", "--update"]
+    assert ingest.parse(known)[1] == ["--no_use_public_ips", "--update"]
+    with pytest.raises(SystemExit):
+        ingest.parse([*known, "--not_of_beam=1"])
+    assert "unknown option --not_of_beam=1" in capsys.readouterr().err
+
+
+def test_labels_are_labels() -> None:
+    assert labels("audit", "H01.Release-C3") == [
+        "--labels=application=l2features",
+        "--labels=l2features-job=audit",
+        "--labels=l2features-dataset=h01_release-c3",
+    ]
+
+
+def test_gcloud_reads_the_metadata() -> None:
+    need_program(shutil.which("gcloud"), HOW_TO_GET_GCLOUD)
+    command = ["gcloud", "dataflow", "flex-template", "build", "gs://bucket/update.json", "--print-only"]
+    flags = [f"--image={IMAGE}", "--sdk-language=PYTHON", f"--metadata-file={ROOT}/templates/update.json"]
+    printed = subprocess.run([*command, *flags], capture_output=True, text=True, check=True).stdout
+    read = yaml.safe_load(yaml.safe_load(printed))["metadata"]
+    assert read["parameters"] == metadata("update")["parameters"]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_spec_is_one_that_the_service_reads(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the client's own message, which knows every field."""
+    account, network = "jobs@p.iam.gserviceaccount.com", "regions/us-east1/subnetworks/jobs"
+    flags = ["--image", IMAGE, "--service_account", account, "--subnetwork", network]
+    assert templates.main(["--spec", job, *flags]) == 0
+    written = json.loads(capsys.readouterr().out)
+    assert written["metadata"] == json.loads((ROOT / "templates" / f"{job}.json").read_text())
+    message = ContainerSpec.pb()()
+    json_format.ParseDict(written, message)
+    read = ContainerSpec.wrap(message)
+    environment = read.default_environment
+    assert read.image == IMAGE
+    assert environment.ip_configuration == WorkerIPAddressConfiguration.WORKER_IP_PRIVATE
+    assert (environment.service_account_email, environment.subnetwork) == (account, network)
+    assert read.metadata.streaming == environment.enable_streaming_engine == (job == "update")
+    assert read.metadata.supports_at_least_once == (job == "update")
+    kinds = {parameter.name: parameter.param_type for parameter in read.metadata.parameters}
+    assert kinds["config"] == ParameterType.GCS_READ_FILE
+    with pytest.raises(SystemExit):
+        templates.main(["--spec", job])
+    assert "--image IMAGE is required" in capsys.readouterr().err
+
+
+def test_the_command_writes_the_files(tmp_path: Path) -> None:
+    assert templates.main(["--folder", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{job}.json" for job in JOBS]
