@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from beam_jobs.update import STREAM_ATTEMPTS
 from benchmarks.chaos_checks import (
     SHOWN,
     Check,
@@ -35,12 +36,13 @@ from benchmarks.chaos_checks import (
     check_rows,
     check_truth,
 )
-from benchmarks.chaos_flow import PAUSE_BETWEEN_S, Publisher, Storm, Tally
+from benchmarks.chaos_flow import Publisher, Storm, Tally
 from benchmarks.chaos_messages import Parcel, make_parcels
 from benchmarks.chaos_updater import KINDS, RestartedUpdater
 from benchmarks.chaos_world import World
 from benchmarks.synthetic import Spec
 from l2features.geometry import Triple
+from l2features.subscription import LEASE_S
 
 EPILOG = """
 It passes where every node that was ever made has its row, equal in every byte to the truth, which is
@@ -50,10 +52,10 @@ it was told to, and never by itself.
 
 examples:
   python benchmarks/chaos.py
-  python benchmarks/chaos.py --messages 200 --kills 4 --pauses 1 --outages 1
+  python benchmarks/chaos.py --messages 200 --kills 4 --pauses 1 --outages 1 --grid 5,5,4
 """
-QUIET_S = 75.0
-"""From the last disturbance to the end: what a killed process held comes again after 60 s."""
+QUIET_S = LEASE_S + 15.0
+"""From the last disturbance to the end: what a killed process held comes again."""
 WIDTH, LINE_S = 140, 30.0
 
 
@@ -86,7 +88,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pauses", type=int, default=5, help="of Bigtable, with SIGSTOP; default 5")
     parser.add_argument("--outages", type=int, default=2, help="of the graph's server: 500; default 2")
     parser.add_argument(
-        "--quiet", type=float, default=QUIET_S, metavar="S", help="seconds before the end; default 75"
+        "--quiet",
+        type=float,
+        default=QUIET_S,
+        metavar="S",
+        help="seconds before the end; default %(default)g",
+    )
+    parser.add_argument(
+        "--attempts", type=int, default=STREAM_ATTEMPTS, help="of the updater; default %(default)s"
     )
     parser.add_argument("--grid", type=_triple, default=Spec().grid, help="chunks; default 8,8,6")
     parser.add_argument("--seed", type=int, default=1)
@@ -108,10 +117,11 @@ def run(options: argparse.Namespace, folder: Path) -> list[Check]:
         parcels = make_parcels(list(world.targets.values()), random, witness)
         flags = ["--config", str(world.config), "--subscriptions", ",".join(world.subscriptions)]
         flags += ["--dead_letters", str(letters), "--workers", "2"]
+        flags += ["--attempts", str(options.attempts)]
         publisher, tally = Publisher(world, parcels, random), Tally(world, parcels, letters)
         with RestartedUpdater(flags, folder / "updater.log", options.kill.split(",")) as updater:
             with tally, publisher, progress_bar(tally.total) as progress:
-                storm = Storm(world, updater, publisher, tally, progress)
+                storm = Storm(world, updater, publisher, tally, progress, options.attempts)
                 storm.rage(options.kills, options.pauses, options.outages, random)
                 storm.finish(options.quiet)
             checks = [*check_storm(options, world, storm), *check_updater(updater)]
@@ -140,7 +150,7 @@ def check_storm(options: argparse.Namespace, world: World, storm: Storm) -> list
         "answers of 500": (world.server.failures, options.outages),
     }
     few = [f"{count} {what}, expected {least}" for what, (count, least) in done.items() if count < least]
-    none = f"none in {PAUSE_BETWEEN_S:g} s, seen {storm.figures.rounds} times"
+    none = f"none in {storm.longest_pause_s:g} s, asked {storm.figures.rounds} times"
     return [
         Check("publishing: errors", storm.publisher.errors),
         Check("disturbances: too few", few),

@@ -16,6 +16,7 @@ import numpy as np
 
 from l2features.errors import L2FeaturesError
 from l2features.ids import Ids, as_ids
+from l2features.patience import FIRST_PAUSE_S
 from l2features.schema import SIZE
 from l2features.store import open_store
 
@@ -35,9 +36,8 @@ PROGRESS_S, REST_S = 45.0, 4.0
 LIMIT_S, STOP_S = 900.0, 60.0
 """For how long it is waited until all is done, and until the updater ends."""
 SETTLED_S = 30.0
-"""From when all is there to the end at least: what came twice, and poison, may still be tried again."""
-PAUSE_BETWEEN_S = 35.0
-"""A message that nobody holds comes within this time: the pauses of the last attempts are 32 s at most."""
+"""From when all is there to the end: what came twice may still be tried again."""
+MORE_S = 3.0
 ROUNDS = 5
 LATE, LATE_S = 0.03, 2.0
 """Share of the edits whose rows are written after their message, and how long after it at most."""
@@ -169,11 +169,19 @@ class Storm:
     """Kills, pauses and outages in random order, while messages are published."""
 
     def __init__(
-        self, world: World, updater: RestartedUpdater, publisher: Publisher, tally: Tally, progress: Any
+        self,
+        world: World,
+        updater: RestartedUpdater,
+        publisher: Publisher,
+        tally: Tally,
+        progress: Any,
+        attempts: int,
     ) -> None:
         self.world, self.updater, self.publisher, self.tally = world, updater, publisher, tally
         self.progress = progress
         self.figures = Figures()
+        self.longest_pause_s = FIRST_PAUSE_S * 2 ** (attempts - 2) + MORE_S
+        """Within this time a message that nobody holds comes again, if it has attempts left."""
         self._outage: threading.Thread | None = None
 
     def rage(self, kills: int, pauses: int, outages: int, random: np.random.Generator) -> None:
@@ -207,11 +215,11 @@ class Storm:
         self.updater.stop(STOP_S)
         for round_ in range(1, ROUNDS + 1):
             self.figures.rounds = round_
-            self.figures.left = messages_left(self.world.subscriptions, PAUSE_BETWEEN_S)
+            self.figures.left = messages_left(self.world.subscriptions, self.longest_pause_s)
             if not self.figures.left:
                 break
             self.updater.start()
-            self.wait(2 * PAUSE_BETWEEN_S)
+            self.wait(2 * self.longest_pause_s)
             self.updater.stop(STOP_S)
 
     def wait(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
