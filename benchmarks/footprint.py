@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -35,6 +37,23 @@ def footprint(processes: Sequence[psutil.Process], began: float) -> Footprint:
 def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
     """Time that processes have used so far, their ended children included."""
     return sum(sum(process.cpu_times()[:4]) for process in processes)
+
+
+def begin_peaks(processes: Sequence[psutil.Process]) -> dict[int, int]:
+    """Let the peak memory of processes begin anew; gives what they have now, in bytes."""
+    for process in processes:
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    return {process.pid: process.memory_info().rss for process in processes}
+
+
+def peaks_mb(before: Mapping[int, int]) -> float:
+    """By how much memory grew at most since `begin_peaks`, of each process at its own worst moment."""
+    grown = 0
+    for pid, rss in before.items():
+        with contextlib.suppress(OSError):
+            peak = re.findall(r"^VmHWM:\s*(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+            grown += 1024 * int(peak[0]) - rss
+    return grown / 1e6
 
 
 class Growth(NamedTuple):
