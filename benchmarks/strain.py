@@ -66,9 +66,7 @@ class Strain:
         for message in behind:
             self.publish_hostile(message)
         began = self.feed.publish(edit.data, edit.attributes)
-        seconds = wait_for_rows(self.store, edit.ids, self.updater, LONGEST_S, poll_s=0.02) - began
-        self.take_footprint()
-        return seconds
+        return wait_for_rows(self.store, edit.ids, self.updater, LONGEST_S, poll_s=0.02) - began
 
     def publish_hostile(self, message: Hostile) -> None:
         self.feed.publish(message.data, message.attributes)
