@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
+import warnings
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
-from tqdm import tqdm
 
 from . import __version__
-from .command import config_option, json_option, user_errors
+from .command import TripleType, config_option, json_option, user_errors
 from .config import load_dataset, load_datasets, server_environment, url_prefix
 from .deadletters_cli import deadletters
 from .errors import ConfigError, TableNotFound
 from .geometry import Chunk, Geometry, Triple
 from .ids import KEY_DIGITS, Ids
 from .rows import Rows
+from .sample_cli import sample, sample_edit, up
 from .store import Meta, Store, node_segments, open_store, parse_time
-
-
-class TripleType(click.ParamType[Triple]):
-    """Three comma-separated integers."""
-
-    name = "X,Y,Z"
-
-    def __init__(self, at_least: int = 0, at_most: int = 1 << 31) -> None:
-        self.at_least, self.at_most = at_least, at_most
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Triple:
-        if isinstance(value, tuple):
-            return value
-        parts = value.split(",")
-        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
-            self.fail(f"{value!r}: expected three integers such as 1,2,0", param, ctx)
-        x, y, z = (int(part) for part in parts)
-        if min(x, y, z) < self.at_least or max(x, y, z) > self.at_most:
-            self.fail(f"{value!r}: expected {self.at_least} to {self.at_most} on each axis", param, ctx)
-        return x, y, z
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,44 +27,14 @@ def main() -> None:
     """Features of level-2 nodes: a sample to try, progress of an ingest, what is in the store, a server.
 
     \b
-    Try it:
+    Try it, all at once with Google's emulators, or bit by bit:
+      l2features up
       l2features sample sample
       python -m beam_jobs.ingest --config sample/datasets.yml --dataset sample --create
       l2features status sample --config sample/datasets.yml
       l2features serve sample/datasets.yml
     """
-
-
-@main.command()
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option(
-    "--grid", type=TripleType(1), default="4,3,3", show_default=True, help="Chunks along each axis."
-)
-@click.option(
-    "--chunk-size", type=TripleType(4, 1024), default="64,64,32", show_default=True, help="Voxels of a chunk."
-)
-@user_errors
-def sample(directory: Path, grid: Triple, chunk_size: Triple) -> None:
-    """Write a sample data set to DIRECTORY.
-
-    It is a segmentation of tubes and sheets (precomputed, on disk, with a voxel offset and partial edge
-    chunks) and a data sets file that names a SQLite store beside it.
-
-    \b
-    Example:
-      l2features sample sample
-      l2features sample big --grid 4,4,4 --chunk-size 256,256,128
-    """
-    from .sample import NAME, Sample, is_sample, make_sample
-
-    shape = Sample(grid, chunk_size)
-    if is_sample(directory, shape):
-        click.echo(f"{directory}: this sample is there already")
-        return
-    with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample") as bar:
-        config = make_sample(directory, shape, bar.update)
-    command = f"python -m beam_jobs.ingest --config {shlex.quote(str(config))} --dataset {NAME} --create"
-    click.echo(f"wrote {config}\nnext: {command}")
+    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
 
 
 @main.command()
@@ -271,7 +219,8 @@ def _print_rows(rows: Rows, geometry: Geometry, as_json: bool) -> None:
         click.echo(features_table(rows, geometry), nl=False)
 
 
-main.add_command(deadletters)
+for command in (sample, sample_edit, up, deadletters):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

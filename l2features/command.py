@@ -11,6 +11,7 @@ import click
 
 from .config import CONFIG_VARIABLE
 from .errors import ConfigError, L2FeaturesError
+from .geometry import Triple
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -21,6 +22,26 @@ config_option = click.option(
     help=f"The data sets file (YAML).  [default: ${CONFIG_VARIABLE}]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the HTTP API gives it.")
+
+
+class TripleType(click.ParamType[Triple]):
+    """Three comma-separated integers."""
+
+    name = "X,Y,Z"
+
+    def __init__(self, at_least: int = 0, at_most: int = 1 << 31) -> None:
+        self.at_least, self.at_most = at_least, at_most
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Triple:
+        if isinstance(value, tuple):
+            return value
+        parts = value.split(",")
+        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+            self.fail(f"{value!r}: expected three integers such as 1,2,0", param, ctx)
+        x, y, z = (int(part) for part in parts)
+        if min(x, y, z) < self.at_least or max(x, y, z) > self.at_most:
+            self.fail(f"{value!r}: expected {self.at_least} to {self.at_most} on each axis", param, ctx)
+        return x, y, z
 
 
 def user_errors(command: Callable[..., None]) -> Callable[..., None]:

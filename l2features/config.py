@@ -186,13 +186,18 @@ def datasets_of_table(
 
 def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:
     """This process' environment, with which the HTTP server serves these data sets."""
-    return {
-        **os.environ,
+    own = {
         CONFIG_VARIABLE: str(Path(path).resolve()),
         "L2CACHE_BIND": bind,
         "L2CACHE_WORKERS": str(workers),
         "AUTH_DISABLED": "false" if auth else "true",
     }
+    return environment(**own)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process' environment with more variables, for a process that it starts."""
+    return {**os.environ, **more}
 
 
 def url_prefix() -> str:

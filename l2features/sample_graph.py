@@ -18,7 +18,7 @@ BITS = 10
 LAYER_SHIFT = 56
 CHILDREN, PARENTS = "children", "parents"
 _META = b"cpychunkedgraph.graph.meta\n%b\n"
-_NEW_OBJECT, _PAIR = b"\x81", b"\x86"
+_NEW_OBJECT, _PAIR, _STATE = b"\x81", b"\x86", b"}(%bub"
 
 
 class Cell(NamedTuple):
@@ -70,8 +70,16 @@ def graph_meta(geometry: Geometry, name: str, layers: int, watershed: str) -> by
     config = (name, "", list(geometry.chunk_size), 2, 8, BITS, False, timedelta(minutes=3), 8)
     source = ("", "", watershed, layers, 0)
     parts = (_instance(b"GraphConfig", config), _instance(b"DataSource", source))
-    return b"\x80\x02" + _META % b"ChunkedGraphMeta" + b"".join(parts) + _PAIR + _NEW_OBJECT + b"."
+    values = zip(("graph_config", "data_source", "custom_data"), (*parts, _pickled({})), strict=True)
+    state = b"".join(_pickled(name) + value for name, value in values)
+    made = _META % b"ChunkedGraphMeta" + b"".join(parts) + _PAIR + _NEW_OBJECT
+    return b"\x80\x02" + made + _STATE % state + b"."
 
 
 def _instance(name: bytes, arguments: tuple[object, ...]) -> bytes:
-    return _META % name + pickle.dumps(arguments, protocol=2)[2:-1] + _NEW_OBJECT
+    return _META % name + _pickled(arguments) + _NEW_OBJECT
+
+
+def _pickled(value: object) -> bytes:
+    """A value as a part of a pickle."""
+    return pickle.dumps(value, protocol=2)[2:-1]

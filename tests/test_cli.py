@@ -24,7 +24,7 @@ from l2features.volume import Volume
 
 from .conftest import STORE_URL, Recordings, dataset_file
 
-COMMANDS = ["sample", "status", "get", "chunk", "serve", "deadletters"]
+COMMANDS = ["sample", "sample-edit", "up", "status", "get", "chunk", "serve", "deadletters"]
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
 
