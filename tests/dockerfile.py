@@ -1,0 +1,65 @@
+"""Dockerfiles, read and followed without Docker."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from .conftest import ROOT
+
+
+class Step(NamedTuple):
+    """An instruction of a Dockerfile: ``COPY``, and what follows it."""
+
+    word: str
+    rest: str
+
+
+def read_steps(dockerfile: str) -> list[Step]:
+    """The instructions of a Dockerfile of this repository."""
+    text = (ROOT / dockerfile).read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [Step(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def stages(steps: list[Step]) -> dict[str, list[Step]]:
+    """The instructions of each stage of a Dockerfile, with those of the stages that it builds on."""
+    found: dict[str, list[Step]] = {}
+    for step in steps:
+        if step.word == "FROM":
+            image, _, name = step.rest.partition(" AS ")
+            current = found[name] = [*found.get(image, [])]
+        elif found:
+            current.append(step)
+    return found
+
+
+def environment(steps: list[Step]) -> dict[str, str]:
+    """What the ENV instructions set."""
+    pairs = [pair for step in steps if step.word == "ENV" for pair in step.rest.split()]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def follow_copies(dockerfile: str, steps: list[Step], root: Path) -> None:
+    """Copy what the COPY instructions copy from the repository, which must not be ignored."""
+    ignored = (ROOT / f"{dockerfile}.dockerignore").read_text().split()
+    for step in steps:
+        if step.word != "COPY" or step.rest.startswith("--from="):
+            continue
+        *sources, target = step.rest.split()
+        for source in sources:
+            assert f"!{source.split('/')[0]}" in ignored, f"{source} is ignored"
+            place = root / target.strip("/") / ("" if not target.endswith("/") else source)
+            if (ROOT / source).is_dir():
+                without = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(ROOT / source, place, ignore=without, dirs_exist_ok=True)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, place)
+
+
+def below(text: str, root: Path) -> str:
+    """A command or value of a Dockerfile whose absolute paths lie in a folder."""
+    return re.sub(r"(?<![\w./:])/(?=\w)", f"{root}/", text)
