@@ -140,7 +140,8 @@ class _SettleFn(beam.DoFn):
             lag = max(0, round(1000 * (time.time() - published)))
             Metrics.distribution(NAMESPACE, "lag_ms").update(lag)
         if settled.verdict is not Verdict.DONE:
-            logger.error("message %s: %s: %s", key, _WORDS[settled.verdict], settled.why)
+            level = logging.ERROR if settled.verdict is Verdict.DEAD else logging.WARNING
+            logger.log(level, "message %s: %s: %s", key, _WORDS[settled.verdict], settled.why)
         if settled.verdict is Verdict.DEAD:
             yield TaggedOutput(LETTERS, dead_letter(opened.delivery, settled.causes))
         yield MessageResult(
