@@ -39,7 +39,7 @@ from benchmarks.chaos_checks import (
 from benchmarks.chaos_flow import Publisher, Storm, Tally
 from benchmarks.chaos_messages import Parcel, make_parcels
 from benchmarks.chaos_updater import KINDS, RestartedUpdater
-from benchmarks.chaos_world import World
+from benchmarks.chaos_world import HTTP, TABLE, World
 from benchmarks.synthetic import Spec
 from l2features.geometry import Triple
 from l2features.subscription import LEASE_S
@@ -98,6 +98,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--attempts", type=int, default=STREAM_ATTEMPTS, help="of the updater; default %(default)s"
     )
     parser.add_argument("--grid", type=_triple, default=Spec().grid, help="chunks; default 8,8,6")
+    parser.add_argument("--only", choices=(TABLE, HTTP), help="one of the two data sets")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="an empty folder, for all files")
     options = parser.parse_args(arguments)
@@ -110,8 +111,9 @@ def run(options: argparse.Namespace, folder: Path) -> list[Check]:
     """All of it; gives what was asked at the end."""
     random = np.random.default_rng(options.seed)
     letters, witness = folder / "dead_letters", folder / "witness"
-    with World(folder, Spec(grid=options.grid, seed=options.seed), options.messages) as world:
-        print(f"ingest of {world.geometry.n_chunks} chunks, twice", flush=True)
+    names = [options.only] if options.only else [TABLE, HTTP]
+    with World(folder, Spec(grid=options.grid, seed=options.seed), options.messages, names) as world:
+        print(f"ingest of {world.geometry.n_chunks} chunks into {', '.join(names)}", flush=True)
         with ThreadPoolExecutor() as threads:
             list(threads.map(world.ingest, world.targets))
         parcels = make_parcels(list(world.targets.values()), random, witness)

@@ -40,7 +40,7 @@ _TABLES = {name: f"{name}_graph" for name in (TABLE, HTTP)}
 class World:
     """All that the updater meets, in use once it is entered; ``folder`` holds its files."""
 
-    def __init__(self, folder: Path, spec: Spec, edits: int) -> None:
+    def __init__(self, folder: Path, spec: Spec, edits: int, names: Sequence[str] = (TABLE, HTTP)) -> None:
         self.folder = folder
         self.segmentation = Segmentation(spec)
         self.geometry = self.segmentation.geometry
@@ -48,10 +48,10 @@ class World:
         self.t0 = datetime.fromtimestamp(t0, UTC).strftime(TIME_FORMAT)
         self.graphs: dict[str, ProofreadGraph] = {}
         self.targets: dict[str, Target] = {}
-        for number, name in enumerate((TABLE, HTTP)):
+        for number, name in enumerate(names):
             graph = ProofreadGraph(self.geometry, self.segmentation.objects, (t0 - 60) * 1000)
             after = random_edits(graph, spec.seed + number, (t0 + 60) * 1000)
-            done = tuple(islice(after, (edits + 1 - number) // 2))
+            done = tuple(islice(after, (edits + number) // len(names)))
             self.graphs[name] = graph
             self.targets[name] = Target(name, _TABLES[name], f"l2cache_{name}", self.geometry, done)
         self._running = ExitStack()
@@ -91,7 +91,7 @@ class World:
     def _make_graphs(self) -> dict[str, Callable[[Iterable[Cell]], None]]:
         """The segmentation on disk, the graphs as they were before all edits, and the data sets file."""
         path = self.segmentation.write(self.folder / "segmentation")
-        layers = self.graphs[TABLE].layers
+        layers = next(iter(self.graphs.values())).layers
         table = GraphTable(_TABLES[TABLE])
         table.put_meta(graph_meta(self.geometry, _TABLES[TABLE], layers, path))
         served = self.server.add(_TABLES[HTTP], self.geometry, path, layers)
@@ -105,6 +105,7 @@ class World:
         datasets = {
             name: {"cv_path": cv_path, "l2cache_id": f"l2cache_{name}", "graph": graph, "store": STORE}
             for name, (cv_path, graph) in sources.items()
+            if name in self.graphs
         }
         self.config = self.folder / "datasets.yml"
         self.config.write_text(json.dumps(datasets, indent=1))
