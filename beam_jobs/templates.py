@@ -146,7 +146,7 @@ def spec(job: str, image: str, **environment: str) -> dict[str, Any]:
         "additionalUserLabels": {"application": "l2features", "l2features-job": job},
     }
     if template.streaming:
-        defaults |= {"enableStreamingEngine": True, "streamingMode": "STREAMING_MODE_AT_LEAST_ONCE"}
+        defaults["enableStreamingEngine"] = True
     return {
         "image": image,
         "sdkInfo": {"language": "PYTHON"},
