@@ -167,6 +167,17 @@ def test_the_spec_is_one_that_the_service_reads(job: str, capsys: pytest.Capture
     assert "--image IMAGE is required" in capsys.readouterr().err
 
 
+def test_the_launches_in_the_docs_are_let_pass() -> None:
+    written = (ROOT / "docs" / "dataflow.md").read_text()
+    written = written.replace("$IMAGE", IMAGE).replace("$BUCKET", "my-bucket")
+    launches = re.findall(r'--parameters "\^;\^(.+?)"', written)
+    for job, launch in zip(("ingest", "update"), launches, strict=True):
+        given, found = dict(pair.split("=", 1) for pair in launch.split(";")), parameters(job)
+        assert {name for name, parameter in found.items() if not parameter["isOptional"]} <= given.keys()
+        for name, value in given.items():
+            assert all(re.search(regex, value) for regex in found[name].get("regexes", [])), name
+
+
 def test_the_command_writes_the_files(tmp_path: Path) -> None:
     assert templates.main(["--folder", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{job}.json" for job in JOBS]
