@@ -53,6 +53,7 @@ setup(
         ],
         "test": [
             "caveclient>=8.2,<8.3",
+            "compose-spec>=0.2",
             "crackle-codec>=0.20",
             "fastremap>=1.15",
             "hypothesis>=6",

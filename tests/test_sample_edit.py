@@ -25,12 +25,12 @@ from l2features.sample_table import MADE, SampleTable
 from l2features.sample_topics import subscription_paths, topic_path
 from l2features.subscription import Subscription
 
-from .conftest import PROJECT, dataset_file
+from .conftest import dataset_file
 from .emulator import Emulator, PubSubEmulator
 from .stores import STORE_URL, make_table
 
 SIZE = ("--grid", "3,2,2", "--chunk-size", "32,32,16")
-INSTANCE = STORE_URL.rpartition("/")[2]
+PROJECT = INSTANCE = "sample-project"
 counter = itertools.count()
 
 
@@ -41,7 +41,7 @@ def run(*arguments: Any) -> Result:
 @pytest.fixture
 def url(emulator: Emulator) -> str:
     """A table that is not there."""
-    return f"{STORE_URL}/sample_{os.getpid()}_{next(counter)}"
+    return f"bigtable://{PROJECT}/{INSTANCE}/sample_{os.getpid()}_{next(counter)}"
 
 
 @pytest.fixture

@@ -1,0 +1,311 @@
+"""All on one machine by one command, and the containers that run the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from caveclient import CAVEclient
+from click.testing import CliRunner
+from compose_spec import PyOptions
+
+from l2features import emulators
+from l2features.cli import main
+from l2features.emulators import BIGTABLE, PUBSUB
+from l2features.schema import NAMES
+from l2features.stack import CONTAINERS, services
+from l2features.supervise import Ended, Supervisor
+
+from .conftest import ROOT, need_program
+from .test_api_clients import DATASTACK, Info
+
+COMPOSE = ROOT / "compose.yaml"
+TOKEN = "0123456789abcdef" * 2
+GUARD_S = 120.0
+
+
+class Up:
+    """``l2features up`` as a process; nothing but its folder is there for it to write to."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder, self.elsewhere = path / "stack", path / "elsewhere"
+        variables = {"HOME": "home", "TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "CLOUDSDK_CONFIG": "gcloud"}
+        for name in (*variables.values(), "cwd"):
+            (self.elsewhere / name).mkdir(parents=True)
+        own = {name: str(self.elsewhere / folder) for name, folder in variables.items()}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "l2features.cli", "up", str(self.folder)],
+            cwd=self.elsewhere / "cwd",
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **own},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.said = ""
+        self.family: list[psutil.Process] = []
+
+    def read_until(self, end: str) -> None:
+        """Read what it prints until a line ends so."""
+        guard = threading.Timer(GUARD_S, self.process.kill)
+        guard.start()
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.said += line
+            if line.rstrip("\n").endswith(end):
+                break
+        else:
+            _, error = self.process.communicate()
+            pytest.fail(f"it ended: {self.said}{error}")
+        guard.cancel()
+        own = psutil.Process(self.process.pid)
+        self.family = [own, *own.children(recursive=True)]
+
+    def leftovers(self) -> list[str]:
+        """What still runs of it: what was its family, or names its folder."""
+        psutil.wait_procs(self.family, timeout=10)
+        left = {p.pid: p for p in self.family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE}
+        for other in psutil.process_iter(["pid", "cmdline"]):
+            if str(self.folder) in " ".join(other.info["cmdline"] or ()):
+                left[other.pid] = other
+        return [str(p) for p in left.values()]
+
+    def written_elsewhere(self) -> list[Path]:
+        return [path for path in self.elsewhere.rglob("*") if path.is_file()]
+
+    def finish(self) -> tuple[int, str]:
+        """Its exit status, and what it said of errors."""
+        _, error = self.process.communicate(timeout=60)
+        return self.process.returncode, error
+
+    def kill(self) -> None:
+        """Leave nothing behind, whatever a test did."""
+        with suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self.process.pid)
+            self.family += [own, *own.children(recursive=True)]
+        for process in self.family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    for program in (BIGTABLE, PUBSUB):
+        need_program(program.find(), program.how_to_get_it)
+    stack = Up(tmp_path)
+    yield stack
+    stack.kill()
+
+
+# ------------------------------------------------------------------ l2features up
+def test_from_one_command_to_the_features_of_an_edit(up: Up) -> None:
+    up.read_until("/metrics")
+    exports = dict(re.findall(r"^  export (\w+)=(\S+)$", up.said, re.MULTILINE))
+    assert exports["GRAPH_L2CACHE_CONFIG_PATH"] == f"{up.folder}/datasets.yml"
+    command = [sys.executable, "-m", "l2features.cli", "sample-edit", "sample", "--split", "--json"]
+    done = subprocess.run(command, env={**os.environ, **exports}, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    ids = json.loads(done.stdout)["new_l2_ids"]
+    assert len(ids) == 2
+
+    match = re.search(r"^  (http\S+)/ready$", up.said, re.MULTILINE)
+    assert match
+    info = Info(match[1], "precomputed://none")
+    client = CAVEclient(DATASTACK, server_address=info.url, auth_token=TOKEN, write_server_cache=False)
+    client.l2cache._table_name = "sample"
+    data = soon(client, ids)
+    info.stop()
+    for node in ids:
+        assert data[str(node)]["size_nm3"] > 0
+        assert set(data[str(node)]) - set(NAMES) == set()
+        assert set(NAMES) - set(data[str(node)]) <= {"pca", "pca_val"}
+    assert snippet(up.said, ids) == data
+
+    again = CliRunner().invoke(main, ["up", str(up.folder)])
+    assert (again.exit_code, f"error: {up.folder} is in use by another" in again.output) == (2, True)
+
+    assert len(up.family) >= 6
+    up.process.send_signal(signal.SIGINT)
+    assert up.finish() == (0, "")
+    assert up.leftovers() == []
+    assert up.written_elsewhere() == []
+    assert "Traceback" not in "".join(log.read_text() for log in (up.folder / "logs").iterdir())
+
+
+def soon(client: CAVEclient, ids: list[int]) -> dict[str, Any]:
+    """What the genuine client reads of nodes, as soon as all of them have features."""
+    until = time.monotonic() + 30
+    while True:
+        data: dict[str, Any] = client.l2cache.get_l2data(ids)
+        assert sorted(data) == sorted(map(str, ids))
+        if all(data.values()):
+            return data
+        assert time.monotonic() < until, data
+        time.sleep(0.1)
+
+
+def snippet(said: str, ids: list[int]) -> Any:
+    """What the lines of Python give that it says one might try."""
+    lines = said.partition("The same with caveclient:\n")[2].partition("http://127")
+    code = textwrap.dedent(said.partition("The same with caveclient:\n")[2].split("\n\n")[1])
+    assert lines[0]
+    scope: dict[str, Any] = {}
+    *first, last = code.replace("[ID]", str(ids)).splitlines()
+    exec("\n".join(first), scope)
+    return eval(last, scope)
+
+
+def test_an_emulator_that_dies_ends_all(up: Up) -> None:
+    up.read_until("--topics local")
+    (emulator,) = [p for p in up.family if "cbtemulator" in p.name()]
+    emulator.kill()
+    status, error = up.finish()
+    assert status == 1
+    assert error.startswith(f"error: bigtable was ended by SIGKILL: see {up.folder}/logs/bigtable.log\n")
+    assert error.endswith("all others were stopped\n")
+    assert up.leftovers() == []
+
+
+def test_sigterm_while_it_starts(up: Up) -> None:
+    up.read_until("--topics local")
+    up.process.terminate()
+    assert up.finish() == (0, "")
+    assert up.leftovers() == []
+    assert up.written_elsewhere() == []
+
+
+# ------------------------------------------------------------------ mistakes
+def run(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["up", *map(str, arguments)])
+    return done.exit_code, done.output
+
+
+def test_without_a_cloud_sdk_it_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emulators, "_USUAL_PLACES", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, said = run(tmp_path / "stack")
+    assert (status, said) == (2, f"error: {BIGTABLE.how_to_get_it}\n{PUBSUB.how_to_get_it}\n")
+    assert not (tmp_path / "stack").exists()
+
+
+def test_emulators_are_found_beside_gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    java = shutil.which("java")
+    sdk = tmp_path / "sdk"
+    for name in ("bin/gcloud", *(f"platform/{program.in_platform}" for program in (BIGTABLE, PUBSUB))):
+        (sdk / name).parent.mkdir(parents=True, exist_ok=True)
+        (sdk / name).touch(mode=0o755)
+    monkeypatch.setattr(emulators, "_USUAL_PLACES", ())
+    monkeypatch.setenv("PATH", str(sdk / "bin"))
+    assert BIGTABLE.find() == str(sdk / "platform" / BIGTABLE.in_platform)
+    assert PUBSUB.find() is None
+    monkeypatch.setenv("PATH", f"{sdk / 'bin'}:{Path(java).parent if java else ''}")
+    assert (PUBSUB.find() is None) == (java is None)
+
+
+@pytest.mark.parametrize("name", ["api", "bigtable", "pubsub"])
+def test_a_port_that_is_taken(tmp_path: Path, name: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, said = run(tmp_path, f"--{name}-port", port)
+    assert status == 2
+    assert f"error: port {port}: Address already in use: choose another with --{name}-port" in said
+
+
+def test_one_port_for_two(tmp_path: Path) -> None:
+    assert run(tmp_path, "--api-port", 65001, "--pubsub-port", 65001) == (
+        2,
+        "error: port 65001 is given twice: expected different ones\n",
+    )
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    status, said = run(tmp_path / "file" / "stack")
+    assert (status, said) == (2, f"error: cannot write to {tmp_path}/file/stack: Not a directory\n")
+
+
+# ------------------------------------------------------------------ the supervisor
+def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
+    """Also where it does not listen to SIGTERM, and a second signal comes."""
+    code = "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    code += "sleep = subprocess.Popen(['sleep', '600']); print('up', flush=True); sleep.wait()"
+    with Supervisor(lambda **more: {**os.environ, **more}, tmp_path) as supervisor:
+        first = supervisor.start("first", [sys.executable, "-c", code], {})
+        supervisor.wait_until(lambda: "up" in first.printed(), "first", 20)
+        supervisor.next_stage()
+        second = supervisor.start("second", ["sh", "-c", "echo $A; exit 7"], {"A": "said"})
+        family = [psutil.Process(first.process.pid), *psutil.Process(first.process.pid).children()]
+        with pytest.raises(Ended, match=r"second ended with status 7: see .*second.log\n  said"):
+            supervisor.watch()
+        assert second.process.returncode == 7
+        supervisor.signals = 2
+    assert len(family) == 2
+    psutil.wait_procs(family, timeout=10)
+    assert not any(p.is_running() for p in family)
+
+
+# ------------------------------------------------------------------ compose.yaml
+def test_the_containers_run_what_up_runs() -> None:
+    """The commands, variables and order of compose.yaml are those of `l2features up`."""
+    written = yaml.safe_load(COMPOSE.read_text())["services"]
+    expected = services(CONTAINERS)
+    assert set(written) == {BIGTABLE.name, PUBSUB.name, *(service.name for service in expected)}
+    for service in expected:
+        own = written[service.name]
+        assert own["command"] == list(service.argv), service.name
+        assert own["environment"] == service.environment
+        assert {name: on["condition"] for name, on in own["depends_on"].items()} == service.after
+        assert any(volume.startswith(f"data:{CONTAINERS.folder}") for volume in own["volumes"])
+        assert (ROOT / own["build"]["dockerfile"]).exists()
+        for name, condition in service.after.items():
+            assert condition != "service_healthy" or written[name]["healthcheck"]["test"]
+    for program, address in ((BIGTABLE, CONTAINERS.bigtable), (PUBSUB, CONTAINERS.pubsub)):
+        host, _, port = address.partition(":")
+        assert host == program.name
+        assert written[program.name]["command"] == program.image_command(int(port))
+        assert f"/dev/tcp/127.0.0.1/{port}" in written[program.name]["healthcheck"]["test"][-1]
+    assert written["api"]["ports"] == [f"127.0.0.1:4100:{CONTAINERS.api.rpartition(':')[2]}"]
+
+
+def test_the_jobs_start_from_a_stage_that_is_there() -> None:
+    build = yaml.safe_load(COMPOSE.read_text())["x-jobs"]["build"]
+    stages = re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / build["dockerfile"]).read_text(), re.MULTILINE)
+    assert build["target"] in stages
+
+
+def test_compose_yaml_is_valid() -> None:
+    as_compose_does = PyOptions(apply_merge=True)
+    as_compose_does.from_yaml(COMPOSE.read_text()).validate()
+    with pytest.raises(ValueError, match="service_helthy"):
+        as_compose_does.from_yaml(COMPOSE.read_text().replace("service_healthy", "service_helthy"))
+
+
+def test_compose_yaml_as_docker_reads_it() -> None:
+    docker = shutil.which("docker")
+    if (
+        not docker
+        or subprocess.run([docker, "compose", "version"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("docker compose is not installed")
+    command = [docker, "compose", "-f", str(COMPOSE), "config", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
