@@ -141,9 +141,10 @@ def _read_from_bucket(url: str) -> str:
 
     try:
         blob = Blob.from_uri(url, Client(project=None))
-        return str(blob.download_as_text(timeout=BUCKET_TIMEOUT_S, retry=None))
+        content: bytes = blob.download_as_bytes(timeout=BUCKET_TIMEOUT_S, retry=None)
     except (GoogleAuthError, GoogleCloudError, OSError, ValueError) as error:
         raise ConfigError(f"data sets file {url}: {' '.join(str(error).split())}") from error
+    return content.decode()
 
 
 def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
