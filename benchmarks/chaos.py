@@ -43,6 +43,7 @@ from benchmarks.chaos_world import HTTP, TABLE, World
 from benchmarks.synthetic import Spec
 from l2features.geometry import Triple
 from l2features.subscription import LEASE_S
+from tests.emulator import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
 
 EPILOG = """
 It passes where every node that was ever made has its row, equal in every byte to the truth, which is
@@ -104,6 +105,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if set(options.kill.split(",")) - set(KINDS):
         parser.error(f"--kill {options.kill}: expected some of {','.join(KINDS)}")
+    for found, how in ((find_emulator(), HOW_TO_GET_IT), (find_pubsub_emulator(), HOW_TO_GET_PUBSUB)):
+        if not found:
+            parser.error(how)
+    if options.only == TABLE:
+        options.outages = 0  # nobody asks the graph's server
     return options
 
 
