@@ -127,9 +127,8 @@ def test_from_one_command_to_the_features_of_an_edit(up: Up) -> None:
 
     match = re.search(r"^  (http\S+)/ready$", up.said, re.MULTILINE)
     assert match
-    info = Info(match[1], "precomputed://none")
+    info = Info(match[1], f"graphene://{match[1]}/segmentation/table/sample")
     client = CAVEclient(DATASTACK, server_address=info.url, auth_token=TOKEN, write_server_cache=False)
-    client.l2cache._table_name = "sample"
     data = soon(client, ids)
     info.stop()
     for node in ids:
@@ -163,11 +162,10 @@ def soon(client: CAVEclient, ids: list[int]) -> dict[str, Any]:
 
 def snippet(said: str, ids: list[int]) -> Any:
     """What the lines of Python give that it says one might try."""
-    lines = said.partition("The same with caveclient:\n")[2].partition("http://127")
-    code = textwrap.dedent(said.partition("The same with caveclient:\n")[2].split("\n\n")[1])
-    assert lines[0]
+    found = re.search(r"^  from caveclient.*?(?=\n\n)", said, re.MULTILINE | re.DOTALL)
+    assert found
+    *first, last = textwrap.dedent(found[0]).replace("[ID]", str(ids)).splitlines()
     scope: dict[str, Any] = {}
-    *first, last = code.replace("[ID]", str(ids)).splitlines()
     exec("\n".join(first), scope)
     return eval(last, scope)
 
@@ -300,12 +298,9 @@ def test_compose_yaml_is_valid() -> None:
 
 
 def test_compose_yaml_as_docker_reads_it() -> None:
-    docker = shutil.which("docker")
-    if (
-        not docker
-        or subprocess.run([docker, "compose", "version"], check=False, capture_output=True).returncode
-    ):
+    docker = [shutil.which("docker") or "false", "compose"]
+    if subprocess.run([*docker, "version"], check=False, capture_output=True).returncode:
         pytest.skip("docker compose is not installed")
-    command = [docker, "compose", "-f", str(COMPOSE), "config", "--quiet"]
+    command = [*docker, "-f", str(COMPOSE), "config", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
