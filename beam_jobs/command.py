@@ -30,6 +30,7 @@ from .job import Progress
 from .local import LocalRun
 from .options import CONFIG_HELP, add_switch, beam_flags
 from .pipeline import plain_message
+from .portable import plain_errors, portable_flags
 from .transforms import NAMESPACE
 
 LOCAL = "local"
@@ -99,16 +100,20 @@ def run_on(runner: str, flags: list[str], add: Callable[[Any], object]) -> dict[
     """Run what ``add`` adds to a pipeline on a Beam runner, and wait; gives its counters.
 
     None where nothing is run, and where Dataflow streams: that has no end, and needs this process no more.
-    Raises ConfigError for a runner that there is not.
+    Raises ConfigError for a runner that there is not, JobFailed for a job that a job service says has failed.
     """
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
-    options = PipelineOptions([*dataflow_flags(runner, flags), f"--runner={runner}"])
+    options = PipelineOptions([*portable_flags(dataflow_flags(runner, flags)), f"--runner={runner}"])
     try:
         pipeline = beam.Pipeline(options=options)
     except ValueError as error:
         raise ConfigError(f"runner {runner}: {' '.join(str(error).split())}") from error
-    add(pipeline)
-    result: Any = pipeline.run()
+    with plain_errors(options):
+        add(pipeline)
+        return _counters(pipeline.run(), runner, options)
+
+
+def _counters(result: Any, runner: str, options: PipelineOptions) -> dict[str, int] | None:
     if options.view_as(TestOptions).dry_run or options.view_as(GoogleCloudOptions).template_location:
         return None
     if is_dataflow(runner) and options.view_as(StandardOptions).streaming:
@@ -116,7 +121,7 @@ def run_on(runner: str, flags: list[str], add: Callable[[Any], object]) -> dict[
         return None
     result.wait_until_finish()
     found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    return {metric.key.metric.name: metric.result for metric in found}
+    return {metric.key.metric.name: metric.result or 0 for metric in found}
 
 
 def exit_status(run: Callable[[], int], stopped: str) -> int:

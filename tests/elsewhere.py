@@ -1,0 +1,42 @@
+"""Pythons that find what this repository depends on, but not the repository itself."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from .conftest import ROOT
+
+
+def make_python(folder: Path) -> Path:
+    """A new environment; gives its python.
+
+    The installed libraries are on its path as a plain folder, so that the link which an editable install has
+    put there is not followed.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site_packages(folder) / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin" / "python"
+
+
+def site_packages(folder: Path) -> Path:
+    """Where the packages of an environment lie."""
+    (found,) = folder.glob("lib/python*/site-packages")
+    return found
+
+
+def environment(python: Path, **more: str) -> dict[str, str]:
+    """Variables of processes that shall know no other python, and nothing of the caller's."""
+    home = str(python.parents[1])
+    return {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": home, "TMPDIR": home, **more}
+
+
+def copy_kernels(packages: Path) -> None:
+    """Spare installed packages the compilation of what is compiled beside the same modules here."""
+    for compiled in (ROOT / "l2features" / "__pycache__").glob("*.nb[ci]"):
+        place = packages / "l2features" / "__pycache__" / compiled.name
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(compiled, place)

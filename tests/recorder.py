@@ -1,0 +1,35 @@
+"""Writes down what a process reads of a segmentation, which code it loads, and which code is sent to it.
+
+It is put beside the packages of a python as its sitecustomize. A line is: process, its parent, its working
+folder, the event, the path; to the file that $RECORD names.
+"""
+
+import os
+import sys
+from typing import Any
+
+OURS = ("/beam_jobs/", "/l2features/")
+READS, LOADS, IS_SENT = "reads", "loads", "is sent"
+
+
+def start(file: str, segmentation: str) -> None:
+    """Start to record."""
+    record = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def write(event: str, path: str) -> None:
+        line = "\t".join([str(os.getpid()), str(os.getppid()), os.getcwd(), event, path])
+        os.write(record, f"{line}\n".encode())
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and str(arguments[0]).startswith(segmentation):
+            write(READS, str(arguments[0]))
+        elif event == "exec" and any(part in arguments[0].co_filename for part in OURS):
+            write(LOADS, arguments[0].co_filename)
+        elif event == "code.__new__" and any(part in arguments[1] for part in OURS):
+            write(IS_SENT, f"{arguments[1]} {arguments[2]}")
+
+    sys.addaudithook(hook)
+
+
+if "RECORD" in os.environ:
+    start(os.environ["RECORD"], os.environ["SEGMENTATION"])
