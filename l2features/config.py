@@ -27,6 +27,7 @@ from .store import TABLE_NAME
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
 PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
 PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
+PUBSUB_VARIABLE = "PUBSUB_EMULATOR_HOST"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
 BUCKETS = "gs://"
 BUCKET_TIMEOUT_S = 30.0
@@ -199,6 +200,11 @@ def server_environment(path: str | os.PathLike[str], bind: str, workers: int, au
 def environment(**more: str) -> dict[str, str]:
     """This process' environment with more variables, for a process that it starts."""
     return {**os.environ, **more}
+
+
+def pubsub_emulator() -> str | None:
+    """Address of the emulator of Pub/Sub, where there is one."""
+    return os.environ.get(PUBSUB_VARIABLE)
 
 
 def url_prefix() -> str:

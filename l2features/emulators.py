@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from .config import PUBSUB_VARIABLE
 from .errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
@@ -65,7 +66,7 @@ BIGTABLE = EmulatorProgram(
 )
 PUBSUB = EmulatorProgram(
     "pubsub",
-    "PUBSUB_EMULATOR_HOST",
+    PUBSUB_VARIABLE,
     "cloud-pubsub-emulator",
     "pubsub-emulator/bin/cloud-pubsub-emulator",
     ("--host={host}", "--port={port}"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
+
+from .config import pubsub_emulator
 
 if TYPE_CHECKING:
     from google.pubsub_v1 import SubscriberClient
-
-EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
 
 
 def open_subscriber() -> SubscriberClient:
@@ -20,7 +19,7 @@ def open_subscriber() -> SubscriberClient:
     from google.pubsub_v1 import SubscriberClient
     from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-    host = os.environ.get(EMULATOR_VARIABLE)
+    host = pubsub_emulator()
     if not host:
         return SubscriberClient()
     import grpc
