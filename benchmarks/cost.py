@@ -1,0 +1,186 @@
+"""What an ingest costs: what a chunk takes, measured; and from it hours, bytes and money of whole data sets.
+
+Both tables are printed as Markdown. All that is not measured is an option: sizes of the data sets, machines,
+prices. A data set's voxels are taken to cost what those of the measured chunks do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import warnings
+from dataclasses import asdict, dataclass
+from math import ceil, prod
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.cost_inputs import Inputs, inputs_text, measure_em
+from benchmarks.features import SHARED
+from benchmarks.ingest import triple
+from l2features.geometry import Triple
+from l2features.store.bigtable import WRITE_ROWS
+from tests.emulator import HOW_TO_GET_IT, find_emulator
+
+PRICES = {
+    "vcpu_hour": (0.056, "of a vCPU of a Dataflow batch worker"),
+    "memory_gb_hour": (0.003557, "of a GB of memory of one"),
+    "disk_gb_hour": (0.000054, "of a GB of disk of one"),
+    "node_hour": (0.65, "of a Bigtable node"),
+    "gb_month": (0.17, "of a GB in Bigtable, SSD"),
+    "thousand_gets": (0.0004, "of 1,000 reads of objects in a bucket"),
+}
+PRICED = "US dollars, assumed on 2026-11-21 for us-central1: check yours"
+EXAMPLES = """
+examples:
+  python benchmarks/cost.py
+  python benchmarks/cost.py --keep inputs.json --machines 400
+  python benchmarks/cost.py --keep inputs.json --vcpu_hour 0.03 --dataset mine:120000:512,512,128
+"""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A data set: how many chunks, and of how many voxels each."""
+
+    name: str
+    chunks: int
+    size: Triple
+
+
+VOLUMES = (
+    Volume("FlyWire", 326_480, (256, 256, 512)),
+    Volume("minnie65", 10_000_000, (256, 256, 512)),
+    Volume("H01", 29_500_000, (256, 256, 512)),
+)
+
+
+class Estimate:
+    """The ingest of a data set on ``options.machines`` machines, which takes ``hours``."""
+
+    def __init__(self, inputs: Inputs, volume: Volume, options: argparse.Namespace) -> None:
+        self.inputs, self.volume, self.options = inputs, volume, options
+        self.times = volume.chunks * prod(volume.size) / prod(inputs.size)
+        """How many measured chunks it is."""
+        self.core_hours = self.times * inputs.core_s / 3600
+        self.machine_hours = self.core_hours / (options.vcpus * options.speed * options.busy)
+        self.hours = self.machine_hours / options.machines
+        self.nodes = self.times * (options.nodes_per_chunk or inputs.nodes)
+        self.rows = self.nodes + volume.chunks
+        """Of nodes, and of chunks that are done."""
+        self.requests = volume.chunks * (ceil(self.nodes / volume.chunks / WRITE_ROWS) + 1)
+        self.rows_per_s = self.rows / (self.hours * 3600)
+        self.bigtable_nodes = max(1, ceil(self.rows_per_s / options.node_rows))
+        self.stored_gb = self.nodes * inputs.row_bytes / 1e9
+
+    @property
+    def workers_cost(self) -> float:
+        o = self.options
+        machine = o.vcpus * o.vcpu_hour + o.memory_gb * o.memory_gb_hour + o.disk_gb * o.disk_gb_hour
+        return float(self.machine_hours * machine)
+
+    @property
+    def bigtable_cost(self) -> float:
+        return float(self.hours * self.bigtable_nodes * self.options.node_hour)
+
+    @property
+    def gets_cost(self) -> float:
+        return float(self.times * self.inputs.files / 1000 * self.options.thousand_gets)
+
+    @property
+    def cost(self) -> float:
+        return self.workers_cost + self.bigtable_cost + self.gets_cost
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
+    if options.keep and options.keep.exists():
+        inputs = Inputs(**json.loads(options.keep.read_text()))
+    elif find_emulator() is None:
+        print(HOW_TO_GET_IT, file=sys.stderr)
+        return 2
+    else:
+        inputs = measure_em(options.shared, options.size, options.repeats)
+    if options.keep:
+        options.keep.write_text(json.dumps(asdict(inputs), indent=2))
+    print("\n".join([*inputs_text(inputs), "", *table_text(inputs, options)]))
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz")
+    add("--size", type=triple, default=(256, 256, 512), help="voxels of a measured chunk")
+    add("--repeats", type=int, default=2, help="how often each of the 4 chunks is measured; default 2")
+    add("--keep", type=Path, metavar="FILE", help="keep what is measured here, and use it if it is there")
+    add("--dataset", type=_volume, action="append", metavar="NAME:CHUNKS:X,Y,Z", help="instead of the three")
+    add("--nodes_per_chunk", type=float, help="of a chunk of --size; default: as measured")
+    add("--vcpus", type=int, default=4, help="of a machine; default 4, as n2-standard-4 has")
+    add("--memory_gb", type=float, default=16, help="of a machine; default 16")
+    add("--disk_gb", type=float, default=50, help="of a machine; default 50")
+    add("--machines", type=int, default=100, help="at the same time; default 100")
+    add("--speed", type=float, default=1.0, help="a vCPU there beside a core here; default 1")
+    add("--busy", type=float, default=0.5, help="share of its time that a vCPU computes; default 0.5")
+    add("--node_rows", type=float, default=10_000, help="rows a second that a Bigtable node takes")
+    for name, (price, what) in PRICES.items():
+        add(f"--{name}", type=float, default=price, metavar="PRICE", help=f"{what}; default {price:g}")
+    return parser.parse_args(arguments)
+
+
+def _volume(text: str) -> Volume:
+    try:
+        name, chunks, size = text.split(":")
+        return Volume(name, int(chunks), triple(size))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME:CHUNKS:X,Y,Z") from None
+
+
+def table_text(inputs: Inputs, options: argparse.Namespace) -> list[str]:
+    """The costs, a column for each data set."""
+    volumes = options.dataset or VOLUMES
+    columns = [_column(Estimate(inputs, volume, options), options) for volume in volumes]
+    prices = ", ".join(f"{name} {getattr(options, name):g}" for name in PRICES)
+    return [
+        f"Prices ({PRICED}): {prices}.",
+        f"A vCPU does {options.speed:g} × what a core here does, {options.busy:.0%} of the time; a Bigtable",
+        f"node takes {options.node_rows:,.0f} rows a second.",
+        "",
+        f"| | {' | '.join(volume.name for volume in volumes)} |",
+        "|---" * (len(volumes) + 1) + "|",
+        *(f"| {name} | {' | '.join(column[name] for column in columns)} |" for name in columns[0]),
+    ]
+
+
+def _column(e: Estimate, options: argparse.Namespace) -> dict[str, str]:
+    return {
+        "chunks": f"{e.volume.chunks:,} of {'×'.join(map(str, e.volume.size))}",
+        "core-hours": f"{e.core_hours:,.0f}",
+        f"machine-hours, {options.vcpus} vCPUs": f"{e.machine_hours:,.0f}",
+        f"hours with {options.machines} machines": f"{e.hours:,.1f}",
+        "read": f"{e.times * e.inputs.file_bytes / 1e12:,.2f} TB",
+        "files read": f"{e.times * e.inputs.files / 1e6:,.0f} M",
+        "rows of the graph scanned": f"{e.times * e.inputs.supervoxels / 1e9:,.1f} G",
+        "nodes": f"{e.nodes / 1e6:,.0f} M",
+        "rows written, requests": f"{e.rows / 1e6:,.0f} M, {e.requests / 1e6:,.1f} M",
+        "rows a second": f"{e.rows_per_s:,.0f}",
+        "Bigtable nodes for that": f"{e.bigtable_nodes}",
+        "stored, before compression": f"{e.stored_gb:,.0f} GB",
+        "stored, lightly packed": f"{e.nodes * e.inputs.packed_bytes / 1e9:,.0f} GB",
+        "workers": f"{e.workers_cost:,.0f}",
+        "Bigtable nodes while it runs": f"{e.bigtable_cost:,.0f}",
+        "reads of files": f"{e.gets_cost:,.0f}",
+        "**ingest**": f"**{e.cost:,.0f}**",
+        "per million nodes": f"{e.cost / e.nodes * 1e6:,.2f}",
+        "storage a month, before compression": f"{e.stored_gb * options.gb_month:,.0f}",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

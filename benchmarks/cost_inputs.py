@@ -1,0 +1,264 @@
+"""What a chunk takes in an ingest, measured: time of processor, bytes read and stored, rows, memory.
+
+The chunks are EM (benchmarks/em.py); their graph and their table are in the Bigtable emulator.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import tempfile
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from beam_jobs.local import LocalRun
+from beam_jobs.pipeline import IngestJob
+from beam_jobs.transforms import STEPS
+from benchmarks.em import NAME, EmDataset, make_crops, make_dataset, read_labels, write_parents
+from l2features.chunks import whole_box
+from l2features.compute import ChunkFeatures, ChunkSource
+from l2features.config import load_dataset
+from l2features.features import SegmentedChunk, warm_up
+from l2features.geometry import Chunk, Triple
+from l2features.graph import map_supervoxels
+from l2features.ids import row_keys
+from l2features.ingest import Ingest, save_chunk
+from l2features.rows import encode_cells
+from l2features.store import Store, open_store
+from l2features.store.bigtable_rows import FAMILY
+from tests.emulator import Emulator
+
+GRID = (2, 2, 1)
+TIMESTAMP_BYTES, BLOCK_BYTES = 8, 1 << 16
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was measured of chunks, on average: core-seconds and seconds by step, counts, bytes.
+
+    ``row_bytes`` are those of a node's row before any compression, ``packed_bytes`` after a light one;
+    ``start_s`` are core-seconds that a worker process takes beside its chunks.
+    """
+
+    machine: str
+    size: Triple
+    chunks: int
+    cpu_s: dict[str, float]
+    wall_s: dict[str, float]
+    supervoxels: float
+    nodes: float
+    files: float
+    file_bytes: float
+    row_bytes: float
+    packed_bytes: float
+    sqlite_bytes: float
+    peak_mb: float
+    start_s: float
+
+    @property
+    def core_s(self) -> float:
+        return sum(self.cpu_s.values())
+
+
+def measure_em(shared: Path, size: Triple, repeats: int) -> Inputs:
+    """Measure four chunks of EM, with an emulator for them alone."""
+    crops = make_crops(read_labels(shared, size[2]), size, prod(GRID))
+    with own_emulator(), tempfile.TemporaryDirectory() as name:
+        with tqdm(total=prod(GRID), unit="chunk", leave=False, disable=None) as bar:
+            dataset = make_dataset(Path(name).resolve(), crops, GRID, bar.update)
+        return measure(dataset, repeats)
+
+
+@contextmanager
+def own_emulator() -> Iterator[None]:
+    """A Bigtable emulator that is named in the environment while it runs."""
+    emulator = Emulator()
+    before = os.environ.get(emulator.variable)
+    os.environ[emulator.variable] = emulator.host
+    try:
+        yield
+    finally:
+        emulator.stop()
+        del os.environ[emulator.variable]
+        if before is not None:
+            os.environ[emulator.variable] = before
+
+
+def measure(dataset: EmDataset, repeats: int) -> Inputs:
+    """Ingest a data set of EM: step by step in this process, and by a worker process of the job itself."""
+    for chunk in dataset.chunks:
+        write_parents(dataset, chunk)
+    ingest = prepared(dataset)
+    with threadpool_limits(1):
+        clock, results, supervoxels = ingest_here(ingest, dataset.chunks, repeats)
+    features = np.concatenate([result.features for result in results])
+    files = [path for path in (dataset.config.parent / "segmentation").glob("*_*_*/*") if path.is_file()]
+    content, n = row_content(features), len(dataset.chunks)
+    each = repeats * n
+    cpu_s = {step: clock.cpu[step] / each for step in STEPS}
+    before = _cpu_of_children()
+    peak_mb = run_job(ingest)
+    return Inputs(
+        machine=f"{_processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        size=dataset.geometry.chunk_size,
+        chunks=n,
+        cpu_s=cpu_s,
+        wall_s={step: clock.wall[step] / each for step in STEPS},
+        supervoxels=supervoxels / n,
+        nodes=len(features) / n,
+        files=len(files) / n,
+        file_bytes=sum(path.stat().st_size for path in files) / n,
+        row_bytes=len(content) / len(features),
+        packed_bytes=packed_bytes(content) / len(features),
+        sqlite_bytes=sqlite_growth(ingest, results, dataset.config.parent) / len(features),
+        peak_mb=peak_mb,
+        start_s=_cpu_of_children() - before - n * sum(cpu_s.values()),
+    )
+
+
+def prepared(dataset: EmDataset) -> Ingest:
+    """The ingest of all chunks. Its geometry is that of the table: the graph has no meta."""
+    entry = load_dataset(NAME, dataset.config)
+    with closing(open_store(entry.store, entry.l2cache_id)) as store:
+        meta = store.meta()
+    if meta is None:
+        raise ValueError(f"table {entry.l2cache_id} has no meta")
+    return Ingest(entry, meta, dataset.geometry, whole_box(dataset.geometry.grid), recompute=True)
+
+
+class Clock:
+    """Time of this process' threads, and that of the clock, by step."""
+
+    def __init__(self) -> None:
+        self.cpu: dict[str, float] = defaultdict(float)
+        self.wall: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        cpu, wall = time.process_time(), time.perf_counter()
+        yield
+        self.cpu[name] += time.process_time() - cpu
+        self.wall[name] += time.perf_counter() - wall
+
+
+def ingest_here(
+    ingest: Ingest, chunks: Sequence[Chunk], repeats: int
+) -> tuple[Clock, list[ChunkFeatures], int]:
+    """Times of all chunks, after one that does not count; their features; how many supervoxels they have."""
+    warm_up()
+    source, clock = ingest.open_source(), Clock()
+    with closing(ingest.open_store()) as store:
+        ingest_chunk(ingest, source, store, chunks[0], Clock())
+        for _ in range(repeats):
+            done = [ingest_chunk(ingest, source, store, chunk, clock) for chunk in chunks]
+    return clock, [result for result, _ in done], sum(supervoxels for _, supervoxels in done)
+
+
+def run_job(ingest: Ingest) -> float:
+    """Run the job as its command does, with one worker process; gives that one's peak memory in MB.
+
+    It is asked for while the process lives: what the kernel tells of one that has ended is at least what
+    its parent had when it was started.
+    """
+    run, peaks = LocalRun(IngestJob(ingest), 1), [0.0]
+
+    def look(_: int) -> None:
+        for worker in run.workers:
+            status = Path(f"/proc/{worker.process.pid}/status").read_text()
+            peaks.extend(float(kib) / 1024 for kib in re.findall(r"^VmHWM:\s*(\d+)", status, re.MULTILINE))
+
+    run.run(look)
+    return max(peaks)
+
+
+def ingest_chunk(
+    ingest: Ingest, source: ChunkSource, store: Store, chunk: Chunk, clock: Clock
+) -> tuple[ChunkFeatures, int]:
+    """What `ChunkSource.compute` and `save_chunk` do, step by step."""
+    geometry = ingest.geometry
+    with clock.step("read"):
+        labels = source.volume.read(chunk, geometry)
+    with clock.step("compute"):
+        segmented = SegmentedChunk(labels)
+    with clock.step("map"):
+        mapping = map_supervoxels(source.graph, geometry, chunk, segmented.ids)
+    with clock.step("compute"):
+        features = segmented.features(mapping.l2_ids, geometry.resolution)
+    result = ChunkFeatures(chunk, features, None, mapping.orphans, mapping.errors)
+    with clock.step("write"):
+        save_chunk(store, geometry, result)
+    return result, len(segmented.ids)
+
+
+def row_content(features: np.ndarray) -> bytes:
+    """What rows say in Bigtable: of each its key, and of each cell family, qualifier, value and time."""
+    time_ = (10**15).to_bytes(TIMESTAMP_BYTES, "big")
+    rows = zip(row_keys(features["label"]), encode_cells(features), strict=True)
+    return b"".join(
+        key + b"".join(FAMILY.encode() + name + value + time_ for name, value in cells) for key, cells in rows
+    )
+
+
+def packed_bytes(content: bytes) -> int:
+    """Size after a light compression by blocks, which stands for Bigtable's own."""
+    blocks = (content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES))
+    return sum(len(zlib.compress(block, 1)) for block in blocks)
+
+
+def sqlite_growth(ingest: Ingest, results: Sequence[ChunkFeatures], folder: Path) -> int:
+    """Bytes by which a SQLite file grows when it gets these chunks."""
+    file = folder / "cost.db"
+    sizes = []
+    for part in ([], results):
+        with closing(open_store(f"sqlite://{file}", ingest.dataset.l2cache_id)) as store:
+            store.create(ingest.meta)
+            for result in part:
+                save_chunk(store, ingest.geometry, result)
+        sizes.append(file.stat().st_size)
+    return sizes[1] - sizes[0]
+
+
+def inputs_text(inputs: Inputs) -> list[str]:
+    """What was measured, as a table."""
+    share = 256 * 256 * 512 / prod(inputs.size)
+    steps = ", ".join(f"{step} {inputs.cpu_s[step]:.2f}" for step in STEPS)
+    waits = ", ".join(f"{step} {inputs.wall_s[step]:.2f}" for step in STEPS)
+    rows = [
+        ("measured on", inputs.machine),
+        ("chunks", f"{inputs.chunks} of {' × '.join(map(str, inputs.size))} voxels"),
+        ("core-seconds a chunk", f"{inputs.core_s:.2f} ({steps})"),
+        ("seconds a chunk, with waiting", f"{sum(inputs.wall_s.values()):.2f} ({waits})"),
+        ("core-seconds a worker process, to start and end", f"{inputs.start_s:.1f}"),
+        ("nodes a chunk", f"{inputs.nodes:,.0f}"),
+        ("nodes per 256 × 256 × 512 voxels", f"{inputs.nodes * share:,.0f}"),
+        ("supervoxels a chunk: rows of the graph that are scanned", f"{inputs.supervoxels:,.0f}"),
+        ("bytes read a chunk, as stored", f"{inputs.file_bytes:,.0f} in {inputs.files:g} files"),
+        ("bytes a node in Bigtable: key, qualifiers, values, times", f"{inputs.row_bytes:.0f}"),
+        ("the same, blocks of 64 KiB packed by zlib 1", f"{inputs.packed_bytes:.0f}"),
+        ("bytes a node in SQLite", f"{inputs.sqlite_bytes:.0f}"),
+        ("peak memory of a worker process", f"{inputs.peak_mb:,.0f} MB"),
+    ]
+    return ["| measured | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
