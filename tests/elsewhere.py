@@ -11,15 +11,26 @@ from pathlib import Path
 from .conftest import ROOT
 
 
-def make_python(folder: Path) -> Path:
-    """A new environment; gives its python.
+def make_python(folder: Path, wheel: Path | None = None) -> Path:
+    """A new environment, with a wheel installed; gives its python.
 
     The installed libraries are on its path as a plain folder, so that the link which an editable install has
     put there is not followed.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    if wheel:
+        pip(f"--python={python}", "install", "--no-deps", "--no-index", str(wheel))
     (site_packages(folder) / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return folder / "bin" / "python"
+    return python
+
+
+def pip(*arguments: str) -> None:
+    """Run pip; what it says is in the error that is raised."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "pip", "-q", *arguments], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 def site_packages(folder: Path) -> Path:
