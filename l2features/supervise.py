@@ -1,18 +1,21 @@
 """Commands run side by side: started one after another, watched, and ended together.
 
 Each is a process group of its own, so that a Ctrl-C is for the supervisor alone, and that what a command has
-started ends with it.
+started ends with it. Where the supervisor is killed, they end as well.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +25,7 @@ POLL_S = 0.05
 STOP_S = 30.0
 """So long a command may take to end after SIGTERM."""
 TAIL_LINES = 12
+_PR_SET_PDEATHSIG = 1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,6 +42,9 @@ class Command:
 
     def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name, self.log = name, log
+        end_with_us = None
+        if sys.platform == "linux":
+            end_with_us = partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 argv,
@@ -46,6 +53,7 @@ class Command:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=end_with_us,  # noqa: PLW1509
             )
 
     def printed(self) -> str:
