@@ -33,6 +33,7 @@ PRICES = {
     "thousand_gets": (0.0004, "of 1,000 reads of objects in a bucket"),
 }
 PRICED = "US dollars, assumed on 2026-11-21 for us-central1: check yours"
+HOURS_A_MONTH = 730
 EXAMPLES = """
 examples:
   python benchmarks/cost.py
@@ -74,6 +75,7 @@ class Estimate:
         self.rows_per_s = self.rows / (self.hours * 3600)
         self.bigtable_nodes = max(1, ceil(self.rows_per_s / options.node_rows))
         self.stored_gb = self.nodes * inputs.row_bytes / 1e9
+        self.holding_nodes = max(1, ceil(self.stored_gb / 1e3 / options.node_tb))
 
     @property
     def workers_cost(self) -> float:
@@ -88,6 +90,12 @@ class Estimate:
     @property
     def gets_cost(self) -> float:
         return float(self.times * self.inputs.files / 1000 * self.options.thousand_gets)
+
+    @property
+    def month_cost(self) -> float:
+        """Of what it takes to keep the table and to serve it, as little as possible."""
+        nodes = self.holding_nodes * HOURS_A_MONTH * self.options.node_hour
+        return float(self.stored_gb * self.options.gb_month + nodes)
 
     @property
     def cost(self) -> float:
@@ -128,7 +136,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--machines", type=int, default=100, help="at the same time; default 100")
     add("--speed", type=float, default=1.0, help="a vCPU there beside a core here; default 1")
     add("--busy", type=float, default=0.5, help="share of its time that a vCPU computes; default 0.5")
-    add("--node_rows", type=float, default=10_000, help="rows a second that a Bigtable node takes")
+    add(
+        "--node_rows",
+        type=float,
+        default=10_000,
+        help="rows a second that a Bigtable node takes; default 10,000",
+    )
+    add("--node_tb", type=float, default=5, help="TB that a Bigtable node holds; default 5")
     for name, (price, what) in PRICES.items():
         add(f"--{name}", type=float, default=price, metavar="PRICE", help=f"{what}; default {price:g}")
     return parser.parse_args(arguments)
@@ -149,8 +163,8 @@ def table_text(inputs: Inputs, options: argparse.Namespace) -> list[str]:
     prices = ", ".join(f"{name} {getattr(options, name):g}" for name in PRICES)
     return [
         f"Prices ({PRICED}): {prices}.",
-        f"A vCPU does {options.speed:g} × what a core here does, {options.busy:.0%} of the time; a Bigtable",
-        f"node takes {options.node_rows:,.0f} rows a second.",
+        f"A vCPU is {options.speed:g} × as fast as a core here, and computes {options.busy:.0%} of its time;",
+        f"a Bigtable node takes {options.node_rows:,.0f} rows a second and holds {options.node_tb:g} TB.",
         "",
         f"| | {' | '.join(volume.name for volume in volumes)} |",
         "|---" * (len(volumes) + 1) + "|",
@@ -168,9 +182,10 @@ def _column(e: Estimate, options: argparse.Namespace) -> dict[str, str]:
         "files read": f"{e.times * e.inputs.files / 1e6:,.0f} M",
         "rows of the graph scanned": f"{e.times * e.inputs.supervoxels / 1e9:,.1f} G",
         "nodes": f"{e.nodes / 1e6:,.0f} M",
-        "rows written, requests": f"{e.rows / 1e6:,.0f} M, {e.requests / 1e6:,.1f} M",
-        "rows a second": f"{e.rows_per_s:,.0f}",
-        "Bigtable nodes for that": f"{e.bigtable_nodes}",
+        "rows written, in requests": f"{e.rows / 1e6:,.0f} M, {e.requests / 1e6:,.1f} M",
+        "rows written a second": f"{e.rows_per_s:,.0f}",
+        "rows of the graph a second": f"{e.times * e.inputs.supervoxels / e.hours / 3600:,.0f}",
+        "Bigtable nodes to write so fast": f"{e.bigtable_nodes}",
         "stored, before compression": f"{e.stored_gb:,.0f} GB",
         "stored, lightly packed": f"{e.nodes * e.inputs.packed_bytes / 1e9:,.0f} GB",
         "workers": f"{e.workers_cost:,.0f}",
@@ -178,7 +193,7 @@ def _column(e: Estimate, options: argparse.Namespace) -> dict[str, str]:
         "reads of files": f"{e.gets_cost:,.0f}",
         "**ingest**": f"**{e.cost:,.0f}**",
         "per million nodes": f"{e.cost / e.nodes * 1e6:,.2f}",
-        "storage a month, before compression": f"{e.stored_gb * options.gb_month:,.0f}",
+        "a month: storage, Bigtable nodes to hold it": f"{e.month_cost:,.0f}, {e.holding_nodes} of them",
     }
 
 

@@ -91,6 +91,7 @@ def test_an_estimate_by_hand() -> None:
     assert estimate.gets_cost == pytest.approx(2 * 3_600 * 8 / 1_000 * 0.0004)
     assert estimate.bigtable_nodes == 1
     assert estimate.bigtable_cost == pytest.approx(1.8 * 0.65)
+    assert estimate.month_cost == pytest.approx(7.2e6 * 200 / 1e9 * 0.17 + 730 * 0.65)
     parts = (estimate.workers_cost, estimate.bigtable_cost, estimate.gets_cost)
     assert estimate.cost == pytest.approx(sum(parts))
 
