@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ CONNECT_SECONDS = 20.0
 DEFAULTS = ("--job_server_timeout=31536000",)
 """A year, as Beam takes it for the most that a whole job may last; without it a job ends after 300 s."""
 EMBEDDED = "embed"
+LISTENER, LISTENER_SECONDS = "wait_until_finish_read", 5.0
 _LAST_OF_A_TRACEBACK = re.compile(r"^(?:\w+\.)*(?!Traceback)(\w+(?:: .*)?)$", re.MULTILINE)
 _DETAILS = re.compile(r'^\s*details = "(.*)"$', re.MULTILINE)
 
@@ -48,16 +50,29 @@ def plain_errors(options: PipelineOptions) -> Iterator[None]:
         yield
         return
     _find(endpoint)
-    forwarded = logging.getLogger()
-    forwarded.addFilter(_is_no_traceback)
     try:
-        yield
+        with _without_tracebacks():
+            yield
     except grpc.RpcError as error:
         details = error.details() if isinstance(error, grpc.Call) else error
         raise JobFailed(f"job service {endpoint}: {details}") from error
     except RuntimeError as error:
         raise JobFailed(f"job service {endpoint}: {reason(str(error))}") from error
+
+
+@contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Hide those that Beam prints: of workers, and of its thread that listens to the job service."""
+    forwarded, hook = logging.getLogger(), threading.excepthook
+    forwarded.addFilter(_is_no_traceback)
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, grpc.RpcError) else hook(args)
+    try:
+        yield
     finally:
+        for thread in threading.enumerate():
+            if thread.name == LISTENER:
+                thread.join(LISTENER_SECONDS)
+        threading.excepthook = hook
         forwarded.removeFilter(_is_no_traceback)
 
 

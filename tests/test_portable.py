@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from .elsewhere import copy_kernels, environment, make_python, site_packages
 from .emulator import free_port, wait_for_port
 from .ingest_jobs import N_CHUNKS, N_MANY, done_chunks, start, table_bytes, wait_until
 from .recorder import IS_SENT, LOADS, READS
+from .test_audit_job import run_audit
 
 PORTABILITY = "apache_beam.runners"
 
@@ -81,7 +83,8 @@ def cluster(python: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
         yield Cluster(python, *processes, flags, record)
     finally:
         for process in processes:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -112,6 +115,9 @@ def test_workers_apart_from_the_launcher(
     assert out.startswith(f"chunks {N_CHUNKS}, chunks_done_before 0, empty_chunks 0, nodes "), out
     assert table_bytes(config) == table_bytes(undisturbed)
     assert done_chunks(config) == N_CHUNKS
+    audited = run_audit(config, *cluster.flags)
+    assert (audited.returncode, audited.stderr) == (0, "")
+    assert audited.stdout.endswith("\ncomplete\n")
 
     lines = recorded(cluster.record)
     read = {Path(line.path) for line in lines if line.event == READS}
@@ -127,18 +133,6 @@ def test_workers_apart_from_the_launcher(
     assert all(path.startswith(f"{packages}/") for path in loaded)
     assert str(packages / "beam_jobs" / "ingest.py") not in loaded
     assert [line.path for line in lines if line.event == IS_SENT] == []
-
-
-def test_a_worker_that_dies(cluster: Cluster, slow_sample: Path) -> None:
-    """The job ends with an error, and what is done stays done."""
-    launcher = start(slow_sample, "--create", *cluster.flags)
-    wait_until(lambda: done_chunks(slow_sample) > 20)
-    (worker,) = cluster.workers
-    worker.kill()
-    out, err = launcher.communicate(timeout=60)
-    assert (launcher.returncode, out) == (1, "")
-    assert err == f"error: job service {cluster.endpoint}: RuntimeError: a worker is lost\n"
-    assert 20 < done_chunks(slow_sample) < N_MANY
 
 
 def test_what_is_not_there(
@@ -165,3 +159,23 @@ def test_what_a_failure_ends_with() -> None:
     text = f"Pipeline job failed in state FAILED: Error.\n{inner}RuntimeError: {inner}{error}\n"
     assert portable.reason(text) == "StoreError: table: gone: [Errno 2] [while running 'Write']"
     assert portable.reason("unknown error") == "unknown error"
+
+
+def test_a_worker_and_then_the_service_die(cluster: Cluster, slow_sample: Path) -> None:
+    """The job ends with an error, and goes on when it is started again."""
+    launcher = start(slow_sample, "--create", *cluster.flags)
+    wait_until(lambda: done_chunks(slow_sample) > 20)
+    (worker,) = cluster.workers
+    worker.kill()
+    lost = f"error: job service {cluster.endpoint}: RuntimeError: a worker is lost\n"
+    assert (*launcher.communicate(timeout=60), launcher.returncode) == ("", lost, 1)
+    done = done_chunks(slow_sample)
+    assert 20 < done < N_MANY
+
+    launcher = start(slow_sample, *cluster.flags)
+    wait_until(lambda: done_chunks(slow_sample) > done + 20)
+    os.killpg(cluster.service.pid, signal.SIGKILL)
+    out, err = launcher.communicate(timeout=60)
+    assert (launcher.returncode, out) == (1, "")
+    assert err.startswith(f"error: job service {cluster.endpoint}: ")
+    assert err.count("\n") == 1
