@@ -147,7 +147,7 @@ def test_from_a_sample_to_its_features(installed: Installed, undisturbed: Path) 
     assert "12/12 chunks done" in installed.run("l2features", "status", "sample", "--config", config)
     got = installed.run("l2features", "get", "sample", "--chunk", "1,1,1", "--json", "--config", config)
     assert all(row["size_nm3"] > 0 for row in json.loads(got).values())
-    audited = installed.run("python", "-m", "beam_jobs.audit", *data)
+    audited = installed.run("python", "-m", "beam_jobs.audit", *data, "--runner=FnApiRunner")
     assert audited.endswith("\ncomplete\n"), audited
     server = ("gunicorn", "--check-config", "-c", f"{installed.site}/api/gunicorn.conf.py")
     variables = {CONFIG_VARIABLE: config, "L2CACHE_BIND": "127.0.0.1:0"}
