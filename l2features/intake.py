@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from .errors import L2FeaturesError
 from .subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
 
-PULL_MESSAGES = 100
+FIRST_PULL, PULL_MESSAGES, PULL_BYTES = 10, 100, 16 << 20
+"""How much is pulled at a time: few messages at first, and when they are large."""
 PULL_WAIT_S = 10.0
 HEARTBEAT_S = 5.0
 MOST_MESSAGES, MOST_BYTES = 1_000, 64 << 20
 """How much of a subscription is held before no more is pulled of it."""
 LONGEST_PAUSE_S, EMPTY_PAUSE_S = 30.0, 0.5
+AWAY_S = 20.0
+"""For how long nothing is let go of a subscription that did not answer, as leases end by themselves."""
 JOIN_S = 2.0
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ class Intake:
     """Messages of subscriptions, the most urgent first.
 
     ``judge`` gives the home and the weight of a message; it must not raise. ``wake`` is called, by any
-    thread, when there is something new to `take`, or ``failure`` was set: a subscription that cannot be read.
+    thread, when there is something new to `take`, or ``failure`` was set: a subscription that cannot be read,
+    or an error of a thread, as nothing would come any more.
     """
 
     def __init__(
@@ -57,11 +60,12 @@ class Intake:
         wake: Callable[[], object],
     ) -> None:
         self.subscriptions, self.judge, self.wake = list(subscriptions), judge, wake
-        self.failure: L2FeaturesError | None = None
+        self.failure: Exception | None = None
         self._held: dict[str, Held] = {}
         self._waiting: dict[str, Held] = {}
         self._bytes = [0] * len(self.subscriptions)
         self._count = [0] * len(self.subscriptions)
+        self._away_until: dict[str, float] = {}
         self._changed = threading.Condition()
         self._stopping, self._closed = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
@@ -115,9 +119,12 @@ class Intake:
     def let_go(self, messages: Iterable[Held], seconds: int = 0) -> None:
         """Messages are to come again after so long, at most 600 seconds."""
         for subscription, ack_ids in self._released(messages):
+            if time.monotonic() < self._away_until.get(subscription.path, 0.0):
+                continue
             try:
                 subscription.hold(ack_ids, seconds)
             except SubscriptionError as error:
+                self._away_until[subscription.path] = time.monotonic() + AWAY_S
                 logger.warning("%s; the messages will come again when their leases end", error)
 
     def stop(self) -> None:
@@ -142,16 +149,24 @@ class Intake:
             thread.join(JOIN_S)
 
     def _run(self, work: Callable[..., None], *arguments: object) -> None:
-        thread = threading.Thread(target=work, args=arguments, name=work.__name__, daemon=True)
+        def guarded() -> None:
+            try:
+                work(*arguments)
+            except Exception as error:  # without this thread messages would be held, or wait, for ever
+                if not self._stopping.is_set():
+                    self.failure = error
+                    self.wake()
+
+        thread = threading.Thread(target=guarded, name=work.__name__, daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def _pull(self, rank: int, subscription: Subscription) -> None:
-        pause, reached = 1.0, False
+        pause, reached, most = 1.0, False, min(FIRST_PULL, PULL_MESSAGES)
         while self._has_room(rank):
             start = time.monotonic()
             try:
-                received = subscription.pull(PULL_MESSAGES, PULL_WAIT_S)
+                received = subscription.pull(most, PULL_WAIT_S)
             except SubscriptionError as error:
                 if self._stopping.is_set() or self._is_fatal(error, reached):
                     return
@@ -160,6 +175,9 @@ class Intake:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
             pause, reached = 1.0, True
+            largest = max((len(message.data) for message in received), default=0)
+            wanted = max(FIRST_PULL, 2 * len(received))
+            most = max(1, min(wanted, PULL_MESSAGES, PULL_BYTES // max(largest, 1)))
             for message in received:
                 self._add(rank, subscription, message)
             if not received and time.monotonic() - start < EMPTY_PAUSE_S:
@@ -184,7 +202,8 @@ class Intake:
         return not self._stopping.is_set()
 
     def _add(self, rank: int, subscription: Subscription, message: Received) -> None:
-        key = f"{subscription.path.rpartition('/')[2]}/{message.message_id}"
+        _, project, _, name = subscription.path.split("/")
+        key = f"{project}/{name}/{message.message_id}"  # a number of Pub/Sub's is unique within a topic only
         home, weight = self.judge(message)
         with self._changed:
             if not self._stopping.is_set():

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .errors import ConfigError, L2FeaturesError
 
 if TYPE_CHECKING:
+    from google.api_core.retry import Retry
     from google.pubsub_v1 import SubscriberClient
 
 LEASE_S = 20
 """For how long messages are held at a time. What a process holds that is killed comes again after it."""
-TIMEOUT_S = 20.0
+TIMEOUT_S, RETRY_S = 20.0, 5.0
+"""Of a call, and for how long one is repeated that failed: what waits for it has other things to do."""
 MAX_ACK_IDS = 1_000
 """Of one request, which may have 512 KiB."""
 _SUBSCRIPTION = re.compile(
@@ -82,14 +84,20 @@ class Subscription:
         """Messages are done, and do not come again. Raises SubscriptionError."""
         for part in _parts(ack_ids):
             with self._errors("acknowledge"):
-                self._open().acknowledge(subscription=self.path, ack_ids=part, timeout=TIMEOUT_S)
+                self._open().acknowledge(
+                    subscription=self.path, ack_ids=part, timeout=TIMEOUT_S, retry=_retry()
+                )
 
     def hold(self, ack_ids: Iterable[str], seconds: int = LEASE_S) -> None:
         """Messages do not come again for so long; with 0, they come again now. Raises SubscriptionError."""
         for part in _parts(ack_ids):
             with self._errors("hold"):
                 self._open().modify_ack_deadline(
-                    subscription=self.path, ack_ids=part, ack_deadline_seconds=seconds, timeout=TIMEOUT_S
+                    subscription=self.path,
+                    ack_ids=part,
+                    ack_deadline_seconds=seconds,
+                    timeout=TIMEOUT_S,
+                    retry=_retry(),
                 )
 
     def close(self) -> None:
@@ -129,6 +137,13 @@ def _received(message: Any) -> Received:
         inner.publish_time.timestamp() if inner.publish_time else 0.0,
         max(message.delivery_attempt - 1, 0),
     )
+
+
+def _retry() -> Retry:
+    """How a call is repeated; Google's own goes on for a minute."""
+    from google.api_core.retry import Retry
+
+    return Retry(timeout=RETRY_S)
 
 
 def _parts(ack_ids: Iterable[str]) -> Iterator[list[str]]:

@@ -23,6 +23,11 @@ class Feed:
                 name=self.subscription, topic=self.topic, ack_deadline_seconds=ACK_DEADLINE_S
             )
 
+    def remove(self) -> None:
+        """Delete the subscription."""
+        with SubscriberClient() as subscriber:
+            subscriber.delete_subscription(subscription=self.subscription)
+
     def publish(self, *payloads: bytes, attributes: Mapping[str, str] | None = None) -> None:
         """Publish messages with the same attributes."""
         messages = [{"data": data, "attributes": dict(attributes or {"table_id": "t"})} for data in payloads]

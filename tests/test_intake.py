@@ -74,6 +74,16 @@ def test_the_urgent_come_first_and_together_what_has_one_home(
     assert 0 <= time.time() - (oldest or 0) < 60
 
 
+def test_a_key_tells_projects_apart(pubsub: PubSubEmulator, open_intake: Open) -> None:
+    """Two may have a subscription of the same name, and Pub/Sub numbers messages by topic."""
+    feed = Feed()
+    feed.publish(b"a")
+    intake = open_intake(feed)
+    wait_for(lambda: intake.waiting(1)[0] == 1)
+    (held,) = intake.take(1, 1, 1)
+    assert held.key == f"test-project/{feed.name}/{held.message.message_id}"
+
+
 def test_what_is_held_does_not_come_again(
     pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +136,52 @@ def test_there_is_room_for_so_many(
         seen += texts(taken)
         intake.acknowledge(taken)
     assert sorted(map(int, seen)) == list(range(12))
+
+
+def test_large_messages_are_pulled_one_by_one(
+    pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake_module, "FIRST_PULL", 2)
+    monkeypatch.setattr(intake_module, "PULL_BYTES", 100)
+    monkeypatch.setattr(intake_module, "MOST_BYTES", 100)
+    feed = Feed()
+    feed.publish(*(b"%060d" % n for n in range(8)))
+    intake = open_intake(feed)
+    seen: list[str] = []
+    while len(seen) < 8:
+        wait_for(lambda: intake.waiting(1)[0] > 0)
+        time.sleep(0.2)
+        assert intake.backlog()[0] <= 2
+        taken = intake.take(9, 999, 1)
+        seen += texts(taken)
+        intake.acknowledge(taken)
+    assert sorted(map(int, seen)) == list(range(8))
+
+
+def test_where_nothing_can_be_let_go_it_is_not_tried_for_each_message(
+    pubsub: PubSubEmulator, open_intake: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    feed = Feed()
+    feed.publish(b"a", b"b")
+    intake = open_intake(feed)
+    wait_for(lambda: intake.waiting(1)[0] == 2)
+    first, second = intake.take(9, 9, 1)
+    feed.remove()
+    intake.let_go([first], 5)
+    intake.let_go([second], 6)
+    assert intake.backlog() == (0, None)
+    assert caplog.text.count("come again when their leases end") == 1
+
+
+def test_a_thread_that_breaks_ends_it_all(pubsub: PubSubEmulator) -> None:
+    """Rather than that nothing comes any more, and nobody knows."""
+    feed, told = Feed(), threading.Event()
+    intake = Intake([Subscription(feed.subscription)], lambda m: (1 // len(m.data), 1), told.set)
+    intake.start()
+    feed.publish(b"")
+    assert told.wait(20)
+    assert isinstance(intake.failure, ZeroDivisionError)
+    intake.close()
 
 
 def test_what_waits_when_it_stops_comes_again_at_once(pubsub: PubSubEmulator, open_intake: Open) -> None:
