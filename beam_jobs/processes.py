@@ -26,8 +26,12 @@ class WorkerProcess:
             self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
 
     def exit_reason(self) -> str:
-        """How it ended, in words; waits until it has."""
-        code = self.process.wait()
+        """How it ended, in words; one that has closed its pipe and does not end is killed."""
+        try:
+            code = self.process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
         return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 

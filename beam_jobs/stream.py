@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,8 @@ from l2features.store import Store, open_store
 from l2features.subscription import Received, Subscription
 from l2features.update import Update
 
-from . import stream_worker
-from .processes import WorkerProcess, end_all, handled
+from .crew import Crew, Worker
+from .processes import handled
 from .stream_worker import Setup
 from .update_transforms import MessageResult
 from .worker import END, ERROR, NEXT, RESULT
@@ -39,8 +39,6 @@ from .worker import END, ERROR, NEXT, RESULT
 BATCH_WAIT_S = 0.2
 """How long the first message of a batch waits for others."""
 BATCH_MESSAGES, BATCH_IDS = 100, 500
-BATCH_TIMEOUT_S = 3_600.0
-"""A batch that takes longer hangs, say in a server that accepts a request and never answers."""
 MAX_DEATHS = 5
 """So many workers may die at one message by itself."""
 STORE_DEADLINE_S = 5.0
@@ -50,19 +48,6 @@ WORDS_S = 60.0
 HOME_BITS = 32
 """Lower bits of an id: nodes that have the others in common are of one chunk, or not far from it."""
 logger = logging.getLogger(__name__)
-
-
-class _Worker(WorkerProcess):
-    ready = False
-    batch: Sequence[Held] = ()
-    since = 0.0
-    """When it was given the batch, on the clock of ``time.monotonic``."""
-    overdue = False
-    ended = False
-
-    def __init__(self) -> None:
-        super().__init__(stream_worker.__name__)
-        self.results: dict[str, MessageResult] = {}
 
 
 @dataclass
@@ -91,15 +76,12 @@ class Supervisor:
     def __init__(
         self, setup: Setup, subscriptions: Sequence[Subscription], n_workers: int, attempts: int
     ) -> None:
-        self.setup, self.n_workers, self.patience = setup, n_workers, Patience(attempts)
+        self.setup, self.crew, self.patience = setup, Crew(setup, n_workers), Patience(attempts)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.intake = Intake(subscriptions, judge, lambda: os.eventfd_write(self._wake, 1))
-        self.workers: list[_Worker] = []
         self.again: list[list[Held]] = []
         self.totals = Totals()
         self.recorder = open_recorder(setup.update)
-        self.early_deaths = 0
-        self.start_at = 0.0
         self.stopped = False
         self._ended = threading.Event()
 
@@ -114,14 +96,13 @@ class Supervisor:
             try:
                 self.intake.start()
                 flush.start()
-                while not self.stopped or any(worker.batch for worker in self.workers):
-                    self._start_workers()
+                while not self.stopped or self.crew.busy():
                     self._serve()
                     if self.intake.failure:
                         raise self.intake.failure
             finally:
                 self.intake.stop()
-                end_all(self.workers)
+                self.crew.end()
                 self.intake.close()
                 self._ended.set()
                 flush.join()
@@ -147,78 +128,67 @@ class Supervisor:
                 self.recorder.close()
                 return
 
-    def _start_workers(self) -> None:
-        """Replace workers that ended; for a while not, where one died before it was ready."""
-        self.workers = [worker for worker in self.workers if not worker.ended]
-        if self.stopped or time.monotonic() < self.start_at:
-            return
-        while len(self.workers) < self.n_workers:
-            worker = _Worker()
-            self.workers.append(worker)
-            with suppress(ConnectionError):  # one that is dead already is found when it is waited for
-                worker.pipe.send(self.setup)
-
     def _serve(self) -> None:
         """Wait for messages and for the workers; answer those that have something to say."""
-        pipes = {worker.pipe: worker for worker in self.workers}
+        if not self.stopped:
+            self.crew.fill()
+        pipes = {worker.pipe: worker for worker in self.crew.workers if not worker.ended}
         for source in multiprocessing.connection.wait([*pipes, self._wake], self._timeout()):
             if source == self._wake:
                 os.eventfd_read(self._wake)
                 continue
             worker = pipes[source]  # type: ignore[index]
             try:
-                self._answer(worker, *worker.pipe.recv())
-            except (EOFError, ConnectionError):
-                self._bury(worker)
+                said = worker.pipe.recv()
+            except (EOFError, OSError):  # an OSError where it died in the middle of a word
+                batch, worker.batch = worker.batch, ()
+                self._failed(batch, self.crew.bury(worker), died=True)
+            else:
+                self._answer(worker, *said)
         if self.stopped:
             self.intake.stop()
             self._let_go_again()
         else:
             self._give()
-        for worker in self.workers:
-            if worker.batch and time.monotonic() - worker.since > BATCH_TIMEOUT_S:
-                worker.overdue = True
-                worker.process.kill()
+        self.crew.end_overdue()
 
     def _timeout(self) -> float:
-        count, since = self.intake.waiting(len(self.intake.subscriptions))
-        return max(0.01, since + BATCH_WAIT_S - time.monotonic()) if count and self._idle() else 1.0
+        count, since = self.intake.waiting(self._ranks())
+        return max(0.01, since + BATCH_WAIT_S - time.monotonic()) if count and self.crew.idle() else 1.0
 
-    def _idle(self) -> list[_Worker]:
-        return [worker for worker in self.workers if worker.ready and not worker.batch and not worker.ended]
+    def _ranks(self) -> int:
+        """From how many subscriptions may be taken: of several workers one is left to the first."""
+        busy = sum(any(held.rank for held in worker.batch) for worker in self.crew.busy())
+        return len(self.intake.subscriptions) if busy < max(1, self.crew.size - 1) else 1
 
     def _give(self) -> None:
         """Give batches to the workers that have none: equal shares, so that others find something too."""
         count, _ = self.intake.waiting(len(self.intake.subscriptions))
-        share = min(BATCH_MESSAGES, -(-count // self.n_workers))
-        for worker in self._idle():
+        share = min(BATCH_MESSAGES, -(-count // self.crew.size))
+        for worker in self.crew.idle():
             batch = self._next_batch(share)
             if not batch:
                 return
-            worker.batch, worker.since, worker.results = batch, time.monotonic(), {}
-            with suppress(ConnectionError):
-                worker.pipe.send([self.patience.delivery(held) for held in batch])
+            self.crew.give(worker, batch, map(self.patience.delivery, batch))
 
     def _next_batch(self, share: int) -> list[Held]:
-        """What fails is tried by halves first; then up to ``share`` messages of those that wait.
-
-        One worker is left to the first subscription, where there are several.
-        """
-        if self.again:
-            return self.again.pop()
-        busy = sum(any(held.rank for held in worker.batch) for worker in self.workers)
-        ranks = len(self.intake.subscriptions) if busy < max(1, self.n_workers - 1) else 1
+        """Up to ``share`` messages of those that wait; of one subscription, halves of what failed first."""
+        ranks = self._ranks()
+        again = min(self.again, key=lambda batch: batch[0].rank, default=None)
+        if again and again[0].rank < ranks:
+            ranks = again[0].rank  # what is more urgent goes before it
+            if not self.intake.waiting(ranks)[0]:
+                self.again.remove(again)
+                return again
         count, since = self.intake.waiting(ranks)
-        enough = count >= BATCH_MESSAGES * self.n_workers
+        enough = count >= BATCH_MESSAGES * self.crew.size
         if not count or (not enough and time.monotonic() < since + BATCH_WAIT_S):
             return []
         return self.intake.take(share, BATCH_IDS, ranks)
 
-    def _answer(self, worker: _Worker, says: str, what: Any) -> None:
+    def _answer(self, worker: Worker, says: str, what: Any) -> None:
         if says == NEXT:
-            if not worker.ready and not self.early_deaths:
-                logger.info("worker %d is ready", worker.process.pid)
-            worker.ready, self.early_deaths = True, 0
+            self.crew.is_ready(worker)
         elif says == RESULT:
             result = MessageResult(*what)
             worker.results[result.key] = result
@@ -228,7 +198,7 @@ class Supervisor:
             batch, worker.batch = worker.batch, ()
             self._failed(batch, what, died=False)
 
-    def _settle(self, worker: _Worker) -> None:
+    def _settle(self, worker: Worker) -> None:
         """All of a batch that is done or dead is durable."""
         done = []
         for held in worker.batch:
@@ -244,20 +214,6 @@ class Supervisor:
         worker.batch = ()
         self.intake.acknowledge(done)
 
-    def _bury(self, worker: _Worker) -> None:
-        """A worker died."""
-        how = f"a worker died ({worker.exit_reason()})"
-        if worker.overdue:
-            how = f"a worker was ended after {BATCH_TIMEOUT_S:.0f} s"
-        worker.ended = True
-        worker.pipe.close()
-        if not worker.ready:
-            self.early_deaths += 1
-            self.start_at = time.monotonic() + min(2.0**self.early_deaths, 60.0)
-            how += " before it could begin"
-        batch, worker.batch = worker.batch, ()
-        self._failed(batch, how, died=True)
-
     def _failed(self, batch: Sequence[Held], why: str, died: bool) -> None:
         """A batch failed as a whole: each half is tried by itself; a single message is tried again later."""
         logger.warning("%s%s", f"{len(batch)} messages: " if batch else "", why)
@@ -265,16 +221,20 @@ class Supervisor:
             self.again += [list(batch[: len(batch) // 2]), list(batch[len(batch) // 2 :])]
         for held in batch if len(batch) == 1 else ():
             deaths = self.patience.died(held) if died else 0
-            if deaths < MAX_DEATHS or not self._bury_message(held, f"{why}, {deaths} times"):
+            if deaths >= MAX_DEATHS:
+                why = f"{why}, {deaths} times"
+            elif not self.patience.delivery(held).overdue:
+                self._later(held, why)
+                continue
+            if not self._bury_message(held, why):
                 self._later(held, why)
 
     def _bury_message(self, held: Held, why: str) -> bool:
-        """Make a dead letter of a message that kills its workers; whether it could be kept."""
+        """Make a dead letter of a message that no worker gets through; whether it could be kept."""
         letter = dead_letter(self.patience.delivery(held), [Outcome.refused(Reason.STILL_FAILED, why)])
         try:
-            letters = open_dead_letters(self.setup.dead_letters)
-            letters.put(letter)
-            letters.close()
+            with closing(open_dead_letters(self.setup.dead_letters)) as letters:
+                letters.put(letter)
         except L2FeaturesError as error:
             logger.error("%s", error)
             return False

@@ -1,0 +1,97 @@
+"""What the updater's supervisor does where workers and messages fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from beam_jobs import crew as crew_module
+from beam_jobs import stream_worker
+from beam_jobs.crew import Crew
+from beam_jobs.stream import Supervisor
+from beam_jobs.stream_worker import Setup
+from l2features.deadletters import Folder
+from l2features.intake import Held
+from l2features.parts import Delivery
+from l2features.subscription import Received, Subscription
+from l2features.update import Update
+
+from .emulator import PubSubEmulator
+from .feed import Feed
+from .test_intake import wait_for
+
+ATTRIBUTES = {"table_id": "sample"}
+
+
+def supervisor(dead: Path, *feeds: Feed, attempts: int = 2) -> Supervisor:
+    subscriptions = [Subscription(feed.subscription) for feed in feeds]
+    return Supervisor(Setup(Update(()), str(dead)), subscriptions, 2, attempts)
+
+
+def test_what_failed_goes_behind_what_is_more_urgent(pubsub: PubSubEmulator, tmp_path: Path) -> None:
+    urgent, low = Feed(), Feed()
+    supervised = supervisor(tmp_path, urgent, low)
+    intake = supervised.intake
+    intake.start()
+    low.publish(b"low1", b"low2")
+    wait_for(lambda: intake.waiting(2)[0] == 2)
+    supervised._failed(intake.take(9, 9, 2), "it broke", died=False)
+    urgent.publish(b"urgent")
+    wait_for(lambda: intake.waiting(1)[0] == 1)
+    batches: list[list[bytes]] = []
+    while len(batches) < 3:
+        if batch := supervised._next_batch(9):
+            batches.append([held.message.data for held in batch])
+        time.sleep(0.05)
+    assert batches[0] == [b"urgent"]
+    assert sorted(batches[1:]) == [[b"low1"], [b"low2"]]
+    intake.close()
+
+
+@pytest.mark.parametrize(("age_s", "is_kept"), [(3_600.0, False), (90_000.0, True)])
+def test_a_message_that_breaks_the_pipeline_for_a_day_is_a_dead_letter(
+    pubsub: PubSubEmulator, tmp_path: Path, age_s: float, is_kept: bool
+) -> None:
+    message = Received("ack", "1", b"data", ATTRIBUTES, time.time() - age_s, 0)
+    supervisor(tmp_path, Feed(), attempts=1)._failed([Held("key", 0, message)], "it broke", died=False)
+    letters = [letter for _, letter in Folder(tmp_path).letters()]
+    assert [letter.data for letter in letters] == [b"data"] * is_kept
+    assert [letter.reasons for letter in letters] == [["still_failed"]] * is_kept
+
+
+def test_a_worker_that_does_not_listen_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_module, "SEND_TIMEOUT_S", 1)
+    crew = Crew(Setup(Update(()), ""), 1)
+    crew.fill()
+    (worker,) = crew.workers
+    worker.process.send_signal(signal.SIGSTOP)
+    message = Received("ack", "1", bytes(5_000_000), ATTRIBUTES, 0.0, 0)
+    crew.give(worker, [Held("key", 0, message)], [Delivery("key", message.data, ATTRIBUTES)])
+    assert crew.bury(worker) == "a worker died (SIGKILL) before it could begin"
+    assert crew.idle() == []
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_word(
+    pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "half.py").write_text(
+        "import os\ndef work(fd): os.write(fd, b'\\0\\0\\0\\x63half'); os._exit(3)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(stream_worker, "__name__", "half")
+    supervised = supervisor(tmp_path, Feed())
+
+    def end_when_said() -> None:
+        wait_for(lambda: "a worker died" in caplog.text)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watch = threading.Thread(target=end_when_said)
+    watch.start()
+    supervised.run()
+    watch.join()
+    assert "a worker died (exit status 3) before it could begin" in caplog.text
