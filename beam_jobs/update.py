@@ -25,7 +25,7 @@ import apache_beam as beam
 
 from l2features import decoded, features
 from l2features.config import load_datasets
-from l2features.deadletters import open_dead_letters
+from l2features.deadletters import Folder, open_dead_letters
 from l2features.errors import ConfigError
 from l2features.outcomes import Fate, Verdict
 from l2features.recorded import find_messages, read_message
@@ -123,8 +123,10 @@ def replay(own: argparse.Namespace, flags: list[str]) -> int:
 
 def stream(own: argparse.Namespace) -> int:
     """Apply what Pub/Sub brings, on this machine, until a signal comes. Raises L2FeaturesError."""
-    subscriptions = [Subscription(path) for path in own.subscriptions.split(",")]
-    open_dead_letters(own.dead_letters).close()
+    subscriptions = [Subscription(path) for path in dict.fromkeys(own.subscriptions.split(","))]
+    letters = open_dead_letters(own.dead_letters)
+    if isinstance(letters, Folder):
+        letters.check()
     setup = Setup(_update(own, attempts=1), own.dead_letters)
     logging.getLogger("beam_jobs").setLevel(logging.INFO)
     features.warm_up()

@@ -178,6 +178,14 @@ class Folder:
                 temporary.unlink(missing_ok=True)
             raise DeadLetterError(f"folder {self.path}: cannot keep a dead letter: {error}") from error
 
+    def check(self) -> None:
+        """Make the folder, and see whether letters can be kept there. Raises DeadLetterError."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
+        except OSError as error:
+            raise DeadLetterError(f"folder {self.path}: cannot keep dead letters: {error}") from error
+
     def files(self) -> list[Path]:
         """The letters' files, sorted by name; others are passed over. Raises DeadLetterError."""
         if not self.path.is_dir():

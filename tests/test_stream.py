@@ -270,6 +270,11 @@ def test_a_message_that_kills_its_workers(
     [
         (["--subscriptions", "edits"], 2, "error: subscription 'edits': expected projects/PROJECT/subscript"),
         (["--subscriptions", "projects/p/subscriptions/not-there"], 1, "not-there: cannot pull"),
+        (
+            ["--subscriptions", "projects/p/subscriptions/any", "--dead_letters", "/dev/null/dead"],
+            1,
+            "error: folder /dev/null/dead: cannot keep dead letters",
+        ),
         (["--subscriptions", "projects/p/subscriptions/any", "--workers", "0"], 2, "--workers 0: expected"),
         (["--subscriptions", "projects/p/subscriptions/any", "--messages", "x"], 2, "not allowed with"),
         ([], 2, "--messages FOLDER or FILE, or --subscriptions PATH[,PATH…], is required"),
