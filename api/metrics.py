@@ -70,7 +70,7 @@ def show_updates(dataset: str, updates: Updates | None) -> None:
     seen = max(updater.time for updater in updates.updaters)
     living = [updater for updater in updates.updaters if seen - updater.time <= SILENT]
     UPDATER_SEEN.labels(dataset).set(seen.timestamp())
-    BACKLOG.labels(dataset).set(sum(updater.backlog.messages for updater in living))
+    BACKLOG.labels(dataset).set(sum(updater.backlog.messages for updater in living if updater.backlog))
     if updates.newest_message:
         NEWEST_MESSAGE.labels(dataset).set(updates.newest_message.timestamp())
 

@@ -22,6 +22,7 @@ from l2features.parts import Delivery
 from l2features.subscription import Subscription
 from l2features.update import Update
 
+from .update_freshness import RecordFreshness
 from .update_transforms import KeepDeadLetters, build
 
 ATTEMPTS = 6
@@ -101,8 +102,8 @@ def stream_to(update: Update, subscriptions: Sequence[str], dead_letters: str) -
     insisting = replace(update, insist_s=INSIST_S)
 
     def add(pipeline: Any) -> object:
-        return build(
-            pipeline, ReadSubscriptions(paths), insisting, KeepDeadLetters(dead_letters), streaming=True
-        )
+        letters = KeepDeadLetters(dead_letters)
+        done = build(pipeline, ReadSubscriptions(paths), insisting, letters, streaming=True)
+        return done.results | "Record freshness" >> RecordFreshness(update)
 
     return add

@@ -78,7 +78,7 @@ class Updater(BaseModel):
     time: Time = Field(description="When it wrote this: once a minute at least while it lives.")
     messages: int = Field(description="Messages for this table that it has done.")
     lag: Lag | None = Field(description="Null where no message was done in the last hour.")
-    backlog: Backlog
+    backlog: Backlog | None = Field(description="Null where messages wait elsewhere, as on Dataflow.")
 
 
 class Updates(BaseModel):
@@ -152,7 +152,7 @@ class Recorder:
         self._since = time.time()
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._figures = {name: _Figures() for name in datasets}
-        self._backlog: tuple[int, float] = (0, 0.0)
+        self._backlog: tuple[int, float] | None = None
         self._stores: dict[str, Store] = {}
         self._problems: dict[str, str] = {}
 
@@ -232,7 +232,6 @@ class Recorder:
         with self._lock:
             if kept:
                 figures.merge(kept)
-            messages, oldest = self._backlog
             operation = figures.operation
             own = Updater(
                 name=self.who,
@@ -240,7 +239,7 @@ class Recorder:
                 time=time_,
                 messages=figures.messages,
                 lag=figures.lag(now),
-                backlog=Backlog(messages=messages, oldest=_known(oldest)),
+                backlog=_backlog(self._backlog),
             )
             newest = _known(figures.newest)
         updaters = sorted([own, *living], key=lambda updater: updater.time, reverse=True)
@@ -274,12 +273,14 @@ def updates_text(updates: Updates | None, now: datetime | None = None) -> str:
 def _updater_text(updater: Updater, now: datetime) -> str:
     silent = f", silent since {shown(updater.time)}" if now - updater.time > SILENT else ""
     lag, backlog = updater.lag, updater.backlog
-    oldest = f", the oldest {_published(backlog.oldest)}" if backlog.oldest else ""
     parts = [f"updater {updater.name}{silent}: {updater.messages} messages since {shown(updater.since)}"]
     if lag:
         figures = f"median {lag.median_s:g} s, p99 {lag.p99_s:g} s, max {lag.max_s:g} s"
         parts.append(f"  lag of the last {lag.messages}: {figures}")
-    return "\n".join([*parts, f"  backlog: {backlog.messages} messages{oldest}"])
+    if backlog:
+        oldest = f", the oldest {_published(backlog.oldest)}" if backlog.oldest else ""
+        parts.append(f"  backlog: {backlog.messages} messages{oldest}")
+    return "\n".join(parts)
 
 
 def _published(time_: datetime | None) -> str:
@@ -289,6 +290,10 @@ def _published(time_: datetime | None) -> str:
 def _time(seconds: float) -> datetime:
     """UTC, to the millisecond."""
     return datetime.fromtimestamp(round(seconds, 3), UTC)
+
+
+def _backlog(known: tuple[int, float] | None) -> Backlog | None:
+    return known and Backlog(messages=known[0], oldest=_known(known[1]))
 
 
 def _known(seconds: float) -> datetime | None:

@@ -24,7 +24,7 @@ from l2features.chunks import parse_box
 from l2features.cli import main
 from l2features.config import load_dataset
 from l2features.errors import StoreError
-from l2features.freshness import NOTE, Recorder, Updates, read_updates, updates_text
+from l2features.freshness import NOTE, Backlog, Recorder, Updates, read_updates, updates_text
 from l2features.notes import AUDIT, audit_text, last_audit
 from l2features.store import Store, open_store
 
@@ -74,7 +74,7 @@ def test_what_a_table_keeps_of_its_updates(store: Store) -> None:
     assert (own.name, own.time, own.messages) == ("one", at(NOW), 100)
     assert own.lag
     assert own.lag.model_dump() == {"messages": 100, "median_s": 50.5, "p99_s": 99.01, "max_s": 100.0}
-    assert (own.backlog.messages, own.backlog.oldest) == (3, at(NOW - 9))
+    assert own.backlog == Backlog(messages=3, oldest=at(NOW - 9))
 
 
 def test_figures_never_go_back(store: Store) -> None:
@@ -181,7 +181,7 @@ def test_threads_may_record_while_it_is_written(store: Store) -> None:
     recorder.flush(NOW + 100, final=True)
     recorder.close()
     [own] = kept(store).updaters
-    assert (own.messages, own.backlog.messages) == (8000, 1999)
+    assert (own.messages, own.backlog) == (8000, Backlog(messages=1999, oldest=None))
 
 
 # ------------------------------------------------------------------ what is wrong

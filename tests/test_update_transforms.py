@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ from apache_beam.transforms.window import TimestampedValue
 from beam_jobs.dataflow import dataflow_flags
 from beam_jobs.prepared import PreparedPipeline
 from beam_jobs.update_dataflow import ATTEMPTS, Deliver, stream_to, streaming_flags
+from beam_jobs.update_freshness import RecordFreshness
 from beam_jobs.update_stateful import CollectByMessage, _CollectFn
 from beam_jobs.update_transforms import KeepDeadLetters, MessageResult, build
 from l2features.config import load_dataset, load_datasets
 from l2features.deadletters import Folder
 from l2features.errors import ConfigError
+from l2features.freshness import read_updates
 from l2features.geometry import Chunk
 from l2features.ids import Ids
 from l2features.ledger import Entry, Opened, Report, Tally, close_account
@@ -117,6 +120,7 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
     dead = KeepDeadLetters(str(tmp_path / "dead"))
     done = build(pipeline, _Deliveries(*bursts), update, dead, streaming=True)
     done.results | beam.Map(note, str(tmp_path / "results"))
+    done.results | RecordFreshness(update)
     run_stream(pipeline)
     results = [MessageResult(*result) for result in noted(tmp_path / "results")]
     assert sorted((r.key, r.verdict, r.operation_id) for r in results) == [
@@ -133,6 +137,10 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
     assert [chunk_rows(store, chunk).features.tobytes() for chunk in places] == before
     letters = {tuple(letter.reasons): letter.ids for _, letter in Folder(tmp_path / "dead").letters()}
     assert letters == {("bad_pickle",): [], ("unknown_node",): [stranger]}
+    updates = read_updates(store)
+    assert updates
+    assert updates.newest_message == datetime.fromtimestamp(published, UTC)
+    assert [updater.backlog for updater in updates.updaters] == [None]
 
 
 def entries(parts: int) -> list[Entry]:
