@@ -21,18 +21,16 @@ from typing import Any
 
 from l2features.deadletters import dead_letter, open_dead_letters
 from l2features.errors import L2FeaturesError
-from l2features.freshness import Recorder
 from l2features.intake import Held, Intake
 from l2features.messages import BadMessage, Reason, decode
 from l2features.outcomes import Fate, Outcome, Verdict
 from l2features.patience import Patience
-from l2features.store import Store, open_store
 from l2features.subscription import Received, Subscription
-from l2features.update import Update
 
 from .crew import Crew, Worker
 from .processes import handled
 from .stream_worker import Setup
+from .update_freshness import open_recorder
 from .update_transforms import MessageResult
 from .worker import END, ERROR, NEXT, RESULT
 
@@ -41,8 +39,6 @@ BATCH_WAIT_S = 0.2
 BATCH_MESSAGES, BATCH_IDS = 100, 500
 MAX_DEATHS = 5
 """So many workers may die at one message by itself."""
-STORE_DEADLINE_S = 5.0
-"""Of the figures that are kept with a table."""
 FLUSH_S = 1.0
 WORDS_S = 60.0
 HOME_BITS = 32
@@ -252,16 +248,6 @@ class Supervisor:
         for batch in self.again:
             self.intake.let_go(batch)
         self.again = []
-
-
-def open_recorder(update: Update) -> Recorder:
-    """What keeps with the tables of an update's data sets how fresh they are."""
-    datasets = {dataset.name: dataset for dataset in update.datasets}
-
-    def store_of(name: str) -> Store:
-        return open_store(datasets[name].store, datasets[name].l2cache_id, STORE_DEADLINE_S)
-
-    return Recorder(store_of, datasets)
 
 
 def judge(message: Received) -> tuple[int, int]:
