@@ -10,13 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import numpy as np
-import tenacity
 
 from .compute import read_geometry, timed
 from .config import Dataset, datasets_of_table
@@ -27,19 +25,16 @@ from .messages import BadMessage, Reason, check_ids, decode
 from .nodes import NodeFeatures, NodeSource
 from .outcomes import Fate, Outcome
 from .parts import Delivery, Member, Place, all_ids, among, batches, by_place
+from .retries import Retries
 from .schema import FEATURES, SIZE
 from .store import Store, open_store
 from .volume import Volume
 
-LONGEST_PAUSE_S = 10.0
-REST_S = 5.0
-"""How long a data set whose store could not be reached is left alone."""
 MEMBERS_S = 60.0
 """How long the messages of a group that failed are tried one by one."""
 INSISTED = (StoreUnavailable, GraphError)
 """Errors that are nobody's fault who sends a message."""
 logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +93,7 @@ class Updater:
         self._stores: dict[str, Store] = {}
         self._geometries: dict[str, Geometry] = {}
         self._sources: dict[str, NodeSource] = {}
-        self._away: dict[str, tuple[L2FeaturesError, float]] = {}
+        self._retries = Retries(update.attempts, update.pause_s)
 
     def split(self, delivery: Delivery) -> Split:
         """What a message asks for, by data set and chunk. It never raises for what a message holds."""
@@ -121,7 +116,7 @@ class Updater:
             outcomes.append(Outcome.refused(Reason.UNKNOWN_TABLE, detail, request.ids))
         for number, dataset in enumerate(datasets):
             try:
-                geometry = self._retried(dataset.name, self.geometry, dataset.name)
+                geometry = self._retries.call(dataset.name, self.geometry, dataset.name)
             except Exception as error:
                 self._insist(error, delivery)
                 outcomes.append(_failed(dataset.name, request.ids, error))
@@ -141,7 +136,7 @@ class Updater:
         """
         for batch in batches(members):
             try:
-                yield self._retried(place.dataset, self._compute, place, batch)
+                yield self._retries.call(place.dataset, self._compute, place, batch)
             except Exception as error:
                 if len(batch) == 1 or isinstance(error, (VolumeError, StoreError)):
                     yield self._nothing(place, batch, error)
@@ -184,7 +179,7 @@ class Updater:
             dataset, empty = computed.place.dataset, rows[SIZE] == 0
             try:
                 with timed(computed.millis, "write"):
-                    self._retried(dataset, self.store(dataset).write, rows)
+                    self._retries.call(dataset, self.store(dataset).write, rows)
             except Exception as error:
                 self._insist(error, *computed.members)
                 outcomes.append(_failed(dataset, rows["label"], error))
@@ -246,37 +241,13 @@ class Updater:
         """The features of nodes; the graph is asked again for those that it did not know, as it may lag."""
         source = self._source(place.dataset)
         result = source.compute(place.chunk, ids)
-        waits = iter(self._pauses())
+        waits = iter(self._retries.pauses())
         while len(result.unknown) and (pause := next(waits, None)) is not None:
             time.sleep(pause)
             later = source.compute(place.chunk, result.unknown)
             result.features = np.concatenate([result.features, later.features])
             result.unknown, result.errors = later.unknown, result.errors | later.errors
         return result
-
-    def _pauses(self) -> list[float]:
-        return [min(self.update.pause_s * 2**n, LONGEST_PAUSE_S) for n in range(self.update.attempts - 1)]
-
-    def _retried(self, name: str, call: Callable[..., _Result], *arguments: Any) -> _Result:
-        """What a call for a data set gives, after as many attempts as there may be.
-
-        While its store rests, as it could not be reached, the error is the same as it was.
-        """
-        away, until = self._away.get(name, (None, 0.0))
-        if away is not None and time.monotonic() < until:
-            raise type(away)(str(away))
-        pause = self.update.pause_s
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self.update.attempts),
-            wait=tenacity.wait_exponential_jitter(pause, LONGEST_PAUSE_S, jitter=pause),
-            retry=tenacity.retry_if_exception_type(L2FeaturesError),
-            reraise=True,
-        )
-        try:
-            return retrying(call, *arguments)
-        except StoreUnavailable as error:
-            self._away[name] = error, time.monotonic() + REST_S
-            raise
 
 
 def apply_messages(updater: Updater, deliveries: Iterable[Delivery]) -> dict[str, list[Outcome]]:

@@ -311,7 +311,7 @@ def test_rows_that_cannot_be_written_are_not_said_to_be(
     found = apply_messages(updater, [Delivery("a", edit(*rows[:2]), EDIT)])
     assert fates(found["a"]) == {"failed": rows[:1].tolist(), "present": rows[1:2].tolist()}
     monkeypatch.undo()
-    updater._away.clear()
+    updater._retries._away.clear()
     assert fates(apply_messages(updater, [Delivery("a", edit(*rows[:2]), EDIT)])["a"])["written"] == [rows[0]]
 
 
@@ -332,7 +332,7 @@ def test_a_store_that_cannot_be_reached_is_left_alone_for_a_while(
     ]
     assert asked == [ids[:1], ids[:1]]
     monkeypatch.undo()
-    updater._away.clear()
+    updater._retries._away.clear()
     assert fates(apply_messages(updater, [Delivery("a", edit(*ids), EDIT)])["a"]) == {"present": ids}
 
 
