@@ -156,7 +156,7 @@ class DeadLetters(Protocol):
 
 
 class Folder:
-    """Dead letters in a folder, a file of JSON each; the folder is made when the first comes."""
+    """Dead letters in a folder, a file of JSON each; the folder is made by `check`, or for the first."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)

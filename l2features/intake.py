@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from .subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
 
-FIRST_PULL, PULL_MESSAGES, PULL_BYTES = 10, 100, 16 << 20
-"""How much is pulled at a time: few messages at first, and when they are large."""
+PULL_MESSAGES = 100
+"""Most that are asked for at a time; of large ones fewer come, from the emulator 10 MB at most."""
 PULL_WAIT_S = 10.0
 HEARTBEAT_S = 5.0
 MOST_MESSAGES, MOST_BYTES = 1_000, 64 << 20
@@ -162,11 +162,11 @@ class Intake:
         thread.start()
 
     def _pull(self, rank: int, subscription: Subscription) -> None:
-        pause, reached, most = 1.0, False, min(FIRST_PULL, PULL_MESSAGES)
+        pause, reached = 1.0, False
         while self._has_room(rank):
             start = time.monotonic()
             try:
-                received = subscription.pull(most, PULL_WAIT_S)
+                received = subscription.pull(PULL_MESSAGES, PULL_WAIT_S)
             except SubscriptionError as error:
                 if self._stopping.is_set() or self._is_fatal(error, reached):
                     return
@@ -175,9 +175,6 @@ class Intake:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
             pause, reached = 1.0, True
-            largest = max((len(message.data) for message in received), default=0)
-            wanted = max(FIRST_PULL, 2 * len(received))
-            most = max(1, min(wanted, PULL_MESSAGES, PULL_BYTES // max(largest, 1)))
             for message in received:
                 self._add(rank, subscription, message)
             if not received and time.monotonic() - start < EMPTY_PAUSE_S:

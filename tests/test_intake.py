@@ -138,26 +138,6 @@ def test_there_is_room_for_so_many(
     assert sorted(map(int, seen)) == list(range(12))
 
 
-def test_large_messages_are_pulled_one_by_one(
-    pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake_module, "FIRST_PULL", 2)
-    monkeypatch.setattr(intake_module, "PULL_BYTES", 100)
-    monkeypatch.setattr(intake_module, "MOST_BYTES", 100)
-    feed = Feed()
-    feed.publish(*(b"%060d" % n for n in range(8)))
-    intake = open_intake(feed)
-    seen: list[str] = []
-    while len(seen) < 8:
-        wait_for(lambda: intake.waiting(1)[0] > 0)
-        time.sleep(0.2)
-        assert intake.backlog()[0] <= 2
-        taken = intake.take(9, 999, 1)
-        seen += texts(taken)
-        intake.acknowledge(taken)
-    assert sorted(map(int, seen)) == list(range(8))
-
-
 def test_where_nothing_can_be_let_go_it_is_not_tried_for_each_message(
     pubsub: PubSubEmulator, open_intake: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
