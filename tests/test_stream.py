@@ -130,7 +130,7 @@ def test_rows_freshness_and_the_end(running: Running) -> None:
     assert updates is not None
     assert updates.newest_message is not None
     assert [updater.messages for updater in updates.updaters] == [8]
-    assert updates.updaters[0].backlog.messages == 0
+    assert [updater.backlog and updater.backlog.messages for updater in updates.updaters] == [0]
     assert f"8 messages done, 0 refused; ids: {len(ids)} written" in running.log.read_text()
 
 
