@@ -21,7 +21,7 @@ from typing import Any
 
 from l2features.deadletters import dead_letter, open_dead_letters
 from l2features.errors import L2FeaturesError
-from l2features.intake import Held, Intake
+from l2features.intake import Held, Home, Intake
 from l2features.messages import BadMessage, Reason, decode
 from l2features.outcomes import Fate, Outcome, Verdict
 from l2features.patience import Patience
@@ -250,10 +250,11 @@ class Supervisor:
         self.again = []
 
 
-def judge(message: Received) -> tuple[int, int]:
-    """Where most of a message's nodes may be, and how many it names; (0, 1) where it cannot be said."""
+def judge(message: Received) -> tuple[Home, int]:
+    """Where most of a message's nodes may be, and how many it names; 0 and 1 where it cannot be said."""
     try:
-        ids = decode(message.data, message.attributes).ids
+        request = decode(message.data, message.attributes)
     except BadMessage:
-        return 0, 1
-    return (int(ids[0]) >> HOME_BITS, len(ids)) if len(ids) else (0, 1)
+        return ("", 0), 1
+    ids = request.ids
+    return (request.table_id, int(ids[0]) >> HOME_BITS if len(ids) else 0), max(1, len(ids))

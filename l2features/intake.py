@@ -29,18 +29,22 @@ JOIN_S = 2.0
 logger = logging.getLogger(__name__)
 
 
+Home = tuple[str, int]
+
+
 @dataclass(eq=False)
 class Held:
     """A message that is held.
 
-    ``rank`` is the place of its subscription, 0 for the first; messages of the same ``home``, or of homes
-    that are near to each other, are best worked on together; ``weight`` is how much work it is.
+    ``rank`` is the place of its subscription, 0 for the first; messages of the same ``home``, a table and a
+    place, or of places that are near to each other, are best worked on together; those of different tables
+    never are, as the store or the graph of one may hang. ``weight`` is how much work it is.
     """
 
     key: str
     rank: int
     message: Received
-    home: int = 0
+    home: Home = ("", 0)
     weight: int = 1
     since: float = field(default_factory=time.monotonic)
 
@@ -56,7 +60,7 @@ class Intake:
     def __init__(
         self,
         subscriptions: Sequence[Subscription],
-        judge: Callable[[Received], tuple[int, int]],
+        judge: Callable[[Received], tuple[Home, int]],
         wake: Callable[[], object],
     ) -> None:
         self.subscriptions, self.judge, self.wake = list(subscriptions), judge, wake
@@ -77,7 +81,7 @@ class Intake:
         self._run(self._beat)
 
     def take(self, most: int, weight: int, ranks: int) -> list[Held]:
-        """About ``most`` waiting messages of the first ``ranks`` subscriptions, of one of them.
+        """About ``most`` waiting messages of the first ``ranks`` subscriptions, of one of them and one table.
 
         They are of the most urgent subscription that has any; the one that waits longest is among them, and
         others of its home come first, then those of the homes after it, in order and around; a home is not
@@ -89,6 +93,7 @@ class Intake:
                 return []
             waiting = [held for held in self._waiting.values() if held.rank == urgent]
             first, taken = waiting[0].home, list[Held]()
+            waiting = [held for held in waiting if held.home[0] == first[0]]
             for held in sorted(waiting, key=lambda held: (held.home < first, held.home)):
                 weight -= held.weight
                 if taken and (weight < 0 or (len(taken) >= most and held.home != taken[-1].home)):

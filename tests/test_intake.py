@@ -27,7 +27,11 @@ def open_intake() -> Iterator[Open]:
 
     def open_(*feeds: Feed) -> Intake:
         subscriptions = [Subscription(feed.subscription) for feed in feeds]
-        intake = Intake(subscriptions, lambda m: (m.data[0], len(m.data)), threading.Event().set)
+        intake = Intake(
+            subscriptions,
+            lambda m: ((m.attributes["table_id"], m.data[0]), len(m.data)),
+            threading.Event().set,
+        )
         opened.append(intake)
         intake.start()
         return intake
@@ -72,6 +76,19 @@ def test_the_urgent_come_first_and_together_what_has_one_home(
     count, oldest = intake.backlog()
     assert count == 8
     assert 0 <= time.time() - (oldest or 0) < 60
+
+
+def test_what_is_of_different_tables_is_never_together(pubsub: PubSubEmulator, open_intake: Open) -> None:
+    """The store of one may hang, and hold up the other."""
+    feed = Feed()
+    feed.publish(b"a1", attributes={"table_id": "t"})
+    intake = open_intake(feed)
+    wait_for(partial(has_held, intake, 1))
+    feed.publish(b"a2", attributes={"table_id": "other"})
+    feed.publish(b"a3", attributes={"table_id": "t"})
+    wait_for(partial(has_held, intake, 3))
+    assert texts(intake.take(9, 99, 1)) == ["a1", "a3"]
+    assert texts(intake.take(9, 99, 1)) == ["a2"]
 
 
 def test_a_key_tells_projects_apart(pubsub: PubSubEmulator, open_intake: Open) -> None:
@@ -156,7 +173,7 @@ def test_where_nothing_can_be_let_go_it_is_not_tried_for_each_message(
 def test_a_thread_that_breaks_ends_it_all(pubsub: PubSubEmulator) -> None:
     """Rather than that nothing comes any more, and nobody knows."""
     feed, told = Feed(), threading.Event()
-    intake = Intake([Subscription(feed.subscription)], lambda m: (1 // len(m.data), 1), told.set)
+    intake = Intake([Subscription(feed.subscription)], lambda m: (("", 1 // len(m.data)), 1), told.set)
     intake.start()
     feed.publish(b"")
     assert told.wait(20)
@@ -180,7 +197,7 @@ def test_what_waits_when_it_stops_comes_again_at_once(pubsub: PubSubEmulator, op
 def test_a_subscription_that_is_not_there(pubsub: PubSubEmulator) -> None:
     told = threading.Event()
     intake = Intake(
-        [Subscription("projects/test-project/subscriptions/not-there")], lambda m: (0, 1), told.set
+        [Subscription("projects/test-project/subscriptions/not-there")], lambda m: (("", 0), 1), told.set
     )
     intake.start()
     assert told.wait(20)
