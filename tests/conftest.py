@@ -37,6 +37,17 @@ from .stores import INSTANCE, PROJECT, STORE_URL, bigtable_store, new_store, sto
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_VARIABLE = "L2FEATURES_SHARED"
 MANY = (12, 10, 6)
+SLOW = (
+    "test_chaos",
+    "test_stream",
+    "test_up",
+    "test_portable",
+    "test_installed",
+    "test_server",
+    "test_api_limits",
+    "test_ingest_failures",
+)
+"""Files of tests that take long."""
 __all__ = ["INSTANCE", "PROJECT", "STORE_URL", "bigtable_store", "new_store", "store"]
 
 
@@ -50,6 +61,11 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
     (folder / "secrets" / "cave-secret.json").write_text(json.dumps({"token": "0123456789abcdef" * 2}))
     os.environ["CLOUD_VOLUME_DIR"] = str(folder)
     cloudvolume.secrets.CLOUD_VOLUME_DIR = str(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that no process is alone with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
 def shared_folder() -> Path:
