@@ -211,8 +211,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--subnetwork", help="regions/REGION/subnetworks/NAME, with Private Google Access")
     own = parser.parse_args(argv)
     if not own.spec:
-        for job in TEMPLATES:
-            (own.folder / f"{job}.json").write_text(as_text(job))
+        try:
+            for job in TEMPLATES:
+                (own.folder / f"{job}.json").write_text(as_text(job))
+        except OSError as error:
+            parser.error(f"--folder {own.folder}: {error.strerror}: expected a folder that can be written to")
         return 0
     if not own.image:
         parser.error("--image IMAGE is required with --spec")

@@ -181,3 +181,9 @@ def test_the_launches_in_the_docs_are_let_pass() -> None:
 def test_the_command_writes_the_files(tmp_path: Path) -> None:
     assert templates.main(["--folder", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{job}.json" for job in JOBS]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        templates.main(["--folder", str(tmp_path / "none")])
+    assert f"--folder {tmp_path}/none: No such file or directory" in capsys.readouterr().err
