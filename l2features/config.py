@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies_environment
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
@@ -200,6 +201,13 @@ def server_environment(path: str | os.PathLike[str], bind: str, workers: int, au
 def environment(**more: str) -> dict[str, str]:
     """This process' environment with more variables, for a process that it starts."""
     return {**os.environ, **more}
+
+
+def without_proxy(host: str) -> dict[str, str]:
+    """The variable by which clients reach a host directly, where this process' environment has a proxy."""
+    proxies = getproxies_environment()
+    excepted = proxies.pop("no", None)
+    return {"no_proxy": f"{excepted},{host}" if excepted else host} if proxies else {}
 
 
 def pubsub_emulator() -> str | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from .config import CONFIG_VARIABLE, environment, url_prefix
+from .config import CONFIG_VARIABLE, environment, url_prefix, without_proxy
 from .emulators import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_listening
 from .errors import ConfigError
 from .sample import NAME
@@ -41,7 +41,8 @@ def run(folder: Path, ports: Mapping[str, int]) -> int:
     with _own_folder(folder) as logs:
         place = _choose_place(folder, ports)
         try:
-            with Supervisor(partial(environment, TMPDIR=str(folder / "tmp")), logs) as supervisor:
+            own = {"TMPDIR": str(folder / "tmp"), **without_proxy(LOOPBACK)}
+            with Supervisor(partial(environment, **own), logs) as supervisor:
                 _start(supervisor, place)
                 click.echo(greeting(place))
                 _watch(supervisor)
@@ -160,7 +161,7 @@ def greeting(place: Place) -> str:
     """Where all is, and what to try."""
     url = f"http://{place.api}"
     api = f"{url}{url_prefix()}/api/v1"
-    exports = {CONFIG_VARIABLE: place.config, **place.environment}
+    exports = {CONFIG_VARIABLE: place.config, **place.environment, **without_proxy(LOOPBACK)}
     return "\n".join(
         [
             "",

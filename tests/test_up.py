@@ -39,6 +39,8 @@ from .test_api_clients import DATASTACK, Info
 COMPOSE = ROOT / "compose.yaml"
 TOKEN = "0123456789abcdef" * 2
 GUARD_S = 120.0
+NO_SUCH_PROXY = {"http_proxy": "http://127.0.0.1:9"}
+"""What is on this machine is not reached through it."""
 
 
 class Up:
@@ -53,7 +55,7 @@ class Up:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "l2features.cli", "up", str(self.folder)],
             cwd=self.elsewhere / "cwd",
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **own},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **NO_SUCH_PROXY, **own},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -138,7 +140,8 @@ def test_from_one_command_to_the_features_of_an_edit(up: Up) -> None:
     exports = dict(shlex.split(line)[0].split("=", 1) for line in lines)
     assert exports["GRAPH_L2CACHE_CONFIG_PATH"] == f"{up.folder}/datasets.yml"
     command = [sys.executable, "-m", "l2features.cli", "sample-edit", "sample", "--split", "--json"]
-    done = subprocess.run(command, env={**os.environ, **exports}, capture_output=True, text=True, check=True)
+    env = {**os.environ, **NO_SUCH_PROXY, **exports}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     ids = json.loads(done.stdout)["new_l2_ids"]
     assert len(ids) == 2
