@@ -34,6 +34,8 @@ PRICES = {
 }
 PRICED = "US dollars, assumed on 2026-11-21 for us-central1: check yours"
 HOURS_A_MONTH = 730
+DIVISORS = ("repeats", "vcpus", "machines", "speed", "busy", "node_rows", "node_tb")
+"""Options that may not be 0."""
 EXAMPLES = """
 examples:
   python benchmarks/cost.py
@@ -145,7 +147,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--node_tb", type=float, default=5, help="TB that a Bigtable node holds; default 5")
     for name, (price, what) in PRICES.items():
         add(f"--{name}", type=float, default=price, metavar="PRICE", help=f"{what}; default {price:g}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name in DIVISORS:
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name} {getattr(options, name)}: expected more than 0")
+    if options.keep and not options.keep.parent.is_dir():
+        parser.error(f"--keep {options.keep}: there is no folder {options.keep.parent}")
+    return options
 
 
 def _volume(text: str) -> Volume:

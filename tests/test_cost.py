@@ -114,3 +114,10 @@ def test_a_column_for_each_data_set_and_prices_as_they_were_given() -> None:
     assert "node_hour 1.25" in one
     with pytest.raises(SystemExit):
         parse(["--dataset", "mine:ten:1,2,3"])
+
+
+@pytest.mark.parametrize("wrong", ["--machines 0", "--busy 0.0", "--keep /none/inputs.json"])
+def test_what_is_wrong_is_said_before_it_measures(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(wrong.split())
+    assert f"error: {wrong}: " in capsys.readouterr().err
