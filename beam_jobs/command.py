@@ -77,7 +77,7 @@ def box_chooser(own: argparse.Namespace) -> Callable[[Triple], ChunkBox]:
     def choose_box(grid: Triple) -> ChunkBox:
         if own.test:
             return centre_box(grid)
-        return parse_box(own.chunks, grid) if own.chunks else whole_box(grid)
+        return parse_box(own.chunks, grid) if own.chunks is not None else whole_box(grid)
 
     return choose_box
 

@@ -181,16 +181,19 @@ def test_a_thread_that_breaks_ends_it_all(pubsub: PubSubEmulator) -> None:
     intake.close()
 
 
-def test_what_waits_when_it_stops_comes_again_at_once(pubsub: PubSubEmulator, open_intake: Open) -> None:
+def test_what_waits_when_it_stops_comes_again(pubsub: PubSubEmulator, open_intake: Open) -> None:
+    """At once, unless a pull that ends at that moment is given it once more, or a heartbeat is under way."""
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)
     wait_for(lambda: intake.waiting(1)[0] == 2)
     intake.close()
     other = Subscription(feed.subscription)
-    received = other.pull(9, 5)
-    received += other.pull(9, 5) if len(received) < 2 else []
-    assert sorted(message.data for message in received) == [b"a", b"b"]
+    received: set[bytes] = set()
+    until = time.monotonic() + 2 * subscription_module.LEASE_S
+    while len(received) < 2 and time.monotonic() < until:
+        received |= {message.data for message in other.pull(9, 5)}
+    assert received == {b"a", b"b"}
     other.close()
 
 

@@ -80,6 +80,11 @@ class Running:
     def wait_for_rows(self, ids: Ids) -> None:
         wait_for(lambda: bool(self.store.read(ids).found.all()), LONGEST_S)
 
+    def done(self) -> int:
+        """Messages done, as the table says."""
+        updates = read_updates(self.store)
+        return updates.updaters[0].messages if updates and updates.updaters else 0
+
     def letters(self) -> list[DeadLetter]:
         return [letter for _, letter in Folder(self.dead).letters()] if self.dead.exists() else []
 
@@ -120,6 +125,7 @@ def test_rows_freshness_and_the_end(running: Running) -> None:
     running.feed.publish(b"", attributes=ATTRIBUTES)
     running.wait_for_rows(ids)
     assert running.rows(ids) == before
+    wait_for(lambda: running.done() == 8, LONGEST_S)
     children = running.workers()
     assert len(children) == 2
     running.end()

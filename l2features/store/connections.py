@@ -95,6 +95,15 @@ class Connections:
             opened.db.close()
 
     def _open(self, create: bool) -> _Opened:
+        there = self.path.exists()
+        try:
+            return self._open_once(create)
+        except sqlite3.OperationalError:
+            if there or not self.path.exists():
+                raise
+        return self._open_once(create)  # another process made the file just now
+
+    def _open_once(self, create: bool) -> _Opened:
         try:
             db = self._connect("mode=rwc" if create else "mode=rw")
             with _closed_on_error(db):
