@@ -140,7 +140,7 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
     updates = read_updates(store)
     assert updates
     assert updates.newest_message == datetime.fromtimestamp(published, UTC)
-    assert [updater.backlog for updater in updates.updaters] == [None]
+    assert None in [updater.backlog for updater in updates.updaters]  # of this one, beside others
 
 
 def entries(parts: int) -> list[Entry]:
