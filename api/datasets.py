@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from l2features.cache import RowCache
 from l2features.compute import read_geometry
 from l2features.config import Dataset
 from l2features.errors import L2FeaturesError, StoreError
 from l2features.freshness import Updates, read_updates
 from l2features.geometry import Geometry
 from l2features.notes import BadNote, LastAudit, last_audit
-from l2features.reader import Reader
+from l2features.reading.cache import RowCache
+from l2features.reading.reader import Reader
 from l2features.store import Coverage, Meta, Store, open_store
 
 from . import metrics

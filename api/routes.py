@@ -10,9 +10,9 @@ import numpy as np
 from flask import Response, g, request
 from flask_openapi3 import APIBlueprint, OpenAPI
 
-from l2features.answers import arrow_stream, arrow_table, json_parts, parquet
 from l2features.errors import StoreUnavailable
-from l2features.reader import Answer, Reader, Status
+from l2features.reading.answers import arrow_stream, arrow_table, json_parts, parquet
+from l2features.reading.reader import Answer, Reader, Status
 from l2features.schema import ATTRIBUTES, NAMES
 
 from . import metrics

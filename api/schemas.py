@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from l2features.freshness import Updates
 from l2features.notes import LastAudit
-from l2features.reader import Status
+from l2features.reading.reader import Status
 from l2features.schema import ATTRIBUTES, NAMES, SIZE, Attribute
 
 from .answers import ARROW, JSON, PARQUET

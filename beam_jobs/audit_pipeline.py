@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from l2features import decoded, features
+from l2features import features
 from l2features.audit import Audit, audit_chunk, is_of_chunk, recorded_state
 from l2features.audit_summary import AuditSummary, save_audit
 from l2features.chunks import ChunkBox
 from l2features.errors import L2FeaturesError
 from l2features.geometry import Chunk
-from l2features.store import Store
+from l2features.store import Store, decoded
 
 from .job import Progress
 from .transforms import NAMESPACE

@@ -21,11 +21,11 @@ from typing import Any
 
 from l2features.deadletters import dead_letter, open_dead_letters
 from l2features.errors import L2FeaturesError
-from l2features.intake import Held, Home, Intake
 from l2features.messages import BadMessage, Reason, decode
-from l2features.outcomes import Fate, Outcome, Verdict
-from l2features.patience import Patience
-from l2features.subscription import Received, Subscription
+from l2features.pubsub.intake import Held, Home, Intake
+from l2features.pubsub.subscription import Received, Subscription
+from l2features.updates.outcomes import Fate, Outcome, Verdict
+from l2features.updates.patience import Patience
 
 from .crew import Crew, Worker
 from .processes import handled

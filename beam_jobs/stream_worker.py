@@ -16,11 +16,12 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features import decoded, features
+from l2features import features
 from l2features.errors import L2FeaturesError
-from l2features.lending import give_back, lend
-from l2features.parts import Delivery
-from l2features.update import Update
+from l2features.store import decoded
+from l2features.updates.lending import give_back, lend
+from l2features.updates.parts import Delivery
+from l2features.updates.updater import Update
 
 from .pipeline import plain_message
 from .prepared import PreparedPipeline

@@ -23,14 +23,15 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features import decoded, features
+from l2features import features
 from l2features.config import load_datasets
 from l2features.deadletters import Folder, open_dead_letters
+from l2features.deadletters.recorded import find_messages, read_message
 from l2features.errors import ConfigError
-from l2features.outcomes import Fate, Verdict
-from l2features.recorded import find_messages, read_message
-from l2features.subscription import Subscription
-from l2features.update import Update
+from l2features.pubsub.subscription import Subscription
+from l2features.store import decoded
+from l2features.updates.outcomes import Fate, Verdict
+from l2features.updates.updater import Update
 
 from . import command
 from .command import EXIT_FAILED

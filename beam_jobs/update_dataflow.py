@@ -18,9 +18,9 @@ from apache_beam.io.gcp.pubsub import PubsubMessage, ReadFromPubSub, parse_subsc
 
 from l2features.deadletters import TOPIC
 from l2features.errors import ConfigError
-from l2features.parts import Delivery
-from l2features.subscription import Subscription
-from l2features.update import Update
+from l2features.pubsub.subscription import Subscription
+from l2features.updates.parts import Delivery
+from l2features.updates.updater import Update
 
 from .update_freshness import RecordFreshness
 from .update_transforms import KeepDeadLetters, build

@@ -11,9 +11,9 @@ from typing import Any
 import apache_beam as beam
 
 from l2features.freshness import Recorder
-from l2features.outcomes import Verdict
 from l2features.store import Store, open_store
-from l2features.update import Update
+from l2features.updates.outcomes import Verdict
+from l2features.updates.updater import Update
 
 from .update_transforms import MessageResult
 

@@ -22,7 +22,7 @@ from apache_beam.transforms.userstate import (
     on_timer,
 )
 
-from l2features.ledger import Entry, Tally
+from l2features.updates.ledger import Entry, Tally
 
 from .transforms import NAMESPACE
 

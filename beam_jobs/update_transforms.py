@@ -1,6 +1,6 @@
 """PTransforms of the updates: messages to rows, and to what became of each message.
 
-Their logic lives in `l2features.update`. Ids travel as arrays, as Beam's coders take no integer of 64 bits.
+Their logic lives in `l2features.updates`. Ids travel as arrays, as Beam's coders take no integer of 64 bits.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from l2features.deadletters import DeadLetter, dead_letter, open_dead_letters
-from l2features.ledger import Entry, Opened, Report, close_account
-from l2features.lending import give_back, lend
-from l2features.outcomes import Fate, Verdict
-from l2features.parts import Delivery, Member, Place
-from l2features.update import Computed, Update
+from l2features.updates.ledger import Entry, Opened, Report, close_account
+from l2features.updates.lending import give_back, lend
+from l2features.updates.outcomes import Fate, Verdict
+from l2features.updates.parts import Delivery, Member, Place
+from l2features.updates.updater import Computed, Update
 
 from .transforms import NAMESPACE
 from .update_stateful import BatchByKey, CollectByMessage

@@ -42,7 +42,7 @@ from benchmarks.chaos_updater import KINDS, RestartedUpdater
 from benchmarks.chaos_world import HTTP, TABLE, World
 from benchmarks.synthetic import Spec
 from l2features.geometry import Triple
-from l2features.subscription import LEASE_S
+from l2features.pubsub.subscription import LEASE_S
 from tests.emulator import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
 
 EPILOG = """

@@ -13,8 +13,8 @@ import numpy as np
 from l2features.deadletters import Folder
 from l2features.geometry import Chunk
 from l2features.ids import as_ids, row_keys
+from l2features.pubsub.subscription import Subscription
 from l2features.rows import encode_cells
-from l2features.subscription import Subscription
 from tests.oracle import check_equal, plain_features
 
 from .chaos_messages import Parcel

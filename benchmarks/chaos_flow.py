@@ -16,9 +16,9 @@ import numpy as np
 
 from l2features.errors import L2FeaturesError
 from l2features.ids import Ids, as_ids
-from l2features.patience import FIRST_PAUSE_S
 from l2features.schema import SIZE
 from l2features.store import open_store
+from l2features.updates.patience import FIRST_PAUSE_S
 
 from .chaos_checks import messages_left
 from .chaos_messages import Good, Parcel

@@ -15,8 +15,8 @@ from l2features.deadletters import dead_letter
 from l2features.geometry import Geometry
 from l2features.ids import L2
 from l2features.messages import EDIT_IDS, Message, Reason, missing_message
-from l2features.parts import Delivery
 from l2features.unpickle import MAX_BYTES
+from l2features.updates.parts import Delivery
 
 from .synthetic import LAYER_SHIFT, Edit
 

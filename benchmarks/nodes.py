@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.features import SHARED, _read_em, make_neuropil, split_up
 from benchmarks.plain_worker import plain_node
-from l2features.features import SegmentedChunk, warm_up
-from l2features.groups import group_features
+from l2features.features import SegmentedChunk, group_features, warm_up
 from tests.oracle import check_equal
 
 SHAPE = (256, 256, 512)

@@ -15,7 +15,7 @@ from .config import Dataset
 from .errors import ConfigError, GraphError, StoreUnavailable, TableNotFound, VolumeError
 from .geometry import Chunk, Geometry, Triple
 from .graph import check_graph
-from .graph_nodes import open_graph_nodes
+from .graph.nodes import open_graph_nodes
 from .ids import Ids, as_ids
 from .ingest import ATTEMPTS, shards
 from .nodes import NodeSource

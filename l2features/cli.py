@@ -12,12 +12,12 @@ import numpy as np
 from . import __version__
 from .command import TripleType, config_option, json_option, user_errors
 from .config import load_dataset, load_datasets, server_environment, url_prefix
-from .deadletters_cli import deadletters
+from .deadletters.cli import deadletters
 from .errors import ConfigError, TableNotFound
 from .geometry import Chunk, Geometry, Triple
 from .ids import KEY_DIGITS, Ids
 from .rows import Rows
-from .sample_cli import sample, sample_edit, up
+from .stack.cli import sample, sample_edit, up
 from .store import Meta, Store, node_segments, open_store, parse_time
 
 

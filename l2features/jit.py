@@ -13,7 +13,18 @@ import numba
 from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, UserWideCacheLocator
 
 F = TypeVar("F", bound=Callable[..., Any])
-MODULES = ("cut", "distance", "envelope", "jit", "moments", "readrows", "runs", "score", "simd", "wire")
+MODULES = (
+    "features/cut",
+    "features/distance",
+    "features/envelope",
+    "features/moments",
+    "features/runs",
+    "features/score",
+    "features/simd",
+    "jit",
+    "store/readrows",
+    "store/wire",
+)
 """Modules of the kernel: their functions are compiled into one another."""
 
 

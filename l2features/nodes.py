@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .children import open_children
 from .compute import timed
 from .config import Dataset
-from .features import SegmentedChunk
+from .features import SegmentedChunk, group_features
 from .geometry import Chunk, Geometry
-from .groups import group_features
+from .graph.children import open_children
 from .ids import L2, Ids, as_ids, sorted_unique
 from .schema import FEATURES
 from .volume import Volume

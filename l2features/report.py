@@ -13,10 +13,10 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from .answers import json_parts
 from .freshness import Updates, read_updates, updates_text
 from .geometry import Chunk, Geometry
 from .notes import BadNote, LastAudit, audit_text, last_audit
+from .reading.answers import json_parts
 from .rows import Rows
 from .schema import ATTRIBUTES
 from .store import FAILED, Store

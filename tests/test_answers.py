@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from l2features import answers
-from l2features.answers import arrow_schema, arrow_stream, arrow_table, json_parts, parquet
 from l2features.geometry import Geometry
 from l2features.ids import IdLayout, as_ids
-from l2features.reader import Status
+from l2features.reading import answers
+from l2features.reading.answers import arrow_schema, arrow_stream, arrow_table, json_parts, parquet
+from l2features.reading.reader import Status
 from l2features.rows import Rows
 from l2features.schema import ATTRIBUTES, FEATURES, NAMES
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2features.cache import WAYS, RowCache
 from l2features.ids import as_ids
+from l2features.reading.cache import WAYS, RowCache
 from l2features.rows import Rows
 from l2features.schema import FEATURES, NAMES
 

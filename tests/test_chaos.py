@@ -16,9 +16,9 @@ from benchmarks.chaos_world import TABLE, World
 from benchmarks.synthetic import Spec
 from l2features.deadletters import Folder, dead_letter
 from l2features.messages import Reason
-from l2features.outcomes import Outcome
-from l2features.parts import Delivery
 from l2features.store import Meta, open_store
+from l2features.updates.outcomes import Outcome
+from l2features.updates.parts import Delivery
 
 from .conftest import ROOT, need_program
 from .emulator import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import zstandard
 
-from l2features import children as children_module
-from l2features.children import GrapheneChildren, decode_children
 from l2features.errors import GraphError
 from l2features.geometry import Chunk, Geometry
+from l2features.graph import children as children_module
+from l2features.graph.children import GrapheneChildren, decode_children
 from l2features.ids import IdLayout, as_ids
 from l2features.volume import Volume
 

@@ -19,34 +19,33 @@ from google.pubsub_v1 import PublisherClient, PublishRequest, PubsubMessage, Sub
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2features import letterbox
 from l2features.cli import main
 from l2features.config import load_dataset
 from l2features.deadletters import (
     DeadLetter,
     DeadLetterError,
     Folder,
+    LetterTopic,
     Refusal,
+    box,
     dead_letter,
     open_dead_letters,
 )
-from l2features.errors import ConfigError
-from l2features.ids import as_ids
-from l2features.letter_attributes import (
+from l2features.deadletters.attributes import (
     MAX_ATTRIBUTES,
-    MAX_REQUEST_BYTES,
     MAX_VALUE_BYTES,
-    ROOM_BYTES,
     letter_of,
     topic_message,
 )
+from l2features.deadletters.recorded import find_messages, read_message
+from l2features.errors import ConfigError
+from l2features.ids import as_ids
 from l2features.messages import Reason
-from l2features.outcomes import Outcome
-from l2features.parts import Delivery
-from l2features.recorded import find_messages, read_message
+from l2features.pubsub.subscription import Subscription
+from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES
 from l2features.store import Store, open_store
-from l2features.subscription import Subscription
-from l2features.topic import Topic
+from l2features.updates.outcomes import Outcome
+from l2features.updates.parts import Delivery
 
 from .emulator import PubSubEmulator
 
@@ -278,7 +277,7 @@ def test_a_topic_has_the_message_as_it_came_and_why(pubsub: PubSubEmulator) -> N
         },
     )
     with pytest.raises(DeadLetterError, match="cannot publish"):
-        Topic("projects/test-project/topics/not-there").put(LETTER)
+        LetterTopic("projects/test-project/topics/not-there").put(LETTER)
 
 
 # ------------------------------------------------------------------ the command
@@ -377,13 +376,13 @@ def test_replay_publishes_to_a_topic(pubsub: PubSubEmulator, tmp_path: Path) -> 
 # ------------------------------------------------------------------ the command and a subscription
 @pytest.fixture
 def queue(pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch) -> Subscribed:
-    monkeypatch.setattr(letterbox, "QUIET_S", 1.0)
+    monkeypatch.setattr(box, "QUIET_S", 1.0)
     return Subscribed()
 
 
 def test_a_subscription_is_listed_as_a_folder_is(queue: Subscribed, tmp_path: Path) -> None:
     """And the letters stay; one that came twice is listed once; strangers' attributes do no harm."""
-    topic, large = Topic(queue.path), DeadLetter(bytes(11_000_000), EDIT, REFUSALS[:1], 1, NOW)
+    topic, large = LetterTopic(queue.path), DeadLetter(bytes(11_000_000), EDIT, REFUSALS[:1], 1, NOW)
     for letter in (LETTER, LETTER, large):
         Folder(tmp_path).put(letter)
         topic.put(letter)
@@ -418,7 +417,7 @@ def test_replay_of_a_subscription(queue: Subscribed, config: Path) -> None:
     store.delete(int(rows.ids[0]), int(rows.ids[0]))
     good, bad = (pickle.dumps({"new_lvl2_ids": [node]}) for node in (int(rows.ids[0]), 7))
     for data in (good, bad, good, bytes(11_000_000)):
-        Topic(queue.path).put(DeadLetter(data, EDIT, REFUSALS, 4, NOW))
+        LetterTopic(queue.path).put(DeadLetter(data, EDIT, REFUSALS, 4, NOW))
     done = run("deadletters", "replay", queue.subscription, "--config", config)
     assert (done.exit_code, done.stdout) == (1, "1 done, 2 refused, 0 failed\n"), done.stderr
     assert "data set sample: id 7 is not of layer 2" in done.stderr
@@ -431,7 +430,7 @@ def test_replay_of_a_subscription(queue: Subscribed, config: Path) -> None:
 def test_replay_of_a_subscription_to_a_topic(queue: Subscribed) -> None:
     target, other = Subscribed(), DeadLetter(b"other", {"table_id": "t"}, (), 1, NOW)
     for letter in (LETTER, other):
-        Topic(queue.path).put(letter)
+        LetterTopic(queue.path).put(letter)
     named = run("deadletters", "replay", queue.subscription, other.name[:9], "--topic", target.path)
     assert (named.exit_code, named.stdout) == (0, "1 published\n"), named.stderr
     assert target.message() == (other.data, other.attributes)

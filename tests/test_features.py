@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2features import compute_features, distance
-from l2features.features import SegmentedChunk
+from l2features import compute_features
+from l2features.features import SegmentedChunk, distance
 from l2features.schema import FEATURES
 
 from .oracle import GOLDEN_PATH, central_voxels, check_equal, has_clear_axes, make_blobs, plain_features

@@ -17,7 +17,7 @@ from google.cloud.bigtable.data.mutations import SetCell
 
 from l2features.errors import GraphError
 from l2features.geometry import Chunk, Geometry
-from l2features.graph_nodes import GraphNodes, open_graph_nodes
+from l2features.graph.nodes import GraphNodes, open_graph_nodes
 from l2features.ids import Ids, as_ids
 
 from .conftest import INSTANCE, PROJECT, Recordings

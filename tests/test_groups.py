@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2features.cut import cut_runs, find_boxes
-from l2features.features import SegmentedChunk, compute_features
-from l2features.groups import group_features
-from l2features.runs import Runs
+from l2features.features import SegmentedChunk, compute_features, group_features
+from l2features.features.cut import cut_runs, find_boxes
+from l2features.features.runs import Runs
 
 from .oracle import make_blobs
 from .test_features import RESOLUTIONS, SHAPES

@@ -9,10 +9,10 @@ from functools import partial
 
 import pytest
 
-from l2features import intake as intake_module
-from l2features import subscription as subscription_module
-from l2features.intake import Held, Intake
-from l2features.subscription import Subscription
+from l2features.pubsub import intake as intake_module
+from l2features.pubsub import subscription as subscription_module
+from l2features.pubsub.intake import Held, Intake
+from l2features.pubsub.subscription import Subscription
 
 from .emulator import PubSubEmulator
 from .feed import Feed

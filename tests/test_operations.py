@@ -32,7 +32,7 @@ from l2features.compute import read_geometry
 from l2features.config import load_dataset
 from l2features.ids import row_keys
 from l2features.messages import Reason
-from l2features.outcomes import Fate, Verdict
+from l2features.updates.outcomes import Fate, Verdict
 from l2features.volume import Volume
 
 from .conftest import INSTANCE, PROJECT, ROOT, STORE_URL, dataset_file, need_program, run_ingest

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2features.cache import RowCache
 from l2features.geometry import Geometry
 from l2features.ids import IdLayout, as_ids
-from l2features.reader import Reader, Status
+from l2features.reading.cache import RowCache
+from l2features.reading.reader import Reader, Status
 from l2features.schema import FEATURES, NAMES
 from l2features.store import FAILED, ChunkRecord, Meta, Store, open_store
 

@@ -19,11 +19,11 @@ from l2features.cli import main
 from l2features.config import Dataset, load_dataset
 from l2features.ids import as_ids
 from l2features.messages import decode
+from l2features.pubsub.subscription import Subscription
 from l2features.sample import Sample, sample_chunks
-from l2features.sample_edit import MERGE, SPLIT, SampleEditor
-from l2features.sample_table import MADE, SampleTable
-from l2features.sample_topics import subscription_paths, topic_path
-from l2features.subscription import Subscription
+from l2features.sample.edit import MERGE, SPLIT, SampleEditor
+from l2features.sample.table import MADE, SampleTable
+from l2features.sample.topics import subscription_paths, topic_path
 
 from .conftest import dataset_file
 from .emulator import Emulator, PubSubEmulator

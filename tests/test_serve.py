@@ -204,7 +204,7 @@ def test_the_image_installs_every_library_that_the_server_needs(undisturbed: Pat
     assert {"apache_beam", "kvdbclient", "caveclient"} <= absent
     code = (
         f"absent = {absent!r}{NOT_IN_THE_IMAGE}"
-        "import api.worker, api.logs, l2features.decoded, l2features.store.bigtable, l2features.volume\n"
+        "import api.worker, api.logs, l2features.store.decoded, l2features.store.bigtable, l2features.volume\n"
         "from api.app import create_app; create_app()"
     )
     environment = {**os.environ, "GRAPH_L2CACHE_CONFIG_PATH": str(undisturbed), "AUTH_DISABLED": "true"}

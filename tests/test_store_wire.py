@@ -14,10 +14,10 @@ from google.cloud.bigtable_v2.types import ReadRowsResponse
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from l2features.decoded import FEATURE_COLUMNS, Columns, Decoded, decode, features_of
 from l2features.ids import ids_of_row_keys, row_keys
 from l2features.rows import NOT_COMPUTED, Rows
 from l2features.schema import ATTRIBUTES, NAMES
+from l2features.store.decoded import FEATURE_COLUMNS, Columns, Decoded, decode, features_of
 
 from .plain import decode_cells
 

@@ -21,15 +21,15 @@ import pytest
 from beam_jobs import stream
 from beam_jobs.stream import Supervisor
 from beam_jobs.stream_worker import Setup
-from l2features import patience
 from l2features.config import load_dataset, load_datasets
 from l2features.deadletters import DeadLetter, Folder
 from l2features.freshness import read_updates
 from l2features.geometry import Chunk
 from l2features.ids import Ids, as_ids
+from l2features.pubsub.subscription import Subscription
 from l2features.store import Store, open_store
-from l2features.subscription import Subscription
-from l2features.update import Update
+from l2features.updates import patience
+from l2features.updates.updater import Update
 
 from .conftest import ROOT
 from .emulator import PubSubEmulator

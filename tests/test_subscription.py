@@ -8,7 +8,7 @@ import pytest
 from google.pubsub_v1 import PublisherClient, SubscriberClient
 
 from l2features.errors import ConfigError
-from l2features.subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
+from l2features.pubsub.subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
 
 from .emulator import PubSubEmulator
 

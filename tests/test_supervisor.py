@@ -16,10 +16,10 @@ from beam_jobs.crew import Crew
 from beam_jobs.stream import Supervisor
 from beam_jobs.stream_worker import Setup
 from l2features.deadletters import Folder
-from l2features.intake import Held
-from l2features.parts import Delivery
-from l2features.subscription import Received, Subscription
-from l2features.update import Update
+from l2features.pubsub.intake import Held
+from l2features.pubsub.subscription import Received, Subscription
+from l2features.updates.parts import Delivery
+from l2features.updates.updater import Update
 
 from .emulator import PubSubEmulator
 from .feed import Feed

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.edits import random_edits
 from benchmarks.synthetic import CHILDREN, ProofreadGraph, Segmentation, Spec, graph_meta
-from l2features.children import decode_children
 from l2features.geometry import Chunk
 from l2features.graph import _info_v2
+from l2features.graph.children import decode_children
 from l2features.ids import as_ids
 from l2features.messages import decode
 

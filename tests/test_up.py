@@ -26,12 +26,11 @@ from caveclient import CAVEclient
 from click.testing import CliRunner
 from compose_spec import PyOptions
 
-from l2features import emulators
 from l2features.cli import main
-from l2features.emulators import BIGTABLE, PUBSUB
 from l2features.schema import NAMES
-from l2features.stack import CONTAINERS, services
-from l2features.supervise import Ended, Supervisor
+from l2features.stack import CONTAINERS, emulators, services
+from l2features.stack.emulators import BIGTABLE, PUBSUB
+from l2features.stack.supervise import Ended, Supervisor
 
 from .conftest import ROOT, need_program
 from .test_api_clients import DATASTACK, Info

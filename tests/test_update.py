@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features import parts, update
 from l2features.config import load_datasets
 from l2features.errors import GraphError, StoreUnavailable, VolumeError
 from l2features.geometry import Chunk
 from l2features.ids import Ids, as_ids
-from l2features.lending import give_back, lend
 from l2features.messages import Reason
 from l2features.nodes import NodeFeatures, NodeSource
-from l2features.outcomes import Fate, Outcome, Verdict, settle
-from l2features.parts import Delivery, Member, among, batches
 from l2features.rows import Rows
 from l2features.schema import FEATURES
-from l2features.update import Update, Updater, apply_messages
+from l2features.updates import parts
+from l2features.updates import updater as updater_module
+from l2features.updates.lending import give_back, lend
+from l2features.updates.outcomes import Fate, Outcome, Verdict, settle
+from l2features.updates.parts import Delivery, Member, among, batches
+from l2features.updates.updater import Update, Updater, apply_messages
 
 EDIT = {"table_id": "sample", "remesh": "true"}
 IDS = as_ids([3, 5, (1 << 64) - 1])
@@ -376,7 +377,7 @@ def test_messages_of_a_chunk_are_tried_one_by_one_for_a_while(
     def before(_: Ids) -> None:
         raise GraphError("no answer")
 
-    monkeypatch.setattr(update, "MEMBERS_S", -1.0)
+    monkeypatch.setattr(updater_module, "MEMBERS_S", -1.0)
     source = faulty(updater, before)
     found = apply_messages(updater, [Delivery(str(n), edit(node), EDIT) for n, node in enumerate(ids)])
     assert [fates(found[key]) for key in "012"] == [{"failed": [node]} for node in ids]

@@ -21,10 +21,10 @@ from beam_jobs.update_transforms import KeepDeadLetters, build
 from l2features.config import load_dataset, load_datasets
 from l2features.deadletters import DeadLetter, Folder
 from l2features.ids import as_ids
-from l2features.parts import Delivery
 from l2features.rows import Rows
 from l2features.store import Store, open_store
-from l2features.update import Update
+from l2features.updates.parts import Delivery
+from l2features.updates.updater import Update
 
 from .conftest import INSTANCE, PROJECT, Ran, Recordings, dataset_file, run_ingest
 from .test_recordings import check_values

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from l2features import letterbox
 from l2features.cli import main
 from l2features.config import load_dataset
+from l2features.deadletters import box
 from l2features.ids import as_ids
+from l2features.pubsub.subscription import Subscription
 from l2features.store import open_store
-from l2features.subscription import Subscription
 
 from .conftest import PROJECT, ROOT, Recordings, dataset_file, run_ingest
 from .emulator import PubSubEmulator
@@ -110,7 +110,7 @@ def test_edits_from_pubsub_to_bigtable(
     updater.process.send_signal(signal.SIGTERM)
     assert updater.process.wait(60) == 0, updater.log.read_text()
     assert updater.left() == []
-    monkeypatch.setattr(letterbox, "QUIET_S", 5.0)
+    monkeypatch.setattr(box, "QUIET_S", 5.0)
     listed = CliRunner().invoke(main, ["deadletters", "list", updater.dead.subscription])
     assert sorted(line.split()[4:] for line in listed.stdout.splitlines()) == [
         ["fixture_v2", "bad_pickle", "0", "ids"],

@@ -32,10 +32,10 @@ from l2features.errors import ConfigError
 from l2features.freshness import read_updates
 from l2features.geometry import Chunk
 from l2features.ids import Ids
-from l2features.ledger import Entry, Opened, Report, Tally, close_account
-from l2features.parts import Delivery
 from l2features.store import Store, open_store
-from l2features.update import Update
+from l2features.updates.ledger import Entry, Opened, Report, Tally, close_account
+from l2features.updates.parts import Delivery
+from l2features.updates.updater import Update
 
 from .test_update import EDIT, config, edit
 

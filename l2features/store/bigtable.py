@@ -30,7 +30,6 @@ from google.cloud.bigtable.data.mutations import DeleteAllFromRow
 
 from .. import __version__
 from ..bigtable import causes, reason, unavailable
-from ..decoded import FEATURE_COLUMNS, features_of
 from ..errors import ConfigError, StoreError, StoreUnavailable, TableExists, TableNotFound
 from ..geometry import Geometry
 from ..ids import Ids, as_ids, row_keys
@@ -55,6 +54,7 @@ from .bigtable_rows import (
     states_only,
     unpickle_meta,
 )
+from .decoded import FEATURE_COLUMNS, features_of
 from .stream import BATCH_KEYS, BadAnswer, Connection
 
 WRITE_ROWS = 500

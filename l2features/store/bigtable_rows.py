@@ -23,13 +23,13 @@ from google.cloud.bigtable.data.row_filters import (
 from google.cloud.bigtable.row import DirectRow
 from google.cloud.bigtable_v2.types import MutateRowsRequest
 
-from ..decoded import Columns
 from ..errors import StoreError
 from ..ids import row_keys
 from ..rows import encode_cells
 from ..schema import NAMES
 from ..unpickle import plain_loads
 from . import DONE, FAILED, ChunkRecord
+from .decoded import Columns
 
 FAMILY = "0"
 META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"

@@ -22,7 +22,7 @@ from google.cloud.bigtable_v2.types import ReadRowsRequest
 from grpc import RpcError
 
 from .. import bigtable as client
-from ..decoded import Columns, Decoded, decode
+from .decoded import Columns, Decoded, decode
 
 BATCH_KEYS = 2_500
 CONCURRENT = 4

@@ -1,0 +1,62 @@
+"""Dead letters, messages that can never succeed: kept in a folder, or sent to a topic."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from ..errors import ConfigError
+from ..pubsub.topic import PublishError, Topic
+from .attributes import topic_message
+from .folder import Folder
+from .letter import DeadLetter, DeadLetterError, LeftOut, Refusal, dead_letter
+
+__all__ = [
+    "DeadLetter",
+    "DeadLetterError",
+    "DeadLetters",
+    "Folder",
+    "LeftOut",
+    "LetterTopic",
+    "Refusal",
+    "dead_letter",
+    "open_dead_letters",
+]
+TOPIC = re.compile(r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/topics/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}")
+
+
+class DeadLetters(Protocol):
+    """Where dead letters go."""
+
+    def put(self, letter: DeadLetter) -> None:
+        """Keep a letter; it is durable when this returns. Raises DeadLetterError."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+class LetterTopic:
+    """Dead letters sent to a topic, ``projects/…/topics/…``."""
+
+    def __init__(self, path: str) -> None:
+        self._topic = Topic(path)
+
+    def put(self, letter: DeadLetter) -> None:
+        """Publish a letter, without its payload if that is too large. Raises DeadLetterError."""
+        try:
+            self._topic.publish(*topic_message(letter))
+        except PublishError as error:
+            raise DeadLetterError(str(error)) from error
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._topic.close()
+
+
+def open_dead_letters(where: str) -> DeadLetters:
+    """A folder, or the topic ``projects/…/topics/…``; opening touches neither. Raises ConfigError."""
+    if not where.startswith("projects/"):
+        return Folder(where)
+    if not TOPIC.fullmatch(where):
+        raise ConfigError(f"dead letters {where!r}: expected projects/PROJECT/topics/NAME, or a folder")
+    return LetterTopic(where)

@@ -1,0 +1,62 @@
+"""A Pub/Sub topic: messages published, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import L2FeaturesError
+
+if TYPE_CHECKING:
+    from google.pubsub_v1 import PublisherClient
+
+TIMEOUT_S = 30.0
+MAX_REQUEST_BYTES = 10_000_000
+"""Pub/Sub's limit of a request to publish."""
+ROOM_BYTES = MAX_REQUEST_BYTES - 4_000
+"""Most of a message's payload and attributes; the rest is for what is around them, and the topic's name."""
+
+
+class PublishError(L2FeaturesError):
+    """A message cannot be published."""
+
+
+class Unpublishable(PublishError):
+    """Pub/Sub will never take this message."""
+
+
+class Topic:
+    """Publishes to one topic, ``projects/…/topics/…``, and waits until Pub/Sub has each message."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._client: PublisherClient | None = None
+
+    def publish(self, data: bytes, attributes: Mapping[str, str]) -> None:
+        """Publish a message. Raises PublishError, and Unpublishable for one that is too large or empty.
+
+        To one that is too large the emulator does not answer, and Google's client would try for ten minutes.
+        """
+        from google.api_core.exceptions import GoogleAPIError, InvalidArgument
+        from google.api_core.retry import Retry
+        from google.auth.exceptions import GoogleAuthError
+        from google.pubsub_v1 import PublisherClient
+
+        if len(data) > ROOM_BYTES:
+            raise Unpublishable(f"cannot publish {len(data)} bytes: expected {ROOM_BYTES} at most")
+        try:
+            self._client = self._client or PublisherClient()
+            message: dict[str, Any] = {"data": data, "attributes": dict(attributes)}
+            self._client.publish(
+                topic=self.path, messages=[message], timeout=TIMEOUT_S, retry=Retry(timeout=TIMEOUT_S)
+            )
+        except InvalidArgument as error:
+            raise Unpublishable(f"topic {self.path}: cannot publish: {error}") from error
+        except (GoogleAPIError, GoogleAuthError) as error:
+            raise PublishError(f"topic {self.path}: cannot publish: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._client is not None:
+            self._client.transport.close()
+            self._client = None

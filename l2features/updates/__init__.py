@@ -1,0 +1,1 @@
+"""Updates: what messages mean, which nodes they ask for, and what becomes of them."""

@@ -1,0 +1,48 @@
+"""How calls for a data set are repeated that may succeed later, and how a store rests that is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tenacity
+
+from ..errors import L2FeaturesError, StoreUnavailable
+
+LONGEST_PAUSE_S = 10.0
+REST_S = 5.0
+"""How long a data set whose store could not be reached is left alone."""
+_Result = TypeVar("_Result")
+
+
+class Retries:
+    """Calls have so many ``attempts``, with pauses that double from ``pause_s``. Threads may share it."""
+
+    def __init__(self, attempts: int, pause_s: float) -> None:
+        self.attempts, self.pause_s = attempts, pause_s
+        self._away: dict[str, tuple[L2FeaturesError, float]] = {}
+
+    def pauses(self) -> list[float]:
+        """Seconds between the attempts."""
+        return [min(self.pause_s * 2**n, LONGEST_PAUSE_S) for n in range(self.attempts - 1)]
+
+    def call(self, name: str, call: Callable[..., _Result], *arguments: Any) -> _Result:
+        """What a call for a data set gives, after as many attempts as there may be.
+
+        While its store rests, as it could not be reached, the error is the same as it was.
+        """
+        away, until = self._away.get(name, (None, 0.0))
+        if away is not None and time.monotonic() < until:
+            raise type(away)(str(away))
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.attempts),
+            wait=tenacity.wait_exponential_jitter(self.pause_s, LONGEST_PAUSE_S, jitter=self.pause_s),
+            retry=tenacity.retry_if_exception_type(L2FeaturesError),
+            reraise=True,
+        )
+        try:
+            return retrying(call, *arguments)
+        except StoreUnavailable as error:
+            self._away[name] = error, time.monotonic() + REST_S
+            raise
