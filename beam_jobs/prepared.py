@@ -5,6 +5,7 @@ To make a pipeline takes longer than to run it on a few elements.
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class PreparedPipeline:
         pipeline = beam.Pipeline(FnApiRunner(), self._options)
         add(pipeline, _Take(self._name))
         self._proto = pipeline.to_runner_api(default_environment=EmbeddedPythonEnvironment.default())
+        os.rmdir(pipeline.local_tempdir)  # which only `pipeline.run` would remove
 
     def run(self, elements: Sequence[Any]) -> None:
         """Run in this process, to the end. Raises what the pipeline raises."""

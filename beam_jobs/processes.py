@@ -16,13 +16,14 @@ END_TIMEOUT_S = 5.0
 class WorkerProcess:
     """A process that runs the function ``work(fd)`` of a module; ``pipe`` is our end, ``fd`` its own.
 
-    It does not see SIGINT, which a terminal sends to all processes at once.
+    It does not see the signals that end a job, which terminals and service managers send to all processes at
+    once: what becomes of it is for the launcher to say, and it ends by itself when the launcher is gone.
     """
 
     def __init__(self, module: str) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
         code = f"from {module} import work; work({theirs.fileno()})"
-        with theirs, handled(signal.SIG_IGN, signal.SIGINT):  # which the new process inherits
+        with theirs, blocked(signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # which the new process inherits
             self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
 
     def exit_reason(self) -> str:
@@ -38,13 +39,9 @@ class WorkerProcess:
 def end_all(workers: Sequence[WorkerProcess]) -> None:
     """End processes; one that has ended its work would take a second or two to exit by itself."""
     for worker in workers:
-        worker.process.terminate()
+        worker.process.kill()
     for worker in workers:
-        try:
-            worker.process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+        worker.process.wait()
         worker.pipe.close()
 
 
@@ -57,3 +54,13 @@ def handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler_before in before.items():
             signal.signal(number, handler_before)
+
+
+@contextmanager
+def blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Let signals to this thread wait for a while."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
