@@ -20,7 +20,7 @@ from tests.emulator import Emulator, PubSubEmulator
 
 from .chaos_messages import Parcel, Target
 from .edits import random_edits
-from .graph_server import GraphServer
+from .graph_server import FailingGraphServer
 from .synthetic import Cell, ProofreadGraph, Segmentation, Spec, graph_meta
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ class World:
     def _open(self) -> None:
         self.bigtable = self._start(Emulator())
         self.pubsub = self._start(PubSubEmulator())
-        self.server = GraphServer()
+        self.server = FailingGraphServer()
         self._running.callback(self.server.stop)
         self._write_token()
         self._put = self._make_graphs()

@@ -1,9 +1,9 @@
-"""A server of a recorded graph, as PyChunkedGraph is for cloud-volume, without a table: a process of its own.
+"""A server of graphs, as PyChunkedGraph is for cloud-volume, without a table.
 
     python -m tests.graph_server PORT LAYER_FOLDER graph_v2.json.gz watershed_v2.npz
 
-It holds the cells of the recorded table with their times. Only what cloud-volume and `l2features` ask is
-answered, of layer 2; all else is an error 404.
+serves a recorded graph, as a process of its own. Only what cloud-volume and `l2features` ask is answered, of
+layer 2; all else is an error 404.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import re
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,48 +22,33 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import zstandard
-from cloudvolume import CloudVolume
 
 from l2features.ids import L2, IdLayout, as_ids
+from l2features.sample.graph import CHILDREN, PARENTS, Cell
 
 
-def write_layer(watershed: Path, folder: Path) -> dict[str, Any]:
-    """Write the recorded supervoxels as a precomputed layer; gives the info that is served for it."""
-    recorded = np.load(watershed)
-    info: dict[str, Any] = json.loads(str(recorded["graphene_info"]))
-    own = {key: info[key] for key in ("type", "data_type", "num_channels", "scales")}
-    volume = CloudVolume(f"precomputed://file://{folder}", info=own, progress=False)
-    volume.commit_info()
-    volume[volume.bounds] = recorded["ws"][..., np.newaxis]
-    return info | {"data_dir": f"file://{folder}"}
+class ServedGraph:
+    """The parents of supervoxels with their times, and the children of all L2 nodes ever made."""
 
-
-class RecordedGraph:
-    """The cells of a graph's table: parents of supervoxels with their times, and children of L2 nodes."""
-
-    def __init__(self, dump: Path, info: dict[str, Any]) -> None:
-        content = json.loads(gzip.decompress(dump.read_bytes()))
-        self.table, self.info = content["table"], info
+    def __init__(self, info: dict[str, Any]) -> None:
         graph = info["graph"]
         bits = {int(layer): int(n) for layer, n in graph["spatial_bit_masks"].items()}
-        layout = IdLayout(bits, int(graph["n_bits_for_layer_id"]))
+        self.info, self.layout = info, IdLayout(bits, int(graph["n_bits_for_layer_id"]))
         self.parents: dict[int, list[tuple[int, int]]] = {}
         self.children: dict[int, list[int]] = {}
         self.nodes: dict[int, list[int]] = defaultdict(list)
-        for key, cells in content["rows"]:
-            if not base64.b64decode(key).isdigit():
-                continue
-            node = int(base64.b64decode(key))
-            columns: dict[bytes, list[tuple[int, bytes]]] = defaultdict(list)
-            for _, name, value, ms in cells:
-                columns[base64.b64decode(name)].append((ms, base64.b64decode(value)))
-            layer = layout.layers(as_ids([node]))[0]
-            if layer == 1:
-                self.parents[node] = [(ms, int.from_bytes(v, "little")) for ms, v in columns[b"parents"]]
-            elif layer == L2 and columns[b"children"]:
-                children = zstandard.decompress(max(columns[b"children"])[1])
-                self.children[node] = np.frombuffer(children, "<u8").tolist()
-                self.nodes[int(layout.chunk_ids(as_ids([node]))[0])].append(node)
+        """The nodes of each chunk."""
+
+    def put(self, cell: Cell) -> None:
+        """Know one more cell of the graph's table; of the children of a node the last ones put are served."""
+        node = as_ids([cell.node])
+        layer = self.layout.layers(node)[0]
+        if layer == 1 and cell.column == PARENTS:
+            self.parents.setdefault(cell.node, []).append((cell.ms, int.from_bytes(cell.value, "little")))
+        elif layer == L2 and cell.column == CHILDREN:
+            if cell.node not in self.children:
+                self.nodes[int(self.layout.chunk_ids(node)[0])].append(cell.node)
+            self.children[cell.node] = np.frombuffer(zstandard.decompress(cell.value), "<u8").tolist()
 
     def roots(self, supervoxels: list[int], ms: float) -> list[int]:
         """L2 ids at a time: 0 for those that have none, but themselves where none of them has one."""
@@ -75,18 +60,16 @@ class RecordedGraph:
         nodes = self.nodes.get(chunk_id, [])
         return [one for node in nodes for child in self.children[node] for one in (node, child)]
 
-    def answer(self, path: str, arguments: dict[str, str], body: bytes) -> bytes | None:
+    def answer(self, route: Sequence[str], arguments: Mapping[str, str], body: bytes) -> bytes | None:
         """What is answered to a request; None where there is no such route."""
-        if path == f"/segmentation/table/{self.table}/info":
-            return json.dumps(self.info).encode()
-        route = path.removeprefix(f"/segmentation/api/v1/table/{self.table}/")
-        if route == "roots_binary" and arguments.get("stop_layer") == str(L2):
-            seconds = float(arguments.get("timestamp", time.time()))
-            return _raw(self.roots(np.frombuffer(body, "<u8").tolist(), 1_000 * seconds))
-        if match := re.fullmatch("node/([0-9]+)/leaves", route):
-            return json.dumps({"leaf_ids": self.children.get(int(match[1]), [])}).encode()
-        if match := re.fullmatch("l2_chunk_children_binary/([0-9]+)", route):
-            return _raw(self.pairs(int(match[1])))
+        match route:
+            case ["roots_binary"] if arguments.get("stop_layer") == str(L2):
+                seconds = float(arguments.get("timestamp", time.time()))
+                return _raw(self.roots(np.frombuffer(body, "<u8").tolist(), 1_000 * seconds))
+            case ["node", node, "leaves"] if node.isdigit():
+                return json.dumps({"leaf_ids": self.children.get(int(node), [])}).encode()
+            case ["l2_chunk_children_binary", chunk_id] if chunk_id.isdigit():
+                return _raw(self.pairs(int(chunk_id)))
         return None
 
 
@@ -94,11 +77,32 @@ def _raw(ids: list[int]) -> bytes:
     return as_ids(ids).astype("<u8").tobytes()
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers from `RecordedGraph`, over connections that stay open."""
+class GraphServer(ThreadingHTTPServer):
+    """Answers for ``graphs``, by the names of their tables, on a port of loopback; 0 is a free one."""
+
+    request_queue_size = 128
+
+    def __init__(self, graphs: dict[str, ServedGraph], port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.graphs = graphs
+
+    def answer(self, path: str, arguments: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        """Status and content of the answer to a request."""
+        content = None
+        match path.split("/"):
+            case ["", "segmentation", "table", table, "info"] if table in self.graphs:
+                content = json.dumps(self.graphs[table].info).encode()
+            case ["", "segmentation", "api", "v1", "table", table, *route] if table in self.graphs:
+                content = self.graphs[table].answer(route, arguments, body)
+        return (404, b"") if content is None else (200, content)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Passes requests on, over connections that stay open."""
 
     protocol_version = "HTTP/1.1"
-    graph: RecordedGraph
+    wbufsize = 1 << 16
+    server: GraphServer
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -106,11 +110,11 @@ class Handler(BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         url = urlsplit(self.path)
         arguments = {name: values[-1] for name, values in parse_qs(url.query).items()}
-        answer = self.graph.answer(url.path, arguments, body)
-        self.send_response(404 if answer is None else 200)
-        self.send_header("Content-Length", str(len(answer or b"")))
+        status, content = self.server.answer(url.path, arguments, body)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(answer or b"")
+        self.wfile.write(content)
 
     do_POST = do_GET
 
@@ -118,10 +122,36 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def write_layer(watershed: Path, folder: Path) -> dict[str, Any]:
+    """Write the recorded supervoxels as a precomputed layer; gives the info that is served for it."""
+    from cloudvolume import CloudVolume
+
+    recorded = np.load(watershed)
+    info: dict[str, Any] = json.loads(str(recorded["graphene_info"]))
+    own = {key: info[key] for key in ("type", "data_type", "num_channels", "scales")}
+    volume = CloudVolume(f"precomputed://file://{folder}", info=own, progress=False)
+    volume.commit_info()
+    volume[volume.bounds] = recorded["ws"][..., np.newaxis]
+    return info | {"data_dir": f"file://{folder}"}
+
+
+def read_recorded(dump: Path, info: dict[str, Any]) -> dict[str, ServedGraph]:
+    """The recorded graph, by the name of its table."""
+    content = json.loads(gzip.decompress(dump.read_bytes()))
+    graph = ServedGraph(info)
+    for key, cells in content["rows"]:
+        if not base64.b64decode(key).isdigit():
+            continue
+        node = int(base64.b64decode(key))
+        for _, name, value, ms in sorted(cells, key=lambda cell: cell[3]):
+            graph.put(Cell(node, base64.b64decode(name).decode(), base64.b64decode(value), ms))
+    return {content["table"]: graph}
+
+
 def main(port: str, folder: str, dump: str, watershed: str) -> None:
     """Serve until the process is ended."""
-    Handler.graph = RecordedGraph(Path(dump), write_layer(Path(watershed), Path(folder)))
-    ThreadingHTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+    graphs = read_recorded(Path(dump), write_layer(Path(watershed), Path(folder)))
+    GraphServer(graphs, int(port)).serve_forever()
 
 
 if __name__ == "__main__":
