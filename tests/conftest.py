@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -204,6 +205,14 @@ def dataset_file(folder: Path, segmentation: Path | str, **keys: Any) -> Path:
     return path
 
 
+def own_copy(config: Path, folder: Path) -> Path:
+    """A copy of a data sets file and its SQLite store in a folder of its own, where it may be written to."""
+    shutil.copy(config.parent / "l2cache.db", folder)
+    copy = folder / "datasets.yml"
+    copy.write_text(config.read_text().replace(str(config.parent), str(folder)))
+    return copy
+
+
 class Ran(NamedTuple):
     """What a command left: its exit status and what it printed."""
 
@@ -243,6 +252,12 @@ def undisturbed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_ingest(config, "--create")
     assert done.returncode == 0, done.stderr
     return config
+
+
+@pytest.fixture
+def config(undisturbed: Path, tmp_path: Path) -> Path:
+    """A copy of it, whose store may be written to."""
+    return own_copy(undisturbed, tmp_path)
 
 
 @pytest.fixture(scope="session")

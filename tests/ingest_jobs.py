@@ -9,20 +9,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from l2features.config import load_dataset
 from l2features.errors import TableNotFound
 from l2features.geometry import Geometry
-from l2features.store import DONE, Store, open_store
+from l2features.store import DONE, Store
 
 from .conftest import MANY, all_rows
+from .stores import open_table
 
 N_CHUNKS = 12
 N_MANY = math.prod(MANY)
 
 
 def open_sample(config: Path) -> tuple[Store, Geometry]:
-    entry = load_dataset("sample", config)
-    store = open_store(entry.store, entry.l2cache_id)
+    store = open_table(config)
     meta = store.meta()
     assert meta is not None
     assert meta.geometry is not None
@@ -59,9 +58,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
 
 
 def done_chunks(config: Path) -> int:
-    entry = load_dataset("sample", config)
     try:
-        records = open_store(entry.store, entry.l2cache_id).chunk_records()
+        records = open_table(config).chunk_records()
         return sum(record.state == DONE for record in records)
     except TableNotFound:
         return 0

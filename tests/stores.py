@@ -1,4 +1,4 @@
-"""What the tests of stores share: a table's meta, features, and open stores of each kind."""
+"""What the tests of stores share: a table's meta, features, open stores of each kind, and their rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout, as_ids
+from l2features.config import load_dataset
+from l2features.geometry import Chunk, Geometry
+from l2features.ids import IdLayout, Ids, as_ids
 from l2features.rows import Rows
 from l2features.schema import FEATURES, NAMES
 from l2features.store import Meta, Store, open_store
@@ -83,6 +84,33 @@ def bigtable_store(emulator: Emulator) -> Iterator[Store]:
     store.create(META)
     yield store
     store.close()
+
+
+def open_table(config: Path) -> Store:
+    """The table of the data set ``sample``."""
+    dataset = load_dataset("sample", config)
+    return open_store(dataset.store, dataset.l2cache_id)
+
+
+def chunk_rows(store: Store, chunk: Chunk) -> Rows:
+    """All rows of a chunk."""
+    geometry = store.geometry()
+    assert geometry
+    first = geometry.chunk_id(chunk)
+    return store.scan_chunk(first, geometry.layout.last_id(first))
+
+
+def forget(store: Store, ids: Ids) -> None:
+    """Delete rows, so that they are missing."""
+    for node in ids.tolist():
+        store.delete(node, node)
+
+
+def lose(store: Store, chunk: Chunk, most: int) -> Ids:
+    """Delete the first rows of a chunk; gives their ids."""
+    ids = chunk_rows(store, chunk).ids[:most]
+    forget(store, ids)
+    return ids
 
 
 def raw_table(name: str) -> Any:

@@ -12,12 +12,12 @@ import pytest
 
 from beam_jobs.audit import main
 from l2features.audit_summary import NOTE, PART_NOTE, AuditSummary, read_audit
-from l2features.config import load_dataset
 from l2features.ids import as_ids
-from l2features.store import FAILED, ChunkRecord, Store, open_store
+from l2features.store import FAILED, ChunkRecord
 
 from .conftest import INSTANCE, PROJECT, STORE_URL, Ran, Recordings, all_rows, dataset_file, run_ingest
 from .ingest_jobs import open_sample
+from .stores import open_table
 from .test_recordings import check_values, valid_at_t0
 
 T0 = "2026-11-21 00:27:44"
@@ -43,11 +43,6 @@ def at_t0(recordings: Recordings, tmp_path: Path, request: pytest.FixtureRequest
     done = run_ingest(config, "--create", "--timestamp", T0)
     assert done.returncode == 0, done.stderr
     return config
-
-
-def open_table(config: Path) -> Store:
-    dataset = load_dataset("sample", config)
-    return open_store(dataset.store, dataset.l2cache_id)
 
 
 def test_from_the_ingest_to_the_history(at_t0: Path, recordings: Recordings) -> None:

@@ -18,9 +18,10 @@ from l2features.ids import as_ids
 
 from .conftest import ROOT, Recordings, all_rows, dataset_file, run_ingest
 from .emulator import wait_for_port
+from .stores import open_table
 from .test_audit_job import run_audit
 from .test_recordings import check_values, valid_at_t0
-from .test_update_replay import T0, named, open_table, rep, run_update
+from .test_update_replay import T0, named, rep, run_update
 
 COMPLETE = "196 nodes expected: 196 present (0 of them marked empty), 0 missing"
 

@@ -18,15 +18,15 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_jobs.update import main as update_main
 from beam_jobs.update_transforms import KeepDeadLetters, build
-from l2features.config import load_dataset, load_datasets
+from l2features.config import load_datasets
 from l2features.deadletters import DeadLetter, Folder
 from l2features.ids import as_ids
 from l2features.rows import Rows
-from l2features.store import Store, open_store
 from l2features.updates.parts import Delivery
 from l2features.updates.updater import Update
 
-from .conftest import INSTANCE, PROJECT, Ran, Recordings, dataset_file, run_ingest
+from .conftest import INSTANCE, PROJECT, Ran, Recordings, dataset_file, own_copy, run_ingest
+from .stores import open_table
 from .test_recordings import check_values
 
 T0 = "2026-11-21 00:27:44"
@@ -59,15 +59,7 @@ def at_t0(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture
 def config(at_t0: Path, tmp_path: Path) -> Path:
     """The same, in a folder of its own."""
-    shutil.copy(at_t0.parent / "l2cache.db", tmp_path)
-    text = at_t0.read_text().replace(str(at_t0.parent), str(tmp_path))
-    (tmp_path / "datasets.yml").write_text(text)
-    return tmp_path / "datasets.yml"
-
-
-def open_table(config: Path) -> Store:
-    entry = load_dataset("sample", config)
-    return open_store(entry.store, entry.l2cache_id)
+    return own_copy(at_t0, tmp_path)
 
 
 def table_bytes(config: Path, recordings: Recordings) -> bytes:

@@ -26,42 +26,20 @@ from beam_jobs.update_dataflow import ATTEMPTS, Deliver, stream_to, streaming_fl
 from beam_jobs.update_freshness import RecordFreshness
 from beam_jobs.update_stateful import CollectByMessage, _CollectFn
 from beam_jobs.update_transforms import KeepDeadLetters, MessageResult, build
-from l2features.config import load_dataset, load_datasets
+from l2features.config import load_datasets
 from l2features.deadletters import Folder
 from l2features.errors import ConfigError
 from l2features.freshness import read_updates
 from l2features.geometry import Chunk
-from l2features.ids import Ids
-from l2features.store import Store, open_store
 from l2features.updates.ledger import Entry, Opened, Report, Tally, close_account
 from l2features.updates.parts import Delivery
 from l2features.updates.updater import Update
 
-from .test_update import EDIT, config, edit
+from .stores import chunk_rows, lose, open_table
+from .updates import EDIT, edit
 
-__all__ = ["config"]
 SUBSCRIPTIONS = ["projects/my-project/subscriptions/high", "projects/my-project/subscriptions/low"]
 TOPIC = "projects/my-project/topics/dead"
-
-
-def open_table(config: Path) -> Store:
-    dataset = load_dataset("sample", config)
-    return open_store(dataset.store, dataset.l2cache_id)
-
-
-def chunk_rows(store: Store, chunk: Chunk) -> Any:
-    geometry = store.geometry()
-    assert geometry
-    first = geometry.chunk_id(chunk)
-    return store.scan_chunk(first, geometry.layout.last_id(first))
-
-
-def lose(store: Store, chunk: Chunk, most: int) -> Ids:
-    """Delete some rows of a chunk; gives their ids."""
-    ids: Ids = chunk_rows(store, chunk).ids[:most]
-    for node in ids.tolist():
-        store.delete(node, node)
-    return ids
 
 
 def note(element: Any, file: str) -> None:
