@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
 
 from .conftest import ROOT
+
+SITE = "/usr/local/lib/python3.11/site-packages"
+OURS = {"l2features", "api", "beam_jobs"}
+ONLY = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"{name} is not in the image", name=name)
+sys.meta_path.insert(0, Absent())
+"""
 
 
 class Step(NamedTuple):
@@ -63,3 +79,39 @@ def follow_copies(dockerfile: str, steps: list[Step], root: Path) -> None:
 def below(text: str, root: Path) -> str:
     """A command or value of a Dockerfile whose absolute paths lie in a folder."""
     return re.sub(r"(?<![\w./:])/(?=\w)", f"{root}/", text)
+
+
+def last(steps: list[Step], word: str) -> str:
+    """What follows the last instruction of a kind."""
+    return [step.rest for step in steps if step.word == word][-1]
+
+
+def build(root: Path) -> Path:
+    """The folder of the packages that are built of the files that were copied, and of nothing else."""
+    site = root / SITE.strip("/")
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)]
+    subprocess.run(command, cwd=root / "src", check=True, capture_output=True)
+    return site
+
+
+def import_with_only(lock: str, code: str, variables: Mapping[str, str] | None = None) -> set[str]:
+    """Run code where only the packages of a lock file can be imported; gives those that cannot."""
+    required = (ROOT / lock).read_text()
+    pinned = {_normal(name) for name in re.findall(r"^([\w.-]+)==", required, re.MULTILINE)}
+    modules = packages_distributions().items()
+    absent = {name for name, packages in modules if not {_normal(p) for p in packages} & pinned}
+    absent -= OURS | {"_distutils_hack"}
+    ran = subprocess.run(
+        [sys.executable, "-c", f"absent = {absent!r}{ONLY}{code}"],
+        cwd=ROOT,
+        env={**os.environ, **(variables or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return absent
+
+
+def _normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()

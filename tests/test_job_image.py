@@ -8,15 +8,23 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 from .conftest import ROOT
 from .dataflow_launch import FLAGS
-from .dockerfile import Step, below, environment, follow_copies, read_steps, stages
-from .test_serve import NOT_IN_THE_IMAGE, SITE, normal
+from .dockerfile import (
+    Step,
+    below,
+    build,
+    environment,
+    follow_copies,
+    import_with_only,
+    last,
+    read_steps,
+    stages,
+)
 
 DOCKERFILE = "templates/Dockerfile"
 OPTIONS = {
@@ -49,9 +57,7 @@ def test_an_image_launches_its_job(
     """Its COPY lines are followed, the packages built from these files alone, its own commands run."""
     steps = targets[job]
     follow_copies(DOCKERFILE, steps, tmp_path)
-    site = tmp_path / SITE.strip("/")
-    build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)]
-    subprocess.run(build, cwd=tmp_path / "src", check=True, capture_output=True)
+    site = build(tmp_path)
     assert {path.name for path in site.iterdir()} == {"l2features", "beam_jobs"}
     variables = {name: below(value, tmp_path) for name, value in environment(steps).items()}
     inside = {**os.environ, **variables, "PYTHONPATH": str(site)}
@@ -89,10 +95,6 @@ def test_kernels_are_compiled_when_the_image_is_built(targets: dict[str, list[St
     assert "$NUMBA_CACHE_DIR" in made[0]
 
 
-def last(steps: list[Step], word: str) -> str:
-    return [step.rest for step in steps if step.word == word][-1]
-
-
 def test_who_runs_in_an_image(targets: dict[str, list[Step]]) -> None:
     """Dataflow demands root, and nothing else does."""
     assert last(targets["jobs"], "USER") == "l2jobs"
@@ -107,17 +109,9 @@ def test_who_runs_in_an_image(targets: dict[str, list[Step]]) -> None:
         assert flex == ["FLEX_TEMPLATE_PYTHON_PY_FILE"]
 
 
-def test_the_locks_hold_every_library_that_the_jobs_need() -> None:
-    required = (ROOT / "requirements.txt").read_text()
-    pinned = {normal(name) for name in re.findall(r"^([\w.-]+)==", required, re.MULTILINE)}
-    modules = packages_distributions().items()
-    absent = {name for name, packages in modules if not {normal(p) for p in packages} & pinned}
-    absent -= {"l2features", "api", "beam_jobs", "_distutils_hack"}
-    assert {"kvdbclient", "caveclient"} <= absent
+def test_the_lock_holds_every_library_that_the_jobs_need() -> None:
     code = (
-        f"absent = {absent!r}{NOT_IN_THE_IMAGE}"
         "import beam_jobs.ingest, beam_jobs.audit, beam_jobs.update, beam_jobs.update_dataflow\n"
         "import l2features.store.bigtable, l2features.volume, l2features.nodes\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    assert {"kvdbclient", "caveclient"} <= import_with_only("requirements.txt", code)

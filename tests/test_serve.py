@@ -6,14 +6,12 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import psutil
@@ -24,9 +22,8 @@ from click.testing import CliRunner
 from l2features.cli import main
 from l2features.serve import check_port, greeting
 
-from .conftest import ROOT
 from .emulator import free_port
-from .server import Server, nodes_of
+from .server import nodes_of
 
 SITE = "/usr/local/lib/python3.11/site-packages"
 
@@ -125,94 +122,3 @@ def test_greeting_with_authentication(tmp_path: Path) -> None:
     assert "Authorization: Bearer TOKEN" in text
     assert "everyone" not in text
     assert "http://h:1/l2cache/api/v1/table/x/attributes" in text
-
-
-# ------------------------------------------------------------------ Dockerfile.api
-def instructions() -> list[tuple[str, str]]:
-    text = (ROOT / "Dockerfile.api").read_text().replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
-
-
-def test_the_image_has_all_that_the_server_needs(undisturbed: Path, tmp_path: Path) -> None:
-    """Its COPY lines are followed, the packages built from these files alone, and its command run."""
-    steps = instructions()
-    ignored = (ROOT / "Dockerfile.api.dockerignore").read_text().split()
-    for word, rest in steps:
-        if word == "COPY":
-            *sources, target = rest.split()
-            for source in sources:
-                assert f"!{source.split('/')[0]}" in ignored
-                place = tmp_path / target.strip("/") / ("" if not target.endswith("/") else source)
-                if (ROOT / source).is_dir():
-                    ignore = shutil.ignore_patterns("__pycache__")
-                    shutil.copytree(ROOT / source, place, ignore=ignore, dirs_exist_ok=True)
-                else:
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(ROOT / source, place)
-    site = tmp_path / SITE.strip("/")
-    build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site)]
-    subprocess.run(build, cwd=tmp_path / "src", check=True, capture_output=True)
-    (command,) = [json.loads(rest) for word, rest in steps if word == "CMD"]
-    assert command[:2] == ["gunicorn", "-c"]
-    assert command[2].startswith(f"{SITE}/")
-    environment = {"PYTHONPATH": str(site)}
-    where = [sys.executable, "-c", "import api, l2features; print(api.__file__, l2features.__file__)"]
-    paths = subprocess.run(
-        where, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert all(path.startswith(str(site)) for path in paths), paths
-    with Server(undisturbed, environment, root=site, log_file=tmp_path / "log") as server:
-        assert requests.get(f"{server.api}/table/sample", timeout=20).ok
-        (check,) = [rest.partition(" CMD ")[2] for word, rest in steps if word == "HEALTHCHECK"]
-        bind = {"L2CACHE_BIND": f"0.0.0.0:{server.port}"}
-        probe = [sys.executable, *json.loads(check)[1:]]
-        assert subprocess.run(probe, env=bind, check=False).returncode == 0
-    assert subprocess.run(probe, env=bind, check=False, stderr=subprocess.DEVNULL).returncode != 0
-
-
-def test_the_image_is_pinned_and_its_server_is_not_root() -> None:
-    steps = instructions()
-    assert [rest for word, rest in steps if word == "FROM"] == ["python:3.11-slim-bookworm"]
-    assert ("STOPSIGNAL", "SIGTERM") in steps
-    users = [rest for word, rest in steps if word == "USER"]
-    assert users
-    assert users[-1] not in ("root", "0")
-    (environment,) = [rest for word, rest in steps if word == "ENV"]
-    assert "L2CACHE_BIND=0.0.0.0:8080" in environment
-    assert ("EXPOSE", "8080") in steps
-    required = (ROOT / "api" / "requirements.txt").read_text()
-    assert all("==" in line for line in required.splitlines() if line.strip())
-
-
-NOT_IN_THE_IMAGE = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in absent:
-            raise ModuleNotFoundError(f"{name} is not in the image", name=name)
-sys.meta_path.insert(0, Absent())
-"""
-
-
-def test_the_image_installs_every_library_that_the_server_needs(undisturbed: Path) -> None:
-    required = (ROOT / "api" / "requirements.txt").read_text()
-    pinned = {normal(name) for name in re.findall(r"^([\w.-]+)==", required, re.MULTILINE)}
-    modules = packages_distributions().items()
-    absent = {name for name, packages in modules if not {normal(p) for p in packages} & pinned}
-    absent -= {"l2features", "api", "beam_jobs", "_distutils_hack"}
-    assert {"apache_beam", "kvdbclient", "caveclient"} <= absent
-    code = (
-        f"absent = {absent!r}{NOT_IN_THE_IMAGE}"
-        "import api.worker, api.logs, l2features.store.decoded, l2features.store.bigtable, l2features.volume\n"
-        "from api.app import create_app; create_app()"
-    )
-    environment = {**os.environ, "GRAPH_L2CACHE_CONFIG_PATH": str(undisturbed), "AUTH_DISABLED": "true"}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-
-
-def normal(package: str) -> str:
-    return re.sub(r"[-_.]+", "-", package).lower()
