@@ -7,11 +7,9 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from l2features.cli import main
 from l2features.compute import ChunkSource, read_geometry
@@ -22,14 +20,11 @@ from l2features.rows import Rows
 from l2features.store import DONE, FAILED, ChunkRecord, Meta, open_store
 from l2features.volume import Volume
 
+from .command import run
 from .conftest import STORE_URL, Recordings, dataset_file
 
 COMMANDS = ["sample", "sample-edit", "up", "status", "get", "chunk", "serve", "deadletters"]
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
-
-
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture

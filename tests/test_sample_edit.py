@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
-from l2features.cli import main
 from l2features.config import Dataset, load_dataset
 from l2features.ids import as_ids
 from l2features.messages import decode
@@ -25,6 +23,7 @@ from l2features.sample.edit import MERGE, SPLIT, SampleEditor
 from l2features.sample.table import MADE, SampleTable
 from l2features.sample.topics import subscription_paths, topic_path
 
+from .command import run
 from .conftest import dataset_file
 from .emulator import Emulator, PubSubEmulator
 from .stores import STORE_URL, make_table
@@ -32,10 +31,6 @@ from .stores import STORE_URL, make_table
 SIZE = ("--grid", "3,2,2", "--chunk-size", "32,32,16")
 PROJECT = INSTANCE = "sample-project"
 counter = itertools.count()
-
-
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture

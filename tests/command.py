@@ -1,0 +1,14 @@
+"""The command line, in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from l2features.cli import main
+
+
+def run(*arguments: Any) -> Result:
+    """What ``l2features`` prints, and its exit status."""
+    return CliRunner().invoke(main, [str(a) for a in arguments])

@@ -1,0 +1,110 @@
+"""Dead letters on a topic: the message as it came, and why in its attributes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import pytest
+from google.pubsub_v1 import PublishRequest, PubsubMessage
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2features.deadletters import DeadLetter, DeadLetterError, LetterTopic, Refusal, open_dead_letters
+from l2features.deadletters.attributes import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
+from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES
+
+from .emulator import PubSubEmulator
+from .letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed, texts
+
+
+def test_attributes_keep_to_the_limits_of_pubsub() -> None:
+    many = {f"a{i}": "b" * 1_024 for i in range(95)} | {"goog_x": "1", "k" * 257: "1", "v": "1" * 1_025}
+    ids = tuple(range(1, 2_000))
+    letter = DeadLetter(bytes(100), many, (Refusal("other_layer", "é" * 5_000, ids),), 1, NOW)
+    data, attributes = topic_message(letter)
+    assert data == letter.data
+    assert len(attributes) <= MAX_ATTRIBUTES
+    assert max(len(value.encode()) for value in attributes.values()) <= MAX_VALUE_BYTES
+    assert attributes["dead_letter_ids"].startswith("1,2,3,")
+    assert (attributes["dead_letter_id_count"], attributes["dead_letter_attempts"]) == ("1999", "1")
+    assert attributes["dead_letter_reasons"] == "other_layer"
+    assert attributes["a0"] == "b" * 1_024
+    assert not {"goog_x", "k" * 257, "v"} & set(attributes)
+
+
+def request_bytes(data: bytes, attributes: Mapping[str, str]) -> int:
+    message = PubsubMessage(data=data, attributes=dict(attributes))
+    request = PublishRequest(topic=f"projects/{'p' * 30}/topics/{'t' * 255}", messages=[message])
+    return len(PublishRequest.serialize(request))
+
+
+def test_what_is_too_large_for_a_topic_is_told_without_its_payload() -> None:
+    full = topic_message(DeadLetter(bytes(ROOM_BYTES - 50), {"table_id": "t"}, REFUSALS, 1, NOW))
+    assert len(full.data) == ROOM_BYTES - 50
+    assert full.attributes["table_id"] == "t"
+    many = {f"{i:03}{'k' * 253}": "v" * 1_024 for i in range(90)}
+    room = ROOM_BYTES - 90 * (256 + 1_024)
+    assert request_bytes(*topic_message(DeadLetter(bytes(room), many, REFUSALS, 1, NOW))) < MAX_REQUEST_BYTES
+    large = DeadLetter(bytes(ROOM_BYTES), {"table_id": "t", "goog_x": "1"}, REFUSALS, 1, NOW)
+    data, attributes = topic_message(large)
+    assert data == b""
+    assert attributes["dead_letter_payload_bytes"] == str(ROOM_BYTES)
+    assert attributes["dead_letter_payload_sha256"] == hashlib.sha256(large.data).hexdigest()
+    again = letter_of(data, attributes, 0.0)
+    assert again.payload == large.payload
+    assert again.name == DeadLetter(large.data, {"table_id": "t"}, (), 1, NOW).name
+    assert topic_message(again) == (data, attributes)
+    assert DeadLetter.from_json(again.to_json()) == again
+
+
+def test_a_letter_is_rebuilt_from_what_a_topic_has() -> None:
+    again = letter_of(*topic_message(LETTER), published=5.0)
+    joint = Refusal(
+        "other_layer,not_an_integer",
+        "2 ids, the first 7: is not of layer 2; 'x' among the ids is not an integer",
+        (7, LARGEST),
+    )
+    assert again == DeadLetter(LETTER.data, LETTER.attributes, (joint,), 2, NOW)
+    assert (again.name, again.reasons, again.ids) == (LETTER.name, LETTER.reasons, LETTER.ids)
+    many = DeadLetter(b"x", {}, (Refusal("bad_node", "", tuple(range(1, 2_000))),), 1, NOW)
+    told = letter_of(*topic_message(many), published=5.0)
+    assert len(told.ids) + told.more_ids == 1_999
+    assert topic_message(told).attributes == topic_message(many).attributes
+
+
+told_names = ["reasons", "attempts", "time", "id_count", "ids", "detail", "payload_bytes", "payload_sha256"]
+strange_texts = st.one_of(
+    st.sampled_from(["", "-1", "9" * 400, "1e5", "nan", "1,,x", "0001-01-01T00:00:00+23:59", "2026", "²"]),
+    texts,
+)
+
+
+@given(st.binary(max_size=5), st.dictionaries(st.sampled_from(told_names), strange_texts))
+def test_any_message_is_a_letter(data: bytes, told: dict[str, str]) -> None:
+    letter = letter_of(data, {f"dead_letter_{name}": value for name, value in told.items()}, 5.0)
+    assert (letter.data, letter.attributes) == (data, {})
+    assert DeadLetter.from_json(letter.to_json()) == letter
+    assert 0 <= letter.attempts < 10**9
+
+
+def test_a_topic_has_the_message_as_it_came_and_why(pubsub: PubSubEmulator) -> None:
+    subscribed = Subscribed()
+    topic = open_dead_letters(subscribed.topic)
+    topic.put(LETTER)
+    topic.close()
+    assert subscribed.message() == (
+        LETTER.data,
+        {
+            **LETTER.attributes,
+            "dead_letter_reasons": "other_layer,not_an_integer",
+            "dead_letter_attempts": "2",
+            "dead_letter_time": "2026-11-21T00:27:44+00:00",
+            "dead_letter_id_count": "2",
+            "dead_letter_ids": f"7,{LARGEST}",
+            "dead_letter_detail": "2 ids, the first 7: is not of layer 2; "
+            "'x' among the ids is not an integer",
+        },
+    )
+    with pytest.raises(DeadLetterError, match="cannot publish"):
+        LetterTopic("projects/test-project/topics/not-there").put(LETTER)
