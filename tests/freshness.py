@@ -1,0 +1,32 @@
+"""What the tests of freshness share: when they are, notes that are wrong, and a recorder of updates."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from l2features.freshness import Recorder, Updates, read_updates
+from l2features.store import Store, open_store
+
+NOW = 1_795_000_000.0
+BAD_NOTES = [
+    "",
+    "nothing",
+    "[]",
+    "null",
+    '{"updaters": 3}',
+    '{"newest_operation": null, "newest_message": "0001-01-01T00:00:00+23:00", "updaters": []}',
+]
+
+
+def kept(store: Store) -> Updates:
+    found = read_updates(store)
+    assert found
+    return found
+
+
+def at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def recorder_of(store: Store, who: str = "") -> Recorder:
+    return Recorder(lambda name: open_store(store.url, store.name, deadline_s=20), ["d"], who)
