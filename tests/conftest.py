@@ -46,6 +46,7 @@ SLOW = (
     "test_installed",
     "test_server",
     "test_api_limits",
+    "test_api_slow",
     "test_ingest_failures",
 )
 """Files of tests that take long."""
