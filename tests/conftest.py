@@ -222,16 +222,20 @@ class Ran(NamedTuple):
     stderr: str
 
 
-def run_ingest(config: Path, *flags: str, dataset: str = "sample") -> Ran:
-    """The ingest command; its workers are processes of their own, one unless the flags say otherwise."""
-    argv = ["--config", str(config), "--dataset", dataset, "--workers", "1", *flags]
+def run_job(main: Callable[[list[str]], int], *argv: object) -> Ran:
+    """The command of a job, in this process."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
-            code = ingest_main(argv)
+            code = main([str(a) for a in argv])
         except SystemExit as exit_:
             code = int(exit_.code or 0)
     return Ran(code, out.getvalue(), err.getvalue())
+
+
+def run_ingest(config: Path, *flags: str, dataset: str = "sample") -> Ran:
+    """The ingest command; its workers are processes of their own, one unless the flags say otherwise."""
+    return run_job(ingest_main, "--config", config, "--dataset", dataset, "--workers", 1, *flags)
 
 
 def all_rows(store: Store) -> Rows:

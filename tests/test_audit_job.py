@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +13,17 @@ from l2features.audit_summary import NOTE, PART_NOTE, AuditSummary, read_audit
 from l2features.ids import as_ids
 from l2features.store import FAILED, ChunkRecord
 
-from .conftest import INSTANCE, PROJECT, STORE_URL, Ran, Recordings, all_rows, dataset_file, run_ingest
+from .conftest import (
+    INSTANCE,
+    PROJECT,
+    STORE_URL,
+    Ran,
+    Recordings,
+    all_rows,
+    dataset_file,
+    run_ingest,
+    run_job,
+)
 from .ingest_jobs import open_sample
 from .stores import open_table
 from .test_recordings import check_values, valid_at_t0
@@ -24,14 +32,8 @@ T0 = "2026-11-21 00:27:44"
 
 
 def run_audit(config: Path, *flags: str) -> Ran:
-    argv = ["--config", str(config), "--dataset", "sample", "--workers", "1", *flags]
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            code = main(argv)
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-    return Ran(code, out.getvalue(), err.getvalue())
+    """The audit command."""
+    return run_job(main, "--config", config, "--dataset", "sample", "--workers", 1, *flags)
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
 import shutil
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from l2features.rows import Rows
 from l2features.updates.parts import Delivery
 from l2features.updates.updater import Update
 
-from .conftest import INSTANCE, PROJECT, Ran, Recordings, dataset_file, own_copy, run_ingest
+from .conftest import INSTANCE, PROJECT, Ran, Recordings, dataset_file, own_copy, run_ingest, run_job
 from .stores import open_table
 from .test_recordings import check_values
 
@@ -36,13 +34,7 @@ MISSING = {"table_id": "fixture_v2", "l2_cache_id": "l2cache_sample"}
 
 def run_update(config: Path, messages: Path, *flags: str) -> Ran:
     """The update command."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            code = update_main(["--config", str(config), "--messages", str(messages), *flags])
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-    return Ran(code, out.getvalue(), err.getvalue())
+    return run_job(update_main, "--config", config, "--messages", messages, *flags)
 
 
 @pytest.fixture(scope="module")
