@@ -10,9 +10,9 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features.freshness import Recorder
 from l2features.store import Store, open_store
 from l2features.updates.outcomes import Verdict
+from l2features.updates.recorder import Recorder
 from l2features.updates.updater import Update
 
 from .update_transforms import MessageResult

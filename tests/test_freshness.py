@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from l2features import freshness
 from l2features.errors import StoreError
-from l2features.freshness import NOTE, Backlog, Recorder, read_updates, updates_text
+from l2features.freshness import NOTE, Backlog, read_updates, updates_text
 from l2features.notes import AUDIT, last_audit
 from l2features.store import Store, open_store
+from l2features.updates import recorder as recorder_module
+from l2features.updates.recorder import Recorder
 
 from .emulator import Emulator
 from .freshness import BAD_NOTES, NOW, at, kept, recorder_of
@@ -77,16 +78,16 @@ def test_a_message_of_which_the_time_is_not_known_has_no_lag(store: Store) -> No
 
 def test_lag_is_that_of_the_last_hour_and_the_last_messages(store: Store) -> None:
     with closing(recorder_of(store)) as recorder:
-        for i in range(freshness.LAG_MESSAGES + 500):
+        for i in range(recorder_module.LAG_MESSAGES + 500):
             recorder.applied(["d"], NOW - (1000 if i < 500 else 2), None, NOW)
         recorder.applied(["d"], NOW + 5, None, NOW + 1)  # by another clock
         recorder.flush(NOW + 1)
         lag = kept(store).updaters[0].lag
         assert lag
-        assert (lag.messages, lag.median_s, lag.max_s) == (freshness.LAG_MESSAGES, 2, 2)
-        recorder.flush(NOW + freshness.LAG_S + 2)
+        assert (lag.messages, lag.median_s, lag.max_s) == (recorder_module.LAG_MESSAGES, 2, 2)
+        recorder.flush(NOW + recorder_module.LAG_S + 2)
         assert kept(store).updaters[0].lag is None
-        assert kept(store).updaters[0].messages == freshness.LAG_MESSAGES + 501
+        assert kept(store).updaters[0].messages == recorder_module.LAG_MESSAGES + 501
 
 
 # ------------------------------------------------------------------ when it is written
@@ -172,7 +173,7 @@ def test_a_store_that_cannot_be_reached_is_tried_again(
         recorder.applied(["d"], NOW - 1, 4, NOW)
         recorder.flush(NOW)
         recorder.flush(NOW + 10)
-        warnings = [r.getMessage() for r in caplog.records if r.name == freshness.__name__]
+        warnings = [r.getMessage() for r in caplog.records if r.name == recorder_module.__name__]
         assert len(warnings) == 1
         assert warnings[0].startswith("data set d: cannot keep how fresh it is: ")
         store.create(META)
