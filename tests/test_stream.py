@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,19 +20,20 @@ import pytest
 from beam_jobs import stream
 from beam_jobs.stream import Supervisor
 from beam_jobs.stream_worker import Setup
-from l2features.config import load_dataset, load_datasets
+from l2features.config import load_datasets
 from l2features.deadletters import DeadLetter, Folder
 from l2features.freshness import read_updates
 from l2features.geometry import Chunk
 from l2features.ids import Ids, as_ids
 from l2features.pubsub.subscription import Subscription
-from l2features.store import Store, open_store
+from l2features.store import Store
 from l2features.updates import patience
 from l2features.updates.updater import Update
 
-from .conftest import ROOT
+from .conftest import ROOT, own_copy
 from .emulator import PubSubEmulator
 from .feed import Feed
+from .stores import open_table
 from .test_intake import wait_for
 from .test_update_replay import EDIT, MISSING, Evil, edit
 
@@ -45,11 +45,8 @@ class Running:
     """An updater as a process, and the table that it writes."""
 
     def __init__(self, finished: Path, folder: Path, *flags: str, **more: str) -> None:
-        shutil.copy(finished.parent / "l2cache.db", folder)
-        self.config = folder / "datasets.yml"
-        self.config.write_text(finished.read_text().replace(str(finished.parent), str(folder)))
-        entry = load_dataset("sample", self.config)
-        self.store: Store = open_store(entry.store, entry.l2cache_id)
+        self.config = own_copy(finished, folder)
+        self.store: Store = open_table(self.config)
         geometry = self.store.geometry()
         assert geometry
         self.geometry, self.dead, self.feed = geometry, folder / "dead", Feed()
@@ -272,11 +269,8 @@ def test_a_message_that_kills_its_workers(
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
     monkeypatch.setattr(stream, "MAX_DEATHS", 2)
     monkeypatch.setattr(patience, "FIRST_PAUSE_S", 1)
-    shutil.copy(undisturbed.parent / "l2cache.db", tmp_path)
-    config = tmp_path / "datasets.yml"
-    config.write_text(undisturbed.read_text().replace(str(undisturbed.parent), str(tmp_path)))
-    entry, feed = load_dataset("sample", config), Feed()
-    store = open_store(entry.store, entry.l2cache_id)
+    config, feed = own_copy(undisturbed, tmp_path), Feed()
+    store = open_table(config)
     geometry: Any = store.geometry()
     wanted = {}
     for chunk in (Chunk(0, 0, 0), Chunk(1, 0, 0), Chunk(2, 0, 0)):
