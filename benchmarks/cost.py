@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.cost_inputs import Inputs, inputs_text, measure_em
-from benchmarks.features import SHARED
+from benchmarks.features import em_parser
 from benchmarks.ingest import triple
 from l2features.geometry import Triple
 from l2features.store.bigtable import WRITE_ROWS
@@ -122,11 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = em_parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz")
     add("--size", type=triple, default=(256, 256, 512), help="voxels of a measured chunk")
     add("--repeats", type=int, default=2, help="how often each of the 4 chunks is measured; default 2")
     add("--keep", type=Path, metavar="FILE", help="keep what is measured here, and use it if it is there")

@@ -59,14 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = em_parser(__doc__, EXAMPLES)
     parser.add_argument(
         "volumes", nargs="*", type=Path, metavar="FILE.npy", help="label volumes to measure instead"
-    )
-    parser.add_argument(
-        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
     )
     parser.add_argument(
         "--shape", type=_triple, default=(256, 256, 512), metavar="X,Y,Z", help="largest volume used"
@@ -82,6 +77,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--skip-plain", action="store_true", help="leave out the plain version, and the check"
     )
     return parser.parse_args(arguments)
+
+
+def em_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
+    """A parser of options that has ``--shared`` already, the folder of the EM volume."""
+    parser = argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
+    )
+    return parser
 
 
 def _triple(text: str) -> tuple[float, ...]:
@@ -253,6 +259,7 @@ def _resident() -> int:
 
 
 def agrees(rows: np.ndarray, expected: np.ndarray) -> bool:
+    """Whether rows are those of the plain version; how they differ is printed."""
     try:
         check_equal(rows, expected)
     except AssertionError as error:

@@ -14,10 +14,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.features import SHARED, _read_em, make_neuropil, split_up
+from benchmarks.features import _read_em, agrees, em_parser, make_neuropil, split_up
 from benchmarks.plain_worker import plain_node
 from l2features.features import SegmentedChunk, group_features, warm_up
-from tests.oracle import check_equal
 
 SHAPE = (256, 256, 512)
 RESOLUTION = (16, 16, 40)
@@ -64,12 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
-    )
+    parser = em_parser(__doc__, EXAMPLES)
     parser.add_argument("--batch", type=int, default=30, help="nodes of the last line (default 30)")
     parser.add_argument("--repeats", type=int, default=5, help="of ours; the plain version runs twice")
     return parser.parse_args(arguments)
@@ -133,15 +127,6 @@ def show(what: str, voxels: int, ours_s: float, plain_s: float) -> None:
     numbers = (f"{voxels:,}", f"{ours_s * 1e3:.1f}", f"{plain_s * 1e3:.0f}", f"{plain_s / ours_s:.0f}x")
     print(ROW.format(what, *numbers))
     sys.stdout.flush()
-
-
-def agrees(ours: np.ndarray, plain: np.ndarray) -> bool:
-    try:
-        check_equal(ours, plain)
-    except AssertionError as error:
-        print(error, file=sys.stderr)
-        return False
-    return True
 
 
 if __name__ == "__main__":
