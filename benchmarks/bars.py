@@ -1,7 +1,10 @@
-"""What is measured beside what it has to be, as a table."""
+"""What benchmarks print: the machine, and what is measured beside what it has to be, as a table."""
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +28,14 @@ class Bar:
         if self.bar is None:
             return True
         return self.value <= self.bar if self.most else self.value >= self.bar
+
+
+def begin() -> Console:
+    """The console to print on, after a line about the machine; that there are emulators is no warning."""
+    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
+    return console
 
 
 def print_bars(console: Console, bars: Sequence[Bar]) -> bool:

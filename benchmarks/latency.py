@@ -4,43 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 import time
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from beam_jobs.stream import BATCH_WAIT_S
-from benchmarks.bars import Bar, print_bars
-from benchmarks.em import (
-    NAME,
-    STORE_URL,
-    TABLE,
-    Edit,
-    Editor,
-    EmDataset,
-    make_crops,
-    make_dataset,
-    read_labels,
-    write_children,
-)
-from benchmarks.features import SHARED
+from benchmarks.bars import Bar, begin, print_bars
+from benchmarks.em import NAME, Edit, Editor, EmDataset, write_children
+from benchmarks.features import em_parser
 from benchmarks.load import Client, Post, unpacked
 from benchmarks.servers import Server
-from benchmarks.updating import Feed, UpdaterProcess, emulators, quantiles, warm_up
+from benchmarks.updating import TimedFeed, UpdaterProcess, em_updater, quantiles, warm_up
 from l2features.freshness import read_updates
-from l2features.store import open_store
-from tests.emulator import Emulator
 
-SIZE, GRID = (256, 256, 128), (2, 2, 1)
 MOST_MEDIAN_S = 2.0
 POLL_S = 0.02
 NOTE_S = 8.0
@@ -63,19 +45,11 @@ examples:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
-    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
-    with tempfile.TemporaryDirectory() as name, ExitStack() as running:
-        emulator, _ = running.enter_context(emulators())
-        folder = Path(name).resolve()
-        dataset = make_dataset(folder, make_crops(read_labels(options.shared, SIZE[2]), SIZE, 4), GRID)
+    console = begin()
+    with ExitStack() as running:
+        dataset, feed, store, updater = running.enter_context(em_updater(options.shared, options.workers))
         edits = make_edits(dataset, options.edits)
-        feed, store = Feed(), open_store(STORE_URL, TABLE)
-        running.callback(store.close)
-        log, dead = folder / "updater.log", folder / "dead"
-        updater = running.enter_context(UpdaterProcess(dataset.config, feed, dead, log, options.workers))
-        api = start_api(dataset.config, emulator, folder / "api.log")
+        api = start_api(dataset.config, updater.log.with_name("api.log"))
         running.callback(api.stop)
         warm_up(dataset, dataset.chunks, feed, store, updater)
         seconds = measure(edits, feed, Client(api.port), updater)
@@ -92,12 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
-    )
+    parser = em_parser(__doc__, EPILOG)
     parser.add_argument("--edits", type=int, default=100, help="default 100")
     parser.add_argument("--workers", type=int, default=2, help="processes of the updater; default 2")
     return parser.parse_args(arguments)
@@ -113,19 +82,17 @@ def make_edits(dataset: EmDataset, n: int) -> list[Edit]:
     return edits
 
 
-def start_api(config: Path, emulator: Emulator, log: Path) -> Server:
-    environment = emulator.environment(
-        GRAPH_L2CACHE_CONFIG_PATH=str(config), AUTH_DISABLED="true", L2CACHE_WORKERS="1"
-    )
+def start_api(config: Path, log: Path) -> Server:
+    environment = {"GRAPH_L2CACHE_CONFIG_PATH": str(config), "AUTH_DISABLED": "true", "L2CACHE_WORKERS": "1"}
     return Server("the API", ["-c", "api/gunicorn.conf.py", "api.app:create_app()"], environment, log)
 
 
-def measure(edits: list[Edit], feed: Feed, client: Client, updater: UpdaterProcess) -> list[float]:
+def measure(edits: list[Edit], feed: TimedFeed, client: Client, updater: UpdaterProcess) -> list[float]:
     """Seconds of each edit from its publication until the API has all its nodes."""
     random, seconds = np.random.default_rng(4), []
     for edit in tqdm(edits, unit="edit", leave=False, disable=None):
         time.sleep(random.uniform(*PAUSE_S))
-        began = feed.publish(edit.data, edit.attributes)
+        began = feed.publish_one(edit.data, edit.attributes)
         seconds.append(wait_until_served(client, edit.ids, updater) - began)
     return seconds
 

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 import time
-import warnings
-from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bars import Bar, print_bars
-from benchmarks.em import STORE_URL, TABLE, make_crops, make_dataset, read_labels
-from benchmarks.features import SHARED
+from benchmarks.bars import Bar, begin, print_bars
+from benchmarks.features import em_parser
 from benchmarks.footprint import Footprint, begin_peaks, cpu_seconds, growths, peaks_mb
 from benchmarks.hostile import large, pickles, strange, unknown_node, wrong_ids
 from benchmarks.strain import Strain
-from benchmarks.updating import Feed, UpdaterProcess, emulators, quantiles, warm_up
-from l2features.store import open_store
+from benchmarks.updating import UpdaterProcess, em_updater, quantiles, warm_up
 
-SIZE, GRID = (256, 256, 128), (2, 2, 1)
 SETTLE_S = 15.0
 MOST_IDLE, MOST_SLOWER = 5.0, 2.0
 MOST_HOSTILE_MB, MOST_GROWTH_MB = 500.0, 8.0
@@ -53,17 +46,8 @@ examples:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
-    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
-    with tempfile.TemporaryDirectory() as name, ExitStack() as running:
-        running.enter_context(emulators())
-        folder = Path(name).resolve()
-        dataset = make_dataset(folder, make_crops(read_labels(options.shared, SIZE[2]), SIZE, 4), GRID)
-        feed, store = Feed(), open_store(STORE_URL, TABLE)
-        running.callback(store.close)
-        log, dead = folder / "updater.log", folder / "dead"
-        updater = running.enter_context(UpdaterProcess(dataset.config, feed, dead, log))
+    console = begin()
+    with em_updater(options.shared) as (dataset, feed, store, updater):
         warm_up(dataset, dataset.chunks, feed, store, updater)
         strain = Strain(dataset, feed, store, updater)
         bars = measure_idle(console, updater, options.idle)
@@ -71,17 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
         bars += measure_soak(console, strain, options.minutes)
         bars.append(Bar("exit status after SIGTERM", float(updater.stop() or 0), 0, most=True, unit=""))
         if options.log:
-            options.log.write_text(log.read_text())
+            options.log.write_text(updater.log.read_text())
     return 0 if print_bars(console, bars) else 1
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
-    )
+    parser = em_parser(__doc__, EPILOG)
     parser.add_argument("--minutes", type=float, default=10, help="of the soak; default 10")
     parser.add_argument("--idle", type=float, default=60, help="seconds of being idle; default 60")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep what the updater prints here")

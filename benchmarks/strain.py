@@ -17,7 +17,7 @@ from google.api_core.exceptions import GoogleAPICallError
 from benchmarks.em import Edit, Editor, EmDataset, write_children
 from benchmarks.footprint import Footprint, footprint
 from benchmarks.hostile import Hostile, pickles, strange, wrong_ids
-from benchmarks.updating import ROOT, Feed, UpdaterProcess, wait_for_rows
+from benchmarks.updating import ROOT, TimedFeed, UpdaterProcess, wait_for_rows
 from l2features.deadletters import DeadLetter, Folder
 from l2features.ids import as_ids
 from l2features.messages import Reason
@@ -33,7 +33,7 @@ HOSTILE_EVERY, REPEAT_EVERY, SAMPLE_EVERY = 5, 3, 5
 class Strain:
     """Feeds an updater. ``expected`` is the reason of each dead letter that there must be, by its name."""
 
-    def __init__(self, dataset: EmDataset, feed: Feed, store: Store, updater: UpdaterProcess) -> None:
+    def __init__(self, dataset: EmDataset, feed: TimedFeed, store: Store, updater: UpdaterProcess) -> None:
         self.dataset, self.feed, self.store, self.updater = dataset, feed, store, updater
         self.editor, self.random = Editor(dataset, seed=5), np.random.default_rng(6)
         self.marker = dataset.config.parent / "something-ran"
@@ -65,11 +65,11 @@ class Strain:
         edit = self.new_edit()
         for message in behind:
             self.publish_hostile(message)
-        began = self.feed.publish(edit.data, edit.attributes)
+        began = self.feed.publish_one(edit.data, edit.attributes)
         return wait_for_rows(self.store, edit.ids, self.updater, LONGEST_S, poll_s=0.02) - began
 
     def publish_hostile(self, message: Hostile) -> None:
-        self.feed.publish(message.data, message.attributes)
+        self.feed.publish_one(message.data, message.attributes)
         self._expect(message)
 
     def _expect(self, message: Hostile) -> None:
@@ -140,7 +140,7 @@ class Strain:
                 self.publish_hostile(message)
             if tick % REPEAT_EVERY == 0:
                 edit = self._sent[int(self.random.integers(len(self._sent)))]
-                self.feed.publish(edit.data, edit.attributes)
+                self.feed.publish_one(edit.data, edit.attributes)
                 self.repeats += 1
             if tick % SAMPLE_EVERY == SAMPLE_EVERY - 1:
                 self.take_footprint()

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bars import Bar, print_bars
+from benchmarks.bars import Bar, begin, print_bars
 from benchmarks.em import (
     STORE_URL,
     TABLE,
@@ -36,10 +34,10 @@ from benchmarks.em import (
     write_children,
     write_parents,
 )
-from benchmarks.features import SHARED
-from benchmarks.nodes import EmChunk, agrees, measure
+from benchmarks.features import agrees, em_parser
+from benchmarks.nodes import EmChunk, measure
 from benchmarks.plain_updates import PlainUpdater
-from benchmarks.updating import Feed, UpdaterProcess, emulators, wait_for_rows, warm_up
+from benchmarks.updating import TimedFeed, UpdaterProcess, emulators, wait_for_rows, warm_up
 from l2features.geometry import Chunk
 from l2features.ids import as_ids
 from l2features.store import Store, open_store
@@ -84,9 +82,7 @@ class Burst:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
-    console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
+    console = begin()
     crops = make_crops(read_labels(options.shared, SIZE[2]), SIZE, CROPS)
     console.print("\n(a) nodes of a chunk in memory")
     measured = measure(in_memory(crops[0]), 30, options.repeats)
@@ -113,12 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
-    )
+    parser = em_parser(__doc__, EXAMPLES)
     parser.add_argument("--edits", type=int, default=200, help="of the burst, 3 ids each; default 200")
     parser.add_argument("--sample", type=int, default=8, help="ids given to the plain version; default 8")
     parser.add_argument("--workers", type=int, default=2, help="processes of each; default 2")
@@ -175,7 +166,7 @@ def burst_of_ours(
     dataset: EmDataset, edits: Sequence[Edit], spare: Chunk, store: Store, workers: int
 ) -> float:
     """Seconds from the first publish until all rows are there."""
-    folder, feed = dataset.config.parent, Feed()
+    folder, feed = dataset.config.parent, TimedFeed()
     ids = [node for edit in edits for node in edit.ids]
     with UpdaterProcess(dataset.config, feed, folder / "dead", folder / "updater.log", workers) as updater:
         warm_up(dataset, [spare], feed, store, updater)

@@ -7,76 +7,76 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 
-from benchmarks.em import Edit, Editor, EmDataset, write_children
+from benchmarks.em import (
+    STORE_URL,
+    TABLE,
+    Edit,
+    Editor,
+    EmDataset,
+    make_crops,
+    make_dataset,
+    read_labels,
+    write_children,
+)
 from l2features.geometry import Chunk
 from l2features.ids import Ids, as_ids
 from l2features.schema import SIZE
-from l2features.store import Store
+from l2features.store import Store, open_store
 from tests.emulator import Emulator, PubSubEmulator
+from tests.feed import Feed
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBSUB_PROJECT = "benchmark"
+CHUNK_SIZE, GRID = (256, 256, 128), (2, 2, 1)
+"""Of the data set that `em_updater` makes."""
+ACK_DEADLINE_S = 60
 MAX_MESSAGES = 1_000
 """Of one publish request."""
 STOP_S, START_S, PUBLISH_S = 60.0, 120.0, 60.0
 
 
 @contextlib.contextmanager
-def emulators() -> Iterator[tuple[Emulator, PubSubEmulator]]:
+def emulators() -> Iterator[None]:
     """Emulators of Bigtable and Pub/Sub, named in the environment while they run.
 
     SIGTERM ends this process as Ctrl-C does from now on, so that nothing of it is left.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as running:
-        started: list[Any] = []
         for kind in (Emulator, PubSubEmulator):
             emulator = kind()
             running.callback(emulator.stop)
             os.environ[emulator.variable] = emulator.host
-            started.append(emulator)
-        yield started[0], started[1]
+        yield
 
 
-class Feed:
-    """A topic with one subscription, both of a fresh name, and a publisher."""
+class TimedFeed(Feed):
+    """A topic and its subscription for edits, which says when it was that something was published."""
 
     def __init__(self) -> None:
-        from google.pubsub_v1 import PublisherClient, SubscriberClient
+        super().__init__("edits", ACK_DEADLINE_S)
 
-        name = f"edits-{uuid.uuid4().hex}"
-        self.topic = f"projects/{PUBSUB_PROJECT}/topics/{name}"
-        self.subscription = f"projects/{PUBSUB_PROJECT}/subscriptions/{name}"
-        self._client = PublisherClient()
-        self._client.create_topic(name=self.topic)
-        with SubscriberClient() as subscriber:
-            subscriber.create_subscription(
-                name=self.subscription, topic=self.topic, ack_deadline_seconds=60, timeout=30
-            )
-
-    def publish(self, data: bytes, attributes: Mapping[str, str]) -> float:
+    def publish_one(self, data: bytes, attributes: Mapping[str, str]) -> float:
         """Publish a message; gives the time just before it was sent, of ``time.perf_counter``."""
         began = time.perf_counter()
         message = {"data": data, "attributes": dict(attributes)}
-        self._client.publish(topic=self.topic, messages=[message], retry=None, timeout=PUBLISH_S)
+        self._publisher.publish(topic=self.topic, messages=[message], retry=None, timeout=PUBLISH_S)
         return began
 
     def publish_all(self, edits: Sequence[Edit]) -> None:
         for first in range(0, len(edits), MAX_MESSAGES):
             part = edits[first : first + MAX_MESSAGES]
             messages = [{"data": edit.data, "attributes": edit.attributes} for edit in part]
-            self._client.publish(topic=self.topic, messages=messages)
+            self._publisher.publish(topic=self.topic, messages=messages)
 
 
 class UpdaterProcess:
@@ -94,9 +94,7 @@ class UpdaterProcess:
     def __enter__(self) -> UpdaterProcess:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -122,6 +120,30 @@ class UpdaterProcess:
                     process.kill()
             self.process.wait()
         return self.process.returncode
+
+
+class EmUpdater(NamedTuple):
+    """A running updater, with the data set, the subscription and the store that it works on."""
+
+    dataset: EmDataset
+    feed: TimedFeed
+    store: Store
+    updater: UpdaterProcess
+
+
+@contextlib.contextmanager
+def em_updater(shared: Path, workers: int = 2) -> Iterator[EmUpdater]:
+    """An updater of a new data set of four chunks of EM, in emulators; all its files are in one folder."""
+    with tempfile.TemporaryDirectory() as name, emulators():
+        folder = Path(name).resolve()
+        crops = make_crops(read_labels(shared, CHUNK_SIZE[2]), CHUNK_SIZE, 4)
+        dataset, feed = make_dataset(folder, crops, GRID), TimedFeed()
+        log, dead = folder / "updater.log", folder / "dead"
+        with (
+            closing(open_store(STORE_URL, TABLE)) as store,
+            UpdaterProcess(dataset.config, feed, dead, log, workers) as updater,
+        ):
+            yield EmUpdater(dataset, feed, store, updater)
 
 
 def wait_for_rows(
@@ -154,7 +176,7 @@ def warm_up(
         ids = editor.split(chunks[number % len(chunks)])
         write_children({node: dataset.children[node] for node in ids})
         edit = dataset.edit(ids)
-        feed.publish(edit.data, edit.attributes)
+        feed.publish(edit.data, attributes=edit.attributes)
         wait_for_rows(store, ids, updater, START_S)
 
 

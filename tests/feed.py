@@ -12,7 +12,7 @@ ACK_DEADLINE_S = 10
 
 
 class Feed:
-    def __init__(self, name: str = "updates") -> None:
+    def __init__(self, name: str = "updates", ack_deadline_s: int = ACK_DEADLINE_S) -> None:
         self.name = f"{name}-{uuid.uuid4().hex}"
         self.topic = f"projects/test-project/topics/{self.name}"
         self.subscription = f"projects/test-project/subscriptions/{self.name}"
@@ -20,7 +20,7 @@ class Feed:
         self._publisher.create_topic(name=self.topic)
         with SubscriberClient() as subscriber:
             subscriber.create_subscription(
-                name=self.subscription, topic=self.topic, ack_deadline_seconds=ACK_DEADLINE_S
+                name=self.subscription, topic=self.topic, ack_deadline_seconds=ack_deadline_s
             )
 
     def remove(self) -> None:
