@@ -189,8 +189,9 @@ def datasets_of_table(
 
 def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:
     """This process' environment, with which the HTTP server serves these data sets."""
+    file = os.fspath(path)
     own = {
-        CONFIG_VARIABLE: str(Path(path).resolve()),
+        CONFIG_VARIABLE: file if file.startswith(BUCKETS) else str(Path(file).resolve()),
         "L2CACHE_BIND": bind,
         "L2CACHE_WORKERS": str(workers),
         "AUTH_DISABLED": "false" if auth else "true",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from l2features.config import BUCKETS, load_datasets
+from l2features.config import BUCKETS, CONFIG_VARIABLE, load_datasets, server_environment
 from l2features.errors import ConfigError
+
+from .bucket import bucket_of
 
 FILES = {
     "good.yml": b"a: {cv_path: 'precomputed://gs://seg', l2cache_id: t, store: 'bigtable://p/i'}",
@@ -19,29 +20,13 @@ FILES = {
 }
 
 
-class _Bucket(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        _, found, name = self.path.partition("/b/my-bucket/o/")
-        content = FILES.get(name.split("?")[0].removeprefix("l2%2F")) if found else None
-        self.send_response(404 if content is None else 200)
-        self.send_header("Content-Length", str(len(content or b"")))
-        self.end_headers()
-        self.wfile.write(content or b"")
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
 @pytest.fixture(autouse=True)
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Bucket)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
     for name in ("BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"):
         monkeypatch.delenv(name, raising=False)
-    yield
-    server.shutdown()
-    server.server_close()
+    with bucket_of(lambda path: FILES.get(path.removeprefix("l2/"))) as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        yield
 
 
 def test_a_file_in_a_bucket() -> None:
@@ -63,3 +48,10 @@ def test_a_file_in_a_bucket() -> None:
 def test_one_that_cannot_be_read(url: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_datasets(url)
+
+
+def test_the_server_is_told_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = {"gs://my-bucket/l2/good.yml": "gs://my-bucket/l2/good.yml", "good.yml": f"{tmp_path}/good.yml"}
+    for given, path in told.items():
+        assert server_environment(given, "127.0.0.1:1", 1, auth=False)[CONFIG_VARIABLE] == path

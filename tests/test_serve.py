@@ -20,12 +20,15 @@ import requests
 from click.testing import CliRunner
 
 from l2features.cli import main
+from l2features.config import load_datasets
 from l2features.serve import check_port, greeting
 
+from .bucket import bucket_of
 from .emulator import free_port
 from .server import nodes_of
 
 SITE = "/usr/local/lib/python3.11/site-packages"
+SERVE = [sys.executable, "-m", "l2features.cli", "serve", "gs://my-bucket/l2/datasets.yml"]
 
 
 # ------------------------------------------------------------------ l2features serve
@@ -108,14 +111,53 @@ def test_serve_with_what_cannot_be_served(undisturbed: Path, tmp_path: Path) -> 
             assert result.output.startswith("error: ")
 
 
+def test_serve_a_file_in_a_bucket(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = in_a_bucket(undisturbed)
+    with bucket_of({"l2/datasets.yml": file}.get) as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        bind = f"127.0.0.1:{free_port()}"
+        with subprocess.Popen([*SERVE, "--bind", bind], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            guard = threading.Timer(60, process.kill)
+            guard.start()
+            said = process.stdout.readline()
+            assert said.startswith(f"Serving sample at http://{bind} ")
+            known = requests.get(f"http://{bind}/l2cache/api/v1/table/sample", timeout=20)
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 0
+            guard.cancel()
+    assert known.ok, known.text
+
+
+def test_serve_a_file_that_is_gone_when_the_server_reads_it(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command has read it; the server that it becomes does not find it, and nothing lives on."""
+    files = {"l2/datasets.yml": in_a_bucket(undisturbed)}
+    with bucket_of(lambda name: files.pop(name, None)) as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        command = [*SERVE, "--bind", f"127.0.0.1:{free_port()}"]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert not files
+    assert ran.returncode == 1
+    assert not ran.stdout
+    [line] = map(json.loads, ran.stderr.splitlines())
+    assert line["level"] == "critical"
+    assert line["message"].startswith("data sets file gs://my-bucket/l2/datasets.yml: 404 ")
+
+
+def in_a_bucket(config: Path) -> bytes:
+    """A data sets file that names its stores, as one in a bucket must."""
+    entries = {name: dataset.model_dump(exclude={"name"}) for name, dataset in load_datasets(config).items()}
+    return json.dumps(entries).encode()
+
+
 def test_addresses() -> None:
     for bind in ("127.0.0.1:0", "[::1]:0", "localhost:0", "0.0.0.0:0"):
         check_port(bind)
 
 
 def test_greeting_with_authentication(tmp_path: Path) -> None:
-    from l2features.config import load_datasets
-
     config = tmp_path / "datasets.yml"
     config.write_text("x: {cv_path: 'precomputed://file:///none', l2cache_id: none}\n")
     text = greeting("http://h:1", "/l2cache", list(load_datasets(config).values()), auth=True)
