@@ -8,13 +8,15 @@ example, after an option was changed:
   python -m beam_jobs.templates
 
 example, what is put into a bucket to be launched (gcloud's own build leaves out that a job is streaming):
-  python -m beam_jobs.templates --spec update --image IMAGE | gcloud storage cp - gs://bucket/update.json
+  python -m beam_jobs.templates --spec update --image IMAGE >update.json &&
+      gcloud storage cp update.json gs://bucket/update.json
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,7 @@ _NAME = r"[A-Za-z][-A-Za-z0-9_.~+%]{2,254}"
 _PROJECT = r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*"
 _SUBSCRIPTION = f"{_PROJECT}/subscriptions/{_NAME}"
 _AT_LEAST_1 = "^[1-9][0-9]*$"
+_IMAGE = "^[^ ]+/[^ ]+[:@][^ /]+$"
 
 
 class Field(NamedTuple):
@@ -68,7 +71,7 @@ FIELDS = {
     "dead_letters": Field(
         "Dead letters", WHAT, f"^{_PROJECT}/topics/{_NAME}$", "PUBSUB_TOPIC", required=True
     ),
-    "sdk_container_image": Field("Image", WORKERS, "^[^ ]+/[^ ]+[:@][^ /]+$", required=True),
+    "sdk_container_image": Field("Image", WORKERS, _IMAGE, required=True),
     "number_of_worker_harness_threads": Field("Threads per core", WORKERS, _AT_LEAST_1),
     "disk_size_gb": Field("Disk", WORKERS, _AT_LEAST_1),
 }
@@ -198,8 +201,7 @@ def as_text(job: str) -> str:
     return json.dumps(metadata(job), indent=2, ensure_ascii=False) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: writes the files, or prints a spec. Exits with status 2 for a wrong option."""
+def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "python -m beam_jobs.templates", None, __doc__, formatter_class=formatter
@@ -209,16 +211,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image", help="image of the job, with its tag; required with --spec")
     parser.add_argument("--service_account", metavar="EMAIL", help="whom the workers act for")
     parser.add_argument("--subnetwork", help="regions/REGION/subnetworks/NAME, with Private Google Access")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options. Exits with status 2 where one is wrong."""
+    parser = _parser()
     own = parser.parse_args(argv)
+    if own.spec and not own.image:
+        parser.error("--image IMAGE is required with --spec")
+    if own.image and not re.search(_IMAGE, own.image):
+        parser.error(f"--image {own.image!r}: expected HOST/PATH/NAME:TAG or HOST/PATH/NAME@DIGEST")
+    return own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: writes the files, or prints a spec. Exits with status 2 for a wrong option."""
+    own = parse(argv)
     if not own.spec:
         try:
             for job in TEMPLATES:
                 (own.folder / f"{job}.json").write_text(as_text(job))
         except OSError as error:
-            parser.error(f"--folder {own.folder}: {error.strerror}: expected a folder that can be written to")
+            _parser().error(
+                f"--folder {own.folder}: {error.strerror}: expected a folder that can be written to"
+            )
         return 0
-    if not own.image:
-        parser.error("--image IMAGE is required with --spec")
     environment = {"serviceAccountEmail": own.service_account, "subnetwork": own.subnetwork}
     given = {name: value for name, value in environment.items() if value}
     print(json.dumps(spec(own.spec, own.image, **given), indent=2, ensure_ascii=False))

@@ -167,6 +167,73 @@ def test_the_spec_is_one_that_the_service_reads(job: str, capsys: pytest.Capture
     assert "--image IMAGE is required" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "image", ["bad image", "us-docker.pkg.dev/p/jobs/a b:1", "ingest:1", "host/ingest", "a/b:"]
+)
+def test_an_image_that_no_launch_would_take(image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        templates.main(["--spec", "ingest", "--image", image])
+    printed = capsys.readouterr()
+    assert f"--image {image!r}: expected HOST/PATH/NAME:TAG" in printed.err
+    assert not printed.out
+
+
+@pytest.mark.parametrize(("job", "workers"), [("ingest", 100), ("audit", 20), ("update", 5)])
+def test_how_a_job_runs_where_a_launch_says_nothing(job: str, workers: int) -> None:
+    defaults = {
+        "machineType": "n2-standard-4",
+        "maxWorkers": workers,
+        "autoscalingAlgorithm": "AUTOSCALING_ALGORITHM_BASIC",
+        "ipConfiguration": "WORKER_IP_PRIVATE",
+        "additionalUserLabels": {"application": "l2features", "l2features-job": job},
+    }
+    if job == "update":
+        defaults["enableStreamingEngine"] = True
+    assert templates.spec(job, IMAGE)["defaultEnvironment"] == defaults
+    given = {"serviceAccountEmail": "jobs@p", "subnetwork": "regions/r/subnetworks/s"}
+    assert templates.spec(job, IMAGE, **given)["defaultEnvironment"] == defaults | given
+
+
+def test_the_defaults_in_the_docs() -> None:
+    """Each row of the table in docs/dataflow.md, against the specs and what the jobs' flags add."""
+    told = defaults_in_the_docs()
+    specs = {job: templates.spec(job, IMAGE) for job in JOBS}
+    of_launch = {job: spec["defaultEnvironment"] for job, spec in specs.items()}
+    [machine] = {environment["machineType"] for environment in of_launch.values()}
+    assert told.pop("machine").startswith(f"`{machine}`: a process per core")
+    for row, name, unit in (
+        ("threads", "number_of_worker_harness_threads", " per process"),
+        ("disk", "disk_size_gb", " GB"),
+    ):
+        [default] = {parameters(job)[name]["defaultValue"] for job in JOBS}
+        assert told.pop(row).startswith(f"{default}{unit}, ")
+    bounds = {job: environment["maxWorkers"] for job, environment in of_launch.items()}
+    assert {job: int(bound) for bound, job in re.findall(r"(\d+) \((\w+)\)", told["workers"])} == bounds
+    assert told.pop("workers").startswith("by throughput, up to ")
+    assert {environment["autoscalingAlgorithm"] for environment in of_launch.values()} == {
+        "AUTOSCALING_ALGORITHM_BASIC"
+    }
+    assert told.pop("network").startswith("private addresses: ")
+    assert {environment["ipConfiguration"] for environment in of_launch.values()} == {"WORKER_IP_PRIVATE"}
+    assert told.pop("account").startswith("that of the spec, ")
+    of_run = {label.removeprefix("--labels=").partition("=")[0] for label in labels("ingest", "minnie")}
+    assert {label.partition("=")[0] for label in re.findall("`([^`]+)`", told["labels"])} == of_run
+    assert told.pop("labels").startswith("`application=l2features`, ")
+    for job, environment in of_launch.items():
+        assert environment["additionalUserLabels"] == {"application": "l2features", "l2features-job": job}
+    assert told.pop("streaming").startswith("Streaming Engine, at least once: ")
+    assert [job for job in JOBS if of_launch[job].get("enableStreamingEngine")] == ["update"]
+    assert specs["update"]["metadata"]["defaultStreamingMode"] == "AT_LEAST_ONCE"
+    assert not told
+
+
+def defaults_in_the_docs() -> dict[str, str]:
+    part = (ROOT / "docs" / "dataflow.md").read_text().partition("## Defaults")[2].partition("\n## ")[0]
+    heading, *rows = re.findall(r"^\| (.+?) \| (.+?) \|", part, re.MULTILINE)
+    assert heading == ("what", "default")
+    return dict(rows)
+
+
 def test_the_launches_in_the_docs_are_let_pass() -> None:
     written = (ROOT / "docs" / "dataflow.md").read_text()
     written = written.replace("$IMAGE", IMAGE).replace("$BUCKET", "my-bucket")
