@@ -16,6 +16,10 @@ IMAGE_SDK = "/google-cloud-sdk"
 """Where the SDK lies in Google's image of the emulators."""
 _USUAL_PLACES = (Path("/usr/lib/google-cloud-sdk"), Path("~/google-cloud-sdk"))
 _WHERE = "put it on PATH, or gcloud, beside which it is looked for"
+HOW_TO_GET_JAVA = (
+    "java is not on PATH, and the Pub/Sub emulator needs it: get it by `apt install default-jre-headless`, "
+    "or from https://adoptium.net"
+)
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,23 @@ class EmulatorProgram:
     in_platform: str
     """Path of the program below ``platform`` in the SDK."""
     flags: tuple[str, ...]
-    needs: tuple[str, ...]
-    how_to_get_it: str
+    needs_java: bool
+    how_to_get_program: str
 
     def find(self) -> str | None:
-        """Path of the program, on PATH or in an SDK, where all is there that it needs."""
-        if any(shutil.which(program) is None for program in self.needs):
-            return None
+        """Path of the program, on PATH or in an SDK, where java is there if it needs it."""
+        return None if self._lacks_java() else self._find_program()
+
+    @property
+    def how_to_get_it(self) -> str:
+        """What is missing of it here and how to get that, a line each."""
+        missing = [] if self._find_program() else [self.how_to_get_program]
+        return "\n".join([*missing, HOW_TO_GET_JAVA] if self._lacks_java() else missing)
+
+    def _lacks_java(self) -> bool:
+        return self.needs_java and shutil.which("java") is None
+
+    def _find_program(self) -> str | None:
         found = shutil.which(self.program)
         if found:
             return found
@@ -59,7 +73,7 @@ BIGTABLE = EmulatorProgram(
     "cbtemulator",
     "bigtable-emulator/cbtemulator",
     ("-host", "{host}", "-port", "{port}"),
-    (),
+    False,
     "the Bigtable emulator (cbtemulator) is not installed: it comes with the Google Cloud SDK "
     "(`gcloud components install bigtable`, or Debian's google-cloud-cli-bigtable-emulator from Google's "
     f"package repository); {_WHERE}",
@@ -70,10 +84,10 @@ PUBSUB = EmulatorProgram(
     "cloud-pubsub-emulator",
     "pubsub-emulator/bin/cloud-pubsub-emulator",
     ("--host={host}", "--port={port}"),
-    ("java",),
-    "the Pub/Sub emulator (cloud-pubsub-emulator, and java, which it needs) is not installed: it comes with "
-    "the Google Cloud SDK (`gcloud components install pubsub-emulator`, or Debian's "
-    f"google-cloud-cli-pubsub-emulator from Google's package repository); {_WHERE}",
+    True,
+    "the Pub/Sub emulator (cloud-pubsub-emulator) is not installed: it comes with the Google Cloud SDK "
+    "(`gcloud components install pubsub-emulator`, or Debian's google-cloud-cli-pubsub-emulator from "
+    f"Google's package repository); {_WHERE}",
 )
 
 
