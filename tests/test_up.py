@@ -27,8 +27,9 @@ from click.testing import CliRunner
 from compose_spec import PyOptions
 
 from l2features.cli import main
+from l2features.sample import Sample, make_sample
 from l2features.schema import NAMES
-from l2features.stack import CONTAINERS, emulators, services
+from l2features.stack import CONTAINERS, GRAPH, emulators, services
 from l2features.stack.emulators import BIGTABLE, PUBSUB
 from l2features.stack.supervise import Ended, Supervisor
 
@@ -50,11 +51,14 @@ class Up:
         variables = {"HOME": "home", "TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "CLOUDSDK_CONFIG": "gcloud"}
         for name in (*variables.values(), "cwd"):
             (self.elsewhere / name).mkdir(parents=True)
-        own = {name: str(self.elsewhere / folder) for name, folder in variables.items()}
+        self.own = {name: str(self.elsewhere / folder) for name, folder in variables.items()}
+        self.start()
+
+    def start(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "l2features.cli", "up", str(self.folder)],
             cwd=self.elsewhere / "cwd",
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **NO_SUCH_PROXY, **own},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **NO_SUCH_PROXY, **self.own},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -88,6 +92,9 @@ class Up:
             if not left or time.monotonic() > until:
                 return left
             time.sleep(0.1)
+
+    def temporary(self) -> list[Path]:
+        return list(self.folder.glob("up-tmp-*"))
 
     def written_elsewhere(self) -> list[Path]:
         return [path for path in self.elsewhere.rglob("*") if path.is_file()]
@@ -163,7 +170,7 @@ def test_from_one_command_to_the_features_of_an_edit(up: Up) -> None:
     up.process.send_signal(signal.SIGINT)
     assert up.finish() == (0, "")
     assert up.leftovers() == []
-    assert up.written_elsewhere() == []
+    assert up.temporary() == up.written_elsewhere() == []
     assert "Traceback" not in "".join(log.read_text() for log in (up.folder / "logs").iterdir())
 
 
@@ -208,11 +215,23 @@ def test_sigterm_while_it_starts(up: Up) -> None:
     assert up.written_elsewhere() == []
 
 
-def test_killed_it_leaves_nothing_either(up: Up) -> None:
+def test_killed_it_leaves_nothing_that_runs_and_starts_again(up: Up) -> None:
+    """What it has left that is temporary is removed then; what others have put there stays."""
     up.read_until("--topics local")
     up.process.kill()
     assert up.finish()[0] == -signal.SIGKILL
     assert up.leftovers() == []
+    (killed,) = up.temporary()
+    (up.folder / "tmp").mkdir()
+    (up.folder / "tmp" / "results.csv").write_text("precious")
+    up.start()
+    up.read_until("--topics local")
+    (temporary,) = up.temporary()
+    assert temporary != killed
+    up.process.terminate()
+    assert up.finish() == (0, "")
+    assert up.temporary() == []
+    assert (up.folder / "tmp" / "results.csv").read_text() == "precious"
 
 
 # ------------------------------------------------------------------ mistakes
@@ -226,16 +245,41 @@ def test_without_a_cloud_sdk_it_says_how_to_get_one(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PATH", str(tmp_path))
     status, said = run(tmp_path / "stack")
     assert (status, said) == (2, f"error: {BIGTABLE.how_to_get_it}\n{PUBSUB.how_to_get_it}\n")
+    for part in (
+        "components install bigtable`",
+        "components install pubsub-emulator`",
+        "https://adoptium.net",
+    ):
+        assert part in said
     assert not (tmp_path / "stack").exists()
 
 
-def test_emulators_are_found_beside_gcloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    java = shutil.which("java")
+@pytest.fixture
+def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only Google Cloud SDK, by what is in it."""
     sdk = tmp_path / "sdk"
     for name in ("bin/gcloud", *(f"platform/{program.in_platform}" for program in (BIGTABLE, PUBSUB))):
         (sdk / name).parent.mkdir(parents=True, exist_ok=True)
         (sdk / name).touch(mode=0o755)
     monkeypatch.setattr(emulators, "_USUAL_PLACES", ())
+    return sdk
+
+
+def test_without_java_it_says_how_to_get_that_alone(
+    tmp_path: Path, sdk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(sdk / "bin"))
+    status, said = run(tmp_path / "stack")
+    assert (status, said) == (
+        2,
+        "error: java is not on PATH, and the Pub/Sub emulator needs it: get it by "
+        "`apt install default-jre-headless`, or from https://adoptium.net\n",
+    )
+    assert not (tmp_path / "stack").exists()
+
+
+def test_emulators_are_found_beside_gcloud(sdk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    java = shutil.which("java")
     monkeypatch.setenv("PATH", str(sdk / "bin"))
     assert BIGTABLE.find() == str(sdk / "platform" / BIGTABLE.in_platform)
     assert PUBSUB.find() is None
@@ -243,15 +287,21 @@ def test_emulators_are_found_beside_gcloud(tmp_path: Path, monkeypatch: pytest.M
     assert (PUBSUB.find() is None) == (java is None)
 
 
-@pytest.mark.parametrize("name", ["api", "bigtable", "pubsub"])
-def test_a_port_that_is_taken(tmp_path: Path, name: str) -> None:
+@pytest.fixture
+def taken_port() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        status, said = run(tmp_path, f"--{name}-port", port)
-    assert status == 2
-    assert f"error: port {port}: Address already in use: choose another with --{name}-port" in said
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", ["api", "bigtable", "pubsub"])
+def test_a_port_that_is_taken(tmp_path: Path, name: str, taken_port: int) -> None:
+    for folder in (tmp_path, tmp_path / "new"):
+        status, said = run(folder, f"--{name}-port", taken_port)
+        assert status == 2
+        assert f"error: port {taken_port}: Address already in use: choose another with --{name}-port" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_port_for_two(tmp_path: Path) -> None:
@@ -265,6 +315,53 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     status, said = run(tmp_path / "file" / "stack")
     assert (status, said) == (2, f"error: cannot write to {tmp_path}/file/stack: Not a directory\n")
+
+
+@pytest.mark.parametrize("name", ["tmp/a.csv", "logs/api.log", "up-tmp-a/b", "segmentation/info", "a"])
+def test_a_folder_of_something_else(tmp_path: Path, taken_port: int, name: str) -> None:
+    """It is refused, and stays as it is; the port is so that it ends in any case."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    assert run(tmp_path, "--api-port", taken_port) == (
+        2,
+        f"error: {tmp_path} has files of something else ({Path(name).parts[0]}): expected a new or empty "
+        "folder, or that of an earlier `l2features up`\n",
+    )
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_data_sets_file_of_something_else(tmp_path: Path, taken_port: int) -> None:
+    config = tmp_path / "datasets.yml"
+    config.write_text("minnie65: {}\n")
+    assert run(tmp_path, "--api-port", taken_port) == (
+        2,
+        f"error: {config} is there already, of something else: choose another directory\n",
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["datasets.yml"]
+
+
+@pytest.mark.parametrize("mark", [(), ("up.lock",)])
+def test_a_folder_with_the_sample_and_one_that_was_moved(
+    tmp_path: Path, taken_port: int, mark: tuple[str, ...]
+) -> None:
+    folder, moved = tmp_path / "first", tmp_path / "second"
+    config = make_sample(folder, Sample(graph=GRAPH))
+    for name in mark:
+        (folder / name).touch()
+    port_is_taken = f"error: port {taken_port}: Address already in use"
+    assert run(folder, "--api-port", taken_port)[1].startswith(port_is_taken)
+    folder.rename(moved)
+    assert run(moved, "--api-port", taken_port) == (
+        2,
+        f"error: {moved / config.name} is of a sample that was written at another path, and moved or copied "
+        "here: remove datasets.yml and segmentation/, so that it is written anew, or choose another "
+        "directory\n",
+    )
+    assert {path.name for path in moved.iterdir()} == {"datasets.yml", "segmentation", *mark}
+    (moved / "datasets.yml").unlink()
+    shutil.rmtree(moved / "segmentation")
+    assert run(moved, "--api-port", taken_port)[1].startswith(port_is_taken)
 
 
 # ------------------------------------------------------------------ the supervisor

@@ -3,7 +3,7 @@
 The tubes are random walks; a voxel belongs to the tube whose axis is nearest, if that is near enough. The
 same numbers give the same volume, of any size, one chunk in memory at a time.
 
-A sample with a graph consists of supervoxels instead, up to eight of an object in a chunk; `sample_table`
+A sample with a graph consists of supervoxels instead, up to eight of an object in a chunk; `table.py`
 makes its graph.
 """
 
@@ -114,6 +114,19 @@ def is_sample(directory: Path, sample: Sample) -> bool:
     )
 
 
+def check_config(directory: Path, sample: Sample) -> None:
+    """Raises ConfigError where a directory's data sets file is not this sample's, written there."""
+    config = directory / "datasets.yml"
+    if not config.exists() or is_sample(directory, sample):
+        return
+    if config.read_text().startswith(f"# {sample.title}\n"):
+        raise ConfigError(
+            f"{config} is of a sample that was written at another path, and moved or copied here: remove "
+            "datasets.yml and segmentation/, so that it is written anew, or choose another directory"
+        )
+    raise ConfigError(f"{config} is there already, of something else: choose another directory")
+
+
 def segmentation_path(directory: Path) -> str:
     return f"precomputed://file://{directory}/segmentation"
 
@@ -130,8 +143,7 @@ def make_sample(
     sample = sample or Sample()
     directory = directory.resolve()
     config = directory / "datasets.yml"
-    if config.exists():
-        raise ConfigError(f"{config} is there already, of something else: choose another directory")
+    check_config(directory, sample)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -140,7 +140,8 @@ def up(folder: Path, api_port: int | None, bigtable_port: int | None, pubsub_por
     """Run all on this machine, until Ctrl-C: emulators, a sample with a graph, the updater and the HTTP API.
 
     Needs the emulators of Bigtable and Pub/Sub of a Google Cloud SDK, and no Docker. All it writes is below
-    FOLDER; the emulators keep nothing when they end, so that each start begins with the graph unedited.
+    FOLDER, which is new, empty, or that of an earlier one; the emulators keep nothing when they end, so that
+    each start begins with the graph unedited.
 
     \b
     Example:

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import socket
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -19,9 +20,9 @@ import click
 
 from ..config import CONFIG_VARIABLE, environment, url_prefix, without_proxy
 from ..errors import ConfigError
-from ..sample import NAME
+from ..sample import NAME, Sample, check_config
 from ..serve import configuration
-from . import API, UPDATER, Place, Service, services
+from . import API, GRAPH, UPDATER, Place, Service, services
 from .emulators import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_listening
 from .supervise import Ended, Stopped, Supervisor
 
@@ -29,6 +30,11 @@ START_S, RUN_S = 120.0, 600.0
 """So long a service may take until it is ready, and one that ends by itself until it is done."""
 WORKER_IS_READY = "is ready"
 """Said by the updater."""
+LOCK = "up.lock"
+"""In the folder of a stack, and what tells it from others."""
+TEMPORARY = "up-tmp-"
+"""So the names of temporary folders begin."""
+SAMPLE_LEAVES = {"datasets.yml", "segmentation"}
 
 
 def run(folder: Path, ports: Mapping[str, int]) -> int:
@@ -38,12 +44,13 @@ def run(folder: Path, ports: Mapping[str, int]) -> int:
     """
     _check_installed()
     folder = folder.resolve()
-    with _own_folder(folder) as logs:
-        place = _choose_place(folder, ports)
+    _check_folder(folder)
+    place = _choose_place(folder, ports)
+    with _own_folder(folder) as temporary:
         try:
-            own = {"TMPDIR": str(folder / "tmp"), **without_proxy(LOOPBACK)}
-            with Supervisor(partial(environment, **own), logs) as supervisor:
-                _start(supervisor, place)
+            own = {"TMPDIR": temporary, **without_proxy(LOOPBACK)}
+            with Supervisor(partial(environment, **own), folder / "logs") as supervisor:
+                _start(supervisor, place, temporary)
                 click.echo(greeting(place))
                 _watch(supervisor)
         except Stopped:
@@ -73,25 +80,52 @@ def _check_installed() -> None:
     configuration()
 
 
+def _check_folder(folder: Path) -> None:
+    """Raises ConfigError where the folder has what neither a stack nor its sample has left there."""
+    with _usable(folder):
+        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        is_of_sample = "datasets.yml" in there and there <= SAMPLE_LEAVES
+        if there and LOCK not in there and not is_of_sample:
+            raise ConfigError(
+                f"{folder} has files of something else ({', '.join(sorted(there)[:3])}): expected a new or "
+                "empty folder, or that of an earlier `l2features up`"
+            )
+        check_config(folder, Sample(graph=GRAPH))
+
+
 @contextmanager
-def _own_folder(folder: Path) -> Iterator[Path]:
-    """Make the folder, and keep other stacks out of it; gives that of the logs. Raises ConfigError."""
-    logs = folder / "logs"
+def _usable(folder: Path) -> Iterator[None]:
     try:
-        for path in (logs, folder / "tmp"):
-            path.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "up.lock").open("w")
+        yield
     except OSError as error:
         raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def _own_folder(folder: Path) -> Iterator[str]:
+    """Make the folder, and keep other stacks out of it; gives a temporary one in it. Raises ConfigError."""
+    with _usable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"{folder} is in use by another `l2features up`") from error
         try:
-            yield logs
+            _remove_temporary(folder)
+            with _usable(folder):
+                (folder / "logs").mkdir(exist_ok=True)
+                temporary = tempfile.mkdtemp(prefix=TEMPORARY, dir=folder)
+            yield temporary
         finally:
-            shutil.rmtree(folder / "tmp", ignore_errors=True)
+            _remove_temporary(folder)
+
+
+def _remove_temporary(folder: Path) -> None:
+    """Also what earlier runs have left that were killed."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _choose_place(folder: Path, ports: Mapping[str, int]) -> Place:
@@ -117,9 +151,9 @@ def _choose_place(folder: Path, ports: Mapping[str, int]) -> Place:
     return Place(str(folder), **addresses)
 
 
-def _start(supervisor: Supervisor, place: Place) -> None:
+def _start(supervisor: Supervisor, place: Place, temporary: str) -> None:
     """Start all in order, each when what it waits for is ready."""
-    java = f"-XX:-UsePerfData -Djava.io.tmpdir={shlex.quote(f'{place.folder}/tmp')}"
+    java = f"-XX:-UsePerfData -Djava.io.tmpdir={shlex.quote(temporary)}"
     ports = {}
     for program, address in ((BIGTABLE, place.bigtable), (PUBSUB, place.pubsub)):
         host, _, port = address.rpartition(":")
