@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import warnings
@@ -36,6 +37,7 @@ PRICED = "US dollars, assumed on 2026-11-21 for us-central1: check yours"
 HOURS_A_MONTH = 730
 DIVISORS = ("repeats", "vcpus", "machines", "speed", "busy", "node_rows", "node_tb")
 """Options that may not be 0."""
+EXPECTED = "Connecting to Bigtable emulator"
 EXAMPLES = """
 examples:
   python benchmarks/cost.py
@@ -107,7 +109,7 @@ class Estimate:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
+    _expect_emulators()
     if options.keep and options.keep.exists():
         inputs = Inputs(**json.loads(options.keep.read_text()))
     elif find_emulator() is None:
@@ -119,6 +121,12 @@ def main(arguments: list[str] | None = None) -> int:
         options.keep.write_text(json.dumps(asdict(inputs), indent=2))
     print("\n".join([*inputs_text(inputs), "", *table_text(inputs, options)]))
     return 0
+
+
+def _expect_emulators() -> None:
+    """That there is one is no warning, here and in the processes of a job."""
+    warnings.filterwarnings("ignore", EXPECTED, RuntimeWarning)
+    os.environ["PYTHONWARNINGS"] = f"ignore:{EXPECTED}:RuntimeWarning"
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
