@@ -22,7 +22,8 @@ from apache_beam.transforms.userstate import (
     on_timer,
 )
 
-from l2features.updates.ledger import Entry, Tally
+from l2features.updates.ledger import Tally
+from l2features.updates.plain import Plain, entry_of
 
 from .transforms import NAMESPACE
 
@@ -55,14 +56,14 @@ class _CollectFn(beam.DoFn):
 
     def process(
         self,
-        element: tuple[str, Entry],
+        element: tuple[str, Plain],
         entries: Any = beam.DoFn.StateParam(ENTRIES),  # noqa: B008
         tally: Any = beam.DoFn.StateParam(TALLY),  # noqa: B008
         forget: Any = beam.DoFn.TimerParam(FORGET),  # noqa: B008
-    ) -> Iterator[tuple[str, list[Entry]]]:
+    ) -> Iterator[tuple[str, list[Plain]]]:
         key, entry = element
         before = Tally(*(tally.read() or ()))
-        after = before.add(entry)
+        after = before.add(entry_of(entry))
         if after == before:
             Metrics.counter(NAMESPACE, "repeated").inc()
             return
@@ -95,7 +96,7 @@ class _CollectFn(beam.DoFn):
 
 @dataclass
 class CollectByMessage(beam.PTransform):
-    """(key, `Entry`) to (key, all that is told of the message), once, when nothing of it is missing."""
+    """(key, plain `Entry`) to (key, all that is told of the message), once, when nothing of it is missing."""
 
     def expand(self, entries: Any) -> Any:
         return entries | "Collect" >> beam.ParDo(_CollectFn())

@@ -1,6 +1,7 @@
 """PTransforms of the updates: messages to rows, and to what became of each message.
 
-Their logic lives in `l2features.updates`. Ids travel as arrays, as Beam's coders take no integer of 64 bits.
+Their logic lives in `l2features.updates`. What runners keep of parts and of messages are plain values
+(`l2features.updates.plain`), as a job on Dataflow may be replaced while they wait.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
 from l2features.deadletters import DeadLetter, dead_letter, open_dead_letters
-from l2features.updates.ledger import Entry, Opened, Report, close_account
+from l2features.updates.ledger import Opened, Report, close_account
 from l2features.updates.lending import give_back, lend
 from l2features.updates.outcomes import Fate, Verdict
-from l2features.updates.parts import Delivery, Member, Place
+from l2features.updates.parts import Delivery, Place
+from l2features.updates.plain import Plain, entry_of, member_of, plain_entry, plain_member
 from l2features.updates.updater import Computed, Update
 
 from .transforms import NAMESPACE
@@ -67,14 +69,14 @@ class _DecodeFn(_UpdateFn):
         split = self.updater.split(delivery)
         parts = frozenset(member.part for _, member in split.parts)
         opened = Opened(delivery, parts, tuple(split.outcomes), split.datasets, split.operation_id)
-        yield TaggedOutput(OPENED, (delivery.key, opened))
+        yield TaggedOutput(OPENED, (delivery.key, plain_entry(opened)))
         for place, member in split.parts:
-            yield tuple(place), member  # of a named tuple Beam does not know that it is the same everywhere
+            yield tuple(place), plain_member(member)
 
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """`Delivery` to (`Place` as a tuple, `Member`), and to (key, `Opened`) (output ``opened``)."""
+    """`Delivery` to (`Place`, `Member`), and to (key, `Opened`) (output ``opened``), all as plain values."""
 
     update: Update
 
@@ -86,8 +88,8 @@ class DecodeMessages(beam.PTransform):
 
 
 class _ComputeNodesFn(_UpdateFn):
-    def process(self, group: tuple[tuple[Any, ...], Iterable[Member]]) -> Iterator[Computed]:
-        place, members = Place(*group[0]), sorted(group[1], key=lambda member: member.key)
+    def process(self, group: tuple[Plain, Iterable[Plain]]) -> Iterator[Computed]:
+        place, members = Place(*group[0]), sorted(map(member_of, group[1]), key=lambda member: member.key)
         _count("groups")
         for computed in self.updater.compute(place, members):
             for step, millis in computed.millis.items():
@@ -97,7 +99,7 @@ class _ComputeNodesFn(_UpdateFn):
 
 @dataclass
 class ComputeNodes(beam.PTransform):
-    """(`Place` as a tuple, its `Member`s) to `Computed`: a chunk is read once for all nodes of a group."""
+    """(`Place`, `Member`s), plain values, to `Computed`: a chunk is read once for all nodes of a group."""
 
     update: Update
 
@@ -106,19 +108,19 @@ class ComputeNodes(beam.PTransform):
 
 
 class _WriteNodesFn(_UpdateFn):
-    def process(self, computed: Computed) -> Iterator[tuple[str, Entry]]:
+    def process(self, computed: Computed) -> Iterator[tuple[str, Plain]]:
         before = computed.millis.get("write", 0.0)
         found = list(self.updater.write(computed))
         written = computed.millis.get("write", 0.0) - before
         if len(computed.features):
             Metrics.distribution(NAMESPACE, "write_ms").update(round(written))
         for member, outcomes in found:
-            yield member.key, Report(member.part, tuple(outcomes))
+            yield member.key, plain_entry(Report(member.part, tuple(outcomes)))
 
 
 @dataclass
 class WriteNodes(beam.PTransform):
-    """`Computed` to rows that are durable, and then to (key, `Report`)."""
+    """`Computed` to rows that are durable, and then to (key, `Report` as a plain value)."""
 
     update: Update
 
@@ -128,9 +130,9 @@ class WriteNodes(beam.PTransform):
 
 
 class _SettleFn(beam.DoFn):
-    def process(self, message: tuple[str, Iterable[Entry]]) -> Iterator[Any]:
+    def process(self, message: tuple[str, Iterable[Plain]]) -> Iterator[Any]:
         key, entries = message
-        opened, settled = close_account(entries)
+        opened, settled = close_account(map(entry_of, entries))
         counts = {str(fate): settled.counts[fate] for fate in Fate if settled.counts[fate]}
         for fate, ids in counts.items():
             _count(f"ids_{fate}", ids)
@@ -202,10 +204,14 @@ class KeepDeadLetters(beam.PTransform):
 
 @dataclass
 class UpdateResults:
-    """PCollections of what became of the messages (`MessageResult`), and of the `DeadLetter`s among them."""
+    """PCollections of what became of the messages (`MessageResult`), and of the `DeadLetter`s among them.
+
+    ``reports`` has an element for each part of a message that was worked on.
+    """
 
     results: Any
     letters: Any
+    reports: Any
 
 
 def build(
@@ -231,4 +237,4 @@ def build(
     settled = entries | "Settle messages" >> SettleMessages(streaming)
     if dead_letters is not None:
         settled[LETTERS] | "Keep dead letters" >> dead_letters
-    return UpdateResults(settled[RESULTS], settled[LETTERS])
+    return UpdateResults(settled[RESULTS], settled[LETTERS], reports)

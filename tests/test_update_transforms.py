@@ -33,6 +33,7 @@ from l2features.freshness import read_updates
 from l2features.geometry import Chunk
 from l2features.updates.ledger import Entry, Opened, Report, Tally, close_account
 from l2features.updates.parts import Delivery
+from l2features.updates.plain import Plain, entry_of, plain_entry
 from l2features.updates.updater import Update
 
 from .stores import chunk_rows, lose, open_table
@@ -150,7 +151,8 @@ def test_a_message_is_settled_when_all_of_it_is_told_in_any_order() -> None:
 def test_a_stream_forgets_what_is_settled_and_what_is_left_over_of_it(tmp_path: Path) -> None:
     opened, first, second = entries(2)
     whole = [("a", opened), ("a", second), ("a", first)]
-    read = _Bursts([*whole, ("a", second), ("a", opened)], [("a", first)], whole, apart_s=100_000)
+    told = [[*whole, ("a", second), ("a", opened)], [("a", first)], whole]
+    read = _Bursts(*([(key, plain_entry(e)) for key, e in burst] for burst in told), apart_s=100_000)
     pipeline = new_stream()
     collected = pipeline | read | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()
     collected | beam.Map(parts_of) | beam.Map(note, str(tmp_path / "results"))
@@ -158,8 +160,8 @@ def test_a_stream_forgets_what_is_settled_and_what_is_left_over_of_it(tmp_path: 
     assert noted(tmp_path / "results") == [[None, 1, 0]] * 2
 
 
-def parts_of(collected: tuple[str, list[Entry]]) -> list[int | None]:
-    return [getattr(entry, "part", None) for entry in collected[1]]
+def parts_of(collected: tuple[str, list[Plain]]) -> list[int | None]:
+    return [getattr(entry_of(entry), "part", None) for entry in collected[1]]
 
 
 class _Cell:
