@@ -31,6 +31,7 @@ from .local import LocalRun
 from .options import CONFIG_HELP, add_switch, beam_flags
 from .pipeline import plain_message
 from .portable import plain_errors, portable_flags
+from .processes import heeded
 from .transforms import NAMESPACE
 
 LOCAL = "local"
@@ -127,7 +128,7 @@ def _counters(result: Any, runner: str, options: PipelineOptions) -> dict[str, i
 def exit_status(run: Callable[[], int], stopped: str) -> int:
     """The exit status of a command: 1 where the job ended, 2 for a wrong option, 130 where it was stopped."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
         return run()

@@ -17,7 +17,7 @@ from .stream_worker import Setup
 from .update_transforms import MessageResult
 
 BATCH_TIMEOUT_S = 3_600.0
-"""A batch that takes longer hangs, say in a server that accepts a request and never answers."""
+"""A batch without progress for so long hangs, say in a server that takes a request and never answers."""
 SEND_TIMEOUT_S = 10
 """A worker that does not read what it is given for so long has stopped."""
 LONGEST_PAUSE_S = 60.0
@@ -30,7 +30,7 @@ class Worker(WorkerProcess):
     ready = False
     batch: Sequence[Held] = ()
     since = 0.0
-    """When it was given the batch, on the clock of ``time.monotonic``."""
+    """When it was given the batch, or last told of progress, on the clock of ``time.monotonic``."""
     overdue = False
     ended = False
 
@@ -84,7 +84,7 @@ class Crew:
         worker.send(list(deliveries))
 
     def end_overdue(self) -> None:
-        """End workers whose batch takes too long."""
+        """End workers whose batch makes no progress."""
         for worker in self.busy():
             if time.monotonic() - worker.since > BATCH_TIMEOUT_S:
                 worker.overdue = True
@@ -94,7 +94,7 @@ class Crew:
         """A worker died; gives how, in words."""
         how = f"a worker died ({worker.exit_reason()})"
         if worker.overdue:
-            how = f"a worker was ended after {BATCH_TIMEOUT_S:.0f} s"
+            how = f"a worker was ended after {BATCH_TIMEOUT_S:.0f} s without progress"
         worker.ended = True
         worker.pipe.close()
         if worker.ready:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -11,18 +13,20 @@ from contextlib import contextmanager
 from typing import Any
 
 END_TIMEOUT_S = 5.0
+_PR_SET_PDEATHSIG = 1
 
 
 class WorkerProcess:
     """A process that runs the function ``work(fd)`` of a module; ``pipe`` is our end, ``fd`` its own.
 
     It does not see the signals that end a job, which terminals and service managers send to all processes at
-    once: what becomes of it is for the launcher to say, and it ends by itself when the launcher is gone.
+    once: what becomes of it is for the launcher to say, with which it ends, however that ends.
     """
 
     def __init__(self, module: str) -> None:
         self.pipe, theirs = multiprocessing.Pipe()
-        code = f"from {module} import work; work({theirs.fileno()})"
+        code = f"from {__name__} import follow; follow({os.getpid()}); "
+        code += f"from {module} import work; work({theirs.fileno()})"
         with theirs, blocked(signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # which the new process inherits
             self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()])
 
@@ -45,10 +49,24 @@ def end_all(workers: Sequence[WorkerProcess]) -> None:
         worker.pipe.close()
 
 
+def follow(parent: int) -> None:
+    """Have this process killed, at whatever it is, when the one that started it ends (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended before
+            sys.exit(1)
+
+
+def heeded(*signals: signal.Signals) -> list[signal.Signals]:
+    """Signals without SIGHUP where that is ignored, as under ``nohup``."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in signals if not (ignored and number is signal.SIGHUP)]
+
+
 @contextmanager
 def handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
     """Give signals another handler for a while."""
-    before = {number: signal.signal(number, handler) for number in signals}
+    before = {number: signal.signal(number, handler) for number in heeded(*signals)}
     try:
         yield
     finally:

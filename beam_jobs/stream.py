@@ -8,6 +8,7 @@ later is let go, for a time that doubles; Pub/Sub brings it again.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing.connection
 import os
 import signal
@@ -22,7 +23,7 @@ from typing import Any
 from l2features.deadletters import dead_letter, open_dead_letters
 from l2features.errors import L2FeaturesError
 from l2features.messages import BadMessage, Reason, decode
-from l2features.pubsub.intake import Held, Home, Intake
+from l2features.pubsub.intake import Held, Home, Intake, Limits
 from l2features.pubsub.subscription import Received, Subscription
 from l2features.updates.outcomes import Fate, Outcome, Verdict
 from l2features.updates.patience import Patience
@@ -32,7 +33,7 @@ from .processes import handled
 from .stream_worker import Setup
 from .update_freshness import open_recorder
 from .update_transforms import MessageResult
-from .worker import END, ERROR, NEXT, RESULT
+from .worker import END, ERROR, NEXT, PROGRESS, RESULT
 
 BATCH_WAIT_S = 0.2
 """How long the first message of a batch waits for others."""
@@ -149,17 +150,21 @@ class Supervisor:
         self.crew.end_overdue()
 
     def _timeout(self) -> float:
-        count, since = self.intake.waiting(self._ranks())
+        count, since = self.intake.waiting(self._limits())
         return max(0.01, since + BATCH_WAIT_S - time.monotonic()) if count and self.crew.idle() else 1.0
 
-    def _ranks(self) -> int:
-        """From how many subscriptions may be taken: of several workers one is left to the first."""
-        busy = sum(any(held.rank for held in worker.batch) for worker in self.crew.busy())
-        return len(self.intake.subscriptions) if busy < max(1, self.crew.size - 1) else 1
+    def _limits(self) -> Limits:
+        """What may be taken: of several workers one is left to the first subscription, one to light messages."""
+        batches, most = [worker.batch for worker in self.crew.busy()], max(1, self.crew.size - 1)
+        lesser = sum(any(held.rank for held in batch) for batch in batches)
+        heavy = sum(any(held.weight > BATCH_IDS for held in batch) for batch in batches)
+        return Limits(
+            len(self.intake.subscriptions) if lesser < most else 1, math.inf if heavy < most else BATCH_IDS
+        )
 
     def _give(self) -> None:
         """Give batches to the workers that have none: equal shares, so that others find something too."""
-        count, _ = self.intake.waiting(len(self.intake.subscriptions))
+        count, _ = self.intake.waiting(Limits(len(self.intake.subscriptions)))
         share = min(BATCH_MESSAGES, -(-count // self.crew.size))
         for worker in self.crew.idle():
             batch = self._next_batch(share)
@@ -169,22 +174,25 @@ class Supervisor:
 
     def _next_batch(self, share: int) -> list[Held]:
         """Up to ``share`` messages of those that wait; of one subscription, halves of what failed first."""
-        ranks = self._ranks()
-        again = min(self.again, key=lambda batch: batch[0].rank, default=None)
-        if again and again[0].rank < ranks:
-            ranks = again[0].rank  # what is more urgent goes before it
-            if not self.intake.waiting(ranks)[0]:
+        limits = self._limits()
+        allowed = [batch for batch in self.again if all(map(limits.allow, batch))]
+        again = min(allowed, key=lambda batch: batch[0].rank, default=None)
+        if again:
+            limits = limits._replace(ranks=again[0].rank)  # what is more urgent goes before it
+            if not self.intake.waiting(limits)[0]:
                 self.again.remove(again)
                 return again
-        count, since = self.intake.waiting(ranks)
+        count, since = self.intake.waiting(limits)
         enough = count >= BATCH_MESSAGES * self.crew.size
         if not count or (not enough and time.monotonic() < since + BATCH_WAIT_S):
             return []
-        return self.intake.take(share, BATCH_IDS, ranks)
+        return self.intake.take(share, BATCH_IDS, limits)
 
     def _answer(self, worker: Worker, says: str, what: Any) -> None:
         if says == NEXT:
             self.crew.is_ready(worker)
+        elif says == PROGRESS:
+            worker.since = time.monotonic()
         elif says == RESULT:
             result = MessageResult(*what)
             worker.results[result.key] = result
@@ -205,8 +213,7 @@ class Supervisor:
                 done.append(held)
                 self.patience.forget(held)
                 self.totals.add(result)
-                if result.verdict == Verdict.DONE:
-                    self.recorder.applied(result.datasets, result.published, result.operation_id)
+                self.recorder.applied(result.datasets, result.published, result.operation_id)
         worker.batch = ()
         self.intake.acknowledge(done)
 
@@ -234,6 +241,7 @@ class Supervisor:
         except L2FeaturesError as error:
             logger.error("%s", error)
             return False
+        logger.error("message %s: refused: %s", held.key, why)
         self.totals.messages[Verdict.DEAD] += 1
         self.intake.acknowledge([held])
         return True

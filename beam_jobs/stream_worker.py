@@ -26,7 +26,7 @@ from l2features.updates.updater import Update
 from .pipeline import plain_message
 from .prepared import PreparedPipeline
 from .update_transforms import KeepDeadLetters, build
-from .worker import END, ERROR, NEXT, Report
+from .worker import END, ERROR, NEXT, Report, TellProgress
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def work(fd: int) -> None:
 
 def _add(setup: Setup, fd: int, pipeline: Any, messages: beam.PTransform) -> None:
     done = build(pipeline, messages, setup.update, KeepDeadLetters(setup.dead_letters))
+    _ = done.reports | "Progress" >> TellProgress(fd)
     _ = done.results | "Report" >> Report(fd)
 
 

@@ -47,7 +47,7 @@ class _RecordFn(beam.DoFn):
             self.recorder = _process_recorder(self.update)
 
     def process(self, result: MessageResult) -> Iterable[None]:
-        if result.verdict == Verdict.DONE:
+        if result.verdict != Verdict.RETRY:
             self.recorder.applied(result.datasets, result.published, result.operation_id)
         return ()
 

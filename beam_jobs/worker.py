@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,8 +24,10 @@ from l2features.geometry import Chunk
 
 from .pipeline import plain_message
 
-NEXT, RESULT, END, ERROR = "next", "result", "end", "error"
+NEXT, PROGRESS, RESULT, END, ERROR = "next", "progress", "result", "end", "error"
 """What a worker says; the answer to `NEXT` is a chunk, or None when there is nothing more to do."""
+PROGRESS_S = 1.0
+"""That there is progress is said no more often."""
 
 
 class _PullFn(beam.DoFn):
@@ -44,8 +47,8 @@ class _PullFn(beam.DoFn):
         pipe.close()
 
 
-class _ReportFn(beam.DoFn):
-    """Tells the supervisor what became of something."""
+class _PipeFn(beam.DoFn):
+    """What speaks to the supervisor."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -53,11 +56,23 @@ class _ReportFn(beam.DoFn):
     def setup(self) -> None:
         self.pipe = Connection(os.dup(self.fd))
 
+    def teardown(self) -> None:
+        self.pipe.close()
+
+
+class _ReportFn(_PipeFn):
     def process(self, result: Any) -> None:
         self.pipe.send((RESULT, tuple(result)))
 
-    def teardown(self) -> None:
-        self.pipe.close()
+
+class _ProgressFn(_PipeFn):
+    said = float("-inf")
+
+    def process(self, _: Any) -> None:
+        now = time.monotonic()
+        if now > self.said + PROGRESS_S:
+            self.said = now
+            self.pipe.send((PROGRESS, None))
 
 
 @dataclass
@@ -78,6 +93,16 @@ class Report(beam.PTransform):
 
     def expand(self, results: Any) -> Any:
         return results | "Tell" >> beam.ParDo(_ReportFn(self.fd))
+
+
+@dataclass
+class TellProgress(beam.PTransform):
+    """Anything to nothing; the supervisor is told, now and then, that there is some."""
+
+    fd: int
+
+    def expand(self, elements: Any) -> Any:
+        return elements | "Tell progress" >> beam.ParDo(_ProgressFn(self.fd))
 
 
 def work(fd: int) -> None:

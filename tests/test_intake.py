@@ -11,7 +11,7 @@ import pytest
 
 from l2features.pubsub import intake as intake_module
 from l2features.pubsub import subscription as subscription_module
-from l2features.pubsub.intake import Held, Intake
+from l2features.pubsub.intake import Held, Intake, Limits
 from l2features.pubsub.subscription import Subscription
 
 from .emulator import PubSubEmulator
@@ -62,17 +62,17 @@ def test_the_urgent_come_first_and_together_what_has_one_home(
     urgent, low = Feed(), Feed()
     low.publish(b"low1", b"low2")
     intake = open_intake(urgent, low)
-    wait_for(lambda: intake.waiting(2)[0] == 2)
-    assert intake.waiting(1)[0] == 0
-    assert intake.take(9, 99, ranks=1) == []
+    wait_for(lambda: intake.waiting(Limits(2))[0] == 2)
+    assert intake.waiting(Limits(1))[0] == 0
+    assert intake.take(9, 99, Limits(1)) == []
     for count, text in enumerate((b"a1", b"b1", b"a2", b"b2", b"a3", b"c123456"), start=3):
         urgent.publish(text)
         wait_for(partial(has_held, intake, count))
-    assert texts(intake.take(2, 99, ranks=2)) == ["a1", "a2", "a3"]
-    assert texts(intake.take(9, 3, ranks=2)) == ["b1"]
-    assert texts(intake.take(9, 3, ranks=2)) == ["b2"]
-    assert texts(intake.take(9, 3, ranks=2)) == ["c123456"]
-    assert texts(intake.take(9, 99, ranks=2)) == ["low1", "low2"]
+    assert texts(intake.take(2, 99, Limits(2))) == ["a1", "a2", "a3"]
+    assert texts(intake.take(9, 3, Limits(2))) == ["b1"]
+    assert texts(intake.take(9, 3, Limits(2))) == ["b2"]
+    assert texts(intake.take(9, 3, Limits(2))) == ["c123456"]
+    assert texts(intake.take(9, 99, Limits(2))) == ["low1", "low2"]
     count, oldest = intake.backlog()
     assert count == 8
     assert 0 <= time.time() - (oldest or 0) < 60
@@ -87,8 +87,8 @@ def test_what_is_of_different_tables_is_never_together(pubsub: PubSubEmulator, o
     feed.publish(b"a2", attributes={"table_id": "other"})
     feed.publish(b"a3", attributes={"table_id": "t"})
     wait_for(partial(has_held, intake, 3))
-    assert texts(intake.take(9, 99, 1)) == ["a1", "a3"]
-    assert texts(intake.take(9, 99, 1)) == ["a2"]
+    assert texts(intake.take(9, 99, Limits(1))) == ["a1", "a3"]
+    assert texts(intake.take(9, 99, Limits(1))) == ["a2"]
 
 
 def test_a_key_tells_projects_apart(pubsub: PubSubEmulator, open_intake: Open) -> None:
@@ -96,8 +96,8 @@ def test_a_key_tells_projects_apart(pubsub: PubSubEmulator, open_intake: Open) -
     feed = Feed()
     feed.publish(b"a")
     intake = open_intake(feed)
-    wait_for(lambda: intake.waiting(1)[0] == 1)
-    (held,) = intake.take(1, 1, 1)
+    wait_for(lambda: intake.waiting(Limits(1))[0] == 1)
+    (held,) = intake.take(1, 1, Limits(1))
     assert held.key == f"test-project/{feed.name}/{held.message.message_id}"
 
 
@@ -110,8 +110,8 @@ def test_what_is_held_does_not_come_again(
     feed = Feed()
     feed.publish(b"a")
     intake, other = open_intake(feed), Subscription(feed.subscription)
-    wait_for(lambda: intake.waiting(1)[0] == 1)
-    held = intake.take(1, 1, 1)
+    wait_for(lambda: intake.waiting(Limits(1))[0] == 1)
+    held = intake.take(1, 1, Limits(1))
     intake.stop()
     assert other.pull(10, 14) == []
     intake.acknowledge(held)
@@ -124,16 +124,16 @@ def test_what_is_let_go_comes_again_when_it_is_told_to(pubsub: PubSubEmulator, o
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)
-    wait_for(lambda: intake.waiting(1)[0] == 2)
-    first, second = intake.take(9, 9, 1)
+    wait_for(lambda: intake.waiting(Limits(1))[0] == 2)
+    first, second = intake.take(9, 9, Limits(1))
     intake.let_go([first], 0)
     intake.let_go([second], 3)
     start = time.monotonic()
-    wait_for(lambda: intake.waiting(1)[0] == 1)
-    assert texts(intake.take(9, 9, 1)) == texts([first])
-    wait_for(lambda: intake.waiting(1)[0] == 1)
+    wait_for(lambda: intake.waiting(Limits(1))[0] == 1)
+    assert texts(intake.take(9, 9, Limits(1))) == texts([first])
+    wait_for(lambda: intake.waiting(Limits(1))[0] == 1)
     assert time.monotonic() - start > 2
-    assert texts(intake.take(9, 9, 1)) == texts([second])
+    assert texts(intake.take(9, 9, Limits(1))) == texts([second])
 
 
 def test_there_is_room_for_so_many(
@@ -146,10 +146,10 @@ def test_there_is_room_for_so_many(
     intake = open_intake(feed)
     seen: list[str] = []
     while len(seen) < 12:
-        wait_for(lambda: intake.waiting(1)[0] > 0)
+        wait_for(lambda: intake.waiting(Limits(1))[0] > 0)
         time.sleep(0.2)
         assert intake.backlog()[0] <= 5
-        taken = intake.take(9, 99, 1)
+        taken = intake.take(9, 99, Limits(1))
         seen += texts(taken)
         intake.acknowledge(taken)
     assert sorted(map(int, seen)) == list(range(12))
@@ -161,8 +161,8 @@ def test_where_nothing_can_be_let_go_it_is_not_tried_for_each_message(
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)
-    wait_for(lambda: intake.waiting(1)[0] == 2)
-    first, second = intake.take(9, 9, 1)
+    wait_for(lambda: intake.waiting(Limits(1))[0] == 2)
+    first, second = intake.take(9, 9, Limits(1))
     feed.remove()
     intake.let_go([first], 5)
     intake.let_go([second], 6)
@@ -186,7 +186,7 @@ def test_what_waits_when_it_stops_comes_again(pubsub: PubSubEmulator, open_intak
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)
-    wait_for(lambda: intake.waiting(1)[0] == 2)
+    wait_for(lambda: intake.waiting(Limits(1))[0] == 2)
     intake.close()
     other = Subscription(feed.subscription)
     received: set[bytes] = set()

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from beam_jobs import stream
+from beam_jobs import crew, stream
 from beam_jobs.stream import Supervisor
 from beam_jobs.stream_worker import Setup
 from l2features.config import load_datasets
@@ -28,12 +29,13 @@ from l2features.ids import Ids, as_ids
 from l2features.pubsub.subscription import Subscription
 from l2features.store import Store
 from l2features.updates import patience
+from l2features.updates.outcomes import Verdict
 from l2features.updates.updater import Update
 
 from .conftest import ROOT, own_copy
 from .emulator import PubSubEmulator
 from .feed import Feed
-from .stores import open_table
+from .stores import chunk_rows, open_table
 from .test_intake import wait_for
 from .test_update_replay import EDIT, MISSING, Evil, edit
 
@@ -175,6 +177,11 @@ def test_poison_is_kept_and_what_comes_behind_it_is_done(running: Running, tmp_p
     }
     assert found == {(data, attributes.get("table_id", "")): [reason] for data, attributes, reason in poison}
     assert not witness.exists()
+    named = ["not_an_integer", "out_of_range", "other_layer", "no_segment", "outside_grid", "unknown_node"]
+    assert {reason for _, _, reason in poison} >= {*named}
+    wait_for(
+        lambda: running.done() == len(named) + 2, LONGEST_S
+    )  # also what is refused is as fresh as can be
     running.end()
     assert running.left() == []
 
@@ -199,7 +206,7 @@ def test_workers_that_are_killed(running: Running) -> None:
 
 
 def test_an_updater_that_is_killed(running: Running, undisturbed: Path, tmp_path: Path) -> None:
-    """What it held comes again when its leases end; its workers do not outlive it."""
+    """What it held comes again when its leases end; its workers do not outlive it, even where they hang."""
     ids = running.ids(Chunk(0, 1, 0))
     before, workers = running.rows(ids), running.workers()
     for worker in workers:
@@ -208,16 +215,59 @@ def test_an_updater_that_is_killed(running: Running, undisturbed: Path, tmp_path
     running.ask_for(ids)
     time.sleep(1)
     running.process.kill()
-    for worker in workers:
-        worker.resume()
-    psutil.wait_procs(workers, LONGEST_S)
-    running.forget(ids)  # as if the workers had not come so far
+    assert not psutil.wait_procs(workers, LONGEST_S)[1]
     again = Running(undisturbed, tmp_path, "--subscriptions", running.feed.subscription)
     again.forget(ids)
     again.wait_for_rows(ids)
     assert again.rows(ids) == before
     again.end()
     assert running.left() == []
+
+
+def test_long_work_that_makes_progress_is_let_be(
+    undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes a worker longer than a batch may be silent for, in one message of all chunks."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time, l2features.volume as v\n"
+        "read = v.Volume.read\n"
+        "def slow(self, *arguments):\n"
+        "    time.sleep(0.7)\n"
+        "    return read(self, *arguments)\n"
+        "v.Volume.read = slow\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setattr(crew, "BATCH_TIMEOUT_S", 5.0)
+    config, feed = own_copy(undisturbed, tmp_path), Feed()
+    store = open_table(config)
+    places = [Chunk(*map(int, xyz)) for xyz in np.ndindex(3, 2, 2)]
+    ids = np.concatenate([chunk_rows(store, chunk).ids[:2] for chunk in places])
+    for node in ids.tolist():
+        store.delete(node, node)
+    feed.publish(ids.astype("<u8").tobytes(), attributes=ATTRIBUTES)
+    update, dead = Update(tuple(load_datasets(config).values()), attempts=1), tmp_path / "dead"
+    supervisor = Supervisor(Setup(update, str(dead)), [Subscription(feed.subscription)], 1, 2)
+    with ended_when(lambda: bool(supervisor.totals.messages)):
+        supervisor.run()
+    assert supervisor.totals.messages == {Verdict.DONE: 1}
+    assert store.read(ids).found.all()
+    assert not dead.exists() or not list(dead.iterdir())
+
+
+@contextmanager
+def ended_when(condition: Callable[[], bool]) -> Iterator[None]:
+    """Have this process told to end when something is so, or takes too long."""
+
+    def watch() -> None:
+        until = time.monotonic() + LONGEST_S
+        while time.monotonic() < until and not condition():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    yield
+    watching.join()
 
 
 def test_all_of_its_processes_are_told_to_end(
@@ -280,17 +330,8 @@ def test_a_message_that_kills_its_workers(
         feed.publish(wanted[chunk].tobytes(), attributes=ATTRIBUTES)
     update, dead = Update(tuple(load_datasets(config).values()), attempts=1), tmp_path / "dead"
     supervisor = Supervisor(Setup(update, str(dead)), [Subscription(feed.subscription)], 1, 2)
-
-    def end_when_done() -> None:
-        until = time.monotonic() + LONGEST_S
-        while time.monotonic() < until and not (dead.exists() and list(dead.glob("*.json"))):
-            time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    watch = threading.Thread(target=end_when_done)
-    watch.start()
-    supervisor.run()
-    watch.join()
+    with ended_when(lambda: dead.exists() and bool(list(dead.glob("*.json")))):
+        supervisor.run()
     (letter,) = [letter for _, letter in Folder(dead).letters()]
     assert letter.data == wanted[Chunk(1, 0, 0)].tobytes()
     assert letter.reasons == ["still_failed"]

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import crew as crew_module
-from beam_jobs import stream_worker
-from beam_jobs.crew import Crew
+from beam_jobs import stream, stream_worker
+from beam_jobs.crew import Crew, Worker
+from beam_jobs.processes import handled, heeded
 from beam_jobs.stream import Supervisor
 from beam_jobs.stream_worker import Setup
 from l2features.deadletters import Folder
-from l2features.pubsub.intake import Held
+from l2features.ids import as_ids
+from l2features.pubsub.intake import Held, Limits
 from l2features.pubsub.subscription import Received, Subscription
 from l2features.updates.parts import Delivery
 from l2features.updates.updater import Update
@@ -39,10 +41,10 @@ def test_what_failed_goes_behind_what_is_more_urgent(pubsub: PubSubEmulator, tmp
     intake = supervised.intake
     intake.start()
     low.publish(b"low1", b"low2")
-    wait_for(lambda: intake.waiting(2)[0] == 2)
-    supervised._failed(intake.take(9, 9, 2), "it broke", died=False)
+    wait_for(lambda: intake.waiting(Limits(2))[0] == 2)
+    supervised._failed(intake.take(9, 9, Limits(2)), "it broke", died=False)
     urgent.publish(b"urgent")
-    wait_for(lambda: intake.waiting(1)[0] == 1)
+    wait_for(lambda: intake.waiting(Limits(1))[0] == 1)
     batches: list[list[bytes]] = []
     while len(batches) < 3:
         if batch := supervised._next_batch(9):
@@ -53,15 +55,47 @@ def test_what_failed_goes_behind_what_is_more_urgent(pubsub: PubSubEmulator, tmp
     intake.close()
 
 
-@pytest.mark.parametrize(("age_s", "is_kept"), [(3_600.0, False), (90_000.0, True)])
+@pytest.mark.parametrize(
+    ("age_s", "failing_s", "is_kept"),
+    [(3_600.0, 3_600.0, False), (90_000.0, 0.0, False), (90_000.0, 90_000.0, True)],
+)
 def test_a_message_that_breaks_the_pipeline_for_a_day_is_a_dead_letter(
-    pubsub: PubSubEmulator, tmp_path: Path, age_s: float, is_kept: bool
+    pubsub: PubSubEmulator, tmp_path: Path, age_s: float, failing_s: float, is_kept: bool
 ) -> None:
-    message = Received("ack", "1", b"data", ATTRIBUTES, time.time() - age_s, 0)
-    supervisor(tmp_path, Feed(), attempts=1)._failed([Held("key", 0, message)], "it broke", died=False)
+    """One that has waited for days before it was tried is not."""
+    held = Held("key", 0, Received("ack", "1", b"data", ATTRIBUTES, time.time() - age_s, 0))
+    supervised = supervisor(tmp_path, Feed(), attempts=1)
+    supervised._failed([held], "it broke", died=False)
+    tried = supervised.patience._of(held)
+    assert tried.failed
+    tried.failed -= failing_s
+    supervised._failed([held], "it broke", died=False)
     letters = [letter for _, letter in Folder(tmp_path).letters()]
     assert [letter.data for letter in letters] == [b"data"] * is_kept
     assert [letter.reasons for letter in letters] == [["still_failed"]] * is_kept
+
+
+def test_long_work_leaves_a_worker_to_others(pubsub: PubSubEmulator, tmp_path: Path) -> None:
+    """Also where all are of one subscription."""
+    feed = Feed()
+    supervised = supervisor(tmp_path, feed)
+    intake, (busy, idle) = supervised.intake, (Worker(), Worker())
+    supervised.crew.workers = [busy, idle]
+    intake.start()
+    for count in (600, 600, 5):
+        feed.publish(as_ids(range(1, count + 1)).tobytes(), attributes={**ATTRIBUTES, "l2_cache_id": "x"})
+        wait_for(lambda: intake.waiting(Limits(1))[0] > 0)
+    wait_for(lambda: intake.waiting(Limits(1))[0] == 3)
+    time.sleep(stream.BATCH_WAIT_S)
+    busy.batch = supervised._next_batch(9)
+    assert [held.weight for held in busy.batch] == [600]
+    assert [held.weight for held in supervised._next_batch(9)] == [5]
+    assert supervised._next_batch(9) == []
+    assert supervised._timeout() > 0.5
+    busy.batch = ()
+    assert [held.weight for held in supervised._next_batch(9)] == [600]
+    supervised.crew.end()
+    intake.close()
 
 
 def test_a_worker_that_does_not_listen_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,3 +129,17 @@ def test_a_worker_that_dies_in_the_middle_of_a_word(
     supervised.run()
     watch.join()
     assert "a worker died (exit status 3) before it could begin" in caplog.text
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    """As under nohup."""
+    ends = (signal.SIGHUP, signal.SIGTERM)
+    assert heeded(*ends) == [*ends]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert heeded(*ends) == [signal.SIGTERM]
+        with handled(signal.default_int_handler, *ends):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -128,12 +128,14 @@ def test_a_store_that_cannot_be_reached_is_left_alone_for_a_while(
 
 
 @pytest.mark.parametrize("error", [GraphError("no answer"), StoreUnavailable("away"), VolumeError("away")])
-@pytest.mark.parametrize("age_s", [0.0, 200.0])
+@pytest.mark.parametrize(("age_s", "open_s"), [(0.0, 200.0), (200.0, 0.0), (200.0, 200.0)])
 def test_an_outage_is_raised_for_who_can_repeat_the_call(
-    config: Path, error: Exception, age_s: float
+    config: Path, error: Exception, age_s: float, open_s: float
 ) -> None:
+    """Also of old messages, as those that have waited for an updater to be started."""
     update = Update(tuple(load_datasets(config).values()), attempts=2, pause_s=0.01, insist_s=100)
     updater = update.open()
+    updater.opened -= open_s
     ids = lose(updater.store("sample"), Chunk(0, 0, 0), 3)
 
     def before(wanted: Ids) -> None:
@@ -145,7 +147,7 @@ def test_an_outage_is_raised_for_who_can_repeat_the_call(
     messages = [
         Delivery(str(n), edit(node), EDIT, overdue=True, published=published) for n, node in enumerate(ids)
     ]
-    if age_s < update.insist_s and not isinstance(error, VolumeError):
+    if min(age_s, open_s) < update.insist_s and not isinstance(error, VolumeError):
         with pytest.raises(type(error), match=str(error)):
             apply_messages(updater, messages)
     else:

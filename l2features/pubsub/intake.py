@@ -8,11 +8,13 @@ killed comes again when the leases end.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
 
@@ -30,6 +32,16 @@ logger = logging.getLogger(__name__)
 
 
 Home = tuple[str, int]
+
+
+class Limits(NamedTuple):
+    """Of the first ``ranks`` subscriptions only, and no message that is heavier."""
+
+    ranks: int
+    heaviest: float = math.inf
+
+    def allow(self, held: Held) -> bool:
+        return held.rank < self.ranks and held.weight <= self.heaviest
 
 
 @dataclass(eq=False)
@@ -80,18 +92,19 @@ class Intake:
             self._run(self._pull, rank, subscription)
         self._run(self._beat)
 
-    def take(self, most: int, weight: int, ranks: int) -> list[Held]:
-        """About ``most`` waiting messages of the first ``ranks`` subscriptions, of one of them and one table.
+    def take(self, most: int, weight: int, limits: Limits) -> list[Held]:
+        """About ``most`` waiting messages within limits, of one subscription and one table.
 
         They are of the most urgent subscription that has any; the one that waits longest is among them, and
         others of its home come first, then those of the homes after it, in order and around; a home is not
         divided. Together they do not weigh more than ``weight``, unless it is one.
         """
         with self._changed:
-            urgent = min((held.rank for held in self._waiting.values()), default=ranks)
-            if urgent >= ranks:
+            allowed = [held for held in self._waiting.values() if limits.allow(held)]
+            if not allowed:
                 return []
-            waiting = [held for held in self._waiting.values() if held.rank == urgent]
+            urgent = min(held.rank for held in allowed)
+            waiting = [held for held in allowed if held.rank == urgent]
             first, taken = waiting[0].home, list[Held]()
             waiting = [held for held in waiting if held.home[0] == first[0]]
             for held in sorted(waiting, key=lambda held: (held.home < first, held.home)):
@@ -101,10 +114,10 @@ class Intake:
                 taken.append(self._waiting.pop(held.key))
             return taken
 
-    def waiting(self, ranks: int) -> tuple[int, float]:
-        """How many messages of the first ``ranks`` subscriptions wait, and since when the first does."""
+    def waiting(self, limits: Limits) -> tuple[int, float]:
+        """How many messages within limits wait, and since when the first does."""
         with self._changed:
-            since = [held.since for held in self._waiting.values() if held.rank < ranks]
+            since = [held.since for held in self._waiting.values() if limits.allow(held)]
         return len(since), min(since, default=0.0)
 
     def backlog(self) -> tuple[int, float | None]:

@@ -66,8 +66,8 @@ class Update:
     """How messages are applied to data sets, small enough to travel to every worker.
 
     What may pass is tried ``attempts`` times, with pauses that double from ``pause_s``. After that, for
-    ``insist_s`` from the publication of a message, a store that is away and an error of the graph are raised,
-    for who can repeat the call, and otherwise told as the failure of the ids.
+    ``insist_s`` from the publication of a message, and from when the updater was opened, a store that is away
+    and an error of the graph are raised, for who can repeat the call, and otherwise told as failures of ids.
     """
 
     datasets: tuple[Dataset, ...]
@@ -88,6 +88,7 @@ class Updater:
 
     def __init__(self, update: Update) -> None:
         self.update = update
+        self.opened = time.time()
         self._datasets = {dataset.name: dataset for dataset in update.datasets}
         self._opening = {name: threading.RLock() for name in self._datasets}
         self._stores: dict[str, Store] = {}
@@ -168,7 +169,7 @@ class Updater:
 
     def _insist(self, error: Exception, *messages: Delivery | Member) -> None:
         """Raise an error that may pass, if one of the messages is not too old for it."""
-        until = max(message.published for message in messages) + self.update.insist_s
+        until = max(self.opened, *(message.published for message in messages)) + self.update.insist_s
         if self.update.insist_s and isinstance(error, INSISTED) and time.time() < until:
             raise error
 
