@@ -25,6 +25,8 @@ SUPERVOXEL = 1
 """Layer of the supervoxels."""
 TIMEOUT_S = (10.0, 60.0)
 """Of a connection to a graph's server, and of its answer."""
+FEW = 64
+"""Up to so many nodes of a chunk are asked a graph's server one by one, more by a list of the whole chunk."""
 ROWS = 2_000
 """How many rows of a graph's table are asked for at a time."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -78,10 +80,13 @@ class GrapheneChildren:
         self.server, self._session = open_session(cv)
 
     def children(self, chunk: Chunk, ids: Ids) -> Children:
+        found = self._one_by_one(ids) if len(ids) <= FEW else self._listed(chunk, ids)
+        return _checked(self.geometry, chunk, found, {})
+
+    def _one_by_one(self, ids: Ids) -> dict[int, Ids]:
         with ThreadPoolExecutor(min(REQUESTS, max(1, len(ids)))) as threads:
             leaves = list(threads.map(self._leaves, ids.tolist()))
-        found = {node: known for node, known in zip(ids.tolist(), leaves, strict=True) if len(known)}
-        return _checked(self.geometry, chunk, found, {})
+        return {node: known for node, known in zip(ids.tolist(), leaves, strict=True) if len(known)}
 
     def _leaves(self, node: int) -> Ids:
         """The supervoxels of a node; none where the server does not know it."""
@@ -92,6 +97,20 @@ class GrapheneChildren:
             return as_ids(answer.json()["leaf_ids"])
         except (OSError, ValueError, KeyError, TypeError) as error:  # all of requests' errors are OSError
             raise GraphError(f"{self.server} did not say the supervoxels of {node}: {error}") from error
+
+    def _listed(self, chunk: Chunk, ids: Ids) -> dict[int, Ids]:
+        """The supervoxels of nodes, from a list of all nodes of the chunk, superseded ones among them."""
+        try:
+            url = f"{self.server}/l2_chunk_children_binary/{self.geometry.chunk_id(chunk)}"
+            answer = self._session.get(url, params={"as_array": "True"}, timeout=TIMEOUT_S)
+            answer.raise_for_status()
+            pairs = np.frombuffer(answer.content, dtype="<u8").astype(np.uint64).reshape(-1, 2)
+        except (OSError, ValueError) as error:
+            raise GraphError(f"chunk {chunk}: {self.server} did not list its supervoxels: {error}") from error
+        pairs = pairs[np.isin(pairs[:, 0], ids)]
+        pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+        nodes, first = np.unique(pairs[:, 0], return_index=True)
+        return dict(zip(nodes.tolist(), np.split(pairs[:, 1], first)[1:], strict=True))
 
     def close(self) -> None:
         self._session.close()
