@@ -1,7 +1,8 @@
 """Integer arrays and scalars of numpy in a pickle, read without calling what the pickle names.
 
 numpy pickles an array as a call that makes an empty one and a state that fills it, or, from protocol 5 on,
-as a view of a buffer; a scalar as its dtype and bytes. Here each of these names is an inert stand-in.
+as a view of a buffer; a scalar as its dtype and bytes. Up to protocol 2, bytes are a call that encodes a text
+as latin1, or one of the class ``bytes``, which makes none. Here each of these names is an inert stand-in.
 """
 
 from __future__ import annotations
@@ -95,6 +96,18 @@ def _scalar(args: tuple[Any, ...]) -> int:
     return int(np.frombuffer(args[1], kind)[0])
 
 
+def _encode(args: tuple[Any, ...]) -> bytes:
+    if len(args) != 2 or type(args[0]) is not str or args[1] != "latin1":
+        raise Refused("a text that is not encoded as latin1")
+    return args[0].encode("latin1")
+
+
+def _no_bytes(args: tuple[Any, ...]) -> bytes:
+    if args:
+        raise Refused("bytes that are made of something")
+    return b""
+
+
 def _names() -> Iterable[tuple[Name, Make]]:
     for core in ("numpy.core", "numpy._core"):
         yield (f"{core}.multiarray", "_reconstruct"), _reconstruct
@@ -102,6 +115,9 @@ def _names() -> Iterable[tuple[Name, Make]]:
         yield (f"{core}.numeric", "_frombuffer"), _frombuffer
     yield ("numpy", "ndarray"), _array_type
     yield ("numpy", "dtype"), _Dtype
+    yield ("_codecs", "encode"), _encode
+    for builtins in ("builtins", "__builtin__"):
+        yield (builtins, "bytes"), _no_bytes
 
 
 ARRAYS: Mapping[Name, Make] = dict(_names())

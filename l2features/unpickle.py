@@ -118,7 +118,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.keys = self.hashes = 0
+        self.keys = self.hashes = self.made = 0
 
     def run(self, data: bytes) -> Any:
         argument: Any
@@ -221,7 +221,12 @@ class _Machine:
         args, made_by = self.stack.pop(), self.stack.pop()
         if type(made_by) is not _Global or type(args) is not tuple:
             raise Refused(f"a call of a {type(made_by).__name__}")
-        self.push(made_by.make(args))
+        value = made_by.make(args)
+        if type(value) is bytes:  # which a few opcodes can have made of one text again and again
+            self.made += len(value)
+            if self.made > self.size:
+                raise Refused(f"calls that make more bytes than the pickle's {self.size}")
+        self.push(value)
 
     def build(self, _: None) -> None:
         state = self.stack.pop()

@@ -96,7 +96,7 @@ def test_our_own_message_comes_back() -> None:
         assert ("priority" in message.attributes) is (priority is Priority.HIGH)
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize(
     "ids",
     [
@@ -126,6 +126,41 @@ def test_names_of_an_older_numpy_are_read() -> None:
     assert older != newer
     shorter = (len(older) - 11).to_bytes(8, "little")
     assert decode(older[:3] + shorter + older[11:], EDIT).ids.tolist() == [NODE]
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+@pytest.mark.parametrize("core", [b"cnumpy.core.", b"cnumpy._core."])
+def test_arrays_of_older_protocols(protocol: int, core: bytes) -> None:
+    ids = np.arange(NODE, NODE + 100_000, 7, dtype=np.uint64)
+    for array in (ids, np.full(500, (1 << 64) - 1, np.uint64), np.array(NODE, np.uint64), ids[:0]):
+        for fix_imports in (True, False):  # the names of Python 2, or of 3
+            data = pickle.dumps({"new_lvl2_ids": array}, protocol, fix_imports=fix_imports)
+            named = data.replace(b"cnumpy._core.", core)
+            assert core in named
+            assert decode(named, EDIT).ids.tolist() == np.unique(array).tolist()
+
+
+def encoded(text: bytes, encoding: bytes = b"latin1", times: int = 1) -> bytes:
+    """An edit with calls of ``_codecs.encode``, all with the same arguments."""
+    args = b"X" + len(text).to_bytes(4, "little") + text + b"X\x06\0\0\0" + encoding + b"\x86q\x01"
+    calls = b"h\x00h\x01R" * times
+    return b"\x80\x02}X\x0c\0\0\0new_lvl2_ids](c_codecs\nencode\nq\x00" + args + calls + b"es."
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (encoded(b"ab" * 100_000, times=100_000), "calls that make more bytes than the pickle's"),
+        (encoded(b"ab", b"rot_13"), "a text that is not encoded as latin1"),
+        (encoded("Ā".encode()), "codec can't encode character"),
+        (encoded(b"ab").replace(b"\x86q", b"\x85q"), "a text that is not encoded as latin1"),
+        (edit([]).replace(b"]\x94", b"cbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R"), "bytes that are made of"),
+    ],
+    ids=range(5),
+)
+def test_calls_of_older_protocols_make_nothing_else(data: bytes, words: str) -> None:
+    assert words in str(refusal(data))
+    assert refusal(data).reason is Reason.BAD_PICKLE
 
 
 def test_good_ids_of_a_bad_message_are_kept() -> None:
@@ -275,6 +310,7 @@ PIECES = [
     *(b"h\x00", b"h\x01", b"j\x02\0\0\0", b"g3\n", b"q\x01", b"p2\n", b"r\xff\xff\xff\xff", b"\x82\x01"),
     *(b"cos\nsystem\n", b"ios\nsystem\n", b"Pid\n", b"\x8c\x02os\x8c\x06system\x93", NUMPY, UINT64),
     *(b"cnumpy._core.multiarray\n_reconstruct\n", b"cnumpy.core.numeric\n_frombuffer\n"),
+    *(b"c_codecs\nencode\n", b"cbuiltins\nbytes\n", b"X\x06\0\0\0latin1", b"X\x02\0\0\0a\xff"),
     *(b"cnumpy.core.multiarray\nscalar\n", b"cnumpy\nndarray\n", b"\x95\x04\0\0\0\0\0\0\0"),
 ]
 
@@ -316,6 +352,7 @@ def test_any_message_gives_a_request_or_a_named_error(data: bytes, attributes: d
 
 SEEDS = [edit([NODE, NODE + 1]), edit(np.array([NODE, NODE + 1], np.uint64)), edit([np.uint64(NODE)], 5)]
 SEEDS += [edit(np.array([NODE, NODE + 1], np.uint64), 5), edit({NODE}, 5), edit((NODE,), 3)]
+SEEDS += [edit(np.array([NODE, NODE + 1], np.uint64), 2), edit(np.array([NODE], np.uint64), 0)]
 
 
 @settings(max_examples=1000)
