@@ -17,6 +17,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import apache_beam as beam
 
 from l2features import features
 from l2features.config import load_datasets
-from l2features.deadletters import Folder, open_dead_letters
+from l2features.deadletters import open_dead_letters
 from l2features.deadletters.recorded import find_messages, read_message
 from l2features.errors import ConfigError
 from l2features.pubsub.subscription import Subscription
@@ -125,8 +126,7 @@ def replay(own: argparse.Namespace, flags: list[str]) -> int:
 def stream(own: argparse.Namespace) -> int:
     """Apply what Pub/Sub brings, on this machine, until a signal comes. Raises L2FeaturesError."""
     subscriptions = [Subscription(path) for path in dict.fromkeys(own.subscriptions.split(","))]
-    letters = open_dead_letters(own.dead_letters)
-    if isinstance(letters, Folder):
+    with closing(open_dead_letters(own.dead_letters)) as letters:
         letters.check()
     setup = Setup(_update(own, attempts=1), own.dead_letters)
     logging.getLogger("beam_jobs").setLevel(logging.INFO)

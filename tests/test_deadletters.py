@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from l2features.deadletters import (
     dead_letter,
     open_dead_letters,
 )
+from l2features.deadletters.box import open_letter_box
 from l2features.deadletters.recorded import find_messages, read_message
 from l2features.errors import ConfigError
 from l2features.ids import as_ids
@@ -57,7 +59,18 @@ def test_the_json_is_for_other_programs_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "{}", LETTER.to_json()[:-9], LETTER.to_json().replace("gAT/", "gAT"), b"\xff"]
+    "text",
+    [
+        "",
+        "5",
+        "{}",
+        LETTER.to_json()[:-9],
+        LETTER.to_json().replace("gAT/", "gAT"),
+        b"\xff",
+        "[" * 100_000,
+        LETTER.to_json().replace('"attempts": 2', '"attempts": Infinity'),
+    ],
+    ids=range(8),
 )
 def test_what_is_no_letter(text: str) -> None:
     with pytest.raises(DeadLetterError, match="this is no dead letter"):
@@ -101,6 +114,38 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected projects/PROJECT/topics/NAME"):
         open_dead_letters("projects/p/subscriptions/dead")
     assert isinstance(open_dead_letters(str(tmp_path)), Folder)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_a_letter_is_for_whom_the_umask_lets_read(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        Folder(tmp_path).put(LETTER)
+    finally:
+        os.umask(before)
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "gs://bucket/dead",
+        "file:///tmp/x",
+        "//pubsub.googleapis.com/projects/p/topics/t",
+        "topics/dead",
+        "subscriptions/dead",
+    ],
+)
+def test_addresses_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="expected projects/PROJECT/topics/NAME, or a folder of this"):
+        open_dead_letters(where)
+    with pytest.raises(ConfigError, match="projects/PROJECT/subscriptions/NAME, or a folder of this"):
+        open_letter_box(where)
+    if ":" not in where and not where.startswith("/"):
+        open_dead_letters(f"./{where}").put(LETTER)
+        assert [letter for _, letter in open_letter_box(f"./{where}").letters()] == [LETTER]
 
 
 def test_recorded_messages(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from l2features.deadletters import DeadLetter, Folder, LetterTopic, box
+from l2features.deadletters.box import LetterFolder
 from l2features.geometry import Chunk
 
 from .command import run
@@ -67,6 +68,60 @@ def test_replay_computes_what_it_can(config: Path, tmp_path: Path) -> None:
     left = list(Folder(tmp_path / "dead").letters())
     assert [(letter.data, letter.attempts, letter.ids) for _, letter in left] == [(edits[1], 5, [7])]
     assert left[0][0].stem == left[0][1].name
+
+
+@pytest.fixture
+def strangers(tmp_path: Path) -> Path:
+    """A folder of two dead letters with files before, between and after them that hold none."""
+    folder = tmp_path / "dead"
+    for data in (b"abc", b"other"):
+        Folder(folder).put(DeadLetter(data, {"table_id": "t"}, REFUSALS, 2, NOW))
+    first, _ = sorted(folder.iterdir())
+    for name in ("!notes", f"{first.stem}x"):
+        (folder / f"{name}.json").write_text("{}")
+    (folder / "zz.json").mkdir()
+    (folder / "passed-over.txt").write_text("")
+    return folder
+
+
+def names_the_strangers(stderr: str, folder: Path) -> bool:
+    files = sorted(f for f in folder.glob("*.json") if f.is_dir() or f.read_text() == "{}")
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    return [line.split(": ")[1] for line in lines] == [str(file) for file in files]
+
+
+def test_files_that_are_no_letters_stop_no_list(strangers: Path) -> None:
+    listed = run("deadletters", "list", strangers)
+    assert (listed.exit_code, len(listed.stdout.splitlines())) == (1, 2)
+    assert "2 dead letters" in listed.stderr
+    assert names_the_strangers(listed.stderr, strangers)
+    assert len(run("deadletters", "list", strangers, "--json", "--limit", "2").stdout.splitlines()) == 2
+    for name, _ in LetterFolder(Folder(strangers)).letters():
+        shown = run("deadletters", "show", strangers, name)
+        assert shown.exit_code == (1 if f"{name}x.json" in shown.stderr else 0)
+        assert "attempts  2" in shown.stdout
+    notes = run("deadletters", "show", strangers, "!")
+    assert (notes.exit_code, f"{strangers}/!notes.json: this is no dead letter" in notes.stderr) == (2, True)
+
+
+def test_files_that_are_no_letters_stop_no_replay(
+    pubsub: PubSubEmulator, strangers: Path, config: Path
+) -> None:
+    computed = run("deadletters", "replay", strangers, "--config", config)
+    assert (computed.exit_code, computed.stdout) == (1, "0 done, 2 refused, 0 failed\n")
+    target = Subscribed()
+    published = run("deadletters", "replay", strangers, "--topic", target.topic)
+    assert (published.exit_code, published.stdout) == (1, "2 published\n")
+    assert names_the_strangers(published.stderr, strangers)
+    assert target.messages() == [b"abc", b"other"]
+    assert len(list(strangers.glob("*.json"))) == 3
+
+
+@pytest.mark.parametrize("command", ["list", "show", "replay"])
+def test_an_address_is_no_folder(command: str) -> None:
+    done = run("deadletters", command, "gs://bucket/dead", *(["a"] if command == "show" else []))
+    assert done.exit_code == 2
+    assert "'gs://bucket/dead': expected projects/PROJECT/subscriptions/NAME, or a folder" in done.stderr
 
 
 def test_replay_keeps_what_failed(config: Path, tmp_path: Path) -> None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 from google.pubsub_v1 import PublishRequest, PubsubMessage
 from hypothesis import given
@@ -12,6 +18,7 @@ from hypothesis import strategies as st
 
 from l2features.deadletters import DeadLetter, DeadLetterError, LetterTopic, Refusal, open_dead_letters
 from l2features.deadletters.attributes import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
+from l2features.pubsub import topic as topic_module
 from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES
 
 from .emulator import PubSubEmulator
@@ -108,3 +115,56 @@ def test_a_topic_has_the_message_as_it_came_and_why(pubsub: PubSubEmulator) -> N
     )
     with pytest.raises(DeadLetterError, match="cannot publish"):
         LetterTopic("projects/test-project/topics/not-there").put(LETTER)
+
+
+# ------------------------------------------------------------------ at the start
+@pytest.fixture
+def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A service that says no topic, always with the same status."""
+
+    def say(_: bytes, context: Any) -> bytes:
+        context.abort(request.param, "no")
+        return b""
+
+    methods = {"GetTopic": grpc.unary_unary_rpc_method_handler(say)}
+    handler = grpc.method_handlers_generic_handler("google.pubsub.v1.Publisher", methods)
+    server = grpc.server(ThreadPoolExecutor(1), handlers=(handler,))
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+    monkeypatch.setattr(topic_module, "CHECK_S", 0.5)
+    server.start()
+    yield
+    server.stop(None).wait()
+
+
+NOT_TOLD = [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNAUTHENTICATED]
+
+
+@pytest.mark.parametrize("refusing", NOT_TOLD, indirect=True, ids=str)
+def test_a_topic_that_may_not_be_looked_at_may_be_there(refusing: None) -> None:
+    open_dead_letters("projects/test-project/topics/dead").check()
+
+
+@pytest.mark.parametrize("refusing", [grpc.StatusCode.NOT_FOUND], indirect=True, ids=str)
+def test_a_topic_that_is_not_there(refusing: None) -> None:
+    with pytest.raises(DeadLetterError, match="projects/test-project/topics/dead: cannot publish: 404"):
+        open_dead_letters("projects/test-project/topics/dead").check()
+
+
+@pytest.mark.parametrize(
+    ("where", "status", "words"),
+    [
+        ("projects/test-project/topics/not-there", 1, "topic projects/test-project/topics/not-there: cannot"),
+        ("gs://bucket/dead", 2, "'gs://bucket/dead': expected projects/PROJECT/topics/NAME, or a folder of"),
+    ],
+)
+def test_the_updater_does_not_start_where_letters_cannot_go(
+    pubsub: PubSubEmulator, config: Path, where: str, status: int, words: str
+) -> None:
+    subscribed = Subscribed()
+    open_dead_letters(subscribed.topic).check()
+    command = [sys.executable, "-m", "beam_jobs.update", "--config", str(config), "--dead_letters", where]
+    command += ["--subscriptions", subscribed.subscription]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == status, done.stderr
+    assert f"error: dead letters{': ' if status == 1 else ' '}{words}" in done.stderr
+    assert "Traceback" not in done.stderr

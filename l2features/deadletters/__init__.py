@@ -8,7 +8,7 @@ from typing import Protocol
 from ..errors import ConfigError
 from ..pubsub.topic import PublishError, Topic
 from .attributes import topic_message
-from .folder import Folder
+from .folder import Folder, folder_at
 from .letter import DeadLetter, DeadLetterError, LeftOut, Refusal, dead_letter
 
 __all__ = [
@@ -28,6 +28,9 @@ TOPIC = re.compile(r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/topics/(?!goog)[A-Za-z]
 class DeadLetters(Protocol):
     """Where dead letters go."""
 
+    def check(self) -> None:
+        """See whether letters can be kept there. Raises DeadLetterError."""
+
     def put(self, letter: DeadLetter) -> None:
         """Keep a letter; it is durable when this returns. Raises DeadLetterError."""
 
@@ -40,6 +43,13 @@ class LetterTopic:
 
     def __init__(self, path: str) -> None:
         self._topic = Topic(path)
+
+    def check(self) -> None:
+        """See whether there is such a topic, where that may be asked. Raises DeadLetterError."""
+        try:
+            self._topic.check()
+        except PublishError as error:
+            raise DeadLetterError(f"dead letters: {error}") from error
 
     def put(self, letter: DeadLetter) -> None:
         """Publish a letter, without its payload if that is too large. Raises DeadLetterError."""
@@ -56,7 +66,7 @@ class LetterTopic:
 def open_dead_letters(where: str) -> DeadLetters:
     """A folder, or the topic ``projects/…/topics/…``; opening touches neither. Raises ConfigError."""
     if not where.startswith("projects/"):
-        return Folder(where)
+        return folder_at(where, "projects/PROJECT/topics/NAME")
     if not TOPIC.fullmatch(where):
         raise ConfigError(f"dead letters {where!r}: expected projects/PROJECT/topics/NAME, or a folder")
     return LetterTopic(where)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Protocol
 
 from ..pubsub.subscription import Subscription, SubscriptionError
 from .attributes import letter_of
-from .folder import SUFFIX, Folder, read_letter
+from .folder import SUFFIX, Folder, folder_at, read_letter
 from .letter import DeadLetter, DeadLetterError
 
 ALL = ("",)
@@ -29,6 +28,8 @@ class LetterBox(Protocol):
 
     limited: bool
     """Whether the last look ended because it had seen enough, so that there may be more."""
+    unread: list[str]
+    """Of what lies there and is no letter: where, and why; it is passed over."""
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
         """The letters whose names begin so, with their names, each name once. Raises L2FeaturesError."""
@@ -47,15 +48,16 @@ def open_letter_box(where: str, limit: int | None = None) -> LetterBox:
     """A folder, or ``projects/…/subscriptions/…``; opening touches neither. Raises ConfigError."""
     if where.startswith("projects/"):
         return LetterQueue(Subscription(where), limit or LIMIT)
-    return LetterFolder(Path(where), limit)
+    return LetterFolder(folder_at(where, "projects/PROJECT/subscriptions/NAME"), limit)
 
 
 class LetterFolder:
     """A folder of dead letters, sorted by name; one that dies again has one attempt more."""
 
-    def __init__(self, path: Path, limit: int | None = None) -> None:
-        self.folder, self.limit = Folder(path), limit
+    def __init__(self, folder: Folder, limit: int | None = None) -> None:
+        self.folder, self.limit = folder, limit
         self.limited = False
+        self.unread: list[str] = []
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
         count = 0
@@ -66,8 +68,14 @@ class LetterFolder:
             if count == self.limit:
                 self.limited = True
                 return
+            try:
+                letter = read_letter(file)
+            except DeadLetterError as error:
+                if str(error) not in self.unread:
+                    self.unread.append(str(error))
+                continue
             count += 1
-            yield file.stem, read_letter(file)
+            yield file.stem, letter
 
     def remove(self, name: str) -> None:
         file = self.folder.path / f"{name}{SUFFIX}"
@@ -96,6 +104,7 @@ class LetterQueue:
     def __init__(self, subscription: Subscription, limit: int = LIMIT) -> None:
         self.subscription, self.limit = subscription, limit
         self.limited = False
+        self.unread: list[str] = []
         self._held: dict[str, dict[str, str]] = {}  # by name: ack id by message id
         self._removed: set[str] = set()
         self._renewed = 0.0

@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC
 from typing import TYPE_CHECKING
 
@@ -55,15 +55,16 @@ def deadletters() -> None:
 def list_letters(where: str, limit: int | None, as_json: bool) -> None:
     """The dead letters at WHERE: name, time, attempts, table, reasons and number of ids.
 
-    They stay where they are; those of a subscription are held meanwhile.
+    They stay where they are; those of a subscription are held meanwhile. Of a folder, a file that holds no
+    letter is named, and the exit status is 1.
     """
     count = 0
-    with closing(open_letter_box(where, limit)) as box:
+    with _opened(where, limit) as box:
         for name, letter in box.letters():
             count += 1
             click.echo(_json_line(name, letter) if as_json else _line(name, letter))
-    if not as_json:
-        click.echo(f"{count} dead letters{_more(box)}", err=True)
+        if not as_json:
+            click.echo(f"{count} dead letters{_more(box)}", err=True)
 
 
 @deadletters.command()
@@ -74,20 +75,20 @@ def list_letters(where: str, limit: int | None, as_json: bool) -> None:
 @user_errors
 def show(where: str, name: str, limit: int | None, payload: bool) -> None:
     """All that the dead letter at WHERE says whose name is NAME, or begins so."""
-    letter: DeadLetter | None = None
-    with closing(open_letter_box(where, limit)) as box:
+    with _opened(where, limit) as box:
+        letter: DeadLetter | None = None
         count = 0
         for _, found in box.letters([name]):
             letter, count = found, count + 1
-    _expect_one(name, where, count, box)
-    assert letter
-    if not payload:
-        _show(letter)
-    elif letter.left_out:
-        raise ConfigError(f"dead letter {name!r}: {_without_payload(letter)}")
-    else:
-        sys.stdout.buffer.write(letter.data)
-        sys.stdout.buffer.flush()
+        _expect_one(name, where, count, box)
+        assert letter
+        if not payload:
+            _show(letter)
+        elif letter.left_out:
+            raise ConfigError(f"dead letter {name!r}: {_without_payload(letter)}")
+        else:
+            sys.stdout.buffer.write(letter.data)
+            sys.stdout.buffer.flush()
 
 
 @deadletters.command()
@@ -104,14 +105,28 @@ def replay(
 
     What they ask for is computed here, with the data sets file; or, with --topic, they are published again
     as they came. A letter of which nothing is left to do, or that was published, is removed; one that dies
-    again stays, in a folder with one attempt more. The exit status is 1 where letters stay.
+    again stays, in a folder with one attempt more. The exit status is 1 where letters stay, or where a file
+    of the folder holds none.
     """
-    with closing(open_letter_box(where, limit)) as box:
+    with _opened(where, limit) as box:
         full_names = _full_names(box, names, where) if names else ALL
         failed = _publish(box, full_names, topic) if topic else _compute(box, full_names, config)
         if box.limited:
             click.echo(f"error: not all were tried{_more(box)}", err=True)
     if failed or box.limited:
+        sys.exit(EXIT_FAILED)
+
+
+@contextmanager
+def _opened(where: str, limit: int | None) -> Iterator[LetterBox]:
+    """The letters at a place. What is none is named in the end, and then the exit status is 1."""
+    with closing(open_letter_box(where, limit)) as box:
+        try:
+            yield box
+        finally:
+            for error in box.unread:
+                click.echo(f"error: {_shown(error)}", err=True)
+    if box.unread:
         sys.exit(EXIT_FAILED)
 
 

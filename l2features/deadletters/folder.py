@@ -7,13 +7,18 @@ one file still.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from ..errors import ConfigError
 from .letter import DeadLetter, DeadLetterError
 
 SUFFIX = ".json"
+_ADDRESS = re.compile(r".*://|//|topics/|subscriptions/", re.DOTALL)
 
 
 class Folder:
@@ -24,19 +29,18 @@ class Folder:
 
     def put(self, letter: DeadLetter) -> None:
         """Write a letter's file as a whole, or not at all. Raises DeadLetterError."""
-        temporary = None
+        temporary = self.path / f"{letter.name}-{uuid.uuid4().hex}.part"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.path, suffix=".part", delete=False) as file:
-                temporary = Path(file.name)
+            with open(temporary, "x") as file:  # with the mode of any new file, which tempfile's have not
                 file.write(letter.to_json())
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path / f"{letter.name}{SUFFIX}")
             _sync_folder(self.path)
         except OSError as error:
-            if temporary:
-                temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise DeadLetterError(f"folder {self.path}: cannot keep a dead letter: {error}") from error
 
     def check(self) -> None:
@@ -60,6 +64,13 @@ class Folder:
 
     def close(self) -> None:
         """There is nothing to let go of."""
+
+
+def folder_at(where: str, otherwise: str) -> Folder:
+    """A folder. Raises ConfigError, with what else is expected, for an address of something else."""
+    if _ADDRESS.match(where):
+        raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")
+    return Folder(where)
 
 
 def read_letter(file: Path) -> DeadLetter:

@@ -114,7 +114,7 @@ class DeadLetter:
             left_out = d.get("left_out") and LeftOut(int(d["left_out"]["size"]), str(d["left_out"]["sha256"]))
             rest = left_out, int(d.get("more_ids", 0))
             return cls(data, attributes, refusals, int(d["attempts"]), parse_time(d["time"]), *rest)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DeadLetterError(f"this is no dead letter: {type(error).__name__}: {error}") from error
 
 

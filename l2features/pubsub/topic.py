@@ -10,7 +10,8 @@ from ..errors import L2FeaturesError
 if TYPE_CHECKING:
     from google.pubsub_v1 import PublisherClient
 
-TIMEOUT_S = 30.0
+TIMEOUT_S, CHECK_S = 30.0, 10.0
+"""Of publishing a message, and of looking for the topic."""
 MAX_REQUEST_BYTES = 10_000_000
 """Pub/Sub's limit of a request to publish."""
 ROOM_BYTES = MAX_REQUEST_BYTES - 4_000
@@ -32,6 +33,22 @@ class Topic:
         self.path = path
         self._client: PublisherClient | None = None
 
+    def check(self) -> None:
+        """Raises PublishError where there is no such topic.
+
+        Who may publish need not be permitted to look, and Pub/Sub may be away: then nothing is known.
+        """
+        from google.api_core.exceptions import GoogleAPIError, InvalidArgument, NotFound
+        from google.api_core.retry import Retry
+        from google.auth.exceptions import GoogleAuthError
+
+        try:
+            self._open().get_topic(topic=self.path, timeout=CHECK_S, retry=Retry(timeout=CHECK_S))
+        except (InvalidArgument, NotFound) as error:
+            raise PublishError(f"topic {self.path}: cannot publish: {error}") from error
+        except (GoogleAPIError, GoogleAuthError):
+            pass
+
     def publish(self, data: bytes, attributes: Mapping[str, str]) -> None:
         """Publish a message. Raises PublishError, and Unpublishable for one that is too large or empty.
 
@@ -40,14 +57,12 @@ class Topic:
         from google.api_core.exceptions import GoogleAPIError, InvalidArgument
         from google.api_core.retry import Retry
         from google.auth.exceptions import GoogleAuthError
-        from google.pubsub_v1 import PublisherClient
 
         if len(data) > ROOM_BYTES:
             raise Unpublishable(f"cannot publish {len(data)} bytes: expected {ROOM_BYTES} at most")
         try:
-            self._client = self._client or PublisherClient()
             message: dict[str, Any] = {"data": data, "attributes": dict(attributes)}
-            self._client.publish(
+            self._open().publish(
                 topic=self.path, messages=[message], timeout=TIMEOUT_S, retry=Retry(timeout=TIMEOUT_S)
             )
         except InvalidArgument as error:
@@ -60,3 +75,9 @@ class Topic:
         if self._client is not None:
             self._client.transport.close()
             self._client = None
+
+    def _open(self) -> PublisherClient:
+        from google.pubsub_v1 import PublisherClient
+
+        self._client = self._client or PublisherClient()
+        return self._client
