@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,14 @@ def make_python(folder: Path, wheel: Path | None = None) -> Path:
 
 
 def pip(*arguments: str) -> None:
-    """Run pip; what it says is in the error that is raised."""
+    """Run pip, which looks at its own python alone; what it says is in the error that is raised."""
+    inside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ran = subprocess.run(
-        [sys.executable, "-m", "pip", "-q", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pip", "-q", *arguments],
+        env=inside,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr
 
@@ -47,7 +53,7 @@ def environment(python: Path, **more: str) -> dict[str, str]:
 
 def copy_kernels(packages: Path) -> None:
     """Spare installed packages the compilation of what is compiled beside the same modules here."""
-    for compiled in (ROOT / "l2features" / "__pycache__").glob("*.nb[ci]"):
-        place = packages / "l2features" / "__pycache__" / compiled.name
+    for compiled in (ROOT / "l2features").rglob("__pycache__/*.nb[ci]"):
+        place = packages / compiled.relative_to(ROOT)
         place.parent.mkdir(exist_ok=True)
         shutil.copy(compiled, place)

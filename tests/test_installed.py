@@ -21,18 +21,10 @@ from .elsewhere import copy_kernels, environment, make_python, pip, site_package
 from .ingest_jobs import table_bytes
 
 PACKAGES = ("api", "beam_jobs", "l2features")
-NOT_CLONED = (".*", "*.egg-info", "__pycache__", "build", "dist", "sample")
+NOT_CLONED = (".*", "*.egg-info", "__pycache__")
+PRODUCTS = {"build", "dist", "sample"}
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 """What every build frontend calls."""
-BESIDE = {
-    "MANIFEST.in",
-    "PKG-INFO",
-    "README.md",
-    "l2features.egg-info",
-    "pyproject.toml",
-    "setup.cfg",
-    "setup.py",
-}
 BESIDE = {
     "MANIFEST.in",
     "PKG-INFO",
@@ -84,12 +76,18 @@ class Installed(NamedTuple):
         return ran.stdout
 
 
+def not_cloned(folder: str, names: list[str]) -> set[str]:
+    """What of a folder of the checkout is not the repository's."""
+    products = PRODUCTS if Path(folder) == ROOT else set()
+    return shutil.ignore_patterns(*NOT_CLONED)(folder, names) | products
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The source distribution, from what is in the repository; the wheel, from nothing but that."""
     folder = tmp_path_factory.mktemp("built")
     clone, tools = folder / "clone", folder / "tools"
-    shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*NOT_CLONED))
+    shutil.copytree(ROOT, clone, ignore=not_cloned)
     required = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     pip("install", "--no-compile", f"--target={tools}", *required)
 
@@ -104,8 +102,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
         archive.extractall(folder / "unpacked", filter="data")
     build("build_wheel", folder / "unpacked" / sdist.name.removesuffix(".tar.gz"))
     (wheel,) = folder.glob("*.whl")
-    modules = [path for package in PACKAGES for path in (clone / package).rglob("*.py")]
-    files = {str(path.relative_to(clone)) for path in (*modules, clone / "l2features" / "py.typed")}
+    modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    files = {str(path.relative_to(ROOT)) for path in (*modules, ROOT / "l2features" / "py.typed")}
     return Built(files, sdist, wheel)
 
 
