@@ -18,7 +18,7 @@ from benchmarks.hostile import large, pickles, strange, unknown_node, wrong_ids
 from benchmarks.strain import Strain
 from benchmarks.updating import UpdaterProcess, em_updater, quantiles, warm_up
 
-SETTLE_S = 15.0
+SETTLE_S, LEAST_MINUTES = 15.0, 0.5
 MOST_IDLE, MOST_SLOWER = 5.0, 2.0
 MOST_HOSTILE_MB, MOST_GROWTH_MB = 500.0, 8.0
 MOST_GROWTH = 0.05
@@ -64,7 +64,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=10, help="of the soak; default 10")
     parser.add_argument("--idle", type=float, default=60, help="seconds of being idle; default 60")
     parser.add_argument("--log", type=Path, metavar="FILE", help="keep what the updater prints here")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.minutes < LEAST_MINUTES:
+        parser.error(
+            f"--minutes {options.minutes:g}: expected {LEAST_MINUTES:g} or more, to compare its quarters"
+        )
+    return options
 
 
 def measure_idle(console: Console, updater: UpdaterProcess, seconds: float) -> list[Bar]:
