@@ -11,6 +11,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ from .emulator import Emulator
 from .test_templates import HOW_TO_GET_GCLOUD
 
 WRITTEN = (ROOT / "docs" / "operations.md").read_text()
-PROGRAMS = ("python", "l2features", "gcloud", "docker")
+PROGRAMS = ("python", "l2features", "gcloud", "docker", "git", "date")
+TIME = "2026-11-21 00:27:44"
 PARSE: dict[str, Callable[[Sequence[str]], Any]] = {
     "beam_jobs.ingest": ingest.parse,
     "beam_jobs.audit": audit.parse,
@@ -49,7 +51,8 @@ PARSE: dict[str, Callable[[Sequence[str]], Any]] = {
 RECORD = f"""#!{sys.executable}
 import json, os, sys
 with open(os.environ["CALLS"], "a") as calls:
-    calls.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+    calls.write(json.dumps([program := os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+print({{"git": "0af1b2c", "date": "{TIME}"}}.get(program, ""))
 """
 
 
@@ -124,8 +127,61 @@ def test_gcloud_takes_its_commands(calls: list[list[str]]) -> None:
         assert not given - flags, words
 
 
+def test_what_is_named_has_been_made(calls: list[list[str]]) -> None:
+    """In the order of the page: accounts, tables, topics, subscriptions, buckets, repositories, images."""
+    there = {
+        ("projects", "my-project"),
+        ("buckets", "gs://segmentation-bucket"),
+        ("tables", "minnie"),
+        ("topics", "pychunkedgraph"),
+    }
+    granted, pushed = 0, set()
+    for call in calls:
+        if call[0] == "gcloud" and "create" in call:
+            kind, *names = call[call.index("create") - 1 :]
+            there |= {(kind, n) for n in takewhile(lambda word: not word.startswith("-"), names[1:])}
+            assert {("topics", topic) for topic in values(call, "--topic")} <= there, call
+        elif call[:3] == ["python", "-m", "beam_jobs.ingest"] and "--create" in call:
+            there.add(("tables", "l2cache_minnie"))
+        elif "add-iam-policy-binding" in call:
+            verb, granted = call.index("add-iam-policy-binding"), granted + 1
+            accounts = [m for m in values(call, "--member") if m.startswith("serviceAccount:")]
+            used = {("service-accounts", account.partition(":")[2]) for account in accounts}
+            used.add((call[verb - 1], call[verb + 1]))
+            assert {(kind, name.partition("@")[0]) for kind, name in used} <= there, call
+        elif call[:2] == ["docker", "push"]:
+            [image] = call[2:]
+            assert any(values(built, "-t") == [image] for built in of_program(calls, "docker", "build"))
+            pushed.add(image)
+        elif call[:2] != ["docker", "build"]:
+            assert {word for word in call if "-docker.pkg.dev/" in word} <= pushed, call
+    assert granted > 20
+    assert {image.rpartition("/")[2] for image in pushed} == {"ingest:0af1b2c", "jobs:0af1b2c", "api:0af1b2c"}
+
+
+def values(call: list[str], option: str) -> list[str]:
+    return [value for name, value in pairwise(call) if name == option]
+
+
+def test_the_roles_that_are_told_of_are_granted(calls: list[list[str]]) -> None:
+    part = WRITTEN.partition("## Roles")[2].partition("\n## ")[0]
+    column = [line.split("|")[3] for line in part.splitlines() if line.startswith("| ")]
+    told = set(re.findall(r"`(roles/[\w.]+)`", " ".join(column)))
+    granted = {role for call in calls if "add-iam-policy-binding" in call for role in values(call, "--role")}
+    assert told == granted | {"roles/bigtable.admin"}
+
+
+def test_the_time_is_taken_when_the_subscriptions_are_there(calls: list[list[str]]) -> None:
+    [taken] = [place for place, call in enumerate(calls) if call == ["date", "-u", "+%F %T"]]
+    subscribed = [p for p, call in enumerate(calls) if call[1:4] == ["pubsub", "subscriptions", "create"]]
+    used = [p for p, call in enumerate(calls) if values(call, "--timestamp") == [TIME]]
+    assert len(subscribed) == 4
+    assert len(used) == 2
+    assert max(subscribed) < taken < min(used)
+
+
 def test_every_option_that_is_named_is_one_of_a_program() -> None:
-    sources = [*(ROOT / "beam_jobs").glob("*.py"), *(ROOT / "l2features").glob("*.py"), Path(cost.__file__)]
+    sources = [*(ROOT / "beam_jobs").glob("*.py"), *(ROOT / "l2features").rglob("*.py"), Path(cost.__file__)]
     known = set(re.findall(r'"(--[a-z_-]+)"', "\n".join(path.read_text() for path in sources)))
     known |= {f"--{name}" for name in (*cost.PRICES, *PipelineOptions([]).get_all_options())}
     prose = re.sub(r"^```.*?^```", "", WRITTEN, flags=re.MULTILINE | re.DOTALL)

@@ -245,6 +245,23 @@ def test_the_launches_in_the_docs_are_let_pass() -> None:
             assert all(re.search(regex, value) for regex in found[name].get("regexes", [])), name
 
 
+def test_the_specs_in_the_docs_are_written_before_they_are_put_into_the_bucket(tmp_path: Path) -> None:
+    written = (ROOT / "docs" / "dataflow.md").read_text()
+    [command] = re.findall(
+        r"^python -m beam_jobs\.templates.*?\n(?=gcloud)", written, re.MULTILINE | re.DOTALL
+    )
+    fake = 'python() { printf "%s\\n" "$@" >&3; return $STATUS; }; gcloud() { echo "$2" >&4; }\n'
+    for status, copied in (("0", "cp\n"), ("1", "")):
+        given, put = tmp_path / "given", tmp_path / "put"
+        script = fake + command.replace("/tmp/", f"{tmp_path}/")
+        names = {"JOB": "audit", "IMAGE": IMAGE, "ACCOUNT": "a@p", "SUBNETWORK": "s", "BUCKET": "b"}
+        run = ["/bin/bash", "-c", f"exec 3>{given} 4>{put}\n{script}"]
+        subprocess.run(run, env=names | {"STATUS": status}, check=False)
+        own = templates.parse(given.read_text().split()[2:])
+        assert (own.spec, own.image, own.service_account, own.subnetwork) == ("audit", IMAGE, "a@p", "s")
+        assert put.read_text() == copied
+
+
 def test_the_command_writes_the_files(tmp_path: Path) -> None:
     assert templates.main(["--folder", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{job}.json" for job in JOBS]
