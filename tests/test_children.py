@@ -188,7 +188,7 @@ def test_a_list_is_checked_as_single_answers_are(server: Server) -> None:
     for status, body in ((500, pairs), (200, pairs[:-1]), (200, "<html>please log in</html>")):
         content = body.encode() if isinstance(body, str) else as_ids(body).tobytes()
         answers[LIST] = lambda status=status, content=content: (status, content)  # type: ignore[misc]
-        with pytest.raises(GraphError, match=r"chunk 0,0,0: http\S+ did not list its supervoxels: "):
+        with pytest.raises(GraphError, match=r"chunk 0,0,0: http\S+ did not list its nodes: "):
             children.children(chunk, ids)
     answers[LIST] = lambda: (200, as_ids(pairs).tobytes())
     said = children.children(chunk, ids)

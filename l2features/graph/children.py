@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import requests
+from numpy.typing import NDArray
 
 from ..config import Dataset
 from ..errors import GraphError
@@ -25,6 +27,8 @@ SUPERVOXEL = 1
 """Layer of the supervoxels."""
 TIMEOUT_S = (10.0, 60.0)
 """Of a connection to a graph's server, and of its answer."""
+LIST_TIMEOUT_S = (10.0, 300.0)
+"""Of a list of a whole chunk."""
 FEW = 64
 """Up to so many nodes of a chunk are asked a graph's server one by one, more by a list of the whole chunk."""
 ROWS = 2_000
@@ -72,6 +76,22 @@ class FlatChildren:
         self.store.close()
 
 
+def list_children(
+    session: requests.Session, server: str, geometry: Geometry, chunk: Chunk
+) -> NDArray[np.uint64]:
+    """All L2 nodes of a chunk, superseded ones too, and their supervoxels: (n, 2), a row for each of these.
+
+    Raises GraphError.
+    """
+    url = f"{server}/l2_chunk_children_binary/{geometry.chunk_id(chunk)}"
+    try:
+        answer = session.get(url, params={"as_array": "True"}, timeout=LIST_TIMEOUT_S)
+        answer.raise_for_status()
+        return np.frombuffer(answer.content, dtype="<u8").astype(np.uint64).reshape(-1, 2)
+    except (OSError, ValueError) as error:  # all of requests' errors are OSError
+        raise GraphError(f"chunk {chunk}: {server} did not list its nodes: {error}") from error
+
+
 class GrapheneChildren:
     """The graph's server, by HTTP. ``cv`` is an open ``graphene://`` CloudVolume."""
 
@@ -100,13 +120,7 @@ class GrapheneChildren:
 
     def _listed(self, chunk: Chunk, ids: Ids) -> dict[int, Ids]:
         """The supervoxels of nodes, from a list of all nodes of the chunk, superseded ones among them."""
-        try:
-            url = f"{self.server}/l2_chunk_children_binary/{self.geometry.chunk_id(chunk)}"
-            answer = self._session.get(url, params={"as_array": "True"}, timeout=TIMEOUT_S)
-            answer.raise_for_status()
-            pairs = np.frombuffer(answer.content, dtype="<u8").astype(np.uint64).reshape(-1, 2)
-        except (OSError, ValueError) as error:
-            raise GraphError(f"chunk {chunk}: {self.server} did not list its supervoxels: {error}") from error
+        pairs = list_children(self._session, self.server, self.geometry, chunk)
         pairs = pairs[np.isin(pairs[:, 0], ids)]
         pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
         nodes, first = np.unique(pairs[:, 0], return_index=True)

@@ -20,10 +20,8 @@ from ..ids import L2, Ids, as_ids, row_keys, sorted_unique
 from ..store import Store, open_store
 from ..store.decoded import Columns, Decoded
 from . import GrapheneGraph, graph_errors, map_supervoxels, open_session, parse_graph_url
-from .children import SUPERVOXEL
+from .children import SUPERVOXEL, list_children
 
-TIMEOUT_S = (10.0, 300.0)
-"""Of a connection to a graph's server, and of its answer, which is of a whole chunk."""
 DEADLINE_S = 60.0
 _CHILDREN = Columns(("children",))
 _PARENTS = Columns(("parents",), np.dtype([("parents", "<u8")]))
@@ -146,13 +144,7 @@ class GrapheneNodes:
 
     def _pairs(self, chunk: Chunk) -> tuple[Ids, Ids]:
         """The nodes of a chunk, and the supervoxels of all of them."""
-        url = f"{self.server}/l2_chunk_children_binary/{self.geometry.chunk_id(chunk)}"
-        try:
-            answer = self._session.get(url, params={"as_array": "True"}, timeout=TIMEOUT_S)
-            answer.raise_for_status()
-            pairs = np.frombuffer(answer.content, dtype="<u8").astype(np.uint64).reshape(-1, 2)
-        except (OSError, ValueError) as error:  # all of requests' errors are OSError
-            raise GraphError(f"chunk {chunk}: {self.server} did not list its nodes: {error}") from error
+        pairs = list_children(self._session, self.server, self.geometry, chunk)
         return _of_chunk(self.geometry, chunk, sorted_unique(pairs[:, 0])), sorted_unique(pairs[:, 1])
 
     def close(self) -> None:
