@@ -154,7 +154,7 @@ class Supervisor:
         return max(0.01, since + BATCH_WAIT_S - time.monotonic()) if count and self.crew.idle() else 1.0
 
     def _limits(self) -> Limits:
-        """What may be taken: of several workers one is left to the first subscription, one to light messages."""
+        """What may be taken: of several workers one is left to the first subscription, one to few ids."""
         batches, most = [worker.batch for worker in self.crew.busy()], max(1, self.crew.size - 1)
         lesser = sum(any(held.rank for held in batch) for batch in batches)
         heavy = sum(any(held.weight > BATCH_IDS for held in batch) for batch in batches)
