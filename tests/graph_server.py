@@ -96,6 +96,11 @@ class GraphServer(ThreadingHTTPServer):
                 content = self.graphs[table].answer(route, arguments, body)
         return (404, b"") if content is None else (200, content)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """That a client has gone, or was killed, is no error."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     """Passes requests on, over connections that stay open."""
