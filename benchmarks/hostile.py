@@ -92,7 +92,7 @@ def wrong_ids(dataset: EmDataset, random: np.random.Generator) -> Iterator[Hosti
 
 def strange(random: np.random.Generator) -> Iterator[Hostile]:
     """Messages whose attributes or length are wrong, and one that is empty."""
-    ids = random.integers(1, 1 << 62, 4).astype("<u8").tobytes()
+    ids = random.integers(1, 1 << 56, 4).astype("<u8").tobytes()  # whose last byte is not that of a pickle
     yield Hostile("no attributes", ids, {}, Reason.NO_TABLE)
     yield Hostile("a table that nobody knows", ids, {"table_id": "nowhere"}, Reason.UNKNOWN_TABLE)
     yield Hostile("random bytes as missing ids", random.bytes(1_001), MISSING, Reason.BAD_LENGTH)

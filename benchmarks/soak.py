@@ -107,8 +107,7 @@ def measure_hostile(console: Console, strain: Strain) -> list[Bar]:
     console.print(f"  good edits alone: median {usual['median']:.2f} s, max {usual['max']:.2f} s")
     console.print(f"  good edits behind: {times}")
     console.print(f"  a good edit behind most of them at once: {all_together:.2f} s")
-    for what in wrong:
-        console.print(f"  [red]{what}")
+    tell(console, wrong)
     ratio = slower["median"] / usual["median"]
     return [
         Bar("hostile: wrong, missing or superfluous dead letters", len(wrong), 0, most=True, unit=""),
@@ -131,6 +130,7 @@ def measure_soak(console: Console, strain: Strain, minutes: float) -> list[Bar]:
         f"{strain.repeats} repeats; {len(samples)} samples"
     )
     show(console, samples)
+    tell(console, wrong)
     bars = [
         Bar("soak: rows that are not there", lost, 0, most=True, unit=""),
         Bar("soak: wrong, missing or superfluous dead letters", len(wrong), 0, most=True, unit=""),
@@ -142,6 +142,12 @@ def measure_soak(console: Console, strain: Strain, minutes: float) -> list[Bar]:
         name = f"soak: growth of {grown.name}, from {grown.before:.0f}"
         bars.append(Bar(name, grown.by, most, most=True, unit="MB" if memory else ""))
     return bars
+
+
+def tell(console: Console, wrong: list[str]) -> None:
+    """What is wrong with dead letters."""
+    for what in wrong:
+        console.print(f"  [red]{what}")
 
 
 def show(console: Console, samples: list[Footprint]) -> None:
