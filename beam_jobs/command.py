@@ -24,6 +24,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from l2features.chunks import ChunkBox, centre_box, parse_box, whole_box
 from l2features.errors import ConfigError, L2FeaturesError
 from l2features.geometry import Triple
+from l2features.processes import heeded
 
 from .dataflow import dataflow_flags, is_dataflow
 from .job import Progress
@@ -31,7 +32,6 @@ from .local import LocalRun
 from .options import CONFIG_HELP, add_switch, beam_flags
 from .pipeline import plain_message
 from .portable import plain_errors, portable_flags
-from .processes import heeded
 from .transforms import NAMESPACE
 
 LOCAL = "local"

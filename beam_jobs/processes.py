@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -12,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from l2features.processes import ending_with_parent, heeded
+
 END_TIMEOUT_S = 5.0
-_PR_SET_PDEATHSIG = 1
 
 
 class WorkerProcess:
@@ -51,16 +51,9 @@ def end_all(workers: Sequence[WorkerProcess]) -> None:
 
 def follow(parent: int) -> None:
     """Have this process killed, at whatever it is, when the one that started it ends (on Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has ended before
-            sys.exit(1)
-
-
-def heeded(*signals: signal.Signals) -> list[signal.Signals]:
-    """Signals without SIGHUP where that is ignored, as under ``nohup``."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [number for number in signals if not (ignored and number is signal.SIGHUP)]
+    ending_with_parent(signal.SIGKILL)()
+    if os.getppid() != parent:  # it has ended before
+        sys.exit(1)
 
 
 @contextmanager

@@ -139,6 +139,16 @@ def _distinct(layers: npt.NDArray[np.int64]) -> list[int]:
     return np.unique(layers).tolist()
 
 
+def to_bytes(ids: Ids) -> bytes:
+    """Ids as they are kept and sent: 8 bytes each, the lowest first."""
+    return ids.astype("<u8").tobytes()
+
+
+def from_bytes(data: bytes) -> Ids:
+    """The inverse of `to_bytes`. Raises ValueError for a length that is no multiple of 8."""
+    return np.frombuffer(data, "<u8").astype(np.uint64)
+
+
 def row_keys(ids: Ids) -> list[bytes]:
     """Row keys: the ids in decimal, zero-padded to 20 digits."""
     ids = as_ids(ids)

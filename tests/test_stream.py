@@ -223,19 +223,24 @@ def test_an_updater_that_is_killed(running: Running, undisturbed: Path, tmp_path
     assert running.left() == []
 
 
+def before_reads(folder: Path, statements: str) -> str:
+    """The PYTHONPATH of processes that run statements before they read a ``chunk``."""
+    (folder / "sitecustomize.py").write_text(
+        "import os, time, l2features.volume as v\n"
+        "read = v.Volume.read\n"
+        "def sabotaged(self, chunk, *more):\n"
+        f"    {statements}\n"
+        "    return read(self, chunk, *more)\n"
+        "v.Volume.read = sabotaged\n"
+    )
+    return os.pathsep.join([str(folder), str(ROOT)])
+
+
 def test_long_work_that_makes_progress_is_let_be(
     undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What takes a worker longer than a batch may be silent for, in one message of all chunks."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import time, l2features.volume as v\n"
-        "read = v.Volume.read\n"
-        "def slow(self, *arguments):\n"
-        "    time.sleep(0.7)\n"
-        "    return read(self, *arguments)\n"
-        "v.Volume.read = slow\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setenv("PYTHONPATH", before_reads(tmp_path, "time.sleep(0.7)"))
     monkeypatch.setattr(crew, "BATCH_TIMEOUT_S", 5.0)
     config, feed = own_copy(undisturbed, tmp_path), Feed()
     store = open_table(config)
@@ -274,17 +279,8 @@ def test_all_of_its_processes_are_told_to_end(
 ) -> None:
     """As service managers and terminals do: what is being worked on is finished."""
     reading, go = tmp_path / "reading", tmp_path / "go"
-    (tmp_path / "sitecustomize.py").write_text(
-        "import pathlib, time, l2features.volume as v\n"
-        "read = v.Volume.read\n"
-        "def slow(self, *arguments):\n"
-        f"    pathlib.Path({str(reading)!r}).touch()\n"
-        f"    while not pathlib.Path({str(go)!r}).exists():\n"
-        "        time.sleep(0.05)\n"
-        "    return read(self, *arguments)\n"
-        "v.Volume.read = slow\n"
-    )
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    wait = f"open({str(reading)!r}, 'w')\n    while not os.path.exists({str(go)!r}): time.sleep(0.05)"
+    path = before_reads(tmp_path, wait)
     running = Running(undisturbed, tmp_path, "--workers", "2", PYTHONPATH=path)
     ids = running.ids(Chunk(0, 1, 0))
     before, workers = running.rows(ids), running.workers()
@@ -307,15 +303,7 @@ def test_a_message_that_kills_its_workers(
     undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It becomes a dead letter, and those beside it are done."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import os, l2features.volume as v\n"
-        "read = v.Volume.read\n"
-        "def sabotaged(self, chunk, geometry):\n"
-        "    if tuple(chunk) == (1, 0, 0): os._exit(9)\n"
-        "    return read(self, chunk, geometry)\n"
-        "v.Volume.read = sabotaged\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    monkeypatch.setenv("PYTHONPATH", before_reads(tmp_path, "if tuple(chunk) == (1, 0, 0): os._exit(9)"))
     monkeypatch.setattr(stream, "MAX_DEATHS", 2)
     monkeypatch.setattr(patience, "FIRST_PAUSE_S", 1)
     config, feed = own_copy(undisturbed, tmp_path), Feed()

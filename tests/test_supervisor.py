@@ -13,11 +13,12 @@ import pytest
 from beam_jobs import crew as crew_module
 from beam_jobs import stream, stream_worker
 from beam_jobs.crew import Crew, Worker
-from beam_jobs.processes import handled, heeded
+from beam_jobs.processes import handled
 from beam_jobs.stream import Supervisor
 from beam_jobs.stream_worker import Setup
 from l2features.deadletters import Folder
 from l2features.ids import as_ids
+from l2features.processes import heeded
 from l2features.pubsub.intake import Held, Limits
 from l2features.pubsub.subscription import Received, Subscription
 from l2features.updates.parts import Delivery

@@ -1,4 +1,4 @@
-"""All on one machine by one command, and the containers that run the same."""
+"""All on one machine by one command."""
 
 from __future__ import annotations
 
@@ -21,22 +21,19 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 from caveclient import CAVEclient
 from click.testing import CliRunner
-from compose_spec import PyOptions
 
 from l2features.cli import main
 from l2features.sample import Sample, make_sample
 from l2features.schema import NAMES
-from l2features.stack import CONTAINERS, GRAPH, emulators, services
+from l2features.stack import GRAPH, emulators
 from l2features.stack.emulators import BIGTABLE, PUBSUB
 from l2features.stack.supervise import Ended, Supervisor
 
-from .conftest import ROOT, need_program
+from .conftest import need_program
 from .test_api_clients import DATASTACK, Info
 
-COMPOSE = ROOT / "compose.yaml"
 TOKEN = "0123456789abcdef" * 2
 GUARD_S = 120.0
 NO_SUCH_PROXY = {"http_proxy": "http://127.0.0.1:9"}
@@ -382,45 +379,3 @@ def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
     assert len(family) == 2
     psutil.wait_procs(family, timeout=10)
     assert not any(p.is_running() for p in family)
-
-
-# ------------------------------------------------------------------ compose.yaml
-def test_the_containers_run_what_up_runs() -> None:
-    """The commands, variables and order of compose.yaml are those of `l2features up`."""
-    written = yaml.safe_load(COMPOSE.read_text())["services"]
-    expected = services(CONTAINERS)
-    assert set(written) == {BIGTABLE.name, PUBSUB.name, *(service.name for service in expected)}
-    for service in expected:
-        own = written[service.name]
-        assert own["command"] == list(service.argv), service.name
-        assert own["environment"] == service.environment
-        assert {name: on["condition"] for name, on in own["depends_on"].items()} == service.after
-        assert any(volume.startswith(f"data:{CONTAINERS.folder}") for volume in own["volumes"])
-        assert (ROOT / own["build"]["dockerfile"]).exists()
-        for name, condition in service.after.items():
-            assert condition != "service_healthy" or written[name]["healthcheck"]["test"]
-    for program, address in ((BIGTABLE, CONTAINERS.bigtable), (PUBSUB, CONTAINERS.pubsub)):
-        host, _, port = address.partition(":")
-        assert host == program.name
-        assert written[program.name]["command"] == program.image_command(int(port))
-        assert f"/dev/tcp/127.0.0.1/{port}" in written[program.name]["healthcheck"]["test"][-1]
-    assert written["api"]["ports"] == [f"127.0.0.1:4100:{CONTAINERS.api.rpartition(':')[2]}"]
-
-
-def test_the_jobs_start_from_a_stage_that_is_there() -> None:
-    build = yaml.safe_load(COMPOSE.read_text())["x-jobs"]["build"]
-    stages = re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / build["dockerfile"]).read_text(), re.MULTILINE)
-    assert build["target"] in stages
-
-
-def test_compose_yaml_is_valid() -> None:
-    """By the schema, and by docker itself where it has compose."""
-    as_compose_does = PyOptions(apply_merge=True)
-    as_compose_does.from_yaml(COMPOSE.read_text()).validate()
-    with pytest.raises(ValueError, match="service_helthy"):
-        as_compose_does.from_yaml(COMPOSE.read_text().replace("service_healthy", "service_helthy"))
-    compose = [shutil.which("docker") or "false", "compose"]
-    if subprocess.run([*compose, "version"], check=False, capture_output=True).returncode == 0:
-        command = [*compose, "-f", str(COMPOSE), "config", "--quiet"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")

@@ -10,18 +10,20 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import requests
 from numpy.typing import NDArray
 
 from ..config import Dataset
 from ..errors import GraphError
 from ..geometry import Chunk, Geometry
-from ..ids import Ids, as_ids, ids_of_row_keys, row_keys
+from ..ids import Ids, as_ids, from_bytes, ids_of_row_keys, row_keys
 from ..store import Store, node_segments, open_store
 from . import REQUESTS, graph_errors, open_graph_table, open_session
+
+if TYPE_CHECKING:
+    import requests
 
 SUPERVOXEL = 1
 """Layer of the supervoxels."""
@@ -87,7 +89,7 @@ def list_children(
     try:
         answer = session.get(url, params={"as_array": "True"}, timeout=LIST_TIMEOUT_S)
         answer.raise_for_status()
-        return np.frombuffer(answer.content, dtype="<u8").astype(np.uint64).reshape(-1, 2)
+        return from_bytes(answer.content).reshape(-1, 2)
     except (OSError, ValueError) as error:  # all of requests' errors are OSError
         raise GraphError(f"chunk {chunk}: {server} did not list its nodes: {error}") from error
 
@@ -187,7 +189,7 @@ def decode_children(cell: bytes, most: int) -> Ids:
             raise ValueError(f"its children are {size} bytes: expected {most} ids at most")
     if len(cell) % 8:
         raise ValueError(f"its children are {len(cell)} bytes: expected 8 for each")
-    return np.frombuffer(cell, dtype="<u8").astype(np.uint64)
+    return from_bytes(cell)
 
 
 def _checked(

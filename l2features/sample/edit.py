@@ -19,7 +19,7 @@ from ..geometry import Chunk, Geometry
 from ..graph import parse_graph_url
 from ..graph.children import BigtableChildren
 from ..graph.nodes import BigtableNodes
-from ..ids import Ids, as_ids
+from ..ids import Ids, as_ids, to_bytes
 from ..pubsub.topic import PublishError, Topic
 from ..volume import Volume
 from .graph import CHILDREN, Cell, Edit, n_layers, node_cells
@@ -131,4 +131,4 @@ def edit_sample(dataset: Dataset, kind: str, topic: str | None) -> tuple[Edit, s
 
 
 def _bytes(ids: Sequence[int]) -> bytes:
-    return as_ids(ids).astype("<u8").tobytes()
+    return to_bytes(as_ids(ids))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import zstandard
 
 from ..geometry import Geometry
-from ..ids import Ids, as_ids
+from ..ids import Ids, as_ids, to_bytes
 from ..messages import Message
 
 BITS = 10
@@ -60,8 +60,8 @@ def n_layers(geometry: Geometry) -> int:
 
 def node_cells(node: int, children: Ids, ms: int) -> list[Cell]:
     """A node's children, and the node as the parent of each of them."""
-    value = zstandard.compress(children.astype("<u8").tobytes())
-    parent = as_ids([node]).astype("<u8").tobytes()
+    value = zstandard.compress(to_bytes(children))
+    parent = to_bytes(as_ids([node]))
     return [Cell(node, CHILDREN, value, ms), *(Cell(i, PARENTS, parent, ms) for i in children.tolist())]
 
 

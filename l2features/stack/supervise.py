@@ -6,26 +6,23 @@ started ends with it. Where the supervisor is killed, they end as well.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from ..errors import L2FeaturesError
+from ..processes import ending_with_parent, heeded
 
 POLL_S = 0.05
 STOP_S = 30.0
 """So long a command may take to end after SIGTERM."""
 TAIL_LINES = 12
-_PR_SET_PDEATHSIG = 1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -42,9 +39,6 @@ class Command:
 
     def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name, self.log = name, log
-        end_with_us = None
-        if sys.platform == "linux":
-            end_with_us = partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, signal.SIGTERM)
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 argv,
@@ -53,7 +47,7 @@ class Command:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=end_with_us,  # noqa: PLW1509
+                preexec_fn=ending_with_parent(signal.SIGTERM),  # noqa: PLW1509
             )
 
     def printed(self) -> str:
@@ -92,9 +86,8 @@ class Supervisor:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Supervisor:
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:
-                self._before[number] = signal.signal(number, self._count)
+        for number in heeded(*SIGNALS):
+            self._before[number] = signal.signal(number, self._count)
         return self
 
     def __exit__(self, *_: object) -> None:

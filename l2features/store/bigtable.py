@@ -32,7 +32,7 @@ from .. import __version__
 from ..bigtable import causes, reason, unavailable
 from ..errors import ConfigError, StoreError, StoreUnavailable, TableExists, TableNotFound
 from ..geometry import Geometry
-from ..ids import Ids, as_ids, row_keys
+from ..ids import Ids, as_ids, row_keys, to_bytes
 from ..rows import Rows, encode_cells
 from ..schema import NAMES
 from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name, read_geometry
@@ -166,7 +166,7 @@ class BigtableStore:
         value = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
         cells = [(record.state.encode(), json.dumps(value, separators=(",", ":")).encode())]
         if segments is not None:
-            cells.append((SEGMENTS.encode(), as_ids(segments).astype("<u8").tobytes()))
+            cells.append((SEGMENTS.encode(), to_bytes(as_ids(segments))))
         [key] = _chunk_keys(as_ids([record.chunk_id]))
         self._mutate([RowEntry(key, cells, micros_of(record.time))])
 

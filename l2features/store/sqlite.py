@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ..errors import ConfigError, StoreError, StoreUnavailable, TableExists, TableNotFound
 from ..geometry import Geometry
-from ..ids import Ids, as_ids
+from ..ids import Ids, as_ids, to_bytes
 from ..rows import Rows
 from ..schema import FEATURES, NAMES
 from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name, read_geometry
@@ -152,7 +152,7 @@ class SqliteStore:
             record.nodes,
             record.orphans,
             record.reason,
-            None if segments is None else as_ids(segments).astype("<u8").tobytes(),
+            None if segments is None else to_bytes(as_ids(segments)),
         )
         with self._errors(), self._connections.transaction() as db:
             db.execute(f'INSERT OR REPLACE INTO "{self.name}.chunks" VALUES (?, ?, ?, ?, ?, ?, ?)', values)

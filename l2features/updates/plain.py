@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from ..ids import Ids
+from ..ids import from_bytes, to_bytes
 from ..messages import Reason
 from .ledger import Entry, Opened, Report
 from .outcomes import Fate, Outcome
@@ -23,12 +21,12 @@ _OPENED, _REPORT = "opened", "report"
 
 def plain_member(member: Member) -> Plain:
     """A `Member` as a plain value; `member_of` is the inverse."""
-    return member.key, _bytes(member.ids), member.part, member.published
+    return member.key, to_bytes(member.ids), member.part, member.published
 
 
 def member_of(plain: Plain) -> Member:
     key, ids, *more = plain
-    return Member(key, _ids(ids), *more)
+    return Member(key, from_bytes(ids), *more)
 
 
 def plain_entry(entry: Entry) -> Plain:
@@ -51,17 +49,9 @@ def entry_of(plain: Plain) -> Entry:
 
 def _plain_outcome(outcome: Outcome) -> Plain:
     reason = None if outcome.reason is None else str(outcome.reason)
-    return str(outcome.fate), _bytes(outcome.ids), outcome.dataset, reason, outcome.detail
+    return str(outcome.fate), to_bytes(outcome.ids), outcome.dataset, reason, outcome.detail
 
 
 def _outcome_of(plain: Plain) -> Outcome:
     fate, ids, dataset, reason, *more = plain
-    return Outcome(Fate(fate), _ids(ids), dataset, None if reason is None else Reason(reason), *more)
-
-
-def _bytes(ids: Ids) -> bytes:
-    return ids.astype("<u8").tobytes()
-
-
-def _ids(data: bytes) -> Ids:
-    return np.frombuffer(data, "<u8").astype(np.uint64)
+    return Outcome(Fate(fate), from_bytes(ids), dataset, None if reason is None else Reason(reason), *more)
