@@ -189,7 +189,7 @@ def ingest_chunk(
     """What `ChunkSource.compute` and `save_chunk` do, step by step."""
     geometry = ingest.geometry
     with clock.step("read"):
-        labels = source.volume.read(chunk, geometry)
+        labels = source.volume.read(chunk, geometry).labels
     with clock.step("compute"):
         segmented = SegmentedChunk(labels)
     with clock.step("map"):

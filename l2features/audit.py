@@ -94,9 +94,9 @@ def prepare_audit(
     finally:
         store.close()
     if geometry is None:
-        from .volume import Volume
+        from .volume import open_volume
 
-        geometry = read_geometry(dataset, Volume(dataset.cv_path))
+        geometry = read_geometry(dataset, open_volume(dataset))
     check_graph(dataset.graph)
     return Audit(dataset, geometry, choose_box(geometry.grid), time, repair)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,24 @@ class ChunkBox:
         order = np.arange(first, min(last, n), dtype=np.uint64) * np.uint64(_stride(n)) % np.uint64(max(n, 1))
         axes = np.unravel_index(order.astype(np.int64), self.shape) if n else [np.empty(0, np.int64)] * 3
         return np.stack(axes, axis=-1) + np.array(self.start)
+
+
+class FileCounts(NamedTuple):
+    """Files (or blocks of a sharded file) of the segmentation that make up a chunk.
+
+    ``expected`` = ``read`` + ``missing`` + ``empty``. ``missing`` files are background; ``forbidden`` counts
+    those of them that the server answered with 403. ``empty`` are files of 0 bytes that the data set takes
+    for background.
+    """
+
+    expected: int = 0
+    read: int = 0
+    missing: int = 0
+    forbidden: int = 0
+    empty: int = 0
+
+
+NO_FILES = FileCounts()
 
 
 def whole_box(grid: Triple) -> ChunkBox:

@@ -117,10 +117,10 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
       l2features chunk sample 1,0,2 --config sample/datasets.yml
     """
     from .compute import ChunkSource, read_geometry
-    from .volume import Volume
+    from .volume import open_volume
 
     entry = load_dataset(dataset, config)
-    geometry = read_geometry(entry, Volume(entry.cv_path))
+    geometry = read_geometry(entry, open_volume(entry))
     _check_in_grid(geometry, Chunk(*chunk))
     with closing(open_store(entry.store, entry.l2cache_id)) as store:
         meta = _meta(store)
@@ -176,13 +176,13 @@ def _meta(store: Store) -> Meta | None:
 def _geometry(dataset: str, config: str | None, store: Store) -> Geometry:
     """The geometry that the table knows, or else that of the segmentation."""
     from .compute import read_geometry
-    from .volume import Volume
+    from .volume import open_volume
 
     meta = store.meta()
     if meta and meta.geometry:
         return meta.geometry
     entry = load_dataset(dataset, config)
-    return read_geometry(entry, Volume(entry.cv_path))
+    return read_geometry(entry, open_volume(entry))
 
 
 def _chunk_rows(store: Store, geometry: Geometry, chunk: Chunk) -> Rows:

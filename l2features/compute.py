@@ -10,13 +10,14 @@ from datetime import datetime
 
 import numpy as np
 
+from .chunks import NO_FILES, FileCounts
 from .config import Dataset
 from .errors import ConfigError
 from .features import SegmentedChunk
 from .geometry import Chunk, Geometry, layout_for_grid
 from .graph import map_supervoxels, open_graph, read_graph_info
 from .ids import IdLayout, Ids
-from .volume import Volume
+from .volume import Volume, open_volume
 
 
 @dataclass
@@ -33,6 +34,7 @@ class ChunkFeatures:
     orphans: int = 0
     errors: tuple[str, ...] = ()
     millis: dict[str, float] = field(default_factory=dict)
+    files: FileCounts = NO_FILES
 
 
 def read_geometry(dataset: Dataset, volume: Volume) -> Geometry:
@@ -69,22 +71,23 @@ class ChunkSource:
 
     def __init__(self, dataset: Dataset, geometry: Geometry, timestamp: datetime) -> None:
         self.dataset, self.geometry = dataset, geometry
-        self.volume = Volume(dataset.cv_path)
+        self.volume = open_volume(dataset)
         self.graph = open_graph(dataset.graph, self.volume.cv, geometry, timestamp)
 
     def compute(self, chunk: Chunk) -> ChunkFeatures:
         """Features of every L2 node of a chunk. Raises VolumeError or GraphError, naming the chunk."""
         millis: dict[str, float] = {}
         with timed(millis, "read"):
-            labels = self.volume.read(chunk, self.geometry)
+            labels, files = self.volume.read(chunk, self.geometry)
         with timed(millis, "compute"):
             segmented = SegmentedChunk(labels)
+            del labels
         with timed(millis, "map"):
             mapping = map_supervoxels(self.graph, self.geometry, chunk, segmented.ids)
         with timed(millis, "compute"):
             features = segmented.features(mapping.l2_ids, self.geometry.resolution)
         segments = segmented.ids if self.dataset.graph == "flat" else None
-        return ChunkFeatures(chunk, features, segments, mapping.orphans, mapping.errors, millis)
+        return ChunkFeatures(chunk, features, segments, mapping.orphans, mapping.errors, millis, files)
 
 
 @contextmanager

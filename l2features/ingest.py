@@ -16,7 +16,7 @@ from .errors import ConfigError, GraphError, StoreError, TableNotFound, VolumeEr
 from .geometry import Chunk, Geometry, Triple
 from .graph import check_graph
 from .store import DONE, FAILED, TIME_FORMAT, ChunkRecord, Meta, Store, open_store, parse_time
-from .volume import Volume
+from .volume import open_volume
 
 ATTEMPTS = 3
 """How often a chunk is read and computed before it counts as failed."""
@@ -75,7 +75,7 @@ def prepare(
     store = open_store(dataset.store, dataset.l2cache_id)
     try:
         there = _existing_meta(store, dataset, create)
-        geometry = read_geometry(dataset, Volume(dataset.cv_path))
+        geometry = read_geometry(dataset, open_volume(dataset))
         check_graph(dataset.graph)
         box = choose_box(geometry.grid)
         meta = _settle(dataset, there, timestamp, geometry)
@@ -153,6 +153,7 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> Chunk
         len(result.features),
         result.orphans,
         "; ".join(result.errors)[:MAX_REASON],
+        result.files,
     )
     store.put_chunk(record, result.segments)
     return record

@@ -13,7 +13,7 @@ from .geometry import Chunk, Geometry
 from .graph.children import open_children
 from .ids import L2, Ids, as_ids, sorted_unique
 from .schema import FEATURES
-from .volume import Volume
+from .volume import open_volume
 
 
 @dataclass
@@ -37,7 +37,7 @@ class NodeSource:
 
     def __init__(self, dataset: Dataset, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.volume = Volume(dataset.cv_path)
+        self.volume = open_volume(dataset)
         self.children = open_children(dataset, self.volume.cv, geometry)
 
     def compute(self, chunk: Chunk, ids: Ids) -> NodeFeatures:
@@ -57,7 +57,7 @@ class NodeSource:
         features = np.zeros(0, FEATURES)
         if known:
             with timed(millis, "read"):
-                labels = self.volume.read(chunk, self.geometry)
+                labels = self.volume.read(chunk, self.geometry).labels
             with timed(millis, "compute"):
                 segmented = SegmentedChunk(labels)
                 del labels

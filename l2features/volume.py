@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .chunks import FileCounts
+from .config import Dataset
 from .encoding import check_compressed_segmentation
 from .errors import VolumeError
 from .geometry import Chunk, Geometry, Triple
@@ -22,6 +24,13 @@ _OPTIONS: dict[str, Any] = {
     "parallel": 1,
     "cache": False,
 }
+
+
+class ChunkLabels(NamedTuple):
+    """Labels of a chunk, in Fortran order and of the full chunk size, and the files that they come from."""
+
+    labels: npt.NDArray[np.unsignedinteger[Any]]
+    files: FileCounts
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Volume:
         x, y, z = (float(r) for r in self.cv.resolution)
         return VolumeInfo((x, y, z), _triple(bounds.minpt), _triple(bounds.size3()), chunk_size, layout)
 
-    def read(self, chunk: Chunk, geometry: Geometry) -> npt.NDArray[np.unsignedinteger[Any]]:
+    def read(self, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
         """Labels of one chunk in Fortran order, of the full chunk size: 0 beyond the segmentation's bounds.
 
         Raises VolumeError, naming the chunk, where it cannot be read or decoded.
@@ -83,16 +92,16 @@ class Volume:
         start = geometry.origins([chunk])[0]
         stop = np.minimum(start + size, np.add(geometry.voxel_offset, geometry.voxel_size))
         try:
-            labels = self._cutout(start, stop)
+            labels, files = self._cutout(start, stop)
         except Exception as error:  # decoders, file systems and HTTP share no base class
             raise VolumeError(f"chunk {chunk}: cannot read {self.cv_path}: {_reason(error)}") from error
         if labels.shape == tuple(size):
-            return labels
+            return ChunkLabels(labels, files)
         full = np.zeros(size, dtype=labels.dtype, order="F")
         full[tuple(slice(0, n) for n in labels.shape)] = labels
-        return full
+        return ChunkLabels(full, files)
 
-    def _cutout(self, start: Any, stop: Any) -> npt.NDArray[np.unsignedinteger[Any]]:
+    def _cutout(self, start: Any, stop: Any) -> ChunkLabels:
         """Labels from voxel ``start`` to ``stop``: background where a file is missing, an error where it is
         empty or cut off, which cloud-volume would take for missing, or decode to anything."""
         from cloudvolume import Bbox
@@ -100,16 +109,18 @@ class Volume:
         image, mip = self.cv.image, self.cv.mip
         box = Bbox(start, stop)
         if image.is_sharded(mip):
-            return np.asarray(self.cv[box])[..., 0]
+            return ChunkLabels(np.asarray(self.cv[box])[..., 0], FileCounts())
         labels = np.zeros(stop - start, dtype=self.cv.dtype, order="F")
         files = image.download_files(box, mip)
+        expected, read = len(files), 0
         for path in list(files):
             content, where = files.pop(path), Bbox.from_filename(path)
             if content is not None:
+                read += 1
                 part = self._decode(path, content, where.size3())
                 common = Bbox.intersection(where, box)
                 labels[(common - start).to_slices()] = part[(common - where.minpt).to_slices()]
-        return labels
+        return ChunkLabels(labels, FileCounts(expected, read, missing=expected - read))
 
     def _decode(self, path: str, content: bytes, shape: Any) -> npt.NDArray[np.unsignedinteger[Any]]:
         from cloudvolume import chunks
@@ -122,6 +133,11 @@ class Volume:
             check_compressed_segmentation(content, shape, self.cv.dtype.itemsize, block_size)
         part = chunks.decode(content, meta.encoding(mip), (*shape, 1), self.cv.dtype, block_size)
         return np.asarray(part)[..., 0]
+
+
+def open_volume(dataset: Dataset) -> Volume:
+    """The segmentation of a data set. Raises VolumeError where it cannot be opened."""
+    return Volume(dataset.cv_path)
 
 
 def _triple(values: Any) -> Triple:

@@ -217,7 +217,7 @@ def test_get_of_a_chunk(config: Path) -> None:
 def test_get_segments(config: Path) -> None:
     dataset = load_dataset("sample", config)
     geometry = stored(config)[1]
-    labels = Volume(dataset.cv_path).read(Chunk(1, 0, 0), geometry)
+    labels = Volume(dataset.cv_path).read(Chunk(1, 0, 0), geometry).labels
     segments = [int(label) for label in np.unique(labels) if label]
     first = geometry.chunk_id(Chunk(1, 0, 0)) + 1
     asked = [first + 1, first, first + 10_000]

@@ -52,7 +52,7 @@ def whole(sample: Path) -> np.ndarray:
 def test_a_chunk_is_its_cutout_and_zero_beyond(
     sample: Path, whole: np.ndarray, xyz: tuple[int, int, int]
 ) -> None:
-    labels = Volume(path_of(sample)).read(Chunk(*xyz), GEOMETRY)
+    labels = Volume(path_of(sample)).read(Chunk(*xyz), GEOMETRY).labels
     assert (labels.shape, labels.dtype, labels.flags.f_contiguous) == (CHUNK_SIZE, np.uint64, True)
     start = np.array(xyz) * CHUNK_SIZE
     part = whole[tuple(slice(a, a + n) for a, n in zip(start, CHUNK_SIZE, strict=True))]
@@ -65,13 +65,13 @@ def test_a_chunk_is_its_cutout_and_zero_beyond(
 def test_the_offset_is_part_of_the_cutout(sample: Path, whole: np.ndarray) -> None:
     cv = CloudVolume(path_of(sample), progress=False)
     direct = np.asarray(cv[1024 + 32 : 1024 + 64, 512 : 512 + 32, 20 : 20 + 16])[..., 0]
-    np.testing.assert_array_equal(Volume(path_of(sample)).read(Chunk(1, 0, 0), GEOMETRY), direct)
+    np.testing.assert_array_equal(Volume(path_of(sample)).read(Chunk(1, 0, 0), GEOMETRY).labels, direct)
 
 
 def test_storage_chunks_need_not_be_graph_chunks(sample: Path, whole: np.ndarray) -> None:
     geometry = Geometry((16.0, 16.0, 40.0), OFFSET, SIZE, (40, 20, 28), IdLayout({2: 10}))
     assert geometry.grid == (3, 3, 1)
-    labels = Volume(path_of(sample)).read(Chunk(1, 2, 0), geometry)
+    labels = Volume(path_of(sample)).read(Chunk(1, 2, 0), geometry).labels
     assert labels.shape == (40, 20, 28)
     np.testing.assert_array_equal(labels[:, :16], whole[40:80, 40:56, :])
     assert not labels[:, 16:].any()
@@ -85,10 +85,10 @@ def test_what_a_segmentation_says_of_itself(sample: Path) -> None:
 
 def test_a_missing_chunk_file_is_background(own_sample: Path) -> None:
     volume = Volume(path_of(own_sample))
-    assert volume.read(Chunk(1, 1, 1), GEOMETRY).any()
+    assert volume.read(Chunk(1, 1, 1), GEOMETRY).labels.any()
     chunk_file(own_sample, Chunk(1, 1, 1)).unlink()
-    assert not volume.read(Chunk(1, 1, 1), GEOMETRY).any()
-    assert volume.read(Chunk(0, 1, 1), GEOMETRY).any()
+    assert not volume.read(Chunk(1, 1, 1), GEOMETRY).labels.any()
+    assert volume.read(Chunk(0, 1, 1), GEOMETRY).labels.any()
 
 
 @pytest.mark.parametrize("content", [b"", b"not gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\7" * 50])
@@ -97,7 +97,7 @@ def test_a_broken_chunk_file_is_an_error_that_names_the_chunk(own_sample: Path, 
     volume = Volume(path_of(own_sample))
     with pytest.raises(VolumeError, match=r"^chunk 2,0,1: cannot read precomputed://file://\S+copy: \w+"):
         volume.read(Chunk(2, 0, 1), GEOMETRY)
-    assert volume.read(Chunk(1, 0, 1), GEOMETRY).any()
+    assert volume.read(Chunk(1, 0, 1), GEOMETRY).labels.any()
 
 
 def test_a_cut_off_chunk_file_is_an_error(own_sample: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_cut_off_file_without_compression_is_an_error(own_sample: Path, missin
     path.unlink()
     left = len(whole) - int(missing if missing >= 1 else len(whole) * missing)
     path.with_suffix("").write_bytes(whole)
-    assert Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY).any()
+    assert Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY).labels.any()
     path.with_suffix("").write_bytes(whole[:left])
     with pytest.raises(VolumeError, match=r"chunk 0,0,0: cannot read .*compressed segmentation"):
         Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY)
@@ -152,7 +152,7 @@ def test_every_unsigned_type(tmp_path: Path, data_type: str) -> None:
     path = make_volume(tmp_path, data_type=data_type)
     CloudVolume(path, progress=False, compress=False)[:] = np.full((8, 8, 8, 1), 200, dtype=data_type)
     geometry = Geometry((4.5, 4.5, 33.3), (0, 0, 0), (8, 8, 8), (16, 16, 16), IdLayout({2: 10}))
-    labels = Volume(path).read(Chunk(0, 0, 0), geometry)
+    labels = Volume(path).read(Chunk(0, 0, 0), geometry).labels
     assert (labels.dtype, np.unique(labels).tolist(), int((labels == 200).sum())) == (
         data_type,
         [0, 200],
@@ -222,7 +222,7 @@ def test_the_geometry_of_a_graphs_server(
     assert (geometry.layout.spatial_bits[1], geometry.layout.spatial_bits[2]) == (layer_1, layer_2)
     with np.load(recordings.folder / f"watershed_{name[-2:]}.npz") as data:
         expected = data["ws"][128:, 64:128, :32]
-    labels = volume.read(Chunk(2, 1, 0), geometry)
+    labels = volume.read(Chunk(2, 1, 0), geometry).labels
     np.testing.assert_array_equal(labels[:32], expected)
     assert not labels[32:].any()
 
@@ -271,4 +271,4 @@ def test_a_sharded_segmentation(tmp_path: Path) -> None:
         part = whole[tuple(slice(a, a + n) for a, n in zip(low, geometry.chunk_size, strict=True))]
         expected = np.zeros(geometry.chunk_size, dtype=whole.dtype)
         expected[tuple(slice(0, n) for n in part.shape)] = part
-        np.testing.assert_array_equal(read.read(Chunk(*xyz), geometry), expected)
+        np.testing.assert_array_equal(read.read(Chunk(*xyz), geometry).labels, expected)

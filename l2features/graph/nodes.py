@@ -45,9 +45,9 @@ def open_graph_nodes(dataset: Dataset, geometry: Geometry) -> GraphNodes:
     if dataset.graph == "flat":
         return FlatNodes(open_store(dataset.store, dataset.l2cache_id), geometry)
     if dataset.graph == "graphene":
-        from ..volume import Volume
+        from ..volume import open_volume
 
-        return GrapheneNodes(Volume(dataset.cv_path).cv, geometry)
+        return GrapheneNodes(open_volume(dataset).cv, geometry)
     return BigtableNodes(dataset.graph, geometry)
 
 

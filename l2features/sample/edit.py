@@ -21,7 +21,7 @@ from ..graph.children import BigtableChildren
 from ..graph.nodes import BigtableNodes
 from ..ids import Ids, as_ids, to_bytes
 from ..pubsub.topic import PublishError, Topic
-from ..volume import Volume
+from ..volume import open_volume
 from .graph import CHILDREN, Cell, Edit, n_layers, node_cells
 from .table import OPERATIONS, SampleTable, open_sample_table
 from .topics import EDITS, TopicError, check_topic, topic_path
@@ -34,7 +34,7 @@ class SampleEditor:
 
     def __init__(self, dataset: Dataset) -> None:
         self.table: SampleTable = open_sample_table(dataset.graph)
-        self.geometry: Geometry = read_geometry(dataset, Volume(dataset.cv_path))
+        self.geometry: Geometry = read_geometry(dataset, open_volume(dataset))
         self._nodes = BigtableNodes(dataset.graph, self.geometry)
         self._children = BigtableChildren(dataset.graph, self.geometry)
 

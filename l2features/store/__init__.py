@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ..chunks import NO_FILES, FileCounts
 from ..errors import ConfigError, StoreError
 from ..geometry import Geometry
 from ..ids import IdLayout, Ids
@@ -43,7 +44,10 @@ class Meta:
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """What became of one chunk: ``state`` is ``done`` or ``failed``, ``time`` when (UTC)."""
+    """Outcome of one chunk: ``state`` is ``done`` or ``failed``, ``time`` when (UTC).
+
+    ``saturated`` counts, by attribute, the nodes whose value is the largest that its type holds.
+    """
 
     chunk_id: int
     state: str
@@ -51,6 +55,8 @@ class ChunkRecord:
     nodes: int = 0
     orphans: int = 0
     reason: str = ""
+    files: FileCounts = NO_FILES
+    saturated: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..messages import BadMessage, Reason, check_ids, decode
 from ..nodes import NodeFeatures, NodeSource
 from ..schema import FEATURES, SIZE
 from ..store import Store, open_store
-from ..volume import Volume
+from ..volume import open_volume
 from .outcomes import Fate, Outcome
 from .parts import Delivery, Member, Place, all_ids, among, batches, by_place
 from .retries import Retries
@@ -204,7 +204,7 @@ class Updater:
         with self._opening[name]:
             if name not in self._geometries:
                 dataset, known = self._datasets[name], self.store(name).geometry()
-                self._geometries[name] = known or read_geometry(dataset, Volume(dataset.cv_path))
+                self._geometries[name] = known or read_geometry(dataset, open_volume(dataset))
             return self._geometries[name]
 
     def close(self) -> None:
