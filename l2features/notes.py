@@ -38,11 +38,13 @@ def note_content(store: Store, name: str) -> dict[str, Any] | None:
     what = f"table {store.name}: the note {name!r}"
     try:
         text = store.note(name)
-        content = None if text is None else json.loads(text)
+        if text is None:
+            return None
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "it is no text" if isinstance(error, UnicodeDecodeError) else "it is no JSON"
         raise BadNote(f"{what} cannot be read: {reason}") from error
-    if content is not None and not isinstance(content, dict):
+    if not isinstance(content, dict):
         raise BadNote(f"{what} cannot be read: it is no JSON object")
     try:
         check_format(content, FORMAT, what)

@@ -164,6 +164,7 @@ class Connections:
         except BaseException as error:
             opened.db.close()
             if isinstance(error, sqlite3.DatabaseError):
+                self._check_in_place(opened.file, error)
                 self._check_unchanged(opened, error)
             raise
         if opened.state is not None:
@@ -188,16 +189,20 @@ class Connections:
         generation, state = self._generation, None
         try:
             db = self._connect_in_wal("mode=rw")
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
+            self._check_in_place(before.file, error)
             read_only = error.sqlite_errorcode & 0xFF in _IN_TRANSITION
             if to_write or not read_only or not before.frozen:
                 raise
             db, state = self._connect("mode=ro&immutable=1"), before
-        opened = _Opened(db, before.file, state, os.getpid(), generation)
-        if self._file() != before.file:
-            db.close()
-            raise _Changed("the file was replaced while it was opened")
-        return opened
+        with _closed_on_error(db):
+            self._check_in_place(before.file)
+        return _Opened(db, before.file, state, os.getpid(), generation)
+
+    def _check_in_place(self, file: tuple[int, int], error: BaseException | None = None) -> None:
+        """Raise _Changed where the path no longer names this file."""
+        if self._file() != file:
+            raise _Changed("the file was replaced while it was opened or read") from error
 
     def _connect_in_wal(self, options: str) -> sqlite3.Connection:
         db = self._connect(options)

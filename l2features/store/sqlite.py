@@ -255,7 +255,7 @@ class SqliteStore:
 
     def _read(self, query: Callable[[sqlite3.Connection, TableFormats], T]) -> T:
         """What a query of the table finds. Raises UnknownFormat before it is run."""
-        with self._errors():
+        with self._errors(reading=True):
             return self._connections.read(lambda db: query(db, self._formats(db)))
 
     @contextmanager
@@ -278,18 +278,24 @@ class SqliteStore:
         db.execute(f'SELECT 1 FROM "{self.name}.nodes" LIMIT 1')
 
     @contextmanager
-    def _errors(self, create: bool = False) -> Iterator[None]:
+    def _errors(self, create: bool = False, reading: bool = False) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise self._error(error, create) from error
+            raise self._error(error, create, reading) from error
 
-    def _error(self, error: sqlite3.DatabaseError, create: bool) -> StoreError:
+    def _error(self, error: sqlite3.DatabaseError, create: bool, reading: bool) -> StoreError:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if isinstance(error, FileMissing):
             return TableNotFound(f"table {self.name} not found: there is no file {self.path}")
         if "no such table" in str(error):
             return TableNotFound(f"table {self.name} not found in {self.url}")
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if reading and code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) and log.exists():
+            return StoreError(
+                f"{self.url}: its log {log} can only be applied where the folder may be written to: "
+                "open the file once with write permission"
+            )
         if create and not self.path.parent.is_dir():
             return StoreError(f"{self.url}: there is no folder {self.path.parent}")
         return (StoreUnavailable if code in _TEMPORARY else StoreError)(f"{self.url}: {error}")
