@@ -7,11 +7,11 @@ import logging
 import reprlib
 from typing import Any
 
-from flask import Flask, Response, g
+from flask import Flask, Response, g, request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import HTTPException
 
-from l2features.errors import StoreError, TableNotFound
+from l2features.errors import StoreError, TableNotFound, UnknownFormat
 
 from . import metrics
 from .answers import json_response
@@ -92,6 +92,10 @@ def register_errors(app: Flask, retry_after_s: int) -> None:
         code, message = "store_unavailable", "the store cannot answer at the moment"
         if isinstance(error, TableNotFound):
             code, message = "table_not_found", "there is no table of this data set yet"
+        if isinstance(error, UnknownFormat):
+            name = (request.view_args or {}).get("dataset", "")
+            code = "unknown_format"
+            message = f"the table of data set {name!r:.120} is of a newer format than this server reads"
         return _response(ApiError(503, code, message, retry_after=retry_after_s))
 
     @app.errorhandler(HTTPException)

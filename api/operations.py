@@ -8,7 +8,7 @@ from functools import partial
 from flask import Response
 from flask_openapi3 import APIBlueprint, OpenAPI
 
-from l2features.errors import L2FeaturesError, StoreError, StoreUnavailable, TableNotFound
+from l2features.errors import L2FeaturesError, StoreError, StoreUnavailable, TableNotFound, UnknownFormat
 
 from . import metrics
 from .answers import json_response
@@ -84,6 +84,8 @@ def state(served: Served, timeout_s: float) -> str:
         return "its table is not there"
     except StoreUnavailable:
         return f"{UNREACHABLE}: its store does not answer"
+    except UnknownFormat:
+        return "its table is of a newer format than this server reads"
     except StoreError:
         return "its table cannot be read"
     except (L2FeaturesError, FutureTimeout):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from .audit import Audit, ChunkAudit
 from .geometry import Chunk
-from .notes import AUDIT
+from .notes import AUDIT, note_content, put_note
 from .store import DONE, FAILED, TIME_FORMAT, Store
 
 EXAMPLES = 20
@@ -112,13 +111,12 @@ def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> N
         "complete": summary.complete,
         **asdict(summary),
     }
-    store.put_note(_note_of(audit), json.dumps(kept, separators=(",", ":")))
+    put_note(store, _note_of(audit), kept)
 
 
 def read_audit(store: Store, name: str = NOTE) -> dict[str, Any] | None:
     """What the last audit found, as `save_audit` kept it; None where there was none."""
-    text = store.note(name)
-    return None if text is None else dict(json.loads(text))
+    return note_content(store, name)
 
 
 def read_run(store: Store, audit: Audit, run: str) -> AuditSummary | None:

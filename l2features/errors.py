@@ -23,6 +23,10 @@ class StoreError(L2FeaturesError):
     """A store cannot be reached, or does not hold what it should."""
 
 
+class UnknownFormat(StoreError):
+    """What is stored has a format that this version cannot read: a newer version wrote it."""
+
+
 class StoreUnavailable(StoreError):
     """A store cannot be reached, or did not answer in time: the same call may succeed later."""
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
 
-from .errors import StoreError
+from .errors import StoreError, UnknownFormat
 from .store import Store
+from .store.stored import check_format
 
 AUDIT = "audit"
 """Under what a table keeps the last audit of the whole grid."""
+FORMAT = 1
+"""The newest format of a note that this code reads, which it writes; a note that says none is of format 1."""
 Note = TypeVar("Note", bound=BaseModel)
 
 
@@ -19,18 +24,45 @@ class BadNote(StoreError):
     """What is kept under the name of a note is something else."""
 
 
-def read_note(store: Store, name: str, model: type[Note]) -> Note | None:
-    """A note that is JSON; None where there is none. Raises BadNote, and StoreError as the store."""
+class NewerNote(BadNote, UnknownFormat):
+    """A newer version wrote the note; it must not be overwritten."""
+
+
+def put_note(store: Store, name: str, content: Mapping[str, Any]) -> None:
+    """Keep a note that is JSON, with its format."""
+    store.put_note(name, json.dumps({"format": FORMAT, **content}, separators=(",", ":")))
+
+
+def note_content(store: Store, name: str) -> dict[str, Any] | None:
+    """A note's JSON object; None where there is none. Raises BadNote, and StoreError as the store."""
+    what = f"table {store.name}: the note {name!r}"
     try:
         text = store.note(name)
-        return None if text is None else model.model_validate_json(text)
-    except (ValidationError, UnicodeDecodeError) as error:
+        if text is None:
+            return None
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else "it is no JSON"
+        raise BadNote(f"{what} cannot be read: {reason}") from error
+    if not isinstance(content, dict):
+        raise BadNote(f"{what} cannot be read: it is no JSON object")
+    try:
+        check_format(content, FORMAT, what)
+    except UnknownFormat as error:
+        raise NewerNote(str(error)) from error
+    return content
+
+
+def read_note(store: Store, name: str, model: type[Note]) -> Note | None:
+    """A note that is JSON; None where there is none. Raises BadNote, and StoreError as the store."""
+    content = note_content(store, name)
+    try:
+        return None if content is None else model.model_validate_json(json.dumps(content))
+    except ValidationError as error:
         raise BadNote(f"table {store.name}: the note {name!r} cannot be read: {_reason(error)}") from error
 
 
-def _reason(error: ValidationError | UnicodeDecodeError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "it is no text"
+def _reason(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
 

@@ -19,6 +19,7 @@ from l2features.deadletters import (
     dead_letter,
     open_dead_letters,
 )
+from l2features.deadletters.attributes import letter_of
 from l2features.deadletters.box import open_letter_box
 from l2features.deadletters.recorded import find_messages, read_message
 from l2features.errors import ConfigError
@@ -47,6 +48,24 @@ def test_json_keeps_everything(letter: DeadLetter) -> None:
     again = DeadLetter.from_json(letter.to_json())
     assert again == letter
     assert again.name == letter.name
+
+
+def test_a_letter_of_the_version_before_is_read() -> None:
+    stored = Path(__file__).parent / "data" / "stored" / "dead_letter_format_1.json"
+    assert DeadLetter.from_json(stored.read_text()) == LETTER
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", None, 1.0, True])
+def test_a_letter_of_a_newer_format_is_refused_by_name(tmp_path: Path, version: object) -> None:
+    content = {**json.loads(LETTER.to_json()), "format": version}
+    (tmp_path / "new.json").write_text(json.dumps(content))
+    box = open_letter_box(str(tmp_path))
+    assert list(box.letters()) == []
+    [problem] = box.unread
+    assert problem.startswith(f"{tmp_path}/new.json: dead letter of format {version!r}, expected 1")
+    with pytest.raises(DeadLetterError, match="dead letter of format 2"):
+        letter_of(b"", {"dead_letter_format": "2", "dead_letter_reasons": "x"}, 0.0)
+    assert letter_of(b"", {"dead_letter_format": "1"}, 0.0).reasons == []
 
 
 def test_the_json_is_for_other_programs_too() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from l2features.errors import StoreError
 from l2features.freshness import NOTE, Backlog, read_updates, updates_text
-from l2features.notes import AUDIT, last_audit
+from l2features.notes import AUDIT, NewerNote, last_audit
 from l2features.store import Store, open_store
 from l2features.updates import recorder as recorder_module
 from l2features.updates.recorder import Recorder
@@ -150,6 +150,17 @@ def test_threads_may_record_while_it_is_written(store: Store) -> None:
 
 
 # ------------------------------------------------------------------ what is wrong
+def test_a_note_of_a_newer_format_is_kept(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    text = '{"format": 2, "newest_operation": "of another kind"}'
+    store.put_note(NOTE, text)
+    with pytest.raises(NewerNote, match=f"table {store.name}: the note 'updates': format 2, expected 1"):
+        read_updates(store)
+    with closing(recorder_of(store)) as recorder:
+        recorder.flush(NOW)
+    assert store.note(NOTE) == text
+    assert "format 2, expected 1 at most" in caplog.text
+
+
 @pytest.mark.parametrize("text", BAD_NOTES)
 def test_a_note_that_is_something_else(store: Store, text: str, caplog: pytest.LogCaptureFixture) -> None:
     store.put_note(NOTE, text)

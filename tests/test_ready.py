@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from l2features.ids import IdLayout
 from l2features.schema import FEATURES
 from l2features.store import Meta, open_store
 
-from .conftest import STORE_URL, need_program
+from .conftest import STORE_URL, need_program, own_copy
 from .emulator import HOW_TO_GET_IT, Emulator, find_emulator, free_port
 from .server import Server
 
@@ -99,6 +101,11 @@ def test_a_data_set_that_is_not_there_does_not_stop_the_others(undisturbed: Path
     entries["gone"] = {**entries["sample"], "l2cache_id": "gone"}
     entries["broken"] = {**entries["sample"], "store": f"sqlite://{tmp_path}/broken.db"}
     (tmp_path / "broken.db").write_text("no database\n" * 1000)
+    (tmp_path / "newer").mkdir()
+    newer = own_copy(undisturbed, tmp_path / "newer")
+    entries["newer"] = json.loads(newer.read_text())["sample"]
+    with closing(sqlite3.connect(newer.parent / "l2cache.db")) as db, db:
+        db.execute("UPDATE formats SET version = 9 WHERE part = 'nodes'")
     config = tmp_path / "datasets.yml"
     config.write_text(json.dumps(entries))
     with Server(config) as server:
@@ -108,10 +115,13 @@ def test_a_data_set_that_is_not_there_does_not_stop_the_others(undisturbed: Path
             "sample": "ready",
             "gone": "its table is not there",
             "broken": "its table cannot be read",
+            "newer": "its table is of a newer format than this server reads",
         }
-        for name, code in (("gone", "table_not_found"), ("broken", "store_unavailable")):
+        codes = {"gone": "table_not_found", "broken": "store_unavailable", "newer": "unknown_format"}
+        for name, code in codes.items():
             refused = requests.get(f"{server.api}/table/{name}", timeout=60)
             assert (refused.status_code, refused.json()["code"]) == (503, code)
+        assert "data set 'newer'" in refused.json()["message"]
 
 
 def test_no_data_set_is_there(undisturbed: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.bigtable.data import ReadRowsQuery, RowMutationEntry, SetCell
 
-from l2features.errors import StoreError
+from l2features.chunks import NO_FILES
+from l2features.errors import StoreError, UnknownFormat
 from l2features.ids import as_ids, row_keys
 from l2features.schema import NAMES
 from l2features.store import DONE, FAILED, ChunkRecord, Store, open_store
@@ -112,6 +113,59 @@ def test_a_broken_cell_is_an_error_of_the_store(bigtable_store: Store, value: by
     ):
         with pytest.raises(StoreError, match=f"row {FIRST}: area_nm2 has {len(value)} bytes, expected 4"):
             read()
+
+
+def chunk_cell(store: Store, value: bytes, qualifier: str = "done") -> None:
+    """Write a cell of a chunk's row past our store."""
+    key = b"chunk_" + row_keys(as_ids([CHUNK]))[0]
+    raw_table(store.name).mutate_row(key, SetCell("0", qualifier, value, 1_795_220_864_368_000))
+
+
+def test_records_of_the_version_before_are_read(bigtable_store: Store) -> None:
+    chunk_cell(bigtable_store, b'{"nodes":12,"orphans":3,"reason":""}')
+    [record] = bigtable_store.chunk_records()
+    assert (record.nodes, record.orphans, record.files, dict(record.saturated)) == (12, 3, NO_FILES, {})
+    assert bigtable_store.incomplete_chunks(as_ids([CHUNK])).tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b'{"format":3,"nodes":1,"orphans":0,"reason":""}', "format 3, expected 2 at most"),
+        (b'{"format":"x"}', "format 'x', expected 2 at most"),
+        (b'{"format":2,"nodes":1}', "cannot be read"),
+        (b'{"format":2,"nodes":1,"orphans":0,"reason":"","files":{"other":1}}', "cannot be read"),
+        (b"[]", "cannot be read"),
+        (b"", "cannot be read"),
+        (b"\xff", "cannot be read"),
+    ],
+)
+def test_records_of_newer_formats_are_refused_by_name(bigtable_store: Store, value: bytes, said: str) -> None:
+    what = f"table {bigtable_store.name}: the record of chunk {CHUNK}"
+    for state in (DONE, FAILED):
+        chunk_cell(bigtable_store, value, state)
+    for read in (
+        lambda: list(bigtable_store.chunk_records()),
+        lambda: bigtable_store.failures(as_ids([CHUNK])),
+    ):
+        with pytest.raises(StoreError, match=f"{what}.*{said}") as error:
+            read()
+        assert isinstance(error.value, UnknownFormat) == ("format " in said)
+
+
+def test_a_geometry_of_a_newer_format_is_refused_by_name(bigtable_store: Store) -> None:
+    for value in (b'{"format":9}', b'{"format":0}'):
+        raw_table(bigtable_store.name).mutate_row(b"geometry", SetCell("0", b"geometry", value))
+        for read in (bigtable_store.geometry, bigtable_store.meta):
+            said = f"table {bigtable_store.name}: the geometry: format {value[10:11].decode()}, expected"
+            with pytest.raises(UnknownFormat, match=said):
+                read()
+
+
+def test_segments_that_are_cut_short(bigtable_store: Store) -> None:
+    chunk_cell(bigtable_store, b"123", "segments")
+    with pytest.raises(StoreError, match=f"chunk {CHUNK}: the segments have 3 bytes"):
+        bigtable_store.segments(CHUNK)
 
 
 class Evil:

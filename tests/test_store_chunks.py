@@ -7,6 +7,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from l2features.chunks import FileCounts
 from l2features.ids import as_ids
 from l2features.store import DONE, FAILED, ChunkRecord, Coverage, Store
 
@@ -24,6 +25,35 @@ def test_chunk_records(store: Store) -> None:
     assert later in list(store.chunk_records())
     assert failed not in list(store.chunk_records())
     assert store.chunk_states(as_ids([CHUNK, 7, failed.chunk_id, CHUNK])).tolist() == [DONE, "", DONE, DONE]
+
+
+def test_records_keep_files_and_saturated_values(store: Store) -> None:
+    files = FileCounts(expected=9, read=5, missing=3, forbidden=2, empty=1)
+    records = [
+        ChunkRecord(CHUNK, DONE, T0, 4, files=files, saturated={"area_nm2": 2, "max_dt_nm": 1}),
+        ChunkRecord(CHUNK + 1, FAILED, T0, reason="x", files=FileCounts(2, 0, 2)),
+        ChunkRecord(CHUNK + 2, DONE, T0, 4, files=FileCounts(8, 8)),
+        ChunkRecord(CHUNK + 3, DONE, T0, 4),
+    ]
+    for record in records:
+        store.put_chunk(record)
+    assert sorted(store.chunk_records(), key=lambda record: record.chunk_id) == records
+
+
+def test_incomplete_chunks(store: Store) -> None:
+    """Those that are done although files were missing or empty."""
+    numbers = [(2, 1, 1), (2, 1, 0, 0, 1), (2, 2), (), (1, 0, 1, 1)]
+    counts = [FileCounts(*some) for some in numbers]
+    for i, files in enumerate(counts):
+        store.put_chunk(ChunkRecord(CHUNK + i, DONE, T0, files=files), as_ids([7]))
+    store.put_chunk(ChunkRecord(CHUNK + 5, FAILED, T0, reason="x", files=counts[0]))
+    asked = as_ids([CHUNK + i for i in (5, 4, 3, 2, 1, 0, 0, 99)])
+    expected = [False, True, False, False, True, True, True, False]
+    assert store.incomplete_chunks(asked).tolist() == expected
+    assert store.incomplete_chunks(as_ids([])).tolist() == []
+    store.put_chunk(ChunkRecord(CHUNK, DONE, T0, files=counts[2]))
+    assert store.incomplete_chunks(as_ids([CHUNK])).tolist() == [False]
+    assert store.chunk_states(as_ids([CHUNK, CHUNK + 5])).tolist() == [DONE, FAILED]
 
 
 def test_segments(store: Store) -> None:

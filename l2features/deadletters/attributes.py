@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from ..messages import Message
 from ..pubsub.topic import ROOM_BYTES
-from .letter import PREFIX, DeadLetter, LeftOut, Refusal, parse_time
+from .letter import FORMAT, PREFIX, DeadLetter, LeftOut, Refusal, check_format, parse_time
 
 MAX_ATTRIBUTES, MAX_KEY_BYTES, MAX_VALUE_BYTES = 100, 256, 1_024
 """Pub/Sub's limits of attributes, whose keys must not begin with ``goog``."""
@@ -42,6 +42,7 @@ def topic_message(letter: DeadLetter) -> Message:
 def _ours(letter: DeadLetter, left_out: LeftOut | None) -> dict[str, str]:
     ids = letter.ids
     told = {
+        "format": str(FORMAT),
         "reasons": _listed(letter.reasons),
         "attempts": str(letter.attempts),
         "time": letter.time.isoformat(timespec="seconds"),
@@ -55,11 +56,14 @@ def _ours(letter: DeadLetter, left_out: LeftOut | None) -> dict[str, str]:
 
 
 def letter_of(data: bytes, attributes: Mapping[str, str], published: float) -> DeadLetter:
-    """The dead letter that a message is, as far as it says; anything at all makes one.
+    """The dead letter that a message is, as far as it says; anything of a known format makes one.
 
     ``published`` (seconds since 1970) stands for a time that it does not say, one attempt for their number.
+    Raises DeadLetterError for a letter of a newer format.
     """
     told = {key.removeprefix(PREFIX): value for key, value in attributes.items() if key.startswith(PREFIX)}
+    if (version := told.get("format")) is not None:
+        check_format(int(version) if _NUMBER.fullmatch(version) else version)
     words = told.get("ids", "").split(",")
     ids = tuple(sorted({int(word) for word in words if _ID.fullmatch(word) and int(word) < 1 << 64}))
     reasons, detail = told.get("reasons", ""), told.get("detail", "")

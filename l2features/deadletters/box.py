@@ -138,7 +138,11 @@ class LetterQueue:
             time.sleep(0.1)
         letters = []
         for message in received:
-            letter = letter_of(message.data, message.attributes, message.published)
+            try:
+                letter = letter_of(message.data, message.attributes, message.published)
+            except DeadLetterError as error:
+                self._pass_over(message.message_id, message.ack_id, error)
+                continue
             messages = self._held.setdefault(letter.name, {})
             if message.message_id not in messages:
                 letters.append(letter)
@@ -147,6 +151,13 @@ class LetterQueue:
         for name in self._removed & self._held.keys():
             self.remove(name)
         return letters
+
+    def _pass_over(self, message_id: str, ack_id: str, error: DeadLetterError) -> None:
+        """Hold a message that is no letter that can be read, under a name that no letter has."""
+        self._held.setdefault(f"message {message_id}", {})[message_id] = ack_id
+        problem = f"message {message_id}: {error}"
+        if problem not in self.unread:
+            self.unread.append(problem)
 
     def remove(self, name: str) -> None:
         self.subscription.acknowledge(self._held.pop(name, {}).values())

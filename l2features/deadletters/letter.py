@@ -18,6 +18,8 @@ from ..updates.parts import Delivery
 PREFIX = "dead_letter_"
 """Of the attributes that say, on a topic, why a message is a dead letter: they are not the message's own."""
 _PAYLOAD = "payload"
+FORMAT = 1
+"""The newest format of a letter that this code reads, which it writes; one that says none is of format 1."""
 
 
 class DeadLetterError(L2FeaturesError):
@@ -91,6 +93,7 @@ class DeadLetter:
             for r in self.refusals
         ]
         letter = {
+            "format": FORMAT,
             "attributes": dict(self.attributes),
             "reasons": reasons,
             "attempts": self.attempts,
@@ -108,6 +111,7 @@ class DeadLetter:
         """The letter of `to_json`. Raises DeadLetterError for anything else."""
         try:
             d: dict[str, Any] = json.loads(text)
+            check_format(d.get("format", FORMAT))
             attributes = {str(key): str(value) for key, value in d["attributes"].items()}
             data = base64.b64decode(d[_PAYLOAD], validate=True)
             refusals = tuple(map(_refusal, d["reasons"]))
@@ -116,6 +120,15 @@ class DeadLetter:
             return cls(data, attributes, refusals, int(d["attempts"]), parse_time(d["time"]), *rest)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DeadLetterError(f"this is no dead letter: {type(error).__name__}: {error}") from error
+
+
+def check_format(version: object) -> None:
+    """Raise DeadLetterError for a format that this version does not know."""
+    if type(version) is not int or not 1 <= version <= FORMAT:
+        raise DeadLetterError(
+            f"dead letter of format {version!r:.80}, expected {FORMAT} at most: "
+            "a newer version of l2features wrote it and is needed to read it"
+        )
 
 
 def parse_time(text: str) -> datetime:

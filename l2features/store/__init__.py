@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..chunks import NO_FILES, FileCounts
-from ..errors import ConfigError, StoreError
+from ..errors import ConfigError
 from ..geometry import Geometry
 from ..ids import IdLayout, Ids
 from ..rows import Rows
@@ -72,7 +72,8 @@ class Store(Protocol):
     """One table of features.
 
     Every method raises `StoreUnavailable` when the store cannot be reached or does not answer within
-    ``deadline_s``, `TableNotFound` when the table is not there, and `StoreError` for what it should not hold.
+    ``deadline_s``, `TableNotFound` when the table is not there, `UnknownFormat` for what a newer version has
+    written, and `StoreError` for what it should not hold.
     Several threads may use one store; it connects on first use, and anew in a process that was forked.
     """
 
@@ -113,6 +114,9 @@ class Store(Protocol):
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         """State of each chunk, shape (n,); empty where nothing is recorded."""
+
+    def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
+        """Whether each chunk is recorded as done although files were missing or empty, shape (n,)."""
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
         """Every recorded chunk, in no special order."""
@@ -167,14 +171,6 @@ def check_note_name(name: str) -> None:
     """Raise ValueError for what cannot be the name of a note."""
     if not NOTE_NAME.fullmatch(name):
         raise ValueError(f"note {name!r}: expected up to 50 small letters or '_'")
-
-
-def read_geometry(text: str | bytes | None, name: str) -> Geometry | None:
-    """The geometry kept with table ``name``. Raises StoreError where it is none."""
-    try:
-        return None if text is None else Geometry.from_json(text)
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"table {name}: the row 'geometry' is not a geometry: {error!r}") from error
 
 
 def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:

@@ -8,7 +8,6 @@ geometry in the row ``geometry``.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
@@ -35,26 +34,28 @@ from ..geometry import Geometry
 from ..ids import Ids, as_ids, row_keys, to_bytes
 from ..rows import Rows, encode_cells
 from ..schema import NAMES
-from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name, read_geometry
+from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name
 from .bigtable_rows import (
     CHUNK_PREFIX,
     CHUNKS_END,
     GEOMETRY_KEY,
+    INCOMPLETE,
     META_KEY,
     NOTE_PREFIX,
     SEGMENTS,
     STATES,
     VERSION_KEY,
     RowEntry,
+    cells_only,
     chunk_record,
     families,
     micros_of,
     newest,
     newest_attributes,
-    states_only,
     unpickle_meta,
 )
-from .decoded import FEATURE_COLUMNS, features_of
+from .decoded import FEATURE_COLUMNS, Columns, features_of
+from .stored import chunk_text, geometry_text, is_incomplete, parse_geometry, parse_segments
 from .stream import BATCH_KEYS, BadAnswer, Connection
 
 WRITE_ROWS = 500
@@ -107,15 +108,15 @@ class BigtableStore:
         if META_KEY not in values:
             return None
         pickled = unpickle_meta(values[META_KEY], self.name)
-        return Meta(*pickled, geometry=read_geometry(values.get(GEOMETRY_KEY), self.name))
+        return Meta(*pickled, geometry=parse_geometry(values.get(GEOMETRY_KEY), self.name))
 
     def geometry(self) -> Geometry | None:
         with self._errors():
             row = self._table.read_row(GEOMETRY_KEY, row_filter=newest())
-        return read_geometry(row and row.cells[0].value, self.name)
+        return parse_geometry(row and row.cells[0].value, self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        cell = (b"geometry", geometry.to_json().encode())
+        cell = (b"geometry", geometry_text(geometry).encode())
         self._mutate([RowEntry(GEOMETRY_KEY, [cell], micros_of(datetime.now(UTC)))])
 
     def stamp(self, meta: Meta) -> None:
@@ -163,23 +164,33 @@ class BigtableStore:
             self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in keys])
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        value = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
-        cells = [(record.state.encode(), json.dumps(value, separators=(",", ":")).encode())]
+        cells = [(record.state.encode(), chunk_text(record).encode())]
+        if is_incomplete(record):
+            cells.append((INCOMPLETE.names[0].encode(), b""))
         if segments is not None:
             cells.append((SEGMENTS.encode(), to_bytes(as_ids(segments))))
         [key] = _chunk_keys(as_ids([record.chunk_id]))
         self._mutate([RowEntry(key, cells, micros_of(record.time))])
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
+        cells = self._chunk_cells(chunk_ids, STATES)
+        states = np.zeros(len(cells), dtype="U6")
+        for column, state in enumerate(STATES.names):
+            states[cells[:, column]] = state
+        return states
+
+    def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
+        return self._chunk_cells(chunk_ids, INCOMPLETE)[:, 0]
+
+    def _chunk_cells(self, chunk_ids: Ids, columns: Columns) -> npt.NDArray[np.bool_]:
+        """Which of these cells each chunk's row has, shape (n, columns); their values are not read."""
         unique, inverse = np.unique(as_ids(chunk_ids), return_inverse=True)
-        states = np.zeros(len(unique), dtype="U6")
+        cells = np.zeros((len(unique), len(columns.names)), dtype=bool)
         with self._errors():
-            parts = self._open().read_keys(_chunk_keys(unique), STATES, states_only())
+            parts = self._open().read_keys(_chunk_keys(unique), columns, cells_only(columns))
         for part in parts:
-            at = np.searchsorted(unique, part.ids)
-            for column, state in enumerate(STATES.names):
-                states[at[part.present[:, column]]] = state
-        return states[inverse]
+            cells[np.searchsorted(unique, part.ids)] = part.present
+        return cells[inverse]
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
         keys = _chunk_keys(np.unique(as_ids(chunk_ids)))
@@ -191,7 +202,8 @@ class BigtableStore:
                 raise StoreUnavailable(f"{self._where}: no answer within {self.deadline_s:g} s")
             query = ReadRowsQuery(row_keys=keys[start : start + BATCH_KEYS], row_filter=newest(FAILED))
             with self._errors():
-                failed += map(chunk_record, self._table.read_rows(query, operation_timeout=left))
+                rows = self._table.read_rows(query, operation_timeout=left)
+            failed += (chunk_record(row, self._where) for row in rows)
         return {record.chunk_id: record.reason for record in failed}
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
@@ -201,7 +213,7 @@ class BigtableStore:
             query = ReadRowsQuery(row_ranges=[left], row_filter=newest(DONE, FAILED), limit=SCAN_ROWS)
             with self._errors():
                 rows = self._table.read_rows(query)
-            yield from map(chunk_record, rows)
+            yield from (chunk_record(row, self._where) for row in rows)
             if len(rows) < SCAN_ROWS:
                 return
             last = rows[-1].row_key
@@ -209,7 +221,7 @@ class BigtableStore:
     def coverage(self) -> Coverage:
         counts, micros = np.zeros(len(STATES.names), dtype=np.int64), 0
         with self._errors():
-            pages = self._open().read_pages(CHUNK_PREFIX, CHUNKS_END, STATES, states_only(), SCAN_ROWS)
+            pages = self._open().read_pages(CHUNK_PREFIX, CHUNKS_END, STATES, cells_only(STATES), SCAN_ROWS)
             for part in (part for page in pages for part in page):
                 counts += part.present.sum(axis=0)
                 micros = max(micros, int(part.times.max(initial=0)))
@@ -220,7 +232,7 @@ class BigtableStore:
         [key] = _chunk_keys(as_ids([chunk_id]))
         with self._errors():
             row = self._table.read_row(key, row_filter=newest(SEGMENTS))
-        return None if row is None else np.frombuffer(row.cells[0].value, dtype="<u8")
+        return None if row is None else parse_segments(row.cells[0].value, f"{self._where}: chunk {chunk_id}")
 
     def put_note(self, name: str, text: str) -> None:
         entry = RowEntry(_note_key(name), [(b"note", text.encode())], micros_of(datetime.now(UTC)))
@@ -233,7 +245,7 @@ class BigtableStore:
 
     def ping(self) -> None:
         with self._errors():
-            self._open().read_keys([META_KEY], STATES, states_only())
+            self._open().read_keys([META_KEY], STATES, cells_only(STATES))
 
     def close(self) -> None:
         with self._lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,6 +29,7 @@ from ..schema import NAMES
 from ..unpickle import plain_loads
 from . import DONE, FAILED, ChunkRecord
 from .decoded import Columns
+from .stored import parse_chunk
 
 FAMILY = "0"
 META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
@@ -37,6 +37,8 @@ NOTE_PREFIX = b"note_"
 CHUNKS_END = CHUNK_PREFIX[:-1] + bytes([CHUNK_PREFIX[-1] + 1])
 SEGMENTS = "segments"
 STATES = Columns((DONE, FAILED), prefix=CHUNK_PREFIX)
+INCOMPLETE = Columns(("incomplete",), prefix=CHUNK_PREFIX)
+"""The mark of a chunk that is done although files were missing or empty: an empty cell."""
 _EntryProto = type(MutateRowsRequest.Entry.pb(MutateRowsRequest.Entry()))
 
 
@@ -86,14 +88,12 @@ def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
         yield row
 
 
-def chunk_record(row: Row) -> ChunkRecord:
+def chunk_record(row: Row, where: str) -> ChunkRecord:
+    """The record in a chunk's row. Raises StoreError."""
     cell = row.cells[0]
-    return ChunkRecord(
-        int(row.row_key[len(CHUNK_PREFIX) :]),
-        cell.qualifier.decode(),
-        datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC),
-        **json.loads(cell.value),
-    )
+    time = datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC)
+    chunk_id = int(row.row_key[len(CHUNK_PREFIX) :])
+    return parse_chunk(chunk_id, cell.qualifier.decode(), time, cell.value, where)
 
 
 def newest(*names: str) -> RowFilter:
@@ -121,9 +121,9 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
     return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])
 
 
-def states_only() -> RowFilter:
-    """What became of chunks, without the details."""
-    return RowFilterChain(filters=[newest(DONE, FAILED), StripValueTransformerFilter(True)])
+def cells_only(columns: Columns) -> RowFilter:
+    """Whether there are cells in these columns, without their values."""
+    return RowFilterChain(filters=[newest(*columns.names), StripValueTransformerFilter(True)])
 
 
 def _columns(run: Sequence[str]) -> RowFilter:

@@ -1,30 +1,53 @@
 """The embedded store: one SQLite file, for any number of tables.
 
-A row's value is one record of `schema.FEATURES`, so that reading needs no work per attribute. Ids are
-stored as the signed integers of the same 64 bits.
+A row's value is one record (`l2features.store.records`), so that reading needs no work per attribute. Ids are
+stored as the signed integers of the same 64 bits. The table ``formats`` says how to read the rest.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import ConfigError, StoreError, StoreUnavailable, TableExists, TableNotFound
 from ..geometry import Geometry
-from ..ids import Ids, as_ids, to_bytes
+from ..ids import Ids, as_ids
 from ..rows import Rows
 from ..schema import FEATURES, NAMES
-from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name, read_geometry
-from .connections import Connections
+from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name
+from .connections import Connections, FileMissing
+from .formats import (
+    Row,
+    TableFormats,
+    add_own_record,
+    create_notes,
+    create_tables,
+    exists,
+    parse_formats,
+    stored_formats,
+    upgrade_chunks,
+)
+from .records import decode, encode, own_format
+from .sqlite_chunks import (
+    INCOMPLETE,
+    INSERT,
+    SCAN_ROWS,
+    chunk_of,
+    chunk_values,
+    listed,
+    page_query,
+    signed,
+)
+from .stored import geometry_text, parse_geometry, parse_segments
 
 _TEMPORARY = (
     sqlite3.SQLITE_BUSY,
@@ -33,23 +56,7 @@ _TEMPORARY = (
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_INTERRUPT,
 )
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS tables (
-    name TEXT PRIMARY KEY COLLATE NOCASE, graph_id TEXT NOT NULL, cv_path TEXT NOT NULL,
-    timestamp TEXT NOT NULL, geometry TEXT
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS "{name}.nodes" (id INTEGER PRIMARY KEY, features BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS "{name}.chunks" (
-    id INTEGER PRIMARY KEY, state TEXT NOT NULL, time TEXT NOT NULL, nodes INTEGER NOT NULL,
-    orphans INTEGER NOT NULL, reason TEXT NOT NULL, segments BLOB
-);
-CREATE INDEX IF NOT EXISTS "{name}.states" ON "{name}.chunks" (state, time);
-"""
-_NOTES = """
-CREATE TABLE IF NOT EXISTS notes (
-    name TEXT NOT NULL COLLATE NOCASE, note TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (name, note)
-) WITHOUT ROWID;
-"""
+T = TypeVar("T")
 
 
 def _path(url: str) -> Path:
@@ -67,10 +74,12 @@ class SqliteStore:
     def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
         self.url, self.name, self.path, self.deadline_s = url, name, _path(url), deadline_s
         self._connections = Connections(self.path, deadline_s)
+        self._known: tuple[list[Row], TableFormats] | None = None
 
     def create(self, meta: Meta) -> None:
         with self._errors(create=True), self._connections.transaction(create=True) as db:
-            db.executescript(_SCHEMA.format(name=self.name))
+            self._formats(db)
+            create_tables(db, self.name)
         there = self.meta()
         if there is None:
             self.stamp(meta)
@@ -82,26 +91,24 @@ class SqliteStore:
         if row is None or not row[2]:
             return None
         graph_id, cv_path, timestamp, geometry = row
-        return Meta(graph_id, cv_path, timestamp, read_geometry(geometry, self.name))
+        return Meta(graph_id, cv_path, timestamp, parse_geometry(geometry, self.name))
 
     def geometry(self) -> Geometry | None:
         row = self._table_row()
-        return None if row is None else read_geometry(row[3], self.name)
+        return None if row is None else parse_geometry(row[3], self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        """A table without a meta gets a line that has the geometry only, and no timestamp."""
-        with self._errors(), self._connections.transaction() as db:
-            self._check_table(db)
+        """A table without a meta gets a row that has the geometry only, and no timestamp."""
+        with self._transaction() as (db, _):
             db.execute(
                 "INSERT INTO tables VALUES (?, '', '', '', ?) "
                 "ON CONFLICT (name) DO UPDATE SET geometry = excluded.geometry",
-                (self.name, geometry.to_json()),
+                (self.name, geometry_text(geometry)),
             )
 
     def stamp(self, meta: Meta) -> None:
-        geometry = meta.geometry.to_json() if meta.geometry else None
-        with self._errors(), self._connections.transaction() as db:
-            self._check_table(db)
+        geometry = geometry_text(meta.geometry) if meta.geometry else None
+        with self._transaction() as (db, _):
             db.execute(
                 "INSERT INTO tables VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET "
                 "graph_id = excluded.graph_id, cv_path = excluded.cv_path, timestamp = excluded.timestamp, "
@@ -111,140 +118,186 @@ class SqliteStore:
 
     def write(self, features: np.ndarray) -> None:
         features = np.ascontiguousarray(features, dtype=FEATURES)
-        raw, step = features.tobytes(), FEATURES.itemsize
-        values = (raw[i : i + step] for i in range(0, len(raw), step))
-        with self._errors(), self._connections.transaction() as db:
-            db.execute("BEGIN IMMEDIATE")
+        with self._transaction() as (db, formats):
+            record = own_format(formats.records) or add_own_record(db, self.name, formats)
             db.executemany(
                 f'INSERT OR REPLACE INTO "{self.name}.nodes" VALUES (?, ?)',
-                zip(_signed(features["label"]), values, strict=True),
+                zip(signed(features["label"]), encode(features, record), strict=True),
             )
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
         unique, inverse = np.unique(as_ids(ids), return_inverse=True)
-        with self._errors(), self._connections.query() as db:
-            found = db.execute(
-                f'SELECT features FROM json_each(?) AS wanted CROSS JOIN "{self.name}.nodes" AS nodes '
-                "ON nodes.id = wanted.value",
-                (_listed(unique),),
-            ).fetchall()
-        rows, stored = Rows.empty(unique), Rows.complete(_records(found))
-        rows.put(np.searchsorted(unique, stored.ids), stored)
+        stored = self._rows(
+            f'SELECT features FROM json_each(?) AS wanted CROSS JOIN "{self.name}.nodes" AS nodes '
+            "ON nodes.id = wanted.value",
+            (listed(unique),),
+        )
+        rows, at = Rows.empty(unique), np.searchsorted(unique, stored.ids)
+        if len(stored) and not np.array_equal(unique.take(at, mode="clip"), stored.ids):
+            raise StoreError(f"{self._where}: a row holds the record of another id")
+        rows.put(at, stored)
         return _select(rows.take(inverse), names)
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
-        first, last = _signed(np.array([chunk_id, last_id], dtype=np.uint64))
-        with self._errors(), self._connections.query() as db:
-            query = f'SELECT features FROM "{self.name}.nodes" WHERE id BETWEEN ? AND ? ORDER BY id'
-            found = db.execute(query, (first, last)).fetchall()
-        return _select(Rows.complete(_records(found)), names)
+        bounds = signed(np.array([chunk_id, last_id], dtype=np.uint64))
+        query = f'SELECT features FROM "{self.name}.nodes" WHERE id BETWEEN ? AND ? ORDER BY id'
+        return _select(self._rows(query, bounds), names)
+
+    def _rows(self, query: str, parameters: Sequence[Any]) -> Rows:
+        """The rows that a query for records finds."""
+        found, formats = self._read(lambda db, formats: (db.execute(query, parameters).fetchall(), formats))
+        try:
+            return decode([record for (record,) in found], formats.records)
+        except ValueError as error:
+            raise StoreError(f"{self._where}: {error}") from error
 
     def delete(self, first_id: int, last_id: int) -> None:
-        bounds = _signed(np.array([first_id, last_id], dtype=np.uint64))
-        with self._errors(), self._connections.transaction() as db:
+        bounds = signed(np.array([first_id, last_id], dtype=np.uint64))
+        with self._transaction() as (db, _):
             db.execute(f'DELETE FROM "{self.name}.nodes" WHERE id BETWEEN ? AND ?', bounds)
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        values = (
-            _signed(np.array([record.chunk_id], dtype=np.uint64))[0],
-            record.state,
-            record.time.astimezone(UTC).isoformat(),
-            record.nodes,
-            record.orphans,
-            record.reason,
-            None if segments is None else to_bytes(as_ids(segments)),
-        )
-        with self._errors(), self._connections.transaction() as db:
-            db.execute(f'INSERT OR REPLACE INTO "{self.name}.chunks" VALUES (?, ?, ?, ?, ?, ?, ?)', values)
+        with self._transaction() as (db, formats):
+            upgrade_chunks(db, self.name, formats)
+            db.execute(INSERT.format(name=self.name), chunk_values(record, segments))
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         states = self._of_chunks(chunk_ids, "state")
         return np.array([states.get(i, "") for i in as_ids(chunk_ids).tolist()], dtype="U6")
 
+    def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
+        incomplete = self._of_chunks(chunk_ids, "1", INCOMPLETE, since=2)
+        return np.isin(as_ids(chunk_ids), as_ids(list(incomplete)))
+
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
         return self._of_chunks(chunk_ids, "reason", f"state = '{FAILED}'")
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
-        with self._errors(), self._connections.transaction() as db:
-            query = f'SELECT id, state, time, nodes, orphans, reason FROM "{self.name}.chunks"'
-            for i, state, time, *rest in db.execute(query):
-                yield ChunkRecord(i % (1 << 64), state, datetime.fromisoformat(time), *rest)
+        first = -(1 << 63)
+        while True:
+            page = self._read(partial(self._page, first))
+            yield from (chunk_of(row, self._where) for row in page)
+            if len(page) < SCAN_ROWS:
+                return
+            first = page[-1][0] + 1
+
+    def _page(self, first: int, db: sqlite3.Connection, formats: TableFormats) -> list[Any]:
+        return db.execute(page_query(self.name, formats), (first,)).fetchall()
 
     def coverage(self) -> Coverage:
-        with self._errors(), self._connections.query() as db:
-            query = f'SELECT state, COUNT(*), MAX(time) FROM "{self.name}.chunks" GROUP BY state'
-            found = {state: (count, time) for state, count, time in db.execute(query)}
+        query = f'SELECT state, COUNT(*), MAX(time) FROM "{self.name}.chunks" GROUP BY state'
+        found = {state: (count, time) for state, count, time in self._fetch(query)}
         (done, *times), (failed, *others) = (found.get(state, (0,)) for state in (DONE, FAILED))
         newest = max(map(datetime.fromisoformat, (*times, *others)), default=None)
         return Coverage(done, failed, newest)
 
     def segments(self, chunk_id: int) -> Ids | None:
-        key = _signed(np.array([chunk_id], dtype=np.uint64))
-        with self._errors(), self._connections.query() as db:
-            row = db.execute(f'SELECT segments FROM "{self.name}.chunks" WHERE id = ?', key).fetchone()
-        return None if row is None or row[0] is None else np.frombuffer(row[0], dtype="<u8")
+        key = signed(np.array([chunk_id], dtype=np.uint64))
+        found = self._fetch(f'SELECT segments FROM "{self.name}.chunks" WHERE id = ?', key)
+        if not found or found[0][0] is None:
+            return None
+        return parse_segments(found[0][0], f"{self._where}: chunk {chunk_id}")
 
     def put_note(self, name: str, text: str) -> None:
         check_note_name(name)
-        with self._errors(), self._connections.transaction() as db:
-            self._check_table(db)
-            db.executescript(_NOTES)
+        with self._transaction() as (db, _):
+            create_notes(db)
             db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)", (self.name, name, text))
 
     def note(self, name: str) -> str | None:
         check_note_name(name)
-        with self._errors(), self._connections.query() as db:
+        query = "SELECT text FROM notes WHERE name = ? AND note = ?"
+
+        def find(db: sqlite3.Connection, _: TableFormats) -> list[tuple[str]]:
             self._check_table(db)
-            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'notes'").fetchone():
-                return None
-            query = "SELECT text FROM notes WHERE name = ? AND note = ?"
-            row = db.execute(query, (self.name, name)).fetchone()
-        return None if row is None else str(row[0])
+            return db.execute(query, (self.name, name)).fetchall() if exists(db, "notes") else []
+
+        found = self._read(find)
+        return str(found[0][0]) if found else None
 
     def ping(self) -> None:
-        with self._errors(), self._connections.query() as db:
-            self._check_table(db)
+        self._read(lambda db, _: self._check_table(db))
 
     def close(self) -> None:
         self._connections.close()
 
+    @property
+    def _where(self) -> str:
+        return f"table {self.name} in {self.url}"
+
     def _table_row(self) -> tuple[str, str, str, str | None] | None:
         """What is kept of the table as a whole. Raises TableNotFound where there is none."""
-        with self._errors(), self._connections.query() as db:
-            self._check_table(db)
-            return db.execute(
-                "SELECT graph_id, cv_path, timestamp, geometry FROM tables WHERE name = ?", (self.name,)
-            ).fetchone()
+        query = "SELECT graph_id, cv_path, timestamp, geometry FROM tables WHERE name = ?"
 
-    def _of_chunks(self, chunk_ids: Ids, column: str, condition: str = "TRUE") -> dict[int, str]:
-        """A column of these chunks, by id."""
-        with self._errors(), self._connections.query() as db:
-            found = db.execute(
-                f"SELECT chunks.id, {column} FROM json_each(?) AS wanted "
-                f'CROSS JOIN "{self.name}.chunks" AS chunks ON chunks.id = wanted.value WHERE {condition}',
-                (_listed(as_ids(chunk_ids)),),
-            ).fetchall()
+        def find(db: sqlite3.Connection, _: TableFormats) -> Any:
+            self._check_table(db)
+            return db.execute(query, (self.name,)).fetchone()
+
+        row: tuple[str, str, str, str | None] | None = self._read(find)
+        return row
+
+    def _of_chunks(
+        self, chunk_ids: Ids, column: str, condition: str = "TRUE", since: int = 1
+    ) -> dict[int, Any]:
+        """A column of these chunks, by id; nothing from a table of chunks of a format before ``since``."""
+        query = (
+            f"SELECT chunks.id, {column} FROM json_each(?) AS wanted "
+            f'CROSS JOIN "{self.name}.chunks" AS chunks ON chunks.id = wanted.value WHERE {condition}'
+        )
+        asked = (listed(as_ids(chunk_ids)),)
+        found = self._read(
+            lambda db, formats: db.execute(query, asked).fetchall() if formats.chunks >= since else []
+        )
         return {i % (1 << 64): value for i, value in found}
+
+    def _fetch(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        return self._read(lambda db, _: db.execute(query, parameters).fetchall())
+
+    def _read(self, query: Callable[[sqlite3.Connection, TableFormats], T]) -> T:
+        """What a query of the table finds. Raises UnknownFormat before it is run."""
+        with self._errors(reading=True):
+            return self._connections.read(lambda db: query(db, self._formats(db)))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[tuple[sqlite3.Connection, TableFormats]]:
+        """A transaction that writes to a table that is there and has known formats."""
+        with self._errors(), self._connections.transaction() as db:
+            formats = self._formats(db)
+            self._check_table(db)
+            yield db, formats
+
+    def _formats(self, db: sqlite3.Connection) -> TableFormats:
+        """The table's formats, parsed once. Raises UnknownFormat."""
+        rows = stored_formats(db, self.name)
+        known = self._known
+        if known is None or known[0] != rows:
+            self._known = known = rows, parse_formats(rows, self._where)
+        return known[1]
 
     def _check_table(self, db: sqlite3.Connection) -> None:
         db.execute(f'SELECT 1 FROM "{self.name}.nodes" LIMIT 1')
 
     @contextmanager
-    def _errors(self, create: bool = False) -> Iterator[None]:
+    def _errors(self, create: bool = False, reading: bool = False) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise self._error(error, create) from error
+            raise self._error(error, create, reading) from error
 
-    def _error(self, error: sqlite3.DatabaseError, create: bool) -> StoreError:
+    def _error(self, error: sqlite3.DatabaseError, create: bool, reading: bool) -> StoreError:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if isinstance(error, FileMissing):
+            return TableNotFound(f"table {self.name} not found: there is no file {self.path}")
         if "no such table" in str(error):
             return TableNotFound(f"table {self.name} not found in {self.url}")
-        if code == sqlite3.SQLITE_CANTOPEN and not self.path.exists():
-            if create and not self.path.parent.is_dir():
-                return StoreError(f"{self.url}: there is no folder {self.path.parent}")
-            if not create:
-                return TableNotFound(f"table {self.name} not found: there is no file {self.path}")
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if reading and code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) and log.exists():
+            return StoreError(
+                f"{self.url}: its log {log} can only be applied where the folder may be written to: "
+                "open the file once with write permission"
+            )
+        if create and not self.path.parent.is_dir():
+            return StoreError(f"{self.url}: there is no folder {self.path.parent}")
         return (StoreUnavailable if code in _TEMPORARY else StoreError)(f"{self.url}: {error}")
 
     def __getstate__(self) -> dict[str, Any]:
@@ -252,19 +305,6 @@ class SqliteStore:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
-
-
-def _signed(ids: Ids) -> list[int]:
-    return ids.view(np.int64).tolist()
-
-
-def _listed(ids: Ids) -> str:
-    """Ids as SQLite's json_each takes them, which is faster than a long IN."""
-    return json.dumps(_signed(ids))
-
-
-def _records(found: list[tuple[bytes]]) -> np.ndarray:
-    return np.frombuffer(b"".join(features for (features,) in found), dtype=FEATURES)
 
 
 def _select(rows: Rows, names: Sequence[str]) -> Rows:

@@ -30,7 +30,7 @@ import numpy as np
 
 from ..errors import L2FeaturesError
 from ..freshness import NOTE, Backlog, Lag, Operation, Updater, Updates, read_updates
-from ..notes import BadNote
+from ..notes import BadNote, NewerNote, put_note
 from ..store import Store
 
 WRITE_S, ALIVE_S = 5.0, 60.0
@@ -155,7 +155,7 @@ class Recorder:
                 self._stores[name] = self._open_store(name)
             store = self._stores[name]
             kept = self._kept(store)
-            store.put_note(NOTE, self._updates(figures, kept, now).model_dump_json())
+            put_note(store, NOTE, self._updates(figures, kept, now).model_dump(mode="json"))
         except L2FeaturesError as error:
             with self._lock:
                 figures.changed = True
@@ -166,6 +166,8 @@ class Recorder:
     def _kept(self, store: Store) -> Updates | None:
         try:
             return read_updates(store)
+        except NewerNote:
+            raise
         except BadNote as error:
             log.warning("%s; it is written anew", error)
             return None
