@@ -22,9 +22,9 @@ class NodeFeatures:
     """The features of some nodes of a chunk, and what became of the others.
 
     ``features`` (n,) is sorted by id; a node without a voxel has a size of 0, which is stored as the mark
-    "could not compute". Where files of the chunk are missing, its voxels may be in those: then it is ``unsure``
-    instead, and ``unsure_why`` counts them. ``unknown`` are ids that the graph does not know, or not yet;
-    ``errors`` says of an id why it can never have features. ``millis`` is the time in graph, read and compute.
+    "could not compute". Where files of the chunk are missing, its voxels may be in those: it is ``unsure``,
+    and ``unsure_why`` counts the files. ``unknown`` are ids that the graph does not know, or not yet;
+    ``errors`` says of an id why it never has features. ``millis`` is the time in graph, read and compute.
     """
 
     chunk: Chunk

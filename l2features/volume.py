@@ -14,8 +14,8 @@ from .config import Dataset
 from .encoding import check_compressed_segmentation
 from .errors import L2FeaturesError, VolumeError
 from .geometry import Chunk, Geometry, Triple
-from .graph.agreement import match_graph
-from .graph.server import graph_of, open_graphene
+from .graph.agreement import graph_table, match_graph
+from .graph.server import graph_of, open_graphene, set_mip
 from .ids import IdLayout
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -47,18 +47,20 @@ class VolumeInfo:
 
 
 class Volume:
-    """One open segmentation (``precomputed://`` or ``graphene://``), read at its base resolution.
+    """One open segmentation (``precomputed://`` or ``graphene://``), read at one of its scales.
 
-    Raises VolumeError where it cannot be opened.
+    ``mip`` picks the scale; None is the first, or the graph's. Raises VolumeError where it cannot be opened.
     """
 
-    def __init__(self, cv_path: str) -> None:
+    def __init__(self, cv_path: str, mip: int | None = None) -> None:
         from cloudvolume import CloudVolume
 
         self.cv_path = cv_path
         try:
             open_cv = open_graphene if self.is_graphene else CloudVolume
             self.cv = open_cv(cv_path, **_OPTIONS)
+            if mip is not None and not self.is_graphene:
+                set_mip(self.cv, mip)
         except L2FeaturesError:
             raise
         except Exception as error:  # cloud-volume and its backends share no base class
@@ -68,6 +70,11 @@ class Volume:
                 f"{cv_path}: expected a segmentation (one channel of unsigned integers), "
                 f"got {self.cv.num_channels} of {self.cv.dtype}"
             )
+
+    @property
+    def mip(self) -> int:
+        """The scale that is read."""
+        return int(self.cv.mip)
 
     @property
     def is_graphene(self) -> bool:
@@ -140,8 +147,9 @@ def open_volume(dataset: Dataset) -> Volume:
     Raises VolumeError where it cannot be opened, ConfigError where its graph contradicts it, and GraphError
     where its graph cannot be asked.
     """
-    volume = Volume(dataset.cv_path)
-    match_graph(dataset, volume)
+    table = graph_table(dataset)
+    volume = Volume(dataset.cv_path, table and table.mip)
+    match_graph(dataset, volume, table)
     return volume
 
 

@@ -60,6 +60,7 @@ def test_all_keys(tmp_path: Path) -> None:
         "graph": "bigtable://project/instance/minnie_graph",
         "store": "sqlite:///data/features.db",
         "chunk_size": [256, 256, 512],
+        "watershed": "gs://bucket/ws",
     }
     dataset = load_dataset("minnie", write(tmp_path, {"minnie": keys}))
     assert dataset.model_dump() == keys | {"name": "minnie", "chunk_size": (256, 256, 512)}

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..geometry import Geometry
 from ..graphene import SCHEME as GRAPHENE
 from .info import Bounds, GraphInfo, read_graph_info
-from .server import check_api, graph_of, known_mip
+from .server import check_api, graph_of
 from .table import SCHEME as BIGTABLE
 
 if TYPE_CHECKING:
@@ -41,22 +41,27 @@ class Source(NamedTuple):
     info: GraphInfo
 
 
-def match_graph(dataset: Dataset, volume: Volume, mip: int | None = None) -> None:
-    """Set an open segmentation to the scale that its graph was made of, and compare the two.
+def graph_table(dataset: Dataset) -> GraphInfo | None:
+    """What the table of a data set's graph says, where it is named. Raises GraphError."""
+    return read_graph_info(dataset.graph) if dataset.graph.startswith(BIGTABLE) else None
 
-    ``mip`` is the scale that the data sets file asks for. Raises ConfigError that names both sides of a
-    contradiction, and GraphError where the graph's table cannot be read.
+
+def match_graph(dataset: Dataset, volume: Volume, table: GraphInfo | None) -> None:
+    """Compare an open segmentation with its graph; ``table`` is what `graph_table` returned.
+
+    Raises ConfigError that names both sides of a contradiction.
     """
-    sources = _sources(dataset, volume)
+    sources = _sources(dataset, volume, table)
     for source in sources:
         _refuse_ocdbt(dataset, source)
     if dataset.graph == "graphene":
         check_api(volume.cv, dataset.cv_path)
-    asked = [] if mip is None else [("the data sets file", mip)]
-    mips = asked + [(s.name, s.info.mip) for s in sources if s.info.mip is not None]
-    _same(dataset, "mip", mips)
-    if mips:
-        volume.cv.mip = known_mip(volume.cv, dataset.cv_path, mips[0][1])
+    for source in sources:
+        if source.info.mip not in (None, volume.mip):
+            raise ConfigError(
+                f"data set {dataset.name!r}: mip {volume.mip} of {dataset.cv_path} is read, "
+                f"but {source.name} was made of mip {source.info.mip}"
+            )
     chunk_sizes = [("the data sets file", dataset.chunk_size)] if dataset.chunk_size else []
     if sources:
         _same(dataset, "chunk_size", chunk_sizes + [(s.name, s.info.chunk_size) for s in sources])
@@ -74,12 +79,12 @@ def check_geometry(dataset: Dataset, volume: Volume, geometry: Geometry) -> None
     _same(dataset, "bounds", [(f"table {dataset.l2cache_id}", table), (dataset.cv_path, segmentation)])
 
 
-def _sources(dataset: Dataset, volume: Volume) -> list[Source]:
+def _sources(dataset: Dataset, volume: Volume, table: GraphInfo | None) -> list[Source]:
     sources = []
     if dataset.cv_path.startswith(GRAPHENE):
         sources.append(Source(dataset.cv_path, graph_of(volume.cv, dataset.cv_path)))
-    if dataset.graph.startswith(BIGTABLE):
-        sources.append(Source(dataset.graph, read_graph_info(dataset.graph)))
+    if table is not None:
+        sources.append(Source(dataset.graph, table))
     return sources
 
 

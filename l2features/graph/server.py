@@ -16,8 +16,7 @@ API_VERSION = 1
 def open_graphene(cv_path: str, **options: Any) -> Any:
     """Return an open CloudVolume of a ``graphene://`` path, at the scale that its graph was made of.
 
-    What older servers leave out of their info is filled in with PyChunkedGraph's defaults. Raises VolumeError
-    or GraphError that names the key of an info that is missing.
+    Raises VolumeError or GraphError that names the key of the server's info that is missing.
     """
     from cloudvolume import CloudVolume
 
@@ -27,26 +26,35 @@ def open_graphene(cv_path: str, **options: Any) -> Any:
         raise VolumeError(
             f"cannot open {cv_path}: the info of its server has no key {error}: expected that of a graph"
         ) from error
-    app = cv.meta.info.get("app") or {}
-    versions = app.get("supported_api_versions") or [API_VERSION]
-    if API_VERSION in versions:
-        versions = [API_VERSION]  # cloud-volume fails on versions newer than itself
-    cv.meta.info["app"] = {**app, "supported_api_versions": versions}
-    cv.mip = known_mip(cv, cv_path, graph_of(cv, cv_path).mip or 0)
+    graph = graph_of(cv, cv_path)
+    fill_in(cv.meta.info, graph)
+    set_mip(cv, graph.mip or 0)
     return cv
+
+
+def fill_in(info: dict[str, Any], graph: GraphInfo) -> None:
+    """Fill in what cloud-volume needs in the info of a server to ask version 1 of its API.
+
+    cloud-volume fails on an info without versions or layers, and on versions that are newer than itself.
+    """
+    app = info.get("app") or {}
+    versions = app.get("supported_api_versions") or [API_VERSION]
+    known = [API_VERSION] if API_VERSION in versions else versions
+    info["app"] = {**app, "supported_api_versions": known}
+    info["graph"].setdefault("n_layers", max(graph.layout.spatial_bits))
+
+
+def set_mip(cv: Any, mip: int) -> None:
+    """Read another scale. Raises ValueError where the segmentation does not have it."""
+    last = len(cv.available_mips) - 1
+    if not 0 <= mip <= last:
+        raise ValueError(f"mip {mip}: expected one of its mips, 0 to {last}")
+    cv.mip = mip
 
 
 def graph_of(cv: Any, cv_path: str) -> GraphInfo:
     """What the server of an open ``graphene://`` CloudVolume says of its graph. Raises GraphError."""
     return server_info(cv.meta.info, cv_path)
-
-
-def known_mip(cv: Any, cv_path: str, mip: int) -> int:
-    """Return the scale that a graph was made of. Raises ConfigError where the segmentation lacks it."""
-    last = len(cv.available_mips) - 1
-    if not 0 <= mip <= last:
-        raise ConfigError(f"the graph was made of mip {mip}, but {cv_path} has only the mips 0 to {last}")
-    return mip
 
 
 def check_api(cv: Any, cv_path: str) -> None:
