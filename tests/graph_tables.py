@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from l2features.geometry import Geometry
 from l2features.ids import IdLayout
 from l2features.sample.graph import graph_meta
 
-from .conftest import INSTANCE, PROJECT, Recordings
+from .conftest import INSTANCE, PROJECT
 
 GEOMETRY = Geometry((16, 16, 40), (0, 0, 0), (64, 64, 32), (32, 32, 32), IdLayout({1: 10, 2: 10}))
 
@@ -72,14 +71,3 @@ def write_scales(folder: Path, size: Sequence[int] = (64, 64, 32)) -> CloudVolum
     volume.mip = 1
     volume[:] = np.full((*volume.shape[:3], 1), 2, np.uint64)
     return volume
-
-
-def recorded_copy(recordings: Recordings, name: str, meta: bytes) -> str:
-    """The recorded graph in a table of its own, with another meta."""
-    dump = recordings.dump("graph_v2.json.gz")
-    for key, cells in dump["rows"]:
-        if base64.b64decode(key) == b"meta":
-            cells[0][2] = base64.b64encode(meta).decode()
-    client = bigtable.Client(project=PROJECT, admin=True)
-    recordings.loader.load(client.instance(INSTANCE), dump, name)
-    return f"bigtable://{PROJECT}/{INSTANCE}/{name}"
