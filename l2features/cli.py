@@ -122,7 +122,7 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
     entry = load_dataset(dataset, config)
     with closing(open_store(entry.store, entry.l2cache_id)) as store:
         meta = _meta(store)
-    geometry = read_geometry(entry, open_volume(entry), meta and meta.geometry)
+    geometry = read_geometry(entry, open_volume(entry), meta.geometry if meta else None)
     _check_in_grid(geometry, Chunk(*chunk))
     time = parse_time(timestamp) if timestamp else meta.time if meta else datetime.now(UTC)
     result = ChunkSource(entry, geometry, time).compute(Chunk(*chunk))

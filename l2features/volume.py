@@ -148,7 +148,7 @@ def open_volume(dataset: Dataset) -> Volume:
     where its graph cannot be asked.
     """
     table = graph_table(dataset)
-    volume = Volume(dataset.cv_path, table and table.mip)
+    volume = Volume(dataset.cv_path, table.mip if table else None)
     match_graph(dataset, volume, table)
     return volume
 

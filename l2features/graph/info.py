@@ -65,7 +65,7 @@ def read_graph_info(url: str) -> GraphInfo:
         rows = table.read_rows(ReadRowsQuery(row_keys=[b"meta", b"params"]))
     cells = {cell.qualifier: cell.value for row in rows for cell in reversed(row.cells)}
     try:
-        return _info_v2(cells[b"meta"]) if b"meta" in cells else _info_v1(cells)
+        return info_of_meta(cells[b"meta"]) if b"meta" in cells else _info_v1(cells)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise GraphError(
             f"{url}: the table does not describe a graph of PyChunkedGraph 1 or 2: {error!r}"
@@ -93,8 +93,8 @@ def server_info(info: Mapping[str, Any], path: str) -> GraphInfo:
         raise GraphError(f"{path}: the info of its server is not that of a graph: {error}") from error
 
 
-def _info_v2(meta: bytes) -> GraphInfo:
-    """From the pickled ChunkedGraphMeta: its GraphConfig, DataSource and custom data."""
+def info_of_meta(meta: bytes) -> GraphInfo:
+    """What a pickled ChunkedGraphMeta says. Raises ValueError, TypeError, AttributeError or IndexError."""
     made = plain_loads(meta, GRAPH_META)
     config, source = (part.args for part in made.args[:2])
     bits = _field(config, _SPATIAL_BITS, SPATIAL_BITS)
