@@ -11,8 +11,8 @@ import pytest
 from benchmarks.edits import random_edits
 from benchmarks.synthetic import CHILDREN, ProofreadGraph, Segmentation, Spec, graph_meta
 from l2features.geometry import Chunk
-from l2features.graph.info import info_of_meta
 from l2features.graph.children import decode_children
+from l2features.graph.info import info_of_meta
 from l2features.ids import as_ids
 from l2features.messages import decode
 
