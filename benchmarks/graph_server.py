@@ -63,7 +63,7 @@ def graph_info(geometry: Geometry, watershed: str, layers: int) -> dict[str, Any
     bits = geometry.layout.spatial_bits
     upper = {layer: max(1, layers - layer) for layer in range(L2 + 1, layers + 1)}
     graph = {
-        "bounding_box": [n * (1 << bits[L2]) for n in geometry.chunk_size],
+        "bounding_box": [n * (1 << geometry.layout.axis_bits(L2)[0]) for n in geometry.chunk_size],
         "chunk_size": list(geometry.chunk_size),
         "cv_mip": 0,
         "n_bits_for_layer_id": geometry.layout.layer_bits,

@@ -84,10 +84,9 @@ def served(node: int, cells: dict[Any, Any], geometry: Geometry) -> dict[str, An
 
 def position(node: int, index: list[int], geometry: Geometry) -> list[float]:
     """A voxel index within a node's chunk as a position in nm."""
-    bits = geometry.layout.spatial_bits[2]
     shift = 64 - geometry.layout.layer_bits
     nm = []
-    for axis in range(3):
+    for axis, bits in enumerate(geometry.layout.axis_bits(2)):
         shift -= bits
         chunk = node >> shift & (1 << bits) - 1
         voxel = geometry.voxel_offset[axis] + chunk * geometry.chunk_size[axis] + index[axis]

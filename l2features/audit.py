@@ -15,6 +15,7 @@ from .config import Dataset
 from .errors import ConfigError, GraphError, StoreUnavailable, TableNotFound, VolumeError
 from .geometry import Chunk, Geometry, Triple
 from .graph import check_graph
+from .graph.agreement import check_geometry
 from .graph.nodes import open_graph_nodes
 from .ids import Ids, as_ids
 from .ingest import ATTEMPTS, shards
@@ -93,10 +94,12 @@ def prepare_audit(
         geometry = store.geometry()
     finally:
         store.close()
-    if geometry is None:
+    if geometry is None or repair or dataset.graph == "graphene":
         from .volume import open_volume
 
-        geometry = read_geometry(dataset, open_volume(dataset))
+        volume = open_volume(dataset)
+        geometry = geometry or read_geometry(dataset, volume)
+        check_geometry(dataset, volume, geometry)
     check_graph(dataset.graph)
     return Audit(dataset, geometry, choose_box(geometry.grid), time, repair)
 
@@ -145,7 +148,8 @@ class AuditSource:
         self.store.write(result.features)
         unknown = dict.fromkeys(result.unknown.tolist(), "the graph does not say its supervoxels")
         repaired = result.features["label"].copy()
-        return replace(found, repaired=repaired, failed=result.errors | unknown)
+        unsure = dict.fromkeys(result.unsure.tolist(), result.unsure_why)
+        return replace(found, repaired=repaired, failed=result.errors | unknown | unsure)
 
     def close(self) -> None:
         """Let go of connections."""

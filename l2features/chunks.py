@@ -66,6 +66,11 @@ class FileCounts(NamedTuple):
     forbidden: int = 0
     empty: int = 0
 
+    @property
+    def complete(self) -> bool:
+        """Whether every file is known to have been read."""
+        return 0 < self.expected == self.read
+
 
 NO_FILES = FileCounts()
 

@@ -120,10 +120,10 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
     from .volume import open_volume
 
     entry = load_dataset(dataset, config)
-    geometry = read_geometry(entry, open_volume(entry))
-    _check_in_grid(geometry, Chunk(*chunk))
     with closing(open_store(entry.store, entry.l2cache_id)) as store:
         meta = _meta(store)
+    geometry = read_geometry(entry, open_volume(entry), meta.geometry if meta else None)
+    _check_in_grid(geometry, Chunk(*chunk))
     time = parse_time(timestamp) if timestamp else meta.time if meta else datetime.now(UTC)
     result = ChunkSource(entry, geometry, time).compute(Chunk(*chunk))
     _print_rows(Rows.complete(result.features), geometry, as_json)

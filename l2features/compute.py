@@ -16,7 +16,7 @@ from .errors import ConfigError
 from .features import SegmentedChunk
 from .geometry import Chunk, Geometry, layout_for_grid
 from .graph import map_supervoxels, open_graph, read_graph_info
-from .ids import IdLayout, Ids
+from .ids import L2, IdLayout, Ids
 from .volume import Volume, open_volume
 
 
@@ -37,10 +37,11 @@ class ChunkFeatures:
     files: FileCounts = NO_FILES
 
 
-def read_geometry(dataset: Dataset, volume: Volume) -> Geometry:
+def read_geometry(dataset: Dataset, volume: Volume, table: Geometry | None = None) -> Geometry:
     """Geometry of a data set from its file entry, its segmentation and, where needed, its graph's table.
 
-    Raises ConfigError where the chunk size is unknown, or two of these disagree on it.
+    Without a graph a ``table`` that exists keeps its id layout. Raises ConfigError where the chunk size is
+    unknown, where two of these disagree on it, or where the grid does not fit into the ids.
     """
     info = volume.info()
     chunk_size, layout = info.chunk_size, info.layout
@@ -61,9 +62,24 @@ def read_geometry(dataset: Dataset, volume: Volume) -> Geometry:
         )
     bounds = (info.resolution, info.voxel_offset, info.voxel_size)
     geometry = Geometry(*bounds, chunk_size, layout or IdLayout())
-    if layout is None or dataset.graph == "flat":
-        return replace(geometry, layout=layout_for_grid(geometry.grid))
+    if dataset.graph == "flat":
+        layout = table.layout if table else layout_for_grid(geometry.grid, chunk_size)
+        return replace(geometry, layout=layout)
+    _check_grid(dataset, geometry)
     return geometry
+
+
+def _check_grid(dataset: Dataset, geometry: Geometry) -> None:
+    """Raise ConfigError where the ids of a graph have no room for the last chunk of the grid."""
+    last = [n - 1 for n in geometry.grid]
+    for layer in (1, L2):
+        try:
+            geometry.layout.chunk_id_array([last], layer)
+        except ValueError as error:
+            raise ConfigError(
+                f"data set {dataset.name!r}: {dataset.cv_path} has {'x'.join(map(str, geometry.grid))} "
+                f"chunks, which are not those of graph {dataset.graph}: {error}"
+            ) from error
 
 
 class ChunkSource:

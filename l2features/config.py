@@ -8,6 +8,7 @@ The file is the YAML of the older service, ``<dataset>: {cv_path, l2cache_id}``,
       graph: bigtable://project/instance/minnie    # or graphene, or flat
       store: bigtable://project/instance           # or sqlite:///path/file.db
       chunk_size: [256, 256, 512]                  # where the segmentation does not say
+      watershed: gs://bucket/ws                    # the graph's path, where cv_path is a copy of it
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
 from .errors import ConfigError
+from .graphene import table_of
 from .store import TABLE_NAME
 
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
@@ -46,6 +48,7 @@ EXPECTED = {
     "graph": "flat, graphene or bigtable://project/instance/table",
     "store": "bigtable://project/instance or sqlite:///path/file.db",
     "chunk_size": "three integers from 1 to 65535, such as [256, 256, 512]",
+    "watershed": "the path of the layer that the graph names, such as gs://bucket/ws",
 }
 """What the keys of a data set may hold."""
 
@@ -74,6 +77,7 @@ class Dataset(BaseModel):
     graph: str
     store: str
     chunk_size: tuple[int, int, int] | None = None
+    watershed: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -108,11 +112,9 @@ class Dataset(BaseModel):
     @property
     def graph_id(self) -> str:
         """Name of the graph, as it stands in a table's meta."""
-        return (
-            {"flat": "flat", "graphene": self.cv_path}.get(self.graph, self.graph)
-            .rstrip("/")
-            .rsplit("/", 1)[-1]
-        )
+        if self.graph == "graphene":
+            return table_of(self.cv_path)
+        return self.graph.rsplit("/", 1)[-1]
 
 
 def read_datasets_file(path: str | os.PathLike[str] | None = None) -> tuple[str, dict[Any, Any]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .ids import L2, IdLayout
+from .errors import ConfigError
+from .ids import L2, AxisBits, IdLayout
 
 
 class Chunk(NamedTuple):
@@ -24,6 +26,10 @@ class Chunk(NamedTuple):
 
 
 Triple = tuple[int, int, int]
+GRAPH_BITS = 10
+"""Bits per axis of a chunk's coordinates, as in PyChunkedGraph, where the grid fits into them."""
+ROOM_BITS = 16
+"""A chunk has room for so many bits of segments, or for as many segments as it has voxels."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,31 @@ class Geometry:
             tuple(d["voxel_offset"]),
             tuple(d["voxel_size"]),
             tuple(d["chunk_size"]),
-            IdLayout({int(k): int(v) for k, v in d["spatial_bits"].items()}, int(d["layer_bits"])),
+            IdLayout({int(k): _axis_bits(v) for k, v in d["spatial_bits"].items()}, int(d["layer_bits"])),
         )
 
 
-def layout_for_grid(grid: Triple) -> IdLayout:
-    """Layout of a data set without a graph: 10 bits per axis as in PyChunkedGraph, or what the grid needs."""
-    bits = max(10, *(int(n - 1).bit_length() for n in grid))
-    return IdLayout({L2: bits})
+def _axis_bits(value: Any) -> int | AxisBits:
+    """Bits per axis from JSON: one number, or a list of three. Raises ValueError or TypeError for others."""
+    if isinstance(value, list):
+        x, y, z = (int(n) for n in value)
+        return x, y, z
+    return int(value)
+
+
+def layout_for_grid(grid: Triple, chunk_size: Triple) -> IdLayout:
+    """Return the id layout of a data set without a graph.
+
+    10 bits per axis, as in PyChunkedGraph, where the grid fits into them; otherwise the bits that each axis
+    needs. Raises ConfigError where too few bits are left for the segments of a chunk.
+    """
+    needed = tuple(int(n - 1).bit_length() for n in grid)
+    x, y, z = needed if max(needed) > GRAPH_BITS else (GRAPH_BITS,) * 3
+    left = 64 - IdLayout().layer_bits - x - y - z
+    room = min(ROOM_BITS, math.prod(chunk_size).bit_length())
+    if left < room:
+        raise ConfigError(
+            f"a grid of {'x'.join(map(str, grid))} chunks takes {x} + {y} + {z} of an id's 56 bits: "
+            f"expected {room} bits or more to be left for a chunk's segments, choose a larger chunk_size"
+        )
+    return IdLayout({L2: (x, y, z)})

@@ -1,8 +1,8 @@
 """uint64 node ids: layer, chunk coordinates and row keys.
 
 From the top: the layer (``layer_bits`` bits, 8 in every known graph), then x, y and z of the chunk
-(``spatial_bits[layer]`` bits each), then the segment. The spatial bits differ between layers and
-between graphs, so they are data. A chunk id is a node id with segment 0.
+(``spatial_bits[layer]`` bits each, or a triple of bits where the axes differ), then the segment. The spatial
+bits differ between layers and between graphs, so they are data. A chunk id is a node id with segment 0.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 Ids = npt.NDArray[np.uint64]
+
+AxisBits = tuple[int, int, int]
+"""Bits of the x, y and z coordinate of a chunk."""
 
 KEY_DIGITS = 20
 L2 = 2
@@ -40,25 +43,37 @@ def as_ids(values: Any) -> Ids:
 
 @dataclass(frozen=True)
 class IdLayout:
-    """How many bits of an id say what; ``spatial_bits`` maps a layer to the bits of each axis."""
+    """The bit fields of an id: the layer, the chunk's coordinates, the segment.
 
-    spatial_bits: Mapping[int, int] = field(default_factory=dict)
+    ``spatial_bits`` maps a layer to the bits per axis: one number, or x, y and z. Equal triples become one
+    number, so that equal layouts compare equal.
+    """
+
+    spatial_bits: Mapping[int, int | AxisBits] = field(default_factory=dict)
     layer_bits: int = 8
 
     def __post_init__(self) -> None:
-        for layer, bits in self.spatial_bits.items():
-            if not 0 < layer < 1 << self.layer_bits or bits < 0 or self.layer_bits + 3 * bits >= 64:
-                raise ValueError(f"layer {layer} with {bits} bits per axis does not fit into 64 bits")
+        uniform = {layer: _shortest(bits) for layer, bits in self.spatial_bits.items()}
+        object.__setattr__(self, "spatial_bits", uniform)
+        for layer in uniform:
+            bits = self.axis_bits(layer)
+            if not 0 < layer < 1 << self.layer_bits or min(bits) < 0 or self.layer_bits + sum(bits) >= 64:
+                raise ValueError(f"layer {layer} with {_described(bits)} does not fit into 64 bits")
 
     def layers(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Layer of each id, shape (n,)."""
         return (as_ids(ids) >> np.uint64(64 - self.layer_bits)).astype(np.int64)
 
-    def segment_bits(self, layer: int) -> int:
-        """Bits that number the segments of one chunk. Raises ValueError for an unknown layer."""
+    def axis_bits(self, layer: int) -> AxisBits:
+        """Bits of x, y and z. Raises ValueError for an unknown layer."""
         if layer not in self.spatial_bits:
             raise ValueError(f"layer {layer} is unknown: expected one of {sorted(self.spatial_bits)}")
-        return 64 - self.layer_bits - 3 * self.spatial_bits[layer]
+        bits = self.spatial_bits[layer]
+        return (bits, bits, bits) if isinstance(bits, int) else bits
+
+    def segment_bits(self, layer: int) -> int:
+        """Bits that number the segments of one chunk. Raises ValueError for an unknown layer."""
+        return 64 - self.layer_bits - sum(self.axis_bits(layer))
 
     def chunk_coordinates(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Chunk coordinates of each id, shape (n, 3). The ids may be of several layers."""
@@ -73,9 +88,14 @@ class IdLayout:
         return out
 
     def _coordinates(self, ids: Ids, layer: int) -> npt.NDArray[np.int64]:
-        bits = self.spatial_bits.get(layer, 0)
-        shifts = self.segment_bits(layer) + bits * np.array([2, 1, 0])
-        return (ids[:, None] >> shifts.astype(np.uint64) & np.uint64((1 << bits) - 1)).astype(np.int64)
+        masks = np.array([(1 << bits) - 1 for bits in self.axis_bits(layer)], dtype=np.uint64)
+        shifts = np.array(self._shifts(layer), dtype=np.uint64)
+        return (ids[:, None] >> shifts & masks).astype(np.int64)
+
+    def _shifts(self, layer: int) -> AxisBits:
+        """Position of the lowest bit of x, y and z."""
+        segment, (_, y, z) = self.segment_bits(layer), self.axis_bits(layer)
+        return segment + z + y, segment + z, segment
 
     def segments(self, ids: Ids) -> Ids:
         """Number of each id within its chunk, shape (n,)."""
@@ -93,15 +113,15 @@ class IdLayout:
         Raises ValueError where a coordinate does not fit into the layer's bits.
         """
         xyz = np.asarray(coordinates, dtype=np.int64).reshape(-1, 3)
-        shift, bits = self.segment_bits(layer), self.spatial_bits[layer]
-        bad = ((xyz < 0) | (xyz >= 1 << bits)).any(axis=1)
+        bits = self.axis_bits(layer)
+        bad = ((xyz < 0) | (xyz >= [1 << n for n in bits])).any(axis=1)
         if bad.any():
             raise ValueError(
-                f"chunk {tuple(xyz[bad][0].tolist())} does not fit into {bits} bits per axis of layer {layer}"
+                f"chunk {tuple(xyz[bad][0].tolist())} does not fit into {_described(bits)} of layer {layer}"
             )
         out = np.full(len(xyz), layer << (64 - self.layer_bits), dtype=np.uint64)
-        for axis in range(3):
-            out |= xyz[:, axis].astype(np.uint64) << np.uint64(shift + bits * (2 - axis))
+        for axis, shift in enumerate(self._shifts(layer)):
+            out |= xyz[:, axis].astype(np.uint64) << np.uint64(shift)
         return out
 
     def chunk_id(self, x: int, y: int, z: int, layer: int = L2) -> int:
@@ -119,6 +139,18 @@ class IdLayout:
         for layer in _distinct(layers):
             ends[layers == layer] = np.uint64(1 << self.segment_bits(int(layer)))
         return ends
+
+
+def _shortest(bits: int | AxisBits) -> int | AxisBits:
+    """One number where all axes have the same bits."""
+    if isinstance(bits, int):
+        return bits
+    x, y, z = (int(n) for n in bits)
+    return x if x == y == z else (x, y, z)
+
+
+def _described(bits: AxisBits) -> str:
+    return f"{bits[0]} bits per axis" if len(set(bits)) == 1 else "{} + {} + {} bits".format(*bits)
 
 
 def sorted_unique(ids: Ids) -> Ids:

@@ -10,9 +10,10 @@ from .compute import timed
 from .config import Dataset
 from .features import SegmentedChunk, group_features
 from .geometry import Chunk, Geometry
+from .graph.agreement import check_geometry
 from .graph.children import open_children
 from .ids import L2, Ids, as_ids, sorted_unique
-from .schema import FEATURES
+from .schema import FEATURES, SIZE
 from .volume import open_volume
 
 
@@ -21,8 +22,9 @@ class NodeFeatures:
     """The features of some nodes of a chunk, and what became of the others.
 
     ``features`` (n,) is sorted by id; a node without a voxel has a size of 0, which is stored as the mark
-    "could not compute". ``unknown`` are ids that the graph does not know, or not yet; ``errors`` says of an
-    id why it can never have features. ``millis`` is the time in graph, read and compute.
+    "could not compute". Where files of the chunk are missing, its voxels may be in those: it is ``unsure``,
+    and ``unsure_why`` counts the files. ``unknown`` are ids that the graph does not know, or not yet;
+    ``errors`` says of an id why it never has features. ``millis`` is the time in graph, read and compute.
     """
 
     chunk: Chunk
@@ -30,6 +32,8 @@ class NodeFeatures:
     unknown: Ids
     errors: dict[int, str] = field(default_factory=dict)
     millis: dict[str, float] = field(default_factory=dict)
+    unsure: Ids = field(default_factory=lambda: as_ids([]))
+    unsure_why: str = ""
 
 
 class NodeSource:
@@ -38,6 +42,7 @@ class NodeSource:
     def __init__(self, dataset: Dataset, geometry: Geometry) -> None:
         self.geometry = geometry
         self.volume = open_volume(dataset)
+        check_geometry(dataset, self.volume, geometry)
         self.children = open_children(dataset, self.volume.cv, geometry)
 
     def compute(self, chunk: Chunk, ids: Ids) -> NodeFeatures:
@@ -54,15 +59,18 @@ class NodeSource:
             children = self.children.children(chunk, ids)
         known = children.supervoxels
         unknown = ids[~np.isin(ids, as_ids([*known, *children.errors]))]
-        features = np.zeros(0, FEATURES)
+        features, unsure, why = np.zeros(0, FEATURES), as_ids([]), ""
         if known:
             with timed(millis, "read"):
-                labels = self.volume.read(chunk, self.geometry).labels
+                labels, files = self.volume.read(chunk, self.geometry)
             with timed(millis, "compute"):
                 segmented = SegmentedChunk(labels)
                 del labels
                 features = group_features(segmented, known, self.geometry.resolution)
-        return NodeFeatures(chunk, features, unknown, errors | children.errors, millis)
+            if not files.complete:
+                features, unsure = _without_hollow(features)
+                why = f"no voxel, but of {files.expected} files of chunk {chunk} only {files.read} were read"
+        return NodeFeatures(chunk, features, unknown, errors | children.errors, millis, unsure, why)
 
     def close(self) -> None:
         """Let go of connections."""
@@ -80,3 +88,9 @@ class NodeSource:
             int(node): f"id {node} is " + ("not of layer 2" if wrong else f"no node of chunk {chunk}")
             for node, wrong in zip(ids[~ours], wrong_layer[~ours], strict=True)
         }
+
+
+def _without_hollow(features: np.ndarray) -> tuple[np.ndarray, Ids]:
+    """The features of nodes that have a voxel, and the ids of those that have none."""
+    hollow = features[SIZE] == 0
+    return features[~hollow], as_ids(features["label"][hollow])

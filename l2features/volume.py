@@ -12,8 +12,10 @@ import numpy.typing as npt
 from .chunks import FileCounts
 from .config import Dataset
 from .encoding import check_compressed_segmentation
-from .errors import VolumeError
+from .errors import L2FeaturesError, VolumeError
 from .geometry import Chunk, Geometry, Triple
+from .graph.agreement import graph_table, match_graph
+from .graph.server import graph_of, open_graphene, set_mip
 from .ids import IdLayout
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -45,19 +47,22 @@ class VolumeInfo:
 
 
 class Volume:
-    """One open segmentation (``precomputed://`` or ``graphene://``), read at its base resolution.
+    """One open segmentation (``precomputed://`` or ``graphene://``), read at one of its scales.
 
-    Raises VolumeError where it cannot be opened.
+    ``mip`` picks the scale; None is the first, or the graph's. Raises VolumeError where it cannot be opened.
     """
 
-    def __init__(self, cv_path: str) -> None:
+    def __init__(self, cv_path: str, mip: int | None = None) -> None:
         from cloudvolume import CloudVolume
 
         self.cv_path = cv_path
         try:
-            self.cv = CloudVolume(cv_path, **_OPTIONS)
-            if self.is_graphene:
-                self.cv.mip = self.cv.meta.watershed_mip
+            open_cv = open_graphene if self.is_graphene else CloudVolume
+            self.cv = open_cv(cv_path, **_OPTIONS)
+            if mip is not None and not self.is_graphene:
+                set_mip(self.cv, mip)
+        except L2FeaturesError:
+            raise
         except Exception as error:  # cloud-volume and its backends share no base class
             raise VolumeError(f"cannot open {cv_path}: {_reason(error)}") from error
         if self.cv.dtype.kind != "u" or self.cv.num_channels != 1:
@@ -67,6 +72,11 @@ class Volume:
             )
 
     @property
+    def mip(self) -> int:
+        """The scale that is read."""
+        return int(self.cv.mip)
+
+    @property
     def is_graphene(self) -> bool:
         return self.cv_path.startswith("graphene://")
 
@@ -74,12 +84,8 @@ class Volume:
         """Bounds and resolution, and the graph's chunks and ids where this is a ``graphene://`` volume."""
         bounds, chunk_size, layout = self.cv.bounds, None, None
         if self.is_graphene:
-            meta = self.cv.meta
-            masks = meta.info["graph"]["spatial_bit_masks"]
-            layout = IdLayout(
-                {int(layer): int(bits) for layer, bits in masks.items()}, meta.n_bits_for_layer_id
-            )
-            chunk_size = _triple(meta.graph_chunk_size)
+            graph = graph_of(self.cv, self.cv_path)
+            chunk_size, layout = graph.chunk_size, graph.layout
         x, y, z = (float(r) for r in self.cv.resolution)
         return VolumeInfo((x, y, z), _triple(bounds.minpt), _triple(bounds.size3()), chunk_size, layout)
 
@@ -136,8 +142,15 @@ class Volume:
 
 
 def open_volume(dataset: Dataset) -> Volume:
-    """The segmentation of a data set. Raises VolumeError where it cannot be opened."""
-    return Volume(dataset.cv_path)
+    """The segmentation of a data set, at the scale of its graph.
+
+    Raises VolumeError where it cannot be opened, ConfigError where its graph contradicts it, and GraphError
+    where its graph cannot be asked.
+    """
+    table = graph_table(dataset)
+    volume = Volume(dataset.cv_path, table.mip if table else None)
+    match_graph(dataset, volume, table)
+    return volume
 
 
 def _triple(values: Any) -> Triple:

@@ -38,13 +38,14 @@ def _served_row(rows: Rows, i: int, geometry: Geometry, names: Sequence[str]) ->
 
 
 def _position(node: int, index: list[int], geometry: Geometry) -> list[float] | None:
-    bits = geometry.layout.spatial_bits.get(node >> 64 - geometry.layout.layer_bits)
-    if bits is None:
+    layout = geometry.layout
+    layer = node >> 64 - layout.layer_bits
+    if layer not in layout.spatial_bits:
         return None
-    segment_bits = 64 - geometry.layout.layer_bits - 3 * bits
-    out = []
-    for axis in range(3):
-        chunk = node >> (segment_bits + bits * (2 - axis)) & (1 << bits) - 1
+    out, shift = [], 64 - layout.layer_bits
+    for axis, bits in enumerate(layout.axis_bits(layer)):
+        shift -= bits
+        chunk = node >> shift & (1 << bits) - 1
         voxel = geometry.voxel_offset[axis] + chunk * geometry.chunk_size[axis] + index[axis]
         out.append(voxel * float(geometry.resolution[axis]))
     return out

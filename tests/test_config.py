@@ -60,6 +60,7 @@ def test_all_keys(tmp_path: Path) -> None:
         "graph": "bigtable://project/instance/minnie_graph",
         "store": "sqlite:///data/features.db",
         "chunk_size": [256, 256, 512],
+        "watershed": "gs://bucket/ws",
     }
     dataset = load_dataset("minnie", write(tmp_path, {"minnie": keys}))
     assert dataset.model_dump() == keys | {"name": "minnie", "chunk_size": (256, 256, 512)}
@@ -75,6 +76,11 @@ def test_all_keys(tmp_path: Path) -> None:
         ({"cv_path": GRAPHENE}, "graphene", "minnie"),
         ({"cv_path": GRAPHENE, "graph": "flat"}, "flat", "flat"),
         ({"graph": "bigtable://p/i/t"}, "bigtable://p/i/t", "t"),
+        ({"cv_path": "graphene://https://h/segmentation/1.0/fly_v31/"}, "graphene", "fly_v31"),
+        ({"cv_path": "graphene://https://h/segmentation/api/v1/fly.v31?a=b/c"}, "graphene", "fly.v31"),
+        ({"cv_path": "graphene://middleauth+https://h/segmentation/table/t/?a#b"}, "graphene", "t"),
+        ({"cv_path": "graphene://https://h/segmentation/api/v1/table/t-1/info"}, "graphene", "t-1"),
+        ({"cv_path": "graphene://https://h/some/where/else/"}, "graphene", "else"),
     ],
 )
 def test_graphs(tmp_path: Path, keys: dict[str, Any], graph: str, graph_id: str) -> None:

@@ -18,24 +18,26 @@ V2 = IdLayout({1: 10, 2: 10, 3: 9, 4: 8})
 V1 = IdLayout({1: 8, 2: 2, 3: 1, 4: 1})
 WIDE = IdLayout({1: 16, 2: 18, 200: 4})
 NARROW = IdLayout({1: 0, 2: 5}, layer_bits=4)
-LAYOUTS = pytest.mark.parametrize("layout", [V2, V1, WIDE, NARROW], ids=["v2", "v1", "wide", "narrow"])
+LONG = IdLayout({1: (17, 0, 0), 2: (3, 20, 11), 3: 4})
+LAYOUTS = pytest.mark.parametrize(
+    "layout", [V2, V1, WIDE, NARROW, LONG], ids=["v2", "v1", "wide", "narrow", "long"]
+)
 
 
 def assemble(layout: IdLayout, layer: int, xyz: tuple[int, int, int], segment: int) -> int:
     """An id put together from the definition, with Python's integers."""
-    bits = layout.spatial_bits[layer]
-    node = layer
-    for value in xyz:
-        node = node << bits | value
-    return node << (64 - layout.layer_bits - 3 * bits) | segment
+    node, left = layer, 64 - layout.layer_bits
+    per_axis = layout.spatial_bits[layer]
+    for value, bits in zip(xyz, [per_axis] * 3 if isinstance(per_axis, int) else per_axis, strict=True):
+        node, left = node << bits | value, left - bits
+    return node << left | segment
 
 
 @st.composite
 def nodes(draw: st.DrawFn, layout: IdLayout) -> tuple[int, tuple[int, int, int], int]:
     layer = draw(st.sampled_from(sorted(layout.spatial_bits)))
-    coordinate = st.integers(0, (1 << layout.spatial_bits[layer]) - 1)
-    segment = draw(st.integers(0, (1 << layout.segment_bits(layer)) - 1))
-    return layer, (draw(coordinate), draw(coordinate), draw(coordinate)), segment
+    x, y, z = (draw(st.integers(0, (1 << bits) - 1)) for bits in layout.axis_bits(layer))
+    return layer, (x, y, z), draw(st.integers(0, (1 << layout.segment_bits(layer)) - 1))
 
 
 @pytest.mark.parametrize(
@@ -93,12 +95,14 @@ def test_chunk_ids_of_many_coordinates() -> None:
         ((4, 0, 0), 2, r"chunk \(4, 0, 0\) does not fit into 2 bits per axis of layer 2"),
         ((0, -1, 0), 2, r"chunk \(0, -1, 0\) does not fit"),
         ((0, 0, 2), 3, r"chunk \(0, 0, 2\) does not fit into 1 bits per axis of layer 3"),
+        ((0, 1, 0), 9, r"chunk \(0, 1, 0\) does not fit into 17 \+ 0 \+ 0 bits of layer 9"),
         ((0, 0, 0), 7, r"layer 7 is unknown: expected one of \[1, 2, 3, 4\]"),
     ],
 )
 def test_chunks_that_have_no_id(xyz: tuple[int, int, int], layer: int, message: str) -> None:
+    layout = IdLayout({9: (17, 0, 0)}) if layer == 9 else V1
     with pytest.raises(ValueError, match=message):
-        V1.chunk_id(*xyz, layer=layer)
+        layout.chunk_id(*xyz, layer=layer)
 
 
 def test_ids_of_an_unknown_layer() -> None:
@@ -109,8 +113,10 @@ def test_ids_of_an_unknown_layer() -> None:
             method(ids)
 
 
-@pytest.mark.parametrize("bits", [{0: 3}, {256: 3}, {2: -1}, {2: 19}])
-def test_layouts_that_cannot_be(bits: dict[int, int]) -> None:
+@pytest.mark.parametrize(
+    "bits", [{0: 3}, {256: 3}, {2: -1}, {2: 19}, {2: (56, 0, 0)}, {2: (-1, 5, 5)}, {2: (20, 20, 16)}]
+)
+def test_layouts_that_cannot_be(bits: dict[int, Any]) -> None:
     with pytest.raises(ValueError, match="does not fit into 64 bits"):
         IdLayout(bits)
 

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.edits import random_edits
 from benchmarks.synthetic import CHILDREN, ProofreadGraph, Segmentation, Spec, graph_meta
 from l2features.geometry import Chunk
-from l2features.graph import _info_v2
 from l2features.graph.children import decode_children
+from l2features.graph.info import info_of_meta
 from l2features.ids import as_ids
 from l2features.messages import decode
 
@@ -61,6 +61,6 @@ def test_the_truth_is_the_oracles(segmentation: Segmentation) -> None:
 
 
 def test_the_meta_is_read_as_that_of_a_graph() -> None:
-    info = _info_v2(graph_meta(SPEC.geometry, "t", 4, "file:///ws"))
+    info = info_of_meta(graph_meta(SPEC.geometry, "t", 4, "file:///ws"))
     assert info.chunk_size == SPEC.chunk_size
     assert info.layout == SPEC.geometry.layout

@@ -72,14 +72,26 @@ def test_the_server_answers_as_the_recorded_one(recorded: Recordings) -> None:
     assert compared == 11
 
 
+FORMS = (
+    "table/fixture_v2",
+    "table/fixture_v2/?key=value#part",
+    "1.0/fixture_v2/",
+    "api/v1/fixture_v2",
+    "api/v1/table/fixture_v2/",
+)
+"""Forms of the path of a graph's server, of which it answers only ``table/…/info`` and ``api/v1/table/…``."""
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_replay_without_any_google_process(
-    recorded: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: Recordings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     """Ingest at T0, 18 edits: every node ever made has its recorded features, and the audit says so."""
     for service in ("BIGTABLE", "PUBSUB"):
         monkeypatch.delenv(f"{service}_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "nothing.json"))
-    config = dataset_file(tmp_path, recorded.cv_path("fixture_v2"), graph="graphene", chunk_size=None)
+    cv_path = recorded.cv_path("fixture_v2").replace("table/fixture_v2", form)
+    config = dataset_file(tmp_path, cv_path, graph="graphene", chunk_size=None)
     ingested = run_ingest(config, "--create", "--timestamp", T0)
     assert ingested.returncode == 0, ingested.stderr
     check_values(all_rows(open_table(config)), valid_at_t0(recorded, "fixture_v2"))

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..errors import ConfigError, GraphError
-from ..geometry import Chunk, Geometry, Triple
+from ..errors import GraphError
+from ..geometry import Chunk, Geometry
 from ..ids import L2, IdLayout, Ids, as_ids, ids_of_row_keys, row_keys
-from ..unpickle import GRAPH_META, plain_loads
+from .info import GraphInfo, read_graph_info
+from .server import REQUESTS, open_session
+from .table import check_graph, graph_errors, open_graph_table, parse_graph_url
 
-REQUESTS = 8
-"""How many questions a graph's server is asked at the same time."""
-_URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
+__all__ = [
+    "REQUESTS",
+    "GraphInfo",
+    "check_graph",
+    "graph_errors",
+    "open_graph_table",
+    "open_session",
+    "parse_graph_url",
+    "read_graph_info",
+]
 
 
 class Graph(Protocol):
@@ -135,101 +140,6 @@ class BigtableGraph:
         if len(values) != 8 * len(rows):
             raise GraphError(f"{self.url}: parents between {first} and {last} are not 8 bytes each")
         return ids_of_row_keys([row.row_key for row in rows]), np.frombuffer(values, dtype="<u8")
-
-
-def check_graph(source: str) -> None:
-    """Raise `GraphError` where a data set names a graph's table that cannot be read."""
-    from google.cloud.bigtable.data import ReadRowsQuery
-
-    if source.startswith("bigtable://"):
-        with graph_errors(source):
-            open_graph_table(source).read_rows(ReadRowsQuery(limit=1))
-
-
-@dataclass(frozen=True)
-class GraphInfo:
-    """What a graph's table says of its chunks and ids."""
-
-    chunk_size: Triple
-    layout: IdLayout
-
-
-def read_graph_info(url: str) -> GraphInfo:
-    """Chunk size and id layout from a graph's table, of either schema. Raises GraphError."""
-    from google.cloud.bigtable.data import ReadRowsQuery
-
-    with graph_errors(url):
-        rows = open_graph_table(url).read_rows(ReadRowsQuery(row_keys=[b"meta", b"params"]))
-    cells = {cell.qualifier: cell.value for row in rows for cell in reversed(row.cells)}
-    try:
-        return _info_v2(cells[b"meta"]) if b"meta" in cells else _info_v1(cells)
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise GraphError(
-            f"{url}: the table does not describe a graph of PyChunkedGraph 1 or 2: {error!r}"
-        ) from error
-
-
-def _info_v2(meta: bytes) -> GraphInfo:
-    """From the pickled ChunkedGraphMeta: fields 2, 4 and 5 of its GraphConfig."""
-    config = plain_loads(meta, GRAPH_META).args[0].args
-    x, y, z = (int(n) for n in config[2])
-    bits = int(config[5])
-    return GraphInfo((x, y, z), IdLayout({1: bits, 2: bits}, int(config[4])))
-
-
-def _info_v1(cells: dict[bytes, bytes]) -> GraphInfo:
-    """From the row ``params``. Layer 1 has 8 bits per axis, layer 2 what its part of the octree needs."""
-    x, y, z = np.frombuffer(cells[b"chunk_size"], dtype="<u8").tolist()
-    fan_out = int.from_bytes(cells[b"fan_out"], "little")
-    layers = int.from_bytes(cells[b"n_layers"], "little")
-    bits = max(1, (fan_out ** (layers - L2) - 1).bit_length())
-    return GraphInfo((x, y, z), IdLayout({1: 8, 2: bits}))
-
-
-def open_graph_table(url: str) -> Any:
-    """The table of a graph (``bigtable://project/instance/table``). Raises ConfigError, GraphError."""
-    from ..bigtable import open_table
-
-    with graph_errors(url):
-        return open_table(*parse_graph_url(url))
-
-
-def parse_graph_url(url: str) -> tuple[str, str, str]:
-    """Project, instance and table of ``bigtable://project/instance/table``. Raises ConfigError."""
-    match = _URL.fullmatch(url)
-    if not match:
-        raise ConfigError(f"graph {url!r}: expected bigtable://project/instance/table")
-    project, instance, table = match.groups()
-    return project, instance, table
-
-
-def open_session(cv: Any) -> tuple[str, Any]:
-    """Address of the server of an open ``graphene://`` CloudVolume, and a session that has its token."""
-    import requests
-    from requests.adapters import HTTPAdapter
-
-    meta = cv.meta
-    session = requests.Session()
-    session.headers.update(meta.auth_header or {})
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_maxsize=REQUESTS))
-    return f"{meta.base_path}{meta.api_version.path(meta.server_path)}", session
-
-
-@contextmanager
-def graph_errors(url: str) -> Iterator[None]:
-    """Errors of the Bigtable client as GraphError."""
-    from google.api_core.exceptions import GoogleAPIError, NotFound
-    from google.auth.exceptions import GoogleAuthError
-
-    from ..bigtable import reason
-
-    try:
-        yield
-    except NotFound as error:
-        raise GraphError(f"{url}: there is no such table") from error
-    except (GoogleAPIError, GoogleAuthError) as error:
-        raise GraphError(f"cannot read {url}: {reason(error)}") from error
 
 
 def open_graph(source: str, cv: Any, geometry: Geometry, timestamp: datetime) -> Graph:

@@ -65,12 +65,21 @@ def node_cells(node: int, children: Ids, ms: int) -> list[Cell]:
     return [Cell(node, CHILDREN, value, ms), *(Cell(i, PARENTS, parent, ms) for i in children.tolist())]
 
 
-def graph_meta(geometry: Geometry, name: str, layers: int, watershed: str) -> bytes:
+def graph_meta(
+    geometry: Geometry,
+    name: str,
+    layers: int,
+    watershed: str,
+    mip: int = 0,
+    custom_data: dict[str, object] | None = None,
+) -> bytes:
     """The cell ``meta`` of a graph's table: the pickle of a ChunkedGraphMeta, written without its class."""
     config = (name, "", list(geometry.chunk_size), 2, 8, BITS, False, timedelta(minutes=3), 8)
-    source = ("", "", watershed, layers, 0)
+    source = ("", "", watershed, layers, mip)
     parts = (_instance(b"GraphConfig", config), _instance(b"DataSource", source))
-    values = zip(("graph_config", "data_source", "custom_data"), (*parts, _pickled({})), strict=True)
+    values = zip(
+        ("graph_config", "data_source", "custom_data"), (*parts, _pickled(custom_data or {})), strict=True
+    )
     state = b"".join(_pickled(name) + value for name, value in values)
     made = _META % b"ChunkedGraphMeta" + b"".join(parts) + _PAIR + _NEW_OBJECT
     return b"\x80\x02" + made + _STATE % state + b"."

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from ..errors import L2FeaturesError, StoreUnavailable
+from ..errors import ConfigError, L2FeaturesError, StoreUnavailable
 
 LONGEST_PAUSE_S = 10.0
 REST_S = 5.0
@@ -38,7 +38,7 @@ class Retries:
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.attempts),
             wait=tenacity.wait_exponential_jitter(self.pause_s, LONGEST_PAUSE_S, jitter=self.pause_s),
-            retry=tenacity.retry_if_exception_type(L2FeaturesError),
+            retry=tenacity.retry_if_exception(_may_pass),
             reraise=True,
         )
         try:
@@ -46,3 +46,8 @@ class Retries:
         except StoreUnavailable as error:
             self._away[name] = error, time.monotonic() + REST_S
             raise
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same call may succeed later: not before the data sets file is another."""
+    return isinstance(error, L2FeaturesError) and not isinstance(error, ConfigError)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..compute import read_geometry, timed
 from ..config import Dataset, datasets_of_table
-from ..errors import GraphError, L2FeaturesError, StoreError, StoreUnavailable, VolumeError
+from ..errors import ConfigError, GraphError, L2FeaturesError, StoreError, StoreUnavailable, VolumeError
 from ..geometry import Geometry
 from ..ids import Ids, as_ids, sorted_unique
 from ..messages import BadMessage, Reason, check_ids, decode
@@ -139,7 +139,7 @@ class Updater:
             try:
                 yield self._retries.call(place.dataset, self._compute, place, batch)
             except Exception as error:
-                if len(batch) == 1 or isinstance(error, (VolumeError, StoreError)):
+                if len(batch) == 1 or isinstance(error, (ConfigError, VolumeError, StoreError)):
                     yield self._nothing(place, batch, error)
                 else:
                     yield from self._compute_members(place, batch, error)
@@ -236,6 +236,9 @@ class Updater:
         outcomes += [
             Outcome.refused(Reason.BAD_NODE, why, as_ids([node]), name) for node, why in result.errors.items()
         ]
+        if len(result.unsure):
+            what = f"{len(result.unsure)} ids, the first {result.unsure[0]}: {result.unsure_why}"
+            outcomes.append(Outcome(Fate.FAILED, result.unsure, name, detail=what))
         return Computed(place, members, result.features, outcomes, result.millis)
 
     def _known(self, place: Place, ids: Ids) -> NodeFeatures:
@@ -248,6 +251,8 @@ class Updater:
             later = source.compute(place.chunk, result.unknown)
             result.features = np.concatenate([result.features, later.features])
             result.unknown, result.errors = later.unknown, result.errors | later.errors
+            result.unsure = sorted_unique(np.concatenate([result.unsure, later.unsure]))
+            result.unsure_why = result.unsure_why or later.unsure_why
         return result
 
 
