@@ -214,7 +214,7 @@ ID: dict[str, Any] = {
             "description": "In decimal, for clients whose numbers have no 64 bits, as in a browser.",
         },
     ],
-    "description": "A node id: 64 bits, with the layer in the top 8 bits, which is not 0.",
+    "description": "A node id: 64 bits, with the layer in the top 8 bits, which is not 0. Never a float.",
     "examples": [int(EXAMPLE_ID), EXAMPLE_ID],
 }
 
