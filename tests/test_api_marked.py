@@ -88,5 +88,5 @@ def test_repeated_names_are_joined(client: FlaskClient) -> None:
 
 
 def test_all_marked_nodes_of_a_table(client: FlaskClient) -> None:
-    answer = client.post(READ, json={"l2_ids": node_ids().tolist()}, buffered=True).json
+    answer: Any = client.post(READ, json={"l2_ids": node_ids().tolist()}, buffered=True).json
     assert [not answer[str(node)] for node in node_ids()] == [i % EMPTY == 0 for i in range(len(node_ids()))]
