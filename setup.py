@@ -55,6 +55,7 @@ setup(
             "caveclient>=8.2,<8.3",
             "compose-spec>=0.2",
             "crackle-codec>=0.20",
+            "fafbseg>=3.2,<3.3",
             "fastremap>=1.15",
             "hypothesis>=6",
             "jsonschema>=4.20",

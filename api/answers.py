@@ -14,6 +14,8 @@ JSON, ARROW, PARQUET = (
     "application/vnd.apache.arrow.stream",
     "application/vnd.apache.parquet",
 )
+FORMS = (JSON, ARROW, PARQUET)
+"""Media types of features, the preferred one first."""
 _GZIP = 31
 """``wbits`` of a gzip stream."""
 

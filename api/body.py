@@ -6,6 +6,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from math import isinf
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,12 @@ OTHER_VALUES = 1000
 """Values that the JSON of a request may hold besides its ids, each of which may be in a list of its own."""
 _GZIP = 31
 _DIGITS = re.compile(r"\s*-?[0-9]{1,40}\s*")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"-?(NaN|Infinity)")
+EXACT_FLOATS = 1 << 53
+"""Below this a float holds every integer."""
+AN_ID = f"expected an integer from 0 to {(1 << 64) - 1}"
+NO_FLOAT = f"{AN_ID}; a float cannot hold an id exactly: send integers or strings"
 
 
 def requested_ids(request: Request, settings: Settings) -> Ids:
@@ -40,7 +47,7 @@ def requested_ids(request: Request, settings: Settings) -> Ids:
     ids = ids_of_buffer(body, settings.max_ids) if mimetype == BINARY else ids_of_json(body, settings.max_ids)
     without_layer = ids[ids >> np.uint64(56) == 0]
     if len(without_layer):
-        raise _bad_id(int(without_layer[0]), "an id with a layer in its top 8 bits")
+        raise _bad_id(int(without_layer[0]), "expected an id with a layer in its top 8 bits")
     return ids
 
 
@@ -123,13 +130,14 @@ def ids_of_buffer(body: bytes | bytearray, max_ids: int) -> Ids:
 def ids_of_json(body: bytes | bytearray, max_ids: int) -> Ids:
     """Ids of ``{"l2_ids": …}``: integers, or strings of digits, in a list, a nested list or alone.
 
-    As in the older service, a negative integer stands for the uint64 of the same 64 bits. Raises ApiError.
+    As in PCGL2Cache, a negative integer stands for the uint64 of the same 64 bits. Floats of 2^53 or more are
+    refused, since they may have been rounded. Raises ApiError.
     """
     _check_values(body, max_ids)
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise ApiError(400, "not_json", f"the body is not JSON: {error}", field="body") from error
+        raise _not_json(error) from error
     if not isinstance(content, dict) or FIELD not in content:
         message = f'expected a JSON object such as {{"{FIELD}": [144115188075855873]}}: it has no "{FIELD}"'
         raise ApiError(422, "missing_field", message, field=FIELD)
@@ -159,17 +167,34 @@ def _id(item: Any) -> int:
     value = item
     if isinstance(item, str) and _DIGITS.fullmatch(item):
         value = int(item)
-    elif isinstance(item, float) and item.is_integer() and item > -(1 << 63):
-        # The parser makes floats of integers that have no 64 bits: -2^63 may have been one below it.
+    elif isinstance(item, float) and abs(item) >= EXACT_FLOATS:
+        raise _bad_id(item, NO_FLOAT)
+    elif isinstance(item, float) and item.is_integer():
         value = int(item)
     if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 64:
-        raise _bad_id(item, f"an integer from 0 to {(1 << 64) - 1}")
+        raise _bad_id(item, AN_ID)
     return value % (1 << 64)
 
 
-def _bad_id(value: Any, expected: str) -> ApiError:
-    message = f"{shown_repr(value)} is not an id: expected {expected}"
+def _bad_id(value: Any, why: str) -> ApiError:
+    message = f"{shown_repr(value)} is not an id: {why}"
     return ApiError(422, "not_an_id", message, field=FIELD, value=value)
+
+
+def _not_json(error: orjson.JSONDecodeError) -> ApiError:
+    """The error for a body that the parser refuses.
+
+    The parser also refuses numbers that are valid JSON but too large for a float, such as 1e400.
+    """
+    number = _NUMBER.match(error.doc, error.pos)
+    if number and isinf(float(number[0])):
+        message = f"{shown(number[0])} is not an id: {NO_FLOAT}"
+        return ApiError(422, "not_an_id", message, field=FIELD, value=number[0])
+    message = f"the body is not JSON: {error}"
+    at = max(0, error.pos - 1)  # of -Infinity the parser names the second character
+    if named := _NOT_FINITE.match(error.doc, at) or _NOT_FINITE.match(error.doc, error.pos):
+        message = f"the body is not JSON: {named[0]} is neither a JSON number nor an id: leave it out"
+    return ApiError(400, "not_json", message, field="body")
 
 
 def _check_count(count: int, max_ids: int) -> None:

@@ -16,6 +16,7 @@ from .answers import JSON, json_response
 from .config import Settings
 from .errors import ErrorBody
 from .observe import REQUEST_ID
+from .problems import AUTH_ERROR, AUTH_PROBLEMS
 from .schemas import OPERATIONS, components, plain_response
 
 PLACE = "../openapi.json"
@@ -26,17 +27,7 @@ LIBRARYS = ("ValidationErrorModel", "UnprocessableEntity")
 SECURITY_SCHEMES = {
     TOKEN: {"type": "http", "scheme": "bearer", "description": "A token of the authentication service."}
 }
-AUTH_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}, "message": {"type": "string"}, "data": {}},
-    "description": "An error of the authentication.",
-}
-AUTH_ERRORS = {
-    "302": "Browsers without a token are sent to where they get one.",
-    "401": "There is no token, or it is not valid.",
-    "403": "The token does not permit this.",
-}
+REDIRECT = {"description": "Browsers without a token are sent to where they get one."}
 HEADERS = {
     REQUEST_ID: {"description": "Stands in the server's log too.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
@@ -69,6 +60,7 @@ def register_document(
             summary="The OpenAPI document",
             operation_id=name,
             responses=plain_response(JSON, {"type": "object", "required": ["openapi"]}, "OpenAPI 3.1."),
+            doc_ui=place == prefix,
         )(document)
     app.register_blueprint(RegisterPlugin.register(doc_url=PLACE), url_prefix=f"{prefix}/docs")
     app.add_url_rule(f"{prefix}/docs/", "docs", docs)
@@ -124,13 +116,16 @@ def _set_known_values(operation: dict[str, Any], settings: Settings, datasets: S
 def _need_token(operation: dict[str, Any]) -> None:
     operation["security"] = [{TOKEN: []}]
     responses = operation["responses"]
-    for status, description in AUTH_ERRORS.items():
-        responses[status] = {"description": description}
-        if status != "302":
-            responses[status]["content"] = {JSON: {"schema": _ref("AuthError")}}
-    either = {"anyOf": [_ref("ErrorBody"), _ref("AuthError")]}
-    content = {JSON: {"schema": either}}
-    responses["400"] = {"description": "The request, or its token, cannot be read.", "content": content}
+    responses["302"] = dict(REDIRECT)
+    of_request = responses.get("400")
+    for status, (meaning, example) in AUTH_PROBLEMS.items():
+        content = {"schema": _ref("AuthError"), "example": example}
+        responses[str(status)] = {"description": meaning, "content": {JSON: content}}
+    content = responses["400"]["content"][JSON]
+    content["schema"] = {"anyOf": [_ref("ErrorBody"), _ref("AuthError")]}
+    if of_request:
+        examples = {"request": of_request["content"][JSON]["example"], "token": content.pop("example")}
+        content["examples"] = {name: {"value": example} for name, example in examples.items()}
 
 
 def _headers(status: str) -> dict[str, Any]:

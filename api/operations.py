@@ -15,7 +15,7 @@ from .answers import json_response
 from .config import Settings
 from .datasets import Datasets, Served
 from .kept import in_background
-from .schemas import OPERATIONS, Health, plain_response
+from .schemas import NOT_READY, OPERATIONS, Health, plain_response
 
 UNREACHABLE = "unreachable"
 
@@ -25,7 +25,11 @@ def register_operations(app: OpenAPI, settings: Settings, datasets: Datasets) ->
     open_endpoints: list[str] = []
     for prefix in dict.fromkeys(("", settings.api_prefix)):
         health = APIBlueprint(
-            f"health{len(open_endpoints)}", __name__, url_prefix=prefix or None, abp_tags=[OPERATIONS]
+            f"health{len(open_endpoints)}",
+            __name__,
+            url_prefix=prefix or None,
+            abp_tags=[OPERATIONS],
+            doc_ui=prefix == settings.api_prefix,
         )
         _health_routes(health, datasets, settings, "" if prefix else "root_")
         app.register_api(health)
@@ -48,7 +52,7 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
         "/ready",
         summary="Whether reads can be served",
         operation_id=f"{name}ready",
-        responses={200: Health, 503: Health},
+        responses={200: Health, 503: NOT_READY},
     )
     def ready() -> Response:
         """503 while a store cannot be reached, or no data set is known yet."""

@@ -16,13 +16,15 @@ from l2features.reading.reader import Answer, Reader, Status
 from l2features.schema import ATTRIBUTES, NAMES
 
 from . import metrics
-from .answers import ARROW, JSON, PARQUET, body_response, json_response
+from .accept import accepted
+from .answers import ARROW, FORMS, JSON, body_response, json_response
 from .body import requested_ids
 from .config import Settings
 from .datasets import Datasets, Served
 from .errors import ApiError
 from .gate import Gate
 from .missing import MissingIds
+from .problems import errors
 from .schemas import (
     OPERATIONS,
     READS,
@@ -34,7 +36,6 @@ from .schemas import (
     UpdatesInfo,
     attributes_request,
     attributes_responses,
-    errors,
     plain_response,
 )
 
@@ -54,7 +55,7 @@ def register_contract(
     _description_routes(api, settings, datasets)
     app.register_api(api)
     roots = _index_routes(app, settings.url_prefix, "root")
-    _index_routes(app, settings.api_prefix, "api")
+    _index_routes(app, settings.api_prefix, "api", shown="api_slash")
     return roots
 
 
@@ -76,12 +77,12 @@ def _read_route(api: APIBlueprint, settings: Settings, datasets: Datasets, missi
         """The features of each id of the body, in nm. Missing ids are published for computation."""
         served = datasets[path.dataset]
         _check_wait(query.wait, settings.max_wait_s)
+        mimetype = accepted(request.headers.get("Accept"), FORMS)
         turn = reads.enter(served.name)
         try:
             ids = requested_ids(request, settings)
             turn.take(len(ids))
-            mimetype = request.accept_mimetypes.best_match([JSON, ARROW, PARQUET], JSON)
-            read = Read(served, missing, query, str(mimetype))
+            read = Read(served, missing, query, mimetype)
             answer = read.answer(ids)
             if query.wait and len(answer.missing):
                 with waits.entered(served.name), turn.resting():
@@ -99,10 +100,11 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: Dataset
         "/table/<dataset>",
         summary="What a data set is",
         operation_id="table",
-        responses={200: TableInfo, **errors(404, 503)},
+        responses={200: TableInfo, **errors(404, 406, 503)},
     )
     def table(path: DatasetPath) -> Response:
         """Resolution, chunks, attributes with their units, coverage, updates and limits of a data set."""
+        _check_accepts_json()
         return json_response(table_info(datasets[path.dataset], settings).model_dump(mode="json"))
 
     types = {"type": "object", "required": list(NAMES), "additionalProperties": {"type": "string"}}
@@ -111,10 +113,11 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: Dataset
         "/attribute_metadata",
         summary="Types of the attributes",
         operation_id="attribute_metadata",
-        responses=plain_response(JSON, types, "Types by attribute."),
+        responses={**plain_response(JSON, types, "Types by attribute."), **errors(406)},
     )
     def attribute_metadata() -> Response:
         """Name of each attribute, and the numpy type that it is stored as."""
+        _check_accepts_json()
         return json_response({a.name: f"{a.dtype.type}" for a in sorted(ATTRIBUTES, key=lambda a: a.name)})
 
     entries = {"type": "object", "additionalProperties": {"type": "object"}}
@@ -123,14 +126,21 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: Dataset
         "/table_mapping",
         summary="The data sets",
         operation_id="table_mapping",
-        responses=plain_response(JSON, entries, "Entries by data set."),
+        responses={**plain_response(JSON, entries, "Entries by data set."), **errors(406)},
     )
     def table_mapping() -> Response:
         """The data sets file."""
+        _check_accepts_json()
         return json_response(datasets.mapping)
 
 
-def _index_routes(app: OpenAPI, prefix: str, name: str) -> frozenset[str]:
+def _check_accepts_json() -> None:
+    """Raises ApiError 406 where the client does not accept JSON, the only form of a description."""
+    accepted(request.headers.get("Accept"), (JSON,))
+
+
+def _index_routes(app: OpenAPI, prefix: str, name: str, shown: str | None = None) -> frozenset[str]:
+    """The index pages below a prefix; the page of the API describes only ``shown``, since all are equal."""
     for place in ("", "index"):
         endpoint = f"{name}_{place or 'slash'}"
         app.get(
@@ -139,7 +149,8 @@ def _index_routes(app: OpenAPI, prefix: str, name: str) -> frozenset[str]:
             tags=[OPERATIONS],
             summary="Name and version of the contract",
             operation_id=endpoint,
-            responses=plain_response("text/html", {"const": VERSION}, "As the older service says it."),
+            responses=plain_response("text/html", {"const": VERSION}, "As PCGL2Cache reports it."),
+            doc_ui=endpoint == shown,
         )(_index)
     return frozenset({f"{name}_slash", f"{name}_index"})
 
@@ -190,6 +201,7 @@ def table_info(served: Served, settings: Settings) -> TableInfo:
     """What a data set is. Raises as `Served.opened`."""
     opened, counted, noted = served.opened(), served.counted.get(), served.noted.get()
     geometry, meta = opened.reader.geometry, opened.meta
+    with_graph, time = served.entry.graph != "flat", iso(meta.time) if meta else None
     coverage, newest, updates = None, None, None
     if counted is not None:
         done, failed = counted.coverage.done, counted.coverage.failed
@@ -201,7 +213,8 @@ def table_info(served: Served, settings: Settings) -> TableInfo:
         dataset=served.name,
         l2cache_id=served.entry.l2cache_id,
         graph_id=meta.graph_id if meta else None,
-        timestamp=iso(meta.time) if meta else None,
+        timestamp=time if with_graph else None,
+        ingested_at=None if with_graph else time,
         newest_update=iso(newest) if newest else None,
         resolution=list(geometry.resolution),
         voxel_offset=list(geometry.voxel_offset),

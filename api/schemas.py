@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from flask_openapi3 import Tag
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from l2features.freshness import Updates
 from l2features.notes import LastAudit
 from l2features.reading.reader import Status
 from l2features.schema import ATTRIBUTES, NAMES, SIZE, Attribute
 
-from .answers import ARROW, JSON, PARQUET
+from .answers import ARROW, FORMS, JSON, PARQUET
 from .body import BINARY, FIELD
 from .config import Settings
 from .errors import ApiError
+from .problems import errors
 
 READS, OPERATIONS = Tag(name="reads"), Tag(name="operations")
 EXAMPLE_ID = "144115188075855873"
+MISSPELLINGS = {
+    "attributes": "attribute_names",
+    "attribute": "attribute_names",
+    "attribute_name": "attribute_names",
+    "with-status": "with_status",
+}
+"""Parameters that do not exist, and those that are meant. Others are ignored: old clients may send them."""
 _NAME = f"[ ]*({'|'.join(NAMES)})[ ]*"
 
 
@@ -28,22 +36,33 @@ class DatasetPath(BaseModel):
 
 
 class AttributesQuery(BaseModel):
-    """Parameters of a read. Unknown ones are passed over, as in the older service."""
+    """Parameters of a read. Unknown ones are ignored, as in PCGL2Cache, except frequent misspellings."""
 
     model_config = ConfigDict(extra="ignore")
 
-    attribute_names: str | None = Field(
+    attribute_names: list[Annotated[str, Field(pattern=f"^{_NAME}(,{_NAME})*$")]] | None = Field(
         None,
-        pattern=f"^{_NAME}(,{_NAME})*$",
-        description="Attributes, separated by commas. All, unless given.",
-        json_schema_extra={"example": "rep_coord_nm,size_nm3"},
+        description="Attributes, separated by commas or in repeated parameters. All, unless given.",
+        json_schema_extra={"example": ["rep_coord_nm,size_nm3"]},
     )
-    int64_as_str: str = Field("false", description="`true`, `True` or `1`: size_nm3 is a string.")
-    update_cache: str = Field("true", description="`false`: missing ids are not published for computation.")
+    int64_as_str: str = Field("false", description="`true`, `yes` or `1`: size_nm3 is a string.")
+    update_cache: str = Field(
+        "true", description="`false`, `no` or `0`: missing ids are not published for computation."
+    )
     with_status: str = Field(
-        "false", description="`true`: each id says its status and, where it has no features, why."
+        "false", description="`true`, `yes` or `1`: each id has its status and, where known, the reason."
     )
     wait: float = Field(0.0, ge=0, description="Seconds to wait until missing ids have been computed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def check_spelling(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the parameters as they are. Raises ApiError for a frequent misspelling."""
+        for name, value in given.items():
+            if name in MISSPELLINGS:
+                message = f"{name!r} is not a parameter: expected {MISSPELLINGS[name]!r}"
+                raise ApiError(422, "unknown_parameter", message, field=name, value=value)
+        return given
 
     @classmethod
     @cache
@@ -56,7 +75,7 @@ class AttributesQuery(BaseModel):
         """The attributes asked for, in alphabetical order."""
         if self.attribute_names is None:
             return tuple(sorted(NAMES))
-        return tuple(sorted({name.strip(" ") for name in self.attribute_names.split(",")}))
+        return tuple(sorted({name.strip(" ") for name in ",".join(self.attribute_names).split(",")}))
 
     @property
     def flags(self) -> tuple[bool, bool, bool]:
@@ -65,11 +84,11 @@ class AttributesQuery(BaseModel):
 
 
 def is_true(text: str) -> bool:
-    return text.strip().lower() in ("true", "1")
+    return text.strip().lower() in ("true", "yes", "1")
 
 
 def is_false(text: str) -> bool:
-    return text.strip().lower() in ("false", "0")
+    return text.strip().lower() in ("false", "no", "0")
 
 
 def validation_error(error: Any) -> Any:
@@ -116,7 +135,12 @@ class TableInfo(BaseModel):
     dataset: str
     l2cache_id: str
     graph_id: str | None = Field(description="Graph that the features are of, where the table says it.")
-    timestamp: str | None = Field(description="Time of the graph at the ingest (UTC, ISO 8601).")
+    timestamp: str | None = Field(
+        description="Time of the graph that was ingested (UTC, ISO 8601). Null without a graph."
+    )
+    ingested_at: str | None = Field(
+        description="When the ingest of a data set without a graph began (UTC, ISO 8601). Else null."
+    )
     newest_update: str | None = Field(description="When a chunk was last written (UTC, ISO 8601).")
     resolution: list[float] = Field(description="nm per voxel.")
     voxel_offset: list[int]
@@ -133,6 +157,17 @@ class TableInfo(BaseModel):
 class Health(BaseModel):
     status: str
     datasets: dict[str, str] = Field(default_factory=dict, description="Data set: `ready`, or what it lacks.")
+
+
+NOT_READY = {
+    "description": "A store cannot be reached, or no data set is known yet.",
+    "content": {
+        JSON: {
+            "schema": {"$ref": "#/components/schemas/Health"},
+            "example": {"status": "not ready", "datasets": {"minnie65": "its table is not there"}},
+        }
+    },
+}
 
 
 def components(settings: Settings) -> dict[str, Any]:
@@ -179,7 +214,7 @@ ID: dict[str, Any] = {
             "description": "In decimal, for clients whose numbers have no 64 bits, as in a browser.",
         },
     ],
-    "description": "A node id: 64 bits, with the layer in the top 8 bits, which is not 0.",
+    "description": "A node id: 64 bits, with the layer in the top 8 bits, which is not 0. Never a float.",
     "examples": [int(EXAMPLE_ID), EXAMPLE_ID],
 }
 
@@ -230,26 +265,8 @@ def attributes_responses() -> dict[int, dict[str, Any]]:
             "description": "Features of every id asked for, by id; one row for each in the columnar forms.",
             "content": {JSON: {"schema": features, "example": example}, ARROW: binary, PARQUET: binary},
         },
-        **errors(400, 404, 408, 413, 415, 422, 429, 503),
+        **errors(400, 404, 406, 408, 413, 415, 422, 429, 503, forms=FORMS),
     }
-
-
-ERRORS = {
-    400: "The request cannot be read.",
-    404: "There is no such data set.",
-    408: "The body came too slowly.",
-    413: "The request asks for too much.",
-    415: "The body is of a kind that is not read.",
-    422: "A parameter or an id is not as documented.",
-    429: "The server has enough to do: try again later.",
-    503: "The store, the graph or the authentication does not answer: try again later.",
-}
-
-
-def errors(*statuses: int) -> dict[int, Any]:
-    """Answers in the error form, for the OpenAPI document."""
-    content = {JSON: {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
-    return {status: {"description": ERRORS[status], "content": content} for status in statuses}
 
 
 def plain_response(mimetype: str, schema: dict[str, Any], description: str) -> dict[int, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from l2features.ids import Ids
 from l2features.schema import NAMES
 from l2features.store import Meta, open_store
 
+from .cave_deployment import Deployment
 from .conftest import STORE_URL, Recordings
 from .server import Server
 from .test_recordings import ingest
@@ -26,43 +25,6 @@ DATASTACK, TABLE = "fixture_datastack", "fixture_v2"
 RESOLUTION, OFFSET, CHUNK_SIZE = (16, 16, 40), (1024, 512, 20), (64, 64, 32)
 UNKNOWN = 144115188075860872
 MOST_TIES = 3
-
-
-class Info:
-    """The info service of a CAVE deployment, as far as a client asks it who serves what."""
-
-    def __init__(self, local_server: str, cv_path: str) -> None:
-        record = {
-            "aligned_volume": {"name": "volume", "image_source": "precomputed://none", "id": 1},
-            "segmentation_source": cv_path,
-            "local_server": local_server,
-            "viewer_resolution_x": RESOLUTION[0],
-            "viewer_resolution_y": RESOLUTION[1],
-            "viewer_resolution_z": RESOLUTION[2],
-            "synapse_table": None,
-            "soma_table": None,
-        }
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                found = self.path.split("?")[0] == f"/info/api/v2/datastack/full/{DATASTACK}"
-                body = json.dumps(record if found else {}).encode()
-                self.send_response(200 if found else 404)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
 
 def copied_to_sqlite(folder: Path, ids: Ids) -> dict[str, str]:
@@ -101,10 +63,10 @@ def client(
     config = folder / "served.yml"
     config.write_text(json.dumps({TABLE: {"cv_path": cv_path, **keys}}))
     with Server(config) as server:
-        info = Info(server.url, cv_path)
+        deployment = Deployment(DATASTACK, server.url, cv_path, RESOLUTION)
         token = "0123456789abcdef" * 2
-        yield CAVEclient(DATASTACK, server_address=info.url, auth_token=token, write_server_cache=False)
-        info.stop()
+        yield CAVEclient(DATASTACK, server_address=deployment.url, auth_token=token, write_server_cache=False)
+        deployment.stop()
 
 
 @pytest.fixture(scope="module")

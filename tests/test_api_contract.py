@@ -19,6 +19,8 @@ from .emulator import PubSubEmulator
 from .server import Server
 from .test_missing import Topic
 
+DELIBERATE = {"attributes_ids_float"}
+"""Exchanges that were no errors, and are now."""
 DIFFERENCES = "<!-- differences: begin -->\n(.*?)<!-- differences: end -->"
 
 
@@ -148,9 +150,9 @@ def test_every_exchange(server: Server, recordings: Recordings, topic: Topic) ->
             wrong += [(name, fault) for fault in faults(answer, was, recordings)]
         if cors(answer) != cors(was):
             wrong.append((name, cors(answer), cors(was)))
-        for message in exchange["published"]:
+        for message in exchange["published"] if name not in DELIBERATE else ():
             expected.update(i for i in message["ids"] if i >> 56 == 2)
     failed_then = {e["name"] for e in exchanges(recordings.folder) if e["response"]["status"] == 500}
-    assert set(different) == failed_then
+    assert set(different) == failed_then | DELIBERATE
     assert not wrong
     assert Counter(topic.ids()) == expected

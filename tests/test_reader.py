@@ -95,6 +95,13 @@ def test_an_empty_node_is_not_missing_whatever_is_asked_for(store: Store) -> Non
     assert not len(answer.missing)
 
 
+@pytest.mark.parametrize("names", [NAMES, ("size_nm3",), ("pca", "area_nm2")])
+def test_an_empty_node_has_no_attributes(store: Store, names: tuple[str, ...]) -> None:
+    for asked in ([EMPTY, CHUNK + 1], [ROOT, EMPTY, CHUNK + 1]):
+        answer = Reader(store, GEOMETRY, RowCache(100)).read(as_ids(asked), names, with_reasons=True)
+        assert answer.rows.found.tolist() == [status == "READY" for status in names_of(answer.status)]
+
+
 def test_repeats_come_from_the_cache(store: Store) -> None:
     counts = Counts(store, cache_rows=100)
     first = counts.reader.read(as_ids([CHUNK + 1, CHUNK + 2]))

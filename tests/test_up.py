@@ -31,8 +31,9 @@ from l2features.stack import GRAPH, emulators
 from l2features.stack.emulators import BIGTABLE, PUBSUB
 from l2features.stack.supervise import Ended, Supervisor
 
+from .cave_deployment import Deployment
 from .conftest import need_program
-from .test_api_clients import DATASTACK, Info
+from .test_api_clients import DATASTACK
 
 TOKEN = "0123456789abcdef" * 2
 GUARD_S = 120.0
@@ -151,7 +152,8 @@ def test_from_one_command_to_the_features_of_an_edit(up: Up) -> None:
 
     match = re.search(r"^  (http\S+)/ready$", up.said, re.MULTILINE)
     assert match
-    info = Info(match[1], f"graphene://{match[1]}/segmentation/table/sample")
+    cv_path = f"graphene://{match[1]}/segmentation/table/sample"
+    info = Deployment(DATASTACK, match[1], cv_path, (16, 16, 40))
     client = CAVEclient(DATASTACK, server_address=info.url, auth_token=TOKEN, write_server_cache=False)
     data = soon(client, ids)
     info.stop()

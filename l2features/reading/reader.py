@@ -87,6 +87,7 @@ class Reader:
     def read(self, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
         """What is known of these ids. Without reasons, failed ids are said to be missing.
 
+        A node that could not be computed has no attributes: its size of 0 is only a mark in the store.
         Raises StoreError where the store cannot answer.
         """
         ids = as_ids(ids)
@@ -100,6 +101,7 @@ class Reader:
             [np.int8(Status.NOT_L2), np.int8(Status.MISSING), np.int8(Status.EMPTY)],
             np.int8(Status.READY),
         )
+        rows.present[status == Status.EMPTY] = False
         reasons = self._reasons(ids, status) if with_reasons else {}
         return Answer(rows, status, reasons)
 

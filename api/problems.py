@@ -1,0 +1,114 @@
+"""Error responses as the OpenAPI document describes them, each with an example of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .accept import not_acceptable
+from .answers import JSON
+from .body import FIELD, NO_FLOAT
+
+REQUEST_ID = "0497aa3d38d049c3994f60ff1eef78fd"
+FLOAT_ID = "1.4411518807585587e+17"
+
+
+class Problem(NamedTuple):
+    """What a status means, and the body of one such answer."""
+
+    meaning: str
+    example: dict[str, Any]
+
+
+def _problem(meaning: str, code: str, message: str, **rest: Any) -> Problem:
+    return Problem(meaning, {"code": code, "message": message, **rest, "request_id": REQUEST_ID})
+
+
+PROBLEMS = {
+    400: _problem(
+        "The request cannot be read.",
+        "not_json",
+        "the body is not JSON: NaN is neither a JSON number nor an id: leave it out",
+        field="body",
+    ),
+    404: _problem(
+        "There is no such data set.",
+        "unknown_dataset",
+        "data set 'minie65' is not served: expected one of those of table_mapping",
+        field="dataset",
+        value="minie65",
+    ),
+    406: Problem("The client accepts none of the forms that the answer has.", {}),
+    408: _problem("The body came too slowly.", "body_too_slow", "the body took longer than 15 s", limit=15),
+    413: _problem(
+        "The request asks for too much.",
+        "too_many_ids",
+        "250001 ids in one request: expected at most 250000",
+        field=FIELD,
+        value="250001",
+        limit=250_000,
+    ),
+    415: _problem(
+        "The body is of a kind that is not read.",
+        "unsupported_encoding",
+        "Content-Encoding 'br' is not read: expected gzip or none",
+        field="Content-Encoding",
+        value="br",
+    ),
+    422: _problem(
+        "A parameter or an id is not as documented.",
+        "not_an_id",
+        f"{FLOAT_ID} is not an id: {NO_FLOAT}",
+        field=FIELD,
+        value=FLOAT_ID,
+    ),
+    429: _problem(
+        "The server has enough to do: try again later.",
+        "too_many_requests",
+        "this server works on 24 requests at the same time: try again later",
+        limit=24,
+    ),
+    503: _problem(
+        "The store, the graph or the authentication does not answer: try again later.",
+        "store_unavailable",
+        "the store cannot answer at the moment",
+    ),
+}
+AUTH_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}, "message": {"type": "string"}, "data": {}},
+    "description": "An error of the authentication.",
+}
+AUTH_PROBLEMS = {
+    400: Problem(
+        "The request, or its token, cannot be read.",
+        {"error": "bad_auth_header", "message": "Authorization header must begin with 'Bearer'"},
+    ),
+    401: Problem(
+        "There is no token, or it is not valid.",
+        {"error": "invalid_token", "message": "Unauthorized - Token is Invalid or Expired"},
+    ),
+    403: Problem(
+        "The token does not permit this.",
+        {
+            "error": "missing_permission",
+            "message": "Missing permission: view for dataset minnie65",
+            "data": {"required_permission": "view", "auth_dataset": "minnie65"},
+        },
+    ),
+}
+
+
+def errors(*statuses: int, forms: Sequence[str] = (JSON,)) -> dict[int, Any]:
+    """Answers in the error form, for the OpenAPI document; ``forms`` are the media types of success."""
+    return {status: _response(status, PROBLEMS[status], forms) for status in statuses}
+
+
+def _response(status: int, problem: Problem, forms: Sequence[str]) -> dict[str, Any]:
+    example = problem.example
+    if status == 406:
+        body = not_acceptable("text/csv", forms).body.model_dump(exclude_none=True)
+        example = {**body, "request_id": REQUEST_ID}
+    schema = {"$ref": "#/components/schemas/ErrorBody"}
+    return {"description": problem.meaning, "content": {JSON: {"schema": schema, "example": example}}}
