@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,13 @@ class Service:
         clock = SimpleNamespace(sleep=lambda _: time.sleep(0.01), time=time.time)
         monkeypatch.setattr(dataflow_runner, "time", clock)
 
+    def close(self) -> None:
+        """Let the threads end that Beam leaves to ask for a job's state."""
+        self.ends = STATES.JOB_STATE_DONE
+        for thread in threading.enumerate():
+            if "poll_for_job_completion" in thread.name:
+                thread.join(60)
+
     def create_job(self, request: Any) -> dataflow.Job:
         self.before()
         job = request.job
@@ -78,10 +86,11 @@ class Service:
             metrics=[
                 dataflow.MetricUpdate(
                     name=dataflow.MetricStructuredName(
-                        origin="user", name=name, context={"step": step, "namespace": "l2features"}
+                        origin="user", name=name, context={"step": step, "namespace": "l2features", **more}
                     ),
                     scalar=Value(number_value=count),
                 )
                 for step, name, count in self.counters
+                for more in ({}, {"tentative": "true"})
             ]
         )

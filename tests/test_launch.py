@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ STREAM = [
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Service:
-    return Service(monkeypatch)
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    service = Service(monkeypatch)
+    yield service
+    service.close()
 
 
 def run(main: Any, config: Path, *flags: str) -> Ran:
@@ -108,7 +111,6 @@ def test_ctrl_c_says_that_the_job_goes_on(undisturbed: Path, service: Service, n
     service.asked = stop
     service.ends = STATES.JOB_STATE_RUNNING
     done = run(ingest.main, undisturbed)
-    service.ends = STATES.JOB_STATE_DONE
     assert done.returncode == 130
     assert done.stderr.splitlines()[-1] == f"stopped waiting; job {ID} goes on: {PAGE}; cancel: {CANCEL}"
 
