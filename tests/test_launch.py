@@ -162,7 +162,7 @@ def table(name: str, store: str = "bigtable://p/i") -> Dataset:
 
 def test_names_are_ones_that_dataflow_takes() -> None:
     """And the same for the same table only."""
-    tables = [table(name) for name in ("l2_a", "l2-a", "l2.a", "L2_A", "9", "_", "é", "l" * 80, "l" * 81)]
+    tables = [table(name) for name in ("l2_a", "l2-a", "l2.a", "L2_A", "9", "__", "l" * 49, "l" * 50)]
     names = [table_job_name("ingest", dataset) for dataset in [*tables, table("l2_a", "bigtable://p/j")]]
     names += [table_job_name("audit", tables[0]), update_job_name(["projects/p/subscriptions/b%~"])]
     for name in names:
