@@ -31,7 +31,7 @@ from l2features.errors import StoreError
 from . import command
 from .audit_pipeline import AllChunks, AuditJob, AuditProgress, KeepSummary, build
 from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL
-from .dataflow import labels
+from .dataflow import labels, table_job_name
 from .options import add_switch
 
 STOPPED = "stopped: the audit is of a part only, and is not kept"
@@ -81,14 +81,14 @@ def audit_locally(audit: Audit, own: argparse.Namespace, flags: list[str], run: 
     return report(progress.summary)
 
 
-def audit_on(runner: str, audit: Audit, flags: list[str], run: str) -> int:
+def audit_on(own: argparse.Namespace, audit: Audit, flags: list[str], run: str) -> int:
     """Audit on a Beam runner, which keeps the summary itself; gives the exit status."""
 
     def add(pipeline: Any) -> None:
         _ = build(pipeline, audit, AllChunks(audit)) | "Keep summary" >> KeepSummary(audit, run)
 
-    labelled = [*labels("audit", audit.dataset.name), *flags]
-    if command.run_on(runner, labelled, add) is None:
+    named = [table_job_name("audit", audit.dataset), *labels("audit", audit.dataset.name), *flags]
+    if command.run_on(own.runner, named, add, command.waiting(own)) is None:
         return 0
     with closing(audit.open_store()) as store:
         summary = read_run(store, audit, run)
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         audit = plan(own)
         if own.runner == LOCAL:
             return audit_locally(audit, own, flags, run_id)
-        return audit_on(own.runner, audit, flags, run_id)
+        return audit_on(own, audit, flags, run_id)
 
     return command.exit_status(run, STOPPED)
 

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,8 +29,9 @@ from l2features.processes import heeded
 
 from .dataflow import dataflow_flags, is_dataflow
 from .job import Progress
+from .launch import StillRunning, launch, wait_for
 from .local import LocalRun
-from .options import CONFIG_HELP, add_switch, beam_flags
+from .options import CONFIG_HELP, add_switch, beam_flags, pipeline_options
 from .pipeline import plain_message
 from .portable import plain_errors, portable_flags
 from .transforms import NAMESPACE
@@ -59,12 +61,29 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="worker processes of a local run; default: one per core")
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
+def add_runner_options(parser: argparse.ArgumentParser) -> None:
+    """Where the job runs, and whether the command waits for it."""
     parser.add_argument(
         "--runner", default=LOCAL, help="local (default), or a Beam runner such as DataflowRunner"
     )
+    until = parser.add_mutually_exclusive_group()
+    add_switch(until, "--wait", "wait for the end of a job on Dataflow: the default for batch jobs")
+    add_switch(until, "--detach", "only start a job on Dataflow: the default for streaming jobs")
+
+
+def check_runner_options(parser: argparse.ArgumentParser, own: argparse.Namespace) -> None:
+    """Exits with status 2 where a job that ends with this process would be left."""
+    if own.detach and not is_dataflow(own.runner):
+        parser.error(
+            f"--detach: runner {own.runner} ends with this command; expected --runner=DataflowRunner"
+        )
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
+    add_runner_options(parser)
     own, rest = parser.parse_known_args(argv)
+    check_runner_options(parser, own)
     if not own.dataset:
         parser.error("--dataset NAME is required")
     if own.workers is not None and own.workers < 1:
@@ -97,32 +116,60 @@ def run_local(job: Any, own: argparse.Namespace, flags: list[str], starting: str
     return progress
 
 
-def run_on(runner: str, flags: list[str], add: Callable[[Any], object]) -> dict[str, int] | None:
-    """Run what ``add`` adds to a pipeline on a Beam runner, and wait; gives its counters.
+def waiting(own: argparse.Namespace) -> bool | None:
+    """Whether the options say to wait for a job on Dataflow; None where they do not say."""
+    return False if own.detach else (own.wait or None)
 
-    None where nothing is run, and where Dataflow streams: that has no end, and needs this process no more.
-    Raises ConfigError for a runner that there is not, JobFailed for a job that a job service says has failed.
+
+def run_on(
+    runner: str, flags: list[str], add: Callable[[Any], object], wait: bool | None = None
+) -> dict[str, int] | None:
+    """Run what ``add`` adds to a pipeline on a Beam runner; returns its counters.
+
+    None where nothing is run, and for a job on Dataflow that streams or is not waited for. Raises ConfigError
+    for an unknown runner, LaunchFailed or JobFailed for a job that failed, StillRunning for one on Dataflow
+    that continues after Ctrl-C.
+
+    Args:
+        wait: for the end of a job on Dataflow; default: unless it streams.
     """
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
-    options = PipelineOptions([*portable_flags(dataflow_flags(runner, flags)), f"--runner={runner}"])
+    options = pipeline_options([*portable_flags(dataflow_flags(runner, flags)), f"--runner={runner}"])
     try:
         pipeline = beam.Pipeline(options=options)
     except ValueError as error:
         raise ConfigError(f"runner {runner}: {' '.join(str(error).split())}") from error
     with plain_errors(options):
         add(pipeline)
-        return _counters(pipeline.run(), runner, options)
+        if is_dataflow(runner):
+            return _on_dataflow(pipeline, options, wait)
+        return _counters(pipeline.run(), options)
 
 
-def _counters(result: Any, runner: str, options: PipelineOptions) -> dict[str, int] | None:
+def _on_dataflow(pipeline: Any, options: PipelineOptions, wait: bool | None) -> dict[str, int] | None:
+    standard = options.view_as(StandardOptions)
+    result, job = launch(pipeline, options)
+    if wait is None:
+        wait = not (standard.streaming or standard.no_wait_until_finish)
+    if job is None or not wait:
+        return None
+    wait_for(result, job)
+    return None if standard.streaming else _counted(result)
+
+
+def _counters(result: Any, options: PipelineOptions) -> dict[str, int] | None:
     if options.view_as(TestOptions).dry_run or options.view_as(GoogleCloudOptions).template_location:
         return None
-    if is_dataflow(runner) and options.view_as(StandardOptions).streaming:
-        print(f"started: job {result.job_id()}")
-        return None
     result.wait_until_finish()
-    found = result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]
-    return {metric.key.metric.name: metric.result or 0 for metric in found}
+    return _counted(result)
+
+
+def _counted(result: Any) -> dict[str, int]:
+    """The job's counters; those of one name, which several steps have, are added up."""
+    total: Counter[str] = Counter()
+    for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
+        total[metric.key.metric.name] += metric.result or 0
+    return dict(total)
 
 
 def exit_status(run: Callable[[], int], stopped: str) -> int:
@@ -135,6 +182,9 @@ def exit_status(run: Callable[[], int], stopped: str) -> int:
     except ConfigError as error:
         print(f"error: {plain_message(error)}", file=sys.stderr)
         return EXIT_USAGE
+    except StillRunning as error:
+        print(error, file=sys.stderr)
+        return EXIT_STOPPED
     except L2FeaturesError as error:
         print(f"error: {plain_message(error)}", file=sys.stderr)
         return EXIT_FAILED

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
+
+from l2features.config import Dataset
 
 DEFAULTS = ("--number_of_worker_harness_threads=1", "--disk_size_gb=50", "--no_save_main_session")
 """One kernel per core: Dataflow starts a process for each core of a worker, and a second thread in it would
 compete for the interpreter's lock and hold a second chunk. The disk holds the image, and no shuffled data.
 Workers have the code from their image, and take nothing from the launcher's main module."""
 _NOT_IN_LABELS = re.compile(r"[^a-z0-9_-]")
-LABEL_LENGTH = 63
+LABEL_LENGTH = NAME_LENGTH = 63
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
 def is_dataflow(runner: str) -> bool:
@@ -29,3 +33,21 @@ def labels(job: str, dataset: str | None = None) -> list[str]:
     if dataset:
         found["l2features-dataset"] = _NOT_IN_LABELS.sub("_", dataset.lower())[:LABEL_LENGTH]
     return [f"--labels={name}={value}" for name, value in found.items()]
+
+
+def table_job_name(job: str, dataset: Dataset) -> str:
+    """The flag that names a job after the table that it writes."""
+    return _job_name(job, dataset.l2cache_id, f"{dataset.store} {dataset.l2cache_id}")
+
+
+def update_job_name(subscriptions: Sequence[str]) -> str:
+    """The flag that names an update after the subscriptions that it reads, in any order."""
+    paths = sorted(set(subscriptions))
+    return _job_name("update", paths[0].rpartition("/")[2], " ".join(paths))
+
+
+def _job_name(job: str, shown: str, same: str) -> str:
+    """Dataflow runs one job of a name at a time; the digest tells apart tables whose names look alike."""
+    digest = hashlib.sha256(same.encode()).hexdigest()[:8]
+    begin = f"l2features-{job}-{_NOT_IN_NAMES.sub('-', shown.lower()).strip('-')}"
+    return f"--job_name={begin[: NAME_LENGTH - len(digest) - 1].rstrip('-')}-{digest}"

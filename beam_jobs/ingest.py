@@ -27,7 +27,7 @@ from l2features.ingest import Ingest, prepare
 
 from . import command
 from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL
-from .dataflow import labels
+from .dataflow import labels, table_job_name
 from .options import add_switch
 from .pipeline import BIGTABLEIO, SINKS, STORE, IngestJob, Summary, build
 from .transforms import EnumerateChunks
@@ -113,8 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         def add(pipeline: Any) -> None:
             build(pipeline, ingest, EnumerateChunks(ingest), own.sink)
 
-        labelled = [*labels("ingest", own.dataset), *flags]
-        return report_counters(command.run_on(own.runner, labelled, add))
+        named = [table_job_name("ingest", ingest.dataset), *labels("ingest", own.dataset), *flags]
+        return report_counters(command.run_on(own.runner, named, add, command.waiting(own)))
 
     return command.exit_status(run, STOPPED)
 

@@ -26,7 +26,7 @@ import apache_beam as beam
 
 from l2features import features
 from l2features.config import load_datasets
-from l2features.deadletters import open_dead_letters
+from l2features.deadletters import LetterTopic, open_dead_letters
 from l2features.deadletters.recorded import find_messages, read_message
 from l2features.errors import ConfigError
 from l2features.pubsub.subscription import Subscription
@@ -36,15 +36,18 @@ from l2features.updates.updater import Update
 
 from . import command
 from .command import EXIT_FAILED
-from .dataflow import is_dataflow, labels
-from .options import CONFIG_HELP, add_switch, beam_flags
+from .dataflow import is_dataflow, labels, update_job_name
+from .options import CONFIG_HELP, add_switch, beam_flags, booleans_of
 from .stream import Supervisor
 from .stream_worker import Setup
 from .update_dataflow import ATTEMPTS as DATAFLOW_ATTEMPTS
 from .update_dataflow import stream_to, streaming_flags
 from .update_transforms import KeepDeadLetters, build
 
+ALWAYS_ON = ("streaming", "enable_streaming_engine")
+"""Options of Beam's that its runner of Dataflow turns on for whatever reads a subscription."""
 STOPPED = "stopped: the same command goes on from here"
+NOT_STARTED = "stopped: nothing was started"
 ENDED = "ended: messages that were not done come again"
 LOCAL_RUNNER = "FnApiRunner"
 REPLAY_ATTEMPTS, STREAM_ATTEMPTS = 3, 6
@@ -82,10 +85,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
     parser = command.new_parser("update", __doc__)
     add_options(parser)
-    parser.add_argument(
-        "--runner", default=command.LOCAL, help="local (default), or a Beam runner such as DataflowRunner"
-    )
+    command.add_runner_options(parser)
     own, rest = parser.parse_known_args(argv)
+    command.check_runner_options(parser, own)
     if not own.messages and not own.subscriptions:
         parser.error("--messages FOLDER or FILE, or --subscriptions PATH[,PATH…], is required")
     if own.subscriptions and not own.dead_letters:
@@ -93,7 +95,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     for name in ("attempts", "workers"):
         if getattr(own, name) is not None and getattr(own, name) < 1:
             parser.error(f"--{name} {getattr(own, name)}: expected 1 or more")
-    return own, beam_flags(parser, rest)
+    flags = beam_flags(parser, rest)
+    if own.subscriptions:
+        for name in ALWAYS_ON:
+            if booleans_of(rest)[0].get(name) is False:
+                parser.error(f"--{name}=false: a job with --subscriptions always has it on; leave it out")
+    return own, flags
 
 
 @dataclass
@@ -112,13 +119,14 @@ def replay(own: argparse.Namespace, flags: list[str]) -> int:
     files = find_messages(Path(own.messages))
     letters = None
     if own.dead_letters:
-        open_dead_letters(own.dead_letters).close()
+        _check_topic(own.dead_letters)
         letters = KeepDeadLetters(own.dead_letters)
     features.warm_up()
     counts = command.run_on(
         LOCAL_RUNNER if own.runner == command.LOCAL else own.runner,
         flags,
         lambda pipeline: build(pipeline, ReadRecorded(files), update, letters),
+        command.waiting(own),
     )
     return 0 if counts is None else report(counts, bool(letters))
 
@@ -144,9 +152,19 @@ def stream_on(own: argparse.Namespace, flags: list[str]) -> int:
             f"runner {own.runner}: with --subscriptions expected {command.LOCAL} or DataflowRunner"
         )
     update = _update(own, own.attempts or DATAFLOW_ATTEMPTS)
-    add = stream_to(update, own.subscriptions.split(","), own.dead_letters)
-    command.run_on(own.runner, [*labels("update"), *streaming_flags(flags)], add)
+    subscriptions = own.subscriptions.split(",")
+    add = stream_to(update, subscriptions, own.dead_letters)
+    _check_topic(own.dead_letters)
+    named = [update_job_name(subscriptions), *labels("update"), *streaming_flags(flags)]
+    command.run_on(own.runner, named, add, command.waiting(own))
     return 0
+
+
+def _check_topic(dead_letters: str) -> None:
+    """Raises DeadLetterError for a missing topic. A folder is made for its first letter."""
+    with closing(open_dead_letters(dead_letters)) as letters:
+        if isinstance(letters, LetterTopic):
+            letters.check()
 
 
 def _update(own: argparse.Namespace, attempts: int) -> Update:
@@ -174,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if own.messages:
         return command.exit_status(lambda: replay(own, flags), STOPPED)
     if own.runner != command.LOCAL:
-        return command.exit_status(lambda: stream_on(own, flags), ENDED)
+        return command.exit_status(lambda: stream_on(own, flags), NOT_STARTED)
     return command.exit_status(lambda: stream(own), ENDED)
 
 

@@ -8,6 +8,7 @@ other reason, is a dead letter.
 
 from __future__ import annotations
 
+import argparse
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.gcp.pubsub import PubsubMessage, ReadFromPubSub, parse_subscription
+from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions
 
 from l2features.deadletters import TOPIC
 from l2features.errors import ConfigError
@@ -22,6 +24,7 @@ from l2features.pubsub.subscription import Subscription
 from l2features.updates.parts import Delivery
 from l2features.updates.updater import Update
 
+from .options import pipeline_options
 from .update_freshness import RecordFreshness
 from .update_transforms import KeepDeadLetters, build
 
@@ -29,19 +32,31 @@ ATTEMPTS = 6
 """By default: what the graph does not know yet is asked for during 16 s, while the group waits."""
 INSIST_S = 86_400.0
 """How long after a message was published a store or a graph that is away is not held against it."""
-_SERVICE_OPTIONS = "--dataflow_service_options"
 _MODE = "streaming_mode_"
+_EXACTLY_ONCE, _AT_LEAST_ONCE = f"{_MODE}exactly_once", f"{_MODE}at_least_once"
+_SERVICE_OPTIONS = ("--dataflow_service_options", "--dataflow_service_option")
+_EXPERIMENTS = ("--experiments", "--experiment")
 
 
 def streaming_flags(flags: Sequence[str]) -> list[str]:
-    """Beam's flags with the defaults of this job before them: a flag that is given comes later, and counts.
+    """Beam's flags of a job that streams: at least once, unless they say exactly once.
 
-    At least once: rows are a function of their ids, and writing one twice is cheaper than to remember it.
+    Rows are a function of their ids, and writing one twice is cheaper than remembering it. A template's
+    launcher passes its default mode beside the given one, so exactly once wins wherever it stands.
     """
-    ours = ["--streaming", "--enable_streaming_engine"]
-    if not any(_MODE in flag for flag in flags):
-        ours.append(f"{_SERVICE_OPTIONS}={_MODE}at_least_once")
-    return [*ours, *flags]
+    options = pipeline_options(flags)
+    service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    experiments = options.view_as(DebugOptions).experiments or []
+    modes = [name for name in (*service, *experiments) if name.startswith(_MODE)]
+    mode = _EXACTLY_ONCE if _EXACTLY_ONCE in modes else (modes or [_AT_LEAST_ONCE])[-1]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(*_SERVICE_OPTIONS, *_EXPERIMENTS, action="append")
+    _, rest = parser.parse_known_args(flags)
+    others = [(_EXPERIMENTS[0], name) for name in experiments] + [
+        (_SERVICE_OPTIONS[0], name) for name in service
+    ]
+    kept = [f"{flag}={name}" for flag, name in others if name not in modes]
+    return ["--streaming", *rest, *kept, f"{_SERVICE_OPTIONS[0]}={mode}"]
 
 
 class _DeliverFn(beam.DoFn):

@@ -17,11 +17,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from l2features.errors import L2FeaturesError
 from l2features.geometry import Chunk
 
+from .options import pipeline_options
 from .pipeline import plain_message
 
 NEXT, PROGRESS, RESULT, END, ERROR = "next", "progress", "result", "end", "error"
@@ -114,7 +114,7 @@ def work(fd: int) -> None:
     try:
         job, flags = pipe.recv()
         with threadpool_limits(1):
-            pipeline = beam.Pipeline("FnApiRunner", options=PipelineOptions(flags))
+            pipeline = beam.Pipeline("FnApiRunner", options=pipeline_options(flags))
             for number, results in enumerate(job.build(pipeline, PullChunks(fd))):
                 _ = results | f"Report {number}" >> Report(fd)
             pipeline.run().wait_until_finish()

@@ -44,7 +44,7 @@ class Backlog(BaseModel):
 class Updater(BaseModel):
     """A process that applies messages to the table."""
 
-    name: str = Field(description="Host and process.")
+    name: str = Field(description="Host, process, and a random part.")
     since: Time = Field(description="When it began.")
     time: Time = Field(description="When it wrote this: once a minute at least while it lives.")
     messages: int = Field(description="Messages for this table that it has done.")

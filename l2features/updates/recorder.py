@@ -22,6 +22,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -93,7 +94,7 @@ class Recorder:
     def __init__(
         self, open_store: Callable[[str], Store], datasets: Iterable[str] = (), who: str = ""
     ) -> None:
-        self.who = (who or f"{socket.gethostname()}-{os.getpid()}")[:100]
+        self.who = (who or _new_name())[:100]
         self._open_store = open_store
         self._since = time.time()
         self._lock, self._flushing = threading.Lock(), threading.Lock()
@@ -203,6 +204,11 @@ class Recorder:
         if self._problems.get(name) != problem:
             log.warning("data set %s: cannot keep how fresh it is: %s", name, problem)
         self._problems[name] = problem
+
+
+def _new_name() -> str:
+    """Host, process, and a random part: containers share host names, and often all have process 1."""
+    return f"{socket.gethostname()[:60]}-{os.getpid()}-{uuid.uuid4().hex}"
 
 
 def _time(seconds: float) -> datetime:

@@ -1,0 +1,130 @@
+"""A pipeline on Dataflow, from its launch to its end: what is printed of it, and what ends the waiting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.runner import PipelineState
+from google.api_core.exceptions import GoogleAPIError
+from google.auth.exceptions import GoogleAuthError
+
+from l2features.errors import L2FeaturesError
+
+from .portable import reason
+
+_ID = re.compile(r"\bwith id: (\S+?)\.(?:\s|$)")
+_ENDED_WELL = {PipelineState.DONE, PipelineState.DRAINED, PipelineState.UPDATED}
+
+
+class LaunchFailed(L2FeaturesError):
+    """Dataflow has refused or failed a job."""
+
+
+class StillRunning(L2FeaturesError):
+    """The waiting was stopped; the job goes on."""
+
+
+class CloudJob(NamedTuple):
+    """A job on Dataflow, and the commands that are for it."""
+
+    id: str
+    name: str
+    project: str
+    region: str
+    streaming: bool = False
+
+    @property
+    def page(self) -> str:
+        """Its page in Google's console."""
+        return (
+            f"https://console.cloud.google.com/dataflow/jobs/{self.region}/{self.id}?project={self.project}"
+        )
+
+    def command(self, verb: str) -> str:
+        """The command that cancels or drains it."""
+        return f"gcloud dataflow jobs {verb} {self.id} --project={self.project} --region={self.region}"
+
+    @property
+    def end(self) -> str:
+        """The command that ends it, as a line: draining loses no message, cancelling does."""
+        verb = "drain" if self.streaming else "cancel"
+        return f"{verb}: {self.command(verb)}"
+
+    def __str__(self) -> str:
+        lines = [f"started: job {self.id} ({self.name})", f"page: {self.page}", self.end]
+        if self.streaming:
+            lines.append(f"cancel: {self.command('cancel')} (loses the messages in flight: audit --repair)")
+        return "\n".join(lines)
+
+
+def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | None]:
+    """Start a pipeline on Dataflow and print its job; returns the result, without a job for a template.
+
+    Raises LaunchFailed, and StillRunning where Ctrl-C comes while the job may have been started already.
+    """
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
+
+    google = options.view_as(GoogleCloudOptions)
+
+    def job(id_: str) -> CloudJob:
+        streaming = options.view_as(StandardOptions).streaming
+        return CloudJob(id_, google.job_name, google.project, google.region, streaming)
+
+    try:
+        with _one_line():
+            result = pipeline.run()
+    except DataflowJobAlreadyExistsError as error:
+        found = _ID.search(str(error))
+        if found is None or google.update:
+            raise LaunchFailed(str(error)) from error
+        raise LaunchFailed(_already_runs(job(found[1]))) from error
+    except KeyboardInterrupt:
+        raise StillRunning(
+            f"stopped while job {google.job_name} was being started; whether it runs: gcloud dataflow jobs "
+            f"list --status=active --filter=name={google.job_name} --project={google.project} "
+            f"--region={google.region}"
+        ) from None
+    if google.template_location or not hasattr(result, "job_id"):
+        return result, None
+    started = job(result.job_id())
+    print(started, flush=True)
+    return result, started
+
+
+def wait_for(result: Any, job: CloudJob) -> None:
+    """Wait for a job to end. Raises LaunchFailed, and StillRunning on Ctrl-C."""
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
+
+    goes_on = f"job {job.id} goes on: {job.page}; {job.end}"
+    try:
+        with _one_line():
+            result.wait_until_finish()
+    except KeyboardInterrupt:
+        raise StillRunning(f"stopped waiting; {goes_on}") from None
+    except DataflowRuntimeException as error:
+        state = error.result.state
+        if state not in _ENDED_WELL:
+            why = reason(str(error).partition("Error:\n")[2])
+            raise LaunchFailed(f"job {job.id}: {state}: {why}; see {job.page}") from error
+    except AssertionError as error:  # Beam's, where the thread that asks for the state has died
+        raise LaunchFailed(f"cannot tell how the job is; {goes_on}") from error
+
+
+def _already_runs(job: CloudJob) -> str:
+    return (
+        f"job {job.name} already runs as {job.id}: {job.page}; wait for it, or {job.command('cancel')}, "
+        "or give another --job_name"
+    )
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Raise LaunchFailed for what Google's services, the network or the options have against a job."""
+    try:
+        yield
+    except (GoogleAPIError, GoogleAuthError, OSError, ValueError) as error:
+        raise LaunchFailed(f"Dataflow: {' '.join(str(error).split())}") from error

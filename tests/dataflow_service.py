@@ -1,0 +1,96 @@
+"""Dataflow as Google's clients see it, on this machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from apache_beam.options.pipeline_options import GoogleCloudOptions
+from apache_beam.runners.dataflow import dataflow_runner
+from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationClient
+from google.cloud import dataflow
+from google.protobuf.struct_pb2 import Value
+
+STATES = dataflow.JobState
+FLAGS = [
+    "--runner=DataflowRunner",
+    "--no_auth",
+    "--project=my-project",
+    "--region=us-east1",
+    "--temp_location=gs://bucket/temp",
+    "--sdk_container_image=us-east1-docker.pkg.dev/my-project/jobs/ingest:1",
+]
+
+
+class Service:
+    """One active job of a name, as in the real one: whoever asks for a second one gets the first.
+
+    ``ends`` is the state in which a job is found that is asked for, and ``counters`` are those of its steps.
+    ``before`` is called when a job is to be made, and ``asked`` when its state is.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ends = STATES.JOB_STATE_DONE
+        self.error = ""
+        self.counters: list[tuple[str, str, int]] = []
+        self.jobs: dict[str, dataflow.Job] = {}
+        self.before: Any = lambda: None
+        self.asked: Any = lambda: None
+        service = self
+        for client, methods in {
+            dataflow.JobsV1Beta3Client: ("create_job", "get_job"),
+            dataflow.MessagesV1Beta3Client: ("list_job_messages",),
+            dataflow.MetricsV1Beta3Client: ("get_job_metrics",),
+        }.items():
+            for name in methods:
+                method = getattr(service, name)
+                monkeypatch.setattr(client, name, lambda _, request, method=method: method(request))
+        monkeypatch.setattr(DataflowApplicationClient, "stage_file_with_retry", lambda *_, **__: None)
+        monkeypatch.setattr(GoogleCloudOptions, "_warn_if_soft_delete_policy_enabled", lambda *_: None)
+        clock = SimpleNamespace(sleep=lambda _: time.sleep(0.01), time=time.time)
+        monkeypatch.setattr(dataflow_runner, "time", clock)
+
+    def close(self) -> None:
+        """Let the threads end that Beam leaves to ask for a job's state."""
+        self.ends = STATES.JOB_STATE_DONE
+        for thread in threading.enumerate():
+            if "poll_for_job_completion" in thread.name:
+                thread.join(60)
+
+    def create_job(self, request: Any) -> dataflow.Job:
+        self.before()
+        job = request.job
+        made = dataflow.Job(
+            id=f"2026-11-28_01_02_03-{len(self.jobs) + 1}",
+            name=job.name,
+            client_request_id=job.client_request_id,
+            current_state=STATES.JOB_STATE_RUNNING,
+        )
+        return self.jobs.setdefault(job.name, made)
+
+    def get_job(self, request: Any) -> dataflow.Job:
+        self.asked()
+        return dataflow.Job(id=request.job_id, current_state=self.ends)
+
+    def list_job_messages(self, request: Any) -> Any:
+        error = dataflow.JobMessage(
+            message_text=self.error, message_importance=dataflow.JobMessageImportance.JOB_MESSAGE_ERROR
+        )
+        return SimpleNamespace(job_messages=[error] if self.error else [], next_page_token="")
+
+    def get_job_metrics(self, request: Any) -> dataflow.JobMetrics:
+        return dataflow.JobMetrics(
+            metrics=[
+                dataflow.MetricUpdate(
+                    name=dataflow.MetricStructuredName(
+                        origin="user", name=name, context={"step": step, "namespace": "l2features", **more}
+                    ),
+                    scalar=Value(number_value=count),
+                )
+                for step, name, count in self.counters
+                for more in ({}, {"tentative": "true"})
+            ]
+        )
