@@ -52,7 +52,8 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None,
       l2features sample big --grid 4,4,4 --chunk-size 256,256,128
       l2features sample proofread --graph bigtable://local/local/sample --topics local
     """
-    from ..sample import Sample, is_sample, make_sample
+    from ..sample import Sample, make_sample
+    from ..sample.folder import is_sample
 
     shape = Sample(grid, chunk_size, graph=graph)
     if is_sample(directory, shape):
@@ -60,7 +61,7 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None,
         if graph is None:
             return
     else:
-        with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample") as bar:
+        with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample", delay=0.01) as bar:
             config = make_sample(directory, shape, bar.update)
         click.echo(f"wrote {config}")
     if graph is not None:
@@ -84,7 +85,7 @@ def _ingest(directory: Path, has_graph: bool) -> str:
 
 
 def _make_graph(shape: Sample, directory: Path) -> None:
-    from ..sample import segmentation_path
+    from ..sample.folder import segmentation_path
     from ..sample.table import make_graph
 
     made = make_graph(shape, segmentation_path(directory.resolve()))
@@ -125,9 +126,14 @@ def sample_edit(dataset: str, kind: str, topic: str | None, config: str | None, 
         keys = ("operation_id", "new_l2_ids", "new_root_ids", "old_root_ids")
         click.echo(json_text({key: getattr(edit, key) for key in keys}))
         return
-    old, new = (" and ".join(map(str, ids)) for ids in (edit.old_root_ids, edit.new_root_ids))
-    click.echo(f"operation {edit.operation_id}: {old} became {new}; published to {path}")
-    click.echo(f"new L2 ids: {' '.join(map(str, edit.new_l2_ids))}")
+    click.echo(f"operation id: {edit.operation_id}")
+    for label, ids in (
+        ("old root ids", edit.old_root_ids),
+        ("new root ids", edit.new_root_ids),
+        ("new L2 ids", edit.new_l2_ids),
+    ):
+        click.echo(f"{label}: {' '.join(map(str, ids))}")
+    click.echo(f"{kind} published to: {path}")
 
 
 @click.command()
