@@ -70,6 +70,8 @@ def test_pubsub(unreachable: str, tmp_path: Path) -> None:
     made = run("sample", tmp_path / "s", "--grid", "1,1,1", "--chunk-size", "8,8,8", "--topics", "local")
     assert made.exit_code == 1
     assert f"error: project 'local': cannot reach {unreachable} ($PUBSUB_EMULATOR_HOST)" in made.output
+    assert run("sample", tmp_path / "s", "--graph", GRAPH).exit_code == 1
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_subscriptions(unreachable: str, tmp_path: Path, sample: Path) -> None:

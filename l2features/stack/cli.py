@@ -11,7 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..command import TripleType, config_option, json_option, user_errors
+from ..errors import GraphError
 from ..geometry import Triple
+from ..reach import check_bigtable, check_pubsub
 
 if TYPE_CHECKING:
     from ..sample import Sample
@@ -54,8 +56,13 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None,
     """
     from ..sample import Sample, make_sample
     from ..sample.folder import is_sample
+    from ..sample.topics import TopicError
 
     shape = Sample(grid, chunk_size, graph=graph)
+    if graph is not None:
+        check_bigtable(graph, GraphError)
+    if topics is not None:
+        check_pubsub(f"project {topics!r}", TopicError)
     if is_sample(directory, shape):
         click.echo(f"{directory}: this sample is there already")
         if graph is None:
