@@ -11,7 +11,7 @@ from flask_cors import CORS
 from flask_openapi3 import Info, OpenAPI
 
 from l2features import __version__
-from l2features.config import datasets_of, read_datasets_file
+from l2features.config import read_datasets
 
 from . import metrics
 from .auth import auth_disabled, log_who_may_ask, protect
@@ -38,8 +38,7 @@ class Service(NamedTuple):
 def create_app(settings: Settings | None = None) -> OpenAPI:
     """The app. Nothing is opened before the first request, or `warm`. Raises ConfigError."""
     settings = settings or load_settings()
-    file, mapping = read_datasets_file(settings.datasets)
-    datasets = Datasets(datasets_of(file, mapping), mapping, settings)
+    datasets = Datasets(read_datasets(settings.datasets), settings)
     names = [served.name for served in datasets.all()]
     topic = topic_path(settings.exchange, settings.project)
     missing = MissingIds(

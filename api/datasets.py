@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from l2features.compute import read_geometry
 from l2features.config import Dataset
+from l2features.config import Datasets as File
+from l2features.entries import as_json
 from l2features.errors import L2FeaturesError, StoreError
 from l2features.freshness import Updates, read_updates
 from l2features.geometry import Geometry
@@ -180,14 +182,18 @@ class Served:
 class Datasets:
     """The data sets of a file, by name; ``mapping`` is the file as it stands."""
 
-    def __init__(
-        self, entries: Mapping[str, Dataset], mapping: Mapping[str, Any], settings: Settings
-    ) -> None:
-        self.mapping = mapping
-        self._served = {name: Served(entry, settings) for name, entry in entries.items()}
+    def __init__(self, file: File, settings: Settings) -> None:
+        self.mapping = as_json(file.entries)
+        self.problems = file.problems
+        """Why an entry of the file cannot be served, by name."""
+        self._served = {name: Served(entry, settings) for name, entry in file.usable.items()}
+        for problem in file.errors:
+            log.error("cannot serve data set: %s", problem)
 
     def __getitem__(self, name: str) -> Served:
-        """Raises ApiError 404 for a name that is not served."""
+        """Raises ApiError 404 for an unknown name, 503 for one whose entry cannot be used."""
+        if name in self.problems:
+            raise ApiError(503, "dataset_misconfigured", self.problems[name], field="dataset", value=name)
         if name not in self._served:
             message = f"data set {name!r:.120} is not served: expected one of those of table_mapping"
             raise ApiError(404, "unknown_dataset", message, field="dataset", value=name)

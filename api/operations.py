@@ -18,6 +18,7 @@ from .kept import in_background
 from .schemas import NOT_READY, OPERATIONS, Health, plain_response
 
 UNREACHABLE = "unreachable"
+MISCONFIGURED = "its entry in the data sets file is wrong: the server's log says what"
 
 
 def register_operations(app: OpenAPI, settings: Settings, datasets: Datasets) -> frozenset[str]:
@@ -61,6 +62,7 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
             for served in datasets.all()
         }
         states = {name: answer.result() for name, answer in asked.items()}
+        states |= dict.fromkeys(datasets.problems, MISCONFIGURED)
         good = "ready" in states.values() and not any(s.startswith(UNREACHABLE) for s in states.values())
         body = Health(status="ready" if good else "not ready", datasets=states)
         return json_response(body.model_dump(), 200 if good else 503)

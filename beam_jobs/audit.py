@@ -42,8 +42,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     command.add_data_options(parser)
     parser.add_argument(
         "--timestamp",
-        help='expect the nodes that are valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC; default: all nodes '
-        "that were ever made",
+        help='expect the nodes that are valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; '
+        "default: all nodes that were ever made",
     )
     add_switch(parser, "--repair", "compute the features of missing nodes and write them")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import select
 import signal
 import sys
 from collections import Counter
@@ -178,7 +179,13 @@ def exit_status(run: Callable[[], int], stopped: str) -> int:
     for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return EXIT_FAILED
     except ConfigError as error:
         print(f"error: {plain_message(error)}", file=sys.stderr)
         return EXIT_USAGE
@@ -191,3 +198,14 @@ def exit_status(run: Callable[[], int], stopped: str) -> int:
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return EXIT_STOPPED
+
+
+def _nobody_reads() -> bool:
+    """Whether what this process prints goes to a pipe that is closed; then its end prints nothing more."""
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in reader.poll(0)):
+        return False
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return True

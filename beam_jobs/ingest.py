@@ -40,8 +40,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     command.add_data_options(parser)
     parser.add_argument(
         "--timestamp",
-        help='the time at which the graph is read, "YYYY-MM-DD HH:MM:SS" in UTC; needed when the table '
-        "is made, unless the data set has no graph; afterwards the table knows it",
+        help='the time at which the graph is read, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; needed '
+        "when the table is made, unless the data set has no graph; afterwards the table knows it",
     )
     add_switch(parser, "--create", "make the table if it is not there")
     add_switch(parser, "--recompute", "compute chunks again that are done")

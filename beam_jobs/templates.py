@@ -27,6 +27,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from l2features.config import DATASET_NAME
 from l2features.errors import ConfigError
+from l2features.times import TIME_PATTERN
 
 from . import audit, command, ingest, update
 from .dataflow import DEFAULTS
@@ -59,7 +60,7 @@ class Field(NamedTuple):
 FIELDS = {
     "dataset": Field("Data set", WHAT, f"^{DATASET_NAME.pattern}$", required=True),
     "config": Field("Data sets file", WHAT, "^gs://[^/]+/.+$", "GCS_READ_FILE", required=True),
-    "timestamp": Field("Time of the graph", WHAT, "^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$"),
+    "timestamp": Field("Time of the graph", WHAT, f"^{TIME_PATTERN}$"),
     "create": Field("Make the table", WHAT),
     "test": Field("Eight chunks only", PART),
     "chunks": Field("Chunks", PART, "^[0-9]+:[0-9]+,[0-9]+:[0-9]+,[0-9]+:[0-9]+$"),

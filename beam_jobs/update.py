@@ -25,11 +25,12 @@ from typing import Any
 import apache_beam as beam
 
 from l2features import features
-from l2features.config import load_datasets
+from l2features.config import read_datasets
 from l2features.deadletters import LetterTopic, open_dead_letters
 from l2features.deadletters.recorded import find_messages, read_message
 from l2features.errors import ConfigError
-from l2features.pubsub.subscription import Subscription
+from l2features.pubsub.subscription import Subscription, SubscriptionError
+from l2features.reach import check_pubsub
 from l2features.store import decoded
 from l2features.updates.outcomes import Fate, Verdict
 from l2features.updates.updater import Update
@@ -134,9 +135,11 @@ def replay(own: argparse.Namespace, flags: list[str]) -> int:
 def stream(own: argparse.Namespace) -> int:
     """Apply what Pub/Sub brings, on this machine, until a signal comes. Raises L2FeaturesError."""
     subscriptions = [Subscription(path) for path in dict.fromkeys(own.subscriptions.split(","))]
+    update = _update(own, attempts=1)
+    check_pubsub(subscriptions[0].path, SubscriptionError)
     with closing(open_dead_letters(own.dead_letters)) as letters:
         letters.check()
-    setup = Setup(_update(own, attempts=1), own.dead_letters)
+    setup = Setup(update, own.dead_letters)
     logging.getLogger("beam_jobs").setLevel(logging.INFO)
     features.warm_up()
     decoded.warm_up()
@@ -168,7 +171,10 @@ def _check_topic(dead_letters: str) -> None:
 
 
 def _update(own: argparse.Namespace, attempts: int) -> Update:
-    return Update(tuple(load_datasets(own.config).values()), own.recompute, attempts)
+    datasets = read_datasets(own.config)
+    for problem in datasets.errors:
+        print(f"error: {problem}; its messages are refused", file=sys.stderr)
+    return Update(tuple(datasets.usable.values()), own.recompute, attempts)
 
 
 def report(counts: dict[str, int], kept: bool) -> int:

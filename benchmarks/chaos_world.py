@@ -15,7 +15,7 @@ from typing import Any
 
 from l2features.config import Dataset, load_dataset
 from l2features.ids import as_ids, row_keys
-from l2features.store import TIME_FORMAT
+from l2features.times import format_time
 from tests.emulator import Emulator, PubSubEmulator
 
 from .chaos_messages import Parcel, Target
@@ -45,7 +45,7 @@ class World:
         self.segmentation = Segmentation(spec)
         self.geometry = self.segmentation.geometry
         t0 = int(datetime.now(UTC).timestamp()) - AGE_S
-        self.t0 = datetime.fromtimestamp(t0, UTC).strftime(TIME_FORMAT)
+        self.t0 = format_time(datetime.fromtimestamp(t0, UTC))
         self.graphs: dict[str, ProofreadGraph] = {}
         self.targets: dict[str, Target] = {}
         for number, name in enumerate(names):

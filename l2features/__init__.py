@@ -8,6 +8,10 @@ __version__ = "0.1.0"
 __all__ = ["compute_features"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name == "compute_features":
         from .features import compute_features

@@ -18,10 +18,11 @@ from .graph import check_graph
 from .graph.agreement import check_geometry
 from .graph.nodes import open_graph_nodes
 from .ids import Ids, as_ids
-from .ingest import ATTEMPTS, shards
+from .ingest import ATTEMPTS, shards, time_of_graph
 from .nodes import NodeSource
+from .reach import check_bigtable
 from .schema import NAMES, SIZE
-from .store import Store, open_store, parse_time
+from .store import Store, open_store
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def prepare_audit(
     """
     if timestamp is not None and dataset.graph == "flat":
         raise ConfigError(f"data set {dataset.name!r} has no graph: a timestamp means nothing to it")
-    time = None if timestamp is None else parse_time(timestamp)
+    time = None if timestamp is None else time_of_graph(dataset, timestamp)
+    check_bigtable(dataset.store)
+    check_bigtable(dataset.graph, GraphError)
     store = open_store(dataset.store, dataset.l2cache_id)
     try:
         geometry = store.geometry()

@@ -11,7 +11,8 @@ import numpy as np
 from .audit import Audit, ChunkAudit
 from .geometry import Chunk
 from .notes import AUDIT, note_content, put_note
-from .store import DONE, FAILED, TIME_FORMAT, Store
+from .store import DONE, FAILED, Store
+from .times import format_time
 
 EXAMPLES = 20
 """How many ids, and how many reasons, are kept of each kind."""
@@ -106,7 +107,7 @@ def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> N
         "run": run,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "box": str(audit.box),
-        "timestamp": audit.time.strftime(TIME_FORMAT) if audit.time else None,
+        "timestamp": format_time(audit.time) if audit.time else None,
         "repair": audit.repair,
         "complete": summary.complete,
         **asdict(summary),

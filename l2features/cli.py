@@ -10,15 +10,18 @@ import click
 import numpy as np
 
 from . import __version__
+from .chunk_rows import ChunkRows, read_chunk
 from .command import TripleType, config_option, json_option, user_errors
-from .config import load_dataset, load_datasets, server_environment, url_prefix
+from .config import Dataset, load_dataset, read_datasets, server_environment, url_prefix
 from .deadletters.cli import deadletters
-from .errors import ConfigError, TableNotFound
+from .errors import ConfigError, GraphError, StoreError, TableNotFound
 from .geometry import Chunk, Geometry, Triple
 from .ids import KEY_DIGITS, Ids
+from .reach import check_bigtable
 from .rows import Rows
 from .stack.cli import sample, sample_edit, up
-from .store import Meta, Store, node_segments, open_store, parse_time
+from .store import Meta, Store, node_segments, open_store
+from .times import format_time
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -51,8 +54,9 @@ def status(dataset: str, config: str | None, as_json: bool) -> None:
     """
     from .report import json_text, read_status, status_text
 
-    with closing(_open(dataset, config)) as store:
-        geometry = _geometry(dataset, config, store)
+    entry = load_dataset(dataset, config)
+    with closing(_open(entry)) as store:
+        geometry = _geometry(entry, store)
         state = read_status(store, geometry)
     click.echo(json_text(state.as_dict()) if as_json else status_text(state))
     for problem in state.problems.values() if as_json else ():
@@ -89,22 +93,36 @@ def get(
     """
     if bool(ids) == bool(of_chunk):
         raise click.UsageError("expected either node ids or --chunk X,Y,Z")
-    wanted = np.array([_node_id(text) for text in ids[:limit]], dtype=np.uint64)
-    with closing(_open(dataset, config)) as store:
-        geometry = _geometry(dataset, config, store)
-        rows = store.read(wanted) if of_chunk is None else _chunk_rows(store, geometry, Chunk(*of_chunk))
-        rows = rows[:limit]
+    wanted = np.array([_node_id(text) for text in ids], dtype=np.uint64)
+    entry = load_dataset(dataset, config)
+    if segments and entry.graph != "flat":
+        raise ConfigError(
+            f"data set {dataset!r} has a graph ({entry.graph}): --segments is for data sets with graph: flat"
+        )
+    with closing(_open(entry)) as store:
+        geometry = _geometry(entry, store)
+        if of_chunk is None:
+            found = ChunkRows(store.read(wanted[:limit]))
+        else:
+            _check_in_grid(geometry, Chunk(*of_chunk))
+            found = read_chunk(store, entry, geometry, Chunk(*of_chunk))
+        rows = found.rows[:limit]
         if segments:
             _print_segments(node_segments(store, geometry.layout, rows.ids), rows.ids, as_json)
-        else:
+        elif len(rows) or as_json:
             _print_rows(rows, geometry, as_json)
+    if found.note:
+        click.echo(found.note, err=True)
+    if found.error:
+        raise StoreError(found.error)
 
 
 @main.command()
 @click.argument("dataset")
 @click.argument("chunk", type=TripleType(), metavar="X,Y,Z")
 @click.option(
-    "--timestamp", help='Time of the graph, "YYYY-MM-DD HH:MM:SS" UTC.  [default: the table\'s, or now]'
+    "--timestamp",
+    help='Time of the graph, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601.  [default: the table\'s, or now]',
 )
 @config_option
 @json_option
@@ -117,20 +135,23 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
       l2features chunk sample 1,0,2 --config sample/datasets.yml
     """
     from .compute import ChunkSource, read_geometry
+    from .ingest import time_of_graph
     from .volume import open_volume
 
     entry = load_dataset(dataset, config)
-    with closing(open_store(entry.store, entry.l2cache_id)) as store:
+    asked = None if timestamp is None else time_of_graph(entry, timestamp)
+    check_bigtable(entry.graph, GraphError)
+    with closing(_open(entry)) as store:
         meta = _meta(store)
     geometry = read_geometry(entry, open_volume(entry), meta.geometry if meta else None)
     _check_in_grid(geometry, Chunk(*chunk))
-    time = parse_time(timestamp) if timestamp else meta.time if meta else datetime.now(UTC)
+    time = asked or (meta.time if meta else datetime.now(UTC))
     result = ChunkSource(entry, geometry, time).compute(Chunk(*chunk))
     _print_rows(Rows.complete(result.features), geometry, as_json)
     for error in result.errors:
         click.echo(f"error: {error}", err=True)
     if result.orphans:
-        click.echo(f"{result.orphans} supervoxels without a parent at {time:%Y-%m-%d %H:%M:%S}", err=True)
+        click.echo(f"{result.orphans} supervoxels without a parent at {format_time(time)}", err=True)
 
 
 @main.command()
@@ -154,16 +175,19 @@ def serve(config: str, bind: str, workers: int, auth: bool) -> None:
     """
     from .serve import check_port, configuration, greet_when_up, run_server
 
-    datasets = list(load_datasets(config).values())
+    datasets = read_datasets(config)
     program = configuration()
     check_port(bind)
-    greet_when_up(bind, url_prefix(), datasets, auth)
+    for problem in datasets.errors:
+        click.echo(f"error: {problem}; it is not served", err=True)
+    greet_when_up(bind, url_prefix(), list(datasets.usable.values()), auth)
     run_server(program, server_environment(config, bind, workers, auth))
 
 
-def _open(dataset: str, config: str | None) -> Store:
-    entry = load_dataset(dataset, config)
-    return open_store(entry.store, entry.l2cache_id)
+def _open(dataset: Dataset) -> Store:
+    """The table of a data set. Raises StoreUnavailable at once where its host cannot be reached."""
+    check_bigtable(dataset.store)
+    return open_store(dataset.store, dataset.l2cache_id)
 
 
 def _meta(store: Store) -> Meta | None:
@@ -173,7 +197,7 @@ def _meta(store: Store) -> Meta | None:
         return None
 
 
-def _geometry(dataset: str, config: str | None, store: Store) -> Geometry:
+def _geometry(dataset: Dataset, store: Store) -> Geometry:
     """The geometry that the table knows, or else that of the segmentation."""
     from .compute import read_geometry
     from .volume import open_volume
@@ -181,14 +205,7 @@ def _geometry(dataset: str, config: str | None, store: Store) -> Geometry:
     meta = store.meta()
     if meta and meta.geometry:
         return meta.geometry
-    entry = load_dataset(dataset, config)
-    return read_geometry(entry, open_volume(entry))
-
-
-def _chunk_rows(store: Store, geometry: Geometry, chunk: Chunk) -> Rows:
-    _check_in_grid(geometry, chunk)
-    chunk_id = geometry.chunk_id(chunk)
-    return store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id))
+    return read_geometry(dataset, open_volume(dataset))
 
 
 def _check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
@@ -206,7 +223,10 @@ def _print_segments(segments: Ids, ids: Ids, as_json: bool) -> None:
     from .report import json_text
 
     pairs = {str(node): segment for node, segment in zip(ids.tolist(), segments.tolist(), strict=True)}
-    click.echo(json_text(pairs) if as_json else "\n".join(f"{node} {pairs[node]}" for node in pairs))
+    if as_json:
+        click.echo(json_text(pairs))
+    for node, segment in () if as_json else pairs.items():
+        click.echo(f"{node} {segment}")
 
 
 def _print_rows(rows: Rows, geometry: Geometry, as_json: bool) -> None:

@@ -17,12 +17,12 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.request import getproxies_environment
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
+from .entries import BUCKETS, read_entries
 from .errors import ConfigError
 from .graphene import table_of
 from .store import TABLE_NAME
@@ -30,10 +30,8 @@ from .store import TABLE_NAME
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
 PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
 PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
-PUBSUB_VARIABLE = "PUBSUB_EMULATOR_HOST"
+PUBSUB_VARIABLE, BIGTABLE_VARIABLE = "PUBSUB_EMULATOR_HOST", "BIGTABLE_EMULATOR_HOST"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
-BUCKETS = "gs://"
-BUCKET_TIMEOUT_S = 30.0
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """HOST:PORT, where a server listens."""
 _PATTERNS = {
@@ -51,19 +49,6 @@ EXPECTED = {
     "watershed": "the path of the layer that the graph names, such as gs://bucket/ws",
 }
 """What the keys of a data set may hold."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
 
 
 class Dataset(BaseModel):
@@ -117,61 +102,68 @@ class Dataset(BaseModel):
         return self.graph.rsplit("/", 1)[-1]
 
 
-def read_datasets_file(path: str | os.PathLike[str] | None = None) -> tuple[str, dict[Any, Any]]:
-    """A data sets file, or that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names, and its entries as they are.
+class Datasets(NamedTuple):
+    """A data sets file: the data sets that can be used, and what is wrong with the others, by name.
 
-    It may lie in a bucket, ``gs://…``. Raises ConfigError where it cannot be read, or holds no data sets.
+    ``entries`` are all of them as they stand.
     """
+
+    file: str
+    usable: dict[str, Dataset]
+    problems: dict[str, str]
+    entries: dict[str, Any]
+
+    @property
+    def errors(self) -> list[str]:
+        """A line for each data set that cannot be used."""
+        return [f"data sets file {self.file}: {problem}" for problem in self.problems.values()]
+
+
+def read_datasets(path: str | os.PathLike[str] | None = None) -> Datasets:
+    """The data sets of a file, or of that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names.
+
+    It may lie in a bucket, ``gs://…``. Raises ConfigError where it cannot be read, or no data set can be
+    used: it names the data set, the key and what was expected.
+    """
+    datasets = _read(path)
+    if not datasets.usable:
+        others = f" (and {len(datasets.errors) - 1} more are wrong)" if len(datasets.errors) > 1 else ""
+        raise ConfigError(datasets.errors[0] + others)
+    return datasets
+
+
+def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
+    """The data sets of a file that can be used. Raises ConfigError as `read_datasets`."""
+    return read_datasets(path).usable
+
+
+def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Dataset:
+    """One data set of the file, whatever is wrong with the others. Raises ConfigError."""
+    datasets = _read(path)
+    if name in datasets.problems:
+        raise ConfigError(f"data sets file {datasets.file}: {datasets.problems[name]}")
+    if name not in datasets.usable:
+        raise ConfigError(
+            f"data set {name!r} is not in the data sets file: expected one of {', '.join(datasets.entries)}"
+        )
+    return datasets.usable[name]
+
+
+def _read(path: str | os.PathLike[str] | None) -> Datasets:
     path = path or os.environ.get(CONFIG_VARIABLE)
     if not path:
         raise ConfigError(f"no data sets file: give --config FILE or set {CONFIG_VARIABLE}")
     file = os.fspath(path)
-    try:
-        text = _read_from_bucket(file) if file.startswith(BUCKETS) else Path(file).read_text()
-        content = yaml.load(text, Loader=_Loader)
-    except OSError as error:
-        raise ConfigError(f"data sets file {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data sets file {file}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not content:
-        raise ConfigError(f"data sets file {file}: expected data sets, <name>: {{cv_path: …, l2cache_id: …}}")
-    return file, content
-
-
-def _read_from_bucket(url: str) -> str:
-    from google.auth.exceptions import GoogleAuthError
-    from google.cloud.exceptions import GoogleCloudError
-    from google.cloud.storage import Blob, Client
-
-    try:
-        blob = Blob.from_uri(url, Client(project=None))
-        content: bytes = blob.download_as_bytes(timeout=BUCKET_TIMEOUT_S, retry=None)
-    except (GoogleAuthError, GoogleCloudError, OSError, ValueError) as error:
-        raise ConfigError(f"data sets file {url}: {' '.join(str(error).split())}") from error
-    return content.decode()
-
-
-def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
-    """The data sets of a file, or of that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names.
-
-    Raises ConfigError that names the data set, the key and what was expected.
-    """
-    return datasets_of(*read_datasets_file(path))
-
-
-def datasets_of(file: str, content: dict[Any, Any]) -> dict[str, Dataset]:
-    """The data sets of what `read_datasets_file` gives. Raises ConfigError as `load_datasets`."""
-    return {str(name): _dataset(file, str(name), entry) for name, entry in content.items()}
-
-
-def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Dataset:
-    """One data set of the file. Raises ConfigError."""
-    datasets = load_datasets(path)
-    if name not in datasets:
-        raise ConfigError(
-            f"data set {name!r} is not in the data sets file: expected one of {', '.join(datasets)}"
-        )
-    return datasets[name]
+    entries, unreadable = read_entries(file)
+    datasets = Datasets(file, {}, {}, entries)
+    for name, entry in entries.items():
+        try:
+            if name in unreadable:
+                raise ConfigError(f"data set {name!r}: {unreadable[name]}")
+            datasets.usable[name] = _dataset(file, name, entry)
+        except ConfigError as error:
+            datasets.problems[name] = str(error)
+    return datasets
 
 
 def datasets_of_table(
@@ -218,6 +210,11 @@ def pubsub_emulator() -> str | None:
     return os.environ.get(PUBSUB_VARIABLE)
 
 
+def bigtable_emulator() -> str | None:
+    """Address of the emulator of Bigtable, where there is one."""
+    return os.environ.get(BIGTABLE_VARIABLE)
+
+
 def url_prefix() -> str:
     """First part of the path of the HTTP server's routes, such as ``/l2cache``."""
     parts = os.environ.get(PREFIX_VARIABLE, "l2cache").split("/")
@@ -225,7 +222,7 @@ def url_prefix() -> str:
 
 
 def _dataset(file: str, name: str, entry: Any) -> Dataset:
-    where = f"data sets file {file}: data set {name!r}"
+    where = f"data set {name!r}"
     if not DATASET_NAME.fullmatch(name):
         raise ConfigError(f"{where}: expected a name of letters, digits, '_', '-' and '.'")
     if not isinstance(entry, dict):

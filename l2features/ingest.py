@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import tenacity
 
@@ -15,7 +15,9 @@ from .config import Dataset
 from .errors import ConfigError, GraphError, StoreError, TableNotFound, VolumeError
 from .geometry import Chunk, Geometry, Triple
 from .graph import check_graph
-from .store import DONE, FAILED, TIME_FORMAT, ChunkRecord, Meta, Store, open_store, parse_time
+from .reach import check_bigtable
+from .store import DONE, FAILED, ChunkRecord, Meta, Store, open_store
+from .times import EXPECTED_TIME, format_time, parse_time
 from .volume import open_volume
 
 ATTEMPTS = 3
@@ -72,6 +74,8 @@ def prepare(
     With ``create`` the table is made and stamped. A table that is there keeps its timestamp: another one
     is refused. Raises ConfigError, VolumeError, GraphError or StoreError before anything is computed.
     """
+    check_bigtable(dataset.store)
+    check_bigtable(dataset.graph, GraphError)
     store = open_store(dataset.store, dataset.l2cache_id)
     try:
         there = _existing_meta(store, dataset, create)
@@ -102,17 +106,17 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
 def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
     """The meta that the table shall have. Raises ConfigError or StoreError on a contradiction."""
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
-    asked = None if timestamp is None else parse_time(timestamp).strftime(TIME_FORMAT)
+    asked = None if timestamp is None else format_time(time_of_graph(dataset, timestamp))
     if asked and parse_time(asked) > datetime.now(UTC):
         logger.warning("timestamp %s is in the future: edits until then make chunks disagree", asked)
     if there is None:
         if asked is None and dataset.graph != "flat":
             raise ConfigError(
-                f'{where} has no timestamp yet: --timestamp "YYYY-MM-DD HH:MM:SS" (UTC) is needed'
+                f"{where} has no timestamp yet: --timestamp is needed: expected {EXPECTED_TIME}"
             )
-        now = datetime.now(UTC).strftime(TIME_FORMAT)
+        now = format_time(datetime.now(UTC).replace(microsecond=0))
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
-    if asked not in (None, there.timestamp):
+    if asked not in (None, format_time(there.time)):
         raise ConfigError(f"{where} is of timestamp {there.timestamp}: {asked} is refused")
     if there.graph_id != dataset.graph_id:
         raise StoreError(f"{where} is of graph {there.graph_id!r}, the data set's is {dataset.graph_id!r}")
@@ -121,6 +125,14 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
     if there.geometry not in (None, geometry):
         raise StoreError(f"{where} is of another geometry: {there.geometry}, the data set's is {geometry}")
     return replace(there, geometry=geometry)
+
+
+def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
+    """The time at which a graph is read. Its server takes whole seconds, rounded up. Raises ConfigError."""
+    time = parse_time(timestamp)
+    if dataset.graph == "graphene" and time.microsecond:
+        return time.replace(microsecond=0) + timedelta(seconds=1)
+    return time
 
 
 def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:

@@ -11,20 +11,23 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from itertools import chain, islice
 from pathlib import Path
 
 import click
 
 from .config import ADDRESS, Dataset
-from .errors import ConfigError, L2FeaturesError
-from .geometry import Chunk
-from .store import open_store
+from .errors import ConfigError, L2FeaturesError, TableNotFound
+from .geometry import Chunk, Geometry
+from .reach import check_bigtable
+from .store import Store, open_store
 
 APP = "api.app:create_app()"
-UP_AFTER_S, STORE_S = 60.0, 5.0
-CHUNKS_TRIED = 64
+UP_AFTER_S, STORE_S = 60.0, 4.0
+CHUNKS_TRIED, RECORDS_READ = 64, 10_000
+"""Of the search for a node to name."""
 
 
 def configuration() -> Path:
@@ -69,8 +72,12 @@ def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: boo
         host, _, port = bind.rpartition(":")
         here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
         url = f"http://{here}:{port}"
+        problems = {dataset.name: table_problem(dataset) for dataset in datasets}
+        for problem in filter(None, problems.values()):
+            click.echo(f"error: {problem}", err=True)
         if _is_up(f"{url}/live", server):
-            click.echo(greeting(url, prefix, datasets, auth))
+            present = [dataset for dataset in datasets if not problems[dataset.name]]
+            click.echo(greeting(url, prefix, datasets, auth, some_node(present)))
             sys.stdout.flush()
     except Exception as error:
         click.echo(f"cannot say what to try: {error}", err=True)
@@ -78,27 +85,48 @@ def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: boo
         os._exit(0)
 
 
-def greeting(url: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> str:
-    """What to try."""
+def greeting(
+    url: str, prefix: str, datasets: Sequence[Dataset], auth: bool, found: tuple[Dataset, int] | None
+) -> str:
+    """What to try; ``found`` is a node with features."""
     api = f"{url}{prefix}/api/v1"
-    dataset, node = _some_node(datasets)
-    token = " -H 'Authorization: Bearer TOKEN'" if auth else ""
+    name = found[0].name if found else datasets[0].name
     who = "those with a token" if auth else "everyone who can reach it, without a token (see --auth)"
-    body = shlex.quote(f'{{"l2_ids": [{node}]}}')
-    return "\n".join(
-        [
-            f"Serving {', '.join(d.name for d in datasets)} at {url} to {who}. Ctrl-C ends it. Try:",
-            "",
-            f"  {api}/docs/",
-            f"  {api}/table/{dataset.name}",
-            f"  {url}/ready",
-            f"  {url}/metrics",
-            "",
+    lines = [
+        f"Serving {', '.join(d.name for d in datasets)} at {url} to {who}. Ctrl-C ends it. Try:",
+        "",
+        f"  {api}/docs/",
+        f"  {api}/table/{name}",
+        f"  {url}/ready",
+        f"  {url}/metrics",
+        "",
+    ]
+    if found:
+        token = " -H 'Authorization: Bearer TOKEN'" if auth else ""
+        body = shlex.quote(f'{{"l2_ids": [{found[1]}]}}')
+        lines += [
             f"  curl -s{token} -H 'Content-Type: application/json' -d {body} \\",
-            f"    {api}/table/{dataset.name}/attributes",
+            f"    {api}/table/{name}/attributes",
             "",
         ]
-    )
+    return "\n".join(lines)
+
+
+def table_problem(dataset: Dataset) -> str | None:
+    """What keeps a data set's table from being served, and what to do; None where it is present."""
+    where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
+    try:
+        check_bigtable(dataset.store)
+        with closing(open_store(dataset.store, dataset.l2cache_id, deadline_s=STORE_S)) as store:
+            store.ping()
+    except TableNotFound:
+        return (
+            f"{where} is not in {dataset.store}: "
+            f"python -m beam_jobs.ingest --dataset {dataset.name} --create makes it"
+        )
+    except L2FeaturesError as error:
+        return f"{where}: {error}"
+    return None
 
 
 def _is_up(url: str, server: int) -> bool:
@@ -114,17 +142,15 @@ def _is_up(url: str, server: int) -> bool:
     return False
 
 
-def _some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int]:
-    """A data set and a node of it, which has features where one is found soon."""
+def some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int] | None:
+    """A data set and a node of it that has features; None where none is found soon."""
     until = time.monotonic() + STORE_S
     for dataset in datasets:
-        try:
-            node = _node_of(dataset, until) if time.monotonic() < until else None
-        except L2FeaturesError:
-            continue
-        if node:
-            return dataset, node
-    return datasets[0], 1 << 57
+        with suppress(L2FeaturesError):
+            node = _node_of(dataset, until)
+            if node:
+                return dataset, node
+    return None
 
 
 def _node_of(dataset: Dataset, until: float) -> int | None:
@@ -132,15 +158,28 @@ def _node_of(dataset: Dataset, until: float) -> int | None:
         geometry = store.geometry()
         if geometry is None:
             return None
-        middle = tuple(n // 2 for n in geometry.grid)
-        size = max(1, round(geometry.n_chunks / CHUNKS_TRIED))
-        for number in range(0, geometry.n_chunks, size):
-            x, rest = divmod(number, geometry.grid[1] * geometry.grid[2])
-            y, z = divmod(rest, geometry.grid[2])
-            chunk = [(a + b) % n for a, b, n in zip((x, y, z), middle, geometry.grid, strict=True)]
-            chunk_id = geometry.chunk_id(Chunk(*chunk))
-            rows = store.scan_chunk(chunk_id, chunk_id + 50, ("size_nm3",))
+        for chunk_id in chain(_recorded(store), _some_chunks(geometry)):
+            if time.monotonic() > until:
+                return None
+            rows = store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id), ("size_nm3",))
             real = rows.ids[rows.found & ~rows.not_computed]
-            if len(real) or time.monotonic() > until:
-                return int(real[0]) if len(real) else None
+            if len(real):
+                return int(real[0])
     return None
+
+
+def _recorded(store: Store) -> list[int]:
+    """The first recorded chunks that have nodes."""
+    records = islice(store.chunk_records(), RECORDS_READ)
+    return [record.chunk_id for record in records if record.nodes][:CHUNKS_TRIED]
+
+
+def _some_chunks(geometry: Geometry) -> Iterator[int]:
+    """Chunks all over the grid, the middle one first."""
+    middle = tuple(n // 2 for n in geometry.grid)
+    size = max(1, round(geometry.n_chunks / CHUNKS_TRIED))
+    for number in range(0, geometry.n_chunks, size):
+        x, rest = divmod(number, geometry.grid[1] * geometry.grid[2])
+        y, z = divmod(rest, geometry.grid[2])
+        chunk = [(a + b) % n for a, b, n in zip((x, y, z), middle, geometry.grid, strict=True)]
+        yield geometry.chunk_id(Chunk(*chunk))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from l2features.config import BUCKETS, CONFIG_VARIABLE, load_datasets, server_environment
+from l2features.config import CONFIG_VARIABLE, load_datasets, server_environment
+from l2features.entries import BUCKETS
 from l2features.errors import ConfigError
 
 from .bucket import bucket_of

@@ -155,9 +155,12 @@ def test_an_edit_is_published_as_pychunkedgraph_does(config: Path, kind: str) ->
         "remesh": "true",
     }
     assert received.published >= begun - 1
-    said = run("sample-edit", "sample", "--config", config, kind).output
-    assert said.startswith("operation 2: ")
-    assert f"published to {topic_path(PROJECT, 'pychunkedgraph')}\nnew L2 ids: 144" in said
+    printed = run("sample-edit", "sample", "--config", config, kind).output
+    said = dict(line.split(": ") for line in printed.splitlines())
+    assert said.pop("operation id") == "2"
+    assert said.pop(f"{kind[2:]} published to") == topic_path(PROJECT, "pychunkedgraph")
+    layers = {label: {int(node) >> 56 for node in ids.split()} for label, ids in said.items()}
+    assert layers == {"old root ids": {4}, "new root ids": {4}, "new L2 ids": {2}}
 
 
 # ------------------------------------------------------------------ mistakes

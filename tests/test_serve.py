@@ -21,9 +21,10 @@ from click.testing import CliRunner
 
 from l2features.cli import main
 from l2features.config import load_datasets
-from l2features.serve import check_port, greeting
+from l2features.serve import check_port, greeting, some_node, table_problem
 
 from .bucket import bucket_of
+from .conftest import dataset_file, run_ingest
 from .emulator import free_port
 from .server import nodes_of
 
@@ -160,7 +161,65 @@ def test_addresses() -> None:
 def test_greeting_with_authentication(tmp_path: Path) -> None:
     config = tmp_path / "datasets.yml"
     config.write_text("x: {cv_path: 'precomputed://file:///none', l2cache_id: none}\n")
-    text = greeting("http://h:1", "/l2cache", list(load_datasets(config).values()), auth=True)
+    datasets = list(load_datasets(config).values())
+    text = greeting("http://h:1", "/l2cache", datasets, auth=True, found=(datasets[0], 77))
     assert "Authorization: Bearer TOKEN" in text
+    assert "[77]" in text
     assert "everyone" not in text
     assert "http://h:1/l2cache/api/v1/table/x/attributes" in text
+
+
+# ------------------------------------------------------------------ tables that are missing
+def test_a_missing_table_is_named_and_no_node_is_invented(undisturbed: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    config = dataset_file(tmp_path / "empty", "precomputed://file:///none")
+    (missing,) = load_datasets(config).values()
+    (present,) = load_datasets(undisturbed).values()
+    assert table_problem(present) is None
+    assert table_problem(missing) == (
+        f"data set 'sample': table l2cache_sample is not in {missing.store}: "
+        "python -m beam_jobs.ingest --dataset sample --create makes it"
+    )
+    assert some_node([missing]) is None
+    assert "curl" not in greeting("http://h:1", "/l2cache", [missing], auth=False, found=None)
+    found = some_node([missing, present])
+    assert found
+    assert (found[0], found[1] in nodes_of(undisturbed)) == (present, True)
+
+
+def test_the_node_named_is_one_of_few(tmp_path: Path, many_chunks: Path) -> None:
+    """One chunk of 720 has nodes, as after an ingest of a part."""
+    config = dataset_file(tmp_path, many_chunks)
+    assert run_ingest(config, "--create", "--chunks", "1:2,7:8,0:6").returncode == 0
+    found = some_node(list(load_datasets(config).values()))
+    assert found
+    assert found[1] in nodes_of(config)
+
+
+def test_serve_names_what_is_missing_and_serves_the_others(undisturbed: Path, tmp_path: Path) -> None:
+    entries = json.loads(undisturbed.read_text())
+    bad = {"cv_path": "nonsense", "l2cache_id": "t"}
+    entries |= {"absent": entries["sample"] | {"l2cache_id": "l2cache_absent"}, "bad": bad}
+    config = tmp_path / "datasets.yml"
+    config.write_text(json.dumps(entries))
+    bind = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "l2features.cli", "serve", str(config), "--bind", bind]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+        )
+    guard = threading.Timer(90, process.kill)
+    guard.start()
+    try:
+        assert process.stdout
+        assert process.stdout.readline().startswith(f"Serving sample, absent at http://{bind} ")
+        answer = requests.get(f"http://{bind}/l2cache/api/v1/table/sample", timeout=20)
+    finally:
+        guard.cancel()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert answer.ok
+    plain = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("error: ")]
+    assert len(plain) == 2
+    assert f"error: data sets file {config}: data set 'bad': key 'cv_path': expected" in plain[0]
+    assert "error: data set 'absent': table l2cache_absent is not in sqlite://" in plain[1]

@@ -34,7 +34,7 @@ HIGH, LOW = "projects/my-project/subscriptions/edits-high", "projects/ab:c/subsc
 EXAMPLES = {
     "dataset": ("minnie65_public", "", "-a", "a b"),
     "config": ("gs://my-bucket/l2/datasets.yml", "datasets.yml", "gs://bucket"),
-    "timestamp": ("2026-11-21 00:27:44", "2026-11-21", "now"),
+    "timestamp": ("2026-11-21T02:27:44.5+02:00", "2026-11-21", "now", "2026-11-21 00:27:44 CET"),
     "chunks": ("0:12,3:4,0:1", "0:1", "a:b,c:d,e:f"),
     "sink": ("bigtableio",),
     "attempts": ("12", "0", "-1", "many"),

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ..command import EXIT_FAILED, config_option, user_errors
-from ..config import load_datasets
+from ..config import read_datasets
 from ..errors import ConfigError
+from ..pubsub.subscription import SubscriptionError
+from ..reach import check_pubsub
 from ..updates.outcomes import Verdict, settle
 from . import TOPIC, DeadLetter, dead_letter
 from .box import ALL, LetterBox, open_letter_box
@@ -121,6 +123,8 @@ def replay(
 def _opened(where: str, limit: int | None) -> Iterator[LetterBox]:
     """The letters at a place. What is none is named in the end, and then the exit status is 1."""
     with closing(open_letter_box(where, limit)) as box:
+        if where.startswith("projects/"):
+            check_pubsub(where, SubscriptionError)
         try:
             yield box
         finally:
@@ -135,7 +139,10 @@ def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
     from ..updates.updater import Update
 
     counts: Counter[Verdict] = Counter()
-    with closing(Update(tuple(load_datasets(config).values())).open()) as updater:
+    datasets = read_datasets(config)
+    for problem in datasets.errors:
+        click.echo(f"error: {problem}; its letters stay", err=True)
+    with closing(Update(tuple(datasets.usable.values())).open()) as updater:
         for batch in _batches(box.letters(list(names))):
             counts += _apply(box, batch, updater)
     click.echo(f"{counts[Verdict.DONE]} done, {counts[Verdict.DEAD]} refused, {counts[Verdict.RETRY]} failed")

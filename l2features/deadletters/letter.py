@@ -132,9 +132,10 @@ def check_format(version: object) -> None:
 
 
 def parse_time(text: str) -> datetime:
-    """A time in UTC, from ISO 8601. Raises ValueError, TypeError."""
+    """A time in UTC, from ISO 8601; one without an offset is UTC. Raises ValueError, TypeError."""
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError as error:
         raise ValueError(f"time {text!r} lies beyond the calendar") from error
 

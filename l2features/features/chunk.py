@@ -28,7 +28,9 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
 
     Returns:
         Structured array of dtype :data:`l2features.schema.FEATURES`, one row per label other than 0,
-        sorted by label. Equal volumes give equal bytes.
+        sorted by label. Equal volumes give equal bytes. Values are as tables store them: ``size_nm3`` and
+        ``chunk_intersect_count`` are numbers of voxels, ``rep_coord_nm`` is the index of a voxel of the
+        volume; ``area_nm2`` is in nm²; distances and ``pca_val`` are in nm.
 
     Raises:
         TypeError: the labels are not unsigned integers.

@@ -23,6 +23,7 @@ from ..errors import ConfigError
 from ..geometry import Chunk, Geometry, Triple
 from ..graph import parse_graph_url
 from ..ids import IdLayout
+from .folder import STORE, check_folder, checked, segmentation_path
 from .graph import BITS
 
 NAME = "sample"
@@ -105,32 +106,6 @@ class SampleChunk(NamedTuple):
     objects: dict[int, int]
 
 
-def is_sample(directory: Path, sample: Sample) -> bool:
-    """Whether a directory holds this very sample, and it was written there."""
-    config = directory / "datasets.yml"
-    text = config.read_text() if config.exists() else ""
-    return (
-        text.startswith(f"# {sample.title}\n") and json.dumps(segmentation_path(directory.resolve())) in text
-    )
-
-
-def check_config(directory: Path, sample: Sample) -> None:
-    """Raises ConfigError where a directory's data sets file is not this sample's, written there."""
-    config = directory / "datasets.yml"
-    if not config.exists() or is_sample(directory, sample):
-        return
-    if config.read_text().startswith(f"# {sample.title}\n"):
-        raise ConfigError(
-            f"{config} is of a sample that was written at another path, and moved or copied here: remove "
-            "datasets.yml and segmentation/, so that it is written anew, or choose another directory"
-        )
-    raise ConfigError(f"{config} is there already, of something else: choose another directory")
-
-
-def segmentation_path(directory: Path) -> str:
-    return f"precomputed://file://{directory}/segmentation"
-
-
 def make_sample(
     directory: Path, sample: Sample | None = None, progress: Callable[[int], object] | None = None
 ) -> Path:
@@ -143,11 +118,6 @@ def make_sample(
     sample = sample or Sample()
     directory = directory.resolve()
     config = directory / "datasets.yml"
-    check_config(directory, sample)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{directory}: {error.strerror}") from error
     cv_path = segmentation_path(directory)
     info = CloudVolume.create_new_info(
         num_channels=1,
@@ -159,20 +129,23 @@ def make_sample(
         volume_size=sample.voxel_size,
         chunk_size=sample.chunk_size,
     )
-    volume = CloudVolume(cv_path, info=info, progress=False, bounded=True)
-    volume.commit_info()
-    for chunk in sample_chunks(sample):
-        where = zip(chunk.start, chunk.stop, VOXEL_OFFSET, strict=True)
-        volume[tuple(slice(int(a + o), int(b + o)) for a, b, o in where)] = chunk.labels
-        if progress:
-            progress(1)
-    config.write_text(_config_text(sample, directory))
+    with checked(directory):
+        check_folder(directory, sample, info)
+        directory.mkdir(parents=True, exist_ok=True)
+        volume = CloudVolume(cv_path, info=info, progress=False, bounded=True)
+        volume.commit_info()
+        for chunk in sample_chunks(sample):
+            where = zip(chunk.start, chunk.stop, VOXEL_OFFSET, strict=True)
+            volume[tuple(slice(int(a + o), int(b + o)) for a, b, o in where)] = chunk.labels
+            if progress:
+                progress(1)
+        config.write_text(_config_text(sample, directory))
     return config
 
 
 def _config_text(sample: Sample, directory: Path) -> str:
     text = _GRAPH_CONFIG if sample.graph else _CONFIG
-    store = sample.graph.rpartition("/")[0] if sample.graph else f"sqlite://{directory}/l2cache.db"
+    store = sample.graph.rpartition("/")[0] if sample.graph else f"sqlite://{directory}/{STORE}"
     return text.format(
         title=sample.title,
         name=NAME,

@@ -16,13 +16,14 @@ from ..errors import ConfigError, GraphError
 from ..graph import graph_errors, parse_graph_url
 from ..graph.children import decode_children
 from ..ids import KEY_DIGITS, Ids, as_ids, ids_of_row_keys, row_keys
-from ..store import TIME_FORMAT
+from ..reach import check_bigtable
+from ..times import format_time
 from . import Sample, sample_chunks
 from .graph import LAYER_SHIFT, PARENTS, Cell, graph_meta, n_layers, node_cells
 
 MADE = datetime(2026, 1, 1, tzinfo=UTC)
 """When the nodes of every sample became valid: its ingest may be of this time."""
-TIMESTAMP = MADE.strftime(TIME_FORMAT)
+TIMESTAMP = format_time(MADE)
 OPERATIONS = b"ioperations"
 ROOT_STEP = 256
 """PyChunkedGraph has so many counters of roots, and the sample uses the first."""
@@ -40,6 +41,7 @@ class SampleTable:
 
         self.url = url
         self._path = parse_graph_url(url)
+        check_bigtable(url, GraphError)
         with self._errors():
             self._table = open_table(*self._path, deadline_s=DEADLINE_S)
 

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 
 from ..errors import ConfigError, L2FeaturesError
+from ..reach import check_pubsub
 
 EDITS, MISSING = "pychunkedgraph", "l2cache"
 SUBSCRIPTIONS = {EDITS: "edits", MISSING: "missing"}
@@ -36,6 +37,7 @@ def check_topic(path: str) -> None:
 
     if not _TOPIC.fullmatch(path):
         raise ConfigError(f"topic {path!r}: expected projects/PROJECT/topics/NAME")
+    check_pubsub(f"topic {path}", TopicError)
     try:
         with PublisherClient() as publisher:
             publisher.get_topic(topic=path, timeout=TIMEOUT_S, retry=Retry(timeout=TIMEOUT_S))
@@ -50,6 +52,7 @@ def make_topics(project: str) -> None:
     from google.auth.exceptions import GoogleAuthError
     from google.pubsub_v1 import PublisherClient, SubscriberClient
 
+    check_pubsub(f"project {project!r}", TopicError)
     patience = {"timeout": TIMEOUT_S, "retry": Retry(timeout=TIMEOUT_S)}
     try:
         with PublisherClient() as publisher, SubscriberClient() as subscriber:

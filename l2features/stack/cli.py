@@ -11,7 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..command import TripleType, config_option, json_option, user_errors
+from ..errors import GraphError
 from ..geometry import Triple
+from ..reach import check_bigtable, check_pubsub
 
 if TYPE_CHECKING:
     from ..sample import Sample
@@ -52,15 +54,21 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None,
       l2features sample big --grid 4,4,4 --chunk-size 256,256,128
       l2features sample proofread --graph bigtable://local/local/sample --topics local
     """
-    from ..sample import Sample, is_sample, make_sample
+    from ..sample import Sample, make_sample
+    from ..sample.folder import is_sample
+    from ..sample.topics import TopicError
 
     shape = Sample(grid, chunk_size, graph=graph)
+    if graph is not None:
+        check_bigtable(graph, GraphError)
+    if topics is not None:
+        check_pubsub(f"project {topics!r}", TopicError)
     if is_sample(directory, shape):
         click.echo(f"{directory}: this sample is there already")
         if graph is None:
             return
     else:
-        with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample") as bar:
+        with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample", delay=0.01) as bar:
             config = make_sample(directory, shape, bar.update)
         click.echo(f"wrote {config}")
     if graph is not None:
@@ -84,7 +92,7 @@ def _ingest(directory: Path, has_graph: bool) -> str:
 
 
 def _make_graph(shape: Sample, directory: Path) -> None:
-    from ..sample import segmentation_path
+    from ..sample.folder import segmentation_path
     from ..sample.table import make_graph
 
     made = make_graph(shape, segmentation_path(directory.resolve()))
@@ -125,9 +133,14 @@ def sample_edit(dataset: str, kind: str, topic: str | None, config: str | None, 
         keys = ("operation_id", "new_l2_ids", "new_root_ids", "old_root_ids")
         click.echo(json_text({key: getattr(edit, key) for key in keys}))
         return
-    old, new = (" and ".join(map(str, ids)) for ids in (edit.old_root_ids, edit.new_root_ids))
-    click.echo(f"operation {edit.operation_id}: {old} became {new}; published to {path}")
-    click.echo(f"new L2 ids: {' '.join(map(str, edit.new_l2_ids))}")
+    click.echo(f"operation id: {edit.operation_id}")
+    for label, ids in (
+        ("old root ids", edit.old_root_ids),
+        ("new root ids", edit.new_root_ids),
+        ("new L2 ids", edit.new_l2_ids),
+    ):
+        click.echo(f"{label}: {' '.join(map(str, ids))}")
+    click.echo(f"{kind} published to: {path}")
 
 
 @click.command()

@@ -20,7 +20,8 @@ import click
 
 from ..config import CONFIG_VARIABLE, environment, url_prefix, without_proxy
 from ..errors import ConfigError
-from ..sample import NAME, Sample, check_config
+from ..sample import NAME, Sample
+from ..sample.folder import LOCK, check_config, others_in
 from ..serve import configuration
 from . import API, GRAPH, UPDATER, Place, Service, services
 from .emulators import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_listening
@@ -30,11 +31,8 @@ START_S, RUN_S = 120.0, 600.0
 """So long a service may take until it is ready, and one that ends by itself until it is done."""
 WORKER_IS_READY = "is ready"
 """Said by the updater."""
-LOCK = "up.lock"
-"""In the folder of a stack, and what tells it from others."""
 TEMPORARY = "up-tmp-"
 """So the names of temporary folders begin."""
-SAMPLE_LEAVES = {"datasets.yml", "segmentation"}
 
 
 def run(folder: Path, ports: Mapping[str, int]) -> int:
@@ -84,12 +82,9 @@ def _check_folder(folder: Path) -> None:
     """Raises ConfigError where the folder has what neither a stack nor its sample has left there."""
     with _usable(folder):
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        is_of_sample = "datasets.yml" in there and there <= SAMPLE_LEAVES
+        is_of_sample = "datasets.yml" in there and there <= {"datasets.yml", "segmentation"}
         if there and LOCK not in there and not is_of_sample:
-            raise ConfigError(
-                f"{folder} has files of something else ({', '.join(sorted(there)[:3])}): expected a new or "
-                "empty folder, or that of an earlier `l2features up`"
-            )
+            raise ConfigError(others_in(folder, there, "that of an earlier `l2features up`"))
         check_config(folder, Sample(graph=GRAPH))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +17,8 @@ from ..geometry import Geometry
 from ..ids import IdLayout, Ids
 from ..rows import Rows
 from ..schema import NAMES
+from ..times import utc_time
 
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 TABLE_NAME = re.compile(r"[_a-zA-Z0-9][-_.a-zA-Z0-9]{0,49}")
 NOTE_NAME = re.compile(r"[a-z_]{1,50}")
 DONE, FAILED = "done", "failed"
@@ -39,7 +39,12 @@ class Meta:
 
     @property
     def time(self) -> datetime:
-        return parse_time(self.timestamp)
+        """Raises StoreError where the timestamp is none."""
+        try:
+            return utc_time(self.timestamp)
+        except ValueError as error:
+            where = f"table of graph {self.graph_id!r}"
+            raise StoreError(f"{where}: its meta's timestamp {self.timestamp!r}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -157,14 +162,6 @@ def node_segments(store: Store, layout: IdLayout, ids: Ids) -> Ids:
         if segments is not None:
             out[places[inside]] = segments[ranks[inside]]
     return out
-
-
-def parse_time(text: str) -> datetime:
-    """A UTC time from "YYYY-MM-DD HH:MM:SS". Raises ConfigError for anything else."""
-    try:
-        return datetime.strptime(text.strip(), TIME_FORMAT).replace(tzinfo=UTC)
-    except ValueError as error:
-        raise ConfigError(f'timestamp {text!r}: expected "YYYY-MM-DD HH:MM:SS" (UTC)') from error
 
 
 def check_note_name(name: str) -> None:

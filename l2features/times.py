@@ -1,0 +1,67 @@
+"""Times as text: ISO 8601 in, PyChunkedGraph's form out, in UTC.
+
+>>> parse_time("2026-11-21T02:27:44.5+02:00").isoformat()
+'2026-11-21T00:27:44.500000+00:00'
+>>> format_time(parse_time("2026-11-21T00:27:44Z"))
+'2026-11-21 00:27:44'
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from .errors import ConfigError
+
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+TIME_PATTERN = (
+    r"[0-9]{4}(-[0-9]{2}-[0-9]{2}|[0-9]{4})[Tt ]"
+    r"[0-9]{2}(:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?|[0-9]{2}([0-9]{2}([.,][0-9]+)?)?)"
+    r" ?([Zz]|UTC|[-+]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?"
+)
+"""Every time that `parse_time` reads has this form, without the blanks around it. RE2 reads it too."""
+EXPECTED_TIME = '"YYYY-MM-DD HH:MM:SS" (UTC), or ISO 8601 such as 2026-11-21T00:27:44.5+02:00'
+FIRST_YEAR, LAST_YEAR = 1970, 2999
+_TIME = re.compile(TIME_PATTERN)
+_YEARS = f"expected a year from {FIRST_YEAR} to {LAST_YEAR}"
+_ZULU = re.compile(r" ?(Z|z|UTC)$")
+
+
+def parse_time(text: str) -> datetime:
+    """A time in UTC, from ISO 8601; one without an offset is UTC.
+
+    Fractions may have any number of digits, of which six count. Raises ConfigError for anything else, a date
+    alone among it.
+    """
+    try:
+        return utc_time(text)
+    except ValueError as error:
+        raise ConfigError(f"timestamp {text!r}: {error}") from error
+
+
+def utc_time(text: str) -> datetime:
+    """As `parse_time`. Raises ValueError."""
+    time = _iso_time(text.strip())
+    try:
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(_YEARS) from error
+    if not FIRST_YEAR <= time.year <= LAST_YEAR:
+        raise ValueError(_YEARS)
+    return time
+
+
+def format_time(time: datetime) -> str:
+    """A time as tables keep it: whole seconds as PyChunkedGraph does, others with milliseconds."""
+    utc = time.astimezone(UTC)
+    text = utc.strftime(TIME_FORMAT)
+    return f"{text}.{utc.microsecond // 1000:03d}" if utc.microsecond >= 1000 else text
+
+
+def _iso_time(text: str) -> datetime:
+    with suppress(ValueError):
+        return datetime.strptime(text, TIME_FORMAT)  # also 0:05:00, which is not ISO 8601
+    if not _TIME.fullmatch(text):
+        raise ValueError(f"expected {EXPECTED_TIME}")
+    return datetime.fromisoformat(_ZULU.sub("+00:00", text).replace(" +", "+").replace(" -", "-"))

@@ -1,0 +1,98 @@
+"""A host that cannot be reached is named within five seconds, before any work begins."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from beam_jobs.audit import main as audit_main
+from beam_jobs.ingest import main as ingest_main
+from beam_jobs.update import main as update_main
+from l2features.errors import StoreUnavailable
+from l2features.reach import REACH_S, check_bigtable
+
+from .command import run
+from .conftest import dataset_file, run_job
+
+STORE, GRAPH = "bigtable://my-project/my-instance", "bigtable://my-project/graphs/minnie"
+SECONDS = 5.0
+
+
+@pytest.fixture(params=["closed", "silent", "unknown"])
+def address(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where nothing listens; where something does and never answers; a name that does not exist."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            listener.listen()
+        port = listener.getsockname()[1]
+        yield "no-such-host.invalid:8086" if request.param == "unknown" else f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+def unreachable(address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    for name in ("BIGTABLE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST"):
+        monkeypatch.setenv(name, address)
+    return address
+
+
+def test_the_store_of_every_command(unreachable: str, tmp_path: Path, sample: Path) -> None:
+    config = dataset_file(tmp_path, sample, store=STORE)
+    jobs = {ingest_main: ("--create",), audit_main: ()}
+    commands = [("status", "sample"), ("get", "sample", "5"), ("chunk", "sample", "0,0,0")]
+    said = f"error: {STORE}: cannot reach {unreachable} ($BIGTABLE_EMULATOR_HOST): no connection within 3 s\n"
+    for command in commands:
+        start = time.monotonic()
+        result = run(*command, "--config", config)
+        assert time.monotonic() - start < SECONDS
+        assert (result.exit_code, result.output) == (1, said)
+    for main, flags in jobs.items():
+        start = time.monotonic()
+        done = run_job(main, "--config", config, "--dataset", "sample", *flags)
+        assert time.monotonic() - start < SECONDS
+        assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_the_graph(unreachable: str, tmp_path: Path, sample: Path) -> None:
+    config = dataset_file(tmp_path, sample, graph=GRAPH)
+    flags = ("--dataset", "sample", "--create", "--timestamp", "2026-01-01T00:00:00Z")
+    done = run_job(ingest_main, "--config", config, *flags)
+    assert (done.returncode, f"error: {GRAPH}: cannot reach {unreachable} " in done.stderr) == (1, True)
+    edited = run("sample-edit", "sample", "--config", config)
+    assert (edited.exit_code, f"error: {GRAPH}: cannot reach {unreachable} " in edited.output) == (1, True)
+
+
+def test_pubsub(unreachable: str, tmp_path: Path) -> None:
+    made = run("sample", tmp_path / "s", "--grid", "1,1,1", "--chunk-size", "8,8,8", "--topics", "local")
+    assert made.exit_code == 1
+    assert f"error: project 'local': cannot reach {unreachable} ($PUBSUB_EMULATOR_HOST)" in made.output
+    assert run("sample", tmp_path / "s", "--graph", GRAPH).exit_code == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_subscriptions(unreachable: str, tmp_path: Path, sample: Path) -> None:
+    path, dead = "projects/my-project/subscriptions/edits", "projects/my-project/topics/dead"
+    config = dataset_file(tmp_path, sample)
+    said = f"error: {path}: cannot reach {unreachable} ($PUBSUB_EMULATOR_HOST): no connection within 3 s\n"
+    start = time.monotonic()
+    done = run_job(update_main, "--config", config, "--subscriptions", path, "--dead_letters", dead)
+    assert time.monotonic() - start < SECONDS
+    assert (done.returncode, done.stderr) == (1, said)
+    listed = run("deadletters", "list", path)
+    assert (listed.exit_code, listed.output) == (1, said)
+
+
+def test_bigtable_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an emulator; a port of this machine stands for Google's host."""
+    monkeypatch.delenv("BIGTABLE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr("l2features.reach.BIGTABLE_HOST", "127.0.0.1:1")
+    with pytest.raises(
+        StoreUnavailable, match=rf"cannot reach 127.0.0.1:1: no connection within {REACH_S:g} s"
+    ):
+        check_bigtable(STORE)
+    check_bigtable("sqlite:///any/file.db")
+    check_bigtable("flat")
