@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..chunks import NO_FILES, FileCounts
-from ..errors import ConfigError
+from ..errors import ConfigError, StoreError
 from ..geometry import Geometry
 from ..ids import IdLayout, Ids
 from ..rows import Rows
