@@ -114,6 +114,9 @@ class Store(Protocol):
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         """State of each chunk, shape (n,); empty where nothing is recorded."""
 
+    def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
+        """Whether each chunk is recorded as done with files that were missing or empty, shape (n,)."""
+
     def chunk_records(self) -> Iterator[ChunkRecord]:
         """Every recorded chunk, in no special order."""
 
