@@ -24,7 +24,7 @@ from contextlib import closing
 from typing import Any
 
 from l2features.audit import Audit, prepare_audit
-from l2features.audit_summary import AuditSummary, read_run, save_audit, summary_text
+from l2features.audit_summary import AuditSummary, read_run, save_audit, settle, summary_text
 from l2features.config import load_dataset
 from l2features.errors import StoreError
 
@@ -77,8 +77,9 @@ def audit_locally(audit: Audit, own: argparse.Namespace, flags: list[str], run: 
         print(STOPPED, file=sys.stderr)
         return EXIT_STOPPED
     with closing(audit.open_store()) as store:
-        save_audit(store, audit, progress.summary, run)
-    return report(progress.summary)
+        summary = settle(store, audit, progress.summary)
+        save_audit(store, audit, summary, run)
+    return report(summary)
 
 
 def audit_on(own: argparse.Namespace, audit: Audit, flags: list[str], run: str) -> int:

@@ -12,7 +12,7 @@ from apache_beam.metrics import Metrics
 
 from l2features import features
 from l2features.audit import Audit, audit_chunk, is_of_chunk, recorded_state
-from l2features.audit_summary import AuditSummary, save_audit
+from l2features.audit_summary import AuditSummary, save_audit, settle
 from l2features.chunks import ChunkBox
 from l2features.errors import L2FeaturesError
 from l2features.geometry import Chunk
@@ -24,6 +24,7 @@ from .transforms import NAMESPACE
 COUNTED = (
     "chunks",
     "unaudited",
+    "files_missing",
     "expected",
     "present",
     "empty",
@@ -132,6 +133,7 @@ class _KeepFn(beam.DoFn):
         self.store = self.audit.open_store()
 
     def process(self, summary: AuditSummary) -> Iterator[AuditSummary]:
+        summary = settle(self.store, self.audit, summary)
         save_audit(self.store, self.audit, summary, self.run)
         yield summary
 

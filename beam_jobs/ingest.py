@@ -17,13 +17,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
+from l2features.chunks import FileCounts
 from l2features.config import load_dataset
 from l2features.errors import ConfigError
+from l2features.found import nothing_found, nothing_found_text
 from l2features.ingest import Ingest, prepare
+from l2features.rates import record_start
+from l2features.saturation import saturated_text
 
 from . import command
 from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL
@@ -32,6 +38,7 @@ from .options import add_switch
 from .pipeline import BIGTABLEIO, SINKS, STORE, IngestJob, Summary, build
 from .transforms import EnumerateChunks
 
+AFTERWARDS = "then --retry-missing computes these chunks again; --allow-empty accepts an empty segmentation"
 STOPPED = "stopped: the same command goes on from here"
 
 
@@ -45,6 +52,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_switch(parser, "--create", "make the table if it is not there")
     add_switch(parser, "--recompute", "compute chunks again that are done")
+    add_switch(parser, "--retry-missing", "compute chunks again that are done with missing or empty files")
+    add_switch(parser, "--allow-empty", "exit with 0 where no file of the segmentation was found at all")
     parser.add_argument(
         "--sink",
         choices=SINKS,
@@ -67,16 +76,17 @@ def plan(own: argparse.Namespace) -> Ingest:
     if own.sink == BIGTABLEIO and not dataset.store.startswith("bigtable://"):
         raise ConfigError(f"sink {own.sink}: the data set's store is {dataset.store}, expected bigtable://…")
     ingest = prepare(dataset, own.timestamp, own.create, command.box_chooser(own))
-    return replace(ingest, recompute=own.recompute)
+    return replace(ingest, recompute=own.recompute, retry_missing=own.retry_missing)
 
 
 def report(summary: Summary) -> int:
-    """Say what a run did; gives the exit status."""
+    """Print what a run did; returns the exit status."""
     before = f" ({summary.done_before} were done before)" if summary.done_before else ""
     print(
         f"{summary.done} of {summary.total} chunks done{before}: {summary.nodes} nodes, "
         f"{summary.orphans} supervoxels without a parent, {summary.n_failed} chunks failed"
     )
+    _print_counts(summary.files, summary.saturated)
     for chunk, reason in summary.failed.items():
         print(f"error: chunk {chunk} failed: {reason}", file=sys.stderr)
     if summary.n_failed > len(summary.failed):
@@ -87,10 +97,8 @@ def report(summary: Summary) -> int:
     return EXIT_FAILED if summary.n_failed else 0
 
 
-def report_counters(counts: dict[str, int] | None) -> int:
-    """Say what a Beam runner counted; gives the exit status."""
-    if counts is None:
-        return 0
+def report_counters(counts: dict[str, int]) -> int:
+    """Print what a Beam runner counted; returns the exit status."""
     print(", ".join(f"{name} {value}" for name, value in sorted(counts.items())))
     if counts.get("failed_chunks"):
         print(
@@ -100,21 +108,65 @@ def report_counters(counts: dict[str, int] | None) -> int:
     return 0
 
 
+def _print_counts(files: FileCounts, saturated: Mapping[str, int]) -> None:
+    if files.expected:
+        print(f"files: {files}")
+    if saturated:
+        print(f"saturated: {saturated_text(saturated)}")
+
+
+def judge(ingest: Ingest, own: argparse.Namespace, read: FileCounts, done_before: int) -> int:
+    """Report a box in which no file was found; returns the exit status.
+
+    ``read`` are the files of the chunks that this run computed, ``done_before`` the chunks that it skipped.
+    """
+    if read.read:
+        return 0
+    files = read if read.expected and not done_before else None
+    if own.sink == STORE:
+        with closing(ingest.open_store()) as store:
+            files = nothing_found(store, ingest.geometry, ingest.box)
+    if files is None:
+        return 0
+    text = nothing_found_text(ingest.dataset, ingest.geometry, files)
+    if own.allow_empty:
+        print(f"warning: {text}", file=sys.stderr)
+        return 0
+    print(f"error: {text}; {AFTERWARDS}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def ingest_locally(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
+    """Ingest on this machine; returns the exit status."""
+    starting = "starting; the first time, this compiles the kernel"
+    summary: Summary = command.run_local(IngestJob(ingest, own.sink), own, flags, starting)
+    return report(summary) or judge(ingest, own, summary.files, summary.done_before)
+
+
+def ingest_on(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
+    """Ingest on a Beam runner; returns the exit status."""
+
+    def add(pipeline: Any) -> None:
+        build(pipeline, ingest, EnumerateChunks(ingest), own.sink)
+
+    named = [table_job_name("ingest", ingest.dataset), *labels("ingest", own.dataset), *flags]
+    counts = command.run_on(own.runner, named, add, command.waiting(own))
+    if counts is None:
+        return 0
+    files = FileCounts(*(counts.get(f"files_{name}", 0) for name in FileCounts._fields))
+    return report_counters(counts) or judge(ingest, own, files, counts.get("chunks_done_before", 0))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; gives the exit status: 1 where chunks failed or the job ended, 2 for a wrong option."""
+    """Entry point; returns the exit status: 1 for failed chunks or no file found, 2 for a wrong option."""
+    started = datetime.now(UTC)
     own, flags = parse(sys.argv[1:] if argv is None else argv)
 
     def run() -> int:
         ingest = plan(own)
-        if own.runner == LOCAL:
-            starting = "starting; the first time, this compiles the kernel"
-            return report(command.run_local(IngestJob(ingest, own.sink), own, flags, starting))
-
-        def add(pipeline: Any) -> None:
-            build(pipeline, ingest, EnumerateChunks(ingest), own.sink)
-
-        named = [table_job_name("ingest", ingest.dataset), *labels("ingest", own.dataset), *flags]
-        return report_counters(command.run_on(own.runner, named, add, command.waiting(own)))
+        with closing(ingest.open_store()) as store:
+            record_start(store, started)
+        return (ingest_locally if own.runner == LOCAL else ingest_on)(ingest, own, flags)
 
     return command.exit_status(run, STOPPED)
 

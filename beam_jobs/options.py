@@ -23,9 +23,13 @@ def boolean(text: str) -> bool:
 
 
 def add_switch(parser: argparse._ActionsContainer, flag: str, what: str) -> None:
-    """Add an option that is off unless given: ``--flag``, or ``--flag=true``."""
+    """Add an option that is off unless given: ``--flag``, or ``--flag=true``.
+
+    A flag with dashes is taken with underscores too, which is how a template passes it.
+    """
+    spellings = dict.fromkeys((flag, "--" + flag.removeprefix("--").replace("-", "_")))
     parser.add_argument(
-        flag, nargs="?", const=True, default=False, type=boolean, metavar="true|false", help=what
+        *spellings, nargs="?", const=True, default=False, type=boolean, metavar="true|false", help=what
     )
 
 

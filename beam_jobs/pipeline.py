@@ -11,7 +11,7 @@ from typing import Any
 import apache_beam as beam
 
 from l2features import features
-from l2features.chunks import ChunkBox
+from l2features.chunks import NO_FILES, ChunkBox, FileCounts
 from l2features.geometry import Chunk
 from l2features.ingest import Ingest, save_failure
 from l2features.store import FAILED, Store
@@ -66,7 +66,8 @@ def build(pipeline: Any, ingest: Ingest, chunks: beam.PTransform, sink: str = ST
 class Summary(Progress):
     """What a run of the ingest did.
 
-    ``failed`` maps the first failed chunks to reasons; ``millis`` sums the time of all workers by step.
+    ``failed`` maps the first failed chunks to reasons; ``millis`` sums the time of all workers by step,
+    ``saturated`` the nodes by attribute.
     """
 
     done: int = 0
@@ -75,11 +76,15 @@ class Summary(Progress):
     n_failed: int = 0
     failed: dict[Chunk, str] = field(default_factory=dict)
     millis: Counter[str] = field(default_factory=Counter)
+    files: FileCounts = NO_FILES
+    saturated: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: ChunkResult) -> None:
         self.nodes += result.nodes
         self.orphans += result.orphans
         self.millis.update(result.millis)
+        self.files = self.files.plus(result.files)
+        self.saturated.update(result.saturated)
         if result.state == FAILED:
             self.n_failed += 1
             if len(self.failed) < MAX_REASONS:
@@ -122,8 +127,9 @@ class IngestJob:
         return Summary(total=len(self.box))
 
     def result(self, fields: Sequence[Any]) -> ChunkResult:
-        return ChunkResult(Chunk(*fields[0]), *fields[1:])
+        chunk, *middle, files, saturated = fields
+        return ChunkResult(Chunk(*chunk), *middle, FileCounts(*files), saturated)
 
     def give_up(self, store: Store, chunk: Chunk, reason: str) -> ChunkResult:
         save_failure(store, self.ingest.geometry, chunk, reason)
-        return ChunkResult(chunk, FAILED, 0, 0, reason, {})
+        return ChunkResult(chunk, FAILED, 0, 0, reason, {}, NO_FILES, {})

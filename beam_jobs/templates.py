@@ -65,6 +65,8 @@ FIELDS = {
     "test": Field("Eight chunks only", PART),
     "chunks": Field("Chunks", PART, "^[0-9]+:[0-9]+,[0-9]+:[0-9]+,[0-9]+:[0-9]+$"),
     "recompute": Field("Compute again", HOW),
+    "retry_missing": Field("Retry missing files", HOW),
+    "allow_empty": Field("Allow an empty segmentation", HOW),
     "repair": Field("Repair", HOW),
     "sink": Field("Sink", HOW),
     "attempts": Field("Attempts", HOW, _AT_LEAST_1),

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
+from l2features.chunks import FileCounts
 from l2features.compute import ChunkFeatures
 from l2features.errors import L2FeaturesError
 from l2features.geometry import Chunk
 from l2features.ingest import Ingest, compute_chunk, save_chunk, save_failure
+from l2features.saturation import saturated_counts
 from l2features.store import FAILED, ChunkRecord
 
 NAMESPACE = "l2features"
@@ -34,7 +37,7 @@ class FailedChunk(NamedTuple):
 
 
 class ChunkResult(NamedTuple):
-    """What became of a chunk; ``millis`` is the time in each of `STEPS`."""
+    """The outcome of a chunk; ``millis`` is the time in each of `STEPS`, the rest is as in `ChunkRecord`."""
 
     chunk: Chunk
     state: str
@@ -42,10 +45,18 @@ class ChunkResult(NamedTuple):
     orphans: int
     reason: str
     millis: dict[str, float]
+    files: FileCounts
+    saturated: Mapping[str, int]
 
 
 def _counter(name: str) -> Any:
     return Metrics.counter(NAMESPACE, name)
+
+
+def count_saturated(features: np.ndarray) -> None:
+    """Count, by attribute, the nodes whose value is the largest that its type holds."""
+    for name, nodes in saturated_counts(features).items():
+        _counter(f"saturated_{name}").inc(nodes)
 
 
 def _milliseconds(step: str) -> Any:
@@ -111,6 +122,9 @@ class _ComputeFn(beam.DoFn):
         _counter("empty_chunks").inc(int(len(result.features) == 0))
         _counter("nodes").inc(len(result.features))
         _counter("orphan_supervoxels").inc(result.orphans)
+        for name, files in result.files._asdict().items():
+            _counter(f"files_{name}").inc(files)
+        count_saturated(result.features)
         for step, millis in result.millis.items():
             _milliseconds(step).update(round(millis))
         yield result
@@ -147,7 +161,16 @@ def _result(chunk: Chunk, record: ChunkRecord, millis: dict[str, float]) -> Chun
     if record.state == FAILED:
         _counter("failed_chunks").inc()
         logger.error("chunk %s failed: %s", chunk, record.reason)
-    return ChunkResult(chunk, record.state, record.nodes, record.orphans, record.reason, millis)
+    return ChunkResult(
+        chunk,
+        record.state,
+        record.nodes,
+        record.orphans,
+        record.reason,
+        millis,
+        record.files,
+        record.saturated,
+    )
 
 
 @dataclass
@@ -184,7 +207,16 @@ class _DirectRowsFn(beam.DoFn):
 
 def sent(result: ChunkFeatures) -> ChunkResult:
     """The result of a chunk whose rows were handed to Beam's connector."""
-    return ChunkResult(result.chunk, SENT, len(result.features), result.orphans, "", result.millis)
+    return ChunkResult(
+        result.chunk,
+        SENT,
+        len(result.features),
+        result.orphans,
+        "",
+        result.millis,
+        result.files,
+        saturated_counts(result.features),
+    )
 
 
 @dataclass

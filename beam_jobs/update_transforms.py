@@ -24,7 +24,7 @@ from l2features.updates.parts import Delivery, Place
 from l2features.updates.plain import Plain, entry_of, member_of, plain_entry, plain_member
 from l2features.updates.updater import Computed, Update
 
-from .transforms import NAMESPACE
+from .transforms import NAMESPACE, count_saturated
 from .update_stateful import BatchByKey, CollectByMessage
 
 PARTS, OPENED, LETTERS, RESULTS = "parts", "opened", "letters", "results"
@@ -94,6 +94,7 @@ class _ComputeNodesFn(_UpdateFn):
         for computed in self.updater.compute(place, members):
             for step, millis in computed.millis.items():
                 Metrics.distribution(NAMESPACE, f"{step}_ms").update(round(millis))
+            count_saturated(computed.features)
             yield computed
 
 

@@ -33,7 +33,8 @@ class ChunkAudit:
     ones without a row. ``superfluous`` rows are of ids that the graph never had, ``other`` ones of its nodes
     of other times. ``empty`` are expected nodes whose row says "could not compute". ``repaired`` are missing
     ones that now have a row; ``failed`` says of an id why it could not be repaired, ``problem`` why none
-    could. ``recorded`` is the state of the chunk's ingest, empty where there is none.
+    could. ``recorded`` is the state of the chunk's ingest, empty where there is none; ``files_missing`` says
+    that it is done, but files of the segmentation were missing.
     """
 
     chunk: Chunk
@@ -47,6 +48,7 @@ class ChunkAudit:
     repaired: Ids = field(default_factory=lambda: as_ids([]))
     failed: dict[int, str] = field(default_factory=dict)
     problem: str = ""
+    files_missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class AuditSource:
             superfluous,
             _without(unexpected, superfluous),
             _without(rows.ids[rows.not_computed], unexpected),
+            files_missing=bool(self.store.incomplete_chunks(as_ids([chunk_id]))[0]),
         )
 
     def repair(self, found: ChunkAudit) -> ChunkAudit:

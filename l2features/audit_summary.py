@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from .audit import Audit, ChunkAudit
+from .found import table_is_empty
 from .geometry import Chunk
 from .notes import AUDIT, note_content, put_note
 from .store import DONE, FAILED, Store
@@ -19,6 +20,8 @@ EXAMPLES = 20
 NOTE, PART_NOTE = AUDIT, "audit_part"
 """Under what a table keeps the last audit of the whole grid, and the last one of a part of it."""
 MAX_REASON = 500
+MISSING_FILES = "{} chunks were ingested with missing files: ingest --retry-missing computes them again"
+NOTHING_FOUND = "no file of the segmentation was ever found: check cv_path, mip and scale"
 
 
 @dataclass
@@ -26,10 +29,12 @@ class AuditSummary:
     """Sums over chunks.
 
     ``chunks`` were looked at; ``unaudited`` could not be. ``done``, ``failed`` and ``unrecorded`` count them
-    by what became of their ingest. ``expected`` nodes are ``present`` (of these, ``empty`` are marked "could
-    not compute") or ``missing`` (of these, ``repaired`` now have a row). Rows beyond these are
-    ``superfluous`` where the graph never had their ids, or of its nodes of ``other`` times. ``problems`` says
-    of chunks why they could not be audited or repaired, and of nodes why they could not be repaired.
+    by the state of their ingest; of ``files_missing`` done ones, files of the segmentation were missing.
+    ``nothing_found`` says that in the whole grid no file was ever read. ``expected`` nodes are ``present``
+    (of these, ``empty`` are marked "could not compute") or ``missing`` (of these, ``repaired`` now have a
+    row). Rows beyond these are ``superfluous`` where the graph never had their ids, or of its nodes of
+    ``other`` times. ``problems`` says of chunks why they could not be audited or repaired, and of nodes why
+    they could not be repaired.
     """
 
     chunks: int = 0
@@ -37,6 +42,8 @@ class AuditSummary:
     done: int = 0
     failed: int = 0
     unrecorded: int = 0
+    files_missing: int = 0
+    nothing_found: bool = False
     expected: int = 0
     present: int = 0
     empty: int = 0
@@ -56,6 +63,7 @@ class AuditSummary:
         left = np.setdiff1d(found.missing, found.repaired, assume_unique=True)
         return cls(
             **_one_chunk(found.recorded),
+            files_missing=int(found.files_missing),
             expected=len(found.expected),
             present=len(found.expected) - len(found.missing),
             empty=len(found.empty),
@@ -78,7 +86,9 @@ class AuditSummary:
         """Add the sums of another summary, and its examples as far as there is room."""
         for name, value in other.__dict__.items():
             mine = getattr(self, name)
-            if isinstance(value, int):
+            if isinstance(value, bool):
+                setattr(self, name, mine or value)
+            elif isinstance(value, int):
                 setattr(self, name, mine + value)
             elif isinstance(value, list):
                 mine.extend(value[: EXAMPLES - len(mine)])
@@ -92,13 +102,22 @@ class AuditSummary:
 
     @property
     def complete(self) -> bool:
-        """Whether every chunk was audited, and no expected node is without a row."""
-        return not self.left and not self.unaudited
+        """Whether every chunk was audited, no expected node is without a row, and something was found."""
+        return not self.left and not self.unaudited and not self.nothing_found
 
 
 def _one_chunk(recorded: str) -> dict[str, Any]:
     done, failed = recorded == DONE, recorded == FAILED
     return {"chunks": 1, "done": int(done), "failed": int(failed), "unrecorded": int(not done and not failed)}
+
+
+def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
+    """Complete the sums of all chunks by what the records of the whole grid say.
+
+    Without a graph, the ingest alone says which nodes to expect: none where it found no file.
+    """
+    in_doubt = audit.dataset.graph == "flat" and summary.files_missing and not summary.expected
+    return replace(summary, nothing_found=bool(in_doubt) and table_is_empty(store))
 
 
 def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:
@@ -125,7 +144,7 @@ def read_run(store: Store, audit: Audit, run: str) -> AuditSummary | None:
     kept = read_audit(store, _note_of(audit)) or {}
     if kept.get("run") != run:
         return None
-    return AuditSummary(**{name: kept[name] for name in AuditSummary.__dataclass_fields__})
+    return AuditSummary(**{name: kept[name] for name in AuditSummary.__dataclass_fields__ if name in kept})
 
 
 def _note_of(audit: Audit) -> str:
@@ -141,6 +160,8 @@ def summary_text(summary: AuditSummary) -> str:
     lines = [
         f"{s.chunks} chunks{unaudited}; "
         f"their ingest: {s.done} done, {s.failed} failed, {s.unrecorded} not recorded",
+        *(MISSING_FILES.format(s.files_missing) for _ in range(s.files_missing > 0)),
+        *(NOTHING_FOUND for _ in range(s.nothing_found)),
         f"{s.expected} nodes expected: {s.present} present ({s.empty} of them marked empty), "
         f"{s.missing} missing{repaired}",
         f"{s.superfluous} superfluous rows{other}",

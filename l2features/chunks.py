@@ -71,6 +71,21 @@ class FileCounts(NamedTuple):
         """Whether every file is known to have been read."""
         return 0 < self.expected == self.read
 
+    @property
+    def background(self) -> int:
+        """Files without content, whose voxels are background."""
+        return self.missing + self.empty
+
+    def plus(self, other: FileCounts) -> FileCounts:
+        """The sum, count by count."""
+        return FileCounts(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.expected} expected, {self.read} read, {self.missing} missing "
+            f"({self.forbidden} forbidden), {self.empty} empty"
+        )
+
 
 NO_FILES = FileCounts()
 

@@ -150,6 +150,8 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
     _print_rows(Rows.complete(result.features), geometry, as_json)
     for error in result.errors:
         click.echo(f"error: {error}", err=True)
+    if result.files.background:
+        click.echo(f"files: {result.files}", err=True)
     if result.orphans:
         click.echo(f"{result.orphans} supervoxels without a parent at {format_time(time)}", err=True)
 

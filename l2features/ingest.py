@@ -16,6 +16,7 @@ from .errors import ConfigError, GraphError, StoreError, TableNotFound, VolumeEr
 from .geometry import Chunk, Geometry, Triple
 from .graph import check_graph
 from .reach import check_bigtable
+from .saturation import likely_saturated, saturated_counts
 from .store import DONE, FAILED, ChunkRecord, Meta, Store, open_store
 from .times import EXPECTED_TIME, format_time, parse_time
 from .volume import open_volume
@@ -36,6 +37,7 @@ class Ingest:
     geometry: Geometry
     box: ChunkBox
     recompute: bool = False
+    retry_missing: bool = False
 
     def open_source(self) -> ChunkSource:
         return ChunkSource(self.dataset, self.geometry, self.meta.time)
@@ -48,13 +50,19 @@ class Ingest:
         return shards(self.box)
 
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
-        """The chunks of a shard that are to be computed: all, or those that are not recorded as done."""
+        """The chunks of a shard to compute: all, or those that are not recorded as done.
+
+        With ``retry_missing`` also those recorded as done with files that were missing.
+        """
         coordinates = self.box.positions(first, last)
         chunks = [Chunk(*xyz) for xyz in coordinates.tolist()]
         if self.recompute:
             return chunks
-        states = store.chunk_states(self.geometry.layout.chunk_id_array(coordinates))
-        return [chunk for chunk, state in zip(chunks, states, strict=True) if state != DONE]
+        chunk_ids = self.geometry.layout.chunk_id_array(coordinates)
+        wanted = store.chunk_states(chunk_ids) != DONE
+        if self.retry_missing:
+            wanted |= store.incomplete_chunks(chunk_ids)
+        return [chunk for chunk, compute in zip(chunks, wanted.tolist(), strict=True) if compute]
 
 
 def shards(box: ChunkBox) -> Iterator[tuple[int, int]]:
@@ -84,6 +92,8 @@ def prepare(
         box = choose_box(geometry.grid)
         meta = _settle(dataset, there, timestamp, geometry)
         if there is None and create:
+            for warning in likely_saturated(geometry):
+                logger.warning("%s", warning)
             store.create(meta)
         elif there != meta:
             store.stamp(meta)
@@ -166,6 +176,7 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> Chunk
         result.orphans,
         "; ".join(result.errors)[:MAX_REASON],
         result.files,
+        saturated_counts(result.features),
     )
     store.put_chunk(record, result.segments)
     return record

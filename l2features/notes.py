@@ -85,13 +85,21 @@ class LastAudit(BaseModel):
     """What the last audit of the whole grid found: the nodes of the graph against the rows of the table."""
 
     time: Time = Field(description="When it ended.")
-    complete: bool = Field(description="Whether every chunk was audited, and every expected node has a row.")
+    complete: bool = Field(
+        description="Whether every chunk was audited, every expected node has a row, and files were found."
+    )
     timestamp: str | None = Field(
         description="Expected are the nodes valid at this time (UTC); null: all ever made."
     )
     repair: bool = Field(description="Whether missing nodes were computed.")
     chunks: int = Field(description="Chunks that were looked at.")
     unaudited: int = Field(description="Those of them that could not be audited.")
+    files_missing: int = Field(
+        default=0, description="Those of them that were ingested with files of the segmentation missing."
+    )
+    nothing_found: bool = Field(
+        default=False, description="Whether the ingest found no file of the segmentation at all."
+    )
     expected: int = Field(description="Nodes of the graph.")
     present: int = Field(description="Those of them that had a row.")
     empty: int = Field(description="Those of the present that are marked as without features.")
@@ -103,6 +111,12 @@ class LastAudit(BaseModel):
 def last_audit(store: Store) -> LastAudit | None:
     """What the last audit found; None where there was none. Raises StoreError."""
     return read_note(store, AUDIT, LastAudit)
+
+
+def _files(audit: LastAudit) -> str:
+    if audit.nothing_found:
+        return "; no file of the segmentation was ever found"
+    return f"; {audit.files_missing} chunks were ingested with missing files" if audit.files_missing else ""
 
 
 def audit_text(audit: LastAudit | None) -> str:
@@ -117,5 +131,5 @@ def audit_text(audit: LastAudit | None) -> str:
     return (
         f"last audit at {shown(audit.time)}: {'complete' if audit.complete else 'incomplete'}: "
         f"{audit.expected} nodes{at} expected, {audit.present} present, {audit.missing} missing"
-        f"{repaired}{unaudited}"
+        f"{repaired}{unaudited}{_files(audit)}"
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,17 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+from .chunks import NO_FILES, FileCounts
 from .freshness import Updates, read_updates, updates_text
 from .geometry import Chunk, Geometry
 from .notes import BadNote, LastAudit, audit_text, last_audit
+from .rates import RATE_WINDOW, Recorded, rates, read_start
 from .reading.answers import json_parts
 from .rows import Rows
+from .saturation import saturated_text
 from .schema import ATTRIBUTES
-from .store import FAILED, Store
+from .store import FAILED, ChunkRecord, Store
 
-RATE_WINDOW = timedelta(minutes=10)
 MAX_LISTED, MAX_KEPT = 20, 10_000
 
 
@@ -66,8 +69,10 @@ def _cell(value: Any) -> str:
 class Status:
     """How far an ingest is. ``chunks_per_minute`` is over the last ten minutes of work; None if unknown.
 
-    ``failed`` names the first failed chunks and their reasons, ``n_failed`` counts all. ``updates`` and
-    ``audit`` are what is kept with the table, ``problems`` says why one of them cannot be read.
+    ``files`` sums the files of done chunks; ``uncounted`` chunks have a record that counts none, as those of
+    older versions, and ``chunks_missing_files`` had some that were missing or empty. ``saturated`` counts
+    nodes by attribute. ``failed`` names the first failed chunks and their reasons, ``n_failed`` counts all.
+    ``updates`` and ``audit`` are what is kept with the table, ``problems`` says why a note cannot be read.
     """
 
     table: str
@@ -75,6 +80,10 @@ class Status:
     done: int = 0
     nodes: int = 0
     orphans: int = 0
+    files: FileCounts = NO_FILES
+    uncounted: int = 0
+    chunks_missing_files: int = 0
+    saturated: Counter[str] = field(default_factory=Counter)
     n_failed: int = 0
     failed: list[tuple[Chunk, str]] = field(default_factory=list)
     newest: datetime | None = None
@@ -84,11 +93,22 @@ class Status:
     audit: LastAudit | None = None
     problems: dict[str, str] = field(default_factory=dict)
 
+    def add_done(self, record: ChunkRecord) -> None:
+        """Add the sums of a done chunk."""
+        self.done += 1
+        self.nodes += record.nodes
+        self.orphans += record.orphans
+        self.files = self.files.plus(record.files)
+        self.uncounted += not record.files.expected
+        self.chunks_missing_files += record.files.background > 0
+        self.saturated.update(record.saturated)
+
     def as_dict(self) -> dict[str, Any]:
         """Without ``problems``, which are for reading."""
         shown = {name: value for name, value in self.__dict__.items() if name != "problems"}
         return {
             **shown,
+            "files": self.files._asdict(),
             "failed": [{"chunk": str(chunk), "reason": reason} for chunk, reason in self.failed],
             "newest": self.newest.isoformat() if self.newest else None,
             "updates": self.updates.model_dump(mode="json") if self.updates else None,
@@ -99,24 +119,22 @@ class Status:
 def read_status(store: Store, geometry: Geometry) -> Status:
     """Status from the records of a table's chunks, holding only what the last ten minutes need."""
     status = Status(store.name, geometry.n_chunks)
-    recent: list[tuple[datetime, int]] = []
+    recent: list[Recorded] = []
     for record in store.chunk_records():
         if record.state == FAILED:
             status.n_failed += 1
             if len(status.failed) < MAX_KEPT:
                 status.failed.append((_chunk_of(geometry, record.chunk_id), record.reason))
             continue
-        status.done += 1
-        status.nodes += record.nodes
-        status.orphans += record.orphans
+        status.add_done(record)
         if status.newest is None or record.time > status.newest:
             status.newest = record.time
             if len(recent) > 100_000:
-                recent = [entry for entry in recent if record.time - entry[0] <= RATE_WINDOW]
+                recent = [entry for entry in recent if record.time - entry.time <= RATE_WINDOW]
         if status.newest - record.time <= RATE_WINDOW:
-            recent.append((record.time, record.nodes))
+            recent.append(Recorded(record.time, record.nodes))
     status.failed.sort()
-    _add_rates(status, recent)
+    _add_rates(status, store, recent)
     _add_notes(status, store)
     return status
 
@@ -126,14 +144,15 @@ def _chunk_of(geometry: Geometry, chunk_id: int) -> Chunk:
     return Chunk(x, y, z)
 
 
-def _add_rates(status: Status, recent: list[tuple[datetime, int]]) -> None:
-    if status.newest is None:
-        return
-    window = sorted(entry for entry in recent if status.newest - entry[0] <= RATE_WINDOW)
-    seconds = (window[-1][0] - window[0][0]).total_seconds()
-    if seconds > 0:
-        status.chunks_per_minute = round((len(window) - 1) / seconds * 60, 2)
-        status.nodes_per_second = round(sum(nodes for _, nodes in window[1:]) / seconds, 2)
+def _add_rates(status: Status, store: Store, recent: list[Recorded]) -> None:
+    started = None
+    try:
+        started = read_start(store)
+    except BadNote as error:
+        status.problems["ingest"] = str(error)
+    window = [entry for entry in recent if status.newest and status.newest - entry.time <= RATE_WINDOW]
+    if found := rates(window, started):
+        status.chunks_per_minute, status.nodes_per_second = found
 
 
 def _add_notes(status: Status, store: Store) -> None:
@@ -158,10 +177,30 @@ def status_text(status: Status) -> str:
             rates = f"{status.chunks_per_minute} chunks/min and {status.nodes_per_second} nodes/s"
             rate = f", {rates} in its last 10 minutes"
         lines.append(f"newest chunk at {status.newest:%Y-%m-%d %H:%M:%S} UTC{rate}")
+    lines += _files_lines(status)
+    if status.saturated:
+        lines.append(f"saturated: {saturated_text(status.saturated)}")
     lines.append(f"{status.n_failed} chunks failed" + (":" if status.failed else ""))
     lines += [f"  chunk {chunk}: {reason}" for chunk, reason in status.failed[:MAX_LISTED]]
     if status.n_failed > MAX_LISTED:
         lines.append(f"  and {status.n_failed - MAX_LISTED} more: --json lists up to {MAX_KEPT}")
     lines.append(status.problems.get("updates") or updates_text(status.updates))
     lines.append(status.problems.get("audit") or audit_text(status.audit))
+    if "ingest" in status.problems:
+        lines.append(status.problems["ingest"])
     return "\n".join(lines)
+
+
+def _files_lines(status: Status) -> list[str]:
+    if not status.files.expected:
+        return []
+    unknown = f"; {status.uncounted} chunks count none" if status.uncounted else ""
+    lines = [f"files: {status.files}{unknown}"]
+    if status.chunks_missing_files:
+        lines.append(
+            f"{status.chunks_missing_files} chunks have missing or empty files: ingest --retry-missing "
+            "computes them again"
+        )
+    if not status.files.read and not status.uncounted:
+        lines.append("no file of the segmentation was found: check cv_path, mip and scale")
+    return lines

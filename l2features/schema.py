@@ -13,7 +13,7 @@ class Attribute:
 
     ``shape`` and ``dtype`` are those of one node's value, ``unit`` is its unit; ``served_dtype`` and
     ``served_unit`` are those of the value a client sees. ``optional`` attributes may be absent from a
-    row that was computed.
+    row that was computed. ``saturates`` says that a value beyond the type's range is stored as `largest`.
     """
 
     name: str
@@ -24,6 +24,14 @@ class Attribute:
     served_dtype: np.dtype
     meaning: str
     optional: bool = False
+    saturates: bool = False
+
+    @property
+    def largest(self) -> int | float:
+        """The largest value that the stored type holds."""
+        if self.dtype.kind == "f":
+            return float(np.finfo(self.dtype).max)
+        return int(np.iinfo(self.dtype).max)
 
     @property
     def key(self) -> bytes:
@@ -50,9 +58,10 @@ def _attribute(
     served_dtype: str,
     meaning: str,
     optional: bool = False,
+    saturates: bool = False,
 ) -> Attribute:
     return Attribute(
-        name, np.dtype(dtype), shape, unit, served_unit, np.dtype(served_dtype), meaning, optional
+        name, np.dtype(dtype), shape, unit, served_unit, np.dtype(served_dtype), meaning, optional, saturates
     )
 
 
@@ -66,6 +75,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "nm^2",
         "<u4",
         "area of the voxel faces between the node and any other label; the chunk border is not counted",
+        saturates=True,
     ),
     _attribute(
         "max_dt_nm",
@@ -75,6 +85,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "nm",
         "<u2",
         "largest distance of a voxel of the node to the nearest voxel of another label",
+        saturates=True,
     ),
     _attribute(
         "mean_dt_nm",
@@ -84,6 +95,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "nm",
         "<f4",
         "mean over the node's voxels of the distance to the nearest voxel of another label",
+        saturates=True,
     ),
     _attribute(
         "rep_coord_nm",
@@ -103,6 +115,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "voxels",
         "<u2",
         "voxels of the node on the chunk's lower (x, y, z) and upper (x, y, z) faces",
+        saturates=True,
     ),
     _attribute(
         "pca",
@@ -125,6 +138,9 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         optional=True,
     ),
 )
+
+SATURATING: tuple[Attribute, ...] = tuple(a for a in ATTRIBUTES if a.saturates)
+"""Those whose values can exceed their type. A size cannot: a chunk has fewer than 2^31 voxels."""
 
 NAMES: tuple[str, ...] = tuple(a.name for a in ATTRIBUTES)
 SIZE = "size_nm3"

@@ -134,7 +134,7 @@ def test_an_empty_segmentation(tmp_path: Path) -> None:
     volume = CloudVolume(f"precomputed://file://{tmp_path}/empty", info=info, progress=False)
     volume.commit_info()
     config = dataset_file(tmp_path, tmp_path / "empty")
-    done = run_ingest(config, "--create")
+    done = run_ingest(config, "--create", "--allow-empty")
     assert done.returncode == 0
     assert "2 of 2 chunks done: 0 nodes" in done.stdout
 

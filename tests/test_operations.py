@@ -28,11 +28,12 @@ from beam_jobs.transforms import STEPS
 from benchmarks import cost
 from benchmarks.cost_inputs import Inputs, inputs_text
 from l2features import cli
-from l2features.chunks import whole_box
+from l2features.chunks import FileCounts, whole_box
 from l2features.compute import read_geometry
 from l2features.config import load_dataset
 from l2features.ids import row_keys
 from l2features.messages import Reason
+from l2features.schema import SATURATING
 from l2features.updates.outcomes import Fate, Verdict
 from l2features.volume import Volume
 
@@ -233,6 +234,7 @@ def test_all_counters_of_the_jobs_are_told_of_and_no_others() -> None:
     literal = set(re.findall(r'(?:_counter\(|_count\(|Metrics\.\w+\(NAMESPACE, )"(\w+)"', source))
     made = {f"messages_{verdict}" for verdict in Verdict} | {f"ids_{fate}" for fate in Fate}
     made |= {f"audit_{name}" for name in COUNTED} | {f"{step}_ms" for step in (*STEPS, "graph")}
+    made |= {f"files_{name}" for name in FileCounts._fields} | {f"saturated_{a.name}" for a in SATURATING}
     [table] = re.findall(r"<!-- counters: begin -->(.*?)<!-- counters: end -->", WRITTEN, re.DOTALL)
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     assert set(re.findall(r"`(\w+)`", " ".join(rows))) == literal | made

@@ -112,7 +112,7 @@ def test_workers_apart_from_the_launcher(
     out, err = launcher.communicate(timeout=120)
     assert launcher.returncode == 0, err
     assert err == ""
-    assert out.startswith(f"chunks {N_CHUNKS}, chunks_done_before 0, empty_chunks 0, nodes "), out
+    assert out.startswith(f"chunks {N_CHUNKS}, chunks_done_before 0, empty_chunks 0, files_empty 0, "), out
     assert table_bytes(config) == table_bytes(undisturbed)
     assert done_chunks(config) == N_CHUNKS
     audited = run_audit(config, *cluster.flags)

@@ -75,7 +75,7 @@ def test_an_option_without_metadata_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_metadata_that_no_job_has_any_more() -> None:
     taken = {name for job in JOBS for name in parameters(job)}
     assert set(templates.FIELDS) == taken
-    assert set(EXAMPLES) | {"test", "create", "recompute", "repair"} == taken
+    assert set(EXAMPLES) | {"test", "create", "recompute", "retry_missing", "allow_empty", "repair"} == taken
 
 
 @pytest.mark.parametrize("job", JOBS)

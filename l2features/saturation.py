@@ -1,0 +1,57 @@
+"""Values beyond the range of their stored type: which were cut off, and which will be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from .geometry import Geometry
+from .schema import SATURATING
+
+
+def saturated_counts(features: np.ndarray) -> dict[str, int]:
+    """Count, by attribute, the nodes whose value is the largest that its type holds.
+
+    Args:
+        features: (n,) rows of dtype `schema.FEATURES`. A vector counts once, whatever number is cut off.
+
+    Returns:
+        Attributes with at least one such node.
+    """
+    counts = {}
+    for attribute in SATURATING:
+        cut_off = features[attribute.name] == attribute.dtype.type(attribute.largest)
+        nodes = int(np.count_nonzero(cut_off.any(axis=tuple(range(1, cut_off.ndim)))))
+        if nodes:
+            counts[attribute.name] = nodes
+    return counts
+
+
+def likely_saturated(geometry: Geometry) -> list[str]:
+    """Warn, one line per attribute, where ordinary shapes exceed the stored types at this resolution.
+
+    The area is that of a flat sheet across the chunk, both sides of it; the distances are those of a ball as
+    wide as the chunk's shortest side: half of it at most, an eighth of it on average.
+    """
+    sides = sorted(n * nm for n, nm in zip(geometry.chunk_size, geometry.resolution, strict=True))
+    sheet, ball = "a flat sheet across a chunk", "a ball as wide as a chunk"
+    shapes = {
+        "area_nm2": (sheet, 2 * sides[1] * sides[2]),
+        "max_dt_nm": (ball, sides[0] / 2),
+        "mean_dt_nm": (ball, sides[0] / 8),
+    }
+    voxel = " x ".join(f"{nm:g}" for nm in geometry.resolution)
+    return [
+        f"{a.name} is likely to saturate at voxels of {voxel} nm: {shape} has {math.floor(value)} {a.unit}, "
+        f"the largest stored value is {math.floor(a.largest)} {a.unit}"
+        for a in SATURATING
+        for shape, value in [shapes.get(a.name, ("", 0))]
+        if value > a.largest
+    ]
+
+
+def saturated_text(counts: Mapping[str, int]) -> str:
+    """Return counts as "attribute in n nodes", in the order of their names."""
+    return ", ".join(f"{name} in {nodes} nodes" for name, nodes in sorted(counts.items()))
