@@ -54,13 +54,11 @@ def reach(url: str) -> None:
 
 
 def _open_precomputed(location: Location, mip: int | None, scale: Sequence[float] | None) -> Opened:
-    from cloudvolume import CloudVolume
-
     location, storage, info = _find_info(location)
     check_layer(info)
     chosen = choose_scale([s.get("resolution") for s in info["scales"]], mip, scale)
     check_scale(info["scales"][chosen], info["data_type"])
-    cv = CloudVolume(location.cloudpath, info=info, provenance={}, mip=chosen, **_OPTIONS)
+    cv = _with_info(location, info, chosen)
     return _opened(cv, storage, info, open_blocks(storage, info["scales"][chosen], info["data_type"]))
 
 
@@ -84,8 +82,6 @@ def _open_graphene(location: Location, mip: int | None, scale: Sequence[float] |
 
 def _open_arrays(location: Location, mip: int | None, scale: Sequence[float] | None) -> Opened:
     """Open zarr or N5; its ``cv`` knows bounds and scales, but cannot read it."""
-    from cloudvolume import CloudVolume
-
     from .zarr import open_zarr
 
     storage = open_storage(location.url)
@@ -94,8 +90,16 @@ def _open_arrays(location: Location, mip: int | None, scale: Sequence[float] | N
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"its metadata is not that of {location.format}: {error!r}") from error
     check_scale(info["scales"][chosen], info["data_type"])
-    cv = CloudVolume(f"precomputed://{location.url}", info=info, provenance={}, mip=chosen, **_OPTIONS)
+    cv = _with_info(location, info, chosen)
     return _opened(cv, storage, info, blocks)
+
+
+def _with_info(location: Location, info: dict[str, Any], mip: int) -> Any:
+    """A CloudVolume that knows bounds and scales; nothing is fetched."""
+    from cloudvolume import CloudVolume
+
+    url = location.url.removeprefix("s3://") if location.url.startswith("s3://http") else location.url
+    return CloudVolume(f"precomputed://{url}", info=info, provenance={}, mip=mip, **_OPTIONS)
 
 
 def _opened(cv: Any, storage: Storage, info: dict[str, Any], blocks: BlockReader) -> Opened:

@@ -23,6 +23,7 @@ from .storage import MISSING, Found, Request, Storage, StorageError, decompresse
 CACHE_BYTES = 1 << 26
 MAX_INDEX = 1 << 26
 """Bytes of a minishard's index; 2.8 million blocks."""
+_LIMIT = np.uint64(1 << 62)
 Codes = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.uint64]
 EMPTY_INDEX: Index = np.empty((0, 3), np.uint64)
@@ -142,7 +143,7 @@ class ShardedBlocks:
             request = Request(f"{self.key}/{self.sharding.file(shard)}", start, end)
             if start == end:
                 indexes[shard, minishard] = EMPTY_INDEX
-            elif not start < end <= start + MAX_INDEX or end >= 1 << 62:
+            elif not start < end <= start + MAX_INDEX:
                 raise StorageError(
                     f"file {request.name}: its index places minishard {minishard} at {start} to {end}"
                 )
@@ -174,8 +175,10 @@ class ShardedBlocks:
                     f"file {request.name}: it is cut off: {len(found.content)} bytes, its index has {size}"
                 )
             else:
-                index = np.frombuffer(found.content, "<u8").reshape(-1, 2) + np.uint64(size)
-                heads[shard] = self._remember(request, index)
+                index = np.frombuffer(found.content, "<u8").reshape(-1, 2)
+                if (index >= _LIMIT).any():
+                    raise StorageError(f"file {request.name}: its index is broken: it points beyond the file")
+                heads[shard] = self._remember(request, index + np.uint64(size))
         return heads
 
     def _remember(self, request: Request, index: Index) -> Index:
@@ -212,8 +215,7 @@ class ShardedBlocks:
             return "it lists ids of another minishard"
         if len(ids) and int(ids[-1]) >> sum((n - 1).bit_length() for n in self.grid.shape):
             return "it lists an id beyond the grid"
-        limit = np.uint64(1 << 62)
-        if (starts >= limit).any() or (sizes >= limit).any():
+        if (starts >= _LIMIT).any() or (sizes >= _LIMIT).any():
             return "it places a block beyond the file"
         own = np.array([[0, request.start, (request.stop or 0) - (request.start or 0)]], np.uint64)
         areas = np.concatenate([index, own])
