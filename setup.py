@@ -15,9 +15,14 @@ setup(
     package_data={"l2features": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
+        "blosc>=1.11",
         "cachetools>=5",
         "click>=8.1",
+        "cloud-files>=6.4",
         "cloud-volume>=12.15",
+        "compressed-segmentation>=2.3",
+        "compresso>=3.3",
+        "crackle-codec>=0.20",
         "edt>=3.1",
         "google-cloud-bigtable>=2.42",
         "google-cloud-pubsub>=2.27",
@@ -54,7 +59,6 @@ setup(
         "test": [
             "caveclient>=8.2,<8.3",
             "compose-spec>=0.2",
-            "crackle-codec>=0.20",
             "fafbseg>=3.2,<3.3",
             "fastremap>=1.15",
             "hypothesis>=6",

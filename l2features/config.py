@@ -9,23 +9,37 @@ The file is the YAML of the older service, ``<dataset>: {cv_path, l2cache_id}``,
       store: bigtable://project/instance           # or sqlite:///path/file.db
       chunk_size: [256, 256, 512]                  # where the segmentation does not say
       watershed: gs://bucket/ws                    # the graph's path, where cv_path is a copy of it
+      mip: 1                                       # or scale: [16, 16, 40], in nm; else the first scale
+      empty_files: background                      # files of 0 bytes; else they fail their chunk
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.request import getproxies_environment
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .entries import BUCKETS, read_entries
 from .errors import ConfigError
 from .graphene import table_of
 from .store import TABLE_NAME
+from .volume import MAX_CHUNK_VOXELS
+from .volume.paths import EXPECTED as EXPECTED_PATHS
+from .volume.paths import parse_path
 
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
 PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
@@ -35,18 +49,20 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """HOST:PORT, where a server listens."""
 _PATTERNS = {
-    "cv_path": re.compile(r"(precomputed|graphene)://.+"),
     "l2cache_id": TABLE_NAME,
     "graph": re.compile(r"flat|graphene|bigtable://[^/?#]+/[^/?#]+/[^/?#]+"),
     "store": re.compile(r"bigtable://[^/?#]+/[^/?#]+/?|sqlite:///+[^/](.*[^/])?"),
 }
 EXPECTED = {
-    "cv_path": "precomputed://… or graphene://…",
+    "cv_path": EXPECTED_PATHS,
     "l2cache_id": "a table name of 1 to 50 letters, digits, '_', '-' or '.'",
     "graph": "flat, graphene or bigtable://project/instance/table",
     "store": "bigtable://project/instance or sqlite:///path/file.db",
     "chunk_size": "three integers from 1 to 65535, such as [256, 256, 512]",
     "watershed": "the path of the layer that the graph names, such as gs://bucket/ws",
+    "mip": "an integer of 0 or more",
+    "scale": "three positive numbers of nm, such as [16, 16, 40]",
+    "empty_files": "fail or background",
 }
 """What the keys of a data set may hold."""
 
@@ -63,6 +79,9 @@ class Dataset(BaseModel):
     store: str
     chunk_size: tuple[int, int, int] | None = None
     watershed: str | None = None
+    mip: int | None = Field(None, ge=0)
+    scale: tuple[float, float, float] | None = None
+    empty_files: Literal["fail", "background"] = "fail"
 
     @model_validator(mode="before")
     @classmethod
@@ -70,8 +89,9 @@ class Dataset(BaseModel):
         filled = dict(values)
         if filled.get("graph") is None:
             filled["graph"] = "graphene" if str(filled.get("cv_path")).startswith("graphene://") else "flat"
-        if isinstance(filled.get("chunk_size"), list):
-            filled["chunk_size"] = tuple(filled["chunk_size"])
+        for key in ("chunk_size", "scale"):
+            if isinstance(filled.get(key), list):
+                filled[key] = tuple(filled[key])
         return filled
 
     @field_validator(*_PATTERNS)
@@ -79,6 +99,19 @@ class Dataset(BaseModel):
     def _matches(cls, value: str, info: ValidationInfo) -> str:
         if not _PATTERNS[str(info.field_name)].fullmatch(value):
             raise ValueError("no match")
+        return value
+
+    @field_validator("cv_path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        parse_path(value)
+        return value
+
+    @field_validator("scale")
+    @classmethod
+    def _scale(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and not all(0 < r < math.inf for r in value):
+            raise ValueError("out of range")
         return value
 
     @field_validator("chunk_size")
@@ -92,6 +125,14 @@ class Dataset(BaseModel):
     def _fits(self) -> Dataset:
         if self.graph == "graphene" and not self.cv_path.startswith("graphene://"):
             raise ValueError("graph: graphene needs a cv_path that is graphene://…")
+        voxels = math.prod(self.chunk_size or ())
+        if voxels > MAX_CHUNK_VOXELS:
+            raise ValueError(
+                f"key 'chunk_size': {list(self.chunk_size or ())} has {voxels} voxels in all, "
+                f"expected at most {MAX_CHUNK_VOXELS}"
+            )
+        if self.mip is not None and self.scale is not None:
+            raise ValueError("keys 'mip' and 'scale': expected one of them")
         return self
 
     @property

@@ -87,7 +87,10 @@ def prepare(
     store = open_store(dataset.store, dataset.l2cache_id)
     try:
         there = _existing_meta(store, dataset, create)
-        geometry = read_geometry(dataset, open_volume(dataset), there.geometry if there else None)
+        volume = open_volume(dataset)
+        geometry = read_geometry(dataset, volume, there.geometry if there else None)
+        if placeholder := volume.placeholder():
+            logger.warning("%s", placeholder)
         check_graph(dataset.graph)
         box = choose_box(geometry.grid)
         meta = _settle(dataset, there, timestamp, geometry)

@@ -24,6 +24,7 @@ MODULES = (
     "jit",
     "store/readrows",
     "store/wire",
+    "volume/compressed",
 )
 """Modules of the kernel: their functions are compiled into one another."""
 

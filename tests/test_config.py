@@ -11,7 +11,9 @@ import yaml
 
 from l2features.config import CONFIG_VARIABLE, EXPECTED, Dataset, load_dataset, load_datasets
 from l2features.errors import ConfigError
+from l2features.features.runs import MAX_VOXELS
 from l2features.store import open_store
+from l2features.volume import MAX_CHUNK_VOXELS
 
 OLD_SERVICE = """\
 minnie65_phase3_v1:
@@ -61,10 +63,12 @@ def test_all_keys(tmp_path: Path) -> None:
         "store": "sqlite:///data/features.db",
         "chunk_size": [256, 256, 512],
         "watershed": "gs://bucket/ws",
+        "mip": 2,
+        "empty_files": "background",
     }
     dataset = load_dataset("minnie", write(tmp_path, {"minnie": keys}))
-    assert dataset.model_dump() == keys | {"name": "minnie", "chunk_size": (256, 256, 512)}
-    assert set(keys) == set(EXPECTED)
+    assert dataset.model_dump() == keys | {"name": "minnie", "chunk_size": (256, 256, 512), "scale": None}
+    assert {*keys, "scale"} == set(EXPECTED)
     assert dataset.graph_id == "minnie_graph"
 
 
@@ -126,9 +130,9 @@ def test_the_default_store_is_beside_the_file_however_it_is_named(
     ("key", "value", "said"),
     [
         ("cv_path", "absent", "is missing: expected precomputed://… or graphene://…"),
-        ("cv_path", None, "expected precomputed://… or graphene://…, got None"),
-        ("cv_path", 7, "expected precomputed://… or graphene://…, got 7"),
-        ("cv_path", "https://server/x", "expected precomputed://… or graphene://…, got 'https://server/x'"),
+        ("cv_path", None, "expected precomputed://… or graphene://…"),
+        ("cv_path", 7, "expected precomputed://… or graphene://…"),
+        ("cv_path", "ftp://server/x", "expected precomputed://… or graphene://…, or another path of docs"),
         ("cv_path", "precomputed://", "expected precomputed://…"),
         ("l2cache_id", "absent", "is missing: expected a table name"),
         ("l2cache_id", "a/b", "expected a table name of 1 to 50 letters, digits, '_', '-' or '.', got 'a/b'"),
@@ -154,6 +158,11 @@ def test_the_default_store_is_beside_the_file_however_it_is_named(
         ("chunk_size", [64, True, 32], "expected three integers from 1 to 65535"),
         ("chunk_size", "64,64,32", "expected three integers from 1 to 65535"),
         ("chunk_size", 64, "expected three integers from 1 to 65535"),
+        ("mip", -1, "expected an integer of 0 or more, got -1"),
+        ("mip", "0", "expected an integer of 0 or more, got '0'"),
+        ("scale", [16, 16], "expected three positive numbers of nm, such as [16, 16, 40], got [16, 16]"),
+        ("scale", [16, 16, 0], "expected three positive numbers of nm"),
+        ("empty_files", "skip", "expected fail or background, got 'skip'"),
     ],
 )
 def test_a_wrong_value_names_data_set_key_and_what_was_expected(
@@ -229,3 +238,18 @@ def test_a_data_set_that_stands_twice(tmp_path: Path) -> None:
     path.write_text(f"one: {entry}\none: {entry}\n")
     with pytest.raises(ConfigError, match="key 'one' stands twice"):
         load_datasets(path)
+
+
+def test_a_scale_is_named_in_one_way(tmp_path: Path) -> None:
+    assert load_one(tmp_path, scale=[16, 16.5, 40]).scale == (16, 16.5, 40)
+    with pytest.raises(ConfigError, match="keys 'mip' and 'scale': expected one of them"):
+        load_one(tmp_path, mip=1, scale=[16, 16, 40])
+
+
+def test_a_chunk_is_not_larger_than_the_kernel_takes(tmp_path: Path) -> None:
+    assert MAX_CHUNK_VOXELS == MAX_VOXELS
+    assert load_one(tmp_path, chunk_size=[65_535, 8, 8]).chunk_size == (65_535, 8, 8)
+    with pytest.raises(
+        ConfigError, match=r"\[2048, 2048, 1024\] has 4294967296 voxels in all, expected at most"
+    ):
+        load_one(tmp_path, chunk_size=[2048, 2048, 1024])

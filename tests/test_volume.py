@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cloudfiles import CloudFiles
-from cloudvolume import Bbox, CloudVolume
+from cloudvolume import CloudVolume
 
 from l2features.compute import read_geometry
 from l2features.config import load_dataset
@@ -129,24 +128,6 @@ def test_an_empty_chunk_file_is_not_taken_for_a_missing_one(own_sample: Path, su
         Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY)
 
 
-@pytest.mark.parametrize(
-    ("layer_type", "data_type", "channels", "got"),
-    [
-        ("image", "uint8", 3, "got 3 of uint8"),
-        ("image", "float32", 1, "got 1 of float32"),
-        ("segmentation", "int64", 1, "got 1 of int64"),
-    ],
-)
-def test_what_is_no_segmentation(
-    tmp_path: Path, layer_type: str, data_type: str, channels: int, got: str
-) -> None:
-    path = make_volume(tmp_path, layer_type=layer_type, data_type=data_type, num_channels=channels)
-    with pytest.raises(
-        VolumeError, match=f"expected a segmentation .one channel of unsigned integers., {got}"
-    ):
-        Volume(path)
-
-
 @pytest.mark.parametrize("data_type", ["uint8", "uint16", "uint32", "uint64"])
 def test_every_unsigned_type(tmp_path: Path, data_type: str) -> None:
     path = make_volume(tmp_path, data_type=data_type)
@@ -240,35 +221,3 @@ def test_a_graphs_server_that_is_down() -> None:
         VolumeError, match=r"cannot open graphene://http://127\.0\.0\.1:9/segmentation/table/x"
     ):
         Volume("graphene://http://127.0.0.1:9/segmentation/table/x")
-
-
-def test_a_sharded_segmentation(tmp_path: Path) -> None:
-    shape, shard = (128, 128, 64), 64
-    path = make_volume(tmp_path, volume_size=shape, voxel_offset=(100, 50, 20), chunk_size=(32, 32, 32))
-    volume = CloudVolume(path, progress=False)
-    volume.scale["sharding"] = {
-        "@type": "neuroglancer_uint64_sharded_v1",
-        "data_encoding": "gzip",
-        "hash": "identity",
-        "minishard_bits": 0,
-        "minishard_index_encoding": "gzip",
-        "preshift_bits": 3,
-        "shard_bits": 2,
-    }
-    volume.commit_info()
-    whole = np.random.default_rng(0).integers(0, 50, shape).astype(volume.dtype)
-    for start in np.ndindex(2, 2, 1):
-        low = np.array(start) * shard
-        part = whole[tuple(slice(a, a + shard) for a in low)]
-        box = Bbox(low + volume.voxel_offset, low + shard + volume.voxel_offset)
-        name, data = volume.image.make_shard(np.asfortranarray(part)[..., None], box)
-        CloudFiles(volume.meta.cloudpath).put(f"{volume.key}/{name}", data)
-    read = Volume(path)
-    info = read.info()
-    geometry = Geometry(info.resolution, info.voxel_offset, info.voxel_size, (48, 40, 30), IdLayout({2: 10}))
-    for xyz in np.ndindex(*geometry.grid):
-        low = np.array(xyz) * geometry.chunk_size
-        part = whole[tuple(slice(a, a + n) for a, n in zip(low, geometry.chunk_size, strict=True))]
-        expected = np.zeros(geometry.chunk_size, dtype=whole.dtype)
-        expected[tuple(slice(0, n) for n in part.shape)] = part
-        np.testing.assert_array_equal(read.read(Chunk(*xyz), geometry).labels, expected)

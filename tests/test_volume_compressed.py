@@ -8,7 +8,7 @@ import compressed_segmentation
 import numpy as np
 import pytest
 
-from l2features.encoding import check_compressed_segmentation
+from l2features.volume.compressed import check_compressed_segmentation
 
 
 def encoded(seed: int, labels: int, dtype: Any, block_size: tuple[int, int, int]) -> tuple[bytes, Any]:

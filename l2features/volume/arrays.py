@@ -1,0 +1,88 @@
+"""Arrays of zarr and N5: a grid of files, each a block that is compressed by a chain of codecs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..geometry import Triple
+from .blocks import Block, Cells, Grid
+from .codecs import decoded
+from .encodings import Labels, as_labels
+from .storage import Request, Storage
+
+
+class Array(NamedTuple):
+    """One array as it is stored. ``axes`` are the places of x, y and z among its axes; others have size 1."""
+
+    prefix: str
+    """What names of blocks begin with."""
+    separator: str
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    axes: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    codecs: tuple[str, ...] = ()
+    stored_order: tuple[int, ...] = ()
+    """The array's axes from the slowest in memory to the fastest."""
+    has_header: bool = False
+    """Whether blocks begin with N5's header, and those at the end are smaller."""
+
+    @property
+    def grid(self) -> Grid:
+        return Grid((0, 0, 0), self.in_xyz(self.shape), self.in_xyz(self.chunks))
+
+    def in_xyz(self, values: tuple[int, ...]) -> Triple:
+        x, y, z = (values[axis] for axis in self.axes)
+        return x, y, z
+
+    def name(self, cell: Cells) -> str:
+        """File of a block."""
+        index = [0] * len(self.shape)
+        for axis, place in zip(self.axes, cell.tolist(), strict=True):
+            index[axis] = place
+        return self.prefix + self.separator.join(map(str, index))
+
+
+class ArrayBlocks:
+    """Blocks of one array."""
+
+    def __init__(self, storage: Storage, array: Array) -> None:
+        self.storage, self.array, self.grid = storage, array, array.grid
+
+    def fetch(self, cells: Cells) -> Iterator[Block]:
+        names = [self.array.name(cell) for cell in cells]
+        return map(Block, cells, names, self.storage.fetch([Request(name) for name in names]))
+
+    def decode(self, content: bytes, shape: Triple) -> Labels:
+        array, stored = self.array, self.array.chunks
+        if array.has_header:
+            stored, content = _without_header(content, array.chunks)
+        size = math.prod(stored) * array.dtype.itemsize
+        values = np.frombuffer(decoded(content, array.codecs, size), array.dtype)
+        order = array.stored_order or tuple(range(len(stored)))
+        block = values.reshape([stored[axis] for axis in order]).transpose(np.argsort(order))
+        others = [axis for axis in range(len(stored)) if axis not in array.axes]
+        part = block.transpose(*array.axes, *others)[(..., *[0] * len(others))]
+        if any(a < b for a, b in zip(part.shape, shape, strict=True)):
+            raise ValueError(f"it is of {part.shape} voxels, expected {shape}")
+        x, y, z = shape
+        return as_labels(part[:x, :y, :z].astype(array.dtype.newbyteorder("="), copy=False))
+
+    def forget(self) -> None:
+        """Nothing is cached."""
+
+
+def _without_header(content: bytes, most: tuple[int, ...]) -> tuple[tuple[int, ...], bytes]:
+    """The shape that an N5 block's header names, and what comes after it."""
+    mode, dimensions = (int.from_bytes(content[at : at + 2], "big") for at in (0, 2))
+    end = 4 + 4 * len(most)
+    if mode != 0 or dimensions != len(most) or len(content) < end:
+        raise ValueError(f"its header is broken: mode {mode}, {dimensions} dimensions")
+    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, end, 4))
+    if any(not 0 < a <= b for a, b in zip(shape, most, strict=True)):
+        raise ValueError(f"its header is broken: {shape} voxels, expected at most {most}")
+    return shape, content[end:]

@@ -1,0 +1,90 @@
+"""Whether a ``compressed_segmentation`` is whole: its decoder does not look.
+
+The decoder trusts the offsets in its input: of a file that was cut off it reads whatever lies behind in
+memory, and an index beyond a block's table gives a label that is not in it. The format is neuroglancer's: per
+channel an offset, then per block a table offset (24 bits), the bits per voxel (8) and an offset of the
+voxels, all in 32-bit words. A table does not say where it ends; it ends at the latest where another table or
+the voxels of a block begin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..jit import compiled
+
+_BITS = (0, 1, 2, 4, 8, 16, 32)
+Words = npt.NDArray[np.uint32]
+Offsets = npt.NDArray[np.int64]
+BROKEN = "the compressed segmentation is cut off, or broken"
+
+
+def check_compressed_segmentation(
+    data: bytes, shape: Sequence[int], itemsize: int, block_size: Sequence[int]
+) -> None:
+    """Raise ValueError where a block of one channel names words or labels that ``data`` does not have.
+
+    ``shape`` is in voxels, ``itemsize`` the bytes of a label.
+    """
+    if len(data) % 4 or len(data) < 4:
+        raise ValueError(f"{BROKEN}: it has {len(data)} bytes")
+    words = np.frombuffer(data, dtype="<u4")
+    if words[0] != 1:
+        raise ValueError(f"{BROKEN}: its only channel begins at word {words[0]}, expected 1")
+    words = words[1:]
+    blocks = math.prod(-(-n // step) for n, step in zip(shape, block_size, strict=True))
+    if len(words) < 2 * blocks:
+        raise ValueError(f"{BROKEN}: it has no room for {blocks} blocks")
+    headers = words[: 2 * blocks].astype(np.int64).reshape(-1, 2)
+    tables, bits, values = headers[:, 0] & 0xFFFFFF, headers[:, 0] >> 24, headers[:, 1]
+    if not np.isin(bits, _BITS).all():
+        raise ValueError(f"{BROKEN}: a block has an impossible number of bits")
+    _check_blocks(words, tables, bits, values, math.prod(block_size), itemsize // 4)
+
+
+def _check_blocks(
+    words: Words, tables: Offsets, bits: Offsets, values: Offsets, voxels: int, entry: int
+) -> None:
+    first, last = 2 * len(tables), len(words)
+    if (tables < first).any() or (tables + entry > last).any():
+        raise ValueError(f"{BROKEN}: a block's table lies beyond its end")
+    packed = bits > 0
+    starts, lengths = values[packed], -(-voxels * bits[packed] // 32)
+    if (starts < first).any() or (starts + lengths > last).any():
+        raise ValueError(f"{BROKEN}: a block's voxels lie beyond its end")
+    areas = np.unique(np.stack([starts, starts + lengths]), axis=1)
+    if (areas[0, 1:] < areas[1, :-1]).any():
+        raise ValueError(f"{BROKEN}: the voxels of two blocks overlap")
+    distinct = np.unique(tables)
+    if len(starts):
+        before = np.searchsorted(areas[0], distinct, side="right") - 1
+        if ((before >= 0) & (distinct < areas[1, before])).any():
+            raise ValueError(f"{BROKEN}: a block's table lies in the voxels of another")
+    bounds = np.union1d(np.append(distinct, last), areas[0])
+    entries = (bounds[np.searchsorted(bounds, tables, side="right")] - tables) // entry
+    if (entries < 1).any():
+        raise ValueError(f"{BROKEN}: a block's table is cut short")
+    unsure = entries[packed] < 1 << bits[packed]
+    largest = np.empty(int(unsure.sum()), np.int64)
+    _largest_values(words, starts[unsure], lengths[unsure], bits[packed][unsure], largest)
+    if (largest >= entries[packed][unsure]).any():
+        raise ValueError(f"{BROKEN}: a block's voxels name labels that its table does not hold")
+
+
+@compiled
+def _largest_values(words: Words, starts: Offsets, lengths: Offsets, bits: Offsets, largest: Offsets) -> None:
+    """Of each block, the largest of the numbers of so many bits that are packed into its words."""
+    for block in range(len(starts)):
+        width = np.uint64(bits[block])
+        mask = (np.uint64(1) << width) - np.uint64(1)
+        most = np.uint64(0)
+        for index in range(starts[block], starts[block] + lengths[block]):
+            word = np.uint64(words[index])
+            while word > most:
+                most = max(most, word & mask)
+                word >>= width
+        largest[block] = np.int64(most)

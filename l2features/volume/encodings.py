@@ -1,0 +1,108 @@
+"""A block of a segmentation from its bytes: decoded, and checked where the decoder does not look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.unsignedinteger[Any]]
+
+
+class Encoding(NamedTuple):
+    """How blocks are encoded: encoding's name, data type, and block size of compressed_segmentation."""
+
+    name: str
+    dtype: np.dtype[Any]
+    block_size: tuple[int, int, int] = (8, 8, 8)
+
+    def most_bytes(self, shape: Sequence[int]) -> int:
+        """Bytes that no encoded block of a shape exceeds."""
+        return 2 * int(np.prod(shape, dtype=object)) * self.dtype.itemsize + (1 << 20)
+
+    def decode(self, content: bytes, shape: tuple[int, int, int]) -> Labels:
+        """Labels of a block of this shape, in Fortran order. Raises ValueError where it is broken."""
+        try:
+            part = _DECODERS[self.name](content, shape, self)
+        except ValueError:
+            raise
+        except Exception as error:  # decoders share no base class
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"the {self.name} encoding is broken: {text}") from error
+        return as_labels(part)
+
+
+def as_labels(part: npt.NDArray[Any]) -> Labels:
+    """Integers as labels. Raises ValueError, with the value, where one is negative."""
+    if part.dtype.kind == "u":
+        return part
+    if part.size and part.min() < 0:
+        raise ValueError(f"label {part.min()} is negative, expected 0 or more")
+    return part.view(f"u{part.dtype.itemsize}")
+
+
+def _raw(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
+    expected = int(np.prod(shape)) * encoding.dtype.itemsize
+    if len(content) != expected:
+        raise ValueError(f"it has {len(content)} bytes, expected {expected}")
+    return np.frombuffer(content, encoding.dtype).reshape(shape, order="F")
+
+
+def _compressed(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
+    import compressed_segmentation
+
+    from .compressed import check_compressed_segmentation
+
+    check_compressed_segmentation(content, shape, encoding.dtype.itemsize, encoding.block_size)
+    part = compressed_segmentation.decompress(
+        content, (*shape, 1), encoding.dtype, encoding.block_size, order="F"
+    )
+    return np.asarray(part)[..., 0]
+
+
+def _crackle(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
+    import crackle
+
+    header = crackle.header(content)
+    _same_shape((header.sx, header.sy, header.sz), shape)
+    return _same_type(np.asarray(crackle.decompress(content)), shape, encoding)
+
+
+def _compresso(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
+    import compresso
+
+    header = compresso.header(content)
+    _same_shape((header["sx"], header["sy"], header["sz"]), shape)
+    return _same_type(np.asarray(compresso.decompress(content)), shape, encoding)
+
+
+def _png(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
+    from cloudvolume import chunks
+
+    part = chunks.decode(content, "png", (*shape, 1), encoding.dtype)
+    return np.asarray(part)[..., 0]
+
+
+def _same_shape(found: tuple[int, int, int], shape: tuple[int, int, int]) -> None:
+    if tuple(found) != tuple(shape):
+        raise ValueError(f"it is of {found} voxels, expected {shape}")
+
+
+def _same_type(part: npt.NDArray[Any], shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
+    part = part.reshape(shape)
+    if part.dtype == encoding.dtype:
+        return part
+    if part.dtype.itemsize > encoding.dtype.itemsize:
+        raise ValueError(f"its labels are {part.dtype}, expected {encoding.dtype}")
+    return part.astype(encoding.dtype)
+
+
+_DECODERS = {
+    "raw": _raw,
+    "compressed_segmentation": _compressed,
+    "crackle": _crackle,
+    "compresso": _compresso,
+    "png": _png,
+}

@@ -1,0 +1,157 @@
+"""What an info file must say for its layer to be read as a segmentation, and which of its scales is read.
+
+The formats are neuroglancer's: https://github.com/google/neuroglancer/tree/master/src/datasource/precomputed
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..geometry import Triple
+
+MULTISCALE = "neuroglancer_multiscale_volume"
+SHARDED = "neuroglancer_uint64_sharded_v1"
+INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+DECODERS = {
+    "raw": None,
+    "compressed_segmentation": ("compressed_segmentation", "compressed-segmentation"),
+    "compresso": ("compresso", "compresso"),
+    "crackle": ("crackle", "crackle-codec"),
+    "png": ("pyspng", "pyspng-seunglab"),
+}
+"""Encodings of segmentations: the module that decodes each, and the package that holds it."""
+_OTHER_LAYERS = {
+    "neuroglancer_annotations_v1": "annotations",
+    "neuroglancer_multilod_draco": "meshes",
+    "neuroglancer_legacy_mesh": "meshes",
+    "neuroglancer_skeletons": "skeletons",
+    "neuroglancer_segment_properties": "segment properties",
+}
+_SIZES = {
+    "compressed_segmentation": ("uint32", "uint64"),
+    "png": ("uint8", "uint16"),
+}
+_SHARDING = ("preshift_bits", "minishard_bits", "shard_bits")
+_ENCODED = ("minishard_index_encoding", "data_encoding")
+
+
+def check_layer(info: Any) -> None:
+    """Raise ValueError, in one line, where an info file is not that of a segmentation of one channel."""
+    if not isinstance(info, dict):
+        raise ValueError(f"its info is {type(info).__name__}, expected a JSON object")
+    kind = info.get("@type", MULTISCALE)
+    if kind != MULTISCALE:
+        what = _OTHER_LAYERS.get(kind, f"{kind!r}")
+        raise ValueError(f"it holds {what} (@type {kind}), expected a segmentation")
+    if "scales" not in info and ("vertex_quantization_bits" in info or "lod_scale_multiplier" in info):
+        raise ValueError("it holds meshes, expected a segmentation")
+    if info.get("type") != "segmentation":
+        raise ValueError(f"its type is {info.get('type')!r}, expected 'segmentation'")
+    check_voxels(info.get("data_type"), info.get("num_channels"))
+    scales = info.get("scales")
+    if not isinstance(scales, list) or not scales or not all(isinstance(s, dict) for s in scales):
+        raise ValueError("its info has no scales")
+
+
+def check_voxels(data_type: Any, channels: Any) -> None:
+    """Raise ValueError where voxels are not one integer."""
+    if channels != 1:
+        raise ValueError(f"it has {channels} channels, expected 1")
+    if str(data_type).lower() not in INTEGERS:
+        raise ValueError(f"its voxels are {data_type}, expected integers of 8 to 64 bits")
+
+
+def choose_scale(
+    resolutions: Sequence[Any], mip: int | None, scale: Sequence[float] | None, default: int = 0
+) -> int:
+    """Index of the scale of this ``mip`` or resolution ``scale`` in nm. Raises ValueError that lists them."""
+    if scale is not None:
+        for index, resolution in enumerate(resolutions):
+            if len(resolution) == 3 and np.allclose(resolution, scale, rtol=1e-6, atol=0):
+                return index
+        raise ValueError(f"scale {_numbers(scale)}: expected one of {listed(resolutions)}")
+    chosen = default if mip is None else mip
+    if not 0 <= chosen < len(resolutions):
+        raise ValueError(f"mip {chosen}: expected one of {listed(resolutions)}")
+    return chosen
+
+
+def listed(resolutions: Sequence[Any], mips: Iterable[int] | None = None) -> str:
+    """Scales by number and resolution, for messages."""
+    numbered = zip(range(len(resolutions)) if mips is None else mips, resolutions, strict=True)
+    return ", ".join(f"mip {mip} ({_numbers(resolution)} nm)" for mip, resolution in numbered)
+
+
+def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
+    """Raise ValueError where a scale lacks what is read of it, or cannot be decoded."""
+    _triple_of(scale, "size", 1)
+    _triple_of(scale, "voxel_offset", None, [0, 0, 0])
+    resolution = scale.get("resolution")
+    if not _is_triple(resolution) or not all(math.isfinite(r) and r > 0 for r in resolution):
+        raise ValueError(f"its resolution is {resolution!r}, expected three positive numbers in nm")
+    if not isinstance(scale.get("key"), str):
+        raise ValueError(f"the key of its scale is {scale.get('key')!r}, expected a string")
+    sizes = scale.get("chunk_sizes")
+    if not isinstance(sizes, list) or not sizes:
+        raise ValueError(f"its chunk_sizes are {sizes!r}, expected a list of three integers each")
+    _triple_of({"chunk_sizes": sizes[0]}, "chunk_sizes", 1)
+    _check_encoding(scale, data_type)
+    _check_sharding(scale.get("sharding"))
+
+
+def _check_encoding(scale: Mapping[str, Any], data_type: str) -> None:
+    encoding = scale.get("encoding")
+    if encoding not in DECODERS:
+        raise ValueError(
+            f"its encoding is {encoding!r}, expected one of segmentations: {', '.join(DECODERS)}"
+        )
+    if data_type not in _SIZES.get(str(encoding), (data_type,)):
+        raise ValueError(
+            f"its encoding is {encoding} of {data_type}, expected {' or '.join(_SIZES[encoding])}"
+        )
+    decoder = DECODERS[encoding]
+    if decoder and importlib.util.find_spec(decoder[0]) is None:
+        raise ValueError(f"its encoding is {encoding}, whose decoder is missing: pip install {decoder[1]}")
+    if encoding == "compressed_segmentation":
+        _triple_of(scale, "compressed_segmentation_block_size", 1, [8, 8, 8])
+
+
+def _check_sharding(sharding: Any) -> None:
+    if sharding is None:
+        return
+    if not isinstance(sharding, dict) or sharding.get("@type") != SHARDED:
+        raise ValueError(f"its sharding is {sharding!r}, expected @type {SHARDED}")
+    bits = [sharding.get(name) for name in _SHARDING]
+    if not all(isinstance(n, int) and 0 <= n <= 64 for n in bits) or bits[0] > 63 or bits[1] > 24:
+        raise ValueError(f"its sharding has {dict(zip(_SHARDING, bits, strict=True))}, which cannot be")
+    if sharding.get("hash") not in ("identity", "murmurhash3_x86_128"):
+        raise ValueError(f"its sharding has the hash {sharding.get('hash')!r}, which is unknown")
+    for name in _ENCODED:
+        if sharding.get(name, "raw") not in ("raw", "gzip"):
+            raise ValueError(f"its sharding has the {name} {sharding[name]!r}, expected raw or gzip")
+
+
+def _triple_of(values: Mapping[str, Any], key: str, least: int | None, default: Any = None) -> Triple:
+    value = values.get(key, default)
+    whole = _is_triple(value) and all(float(v).is_integer() for v in value)
+    if not whole or (least is not None and min(value) < least):
+        raise ValueError(f"its {key} is {value!r}, expected three integers")
+    x, y, z = (int(v) for v in value)
+    return x, y, z
+
+
+def _is_triple(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+    )
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{v:g}' for v in values)}]"

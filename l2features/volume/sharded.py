@@ -1,0 +1,277 @@
+"""Blocks that lie in shard files: where each is, and whether the indexes can be true.
+
+The format is neuroglancer_uint64_sharded_v1. A shard begins with its index: of each minishard, where the
+minishard's index lies. That lists ids of blocks, offsets and sizes, each as differences, modulo 2^64.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from cachetools import LRUCache
+
+from ..geometry import Triple
+from .blocks import Block, Cells, Grid
+from .encodings import Encoding, Labels
+from .storage import MISSING, Found, Request, Storage, StorageError, decompressed, ranges
+
+CACHE_BYTES = 1 << 26
+MAX_INDEX = 1 << 26
+"""Bytes of a minishard's index; 2.8 million blocks."""
+_LIMIT = np.uint64(1 << 62)
+Codes = npt.NDArray[np.uint64]
+Index = npt.NDArray[np.uint64]
+EMPTY_INDEX: Index = np.empty((0, 3), np.uint64)
+
+
+class Sharding(NamedTuple):
+    """How ids are spread over shards and minishards."""
+
+    preshift_bits: int
+    minishard_bits: int
+    shard_bits: int
+    hash: str
+    minishard_index_encoding: str = "raw"
+    data_encoding: str = "raw"
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Sharding:
+        return cls(**{name: spec[name] for name in cls._fields if name in spec})
+
+    @property
+    def index_bytes(self) -> int:
+        return 16 << self.minishard_bits
+
+    def places(self, codes: Codes) -> tuple[Codes, Codes]:
+        """Shard and minishard of ids."""
+        hashed = codes >> np.uint64(self.preshift_bits)
+        if self.hash != "identity":
+            hashed = murmurhash3(hashed)
+        both = self.minishard_bits + self.shard_bits
+        minishards = hashed & np.uint64((1 << self.minishard_bits) - 1)
+        within = hashed & np.uint64((1 << min(both, 64)) - 1)
+        return within >> np.uint64(self.minishard_bits), minishards
+
+    def file(self, shard: int) -> str:
+        return f"{shard:0{math.ceil(self.shard_bits / 4)}x}.shard"
+
+
+class ShardedBlocks:
+    """Blocks in shard files, by the compressed Morton code of their coordinates."""
+
+    def __init__(
+        self, storage: Storage, key: str, grid: Grid, encoding: Encoding, sharding: Sharding
+    ) -> None:
+        self.storage, self.key, self.grid, self.encoding = storage, key, grid, encoding
+        self.sharding = sharding
+        self._indexes: LRUCache[Request, Any] = LRUCache(CACHE_BYTES, getsizeof=lambda index: index.nbytes)
+
+    def forget(self) -> None:
+        self._indexes.clear()
+
+    def fetch(self, cells: Cells) -> Iterator[Block]:
+        codes = morton_codes(cells, self.grid.shape)
+        shards, minishards = self.sharding.places(codes)
+        where: list[tuple[int, Request]] = []
+        indexes = self._minishards(shards, minishards)
+        for i, (shard, minishard, code) in enumerate(
+            zip(shards.tolist(), minishards.tolist(), codes.tolist(), strict=True)
+        ):
+            index = indexes[shard, minishard]
+            name = f"{self.key}/{self.sharding.file(shard)}"
+            if isinstance(index, Found):
+                yield Block(cells[i], name, index)
+                continue
+            row = int(np.searchsorted(index[:, 0], np.uint64(code)))
+            if row == len(index) or int(index[row, 0]) != code:
+                yield Block(cells[i], name, MISSING)
+                continue
+            start, size = int(index[row, 1]), int(index[row, 2])
+            if size > self.encoding.most_bytes(self.grid.step):
+                raise StorageError(f"file {name}, block {code}: its index says {size} bytes, which cannot be")
+            if size == 0:
+                yield Block(cells[i], f"{name}, block {code}", Found(b""))
+                continue
+            where.append((i, Request(name, start, start + size)))
+        yield from self._read(cells, codes, where)
+
+    def _read(self, cells: Cells, codes: Codes, where: list[tuple[int, Request]]) -> Iterator[Block]:
+        groups = ranges([request for _, request in where])
+        spans = [
+            Request(where[g[0]][1].name, where[g[0]][1].start, max(where[i][1].stop or 0 for i in g))
+            for g in groups
+        ]
+        for group, span, found in zip(groups, spans, self.storage.fetch(spans), strict=True):
+            for place in group:
+                i, (name, start, stop, _) = where[place]
+                block = f"{name}, block {codes[i]}"
+                if found.content is None:
+                    yield Block(cells[i], block, found)
+                    continue
+                low, high = (start or 0) - (span.start or 0), (stop or 0) - (span.start or 0)
+                content = found.content[low:high]
+                if len(content) != high - low:
+                    raise StorageError(f"file {block}: it ends at byte {start} + {len(content)} of {stop}")
+                yield Block(cells[i], block, Found(content))
+
+    def decode(self, content: bytes, shape: Triple) -> Labels:
+        if self.sharding.data_encoding == "gzip":
+            request = Request("", most=self.encoding.most_bytes(shape))
+            try:
+                content = decompressed(content, "gzip", request)
+            except StorageError as error:
+                raise ValueError(str(error).partition(": ")[2]) from error
+        return self.encoding.decode(content, shape)
+
+    def _minishards(self, shards: Codes, minishards: Codes) -> dict[tuple[int, int], Index | Found]:
+        """Indexes of minishards; `Found` where the shard is missing or empty."""
+        pairs = sorted(set(zip(shards.tolist(), minishards.tolist(), strict=True)))
+        heads = self._shards(sorted({shard for shard, _ in pairs}))
+        indexes: dict[tuple[int, int], Index | Found] = {}
+        wanted = []
+        for shard, minishard in pairs:
+            head = heads[shard]
+            if isinstance(head, Found):
+                indexes[shard, minishard] = head
+                continue
+            start, end = (int(n) for n in head[minishard])
+            request = Request(f"{self.key}/{self.sharding.file(shard)}", start, end)
+            if start == end:
+                indexes[shard, minishard] = EMPTY_INDEX
+            elif not start < end <= start + MAX_INDEX:
+                raise StorageError(
+                    f"file {request.name}: its index places minishard {minishard} at {start} to {end}"
+                )
+            elif request in self._indexes:
+                indexes[shard, minishard] = self._indexes[request]
+            else:
+                wanted.append((shard, minishard, request))
+        for (shard, minishard, request), found in zip(
+            wanted, self.storage.fetch([request for *_, request in wanted]), strict=True
+        ):
+            index = self._decode_index(request, found, shard, minishard)
+            indexes[shard, minishard] = self._remember(request, index)
+        return indexes
+
+    def _shards(self, shards: list[int]) -> dict[int, Index | Found]:
+        size = self.sharding.index_bytes
+        requests = [Request(f"{self.key}/{self.sharding.file(shard)}", 0, size) for shard in shards]
+        heads: dict[int, Index | Found] = {
+            shard: self._indexes[request]
+            for shard, request in zip(shards, requests, strict=True)
+            if request in self._indexes
+        }
+        new = [(s, r) for s, r in zip(shards, requests, strict=True) if s not in heads]
+        for (shard, request), found in zip(new, self.storage.fetch([r for _, r in new]), strict=True):
+            if not found.content:
+                heads[shard] = found
+            elif len(found.content) != size:
+                raise StorageError(
+                    f"file {request.name}: it is cut off: {len(found.content)} bytes, its index has {size}"
+                )
+            else:
+                index = np.frombuffer(found.content, "<u8").reshape(-1, 2)
+                if (index >= _LIMIT).any():
+                    raise StorageError(f"file {request.name}: its index is broken: it points beyond the file")
+                heads[shard] = self._remember(request, index + np.uint64(size))
+        return heads
+
+    def _remember(self, request: Request, index: Index) -> Index:
+        if index.nbytes <= CACHE_BYTES:
+            self._indexes[request] = index
+        return index
+
+    def _decode_index(self, request: Request, found: Found, shard: int, minishard: int) -> Index:
+        """Ids, offsets and sizes (n, 3) of a minishard's blocks, sorted by id. Raises StorageError."""
+        where = f"file {request.name}: the index of minishard {minishard}"
+        content, length = found.content or b"", (request.stop or 0) - (request.start or 0)
+        if len(content) != length:
+            raise StorageError(f"{where} is cut off: {len(content)} bytes, expected {length}")
+        if self.sharding.minishard_index_encoding == "gzip":
+            content = _gunzip(content, where)
+        if len(content) % 24:
+            raise StorageError(f"{where} has {len(content)} bytes, expected a multiple of 24")
+        ids, offsets, sizes = np.frombuffer(content, "<u8").reshape(3, -1)
+        offsets = np.cumsum(offsets, dtype=np.uint64)
+        offsets[1:] += np.cumsum(sizes[:-1], dtype=np.uint64)
+        offsets += np.uint64(self.sharding.index_bytes)
+        index = np.stack([np.cumsum(ids, dtype=np.uint64), offsets, sizes], axis=1)
+        problem = self._problem(index, request, shard, minishard)
+        if problem:
+            raise StorageError(f"{where} is broken: {problem}")
+        return index
+
+    def _problem(self, index: Index, request: Request, shard: int, minishard: int) -> str:
+        ids, starts, sizes = index.T
+        if (ids[1:] <= ids[:-1]).any():
+            return "its ids do not increase"
+        shards, minishards = self.sharding.places(ids)
+        if (shards != shard).any() or (minishards != minishard).any():
+            return "it lists ids of another minishard"
+        if len(ids) and int(ids[-1]) >> sum((n - 1).bit_length() for n in self.grid.shape):
+            return "it lists an id beyond the grid"
+        if (starts >= _LIMIT).any() or (sizes >= _LIMIT).any():
+            return "it places a block beyond the file"
+        own = np.array([[0, request.start, (request.stop or 0) - (request.start or 0)]], np.uint64)
+        areas = np.concatenate([index, own])
+        areas = areas[areas[:, 2] > 0]
+        areas = areas[np.argsort(areas[:, 1], kind="stable")]
+        if (areas[:-1, 1] + areas[:-1, 2] > areas[1:, 1]).any() or (starts < self.sharding.index_bytes).any():
+            return "its blocks overlap"
+        return ""
+
+
+def _gunzip(content: bytes, where: str) -> bytes:
+    """Decompress one whole gzip stream of at most `MAX_INDEX` bytes. Raises StorageError."""
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        out = stream.decompress(content, MAX_INDEX)
+    except zlib.error as error:
+        raise StorageError(f"{where} is broken gzip: {error}") from error
+    if not stream.eof or stream.unused_data:
+        raise StorageError(f"{where} is broken gzip: its end is missing, or not where it should be")
+    return out
+
+
+def morton_codes(cells: Cells, shape: Triple) -> Codes:
+    """Compressed Morton codes of coordinates (n, 3): bits of the axes in turn, as far as each has any."""
+    codes, place = np.zeros(len(cells), np.uint64), 0
+    bits = [(n - 1).bit_length() for n in shape]
+    for bit in range(max(bits)):
+        for axis in range(3):
+            if bit < bits[axis]:
+                codes |= (cells[:, axis].astype(np.uint64) >> np.uint64(bit) & np.uint64(1)) << np.uint64(
+                    place
+                )
+                place += 1
+    return codes
+
+
+def murmurhash3(values: Codes) -> Codes:
+    """The low 64 bits of murmurhash3_x86_128 (seed 0) of each value's 8 bytes."""
+    word = np.uint64(0xFFFFFFFF)
+
+    def rotated(k: Codes, n: int) -> Codes:
+        return (k << np.uint64(n) | k >> np.uint64(32 - n)) & word
+
+    def mixed(h: Codes) -> Codes:
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            h = (h ^ h >> np.uint64(shift)) * np.uint64(factor) & word
+        return h
+
+    low, high = values & word, values >> np.uint64(32)
+    c1, c2, c3 = (np.uint64(c) for c in (0x239B961B, 0xAB0E9789, 0x38B34AE5))
+    h2 = rotated(high * c2 & word, 16) * c3 & word
+    h1 = rotated(low * c1 & word, 15) * c2 & word
+    length = np.uint64(8)
+    h1, h2, h3 = h1 ^ length, h2 ^ length, np.full_like(values, length)
+    h1 = h1 + h2 + h3 + h3 & word
+    h2, h3 = h2 + h1 & word, h3 + h1 & word
+    h1, h2, h3 = mixed(h1), mixed(h2), mixed(h3)
+    h1 = h1 + h2 + h3 + h3 & word
+    return h1 | (h2 + h1 & word) << np.uint64(32)

@@ -1,0 +1,166 @@
+"""Files of a segmentation, fetched: present, missing, forbidden, or an error.
+
+A server that answers 403 may mean "you may not read this", or "this does not exist and you may not know"
+(buckets without list permission). Which of the two is found out by asking once for a name that cannot exist.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+THREADS = 20
+"""Requests in flight per reader."""
+MAX_BYTES = 1 << 31
+"""No file is larger than this when decompressed, unless its request says so."""
+_SUFFIXES = (("", ""), (".gz", "gzip"), (".br", "br"), (".zstd", "zstd"), (".xz", "xz"), (".bz2", "bz2"))
+
+
+class Request(NamedTuple):
+    """A file of at most ``most`` bytes when decompressed, or its bytes from ``start`` up to ``stop``."""
+
+    name: str
+    start: int | None = None
+    stop: int | None = None
+    most: int = MAX_BYTES
+
+
+class Found(NamedTuple):
+    """What was found: bytes (fewer than asked for where the file ends), or None for a missing file."""
+
+    content: bytes | None
+    forbidden: bool = False
+
+
+MISSING = Found(None)
+
+
+class StorageError(Exception):
+    """A file cannot be fetched; the message names it."""
+
+
+class Forbidden(Exception):
+    """The server answered 403."""
+
+
+class Storage(ABC):
+    """A folder of files. `fetch` is what readers call; implementations fetch one file."""
+
+    threads = THREADS
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._absent_is_forbidden: bool | None = None
+
+    @abstractmethod
+    def get(self, request: Request) -> Found:
+        """Fetch one file. Raises `Forbidden` for a 403, StorageError or OSError for other failures."""
+
+    def fetch(self, requests: Sequence[Request]) -> Iterator[Found]:
+        """Fetch files in the order of the requests, several at a time."""
+        if self.threads == 1 or len(requests) < 2:
+            yield from map(self.fetch_one, requests)
+            return
+        with ThreadPoolExecutor(min(self.threads, len(requests))) as pool:
+            try:
+                yield from pool.map(self.fetch_one, requests)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def fetch_one(self, request: Request) -> Found:
+        """Fetch one file; a 403 is a missing file where a file that cannot exist gets one too."""
+        try:
+            return self.get(request)
+        except Forbidden as error:
+            if self._is_absence(request.name):
+                return Found(None, forbidden=True)
+            raise StorageError(f"file {request.name}: {error}") from error
+
+    def _is_absence(self, name: str) -> bool:
+        with self._lock:
+            if self._absent_is_forbidden is None:
+                folder = name.rpartition("/")[0]
+                impossible = f"{folder}/{uuid.uuid4().hex}" if folder else uuid.uuid4().hex
+                try:
+                    self.get(Request(impossible))
+                    self._absent_is_forbidden = False
+                except Forbidden:
+                    self._absent_is_forbidden = True
+            return self._absent_is_forbidden
+
+
+class LocalStorage(Storage):
+    """A folder on this machine; files may have a suffix that tells their compression."""
+
+    threads = 1
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def get(self, request: Request) -> Found:
+        path = os.path.join(self.folder, request.name)
+        for suffix, encoding in _SUFFIXES if request.stop is None else _SUFFIXES[:1]:
+            try:
+                with open(path + suffix, "rb") as file:
+                    content = _read(file.fileno(), request)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StorageError(f"file {request.name}: {error.strerror}") from error
+            return Found(decompressed(content, encoding, request))
+        return MISSING
+
+
+def _read(descriptor: int, request: Request) -> bytes:
+    size = os.fstat(descriptor).st_size
+    start = min(request.start or 0, size)
+    left = (size if request.stop is None else min(request.stop, size)) - start
+    parts = []
+    while left > 0 and (part := os.pread(descriptor, left, start)):
+        parts.append(part)
+        start, left = start + len(part), left - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def decompressed(content: bytes, encoding: str | None, request: Request) -> bytes:
+    """Undo the compression in which a file is stored. Raises StorageError, naming it."""
+    if not content or not encoding:
+        return content
+    from cloudfiles.compression import decompress
+
+    try:
+        if encoding == "gzip" and int.from_bytes(content[-4:], "little") > request.most:
+            raise ValueError(f"expected at most {request.most} bytes when decompressed")
+        return bytes(decompress(content, encoding, request.name))
+    except Exception as error:  # decompressors share no base class
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise StorageError(f"file {request.name}: broken {encoding} compression: {text}") from error
+
+
+def ranges(requests: Iterable[Request], gap: int = 1 << 14, most: int = 1 << 23) -> list[list[int]]:
+    """Group requests for ranges of files so that each group is one range of at most about ``most`` bytes.
+
+    >>> ranges([Request("a", 0, 5), Request("b", 5, 9), Request("a", 5, 9)])
+    [[0, 2], [1]]
+    """
+    asked = list(requests)
+    groups: list[list[int]] = []
+    end = 0
+    for index in sorted(range(len(asked)), key=lambda i: (asked[i].name, asked[i].start or 0)):
+        request = asked[index]
+        start, stop = request.start or 0, request.stop or 0
+        first = asked[groups[-1][0]] if groups else None
+        near = first is not None and first.name == request.name and start <= end + gap
+        if near and first is not None and stop - (first.start or 0) <= most:
+            groups[-1].append(index)
+            end = max(end, stop)
+        else:
+            groups.append([index])
+            end = stop
+    return groups

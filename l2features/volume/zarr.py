@@ -1,0 +1,219 @@
+"""Labels in zarr 2, zarr 3 and N5: which arrays there are, and how they are stored.
+
+cloud-volume has readers for these, but takes N5's big-endian numbers for little-endian ones and loses arrays
+whose paths are not their numbers. Scales are those of OME-NGFF's ``multiscales``, or of N5's root attributes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .arrays import Array, ArrayBlocks
+from .codecs import CODECS
+from .layer import check_voxels, choose_scale
+from .n5 import read_n5
+from .paths import Location
+from .storage import Request, Storage, StorageError
+
+_NM = {
+    "angstrom": 0.1,
+    "nanometer": 1.0,
+    "nm": 1.0,
+    "micrometer": 1e3,
+    "um": 1e3,
+    "µm": 1e3,
+    "millimeter": 1e6,
+    "meter": 1e9,
+}
+_CODECS_3 = {"gzip", "zstd", "blosc", "crc32c"}
+Scales = list[tuple[Array, list[float] | None]]
+"""Arrays, and their resolutions where they are known."""
+OpenArray = Callable[[str, dict[str, Any], list[str]], Array]
+
+
+def open_zarr(
+    location: Location, storage: Storage, mip: int | None, scale: Sequence[float] | None
+) -> tuple[dict[str, Any], int, ArrayBlocks]:
+    """An info file of the layer's kind, the chosen scale, and the reader of its blocks. Raises ValueError."""
+    scales = _find_scales(location.format, storage)
+    resolutions = [resolution for _, resolution in scales]
+    if resolutions[0] is None:
+        if scale is None:
+            raise ValueError("it does not say its resolution in units: give 'scale: [x, y, z]' in nm")
+        scales, resolutions, chosen = scales[:1], [list(scale)], 0
+    else:
+        chosen = choose_scale([r or [] for r in resolutions], mip, scale)
+    array = scales[chosen][0]
+    check_voxels(array.dtype.name, 1)
+    info = {
+        "type": "segmentation",
+        "data_type": array.dtype.name,
+        "num_channels": 1,
+        "scales": [_scale_info(a, r or [1, 1, 1]) for (a, _), r in zip(scales, resolutions, strict=True)],
+    }
+    return info, chosen, ArrayBlocks(storage, array)
+
+
+def _scale_info(array: Array, resolution: list[float]) -> dict[str, Any]:
+    return {
+        "key": array.prefix.rstrip("/") or ".",
+        "encoding": "raw",
+        "resolution": [int(r) if r == int(r) else r for r in resolution],
+        "size": list(array.grid.size),
+        "chunk_sizes": [list(array.grid.step)],
+        "voxel_offset": [0, 0, 0],
+    }
+
+
+def _find_scales(kind: str, storage: Storage) -> Scales:
+    if kind == "n5":
+        return [(array, _in_nm(*resolution)) for array, resolution in read_n5(read_json, storage)]
+    group = read_json(storage, "zarr.json") if kind in ("zarr", "zarr3") else None
+    if group is not None:
+        if group.get("node_type") == "array":
+            return [(_array_3("", group, _names(len(group.get("shape", ())))), None)]
+        ome = group.get("attributes", {}).get("ome", {})
+        return _multiscales(
+            ome, lambda path, names: _array_3(path, _needed(storage, f"{path}/zarr.json"), names)
+        )
+    single = read_json(storage, ".zarray") if kind != "zarr3" else None
+    if single is not None:
+        return [(_array_2("", single, _names(len(single.get("shape", ())))), None)]
+    file = "zarr.json" if kind == "zarr3" else ".zattrs"
+    attributes = _needed(storage, file)
+    return _multiscales(
+        attributes, lambda path, names: _array_2(path, _needed(storage, f"{path}/.zarray"), names)
+    )
+
+
+def read_json(storage: Storage, name: str) -> dict[str, Any] | None:
+    """A file of metadata; None where it is missing."""
+    content, forbidden = storage.fetch_one(Request(name, most=1 << 28))
+    if content is None or forbidden:
+        return None
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"file {name} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"file {name}: expected a JSON object")
+    return values
+
+
+def _needed(storage: Storage, name: str) -> dict[str, Any]:
+    values = read_json(storage, name)
+    if values is None:
+        raise StorageError(f"it has no file {name}")
+    return values
+
+
+def _multiscales(storage: Storage, attributes: dict[str, Any], file: str, open_array: OpenArray) -> Scales:
+    multiscales = attributes.get("multiscales") or [{}]
+    axes, datasets = multiscales[0].get("axes"), multiscales[0].get("datasets")
+    if not axes or not datasets:
+        raise ValueError("it is a group without 'multiscales' of OME-NGFF: expected these, or an array")
+    names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
+    units = [axis.get("unit") if isinstance(axis, dict) else None for axis in axes]
+    whole = multiscales[0].get("coordinateTransformations", [])
+    scales: Scales = []
+    for dataset in datasets:
+        path = dataset["path"].strip("/")
+        array = open_array(path, _needed(storage, f"{path}/{file}"), names)
+        factors = np.ones(len(names))
+        steps = [*dataset.get("coordinateTransformations", []), *whole]
+        for step in (s for s in steps if s.get("type") == "scale"):
+            factors = factors * np.asarray(step["scale"], float)
+        said = any(s.get("type") == "scale" for s in steps)
+        numbers = [float(factors[axis]) for axis in array.axes]
+        scales.append((array, _in_nm(numbers if said else None, [units[axis] for axis in array.axes])))
+    return scales
+
+
+def _in_nm(numbers: list[float] | None, units: list[str | None]) -> list[float] | None:
+    if numbers is None or any(unit not in _NM for unit in units):
+        return None
+    return [round(n * _NM[str(unit)], 9) for n, unit in zip(numbers, units, strict=True)]
+
+
+def _names(dimensions: int) -> list[str]:
+    if dimensions not in (3, 4, 5):
+        raise ValueError(f"its array has {dimensions} axes, expected 3 to 5")
+    return list("tczyx"[-dimensions:])
+
+
+def _spatial(names: list[str], shape: Sequence[int]) -> tuple[int, int, int]:
+    if len(names) != len(shape) or not {"x", "y", "z"} <= set(names):
+        raise ValueError(f"its axes are {names} of sizes {list(shape)}, expected x, y and z among them")
+    others = [name for name, n in zip(names, shape, strict=True) if name not in "xyz" and n != 1]
+    if others:
+        raise ValueError(f"its axis {others[0]!r} has more than one place, expected 1")
+    return names.index("x"), names.index("y"), names.index("z")
+
+
+def _checked(array: Array, fill_value: Any) -> Array:
+    unknown = [codec for codec in array.codecs if codec not in CODECS]
+    if unknown:
+        raise ValueError(f"its codec is {unknown[0]!r}, expected one of {', '.join(CODECS)}")
+    if fill_value not in (None, 0, False):
+        raise ValueError(f"its fill_value is {fill_value!r}, expected 0")
+    if len(array.chunks) != len(array.shape) or min(array.shape) < 1 or min(array.chunks) < 1:
+        raise ValueError(
+            f"its shape is {list(array.shape)} in chunks of {list(array.chunks)}, which cannot be"
+        )
+    return array
+
+
+def _array_2(path: str, meta: dict[str, Any], names: list[str]) -> Array:
+    shape, chunks = tuple(map(int, meta["shape"])), tuple(map(int, meta["chunks"]))
+    if meta.get("filters"):
+        raise ValueError(f"its array has filters {meta['filters']}, expected none")
+    compressor = meta.get("compressor")
+    codecs = (str(compressor["id"]),) if compressor else ()
+    order = tuple(range(len(shape)))
+    array = Array(
+        f"{path}/" if path else "",
+        meta.get("dimension_separator", "."),
+        shape,
+        chunks,
+        _spatial(names, shape),
+        np.dtype(meta["dtype"]),
+        codecs,
+        order[::-1] if meta.get("order") == "F" else order,
+    )
+    return _checked(array, meta.get("fill_value"))
+
+
+def _array_3(path: str, meta: dict[str, Any], names: list[str]) -> Array:
+    shape = tuple(map(int, meta["shape"]))
+    chunks = tuple(map(int, meta["chunk_grid"]["configuration"]["chunk_shape"]))
+    order, byteorder, codecs = list(range(len(shape))), "<", []
+    for codec in meta["codecs"]:
+        name, config = codec["name"], codec.get("configuration", {})
+        if name == "transpose" and not codecs:
+            order = [order[axis] for axis in config["order"]]
+        elif name == "bytes":
+            byteorder = ">" if config.get("endian") == "big" else "<"
+        elif name in _CODECS_3:
+            codecs.append(name)
+        else:
+            raise ValueError(
+                f"its codec is {name!r}, expected bytes, transpose, {', '.join(sorted(_CODECS_3))}"
+            )
+    keys = meta.get("chunk_key_encoding", {"name": "default"})
+    is_default = keys.get("name") == "default"
+    separator = keys.get("configuration", {}).get("separator", "/" if is_default else ".")
+    array = Array(
+        (f"{path}/" if path else "") + (f"c{separator}" if is_default else ""),
+        separator,
+        shape,
+        chunks,
+        _spatial(names, shape),
+        np.dtype(meta["data_type"]).newbyteorder(byteorder),  # type: ignore[arg-type]
+        tuple(codecs),
+        tuple(order),
+    )
+    return _checked(array, meta.get("fill_value"))
