@@ -152,7 +152,8 @@ def open_volume(dataset: Dataset) -> Volume:
     where its graph cannot be asked.
     """
     table, mip = graph_table(dataset), dataset.mip
-    if table is not None and mip is None and dataset.scale is None:
+    served = dataset.cv_path.startswith(f"{GRAPHENE}://")
+    if table is not None and mip is None and dataset.scale is None and not served:
         mip = table.mip
     volume = Volume(dataset.cv_path, mip, dataset.scale, dataset.empty_files)
     match_graph(dataset, volume, table)
