@@ -5,7 +5,8 @@ may be read-only; and SQLite's locks do not survive a fork.
 
 * A file that appears between two looks is not an error. Whether it exists is decided once, by one `stat`.
 * A pooled connection is reused only while the path still names the file that it has open. SQLite itself
-  would go on with the deleted one.
+  would go on with the deleted one. While a file is replaced, connections to the old and the new one may
+  share a log for a moment: SQLite reports IOERR, and the read is repeated for `SETTLE_S`.
 * Where the folder is read-only, SQLite cannot make the log (``-wal``, ``-shm``) that it needs to read a file
   in WAL mode, so a file without a log is opened with ``immutable=1``, which SQLite documents for this case
   (https://sqlite.org/wal.html#readonly). A result counts only if the file did not change meanwhile. While a
@@ -32,7 +33,8 @@ PROGRESS_STEPS = 20_000
 """Steps of SQLite's machine between two looks at the clock: a few hundred microseconds."""
 SETTLE_S, PAUSE_S = 0.5, 0.002
 """How long a read is repeated while a writer makes or removes the log, and the pause between two attempts."""
-_IN_TRANSITION = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+_READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+_IN_TRANSITION = (*_READ_ONLY, sqlite3.SQLITE_IOERR)
 T = TypeVar("T")
 
 
@@ -81,12 +83,11 @@ class Connections:
 
         With ``create``, make the file if it is missing. Raises FileMissing.
         """
-        opened = self._taken(to_write=True) or self._until_settled(
-            lambda: self._open(create, to_write=True), retry=(sqlite3.SQLITE_CANTOPEN,)
+        opened = self._until_settled(
+            lambda: self._begun(create), retry=(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
         )
         try:
             with opened.db:
-                opened.db.execute("BEGIN IMMEDIATE")
                 yield opened.db
         finally:
             self._return(opened)
@@ -125,6 +126,13 @@ class Connections:
             elif not to_write and opened.state == self._state():
                 return opened
             opened.db.close()
+
+    def _begun(self, create: bool) -> _Opened:
+        """A connection that has begun a write transaction."""
+        opened = self._taken(to_write=True) or self._open(create, to_write=True)
+        with _closed_on_error(opened.db):
+            opened.db.execute("BEGIN IMMEDIATE")
+        return opened
 
     def _return(self, opened: _Opened) -> None:
         """Put a connection into the pool, or close it where the pool was closed meanwhile."""
@@ -191,7 +199,7 @@ class Connections:
             db = self._connect_in_wal("mode=rw")
         except sqlite3.DatabaseError as error:
             self._check_in_place(before.file, error)
-            read_only = error.sqlite_errorcode & 0xFF in _IN_TRANSITION
+            read_only = error.sqlite_errorcode & 0xFF in _READ_ONLY
             if to_write or not read_only or not before.frozen:
                 raise
             db, state = self._connect("mode=ro&immutable=1"), before

@@ -73,7 +73,8 @@ def padded(record: np.dtype, size: int) -> np.dtype:
     if record.itemsize == size:
         return record
     names = list(record.names or ())
-    offsets = [(record.fields or {})[name][1] for name in names]
+    places = dict(record.fields or {})
+    offsets = [places[name][1] for name in names]
     return np.dtype(
         {"names": names, "formats": [record[n] for n in names], "offsets": offsets, "itemsize": size}
     )
