@@ -127,8 +127,8 @@ class IngestJob:
         return Summary(total=len(self.box))
 
     def result(self, fields: Sequence[Any]) -> ChunkResult:
-        chunk, *middle, files, saturated = fields
-        return ChunkResult(Chunk(*chunk), *middle, FileCounts(*files), saturated)
+        result = ChunkResult(*fields)
+        return result._replace(chunk=Chunk(*result.chunk), files=FileCounts(*result.files))
 
     def give_up(self, store: Store, chunk: Chunk, reason: str) -> ChunkResult:
         save_failure(store, self.ingest.geometry, chunk, reason)

@@ -58,5 +58,5 @@ def _records_of(store: Store, geometry: Geometry, box: ChunkBox) -> Iterator[Chu
     records = store.chunk_records()
     while batch := list(islice(records, BATCH_RECORDS)):
         xyz = geometry.layout.chunk_coordinates(as_ids([record.chunk_id for record in batch]))
-        inside = ((xyz >= np.array(box.start)) & (xyz < np.array(box.stop))).all(axis=-1)
+        inside = np.all((xyz >= np.array(box.start)) & (xyz < np.array(box.stop)), axis=-1)
         yield from (record for record, is_inside in zip(batch, inside.tolist(), strict=True) if is_inside)
