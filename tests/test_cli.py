@@ -13,7 +13,8 @@ import pytest
 from l2features.cli import main
 from l2features.config import load_dataset
 from l2features.geometry import Chunk
-from l2features.report import RATE_WINDOW, served_rows
+from l2features.rates import RATE_WINDOW
+from l2features.report import served_rows
 from l2features.store import DONE, ChunkRecord, open_store
 
 from .command import run
