@@ -18,8 +18,7 @@ from .chunks import NO_FILES, FileCounts
 from .freshness import Updates, read_updates, updates_text
 from .geometry import Chunk, Geometry
 from .notes import BadNote, LastAudit, audit_text, last_audit
-from .rates import RATE_WINDOW as RATE_WINDOW
-from .rates import Recorded, rates, read_start
+from .rates import RATE_WINDOW, Recorded, rates, read_start
 from .reading.answers import json_parts
 from .rows import Rows
 from .saturation import saturated_text

@@ -15,7 +15,8 @@ from l2features.cli import main
 from l2features.compute import ChunkSource, read_geometry
 from l2features.config import load_dataset
 from l2features.geometry import Chunk, Geometry
-from l2features.report import RATE_WINDOW, served_rows
+from l2features.rates import RATE_WINDOW
+from l2features.report import served_rows
 from l2features.rows import Rows
 from l2features.store import DONE, FAILED, ChunkRecord, Meta, open_store
 from l2features.volume import Volume
