@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
-from .notes import Time, read_note
+from .notes import Time, put_note, read_note
 from .store import Store
 
 RATE_WINDOW = timedelta(minutes=10)
@@ -45,7 +45,7 @@ class Rates(NamedTuple):
 
 def record_start(store: Store, started: datetime) -> None:
     """Keep with the table when its latest run of the ingest began."""
-    store.put_note(NOTE, IngestRun(started=started).model_dump_json())
+    put_note(store, NOTE, IngestRun(started=started).model_dump(mode="json"))
 
 
 def read_start(store: Store) -> datetime | None:

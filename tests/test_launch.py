@@ -155,9 +155,7 @@ def test_who_else_may_be_left(undisturbed: Path) -> None:
 
 
 def table(name: str, store: str = "bigtable://p/i") -> Dataset:
-    return Dataset(
-        name="d", cv_path="graphene://https://h/segmentation/table/g", l2cache_id=name, store=store
-    )
+    return Dataset(name="d", cv_path="precomputed://file:///s", graph="flat", l2cache_id=name, store=store)
 
 
 def test_names_are_ones_that_dataflow_takes() -> None:
