@@ -87,8 +87,10 @@ class Served:
         self.files = files
         self.statuses: dict[str, int] = {}
         self.absent = 404
+        self.asked: list[str] = []
 
     def answer(self, name: str) -> tuple[int, bytes]:
+        self.asked.append(name)
         if name in self.statuses:
             return self.statuses[name], b"<Error><Code>Refused</Code></Error>"
         if name in self.files:

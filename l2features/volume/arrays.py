@@ -66,7 +66,7 @@ class ArrayBlocks:
         order = array.stored_order or tuple(range(len(stored)))
         block = values.reshape([stored[axis] for axis in order]).transpose(np.argsort(order))
         others = [axis for axis in range(len(stored)) if axis not in array.axes]
-        part = block.transpose(*array.axes, *others)[(..., *[0] * len(others))]
+        part = block.transpose(*array.axes, *others).reshape(*array.in_xyz(stored), -1)[..., 0]
         if any(a < b for a, b in zip(part.shape, shape, strict=True)):
             raise ValueError(f"it is of {part.shape} voxels, expected {shape}")
         x, y, z = shape

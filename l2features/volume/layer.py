@@ -91,7 +91,7 @@ def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
     """Raise ValueError where a scale lacks what is read of it, or cannot be decoded."""
     _triple_of(scale, "size", 1)
     _triple_of(scale, "voxel_offset", None, [0, 0, 0])
-    resolution = scale.get("resolution")
+    resolution: Any = scale.get("resolution")
     if not _is_triple(resolution) or not all(math.isfinite(r) and r > 0 for r in resolution):
         raise ValueError(f"its resolution is {resolution!r}, expected three positive numbers in nm")
     if not isinstance(scale.get("key"), str):
@@ -126,7 +126,7 @@ def _check_sharding(sharding: Any) -> None:
         return
     if not isinstance(sharding, dict) or sharding.get("@type") != SHARDED:
         raise ValueError(f"its sharding is {sharding!r}, expected @type {SHARDED}")
-    bits = [sharding.get(name) for name in _SHARDING]
+    bits: list[Any] = [sharding.get(name) for name in _SHARDING]
     if not all(isinstance(n, int) and 0 <= n <= 64 for n in bits) or bits[0] > 63 or bits[1] > 24:
         raise ValueError(f"its sharding has {dict(zip(_SHARDING, bits, strict=True))}, which cannot be")
     if sharding.get("hash") not in ("identity", "murmurhash3_x86_128"):

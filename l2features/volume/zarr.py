@@ -77,17 +77,12 @@ def _find_scales(kind: str, storage: Storage) -> Scales:
         if group.get("node_type") == "array":
             return [(_array_3("", group, _names(len(group.get("shape", ())))), None)]
         ome = group.get("attributes", {}).get("ome", {})
-        return _multiscales(
-            ome, lambda path, names: _array_3(path, _needed(storage, f"{path}/zarr.json"), names)
-        )
+        return _multiscales(storage, ome, "zarr.json", _array_3)
     single = read_json(storage, ".zarray") if kind != "zarr3" else None
     if single is not None:
         return [(_array_2("", single, _names(len(single.get("shape", ())))), None)]
-    file = "zarr.json" if kind == "zarr3" else ".zattrs"
-    attributes = _needed(storage, file)
-    return _multiscales(
-        attributes, lambda path, names: _array_2(path, _needed(storage, f"{path}/.zarray"), names)
-    )
+    attributes = _needed(storage, "zarr.json" if kind == "zarr3" else ".zattrs")
+    return _multiscales(storage, attributes, ".zarray", _array_2)
 
 
 def read_json(storage: Storage, name: str) -> dict[str, Any] | None:
@@ -190,7 +185,8 @@ def _array_2(path: str, meta: dict[str, Any], names: list[str]) -> Array:
 def _array_3(path: str, meta: dict[str, Any], names: list[str]) -> Array:
     shape = tuple(map(int, meta["shape"]))
     chunks = tuple(map(int, meta["chunk_grid"]["configuration"]["chunk_shape"]))
-    order, byteorder, codecs = list(range(len(shape))), "<", []
+    order, byteorder = list(range(len(shape))), "<"
+    codecs: list[str] = []
     for codec in meta["codecs"]:
         name, config = codec["name"], codec.get("configuration", {})
         if name == "transpose" and not codecs:
