@@ -25,6 +25,7 @@ from ..rows import Rows
 from ..schema import FEATURES, NAMES
 from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name, read_geometry
 from .connections import Connections
+from .sqlite_attempts import clear_attempts, count_attempts
 
 _TEMPORARY = (
     sqlite3.SQLITE_BUSY,
@@ -156,6 +157,20 @@ class SqliteStore:
         )
         with self._errors(), self._connections.transaction() as db:
             db.execute(f'INSERT OR REPLACE INTO "{self.name}.chunks" VALUES (?, ?, ?, ?, ?, ?, ?)', values)
+            clear_attempts(db, self.name, values[0], ("",))
+
+    def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
+        [chunk] = _signed(np.array([chunk_id], dtype=np.uint64))
+        with self._errors(), self._connections.transaction() as db:
+            self._check_table(db)
+            db.execute("BEGIN IMMEDIATE")
+            return count_attempts(db, self.name, chunk, works)
+
+    def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
+        [chunk] = _signed(np.array([chunk_id], dtype=np.uint64))
+        with self._errors(), self._connections.transaction() as db:
+            self._check_table(db)
+            clear_attempts(db, self.name, chunk, works)
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         states = self._of_chunks(chunk_ids, "state")
