@@ -15,6 +15,7 @@ from .encoding import check_compressed_segmentation
 from .errors import VolumeError
 from .geometry import Chunk, Geometry, Triple
 from .ids import IdLayout
+from .transient import volume_error
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _OPTIONS: dict[str, Any] = {
@@ -59,7 +60,7 @@ class Volume:
             if self.is_graphene:
                 self.cv.mip = self.cv.meta.watershed_mip
         except Exception as error:  # cloud-volume and its backends share no base class
-            raise VolumeError(f"cannot open {cv_path}: {_reason(error)}") from error
+            raise volume_error(f"cannot open {cv_path}: {_reason(error)}", error) from error
         if self.cv.dtype.kind != "u" or self.cv.num_channels != 1:
             raise VolumeError(
                 f"{cv_path}: expected a segmentation (one channel of unsigned integers), "
@@ -94,7 +95,8 @@ class Volume:
         try:
             labels, files = self._cutout(start, stop)
         except Exception as error:  # decoders, file systems and HTTP share no base class
-            raise VolumeError(f"chunk {chunk}: cannot read {self.cv_path}: {_reason(error)}") from error
+            message = f"chunk {chunk}: cannot read {self.cv_path}: {_reason(error)}"
+            raise volume_error(message, error) from error
         if labels.shape == tuple(size):
             return ChunkLabels(labels, files)
         full = np.zeros(size, dtype=labels.dtype, order="F")

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import ConfigError, GraphError
 from ..geometry import Chunk, Geometry, Triple
 from ..ids import L2, IdLayout, Ids, as_ids, ids_of_row_keys, row_keys
+from ..transient import graph_error
 from ..unpickle import GRAPH_META, plain_loads
 
 REQUESTS = 8
@@ -80,9 +81,8 @@ class GrapheneGraph:
         try:
             return as_ids(self.cv.get_roots(supervoxels, stop_layer=L2, timestamp=self.timestamp))
         except Exception as error:  # requests, urllib3 and cloud-volume share no base class
-            raise GraphError(
-                f"chunk {chunk}: {self.cv.meta.server_url} did not map its supervoxels: {error}"
-            ) from error
+            message = f"chunk {chunk}: {self.cv.meta.server_url} did not map its supervoxels: {error}"
+            raise graph_error(message, error) from error
 
 
 class BigtableGraph:
@@ -229,7 +229,7 @@ def graph_errors(url: str) -> Iterator[None]:
     except NotFound as error:
         raise GraphError(f"{url}: there is no such table") from error
     except (GoogleAPIError, GoogleAuthError) as error:
-        raise GraphError(f"cannot read {url}: {reason(error)}") from error
+        raise graph_error(f"cannot read {url}: {reason(error)}", error) from error
 
 
 def open_graph(source: str, cv: Any, geometry: Geometry, timestamp: datetime) -> Graph:
