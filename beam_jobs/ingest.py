@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return report(command.run_local(IngestJob(ingest, own.sink), own, flags, starting))
 
         def add(pipeline: Any) -> None:
-            build(pipeline, ingest, EnumerateChunks(ingest), own.sink)
+            build(pipeline, ingest, EnumerateChunks(ingest), own.sink, counted=own.sink == STORE)
 
         labelled = [*labels("ingest", own.dataset), *flags]
         return report_counters(command.run_on(own.runner, labelled, add))
