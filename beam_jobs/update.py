@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from l2features.deadletters.recorded import find_messages, read_message
 from l2features.errors import ConfigError
 from l2features.pubsub.subscription import Subscription
 from l2features.store import decoded
+from l2features.updates.opened import read_geometries
 from l2features.updates.outcomes import Fate, Verdict
 from l2features.updates.updater import Update
 
@@ -109,6 +110,7 @@ class ReadRecorded(beam.PTransform):
 def replay(own: argparse.Namespace, flags: list[str]) -> int:
     """Apply recorded messages; gives the exit status. Raises L2FeaturesError."""
     update = _update(own, own.attempts or REPLAY_ATTEMPTS)
+    update = replace(update, counted=own.runner != command.LOCAL)
     files = find_messages(Path(own.messages))
     letters = None
     if own.dead_letters:
@@ -128,7 +130,7 @@ def stream(own: argparse.Namespace) -> int:
     subscriptions = [Subscription(path) for path in dict.fromkeys(own.subscriptions.split(","))]
     with closing(open_dead_letters(own.dead_letters)) as letters:
         letters.check()
-    setup = Setup(_update(own, attempts=1), own.dead_letters)
+    setup = Setup(_located(_update(own, attempts=1)), own.dead_letters)
     logging.getLogger("beam_jobs").setLevel(logging.INFO)
     features.warm_up()
     decoded.warm_up()
@@ -143,7 +145,7 @@ def stream_on(own: argparse.Namespace, flags: list[str]) -> int:
         raise ConfigError(
             f"runner {own.runner}: with --subscriptions expected {command.LOCAL} or DataflowRunner"
         )
-    update = _update(own, own.attempts or DATAFLOW_ATTEMPTS)
+    update = _located(_update(own, own.attempts or DATAFLOW_ATTEMPTS))
     add = stream_to(update, own.subscriptions.split(","), own.dead_letters)
     command.run_on(own.runner, [*labels("update"), *streaming_flags(flags)], add)
     return 0
@@ -151,6 +153,11 @@ def stream_on(own: argparse.Namespace, flags: list[str]) -> int:
 
 def _update(own: argparse.Namespace, attempts: int) -> Update:
     return Update(tuple(load_datasets(own.config).values()), own.recompute, attempts)
+
+
+def _located(update: Update) -> Update:
+    """The update with the geometries of its data sets, so that no worker has to read them."""
+    return replace(update, geometries=read_geometries(update.datasets))
 
 
 def report(counts: dict[str, int], kept: bool) -> int:
