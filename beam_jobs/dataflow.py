@@ -8,10 +8,16 @@ from collections.abc import Sequence
 
 from l2features.config import Dataset
 
-DEFAULTS = ("--number_of_worker_harness_threads=1", "--disk_size_gb=50", "--no_save_main_session")
+DEFAULTS = (
+    "--number_of_worker_harness_threads=1",
+    "--disk_size_gb=50",
+    "--no_save_main_session",
+    "--element_processing_timeout_minutes=20",
+)
 """One kernel per core: Dataflow starts a process for each core of a worker, and a second thread in it would
 compete for the interpreter's lock and hold a second chunk. The disk holds the image, and no shuffled data.
-Workers have the code from their image, and take nothing from the launcher's main module."""
+Workers have the code from their image, and take nothing from the launcher's main module. A process whose
+chunk takes longer than on one machine hangs, and ends itself."""
 _NOT_IN_LABELS = re.compile(r"[^a-z0-9_-]")
 LABEL_LENGTH = NAME_LENGTH = 63
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")

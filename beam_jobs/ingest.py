@@ -147,7 +147,7 @@ def ingest_on(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
     """Ingest on a Beam runner; returns the exit status."""
 
     def add(pipeline: Any) -> None:
-        build(pipeline, ingest, EnumerateChunks(ingest), own.sink)
+        build(pipeline, ingest, EnumerateChunks(ingest), own.sink, counted=own.sink == STORE)
 
     named = [table_job_name("ingest", ingest.dataset), *labels("ingest", own.dataset), *flags]
     counts = command.run_on(own.runner, named, add, command.waiting(own))

@@ -46,13 +46,19 @@ class IngestResults:
     failed: Any
 
 
-def build(pipeline: Any, ingest: Ingest, chunks: beam.PTransform, sink: str = STORE) -> IngestResults:
+def build(
+    pipeline: Any, ingest: Ingest, chunks: beam.PTransform, sink: str = STORE, counted: bool = False
+) -> IngestResults:
     """Add the ingest to a pipeline. ``chunks`` gives the chunks to compute.
+
+    Where the runner repeats what kills a process, attempts are ``counted``: a chunk fails after three that
+    never ended.
 
     The sink ``bigtableio`` needs a Bigtable store. With it a chunk's state is ``sent``: that it is written is
     known when the pipeline has ended well.
     """
-    computed = pipeline | "Chunks" >> chunks | "Compute features" >> ComputeFeatures(ingest.open_source)
+    compute = ComputeFeatures(ingest.open_source, ingest if counted else None)
+    computed = pipeline | "Chunks" >> chunks | "Compute features" >> compute
     failed = computed[FAILURES] | "Record failures" >> RecordFailures(ingest)
     if sink == STORE:
         return IngestResults(computed.features | "Write features" >> WriteFeatures(ingest), failed)

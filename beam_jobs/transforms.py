@@ -15,9 +15,9 @@ from apache_beam.pvalue import TaggedOutput
 
 from l2features.chunks import FileCounts
 from l2features.compute import ChunkFeatures
-from l2features.errors import L2FeaturesError
+from l2features.errors import L2FeaturesError, StoreError
 from l2features.geometry import Chunk
-from l2features.ingest import Ingest, compute_chunk, save_chunk, save_failure
+from l2features.ingest import Ingest, begin_attempt, clear_attempts, compute_chunk, save_chunk, save_failure
 from l2features.saturation import saturated_counts
 from l2features.store import FAILED, ChunkRecord
 
@@ -103,13 +103,23 @@ class EnumerateChunks(beam.PTransform):
 
 
 class _ComputeFn(beam.DoFn):
-    def __init__(self, open_source: Callable[[], Any]) -> None:
-        self.open_source = open_source
+    def __init__(self, open_source: Callable[[], Any], counted: Ingest | None) -> None:
+        self.open_source, self.counted = open_source, counted
 
     def setup(self) -> None:
         self.source = self.open_source()
+        self.store = self.counted and self.counted.open_store()
+
+    def teardown(self) -> None:
+        if self.store:
+            self.store.close()
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
+        if self.counted and self.store:
+            given_up = begin_attempt(self.store, self.counted.geometry, chunk)
+            if given_up:
+                yield TaggedOutput(FAILURES, FailedChunk(chunk, given_up))
+                return
         try:
             result = compute_chunk(self.source, chunk)
         except Exception as error:  # whatever a chunk's data cause: the others complete, the job says so
@@ -132,20 +142,27 @@ class _ComputeFn(beam.DoFn):
 
 @dataclass
 class ComputeFeatures(beam.PTransform):
-    """Chunks to their features (main output), and to `FailedChunk` (output ``failures``)."""
+    """Chunks to their features (main output), and to `FailedChunk` (output ``failures``).
+
+    Attempts are ``counted`` in the store of an ingest whose runner repeats what kills a process.
+    """
 
     open_source: Callable[[], Any]
+    counted: Ingest | None = None
 
     def expand(self, chunks: Any) -> Any:
-        return chunks | "Compute" >> beam.ParDo(_ComputeFn(self.open_source)).with_outputs(
-            FAILURES, main="features"
-        )
+        compute = beam.ParDo(_ComputeFn(self.open_source, self.counted))
+        return chunks | "Compute" >> compute.with_outputs(FAILURES, main="features")
 
 
 class _WriteFn(_StoreFn):
     def process(self, result: ChunkFeatures) -> Iterator[ChunkResult]:
         start = time.perf_counter()
-        record = save_chunk(self.store, self.ingest.geometry, result)
+        try:
+            record = save_chunk(self.store, self.ingest.geometry, result)
+        except StoreError:
+            clear_attempts(self.store, self.ingest.geometry, result.chunk)
+            raise
         millis = {**result.millis, "write": (time.perf_counter() - start) * 1e3}
         _milliseconds("write").update(round(millis["write"]))
         _counter("rows_written").inc(len(result.features))

@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from l2features.errors import ConfigError
 from l2features.pubsub.subscription import Subscription, SubscriptionError
 from l2features.reach import check_pubsub
 from l2features.store import decoded
+from l2features.updates.opened import read_geometries
 from l2features.updates.outcomes import Fate, Verdict
 from l2features.updates.updater import Update
 
@@ -117,6 +118,7 @@ class ReadRecorded(beam.PTransform):
 def replay(own: argparse.Namespace, flags: list[str]) -> int:
     """Apply recorded messages; gives the exit status. Raises L2FeaturesError."""
     update = _update(own, own.attempts or REPLAY_ATTEMPTS)
+    update = replace(update, counted=own.runner != command.LOCAL)
     files = find_messages(Path(own.messages))
     letters = None
     if own.dead_letters:
@@ -139,7 +141,7 @@ def stream(own: argparse.Namespace) -> int:
     check_pubsub(subscriptions[0].path, SubscriptionError)
     with closing(open_dead_letters(own.dead_letters)) as letters:
         letters.check()
-    setup = Setup(update, own.dead_letters)
+    setup = Setup(_located(update), own.dead_letters)
     logging.getLogger("beam_jobs").setLevel(logging.INFO)
     features.warm_up()
     decoded.warm_up()
@@ -154,7 +156,7 @@ def stream_on(own: argparse.Namespace, flags: list[str]) -> int:
         raise ConfigError(
             f"runner {own.runner}: with --subscriptions expected {command.LOCAL} or DataflowRunner"
         )
-    update = _update(own, own.attempts or DATAFLOW_ATTEMPTS)
+    update = _located(_update(own, own.attempts or DATAFLOW_ATTEMPTS))
     subscriptions = own.subscriptions.split(",")
     add = stream_to(update, subscriptions, own.dead_letters)
     _check_topic(own.dead_letters)
@@ -175,6 +177,11 @@ def _update(own: argparse.Namespace, attempts: int) -> Update:
     for problem in datasets.errors:
         print(f"error: {problem}; its messages are refused", file=sys.stderr)
     return Update(tuple(datasets.usable.values()), own.recompute, attempts)
+
+
+def _located(update: Update) -> Update:
+    """The update with the geometries of its data sets, so that no worker has to read them."""
+    return replace(update, geometries=read_geometries(update.datasets))
 
 
 def report(counts: dict[str, int], kept: bool) -> int:

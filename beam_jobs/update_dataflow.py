@@ -1,9 +1,9 @@
 """Updates on Dataflow: a streaming pipeline from Pub/Sub subscriptions to rows, with no end.
 
 Dataflow acknowledges a message as soon as it is decoded, and keeps what comes of it in its own state. So
-nothing can be left for Pub/Sub to bring again: a store or a graph that is away is raised, and Dataflow
-repeats the call, for a day from the publication of a message. What still fails then, or what fails for any
-other reason, is a dead letter.
+nothing can be left to Pub/Sub: a transient error is raised, and Dataflow repeats the call, for a day from the
+publication of a message. What still fails then, what fails for good, and a message that kills or hangs its
+process three times, is a dead letter.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ ATTEMPTS = 6
 """By default: what the graph does not know yet is asked for during 16 s, while the group waits."""
 INSIST_S = 86_400.0
 """How long after a message was published a store or a graph that is away is not held against it."""
+HANGS_MIN = 60
+"""Minutes after which a process hangs at a batch, as on one machine: a slow graph may take half of it."""
 _MODE = "streaming_mode_"
 _EXACTLY_ONCE, _AT_LEAST_ONCE = f"{_MODE}exactly_once", f"{_MODE}at_least_once"
 _SERVICE_OPTIONS = ("--dataflow_service_options", "--dataflow_service_option")
@@ -56,7 +58,8 @@ def streaming_flags(flags: Sequence[str]) -> list[str]:
         (_SERVICE_OPTIONS[0], name) for name in service
     ]
     kept = [f"{flag}={name}" for flag, name in others if name not in modes]
-    return ["--streaming", *rest, *kept, f"{_SERVICE_OPTIONS[0]}={mode}"]
+    hangs = f"--element_processing_timeout_minutes={HANGS_MIN}"
+    return ["--streaming", hangs, *rest, *kept, f"{_SERVICE_OPTIONS[0]}={mode}"]
 
 
 class _DeliverFn(beam.DoFn):
@@ -114,7 +117,7 @@ def stream_to(update: Update, subscriptions: Sequence[str], dead_letters: str) -
         raise ConfigError(
             f"dead letters {dead_letters!r}: on Dataflow expected a topic, projects/PROJECT/topics/NAME"
         )
-    insisting = replace(update, insist_s=INSIST_S)
+    insisting = replace(update, insist_s=INSIST_S, counted=True)
 
     def add(pipeline: Any) -> object:
         letters = KeepDeadLetters(dead_letters)

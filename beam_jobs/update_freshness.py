@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ import apache_beam as beam
 
 from l2features.store import Store, open_store
 from l2features.updates.outcomes import Verdict
-from l2features.updates.recorder import Recorder
+from l2features.updates.recorder import WRITE_S, Recorder
 from l2features.updates.updater import Update
 
 from .update_transforms import MessageResult
 
+logger = logging.getLogger(__name__)
 STORE_DEADLINE_S = 5.0
+FINISH_S = 1.0
+"""How long the end of a process waits for its last figures."""
 
 
 def open_recorder(update: Update) -> Recorder:
@@ -30,9 +34,43 @@ def open_recorder(update: Update) -> Recorder:
     return Recorder(store_of, datasets)
 
 
+class Flusher:
+    """Writes a recorder's figures in a thread of its own, so that no store holds up who records them."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder, self._final = recorder, False
+        self._wake, self._written = threading.Event(), threading.Event()
+        threading.Thread(target=self._run, name="freshness", daemon=True).start()
+
+    def wake(self) -> None:
+        """Have what is due written soon."""
+        self._wake.set()
+
+    def finish(self, timeout_s: float = FINISH_S) -> bool:
+        """Have everything written; returns whether it was in time."""
+        self._written.clear()
+        self._final = True
+        self._wake.set()
+        return self._written.wait(timeout_s)
+
+    def _run(self) -> None:
+        """Write what is due when it is asked for and, as figures are due some time later, once more."""
+        again = False
+        while True:
+            again = self._wake.wait(WRITE_S if again else None)
+            self._wake.clear()
+            final, self._final = self._final, False
+            try:
+                self.recorder.flush(final=final)
+            except Exception:  # a defect: the next figures may still be written
+                logger.exception("freshness: figures were not written")
+            if final:
+                self._written.set()
+
+
 @functools.cache
-def _process_recorder(update: Update) -> Recorder:
-    return open_recorder(update)
+def _process_flusher(update: Update) -> Flusher:
+    return Flusher(open_recorder(update))
 
 
 _opening = threading.Lock()
@@ -44,18 +82,18 @@ class _RecordFn(beam.DoFn):
 
     def setup(self) -> None:
         with _opening:
-            self.recorder = _process_recorder(self.update)
+            self.flusher = _process_flusher(self.update)
 
     def process(self, result: MessageResult) -> Iterable[None]:
         if result.verdict != Verdict.RETRY:
-            self.recorder.applied(result.datasets, result.published, result.operation_id)
+            self.flusher.recorder.applied(result.datasets, result.published, result.operation_id)
         return ()
 
     def finish_bundle(self) -> None:
-        self.recorder.flush()
+        self.flusher.wake()
 
     def teardown(self) -> None:
-        self.recorder.flush(final=True)
+        self.flusher.finish()
 
 
 @dataclass

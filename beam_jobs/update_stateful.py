@@ -1,13 +1,14 @@
-"""PTransforms that group what belongs together in a stream, where no end of it tells that all has come.
+"""PTransforms that group what belongs together in a stream that has no end.
 
-There are no windows: what would be late for one would be dropped.
+There are no windows, so nothing is ever late. Timers are of event time: unlike those of processing time they
+follow the watermark, so that a job drains, and none is set again when it fires.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,21 +22,64 @@ from apache_beam.transforms.userstate import (
     TimerSpec,
     on_timer,
 )
+from apache_beam.utils.timestamp import Timestamp
 
-from l2features.updates.ledger import Tally
-from l2features.updates.plain import Plain, entry_of
+from l2features.updates.ledger import Tally, unreported
+from l2features.updates.plain import Plain, entry_of, plain_entry
 
 from .transforms import NAMESPACE
 
 BATCH_MESSAGES = 200
 """Most parts of messages that are computed together."""
 BATCH_WAIT_S = 1.0
-"""How long a part of a message waits at most for others of its chunk."""
+"""How far the watermark moves at most while a part of a message waits for others of its chunk."""
 REMEMBER_S = 3_600.0
-"""How long it is known that a message was settled, so that what is told again of it means nothing."""
+"""How long a settled message is remembered, so that repeated entries are ignored."""
 LONG_S = 86_400.0
-"""After so long, what has come of a message that never came itself is forgotten: it was settled before."""
+"""After so long the entries of a message that is not settled are settled as they are."""
 logger = logging.getLogger(__name__)
+
+
+class _BatchFn(beam.DoFn):
+    VALUES = BagStateSpec("values", FastPrimitivesCoder())
+    COUNT = ReadModifyWriteStateSpec("count", FastPrimitivesCoder())
+    DUE = TimerSpec("due", TimeDomain.WATERMARK)
+
+    def __init__(self, most: int, wait_s: float) -> None:
+        self.most, self.wait_s = most, wait_s
+
+    def process(
+        self,
+        element: tuple[Any, Plain],
+        began: Any = beam.DoFn.TimestampParam,
+        values: Any = beam.DoFn.StateParam(VALUES),  # noqa: B008
+        count: Any = beam.DoFn.StateParam(COUNT),  # noqa: B008
+        due: Any = beam.DoFn.TimerParam(DUE),  # noqa: B008
+    ) -> Iterator[tuple[Any, list[Plain]]]:
+        key, value = element
+        waiting = count.read() or 0
+        if waiting + 1 >= self.most:
+            due.clear()
+            yield key, [*values.read(), value]
+            values.clear()
+            count.clear()
+            return
+        values.add(value)
+        count.write(waiting + 1)
+        if not waiting:
+            due.set(began + self.wait_s)
+
+    @on_timer(DUE)  # type: ignore[untyped-decorator]
+    def on_due(
+        self,
+        key: Any = beam.DoFn.KeyParam,
+        values: Any = beam.DoFn.StateParam(VALUES),  # noqa: B008
+        count: Any = beam.DoFn.StateParam(COUNT),  # noqa: B008
+    ) -> Iterable[tuple[Any, list[Plain]]]:
+        batch = list(values.read())
+        values.clear()
+        count.clear()
+        return [(key, batch)] if batch else []
 
 
 @dataclass
@@ -46,17 +90,18 @@ class BatchByKey(beam.PTransform):
     wait_s: float = BATCH_WAIT_S
 
     def expand(self, keyed: Any) -> Any:
-        return keyed | "Batch" >> beam.GroupIntoBatches(self.most, self.wait_s)
+        return keyed | "Batch" >> beam.ParDo(_BatchFn(self.most, self.wait_s))
 
 
 class _CollectFn(beam.DoFn):
     ENTRIES = BagStateSpec("entries", FastPrimitivesCoder())
     TALLY = ReadModifyWriteStateSpec("tally", FastPrimitivesCoder())
-    FORGET = TimerSpec("forget", TimeDomain.REAL_TIME)
+    FORGET = TimerSpec("forget", TimeDomain.WATERMARK)
 
     def process(
         self,
         element: tuple[str, Plain],
+        published: Any = beam.DoFn.TimestampParam,
         entries: Any = beam.DoFn.StateParam(ENTRIES),  # noqa: B008
         tally: Any = beam.DoFn.StateParam(TALLY),  # noqa: B008
         forget: Any = beam.DoFn.TimerParam(FORGET),  # noqa: B008
@@ -68,35 +113,40 @@ class _CollectFn(beam.DoFn):
             Metrics.counter(NAMESPACE, "repeated").inc()
             return
         tally.write(tuple(after))
+        now = max(published, Timestamp.of(time.time()))  # messages that a seek brings back are old
         if after.settled:
             yield key, [*entries.read(), entry]
             entries.clear()
-            forget.set(time.time() + REMEMBER_S)
+            forget.set(now + REMEMBER_S)
             return
         entries.add(entry)
         if before == Tally():
-            forget.set(time.time() + LONG_S)
+            forget.set(now + LONG_S)
 
     @on_timer(FORGET)  # type: ignore[untyped-decorator]
-    def forget(
+    def on_forget(
         self,
         key: Any = beam.DoFn.KeyParam,
         entries: Any = beam.DoFn.StateParam(ENTRIES),  # noqa: B008
         tally: Any = beam.DoFn.StateParam(TALLY),  # noqa: B008
-        forget: Any = beam.DoFn.TimerParam(FORGET),  # noqa: B008
-    ) -> None:
+    ) -> Iterable[tuple[str, list[Plain]]]:
         known = Tally(*(tally.read() or ()))
-        if known.expected is not None and not known.settled:
-            logger.warning("message %s: not all of its parts are settled yet", key)
-            forget.set(time.time() + LONG_S)
-            return
+        told = list(entries.read())
         entries.clear()
         tally.clear()
+        if known.settled or known.expected is None:
+            return []
+        logger.error("message %s: not all of its parts were reported", key)
+        return [(key, [*told, *map(plain_entry, unreported(map(entry_of, told)))])]
 
 
 @dataclass
 class CollectByMessage(beam.PTransform):
-    """(key, plain `Entry`) to (key, all that is told of the message), once, when nothing of it is missing."""
+    """(key, plain `Entry`) to (key, all entries of the message), once, when nothing of it is missing.
+
+    The watermark passes a message's end only when all of it has been worked on. What is still missing then
+    was lost, and counts as refused.
+    """
 
     def expand(self, entries: Any) -> Any:
         return entries | "Collect" >> beam.ParDo(_CollectFn())

@@ -12,13 +12,13 @@ from google.api_core.exceptions import (
     GoogleAPICallError,
     InternalServerError,
     ServiceUnavailable,
-    TooManyRequests,
     Unknown,
 )
-from google.auth.exceptions import TransportError
 from google.cloud.bigtable.data import BigtableDataClient
 from grpc import insecure_channel
 from grpc.experimental import ChannelOptions
+
+from . import transient
 
 OPERATION_TIMEOUT_S = 60.0
 ATTEMPT_TIMEOUT_S = 20.0
@@ -65,8 +65,8 @@ def may_pass(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> bool:
-    """Whether an error of a Google client says that the service cannot be reached, or is too slow or busy."""
-    return any(may_pass(c) or isinstance(c, (TooManyRequests, TransportError)) for c in causes(error))
+    """Whether an error of a Google client is transient: the service is away, busy, or refuses access."""
+    return any(may_pass(cause) for cause in causes(error)) or transient.may_pass(error)
 
 
 def reason(error: BaseException) -> str:

@@ -15,8 +15,16 @@ class VolumeError(L2FeaturesError):
     """A segmentation cannot be opened, or a chunk of it cannot be read."""
 
 
+class VolumeUnavailable(VolumeError):
+    """A segmentation cannot be reached, or refuses access: the same call may succeed later."""
+
+
 class GraphError(L2FeaturesError):
     """A graph cannot be opened, or gives an answer that cannot be right."""
+
+
+class GraphUnavailable(GraphError):
+    """A graph cannot be reached, or refuses access: the same call may succeed later."""
 
 
 class StoreError(L2FeaturesError):

@@ -25,6 +25,8 @@ ATTEMPTS = 3
 """How often a chunk is read and computed before it counts as failed."""
 SHARD_CHUNKS = 1_000
 MAX_REASON = 2_000
+GIVEN_UP = f"killed or hung its process {ATTEMPTS} times"
+"""Why a chunk or a message fails whose attempts never end."""
 logger = logging.getLogger(__name__)
 
 
@@ -146,6 +148,23 @@ def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
     if dataset.graph == "graphene" and time.microsecond:
         return time.replace(microsecond=0) + timedelta(seconds=1)
     return time
+
+
+def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
+    """Count an attempt at a chunk before it begins; returns why the chunk is given up, or "".
+
+    The chunk's record ends its attempts, so a run after the one that gave it up starts anew.
+    """
+    [attempts] = store.count_attempts(geometry.chunk_id(chunk))
+    return GIVEN_UP if attempts > ATTEMPTS else ""
+
+
+def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
+    """Forget the attempts at a chunk that was computed but not written, as no process died of it."""
+    try:
+        store.clear_attempts(geometry.chunk_id(chunk))
+    except StoreError as error:
+        logger.warning("chunk %s: its attempts stay counted: %s", chunk, error)
 
 
 def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:

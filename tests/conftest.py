@@ -43,6 +43,7 @@ SLOW = (
     "test_stream",
     "test_up",
     "test_portable",
+    "test_portable_deaths",
     "test_installed",
     "test_server",
     "test_api_limits",

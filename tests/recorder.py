@@ -1,5 +1,7 @@
 """Writes down what a process reads of a segmentation, which code it loads, and which code is sent to it.
 
+A process that reads the file which the file $DEADLY names ends at once, as one does that is killed.
+
 It is put beside the packages of a python as its sitecustomize. A line is: process, its parent, its working
 folder, the event, the path; to the file that $RECORD names.
 """
@@ -10,6 +12,15 @@ from typing import Any
 
 OURS = ("/beam_jobs/", "/l2features/")
 READS, LOADS, IS_SENT = "reads", "loads", "is sent"
+
+
+def is_deadly(path: str) -> bool:
+    """Whether a process that reads this file shall end."""
+    deadly = os.environ["DEADLY"]
+    if not os.path.exists(deadly):
+        return False
+    with open(deadly) as file:
+        return path == file.read()
 
 
 def start(file: str, segmentation: str) -> None:
@@ -23,6 +34,8 @@ def start(file: str, segmentation: str) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and str(arguments[0]).startswith(segmentation):
             write(READS, str(arguments[0]))
+            if is_deadly(str(arguments[0])):
+                os._exit(9)
         elif event == "exec" and any(part in arguments[0].co_filename for part in OURS):
             write(LOADS, arguments[0].co_filename)
         elif event == "code.__new__" and any(part in arguments[1] for part in OURS):

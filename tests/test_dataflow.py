@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from apache_beam.portability.api import beam_runner_api_pb2 as beam_api
+from apache_beam.runners.pipeline_context import PipelineContext
 
 from beam_jobs import audit, ingest, update
 
@@ -28,12 +29,15 @@ JOBS: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
     ),
 }
 RECORDED = ROOT / "tests" / "job_steps.json"
+PARDO = "beam:transform:pardo:v1"
+GROUP_BY_KEY = "beam:transform:group_by_key:v1"
 RESHUFFLE = "beam:transform:reshuffle:v1"
 MOST_BYTES = 100_000
 """Of a whole pipeline; Dataflow takes 10 MB."""
 DIFFERENT = """
 The steps of {job}, or what they keep, are not those of tests/job_steps.json. Dataflow knows a step by its
-name: a streaming job that runs cannot be replaced in place by one whose steps have other names or state, and
+name: a streaming job that runs cannot be replaced in place by one whose steps have other names, coders,
+state or timers, and
 what it holds of messages would be lost; dashboards and alerts name steps as well. If it is meant, put the
 new names into the file, and say in docs/dataflow.md that the job must be drained and started anew, or be
 updated with --transform-name-mappings."""
@@ -96,6 +100,21 @@ def test_batch_and_streaming(launched: dict[str, Launched]) -> None:
     assert streams["serviceOptions"] == ["streaming_mode_at_least_once"]
 
 
+def test_a_process_that_hangs_ends_itself(launched: dict[str, Launched]) -> None:
+    minutes = {
+        name: found.environment["sdkPipelineOptions"]["options"]["element_processing_timeout_minutes"]
+        for name, found in launched.items()
+    }
+    assert minutes == {"ingest": 20, "audit": 20, "update": 60}
+
+
+def test_no_timer_is_of_processing_time(job: tuple[str, Launched]) -> None:
+    """Such a timer holds the watermark, and what is set again when it fires keeps a job from draining."""
+    _, found = job
+    kept = [text for state in steps_of(found)["state"].values() for text in state.values()]
+    assert not any("PROCESSING_TIME" in text for text in kept)
+
+
 @pytest.mark.parametrize(
     ("name", "source", "after"),
     [
@@ -122,14 +141,34 @@ def test_no_chunk_and_no_row_travels_in_the_job(job: tuple[str, Launched]) -> No
 
 
 def steps_of(found: Launched) -> dict[str, Any]:
-    """Names of the steps, and of the state and timers that they keep."""
-    kept = {}
+    """Names of the steps, the coders of what is grouped, and the state and timers that steps keep."""
+    context = PipelineContext(found.pipeline.components)
+    kept, grouped = {}, {}
     for name, step in found.steps.items():
-        if step.spec.urn == "beam:transform:pardo:v1":
-            payload = beam_api.ParDoPayload.FromString(step.spec.payload)
-            if payload.state_specs or payload.timer_family_specs:
-                kept[name] = sorted([*payload.state_specs, *payload.timer_family_specs])
-    return {"steps": sorted(plain(name) for name in found.steps), "state": kept}
+        payload = beam_api.ParDoPayload()
+        if step.spec.urn == PARDO:
+            payload.ParseFromString(step.spec.payload)
+        if payload.state_specs or payload.timer_family_specs:
+            kept[plain(name)] = kept_by(payload, context)
+        if plain(name) in kept or step.spec.urn == GROUP_BY_KEY:
+            [source] = step.inputs.values()
+            coder_id = found.pipeline.components.pcollections[source].coder_id
+            grouped[plain(name)] = str(context.coders[coder_id])
+    return {"steps": sorted(plain(name) for name in found.steps), "coders": grouped, "state": kept}
+
+
+def kept_by(payload: beam_api.ParDoPayload, context: PipelineContext) -> dict[str, str]:
+    """The coders of a step's state, and the time domains and coders of its timers."""
+    kept = {}
+    for name, state in payload.state_specs.items():
+        kind = state.WhichOneof("spec")
+        spec = getattr(state, kind)
+        coder_id = spec.element_coder_id if kind == "bag_spec" else spec.coder_id
+        kept[name] = f"{kind}: {context.coders[coder_id]}"
+    for name, timer in payload.timer_family_specs.items():
+        domain = beam_api.TimeDomain.Enum.Name(timer.time_domain)
+        kept[name] = f"{domain}: {context.coders[timer.timer_family_coder_id]}"
+    return kept
 
 
 def plain(step: str) -> str:

@@ -42,6 +42,11 @@ class Cluster(NamedTuple):
         return self.flags[1].partition("=")[2]
 
     @property
+    def deadly(self) -> Path:
+        """A file that names the file at which workers end."""
+        return self.record.with_name("deadly")
+
+    @property
     def workers(self) -> list[psutil.Process]:
         return [p for p in psutil.Process(self.pool.pid).children() if p.status() != psutil.STATUS_ZOMBIE]
 
@@ -63,7 +68,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(python: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     ports, record = (free_port(), free_port()), folder / "record"
-    inside = environment(python, RECORD=str(record), SEGMENTATION=str(sample))
+    recording = {"RECORD": record, "SEGMENTATION": sample, "DEADLY": folder / "deadly"}
+    inside = environment(python, **{name: str(path) for name, path in recording.items()})
     service = [sys.executable, "-m", "tests.job_service", f"--port={ports[0]}"]
     pool = [str(python), "-m", f"{PORTABILITY}.worker.worker_pool_main", f"--service_port={ports[1]}"]
     with (folder / "log").open("w") as log:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from l2features.config import load_datasets
 from l2features.errors import GraphError, StoreUnavailable, VolumeError
 from l2features.geometry import Chunk
 from l2features.ids import Ids
-from l2features.messages import Reason
 from l2features.nodes import NodeFeatures
 from l2features.rows import Rows
 from l2features.updates import updater as updater_module
 from l2features.updates.outcomes import Verdict, settle
 from l2features.updates.parts import Delivery
-from l2features.updates.updater import Update, Updater, apply_messages
+from l2features.updates.updater import Updater, apply_messages
 
 from .stores import forget, lose
 from .updates import EDIT, edit, fates, faulty, rows_of, updater
@@ -125,38 +121,6 @@ def test_a_store_that_cannot_be_reached_is_left_alone_for_a_while(
     monkeypatch.undo()
     updater._retries._away.clear()
     assert fates(apply_messages(updater, [Delivery("a", edit(*ids), EDIT)])["a"]) == {"present": ids}
-
-
-@pytest.mark.parametrize("error", [GraphError("no answer"), StoreUnavailable("away"), VolumeError("away")])
-@pytest.mark.parametrize(("age_s", "open_s"), [(0.0, 200.0), (200.0, 0.0), (200.0, 200.0)])
-def test_an_outage_is_raised_for_who_can_repeat_the_call(
-    config: Path, error: Exception, age_s: float, open_s: float
-) -> None:
-    """Also of old messages, as those that have waited for an updater to be started."""
-    update = Update(tuple(load_datasets(config).values()), attempts=2, pause_s=0.01, insist_s=100)
-    updater = update.open()
-    updater.opened -= open_s
-    ids = lose(updater.store("sample"), Chunk(0, 0, 0), 3)
-
-    def before(wanted: Ids) -> None:
-        if ids[0] in wanted:
-            raise error
-
-    faulty(updater, before)
-    published = time.time() - age_s
-    messages = [
-        Delivery(str(n), edit(node), EDIT, overdue=True, published=published) for n, node in enumerate(ids)
-    ]
-    if min(age_s, open_s) < update.insist_s and not isinstance(error, VolumeError):
-        with pytest.raises(type(error), match=str(error)):
-            apply_messages(updater, messages)
-    else:
-        settled = settle(apply_messages(updater, messages)["0"], last=True, overdue=True)
-        assert [cause.reason for cause in settled.causes] == [Reason.STILL_FAILED]
-        assert str(error) in settled.why
-    others = updater.store("sample").read(ids[1:]).found
-    assert others.tolist() == [isinstance(error, GraphError)] * 2
-    updater.close()
 
 
 def test_messages_of_a_chunk_are_tried_one_by_one_for_a_while(

@@ -24,14 +24,22 @@ from beam_jobs.dataflow import dataflow_flags
 from beam_jobs.prepared import PreparedPipeline
 from beam_jobs.update_dataflow import ATTEMPTS, Deliver, stream_to, streaming_flags
 from beam_jobs.update_freshness import RecordFreshness
-from beam_jobs.update_stateful import CollectByMessage, _CollectFn
+from beam_jobs.update_stateful import BatchByKey, CollectByMessage
 from beam_jobs.update_transforms import KeepDeadLetters, MessageResult, build
 from l2features.config import load_datasets
 from l2features.deadletters import Folder
 from l2features.errors import ConfigError
 from l2features.freshness import read_updates
 from l2features.geometry import Chunk
-from l2features.updates.ledger import Entry, Opened, Report, Tally, close_account
+from l2features.updates.ledger import (
+    UNREPORTED,
+    Entry,
+    Opened,
+    Report,
+    Tally,
+    close_account,
+    unreported,
+)
 from l2features.updates.parts import Delivery
 from l2features.updates.plain import Plain, entry_of, plain_entry
 from l2features.updates.updater import Update
@@ -53,23 +61,19 @@ def noted(file: Path) -> list[Any]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-class _Bursts(beam.PTransform):
-    """Elements in bursts, five seconds apart, with the clock of this machine."""
+class _Deliveries(beam.PTransform):
+    """Messages in bursts, between which the watermark moves; then the end. The clock stands still."""
 
-    def __init__(self, *bursts: list[Any], apart_s: float = 5.0) -> None:
+    def __init__(self, *bursts: list[Any]) -> None:
         super().__init__()
-        self.bursts, self.apart_s = bursts, apart_s
+        self.bursts = bursts
 
     def expand(self, begin: Any) -> Any:
-        stream = Stream().advance_processing_time(time.time())
-        for burst in self.bursts:
-            stream.add_elements(burst).advance_processing_time(self.apart_s)
-        return begin | stream.advance_watermark_to_infinity()
-
-
-class _Deliveries(_Bursts):
-    def expand(self, begin: Any) -> Any:
-        return super().expand(begin) | Deliver("test")
+        stream = Stream()
+        for number, burst in enumerate(self.bursts):
+            stream.add_elements(burst)
+            stream.advance_watermark_to(time.time() + 10 * number)
+        return begin | stream.advance_watermark_to_infinity() | Deliver("test")
 
 
 def run_stream(pipeline: beam.Pipeline) -> None:
@@ -125,6 +129,23 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
     assert [updater.backlog for updater in updates.updaters if updater.name.startswith(f"{own}-")] == [None]
 
 
+def test_parts_wait_for_the_watermark_or_until_there_are_many(tmp_path: Path) -> None:
+    """The clock stands still; what is late makes a batch at once, and so does the end of the stream."""
+    stream = Stream().advance_watermark_to(100)
+    for at, values, then in ((100, "abc", 101), (105, "de", 110), (50, "f", 120)):
+        stream.add_elements([TimestampedValue(("k", value), at) for value in values])
+        stream.advance_watermark_to(then)
+    stream.add_elements([TimestampedValue(("k", "g"), 1_000), TimestampedValue(("l", "h"), 1_000)])
+    pipeline = new_stream()
+    keyed = pipeline | stream.advance_watermark_to_infinity()
+    typed = keyed | beam.Map(tuple).with_output_types(tuple[str, Any])
+    typed | BatchByKey(most=3) | beam.Map(note, str(tmp_path / "batches"))
+    run_stream(pipeline)
+    assert sorted(noted(tmp_path / "batches")) == [
+        ["k", ["a", "b", "c"]], ["k", ["d", "e"]], ["k", ["f"]], ["k", ["g"]], ["l", ["h"]]
+    ]  # fmt: skip
+
+
 def entries(parts: int) -> list[Entry]:
     opened = Opened(Delivery("k", b"", {}), frozenset(range(parts)))
     return [opened, *(Report(part, ()) for part in range(parts))]
@@ -152,41 +173,34 @@ def test_a_stream_forgets_what_is_settled_and_what_is_left_over_of_it(tmp_path: 
     opened, first, second = entries(2)
     whole = [("a", opened), ("a", second), ("a", first)]
     told = [[*whole, ("a", second), ("a", opened)], [("a", first)], whole]
-    read = _Bursts(*([(key, plain_entry(e)) for key, e in burst] for burst in told), apart_s=100_000)
+    stream, now = Stream(), time.time()
+    for number, burst in enumerate(told):
+        at = now + 100_000 * number
+        stream.add_elements([TimestampedValue((key, plain_entry(e)), at) for key, e in burst])
+        stream.advance_watermark_to(at + 99_000)
+    assert collected_of(stream, tmp_path) == [[None, 1, 0]] * 2
+
+
+def test_a_message_whose_part_is_lost_is_refused_when_the_stream_ends(tmp_path: Path) -> None:
+    opened, _, second = entries(2)
+    stream = Stream().add_elements([("a", plain_entry(entry)) for entry in (opened, second)])
+    assert collected_of(stream, tmp_path) == [[None, 1, 0]]
+    lost = close_account([opened, second, *unreported([opened, second])])[1]
+    assert (lost.verdict, lost.why) == ("dead", UNREPORTED)
+
+
+def collected_of(stream: Stream, folder: Path) -> list[Any]:
+    """The parts of each message that is collected, in a stream whose clock stands still."""
     pipeline = new_stream()
-    collected = pipeline | read | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()
-    collected | beam.Map(parts_of) | beam.Map(note, str(tmp_path / "results"))
+    told = pipeline | stream.advance_watermark_to_infinity()
+    collected = told | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()
+    collected | beam.Map(parts_of) | beam.Map(note, str(folder / "results"))
     run_stream(pipeline)
-    assert noted(tmp_path / "results") == [[None, 1, 0]] * 2
+    return noted(folder / "results")
 
 
 def parts_of(collected: tuple[str, list[Plain]]) -> list[int | None]:
     return [getattr(entry_of(entry), "part", None) for entry in collected[1]]
-
-
-class _Cell:
-    """A state or a timer by itself."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def read(self) -> Any:
-        return self.value
-
-    def clear(self) -> None:
-        self.value = None
-
-    def set(self, value: Any) -> None:
-        self.value = value
-
-
-def test_a_stream_never_forgets_a_message_that_waits(caplog: pytest.LogCaptureFixture) -> None:
-    opened = entries(2)[0]
-    states = _Cell([opened]), _Cell(tuple(Tally().add(opened))), _Cell(None)
-    _CollectFn().forget("a", *states)
-    assert states[0].value == [opened]
-    assert states[2].value > time.time()
-    assert "message a: not all of its parts are settled yet" in caplog.text
 
 
 def test_a_pipeline_is_made_once_and_run_again(config: Path, tmp_path: Path) -> None:
@@ -240,8 +254,9 @@ def test_dataflow_is_given_the_whole_job(config: Path) -> None:
     steps = {step.unique_name: step.spec.urn for step in job.proto_pipeline.components.transforms.values()}
     assert steps["Messages/Read my-project high/Read"] == "beam:transform:pubsub_read:v1"
     assert steps["Messages/Read my-project low/Read"] == "beam:transform:pubsub_read:v1"
-    assert steps["Group by chunk/Batch"] == "beam:transform:group_into_batches:v1"
+    assert steps["Group by chunk/Spread"] == "beam:transform:reshuffle:v1"
     assert {
+        "Group by chunk/BatchByKey/Batch",
         "Decode messages/Decode/ParDo(_DecodeFn)",
         "Compute nodes/Compute",
         "Write nodes/Write",
@@ -249,7 +264,8 @@ def test_dataflow_is_given_the_whole_job(config: Path) -> None:
         "Settle messages/Settle/ParDo(_SettleFn)",
         "Keep dead letters/Keep",
     } <= steps.keys()
-    assert "beam:transform:group_by_key:v1" not in steps.values()
+    grouping = {name for name, urn in steps.items() if urn == "beam:transform:group_by_key:v1"}
+    assert grouping == {"Group by chunk/Spread/ReshufflePerKey/GroupByKey"}  # fires for each element
     windows = job.proto_pipeline.components.windowing_strategies.values()
     assert {window.window_fn.urn for window in windows} == {"beam:window_fn:global_windows:v1"}
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import GraphError
 from ..geometry import Chunk, Geometry
 from ..ids import L2, IdLayout, Ids, as_ids, ids_of_row_keys, row_keys
+from ..transient import graph_error
 from .info import GraphInfo, read_graph_info
 from .server import REQUESTS, open_session
 from .table import check_graph, graph_errors, open_graph_table, parse_graph_url
@@ -85,9 +86,8 @@ class GrapheneGraph:
         try:
             return as_ids(self.cv.get_roots(supervoxels, stop_layer=L2, timestamp=self.timestamp))
         except Exception as error:  # requests, urllib3 and cloud-volume share no base class
-            raise GraphError(
-                f"chunk {chunk}: {self.cv.meta.server_url} did not map its supervoxels: {error}"
-            ) from error
+            message = f"chunk {chunk}: {self.cv.meta.server_url} did not map its supervoxels: {error}"
+            raise graph_error(message, error) from error
 
 
 class BigtableGraph:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Dataset
-from ..errors import GraphError
 from ..geometry import Chunk, Geometry
 from ..ids import Ids, as_ids, from_bytes, ids_of_row_keys, row_keys
 from ..store import Store, node_segments, open_store
+from ..transient import graph_error
 from . import REQUESTS, graph_errors, open_graph_table, open_session
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def list_children(
         answer.raise_for_status()
         return from_bytes(answer.content).reshape(-1, 2)
     except (OSError, ValueError) as error:  # all of requests' errors are OSError
-        raise GraphError(f"chunk {chunk}: {server} did not list its nodes: {error}") from error
+        raise graph_error(f"chunk {chunk}: {server} did not list its nodes: {error}", error) from error
 
 
 class GrapheneChildren:
@@ -118,7 +118,8 @@ class GrapheneChildren:
             answer.raise_for_status()
             return as_ids(answer.json()["leaf_ids"])
         except (OSError, ValueError, KeyError, TypeError) as error:  # all of requests' errors are OSError
-            raise GraphError(f"{self.server} did not say the supervoxels of {node}: {error}") from error
+            message = f"{self.server} did not say the supervoxels of {node}: {error}"
+            raise graph_error(message, error) from error
 
     def _listed(self, chunk: Chunk, ids: Ids) -> dict[int, Ids]:
         """The supervoxels of nodes, from a list of all nodes of the chunk, superseded ones among them."""

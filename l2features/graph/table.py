@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import ConfigError, GraphError
+from ..transient import graph_error
 
 SCHEME = "bigtable://"
 _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
@@ -43,7 +44,7 @@ def graph_errors(url: str) -> Iterator[None]:
     except NotFound as error:
         raise GraphError(f"{url}: there is no such table") from error
     except (GoogleAPIError, GoogleAuthError) as error:
-        raise GraphError(f"cannot read {url}: {reason(error)}") from error
+        raise graph_error(f"cannot read {url}: {reason(error)}", error) from error
 
 
 def check_graph(source: str) -> None:

@@ -117,6 +117,16 @@ class Store(Protocol):
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         """Record what became of a chunk and, for a data set without a graph, which segment each node is."""
 
+    def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
+        """Record that an attempt at each of these works on a chunk begins; returns how many are open of each.
+
+        The work ``""`` is the chunk as a whole: `put_chunk` ends its attempts. An attempt that never ends
+        killed or hung its process.
+        """
+
+    def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
+        """Record that the attempts at these works have ended."""
+
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         """State of each chunk, shape (n,); empty where nothing is recorded."""
 

@@ -35,6 +35,7 @@ from ..ids import Ids, as_ids, row_keys, to_bytes
 from ..rows import Rows, encode_cells
 from ..schema import NAMES
 from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name
+from .bigtable_attempts import attempts_of, attempts_only, drop_attempts, put_attempts
 from .bigtable_rows import (
     CHUNK_PREFIX,
     CHUNKS_END,
@@ -171,6 +172,18 @@ class BigtableStore:
             cells.append((SEGMENTS.encode(), to_bytes(as_ids(segments))))
         [key] = _chunk_keys(as_ids([record.chunk_id]))
         self._mutate([RowEntry(key, cells, micros_of(record.time))])
+
+    def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
+        [key] = _chunk_keys(as_ids([chunk_id]))
+        with self._errors():
+            known = attempts_of(self._table.read_row(key, row_filter=attempts_only()))
+        counts = {work: known.get(work, 0) + 1 for work in works}
+        self._mutate([put_attempts(key, counts, micros_of(datetime.now(UTC)))])
+        return list(counts.values())
+
+    def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
+        [key] = _chunk_keys(as_ids([chunk_id]))
+        self._mutate([drop_attempts(key, works)])
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         cells = self._chunk_cells(chunk_ids, STATES)

@@ -37,6 +37,7 @@ from .formats import (
     upgrade_chunks,
 )
 from .records import decode, encode, own_format
+from .sqlite_attempts import clear_attempts, count_attempts
 from .sqlite_chunks import (
     INCOMPLETE,
     INSERT,
@@ -157,9 +158,22 @@ class SqliteStore:
             db.execute(f'DELETE FROM "{self.name}.nodes" WHERE id BETWEEN ? AND ?', bounds)
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
+        values = chunk_values(record, segments)
         with self._transaction() as (db, formats):
             upgrade_chunks(db, self.name, formats)
-            db.execute(INSERT.format(name=self.name), chunk_values(record, segments))
+            db.execute(INSERT.format(name=self.name), values)
+            clear_attempts(db, self.name, values[0], ("",))
+
+    def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
+        [chunk] = signed(as_ids([chunk_id]))
+        with self._transaction() as (db, _):
+            db.execute("BEGIN IMMEDIATE")
+            return count_attempts(db, self.name, chunk, works)
+
+    def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
+        [chunk] = signed(as_ids([chunk_id]))
+        with self._transaction() as (db, _):
+            clear_attempts(db, self.name, chunk, works)
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         states = self._of_chunks(chunk_ids, "state")

@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..messages import Reason
 from .outcomes import Outcome, Settled, settle
 from .parts import Delivery
+
+UNREPORTED = "the result of a part of the message was lost"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,14 @@ def close_account(entries: Iterable[Entry]) -> tuple[Opened, Settled]:
         raise ValueError(f"a message cannot be settled, as only {told} are told of")
     outcomes = [*opened.outcomes, *(o for part in sorted(opened.parts) for o in reports[part].outcomes)]
     return opened, settle(outcomes, opened.delivery.last, opened.delivery.overdue)
+
+
+def unreported(entries: Iterable[Entry]) -> list[Report]:
+    """Reports, as refused, of the parts of a message that none of its entries is of."""
+    told = list(entries)
+    known = {entry.part for entry in told if isinstance(entry, Report)}
+    missing = sorted({part for e in told if isinstance(e, Opened) for part in e.parts} - known)
+    return [Report(part, (Outcome.refused(Reason.STILL_FAILED, UNREPORTED),)) for part in missing]
 
 
 def _bits(parts: Iterable[int]) -> bytes:

@@ -8,32 +8,28 @@ so that a message may come twice, late, or with others in any order: the table i
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..compute import read_geometry, timed
+from ..compute import timed
 from ..config import Dataset, datasets_of_table
-from ..errors import ConfigError, GraphError, L2FeaturesError, StoreError, StoreUnavailable, VolumeError
-from ..geometry import Geometry
+from ..errors import ConfigError, L2FeaturesError, StoreError, VolumeError
 from ..ids import Ids, as_ids, sorted_unique
 from ..messages import BadMessage, Reason, check_ids, decode
-from ..nodes import NodeFeatures, NodeSource
+from ..nodes import NodeFeatures
 from ..schema import FEATURES, SIZE
-from ..store import Store, open_store
-from ..volume import open_volume
+from ..transient import is_transient
+from .attempts import Attempts, given_up
+from .opened import OpenDatasets
 from .outcomes import Fate, Outcome
 from .parts import Delivery, Member, Place, all_ids, among, batches, by_place
 from .retries import Retries
 
 MEMBERS_S = 60.0
 """How long the messages of a group that failed are tried one by one."""
-INSISTED = (StoreUnavailable, GraphError)
-"""Errors that are nobody's fault who sends a message."""
 logger = logging.getLogger(__name__)
 
 
@@ -61,13 +57,26 @@ class Computed:
     millis: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
+class Tried:
+    """Results of a batch, and the members that have none, each with its error."""
+
+    done: list[Computed] = field(default_factory=list)
+    failed: list[tuple[Sequence[Member], Exception]] = field(default_factory=list)
+
+    def add(self, other: Tried) -> None:
+        self.done += other.done
+        self.failed += other.failed
+
+
 @dataclass(frozen=True)
 class Update:
     """How messages are applied to data sets, small enough to travel to every worker.
 
-    What may pass is tried ``attempts`` times, with pauses that double from ``pause_s``. After that, for
-    ``insist_s`` from the publication of a message, and from when the updater was opened, a store that is away
-    and an error of the graph are raised, for who can repeat the call, and otherwise told as failures of ids.
+    Errors are retried ``attempts`` times, with a backoff that doubles from ``pause_s``. After that, for
+    ``insist_s`` from the publication of a message, a transient error is raised, for a runner that repeats the
+    call; any other is the outcome of the ids. Where attempts are ``counted``, a message that kills or hangs
+    its process is given up. ``geometries`` are those that `read_geometries` returns.
     """
 
     datasets: tuple[Dataset, ...]
@@ -75,25 +84,19 @@ class Update:
     attempts: int = 3
     pause_s: float = 0.5
     insist_s: float = 0.0
+    counted: bool = False
+    geometries: tuple[tuple[str, str], ...] = ()
 
     def open(self) -> Updater:
         return Updater(self)
 
 
-class Updater:
-    """Applies messages; opens stores, segmentations and graphs as messages come to need them.
-
-    Threads may share it: of each there is one for a data set.
-    """
+class Updater(OpenDatasets):
+    """Applies messages to data sets. Threads may share it."""
 
     def __init__(self, update: Update) -> None:
+        super().__init__(update.datasets, update.geometries)
         self.update = update
-        self.opened = time.time()
-        self._datasets = {dataset.name: dataset for dataset in update.datasets}
-        self._opening = {name: threading.RLock() for name in self._datasets}
-        self._stores: dict[str, Store] = {}
-        self._geometries: dict[str, Geometry] = {}
-        self._sources: dict[str, NodeSource] = {}
         self._retries = Retries(update.attempts, update.pause_s)
 
     def split(self, delivery: Delivery) -> Split:
@@ -119,7 +122,6 @@ class Updater:
             try:
                 geometry = self._retries.call(dataset.name, self.geometry, dataset.name)
             except Exception as error:
-                self._insist(error, delivery)
                 outcomes.append(_failed(dataset.name, request.ids, error))
                 continue
             ids, refused = check_ids(request.ids, geometry)
@@ -134,44 +136,90 @@ class Updater:
         """The features of a chunk's nodes that messages name; it never raises for what a chunk holds.
 
         Where that fails, and not for the chunk or the store, each message's nodes are tried by themselves.
+        Raises a transient error, and yields nothing of the batch, while one of its messages is young enough.
         """
         for batch in batches(members):
-            try:
-                yield self._retries.call(place.dataset, self._compute, place, batch)
-            except Exception as error:
-                if len(batch) == 1 or isinstance(error, (ConfigError, VolumeError, StoreError)):
-                    yield self._nothing(place, batch, error)
-                else:
-                    yield from self._compute_members(place, batch, error)
+            if self.update.counted:
+                yield from self._counted(place, batch)
+            else:
+                yield from self._results(place, self._tried(place, batch))
 
-    def _compute_members(
-        self, place: Place, members: Sequence[Member], error: Exception
-    ) -> Iterator[Computed]:
+    def _counted(self, place: Place, batch: Sequence[Member]) -> Iterator[Computed]:
+        """As `compute`, with attempts that are counted before they begin."""
+        try:
+            chunk_id = self.geometry(place.dataset).chunk_id(place.chunk)
+            attempts = Attempts(self.store(place.dataset), chunk_id, batch)
+            together, alone = self._retries.call(place.dataset, attempts.begin)
+        except Exception as error:
+            yield from self._results(place, Tried(failed=[(batch, error)]))
+            return
+        try:
+            tried = self._tried(place, together) if together else Tried()
+            if alone:
+                self._end(place, attempts, together)
+            for member in alone:
+                tried.add(self._alone(place, member, attempts))
+            yield from self._results(place, tried)
+        finally:
+            self._end(place, attempts, batch)
+
+    def _alone(self, place: Place, member: Member, attempts: Attempts) -> Tried:
+        """A member in whose company processes died."""
+        try:
+            begun = self._retries.call(place.dataset, attempts.begin_alone, member)
+        except Exception as error:
+            return Tried(failed=[([member], error)])
+        if begun:
+            tried = self._tried(place, [member])
+            self._end(place, attempts, [member])  # or it would bear the deaths of those after it
+            return tried
+        return Tried([Computed(place, [member], np.zeros(0, FEATURES), [given_up(place, member)])])
+
+    def _end(self, place: Place, attempts: Attempts, members: Sequence[Member]) -> None:
+        try:
+            self._retries.call(place.dataset, attempts.end, members)
+        except StoreError as error:
+            logger.warning("chunk %s: attempts stay counted: %s", place.chunk, error)
+
+    def _tried(self, place: Place, batch: Sequence[Member]) -> Tried:
+        """A batch as a whole or, where its members may differ, each of them by itself."""
+        try:
+            return Tried([self._retries.call(place.dataset, self._compute, place, batch)])
+        except Exception as error:
+            if len(batch) == 1 or isinstance(error, (ConfigError, VolumeError, StoreError)):
+                return Tried(failed=[(batch, error)])
+            return self._each(place, batch, error)
+
+    def _each(self, place: Place, members: Sequence[Member], error: Exception) -> Tried:
         """Each message's nodes by themselves, as far as time allows; ``error`` is what stopped them all."""
         until = time.monotonic() + MEMBERS_S
-        failed: list[tuple[Member, Exception]] = []
+        tried = Tried()
         for member in members:
             if time.monotonic() > until:
-                failed.append((member, error))
+                tried.failed.append(([member], error))
                 continue
             try:
-                yield self._compute(place, [member])
+                tried.done.append(self._compute(place, [member]))
             except Exception as own_error:
-                failed.append((member, own_error))
-        for member, why in failed:
-            yield self._nothing(place, [member], why)
+                tried.failed.append(([member], own_error))
+        return tried
 
-    def _nothing(self, place: Place, members: Sequence[Member], error: Exception) -> Computed:
-        """No rows: all ids may be tried again."""
-        self._insist(error, *members)
-        outcome = _failed(place.dataset, all_ids(members), error, f"chunk {place.chunk}: ")
-        return Computed(place, members, np.zeros(0, FEATURES), [outcome])
+    def _results(self, place: Place, tried: Tried) -> Iterator[Computed]:
+        """All of a batch, or the error that is insisted on: then rows that are known become durable first."""
+        for members, error in tried.failed:
+            if self._insists(error, members):
+                for computed in tried.done:
+                    list(self.write(computed))
+                raise error
+        yield from tried.done
+        for members, error in tried.failed:
+            outcome = _failed(place.dataset, all_ids(members), error, f"chunk {place.chunk}: ")
+            yield Computed(place, members, np.zeros(0, FEATURES), [outcome])
 
-    def _insist(self, error: Exception, *messages: Delivery | Member) -> None:
-        """Raise an error that may pass, if one of the messages is not too old for it."""
-        until = max(self.opened, *(message.published for message in messages)) + self.update.insist_s
-        if self.update.insist_s and isinstance(error, INSISTED) and time.time() < until:
-            raise error
+    def _insists(self, error: Exception, members: Sequence[Member]) -> bool:
+        """Whether to raise an error: it is transient, and one of the messages was published lately."""
+        newest = max(member.published for member in members)
+        return is_transient(error) and time.time() < newest + self.update.insist_s
 
     def write(self, computed: Computed) -> Iterator[tuple[Member, list[Outcome]]]:
         """Make rows durable; gives the outcomes of each member's ids."""
@@ -182,7 +230,8 @@ class Updater:
                 with timed(computed.millis, "write"):
                     self._retries.call(dataset, self.store(dataset).write, rows)
             except Exception as error:
-                self._insist(error, *computed.members)
+                if self._insists(error, computed.members):
+                    raise
                 outcomes.append(_failed(dataset, rows["label"], error))
             else:
                 outcomes.append(Outcome(Fate.WRITTEN, sorted_unique(rows["label"][~empty]), dataset))
@@ -190,37 +239,6 @@ class Updater:
         for member in computed.members:
             own = [(outcome, among(member.ids, outcome.ids)) for outcome in outcomes]
             yield member, [outcome.of(ids) for outcome, ids in own if len(ids)]
-
-    def store(self, name: str) -> Store:
-        """The store of a data set."""
-        with self._opening[name]:
-            if name not in self._stores:
-                dataset = self._datasets[name]
-                self._stores[name] = open_store(dataset.store, dataset.l2cache_id)
-            return self._stores[name]
-
-    def geometry(self, name: str) -> Geometry:
-        """The geometry of a data set, from its table or else from its segmentation."""
-        with self._opening[name]:
-            if name not in self._geometries:
-                dataset, known = self._datasets[name], self.store(name).geometry()
-                self._geometries[name] = known or read_geometry(dataset, open_volume(dataset))
-            return self._geometries[name]
-
-    def close(self) -> None:
-        """Let go of connections."""
-        with ExitStack() as all_of_them:
-            for source in self._sources.values():
-                all_of_them.callback(source.close)
-            for store in self._stores.values():
-                all_of_them.callback(store.close)
-        self._sources, self._stores = {}, {}
-
-    def _source(self, name: str) -> NodeSource:
-        with self._opening[name]:
-            if name not in self._sources:
-                self._sources[name] = NodeSource(self._datasets[name], self.geometry(name))
-            return self._sources[name]
 
     def _compute(self, place: Place, members: Sequence[Member]) -> Computed:
         ids, name = all_ids(members), place.dataset

@@ -63,7 +63,7 @@ def _judge(request: Request, answer: requests.Response) -> Found:
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and request.stop is not None:
         return Found(b"")
     if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        raise StorageError(f"file {request.name}: HTTP {status} {answer.reason}")
+        raise StorageError(f"file {request.name}: HTTP {status} {answer.reason}", status)
     content: bytes = answer.raw.read(decode_content=False)
     encoding = answer.headers.get("Content-Encoding", "").lower().replace("identity", "")
     content = decompressed(content, encoding, request)
@@ -95,7 +95,7 @@ def check_reachable(url: str) -> None:
     if failure:
         text = getattr(failure[0], "strerror", None) or str(failure[0])
         what = "proxy" if proxy else "host"
-        raise StorageError(f"{what} {host}:{port} cannot be reached: {text}")
+        raise StorageError(f"{what} {host}:{port} cannot be reached: {text}") from failure[0]
 
 
 def _cause(error: BaseException, url: str) -> str:

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..chunks import FileCounts
-from ..errors import L2FeaturesError, VolumeError
+from ..errors import L2FeaturesError
 from ..geometry import Chunk, Geometry, Triple
 from ..graph.agreement import graph_table, match_graph
 from ..graph.server import graph_of
 from ..ids import IdLayout
+from ..transient import volume_error
 from .paths import GRAPHENE, parse_path
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Volume:
         except L2FeaturesError:
             raise
         except Exception as error:  # cloud-volume and its backends share no base class
-            raise VolumeError(f"cannot open {cv_path}: {_reason(error)}") from error
+            raise volume_error(f"cannot open {cv_path}: {_reason(error)}", error) from error
         self.cv, self.mip = self._layer.cv, int(self._layer.cv.mip)
 
     @property
@@ -116,7 +117,8 @@ class Volume:
             return self._cutout(start, stop, size)
         except Exception as error:  # decoders, file systems and HTTP share no base class
             self._layer.blocks.forget()
-            raise VolumeError(f"chunk {chunk}: cannot read {self.cv_path}: {_reason(error)}") from error
+            message = f"chunk {chunk}: cannot read {self.cv_path}: {_reason(error)}"
+            raise volume_error(message, error) from error
 
     def _cutout(self, start: Any, stop: Any, size: Any) -> ChunkLabels:
         blocks = self._layer.blocks

@@ -41,11 +41,17 @@ MISSING = Found(None)
 
 
 class StorageError(Exception):
-    """A file cannot be fetched; the message names it."""
+    """A file cannot be fetched; the message names it. ``code`` is the HTTP status, if a server answered."""
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Forbidden(Exception):
     """The server answered 403."""
+
+    code = 403
 
 
 class Storage(ABC):
@@ -79,7 +85,7 @@ class Storage(ABC):
         except Forbidden as error:
             if self._is_absence(request.name):
                 return Found(None, forbidden=True)
-            raise StorageError(f"file {request.name}: {error}") from error
+            raise StorageError(f"file {request.name}: {error}", error.code) from error
 
     def _is_absence(self, name: str) -> bool:
         with self._lock:

@@ -1,0 +1,98 @@
+"""Which errors may pass: the one table that tells a transient error from a permanent one.
+
+A transient error is about the moment: a service is away, busy, or refuses access for now. The same call may
+succeed later, so it is worth repeating for a long time. A permanent error is about the data or the
+configuration: a table is missing, an answer contradicts itself, a file cannot be decoded.
+"""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+from collections.abc import Iterator
+from typing import Any
+
+from .errors import GraphError, GraphUnavailable, StoreUnavailable, VolumeError, VolumeUnavailable
+
+OURS = (StoreUnavailable, GraphUnavailable, VolumeUnavailable)
+"""This project's transient errors; all others of its errors are permanent."""
+STATUSES = frozenset([401, 403, 408, 425, 429])
+"""Transient HTTP statuses below 500, as access that is refused can be granted. From 500 on all are."""
+_TRANSIENT = (*OURS, OSError, http.client.HTTPException)
+_PERMANENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, gzip.BadGzipFile, ValueError)
+_TRANSIENT_NAMES = frozenset(
+    [
+        "aiohttp.client_exceptions.ClientError",
+        "botocore.exceptions.ConnectionError",
+        "botocore.exceptions.HTTPClientError",
+        "botocore.exceptions.NoCredentialsError",
+        "cloudfiles.exceptions.AuthorizationError",
+        "cloudvolume.exceptions.AuthenticationError",
+        "google.api_core.exceptions.Aborted",
+        "google.api_core.exceptions.RetryError",
+        "google.api_core.exceptions.Unknown",
+        "google.auth.exceptions.GoogleAuthError",
+        "urllib3.exceptions.HTTPError",
+    ]
+)
+"""Transient errors of other libraries, by name: not every installation has all of them."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether the call that raised one of this project's errors may succeed later."""
+    return isinstance(error, OURS)
+
+
+def volume_error(message: str, cause: BaseException) -> VolumeError:
+    """Return the error of a segmentation that could not be read, transient if its cause is."""
+    return (VolumeUnavailable if may_pass(cause) else VolumeError)(message)
+
+
+def graph_error(message: str, cause: BaseException) -> GraphError:
+    """Return the error of a graph that could not be read, transient if its cause is."""
+    return (GraphUnavailable if may_pass(cause) else GraphError)(message)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether an error of any library is transient: the first of its causes that is known decides."""
+    verdicts = map(_verdict, _chain(error))
+    return next((known for known in verdicts if known is not None), False)
+
+
+def _verdict(error: BaseException) -> bool | None:
+    """Whether an error is transient; None where its type does not tell."""
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    if names & _TRANSIENT_NAMES:
+        return not isinstance(error, ValueError)
+    status = _status(error)
+    if status is not None:
+        return status >= 500 or status in STATUSES
+    if isinstance(error, _PERMANENT):
+        return False
+    return True if isinstance(error, _TRANSIENT) else None
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error of requests, botocore or Google's clients carries."""
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, dict):
+        response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    for found in (getattr(response, "status_code", response), getattr(error, "code", None)):
+        if isinstance(found, int) and 400 <= found < 600:
+            return int(found)
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes; the last of a group, and the last attempt of a retry."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        last, group = getattr(error, "last_attempt", None), getattr(error, "exceptions", None)
+        if last is not None:
+            error = last.exception()
+        elif group:
+            error = group[-1]
+        else:
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

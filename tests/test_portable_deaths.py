@@ -1,0 +1,144 @@
+"""Chunks and messages that kill their worker, through Beam's portability layer.
+
+Beam's local job service neither repeats a bundle nor lives on without its worker, as Dataflow does: the job
+fails. So it is submitted again, which to the store is what a repeated bundle is.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from l2features.config import load_dataset
+from l2features.deadletters import Folder
+from l2features.geometry import Chunk
+from l2features.ingest import ATTEMPTS, GIVEN_UP
+from l2features.store import FAILED
+
+from .conftest import ROOT, dataset_file, own_copy
+from .ingest_jobs import N_CHUNKS, done_chunks, open_sample, start, table_bytes
+from .stores import chunk_rows, lose, open_table
+from .test_portable import Cluster, cluster, python
+from .updates import edit
+
+__all__ = ["cluster", "python"]
+DEADLY = Chunk(1, 0, 0)
+TIMEOUT_S = 180
+N_MESSAGES = 200
+LOST = ("a worker is lost", "Channel closed prematurely")
+"""What the job service says of a worker that is gone."""
+
+
+@pytest.fixture
+def deadly(cluster: Cluster, sample: Path, undisturbed: Path) -> Iterator[Path]:
+    """A file of the segmentation, of one chunk, at which workers die; gives the file that says so."""
+    geometry = open_sample(undisturbed)[1]
+    corners = zip(geometry.origins([DEADLY])[0].tolist(), geometry.chunk_size, strict=True)
+    bounds = "_".join(f"{start}-{start + size}" for start, size in corners)
+    [file] = sample.rglob(f"{bounds}*")
+    cluster.deadly.write_text(str(file))
+    yield cluster.deadly
+    cluster.deadly.unlink(missing_ok=True)
+
+
+def test_a_chunk_that_kills_its_worker_is_recorded(
+    cluster: Cluster, sample: Path, undisturbed: Path, tmp_path: Path, deadly: Path
+) -> None:
+    """After three attempts the others are done, the chunk has failed, and the next run tries it anew."""
+    config = dataset_file(tmp_path, sample)
+
+    def run() -> tuple[int, str, str]:
+        launcher = start(config, "--create", *cluster.flags)
+        out, err = launcher.communicate(timeout=TIMEOUT_S)
+        return launcher.returncode, out, err
+
+    for _ in range(ATTEMPTS):
+        code, _, err = run()
+        assert code == 1
+        assert any(words in err for words in LOST), err
+    code, out, err = run()
+    assert (code, err) == (1, "error: 1 chunks failed: l2features status names them\n")
+    assert "failed_chunks 1" in out
+    assert done_chunks(config) == N_CHUNKS - 1
+    store, geometry = open_sample(config)
+    [failed] = [record for record in store.chunk_records() if record.state == FAILED]
+    assert (failed.chunk_id, failed.reason) == (geometry.chunk_id(DEADLY), GIVEN_UP)
+    deadly.unlink()
+    assert run()[0] == 0
+    assert table_bytes(config) == table_bytes(undisturbed)
+
+
+@contextmanager
+def pausing(file: Path) -> Iterator[None]:
+    """Have the store pause for a second, again and again."""
+    ended = threading.Event()
+
+    def pause() -> None:
+        db = sqlite3.connect(file, timeout=60, isolation_level=None)
+        while not ended.wait(0.5):
+            db.execute("BEGIN IMMEDIATE")
+            ended.wait(1)
+            db.execute("ROLLBACK")
+        db.close()
+
+    thread = threading.Thread(target=pause)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def write_messages(file: Path, edits: list[bytes]) -> None:
+    """Messages of the last minute, in a file for `stream_job`."""
+    now = time.time()
+    lines = [json.dumps([f"{n}", data.hex(), now - 60 + n / 10]) for n, data in enumerate(edits)]
+    file.write_text("\n".join(lines))
+
+
+def run_stream(config: Path, folder: Path, flags: list[str]) -> tuple[int, str, str]:
+    files = [config, folder / "messages", folder / "dead"]
+    command = [sys.executable, "-m", "tests.stream_job", *map(str, files), *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_stream_with_a_message_that_kills_its_worker_is_drained(
+    cluster: Cluster, undisturbed: Path, tmp_path: Path, deadly: Path
+) -> None:
+    """200 messages, of which one kills, one is poison and one names an unknown node; the store pauses."""
+    config = own_copy(undisturbed, tmp_path)
+    store = open_table(config)
+    geometry = store.geometry()
+    assert geometry
+    places = [Chunk(*xyz) for xyz in np.ndindex(*geometry.grid) if xyz != DEADLY]
+    before = {place: chunk_rows(store, place).features.tobytes() for place in places}
+    ids = [node for place in places for node in lose(store, place, 20).tolist()]
+    [killing] = lose(store, DEADLY, 1).tolist()
+    unknown = geometry.chunk_id(places[0]) + 60_000
+    good = [edit(ids[n % len(ids)], ids[-1 - n % len(ids)]) for n in range(N_MESSAGES - 3)]
+    write_messages(tmp_path / "messages", [*good[:90], edit(killing), b"poison.", edit(unknown), *good[90:]])
+    with pausing(Path(load_dataset("sample", config).store.removeprefix("sqlite://"))):
+        for _ in range(ATTEMPTS):
+            code, _, err = run_stream(config, tmp_path, cluster.flags)
+            assert code == 1
+            assert any(words in err for words in LOST), err
+        code, out, err = run_stream(config, tmp_path, cluster.flags)
+    assert code == 0, err
+    counts: dict[str, Any] = json.loads(out)
+    assert (counts["messages_done"], counts["messages_dead"]) == (N_MESSAGES - 3, 3)
+    assert {place: chunk_rows(store, place).features.tobytes() for place in places} == before
+    reasons = {tuple(letter.reasons): letter.ids for _, letter in Folder(tmp_path / "dead").letters()}
+    assert reasons == {("bad_pickle",): [], ("still_failed",): [killing], ("unknown_node",): [unknown]}
