@@ -18,8 +18,9 @@ from google.cloud.dataflow_v1beta3.types import ContainerSpec, ParameterType, Wo
 from google.protobuf import json_format
 
 from beam_jobs import audit, ingest, templates, update
-from beam_jobs.dataflow import labels
+from beam_jobs.dataflow import DEFAULTS, labels
 from beam_jobs.templates import TEMPLATES, as_text, metadata
+from beam_jobs.update_dataflow import HANGS_MIN
 from l2features.errors import ConfigError
 
 from .conftest import ROOT, need_program
@@ -224,6 +225,10 @@ def test_the_defaults_in_the_docs() -> None:
     assert told.pop("streaming").startswith("Streaming Engine, at least once: ")
     assert [job for job in JOBS if of_launch[job].get("enableStreamingEngine")] == ["update"]
     assert specs["update"]["metadata"]["defaultStreamingMode"] == "AT_LEAST_ONCE"
+    flags = dict(flag.split("=") for flag in DEFAULTS if "=" in flag)
+    minutes = flags["--element_processing_timeout_minutes"]
+    hangs = f"at one chunk for {minutes} minutes, or at one batch of messages for {HANGS_MIN}, "
+    assert hangs in told.pop("hangs")
     assert not told
 
 
