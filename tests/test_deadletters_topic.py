@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 
 from l2features.deadletters import DeadLetter, DeadLetterError, LetterTopic, Refusal, open_dead_letters
 from l2features.deadletters.attributes import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
+from l2features.deadletters.box import open_letter_box
 from l2features.pubsub import topic as topic_module
-from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES
+from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES, Topic
 
 from .emulator import PubSubEmulator
 from .letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed, texts
@@ -104,6 +106,7 @@ def test_a_topic_has_the_message_as_it_came_and_why(pubsub: PubSubEmulator) -> N
         LETTER.data,
         {
             **LETTER.attributes,
+            "dead_letter_format": "1",
             "dead_letter_reasons": "other_layer,not_an_integer",
             "dead_letter_attempts": "2",
             "dead_letter_time": "2026-11-21T00:27:44+00:00",
@@ -115,6 +118,22 @@ def test_a_topic_has_the_message_as_it_came_and_why(pubsub: PubSubEmulator) -> N
     )
     with pytest.raises(DeadLetterError, match="cannot publish"):
         LetterTopic("projects/test-project/topics/not-there").put(LETTER)
+
+
+def test_a_letter_of_a_newer_format_stays_on_its_topic(
+    pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2features.deadletters.box.QUIET_S", 2.0)
+    subscribed = Subscribed()
+    with closing(Topic(subscribed.topic)) as topic:
+        topic.publish(b"newer", {"dead_letter_format": "9"})
+        topic.publish(*topic_message(LETTER))
+    with closing(open_letter_box(subscribed.subscription)) as box:
+        assert [letter for _, letter in box.letters()] == [letter_of(*topic_message(LETTER), 0.0)]
+        [problem] = box.unread
+        assert "dead letter of format 9, expected 1 at most" in problem
+        box.remove(LETTER.name)
+    assert subscribed.messages() == [b"newer"]
 
 
 # ------------------------------------------------------------------ at the start
