@@ -42,3 +42,33 @@ def test_garbage() -> None:
         junk = np.random.default_rng(seed).integers(0, 256, 400, dtype=np.uint8).tobytes()
         with pytest.raises(ValueError, match="compressed segmentation"):
             check_compressed_segmentation(junk, (32, 32, 16), 8, (8, 8, 8))
+
+
+@pytest.mark.parametrize(("labels", "bits"), [(2, 1), (3, 2), (5, 4), (16, 4), (17, 8), (300, 16)])
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_a_voxel_names_a_label_of_its_table(labels: int, bits: int, dtype: Any) -> None:
+    """The last table is followed by nothing, a table before it by the words of the next block."""
+    volume = np.asfortranarray((np.arange(16 * 8 * 8) % labels).reshape(16, 8, 8).astype(dtype))
+    data = bytearray(compressed_segmentation.compress(volume, (8, 8, 8), order="F"))
+    check_compressed_segmentation(bytes(data), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))
+    for block in (0, 1):
+        at = 4 + 4 * int.from_bytes(data[8 * block + 8 : 8 * block + 12], "little")
+        assert data[8 * block + 7] == bits
+        broken = bytearray(data)
+        broken[at + 8 : at + 12] = b"\xff" * 4
+        if labels < 1 << bits:
+            with pytest.raises(ValueError, match="voxels name labels that its table does not hold"):
+                check_compressed_segmentation(bytes(broken), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))
+        else:
+            check_compressed_segmentation(bytes(broken), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))
+
+
+@pytest.mark.parametrize("word", [1, 2, 3, 4])
+def test_offsets_into_other_parts(word: int) -> None:
+    data = encoded(2, 40, np.uint64, (8, 8, 8))[0]
+    shape = encoded(2, 40, np.uint64, (8, 8, 8))[1]
+    for value in (0, 1, 2**24 - 1):
+        broken = bytearray(data)
+        broken[4 * word : 4 * word + 3] = value.to_bytes(3, "little")
+        with pytest.raises(ValueError, match="compressed segmentation"):
+            check_compressed_segmentation(bytes(broken), shape, 8, (8, 8, 8))

@@ -121,6 +121,17 @@ def test_a_block_of_another_size(tmp_path: Path, labels: np.ndarray, encoding: s
         Volume(f"precomputed://file://{tmp_path}").read(Chunk(0, 0, 0), GEOMETRY)
 
 
+@pytest.mark.parametrize("encoding", ["crackle", "compresso", "compressed_segmentation"])
+@pytest.mark.parametrize("missing", [1, 8, 100, 0.5])
+def test_a_block_that_was_cut_off(tmp_path: Path, labels: np.ndarray, encoding: str, missing: float) -> None:
+    make_layer(tmp_path, labels, encoding=encoding)
+    one, *_ = sorted((tmp_path / "16_16_40").iterdir())
+    whole = one.read_bytes()
+    one.write_bytes(whole[: -int(missing if missing >= 1 else len(whole) * missing)])
+    with pytest.raises(VolumeError, match=f"chunk 0,0,0: cannot read .*file 16_16_40/{one.name}: "):
+        Volume(f"precomputed://file://{tmp_path}").read(Chunk(0, 0, 0), GEOMETRY)
+
+
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])
 def test_signed_labels(tmp_path: Path, bits: int) -> None:
     labels = cells_of_labels(f"int{bits}")

@@ -80,7 +80,7 @@ def changed(content: bytes, at: int, value: int) -> bytes:
         (lambda c, i: c[: i + 10], "the index of minishard 0 is cut off: 10 bytes, expected 24"),
         (lambda c, i: c[:-30], "cut off"),
         (lambda c, i: changed(c, 0, 2**63), "its index is broken: it points beyond the file"),
-        (lambda c, i: changed(c, 8, i - 40), "its index has minishard 0 at "),
+        (lambda c, i: changed(c, 8, i - 40), "its index places minishard 0 at "),
         (lambda c, i: changed(c, 8, i - 32 + 16), "has 16 bytes, expected a multiple of 24"),
         (lambda c, i: changed(c, i, 1), "it lists ids of another minishard"),
         (lambda c, i: changed(c, i, 2**40), "it lists an id beyond the grid"),

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,10 @@ def write_n5(folder: Path, codec: str = "gzip") -> None:
 
 
 WAYS: dict[str, Callable[[Path], None]] = {
-    **{f"zarr2://{codec}": (lambda folder, c=codec: write_zarr2(folder, c)) for codec in COMPRESS},
-    "zarr2://fortran": lambda folder: write_zarr2(folder, order="F", separator="/"),
-    **{f"zarr3://{codec}": (lambda folder, c=codec: write_zarr3(folder, c)) for codec in COMPRESS},
-    **{f"n5://{codec}": (lambda folder, c=codec: write_n5(folder, c)) for codec in COMPRESS},
+    **{f"zarr2://{codec}": partial(write_zarr2, codec=codec) for codec in COMPRESS},
+    "zarr2://fortran": partial(write_zarr2, order="F", separator="/"),
+    **{f"zarr3://{codec}": partial(write_zarr3, codec=codec) for codec in COMPRESS},
+    **{f"n5://{codec}": partial(write_n5, codec=codec) for codec in COMPRESS},
 }
 
 

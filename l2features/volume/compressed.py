@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from ..jit import compiled
 
-_BITS = (0, 1, 2, 4, 8, 16, 32)
+_POSSIBLE = np.isin(np.arange(33), (0, 1, 2, 4, 8, 16, 32))
+"""Whether a voxel can have so many bits."""
 Words = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.int64]
 BROKEN = "the compressed segmentation is cut off, or broken"
@@ -41,7 +42,7 @@ def check_compressed_segmentation(
         raise ValueError(f"{BROKEN}: it has no room for {blocks} blocks")
     headers = words[: 2 * blocks].astype(np.int64).reshape(-1, 2)
     tables, bits, values = headers[:, 0] & 0xFFFFFF, headers[:, 0] >> 24, headers[:, 1]
-    if not np.isin(bits, _BITS).all():
+    if bits.max() > 32 or not _POSSIBLE[bits].all():
         raise ValueError(f"{BROKEN}: a block has an impossible number of bits")
     _check_blocks(words, tables, bits, values, math.prod(block_size), itemsize // 4)
 
@@ -56,35 +57,43 @@ def _check_blocks(
     starts, lengths = values[packed], -(-voxels * bits[packed] // 32)
     if (starts < first).any() or (starts + lengths > last).any():
         raise ValueError(f"{BROKEN}: a block's voxels lie beyond its end")
-    areas = np.unique(np.stack([starts, starts + lengths]), axis=1)
-    if (areas[0, 1:] < areas[1, :-1]).any():
+    order = np.argsort(starts)
+    begin, end = starts[order], (starts + lengths)[order]
+    if ((begin[1:] < end[:-1]) & ((begin[1:] != begin[:-1]) | (end[1:] != end[:-1]))).any():
         raise ValueError(f"{BROKEN}: the voxels of two blocks overlap")
-    distinct = np.unique(tables)
-    if len(starts):
-        before = np.searchsorted(areas[0], distinct, side="right") - 1
-        if ((before >= 0) & (distinct < areas[1, before])).any():
-            raise ValueError(f"{BROKEN}: a block's table lies in the voxels of another")
-    bounds = np.union1d(np.append(distinct, last), areas[0])
+    before = np.searchsorted(begin, tables, side="right") - 1
+    if len(starts) and ((before >= 0) & (tables < end[before])).any():
+        raise ValueError(f"{BROKEN}: a block's table lies in the voxels of another")
+    bounds = np.sort(np.concatenate([tables, starts, [last]]))
     entries = (bounds[np.searchsorted(bounds, tables, side="right")] - tables) // entry
     if (entries < 1).any():
         raise ValueError(f"{BROKEN}: a block's table is cut short")
     unsure = entries[packed] < 1 << bits[packed]
-    largest = np.empty(int(unsure.sum()), np.int64)
-    _largest_values(words, starts[unsure], lengths[unsure], bits[packed][unsure], largest)
-    if (largest >= entries[packed][unsure]).any():
+    if _exceed(words, starts[unsure], lengths[unsure], bits[packed][unsure], entries[packed][unsure]):
         raise ValueError(f"{BROKEN}: a block's voxels name labels that its table does not hold")
 
 
 @compiled
-def _largest_values(words: Words, starts: Offsets, lengths: Offsets, bits: Offsets, largest: Offsets) -> None:
-    """Of each block, the largest of the numbers of so many bits that are packed into its words."""
+def _exceed(words: Words, starts: Offsets, lengths: Offsets, bits: Offsets, limits: Offsets) -> bool:
+    """Whether a number of so many bits, packed into a block's words, is not below the block's limit.
+
+    Numbers at even and at odd places are set apart by gaps of as many bits. What is added to each carries
+    into the gap above it where the number reaches the limit.
+    """
     for block in range(len(starts)):
         width = np.uint64(bits[block])
-        mask = (np.uint64(1) << width) - np.uint64(1)
-        most = np.uint64(0)
+        one = np.uint64(1)
+        low, step = np.uint64(0), np.uint64(0)
+        while step < np.uint64(32):
+            low |= one << step
+            step += width + width
+        field = (one << width) - one
+        places, carries = low * field, low << width
+        added = low * ((one << width) - np.uint64(limits[block]))
+        seen = np.uint64(0)
         for index in range(starts[block], starts[block] + lengths[block]):
             word = np.uint64(words[index])
-            while word > most:
-                most = max(most, word & mask)
-                word >>= width
-        largest[block] = np.int64(most)
+            seen |= ((word & places) + added) | ((word >> width & places) + added)
+        if seen & carries:
+            return True
+    return False

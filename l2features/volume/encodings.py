@@ -64,9 +64,17 @@ def _compressed(content: bytes, shape: tuple[int, int, int], encoding: Encoding)
 
 def _crackle(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
     import crackle
+    from crackle import codec
+    from google_crc32c import value
 
     header = crackle.header(content)
     _same_shape((header.sx, header.sy, header.sz), shape)
+    checksums = 4 * header.sz + 4 if header.format_version else 0
+    end = int(codec.grid_index(content)[-1]) + checksums
+    if end != len(content):
+        raise ValueError(f"it has {len(content)} bytes, expected {end}")
+    if checksums and codec.labels_crc(content) != value(bytes(codec.raw_labels(content))):
+        raise ValueError("the crackle encoding is broken: the checksum of its labels is wrong")
     return _same_type(np.asarray(crackle.decompress(content)), shape, encoding)
 
 
@@ -75,6 +83,11 @@ def _compresso(content: bytes, shape: tuple[int, int, int], encoding: Encoding) 
 
     header = compresso.header(content)
     _same_shape((header["sx"], header["sy"], header["sz"]), shape)
+    if header["format_version"] >= 1:  # it ends with counts per z, of which the first add up to the ids
+        width = compresso.zindex_byte_width(header["sx"], header["sy"])
+        counts = np.frombuffer(content[-2 * header["sz"] * width :], f"<u{width}")
+        if counts[: header["sz"]].sum(dtype=np.uint64) != header["id_size"]:
+            raise ValueError("the compresso encoding is cut off, or broken: its index in z is wrong")
     return _same_type(np.asarray(compresso.decompress(content)), shape, encoding)
 
 
