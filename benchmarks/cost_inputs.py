@@ -129,7 +129,7 @@ def measure(dataset: EmDataset, repeats: int) -> Inputs:
 
 
 def prepared(dataset: EmDataset) -> Ingest:
-    """The ingest of all chunks. Its geometry is that of the table: the graph has no meta."""
+    """The ingest of all chunks."""
     entry = load_dataset(NAME, dataset.config)
     with closing(open_store(entry.store, entry.l2cache_id)) as store:
         meta = store.meta()

@@ -20,6 +20,8 @@ from benchmarks.features import _read_em, make_neuropil
 from l2features.bigtable import open_table
 from l2features.geometry import Chunk, Geometry, Triple
 from l2features.ids import IdLayout, Ids, row_keys
+from l2features.sample.graph import graph_meta, n_layers
+from l2features.sample.table import SampleTable
 from l2features.store import Meta, open_store
 
 PROJECT, INSTANCE = "benchmark", "benchmark"
@@ -156,7 +158,7 @@ def make_dataset(
     store = open_store(STORE_URL, TABLE)
     store.create(Meta(GRAPH, cv_path, "2026-01-01 00:00:00", dataset.geometry))
     store.close()
-    _create_graph()
+    _create_graph(dataset.geometry, cv_path)
     return dataset
 
 
@@ -185,11 +187,12 @@ def _write_segmentation(dataset: EmDataset, cv_path: str, progress: Callable[[in
         progress(1)
 
 
-def _create_graph() -> None:
-    from google.cloud import bigtable
-
-    table = bigtable.Client(project=PROJECT, admin=True).instance(INSTANCE).table(GRAPH)
-    table.create(column_families={"0": None})
+def _create_graph(geometry: Geometry, cv_path: str) -> None:
+    """Create the graph's table, which describes the graph as PyChunkedGraph 2 does."""
+    table = SampleTable(GRAPH_URL)
+    table.create()
+    table.put_meta(graph_meta(geometry, GRAPH, n_layers(geometry), cv_path))
+    table.close()
 
 
 def write_children(children: Mapping[int, Ids]) -> None:

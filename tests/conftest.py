@@ -121,6 +121,17 @@ def pubsub() -> Iterator[PubSubEmulator]:
     yield from running(PubSubEmulator())
 
 
+@pytest.fixture(scope="session")
+def dead_topic(pubsub: PubSubEmulator) -> str:
+    """The topic of dead letters that the jobs of Dataflow are launched with."""
+    from google.pubsub_v1 import PublisherClient
+
+    name = "projects/my-project/topics/dead"
+    with PublisherClient() as publisher:
+        publisher.create_topic(name=name)
+    return name
+
+
 def load_module(path: Path) -> Any:
     """A Python file from outside the packages, as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -42,6 +42,8 @@ what it holds of messages would be lost; dashboards and alerts name steps as wel
 new names into the file, and say in docs/dataflow.md that the job must be drained and started anew, or be
 updated with --transform-name-mappings."""
 
+pytestmark = pytest.mark.usefixtures("dead_topic")
+
 
 @pytest.fixture(scope="module")
 def launched(undisturbed: Path) -> Iterator[dict[str, Launched]]:

@@ -26,6 +26,7 @@ from .dockerfile import (
     stages,
 )
 
+pytestmark = pytest.mark.usefixtures("dead_topic")
 DOCKERFILE = "templates/Dockerfile"
 OPTIONS = {
     "ingest": ["--dataset=sample", "--recompute=true"],

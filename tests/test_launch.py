@@ -28,6 +28,8 @@ STREAM = [
     "--dead_letters=projects/my-project/topics/dead",
 ]
 
+pytestmark = pytest.mark.usefixtures("dead_topic")
+
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
