@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from l2features.errors import UnknownFormat
-from l2features.store import Store, open_store, sqlite
+from l2features.store import Store, formats, open_store, sqlite
 
 from .stores import FIRST, META, features_of
 
@@ -51,7 +51,7 @@ def test_a_format_added_while_a_row_is_read_does_not_fail_the_read(
     if not described:
         change(table, "DROP TABLE formats; ALTER TABLE 't.chunks' DROP COLUMN files")
         change(table, "ALTER TABLE 't.chunks' DROP COLUMN saturated")
-    monkeypatch.setattr(sqlite, "own_format", lambda formats: None)  # each write adds a record's format
+    monkeypatch.setattr(sqlite, "own_format", lambda records: None)  # each write adds a record's format
     before = table.read([FIRST]).features.tobytes()
     writer = open_store(table.url, "t")
     write_between(monkeypatch, lambda: writer.write(features_of([FIRST], seed=9)))
@@ -62,7 +62,7 @@ def test_a_format_added_while_a_row_is_read_does_not_fail_the_read(
 
 def write_between(monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]) -> None:
     """Let another connection write once, after a read has looked at the formats."""
-    genuine = sqlite.stored_formats
+    genuine = formats.stored_formats
 
     def stored_formats(*args: Any) -> Any:
         rows = genuine(*args)
