@@ -126,7 +126,8 @@ import sys
 import l2features.schema as schema
 source = open(schema.__file__).read()
 ninth = '_attribute("ninth", "<u4", (), "1", "1", "<u4", "test")'
-source = source.replace("\\n)\\n\\nNAMES", f"\\n    {ninth},\\n)\\n\\nNAMES")
+end = source.index("\\n)\\n", source.index("\\nATTRIBUTES"))
+source = source[:end] + f"\\n    {ninth}," + source[end:]
 exec(compile(source, schema.__file__, "exec"), schema.__dict__)
 import json
 import numpy as np

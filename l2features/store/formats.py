@@ -61,14 +61,19 @@ class TableFormats:
     described: bool
 
 
-def stored_formats(db: sqlite3.Connection, name: str) -> list[Row]:
-    """What the file says of a table; nothing in an older file."""
+def stored_formats(db: sqlite3.Connection, name: str, where: str) -> list[Row]:
+    """What the file says of a table; nothing in an older file. Raises UnknownFormat, which says ``where``."""
+    if not exists(db, "formats"):
+        return []
     try:
         return db.execute(_READ, (name,)).fetchall()
     except sqlite3.OperationalError as error:
-        if "no such table: formats" not in str(error):
+        if "no such column" not in str(error):
             raise
-        return []
+        raise UnknownFormat(
+            f"{where}: its formats are described in another way ({error}): "
+            "a newer version of l2features wrote it and is needed to read it"
+        ) from error
 
 
 def parse_formats(rows: Iterable[Row], where: str) -> TableFormats:
@@ -77,7 +82,7 @@ def parse_formats(rows: Iterable[Row], where: str) -> TableFormats:
     chunks = 1
     for part, size, version, fields in rows:
         newest = VERSIONS.get(part, 0)
-        if not 1 <= version <= newest:
+        if type(version) is not int or not 1 <= version <= newest:
             raise unknown_format(f"{where}: {part}", version, newest)
         if part == NODES:
             try:

@@ -267,9 +267,18 @@ class SqliteStore:
         return self._read(lambda db, _: db.execute(query, parameters).fetchall())
 
     def _read(self, query: Callable[[sqlite3.Connection, TableFormats], T]) -> T:
-        """What a query of the table finds. Raises UnknownFormat before it is run."""
+        """What a query of the table finds. Raises UnknownFormat before it is run.
+
+        Formats and rows are of one moment, so that no row is of a format that was added between the two.
+        """
+
+        def run(db: sqlite3.Connection) -> T:
+            with db:
+                db.execute("BEGIN")
+                return query(db, self._formats(db))
+
         with self._errors(reading=True):
-            return self._connections.read(lambda db: query(db, self._formats(db)))
+            return self._connections.read(run)
 
     @contextmanager
     def _transaction(self) -> Iterator[tuple[sqlite3.Connection, TableFormats]]:
@@ -281,7 +290,7 @@ class SqliteStore:
 
     def _formats(self, db: sqlite3.Connection) -> TableFormats:
         """The table's formats, parsed once. Raises UnknownFormat."""
-        rows = stored_formats(db, self.name)
+        rows = stored_formats(db, self.name, self._where)
         known = self._known
         if known is None or known[0] != rows:
             self._known = known = rows, parse_formats(rows, self._where)
