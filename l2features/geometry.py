@@ -26,6 +26,7 @@ class Chunk(NamedTuple):
 
 
 Triple = tuple[int, int, int]
+MAX_CHUNK_VOXELS = 2**31 - 1
 GRAPH_BITS = 10
 """Bits per axis of a chunk's coordinates, as in PyChunkedGraph, where the grid fits into them."""
 ROOM_BITS = 16

@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from ..chunks import FileCounts
 from ..errors import L2FeaturesError
-from ..geometry import Chunk, Geometry, Triple
+from ..geometry import MAX_CHUNK_VOXELS, Chunk, Geometry, Triple
 from ..graph.agreement import graph_table, match_graph
 from ..graph.server import graph_of
 from ..ids import IdLayout
+from ..paths import GRAPHENE, parse_path
 from ..transient import volume_error
-from .paths import GRAPHENE, parse_path
 
 if TYPE_CHECKING:
     from ..config import Dataset
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FAIL, BACKGROUND = "fail", "background"
 """What is done with files of 0 bytes."""
-MAX_CHUNK_VOXELS = 2**31 - 1
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 

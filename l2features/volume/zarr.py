@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ..paths import Location
 from .arrays import Array, ArrayBlocks
 from .codecs import CODECS
 from .layer import check_voxels, choose_scale
 from .n5 import read_n5
-from .paths import Location
 from .storage import Request, Storage, StorageError
 
 _NM = {
