@@ -126,7 +126,8 @@ import sys
 import l2features.schema as schema
 source = open(schema.__file__).read()
 ninth = '_attribute("ninth", "<u4", (), "1", "1", "<u4", "test")'
-source = source.replace("\\n)\\n\\nNAMES", f"\\n    {ninth},\\n)\\n\\nNAMES")
+before, after = source.split("\\n)\\n\\nSATURATING", 1)
+source = f"{before}\\n    {ninth},\\n)\\n\\nSATURATING{after}"
 exec(compile(source, schema.__file__, "exec"), schema.__dict__)
 import json
 import numpy as np
