@@ -87,7 +87,7 @@ def state(served: Served, timeout_s: float) -> str:
         served.store.ping()
         served.opening().result(timeout_s)
     except TableNotFound:
-        return "its table is not there"
+        return "its table is missing"
     except StoreUnavailable:
         return f"{UNREACHABLE}: its store does not answer"
     except UnknownFormat:

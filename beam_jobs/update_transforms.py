@@ -98,8 +98,7 @@ def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, l
 class GroupInStream(beam.PTransform):
     """(`Place`, `Member`), plain values, to batches (`Place`, `Member`s).
 
-    Each batch is then an element by itself: one that the runner has to repeat holds up no other, nor the
-    timers by which others are made.
+    Each batch is an element by itself: a repeated one delays neither other batches nor their timers.
     """
 
     def expand(self, parts: Any) -> Any:

@@ -153,7 +153,7 @@ def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
 def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
     """Count an attempt at a chunk before it begins; returns why the chunk is given up, or "".
 
-    The chunk's record ends its attempts, so a run after the one that gave it up starts anew.
+    The chunk's record ends its attempts, so the next run counts from zero.
     """
     [attempts] = store.count_attempts(geometry.chunk_id(chunk))
     return GIVEN_UP if attempts > ATTEMPTS else ""

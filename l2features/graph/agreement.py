@@ -148,7 +148,7 @@ def differ(path: str, other: str) -> bool:
 
 
 def _place(path: str) -> tuple[str, str]:
-    """Kind of storage of a layer, and where it is there."""
+    """Kind of storage of a layer, and its place there."""
     plain = path.strip().split("|", 1)[0].removeprefix("precomputed://")
     for spelling, standard in _SPELLINGS:
         plain = spelling.sub(standard, plain, count=1) if spelling.match(plain) else plain

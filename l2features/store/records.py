@@ -1,7 +1,7 @@
 """The bytes of a SQLite row: how a record is described where it is stored, and read by that description.
 
-A row is one record, told from records of other layouts by its length, so that rows that were written before
-and after an attribute was added lie side by side and nothing is migrated.
+A row is one record, recognized by its length among records of other layouts, so that rows written before and
+after an attribute was added lie side by side and nothing is migrated.
 
     >>> formats = {FIRST.itemsize: FIRST}
     >>> len(decode([bytes(FIRST.itemsize)], formats))

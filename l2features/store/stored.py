@@ -80,7 +80,7 @@ def parse_chunk(chunk_id: int, state: str, time: datetime, text: str | bytes, wh
 
 
 def files_of(record: ChunkRecord) -> dict[str, int]:
-    """The files of a chunk by what became of them; empty where none are known."""
+    """The files of a chunk by outcome; empty where none are known."""
     return record.files._asdict() if any(record.files) else {}
 
 

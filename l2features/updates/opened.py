@@ -51,7 +51,7 @@ class OpenDatasets:
             return self._geometries[name]
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         with ExitStack() as all_of_them:
             for source in self._sources.values():
                 all_of_them.callback(source.close)

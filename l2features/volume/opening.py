@@ -47,7 +47,7 @@ def open_layer(location: Location, mip: int | None, scale: Sequence[float] | Non
 
 
 def reach(url: str) -> None:
-    """Raise StorageError, naming the host, where the server of a URL is not there."""
+    """Raise StorageError, naming the host, where the server of a URL cannot be reached."""
     for prefix in ("middleauth+", "s3://"):
         url = url.removeprefix(prefix)
     if url.startswith(("http://", "https://")):
