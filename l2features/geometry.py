@@ -33,6 +33,12 @@ ROOM_BITS = 16
 """A chunk has room for so many bits of segments, or for as many segments as it has voxels."""
 
 
+def as_triple(values: Any) -> Triple:
+    """Three integers. Raises ValueError for another number of values."""
+    x, y, z = (int(v) for v in values)
+    return x, y, z
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Voxels, chunks and ids of one data set.
