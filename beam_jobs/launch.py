@@ -45,7 +45,7 @@ class CloudJob(NamedTuple):
         )
 
     def command(self, verb: str) -> str:
-        """The command that cancels or drains it."""
+        """Return the command that cancels or drains it."""
         return f"gcloud dataflow jobs {verb} {self.id} --project={self.project} --region={self.region}"
 
     @property

@@ -88,7 +88,7 @@ class DecodeMessages(beam.PTransform):
 
 
 def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, list[Plain]]]:
-    """A group as batches that are computed at once."""
+    """Yield a group as batches that are computed at once."""
     place, members = group
     for batch in batches([member_of(member) for member in members]):
         yield place, [plain_member(member) for member in batch]

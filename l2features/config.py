@@ -174,7 +174,7 @@ def read_datasets(path: str | os.PathLike[str] | None = None) -> Datasets:
 
 
 def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
-    """The data sets of a file that can be used. Raises ConfigError as `read_datasets`."""
+    """Return the data sets of a file that can be used. Raises ConfigError as `read_datasets`."""
     return read_datasets(path).usable
 
 

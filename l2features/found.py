@@ -36,7 +36,7 @@ def nothing_found(store: Store, geometry: Geometry, box: ChunkBox) -> FileCounts
 
 
 def table_is_empty(store: Store) -> bool:
-    """Whether the done chunks of a table count files, and no file of any chunk was read."""
+    """Return whether the done chunks of a table count files, and no file of any chunk was read."""
     counted = False
     for record in store.chunk_records():
         if record.files.read or (record.state == DONE and not record.files.expected):

@@ -57,7 +57,7 @@ class GraphInfo:
 
 
 def read_graph_info(url: str) -> GraphInfo:
-    """What a graph's table says, of either schema. Raises GraphError."""
+    """Return what a graph's table says, of either schema. Raises GraphError."""
     from google.cloud.bigtable.data import ReadRowsQuery
 
     table = open_graph_table(url)
@@ -73,7 +73,7 @@ def read_graph_info(url: str) -> GraphInfo:
 
 
 def server_info(info: Mapping[str, Any], path: str) -> GraphInfo:
-    """What a graph's server says in its info. Raises GraphError that names a key which is missing."""
+    """Return what a graph's server says in its info. Raises GraphError that names a key which is missing."""
     try:
         graph = info["graph"]
         masks = {int(layer): int(bits) for layer, bits in graph["spatial_bit_masks"].items()}

@@ -24,14 +24,14 @@ def segmentation_path(directory: Path) -> str:
 
 
 def is_sample(directory: Path, sample: Sample) -> bool:
-    """Whether a directory holds this very sample, and it was written there. Raises ConfigError."""
+    """Return whether a directory holds this very sample, and it was written there. Raises ConfigError."""
     with checked(directory):
         text = _config_text(directory)
     return _is_titled(text, sample) and json.dumps(segmentation_path(directory.resolve())) in text
 
 
 def check_config(directory: Path, sample: Sample) -> None:
-    """Raises ConfigError where a directory's data sets file is not this sample's, written there."""
+    """Raise ConfigError where a directory's data sets file is not this sample's, written there."""
     config = directory / CONFIG
     if not config.exists() or is_sample(directory, sample):
         return
@@ -44,7 +44,7 @@ def check_config(directory: Path, sample: Sample) -> None:
 
 
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
-    """Raises ConfigError where a directory has files of neither this sample nor `l2features up`.
+    """Raise ConfigError where a directory has files of neither this sample nor `l2features up`.
 
     A segmentation with this ``info`` was written in part, and may be completed.
     """

@@ -131,7 +131,7 @@ class Store(Protocol):
         """State of each chunk, shape (n,); empty where nothing is recorded."""
 
     def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
-        """Whether each chunk is recorded as done although files were missing or empty, shape (n,)."""
+        """Return whether each chunk is recorded as done although files were missing or empty, shape (n,)."""
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
         """Every recorded chunk, in no special order."""

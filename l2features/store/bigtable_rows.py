@@ -88,7 +88,7 @@ def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
 
 
 def chunk_record(row: Row, where: str) -> ChunkRecord:
-    """The record in a chunk's row. Raises StoreError."""
+    """Return the record in a chunk's row. Raises StoreError."""
     cell = row.cells[0]
     time = datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC)
     chunk_id = int(row.row_key[len(CHUNK_PREFIX) :])
@@ -121,7 +121,7 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 
 
 def cells_only(columns: Columns) -> RowFilter:
-    """Whether there are cells in these columns, without their values."""
+    """Return the filter for the cells of these columns, without their values."""
     return RowFilterChain(filters=[newest(*columns.names), StripValueTransformerFilter(True)])
 
 

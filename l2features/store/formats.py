@@ -62,7 +62,7 @@ class TableFormats:
 
 
 def stored_formats(db: sqlite3.Connection, name: str) -> list[Row]:
-    """What the file says of a table; nothing in an older file."""
+    """Return what the file says of a table; nothing in an older file."""
     try:
         return db.execute(_READ, (name,)).fetchall()
     except sqlite3.OperationalError as error:
@@ -72,7 +72,7 @@ def stored_formats(db: sqlite3.Connection, name: str) -> list[Row]:
 
 
 def parse_formats(rows: Iterable[Row], where: str) -> TableFormats:
-    """The formats of a table. Raises UnknownFormat, which says ``where``."""
+    """Return the formats of a table. Raises UnknownFormat, which says ``where``."""
     records: dict[int, np.dtype] = {}
     chunks = 1
     for part, size, version, fields in rows:
@@ -127,7 +127,7 @@ def add_own_record(db: sqlite3.Connection, name: str, formats: TableFormats) -> 
 
 
 def exists(db: sqlite3.Connection, table: str) -> bool:
-    """Whether the file has an SQL table of this name."""
+    """Return whether the file has an SQL table of this name."""
     query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
     return db.execute(query, (table,)).fetchone() is not None
 

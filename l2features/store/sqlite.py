@@ -83,7 +83,7 @@ class SqliteStore:
         return None if row is None else parse_geometry(row[3], self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        """A table without a meta gets a row that has the geometry only, and no timestamp."""
+        """Keep the geometry, in a table without a meta in a row of its own, without a timestamp."""
         with self._transaction() as (db, _):
             db.execute(
                 "INSERT INTO tables VALUES (?, '', '', '', ?) "

@@ -88,7 +88,7 @@ class Volume:
         return VolumeInfo((x, y, z), as_triple(bounds.minpt), as_triple(bounds.size3()), chunk_size, layout)
 
     def placeholder(self) -> str:
-        """A line for a scale without any files, as far as that is cheap to know; else ""."""
+        """Return a line for a scale without any files, as far as that is cheap to know; else ""."""
         from .layer import listed
 
         folder = self._layer.folder
@@ -147,7 +147,7 @@ class Volume:
 
 
 def open_volume(dataset: Dataset) -> Volume:
-    """The segmentation of a data set, at the scale that its entry names, or else at that of its graph.
+    """Return the segmentation of a data set, at the scale that its entry names, or else at that of its graph.
 
     Raises VolumeError where it cannot be opened, ConfigError where its graph contradicts it, and GraphError
     where its graph cannot be asked.
