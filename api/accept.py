@@ -28,7 +28,7 @@ class _Range(NamedTuple):
 
 
 def accepted(header: str | None, offered: Sequence[str]) -> str:
-    """The offered media type that the client prefers; of equal ones the one it names, else the first.
+    """Return the offered media type that the client prefers; of equal ones the one it names, else the first.
 
     Parameters of a media type do not count. No header, or an empty one, accepts everything.
     Raises ApiError 406 where nothing that is offered is accepted.
@@ -43,7 +43,7 @@ def accepted(header: str | None, offered: Sequence[str]) -> str:
 
 
 def not_acceptable(header: str, offered: Sequence[str]) -> ApiError:
-    """The error for a client that accepts nothing that is offered."""
+    """Return the error for a client that accepts nothing that is offered."""
     message = f"Accept: {shown(header)} cannot be met: expected {', '.join(offered)} or */*"
     return ApiError(406, "not_acceptable", message, field="Accept", value=header)
 

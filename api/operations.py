@@ -57,12 +57,7 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
     )
     def ready() -> Response:
         """503 while a store cannot be reached, or no data set is known yet."""
-        asked = {
-            served.name: in_background(partial(state, served, settings.store_timeout_s))
-            for served in datasets.all()
-        }
-        states = {name: answer.result() for name, answer in asked.items()}
-        states |= dict.fromkeys(datasets.problems, MISCONFIGURED)
+        states = all_states(datasets, settings.store_timeout_s)
         good = "ready" in states.values() and not any(s.startswith(UNREACHABLE) for s in states.values())
         body = Health(status="ready" if good else "not ready", datasets=states)
         return json_response(body.model_dump(), 200 if good else 503)
@@ -81,13 +76,20 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
         return Response(text, content_type=content_type)
 
 
+def all_states(datasets: Datasets, timeout_s: float) -> dict[str, str]:
+    """Return the state of each data set of the file, asked at the same time."""
+    asked = {served.name: in_background(partial(state, served, timeout_s)) for served in datasets.all()}
+    states = {name: answer.result() for name, answer in asked.items()}
+    return states | dict.fromkeys(datasets.problems, MISCONFIGURED)
+
+
 def state(served: Served, timeout_s: float) -> str:
     """``ready``, or what a data set lacks."""
     try:
         served.store.ping()
         served.opening().result(timeout_s)
     except TableNotFound:
-        return "its table is not there"
+        return "its table is missing"
     except StoreUnavailable:
         return f"{UNREACHABLE}: its store does not answer"
     except UnknownFormat:

@@ -32,7 +32,7 @@ PROBLEMS = {
         field="body",
     ),
     404: _problem(
-        "There is no such data set.",
+        "The data set is unknown.",
         "unknown_dataset",
         "data set 'minie65' is not served: expected one of those of table_mapping",
         field="dataset",
@@ -63,7 +63,7 @@ PROBLEMS = {
         value=FLOAT_ID,
     ),
     429: _problem(
-        "The server has enough to do: try again later.",
+        "The server is at its limit: try again later.",
         "too_many_requests",
         "this server works on 24 requests at the same time: try again later",
         limit=24,
@@ -86,7 +86,7 @@ AUTH_PROBLEMS = {
         {"error": "bad_auth_header", "message": "Authorization header must begin with 'Bearer'"},
     ),
     401: Problem(
-        "There is no token, or it is not valid.",
+        "The token is missing or invalid.",
         {"error": "invalid_token", "message": "Unauthorized - Token is Invalid or Expired"},
     ),
     403: Problem(

@@ -164,7 +164,7 @@ NOT_READY = {
     "content": {
         JSON: {
             "schema": {"$ref": "#/components/schemas/Health"},
-            "example": {"status": "not ready", "datasets": {"minnie65": "its table is not there"}},
+            "example": {"status": "not ready", "datasets": {"minnie65": "its table is missing"}},
         }
     },
 }

@@ -81,7 +81,7 @@ def check_runner_options(parser: argparse.ArgumentParser, own: argparse.Namespac
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
+    """Return the job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
     add_runner_options(parser)
     own, rest = parser.parse_known_args(argv)
     check_runner_options(parser, own)
@@ -118,7 +118,7 @@ def run_local(job: Any, own: argparse.Namespace, flags: list[str], starting: str
 
 
 def waiting(own: argparse.Namespace) -> bool | None:
-    """Whether the options say to wait for a job on Dataflow; None where they do not say."""
+    """Return whether the options say to wait for a job on Dataflow; None where they do not say."""
     return False if own.detach else (own.wait or None)
 
 

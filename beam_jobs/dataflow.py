@@ -42,12 +42,12 @@ def labels(job: str, dataset: str | None = None) -> list[str]:
 
 
 def table_job_name(job: str, dataset: Dataset) -> str:
-    """The flag that names a job after the table that it writes."""
+    """Return the flag that names a job after the table that it writes."""
     return _job_name(job, dataset.l2cache_id, f"{dataset.store} {dataset.l2cache_id}")
 
 
 def update_job_name(subscriptions: Sequence[str]) -> str:
-    """The flag that names an update after the subscriptions that it reads, in any order."""
+    """Return the flag that names an update after the subscriptions that it reads, in any order."""
     paths = sorted(set(subscriptions))
     return _job_name("update", paths[0].rpartition("/")[2], " ".join(paths))
 

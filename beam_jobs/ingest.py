@@ -2,7 +2,7 @@
 
 On one machine the pipeline runs in worker processes that share out the chunks as they go. With
 --runner=DataflowRunner (or any other Beam runner) the same pipeline runs there. The same command given
-again goes on where it stopped: chunks that are done are skipped, chunks that failed are tried again.
+again continues where it stopped: chunks that are done are skipped, chunks that failed are tried again.
 
 example, the sample data set:
   l2features sample sample
@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help='the time at which the graph is read, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; needed '
         "when the table is made, unless the data set has no graph; afterwards the table knows it",
     )
-    add_switch(parser, "--create", "make the table if it is not there")
+    add_switch(parser, "--create", "make the table if it is missing")
     add_switch(parser, "--recompute", "compute chunks again that are done")
     add_switch(parser, "--retry-missing", "compute chunks again that are done with missing or empty files")
     add_switch(parser, "--allow-empty", "exit with 0 where no file of the segmentation was found at all")

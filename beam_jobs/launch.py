@@ -25,7 +25,7 @@ class LaunchFailed(L2FeaturesError):
 
 
 class StillRunning(L2FeaturesError):
-    """The waiting was stopped; the job goes on."""
+    """The waiting was stopped; the job continues."""
 
 
 class CloudJob(NamedTuple):
@@ -45,7 +45,7 @@ class CloudJob(NamedTuple):
         )
 
     def command(self, verb: str) -> str:
-        """The command that cancels or drains it."""
+        """Return the command that cancels or drains it."""
         return f"gcloud dataflow jobs {verb} {self.id} --project={self.project} --region={self.region}"
 
     @property
@@ -99,19 +99,19 @@ def wait_for(result: Any, job: CloudJob) -> None:
     """Wait for a job to end. Raises LaunchFailed, and StillRunning on Ctrl-C."""
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
-    goes_on = f"job {job.id} goes on: {job.page}; {job.end}"
+    continues = f"job {job.id} continues: {job.page}; {job.end}"
     try:
         with _one_line():
             result.wait_until_finish()
     except KeyboardInterrupt:
-        raise StillRunning(f"stopped waiting; {goes_on}") from None
+        raise StillRunning(f"stopped waiting; {continues}") from None
     except DataflowRuntimeException as error:
         state = error.result.state
         if state not in _ENDED_WELL:
             why = reason(str(error).partition("Error:\n")[2])
             raise LaunchFailed(f"job {job.id}: {state}: {why}; see {job.page}") from error
     except AssertionError as error:  # Beam's, where the thread that asks for the state has died
-        raise LaunchFailed(f"cannot tell how the job is; {goes_on}") from error
+        raise LaunchFailed(f"cannot read the state of the job; {continues}") from error
 
 
 def _already_runs(job: CloudJob) -> str:

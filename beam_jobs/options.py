@@ -45,7 +45,7 @@ class Switch(NamedTuple):
 
 
 def beam_parser() -> argparse.ArgumentParser:
-    """A parser that knows Beam's options."""
+    """Return a parser that knows Beam's options."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)
@@ -53,7 +53,7 @@ def beam_parser() -> argparse.ArgumentParser:
 
 
 def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
-    """The flags of a parser that set a boolean option.
+    """Return the flags of a parser that set a boolean option.
 
     Some store True or False, some have a ``--no-`` spelling, and some store their value as text, to which
     ``false`` is as true as any other (``--dry_run``).
@@ -89,7 +89,7 @@ def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[st
 
 
 def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
-    """What flags set of Beam's boolean options, the last flag counting, and the other flags.
+    """Return what flags set of Beam's boolean options, the last flag counting, and the other flags.
 
     A flag is ``--flag``, ``--flag=true``, ``--flag=false``, or has its value as the next word. Raises
     ArgumentTypeError for another value.

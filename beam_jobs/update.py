@@ -50,7 +50,7 @@ ALWAYS_ON = ("streaming", "enable_streaming_engine")
 """Options of Beam's that its runner of Dataflow turns on for whatever reads a subscription."""
 STOPPED = "stopped: the same command goes on from here"
 NOT_STARTED = "stopped: nothing was started"
-ENDED = "ended: messages that were not done come again"
+ENDED = "ended: messages that were not done are redelivered"
 LOCAL_RUNNER = "FnApiRunner"
 REPLAY_ATTEMPTS, STREAM_ATTEMPTS = 3, 6
 
@@ -76,9 +76,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attempts",
         type=int,
-        help="how often what may pass is tried, such as a graph that does not know a node; with "
-        f"--subscriptions, the latter only, as all else is tried for a day; default: {REPLAY_ATTEMPTS} for "
-        f"--messages, {STREAM_ATTEMPTS} for --subscriptions, {DATAFLOW_ATTEMPTS} on Dataflow",
+        help="maximum attempts: for errors, and for nodes that the graph does not know; with --subscriptions "
+        "on this machine for such nodes only, as errors are retried for a day; on Dataflow before a "
+        "transient error is raised, which repeats its batch for a day; default: "
+        f"{REPLAY_ATTEMPTS} for --messages, {STREAM_ATTEMPTS} for --subscriptions, "
+        f"{DATAFLOW_ATTEMPTS} on Dataflow",
     )
     parser.add_argument("--workers", type=int, help="processes with --subscriptions; default: one per core")
 

@@ -35,7 +35,7 @@ def open_recorder(update: Update) -> Recorder:
 
 
 class Flusher:
-    """Writes a recorder's figures in a thread of its own, so that no store holds up who records them."""
+    """Writes a recorder's figures in a thread of its own, so that a slow store delays no message."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder, self._final = recorder, False

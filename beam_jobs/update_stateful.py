@@ -131,13 +131,13 @@ class _CollectFn(beam.DoFn):
         tally: Any = beam.DoFn.StateParam(TALLY),  # noqa: B008
     ) -> Iterable[tuple[str, list[Plain]]]:
         known = Tally(*(tally.read() or ()))
-        told = list(entries.read())
+        reported = list(entries.read())
         entries.clear()
         tally.clear()
         if known.settled or known.expected is None:
             return []
         logger.error("message %s: not all of its parts were reported", key)
-        return [(key, [*told, *map(plain_entry, unreported(map(entry_of, told)))])]
+        return [(key, [*reported, *map(plain_entry, unreported(map(entry_of, reported)))])]
 
 
 @dataclass

@@ -88,7 +88,7 @@ class DecodeMessages(beam.PTransform):
 
 
 def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, list[Plain]]]:
-    """A group as batches that are computed at once."""
+    """Yield a group as batches that are computed at once."""
     place, members = group
     for batch in batches([member_of(member) for member in members]):
         yield place, [plain_member(member) for member in batch]
@@ -98,8 +98,7 @@ def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, l
 class GroupInStream(beam.PTransform):
     """(`Place`, `Member`), plain values, to batches (`Place`, `Member`s).
 
-    Each batch is then an element by itself: one that the runner has to repeat holds up no other, nor the
-    timers by which others are made.
+    Each batch is an element by itself: a repeated one delays neither other batches nor their timers.
     """
 
     def expand(self, parts: Any) -> Any:

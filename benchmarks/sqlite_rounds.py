@@ -137,7 +137,7 @@ def run_rounds(folder: Path, rounds: int, replace: bool = False) -> tuple[Counte
 SCENARIOS = {
     "a folder that all may write to": ("shared", False),
     "a folder that readers may not write to": ("read-only", False),
-    "a file that is deleted and made anew": ("replaced", True),
+    "a file that is deleted and recreated": ("replaced", True),
 }
 
 

@@ -66,7 +66,7 @@ def may_pass(error: BaseException) -> bool:
 
 def unavailable(error: BaseException) -> bool:
     """Whether an error of a Google client is transient: the service is away, busy, or refuses access."""
-    return any(may_pass(cause) for cause in causes(error)) or transient.may_pass(error)
+    return any(may_pass(cause) for cause in causes(error)) or transient.has_transient_cause(error)
 
 
 def reason(error: BaseException) -> str:

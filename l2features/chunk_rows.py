@@ -20,7 +20,7 @@ class ChunkRows(NamedTuple):
 
 
 def read_chunk(store: Store, dataset: Dataset, geometry: Geometry, chunk: Chunk) -> ChunkRows:
-    """The rows of a chunk, and whether they can be all of its nodes. Raises StoreError.
+    """Return the rows of a chunk, and whether they can be all of its nodes. Raises StoreError.
 
     A table of PCGL2Cache records no chunks: its rows are taken as they are.
     """

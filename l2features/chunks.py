@@ -77,7 +77,7 @@ class FileCounts(NamedTuple):
         return self.missing + self.empty
 
     def plus(self, other: FileCounts) -> FileCounts:
-        """The sum, count by count."""
+        """Return the sum, count by count."""
         return FileCounts(*(a + b for a, b in zip(self, other, strict=True)))
 
     def __str__(self) -> str:

@@ -95,10 +95,8 @@ def get(
         raise click.UsageError("expected either node ids or --chunk X,Y,Z")
     wanted = np.array([_node_id(text) for text in ids], dtype=np.uint64)
     entry = load_dataset(dataset, config)
-    if segments and entry.graph != "flat":
-        raise ConfigError(
-            f"data set {dataset!r} has a graph ({entry.graph}): --segments is for data sets with graph: flat"
-        )
+    if segments:
+        _check_flat(entry)
     with closing(_open(entry)) as store:
         geometry = _geometry(entry, store)
         if of_chunk is None:
@@ -215,6 +213,14 @@ def _check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
         raise ConfigError(f"chunk {chunk}: expected coordinates below {Chunk(*geometry.grid)}")
 
 
+def _check_flat(dataset: Dataset) -> None:
+    if dataset.graph != "flat":
+        raise ConfigError(
+            f"data set {dataset.name!r} has a graph ({dataset.graph}): --segments is for data sets with "
+            "graph: flat"
+        )
+
+
 def _node_id(text: str) -> int:
     if not text.isdecimal() or len(text) > KEY_DIGITS or int(text) >= 1 << 64:
         raise ConfigError(f"{text!r} is not a node id: expected an integer from 0 to {(1 << 64) - 1}")
@@ -227,8 +233,8 @@ def _print_segments(segments: Ids, ids: Ids, as_json: bool) -> None:
     pairs = {str(node): segment for node, segment in zip(ids.tolist(), segments.tolist(), strict=True)}
     if as_json:
         click.echo(json_text(pairs))
-    for node, segment in () if as_json else pairs.items():
-        click.echo(f"{node} {segment}")
+    else:
+        click.echo("".join(f"{node} {segment}\n" for node, segment in pairs.items()), nl=False)
 
 
 def _print_rows(rows: Rows, geometry: Geometry, as_json: bool) -> None:

@@ -35,11 +35,11 @@ from pydantic import (
 
 from .entries import BUCKETS, read_entries
 from .errors import ConfigError
+from .geometry import MAX_CHUNK_VOXELS
 from .graphene import table_of
+from .paths import EXPECTED as EXPECTED_PATHS
+from .paths import parse_path
 from .store import TABLE_NAME
-from .volume import MAX_CHUNK_VOXELS
-from .volume.paths import EXPECTED as EXPECTED_PATHS
-from .volume.paths import parse_path
 
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
 PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
@@ -174,7 +174,7 @@ def read_datasets(path: str | os.PathLike[str] | None = None) -> Datasets:
 
 
 def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
-    """The data sets of a file that can be used. Raises ConfigError as `read_datasets`."""
+    """Return the data sets of a file that can be used. Raises ConfigError as `read_datasets`."""
     return read_datasets(path).usable
 
 

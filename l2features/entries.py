@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_entries(file: str) -> Entries:
-    """The entries of a data sets file, here or in a bucket, ``gs://…``.
+    """Return the entries of a data sets file, here or in a bucket, ``gs://…``.
 
     Raises ConfigError where it cannot be read, or is not YAML with an entry for each data set.
     """
@@ -56,7 +56,7 @@ def read_entries(file: str) -> Entries:
 
 
 def as_json(value: Any) -> Any:
-    """What YAML holds in JSON's kinds of values; others as text."""
+    """Return what YAML holds in JSON's kinds of values; others as text."""
     if isinstance(value, dict):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list):

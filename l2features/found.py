@@ -20,8 +20,8 @@ BATCH_RECORDS = 10_000
 def nothing_found(store: Store, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
     """Sum the files of a box in which every chunk is done, and of whose files none was read; else None.
 
-    A chunk whose record counts no file, as those of older versions and of readers that cannot count, may
-    have been read: then the answer is None. A box with one complete chunk costs one read of the store.
+    A chunk whose record counts no file, as those of older versions, may have been read: then the answer is
+    None. A box with one complete chunk costs one read of the store.
     """
     for first, last in shards(box):
         chunk_ids = geometry.layout.chunk_id_array(box.positions(first, last))
@@ -36,7 +36,7 @@ def nothing_found(store: Store, geometry: Geometry, box: ChunkBox) -> FileCounts
 
 
 def table_is_empty(store: Store) -> bool:
-    """Whether the done chunks of a table count files, and no file of any chunk was read."""
+    """Return whether the done chunks of a table count files, and no file of any chunk was read."""
     counted = False
     for record in store.chunk_records():
         if record.files.read or (record.state == DONE and not record.files.expected):

@@ -26,10 +26,17 @@ class Chunk(NamedTuple):
 
 
 Triple = tuple[int, int, int]
+MAX_CHUNK_VOXELS = 2**31 - 1
 GRAPH_BITS = 10
 """Bits per axis of a chunk's coordinates, as in PyChunkedGraph, where the grid fits into them."""
 ROOM_BITS = 16
 """A chunk has room for so many bits of segments, or for as many segments as it has voxels."""
+
+
+def as_triple(values: Any) -> Triple:
+    """Three integers. Raises ValueError for another number of values."""
+    x, y, z = (int(v) for v in values)
+    return x, y, z
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Ingest:
         return shards(self.box)
 
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
-        """The chunks of a shard to compute: all, or those that are not recorded as done.
+        """Return the chunks of a shard to compute: all, or those that are not recorded as done.
 
         With ``retry_missing`` also those recorded as done with files that were missing.
         """
@@ -143,7 +143,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
 
 
 def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
-    """The time at which a graph is read. Its server takes whole seconds, rounded up. Raises ConfigError."""
+    """Return the time at which a graph is read, for its server in whole seconds. Raises ConfigError."""
     time = parse_time(timestamp)
     if dataset.graph == "graphene" and time.microsecond:
         return time.replace(microsecond=0) + timedelta(seconds=1)
@@ -153,7 +153,7 @@ def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
 def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
     """Count an attempt at a chunk before it begins; returns why the chunk is given up, or "".
 
-    The chunk's record ends its attempts, so a run after the one that gave it up starts anew.
+    The chunk's record ends its attempts, so the next run counts from zero.
     """
     [attempts] = store.count_attempts(geometry.chunk_id(chunk))
     return GIVEN_UP if attempts > ATTEMPTS else ""

@@ -34,7 +34,7 @@ def put_note(store: Store, name: str, content: Mapping[str, Any]) -> None:
 
 
 def note_content(store: Store, name: str) -> dict[str, Any] | None:
-    """A note's JSON object; None where there is none. Raises BadNote, and StoreError as the store."""
+    """Return a note's JSON object; None where there is none. Raises BadNote, and StoreError as the store."""
     what = f"table {store.name}: the note {name!r}"
     try:
         text = store.note(name)

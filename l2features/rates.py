@@ -1,7 +1,7 @@
 """How fast an ingest works: chunks and nodes recorded in its last ten minutes.
 
 A record says when its chunk was done, not when it was begun. Hence the start of the latest run is kept with
-the table: the time before its first record counts too, and workers that write in bursts give no false rate.
+the table: the time before its first record counts too, and bursts of records make no false rate.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ BIGTABLE_HOST, PUBSUB_HOST = "bigtable.googleapis.com:443", "pubsub.googleapis.c
 
 
 def check_bigtable(url: str, kind: type[L2FeaturesError] = StoreUnavailable) -> None:
-    """Raises ``kind`` where ``url`` is of Bigtable, and that cannot be reached. Other URLs pass."""
+    """Raise ``kind`` where ``url`` is of Bigtable, and that cannot be reached. Other URLs pass."""
     if url.startswith("bigtable://"):
         _check(url, BIGTABLE_VARIABLE, bigtable_emulator(), BIGTABLE_HOST, kind)
 
 
 def check_pubsub(path: str, kind: type[L2FeaturesError]) -> None:
-    """Raises ``kind`` where Pub/Sub cannot be reached; ``path`` is what is wanted of it."""
+    """Raise ``kind`` where Pub/Sub cannot be reached; ``path`` is what is wanted of it."""
     _check(path, PUBSUB_VARIABLE, pubsub_emulator(), PUBSUB_HOST, kind)
 
 

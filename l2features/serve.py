@@ -88,7 +88,7 @@ def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: boo
 def greeting(
     url: str, prefix: str, datasets: Sequence[Dataset], auth: bool, found: tuple[Dataset, int] | None
 ) -> str:
-    """What to try; ``found`` is a node with features."""
+    """Return what to try; ``found`` is a node with features."""
     api = f"{url}{prefix}/api/v1"
     name = found[0].name if found else datasets[0].name
     who = "those with a token" if auth else "everyone who can reach it, without a token (see --auth)"
@@ -113,7 +113,7 @@ def greeting(
 
 
 def table_problem(dataset: Dataset) -> str | None:
-    """What keeps a data set's table from being served, and what to do; None where it is present."""
+    """Return what keeps a data set's table from being served, and what to do; None where it is present."""
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     try:
         check_bigtable(dataset.store)
@@ -143,7 +143,7 @@ def _is_up(url: str, server: int) -> bool:
 
 
 def some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int] | None:
-    """A data set and a node of it that has features; None where none is found soon."""
+    """Return a data set and a node of it that has features; None where none is found soon."""
     until = time.monotonic() + STORE_S
     for dataset in datasets:
         with suppress(L2FeaturesError):

@@ -29,7 +29,7 @@ _ZULU = re.compile(r" ?(Z|z|UTC)$")
 
 
 def parse_time(text: str) -> datetime:
-    """A time in UTC, from ISO 8601; one without an offset is UTC.
+    """Return a time in UTC, from ISO 8601; one without an offset is UTC.
 
     Fractions may have any number of digits, of which six count. Raises ConfigError for anything else, a date
     alone among it.
@@ -53,7 +53,7 @@ def utc_time(text: str) -> datetime:
 
 
 def format_time(time: datetime) -> str:
-    """A time as tables keep it: whole seconds as PyChunkedGraph does, others with milliseconds."""
+    """Return a time as tables keep it: whole seconds as PyChunkedGraph does, others with milliseconds."""
     utc = time.astimezone(UTC)
     text = utc.strftime(TIME_FORMAT)
     return f"{text}.{utc.microsecond // 1000:03d}" if utc.microsecond >= 1000 else text

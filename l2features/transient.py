@@ -1,4 +1,4 @@
-"""Which errors may pass: the one table that tells a transient error from a permanent one.
+"""Transient and permanent errors: one table for graphs, volumes and stores.
 
 A transient error is about the moment: a service is away, busy, or refuses access for now. The same call may
 succeed later, so it is worth repeating for a long time. A permanent error is about the data or the
@@ -45,15 +45,15 @@ def is_transient(error: BaseException) -> bool:
 
 def volume_error(message: str, cause: BaseException) -> VolumeError:
     """Return the error of a segmentation that could not be read, transient if its cause is."""
-    return (VolumeUnavailable if may_pass(cause) else VolumeError)(message)
+    return (VolumeUnavailable if has_transient_cause(cause) else VolumeError)(message)
 
 
 def graph_error(message: str, cause: BaseException) -> GraphError:
     """Return the error of a graph that could not be read, transient if its cause is."""
-    return (GraphUnavailable if may_pass(cause) else GraphError)(message)
+    return (GraphUnavailable if has_transient_cause(cause) else GraphError)(message)
 
 
-def may_pass(error: BaseException) -> bool:
+def has_transient_cause(error: BaseException) -> bool:
     """Return whether an error of any library is transient: the first of its causes that is known decides."""
     verdicts = map(_verdict, _chain(error))
     return next((known for known in verdicts if known is not None), False)

@@ -23,7 +23,7 @@ GEOMETRY = Geometry((16, 16, 40), (0, 0, 0), (64, 64, 32), (32, 32, 32), IdLayou
 
 
 def put_rows(rows: Mapping[bytes, Mapping[bytes, bytes]]) -> str:
-    """A new table with these cells; gives its URL."""
+    """A new table with these cells; returns its URL."""
     name = f"graph_{uuid4().hex[:12]}"
     table = bigtable.Client(project=PROJECT, admin=True).instance(INSTANCE).table(name)
     table.create(column_families={"0": None})

@@ -101,7 +101,7 @@ class Served:
 
 @contextmanager
 def serving(served: Served) -> Iterator[dict[str, str]]:
-    """Serve a layer; gives its path by source: "http(s)", "gs" (with `emulator` set to it) and "s3"."""
+    """Serve a layer; yields its path by source: "http(s)", "gs" (with `emulator` set to it) and "s3"."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -49,7 +49,7 @@ def as_published(message: TimestampedValue) -> TimestampedValue:
 
 
 def main(config: str, file: str, dead_letters: str, *flags: str) -> int:
-    """Run the job, and print what it counted; gives the exit status."""
+    """Run the job, and print what it counted; returns the exit status."""
     datasets = tuple(load_datasets(config).values())
     geometries = read_geometries(datasets)
     update = Update(datasets, attempts=2, insist_s=INSIST_S, counted=True, geometries=geometries)

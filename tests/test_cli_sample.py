@@ -28,7 +28,7 @@ def test_sample_makes_a_data_set_that_works(tmp_path: Path) -> None:
     assert (dataset.graph, dataset.store) == ("flat", f"sqlite://{folder}/l2cache.db")
     assert any(geometry.voxel_offset)
     again = run("sample", folder)
-    assert (again.exit_code, f"error: {config} is there already" in again.output) == (2, True)
+    assert (again.exit_code, f"error: {config} exists" in again.output) == (2, True)
 
 
 @pytest.mark.parametrize("value", ["1,2", "a,b,c", "0,1,1", "-1,1,1", "1.5,1,1", ""])
@@ -59,7 +59,7 @@ def test_a_folder_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Path
     assert list(files_of(tmp_path)) == [name]
 
 
-def test_a_sample_that_was_written_in_part_is_written_anew(tmp_path: Path) -> None:
+def test_a_sample_that_was_written_in_part_is_completed(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     assert run("sample", folder, *SMALL).exit_code == 0
     whole = files_of(folder)
@@ -69,7 +69,7 @@ def test_a_sample_that_was_written_in_part_is_written_anew(tmp_path: Path) -> No
     assert run("sample", folder, *SMALL).exit_code == 0
     assert files_of(folder) == whole | {"l2cache.db": b""}
     again = run("sample", folder, *SMALL)
-    assert (again.exit_code, again.output) == (0, f"{folder}: this sample is there already\n")
+    assert (again.exit_code, again.output) == (0, f"{folder}: this sample exists already\n")
 
 
 @pytest.mark.parametrize("where", ["file/sample", "taken"])

@@ -12,8 +12,8 @@ import yaml
 from l2features.config import CONFIG_VARIABLE, EXPECTED, Dataset, load_dataset, load_datasets
 from l2features.errors import ConfigError
 from l2features.features.runs import MAX_VOXELS
+from l2features.geometry import MAX_CHUNK_VOXELS
 from l2features.store import open_store
-from l2features.volume import MAX_CHUNK_VOXELS
 
 OLD_SERVICE = """\
 minnie65_phase3_v1:

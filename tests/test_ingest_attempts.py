@@ -26,10 +26,10 @@ def ingest(config: Path) -> Ingest:
     return prepare(load_dataset("sample", config))
 
 
-def test_a_chunk_is_given_up_after_three_attempts_and_then_tried_anew(ingest: Ingest) -> None:
+def test_a_chunk_is_given_up_after_three_attempts_and_then_retried(ingest: Ingest) -> None:
     store = ingest.open_store()
-    told = [begin_attempt(store, ingest.geometry, CHUNK) for _ in range(ATTEMPTS + 1)]
-    assert told == [""] * ATTEMPTS + [GIVEN_UP]
+    reasons = [begin_attempt(store, ingest.geometry, CHUNK) for _ in range(ATTEMPTS + 1)]
+    assert reasons == [""] * ATTEMPTS + [GIVEN_UP]
     save_failure(store, ingest.geometry, CHUNK, GIVEN_UP)
     assert begin_attempt(store, ingest.geometry, CHUNK) == ""
 
@@ -41,8 +41,8 @@ def test_the_pipeline_gives_it_up_and_does_the_others(ingest: Ingest, config: Pa
     lost = lose(store, OTHER, 2)
     with beam.Pipeline("FnApiRunner") as pipeline:
         results = build(pipeline, ingest, beam.Create([CHUNK, OTHER]), counted=True)
-        told = (results.written, results.failed) | beam.Flatten()
-        states = told | beam.Map(lambda result: (tuple(result.chunk), result.state, result.reason))
+        outcomes = (results.written, results.failed) | beam.Flatten()
+        states = outcomes | beam.Map(lambda result: (tuple(result.chunk), result.state, result.reason))
         assert_that(states, equal_to([(tuple(CHUNK), FAILED, GIVEN_UP), (tuple(OTHER), DONE, "")]))
     assert store.read(lost).found.all()
     for chunk in (CHUNK, OTHER):

@@ -86,7 +86,7 @@ def test_chunks_with_missing_files_are_computed_again_when_asked(
     assert "0 of 12 chunks done (12 were done before)" in run_ingest(config, "--retry-missing").stdout
 
 
-def test_nodes_are_numbered_anew_and_leftovers_removed(holes: Holes, tmp_path: Path) -> None:
+def test_nodes_are_renumbered_and_leftovers_removed(holes: Holes, tmp_path: Path) -> None:
     """Of a chunk of several files some come back, and others go."""
     keys = {"chunk_size": [96, 64, 32]}
     config = dataset_file(tmp_path, holes.path, **keys)

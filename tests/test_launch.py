@@ -114,7 +114,7 @@ def test_ctrl_c_says_that_the_job_goes_on(undisturbed: Path, service: Service, n
     service.ends = STATES.JOB_STATE_RUNNING
     done = run(ingest.main, undisturbed)
     assert done.returncode == 130
-    assert done.stderr.splitlines()[-1] == f"stopped waiting; job {ID} goes on: {PAGE}; cancel: {CANCEL}"
+    assert done.stderr.splitlines()[-1] == f"stopped waiting; job {ID} continues: {PAGE}; cancel: {CANCEL}"
 
 
 def test_ctrl_c_while_a_job_is_being_started(undisturbed: Path, service: Service) -> None:

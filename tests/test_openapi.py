@@ -194,8 +194,8 @@ def test_each_error_has_an_example_of_its_own(document: dict[str, Any], with_tok
     for each in (document, with_tokens):
         for path, _, operation in operations(each):
             found = list(examples_of(operation))
-            told = {status for status, _, _ in found}
-            assert told == {status for status in operation["responses"] if status >= "400"}, path
+            found_statuses = {status for status, _, _ in found}
+            assert found_statuses == {status for status in operation["responses"] if status >= "400"}, path
             bodies = [str(value) for _, _, value in found]
             assert len(set(bodies)) == len(bodies), path
             for _, schema, value in found:

@@ -42,7 +42,7 @@ LOST = ("a worker is lost", "Channel closed prematurely")
 
 @pytest.fixture
 def deadly(cluster: Cluster, sample: Path, undisturbed: Path) -> Iterator[Path]:
-    """A file of the segmentation, of one chunk, at which workers die; gives the file that says so."""
+    """A file of the segmentation, of one chunk, at which workers die; returns the file that marks it."""
     geometry = open_sample(undisturbed)[1]
     corners = zip(geometry.origins([DEADLY])[0].tolist(), geometry.chunk_size, strict=True)
     bounds = "_".join(f"{start}-{start + size}" for start, size in corners)
@@ -55,7 +55,7 @@ def deadly(cluster: Cluster, sample: Path, undisturbed: Path) -> Iterator[Path]:
 def test_a_chunk_that_kills_its_worker_is_recorded(
     cluster: Cluster, sample: Path, undisturbed: Path, tmp_path: Path, deadly: Path
 ) -> None:
-    """After three attempts the others are done, the chunk has failed, and the next run tries it anew."""
+    """After three attempts the others are done, the chunk has failed, and the next run retries it."""
     config = dataset_file(tmp_path, sample)
 
     def run() -> tuple[int, str, str]:

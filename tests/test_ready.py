@@ -113,7 +113,7 @@ def test_a_data_set_that_is_not_there_does_not_stop_the_others(undisturbed: Path
         assert answer.status_code == 200
         assert answer.json()["datasets"] == {
             "sample": "ready",
-            "gone": "its table is not there",
+            "gone": "its table is missing",
             "broken": "its table cannot be read",
             "newer": "its table is of a newer format than this server reads",
         }

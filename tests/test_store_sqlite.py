@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -20,6 +17,7 @@ from l2features.errors import StoreError, TableExists, TableNotFound
 from l2features.store import Meta, open_store
 
 from .stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, META_REST, features_of
+from .unprivileged import readable_folder, unprivileged
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
@@ -182,24 +180,10 @@ def test_processes_that_create_the_same_file_at_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.db"))) == 30
 
 
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """As a user to whom permissions apply."""
-    before = os.geteuid()
-    if not before:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(before)
-
-
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that everybody may read."""
-    with TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
+    with readable_folder() as path:
+        yield path
 
 
 def test_reading_where_nothing_may_be_written(open_folder: Path) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -21,16 +19,15 @@ from l2features.store import open_store
 from l2features.store.connections import SETTLE_S, Connections, FileMissing
 
 from .stores import FIRST, META, features_of
+from .unprivileged import readable_folder, unprivileged
 
 ROUNDS = 200
 
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that everybody may read."""
-    with TemporaryDirectory() as path:
-        Path(path).chmod(0o755)
-        yield Path(path)
+    with readable_folder() as path:
+        yield path
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -84,8 +81,8 @@ def test_a_file_that_goes_away_and_comes_back_while_it_is_opened(
     store.close()
 
 
-def test_a_file_that_is_deleted_and_made_anew(tmp_path: Path) -> None:
-    """What is written and read is in the file that is there now, not in the deleted one."""
+def test_a_file_that_is_deleted_and_recreated(tmp_path: Path) -> None:
+    """What is written and read is in the file that exists now, not in the deleted one."""
     store, other = (open_store(f"sqlite://{tmp_path}/store.db", "t") for _ in range(2))
     store.create(META)
     store.write(features_of([FIRST]))
@@ -162,18 +159,6 @@ def test_a_child_process_has_locks_of_its_own(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr
 
 
-@contextmanager
-def unprivileged() -> Iterator[None]:
-    """As a user to whom permissions apply."""
-    before = os.geteuid()
-    if not before:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(before)
-
-
 def test_a_log_that_may_not_be_applied_is_an_error_soon(folder: Path) -> None:
     """A writer that was killed leaves a log, which SQLite applies only where it may write."""
     path = folder / "store.db"
@@ -231,7 +216,7 @@ store.close()
 """
 
 
-def test_a_missing_file_is_told_at_once(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_at_once(tmp_path: Path) -> None:
     connections, start = Connections(tmp_path / "none.db", 5.0), time.monotonic()
     with pytest.raises(FileMissing):
         connections.read(lambda db: None)

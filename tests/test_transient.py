@@ -22,7 +22,7 @@ from l2features.errors import (
     VolumeError,
     VolumeUnavailable,
 )
-from l2features.transient import graph_error, is_transient, may_pass, volume_error
+from l2features.transient import graph_error, has_transient_cause, is_transient, volume_error
 
 
 def answered(status: int) -> requests.HTTPError:
@@ -77,8 +77,8 @@ def named(error: BaseException) -> str:
     ],
     ids=named,
 )
-def test_what_may_pass(error: Exception) -> None:
-    assert may_pass(error)
+def test_transient_errors(error: Exception) -> None:
+    assert has_transient_cause(error)
     assert type(volume_error("m", error)) is VolumeUnavailable
     assert type(graph_error("m", error)) is GraphUnavailable
     assert is_transient(graph_error("m", error))
@@ -107,7 +107,7 @@ def test_what_may_pass(error: Exception) -> None:
     ids=named,
 )
 def test_what_stays_wrong(error: Exception) -> None:
-    assert not may_pass(error)
+    assert not has_transient_cause(error)
     assert type(volume_error("m", error)) is VolumeError
     assert type(graph_error("m", error)) is GraphError
     assert not is_transient(volume_error("m", error))
@@ -116,13 +116,13 @@ def test_what_stays_wrong(error: Exception) -> None:
 def test_a_cause_tells_where_the_error_does_not() -> None:
     error = RuntimeError("cannot read")
     error.__cause__ = answered(403)
-    assert may_pass(error)
+    assert has_transient_cause(error)
     error.__cause__ = answered(404)
-    assert not may_pass(error)
+    assert not has_transient_cause(error)
     loop = RuntimeError("around")
     loop.__cause__ = RuntimeError("and around")
     loop.__cause__.__cause__ = loop
-    assert not may_pass(loop)
+    assert not has_transient_cause(loop)
 
 
 def test_a_store_uses_the_same_table() -> None:

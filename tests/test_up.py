@@ -335,7 +335,7 @@ def test_a_data_sets_file_of_something_else(tmp_path: Path, taken_port: int) -> 
     config.write_text("minnie65: {}\n")
     assert run(tmp_path, "--api-port", taken_port) == (
         2,
-        f"error: {config} is there already, of something else: choose another directory\n",
+        f"error: {config} exists and is of something else: choose another directory\n",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["datasets.yml"]
 

@@ -41,7 +41,7 @@ def counting(config: Path) -> Iterator[Updater]:
 
 
 def apply(updater: Updater, members: list[Member]) -> dict[str, list[Outcome]]:
-    """Compute and write; gives the outcomes by message."""
+    """Compute and write; returns the outcomes by message."""
     found: dict[str, list[Outcome]] = {}
     for computed in updater.compute(PLACE, members):
         for member, outcomes in updater.write(computed):

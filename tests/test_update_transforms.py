@@ -151,18 +151,18 @@ def entries(parts: int) -> list[Entry]:
     return [opened, *(Report(part, ()) for part in range(parts))]
 
 
-def test_a_message_is_settled_when_all_of_it_is_told_in_any_order() -> None:
-    for told in permutations([*entries(3), *entries(3)[:2]]):
+def test_a_message_is_settled_when_all_of_it_is_reported_in_any_order() -> None:
+    for reported in permutations([*entries(3), *entries(3)[:2]]):
         tally, settled = Tally(), []
-        for number, entry in enumerate(told):
+        for number, entry in enumerate(reported):
             after = tally.add(entry)
             if after.settled and not tally.settled:
                 settled.append(number)
             tally = after
         assert len(settled) == 1
-        assert close_account(told[: settled[0] + 1])[0].parts == {0, 1, 2}
+        assert close_account(reported[: settled[0] + 1])[0].parts == {0, 1, 2}
         with pytest.raises(ValueError, match="cannot be settled"):
-            close_account(told[: settled[0]])
+            close_account(reported[: settled[0]])
     assert Tally().add(entries(0)[0]).settled
     strange = Tally().add(Report(70, ())).add(entries(1)[0])
     assert not strange.settled
@@ -172,9 +172,9 @@ def test_a_message_is_settled_when_all_of_it_is_told_in_any_order() -> None:
 def test_a_stream_forgets_what_is_settled_and_what_is_left_over_of_it(tmp_path: Path) -> None:
     opened, first, second = entries(2)
     whole = [("a", opened), ("a", second), ("a", first)]
-    told = [[*whole, ("a", second), ("a", opened)], [("a", first)], whole]
+    reported = [[*whole, ("a", second), ("a", opened)], [("a", first)], whole]
     stream, now = Stream(), time.time()
-    for number, burst in enumerate(told):
+    for number, burst in enumerate(reported):
         at = now + 100_000 * number
         stream.add_elements([TimestampedValue((key, plain_entry(e)), at) for key, e in burst])
         stream.advance_watermark_to(at + 99_000)
@@ -192,8 +192,8 @@ def test_a_message_whose_part_is_lost_is_refused_when_the_stream_ends(tmp_path: 
 def collected_of(stream: Stream, folder: Path) -> list[Any]:
     """The parts of each message that is collected, in a stream whose clock stands still."""
     pipeline = new_stream()
-    told = pipeline | stream.advance_watermark_to_infinity()
-    collected = told | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()
+    reported = pipeline | stream.advance_watermark_to_infinity()
+    collected = reported | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()
     collected | beam.Map(parts_of) | beam.Map(note, str(folder / "results"))
     run_stream(pipeline)
     return noted(folder / "results")

@@ -124,7 +124,7 @@ allowed = np.unique(np.append(cells_of_labels(dtype), 0))
 path = sorted((folder / "16_16_40").iterdir())[0]
 whole, random = path.read_bytes(), np.random.default_rng(1)
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
-failed = strange = 0
+failed = unknown = 0
 for turn in range(150):
     data = bytearray(whole)
     if turn % 3 == 0:
@@ -137,11 +137,11 @@ for turn in range(150):
     path.write_bytes(bytes(data))
     try:
         labels = Volume(f"file://{folder}", empty_files="background").read(Chunk(0, 0, 0), GEOMETRY).labels
-        strange += bool(np.setdiff1d(labels, allowed).size)
+        unknown += bool(np.setdiff1d(labels, allowed).size)
     except VolumeError as error:
         assert "file 16_16_40/" in str(error)
         failed += 1
-print(failed, strange)
+print(failed, unknown)
 """
 
 
@@ -159,6 +159,6 @@ def test_garbled_compressed_segmentation_never_ends_the_process(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    failed, strange = map(int, done.stdout.split())
+    failed, unknown = map(int, done.stdout.split())
     assert failed > 75
-    assert strange < 30  # words of a table are labels: no check can tell
+    assert unknown < 30  # words of a table are labels: no check can tell

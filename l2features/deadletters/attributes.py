@@ -56,7 +56,7 @@ def _ours(letter: DeadLetter, left_out: LeftOut | None) -> dict[str, str]:
 
 
 def letter_of(data: bytes, attributes: Mapping[str, str], published: float) -> DeadLetter:
-    """The dead letter that a message is, as far as it says; anything of a known format makes one.
+    """Return the dead letter that a message is, as far as it says; anything of a known format makes one.
 
     ``published`` (seconds since 1970) stands for a time that it does not say, one attempt for their number.
     Raises DeadLetterError for a letter of a newer format.

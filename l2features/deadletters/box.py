@@ -153,7 +153,7 @@ class LetterQueue:
         return letters
 
     def _pass_over(self, message_id: str, ack_id: str, error: DeadLetterError) -> None:
-        """Hold a message that is no letter that can be read, under a name that no letter has."""
+        """Keep the lease of a message that cannot be read, under a name that no letter has."""
         self._held.setdefault(f"message {message_id}", {})[message_id] = ack_id
         problem = f"message {message_id}: {error}"
         if problem not in self.unread:

@@ -132,7 +132,7 @@ def check_format(version: object) -> None:
 
 
 def parse_time(text: str) -> datetime:
-    """A time in UTC, from ISO 8601; one without an offset is UTC. Raises ValueError, TypeError."""
+    """Return a time in UTC, from ISO 8601; one without an offset is UTC. Raises ValueError, TypeError."""
     try:
         time = datetime.fromisoformat(text)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -42,7 +42,7 @@ class Source(NamedTuple):
 
 
 def graph_table(dataset: Dataset) -> GraphInfo | None:
-    """What the table of a data set's graph says, where it is named. Raises GraphError."""
+    """Return what the table of a data set's graph says, where it is named. Raises GraphError."""
     return read_graph_info(dataset.graph) if dataset.graph.startswith(BIGTABLE) else None
 
 
@@ -128,7 +128,7 @@ def _same_watershed(dataset: Dataset, sources: Sequence[Source]) -> None:
 
 
 def differ(path: str, other: str) -> bool:
-    """Whether two paths of layers are surely not the same place.
+    """Return whether two paths of layers are surely not the same place.
 
     Paths in different kinds of storage are not compared, and files only where both folders exist here: others
     may be those of another machine.
@@ -148,7 +148,7 @@ def differ(path: str, other: str) -> bool:
 
 
 def _place(path: str) -> tuple[str, str]:
-    """Kind of storage of a layer, and where it is there."""
+    """Kind of storage of a layer, and its place there."""
     plain = path.strip().split("|", 1)[0].removeprefix("precomputed://")
     for spelling, standard in _SPELLINGS:
         plain = spelling.sub(standard, plain, count=1) if spelling.match(plain) else plain

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import GraphError
-from ..geometry import Triple
+from ..geometry import Triple, as_triple
 from ..ids import L2, IdLayout
 from ..unpickle import GRAPH_META, plain_loads
 from .table import graph_errors, open_graph_table
@@ -57,7 +57,7 @@ class GraphInfo:
 
 
 def read_graph_info(url: str) -> GraphInfo:
-    """What a graph's table says, of either schema. Raises GraphError."""
+    """Return what a graph's table says, of either schema. Raises GraphError."""
     from google.cloud.bigtable.data import ReadRowsQuery
 
     table = open_graph_table(url)
@@ -73,13 +73,13 @@ def read_graph_info(url: str) -> GraphInfo:
 
 
 def server_info(info: Mapping[str, Any], path: str) -> GraphInfo:
-    """What a graph's server says in its info. Raises GraphError that names a key which is missing."""
+    """Return what a graph's server says in its info. Raises GraphError that names a key which is missing."""
     try:
         graph = info["graph"]
         masks = {int(layer): int(bits) for layer, bits in graph["spatial_bit_masks"].items()}
         layer_bits = int(graph.get("n_bits_for_layer_id") or LAYER_BITS)
         return GraphInfo(
-            _triple(graph["chunk_size"]),
+            as_triple(graph["chunk_size"]),
             IdLayout({layer: bits for layer, bits in masks.items() if layer > 0}, layer_bits),
             int(graph.get("cv_mip") or 0),
             info.get("data_dir"),
@@ -99,7 +99,7 @@ def info_of_meta(meta: bytes) -> GraphInfo:
     config, source = (part.args for part in made.args[:2])
     bits = _field(config, _SPATIAL_BITS, SPATIAL_BITS)
     return GraphInfo(
-        _triple(config[_CHUNK_SIZE]),
+        as_triple(config[_CHUNK_SIZE]),
         IdLayout({1: bits, L2: bits}, _field(config, _LAYER_BITS, LAYER_BITS)),
         _field(source, _CV_MIP, 0),
         source[_WATERSHED] if len(source) > _WATERSHED else None,
@@ -123,7 +123,7 @@ def _field(values: tuple[Any, ...], index: int, default: int) -> int:
 
 def _info_v1(cells: Mapping[bytes, bytes]) -> GraphInfo:
     """From the row ``params``. Layer 1 has 8 bits per axis, layer 2 what its part of the octree needs."""
-    chunk_size = _triple(np.frombuffer(cells[b"chunk_size"], dtype="<u8"))
+    chunk_size = as_triple(np.frombuffer(cells[b"chunk_size"], dtype="<u8"))
     fan_out = int.from_bytes(cells[b"fan_out"], "little")
     layers = int.from_bytes(cells[b"n_layers"], "little")
     bits = max(1, (fan_out ** (layers - L2) - 1).bit_length())
@@ -141,9 +141,4 @@ def _bounds(scales: Any, mip: int | None) -> Bounds | None:
         return None
     scale = scales[mip or 0]
     x, y, z = (float(nm) for nm in scale["resolution"])
-    return Bounds((x, y, z), _triple(scale.get("voxel_offset") or (0, 0, 0)), _triple(scale["size"]))
-
-
-def _triple(values: Any) -> Triple:
-    x, y, z = (int(n) for n in values)
-    return x, y, z
+    return Bounds((x, y, z), as_triple(scale.get("voxel_offset") or (0, 0, 0)), as_triple(scale["size"]))

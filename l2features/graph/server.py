@@ -53,7 +53,7 @@ def set_mip(cv: Any, mip: int) -> None:
 
 
 def graph_of(cv: Any, cv_path: str) -> GraphInfo:
-    """What the server of an open ``graphene://`` CloudVolume says of its graph. Raises GraphError."""
+    """Return what the server of an open ``graphene://`` CloudVolume says of its graph. Raises GraphError."""
     return server_info(cv.meta.info, cv_path)
 
 

@@ -15,7 +15,7 @@ _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 
 
 def open_graph_table(url: str) -> Any:
-    """The table of a graph (``bigtable://project/instance/table``). Raises ConfigError, GraphError."""
+    """Return the table of a graph (``bigtable://project/instance/table``). Raises ConfigError, GraphError."""
     from ..bigtable import open_table
 
     with graph_errors(url):

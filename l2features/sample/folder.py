@@ -24,29 +24,29 @@ def segmentation_path(directory: Path) -> str:
 
 
 def is_sample(directory: Path, sample: Sample) -> bool:
-    """Whether a directory holds this very sample, and it was written there. Raises ConfigError."""
+    """Return whether a directory holds this very sample, and it was written there. Raises ConfigError."""
     with checked(directory):
         text = _config_text(directory)
     return _is_titled(text, sample) and json.dumps(segmentation_path(directory.resolve())) in text
 
 
 def check_config(directory: Path, sample: Sample) -> None:
-    """Raises ConfigError where a directory's data sets file is not this sample's, written there."""
+    """Raise ConfigError where a directory's data sets file is not this sample's, written there."""
     config = directory / CONFIG
     if not config.exists() or is_sample(directory, sample):
         return
     if _is_titled(_config_text(directory), sample):
         raise ConfigError(
             f"{config} is of a sample that was written at another path, and moved or copied here: remove "
-            "datasets.yml and segmentation/, so that it is written anew, or choose another directory"
+            "datasets.yml and segmentation/ to write it again, or choose another directory"
         )
-    raise ConfigError(f"{config} is there already, of something else: choose another directory")
+    raise ConfigError(f"{config} exists and is of something else: choose another directory")
 
 
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
-    """Raises ConfigError where a directory has files of neither this sample nor `l2features up`.
+    """Raise ConfigError where a directory has files of neither this sample nor `l2features up`.
 
-    A segmentation with this ``info`` was written in part, and may be written anew.
+    A segmentation with this ``info`` was written in part, and may be completed.
     """
     check_config(directory, sample)
     there = {path.name for path in directory.iterdir()} if directory.exists() else set()

@@ -64,7 +64,7 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None,
     if topics is not None:
         check_pubsub(f"project {topics!r}", TopicError)
     if is_sample(directory, shape):
-        click.echo(f"{directory}: this sample is there already")
+        click.echo(f"{directory}: this sample exists already")
         if graph is None:
             return
     else:

@@ -77,7 +77,7 @@ class Store(Protocol):
     """One table of features.
 
     Every method raises `StoreUnavailable` when the store cannot be reached or does not answer within
-    ``deadline_s``, `TableNotFound` when the table is not there, `UnknownFormat` for what a newer version has
+    ``deadline_s``, `TableNotFound` when the table is missing, `UnknownFormat` for what a newer version has
     written, and `StoreError` for what it should not hold.
     Several threads may use one store; it connects on first use, and anew in a process that was forked.
     """
@@ -115,7 +115,7 @@ class Store(Protocol):
         """Remove the rows from ``first_id`` to ``last_id``, if there are any."""
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        """Record what became of a chunk and, for a data set without a graph, which segment each node is."""
+        """Record the outcome of a chunk and, for a data set without a graph, which segment each node is."""
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
         """Record that an attempt at each of these works on a chunk begins; returns how many are open of each.
@@ -131,7 +131,7 @@ class Store(Protocol):
         """State of each chunk, shape (n,); empty where nothing is recorded."""
 
     def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
-        """Whether each chunk is recorded as done although files were missing or empty, shape (n,)."""
+        """Return whether each chunk is recorded as done although files were missing or empty, shape (n,)."""
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
         """Every recorded chunk, in no special order."""
@@ -155,7 +155,7 @@ class Store(Protocol):
         """Return where the store can be reached and has the table."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 def node_segments(store: Store, layout: IdLayout, ids: Ids) -> Ids:

@@ -1,7 +1,7 @@
-"""The Bigtable store: tables and rows as kvdbclient and the older L2 cache make them.
+"""The Bigtable store: tables and rows as kvdbclient and PCGL2Cache make them.
 
 A write replaces a row's family ``0`` as a whole, in one atomic mutation with explicit cell times, so
-that retrying or repeating it never piles up cell versions, whoever wrote the row before. What became
+that retrying or repeating it never piles up cell versions, whoever wrote the row before. The outcome
 of a chunk is kept in a row of its own, ``chunk_<chunk id>``, outside the range of node keys; the
 geometry in the row ``geometry``.
 """
@@ -20,9 +20,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.api_core.exceptions import AlreadyExists, GoogleAPIError, NotFound
+from google.api_core.exceptions import GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
-from google.cloud import bigtable
 from google.cloud.bigtable.data import ReadRowsQuery, RowMutationEntry, RowRange
 from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup
 from google.cloud.bigtable.data.mutations import DeleteAllFromRow
@@ -34,7 +33,8 @@ from ..geometry import Geometry
 from ..ids import Ids, as_ids, row_keys, to_bytes
 from ..rows import Rows, encode_cells
 from ..schema import NAMES
-from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name
+from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta
+from .bigtable_admin import create_table
 from .bigtable_attempts import attempts_of, attempts_only, drop_attempts, put_attempts
 from .bigtable_rows import (
     CHUNK_PREFIX,
@@ -42,17 +42,17 @@ from .bigtable_rows import (
     GEOMETRY_KEY,
     INCOMPLETE,
     META_KEY,
-    NOTE_PREFIX,
     SEGMENTS,
     STATES,
     VERSION_KEY,
     RowEntry,
     cells_only,
+    chunk_keys,
     chunk_record,
-    families,
     micros_of,
     newest,
     newest_attributes,
+    note_key,
     unpickle_meta,
 )
 from .decoded import FEATURE_COLUMNS, Columns, features_of
@@ -79,21 +79,7 @@ class BigtableStore:
 
     def create(self, meta: Meta) -> None:
         with self._errors():
-            admin = bigtable.Client(project=self.project, admin=True)
-            try:
-                instance = admin.instance(self.instance)
-                table = instance.table(self.name)
-                rules = {name: table.column_family(name, rule).to_pb() for name, rule in families().items()}
-                admin.table_admin_client.create_table(
-                    parent=instance.name,
-                    table_id=self.name,
-                    table={"column_families": rules},
-                    timeout=self.deadline_s,
-                )
-            except AlreadyExists:
-                pass
-            finally:
-                admin.close()
+            create_table(self.project, self.instance, self.name, self.deadline_s)
         there = self.meta()
         if there is None:
             version = (b"version", __version__.encode())
@@ -170,11 +156,11 @@ class BigtableStore:
             cells.append((INCOMPLETE.names[0].encode(), b""))
         if segments is not None:
             cells.append((SEGMENTS.encode(), to_bytes(as_ids(segments))))
-        [key] = _chunk_keys(as_ids([record.chunk_id]))
+        [key] = chunk_keys(as_ids([record.chunk_id]))
         self._mutate([RowEntry(key, cells, micros_of(record.time))])
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
-        [key] = _chunk_keys(as_ids([chunk_id]))
+        [key] = chunk_keys(as_ids([chunk_id]))
         with self._errors():
             known = attempts_of(self._table.read_row(key, row_filter=attempts_only()))
         counts = {work: known.get(work, 0) + 1 for work in works}
@@ -182,7 +168,7 @@ class BigtableStore:
         return list(counts.values())
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
-        [key] = _chunk_keys(as_ids([chunk_id]))
+        [key] = chunk_keys(as_ids([chunk_id]))
         self._mutate([drop_attempts(key, works)])
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
@@ -200,13 +186,13 @@ class BigtableStore:
         unique, inverse = np.unique(as_ids(chunk_ids), return_inverse=True)
         cells = np.zeros((len(unique), len(columns.names)), dtype=bool)
         with self._errors():
-            parts = self._open().read_keys(_chunk_keys(unique), columns, cells_only(columns))
+            parts = self._open().read_keys(chunk_keys(unique), columns, cells_only(columns))
         for part in parts:
             cells[np.searchsorted(unique, part.ids)] = part.present
         return cells[inverse]
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        keys = _chunk_keys(np.unique(as_ids(chunk_ids)))
+        keys = chunk_keys(np.unique(as_ids(chunk_ids)))
         until = time.monotonic() + self.deadline_s
         failed: list[ChunkRecord] = []
         for start in range(0, len(keys), BATCH_KEYS):
@@ -242,18 +228,18 @@ class BigtableStore:
         return Coverage(done, failed, datetime.fromtimestamp(micros / 1e6, UTC) if counts.any() else None)
 
     def segments(self, chunk_id: int) -> Ids | None:
-        [key] = _chunk_keys(as_ids([chunk_id]))
+        [key] = chunk_keys(as_ids([chunk_id]))
         with self._errors():
             row = self._table.read_row(key, row_filter=newest(SEGMENTS))
         return None if row is None else parse_segments(row.cells[0].value, f"{self._where}: chunk {chunk_id}")
 
     def put_note(self, name: str, text: str) -> None:
-        entry = RowEntry(_note_key(name), [(b"note", text.encode())], micros_of(datetime.now(UTC)))
+        entry = RowEntry(note_key(name), [(b"note", text.encode())], micros_of(datetime.now(UTC)))
         self._mutate([entry])
 
     def note(self, name: str) -> str | None:
         with self._errors():
-            row = self._table.read_row(_note_key(name), row_filter=newest("note"))
+            row = self._table.read_row(note_key(name), row_filter=newest("note"))
         return None if row is None else row.cells[0].value.decode()
 
     def ping(self) -> None:
@@ -305,12 +291,3 @@ class BigtableStore:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
-
-
-def _chunk_keys(chunk_ids: Ids) -> list[bytes]:
-    return [CHUNK_PREFIX + key for key in row_keys(chunk_ids)]
-
-
-def _note_key(name: str) -> bytes:
-    check_note_name(name)
-    return NOTE_PREFIX + name.encode()

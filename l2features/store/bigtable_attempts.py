@@ -23,19 +23,19 @@ _COLUMN = "attempts"
 
 
 def attempts_only() -> RowFilter:
-    """The newest cell of each column of attempts."""
+    """Return the filter for the newest cell of each column of attempts."""
     columns = ColumnRangeFilter(FAMILY, _COLUMN.encode(), f"{_COLUMN};".encode(), inclusive_end=False)
     return RowFilterChain(filters=[columns, CellsColumnLimitFilter(1)])
 
 
 def attempts_of(row: Any) -> dict[str, int]:
-    """The number of open attempts by work, of a row read with `attempts_only`; None is a row without any."""
+    """Return the open attempts by work, of a row read with `attempts_only`; None is a row without any."""
     cells = row.cells if row else ()
     return {cell.qualifier.decode().partition(":")[2]: int(cell.value) for cell in cells}
 
 
 def put_attempts(key: bytes, counts: Mapping[str, int], micros: int) -> RowMutationEntry:
-    """The mutation that stores these numbers in place of the earlier ones."""
+    """Return the mutation that stores these numbers in place of the earlier ones."""
     mutations: list[Any] = []
     for work, count in counts.items():
         mutations.append(DeleteRangeFromColumn(FAMILY, _column(work)))
@@ -44,7 +44,7 @@ def put_attempts(key: bytes, counts: Mapping[str, int], micros: int) -> RowMutat
 
 
 def drop_attempts(key: bytes, works: Iterable[str]) -> RowMutationEntry:
-    """The mutation that removes the numbers of these works."""
+    """Return the mutation that removes the numbers of these works."""
     return RowMutationEntry(key, [DeleteRangeFromColumn(FAMILY, _column(work)) for work in works])
 
 

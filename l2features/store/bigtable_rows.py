@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from google.cloud.bigtable.column_family import GarbageCollectionRule, MaxAgeGCRule, MaxVersionsGCRule
 from google.cloud.bigtable.data import Row
 from google.cloud.bigtable.data.mutations import RowMutationEntry
 from google.cloud.bigtable.data.row_filters import (
@@ -23,11 +22,11 @@ from google.cloud.bigtable.row import DirectRow
 from google.cloud.bigtable_v2.types import MutateRowsRequest
 
 from ..errors import StoreError
-from ..ids import row_keys
+from ..ids import Ids, row_keys
 from ..rows import encode_cells
 from ..schema import NAMES
 from ..unpickle import plain_loads
-from . import DONE, FAILED, ChunkRecord
+from . import DONE, FAILED, ChunkRecord, check_note_name
 from .decoded import Columns
 from .stored import parse_chunk
 
@@ -42,15 +41,15 @@ INCOMPLETE = Columns(("incomplete",), prefix=CHUNK_PREFIX)
 _EntryProto = type(MutateRowsRequest.Entry.pb(MutateRowsRequest.Entry()))
 
 
-def families() -> dict[str, GarbageCollectionRule | None]:
-    """Column families of a table, as kvdbclient makes them."""
-    return {
-        "0": None,
-        "1": MaxVersionsGCRule(1),
-        "2": None,
-        "3": MaxAgeGCRule(timedelta(days=365)),
-        "4": None,
-    }
+def chunk_keys(chunk_ids: Ids) -> list[bytes]:
+    """Row keys of chunks' records."""
+    return [CHUNK_PREFIX + key for key in row_keys(chunk_ids)]
+
+
+def note_key(name: str) -> bytes:
+    """Row key of a note. Raises ValueError for a name that no note can have."""
+    check_note_name(name)
+    return NOTE_PREFIX + name.encode()
 
 
 class RowEntry(RowMutationEntry):
@@ -89,7 +88,7 @@ def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
 
 
 def chunk_record(row: Row, where: str) -> ChunkRecord:
-    """The record in a chunk's row. Raises StoreError."""
+    """Return the record in a chunk's row. Raises StoreError."""
     cell = row.cells[0]
     time = datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC)
     chunk_id = int(row.row_key[len(CHUNK_PREFIX) :])
@@ -122,7 +121,7 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 
 
 def cells_only(columns: Columns) -> RowFilter:
-    """Whether there are cells in these columns, without their values."""
+    """Return the filter for the cells of these columns, without their values."""
     return RowFilterChain(filters=[newest(*columns.names), StripValueTransformerFilter(True)])
 
 

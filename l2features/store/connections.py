@@ -93,7 +93,7 @@ class Connections:
             self._return(opened)
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """The result of ``query``, which may run more than once; it is interrupted at the deadline.
+        """Return the result of ``query``, which may run more than once; it is interrupted at the deadline.
 
         Raises FileMissing.
         """

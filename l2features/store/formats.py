@@ -62,7 +62,10 @@ class TableFormats:
 
 
 def stored_formats(db: sqlite3.Connection, name: str, where: str) -> list[Row]:
-    """What the file says of a table; nothing in an older file. Raises UnknownFormat, which says ``where``."""
+    """Return what the file says of a table; nothing in an older file.
+
+    Raises UnknownFormat, which says ``where``.
+    """
     if not exists(db, "formats"):
         return []
     try:
@@ -77,7 +80,7 @@ def stored_formats(db: sqlite3.Connection, name: str, where: str) -> list[Row]:
 
 
 def parse_formats(rows: Iterable[Row], where: str) -> TableFormats:
-    """The formats of a table. Raises UnknownFormat, which says ``where``."""
+    """Return the formats of a table. Raises UnknownFormat, which says ``where``."""
     records: dict[int, np.dtype] = {}
     chunks = 1
     for part, size, version, fields in rows:
@@ -132,7 +135,7 @@ def add_own_record(db: sqlite3.Connection, name: str, formats: TableFormats) -> 
 
 
 def exists(db: sqlite3.Connection, table: str) -> bool:
-    """Whether the file has an SQL table of this name."""
+    """Return whether the file has an SQL table of this name."""
     query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
     return db.execute(query, (table,)).fetchone() is not None
 

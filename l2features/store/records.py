@@ -1,7 +1,7 @@
 """The bytes of a SQLite row: how a record is described where it is stored, and read by that description.
 
-A row is one record, told from records of other layouts by its length, so that rows that were written before
-and after an attribute was added lie side by side and nothing is migrated.
+A row is one record, recognized by its length among records of other layouts, so that rows written before and
+after an attribute was added lie side by side and nothing is migrated.
 
     >>> formats = {FIRST.itemsize: FIRST}
     >>> len(decode([bytes(FIRST.itemsize)], formats))
@@ -39,7 +39,7 @@ _NEEDED = ("label", SIZE)
 
 
 def describe(record: np.dtype) -> str:
-    """A record's fields as JSON: [name, dtype, shape] of each, in order; `parse` is the inverse."""
+    """Return a record's fields as JSON: [name, dtype, shape] of each, in order; `parse` is the inverse."""
     return json.dumps(
         [[name, record[name].base.str, record[name].shape] for name in record.names or ()],
         separators=(",", ":"),
@@ -47,7 +47,7 @@ def describe(record: np.dtype) -> str:
 
 
 def parse(text: str, size: int) -> np.dtype:
-    """The record of ``size`` bytes that a text describes.
+    """Return the record of ``size`` bytes that a text describes.
 
     Raises ValueError for a text that `describe` does not return, and for a field that the schema lacks or
     has with another dtype or shape.
@@ -69,7 +69,7 @@ def parse(text: str, size: int) -> np.dtype:
 
 
 def padded(record: np.dtype, size: int) -> np.dtype:
-    """The same fields in ``size`` bytes; the last ones are unused."""
+    """Return the same fields in ``size`` bytes; the last ones are unused."""
     if record.itemsize == size:
         return record
     names = list(record.names or ())
@@ -81,7 +81,7 @@ def padded(record: np.dtype, size: int) -> np.dtype:
 
 
 def own_format(formats: Formats) -> np.dtype | None:
-    """The record among these that has the fields of today's schema; None if there is none."""
+    """Return the record among these that has the fields of today's schema; None if there is none."""
     text = describe(FEATURES)
     return next((record for record in formats.values() if describe(record) == text), None)
 
@@ -106,7 +106,7 @@ def encode(features: np.ndarray, record: np.dtype) -> list[bytes]:
 
 
 def decode(stored: Sequence[bytes], formats: Formats) -> Rows:
-    """The rows in their order; attributes that their records lack are absent.
+    """Return the rows in their order; attributes that their records lack are absent.
 
     Raises ValueError for a row whose length is that of no record.
     """

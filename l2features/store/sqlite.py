@@ -12,19 +12,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError, StoreError, StoreUnavailable, TableExists, TableNotFound
+from ..errors import StoreError, TableExists
 from ..geometry import Geometry
 from ..ids import Ids, as_ids
 from ..rows import Rows
 from ..schema import FEATURES, NAMES
 from . import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, check_note_name
-from .connections import Connections, FileMissing
+from .connections import Connections
 from .formats import (
     Row,
     TableFormats,
@@ -48,32 +47,17 @@ from .sqlite_chunks import (
     page_query,
     signed,
 )
+from .sqlite_file import path_of, store_error
 from .stored import geometry_text, parse_geometry, parse_segments
 
-_TEMPORARY = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_INTERRUPT,
-)
 T = TypeVar("T")
-
-
-def _path(url: str) -> Path:
-    """File of ``sqlite:///path/file.db``; a fourth slash is allowed."""
-    prefix = "sqlite://"
-    path = url[len(prefix) :] if url.startswith(prefix) else ""
-    if not path.startswith("/") or path.endswith("/"):
-        raise ConfigError(f"store {url!r}: expected sqlite:///path/file.db with an absolute path")
-    return Path("/" + path.lstrip("/"))
 
 
 class SqliteStore:
     """See `l2features.store.Store`."""
 
     def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
-        self.url, self.name, self.path, self.deadline_s = url, name, _path(url), deadline_s
+        self.url, self.name, self.path, self.deadline_s = url, name, path_of(url), deadline_s
         self._connections = Connections(self.path, deadline_s)
         self._known: tuple[list[Row], TableFormats] | None = None
 
@@ -99,7 +83,7 @@ class SqliteStore:
         return None if row is None else parse_geometry(row[3], self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        """A table without a meta gets a row that has the geometry only, and no timestamp."""
+        """Keep the geometry, in a table without a meta in a row of its own, without a timestamp."""
         with self._transaction() as (db, _):
             db.execute(
                 "INSERT INTO tables VALUES (?, '', '', '', ?) "
@@ -282,7 +266,7 @@ class SqliteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[tuple[sqlite3.Connection, TableFormats]]:
-        """A transaction that writes to a table that is there and has known formats."""
+        """A write transaction on a table that exists and has known formats."""
         with self._errors(), self._connections.transaction() as db:
             formats = self._formats(db)
             self._check_table(db)
@@ -304,23 +288,7 @@ class SqliteStore:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise self._error(error, create, reading) from error
-
-    def _error(self, error: sqlite3.DatabaseError, create: bool, reading: bool) -> StoreError:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if isinstance(error, FileMissing):
-            return TableNotFound(f"table {self.name} not found: there is no file {self.path}")
-        if "no such table" in str(error):
-            return TableNotFound(f"table {self.name} not found in {self.url}")
-        log = self.path.with_name(f"{self.path.name}-wal")
-        if reading and code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN) and log.exists():
-            return StoreError(
-                f"{self.url}: its log {log} can only be applied where the folder may be written to: "
-                "open the file once with write permission"
-            )
-        if create and not self.path.parent.is_dir():
-            return StoreError(f"{self.url}: there is no folder {self.path.parent}")
-        return (StoreUnavailable if code in _TEMPORARY else StoreError)(f"{self.url}: {error}")
+            raise store_error(error, self.url, self.name, create, reading) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url, "name": self.name, "deadline_s": self.deadline_s}

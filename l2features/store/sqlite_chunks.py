@@ -33,13 +33,13 @@ def listed(ids: Ids) -> str:
 
 
 def page_query(name: str, formats: TableFormats) -> str:
-    """The records of a page of chunks, from an id on."""
+    """Return the records of a page of chunks, from an id on."""
     new = "files, saturated" if formats.chunks > 1 else "'{}', '{}'"
     return f"{_PAGE.format(name=name, new=new)} WHERE id >= ? ORDER BY id LIMIT {SCAN_ROWS}"
 
 
 def chunk_values(record: ChunkRecord, segments: Ids | None) -> tuple[Any, ...]:
-    """The values of a chunk's row, for `INSERT`."""
+    """Return the values of a chunk's row, for `INSERT`."""
     return (
         signed(as_ids([record.chunk_id]))[0],
         record.state,
@@ -54,7 +54,7 @@ def chunk_values(record: ChunkRecord, segments: Ids | None) -> tuple[Any, ...]:
 
 
 def chunk_of(row: Sequence[Any], where: str) -> ChunkRecord:
-    """The record in a row of `page_query`. Raises StoreError."""
+    """Return the record in a row of `page_query`. Raises StoreError."""
     key, state, time, nodes, orphans, reason, files, saturated = row
     chunk_id = key % (1 << 64)
     try:

@@ -25,7 +25,7 @@ _NUMBERS = ("nodes", "orphans")
 
 
 def unknown_format(what: str, version: object, newest: int) -> UnknownFormat:
-    """The error for a format that this version does not know."""
+    """Return the error for a format that this version does not know."""
     return UnknownFormat(
         f"{what}: format {version!r:.80}, expected {newest} at most: "
         "a newer version of l2features wrote it and is needed to read it"
@@ -40,14 +40,14 @@ def check_format(content: Any, newest: int, what: str) -> None:
 
 
 def geometry_text(geometry: Geometry) -> str:
-    """The geometry as JSON with its format: the oldest that can express it."""
+    """Return the geometry as JSON with its format: the oldest that can express it."""
     content = json.loads(geometry.to_json())
     per_axis = any(isinstance(bits, list) for bits in content["spatial_bits"].values())
     return json.dumps({"format": 2 if per_axis else 1, **content}, separators=(",", ":"))
 
 
 def parse_geometry(text: str | bytes | None, name: str) -> Geometry | None:
-    """The geometry kept with table ``name``. Raises UnknownFormat, or StoreError where it is none."""
+    """Return the geometry kept with table ``name``. Raises UnknownFormat, or StoreError where it is none."""
     if text is None:
         return None
     try:
@@ -58,7 +58,7 @@ def parse_geometry(text: str | bytes | None, name: str) -> Geometry | None:
 
 
 def chunk_text(record: ChunkRecord) -> str:
-    """What a chunk's record holds beside state and time, as JSON; `parse_chunk` is the inverse."""
+    """Return what a chunk's record holds beside state and time, as JSON; `parse_chunk` is the inverse."""
     content: dict[str, Any] = {"format": CHUNK_FORMAT}
     content |= {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
     content |= {"files": files_of(record), "saturated": dict(record.saturated)}
@@ -66,7 +66,7 @@ def chunk_text(record: ChunkRecord) -> str:
 
 
 def parse_chunk(chunk_id: int, state: str, time: datetime, text: str | bytes, where: str) -> ChunkRecord:
-    """A chunk's record. Raises UnknownFormat, or StoreError where it is none."""
+    """Return a chunk's record. Raises UnknownFormat, or StoreError where it is none."""
     what = f"{where}: the record of chunk {chunk_id}"
     try:
         content = json.loads(text)
@@ -80,17 +80,17 @@ def parse_chunk(chunk_id: int, state: str, time: datetime, text: str | bytes, wh
 
 
 def files_of(record: ChunkRecord) -> dict[str, int]:
-    """The files of a chunk by what became of them; empty where none are known."""
+    """Return the files of a chunk by outcome; empty where none are known."""
     return record.files._asdict() if any(record.files) else {}
 
 
 def is_incomplete(record: ChunkRecord) -> bool:
-    """Whether a chunk is done although files of the segmentation were missing or empty."""
+    """Return whether a chunk is done although files of the segmentation were missing or empty."""
     return record.state == DONE and record.files.missing + record.files.empty > 0
 
 
 def parse_segments(value: bytes, what: str) -> Ids:
-    """The segments of a chunk, which are kept as little-endian u64. Raises StoreError."""
+    """Return the segments of a chunk, which are kept as little-endian u64. Raises StoreError."""
     if len(value) % 8:
         raise StoreError(f"{what}: the segments have {len(value)} bytes, expected a multiple of 8")
     return np.frombuffer(value, dtype="<u8")

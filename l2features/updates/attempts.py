@@ -52,7 +52,7 @@ class Attempts:
 
 
 def given_up(place: Place, member: Member) -> Outcome:
-    """The outcome of a message that kills or hangs every process that computes it."""
+    """Return the outcome of a message that kills or hangs every process that computes it."""
     detail = f"chunk {place.chunk}: {GIVEN_UP}"
     return Outcome.refused(Reason.STILL_FAILED, detail, member.ids, place.dataset)
 

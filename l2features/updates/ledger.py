@@ -84,9 +84,9 @@ def close_account(entries: Iterable[Entry]) -> tuple[Opened, Settled]:
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
     """Reports, as refused, of the parts of a message that none of its entries is of."""
-    told = list(entries)
-    known = {entry.part for entry in told if isinstance(entry, Report)}
-    missing = sorted({part for e in told if isinstance(e, Opened) for part in e.parts} - known)
+    reported = list(entries)
+    known = {entry.part for entry in reported if isinstance(entry, Report)}
+    missing = sorted({part for e in reported if isinstance(e, Opened) for part in e.parts} - known)
     return [Report(part, (Outcome.refused(Reason.STILL_FAILED, UNREPORTED),)) for part in missing]
 
 

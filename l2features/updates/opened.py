@@ -36,7 +36,7 @@ class OpenDatasets:
         self._sources: dict[str, NodeSource] = {}
 
     def store(self, name: str) -> Store:
-        """The store of a data set."""
+        """Return the store of a data set."""
         with self._opening[name]:
             if name not in self._stores:
                 dataset = self._datasets[name]
@@ -44,14 +44,14 @@ class OpenDatasets:
             return self._stores[name]
 
     def geometry(self, name: str) -> Geometry:
-        """The geometry of a data set, from its table or else from its segmentation."""
+        """Return the geometry of a data set, from its table or else from its segmentation."""
         with self._opening[name]:
             if name not in self._geometries:
                 self._geometries[name] = _geometry(self._datasets[name], self.store(name))
             return self._geometries[name]
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         with ExitStack() as all_of_them:
             for source in self._sources.values():
                 all_of_them.callback(source.close)

@@ -38,7 +38,7 @@ class Retries:
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.attempts),
             wait=tenacity.wait_exponential_jitter(self.pause_s, LONGEST_PAUSE_S, jitter=self.pause_s),
-            retry=tenacity.retry_if_exception(_may_pass),
+            retry=tenacity.retry_if_exception(_is_retried),
             reraise=True,
         )
         try:
@@ -48,6 +48,6 @@ class Retries:
             raise
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed later: not before the data sets file is another."""
+def _is_retried(error: BaseException) -> bool:
+    """Whether to repeat a call: not one that fails until the data sets file changes."""
     return isinstance(error, L2FeaturesError) and not isinstance(error, ConfigError)

@@ -205,7 +205,7 @@ class Updater(OpenDatasets):
         return tried
 
     def _results(self, place: Place, tried: Tried) -> Iterator[Computed]:
-        """All of a batch, or the error that is insisted on: then rows that are known become durable first."""
+        """All of a batch, or the error that is insisted on, raised after the computed rows are written."""
         for members, error in tried.failed:
             if self._insists(error, members):
                 for computed in tried.done:

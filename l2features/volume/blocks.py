@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..geometry import Triple
+from ..geometry import Triple, as_triple
 from .encodings import Encoding, Labels
 from .storage import Found, Request, Storage
 
@@ -90,16 +90,12 @@ def open_blocks(storage: Storage, scale: Mapping[str, Any], data_type: str) -> B
     from .sharded import ShardedBlocks, Sharding
 
     grid = Grid(
-        triple(scale.get("voxel_offset", [0, 0, 0])), triple(scale["size"]), triple(scale["chunk_sizes"][0])
+        as_triple(scale.get("voxel_offset", [0, 0, 0])),
+        as_triple(scale["size"]),
+        as_triple(scale["chunk_sizes"][0]),
     )
-    block_size = triple(scale.get("compressed_segmentation_block_size", [8, 8, 8]))
+    block_size = as_triple(scale.get("compressed_segmentation_block_size", [8, 8, 8]))
     encoding = Encoding(scale["encoding"], np.dtype(data_type).newbyteorder("<"), block_size)
     if scale.get("sharding"):
         return ShardedBlocks(storage, scale["key"], grid, encoding, Sharding.of(scale["sharding"]))
     return PlainBlocks(storage, scale["key"], grid, encoding)
-
-
-def triple(values: Any) -> Triple:
-    """Three integers."""
-    x, y, z = (int(v) for v in values)
-    return x, y, z

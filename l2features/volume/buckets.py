@@ -16,7 +16,7 @@ TIMEOUT_S = 60.0
 
 
 def open_storage(url: str) -> Storage:
-    """The folder at a URL. Raises StorageError for a protocol that is not read."""
+    """Return the folder at a URL. Raises StorageError for a protocol that is not read."""
     path = paths.extract(url)
     if path.protocol == "file":
         return LocalStorage(paths.asfilepath(path))

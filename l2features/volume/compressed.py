@@ -1,8 +1,8 @@
 """Whether a ``compressed_segmentation`` is whole: its decoder does not look.
 
 The decoder trusts the offsets in its input: of a file that was cut off it reads whatever lies behind in
-memory, and an index beyond a block's table gives a label that is not in it. The format is neuroglancer's: per
-channel an offset, then per block a table offset (24 bits), the bits per voxel (8) and an offset of the
+memory, and an index beyond a block's table yields a label that is not in it. The format is neuroglancer's:
+per channel an offset, then per block a table offset (24 bits), the bits per voxel (8) and an offset of the
 voxels, all in 32-bit words. A table does not say where it ends; it ends at the latest where another table or
 the voxels of a block begin.
 """

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..graph.server import open_graphene
+from ..paths import GRAPHENE, Location, parse_path
 from .blocks import BlockReader, open_blocks
 from .buckets import open_storage
 from .http import check_reachable
 from .layer import check_layer, check_scale, choose_scale
-from .paths import GRAPHENE, Location, parse_path
 from .storage import LocalStorage, Request, Storage, StorageError
 
 MAX_REDIRECTS = 10
@@ -47,7 +47,7 @@ def open_layer(location: Location, mip: int | None, scale: Sequence[float] | Non
 
 
 def reach(url: str) -> None:
-    """Raise StorageError, naming the host, where the server of a URL is not there."""
+    """Raise StorageError, naming the host, where the server of a URL cannot be reached."""
     for prefix in ("middleauth+", "s3://"):
         url = url.removeprefix(prefix)
     if url.startswith(("http://", "https://")):

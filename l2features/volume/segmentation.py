@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from ..chunks import FileCounts
 from ..errors import L2FeaturesError
-from ..geometry import Chunk, Geometry, Triple
+from ..geometry import MAX_CHUNK_VOXELS, Chunk, Geometry, Triple, as_triple
 from ..graph.agreement import graph_table, match_graph
 from ..graph.server import graph_of
 from ..ids import IdLayout
+from ..paths import GRAPHENE, parse_path
 from ..transient import volume_error
-from .paths import GRAPHENE, parse_path
 
 if TYPE_CHECKING:
     from ..config import Dataset
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FAIL, BACKGROUND = "fail", "background"
 """What is done with files of 0 bytes."""
-MAX_CHUNK_VOXELS = 2**31 - 1
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -86,10 +85,10 @@ class Volume:
             graph = graph_of(self.cv, self.cv_path)
             chunk_size, layout = graph.chunk_size, graph.layout
         x, y, z = (float(r) for r in self.cv.resolution)
-        return VolumeInfo((x, y, z), _triple(bounds.minpt), _triple(bounds.size3()), chunk_size, layout)
+        return VolumeInfo((x, y, z), as_triple(bounds.minpt), as_triple(bounds.size3()), chunk_size, layout)
 
     def placeholder(self) -> str:
-        """A line for a scale without any files, as far as that is cheap to know; else ""."""
+        """Return a line for a scale without any files, as far as that is cheap to know; else ""."""
         from .layer import listed
 
         folder = self._layer.folder
@@ -138,7 +137,7 @@ class Volume:
                 continue
             first, last = blocks.grid.bounds(cell)
             try:
-                part = blocks.decode(content, _triple(last - first))
+                part = blocks.decode(content, as_triple(last - first))
             except ValueError as error:
                 raise ValueError(f"file {name}: {error}") from error
             low, high = np.maximum(first, start), np.minimum(last, stop)
@@ -148,7 +147,7 @@ class Volume:
 
 
 def open_volume(dataset: Dataset) -> Volume:
-    """The segmentation of a data set, at the scale that its entry names, or else at that of its graph.
+    """Return the segmentation of a data set, at the scale that its entry names, or else at that of its graph.
 
     Raises VolumeError where it cannot be opened, ConfigError where its graph contradicts it, and GraphError
     where its graph cannot be asked.
@@ -168,11 +167,6 @@ def _holds_files(folder: Path) -> bool:
 
 def _slices(low: Any, high: Any) -> tuple[slice, ...]:
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-
-
-def _triple(values: Any) -> Triple:
-    x, y, z = (int(v) for v in values)
-    return x, y, z
 
 
 def _reason(error: BaseException) -> str:

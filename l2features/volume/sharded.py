@@ -253,7 +253,7 @@ def morton_codes(cells: Cells, shape: Triple) -> Codes:
 
 
 def murmurhash3(values: Codes) -> Codes:
-    """The low 64 bits of murmurhash3_x86_128 (seed 0) of each value's 8 bytes."""
+    """Return the low 64 bits of murmurhash3_x86_128 (seed 0) of each value's 8 bytes."""
     word = np.uint64(0xFFFFFFFF)
 
     def rotated(k: Codes, n: int) -> Codes:

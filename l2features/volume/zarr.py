@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from ..paths import Location
 from .arrays import Array, ArrayBlocks
 from .codecs import CODECS
 from .layer import check_voxels, choose_scale
 from .n5 import read_n5
-from .paths import Location
 from .storage import Request, Storage, StorageError
 
 _NM = {
@@ -38,7 +38,7 @@ OpenArray = Callable[[str, dict[str, Any], list[str]], Array]
 def open_zarr(
     location: Location, storage: Storage, mip: int | None, scale: Sequence[float] | None
 ) -> tuple[dict[str, Any], int, ArrayBlocks]:
-    """An info file of the layer's kind, the chosen scale, and the reader of its blocks. Raises ValueError."""
+    """Return an info of the layer's kind, the chosen scale and a reader of its blocks. Raises ValueError."""
     scales = _find_scales(location.format, storage)
     resolutions = [resolution for _, resolution in scales]
     if resolutions[0] is None:
@@ -86,7 +86,7 @@ def _find_scales(kind: str, storage: Storage) -> Scales:
 
 
 def read_json(storage: Storage, name: str) -> dict[str, Any] | None:
-    """A file of metadata; None where it is missing."""
+    """Return a file of metadata; None where it is missing."""
     content, forbidden = storage.fetch_one(Request(name, most=1 << 28))
     if content is None or forbidden:
         return None
