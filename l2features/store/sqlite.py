@@ -167,7 +167,6 @@ class SqliteStore:
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
         [chunk] = signed(as_ids([chunk_id]))
         with self._transaction() as (db, _):
-            db.execute("BEGIN IMMEDIATE")
             return count_attempts(db, self.name, chunk, works)
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
