@@ -21,6 +21,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from l2features.audit import Audit, prepare_audit
@@ -84,6 +85,8 @@ def audit_locally(audit: Audit, own: argparse.Namespace, flags: list[str], run: 
 
 def audit_on(own: argparse.Namespace, audit: Audit, flags: list[str], run: str) -> int:
     """Audit on a Beam runner, which keeps the summary itself; gives the exit status."""
+
+    audit = replace(audit, counted=True)
 
     def add(pipeline: Any) -> None:
         _ = build(pipeline, audit, AllChunks(audit)) | "Keep summary" >> KeepSummary(audit, run)

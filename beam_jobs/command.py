@@ -70,13 +70,15 @@ def add_runner_options(parser: argparse.ArgumentParser) -> None:
     until = parser.add_mutually_exclusive_group()
     add_switch(until, "--wait", "wait for the end of a job on Dataflow: the default for batch jobs")
     add_switch(until, "--detach", "only start a job on Dataflow: the default for streaming jobs")
+    parser.set_defaults(wait=None, detach=None)
 
 
 def check_runner_options(parser: argparse.ArgumentParser, own: argparse.Namespace) -> None:
     """Exits with status 2 where a job that ends with this process would be left."""
-    if own.detach and not is_dataflow(own.runner):
+    if waiting(own) is False and not is_dataflow(own.runner):
         parser.error(
-            f"--detach: runner {own.runner} ends with this command; expected --runner=DataflowRunner"
+            f"--detach, --wait=false: runner {own.runner} ends with this command; "
+            "expected --runner=DataflowRunner"
         )
 
 
@@ -119,7 +121,7 @@ def run_local(job: Any, own: argparse.Namespace, flags: list[str], starting: str
 
 def waiting(own: argparse.Namespace) -> bool | None:
     """Return whether the options say to wait for a job on Dataflow; None where they do not say."""
-    return False if own.detach else (own.wait or None)
+    return own.wait if own.detach is None else not own.detach
 
 
 def run_on(

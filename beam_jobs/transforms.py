@@ -17,7 +17,17 @@ from l2features.chunks import FileCounts
 from l2features.compute import ChunkFeatures
 from l2features.errors import L2FeaturesError, StoreError
 from l2features.geometry import Chunk
-from l2features.ingest import Ingest, begin_attempt, clear_attempts, compute_chunk, save_chunk, save_failure
+from l2features.ingest import (
+    GIVEN_UP,
+    Ingest,
+    begin_anew,
+    begin_attempt,
+    clear_attempts,
+    compute_chunk,
+    save_chunk,
+    save_failure,
+    save_given_up,
+)
 from l2features.saturation import saturated_counts
 from l2features.store import FAILED, ChunkRecord
 
@@ -81,6 +91,7 @@ class _PendingFn(_StoreFn):
 
     def process(self, shard: tuple[int, int]) -> Iterator[Chunk]:
         chunks = self.ingest.pending(self.store, *shard)
+        begin_anew(self.store, self.ingest.chunk_ids(*shard))
         _counter("chunks_done_before").inc(shard[1] - shard[0] - len(chunks))
         yield from chunks
 
@@ -171,7 +182,17 @@ class _WriteFn(_StoreFn):
 
 class _FailFn(_StoreFn):
     def process(self, failed: FailedChunk) -> Iterator[ChunkResult]:
-        yield _result(failed.chunk, save_failure(self.store, self.ingest.geometry, *failed), {})
+        yield _result(failed.chunk, self.save(*failed), {})
+
+    def save(self, chunk: Chunk, reason: str) -> ChunkRecord:
+        try:
+            if reason == GIVEN_UP:
+                return save_given_up(self.store, self.ingest.geometry, chunk)
+            return save_failure(self.store, self.ingest.geometry, chunk, reason)
+        except StoreError:
+            if reason != GIVEN_UP:
+                clear_attempts(self.store, self.ingest.geometry, chunk)
+            raise
 
 
 def _result(chunk: Chunk, record: ChunkRecord, millis: dict[str, float]) -> ChunkResult:

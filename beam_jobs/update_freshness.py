@@ -59,7 +59,8 @@ class Flusher:
         while True:
             again = self._wake.wait(WRITE_S if again else None)
             self._wake.clear()
-            final, self._final = self._final, False
+            if final := self._final:  # one that is asked for in between stays asked for
+                self._final = False
             try:
                 self.recorder.flush(final=final)
             except Exception:  # a defect: the next figures may still be written

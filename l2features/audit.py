@@ -18,11 +18,14 @@ from .graph import check_graph
 from .graph.agreement import check_geometry
 from .graph.nodes import open_graph_nodes
 from .ids import Ids, as_ids
-from .ingest import ATTEMPTS, shards, time_of_graph
+from .ingest import ATTEMPTS, GIVEN_UP, shards, time_of_graph
 from .nodes import NodeSource
 from .reach import check_bigtable
 from .schema import NAMES, SIZE
 from .store import Store, open_store
+
+REPAIR = "repair"
+"""The name of attempts at a chunk's repair in its store."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class ChunkAudit:
 class Audit:
     """One run of the audit, small enough to travel to every worker.
 
-    Without ``time`` every node that was ever made is expected, else those that are valid at that time.
+    Without ``time`` every node that was ever made is expected, else those that are valid at that time. Where
+    the runner repeats what kills a process, attempts at repairs are ``counted``.
     """
 
     dataset: Dataset
@@ -63,6 +67,7 @@ class Audit:
     box: ChunkBox
     time: datetime | None = None
     repair: bool = False
+    counted: bool = False
 
     def open_source(self) -> AuditSource:
         return AuditSource(self)
@@ -148,6 +153,16 @@ class AuditSource:
         """Compute and write what is missing. Raises VolumeError, GraphError or StoreError."""
         if not len(found.missing):
             return found
+        if not self.audit.counted:
+            return self._repair(found)
+        chunk_id = self.geometry.chunk_id(found.chunk)
+        try:
+            [attempts] = self.store.count_attempts(chunk_id, [REPAIR])
+            return self._repair(found) if attempts <= ATTEMPTS else replace(found, problem=GIVEN_UP)
+        finally:  # whatever is raised, the process lives
+            self.store.clear_attempts(chunk_id, [REPAIR])
+
+    def _repair(self, found: ChunkAudit) -> ChunkAudit:
         if self._nodes is None:
             self._nodes = NodeSource(self.audit.dataset, self.geometry)
         result = self._nodes.compute(found.chunk, found.missing)

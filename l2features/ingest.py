@@ -15,6 +15,7 @@ from .config import Dataset
 from .errors import ConfigError, GraphError, StoreError, TableNotFound, VolumeError
 from .geometry import Chunk, Geometry, Triple
 from .graph import check_graph
+from .ids import Ids
 from .reach import check_bigtable
 from .saturation import likely_saturated, saturated_counts
 from .store import DONE, FAILED, ChunkRecord, Meta, Store, open_store
@@ -27,6 +28,8 @@ SHARD_CHUNKS = 1_000
 MAX_REASON = 2_000
 GIVEN_UP = f"killed or hung its process {ATTEMPTS} times"
 """Why a chunk or a message fails whose attempts never end."""
+AGAIN = f"{GIVEN_UP}; is tried again"
+"""The record of such a chunk while a later run tries it anew."""
 logger = logging.getLogger(__name__)
 
 
@@ -51,16 +54,19 @@ class Ingest:
         """Parts of the order of chunks, as (first, last) positions."""
         return shards(self.box)
 
+    def chunk_ids(self, first: int, last: int) -> Ids:
+        """The ids of the chunks of a shard."""
+        return self.geometry.layout.chunk_id_array(self.box.positions(first, last))
+
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
         """Return the chunks of a shard to compute: all, or those that are not recorded as done.
 
         With ``retry_missing`` also those recorded as done with files that were missing.
         """
-        coordinates = self.box.positions(first, last)
-        chunks = [Chunk(*xyz) for xyz in coordinates.tolist()]
+        chunks = [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
         if self.recompute:
             return chunks
-        chunk_ids = self.geometry.layout.chunk_id_array(coordinates)
+        chunk_ids = self.chunk_ids(first, last)
         wanted = store.chunk_states(chunk_ids) != DONE
         if self.retry_missing:
             wanted |= store.incomplete_chunks(chunk_ids)
@@ -153,10 +159,30 @@ def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
 def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
     """Count an attempt at a chunk before it begins; returns why the chunk is given up, or "".
 
-    The chunk's record ends its attempts, so the next run counts from zero.
+    A chunk's record ends its attempts, unless the chunk was given up: see `begin_anew`.
     """
     [attempts] = store.count_attempts(geometry.chunk_id(chunk))
     return GIVEN_UP if attempts > ATTEMPTS else ""
+
+
+def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord:
+    """Record that a chunk is given up. It stays so: where another one kills its bundle, both are repeated."""
+    record = save_failure(store, geometry, chunk, GIVEN_UP)
+    for _ in range(ATTEMPTS):
+        store.count_attempts(record.chunk_id)
+    return record
+
+
+def begin_anew(store: Store, chunk_ids: Ids) -> None:
+    """Try those of some chunks anew that were given up, if the run that did so has got through all of them.
+
+    If it did not, it may have died of one chunk after another, and ends only if those before stay given up.
+    """
+    reasons = store.failures(chunk_ids)
+    given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]
+    if given_up and AGAIN not in reasons.values() and (store.chunk_states(chunk_ids) != "").all():
+        for chunk_id in given_up:
+            _put_failure(store, chunk_id, AGAIN)
 
 
 def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
@@ -206,6 +232,10 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> Chunk
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
     """Record that a chunk could not be computed, and why; what is known of its segments is kept."""
-    record = ChunkRecord(geometry.chunk_id(chunk), FAILED, datetime.now(UTC), reason=reason[:MAX_REASON])
-    store.put_chunk(record, store.segments(record.chunk_id))
+    return _put_failure(store, geometry.chunk_id(chunk), reason)
+
+
+def _put_failure(store: Store, chunk_id: int, reason: str) -> ChunkRecord:
+    record = ChunkRecord(chunk_id, FAILED, datetime.now(UTC), reason=reason[:MAX_REASON])
+    store.put_chunk(record, store.segments(chunk_id))
     return record

@@ -23,8 +23,9 @@ class NodeFeatures:
 
     ``features`` (n,) is sorted by id; a node without a voxel has a size of 0, which is stored as the mark
     "could not compute". Where files of the chunk are missing, its voxels may be in those: it is ``unsure``,
-    and ``unsure_why`` counts the files. ``unknown`` are ids that the graph does not know, or not yet;
-    ``errors`` says of an id why it never has features. ``millis`` is the time in graph, read and compute.
+    and ``unsure_why`` counts the files; so many of them are ``forbidden``. ``unknown`` are ids that the graph
+    does not know, or not yet; ``errors`` says of an id why it never has features. ``millis`` is the time in
+    graph, read and compute.
     """
 
     chunk: Chunk
@@ -34,6 +35,7 @@ class NodeFeatures:
     millis: dict[str, float] = field(default_factory=dict)
     unsure: Ids = field(default_factory=lambda: as_ids([]))
     unsure_why: str = ""
+    forbidden: int = 0
 
 
 class NodeSource:
@@ -59,7 +61,7 @@ class NodeSource:
             children = self.children.children(chunk, ids)
         known = children.supervoxels
         unknown = ids[~np.isin(ids, as_ids([*known, *children.errors]))]
-        features, unsure, why = np.zeros(0, FEATURES), as_ids([]), ""
+        features, unsure, why, forbidden = np.zeros(0, FEATURES), as_ids([]), "", 0
         if known:
             with timed(millis, "read"):
                 labels, files = self.volume.read(chunk, self.geometry)
@@ -69,8 +71,10 @@ class NodeSource:
                 features = group_features(segmented, known, self.geometry.resolution)
             if not files.complete:
                 features, unsure = _without_hollow(features)
+                forbidden = files.forbidden
                 why = f"no voxel, but of {files.expected} files of chunk {chunk} only {files.read} were read"
-        return NodeFeatures(chunk, features, unknown, errors | children.errors, millis, unsure, why)
+        errors |= children.errors
+        return NodeFeatures(chunk, features, unknown, errors, millis, unsure, why, forbidden)
 
     def close(self) -> None:
         """Let go of connections."""

@@ -22,7 +22,9 @@ FLAGS = [
     "--region=us-east1",
     "--temp_location=gs://bucket/temp",
     "--sdk_container_image=us-east1-docker.pkg.dev/my-project/jobs/ingest:1",
+    "--experiments=disable_logging_submission_environment",
 ]
+"""The last one saves a `pip freeze` for each job."""
 
 
 class Service:

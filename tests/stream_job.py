@@ -27,6 +27,8 @@ from l2features.updates.updater import Update
 
 from .updates import EDIT
 
+SOURCE = "test"
+
 
 def messages(file: Path) -> list[TimestampedValue]:
     """Messages from lines of [key, payload in hexadecimal, time of publication]."""
@@ -40,12 +42,9 @@ class _Read(beam.PTransform):
         self.file = file
 
     def expand(self, begin: Any) -> Any:
-        made = begin | beam.Create(messages(self.file)) | beam.Map(as_published)
-        return made | Deliver("test")
-
-
-def as_published(message: TimestampedValue) -> TimestampedValue:
-    return message
+        made = begin | beam.Create(messages(self.file))
+        timed = made | beam.Map(lambda message: message)  # sent by value: workers do not have this module
+        return timed | Deliver(SOURCE)
 
 
 def main(config: str, file: str, dead_letters: str, *flags: str) -> int:

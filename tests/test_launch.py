@@ -73,7 +73,7 @@ def test_a_streaming_job_is_left(undisturbed: Path, service: Service) -> None:
     ]
 
 
-@pytest.mark.parametrize("flag", ["--detach", "--detach=true", "--no_wait_until_finish"])
+@pytest.mark.parametrize("flag", ["--detach", "--detach=true", "--wait=false", "--no_wait_until_finish"])
 def test_a_batch_job_that_is_left(undisturbed: Path, service: Service, flag: str) -> None:
     service.asked = pytest.fail
     for main in (ingest.main, audit.main):
@@ -82,14 +82,15 @@ def test_a_batch_job_that_is_left(undisturbed: Path, service: Service, flag: str
         assert "cancel: gcloud dataflow jobs cancel" in done.stdout
 
 
+@pytest.mark.parametrize("flag", ["--wait", "--detach=false"])
 @pytest.mark.parametrize(
     ("state", "status"), [("DONE", 0), ("DRAINED", 0), ("UPDATED", 0), ("CANCELLED", 1), ("FAILED", 1)]
 )
 def test_a_streaming_job_that_is_waited_for(
-    undisturbed: Path, service: Service, state: str, status: int
+    undisturbed: Path, service: Service, state: str, status: int, flag: str
 ) -> None:
     service.ends = STATES[f"JOB_STATE_{state}"]
-    done = run(update.main, undisturbed, "--wait")
+    done = run(update.main, undisturbed, flag)
     assert done.returncode == status, done.stderr
     if status:
         assert done.stderr.splitlines()[-1].startswith(f"error: job {ID}: {state}: ")
@@ -151,9 +152,10 @@ def test_what_google_refuses_is_one_line(undisturbed: Path, service: Service) ->
 
 
 def test_who_else_may_be_left(undisturbed: Path) -> None:
-    done = run_job(ingest.main, f"--config={undisturbed}", "--dataset=sample", "--detach")
-    assert done.returncode == 2
-    assert "--detach: runner local ends with this command; expected --runner=DataflowRunner" in done.stderr
+    for flag in ("--detach", "--wait=false"):
+        done = run_job(ingest.main, f"--config={undisturbed}", "--dataset=sample", flag)
+        assert done.returncode == 2
+        assert "runner local ends with this command; expected --runner=DataflowRunner" in done.stderr
 
 
 def table(name: str, store: str = "bigtable://p/i") -> Dataset:

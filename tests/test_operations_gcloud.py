@@ -99,13 +99,23 @@ def clusters(calls: list[list[str]]) -> Iterator[dict[str, str]]:
             yield dict(pair.split("=") for pair in value.split(","))
 
 
+def autoscaling(calls: list[list[str]]) -> Iterator[dict[str, int]]:
+    """The figures of each command that sets them, of an instance or of a cluster."""
+    names = ("min-nodes", "max-nodes", "cpu-target")
+    for cluster in clusters(calls):
+        yield {name: int(cluster[f"autoscaling-{name}"]) for name in names}
+    for call in of_program(calls, "gcloud", "bigtable", "clusters"):
+        if any(word.startswith("--autoscaling") for word in call):
+            yield {name: int(values(call, f"--autoscaling-{name}")[0]) for name in names}
+
+
 def test_autoscaling_keeps_to_the_bounds_of_bigtable(calls: list[list[str]]) -> None:
-    found = list(clusters(calls))
-    assert found
-    for cluster in found:
-        fewest, most = (int(cluster[f"autoscaling-{which}-nodes"]) for which in ("min", "max"))
+    found = list(autoscaling(calls))
+    assert len(found) == 2
+    for bounds in found:
+        fewest, most = bounds["min-nodes"], bounds["max-nodes"]
         assert 1 <= fewest <= most <= MOST_TIMES_THE_FEWEST * fewest
-        assert 10 <= int(cluster["autoscaling-cpu-target"]) <= 80
+        assert 10 <= bounds["cpu-target"] <= 80
 
 
 DAYS_OF_A_BACKUP = 90

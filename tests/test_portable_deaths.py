@@ -1,19 +1,18 @@
 """Chunks and messages that kill their worker, through Beam's portability layer.
 
 Beam's local job service neither repeats a bundle nor lives on without its worker, as Dataflow does: the job
-fails. So it is submitted again, which to the store is what a repeated bundle is.
+fails. So it is submitted again, which to the store is what a repeated bundle is. Attempts before the last one
+are counted beforehand, as by workers that died.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,23 @@ import pytest
 from l2features.config import load_dataset
 from l2features.deadletters import Folder
 from l2features.geometry import Chunk
-from l2features.ingest import ATTEMPTS, GIVEN_UP
+from l2features.ids import as_ids
+from l2features.ingest import ATTEMPTS, GIVEN_UP, begin_attempt, prepare
 from l2features.store import FAILED
+from l2features.updates.attempts import Attempts
+from l2features.updates.parts import Member
 
-from .conftest import ROOT, dataset_file, own_copy
-from .ingest_jobs import N_CHUNKS, done_chunks, open_sample, start, table_bytes
+from . import stream_job
+from .conftest import Ran, dataset_file, own_copy, run_ingest, run_job
+from .ingest_jobs import N_CHUNKS, done_chunks, open_sample, table_bytes
 from .stores import chunk_rows, lose, open_table
 from .test_portable import Cluster, cluster, python
 from .updates import edit
 
 __all__ = ["cluster", "python"]
 DEADLY = Chunk(1, 0, 0)
-TIMEOUT_S = 180
-N_MESSAGES = 200
+WAITS = "--job_server_timeout=180"
+N_MESSAGES, N_BEFORE = 200, 90
 LOST = ("a worker is lost", "Channel closed prematurely")
 """What the job service says of a worker that is gone."""
 
@@ -58,15 +61,16 @@ def test_a_chunk_that_kills_its_worker_is_recorded(
     """After three attempts the others are done, the chunk has failed, and the next run retries it."""
     config = dataset_file(tmp_path, sample)
 
-    def run() -> tuple[int, str, str]:
-        launcher = start(config, "--create", *cluster.flags)
-        out, err = launcher.communicate(timeout=TIMEOUT_S)
-        return launcher.returncode, out, err
+    def run() -> Ran:
+        return run_ingest(config, "--create", *cluster.flags, WAITS)
 
-    for _ in range(ATTEMPTS):
-        code, _, err = run()
-        assert code == 1
-        assert any(words in err for words in LOST), err
+    ingest = prepare(load_dataset("sample", config), create=True)
+    with closing(ingest.open_store()) as store:
+        for _ in range(ATTEMPTS - 1):
+            assert begin_attempt(store, ingest.geometry, DEADLY) == ""
+    code, _, err = run()
+    assert code == 1
+    assert any(words in err for words in LOST), err
     code, out, err = run()
     assert (code, err) == (1, "error: 1 chunks failed: l2features status names them\n")
     assert "failed_chunks 1" in out
@@ -75,7 +79,7 @@ def test_a_chunk_that_kills_its_worker_is_recorded(
     [failed] = [record for record in store.chunk_records() if record.state == FAILED]
     assert (failed.chunk_id, failed.reason) == (geometry.chunk_id(DEADLY), GIVEN_UP)
     deadly.unlink()
-    assert run()[0] == 0
+    assert run().returncode == 0
     assert table_bytes(config) == table_bytes(undisturbed)
 
 
@@ -108,11 +112,9 @@ def write_messages(file: Path, edits: list[bytes]) -> None:
     file.write_text("\n".join(lines))
 
 
-def run_stream(config: Path, folder: Path, flags: list[str]) -> tuple[int, str, str]:
+def run_stream(config: Path, folder: Path, flags: list[str]) -> Ran:
     files = [config, folder / "messages", folder / "dead"]
-    command = [sys.executable, "-m", "tests.stream_job", *map(str, files), *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    return done.returncode, done.stdout, done.stderr
+    return run_job(lambda argv: stream_job.main(*argv), *files, *flags, WAITS)
 
 
 def test_a_stream_with_a_message_that_kills_its_worker_is_drained(
@@ -129,12 +131,16 @@ def test_a_stream_with_a_message_that_kills_its_worker_is_drained(
     [killing] = lose(store, DEADLY, 1).tolist()
     unknown = geometry.chunk_id(places[0]) + 60_000
     good = [edit(ids[n % len(ids)], ids[-1 - n % len(ids)]) for n in range(N_MESSAGES - 3)]
-    write_messages(tmp_path / "messages", [*good[:90], edit(killing), b"poison.", edit(unknown), *good[90:]])
+    write_messages(
+        tmp_path / "messages", [*good[:N_BEFORE], edit(killing), b"poison.", edit(unknown), *good[N_BEFORE:]]
+    )
+    deadly_part = Member(f"{stream_job.SOURCE}/{N_BEFORE}", as_ids([killing]))
+    for _ in range(ATTEMPTS - 1):
+        Attempts(store, geometry.chunk_id(DEADLY), [deadly_part]).begin()
     with pausing(Path(load_dataset("sample", config).store.removeprefix("sqlite://"))):
-        for _ in range(ATTEMPTS):
-            code, _, err = run_stream(config, tmp_path, cluster.flags)
-            assert code == 1
-            assert any(words in err for words in LOST), err
+        code, _, err = run_stream(config, tmp_path, cluster.flags)
+        assert code == 1
+        assert any(words in err for words in LOST), err
         code, out, err = run_stream(config, tmp_path, cluster.flags)
     assert code == 0, err
     counts: dict[str, Any] = json.loads(out)

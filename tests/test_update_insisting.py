@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from l2features.config import load_datasets
@@ -21,8 +22,10 @@ from l2features.errors import (
     VolumeUnavailable,
 )
 from l2features.geometry import Chunk
-from l2features.ids import Ids
+from l2features.ids import Ids, as_ids
 from l2features.messages import Reason
+from l2features.nodes import NodeFeatures
+from l2features.schema import FEATURES
 from l2features.updates import opened
 from l2features.updates.opened import read_geometries
 from l2features.updates.outcomes import Verdict, settle
@@ -76,6 +79,27 @@ def test_a_transient_error_is_raised_before_anything_is_yielded(insisting: Updat
     assert found == []
     kept = insisting.store("sample").read(ids).found.tolist()
     assert kept == ([True, False, True] if isinstance(error, GraphError) else [False] * 3)
+
+
+@pytest.mark.parametrize(("forbidden", "age_s"), [(1, 0.0), (1, 200.0), (0, 0.0)])
+def test_nodes_whose_files_are_forbidden_are_insisted_on(
+    insisting: Updater, forbidden: int, age_s: float
+) -> None:
+    """A 403 that cannot be told from a missing file may pass; a file that is missing does not come."""
+    ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 1)
+
+    def hollow(wanted: Ids) -> NodeFeatures:
+        rows, none = np.zeros(0, FEATURES), as_ids([])
+        return NodeFeatures(Chunk(0, 0, 0), rows, none, unsure=wanted, unsure_why="x", forbidden=forbidden)
+
+    faulty(insisting, hollow)
+    message = Delivery("a", edit(ids[0]), EDIT, overdue=True, published=time.time() - age_s)
+    if forbidden and not age_s:
+        with pytest.raises(VolumeUnavailable, match="x: 403 Forbidden"):
+            apply_messages(insisting, [message])
+        return
+    settled = settle(apply_messages(insisting, [message])["a"], last=True, overdue=True)
+    assert [cause.reason for cause in settled.causes] == [Reason.STILL_FAILED]
 
 
 @pytest.mark.parametrize("error", [*TRANSIENT, *PERMANENT])

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..compute import timed
 from ..config import Dataset, datasets_of_table
-from ..errors import ConfigError, L2FeaturesError, StoreError, VolumeError
+from ..errors import ConfigError, L2FeaturesError, StoreError, VolumeError, VolumeUnavailable
 from ..ids import Ids, as_ids, sorted_unique
 from ..messages import BadMessage, Reason, check_ids, decode
 from ..nodes import NodeFeatures
@@ -48,13 +48,17 @@ class Split:
 
 @dataclass(eq=False)
 class Computed:
-    """Rows to be written for the members of a chunk, and what is known of all other ids of theirs."""
+    """Rows to be written for the members of a chunk, and what is known of all other ids of theirs.
+
+    ``refused`` is the error of ids that failed as access to files is refused for now.
+    """
 
     place: Place
     members: Sequence[Member]
     features: np.ndarray
     outcomes: list[Outcome]
     millis: dict[str, float] = field(default_factory=dict)
+    refused: VolumeUnavailable | None = None
 
 
 @dataclass(eq=False)
@@ -206,7 +210,8 @@ class Updater(OpenDatasets):
 
     def _results(self, place: Place, tried: Tried) -> Iterator[Computed]:
         """All of a batch, or the error that is insisted on, raised after the computed rows are written."""
-        for members, error in tried.failed:
+        refused = [(computed.members, computed.refused) for computed in tried.done if computed.refused]
+        for members, error in [*tried.failed, *refused]:
             if self._insists(error, members):
                 for computed in tried.done:
                     list(self.write(computed))
@@ -257,7 +262,10 @@ class Updater(OpenDatasets):
         if len(result.unsure):
             what = f"{len(result.unsure)} ids, the first {result.unsure[0]}: {result.unsure_why}"
             outcomes.append(Outcome(Fate.FAILED, result.unsure, name, detail=what))
-        return Computed(place, members, result.features, outcomes, result.millis)
+        refused = None
+        if len(result.unsure) and result.forbidden:
+            refused = VolumeUnavailable(f"chunk {place.chunk}: {result.unsure_why}: 403 Forbidden")
+        return Computed(place, members, result.features, outcomes, result.millis, refused)
 
     def _known(self, place: Place, ids: Ids) -> NodeFeatures:
         """The features of nodes; the graph is asked again for those that it did not know, as it may lag."""
@@ -271,6 +279,7 @@ class Updater(OpenDatasets):
             result.unknown, result.errors = later.unknown, result.errors | later.errors
             result.unsure = sorted_unique(np.concatenate([result.unsure, later.unsure]))
             result.unsure_why = result.unsure_why or later.unsure_why
+            result.forbidden = max(result.forbidden, later.forbidden)
         return result
 
 
