@@ -97,6 +97,8 @@ class Storage(ABC):
                     self._absent_is_forbidden = False
                 except Forbidden:
                     self._absent_is_forbidden = True
+                except StorageError:
+                    return False  # not known, so the file that is wanted counts as forbidden
             return self._absent_is_forbidden
 
 
