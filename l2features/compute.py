@@ -13,7 +13,7 @@ import numpy as np
 from .chunks import NO_FILES, FileCounts
 from .config import Dataset
 from .errors import ConfigError
-from .features import SegmentedChunk
+from .features import SegmentedChunk, check_chunk
 from .geometry import Chunk, Geometry, layout_for_grid
 from .graph import map_supervoxels, open_graph, read_graph_info
 from .ids import L2, IdLayout, Ids
@@ -60,6 +60,10 @@ def read_geometry(dataset: Dataset, volume: Volume, table: Geometry | None = Non
             f"data set {dataset.name!r}: key 'chunk_size' is missing: {dataset.cv_path} does not say it, "
             "expected three integers such as [256, 256, 512]"
         )
+    try:
+        check_chunk(chunk_size, info.resolution)
+    except ValueError as error:
+        raise ConfigError(f"data set {dataset.name!r}: {error}") from error
     bounds = (info.resolution, info.voxel_offset, info.voxel_size)
     geometry = Geometry(*bounds, chunk_size, layout or IdLayout())
     if dataset.graph == "flat":

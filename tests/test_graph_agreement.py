@@ -110,6 +110,14 @@ def test_an_older_graph_names_its_scale(emulator: Emulator, layer: Path) -> None
     assert open_volume(dataset_of(layer, params_table(info))).mip == 1
 
 
+def test_the_entry_picks_the_scale_of_an_older_graph_that_names_none(emulator: Emulator, layer: Path) -> None:
+    graph = params_table(layer_info())
+    assert open_volume(dataset_of(layer, graph, mip=1)).mip == 1
+    assert open_volume(dataset_of(layer, graph, scale=[16, 16, 40])).mip == 1
+    other = {"scales": [layer_info()["scales"][0]] * 2}
+    refused(dataset_of(layer, params_table(other), mip=1), r"bounds: .* has 64x64x32 .* has 128x128x32")
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,12 +13,14 @@ from cloudvolume import CloudVolume
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l2features.compute import read_geometry
 from l2features.config import Dataset, load_dataset
 from l2features.errors import ConfigError
 from l2features.geometry import Chunk, Geometry, Triple, layout_for_grid
 from l2features.ids import IdLayout
 from l2features.ingest import compute_chunk, prepare, save_chunk
 from l2features.store import Meta, open_store
+from l2features.volume import VolumeInfo
 
 from .conftest import dataset_file
 
@@ -126,3 +130,32 @@ def test_a_table_that_exists_keeps_its_layout(long_volume: Dataset) -> None:
     assert (prepare(long_volume).geometry, store.meta()) == (geometry, meta)
     assert prepare(long_volume, create=True).geometry == geometry
     store.close()
+
+
+def test_chunks_that_no_feature_can_be_computed_of_are_refused_when_opened(tmp_path: Path) -> None:
+    """A segmentation in the wrong unit, and a graph whose own chunks are too large."""
+    dataset = Dataset(
+        name="d",
+        cv_path=f"file://{tmp_path}",
+        l2cache_id="l2",
+        graph="flat",
+        store=f"sqlite://{tmp_path}/d.db",
+        chunk_size=(64, 64, 64),
+    )
+    size = (64, 64, 64)
+    for chunk_size, nm, said in (
+        (
+            size,
+            1e9,
+            r"data set 'd': a volume of shape \(64, 64, 64\) at a resolution of .* is a metre across",
+        ),
+        (
+            (2048, 2048, 1024),
+            16.0,
+            r"data set 'd': a chunk has at most 65535 voxels along an axis and .*, not",
+        ),
+    ):
+        info = VolumeInfo((nm, nm, nm), (0, 0, 0), size, chunk_size, IdLayout({1: 10, 2: 10}))
+        volume = SimpleNamespace(info=partial(VolumeInfo, *vars(info).values()))
+        with pytest.raises(ConfigError, match=said):
+            read_geometry(dataset.model_copy(update={"chunk_size": chunk_size}), volume)  # type: ignore[arg-type]

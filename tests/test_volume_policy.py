@@ -165,3 +165,13 @@ def test_a_forbidden_name_is_asked_for_once(layers: dict[str, dict[str, bytes]])
             assert volume.read(Chunk(0, 0, 0), GEOMETRY).files == FileCounts(4, 0, 4, 4)
     assert len([name for name in served.asked if "-" not in name]) == 1
     assert len(served.asked) == 9
+
+
+def test_a_forbidden_file_is_named_where_the_server_answers_otherwise_to_what_is_missing(
+    layers: dict[str, dict[str, bytes]],
+) -> None:
+    served = Served(dict(layers["plain"]))
+    victim = victim_of(served.files)
+    served.statuses[victim], served.absent = 403, 410
+    with serving(served) as paths, pytest.raises(VolumeError, match=f"file {victim}: HTTP 403 Forbidden"):
+        read(paths["http(s)"])

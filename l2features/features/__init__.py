@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .chunk import SegmentedChunk, compute_features
+from .chunk import SegmentedChunk, check_chunk, compute_features
 from .groups import group_features
 
-__all__ = ["SegmentedChunk", "compute_features", "group_features", "warm_up"]
+__all__ = ["SegmentedChunk", "check_chunk", "compute_features", "group_features", "warm_up"]
 
 
 def warm_up() -> None:

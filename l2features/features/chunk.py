@@ -109,18 +109,28 @@ class SegmentedChunk:
         return rows
 
 
+def check_chunk(shape: tuple[int, int, int], resolution: Sequence[float]) -> None:
+    """Raise ValueError where features of chunks of this shape and resolution cannot be computed."""
+    _check_shape(shape)
+    checked_resolution(resolution, shape)
+
+
 def _checked_volume(volume: np.ndarray) -> np.ndarray:
     volume = np.asarray(volume)
     if volume.dtype.kind != "u":
         raise TypeError(f"labels must be unsigned integers, not {volume.dtype}")
     if volume.ndim != 3 or volume.size == 0:
         raise ValueError(f"labels must be a non-empty x, y, z volume, not of shape {volume.shape}")
-    if max(volume.shape) > MAX_EXTENT or volume.size > MAX_VOXELS:
+    _check_shape(volume.shape)
+    return volume.astype(volume.dtype.newbyteorder("="), copy=False)
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    if max(shape) > MAX_EXTENT or math.prod(shape) > MAX_VOXELS:
         raise ValueError(
             f"a chunk has at most {MAX_EXTENT} voxels along an axis and {MAX_VOXELS} in all, "
-            f"not the shape {volume.shape}"
+            f"not the shape {shape}"
         )
-    return volume.astype(volume.dtype.newbyteorder("="), copy=False)
 
 
 def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int]) -> NDArray[np.float64]:

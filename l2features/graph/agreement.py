@@ -67,7 +67,8 @@ def match_graph(dataset: Dataset, volume: Volume, table: GraphInfo | None) -> No
         _same(dataset, "chunk_size", chunk_sizes + [(s.name, s.info.chunk_size) for s in sources])
     own = volume.info()
     bounds = [(dataset.cv_path, Bounds(own.resolution, own.voxel_offset, own.voxel_size))]
-    _same(dataset, "bounds", bounds + [(s.name, s.info.bounds) for s in sources if s.info.bounds])
+    named = [(s.name, s.info.scales[volume.mip]) for s in sources if volume.mip < len(s.info.scales)]
+    _same(dataset, "bounds", bounds + named)
     _same_watershed(dataset, sources)
 
 

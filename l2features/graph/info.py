@@ -44,15 +44,16 @@ class Bounds:
 class GraphInfo:
     """A graph's chunks and ids, and the segmentation that it was made of.
 
-    ``mip`` is the scale of the segmentation at ``watershed``, and ``bounds`` are that scale's; each is None
-    where the graph does not say it. ``ocdbt`` tells that the supervoxels live in an OCDBT fork of it.
+    ``mip`` is the scale of the segmentation at ``watershed``; each is None where the graph does not say it.
+    ``scales`` are the bounds of all its scales, as far as the graph has them. ``ocdbt`` tells that the
+    supervoxels live in an OCDBT fork of it.
     """
 
     chunk_size: Triple
     layout: IdLayout
     mip: int | None = None
     watershed: str | None = None
-    bounds: Bounds | None = None
+    scales: tuple[Bounds, ...] = ()
     ocdbt: bool = False
 
 
@@ -131,14 +132,18 @@ def _info_v1(cells: Mapping[bytes, bytes]) -> GraphInfo:
     mip = (info.get("graph") or {}).get("cv_mip")
     mip = None if mip is None else int(mip)
     return GraphInfo(
-        chunk_size, IdLayout({1: 8, L2: bits}), mip, info.get("data_dir"), _bounds(info.get("scales"), mip)
+        chunk_size, IdLayout({1: 8, L2: bits}), mip, info.get("data_dir"), _scales(info.get("scales"))
     )
 
 
-def _bounds(scales: Any, mip: int | None) -> Bounds | None:
-    """The bounds of a scale of a layer, where its info has it."""
-    if not scales or (mip or 0) >= len(scales):
-        return None
-    scale = scales[mip or 0]
-    x, y, z = (float(nm) for nm in scale["resolution"])
-    return Bounds((x, y, z), as_triple(scale.get("voxel_offset") or (0, 0, 0)), as_triple(scale["size"]))
+def _scales(scales: Any) -> tuple[Bounds, ...]:
+    """The bounds of a layer's scales."""
+    return tuple(
+        Bounds(
+            (float(x), float(y), float(z)),
+            as_triple(scale.get("voxel_offset") or (0, 0, 0)),
+            as_triple(scale["size"]),
+        )
+        for scale in scales or ()
+        for x, y, z in [scale["resolution"]]
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,17 @@ class ArrayBlocks:
 
     def forget(self) -> None:
         """Nothing is cached."""
+
+
+def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, int]:
+    """Places of x, y and z among the names of an array's axes. Raises ValueError where one is not there."""
+    lower = [str(name).lower() for name in names]
+    if len(lower) != len(shape) or any(lower.count(axis) != 1 for axis in "xyz"):
+        raise ValueError(f"its axes are {list(names)} of sizes {list(shape)}, expected x, y and z among them")
+    others = [name for name, n in zip(lower, shape, strict=True) if name not in ("x", "y", "z") and n != 1]
+    if others:
+        raise ValueError(f"its axis {others[0]!r} has more than one place, expected 1")
+    return lower.index("x"), lower.index("y"), lower.index("z")
 
 
 def _without_header(content: bytes, most: tuple[int, ...]) -> tuple[tuple[int, ...], bytes]:

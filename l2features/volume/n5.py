@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array
+from .arrays import Array, spatial_axes
 from .storage import Storage, StorageError
 
 _COMPRESSION = {"raw": (), "gzip": ("gzip",), "blosc": ("blosc",), "zstd": ("zstd",), "bzip2": ("bzip2",)}
@@ -21,7 +21,8 @@ def read_n5(read_json: ReadJson, storage: Storage) -> Iterator[tuple[Array, Reso
     if root is None:
         raise StorageError("it has no file attributes.json")
     if "dimensions" in root and "blockSize" in root:
-        yield _array("", root), _resolution(root, [1, 1, 1])
+        array = _array("", root, root)
+        yield array, _resolution(root, [1, 1, 1], array.axes)
         return
     factors = root.get("scales") or root.get("downsamplingFactors")
     place = 0
@@ -30,30 +31,34 @@ def read_n5(read_json: ReadJson, storage: Storage) -> Iterator[tuple[Array, Reso
         factor = meta.get("downsamplingFactors", listed)
         if factor is None:
             raise ValueError(f"its array s{place} has no downsamplingFactors")
-        yield _array(f"s{place}/", meta), _resolution(root, factor)
+        array = _array(f"s{place}/", meta, root)
+        yield array, _resolution(root, factor, array.axes)
         place += 1
     if place == 0:
         raise StorageError("it has no file s0/attributes.json")
 
 
-def _resolution(attributes: dict[str, Any], factor: list[float]) -> Resolution:
-    said = attributes.get("pixelResolution")
-    unit: str | None = "nm"
+def _resolution(attributes: dict[str, Any], factor: list[float], axes: tuple[int, int, int]) -> Resolution:
+    """Of x, y and z; the attributes have them in the order of the array's ``axes``."""
+    said, units = attributes.get("pixelResolution"), attributes.get("units") or ["nm"] * 3
     if isinstance(said, dict):
-        unit, said = said.get("unit"), said.get("dimensions")
+        units, said = [said.get("unit")] * 3, said.get("dimensions")
     numbers = said or attributes.get("resolution")
-    if not numbers or len(numbers) != 3:
+    if not numbers or len(numbers) != 3 or len(units) != 3:
         return None, [None] * 3
-    return [float(n) * float(f) for n, f in zip(numbers, factor, strict=True)], [unit] * 3
+    steps = [float(n) * float(f) for n, f in zip(numbers, factor, strict=True)]
+    return [steps[axis] for axis in axes], [units[axis] for axis in axes]
 
 
-def _array(prefix: str, meta: dict[str, Any]) -> Array:
+def _array(prefix: str, meta: dict[str, Any], root: dict[str, Any]) -> Array:
     shape, chunks = tuple(map(int, meta["dimensions"])), tuple(map(int, meta["blockSize"]))
     if len(shape) != 3 or len(chunks) != 3 or min(shape) < 1 or min(chunks) < 1:
         raise ValueError(f"its array has dimensions {list(shape)}, expected x, y and z")
+    names = meta.get("axes") or root.get("axes") or []
+    axes = spatial_axes(names if any(names) else ["x", "y", "z"], shape)
     compression = meta.get("compression", {"type": meta.get("compressionType", "raw")})["type"]
     if compression not in _COMPRESSION:
         raise ValueError(f"its codec is {compression!r}, expected one of {', '.join(_COMPRESSION)}")
     dtype = np.dtype(meta["dataType"]).newbyteorder(">")
     codecs = _COMPRESSION[compression]
-    return Array(prefix, "/", shape, chunks, (0, 1, 2), dtype, codecs, (2, 1, 0), has_header=True)
+    return Array(prefix, "/", shape, chunks, axes, dtype, codecs, (2, 1, 0), has_header=True)

@@ -133,7 +133,7 @@ class ShardedBlocks:
         pairs = sorted(set(zip(shards.tolist(), minishards.tolist(), strict=True)))
         heads = self._shards(sorted({shard for shard, _ in pairs}))
         indexes: dict[tuple[int, int], Index | Found] = {}
-        wanted = []
+        wanted: list[tuple[int, int, Request, Index]] = []
         for shard, minishard in pairs:
             head = heads[shard]
             if isinstance(head, Found):
@@ -150,11 +150,11 @@ class ShardedBlocks:
             elif request in self._indexes:
                 indexes[shard, minishard] = self._indexes[request]
             else:
-                wanted.append((shard, minishard, request))
-        for (shard, minishard, request), found in zip(
-            wanted, self.storage.fetch([request for *_, request in wanted]), strict=True
+                wanted.append((shard, minishard, request, head))
+        for (shard, minishard, request, head), found in zip(
+            wanted, self.storage.fetch([request for _, _, request, _ in wanted]), strict=True
         ):
-            index = self._decode_index(request, found, shard, minishard)
+            index = self._decode_index(request, found, shard, minishard, head)
             indexes[shard, minishard] = self._remember(request, index)
         return indexes
 
@@ -175,18 +175,29 @@ class ShardedBlocks:
                     f"file {request.name}: it is cut off: {len(found.content)} bytes, its index has {size}"
                 )
             else:
-                index = np.frombuffer(found.content, "<u8").reshape(-1, 2)
-                if (index >= _LIMIT).any():
-                    raise StorageError(f"file {request.name}: its index is broken: it points beyond the file")
-                heads[shard] = self._remember(request, index + np.uint64(size))
+                heads[shard] = self._remember(request, self._decode_head(request, found.content))
         return heads
+
+    def _decode_head(self, request: Request, content: bytes) -> Index:
+        """Start and end in the file of each minishard's index (n, 2). Raises StorageError."""
+        where, size = f"file {request.name}: its index is broken", self.sharding.index_bytes
+        index = np.frombuffer(content, "<u8").reshape(-1, 2)
+        if (index >= _LIMIT).any():
+            raise StorageError(f"{where}: it points beyond the file")
+        areas = index[index[:, 0] != index[:, 1]]
+        if not len(areas) and self.storage.fetch_one(Request(request.name, size, size + 1)).content:
+            raise StorageError(f"{where}: it names no minishard, but the file goes on after it")
+        areas = areas[np.argsort(areas[:, 0])]
+        if (areas[1:, 0] < areas[:-1, 1]).any():
+            raise StorageError(f"{where}: its minishards overlap")
+        return index + np.uint64(size)
 
     def _remember(self, request: Request, index: Index) -> Index:
         if index.nbytes <= CACHE_BYTES:
             self._indexes[request] = index
         return index
 
-    def _decode_index(self, request: Request, found: Found, shard: int, minishard: int) -> Index:
+    def _decode_index(self, request: Request, found: Found, shard: int, minishard: int, head: Index) -> Index:
         """Ids, offsets and sizes (n, 3) of a minishard's blocks, sorted by id. Raises StorageError."""
         where = f"file {request.name}: the index of minishard {minishard}"
         content, length = found.content or b"", (request.stop or 0) - (request.start or 0)
@@ -201,12 +212,12 @@ class ShardedBlocks:
         offsets[1:] += np.cumsum(sizes[:-1], dtype=np.uint64)
         offsets += np.uint64(self.sharding.index_bytes)
         index = np.stack([np.cumsum(ids, dtype=np.uint64), offsets, sizes], axis=1)
-        problem = self._problem(index, request, shard, minishard)
+        problem = self._problem(index, shard, minishard, head)
         if problem:
             raise StorageError(f"{where} is broken: {problem}")
         return index
 
-    def _problem(self, index: Index, request: Request, shard: int, minishard: int) -> str:
+    def _problem(self, index: Index, shard: int, minishard: int, head: Index) -> str:
         ids, starts, sizes = index.T
         if (ids[1:] <= ids[:-1]).any():
             return "its ids do not increase"
@@ -217,11 +228,11 @@ class ShardedBlocks:
             return "it lists an id beyond the grid"
         if (starts >= _LIMIT).any() or (sizes >= _LIMIT).any():
             return "it places a block beyond the file"
-        own = np.array([[0, request.start, (request.stop or 0) - (request.start or 0)]], np.uint64)
-        areas = np.concatenate([index, own])
-        areas = areas[areas[:, 2] > 0]
-        areas = areas[np.argsort(areas[:, 1], kind="stable")]
-        if (areas[:-1, 1] + areas[:-1, 2] > areas[1:, 1]).any() or (starts < self.sharding.index_bytes).any():
+        blocks = np.stack([starts, starts + sizes], axis=1)
+        areas = np.concatenate([blocks, head])  # no block lies in the index of any minishard
+        areas = areas[areas[:, 0] != areas[:, 1]]
+        areas = areas[np.argsort(areas[:, 0], kind="stable")]
+        if (areas[:-1, 1] > areas[1:, 0]).any() or (starts < self.sharding.index_bytes).any():
             return "its blocks overlap"
         return ""
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..paths import Location
-from .arrays import Array, ArrayBlocks
+from .arrays import Array, ArrayBlocks, spatial_axes
 from .codecs import CODECS
 from .layer import check_voxels, choose_scale
 from .n5 import read_n5
@@ -75,12 +75,13 @@ def _find_scales(kind: str, storage: Storage) -> Scales:
     group = read_json(storage, "zarr.json") if kind in ("zarr", "zarr3") else None
     if group is not None:
         if group.get("node_type") == "array":
-            return [(_array_3("", group, _names(len(group.get("shape", ())))), None)]
+            return [(_array_3("", group, _names(group, group.get("dimension_names"))), None)]
         ome = group.get("attributes", {}).get("ome", {})
         return _multiscales(storage, ome, "zarr.json", _array_3)
     single = read_json(storage, ".zarray") if kind != "zarr3" else None
     if single is not None:
-        return [(_array_2("", single, _names(len(single.get("shape", ())))), None)]
+        said = (read_json(storage, ".zattrs") or {}).get("_ARRAY_DIMENSIONS")
+        return [(_array_2("", single, _names(single, said)), None)]
     attributes = _needed(storage, "zarr.json" if kind == "zarr3" else ".zattrs")
     return _multiscales(storage, attributes, ".zarray", _array_2)
 
@@ -134,19 +135,12 @@ def _in_nm(numbers: list[float] | None, units: list[str | None]) -> list[float] 
     return [round(n * _NM[str(unit)], 9) for n, unit in zip(numbers, units, strict=True)]
 
 
-def _names(dimensions: int) -> list[str]:
+def _names(meta: dict[str, Any], said: list[str | None] | None) -> list[str]:
+    """Names of an array's axes: those that it is ``said`` to have, else z, y, x behind c and t."""
+    dimensions = len(meta.get("shape", ()))
     if dimensions not in (3, 4, 5):
         raise ValueError(f"its array has {dimensions} axes, expected 3 to 5")
-    return list("tczyx"[-dimensions:])
-
-
-def _spatial(names: list[str], shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(names) != len(shape) or not {"x", "y", "z"} <= set(names):
-        raise ValueError(f"its axes are {names} of sizes {list(shape)}, expected x, y and z among them")
-    others = [name for name, n in zip(names, shape, strict=True) if name not in "xyz" and n != 1]
-    if others:
-        raise ValueError(f"its axis {others[0]!r} has more than one place, expected 1")
-    return names.index("x"), names.index("y"), names.index("z")
+    return [str(name) for name in said] if said and any(said) else list("tczyx"[-dimensions:])
 
 
 def _checked(array: Array, fill_value: Any) -> Array:
@@ -174,7 +168,7 @@ def _array_2(path: str, meta: dict[str, Any], names: list[str]) -> Array:
         meta.get("dimension_separator", "."),
         shape,
         chunks,
-        _spatial(names, shape),
+        spatial_axes(names, shape),
         np.dtype(meta["dtype"]),
         codecs,
         order[::-1] if meta.get("order") == "F" else order,
@@ -207,7 +201,7 @@ def _array_3(path: str, meta: dict[str, Any], names: list[str]) -> Array:
         separator,
         shape,
         chunks,
-        _spatial(names, shape),
+        spatial_axes(names, shape),
         np.dtype(meta["data_type"]).newbyteorder(byteorder),  # type: ignore[arg-type]
         tuple(codecs),
         tuple(order),
