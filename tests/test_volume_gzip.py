@@ -28,6 +28,7 @@ WHOLE = gzip.compress(DATA)
         gzip.compress(DATA[:-9]) + gzip.compress(DATA[-9:]),
         WHOLE + gzip.compress(b""),
     ],
+    ids=["one", "zeros", "two", "small_second", "empty_second"],
 )
 def test_whole_files(content: bytes) -> None:
     assert gunzip(content, len(DATA)) == DATA
@@ -43,6 +44,7 @@ def test_whole_files(content: bytes) -> None:
         (gzip.compress(bytes(len(DATA) + 1)), "expected at most 25600 bytes when decompressed"),
         (gzip.compress(bytes(1 << 20)) + gzip.compress(b"a"), "expected at most 25600 bytes"),
     ],
+    ids=["cut_off", "length", "more_behind", "no_gzip", "too_large", "too_large_first"],
 )
 def test_broken_files(content: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
