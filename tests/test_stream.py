@@ -44,10 +44,14 @@ ATTRIBUTES = {"table_id": "sample", "l2_cache_id": "l2cache_sample"}
 
 
 class Running:
-    """An updater as a process, and the table that it writes."""
+    """An updater as a process, and the table in ``folder`` that it writes: a copy, or the one that is there.
+
+    A copy onto a file that this process has open would end its locks, and so tear its connections.
+    """
 
     def __init__(self, finished: Path, folder: Path, *flags: str, **more: str) -> None:
-        self.config = own_copy(finished, folder)
+        there = folder / "datasets.yml"
+        self.config = there if there.exists() else own_copy(finished, folder)
         self.store: Store = open_table(self.config)
         geometry = self.store.geometry()
         assert geometry
