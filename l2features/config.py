@@ -46,6 +46,8 @@ PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
 PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
 PUBSUB_VARIABLE, BIGTABLE_VARIABLE = "PUBSUB_EMULATOR_HOST", "BIGTABLE_EMULATOR_HOST"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
+PRECOMPUTED = "precomputed://"
+"""A path of this form is not judged here: a table can be served whose segmentation is not read."""
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """HOST:PORT, where a server listens."""
 _PATTERNS = {
@@ -104,7 +106,8 @@ class Dataset(BaseModel):
     @field_validator("cv_path")
     @classmethod
     def _is_path(cls, value: str) -> str:
-        parse_path(value)
+        if not value.removeprefix(PRECOMPUTED) or not value.startswith(PRECOMPUTED):
+            parse_path(value)
         return value
 
     @field_validator("scale")
