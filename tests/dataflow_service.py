@@ -28,7 +28,7 @@ FLAGS = [
 
 
 class Service:
-    """One active job of a name, as in the real one: whoever asks for a second one gets the first.
+    """One active job of a name, as in the real one: a request for a second one returns the first.
 
     ``ends`` is the state in which a job is found that is asked for, and ``counters`` are those of its steps.
     ``before`` is called when a job is to be made, and ``asked`` when its state is.

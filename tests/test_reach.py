@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -19,8 +21,20 @@ from .command import run
 from .conftest import dataset_file, run_job
 
 STORE, GRAPH = "bigtable://my-project/my-instance", "bigtable://my-project/graphs/minnie"
-SECONDS = 12.0
-"""The promise is 5 s; other tests share the cores. What it replaces took a minute."""
+SECONDS = 5.0
+ATTEMPTS = 3
+Result = TypeVar("Result")
+
+
+def in_time(call: Callable[[], Result]) -> Result:
+    """Return the result of a call that took less than `SECONDS`; other tests share the cores."""
+    for _ in range(ATTEMPTS):
+        start = time.monotonic()
+        result = call()
+        took = time.monotonic() - start
+        if took < SECONDS:
+            return result
+    pytest.fail(f"took {took:.1f} s, expected less than {SECONDS} s in one of {ATTEMPTS} attempts")
 
 
 @pytest.fixture(params=["closed", "silent", "unknown"])
@@ -47,14 +61,10 @@ def test_the_store_of_every_command(unreachable: str, tmp_path: Path, sample: Pa
     commands = [("status", "sample"), ("get", "sample", "5"), ("chunk", "sample", "0,0,0")]
     said = f"error: {STORE}: cannot reach {unreachable} ($BIGTABLE_EMULATOR_HOST): no connection within 3 s\n"
     for command in commands:
-        start = time.monotonic()
-        result = run(*command, "--config", config)
-        assert time.monotonic() - start < SECONDS
+        result = in_time(partial(run, *command, "--config", config))
         assert (result.exit_code, result.output) == (1, said)
     for main, flags in jobs.items():
-        start = time.monotonic()
-        done = run_job(main, "--config", config, "--dataset", "sample", *flags)
-        assert time.monotonic() - start < SECONDS
+        done = in_time(partial(run_job, main, "--config", config, "--dataset", "sample", *flags))
         assert (done.returncode, done.stderr) == (1, said)
 
 
@@ -79,9 +89,8 @@ def test_the_subscriptions(unreachable: str, tmp_path: Path, sample: Path) -> No
     path, dead = "projects/my-project/subscriptions/edits", "projects/my-project/topics/dead"
     config = dataset_file(tmp_path, sample)
     said = f"error: {path}: cannot reach {unreachable} ($PUBSUB_EMULATOR_HOST): no connection within 3 s\n"
-    start = time.monotonic()
-    done = run_job(update_main, "--config", config, "--subscriptions", path, "--dead_letters", dead)
-    assert time.monotonic() - start < SECONDS
+    flags = ("--config", config, "--subscriptions", path, "--dead_letters", dead)
+    done = in_time(partial(run_job, update_main, *flags))
     assert (done.returncode, done.stderr) == (1, said)
     listed = run("deadletters", "list", path)
     assert (listed.exit_code, listed.output) == (1, said)

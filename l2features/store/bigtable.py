@@ -1,7 +1,7 @@
 """The Bigtable store: tables and rows as kvdbclient and PCGL2Cache make them.
 
 A write replaces a row's family ``0`` as a whole, in one atomic mutation with explicit cell times, so
-that retrying or repeating it never piles up cell versions, whoever wrote the row before. The outcome
+that retrying or repeating it never piles up cell versions, PCGL2Cache's among them. The outcome
 of a chunk is kept in a row of its own, ``chunk_<chunk id>``, outside the range of node keys; the
 geometry in the row ``geometry``.
 """
