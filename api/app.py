@@ -11,7 +11,7 @@ from flask_cors import CORS
 from flask_openapi3 import Info, OpenAPI
 
 from l2features import __version__
-from l2features.config import read_datasets
+from l2features.config.datasets import read_datasets
 
 from . import metrics
 from .auth import auth_disabled, log_who_may_ask, protect

@@ -31,8 +31,8 @@ from middle_auth_client import (  # type: ignore[import-untyped]
 )
 from requests.adapters import HTTPAdapter
 
-from l2features.config import DATASET_NAME
-from l2features.errors import ConfigError
+from l2features.config.datasets import DATASET_NAME
+from l2features.core.errors import ConfigError
 
 from .errors import ApiError
 

@@ -14,7 +14,7 @@ import orjson
 from flask import Request
 from gunicorn.http.errors import ParseException
 
-from l2features.ids import Ids
+from l2features.core.ids import Ids
 
 from .config import Settings
 from .errors import ApiError, shown, shown_repr

@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from l2features.config import ADDRESS
-from l2features.errors import ConfigError
+from l2features.config.datasets import ADDRESS
+from l2features.core.errors import ConfigError
 
 MIB = 1 << 20
 

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from l2features.compute import read_geometry
-from l2features.config import Dataset
-from l2features.config import Datasets as File
-from l2features.entries import as_json
-from l2features.errors import L2FeaturesError, StoreError
-from l2features.freshness import Updates, read_updates
-from l2features.geometry import Geometry
-from l2features.notes import BadNote, LastAudit, last_audit
-from l2features.reading.cache import RowCache
-from l2features.reading.reader import Reader
-from l2features.store import Coverage, Meta, Store, open_store
+from l2features.config.datasets import Dataset
+from l2features.config.datasets import Datasets as File
+from l2features.config.entries import as_json
+from l2features.core.errors import L2FeaturesError, StoreError
+from l2features.core.geometry import Geometry
+from l2features.ingest.compute import read_geometry
+from l2features.query.cache import RowCache
+from l2features.query.reader import Reader
+from l2features.store.base import Coverage, Meta, Store, open_store
+from l2features.store.notes import BadNote, LastAudit, last_audit
+from l2features.updates.freshness import Updates, read_updates
 
 from . import metrics
 from .config import Settings

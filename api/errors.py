@@ -11,7 +11,7 @@ from flask import Flask, Response, g, request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import HTTPException
 
-from l2features.errors import StoreError, TableNotFound, UnknownFormat
+from l2features.core.errors import StoreError, TableNotFound, UnknownFormat
 
 from . import metrics
 from .answers import json_response

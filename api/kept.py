@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Generic, TypeVar
 
-from l2features.errors import StoreError
+from l2features.core.errors import StoreError
 
 T = TypeVar("T")
 

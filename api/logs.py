@@ -15,7 +15,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from pythonjsonlogger.json import JsonFormatter
 
-from l2features.errors import L2FeaturesError
+from l2features.core.errors import L2FeaturesError
 
 OURS = ("l2features", "gunicorn")
 """Loggers that speak at the level asked for; others only warn."""

@@ -29,9 +29,9 @@ from google.api_core.retry import Retry, if_exception_type
 from google.api_core.timeout import ConstantTimeout
 from google.pubsub_v1 import PublisherClient
 
-from l2features.errors import ConfigError
-from l2features.ids import Ids, as_ids, sorted_unique
-from l2features.messages import MESSAGE_IDS, message_slices, missing_message
+from l2features.core.errors import ConfigError
+from l2features.core.ids import Ids, as_ids, sorted_unique
+from l2features.messages.decoding import MESSAGE_IDS, message_slices, missing_message
 
 from .recent import RecentIds
 

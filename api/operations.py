@@ -8,7 +8,7 @@ from functools import partial
 from flask import Response
 from flask_openapi3 import APIBlueprint, OpenAPI
 
-from l2features.errors import L2FeaturesError, StoreError, StoreUnavailable, TableNotFound, UnknownFormat
+from l2features.core.errors import L2FeaturesError, StoreError, StoreUnavailable, TableNotFound, UnknownFormat
 
 from . import metrics
 from .answers import json_response

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from l2features.ids import Ids
+from l2features.core.ids import Ids
 
 CAPACITY = 1_000_000
 """Ids remembered over all tables; they take 16 to 32 bytes each."""

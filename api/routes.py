@@ -10,10 +10,10 @@ import numpy as np
 from flask import Response, g, request
 from flask_openapi3 import APIBlueprint, OpenAPI
 
-from l2features.errors import StoreUnavailable
-from l2features.reading.answers import arrow_stream, arrow_table, json_parts, parquet
-from l2features.reading.reader import Answer, Reader, Status
-from l2features.schema import ATTRIBUTES, NAMES
+from l2features.core.errors import StoreUnavailable
+from l2features.core.schema import ATTRIBUTES, NAMES
+from l2features.query.answers import arrow_stream, arrow_table, json_parts, parquet
+from l2features.query.reader import Answer, Reader, Status
 
 from . import metrics
 from .accept import accepted

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from flask_openapi3 import Tag
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from l2features.freshness import Updates
-from l2features.notes import LastAudit
-from l2features.reading.reader import Status
-from l2features.schema import ATTRIBUTES, NAMES, SIZE, Attribute
+from l2features.core.schema import ATTRIBUTES, NAMES, SIZE, Attribute
+from l2features.query.reader import Status
+from l2features.store.notes import LastAudit
+from l2features.updates.freshness import Updates
 
 from .answers import ARROW, FORMS, JSON, PARQUET
 from .body import BINARY, FIELD

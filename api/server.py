@@ -45,7 +45,7 @@ def load_kernels(app: Any) -> None:
     """Load the compiled code that reads Bigtable, where a data set is there; before processes are forked."""
     entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
     if any(entry.store.startswith("bigtable:") for entry in entries):
-        from l2features.store.decoded import warm_up
+        from l2features.store.bigtable.decoded import warm_up
 
         warm_up()
 

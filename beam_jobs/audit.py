@@ -24,10 +24,10 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from l2features.audit import Audit, prepare_audit
-from l2features.audit_summary import AuditSummary, read_run, save_audit, settle, summary_text
-from l2features.config import load_dataset
-from l2features.errors import StoreError
+from l2features.audit.chunk_audit import Audit, prepare_audit
+from l2features.audit.summary import AuditSummary, read_run, save_audit, settle, summary_text
+from l2features.config.datasets import load_dataset
+from l2features.core.errors import StoreError
 
 from . import command
 from .audit_pipeline import AllChunks, AuditJob, AuditProgress, KeepSummary, build

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from l2features import features
-from l2features.audit import Audit, audit_chunk, is_of_chunk, recorded_state
-from l2features.audit_summary import AuditSummary, save_audit, settle
-from l2features.chunks import ChunkBox
-from l2features.errors import L2FeaturesError
-from l2features.geometry import Chunk
-from l2features.store import Store, decoded
+from l2features import kernel as features
+from l2features.audit.chunk_audit import Audit, audit_chunk, is_of_chunk, recorded_state
+from l2features.audit.summary import AuditSummary, save_audit, settle
+from l2features.core.chunks import ChunkBox
+from l2features.core.errors import L2FeaturesError
+from l2features.core.geometry import Chunk
+from l2features.store.base import Store
+from l2features.store.bigtable import decoded
 
 from .job import Progress
 from .transforms import NAMESPACE

@@ -23,10 +23,10 @@ from apache_beam.options.pipeline_options import (
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from l2features.chunks import ChunkBox, centre_box, parse_box, whole_box
-from l2features.errors import ConfigError, L2FeaturesError
-from l2features.geometry import Triple
-from l2features.processes import heeded
+from l2features.core.chunks import ChunkBox, centre_box, parse_box, whole_box
+from l2features.core.errors import ConfigError, L2FeaturesError
+from l2features.core.geometry import Triple
+from l2features.local.processes import heeded
 
 from .dataflow import dataflow_flags, is_dataflow
 from .job import Progress

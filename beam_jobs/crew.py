@@ -8,8 +8,8 @@ import struct
 import time
 from collections.abc import Iterable, Sequence
 
+from l2features.messages.parts import Delivery
 from l2features.pubsub.intake import Held
-from l2features.updates.parts import Delivery
 
 from . import stream_worker
 from .processes import WorkerProcess, end_all

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from l2features.config import Dataset
+from l2features.config.datasets import Dataset
 
 DEFAULTS = (
     "--number_of_worker_harness_threads=1",

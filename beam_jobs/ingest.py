@@ -23,13 +23,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from l2features.chunks import FileCounts
-from l2features.config import load_dataset
-from l2features.errors import ConfigError
-from l2features.found import nothing_found, nothing_found_text
-from l2features.ingest import Ingest, prepare
-from l2features.rates import record_start
-from l2features.saturation import saturated_text
+from l2features.config.datasets import load_dataset
+from l2features.core.chunks import FileCounts
+from l2features.core.errors import ConfigError
+from l2features.core.saturation import saturated_text
+from l2features.ingest.found import nothing_found, nothing_found_text
+from l2features.ingest.rates import record_start
+from l2features.ingest.steps import Ingest, prepare
 
 from . import command
 from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import apache_beam as beam
 
-from l2features.chunks import ChunkBox
-from l2features.geometry import Chunk
-from l2features.store import Store
+from l2features.core.chunks import ChunkBox
+from l2features.core.geometry import Chunk
+from l2features.store.base import Store
 
 
 @dataclass

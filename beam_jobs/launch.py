@@ -12,7 +12,7 @@ from apache_beam.runners.runner import PipelineState
 from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
-from l2features.errors import L2FeaturesError
+from l2features.core.errors import L2FeaturesError
 
 from .portable import reason
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from l2features.errors import L2FeaturesError
-from l2features.geometry import Chunk
-from l2features.ingest import ATTEMPTS
+from l2features.core.errors import L2FeaturesError
+from l2features.core.geometry import Chunk
+from l2features.ingest.steps import ATTEMPTS
 
 from . import worker as worker_module
 from .job import Job

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from l2features.config import CONFIG_VARIABLE
+from l2features.config.datasets import CONFIG_VARIABLE
 
 CONFIG_HELP = f"the data sets file (YAML), here or gs://…; default: ${CONFIG_VARIABLE}"
 _BOOLEANS = {"true": True, "false": False}

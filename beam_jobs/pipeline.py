@@ -10,11 +10,11 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features import features
-from l2features.chunks import NO_FILES, ChunkBox, FileCounts
-from l2features.geometry import Chunk
-from l2features.ingest import Ingest, save_failure
-from l2features.store import FAILED, Store
+from l2features import kernel as features
+from l2features.core.chunks import NO_FILES, ChunkBox, FileCounts
+from l2features.core.geometry import Chunk
+from l2features.ingest.steps import Ingest, save_failure
+from l2features.store.base import FAILED, Store
 
 from .job import Progress
 from .transforms import (

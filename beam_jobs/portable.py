@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 
-from l2features.errors import L2FeaturesError
+from l2features.core.errors import L2FeaturesError
 
 CONNECT_SECONDS = 20.0
 DEFAULTS = ("--job_server_timeout=31536000",)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from l2features.processes import ending_with_parent, heeded
+from l2features.local.processes import ending_with_parent, heeded
 
 END_TIMEOUT_S = 5.0
 

@@ -20,12 +20,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from l2features.deadletters import dead_letter, open_dead_letters
-from l2features.errors import L2FeaturesError
-from l2features.messages import BadMessage, Reason, decode
+from l2features.core.errors import L2FeaturesError
+from l2features.messages.decoding import BadMessage, Reason, decode
+from l2features.messages.outcomes import Fate, Outcome, Verdict
+from l2features.pubsub.dead_letters import dead_letter, open_dead_letters
 from l2features.pubsub.intake import Held, Home, Intake, Limits
 from l2features.pubsub.subscription import Received, Subscription
-from l2features.updates.outcomes import Fate, Outcome, Verdict
 from l2features.updates.patience import Patience
 
 from .crew import Crew, Worker

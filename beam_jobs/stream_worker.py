@@ -16,11 +16,11 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features import features
-from l2features.errors import L2FeaturesError
-from l2features.store import decoded
+from l2features import kernel as features
+from l2features.core.errors import L2FeaturesError
+from l2features.messages.parts import Delivery
+from l2features.store.bigtable import decoded
 from l2features.updates.lending import give_back, lend
-from l2features.updates.parts import Delivery
 from l2features.updates.updater import Update
 
 from .pipeline import plain_message

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from l2features.config import DATASET_NAME
-from l2features.errors import ConfigError
-from l2features.times import TIME_PATTERN
+from l2features.config.datasets import DATASET_NAME
+from l2features.core.errors import ConfigError
+from l2features.core.times import TIME_PATTERN
 
 from . import audit, command, ingest, update
 from .dataflow import DEFAULTS

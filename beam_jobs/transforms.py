@@ -13,11 +13,12 @@ import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from l2features.chunks import FileCounts
-from l2features.compute import ChunkFeatures
-from l2features.errors import L2FeaturesError, StoreError
-from l2features.geometry import Chunk
-from l2features.ingest import (
+from l2features.core.chunks import FileCounts
+from l2features.core.errors import L2FeaturesError, StoreError
+from l2features.core.geometry import Chunk
+from l2features.core.saturation import saturated_counts
+from l2features.ingest.compute import ChunkFeatures
+from l2features.ingest.steps import (
     GIVEN_UP,
     Ingest,
     begin_anew,
@@ -28,8 +29,7 @@ from l2features.ingest import (
     save_failure,
     save_given_up,
 )
-from l2features.saturation import saturated_counts
-from l2features.store import FAILED, ChunkRecord
+from l2features.store.base import FAILED, ChunkRecord
 
 NAMESPACE = "l2features"
 STEPS = ("read", "map", "compute", "write")
@@ -238,7 +238,7 @@ class _DirectRowsFn(beam.DoFn):
     """Features to rows of the legacy Bigtable client, which is what Beam's connector takes."""
 
     def process(self, result: ChunkFeatures) -> Iterator[Any]:
-        from l2features.store.bigtable_rows import direct_rows
+        from l2features.store.bigtable.cells import direct_rows
 
         return direct_rows(result.features)
 

@@ -24,16 +24,16 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features import features
-from l2features.config import read_datasets
-from l2features.deadletters import LetterTopic, open_dead_letters
-from l2features.deadletters.recorded import find_messages, read_message
-from l2features.errors import ConfigError
+from l2features import kernel as features
+from l2features.config.datasets import read_datasets
+from l2features.config.reach import check_pubsub
+from l2features.core.errors import ConfigError
+from l2features.messages.outcomes import Fate, Verdict
+from l2features.pubsub.dead_letters import LetterTopic, open_dead_letters
+from l2features.pubsub.recorded import find_messages, read_message
 from l2features.pubsub.subscription import Subscription, SubscriptionError
-from l2features.reach import check_pubsub
-from l2features.store import decoded
+from l2features.store.bigtable import decoded
 from l2features.updates.opened import read_geometries
-from l2features.updates.outcomes import Fate, Verdict
 from l2features.updates.updater import Update
 
 from . import command

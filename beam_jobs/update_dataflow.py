@@ -18,10 +18,10 @@ import apache_beam as beam
 from apache_beam.io.gcp.pubsub import PubsubMessage, ReadFromPubSub, parse_subscription
 from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOptions
 
-from l2features.deadletters import TOPIC
-from l2features.errors import ConfigError
+from l2features.core.errors import ConfigError
+from l2features.messages.parts import Delivery
+from l2features.pubsub.dead_letters import TOPIC
 from l2features.pubsub.subscription import Subscription
-from l2features.updates.parts import Delivery
 from l2features.updates.updater import Update
 
 from .options import pipeline_options

@@ -11,8 +11,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features.store import Store, open_store
-from l2features.updates.outcomes import Verdict
+from l2features.messages.outcomes import Verdict
+from l2features.store.base import Store, open_store
 from l2features.updates.recorder import WRITE_S, Recorder
 from l2features.updates.updater import Update
 

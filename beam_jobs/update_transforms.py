@@ -16,11 +16,11 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from l2features.deadletters import DeadLetter, dead_letter, open_dead_letters
+from l2features.messages.outcomes import Fate, Verdict
+from l2features.messages.parts import Delivery, Place, batches
+from l2features.pubsub.dead_letters import DeadLetter, dead_letter, open_dead_letters
 from l2features.updates.ledger import Opened, Report, close_account
 from l2features.updates.lending import give_back, lend
-from l2features.updates.outcomes import Fate, Verdict
-from l2features.updates.parts import Delivery, Place, batches
 from l2features.updates.plain import Plain, entry_of, member_of, plain_entry, plain_member
 from l2features.updates.updater import Computed, Update
 
@@ -214,7 +214,7 @@ class _KeepFn(beam.DoFn):
 
 @dataclass
 class KeepDeadLetters(beam.PTransform):
-    """`DeadLetter` to a folder or a topic (`l2features.deadletters.open_dead_letters`)."""
+    """`DeadLetter` to a folder or a topic (`l2features.pubsub.dead_letters.open_dead_letters`)."""
 
     where: str
 

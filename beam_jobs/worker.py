@@ -18,8 +18,8 @@ from typing import Any
 
 import apache_beam as beam
 
-from l2features.errors import L2FeaturesError
-from l2features.geometry import Chunk
+from l2features.core.errors import L2FeaturesError
+from l2features.core.geometry import Chunk
 
 from .options import pipeline_options
 from .pipeline import plain_message

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2features.ids import Ids
+from l2features.core.ids import Ids
 
 from .load import ARROW, JSON, Client, Post, Timing, parse_seconds, run
 from .servers import DATASET, Server

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from l2features.deadletters import Folder
-from l2features.geometry import Chunk
-from l2features.ids import as_ids, row_keys
+from l2features.core.geometry import Chunk
+from l2features.core.ids import as_ids, row_keys
+from l2features.core.rows import encode_cells
+from l2features.pubsub.dead_letters import Folder
 from l2features.pubsub.subscription import Subscription
-from l2features.rows import encode_cells
 from tests.oracle import check_equal, plain_features
 
 from .chaos_messages import Parcel

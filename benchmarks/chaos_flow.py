@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from l2features.errors import L2FeaturesError
-from l2features.ids import Ids, as_ids
-from l2features.schema import SIZE
-from l2features.store import open_store
+from l2features.core.errors import L2FeaturesError
+from l2features.core.ids import Ids, as_ids
+from l2features.core.schema import SIZE
+from l2features.store.base import open_store
 from l2features.updates.patience import FIRST_PAUSE_S
 
 from .chaos_checks import messages_left

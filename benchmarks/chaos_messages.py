@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2features.deadletters import dead_letter
-from l2features.geometry import Geometry
-from l2features.ids import L2
-from l2features.messages import EDIT_IDS, Message, Reason, missing_message
-from l2features.unpickle import MAX_BYTES
-from l2features.updates.parts import Delivery
+from l2features.core.geometry import Geometry
+from l2features.core.ids import L2
+from l2features.core.unpickle import MAX_BYTES
+from l2features.messages.decoding import EDIT_IDS, Message, Reason, missing_message
+from l2features.messages.parts import Delivery
+from l2features.pubsub.dead_letters import dead_letter
 
 from .synthetic import LAYER_SHIFT, Edit
 

@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from l2features.config import Dataset, load_dataset
-from l2features.ids import as_ids, row_keys
-from l2features.times import format_time
+from l2features.config.datasets import Dataset, load_dataset
+from l2features.core.ids import as_ids, row_keys
+from l2features.core.times import format_time
 from tests.emulator import Emulator, PubSubEmulator
 
 from .chaos_messages import Parcel, Target

@@ -26,19 +26,20 @@ from tqdm import tqdm
 from beam_jobs.local import LocalRun
 from beam_jobs.pipeline import IngestJob
 from beam_jobs.transforms import STEPS
-from benchmarks.em import NAME, EmDataset, make_crops, make_dataset, read_labels, write_parents
-from l2features.chunks import whole_box
-from l2features.compute import ChunkFeatures, ChunkSource
-from l2features.config import load_dataset
-from l2features.features import SegmentedChunk, warm_up
-from l2features.geometry import Chunk, Triple
-from l2features.graph import map_supervoxels
-from l2features.ids import row_keys
-from l2features.ingest import Ingest, save_chunk
-from l2features.rows import encode_cells
-from l2features.store import Store, open_store
-from l2features.store.bigtable_rows import FAMILY
+from l2features.config.datasets import load_dataset
+from l2features.core.chunks import whole_box
+from l2features.core.geometry import Chunk, Triple
+from l2features.core.ids import row_keys
+from l2features.core.rows import encode_cells
+from l2features.graph.base import map_supervoxels
+from l2features.ingest.compute import ChunkFeatures, ChunkSource
+from l2features.ingest.steps import Ingest, save_chunk
+from l2features.kernel import SegmentedChunk, warm_up
+from l2features.store.base import Store, open_store
+from l2features.store.bigtable.cells import FAMILY
 from tests.emulator import Emulator
+
+from .em import NAME, EmDataset, make_crops, make_dataset, read_labels, write_parents
 
 GRID = (2, 2, 1)
 TIMESTAMP_BYTES, BLOCK_BYTES = 8, 1 << 16

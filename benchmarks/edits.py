@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from l2features.ids import Ids
+from l2features.core.ids import Ids
 
 from .synthetic import Edit, ProofreadGraph
 

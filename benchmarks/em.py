@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.features import _read_em, make_neuropil
-from l2features.bigtable import open_table
-from l2features.geometry import Chunk, Geometry, Triple
-from l2features.ids import IdLayout, Ids, row_keys
-from l2features.sample.graph import graph_meta, n_layers
-from l2features.sample.table import SampleTable
-from l2features.store import Meta, open_store
+from l2features.core.geometry import Chunk, Geometry, Triple
+from l2features.core.ids import IdLayout, Ids, row_keys
+from l2features.local.sample.graph_cells import graph_meta, n_layers
+from l2features.local.sample.graph_table import SampleTable
+from l2features.store.base import Meta, open_store
+from l2features.store.bigtable.calls import open_table
+
+from .features import _read_em, make_neuropil
 
 PROJECT, INSTANCE = "benchmark", "benchmark"
 NAME, GRAPH, TABLE = "em", "graph_em", "l2cache_em"

@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from l2features.features import SegmentedChunk, compute_features, warm_up
+from l2features.kernel import SegmentedChunk, compute_features, warm_up
 from tests.oracle import check_equal, plain_features
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from l2features.geometry import Geometry
-from l2features.ids import L2
+from l2features.core.geometry import Geometry
+from l2features.core.ids import L2
 from tests.graph_server import GraphServer, ServedGraph
 
 from .synthetic import Cell

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from beam_jobs.local import LocalRun
 from beam_jobs.pipeline import IngestJob, Summary
 from beam_jobs.transforms import STEPS
-from l2features.config import load_dataset
-from l2features.ingest import prepare
-from l2features.sample import NAME, Sample, make_sample
+from l2features.config.datasets import load_dataset
+from l2features.ingest.steps import prepare
+from l2features.local.sample.segmentation_files import NAME, Sample, make_sample
 
 
 def triple(text: str) -> tuple[int, int, int]:

@@ -22,8 +22,8 @@ from kvdbclient.attributes import _Attribute
 from kvdbclient.bigtable import BigTableConfig
 from kvdbclient.serializers import NumPyArray, NumPyValue
 
-from l2features.geometry import Geometry
-from l2features.schema import ATTRIBUTES
+from l2features.core.geometry import Geometry
+from l2features.core.schema import ATTRIBUTES
 
 GZIP_LEVEL = 9
 """That of the older service, which has this library too."""

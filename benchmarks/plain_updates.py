@@ -11,14 +11,15 @@ from datetime import UTC, datetime
 import fastremap
 import numpy as np
 
-from benchmarks.em import GRAPH, GRAPH_URL, LAYOUT, STORE_URL, EmDataset
-from benchmarks.plain_worker import plain_node
-from l2features.compute import timed
-from l2features.config import load_datasets
-from l2features.geometry import Chunk
-from l2features.graph import BigtableGraph
-from l2features.ids import as_ids
-from l2features.store import Meta, open_store
+from l2features.config.datasets import load_datasets
+from l2features.core.geometry import Chunk
+from l2features.core.ids import as_ids
+from l2features.graph.base import BigtableGraph
+from l2features.ingest.compute import timed
+from l2features.store.base import Meta, open_store
+
+from .em import GRAPH, GRAPH_URL, LAYOUT, STORE_URL, EmDataset
+from .plain_worker import plain_node
 
 TABLE = "l2cache_plain"
 

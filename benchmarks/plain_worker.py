@@ -12,7 +12,7 @@ import edt
 import fastremap
 import numpy as np
 
-from l2features.schema import FEATURES, PCA_MIN_VOLUME_NM3
+from l2features.core.schema import FEATURES, PCA_MIN_VOLUME_NM3
 from tests.oracle import central_scores, principal_axes
 
 

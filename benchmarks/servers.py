@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout
-from l2features.schema import FEATURES, PCA_MIN_VOLUME_NM3
-from l2features.store import Meta, open_store
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout
+from l2features.core.schema import FEATURES, PCA_MIN_VOLUME_NM3
+from l2features.store.base import Meta, open_store
 from tests.emulator import free_port
 
 ROOT = Path(__file__).resolve().parent.parent

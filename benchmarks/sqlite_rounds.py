@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from l2features.errors import L2FeaturesError, TableNotFound
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout
-from l2features.schema import FEATURES
-from l2features.store import Meta, open_store
+from l2features.core.errors import L2FeaturesError, TableNotFound
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout
+from l2features.core.schema import FEATURES
+from l2features.store.base import Meta, open_store
 
 GEOMETRY = Geometry((16.0, 16.0, 40.0), (0, 0, 0), (64, 64, 32), (64, 64, 32), IdLayout({2: 10}))
 META = Meta("rounds", "precomputed://file:///nowhere", "2026-11-21 00:27:44", GEOMETRY)

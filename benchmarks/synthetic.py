@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from l2features.features import compute_features
-from l2features.geometry import Chunk, Geometry, Triple
+from l2features.core.geometry import Chunk, Geometry, Triple
+from l2features.core.ids import L2, IdLayout, Ids, as_ids
 from l2features.graph.children import SUPERVOXEL
-from l2features.ids import L2, IdLayout, Ids, as_ids
-from l2features.sample.graph import (
+from l2features.kernel import compute_features
+from l2features.local.sample.graph_cells import (
     BITS,
     CHILDREN,
     LAYER_SHIFT,

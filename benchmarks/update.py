@@ -20,8 +20,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bars import Bar, begin, print_bars
-from benchmarks.em import (
+from l2features.core.geometry import Chunk
+from l2features.core.ids import as_ids
+from l2features.store.base import Store, open_store
+
+from .bars import Bar, begin, print_bars
+from .em import (
     STORE_URL,
     TABLE,
     Crop,
@@ -34,13 +38,10 @@ from benchmarks.em import (
     write_children,
     write_parents,
 )
-from benchmarks.features import agrees, em_parser
-from benchmarks.nodes import EmChunk, measure
-from benchmarks.plain_updates import PlainUpdater
-from benchmarks.updating import TimedFeed, UpdaterProcess, emulators, wait_for_rows, warm_up
-from l2features.geometry import Chunk
-from l2features.ids import as_ids
-from l2features.store import Store, open_store
+from .features import agrees, em_parser
+from .nodes import EmChunk, measure
+from .plain_updates import PlainUpdater
+from .updating import TimedFeed, UpdaterProcess, emulators, wait_for_rows, warm_up
 
 SIZE = (256, 256, 512)
 GRID = (7, 3, 1)

@@ -17,7 +17,14 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from benchmarks.em import (
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids, as_ids
+from l2features.core.schema import SIZE
+from l2features.store.base import Store, open_store
+from tests.emulator import Emulator, PubSubEmulator
+from tests.feed import Feed
+
+from .em import (
     STORE_URL,
     TABLE,
     Edit,
@@ -28,12 +35,6 @@ from benchmarks.em import (
     read_labels,
     write_children,
 )
-from l2features.geometry import Chunk
-from l2features.ids import Ids, as_ids
-from l2features.schema import SIZE
-from l2features.store import Store, open_store
-from tests.emulator import Emulator, PubSubEmulator
-from tests.feed import Feed
 
 ROOT = Path(__file__).resolve().parent.parent
 CHUNK_SIZE, GRID = (256, 256, 128), (2, 2, 1)

@@ -14,7 +14,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name == "compute_features":
-        from .features import compute_features
+        from .kernel import compute_features
 
         return compute_features
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import pytest
 import requests
 
-from .server import ROOT, Server
-from .table import DATASET, node_ids, small_table
+from tests.server import ROOT, Server
+from tests.table import DATASET, node_ids, small_table
 
 MIB = 1 << 20
 MAX_IDS = 250_000

@@ -13,7 +13,7 @@ from typing import Any
 
 import trustme
 
-from .emulator import free_port
+from tests.emulator import free_port
 
 VIEWER, NOBODY, WITHOUT_TERMS = "0123456789abcdef0123456789abcdef", "aaaa", "bbbb"
 DATASET = "test_dataset"

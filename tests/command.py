@@ -6,7 +6,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from l2features.cli import main
+from l2features.cli.commands import main
 
 
 def run(*arguments: Any) -> Result:

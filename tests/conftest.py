@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 
 from beam_jobs.ingest import main as ingest_main
-from l2features.rows import Rows
-from l2features.sample import Sample, make_sample
-from l2features.store import Store
-
-from .emulator import (
+from l2features.core.rows import Rows
+from l2features.local.sample.segmentation_files import Sample, make_sample
+from l2features.store.base import Store
+from tests.emulator import (
     HOW_TO_GET_IT,
     HOW_TO_GET_PUBSUB,
     Emulator,
@@ -33,7 +32,7 @@ from .emulator import (
     free_port,
     wait_for_port,
 )
-from .stores import INSTANCE, PROJECT, STORE_URL, bigtable_store, new_store, store
+from tests.stores import INSTANCE, PROJECT, STORE_URL, bigtable_store, new_store, store
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_VARIABLE = "L2FEATURES_SHARED"

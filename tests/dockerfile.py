@@ -12,7 +12,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 SITE = "/usr/local/lib/python3.11/site-packages"
 OURS = {"l2features", "api", "beam_jobs"}

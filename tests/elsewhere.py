@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from .conftest import ROOT
+from tests.conftest import ROOT
 
 
 def make_python(folder: Path, wheel: Path | None = None) -> Path:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 
-from l2features.stack.emulators import BIGTABLE, LOOPBACK, PUBSUB, free_port, wait_for_port
+from l2features.local.emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, wait_for_port
 
 __all__ = ["free_port", "wait_for_port"]
 HOW_TO_GET_IT, HOW_TO_GET_PUBSUB = BIGTABLE.how_to_get_it, PUBSUB.how_to_get_it

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from l2features.freshness import Updates, read_updates
-from l2features.store import Store, open_store
+from l2features.store.base import Store, open_store
+from l2features.updates.freshness import Updates, read_updates
 from l2features.updates.recorder import Recorder
 
 NOW = 1_795_000_000.0

@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from .auth_server import DATASET as AUTH_DATASET
-from .auth_server import VIEWER, AuthServer
-from .server import ROOT, Server
-from .table import DATASET, small_table
+from tests.auth_server import DATASET as AUTH_DATASET
+from tests.auth_server import VIEWER, AuthServer
+from tests.server import ROOT, Server
+from tests.table import DATASET, small_table
 
 LIMITS = {"L2CACHE_BODY_TIMEOUT_S": "2", "L2CACHE_MAX_WAIT_S": "0.05"}
 PROGRAM = "X-Requested-With: schemathesis"

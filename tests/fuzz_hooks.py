@@ -7,7 +7,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies as st
 
-from .table import node_ids
+from tests.table import node_ids
 
 ids = st.sampled_from(node_ids().tolist()) | st.integers(1 << 56, (1 << 64) - 1)
 buffers = st.lists(ids, max_size=50).map(lambda all_ids: b"".join(i.to_bytes(8, "little") for i in all_ids))

@@ -23,8 +23,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import zstandard
 
-from l2features.ids import L2, IdLayout, as_ids
-from l2features.sample.graph import CHILDREN, PARENTS, Cell
+from l2features.core.ids import L2, IdLayout, as_ids
+from l2features.local.sample.graph_cells import CHILDREN, PARENTS, Cell
 
 
 class ServedGraph:

@@ -13,11 +13,10 @@ from cloudvolume import CloudVolume
 from google.cloud import bigtable
 from google.cloud.bigtable.data import BigtableDataClient, SetCell
 
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout
-from l2features.sample.graph import graph_meta
-
-from .conftest import INSTANCE, PROJECT
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout
+from l2features.local.sample.graph_cells import graph_meta
+from tests.conftest import INSTANCE, PROJECT
 
 GEOMETRY = Geometry((16, 16, 40), (0, 0, 0), (64, 64, 32), (32, 32, 32), IdLayout({1: 10, 2: 10}))
 

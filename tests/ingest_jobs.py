@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from l2features.errors import TableNotFound
-from l2features.geometry import Geometry
-from l2features.store import DONE, Store
-
-from .conftest import MANY, all_rows
-from .stores import open_table
+from l2features.core.errors import TableNotFound
+from l2features.core.geometry import Geometry
+from l2features.store.base import DONE, Store
+from tests.conftest import MANY, all_rows
+from tests.stores import open_table
 
 N_CHUNKS = 12
 N_MANY = math.prod(MANY)

@@ -17,8 +17,8 @@ from cloudvolume.chunks import encode
 from cloudvolume.datasource.precomputed.common import compressed_morton_code
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout
 
 SHAPE, STEP = (64, 64, 32), (32, 32, 32)
 GEOMETRY = Geometry((16.0, 16.0, 40.0), (0, 0, 0), SHAPE, (64, 64, 32), IdLayout({2: 10}))

@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from google.pubsub_v1 import SubscriberClient
 from hypothesis import strategies as st
 
-from l2features.deadletters import DeadLetter, Refusal
+from l2features.pubsub.dead_letters import DeadLetter, Refusal
 from l2features.pubsub.subscription import Subscription
-
-from .feed import Feed
+from tests.feed import Feed
 
 NOW = datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 LARGEST = (1 << 64) - 1

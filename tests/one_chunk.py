@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from l2features.compute import ChunkSource, read_geometry
-from l2features.config import load_dataset
-from l2features.geometry import Chunk, Geometry
-from l2features.rows import Rows
-from l2features.store import DONE, FAILED, ChunkRecord, Meta, open_store
+from l2features.config.datasets import load_dataset
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.rows import Rows
+from l2features.ingest.compute import ChunkSource, read_geometry
+from l2features.store.base import DONE, FAILED, ChunkRecord, Meta, open_store
 from l2features.volume import open_volume
-
-from .conftest import dataset_file
+from tests.conftest import dataset_file
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ import fastremap
 import numpy as np
 from sklearn.decomposition import PCA
 
-from l2features.schema import FEATURES, PCA_MAX_SAMPLES
+from l2features.core.schema import FEATURES, PCA_MAX_SAMPLES
 
 GOLDEN_PATH = Path(__file__).parent / "data" / "golden.npz"
 

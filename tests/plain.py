@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from l2features.geometry import Geometry
-from l2features.rows import NOT_COMPUTED, Rows
-from l2features.schema import ATTRIBUTES, NAMES
+from l2features.core.geometry import Geometry
+from l2features.core.rows import NOT_COMPUTED, Rows
+from l2features.core.schema import ATTRIBUTES, NAMES
 
 _BY_KEY = {a.key: (i, a) for i, a in enumerate(ATTRIBUTES)}
 

@@ -20,12 +20,11 @@ import psutil
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from l2features.config import load_dataset
-from l2features.geometry import Chunk
-from l2features.ids import Ids
-from l2features.store import open_store
-
-from .emulator import free_port
+from l2features.config.datasets import load_dataset
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids
+from l2features.store.base import open_store
+from tests.emulator import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = "api.app:create_app()"

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.config import load_dataset
-from l2features.geometry import Chunk, Geometry
-from l2features.ids import IdLayout, Ids, as_ids
-from l2features.rows import Rows
-from l2features.schema import FEATURES, NAMES
-from l2features.store import Meta, Store, open_store
-
-from .emulator import Emulator
-from .plain import served
+from l2features.config.datasets import load_dataset
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import IdLayout, Ids, as_ids
+from l2features.core.rows import Rows
+from l2features.core.schema import FEATURES, NAMES
+from l2features.store.base import Meta, Store, open_store
+from tests.emulator import Emulator
+from tests.plain import served
 
 PROJECT, INSTANCE = "test-project", "test-instance"
 STORE_URL = f"bigtable://{PROJECT}/{INSTANCE}"

@@ -21,11 +21,10 @@ from beam_jobs import command
 from beam_jobs.update_dataflow import INSIST_S, Deliver
 from beam_jobs.update_freshness import RecordFreshness
 from beam_jobs.update_transforms import KeepDeadLetters, build
-from l2features.config import load_datasets
+from l2features.config.datasets import load_datasets
 from l2features.updates.opened import read_geometries
 from l2features.updates.updater import Update
-
-from .updates import EDIT
+from tests.updates import EDIT
 
 SOURCE = "test"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout, Ids
-from l2features.schema import FEATURES, NAMES
-from l2features.store import Meta, open_store
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout, Ids
+from l2features.core.schema import FEATURES, NAMES
+from l2features.store.base import Meta, open_store
 
 DATASET = "sample"
 GEOMETRY = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({2: 10}))

@@ -7,10 +7,9 @@ import pytest
 from api.accept import accepted
 from api.answers import ARROW, FORMS, JSON, PARQUET
 from api.errors import ApiError
-
-from .attacks import GOOD, READ, exchanged, genuine, head, is_error, server
-from .server import Server
-from .table import DATASET
+from tests.attacks import GOOD, READ, exchanged, genuine, head, is_error, server
+from tests.server import Server
+from tests.table import DATASET
 
 __all__ = ["genuine", "server"]
 API = "/l2cache/api/v1"

@@ -20,15 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout, as_ids
-from l2features.reading import answers
-from l2features.reading.answers import arrow_schema, arrow_stream, arrow_table, json_parts, parquet
-from l2features.reading.reader import Status
-from l2features.rows import Rows
-from l2features.schema import ATTRIBUTES, FEATURES, NAMES
-
-from .plain import decode_cells, served
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout, as_ids
+from l2features.core.rows import Rows
+from l2features.core.schema import ATTRIBUTES, FEATURES, NAMES
+from l2features.query import answers
+from l2features.query.answers import arrow_schema, arrow_stream, arrow_table, json_parts, parquet
+from l2features.query.reader import Status
+from tests.plain import decode_cells, served
 
 FIXTURE = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({2: 10}))
 NODE = 144115188075855873
@@ -79,7 +78,7 @@ def genuine(shared: Callable[[str], Path]) -> dict[int, dict[bytes, bytes]]:
 
 def recorded_answers() -> dict[str, tuple[dict[str, list[str]], str]]:
     """Query and answer of the recorded requests for attributes that were answered, by name."""
-    from .conftest import shared_folder
+    from tests.conftest import shared_folder
 
     index = shared_folder() / "cave" / "http" / "index.json"
     if not index.exists():
@@ -110,7 +109,7 @@ def test_we_write_what_the_genuine_server_does(genuine: dict[int, dict[bytes, by
 
 
 def test_the_recorded_answers_are_many() -> None:
-    from .conftest import shared_folder
+    from tests.conftest import shared_folder
 
     if shared_folder().is_dir():
         assert len(RECORDED) >= 25

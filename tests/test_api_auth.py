@@ -16,10 +16,9 @@ from flask import Flask, url_for
 
 from api.app import create_app
 from api.auth import log_who_may_ask, protect, without_secrets
-from l2features.errors import ConfigError
-
-from .auth_cases import Case, parse_cases
-from .auth_server import (
+from l2features.core.errors import ConfigError
+from tests.auth_cases import Case, parse_cases
+from tests.auth_server import (
     DATASET,
     DRIP,
     NO_HANDSHAKE,
@@ -31,9 +30,9 @@ from .auth_server import (
     AuthServer,
     user,
 )
-from .conftest import STORE_URL, Recordings, dataset_file
-from .emulator import Emulator
-from .server import Server
+from tests.conftest import STORE_URL, Recordings, dataset_file
+from tests.emulator import Emulator
+from tests.server import Server
 
 RECORDED_SERVER, RECORDED_AUTH = "127.0.0.1:9002", "localhost:9003"
 API = "/l2cache/api/v1"

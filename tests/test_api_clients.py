@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from caveclient import CAVEclient
 
-from l2features.ids import Ids
-from l2features.schema import NAMES
-from l2features.store import Meta, open_store
-
-from .cave_deployment import Deployment
-from .conftest import STORE_URL, Recordings
-from .server import Server
-from .test_recordings import ingest
+from l2features.core.ids import Ids
+from l2features.core.schema import NAMES
+from l2features.store.base import Meta, open_store
+from tests.cave_deployment import Deployment
+from tests.conftest import STORE_URL, Recordings
+from tests.server import Server
+from tests.test_recordings import ingest
 
 DATASTACK, TABLE = "fixture_datastack", "fixture_v2"
 RESOLUTION, OFFSET, CHUNK_SIZE = (16, 16, 40), (1024, 512, 20), (64, 64, 32)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from .conftest import INSTANCE, PROJECT, ROOT, Recordings
-from .emulator import PubSubEmulator
-from .server import Server
-from .test_missing import Topic
+from tests.conftest import INSTANCE, PROJECT, ROOT, Recordings
+from tests.emulator import PubSubEmulator
+from tests.server import Server
+from tests.test_missing import Topic
 
 DELIBERATE = {"attributes_ids_float"}
 """Exchanges that were no errors, and are now."""

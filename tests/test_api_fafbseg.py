@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 from caveclient import CAVEclient
 
-from l2features.config import load_dataset
-from l2features.store import open_store
-
-from .cave_deployment import Deployment
-from .plain import served
-from .server import Server
-from .stores import STORE_URL
-from .table import DATASET, EMPTY, GEOMETRY, node_ids, small_table
+from l2features.config.datasets import load_dataset
+from l2features.store.base import open_store
+from tests.cave_deployment import Deployment
+from tests.plain import served
+from tests.server import Server
+from tests.stores import STORE_URL
+from tests.table import DATASET, EMPTY, GEOMETRY, node_ids, small_table
 
 DATASTACK = "flywire_fafb_public"
 RESOLUTION = (4, 4, 40)

@@ -9,9 +9,20 @@ import socket
 import pytest
 import requests
 
-from .attacks import CHUNKED, GOOD, READ, answer_on, connected, exchanged, genuine, head, is_error, server
-from .server import Server
-from .table import DATASET, node_ids
+from tests.attacks import (
+    CHUNKED,
+    GOOD,
+    READ,
+    answer_on,
+    connected,
+    exchanged,
+    genuine,
+    head,
+    is_error,
+    server,
+)
+from tests.server import Server
+from tests.table import DATASET, node_ids
 
 __all__ = ["genuine", "server"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from .conftest import ROOT
-from .dockerfile import SITE, Step, build, environment, follow_copies, import_with_only, last, read_steps
-from .server import Server
+from tests.conftest import ROOT
+from tests.dockerfile import SITE, Step, build, environment, follow_copies, import_with_only, last, read_steps
+from tests.server import Server
 
 DOCKERFILE = "Dockerfile.api"
 LOCK = "api/requirements.txt"
@@ -72,8 +72,8 @@ def test_it_is_pinned_and_its_server_is_not_root(steps: list[Step]) -> None:
 def test_its_lock_holds_every_library_that_the_server_needs(undisturbed: Path) -> None:
     variables = {"GRAPH_L2CACHE_CONFIG_PATH": str(undisturbed), "AUTH_DISABLED": "true"}
     code = (
-        "import api.worker, api.logs, l2features.store.decoded\n"
-        "import l2features.store.bigtable, l2features.volume\n"
+        "import api.worker, api.logs, l2features.store.bigtable.decoded\n"
+        "import l2features.store.bigtable.bigtable_store, l2features.volume\n"
         "from api.app import create_app; create_app()"
     )
     absent = import_with_only(LOCK, code, variables)

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import requests
 
-from .attacks import (
+from tests.attacks import (
     BINARY,
     GOOD,
     MAX_IDS,
@@ -33,9 +33,9 @@ from .attacks import (
     server,
     serves,
 )
-from .conftest import need_program
-from .server import Server
-from .table import DATASET, node_ids
+from tests.conftest import need_program
+from tests.server import Server
+from tests.table import DATASET, node_ids
 
 __all__ = ["genuine", "server"]
 MAX_BODY = 16 * MIB

@@ -14,9 +14,8 @@ from flask.testing import FlaskClient
 from api.answers import ARROW, PARQUET
 from api.app import create_app
 from api.config import Settings
-from l2features.schema import NAMES
-
-from .table import DATASET, EMPTY, node_ids, small_table
+from l2features.core.schema import NAMES
+from tests.table import DATASET, EMPTY, node_ids, small_table
 
 READ = f"/l2cache/api/v1/table/{DATASET}/attributes"
 MARKED, READY, MISSING = (int(node_ids()[i]) for i in (0, 1, -1))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 
-from .attacks import (
+from tests.attacks import (
     CHUNKED,
     GOOD,
     MAX_IDS,
@@ -27,8 +27,8 @@ from .attacks import (
     serves,
     started,
 )
-from .server import Server
-from .table import DATASET, GEOMETRY
+from tests.server import Server
+from tests.table import DATASET, GEOMETRY
 
 TURNS, THREADS, BODY_S, WAIT_S = 3, 8, 2.0, 4.0
 TIGHT = {

@@ -9,21 +9,20 @@ from typing import Any
 import pytest
 from google.cloud import bigtable
 
-from l2features.audit import Audit, ChunkAudit, audit_chunk, prepare_audit
-from l2features.audit_summary import EXAMPLES, AuditSummary, read_audit, read_run, save_audit, summary_text
-from l2features.chunks import parse_box
-from l2features.config import Dataset, load_dataset
-from l2features.errors import ConfigError, StoreError, StoreUnavailable, TableNotFound
-from l2features.geometry import Chunk
-from l2features.ids import as_ids, ids_of_row_keys
-from l2features.ingest import prepare
-from l2features.schema import NAMES
-from l2features.store import Meta, Store, open_store
-
-from .conftest import INSTANCE, PROJECT, STORE_URL, Recordings
-from .stores import features_of
-from .test_graph_nodes import V2, V2_GRAPHENE, chunks_of, valid_nodes
-from .test_nodes import SOURCES, entry, open_nodes
+from l2features.audit.chunk_audit import Audit, ChunkAudit, audit_chunk, prepare_audit
+from l2features.audit.summary import EXAMPLES, AuditSummary, read_audit, read_run, save_audit, summary_text
+from l2features.config.datasets import Dataset, load_dataset
+from l2features.core.chunks import parse_box
+from l2features.core.errors import ConfigError, StoreError, StoreUnavailable, TableNotFound
+from l2features.core.geometry import Chunk
+from l2features.core.ids import as_ids, ids_of_row_keys
+from l2features.core.schema import NAMES
+from l2features.ingest.steps import prepare
+from l2features.store.base import Meta, Store, open_store
+from tests.conftest import INSTANCE, PROJECT, STORE_URL, Recordings
+from tests.stores import features_of
+from tests.test_graph_nodes import V2, V2_GRAPHENE, chunks_of, valid_nodes
+from tests.test_nodes import SOURCES, entry, open_nodes
 
 T0 = "2026-11-21 00:27:44"
 

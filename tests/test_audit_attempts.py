@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from l2features.audit import REPAIR
-from l2features.geometry import Chunk
-from l2features.ingest import ATTEMPTS, GIVEN_UP
-
-from .ingest_jobs import open_sample
-from .test_audit_job import T0, at_t0, run_audit
+from l2features.audit.chunk_audit import REPAIR
+from l2features.core.geometry import Chunk
+from l2features.ingest.steps import ATTEMPTS, GIVEN_UP
+from tests.ingest_jobs import open_sample
+from tests.test_audit_job import T0, at_t0, run_audit
 
 __all__ = ["at_t0"]
 

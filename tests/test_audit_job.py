@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.audit import main
-from l2features.audit_summary import NOTE, PART_NOTE, AuditSummary, read_audit
-from l2features.ids import as_ids
-from l2features.store import FAILED, ChunkRecord
-
-from .conftest import (
+from l2features.audit.summary import NOTE, PART_NOTE, AuditSummary, read_audit
+from l2features.core.ids import as_ids
+from l2features.store.base import FAILED, ChunkRecord
+from tests.conftest import (
     INSTANCE,
     PROJECT,
     STORE_URL,
@@ -24,9 +23,9 @@ from .conftest import (
     run_ingest,
     run_job,
 )
-from .ingest_jobs import open_sample
-from .stores import open_table
-from .test_recordings import check_values, valid_at_t0
+from tests.ingest_jobs import open_sample
+from tests.stores import open_table
+from tests.test_recordings import check_values, valid_at_t0
 
 T0 = "2026-11-21 00:27:44"
 

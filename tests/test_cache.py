@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2features.ids import as_ids
-from l2features.reading.cache import WAYS, RowCache
-from l2features.rows import Rows
-from l2features.schema import FEATURES, NAMES
+from l2features.core.ids import as_ids
+from l2features.core.rows import Rows
+from l2features.core.schema import FEATURES, NAMES
+from l2features.query.cache import WAYS, RowCache
 
 
 def rows_of(ids: Any) -> Rows:

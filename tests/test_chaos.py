@@ -14,14 +14,13 @@ from benchmarks.chaos_checks import check_letters, check_rows, check_truth
 from benchmarks.chaos_messages import make_parcels
 from benchmarks.chaos_world import TABLE, World
 from benchmarks.synthetic import Spec
-from l2features.deadletters import Folder, dead_letter
-from l2features.messages import Reason
-from l2features.store import Meta, open_store
-from l2features.updates.outcomes import Outcome
-from l2features.updates.parts import Delivery
-
-from .conftest import ROOT, need_program
-from .emulator import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Outcome
+from l2features.messages.parts import Delivery
+from l2features.pubsub.dead_letters import Folder, dead_letter
+from l2features.store.base import Meta, open_store
+from tests.conftest import ROOT, need_program
+from tests.emulator import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
 
 
 @pytest.fixture(autouse=True)

@@ -14,16 +14,15 @@ import pytest
 import requests
 import zstandard
 
-from l2features.compute import read_geometry
-from l2features.config import Dataset
-from l2features.errors import GraphError
-from l2features.geometry import Chunk, Geometry
+from l2features.config.datasets import Dataset
+from l2features.core.errors import GraphError
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import IdLayout, as_ids
 from l2features.graph import children as children_module
 from l2features.graph.children import FEW, GrapheneChildren, decode_children
-from l2features.ids import IdLayout, as_ids
+from l2features.ingest.compute import read_geometry
 from l2features.volume import Volume
-
-from .conftest import Recordings
+from tests.conftest import Recordings
 
 Answers = dict[int, Callable[[], tuple[int, bytes]]]
 Server = tuple[GrapheneChildren, Answers, list[tuple[str, str]]]

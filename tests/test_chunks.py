@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2features.chunks import ChunkBox, centre_box, parse_box, whole_box
-from l2features.errors import ConfigError
-from l2features.geometry import Triple
+from l2features.core.chunks import ChunkBox, centre_box, parse_box, whole_box
+from l2features.core.errors import ConfigError
+from l2features.core.geometry import Triple
 
 HUGE = (434, 331, 206)  # 29.6 million chunks
 triples = st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12))

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from l2features.cli import main
-from l2features.config import load_dataset
-from l2features.geometry import Chunk
-from l2features.rates import RATE_WINDOW
-from l2features.report import served_rows
-from l2features.store import DONE, ChunkRecord, open_store
-
-from .command import run
-from .conftest import dataset_file
-from .one_chunk import NOW, config, stored
+from l2features.cli.commands import main
+from l2features.cli.report import served_rows
+from l2features.config.datasets import load_dataset
+from l2features.core.geometry import Chunk
+from l2features.ingest.rates import RATE_WINDOW
+from l2features.store.base import DONE, ChunkRecord, open_store
+from tests.command import run
+from tests.conftest import dataset_file
+from tests.one_chunk import NOW, config, stored
 
 COMMANDS = ["sample", "sample-edit", "up", "status", "get", "chunk", "serve", "deadletters"]
 __all__ = ["config"]

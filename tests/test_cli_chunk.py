@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from l2features.report import served_rows
-
-from .command import run
-from .conftest import Recordings, dataset_file
-from .one_chunk import config, stored
+from l2features.cli.report import served_rows
+from tests.command import run
+from tests.conftest import Recordings, dataset_file
+from tests.one_chunk import config, stored
 
 __all__ = ["config"]
 

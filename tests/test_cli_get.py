@@ -9,16 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2features.config import load_dataset
-from l2features.geometry import Chunk
-from l2features.report import served_rows
-from l2features.store import DONE, FAILED, ChunkRecord
+from l2features.cli.report import served_rows
+from l2features.config.datasets import load_dataset
+from l2features.core.geometry import Chunk
+from l2features.store.base import DONE, FAILED, ChunkRecord
 from l2features.volume import open_volume
-
-from .command import run
-from .conftest import STORE_URL, Recordings, dataset_file
-from .one_chunk import NOW, config, stored
-from .stores import open_table
+from tests.command import run
+from tests.conftest import STORE_URL, Recordings, dataset_file
+from tests.one_chunk import NOW, config, stored
+from tests.stores import open_table
 
 __all__ = ["config"]
 

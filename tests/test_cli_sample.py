@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from l2features.compute import read_geometry
-from l2features.config import load_dataset
+from l2features.config.datasets import load_dataset
+from l2features.ingest.compute import read_geometry
 from l2features.volume import open_volume
-
-from .command import run
+from tests.command import run
 
 
 def test_sample_makes_a_data_set_that_works(tmp_path: Path) -> None:

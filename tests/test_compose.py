@@ -10,10 +10,9 @@ import pytest
 import yaml
 from compose_spec import PyOptions
 
-from l2features.stack import CONTAINERS, services
-from l2features.stack.emulators import BIGTABLE, PUBSUB
-
-from .conftest import ROOT
+from l2features.local.emulator_programs import BIGTABLE, PUBSUB
+from l2features.local.services import CONTAINERS, services
+from tests.conftest import ROOT
 
 COMPOSE = ROOT / "compose.yaml"
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from l2features.config import CONFIG_VARIABLE, EXPECTED, Dataset, load_dataset, load_datasets
-from l2features.errors import ConfigError
-from l2features.features.runs import MAX_VOXELS
-from l2features.geometry import MAX_CHUNK_VOXELS
-from l2features.store import open_store
+from l2features.config.datasets import CONFIG_VARIABLE, EXPECTED, Dataset, load_dataset, load_datasets
+from l2features.core.errors import ConfigError
+from l2features.core.geometry import MAX_CHUNK_VOXELS
+from l2features.kernel.runs import MAX_VOXELS
+from l2features.store.base import open_store
 
 OLD_SERVICE = """\
 minnie65_phase3_v1:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from l2features.config import CONFIG_VARIABLE, load_datasets, server_environment
-from l2features.entries import BUCKETS
-from l2features.errors import ConfigError
-
-from .bucket import bucket_of
+from l2features.config.datasets import CONFIG_VARIABLE, load_datasets, server_environment
+from l2features.config.entries import BUCKETS
+from l2features.core.errors import ConfigError
+from tests.bucket import bucket_of
 
 FILES = {
     "good.yml": b"a: {cv_path: 'precomputed://gs://seg', l2cache_id: t, store: 'bigtable://p/i'}",

@@ -11,9 +11,8 @@ import pytest
 from benchmarks.cost import VOLUMES, Estimate, Volume, parse, table_text
 from benchmarks.cost_inputs import GRID, Inputs, inputs_text, measure, own_emulator
 from benchmarks.em import INSTANCE, PROJECT, TABLE, make_crops, make_dataset
-
-from .conftest import need_program
-from .emulator import HOW_TO_GET_IT, find_emulator
+from tests.conftest import need_program
+from tests.emulator import HOW_TO_GET_IT, find_emulator
 
 SIZE = (128, 128, 64)
 INPUTS = Inputs(

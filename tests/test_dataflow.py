@@ -13,9 +13,8 @@ from apache_beam.portability.api import beam_runner_api_pb2 as beam_api
 from apache_beam.runners.pipeline_context import PipelineContext
 
 from beam_jobs import audit, ingest, update
-
-from .conftest import ROOT
-from .dataflow_launch import IMAGE, Launched, launch
+from tests.conftest import ROOT
+from tests.dataflow_launch import IMAGE, Launched, launch
 
 JOBS: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
     "ingest": (ingest.main, ["--dataset=sample", "--create=true", "--recompute=false"]),

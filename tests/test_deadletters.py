@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2features.deadletters import (
+from l2features.core.errors import ConfigError
+from l2features.core.ids import as_ids
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Outcome
+from l2features.messages.parts import Delivery
+from l2features.pubsub.dead_letters import (
     DeadLetter,
     DeadLetterError,
     Folder,
@@ -19,17 +24,11 @@ from l2features.deadletters import (
     dead_letter,
     open_dead_letters,
 )
-from l2features.deadletters.attributes import letter_of
-from l2features.deadletters.box import open_letter_box
-from l2features.deadletters.recorded import find_messages, read_message
-from l2features.errors import ConfigError
-from l2features.ids import as_ids
-from l2features.messages import Reason
-from l2features.updates.outcomes import Outcome
-from l2features.updates.parts import Delivery
-
-from .letters import LARGEST, LETTER, NOW, texts
-from .updates import EDIT
+from l2features.pubsub.letter_attributes import letter_of
+from l2features.pubsub.letter_box import open_letter_box
+from l2features.pubsub.recorded import find_messages, read_message
+from tests.letters import LARGEST, LETTER, NOW, texts
+from tests.updates import EDIT
 
 refusals = st.builds(Refusal, texts, texts, st.lists(st.integers(0, LARGEST), max_size=4).map(tuple), texts)
 letters = st.builds(

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from l2features.deadletters import DeadLetter, Folder, LetterTopic, box
-from l2features.deadletters.box import LetterFolder
-from l2features.geometry import Chunk
-
-from .command import run
-from .emulator import PubSubEmulator
-from .letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed
-from .stores import chunk_rows, lose, open_table
-from .updates import EDIT
+from l2features.core.geometry import Chunk
+from l2features.pubsub import letter_box as box
+from l2features.pubsub.dead_letters import DeadLetter, Folder, LetterTopic
+from l2features.pubsub.letter_box import LetterFolder
+from tests.command import run
+from tests.emulator import PubSubEmulator
+from tests.letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed
+from tests.stores import chunk_rows, lose, open_table
+from tests.updates import EDIT
 
 FIRST = Chunk(0, 0, 0)
 

@@ -17,14 +17,19 @@ from google.pubsub_v1 import PublishRequest, PubsubMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2features.deadletters import DeadLetter, DeadLetterError, LetterTopic, Refusal, open_dead_letters
-from l2features.deadletters.attributes import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
-from l2features.deadletters.box import open_letter_box
 from l2features.pubsub import topic as topic_module
+from l2features.pubsub.dead_letters import (
+    DeadLetter,
+    DeadLetterError,
+    LetterTopic,
+    Refusal,
+    open_dead_letters,
+)
+from l2features.pubsub.letter_attributes import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
+from l2features.pubsub.letter_box import open_letter_box
 from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES, Topic
-
-from .emulator import PubSubEmulator
-from .letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed, texts
+from tests.emulator import PubSubEmulator
+from tests.letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed, texts
 
 
 def test_attributes_keep_to_the_limits_of_pubsub() -> None:
@@ -123,7 +128,7 @@ def test_a_topic_has_the_message_as_it_came_and_why(pubsub: PubSubEmulator) -> N
 def test_a_letter_of_a_newer_format_stays_on_its_topic(
     pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("l2features.deadletters.box.QUIET_S", 2.0)
+    monkeypatch.setattr("l2features.pubsub.letter_box.QUIET_S", 2.0)
     subscribed = Subscribed()
     with closing(Topic(subscribed.topic)) as topic:
         topic.publish(b"newer", {"dead_letter_format": "9"})

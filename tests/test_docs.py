@@ -8,10 +8,9 @@ import sys
 
 import pytest
 
-from l2features.messages import Reason
-from l2features.schema import ATTRIBUTES, Attribute
-
-from .conftest import ROOT
+from l2features.core.schema import ATTRIBUTES, Attribute
+from l2features.messages.decoding import Reason
+from tests.conftest import ROOT
 
 
 def attribute_table() -> str:

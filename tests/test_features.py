@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2features import compute_features
-from l2features.features import SegmentedChunk, distance
-from l2features.schema import FEATURES
-
-from .oracle import GOLDEN_PATH, central_voxels, check_equal, has_clear_axes, make_blobs, plain_features
+from l2features.core.schema import FEATURES
+from l2features.kernel import SegmentedChunk, distance
+from tests.oracle import GOLDEN_PATH, central_voxels, check_equal, has_clear_axes, make_blobs, plain_features
 
 Shared = Callable[[str], Path]
 GOLDEN = ("em_a", "em_b", "synthetic_shapes")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from l2features.chunks import ChunkBox, FileCounts, whole_box
-from l2features.config import Dataset
-from l2features.found import nothing_found, nothing_found_text, table_is_empty
-from l2features.geometry import Chunk
-from l2features.store import DONE, FAILED, ChunkRecord, Store
-
-from .stores import GEOMETRY, T0
+from l2features.config.datasets import Dataset
+from l2features.core.chunks import ChunkBox, FileCounts, whole_box
+from l2features.core.geometry import Chunk
+from l2features.ingest.found import nothing_found, nothing_found_text, table_is_empty
+from l2features.store.base import DONE, FAILED, ChunkRecord, Store
+from tests.stores import GEOMETRY, T0
 
 BOX = ChunkBox((0, 0, 0), (2, 2, 1))
 MISSING = FileCounts(4, 0, 3, 1, 1)

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from l2features.errors import StoreError
-from l2features.freshness import NOTE, Backlog, read_updates, updates_text
-from l2features.notes import AUDIT, NewerNote, last_audit
-from l2features.store import Store, open_store
+from l2features.core.errors import StoreError
+from l2features.store.base import Store, open_store
+from l2features.store.notes import AUDIT, NewerNote, last_audit
 from l2features.updates import recorder as recorder_module
+from l2features.updates.freshness import NOTE, Backlog, read_updates, updates_text
 from l2features.updates.recorder import Recorder
-
-from .emulator import Emulator
-from .freshness import BAD_NOTES, NOW, at, kept, recorder_of
-from .stores import META, STORE_URL
+from tests.emulator import Emulator
+from tests.freshness import BAD_NOTES, NOW, at, kept, recorder_of
+from tests.stores import META, STORE_URL
 
 
 # ------------------------------------------------------------------ what is kept

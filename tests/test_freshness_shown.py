@@ -15,18 +15,17 @@ from click.testing import Result
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from api.kept import Kept
-from l2features.audit import Audit
-from l2features.audit_summary import AuditSummary, save_audit
-from l2features.chunks import parse_box
-from l2features.config import load_dataset
-from l2features.freshness import NOTE, Updates, updates_text
-from l2features.notes import AUDIT, audit_text, last_audit
-
-from .command import run
-from .freshness import BAD_NOTES, NOW, kept, recorder_of
-from .server import Server
-from .stores import open_table
-from .table import DATASET, small_table
+from l2features.audit.chunk_audit import Audit
+from l2features.audit.summary import AuditSummary, save_audit
+from l2features.config.datasets import load_dataset
+from l2features.core.chunks import parse_box
+from l2features.store.notes import AUDIT, audit_text, last_audit
+from l2features.updates.freshness import NOTE, Updates, updates_text
+from tests.command import run
+from tests.freshness import BAD_NOTES, NOW, kept, recorder_of
+from tests.server import Server
+from tests.stores import open_table
+from tests.table import DATASET, small_table
 
 
 # ------------------------------------------------------------------ the command

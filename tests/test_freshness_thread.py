@@ -12,13 +12,12 @@ import pytest
 
 from beam_jobs.update_freshness import Flusher, _RecordFn
 from beam_jobs.update_transforms import MessageResult
-from l2features.freshness import read_updates
-from l2features.store import Store
+from l2features.store.base import Store
+from l2features.updates.freshness import read_updates
 from l2features.updates.recorder import Recorder
 from l2features.updates.updater import Update
-
-from .freshness import NOW, kept
-from .stores import open_table
+from tests.freshness import NOW, kept
+from tests.stores import open_table
 
 WAIT_S = 30.0
 

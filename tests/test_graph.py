@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from cloudvolume import CloudVolume
 
-from l2features.errors import ConfigError, GraphError
-from l2features.geometry import Chunk, Geometry
-from l2features.graph import (
+from l2features.core.errors import ConfigError, GraphError
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import IdLayout, Ids, as_ids
+from l2features.graph.base import (
     BigtableGraph,
     FlatGraph,
     Graph,
@@ -22,10 +23,8 @@ from l2features.graph import (
     open_graph,
     read_graph_info,
 )
-from l2features.ids import IdLayout, Ids, as_ids
-
-from .conftest import INSTANCE, PROJECT, Recordings
-from .emulator import Emulator, free_port
+from tests.conftest import INSTANCE, PROJECT, Recordings
+from tests.emulator import Emulator, free_port
 
 V2 = IdLayout({1: 10, 2: 10})
 V1 = IdLayout({1: 8, 2: 2})
@@ -212,8 +211,8 @@ def test_a_table_or_server_that_is_not_there(emulator: Emulator, monkeypatch: py
     ids = as_ids([V2.chunk_id(0, 0, 0, layer=1) + 1])
     with pytest.raises(GraphError, match=r"bigtable://\S+/no_such: there is no such table"):
         BigtableGraph(url("no_such"), at(0), V2).l2_ids(Chunk(0, 0, 0), ids)
-    monkeypatch.setattr("l2features.bigtable.OPERATION_TIMEOUT_S", 0.4)
-    monkeypatch.setattr("l2features.bigtable.ATTEMPT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("l2features.store.bigtable.calls.OPERATION_TIMEOUT_S", 0.4)
+    monkeypatch.setattr("l2features.store.bigtable.calls.ATTEMPT_TIMEOUT_S", 0.2)
     monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", f"127.0.0.1:{free_port()}")
     for use in (
         lambda: BigtableGraph(url("g"), at(0), V2).l2_ids(Chunk(0, 0, 0), ids),

@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 
-from l2features.audit import prepare_audit
-from l2features.compute import read_geometry
-from l2features.config import Dataset
-from l2features.errors import ConfigError, GraphError, TableNotFound, VolumeError
-from l2features.geometry import Chunk, Geometry
+from l2features.audit.chunk_audit import prepare_audit
+from l2features.config.datasets import Dataset
+from l2features.core.errors import ConfigError, GraphError, TableNotFound, VolumeError
+from l2features.core.geometry import Chunk, Geometry
 from l2features.graph.agreement import differ
-from l2features.ingest import prepare
-from l2features.nodes import NodeSource
-from l2features.store import Meta, open_store
+from l2features.ingest.compute import read_geometry
+from l2features.ingest.node_features import NodeSource
+from l2features.ingest.steps import prepare
+from l2features.store.base import Meta, open_store
 from l2features.volume import open_volume
-
-from .emulator import Emulator
-from .graph_tables import GEOMETRY, meta_table, params_table, put_rows, write_scales
+from tests.emulator import Emulator
+from tests.graph_tables import GEOMETRY, meta_table, params_table, put_rows, write_scales
 
 T0 = "2026-11-21 00:27:44"
 

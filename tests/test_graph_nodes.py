@@ -15,14 +15,13 @@ import requests
 from google.cloud import bigtable
 from google.cloud.bigtable.data.mutations import SetCell
 
-from l2features.errors import GraphError
-from l2features.geometry import Chunk, Geometry
-from l2features.graph.nodes import GraphNodes, open_graph_nodes
-from l2features.ids import Ids, as_ids
-
-from .conftest import INSTANCE, PROJECT, Recordings
-from .stores import raw_table
-from .test_nodes import SOURCES, entry, open_nodes
+from l2features.core.errors import GraphError
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import Ids, as_ids
+from l2features.graph.chunk_nodes import GraphNodes, open_graph_nodes
+from tests.conftest import INSTANCE, PROJECT, Recordings
+from tests.stores import raw_table
+from tests.test_nodes import SOURCES, entry, open_nodes
 
 V2, V2_GRAPHENE = SOURCES[:2]
 

@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.compute import ChunkSource, read_geometry
-from l2features.config import Dataset
-from l2features.errors import ConfigError, L2FeaturesError
-from l2features.geometry import Chunk
-from l2features.graph.nodes import open_graph_nodes
-from l2features.graphene import cloudpath
-from l2features.ids import as_ids
-from l2features.ingest import prepare
-from l2features.nodes import NodeSource
+from l2features.config.datasets import Dataset
+from l2features.core.errors import ConfigError, L2FeaturesError
+from l2features.core.geometry import Chunk
+from l2features.core.graphene_path import cloudpath
+from l2features.core.ids import as_ids
+from l2features.graph.chunk_nodes import open_graph_nodes
+from l2features.ingest.compute import ChunkSource, read_geometry
+from l2features.ingest.node_features import NodeSource
+from l2features.ingest.steps import prepare
 from l2features.volume import open_volume
-
-from .emulator import Emulator
-from .graph_server import GraphServer, read_recorded, write_layer
-from .graph_tables import meta_table
+from tests.emulator import Emulator
+from tests.graph_server import GraphServer, read_recorded, write_layer
+from tests.graph_tables import meta_table
 
 T0 = datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 TABLE = "fixture_v2"

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2features.features import SegmentedChunk, compute_features, group_features
-from l2features.features.cut import cut_runs, find_boxes
-from l2features.features.runs import Runs
-
-from .oracle import make_blobs
-from .test_features import RESOLUTIONS, SHAPES
+from l2features.kernel import SegmentedChunk, compute_features, group_features
+from l2features.kernel.cut import cut_runs, find_boxes
+from l2features.kernel.runs import Runs
+from tests.oracle import make_blobs
+from tests.test_features import RESOLUTIONS, SHAPES
 
 Shape = tuple[int, int, int]
 LABELS = st.integers(1, 2**64 - 1)

@@ -7,22 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from l2features.audit import audit_chunk, prepare_audit
-from l2features.chunks import FileCounts
-from l2features.compute import read_geometry
-from l2features.config import Dataset
-from l2features.geometry import Chunk
-from l2features.ids import as_ids
-from l2features.ingest import prepare
-from l2features.nodes import NodeSource
-from l2features.store import open_store
-from l2features.updates.outcomes import Fate, Verdict, settle
-from l2features.updates.parts import Delivery
+from l2features.audit.chunk_audit import audit_chunk, prepare_audit
+from l2features.config.datasets import Dataset
+from l2features.core.chunks import FileCounts
+from l2features.core.geometry import Chunk
+from l2features.core.ids import as_ids
+from l2features.ingest.compute import read_geometry
+from l2features.ingest.node_features import NodeSource
+from l2features.ingest.steps import prepare
+from l2features.messages.outcomes import Fate, Verdict, settle
+from l2features.messages.parts import Delivery
+from l2features.store.base import open_store
 from l2features.updates.updater import Update, apply_messages
 from l2features.volume import open_volume
-
-from .conftest import Recordings
-from .test_nodes import entry, packed, strange_table
+from tests.conftest import Recordings
+from tests.test_nodes import entry, packed, strange_table
 
 T0 = "2026-11-21 00:27:44"
 CHUNK = Chunk(0, 0, 0)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2features.ids import IdLayout, as_ids, ids_of_row_keys, row_keys
+from l2features.core.ids import IdLayout, as_ids, ids_of_row_keys, row_keys
 
 V2 = IdLayout({1: 10, 2: 10, 3: 9, 4: 8})
 V1 = IdLayout({1: 8, 2: 2, 3: 1, 4: 1})

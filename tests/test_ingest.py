@@ -12,11 +12,10 @@ from google.cloud import bigtable
 
 import l2features
 from beam_jobs.ingest import main
-from l2features.store import open_store
-
-from .conftest import INSTANCE, PROJECT, STORE_URL, Recordings, all_rows, dataset_file, run_ingest
-from .emulator import Emulator
-from .ingest_jobs import N_CHUNKS, done_chunks, open_sample, table_bytes
+from l2features.store.base import open_store
+from tests.conftest import INSTANCE, PROJECT, STORE_URL, Recordings, all_rows, dataset_file, run_ingest
+from tests.emulator import Emulator
+from tests.ingest_jobs import N_CHUNKS, done_chunks, open_sample, table_bytes
 
 
 def test_the_store_holds_what_the_kernel_gives_for_every_chunk(undisturbed: Path, sample: Path) -> None:

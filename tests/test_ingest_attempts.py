@@ -10,11 +10,11 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_jobs.pipeline import build
 from beam_jobs.transforms import FailedChunk, _FailFn, _WriteFn
-from l2features.config import load_dataset
-from l2features.errors import StoreError
-from l2features.geometry import Chunk
-from l2features.ids import as_ids
-from l2features.ingest import (
+from l2features.config.datasets import load_dataset
+from l2features.core.errors import StoreError
+from l2features.core.geometry import Chunk
+from l2features.core.ids import as_ids
+from l2features.ingest.steps import (
     ATTEMPTS,
     GIVEN_UP,
     Ingest,
@@ -24,10 +24,9 @@ from l2features.ingest import (
     save_failure,
     save_given_up,
 )
-from l2features.store import DONE, FAILED
-
-from .conftest import dataset_file
-from .stores import lose, open_table
+from l2features.store.base import DONE, FAILED
+from tests.conftest import dataset_file
+from tests.stores import lose, open_table
 
 CHUNK, OTHER = Chunk(0, 0, 0), Chunk(2, 1, 1)
 

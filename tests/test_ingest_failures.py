@@ -14,11 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
-from l2features.store import DONE, FAILED
-
-from .conftest import STORE_URL, dataset_file, run_ingest
-from .emulator import Emulator
-from .ingest_jobs import N_MANY, done_chunks, open_sample, start, table_bytes, wait_until
+from l2features.store.base import DONE, FAILED
+from tests.conftest import STORE_URL, dataset_file, run_ingest
+from tests.emulator import Emulator
+from tests.ingest_jobs import N_MANY, done_chunks, open_sample, start, table_bytes, wait_until
 
 
 def sabotage_chunk_1_0_0(folder: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:

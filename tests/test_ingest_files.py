@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import STORE_URL, dataset_file, run_ingest
-from .emulator import Emulator
-from .holes import Holes
-from .ingest_jobs import open_sample, table_bytes
+from tests.conftest import STORE_URL, dataset_file, run_ingest
+from tests.emulator import Emulator
+from tests.holes import Holes
+from tests.ingest_jobs import open_sample, table_bytes
 
 NOTHING = "12 expected, 0 read, 12 missing (0 forbidden), 0 empty"
 

@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
-from l2features.config import CONFIG_VARIABLE
-
-from .conftest import ROOT
-from .elsewhere import copy_kernels, environment, make_python, pip, site_packages
-from .ingest_jobs import table_bytes
+from l2features.config.datasets import CONFIG_VARIABLE
+from tests.conftest import ROOT
+from tests.elsewhere import copy_kernels, environment, make_python, pip, site_packages
+from tests.ingest_jobs import table_bytes
 
 PACKAGES = ("api", "beam_jobs", "l2features")
 NOT_CLONED = (".*", "*.egg-info", "__pycache__")

@@ -13,9 +13,8 @@ from l2features.pubsub import intake as intake_module
 from l2features.pubsub import subscription as subscription_module
 from l2features.pubsub.intake import Held, Intake, Limits
 from l2features.pubsub.subscription import Subscription
-
-from .emulator import PubSubEmulator
-from .feed import Feed
+from tests.emulator import PubSubEmulator
+from tests.feed import Feed
 
 Open = Callable[..., Intake]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ROOT
-from .dataflow_launch import FLAGS
-from .dockerfile import (
+from tests.conftest import ROOT
+from tests.dataflow_launch import FLAGS
+from tests.dockerfile import (
     Step,
     below,
     build,
@@ -113,6 +113,6 @@ def test_who_runs_in_an_image(targets: dict[str, list[Step]]) -> None:
 def test_the_lock_holds_every_library_that_the_jobs_need() -> None:
     code = (
         "import beam_jobs.ingest, beam_jobs.audit, beam_jobs.update, beam_jobs.update_dataflow\n"
-        "import l2features.store.bigtable, l2features.volume, l2features.nodes\n"
+        "import l2features.store.bigtable.bigtable_store, l2features.volume, l2features.ingest.node_features\n"
     )
     assert {"kvdbclient", "caveclient"} <= import_with_only("requirements.txt", code)

@@ -14,10 +14,9 @@ from google.api_core.exceptions import PermissionDenied
 
 from beam_jobs import audit, ingest, update
 from beam_jobs.dataflow import NAME_LENGTH, table_job_name, update_job_name
-from l2features.config import Dataset, load_dataset
-
-from .conftest import Ran, run_job
-from .dataflow_service import FLAGS, STATES, Service
+from l2features.config.datasets import Dataset, load_dataset
+from tests.conftest import Ran, run_job
+from tests.dataflow_service import FLAGS, STATES, Service
 
 ID = "2026-11-28_01_02_03-1"
 PAGE = f"https://console.cloud.google.com/dataflow/jobs/us-east1/{ID}?project=my-project"

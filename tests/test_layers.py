@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from l2features.jit import MODULES
-
-from .conftest import ROOT
+from l2features.core.jit import MODULES
+from tests.conftest import ROOT
 
 FORBIDDEN = {
     "l2features": {"apache_beam", "flask", "beam_jobs", "api"},

@@ -13,16 +13,15 @@ from cloudvolume import CloudVolume
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2features.compute import read_geometry
-from l2features.config import Dataset, load_dataset
-from l2features.errors import ConfigError
-from l2features.geometry import Chunk, Geometry, Triple, layout_for_grid
-from l2features.ids import IdLayout
-from l2features.ingest import compute_chunk, prepare, save_chunk
-from l2features.store import Meta, open_store
+from l2features.config.datasets import Dataset, load_dataset
+from l2features.core.errors import ConfigError
+from l2features.core.geometry import Chunk, Geometry, Triple, layout_for_grid
+from l2features.core.ids import IdLayout
+from l2features.ingest.compute import read_geometry
+from l2features.ingest.steps import compute_chunk, prepare, save_chunk
+from l2features.store.base import Meta, open_store
 from l2features.volume import VolumeInfo
-
-from .conftest import dataset_file
+from tests.conftest import dataset_file
 
 CHUNK = (64, 64, 64)
 LONG = (6_400_000, 8, 8)

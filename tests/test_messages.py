@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2features.config import Dataset, datasets_of_table
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout, as_ids
-from l2features.messages import (
+from l2features.config.datasets import Dataset, datasets_of_table
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout, as_ids
+from l2features.core.unpickle import MAX_BYTES
+from l2features.messages.decoding import (
     EDIT_IDS,
     MAX_MISSING_BYTES,
     BadMessage,
@@ -31,7 +32,6 @@ from l2features.messages import (
     decode,
     missing_message,
 )
-from l2features.unpickle import MAX_BYTES
 
 EDIT = {"table_id": "fixture_v2", "remesh_priority": "true", "user_id": "0", "remesh": "true"}
 MISSING = {"table_id": "fixture_v2", "l2_cache_id": "l2cache_fixture"}

@@ -17,12 +17,11 @@ import pytest
 from google.pubsub_v1 import PublisherClient, PubsubMessage, SubscriberClient
 
 from api.missing import PENDING_IDS, PENDING_MESSAGES, MissingIds, topic_path
-from l2features.errors import ConfigError
-from l2features.ids import Ids, as_ids
-from l2features.messages import MESSAGE_IDS, missing_message
-
-from .conftest import need_program
-from .emulator import HOW_TO_GET_PUBSUB, PubSubEmulator, find_pubsub_emulator
+from l2features.core.errors import ConfigError
+from l2features.core.ids import Ids, as_ids
+from l2features.messages.decoding import MESSAGE_IDS, missing_message
+from tests.conftest import need_program
+from tests.emulator import HOW_TO_GET_PUBSUB, PubSubEmulator, find_pubsub_emulator
 
 IDS = as_ids([144115188075860872, 144255994350796801, (1 << 64) - 1])
 TABLE = ("fixture_v2", "l2cache_fixture")

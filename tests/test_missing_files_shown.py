@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.audit import main as audit_main
-from l2features.chunks import FileCounts
-from l2features.geometry import Chunk
-from l2features.notes import AUDIT, audit_text, last_audit
-from l2features.store import DONE, FAILED, ChunkRecord
-
-from .command import run
-from .conftest import Ran, dataset_file, run_ingest, run_job
-from .holes import Holes
-from .ingest_jobs import open_sample
-from .stores import T0, open_table
+from l2features.core.chunks import FileCounts
+from l2features.core.geometry import Chunk
+from l2features.store.base import DONE, FAILED, ChunkRecord
+from l2features.store.notes import AUDIT, audit_text, last_audit
+from tests.command import run
+from tests.conftest import Ran, dataset_file, run_ingest, run_job
+from tests.holes import Holes
+from tests.ingest_jobs import open_sample
+from tests.stores import T0, open_table
 
 
 def records(config: Path, *files: FileCounts, saturated: int = 0) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from l2features.config import load_datasets
-from l2features.updates.outcomes import Fate
-from l2features.updates.parts import Delivery
+from l2features.config.datasets import load_datasets
+from l2features.messages.outcomes import Fate
+from l2features.messages.parts import Delivery
 from l2features.updates.updater import Update, apply_messages
-
-from .command import run
-from .conftest import run_ingest
-from .updates import EDIT, edit
+from tests.command import run
+from tests.conftest import run_ingest
+from tests.updates import EDIT, edit
 
 SAID = "table l2cache_sample in sqlite://{}/l2cache.db: nodes: format 9, expected 2 at most"
 

@@ -13,19 +13,18 @@ import pytest
 import zstandard
 from google.cloud import bigtable
 
-from l2features.compute import ChunkSource, read_geometry
-from l2features.config import Dataset, load_dataset
-from l2features.errors import GraphError, TableNotFound, VolumeError
-from l2features.geometry import Chunk, Geometry
-from l2features.ids import Ids, as_ids, ids_of_row_keys
-from l2features.ingest import prepare
-from l2features.nodes import NodeSource
-from l2features.rows import Rows
-from l2features.store import open_store
+from l2features.config.datasets import Dataset, load_dataset
+from l2features.core.errors import GraphError, TableNotFound, VolumeError
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import Ids, as_ids, ids_of_row_keys
+from l2features.core.rows import Rows
+from l2features.ingest.compute import ChunkSource, read_geometry
+from l2features.ingest.node_features import NodeSource
+from l2features.ingest.steps import prepare
+from l2features.store.base import open_store
 from l2features.volume import Volume
-
-from .conftest import INSTANCE, PROJECT, Recordings, dataset_file
-from .test_recordings import check_values
+from tests.conftest import INSTANCE, PROJECT, Recordings, dataset_file
+from tests.test_recordings import check_values
 
 SOURCES = [
     ("fixture_v2", f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2", "graphene"),

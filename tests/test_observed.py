@@ -17,9 +17,8 @@ from api.app import create_app
 from api.config import Settings
 from api.logs import scrubbed
 from api.observe import request_id
-from l2features.ids import Ids
-
-from .server import ROOT, ROUTE, TOKEN, Server, nodes_of
+from l2features.core.ids import Ids
+from tests.server import ROOT, ROUTE, TOKEN, Server, nodes_of
 
 
 @pytest.fixture(scope="module")

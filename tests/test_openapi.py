@@ -18,10 +18,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from api.answers import ARROW, JSON, PARQUET
 from api.app import create_app
 from api.config import Settings
-from l2features.schema import NAMES
-
-from .fuzz_api import fuzz
-from .table import DATASET, node_ids, small_table
+from l2features.core.schema import NAMES
+from tests.fuzz_api import fuzz
+from tests.table import DATASET, node_ids, small_table
 
 DUPLICATES = {
     *("root_slash", "root_index", "api_index", "root_openapi"),

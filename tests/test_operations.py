@@ -27,19 +27,18 @@ from beam_jobs.audit_pipeline import COUNTED
 from beam_jobs.transforms import STEPS
 from benchmarks import cost
 from benchmarks.cost_inputs import Inputs, inputs_text
-from l2features import cli
-from l2features.chunks import FileCounts, whole_box
-from l2features.compute import read_geometry
-from l2features.config import load_dataset
-from l2features.ids import row_keys
-from l2features.messages import Reason
-from l2features.schema import SATURATING
-from l2features.updates.outcomes import Fate, Verdict
+from l2features.cli import commands as cli
+from l2features.config.datasets import load_dataset
+from l2features.core.chunks import FileCounts, whole_box
+from l2features.core.ids import row_keys
+from l2features.core.schema import SATURATING
+from l2features.ingest.compute import read_geometry
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Fate, Verdict
 from l2features.volume import Volume
-
-from .conftest import INSTANCE, PROJECT, ROOT, STORE_URL, dataset_file, need_program, run_ingest
-from .emulator import Emulator
-from .test_templates import HOW_TO_GET_GCLOUD
+from tests.conftest import INSTANCE, PROJECT, ROOT, STORE_URL, dataset_file, need_program, run_ingest
+from tests.emulator import Emulator
+from tests.test_templates import HOW_TO_GET_GCLOUD
 
 WRITTEN = (ROOT / "docs" / "operations.md").read_text()
 PROGRAMS = ("python", "l2features", "gcloud", "docker", "git", "date")

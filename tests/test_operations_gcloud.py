@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .conftest import need_program
-from .test_operations import calls, completions, of_program, values
-from .test_templates import HOW_TO_GET_GCLOUD
+from tests.conftest import need_program
+from tests.test_operations import calls, completions, of_program, values
+from tests.test_templates import HOW_TO_GET_GCLOUD
 
 __all__ = ["calls"]
 PRINTED = "a"

@@ -16,14 +16,13 @@ import psutil
 import pytest
 
 from beam_jobs import portable
-
-from . import recorder
-from .conftest import ROOT, dataset_file, run_ingest
-from .elsewhere import copy_kernels, environment, make_python, site_packages
-from .emulator import free_port, wait_for_port
-from .ingest_jobs import N_CHUNKS, N_MANY, done_chunks, start, table_bytes, wait_until
-from .recorder import IS_SENT, LOADS, READS
-from .test_audit_job import run_audit
+from tests import recorder
+from tests.conftest import ROOT, dataset_file, run_ingest
+from tests.elsewhere import copy_kernels, environment, make_python, site_packages
+from tests.emulator import free_port, wait_for_port
+from tests.ingest_jobs import N_CHUNKS, N_MANY, done_chunks, start, table_bytes, wait_until
+from tests.recorder import IS_SENT, LOADS, READS
+from tests.test_audit_job import run_audit
 
 PORTABILITY = "apache_beam.runners"
 
@@ -161,7 +160,7 @@ def test_what_is_not_there(
 def test_what_a_failure_ends_with() -> None:
     """A worker's error comes as text, with its traceback in that of the job service."""
     inner = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    f()\n    ^^^\n'
-    error = "l2features.errors.StoreError: table: gone: [Errno 2] [while running 'Write']"
+    error = "l2features.core.errors.StoreError: table: gone: [Errno 2] [while running 'Write']"
     text = f"Pipeline job failed in state FAILED: Error.\n{inner}RuntimeError: {inner}{error}\n"
     assert portable.reason(text) == "StoreError: table: gone: [Errno 2] [while running 'Write']"
     assert portable.reason("unknown error") == "unknown error"

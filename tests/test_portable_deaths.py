@@ -19,21 +19,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.config import load_dataset
-from l2features.deadletters import Folder
-from l2features.geometry import Chunk
-from l2features.ids import as_ids
-from l2features.ingest import ATTEMPTS, GIVEN_UP, begin_attempt, prepare
-from l2features.store import FAILED
-from l2features.updates.attempts import Attempts
-from l2features.updates.parts import Member
-
-from . import stream_job
-from .conftest import Ran, dataset_file, own_copy, run_ingest, run_job
-from .ingest_jobs import N_CHUNKS, done_chunks, open_sample, table_bytes
-from .stores import chunk_rows, lose, open_table
-from .test_portable import Cluster, cluster, python
-from .updates import edit
+from l2features.config.datasets import load_dataset
+from l2features.core.geometry import Chunk
+from l2features.core.ids import as_ids
+from l2features.ingest.steps import ATTEMPTS, GIVEN_UP, begin_attempt, prepare
+from l2features.messages.parts import Member
+from l2features.pubsub.dead_letters import Folder
+from l2features.store.base import FAILED
+from l2features.updates.message_attempts import Attempts
+from tests import stream_job
+from tests.conftest import Ran, dataset_file, own_copy, run_ingest, run_job
+from tests.ingest_jobs import N_CHUNKS, done_chunks, open_sample, table_bytes
+from tests.stores import chunk_rows, lose, open_table
+from tests.test_portable import Cluster, cluster, python
+from tests.updates import edit
 
 __all__ = ["cluster", "python"]
 DEADLY = Chunk(1, 0, 0)

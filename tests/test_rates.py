@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from l2features.rates import NOTE, RATE_WINDOW, Rates, Recorded, rates, read_start, record_start
-from l2features.store import Store
-
-from .command import run
-from .conftest import dataset_file, run_ingest
-from .stores import open_table
+from l2features.ingest.rates import NOTE, RATE_WINDOW, Rates, Recorded, rates, read_start, record_start
+from l2features.store.base import Store
+from tests.command import run
+from tests.conftest import dataset_file, run_ingest
+from tests.stores import open_table
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -14,11 +14,10 @@ import pytest
 from beam_jobs.audit import main as audit_main
 from beam_jobs.ingest import main as ingest_main
 from beam_jobs.update import main as update_main
-from l2features.errors import StoreUnavailable
-from l2features.reach import REACH_S, check_bigtable
-
-from .command import run
-from .conftest import dataset_file, run_job
+from l2features.config.reach import REACH_S, check_bigtable
+from l2features.core.errors import StoreUnavailable
+from tests.command import run
+from tests.conftest import dataset_file, run_job
 
 STORE, GRAPH = "bigtable://my-project/my-instance", "bigtable://my-project/graphs/minnie"
 SECONDS = 5.0
@@ -99,7 +98,7 @@ def test_the_subscriptions(unreachable: str, tmp_path: Path, sample: Path) -> No
 def test_bigtable_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an emulator; a port of this machine stands for Google's host."""
     monkeypatch.delenv("BIGTABLE_EMULATOR_HOST", raising=False)
-    monkeypatch.setattr("l2features.reach.BIGTABLE_HOST", "127.0.0.1:1")
+    monkeypatch.setattr("l2features.config.reach.BIGTABLE_HOST", "127.0.0.1:1")
     with pytest.raises(
         StoreUnavailable, match=rf"cannot reach 127.0.0.1:1: no connection within {REACH_S:g} s"
     ):

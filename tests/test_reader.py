@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout, as_ids
-from l2features.reading.cache import RowCache
-from l2features.reading.reader import Reader, Status
-from l2features.schema import FEATURES, NAMES
-from l2features.store import FAILED, ChunkRecord, Meta, Store, open_store
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout, as_ids
+from l2features.core.schema import FEATURES, NAMES
+from l2features.query.cache import RowCache
+from l2features.query.reader import Reader, Status
+from l2features.store.base import FAILED, ChunkRecord, Meta, Store, open_store
 
 GEOMETRY = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({2: 10}))
 CHUNK = GEOMETRY.layout.chunk_id(1, 0, 0)

@@ -18,15 +18,14 @@ import requests
 from api.config import Settings
 from api.datasets import Served
 from api.errors import ApiError
-from l2features.config import load_dataset
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout
-from l2features.schema import FEATURES
-from l2features.store import Meta, open_store
-
-from .conftest import STORE_URL, need_program, own_copy
-from .emulator import HOW_TO_GET_IT, Emulator, find_emulator, free_port
-from .server import Server
+from l2features.config.datasets import load_dataset
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout
+from l2features.core.schema import FEATURES
+from l2features.store.base import Meta, open_store
+from tests.conftest import STORE_URL, need_program, own_copy
+from tests.emulator import HOW_TO_GET_IT, Emulator, find_emulator, free_port
+from tests.server import Server
 
 GEOMETRY = Geometry((16, 16, 40), (0, 0, 0), (64, 64, 32), (64, 64, 32), IdLayout({2: 10}))
 NODE = GEOMETRY.layout.chunk_id(0, 0, 0) + 1

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.recent import RecentIds
-from l2features.ids import as_ids
+from l2features.core.ids import as_ids
 
 INTERVAL = 60.0
 STEPS = st.lists(

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from google.cloud import bigtable
 
-from l2features.ids import row_keys
-from l2features.rows import Rows, encode_cells
-from l2features.store import Store, open_store
-
-from .conftest import INSTANCE, PROJECT, STORE_URL, Recordings, all_rows, dataset_file, run_ingest
+from l2features.core.ids import row_keys
+from l2features.core.rows import Rows, encode_cells
+from l2features.store.base import Store, open_store
+from tests.conftest import INSTANCE, PROJECT, STORE_URL, Recordings, all_rows, dataset_file, run_ingest
 
 EXACT = ("size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "chunk_intersect_count")
 

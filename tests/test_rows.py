@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from l2features.geometry import Geometry
-from l2features.ids import IdLayout
-from l2features.rows import NOT_COMPUTED, Rows, encode_cells, served_column
-from l2features.schema import ATTRIBUTES, FEATURES, NAMES, Attribute
-
-from .plain import decode_cells
+from l2features.core.geometry import Geometry
+from l2features.core.ids import IdLayout
+from l2features.core.rows import NOT_COMPUTED, Rows, encode_cells, served_column
+from l2features.core.schema import ATTRIBUTES, FEATURES, NAMES, Attribute
+from tests.plain import decode_cells
 
 LAYOUT = IdLayout({2: 10})
 FIXTURE = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), LAYOUT)

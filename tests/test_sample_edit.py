@@ -14,19 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.config import Dataset, load_dataset
-from l2features.ids import as_ids
-from l2features.messages import decode
+from l2features.config.datasets import Dataset, load_dataset
+from l2features.core.ids import as_ids
+from l2features.local.sample.edit import MERGE, SPLIT, SampleEditor
+from l2features.local.sample.graph_table import MADE, SampleTable
+from l2features.local.sample.segmentation_files import Sample, sample_chunks
+from l2features.local.sample.topics import subscription_paths, topic_path
+from l2features.messages.decoding import decode
 from l2features.pubsub.subscription import Subscription
-from l2features.sample import Sample, sample_chunks
-from l2features.sample.edit import MERGE, SPLIT, SampleEditor
-from l2features.sample.table import MADE, SampleTable
-from l2features.sample.topics import subscription_paths, topic_path
-
-from .command import run
-from .conftest import dataset_file
-from .emulator import Emulator, PubSubEmulator
-from .stores import STORE_URL, make_table
+from tests.command import run
+from tests.conftest import dataset_file
+from tests.emulator import Emulator, PubSubEmulator
+from tests.stores import STORE_URL, make_table
 
 SIZE = ("--grid", "3,2,2", "--chunk-size", "32,32,16")
 PROJECT = INSTANCE = "sample-project"

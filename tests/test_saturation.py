@@ -11,13 +11,12 @@ import pytest
 
 from beam_jobs.ingest import parse, plan
 from l2features import compute_features
-from l2features.geometry import Geometry
-from l2features.saturation import likely_saturated, saturated_counts, saturated_text
-from l2features.schema import ATTRIBUTES, FEATURES, SATURATING
-
-from .conftest import dataset_file, run_ingest
-from .ingest_jobs import open_sample
-from .stores import GEOMETRY
+from l2features.core.geometry import Geometry
+from l2features.core.saturation import likely_saturated, saturated_counts, saturated_text
+from l2features.core.schema import ATTRIBUTES, FEATURES, SATURATING
+from tests.conftest import dataset_file, run_ingest
+from tests.ingest_jobs import open_sample
+from tests.stores import GEOMETRY
 
 COARSE = (7720.0, 7720.0, 7720.0)
 

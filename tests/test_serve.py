@@ -19,14 +19,13 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from l2features.cli import main
-from l2features.config import load_datasets
-from l2features.serve import check_port, greeting, some_node, table_problem
-
-from .bucket import bucket_of
-from .conftest import dataset_file, run_ingest
-from .emulator import free_port
-from .server import nodes_of
+from l2features.cli.commands import main
+from l2features.config.datasets import load_datasets
+from l2features.local.serve import check_port, greeting, some_node, table_problem
+from tests.bucket import bucket_of
+from tests.conftest import dataset_file, run_ingest
+from tests.emulator import free_port
+from tests.server import nodes_of
 
 SITE = "/usr/local/lib/python3.11/site-packages"
 SERVE = [sys.executable, "-m", "l2features.cli", "serve", "gs://my-bucket/l2/datasets.yml"]

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from l2features.config import load_dataset, load_datasets, read_datasets
-from l2features.errors import ConfigError
-
-from .command import run
-from .conftest import own_copy, run_job
-from .server import Server
+from l2features.config.datasets import load_dataset, load_datasets, read_datasets
+from l2features.core.errors import ConfigError
+from tests.command import run
+from tests.conftest import own_copy, run_job
+from tests.server import Server
 
 WRONG = {
     "unknown_key": "{cv_path: 'precomputed://file:///a', l2cache_id: t, colour: red}",

@@ -19,11 +19,10 @@ import psutil
 import pytest
 import requests
 
-from l2features.config import load_dataset
-from l2features.ids import Ids
-from l2features.store import open_store
-
-from .server import ROUTE, TOKEN, Server, nodes_of
+from l2features.config.datasets import load_dataset
+from l2features.core.ids import Ids
+from l2features.store.base import open_store
+from tests.server import ROUTE, TOKEN, Server, nodes_of
 
 BINARY = {"Content-Type": "application/octet-stream"}
 

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2features.errors import ConfigError, TableExists, TableNotFound
-from l2features.ids import as_ids
-from l2features.store import DONE, ChunkRecord, Meta, Store, open_store
-
-from .stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, META_REST, T0, features_of
+from l2features.core.errors import ConfigError, TableExists, TableNotFound
+from l2features.core.ids import as_ids
+from l2features.store.base import DONE, ChunkRecord, Meta, Store, open_store
+from tests.stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, META_REST, T0, features_of
 
 
 def test_create_twice_and_with_another_meta(store: Store) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from l2features.errors import TableNotFound
-from l2features.ids import as_ids
-from l2features.store import DONE, ChunkRecord, Store
-
-from .stores import CHUNK, LAYOUT, T0
+from l2features.core.errors import TableNotFound
+from l2features.core.ids import as_ids
+from l2features.store.base import DONE, ChunkRecord, Store
+from tests.stores import CHUNK, LAYOUT, T0
 
 OTHER = LAYOUT.chunk_id(0, 0, 0)
 

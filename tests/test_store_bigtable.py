@@ -13,16 +13,15 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.bigtable.data import ReadRowsQuery, RowMutationEntry, SetCell
 
-from l2features.chunks import NO_FILES
-from l2features.errors import StoreError, UnknownFormat
-from l2features.ids import as_ids, row_keys
-from l2features.schema import NAMES
-from l2features.store import DONE, FAILED, ChunkRecord, Store, open_store
-from l2features.store.bigtable_rows import newest_attributes
-from l2features.store.stream import Connection
-
-from .emulator import Emulator
-from .stores import (
+from l2features.core.chunks import NO_FILES
+from l2features.core.errors import StoreError, UnknownFormat
+from l2features.core.ids import as_ids, row_keys
+from l2features.core.schema import NAMES
+from l2features.store.base import DONE, FAILED, ChunkRecord, Store, open_store
+from l2features.store.bigtable.cells import newest_attributes
+from l2features.store.bigtable.row_stream import Connection
+from tests.emulator import Emulator
+from tests.stores import (
     CHUNK,
     FIRST,
     GEOMETRY,

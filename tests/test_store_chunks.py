@@ -7,11 +7,10 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from l2features.chunks import FileCounts
-from l2features.ids import as_ids
-from l2features.store import DONE, FAILED, ChunkRecord, Coverage, Store
-
-from .stores import CHUNK, FIRST, LAYOUT, T0, features_of
+from l2features.core.chunks import FileCounts
+from l2features.core.ids import as_ids
+from l2features.store.base import DONE, FAILED, ChunkRecord, Coverage, Store
+from tests.stores import CHUNK, FIRST, LAYOUT, T0, features_of
 
 
 def test_chunk_records(store: Store) -> None:
@@ -89,7 +88,7 @@ def test_failures_are_those_of_the_chunks_asked_for(store: Store) -> None:
 
 
 def test_coverage(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2features.store.bigtable.SCAN_ROWS", 4)
+    monkeypatch.setattr("l2features.store.bigtable.bigtable_store.SCAN_ROWS", 4)
     assert store.coverage() == Coverage(0, 0, None)
     store.write(features_of([FIRST]))
     for i in range(12):

@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 from google.cloud.bigtable_v2.types import ReadRowsRequest
 
-from l2features.errors import StoreError, StoreUnavailable, TableNotFound
-from l2features.ids import Ids
-from l2features.store import DONE, ChunkRecord, Store, open_store
-
-from .emulator import Emulator, free_port
-from .stores import CHUNK, FIRST, LAYOUT, META, STORE_URL, T0, features_of
+from l2features.core.errors import StoreError, StoreUnavailable, TableNotFound
+from l2features.core.ids import Ids
+from l2features.store.base import DONE, ChunkRecord, Store, open_store
+from tests.emulator import Emulator, free_port
+from tests.stores import CHUNK, FIRST, LAYOUT, META, STORE_URL, T0, features_of
 
 DEADLINE_S = 2.0
 LATE_S = 1.5
@@ -218,7 +217,7 @@ def test_coverage_counts_each_chunk_once(
     monkeypatch: pytest.MonkeyPatch,
     after: int,
 ) -> None:
-    monkeypatch.setattr("l2features.store.bigtable.SCAN_ROWS", 8)
+    monkeypatch.setattr("l2features.store.bigtable.bigtable_store.SCAN_ROWS", 8)
     for i in range(20):
         bigtable_store.put_chunk(ChunkRecord(CHUNK + i, DONE, T0))
     store, handler = cut_store(2, after)

@@ -15,17 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.chunks import FileCounts
-from l2features.errors import StoreError, StoreUnavailable, UnknownFormat
-from l2features.freshness import read_updates
-from l2features.ids import as_ids
-from l2features.notes import last_audit
-from l2features.schema import FEATURES
-from l2features.store import DONE, FAILED, ChunkRecord, Coverage, Store, open_store
-from l2features.store.records import FIRST as FIRST_RECORD
-from l2features.store.records import decode, describe, encode, new_format, own_format, padded, parse
-
-from .stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, T0, features_of, served_values
+from l2features.core.chunks import FileCounts
+from l2features.core.errors import StoreError, StoreUnavailable, UnknownFormat
+from l2features.core.ids import as_ids
+from l2features.core.schema import FEATURES
+from l2features.store.base import DONE, FAILED, ChunkRecord, Coverage, Store, open_store
+from l2features.store.notes import last_audit
+from l2features.store.sqlite.records import FIRST as FIRST_RECORD
+from l2features.store.sqlite.records import decode, describe, encode, new_format, own_format, padded, parse
+from l2features.updates.freshness import read_updates
+from tests.stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, T0, features_of, served_values
 
 STORED = Path(__file__).parent / "data" / "stored"
 OLD = "l2cache_old"

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from l2features.errors import UnknownFormat
-from l2features.store import Store, formats, open_store, sqlite
-
-from .stores import FIRST, META, features_of
+from l2features.core.errors import UnknownFormat
+from l2features.store.base import Store, open_store
+from l2features.store.sqlite import formats
+from l2features.store.sqlite import sqlite_store as sqlite
+from tests.stores import FIRST, META, features_of
 
 
 @pytest.fixture

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.ids import as_ids
-from l2features.rows import Rows
-from l2features.schema import FEATURES, NAMES
-from l2features.store import DONE, ChunkRecord, Store
-
-from .stores import CHUNK, FIRST, LAYOUT, T0, features_of, served_values
+from l2features.core.ids import as_ids
+from l2features.core.rows import Rows
+from l2features.core.schema import FEATURES, NAMES
+from l2features.store.base import DONE, ChunkRecord, Store
+from tests.stores import CHUNK, FIRST, LAYOUT, T0, features_of, served_values
 
 
 @pytest.mark.parametrize("n", [1, 7, 5_500])

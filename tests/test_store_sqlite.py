@@ -13,11 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from l2features.errors import StoreError, TableExists, TableNotFound
-from l2features.store import Meta, open_store
-
-from .stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, META_REST, features_of
-from .unprivileged import readable_folder, unprivileged
+from l2features.core.errors import StoreError, TableExists, TableNotFound
+from l2features.store.base import Meta, open_store
+from tests.stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, META_REST, features_of
+from tests.unprivileged import readable_folder, unprivileged
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sqlite_rounds import SCENARIOS, run_rounds
-from l2features.errors import StoreError, TableNotFound
-from l2features.store import open_store
-from l2features.store.connections import SETTLE_S, Connections, FileMissing
-
-from .stores import FIRST, META, features_of
-from .unprivileged import readable_folder, unprivileged
+from l2features.core.errors import StoreError, TableNotFound
+from l2features.store.base import open_store
+from l2features.store.sqlite.connections import SETTLE_S, Connections, FileMissing
+from tests.stores import FIRST, META, features_of
+from tests.unprivileged import readable_folder, unprivileged
 
 ROUNDS = 200
 

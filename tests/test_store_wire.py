@@ -14,12 +14,11 @@ from google.cloud.bigtable_v2.types import ReadRowsResponse
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from l2features.ids import ids_of_row_keys, row_keys
-from l2features.rows import NOT_COMPUTED, Rows
-from l2features.schema import ATTRIBUTES, NAMES
-from l2features.store.decoded import FEATURE_COLUMNS, Columns, Decoded, decode, features_of
-
-from .plain import decode_cells
+from l2features.core.ids import ids_of_row_keys, row_keys
+from l2features.core.rows import NOT_COMPUTED, Rows
+from l2features.core.schema import ATTRIBUTES, NAMES
+from l2features.store.bigtable.decoded import FEATURE_COLUMNS, Columns, Decoded, decode, features_of
+from tests.plain import decode_cells
 
 Response: Any = type(ReadRowsResponse.pb(ReadRowsResponse()))
 Chunk: Any = Response.CellChunk

@@ -21,23 +21,22 @@ import pytest
 from beam_jobs import crew, stream
 from beam_jobs.stream import Supervisor
 from beam_jobs.stream_worker import Setup
-from l2features.config import load_datasets
-from l2features.deadletters import DeadLetter, Folder
-from l2features.freshness import read_updates
-from l2features.geometry import Chunk
-from l2features.ids import Ids, as_ids
+from l2features.config.datasets import load_datasets
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids, as_ids
+from l2features.messages.outcomes import Verdict
+from l2features.pubsub.dead_letters import DeadLetter, Folder
 from l2features.pubsub.subscription import Subscription
-from l2features.store import Store
+from l2features.store.base import Store
 from l2features.updates import patience
-from l2features.updates.outcomes import Verdict
+from l2features.updates.freshness import read_updates
 from l2features.updates.updater import Update
-
-from .conftest import ROOT, own_copy
-from .emulator import PubSubEmulator
-from .feed import Feed
-from .stores import chunk_rows, open_table
-from .test_intake import wait_for
-from .test_update_replay import EDIT, MISSING, Evil, edit
+from tests.conftest import ROOT, own_copy
+from tests.emulator import PubSubEmulator
+from tests.feed import Feed
+from tests.stores import chunk_rows, open_table
+from tests.test_intake import wait_for
+from tests.test_update_replay import EDIT, MISSING, Evil, edit
 
 LONGEST_S = 120.0
 ATTRIBUTES = {"table_id": "sample", "l2_cache_id": "l2cache_sample"}

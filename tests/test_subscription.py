@@ -7,10 +7,9 @@ import uuid
 import pytest
 from google.pubsub_v1 import PublisherClient, SubscriberClient
 
-from l2features.errors import ConfigError
+from l2features.core.errors import ConfigError
 from l2features.pubsub.subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
-
-from .emulator import PubSubEmulator
+from tests.emulator import PubSubEmulator
 
 
 @pytest.fixture

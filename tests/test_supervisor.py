@@ -16,17 +16,16 @@ from beam_jobs.crew import Crew, Worker
 from beam_jobs.processes import handled
 from beam_jobs.stream import Supervisor
 from beam_jobs.stream_worker import Setup
-from l2features.deadletters import Folder
-from l2features.ids import as_ids
-from l2features.processes import heeded
+from l2features.core.ids import as_ids
+from l2features.local.processes import heeded
+from l2features.messages.parts import Delivery
+from l2features.pubsub.dead_letters import Folder
 from l2features.pubsub.intake import Held, Limits
 from l2features.pubsub.subscription import Received, Subscription
-from l2features.updates.parts import Delivery
 from l2features.updates.updater import Update
-
-from .emulator import PubSubEmulator
-from .feed import Feed
-from .test_intake import wait_for
+from tests.emulator import PubSubEmulator
+from tests.feed import Feed
+from tests.test_intake import wait_for
 
 ATTRIBUTES = {"table_id": "sample"}
 

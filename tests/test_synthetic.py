@@ -10,13 +10,12 @@ import pytest
 
 from benchmarks.edits import random_edits
 from benchmarks.synthetic import CHILDREN, ProofreadGraph, Segmentation, Spec, graph_meta
-from l2features.geometry import Chunk
+from l2features.core.geometry import Chunk
+from l2features.core.ids import as_ids
 from l2features.graph.children import decode_children
 from l2features.graph.info import info_of_meta
-from l2features.ids import as_ids
-from l2features.messages import decode
-
-from .oracle import check_equal, plain_features
+from l2features.messages.decoding import decode
+from tests.oracle import check_equal, plain_features
 
 SPEC = Spec(grid=(3, 3, 2), seed=3)
 

@@ -21,9 +21,8 @@ from beam_jobs import audit, ingest, templates, update
 from beam_jobs.dataflow import DEFAULTS, labels
 from beam_jobs.templates import TEMPLATES, as_text, metadata
 from beam_jobs.update_dataflow import HANGS_MIN
-from l2features.errors import ConfigError
-
-from .conftest import ROOT, need_program
+from l2features.core.errors import ConfigError
+from tests.conftest import ROOT, need_program
 
 JOBS = sorted(TEMPLATES)
 PARSE: dict[str, Callable[[Sequence[str]], tuple[argparse.Namespace, list[str]]]] = {

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from l2features.audit import prepare_audit
-from l2features.config import load_dataset
-from l2features.deadletters.letter import parse_time as letter_time
-from l2features.errors import ConfigError, StoreError
-from l2features.ingest import prepare, time_of_graph
-from l2features.store import Meta, Store, open_store
-from l2features.times import TIME_PATTERN, format_time, parse_time
-
-from .conftest import Recordings, dataset_file, run_ingest
-from .stores import META, STORE_URL, open_table
+from l2features.audit.chunk_audit import prepare_audit
+from l2features.config.datasets import load_dataset
+from l2features.core.errors import ConfigError, StoreError
+from l2features.core.times import TIME_PATTERN, format_time, parse_time
+from l2features.ingest.steps import prepare, time_of_graph
+from l2features.pubsub.letter import parse_time as letter_time
+from l2features.store.base import Meta, Store, open_store
+from tests.conftest import Recordings, dataset_file, run_ingest
+from tests.stores import META, STORE_URL, open_table
 
 T = datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 SAME = [

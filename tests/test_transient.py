@@ -13,8 +13,7 @@ from google.api_core import exceptions as google
 from google.auth.exceptions import RefreshError, TransportError
 from tenacity import Future, RetryError
 
-from l2features.bigtable import unavailable
-from l2features.errors import (
+from l2features.core.errors import (
     GraphError,
     GraphUnavailable,
     StoreUnavailable,
@@ -22,7 +21,8 @@ from l2features.errors import (
     VolumeError,
     VolumeUnavailable,
 )
-from l2features.transient import graph_error, has_transient_cause, is_transient, volume_error
+from l2features.core.transient import graph_error, has_transient_cause, is_transient, volume_error
+from l2features.store.bigtable.calls import unavailable
 
 
 def answered(status: int) -> requests.HTTPError:

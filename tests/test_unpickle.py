@@ -18,8 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from l2features.pickled_arrays import ARRAYS, IntegerArray
-from l2features.unpickle import GRAPH_META, MAX_BYTES, Record, plain_loads
+from l2features.core.pickled_arrays import ARRAYS, IntegerArray
+from l2features.core.unpickle import GRAPH_META, MAX_BYTES, Record, plain_loads
 
 DTYPE = b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93"
 

@@ -24,16 +24,16 @@ import pytest
 from caveclient import CAVEclient
 from click.testing import CliRunner
 
-from l2features.cli import main
-from l2features.sample import Sample, make_sample
-from l2features.schema import NAMES
-from l2features.stack import GRAPH, emulators
-from l2features.stack.emulators import BIGTABLE, PUBSUB
-from l2features.stack.supervise import Ended, Supervisor
-
-from .cave_deployment import Deployment
-from .conftest import need_program
-from .test_api_clients import DATASTACK
+from l2features.cli.commands import main
+from l2features.core.schema import NAMES
+from l2features.local import emulator_programs as emulators
+from l2features.local.emulator_programs import BIGTABLE, PUBSUB
+from l2features.local.sample.segmentation_files import Sample, make_sample
+from l2features.local.services import GRAPH
+from l2features.local.supervise import Ended, Supervisor
+from tests.cave_deployment import Deployment
+from tests.conftest import need_program
+from tests.test_api_clients import DATASTACK
 
 TOKEN = "0123456789abcdef" * 2
 GUARD_S = 120.0

@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from l2features.config import load_datasets
-from l2features.geometry import Chunk
-from l2features.ids import Ids, as_ids
-from l2features.messages import Reason
-from l2features.nodes import NodeFeatures
-from l2features.schema import FEATURES
+from l2features.config.datasets import load_datasets
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids, as_ids
+from l2features.core.schema import FEATURES
+from l2features.ingest.node_features import NodeFeatures
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Verdict, settle
+from l2features.messages.parts import Delivery
 from l2features.updates.lending import give_back, lend
-from l2features.updates.outcomes import Verdict, settle
-from l2features.updates.parts import Delivery
 from l2features.updates.updater import Update, Updater, apply_messages
-
-from .stores import forget
-from .updates import EDIT, edit, fates, faulty, rows_of, updater
+from tests.stores import forget
+from tests.updates import EDIT, edit, fates, faulty, rows_of, updater
 
 __all__ = ["updater"]
 
@@ -61,7 +60,7 @@ def test_every_cache_of_a_graph_is_updated_unless_one_is_named(config: Path, rec
         for name, cache in (("one", "cache_one"), ("two", "cache_two"))
     }
     config.write_text(json.dumps(entries))
-    from l2features.ingest import prepare
+    from l2features.ingest.steps import prepare
 
     datasets = load_datasets(config)
     for dataset in datasets.values():

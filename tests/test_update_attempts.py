@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 
-from l2features.config import load_datasets
-from l2features.errors import GraphUnavailable
-from l2features.geometry import Chunk
-from l2features.ids import Ids
-from l2features.ingest import ATTEMPTS, GIVEN_UP
-from l2features.messages import Reason
-from l2features.updates.attempts import Attempts
-from l2features.updates.outcomes import Outcome
-from l2features.updates.parts import Member, Place
+from l2features.config.datasets import load_datasets
+from l2features.core.errors import GraphUnavailable
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids
+from l2features.ingest.steps import ATTEMPTS, GIVEN_UP
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Outcome
+from l2features.messages.parts import Member, Place
+from l2features.updates.message_attempts import Attempts
 from l2features.updates.updater import Update, Updater
-
-from .stores import lose
-from .updates import fates, faulty
+from tests.stores import lose
+from tests.updates import fates, faulty
 
 PLACE = Place("sample", 0, 0, 0)
 

@@ -6,18 +6,17 @@ from typing import Any
 
 import pytest
 
-from l2features.errors import GraphError, StoreUnavailable, VolumeError
-from l2features.geometry import Chunk
-from l2features.ids import Ids
-from l2features.nodes import NodeFeatures
-from l2features.rows import Rows
+from l2features.core.errors import GraphError, StoreUnavailable, VolumeError
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids
+from l2features.core.rows import Rows
+from l2features.ingest.node_features import NodeFeatures
+from l2features.messages.outcomes import Verdict, settle
+from l2features.messages.parts import Delivery
 from l2features.updates import updater as updater_module
-from l2features.updates.outcomes import Verdict, settle
-from l2features.updates.parts import Delivery
 from l2features.updates.updater import Updater, apply_messages
-
-from .stores import forget, lose
-from .updates import EDIT, edit, fates, faulty, rows_of, updater
+from tests.stores import forget, lose
+from tests.updates import EDIT, edit, fates, faulty, rows_of, updater
 
 __all__ = ["updater"]
 

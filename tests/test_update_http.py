@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import requests
 
-from l2features.ids import as_ids
-
-from .conftest import ROOT, Recordings, all_rows, dataset_file, run_ingest
-from .emulator import wait_for_port
-from .stores import open_table
-from .test_audit_job import run_audit
-from .test_recordings import check_values, valid_at_t0
-from .test_update_replay import T0, named, rep, run_update
+from l2features.core.ids import as_ids
+from tests.conftest import ROOT, Recordings, all_rows, dataset_file, run_ingest
+from tests.emulator import wait_for_port
+from tests.stores import open_table
+from tests.test_audit_job import run_audit
+from tests.test_recordings import check_values, valid_at_t0
+from tests.test_update_replay import T0, named, rep, run_update
 
 COMPLETE = "196 nodes expected: 196 present (0 of them marked empty), 0 missing"
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.config import load_datasets
-from l2features.errors import (
+from l2features.config.datasets import load_datasets
+from l2features.core.errors import (
     GraphError,
     GraphUnavailable,
     StoreError,
@@ -21,19 +21,18 @@ from l2features.errors import (
     VolumeError,
     VolumeUnavailable,
 )
-from l2features.geometry import Chunk
-from l2features.ids import Ids, as_ids
-from l2features.messages import Reason
-from l2features.nodes import NodeFeatures
-from l2features.schema import FEATURES
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids, as_ids
+from l2features.core.schema import FEATURES
+from l2features.ingest.node_features import NodeFeatures
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Verdict, settle
+from l2features.messages.parts import Delivery, Member, Place
 from l2features.updates import opened
 from l2features.updates.opened import read_geometries
-from l2features.updates.outcomes import Verdict, settle
-from l2features.updates.parts import Delivery, Member, Place
 from l2features.updates.updater import Update, Updater, apply_messages
-
-from .stores import lose
-from .updates import EDIT, edit, faulty
+from tests.stores import lose
+from tests.updates import EDIT, edit, faulty
 
 PLACE = Place("sample", 0, 0, 0)
 TRANSIENT = [GraphUnavailable("away"), StoreUnavailable("away"), VolumeUnavailable("away: 403")]

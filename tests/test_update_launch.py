@@ -11,13 +11,12 @@ import pytest
 
 from beam_jobs import update
 from l2features.updates.recorder import Recorder
-
-from .conftest import run_job
-from .dataflow_service import FLAGS, Service
-from .emulator import PubSubEmulator
-from .letters import Subscribed
-from .test_update_replay import record
-from .updates import EDIT, edit
+from tests.conftest import run_job
+from tests.dataflow_service import FLAGS, Service
+from tests.emulator import PubSubEmulator
+from tests.letters import Subscribed
+from tests.test_update_replay import record
+from tests.updates import EDIT, edit
 
 MISSING = "projects/test-project/topics/not-there"
 READS = "--subscriptions=projects/my-project/subscriptions/high"

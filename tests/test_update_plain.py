@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from apache_beam.coders import FastPrimitivesCoder
 
-from l2features.ids import as_ids
-from l2features.messages import Reason
+from l2features.core.ids import as_ids
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Fate, Outcome
+from l2features.messages.parts import Delivery, Member
 from l2features.updates.ledger import Entry, Opened, Report
-from l2features.updates.outcomes import Fate, Outcome
-from l2features.updates.parts import Delivery, Member
 from l2features.updates.plain import entry_of, member_of, plain_entry, plain_member
 
 LARGEST = (1 << 64) - 1

@@ -16,16 +16,15 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_jobs.update import main as update_main
 from beam_jobs.update_transforms import KeepDeadLetters, build
-from l2features.config import load_datasets
-from l2features.deadletters import DeadLetter, Folder
-from l2features.ids import as_ids
-from l2features.rows import Rows
-from l2features.updates.parts import Delivery
+from l2features.config.datasets import load_datasets
+from l2features.core.ids import as_ids
+from l2features.core.rows import Rows
+from l2features.messages.parts import Delivery
+from l2features.pubsub.dead_letters import DeadLetter, Folder
 from l2features.updates.updater import Update
-
-from .conftest import INSTANCE, PROJECT, Ran, Recordings, dataset_file, own_copy, run_ingest, run_job
-from .stores import open_table
-from .test_recordings import check_values
+from tests.conftest import INSTANCE, PROJECT, Ran, Recordings, dataset_file, own_copy, run_ingest, run_job
+from tests.stores import open_table
+from tests.test_recordings import check_values
 
 T0 = "2026-11-21 00:27:44"
 EDIT = {"table_id": "fixture_v2", "remesh_priority": "true"}

@@ -14,21 +14,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from l2features.cli import main
-from l2features.config import load_dataset
-from l2features.deadletters import box
-from l2features.ids import as_ids
+from l2features.cli.commands import main
+from l2features.config.datasets import load_dataset
+from l2features.core.ids import as_ids
+from l2features.pubsub import letter_box as box
 from l2features.pubsub.subscription import Subscription
-from l2features.store import open_store
-
-from .conftest import PROJECT, ROOT, Recordings, dataset_file, run_ingest
-from .emulator import PubSubEmulator
-from .feed import Feed
-from .stores import INSTANCE
-from .test_audit_job import run_audit
-from .test_intake import wait_for
-from .test_recordings import check_values
-from .test_update_replay import EDIT, T0, named, rep
+from l2features.store.base import open_store
+from tests.conftest import PROJECT, ROOT, Recordings, dataset_file, run_ingest
+from tests.emulator import PubSubEmulator
+from tests.feed import Feed
+from tests.stores import INSTANCE
+from tests.test_audit_job import run_audit
+from tests.test_intake import wait_for
+from tests.test_recordings import check_values
+from tests.test_update_replay import EDIT, T0, named, rep
 
 LONGEST_S = 90.0
 

@@ -26,26 +26,17 @@ from beam_jobs.update_dataflow import ATTEMPTS, Deliver, stream_to, streaming_fl
 from beam_jobs.update_freshness import RecordFreshness
 from beam_jobs.update_stateful import BatchByKey, CollectByMessage
 from beam_jobs.update_transforms import KeepDeadLetters, MessageResult, build
-from l2features.config import load_datasets
-from l2features.deadletters import Folder
-from l2features.errors import ConfigError
-from l2features.freshness import read_updates
-from l2features.geometry import Chunk
-from l2features.updates.ledger import (
-    UNREPORTED,
-    Entry,
-    Opened,
-    Report,
-    Tally,
-    close_account,
-    unreported,
-)
-from l2features.updates.parts import Delivery
+from l2features.config.datasets import load_datasets
+from l2features.core.errors import ConfigError
+from l2features.core.geometry import Chunk
+from l2features.messages.parts import Delivery
+from l2features.pubsub.dead_letters import Folder
+from l2features.updates.freshness import read_updates
+from l2features.updates.ledger import UNREPORTED, Entry, Opened, Report, Tally, close_account, unreported
 from l2features.updates.plain import Plain, entry_of, plain_entry
 from l2features.updates.updater import Update
-
-from .stores import chunk_rows, lose, open_table
-from .updates import EDIT, edit
+from tests.stores import chunk_rows, lose, open_table
+from tests.updates import EDIT, edit
 
 SUBSCRIPTIONS = ["projects/my-project/subscriptions/high", "projects/my-project/subscriptions/low"]
 TOPIC = "projects/my-project/topics/dead"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from l2features.ids import as_ids
-from l2features.messages import Reason
-from l2features.updates import parts
-from l2features.updates.outcomes import Fate, Outcome, Verdict, settle
-from l2features.updates.parts import Member, among, batches
+from l2features.core.ids import as_ids
+from l2features.messages import parts
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Fate, Outcome, Verdict, settle
+from l2features.messages.parts import Member, among, batches
 
 IDS = as_ids([3, 5, (1 << 64) - 1])
 

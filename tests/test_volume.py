@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from cloudvolume import CloudVolume
 
-from l2features.compute import read_geometry
-from l2features.config import load_dataset
-from l2features.errors import ConfigError, VolumeError
-from l2features.geometry import Chunk, Geometry
-from l2features.ids import IdLayout
+from l2features.config.datasets import load_dataset
+from l2features.core.errors import ConfigError, VolumeError
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import IdLayout
+from l2features.ingest.compute import read_geometry
 from l2features.volume import Volume
-
-from .conftest import Recordings, dataset_file
+from tests.conftest import Recordings, dataset_file
 
 CHUNK_SIZE, OFFSET, SIZE = (32, 32, 16), (1024, 512, 20), (88, 56, 28)
 GEOMETRY = Geometry((16.0, 16.0, 40.0), OFFSET, SIZE, CHUNK_SIZE, IdLayout({2: 10}))

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.chunks import FileCounts
-from l2features.errors import VolumeError
-from l2features.geometry import Chunk
+from l2features.core.chunks import FileCounts
+from l2features.core.errors import VolumeError
+from l2features.core.geometry import Chunk
 from l2features.volume import Volume
-
-from .test_volume_zarr import GEOMETRY, LABELS, SHAPE, write
+from tests.test_volume_zarr import GEOMETRY, LABELS, SHAPE, write
 
 RESOLUTION = {"x": 16, "y": 16, "z": 40}
 Write = Callable[[Path, list[str]], None]

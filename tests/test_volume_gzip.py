@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2features.errors import VolumeError
-from l2features.geometry import Chunk
+from l2features.core.errors import VolumeError
+from l2features.core.geometry import Chunk
 from l2features.volume import Volume
 from l2features.volume.storage import gunzip
-
-from .layers import GEOMETRY, cells_of_labels, make_layer
+from tests.layers import GEOMETRY, cells_of_labels, make_layer
 
 DATA = bytes(range(256)) * 100
 WHOLE = gzip.compress(DATA)

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from l2features.errors import VolumeError
-from l2features.geometry import Chunk
+from l2features.core.errors import VolumeError
+from l2features.core.geometry import Chunk
 from l2features.volume import Volume, layer
-
-from .layers import GEOMETRY, cells_of_labels, edit_info, make_layer
+from tests.layers import GEOMETRY, cells_of_labels, edit_info, make_layer
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from l2features.paths import Location, parse_path
+from l2features.core.paths import Location, parse_path
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2features.chunks import FileCounts
-from l2features.errors import VolumeError
-from l2features.geometry import Chunk
+from l2features.core.chunks import FileCounts
+from l2features.core.errors import VolumeError
+from l2features.core.geometry import Chunk
 from l2features.volume import Volume
-
-from .conftest import ROOT
-from .layers import GEOMETRY, Served, cells_of_labels, files_of, make_layer, serving
+from tests.conftest import ROOT
+from tests.layers import GEOMETRY, Served, cells_of_labels, files_of, make_layer, serving
 
 HEADER = "| file | file:// | http(s) | gs | s3 |"
 BY_KEY = "`empty_files`"

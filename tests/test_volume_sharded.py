@@ -13,13 +13,12 @@ import pytest
 from cloudvolume.datasource.precomputed import mmh3
 from cloudvolume.datasource.precomputed.common import compressed_morton_code
 
-from l2features.errors import VolumeError
-from l2features.geometry import Chunk, Geometry
-from l2features.ids import IdLayout
+from l2features.core.errors import VolumeError
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import IdLayout
 from l2features.volume import Volume
 from l2features.volume.sharded import morton_codes, murmurhash3
-
-from .layers import GEOMETRY, cells_of_labels, make_layer
+from tests.layers import GEOMETRY, cells_of_labels, make_layer
 
 SHARD = "16_16_40/0.shard"
 

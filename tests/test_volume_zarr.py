@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import zstandard
 
-from l2features.chunks import FileCounts
-from l2features.errors import VolumeError
-from l2features.geometry import Chunk, Geometry
-from l2features.ids import IdLayout
+from l2features.core.chunks import FileCounts
+from l2features.core.errors import VolumeError
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import IdLayout
 from l2features.volume import Volume
 
 SHAPE, STEP = (20, 18, 10), (8, 8, 4)

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from l2features.config import load_datasets
-from l2features.geometry import Chunk
-from l2features.ids import Ids
-from l2features.nodes import NodeFeatures, NodeSource
-from l2features.rows import Rows
-from l2features.updates.outcomes import Outcome
+from l2features.config.datasets import load_datasets
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids
+from l2features.core.rows import Rows
+from l2features.ingest.node_features import NodeFeatures, NodeSource
+from l2features.messages.outcomes import Outcome
 from l2features.updates.updater import Update, Updater
-
-from .stores import chunk_rows
+from tests.stores import chunk_rows
 
 EDIT = {"table_id": "sample", "remesh": "true"}
 

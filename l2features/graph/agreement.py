@@ -12,15 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ConfigError
-from ..geometry import Geometry
-from ..graphene import SCHEME as GRAPHENE
+from ..core.errors import ConfigError
+from ..core.geometry import Geometry
+from ..core.graphene_path import SCHEME as GRAPHENE
 from .info import Bounds, GraphInfo, read_graph_info
 from .server import check_api, graph_of
 from .table import SCHEME as BIGTABLE
 
 if TYPE_CHECKING:
-    from ..config import Dataset
+    from ..config.datasets import Dataset
     from ..volume import Volume
 
 FILE, WEB = "file", "http"

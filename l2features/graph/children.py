@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Dataset
-from ..geometry import Chunk, Geometry
-from ..ids import Ids, as_ids, from_bytes, ids_of_row_keys, row_keys
-from ..store import Store, node_segments, open_store
-from ..transient import graph_error
-from . import REQUESTS, graph_errors, open_graph_table, open_session
+from ..config.datasets import Dataset
+from ..core.geometry import Chunk, Geometry
+from ..core.ids import Ids, as_ids, from_bytes, ids_of_row_keys, row_keys
+from ..core.transient import graph_error
+from ..store.base import Store, node_segments, open_store
+from .base import REQUESTS, graph_errors, open_graph_table, open_session
 
 if TYPE_CHECKING:
     import requests

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GraphError
-from ..geometry import Triple, as_triple
-from ..ids import L2, IdLayout
-from ..unpickle import GRAPH_META, plain_loads
+from ..core.errors import GraphError
+from ..core.geometry import Triple, as_triple
+from ..core.ids import L2, IdLayout
+from ..core.unpickle import GRAPH_META, plain_loads
 from .table import graph_errors, open_graph_table
 
 LAYER_BITS = 8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ConfigError, VolumeError
-from ..graphene import cloudpath
+from ..core.errors import ConfigError, VolumeError
+from ..core.graphene_path import cloudpath
 from .info import GraphInfo, server_info
 
 REQUESTS = 8

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import ConfigError, GraphError
-from ..transient import graph_error
+from ..core.errors import ConfigError, GraphError
+from ..core.transient import graph_error
 
 SCHEME = "bigtable://"
 _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
@@ -16,7 +16,7 @@ _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 
 def open_graph_table(url: str) -> Any:
     """Return the table of a graph (``bigtable://project/instance/table``). Raises ConfigError, GraphError."""
-    from ..bigtable import open_table
+    from ..store.bigtable.calls import open_table
 
     with graph_errors(url):
         return open_table(*parse_graph_url(url))
@@ -37,7 +37,7 @@ def graph_errors(url: str) -> Iterator[None]:
     from google.api_core.exceptions import GoogleAPIError, NotFound
     from google.auth.exceptions import GoogleAuthError
 
-    from ..bigtable import reason
+    from ..store.bigtable.calls import reason
 
     try:
         yield

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import ConfigError, L2FeaturesError
+from ..core.errors import ConfigError, L2FeaturesError
 
 if TYPE_CHECKING:
     from google.api_core.retry import Retry
@@ -107,7 +107,7 @@ class Subscription:
             self._client = None
 
     def _open(self) -> SubscriberClient:
-        from . import open_subscriber
+        from .clients import open_subscriber
 
         with self._lock:
             if self._client is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import L2FeaturesError
+from ..core.errors import L2FeaturesError
 
 if TYPE_CHECKING:
     from google.pubsub_v1 import PublisherClient

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ..chunks import FileCounts
-from ..errors import StoreError, UnknownFormat
-from ..geometry import Geometry
-from ..ids import Ids
-from . import DONE, ChunkRecord
+from ..core.chunks import FileCounts
+from ..core.errors import StoreError, UnknownFormat
+from ..core.geometry import Geometry
+from ..core.ids import Ids
+from .base import DONE, ChunkRecord
 
 GEOMETRY_FORMAT = 2
 """1: id layouts with equally many bits on each axis. 2: ``spatial_bits`` with a number for each axis."""

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..messages import Reason
-from .outcomes import Outcome, Settled, settle
-from .parts import Delivery
+from ..messages.decoding import Reason
+from ..messages.outcomes import Outcome, Settled, settle
+from ..messages.parts import Delivery
 
 UNREPORTED = "the result of a part of the message was lost"
 

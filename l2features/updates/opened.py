@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
-from ..compute import read_geometry
-from ..config import Dataset
-from ..errors import L2FeaturesError
-from ..geometry import Geometry
-from ..nodes import NodeSource
-from ..store import Store, open_store
+from ..config.datasets import Dataset
+from ..core.errors import L2FeaturesError
+from ..core.geometry import Geometry
+from ..ingest.compute import read_geometry
+from ..ingest.node_features import NodeSource
+from ..store.base import Store, open_store
 from ..volume import open_volume
 
 LAUNCH_DEADLINE_S = 10.0

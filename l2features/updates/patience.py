@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
+from ..messages.parts import Delivery
 from ..pubsub.intake import Held
-from .parts import Delivery
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2, 600
 """When a message comes again that may succeed later; the longest that Pub/Sub takes."""

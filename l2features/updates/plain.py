@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ids import from_bytes, to_bytes
-from ..messages import Reason
+from ..core.ids import from_bytes, to_bytes
+from ..messages.decoding import Reason
+from ..messages.outcomes import Fate, Outcome
+from ..messages.parts import Delivery, Member
 from .ledger import Entry, Opened, Report
-from .outcomes import Fate, Outcome
-from .parts import Delivery, Member
 
 Plain = tuple[Any, ...]
 _OPENED, _REPORT = "opened", "report"

@@ -29,10 +29,10 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from ..errors import L2FeaturesError
-from ..freshness import NOTE, Backlog, Lag, Operation, Updater, Updates, read_updates
-from ..notes import BadNote, NewerNote, put_note
-from ..store import Store
+from ..core.errors import L2FeaturesError
+from ..store.base import Store
+from ..store.notes import BadNote, NewerNote, put_note
+from .freshness import NOTE, Backlog, Lag, Operation, Updater, Updates, read_updates
 
 WRITE_S, ALIVE_S = 5.0, 60.0
 """What has changed is written after so long, and what has not after so long: a sign of life."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from ..errors import ConfigError, L2FeaturesError, StoreUnavailable
+from ..core.errors import ConfigError, L2FeaturesError, StoreUnavailable
 
 LONGEST_PAUSE_S = 10.0
 REST_S = 5.0

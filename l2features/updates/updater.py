@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..compute import timed
-from ..config import Dataset, datasets_of_table
-from ..errors import ConfigError, L2FeaturesError, StoreError, VolumeError, VolumeUnavailable
-from ..ids import Ids, as_ids, sorted_unique
-from ..messages import BadMessage, Reason, check_ids, decode
-from ..nodes import NodeFeatures
-from ..schema import FEATURES, SIZE
-from ..transient import is_transient
-from .attempts import Attempts, given_up
+from ..config.datasets import Dataset, datasets_of_table
+from ..core.errors import ConfigError, L2FeaturesError, StoreError, VolumeError, VolumeUnavailable
+from ..core.ids import Ids, as_ids, sorted_unique
+from ..core.schema import FEATURES, SIZE
+from ..core.transient import is_transient
+from ..ingest.compute import timed
+from ..ingest.node_features import NodeFeatures
+from ..messages.decoding import BadMessage, Reason, check_ids, decode
+from ..messages.outcomes import Fate, Outcome
+from ..messages.parts import Delivery, Member, Place, all_ids, among, batches, by_place
+from .message_attempts import Attempts, given_up
 from .opened import OpenDatasets
-from .outcomes import Fate, Outcome
-from .parts import Delivery, Member, Place, all_ids, among, batches, by_place
 from .retries import Retries
 
 MEMBERS_S = 60.0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..geometry import Triple
+from ..core.geometry import Triple
 from .blocks import Block, Cells, Grid
 from .codecs import decoded
 from .encodings import Labels, as_labels

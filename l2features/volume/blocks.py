@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..geometry import Triple, as_triple
+from ..core.geometry import Triple, as_triple
 from .encodings import Encoding, Labels
 from .storage import Found, Request, Storage
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..jit import compiled
+from ..core.jit import compiled
 
 _POSSIBLE = np.isin(np.arange(33), (0, 1, 2, 4, 8, 16, 32))
 """Whether a voxel can have so many bits."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..geometry import Triple
+from ..core.geometry import Triple
 
 MULTISCALE = "neuroglancer_multiscale_volume"
 SHARDED = "neuroglancer_uint64_sharded_v1"

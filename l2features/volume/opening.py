@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..core.paths import GRAPHENE, Location, parse_path
 from ..graph.server import open_graphene
-from ..paths import GRAPHENE, Location, parse_path
 from .blocks import BlockReader, open_blocks
 from .buckets import open_storage
 from .http import check_reachable

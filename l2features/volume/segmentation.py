@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..chunks import FileCounts
-from ..errors import L2FeaturesError
-from ..geometry import MAX_CHUNK_VOXELS, Chunk, Geometry, Triple, as_triple
+from ..core.chunks import FileCounts
+from ..core.errors import L2FeaturesError
+from ..core.geometry import MAX_CHUNK_VOXELS, Chunk, Geometry, Triple, as_triple
+from ..core.ids import IdLayout
+from ..core.paths import GRAPHENE, parse_path
+from ..core.transient import volume_error
 from ..graph.agreement import graph_table, match_graph
 from ..graph.server import graph_of
-from ..ids import IdLayout
-from ..paths import GRAPHENE, parse_path
-from ..transient import volume_error
 
 if TYPE_CHECKING:
-    from ..config import Dataset
+    from ..config.datasets import Dataset
     from .opening import Opened
 
 FAIL, BACKGROUND = "fail", "background"

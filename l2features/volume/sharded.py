@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
 
-from ..geometry import Triple
+from ..core.geometry import Triple
 from .blocks import Block, Cells, Grid
 from .encodings import Encoding, Labels
 from .storage import MISSING, Found, Request, Storage, StorageError, decompressed, ranges

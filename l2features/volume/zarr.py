@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..paths import Location
+from ..core.paths import Location
 from .arrays import Array, ArrayBlocks, spatial_axes
 from .codecs import CODECS
 from .layer import check_voxels, choose_scale

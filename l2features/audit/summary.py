@@ -1,0 +1,177 @@
+"""What an audit found, summed over chunks, with a few examples; kept with the table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from ..core.geometry import Chunk
+from ..core.times import format_time
+from ..ingest.found import table_is_empty
+from ..store.base import DONE, FAILED, Store
+from ..store.notes import AUDIT, note_content, put_note
+from .chunk_audit import Audit, ChunkAudit
+
+EXAMPLES = 20
+"""How many ids, and how many reasons, are kept of each kind."""
+NOTE, PART_NOTE = AUDIT, "audit_part"
+"""Under what a table keeps the last audit of the whole grid, and the last one of a part of it."""
+MAX_REASON = 500
+MISSING_FILES = "{} chunks were ingested with missing files: ingest --retry-missing computes them again"
+NOTHING_FOUND = "no file of the segmentation was ever found: check cv_path, mip and scale"
+
+
+@dataclass
+class AuditSummary:
+    """Sums over chunks.
+
+    ``chunks`` were looked at; ``unaudited`` could not be. ``done``, ``failed`` and ``unrecorded`` count them
+    by the state of their ingest; of ``files_missing`` done ones, files of the segmentation were missing.
+    ``nothing_found`` says that in the whole grid no file was ever read. ``expected`` nodes are ``present``
+    (of these, ``empty`` are marked "could not compute") or ``missing`` (of these, ``repaired`` now have a
+    row). Rows beyond these are ``superfluous`` where the graph never had their ids, or of its nodes of
+    ``other`` times. ``problems`` says of chunks why they could not be audited or repaired, and of nodes why
+    they could not be repaired.
+    """
+
+    chunks: int = 0
+    unaudited: int = 0
+    done: int = 0
+    failed: int = 0
+    unrecorded: int = 0
+    files_missing: int = 0
+    nothing_found: bool = False
+    expected: int = 0
+    present: int = 0
+    empty: int = 0
+    missing: int = 0
+    repaired: int = 0
+    superfluous: int = 0
+    other: int = 0
+    missing_ids: list[str] = field(default_factory=list)
+    superfluous_ids: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: ChunkAudit) -> AuditSummary:
+        """The summary of one chunk."""
+        problems = {f"chunk {found.chunk}": found.problem[:MAX_REASON]} if found.problem else {}
+        problems |= {f"node {node}": found.failed[node] for node in sorted(found.failed)[:EXAMPLES]}
+        left = np.setdiff1d(found.missing, found.repaired, assume_unique=True)
+        return cls(
+            **_one_chunk(found.recorded),
+            files_missing=int(found.files_missing),
+            expected=len(found.expected),
+            present=len(found.expected) - len(found.missing),
+            empty=len(found.empty),
+            missing=len(found.missing),
+            repaired=len(found.repaired),
+            superfluous=len(found.superfluous),
+            other=len(found.other),
+            missing_ids=[str(node) for node in left[:EXAMPLES].tolist()],
+            superfluous_ids=[str(node) for node in found.superfluous[:EXAMPLES].tolist()],
+            problems=problems,
+        )
+
+    @classmethod
+    def of_unaudited(cls, chunk: Chunk, recorded: str, reason: str) -> AuditSummary:
+        """The summary of one chunk that could not be audited; ``recorded`` is the state of its ingest."""
+        problems = {f"chunk {chunk}": reason[:MAX_REASON]}
+        return cls(**_one_chunk(recorded), unaudited=1, problems=problems)
+
+    def add(self, other: AuditSummary) -> None:
+        """Add the sums of another summary, and its examples as far as there is room."""
+        for name, value in other.__dict__.items():
+            mine = getattr(self, name)
+            if isinstance(value, bool):
+                setattr(self, name, mine or value)
+            elif isinstance(value, int):
+                setattr(self, name, mine + value)
+            elif isinstance(value, list):
+                mine.extend(value[: EXAMPLES - len(mine)])
+            else:
+                mine.update(list(value.items())[: EXAMPLES - len(mine)])
+
+    @property
+    def left(self) -> int:
+        """Nodes that are missing still."""
+        return self.missing - self.repaired
+
+    @property
+    def complete(self) -> bool:
+        """Whether every chunk was audited, no expected node is without a row, and something was found."""
+        return not self.left and not self.unaudited and not self.nothing_found
+
+
+def _one_chunk(recorded: str) -> dict[str, Any]:
+    done, failed = recorded == DONE, recorded == FAILED
+    return {"chunks": 1, "done": int(done), "failed": int(failed), "unrecorded": int(not done and not failed)}
+
+
+def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
+    """Complete the sums of all chunks by what the records of the whole grid say.
+
+    Without a graph, the ingest alone says which nodes to expect: none where it found no file.
+    """
+    in_doubt = audit.dataset.graph == "flat" and summary.files_missing and not summary.expected
+    return replace(summary, nothing_found=bool(in_doubt) and table_is_empty(store))
+
+
+def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:
+    """Keep what an audit found with the table; ``run`` tells it from others."""
+    kept = {
+        "run": run,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "box": str(audit.box),
+        "timestamp": format_time(audit.time) if audit.time else None,
+        "repair": audit.repair,
+        "complete": summary.complete,
+        **asdict(summary),
+    }
+    put_note(store, _note_of(audit), kept)
+
+
+def read_audit(store: Store, name: str = NOTE) -> dict[str, Any] | None:
+    """What the last audit found, as `save_audit` kept it; None where there was none."""
+    return note_content(store, name)
+
+
+def read_run(store: Store, audit: Audit, run: str) -> AuditSummary | None:
+    """The summary of a run that was saved, if no later one took its place."""
+    kept = read_audit(store, _note_of(audit)) or {}
+    if kept.get("run") != run:
+        return None
+    return AuditSummary(**{name: kept[name] for name in AuditSummary.__dataclass_fields__ if name in kept})
+
+
+def _note_of(audit: Audit) -> str:
+    return NOTE if len(audit.box) == audit.geometry.n_chunks else PART_NOTE
+
+
+def summary_text(summary: AuditSummary) -> str:
+    """Lines for reading; the last says whether the table is complete."""
+    s = summary
+    unaudited = f", {s.unaudited} could not be audited" if s.unaudited else ""
+    repaired = f", of which {s.repaired} are repaired" if s.repaired else ""
+    other = f", {s.other} rows of nodes of other times" if s.other else ""
+    lines = [
+        f"{s.chunks} chunks{unaudited}; "
+        f"their ingest: {s.done} done, {s.failed} failed, {s.unrecorded} not recorded",
+        *(MISSING_FILES.format(s.files_missing) for _ in range(s.files_missing > 0)),
+        *(NOTHING_FOUND for _ in range(s.nothing_found)),
+        f"{s.expected} nodes expected: {s.present} present ({s.empty} of them marked empty), "
+        f"{s.missing} missing{repaired}",
+        f"{s.superfluous} superfluous rows{other}",
+        *_listed("missing", s.left, s.missing_ids),
+        *_listed("superfluous", s.superfluous, s.superfluous_ids),
+        "complete" if s.complete else "incomplete",
+    ]
+    return "\n".join(lines)
+
+
+def _listed(what: str, count: int, examples: list[str]) -> list[str]:
+    more = f" and {count - len(examples)} more" if count > len(examples) else ""
+    return [f"{what}: {' '.join(examples)}{more}"] if count else []

@@ -1,0 +1,5 @@
+"""``python -m l2features.cli``."""
+
+from . import main
+
+main()

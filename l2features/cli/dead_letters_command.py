@@ -1,0 +1,275 @@
+"""The command ``l2features deadletters``: what there is of them, and to try it once more."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+import click
+
+from ..config.datasets import read_datasets
+from ..config.reach import check_pubsub
+from ..core.errors import ConfigError
+from ..messages.outcomes import Verdict, settle
+from ..pubsub.dead_letters import TOPIC, DeadLetter, dead_letter
+from ..pubsub.letter_box import ALL, LetterBox, open_letter_box
+from ..pubsub.subscription import SubscriptionError
+from .options import EXIT_FAILED, config_option, user_errors
+
+if TYPE_CHECKING:
+    from ..updates.updater import Updater
+
+BATCH, BATCH_BYTES = 100, 32_000_000
+"""Letters that are applied together; a payload has up to 10 MB."""
+where_argument = click.argument("where", metavar="WHERE")
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Look at N letters at most.  [default: all of a folder, 1000 of a subscription]",
+)
+
+
+@click.group()
+def deadletters() -> None:
+    """Messages that could not succeed: which there are, why, and to try them once more.
+
+    WHERE they are is a folder, or a subscription of their topic, projects/PROJECT/subscriptions/NAME.
+
+    \b
+    Example:
+      l2features deadletters list dead
+      l2features deadletters show projects/my-project/subscriptions/dead 0123abcd
+      l2features deadletters replay dead --config datasets.yml
+    """
+
+
+@deadletters.command("list")
+@where_argument
+@limit_option
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each, with all ids and no payload.")
+@user_errors
+def list_letters(where: str, limit: int | None, as_json: bool) -> None:
+    """The dead letters at WHERE: name, time, attempts, table, reasons and number of ids.
+
+    They stay where they are; those of a subscription are held meanwhile. Of a folder, a file that holds no
+    letter is named, and the exit status is 1.
+    """
+    count = 0
+    with _opened(where, limit) as box:
+        for name, letter in box.letters():
+            count += 1
+            click.echo(_json_line(name, letter) if as_json else _line(name, letter))
+        if not as_json:
+            click.echo(f"{count} dead letters{_more(box)}", err=True)
+
+
+@deadletters.command()
+@where_argument
+@click.argument("name")
+@limit_option
+@click.option("--payload", is_flag=True, help="Write the payload itself, and nothing else.")
+@user_errors
+def show(where: str, name: str, limit: int | None, payload: bool) -> None:
+    """All that the dead letter at WHERE says whose name is NAME, or begins so."""
+    with _opened(where, limit) as box:
+        letter: DeadLetter | None = None
+        count = 0
+        for _, found in box.letters([name]):
+            letter, count = found, count + 1
+        _expect_one(name, where, count, box)
+        assert letter
+        if not payload:
+            _show(letter)
+        elif letter.left_out:
+            raise ConfigError(f"dead letter {name!r}: {_without_payload(letter)}")
+        else:
+            sys.stdout.buffer.write(letter.data)
+            sys.stdout.buffer.flush()
+
+
+@deadletters.command()
+@where_argument
+@click.argument("names", metavar="[NAME…]", nargs=-1)
+@click.option("--topic", metavar="TOPIC", help="Publish to projects/PROJECT/topics/NAME instead.")
+@limit_option
+@config_option
+@user_errors
+def replay(
+    where: str, names: tuple[str, ...], topic: str | None, limit: int | None, config: str | None
+) -> None:
+    """Try the dead letters at WHERE once more, those whose names begin with NAME or all.
+
+    What they ask for is computed here, with the data sets file; or, with --topic, they are published again
+    as they came. A letter of which nothing is left to do, or that was published, is removed; one that dies
+    again stays, in a folder with one attempt more. The exit status is 1 where letters stay, or where a file
+    of the folder holds none.
+    """
+    with _opened(where, limit) as box:
+        full_names = _full_names(box, names, where) if names else ALL
+        failed = _publish(box, full_names, topic) if topic else _compute(box, full_names, config)
+        if box.limited:
+            click.echo(f"error: not all were tried{_more(box)}", err=True)
+    if failed or box.limited:
+        sys.exit(EXIT_FAILED)
+
+
+@contextmanager
+def _opened(where: str, limit: int | None) -> Iterator[LetterBox]:
+    """The letters at a place. What is none is named in the end, and then the exit status is 1."""
+    with closing(open_letter_box(where, limit)) as box:
+        if where.startswith("projects/"):
+            check_pubsub(where, SubscriptionError)
+        try:
+            yield box
+        finally:
+            for error in box.unread:
+                click.echo(f"error: {_shown(error)}", err=True)
+    if box.unread:
+        sys.exit(EXIT_FAILED)
+
+
+def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
+    """Apply letters; gives whether some stay."""
+    from ..updates.updater import Update
+
+    counts: Counter[Verdict] = Counter()
+    datasets = read_datasets(config)
+    for problem in datasets.errors:
+        click.echo(f"error: {problem}; its letters stay", err=True)
+    with closing(Update(tuple(datasets.usable.values())).open()) as updater:
+        for batch in _batches(box.letters(list(names))):
+            counts += _apply(box, batch, updater)
+    click.echo(f"{counts[Verdict.DONE]} done, {counts[Verdict.DEAD]} refused, {counts[Verdict.RETRY]} failed")
+    return bool(counts[Verdict.DEAD] or counts[Verdict.RETRY])
+
+
+def _batches(letters: Iterable[tuple[str, DeadLetter]]) -> Iterator[dict[str, DeadLetter]]:
+    """Letters by name, a bounded number with a bounded size together."""
+    batch: dict[str, DeadLetter] = {}
+    size = 0
+    for name, letter in letters:
+        batch[name] = letter
+        size += len(letter.data)
+        if len(batch) >= BATCH or size >= BATCH_BYTES:
+            yield batch
+            batch, size = {}, 0
+    if batch:
+        yield batch
+
+
+def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Counter[Verdict]:
+    """Apply letters; gives the number of them by verdict."""
+    from ..updates.updater import apply_messages
+
+    counts: Counter[Verdict] = Counter()
+    for name, letter in batch.items():
+        if letter.left_out:
+            counts[Verdict.DEAD] += 1
+            _say(name, _without_payload(letter))
+    deliveries = {name: letter.delivery(name) for name, letter in batch.items() if not letter.left_out}
+    for name, outcomes in apply_messages(updater, deliveries.values()).items():
+        delivery = deliveries[name]
+        settled = settle(outcomes, delivery.last, delivery.overdue)
+        counts[settled.verdict] += 1
+        if settled.verdict is Verdict.DONE:
+            box.remove(name)
+            continue
+        _say(name, settled.why)
+        if settled.verdict is Verdict.DEAD:
+            box.refused(name, dead_letter(delivery, settled.causes))
+    return counts
+
+
+def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
+    """Publish letters; gives whether some stay."""
+    from ..pubsub.topic import Topic, Unpublishable
+
+    if not TOPIC.fullmatch(topic):
+        raise ConfigError(f"topic {topic!r}: expected projects/PROJECT/topics/NAME")
+    published = stay = 0
+    with closing(Topic(topic)) as publisher:
+        for name, letter in box.letters(list(names)):
+            try:
+                if letter.left_out:
+                    raise Unpublishable(_without_payload(letter))
+                publisher.publish(letter.data, letter.attributes)
+            except Unpublishable as error:
+                stay += 1
+                _say(name, str(error))
+            else:
+                published += 1
+                box.remove(name)
+    click.echo(f"{published} published")
+    return bool(stay)
+
+
+def _full_names(box: LetterBox, names: tuple[str, ...], where: str) -> list[str]:
+    """The names of the letters whose names begin so. Raises ConfigError where there is none, or several."""
+    there = [name for name, _ in box.letters(names)]
+    found: dict[str, None] = {}
+    for name in names:
+        own = [full for full in there if full.startswith(name)]
+        _expect_one(name, where, len(own), box)
+        found[own[0]] = None
+    return list(found)
+
+
+def _expect_one(name: str, where: str, count: int, box: LetterBox) -> None:
+    if count != 1:
+        raise ConfigError(f"dead letter {name!r}: {count} of {where} begin so: expected one{_more(box)}")
+
+
+def _more(box: LetterBox) -> str:
+    return ", and there may be more: --limit says how many are looked at" if box.limited else ""
+
+
+def _without_payload(letter: DeadLetter) -> str:
+    """Why a letter cannot be tried again."""
+    size, sha256 = letter.payload
+    return f"its payload of {size} bytes, sha256 {sha256}, was too large for the topic, and is not there"
+
+
+def _say(name: str, why: str) -> None:
+    click.echo(f"error: {name}: {_shown(why)}", err=True)
+
+
+def _show(letter: DeadLetter) -> None:
+    click.echo(f"time      {letter.time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC\nattempts  {letter.attempts}")
+    for key, value in sorted(letter.attributes.items()):
+        click.echo(f"attribute {_shown(key)} = {_shown(value)}")
+    if letter.left_out:
+        click.echo(f"payload   {_without_payload(letter)}")
+    else:
+        begin = f"{letter.data[:40]!r}{'…' * (len(letter.data) > 40)}"
+        click.echo(f"payload   {len(letter.data)} bytes, {begin}")
+    for refusal in letter.refusals:
+        where = f"data set {refusal.dataset}: " if refusal.dataset else ""
+        click.echo(f"reason    {_shown(refusal.reason)}: {_shown(where + refusal.detail)}")
+        for node in refusal.ids:
+            click.echo(f"          {node}")
+    if letter.more_ids:
+        click.echo(f"          and {letter.more_ids} more")
+
+
+def _line(name: str, letter: DeadLetter) -> str:
+    table = _shown(letter.attributes.get("table_id", "-"))
+    when = f"{letter.time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    why = _shown(",".join(letter.reasons)) or "-"
+    return f"{name}  {when}  {letter.attempts:3}  {table}  {why}  {len(letter.ids) + letter.more_ids} ids"
+
+
+def _json_line(name: str, letter: DeadLetter) -> str:
+    content = json.loads(letter.to_json())
+    del content["payload"]
+    return json.dumps({"name": name, "bytes": letter.payload.size, **content})
+
+
+def _shown(text: str) -> str:
+    """A text that others wrote, without what could command a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,0 +1,206 @@
+"""What the command line prints: rows of features, and how far an ingest is."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from ..core.chunks import NO_FILES, FileCounts
+from ..core.geometry import Chunk, Geometry
+from ..core.rows import Rows
+from ..core.saturation import saturated_text
+from ..core.schema import ATTRIBUTES
+from ..ingest.rates import RATE_WINDOW, Recorded, rates, read_start
+from ..query.answers import json_parts
+from ..store.base import FAILED, ChunkRecord, Store
+from ..store.notes import BadNote, LastAudit, audit_text, last_audit
+from ..updates.freshness import Updates, read_updates, updates_text
+
+MAX_LISTED, MAX_KEPT = 20, 10_000
+
+
+def served_rows(rows: Rows, geometry: Geometry) -> dict[str, dict[str, Any]]:
+    """What a client sees of each row, by id."""
+    values = orjson.loads(b"".join(json_parts(rows, geometry)))
+    return {label: values[label] for label in map(str, rows.ids.tolist())}
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def features_table(rows: Rows, geometry: Geometry) -> str:
+    """A table for reading, one line per row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("L2 id", justify="right", no_wrap=True)
+    for attribute in ATTRIBUTES:
+        table.add_column(attribute.name, justify="right" if not attribute.shape else "left", no_wrap=True)
+    for label, values in served_rows(rows, geometry).items():
+        cells = [_cell(values.get(attribute.name)) for attribute in ATTRIBUTES]
+        table.add_row(label, *(cells if values else ["not in the table", *cells[1:]]))
+    console = Console(file=io.StringIO(), width=400, color_system=None)
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return (
+            " ".join(_cell(v) for v in value)
+            if not isinstance(value[0], list)
+            else " | ".join(map(_cell, value))
+        )
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@dataclass
+class Status:
+    """How far an ingest is. ``chunks_per_minute`` is over the last ten minutes of work; None if unknown.
+
+    ``files`` sums the files of done chunks; ``uncounted`` chunks have a record that counts none, as those of
+    older versions, and ``chunks_missing_files`` had some that were missing or empty. ``saturated`` counts
+    nodes by attribute. ``failed`` names the first failed chunks and their reasons, ``n_failed`` counts all.
+    ``updates`` and ``audit`` are what is kept with the table, ``problems`` says why a note cannot be read.
+    """
+
+    table: str
+    total: int
+    done: int = 0
+    nodes: int = 0
+    orphans: int = 0
+    files: FileCounts = NO_FILES
+    uncounted: int = 0
+    chunks_missing_files: int = 0
+    saturated: Counter[str] = field(default_factory=Counter)
+    n_failed: int = 0
+    failed: list[tuple[Chunk, str]] = field(default_factory=list)
+    newest: datetime | None = None
+    chunks_per_minute: float | None = None
+    nodes_per_second: float | None = None
+    updates: Updates | None = None
+    audit: LastAudit | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def add_done(self, record: ChunkRecord) -> None:
+        """Add the sums of a done chunk."""
+        self.done += 1
+        self.nodes += record.nodes
+        self.orphans += record.orphans
+        self.files = self.files.plus(record.files)
+        self.uncounted += not record.files.expected
+        self.chunks_missing_files += record.files.background > 0
+        self.saturated.update(record.saturated)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Without ``problems``, which are for reading."""
+        shown = {name: value for name, value in self.__dict__.items() if name != "problems"}
+        return {
+            **shown,
+            "files": self.files._asdict(),
+            "failed": [{"chunk": str(chunk), "reason": reason} for chunk, reason in self.failed],
+            "newest": self.newest.isoformat() if self.newest else None,
+            "updates": self.updates.model_dump(mode="json") if self.updates else None,
+            "audit": self.audit.model_dump(mode="json") if self.audit else None,
+        }
+
+
+def read_status(store: Store, geometry: Geometry) -> Status:
+    """Status from the records of a table's chunks, holding only what the last ten minutes need."""
+    status = Status(store.name, geometry.n_chunks)
+    recent: list[Recorded] = []
+    for record in store.chunk_records():
+        if record.state == FAILED:
+            status.n_failed += 1
+            if len(status.failed) < MAX_KEPT:
+                status.failed.append((_chunk_of(geometry, record.chunk_id), record.reason))
+            continue
+        status.add_done(record)
+        if status.newest is None or record.time > status.newest:
+            status.newest = record.time
+            if len(recent) > 100_000:
+                recent = [entry for entry in recent if record.time - entry.time <= RATE_WINDOW]
+        if status.newest - record.time <= RATE_WINDOW:
+            recent.append(Recorded(record.time, record.nodes))
+    status.failed.sort()
+    _add_rates(status, store, recent)
+    _add_notes(status, store)
+    return status
+
+
+def _chunk_of(geometry: Geometry, chunk_id: int) -> Chunk:
+    x, y, z = geometry.layout.chunk_coordinates(np.array([chunk_id], dtype=np.uint64))[0].tolist()
+    return Chunk(x, y, z)
+
+
+def _add_rates(status: Status, store: Store, recent: list[Recorded]) -> None:
+    started = None
+    try:
+        started = read_start(store)
+    except BadNote as error:
+        status.problems["ingest"] = str(error)
+    window = [entry for entry in recent if status.newest and status.newest - entry.time <= RATE_WINDOW]
+    if found := rates(window, started):
+        status.chunks_per_minute, status.nodes_per_second = found
+
+
+def _add_notes(status: Status, store: Store) -> None:
+    try:
+        status.updates = read_updates(store)
+    except BadNote as error:
+        status.problems["updates"] = str(error)
+    try:
+        status.audit = last_audit(store)
+    except BadNote as error:
+        status.problems["audit"] = str(error)
+
+
+def status_text(status: Status) -> str:
+    """Lines for reading; the first is ``<completed>/<total>``."""
+    lines = [f"{status.done}/{status.total} chunks done in table {status.table}: {status.nodes} nodes"]
+    if status.orphans:
+        lines.append(f"{status.orphans} supervoxels had no parent")
+    if status.newest:
+        rate = ""
+        if status.chunks_per_minute is not None:
+            rates = f"{status.chunks_per_minute} chunks/min and {status.nodes_per_second} nodes/s"
+            rate = f", {rates} in its last 10 minutes"
+        lines.append(f"newest chunk at {status.newest:%Y-%m-%d %H:%M:%S} UTC{rate}")
+    lines += _files_lines(status)
+    if status.saturated:
+        lines.append(f"saturated: {saturated_text(status.saturated)}")
+    lines.append(f"{status.n_failed} chunks failed" + (":" if status.failed else ""))
+    lines += [f"  chunk {chunk}: {reason}" for chunk, reason in status.failed[:MAX_LISTED]]
+    if status.n_failed > MAX_LISTED:
+        lines.append(f"  and {status.n_failed - MAX_LISTED} more: --json lists up to {MAX_KEPT}")
+    lines.append(status.problems.get("updates") or updates_text(status.updates))
+    lines.append(status.problems.get("audit") or audit_text(status.audit))
+    if "ingest" in status.problems:
+        lines.append(status.problems["ingest"])
+    return "\n".join(lines)
+
+
+def _files_lines(status: Status) -> list[str]:
+    if not status.files.expected:
+        return []
+    unknown = f"; {status.uncounted} chunks count none" if status.uncounted else ""
+    lines = [f"files: {status.files}{unknown}"]
+    if status.chunks_missing_files:
+        lines.append(
+            f"{status.chunks_missing_files} chunks have missing or empty files: ingest --retry-missing "
+            "computes them again"
+        )
+    if not status.files.read and not status.uncounted:
+        lines.append("no file of the segmentation was found: check cv_path, mip and scale")
+    return lines

@@ -1,0 +1,7 @@
+"""The data sets file and the environment."""
+
+from __future__ import annotations
+
+from .datasets import Dataset, load_dataset, load_datasets, read_datasets
+
+__all__ = ["Dataset", "load_dataset", "load_datasets", "read_datasets"]

@@ -1,0 +1,299 @@
+"""The data sets file, and the only place where the environment is read.
+
+The file is the YAML of the older service, ``<dataset>: {cv_path, l2cache_id}``, with optional keys::
+
+    minnie:
+      cv_path: graphene://https://server/segmentation/table/minnie
+      l2cache_id: l2cache_minnie
+      graph: bigtable://project/instance/minnie    # or graphene, or flat
+      store: bigtable://project/instance           # or sqlite:///path/file.db
+      chunk_size: [256, 256, 512]                  # where the segmentation does not say
+      watershed: gs://bucket/ws                    # the graph's path, where cv_path is a copy of it
+      mip: 1                                       # or scale: [16, 16, 40], in nm; else the first scale
+      empty_files: background                      # files of 0 bytes; else they fail their chunk
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.request import getproxies_environment
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ..core.errors import ConfigError
+from ..core.geometry import MAX_CHUNK_VOXELS
+from ..core.graphene_path import table_of
+from ..core.paths import EXPECTED as EXPECTED_PATHS
+from ..core.paths import parse_path
+from ..store.base import TABLE_NAME
+from .entries import BUCKETS, read_entries
+
+CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
+PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
+PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
+PUBSUB_VARIABLE, BIGTABLE_VARIABLE = "PUBSUB_EMULATOR_HOST", "BIGTABLE_EMULATOR_HOST"
+DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
+PRECOMPUTED = "precomputed://"
+"""A path of this form is not judged here: a table can be served whose segmentation is not read."""
+ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
+"""HOST:PORT, where a server listens."""
+_PATTERNS = {
+    "l2cache_id": TABLE_NAME,
+    "graph": re.compile(r"flat|graphene|bigtable://[^/?#]+/[^/?#]+/[^/?#]+"),
+    "store": re.compile(r"bigtable://[^/?#]+/[^/?#]+/?|sqlite:///+[^/](.*[^/])?"),
+}
+EXPECTED = {
+    "cv_path": EXPECTED_PATHS,
+    "l2cache_id": "a table name of 1 to 50 letters, digits, '_', '-' or '.'",
+    "graph": "flat, graphene or bigtable://project/instance/table",
+    "store": "bigtable://project/instance or sqlite:///path/file.db",
+    "chunk_size": "three integers from 1 to 65535, such as [256, 256, 512]",
+    "watershed": "the path of the layer that the graph names, such as gs://bucket/ws",
+    "mip": "an integer of 0 or more",
+    "scale": "three positive numbers of nm, such as [16, 16, 40]",
+    "empty_files": "fail or background",
+}
+"""What the keys of a data set may hold."""
+
+
+class Dataset(BaseModel):
+    """One entry of the data sets file, with every default filled in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    cv_path: str
+    l2cache_id: str
+    graph: str
+    store: str
+    chunk_size: tuple[int, int, int] | None = None
+    watershed: str | None = None
+    mip: int | None = Field(None, ge=0)
+    scale: tuple[float, float, float] | None = None
+    empty_files: Literal["fail", "background"] = "fail"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        filled = dict(values)
+        if filled.get("graph") is None:
+            filled["graph"] = "graphene" if str(filled.get("cv_path")).startswith("graphene://") else "flat"
+        for key in ("chunk_size", "scale"):
+            if isinstance(filled.get(key), list):
+                filled[key] = tuple(filled[key])
+        return filled
+
+    @field_validator(*_PATTERNS)
+    @classmethod
+    def _matches(cls, value: str, info: ValidationInfo) -> str:
+        if not _PATTERNS[str(info.field_name)].fullmatch(value):
+            raise ValueError("no match")
+        return value
+
+    @field_validator("cv_path")
+    @classmethod
+    def _is_path(cls, value: str) -> str:
+        if not value.removeprefix(PRECOMPUTED) or not value.startswith(PRECOMPUTED):
+            parse_path(value)
+        return value
+
+    @field_validator("scale")
+    @classmethod
+    def _scale(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
+        if value is not None and not all(0 < r < math.inf for r in value):
+            raise ValueError("out of range")
+        return value
+
+    @field_validator("chunk_size")
+    @classmethod
+    def _chunk_size(cls, value: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+        if value is not None and not all(0 < n <= 65_535 for n in value):
+            raise ValueError("out of range")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Dataset:
+        if self.graph == "graphene" and not self.cv_path.startswith("graphene://"):
+            raise ValueError("graph: graphene needs a cv_path that is graphene://…")
+        voxels = math.prod(self.chunk_size or ())
+        if voxels > MAX_CHUNK_VOXELS:
+            raise ValueError(
+                f"key 'chunk_size': {list(self.chunk_size or ())} has {voxels} voxels in all, "
+                f"expected at most {MAX_CHUNK_VOXELS}"
+            )
+        if self.mip is not None and self.scale is not None:
+            raise ValueError("keys 'mip' and 'scale': expected one of them")
+        return self
+
+    @property
+    def graph_id(self) -> str:
+        """Name of the graph, as it stands in a table's meta."""
+        if self.graph == "graphene":
+            return table_of(self.cv_path)
+        return self.graph.rsplit("/", 1)[-1]
+
+
+class Datasets(NamedTuple):
+    """A data sets file: the data sets that can be used, and what is wrong with the others, by name.
+
+    ``entries`` are all of them as they stand.
+    """
+
+    file: str
+    usable: dict[str, Dataset]
+    problems: dict[str, str]
+    entries: dict[str, Any]
+
+    @property
+    def errors(self) -> list[str]:
+        """A line for each data set that cannot be used."""
+        return [f"data sets file {self.file}: {problem}" for problem in self.problems.values()]
+
+
+def read_datasets(path: str | os.PathLike[str] | None = None) -> Datasets:
+    """The data sets of a file, or of that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names.
+
+    It may lie in a bucket, ``gs://…``. Raises ConfigError where it cannot be read, or no data set can be
+    used: it names the data set, the key and what was expected.
+    """
+    datasets = _read(path)
+    if not datasets.usable:
+        others = f" (and {len(datasets.errors) - 1} more are wrong)" if len(datasets.errors) > 1 else ""
+        raise ConfigError(datasets.errors[0] + others)
+    return datasets
+
+
+def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
+    """Return the data sets of a file that can be used. Raises ConfigError as `read_datasets`."""
+    return read_datasets(path).usable
+
+
+def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Dataset:
+    """One data set of the file, whatever is wrong with the others. Raises ConfigError."""
+    datasets = _read(path)
+    if name in datasets.problems:
+        raise ConfigError(f"data sets file {datasets.file}: {datasets.problems[name]}")
+    if name not in datasets.usable:
+        raise ConfigError(
+            f"data set {name!r} is not in the data sets file: expected one of {', '.join(datasets.entries)}"
+        )
+    return datasets.usable[name]
+
+
+def _read(path: str | os.PathLike[str] | None) -> Datasets:
+    path = path or os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        raise ConfigError(f"no data sets file: give --config FILE or set {CONFIG_VARIABLE}")
+    file = os.fspath(path)
+    entries, unreadable = read_entries(file)
+    datasets = Datasets(file, {}, {}, entries)
+    for name, entry in entries.items():
+        try:
+            if name in unreadable:
+                raise ConfigError(f"data set {name!r}: {unreadable[name]}")
+            datasets.usable[name] = _dataset(file, name, entry)
+        except ConfigError as error:
+            datasets.problems[name] = str(error)
+    return datasets
+
+
+def datasets_of_table(
+    datasets: Iterable[Dataset], table_id: str, l2cache_id: str | None = None
+) -> list[Dataset]:
+    """The data sets that a message means: those of this name, or whose graph has this table.
+
+    One graph may have several caches; ``l2cache_id`` names one of them. None where nothing fits.
+    """
+    return [
+        d
+        for d in datasets
+        if (table_id == d.name or (d.graph != "flat" and table_id == d.graph_id))
+        and l2cache_id in {None, d.l2cache_id}
+    ]
+
+
+def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:
+    """This process' environment, with which the HTTP server serves these data sets."""
+    file = os.fspath(path)
+    own = {
+        CONFIG_VARIABLE: file if file.startswith(BUCKETS) else str(Path(file).resolve()),
+        "L2CACHE_BIND": bind,
+        "L2CACHE_WORKERS": str(workers),
+        "AUTH_DISABLED": "false" if auth else "true",
+    }
+    return environment(**own)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process' environment with more variables, for a process that it starts."""
+    return {**os.environ, **more}
+
+
+def without_proxy(host: str) -> dict[str, str]:
+    """The variable by which clients reach a host directly, where this process' environment has a proxy."""
+    proxies = getproxies_environment()
+    excepted = proxies.pop("no", None)
+    return {"no_proxy": f"{excepted},{host}" if excepted else host} if proxies else {}
+
+
+def pubsub_emulator() -> str | None:
+    """Address of the emulator of Pub/Sub, where there is one."""
+    return os.environ.get(PUBSUB_VARIABLE)
+
+
+def bigtable_emulator() -> str | None:
+    """Address of the emulator of Bigtable, where there is one."""
+    return os.environ.get(BIGTABLE_VARIABLE)
+
+
+def url_prefix() -> str:
+    """First part of the path of the HTTP server's routes, such as ``/l2cache``."""
+    parts = os.environ.get(PREFIX_VARIABLE, "l2cache").split("/")
+    return "".join(f"/{part}" for part in parts if part)
+
+
+def _dataset(file: str, name: str, entry: Any) -> Dataset:
+    where = f"data set {name!r}"
+    if not DATASET_NAME.fullmatch(name):
+        raise ConfigError(f"{where}: expected a name of letters, digits, '_', '-' and '.'")
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{where}: expected a mapping with cv_path and l2cache_id, got {entry!r}")
+    unknown = [key for key in entry if key not in EXPECTED]
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}: expected {', '.join(EXPECTED)}")
+    values = {**entry, "name": name, "store": entry.get("store")}
+    if values["store"] is None:
+        values["store"] = _default_store(file, entry)
+    try:
+        return Dataset.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+    if not first["loc"]:
+        raise ConfigError(f"{where}: {first['msg'].removeprefix('Value error, ')}")
+    key = str(first["loc"][0])
+    if key not in values:
+        raise ConfigError(f"{where}: key {key!r} is missing: expected {EXPECTED[key]}")
+    raise ConfigError(f"{where}: key {key!r}: expected {EXPECTED[key]}, got {values[key]!r}")
+
+
+def _default_store(file: str, entry: dict[str, Any]) -> str | None:
+    """The Bigtable instance of the environment, as in the older service, or a file beside the data sets."""
+    project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
+    if project and instance:
+        return f"bigtable://{project}/{instance}"
+    if file.startswith(BUCKETS):
+        return None
+    return f"sqlite://{Path(file).resolve().parent}/{entry.get('l2cache_id', 'l2cache')}.db"

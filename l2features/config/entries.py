@@ -1,0 +1,108 @@
+"""A data sets file's YAML, read entry by entry: one that cannot be read leaves the others as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ..core.errors import ConfigError
+
+BUCKETS = "gs://"
+CONNECT_S, BUCKET_TIMEOUT_S = 5.0, 30.0
+NOT_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What PyYAML raises for a text, or for a value that is not of the kind that its tag names."""
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class Entries(NamedTuple):
+    """Entries by name as the file has them, and why an entry cannot be read."""
+
+    values: dict[str, Any]
+    problems: dict[str, str]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read_entries(file: str) -> Entries:
+    """Return the entries of a data sets file, here or in a bucket, ``gs://…``.
+
+    Raises ConfigError where it cannot be read, or is not YAML with an entry for each data set.
+    """
+    try:
+        text = _read_from_bucket(file) if file.startswith(BUCKETS) else Path(file).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"data sets file {file}: not YAML: {_reason(error)}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"data sets file {file}: {getattr(error, 'strerror', None) or _reason(error)}"
+        ) from error
+    try:
+        return _parse(text, file)
+    except NOT_YAML as error:
+        raise ConfigError(f"data sets file {file}: not YAML: {_reason(error)}") from error
+
+
+def as_json(value: Any) -> Any:
+    """Return what YAML holds in JSON's kinds of values; others as text."""
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_json(item) for item in value]
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return str(value)
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+def _parse(text: str, file: str) -> Entries:
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode) or not root.value:
+            raise ConfigError(
+                f"data sets file {file}: expected data sets, <name>: {{cv_path: …, l2cache_id: …}}"
+            )
+        found = Entries({}, {})
+        for key, node in root.value:
+            name = str(loader.construct_object(key, deep=True))
+            if name in found.values:
+                found.problems[name] = f"key {name!r} stands twice"
+            try:
+                found.values[name] = loader.construct_object(node, deep=True)
+            except NOT_YAML as error:
+                found.values[name] = None
+                found.problems[name] = f"not YAML: {_reason(error)}"
+        return found
+    finally:
+        loader.dispose()
+
+
+def _read_from_bucket(url: str) -> str:
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.exceptions import GoogleCloudError
+    from google.cloud.storage import Blob, Client
+
+    try:
+        blob = Blob.from_uri(url, Client(project=None))
+        content: bytes = blob.download_as_bytes(timeout=(CONNECT_S, BUCKET_TIMEOUT_S), retry=None)
+    except (GoogleAuthError, GoogleCloudError, OSError, ValueError) as error:
+        raise ConfigError(f"data sets file {url}: {_reason(error)}") from error
+    return content.decode()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,40 @@
+"""Whether a Google service, or its emulator, can be reached.
+
+Google's clients repeat a call for a minute, which is right while a job runs. Before it begins, a wrong
+address or a host that is down is named at once.
+"""
+
+from __future__ import annotations
+
+from ..core.errors import L2FeaturesError, StoreUnavailable
+from .datasets import BIGTABLE_VARIABLE, PUBSUB_VARIABLE, bigtable_emulator, pubsub_emulator
+
+REACH_S = 3.0
+BIGTABLE_HOST, PUBSUB_HOST = "bigtable.googleapis.com:443", "pubsub.googleapis.com:443"
+
+
+def check_bigtable(url: str, kind: type[L2FeaturesError] = StoreUnavailable) -> None:
+    """Raise ``kind`` where ``url`` is of Bigtable, and that cannot be reached. Other URLs pass."""
+    if url.startswith("bigtable://"):
+        _check(url, BIGTABLE_VARIABLE, bigtable_emulator(), BIGTABLE_HOST, kind)
+
+
+def check_pubsub(path: str, kind: type[L2FeaturesError]) -> None:
+    """Raise ``kind`` where Pub/Sub cannot be reached; ``path`` is what is wanted of it."""
+    _check(path, PUBSUB_VARIABLE, pubsub_emulator(), PUBSUB_HOST, kind)
+
+
+def _check(what: str, variable: str, emulator: str | None, host: str, kind: type[L2FeaturesError]) -> None:
+    import grpc
+
+    if emulator:
+        channel = grpc.insecure_channel(emulator)
+    else:
+        channel = grpc.secure_channel(host, grpc.ssl_channel_credentials())
+    try:
+        grpc.channel_ready_future(channel).result(timeout=REACH_S)
+    except grpc.FutureTimeoutError as error:
+        where = f"{emulator} (${variable})" if emulator else host
+        raise kind(f"{what}: cannot reach {where}: no connection within {REACH_S:g} s") from error
+    finally:
+        channel.close()

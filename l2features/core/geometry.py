@@ -1,0 +1,133 @@
+"""What places the nodes of a data set in space: resolution, offset, chunks, id layout."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import ConfigError
+from .ids import L2, AxisBits, IdLayout
+
+
+class Chunk(NamedTuple):
+    """Coordinates of an atomic chunk in the grid."""
+
+    x: int
+    y: int
+    z: int
+
+    def __str__(self) -> str:
+        return f"{self.x},{self.y},{self.z}"
+
+
+Triple = tuple[int, int, int]
+MAX_CHUNK_VOXELS = 2**31 - 1
+GRAPH_BITS = 10
+"""Bits per axis of a chunk's coordinates, as in PyChunkedGraph, where the grid fits into them."""
+ROOM_BITS = 16
+"""A chunk has room for so many bits of segments, or for as many segments as it has voxels."""
+
+
+def as_triple(values: Any) -> Triple:
+    """Three integers. Raises ValueError for another number of values."""
+    x, y, z = (int(v) for v in values)
+    return x, y, z
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Voxels, chunks and ids of one data set.
+
+    ``resolution`` is nm per voxel; ``voxel_offset`` and ``voxel_size`` are the bounds of the segmentation
+    in voxels; ``chunk_size`` is the size of an atomic chunk in voxels.
+    """
+
+    resolution: tuple[float, float, float]
+    voxel_offset: Triple
+    voxel_size: Triple
+    chunk_size: Triple
+    layout: IdLayout
+
+    @property
+    def grid(self) -> Triple:
+        """Chunks along each axis; the last ones may be partial."""
+        x, y, z = (-(-size // step) for size, step in zip(self.voxel_size, self.chunk_size, strict=True))
+        return x, y, z
+
+    @property
+    def n_chunks(self) -> int:
+        x, y, z = self.grid
+        return x * y * z
+
+    def chunk_id(self, chunk: Chunk) -> int:
+        """Id of an atomic chunk, in layer 2."""
+        return self.layout.chunk_id(*chunk)
+
+    def in_grid(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Whether chunk coordinates (n, 3) lie in the grid, shape (n,)."""
+        xyz = np.asarray(coordinates)
+        return np.asarray(((xyz >= 0) & (xyz < np.array(self.grid))).all(axis=-1))
+
+    def origins(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """First voxel of chunks, (n, 3) -> (n, 3)."""
+        return (
+            np.array(self.voxel_offset, dtype=np.int64)
+            + np.asarray(coordinates, dtype=np.int64) * self.chunk_size
+        )
+
+    def to_json(self) -> str:
+        """The geometry as JSON; `from_json` is the inverse."""
+        return json.dumps(
+            {
+                "resolution": self.resolution,
+                "voxel_offset": self.voxel_offset,
+                "voxel_size": self.voxel_size,
+                "chunk_size": self.chunk_size,
+                "layer_bits": self.layout.layer_bits,
+                "spatial_bits": {str(k): v for k, v in sorted(self.layout.spatial_bits.items())},
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Geometry:
+        """The geometry of `to_json`. Raises ValueError or KeyError for anything else."""
+        d: dict[str, Any] = json.loads(text)
+        return cls(
+            tuple(d["resolution"]),
+            tuple(d["voxel_offset"]),
+            tuple(d["voxel_size"]),
+            tuple(d["chunk_size"]),
+            IdLayout({int(k): _axis_bits(v) for k, v in d["spatial_bits"].items()}, int(d["layer_bits"])),
+        )
+
+
+def _axis_bits(value: Any) -> int | AxisBits:
+    """Bits per axis from JSON: one number, or a list of three. Raises ValueError or TypeError for others."""
+    if isinstance(value, list):
+        x, y, z = (int(n) for n in value)
+        return x, y, z
+    return int(value)
+
+
+def layout_for_grid(grid: Triple, chunk_size: Triple) -> IdLayout:
+    """Return the id layout of a data set without a graph.
+
+    10 bits per axis, as in PyChunkedGraph, where the grid fits into them; otherwise the bits that each axis
+    needs. Raises ConfigError where too few bits are left for the segments of a chunk.
+    """
+    needed = tuple(int(n - 1).bit_length() for n in grid)
+    x, y, z = needed if max(needed) > GRAPH_BITS else (GRAPH_BITS,) * 3
+    left = 64 - IdLayout().layer_bits - x - y - z
+    room = min(ROOM_BITS, math.prod(chunk_size).bit_length())
+    if left < room:
+        raise ConfigError(
+            f"a grid of {'x'.join(map(str, grid))} chunks takes {x} + {y} + {z} of an id's 56 bits: "
+            f"expected {room} bits or more to be left for a chunk's segments, choose a larger chunk_size"
+        )
+    return IdLayout({L2: (x, y, z)})

@@ -1,0 +1,197 @@
+"""uint64 node ids: layer, chunk coordinates and row keys.
+
+From the top: the layer (``layer_bits`` bits, 8 in every known graph), then x, y and z of the chunk
+(``spatial_bits[layer]`` bits each, or a triple of bits where the axes differ), then the segment. The spatial
+bits differ between layers and between graphs, so they are data. A chunk id is a node id with segment 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.uint64]
+
+AxisBits = tuple[int, int, int]
+"""Bits of the x, y and z coordinate of a chunk."""
+
+KEY_DIGITS = 20
+L2 = 2
+_LAST_KEY = b"%d" % ((1 << 64) - 1)
+_POWERS = 10 ** np.arange(KEY_DIGITS - 1, -1, -1, dtype=np.uint64)
+
+
+def as_ids(values: Any) -> Ids:
+    """Ids from a uint64 array or any sequence of non-negative integers below 2^64, never by way of float.
+
+    Raises ValueError for anything that is not such an integer.
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind == "u":
+        return np.ascontiguousarray(values, dtype=np.uint64)
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{values!r} are not node ids: expected a sequence of integers")
+    items = values.ravel().tolist() if isinstance(values, np.ndarray) else list(values)
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (int, np.integer)) or not 0 <= int(item) < 1 << 64:
+            raise ValueError(f"{item!r} is not a node id: expected an integer from 0 to {(1 << 64) - 1}")
+    return np.array([int(item) for item in items], dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class IdLayout:
+    """The bit fields of an id: the layer, the chunk's coordinates, the segment.
+
+    ``spatial_bits`` maps a layer to the bits per axis: one number, or x, y and z. Equal triples become one
+    number, so that equal layouts compare equal.
+    """
+
+    spatial_bits: Mapping[int, int | AxisBits] = field(default_factory=dict)
+    layer_bits: int = 8
+
+    def __post_init__(self) -> None:
+        uniform = {layer: _shortest(bits) for layer, bits in self.spatial_bits.items()}
+        object.__setattr__(self, "spatial_bits", uniform)
+        for layer in uniform:
+            bits = self.axis_bits(layer)
+            if not 0 < layer < 1 << self.layer_bits or min(bits) < 0 or self.layer_bits + sum(bits) >= 64:
+                raise ValueError(f"layer {layer} with {_described(bits)} does not fit into 64 bits")
+
+    def layers(self, ids: Ids) -> npt.NDArray[np.int64]:
+        """Layer of each id, shape (n,)."""
+        return (as_ids(ids) >> np.uint64(64 - self.layer_bits)).astype(np.int64)
+
+    def axis_bits(self, layer: int) -> AxisBits:
+        """Bits of x, y and z. Raises ValueError for an unknown layer."""
+        if layer not in self.spatial_bits:
+            raise ValueError(f"layer {layer} is unknown: expected one of {sorted(self.spatial_bits)}")
+        bits = self.spatial_bits[layer]
+        return (bits, bits, bits) if isinstance(bits, int) else bits
+
+    def segment_bits(self, layer: int) -> int:
+        """Bits that number the segments of one chunk. Raises ValueError for an unknown layer."""
+        return 64 - self.layer_bits - sum(self.axis_bits(layer))
+
+    def chunk_coordinates(self, ids: Ids) -> npt.NDArray[np.int64]:
+        """Chunk coordinates of each id, shape (n, 3). The ids may be of several layers."""
+        ids = as_ids(ids)
+        layers = self.layers(ids)
+        distinct = _distinct(layers)
+        if len(distinct) == 1:
+            return self._coordinates(ids, distinct[0])
+        out = np.zeros((len(ids), 3), dtype=np.int64)
+        for layer in distinct:
+            out[layers == layer] = self._coordinates(ids[layers == layer], layer)
+        return out
+
+    def _coordinates(self, ids: Ids, layer: int) -> npt.NDArray[np.int64]:
+        masks = np.array([(1 << bits) - 1 for bits in self.axis_bits(layer)], dtype=np.uint64)
+        shifts = np.array(self._shifts(layer), dtype=np.uint64)
+        return (ids[:, None] >> shifts & masks).astype(np.int64)
+
+    def _shifts(self, layer: int) -> AxisBits:
+        """Position of the lowest bit of x, y and z."""
+        segment, (_, y, z) = self.segment_bits(layer), self.axis_bits(layer)
+        return segment + z + y, segment + z, segment
+
+    def segments(self, ids: Ids) -> Ids:
+        """Number of each id within its chunk, shape (n,)."""
+        ids = as_ids(ids)
+        return ids & (self._segment_ends(ids) - np.uint64(1))
+
+    def chunk_ids(self, ids: Ids) -> Ids:
+        """Id of the chunk that each id lies in, shape (n,)."""
+        ids = as_ids(ids)
+        return ids - self.segments(ids)
+
+    def chunk_id_array(self, coordinates: npt.ArrayLike, layer: int = L2) -> Ids:
+        """Chunk ids of chunk coordinates, shape (n, 3) -> (n,).
+
+        Raises ValueError where a coordinate does not fit into the layer's bits.
+        """
+        xyz = np.asarray(coordinates, dtype=np.int64).reshape(-1, 3)
+        bits = self.axis_bits(layer)
+        bad = ((xyz < 0) | (xyz >= [1 << n for n in bits])).any(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"chunk {tuple(xyz[bad][0].tolist())} does not fit into {_described(bits)} of layer {layer}"
+            )
+        out = np.full(len(xyz), layer << (64 - self.layer_bits), dtype=np.uint64)
+        for axis, shift in enumerate(self._shifts(layer)):
+            out |= xyz[:, axis].astype(np.uint64) << np.uint64(shift)
+        return out
+
+    def chunk_id(self, x: int, y: int, z: int, layer: int = L2) -> int:
+        """Id of one chunk."""
+        return int(self.chunk_id_array([(x, y, z)], layer)[0])
+
+    def last_id(self, chunk_id: int) -> int:
+        """The largest id that a node of this chunk can have."""
+        layer = chunk_id >> (64 - self.layer_bits)
+        return chunk_id | ((1 << self.segment_bits(layer)) - 1)
+
+    def _segment_ends(self, ids: Ids) -> Ids:
+        layers = self.layers(ids)
+        ends = np.zeros(len(ids), dtype=np.uint64)
+        for layer in _distinct(layers):
+            ends[layers == layer] = np.uint64(1 << self.segment_bits(int(layer)))
+        return ends
+
+
+def _shortest(bits: int | AxisBits) -> int | AxisBits:
+    """One number where all axes have the same bits."""
+    if isinstance(bits, int):
+        return bits
+    x, y, z = (int(n) for n in bits)
+    return x if x == y == z else (x, y, z)
+
+
+def _described(bits: AxisBits) -> str:
+    return f"{bits[0]} bits per axis" if len(set(bits)) == 1 else "{} + {} + {} bits".format(*bits)
+
+
+def sorted_unique(ids: Ids) -> Ids:
+    """The distinct ids, sorted; quick for what is so already.
+
+    numpy's own ``unique`` hashes, which takes several times as long as sorting.
+    """
+    if (ids[1:] > ids[:-1]).all():
+        return ids
+    ids = np.sort(ids)
+    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
+
+
+def _distinct(layers: npt.NDArray[np.int64]) -> list[int]:
+    """The layers that there are; nearly always one."""
+    if len(layers) and (layers == layers[0]).all():
+        return [int(layers[0])]
+    return np.unique(layers).tolist()
+
+
+def to_bytes(ids: Ids) -> bytes:
+    """Ids as they are kept and sent: 8 bytes each, the lowest first."""
+    return ids.astype("<u8").tobytes()
+
+
+def from_bytes(data: bytes) -> Ids:
+    """The inverse of `to_bytes`. Raises ValueError for a length that is no multiple of 8."""
+    return np.frombuffer(data, "<u8").astype(np.uint64)
+
+
+def row_keys(ids: Ids) -> list[bytes]:
+    """Row keys: the ids in decimal, zero-padded to 20 digits."""
+    ids = as_ids(ids)
+    digits = (ids[:, None] // _POWERS[None, :] % np.uint64(10) + np.uint64(ord("0"))).astype(np.uint8)
+    joined = digits.tobytes()
+    return [joined[i : i + KEY_DIGITS] for i in range(0, len(joined), KEY_DIGITS)]
+
+
+def ids_of_row_keys(keys: list[bytes]) -> Ids:
+    """The inverse of `row_keys`. Raises ValueError for a key that is not a padded id."""
+    for key in keys:
+        if len(key) != KEY_DIGITS or not key.isdigit() or key > _LAST_KEY:
+            raise ValueError(f"{key!r} is not a row key: expected the {KEY_DIGITS} digits of an id")
+    return np.array([int(key) for key in keys], dtype=np.uint64)

@@ -1,0 +1,80 @@
+"""How the kernel's functions are compiled, and when what was compiled before is out of date."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, UserWideCacheLocator
+
+F = TypeVar("F", bound=Callable[..., Any])
+COMPILED = re.compile(rb"core\.jit import|import numba|from numba")
+"""What marks a module of compiled functions."""
+
+
+@cache
+def _stamp(package: Path) -> str:
+    """Return a digest of a package's modules of compiled functions, which are compiled into one another."""
+    sources = [path.read_bytes() for path in sorted(package.glob("*.py"))]
+    return hashlib.sha256(b"\0".join([s for s in sources if COMPILED.search(s)])).hexdigest()
+
+
+class _PackageStamp:
+    """Numba looks at the file that a function stands in; ours depend on their package's other files too.
+
+    What was compiled from other sources has other file names, so that it is never even opened: it may name
+    classes that are gone.
+    """
+
+    package: Path
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Any:
+        locator = super().from_function(py_func, py_file)  # type: ignore[misc]
+        if locator is not None:
+            locator.package = Path(py_file).parent
+        return locator
+
+    def get_source_stamp(self) -> str:
+        return _stamp(self.package)
+
+    def get_disambiguator(self) -> str:
+        line: str = super().get_disambiguator()  # type: ignore[misc]
+        return f"{line}-{_stamp(self.package)[:16]}"
+
+
+class UserProvided(_PackageStamp, UserProvidedCacheLocator):
+    """In ``NUMBA_CACHE_DIR``."""
+
+
+class InTree(_PackageStamp, InTreeCacheLocator):
+    """Beside the modules."""
+
+
+class UserWide(_PackageStamp, UserWideCacheLocator):
+    """In the user's cache directory."""
+
+
+def compiled(function: F) -> F:
+    """Compile on first use, without the GIL; keep the result on disk where there is a place for it."""
+    before = numba.config.CACHE_LOCATOR_CLASSES
+    places = before or ",".join(f"{__name__}.{place.__name__}" for place in (UserProvided, InTree, UserWide))
+    numba.config.CACHE_LOCATOR_CLASSES = places
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError as error:
+        logging.getLogger(__name__).warning("compiling %s in every process: %s", function.__name__, error)
+        return numba.njit(nogil=True)(function)
+    finally:
+        numba.config.CACHE_LOCATOR_CLASSES = before
+
+
+def inlined(function: F) -> F:
+    """Compile as a part of each caller."""
+    return numba.njit(inline="always")(function)

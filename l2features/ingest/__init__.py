@@ -1,0 +1,1 @@
+"""Batch ingest: plain functions; the pipelines are in ``beam_jobs``."""

@@ -1,0 +1,118 @@
+"""One chunk from segmentation to features: read, map supervoxels to L2 ids, compute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import numpy as np
+
+from ..config.datasets import Dataset
+from ..core.chunks import NO_FILES, FileCounts
+from ..core.errors import ConfigError
+from ..core.geometry import Chunk, Geometry, layout_for_grid
+from ..core.ids import L2, IdLayout, Ids
+from ..graph.base import map_supervoxels, open_graph, read_graph_info
+from ..kernel import SegmentedChunk, check_chunk
+from ..volume import Volume, open_volume
+
+
+@dataclass
+class ChunkFeatures:
+    """The features of a chunk's nodes, sorted by id, and how they came about.
+
+    ``segments`` is the segment of each node of a data set without a graph; ``errors`` says which
+    supervoxels the graph gave a wrong answer for; ``millis`` is the time in read, map and compute.
+    """
+
+    chunk: Chunk
+    features: np.ndarray
+    segments: Ids | None = None
+    orphans: int = 0
+    errors: tuple[str, ...] = ()
+    millis: dict[str, float] = field(default_factory=dict)
+    files: FileCounts = NO_FILES
+
+
+def read_geometry(dataset: Dataset, volume: Volume, table: Geometry | None = None) -> Geometry:
+    """Geometry of a data set from its file entry, its segmentation and, where needed, its graph's table.
+
+    Without a graph a ``table`` that exists keeps its id layout. Raises ConfigError where the chunk size is
+    unknown, where two of these disagree on it, or where the grid does not fit into the ids.
+    """
+    info = volume.info()
+    chunk_size, layout = info.chunk_size, info.layout
+    if chunk_size is None and dataset.graph.startswith("bigtable://"):
+        graph = read_graph_info(dataset.graph)
+        chunk_size, layout = graph.chunk_size, graph.layout
+    if chunk_size is None:
+        chunk_size = dataset.chunk_size
+    elif dataset.chunk_size not in (None, chunk_size):
+        raise ConfigError(
+            f"data set {dataset.name!r}: chunk_size is {list(dataset.chunk_size or ())}, "
+            f"but its graph has {list(chunk_size)}"
+        )
+    if chunk_size is None:
+        raise ConfigError(
+            f"data set {dataset.name!r}: key 'chunk_size' is missing: {dataset.cv_path} does not say it, "
+            "expected three integers such as [256, 256, 512]"
+        )
+    try:
+        check_chunk(chunk_size, info.resolution)
+    except ValueError as error:
+        raise ConfigError(f"data set {dataset.name!r}: {error}") from error
+    bounds = (info.resolution, info.voxel_offset, info.voxel_size)
+    geometry = Geometry(*bounds, chunk_size, layout or IdLayout())
+    if dataset.graph == "flat":
+        layout = table.layout if table else layout_for_grid(geometry.grid, chunk_size)
+        return replace(geometry, layout=layout)
+    _check_grid(dataset, geometry)
+    return geometry
+
+
+def _check_grid(dataset: Dataset, geometry: Geometry) -> None:
+    """Raise ConfigError where the ids of a graph have no room for the last chunk of the grid."""
+    last = [n - 1 for n in geometry.grid]
+    for layer in (1, L2):
+        try:
+            geometry.layout.chunk_id_array([last], layer)
+        except ValueError as error:
+            raise ConfigError(
+                f"data set {dataset.name!r}: {dataset.cv_path} has {'x'.join(map(str, geometry.grid))} "
+                f"chunks, which are not those of graph {dataset.graph}: {error}"
+            ) from error
+
+
+class ChunkSource:
+    """Computes chunks of one data set; opens its segmentation and graph once."""
+
+    def __init__(self, dataset: Dataset, geometry: Geometry, timestamp: datetime) -> None:
+        self.dataset, self.geometry = dataset, geometry
+        self.volume = open_volume(dataset)
+        self.graph = open_graph(dataset.graph, self.volume.cv, geometry, timestamp)
+
+    def compute(self, chunk: Chunk) -> ChunkFeatures:
+        """Features of every L2 node of a chunk. Raises VolumeError or GraphError, naming the chunk."""
+        millis: dict[str, float] = {}
+        with timed(millis, "read"):
+            labels, files = self.volume.read(chunk, self.geometry)
+        with timed(millis, "compute"):
+            segmented = SegmentedChunk(labels)
+            del labels
+        with timed(millis, "map"):
+            mapping = map_supervoxels(self.graph, self.geometry, chunk, segmented.ids)
+        with timed(millis, "compute"):
+            features = segmented.features(mapping.l2_ids, self.geometry.resolution)
+        segments = segmented.ids if self.dataset.graph == "flat" else None
+        return ChunkFeatures(chunk, features, segments, mapping.orphans, mapping.errors, millis, files)
+
+
+@contextmanager
+def timed(millis: dict[str, float], step: str) -> Iterator[None]:
+    """Add the time that the block takes to that of its step."""
+    start = time.perf_counter()
+    yield
+    millis[step] = millis.get(step, 0.0) + (time.perf_counter() - start) * 1e3

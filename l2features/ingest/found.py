@@ -1,0 +1,62 @@
+"""Whether anything of a segmentation was found, from the records of its chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from ..config.datasets import Dataset
+from ..core.chunks import NO_FILES, ChunkBox, FileCounts
+from ..core.geometry import Geometry
+from ..core.ids import as_ids
+from ..store.base import DONE, ChunkRecord, Store
+from .steps import shards
+
+BATCH_RECORDS = 10_000
+
+
+def nothing_found(store: Store, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
+    """Sum the files of a box in which every chunk is done, and of whose files none was read; else None.
+
+    A chunk whose record counts no file, as those of older versions, may have been read: then the answer is
+    None. A box with one complete chunk costs one read of the store.
+    """
+    for first, last in shards(box):
+        chunk_ids = geometry.layout.chunk_id_array(box.positions(first, last))
+        if not store.incomplete_chunks(chunk_ids).all():
+            return None
+    total = NO_FILES
+    for record in _records_of(store, geometry, box):
+        if record.files.read:
+            return None
+        total = total.plus(record.files)
+    return total
+
+
+def table_is_empty(store: Store) -> bool:
+    """Return whether the done chunks of a table count files, and no file of any chunk was read."""
+    counted = False
+    for record in store.chunk_records():
+        if record.files.read or (record.state == DONE and not record.files.expected):
+            return False
+        counted |= record.files.expected > 0
+    return counted
+
+
+def nothing_found_text(dataset: Dataset, geometry: Geometry, files: FileCounts) -> str:
+    """Say what was looked for, and what to check."""
+    resolution = ",".join(f"{nm:g}" for nm in geometry.resolution)
+    return (
+        f"no file of the segmentation was found: {dataset.cv_path} at the scale of {resolution} nm "
+        f"(files: {files}): check cv_path, mip and scale of data set {dataset.name!r}"
+    )
+
+
+def _records_of(store: Store, geometry: Geometry, box: ChunkBox) -> Iterator[ChunkRecord]:
+    records = store.chunk_records()
+    while batch := list(islice(records, BATCH_RECORDS)):
+        xyz = geometry.layout.chunk_coordinates(as_ids([record.chunk_id for record in batch]))
+        inside = np.all((xyz >= np.array(box.start)) & (xyz < np.array(box.stop)), axis=-1)
+        yield from (record for record, is_inside in zip(batch, inside.tolist(), strict=True) if is_inside)

@@ -1,0 +1,100 @@
+"""Features of given L2 nodes of a chunk, as the batch ingest would give them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..config.datasets import Dataset
+from ..core.geometry import Chunk, Geometry
+from ..core.ids import L2, Ids, as_ids, sorted_unique
+from ..core.schema import FEATURES, SIZE
+from ..graph.agreement import check_geometry
+from ..graph.children import open_children
+from ..kernel import SegmentedChunk, group_features
+from ..volume import open_volume
+from .compute import timed
+
+
+@dataclass
+class NodeFeatures:
+    """The features of some nodes of a chunk, and what became of the others.
+
+    ``features`` (n,) is sorted by id; a node without a voxel has a size of 0, which is stored as the mark
+    "could not compute". Where files of the chunk are missing, its voxels may be in those: it is ``unsure``,
+    and ``unsure_why`` counts the files; so many of them are ``forbidden``. ``unknown`` are ids that the graph
+    does not know, or not yet; ``errors`` says of an id why it never has features. ``millis`` is the time in
+    graph, read and compute.
+    """
+
+    chunk: Chunk
+    features: np.ndarray
+    unknown: Ids
+    errors: dict[int, str] = field(default_factory=dict)
+    millis: dict[str, float] = field(default_factory=dict)
+    unsure: Ids = field(default_factory=lambda: as_ids([]))
+    unsure_why: str = ""
+    forbidden: int = 0
+
+
+class NodeSource:
+    """Computes nodes of one data set; opens its segmentation and graph once."""
+
+    def __init__(self, dataset: Dataset, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.volume = open_volume(dataset)
+        check_geometry(dataset, self.volume, geometry)
+        self.children = open_children(dataset, self.volume.cv, geometry)
+
+    def compute(self, chunk: Chunk, ids: Ids) -> NodeFeatures:
+        """Features of nodes of a chunk, in any order and repeated or not: of each from its own supervoxels.
+
+        Raises VolumeError, GraphError or StoreError, all of which may pass; a node's own faults are in the
+        result.
+        """
+        millis: dict[str, float] = {}
+        ids = sorted_unique(as_ids(ids))
+        errors = self._strangers(chunk, ids)
+        ids = ids[~np.isin(ids, as_ids(list(errors)))]
+        with timed(millis, "graph"):
+            children = self.children.children(chunk, ids)
+        known = children.supervoxels
+        unknown = ids[~np.isin(ids, as_ids([*known, *children.errors]))]
+        features, unsure, why, forbidden = np.zeros(0, FEATURES), as_ids([]), "", 0
+        if known:
+            with timed(millis, "read"):
+                labels, files = self.volume.read(chunk, self.geometry)
+            with timed(millis, "compute"):
+                segmented = SegmentedChunk(labels)
+                del labels
+                features = group_features(segmented, known, self.geometry.resolution)
+            if not files.complete:
+                features, unsure = _without_hollow(features)
+                forbidden = files.forbidden
+                why = f"no voxel, but of {files.expected} files of chunk {chunk} only {files.read} were read"
+        errors |= children.errors
+        return NodeFeatures(chunk, features, unknown, errors, millis, unsure, why, forbidden)
+
+    def close(self) -> None:
+        """Let go of connections."""
+        self.children.close()
+
+    def _strangers(self, chunk: Chunk, ids: Ids) -> dict[int, str]:
+        """Ids that are no node of this chunk, and why."""
+        if not self.geometry.in_grid(chunk):
+            grid = "x".join(map(str, self.geometry.grid))
+            return dict.fromkeys(ids.tolist(), f"chunk {chunk} is outside the grid of {grid} chunks")
+        layout, first = self.geometry.layout, self.geometry.chunk_id(chunk)
+        wrong_layer = layout.layers(ids) != L2
+        ours = (ids > np.uint64(first)) & (ids <= np.uint64(layout.last_id(first)))
+        return {
+            int(node): f"id {node} is " + ("not of layer 2" if wrong else f"no node of chunk {chunk}")
+            for node, wrong in zip(ids[~ours], wrong_layer[~ours], strict=True)
+        }
+
+
+def _without_hollow(features: np.ndarray) -> tuple[np.ndarray, Ids]:
+    """The features of nodes that have a voxel, and the ids of those that have none."""
+    hollow = features[SIZE] == 0
+    return features[~hollow], as_ids(features["label"][hollow])

@@ -1,0 +1,75 @@
+"""How fast an ingest works: chunks and nodes recorded in its last ten minutes.
+
+A record says when its chunk was done, not when it was begun. Hence the start of the latest run is kept with
+the table: the time before its first record counts too, and bursts of records make no false rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from pydantic import BaseModel, Field
+
+from ..store.base import Store
+from ..store.notes import Time, put_note, read_note
+
+RATE_WINDOW = timedelta(minutes=10)
+SHORTEST_WINDOW = timedelta(seconds=1)
+SHORTEST_SPAN = timedelta(seconds=60)
+"""Of records of a run whose start is not known: less may be a burst."""
+NOTE = "ingest"
+"""The note that keeps the latest run."""
+
+
+class IngestRun(BaseModel):
+    """The latest run of the ingest."""
+
+    started: Time = Field(description="When it began.")
+
+
+class Recorded(NamedTuple):
+    """When a chunk was recorded, and its nodes."""
+
+    time: datetime
+    nodes: int
+
+
+class Rates(NamedTuple):
+    """Speed of an ingest."""
+
+    chunks_per_minute: float
+    nodes_per_second: float
+
+
+def record_start(store: Store, started: datetime) -> None:
+    """Keep with the table when its latest run of the ingest began."""
+    put_note(store, NOTE, IngestRun(started=started).model_dump(mode="json"))
+
+
+def read_start(store: Store) -> datetime | None:
+    """Return when the latest run began; None where that is not known. Raises BadNote or StoreError."""
+    run = read_note(store, NOTE, IngestRun)
+    return run.started if run else None
+
+
+def rates(recorded: Sequence[Recorded], started: datetime | None) -> Rates | None:
+    """Return the rates of the last ten minutes of work, or None where too little is known.
+
+    Args:
+        recorded: the chunks recorded in the last ten minutes before the newest, in any order.
+        started: when the latest run began.
+    """
+    if not recorded:
+        return None
+    newest = max(chunk.time for chunk in recorded)
+    if started is not None and started < newest:
+        begin, shortest = max(started, newest - RATE_WINDOW), SHORTEST_WINDOW
+    else:  # no run is known, or the latest one has recorded nothing yet
+        begin, shortest = min(chunk.time for chunk in recorded), SHORTEST_SPAN
+    seconds = (newest - begin).total_seconds()
+    if seconds < shortest.total_seconds():
+        return None
+    nodes = [chunk.nodes for chunk in recorded if chunk.time > begin]
+    return Rates(round(len(nodes) / seconds * 60, 2), round(sum(nodes) / seconds, 2))

@@ -1,0 +1,241 @@
+"""The batch ingest without its pipeline: what to do, and what is done with one chunk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import tenacity
+
+from ..config.datasets import Dataset
+from ..config.reach import check_bigtable
+from ..core.chunks import ChunkBox, whole_box
+from ..core.errors import ConfigError, GraphError, StoreError, TableNotFound, VolumeError
+from ..core.geometry import Chunk, Geometry, Triple
+from ..core.ids import Ids
+from ..core.saturation import likely_saturated, saturated_counts
+from ..core.times import EXPECTED_TIME, format_time, parse_time
+from ..graph.base import check_graph
+from ..store.base import DONE, FAILED, ChunkRecord, Meta, Store, open_store
+from ..volume import open_volume
+from .compute import ChunkFeatures, ChunkSource, read_geometry
+
+ATTEMPTS = 3
+"""How often a chunk is read and computed before it counts as failed."""
+SHARD_CHUNKS = 1_000
+MAX_REASON = 2_000
+GIVEN_UP = f"killed or hung its process {ATTEMPTS} times"
+"""Why a chunk or a message fails whose attempts never end."""
+AGAIN = f"{GIVEN_UP}; is tried again"
+"""The record of such a chunk while a later run tries it anew."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """One run of the batch ingest, small enough to travel to every worker."""
+
+    dataset: Dataset
+    meta: Meta
+    geometry: Geometry
+    box: ChunkBox
+    recompute: bool = False
+    retry_missing: bool = False
+
+    def open_source(self) -> ChunkSource:
+        return ChunkSource(self.dataset, self.geometry, self.meta.time)
+
+    def open_store(self) -> Store:
+        return open_store(self.dataset.store, self.dataset.l2cache_id)
+
+    def shards(self) -> Iterator[tuple[int, int]]:
+        """Parts of the order of chunks, as (first, last) positions."""
+        return shards(self.box)
+
+    def chunk_ids(self, first: int, last: int) -> Ids:
+        """The ids of the chunks of a shard."""
+        return self.geometry.layout.chunk_id_array(self.box.positions(first, last))
+
+    def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
+        """Return the chunks of a shard to compute: all, or those that are not recorded as done.
+
+        With ``retry_missing`` also those recorded as done with files that were missing.
+        """
+        chunks = [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
+        if self.recompute:
+            return chunks
+        chunk_ids = self.chunk_ids(first, last)
+        wanted = store.chunk_states(chunk_ids) != DONE
+        if self.retry_missing:
+            wanted |= store.incomplete_chunks(chunk_ids)
+        return [chunk for chunk, compute in zip(chunks, wanted.tolist(), strict=True) if compute]
+
+
+def shards(box: ChunkBox) -> Iterator[tuple[int, int]]:
+    """Parts of the order of chunks, as (first, last) positions, of `SHARD_CHUNKS` each."""
+    for first in range(0, len(box), SHARD_CHUNKS):
+        yield first, min(first + SHARD_CHUNKS, len(box))
+
+
+def prepare(
+    dataset: Dataset,
+    timestamp: str | None = None,
+    create: bool = False,
+    choose_box: Callable[[Triple], ChunkBox] = whole_box,
+) -> Ingest:
+    """Settle what an ingest of a data set reads and writes; ``choose_box`` picks its part of the grid.
+
+    With ``create`` the table is made and stamped. A table that is there keeps its timestamp: another one
+    is refused. Raises ConfigError, VolumeError, GraphError or StoreError before anything is computed.
+    """
+    check_bigtable(dataset.store)
+    check_bigtable(dataset.graph, GraphError)
+    store = open_store(dataset.store, dataset.l2cache_id)
+    try:
+        there = _existing_meta(store, dataset, create)
+        volume = open_volume(dataset)
+        geometry = read_geometry(dataset, volume, there.geometry if there else None)
+        if placeholder := volume.placeholder():
+            logger.warning("%s", placeholder)
+        check_graph(dataset.graph)
+        box = choose_box(geometry.grid)
+        meta = _settle(dataset, there, timestamp, geometry)
+        if there is None and create:
+            for warning in likely_saturated(geometry):
+                logger.warning("%s", warning)
+            store.create(meta)
+        elif there != meta:
+            store.stamp(meta)
+    finally:
+        store.close()
+    return Ingest(dataset, meta, geometry, box)
+
+
+def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
+    try:
+        return store.meta()
+    except TableNotFound as error:
+        if create:
+            return None
+        raise TableNotFound(
+            f"data set {dataset.name!r}: table {store.name} is not in {store.url}: --create makes it"
+        ) from error
+
+
+def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
+    """The meta that the table shall have. Raises ConfigError or StoreError on a contradiction."""
+    where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
+    asked = None if timestamp is None else format_time(time_of_graph(dataset, timestamp))
+    if asked and parse_time(asked) > datetime.now(UTC):
+        logger.warning("timestamp %s is in the future: edits until then make chunks disagree", asked)
+    if there is None:
+        if asked is None and dataset.graph != "flat":
+            raise ConfigError(
+                f"{where} has no timestamp yet: --timestamp is needed: expected {EXPECTED_TIME}"
+            )
+        now = format_time(datetime.now(UTC).replace(microsecond=0))
+        return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
+    if asked not in (None, format_time(there.time)):
+        raise ConfigError(f"{where} is of timestamp {there.timestamp}: {asked} is refused")
+    if there.graph_id != dataset.graph_id:
+        raise StoreError(f"{where} is of graph {there.graph_id!r}, the data set's is {dataset.graph_id!r}")
+    if dataset.graph == "flat" and there.cv_path != dataset.cv_path:
+        raise StoreError(f"{where} is of {there.cv_path}, the data set's cv_path is {dataset.cv_path}")
+    if there.geometry not in (None, geometry):
+        raise StoreError(f"{where} is of another geometry: {there.geometry}, the data set's is {geometry}")
+    return replace(there, geometry=geometry)
+
+
+def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
+    """Return the time at which a graph is read, for its server in whole seconds. Raises ConfigError."""
+    time = parse_time(timestamp)
+    if dataset.graph == "graphene" and time.microsecond:
+        return time.replace(microsecond=0) + timedelta(seconds=1)
+    return time
+
+
+def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
+    """Count an attempt at a chunk before it begins; returns why the chunk is given up, or "".
+
+    A chunk's record ends its attempts, unless the chunk was given up: see `begin_anew`.
+    """
+    [attempts] = store.count_attempts(geometry.chunk_id(chunk))
+    return GIVEN_UP if attempts > ATTEMPTS else ""
+
+
+def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord:
+    """Record that a chunk is given up. It stays so: where another one kills its bundle, both are repeated."""
+    record = save_failure(store, geometry, chunk, GIVEN_UP)
+    for _ in range(ATTEMPTS):
+        store.count_attempts(record.chunk_id)
+    return record
+
+
+def begin_anew(store: Store, chunk_ids: Ids) -> None:
+    """Try those of some chunks anew that were given up, if the run that did so has got through all of them.
+
+    If it did not, it may have died of one chunk after another, and ends only if those before stay given up.
+    """
+    reasons = store.failures(chunk_ids)
+    given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]
+    if given_up and AGAIN not in reasons.values() and (store.chunk_states(chunk_ids) != "").all():
+        for chunk_id in given_up:
+            _put_failure(store, chunk_id, AGAIN)
+
+
+def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
+    """Forget the attempts at a chunk that was computed but not written, as no process died of it."""
+    try:
+        store.clear_attempts(geometry.chunk_id(chunk))
+    except StoreError as error:
+        logger.warning("chunk %s: its attempts stay counted: %s", chunk, error)
+
+
+def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
+    """The features of a chunk, after up to `ATTEMPTS` attempts to read and map it."""
+    for attempt in tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
+        retry=tenacity.retry_if_exception_type((VolumeError, GraphError)),
+        reraise=True,
+    ):
+        with attempt:
+            return source.compute(chunk)
+    raise AssertionError("unreachable")
+
+
+def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> ChunkRecord:
+    """Write a chunk's rows and then, when they are durable, what became of it.
+
+    Where nodes are numbered anew by each computation (``segments``), left-over rows of an earlier one are
+    removed.
+    """
+    store.write(result.features)
+    if result.segments is not None:
+        chunk_id = geometry.chunk_id(result.chunk)
+        store.delete(chunk_id + len(result.features) + 1, geometry.layout.last_id(chunk_id))
+    record = ChunkRecord(
+        geometry.chunk_id(result.chunk),
+        FAILED if result.errors else DONE,
+        datetime.now(UTC),
+        len(result.features),
+        result.orphans,
+        "; ".join(result.errors)[:MAX_REASON],
+        result.files,
+        saturated_counts(result.features),
+    )
+    store.put_chunk(record, result.segments)
+    return record
+
+
+def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
+    """Record that a chunk could not be computed, and why; what is known of its segments is kept."""
+    return _put_failure(store, geometry.chunk_id(chunk), reason)
+
+
+def _put_failure(store: Store, chunk_id: int, reason: str) -> ChunkRecord:
+    record = ChunkRecord(chunk_id, FAILED, datetime.now(UTC), reason=reason[:MAX_REASON])
+    store.put_chunk(record, store.segments(chunk_id))
+    return record

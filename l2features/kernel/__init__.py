@@ -1,0 +1,27 @@
+"""Features of labels: of all of a chunk, or of some of its nodes, which may share supervoxels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .groups import group_features
+from .labels import SegmentedChunk, check_chunk, compute_features
+
+__all__ = ["SegmentedChunk", "check_chunk", "compute_features", "group_features", "warm_up"]
+
+
+def warm_up() -> None:
+    """Compile everything, or load it from numba's cache: to be run when an image is built.
+
+    The cache lies beside the modules, or in ``NUMBA_CACHE_DIR``; where neither can be written, in the
+    user's cache directory. It is bound to the processor's type: set ``NUMBA_CPU_NAME`` to the same value
+    (say ``x86-64-v3``) where the image is built and where it runs if the two may differ.
+    """
+    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
+        for writeable in (True, False):
+            volume = np.zeros((3, 3, 3), dtype)
+            volume[1, 1, 1] = 1
+            volume.flags.writeable = writeable
+            for resolution in ((1, 1, 1), (10**6, 10**6, 10**6 + 1), (1.5, 1, 1)):
+                compute_features(volume, resolution)
+    group_features(SegmentedChunk(volume), {1: [1]}, (1, 1, 1))

@@ -1,0 +1,118 @@
+"""Squared distances by lower envelopes of parabolas, in time linear in the length of the lines.
+
+Felzenszwalb and Huttenlocher 2012, doi 10.4086/toc.2012.v008a019, in integers, and for each label by itself:
+the envelope of a stretch of one label is that of its voxels' parabolas and of two on the ground, at the
+voxels of other labels before and behind it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..core.jit import compiled
+from .simd import LANES
+
+
+class Block(NamedTuple):
+    """Buffers for neighbouring lines: a row holds their voxels at one place along the axis of a pass.
+
+    Rows are ``pitch`` elements apart, of which ``width`` are voxels.
+    """
+
+    labels: np.ndarray
+    values: np.ndarray
+    """Squared distances before the pass; far where there is no other label."""
+    out: np.ndarray
+    """Squared distances after it."""
+    width: int
+    pitch: int
+
+
+_Envelope = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Where parabolas have their vertex, how high they are there, and where they begin to be the lowest."""
+
+
+@compiled
+def measure_lines(block: Block, strip: int, rows: int, unit: Any, far: Any) -> None:
+    """Write the results of a strip of LANES lines; unit and far are int64."""
+    labels, values, out, _, pitch = block
+    vertex = np.empty(rows + 2, np.int64)
+    height = np.empty(rows + 2, np.int64)
+    begins = np.empty(rows + 2, np.int64)
+    for lane in range(LANES):
+        base = strip + lane
+        row = 0
+        while row < rows:
+            label = labels[base + row * pitch]
+            stop = row + 1
+            while stop < rows and labels[base + stop * pitch] == label:
+                stop += 1
+            if label == 0:
+                for i in range(row, stop):
+                    out[base + i * pitch] = 0
+            else:
+                envelope = (vertex, height, begins)
+                n = _build(values, base, pitch, row, stop, rows, unit, far, envelope)
+                _follow(out, base, pitch, row, stop, unit, far, envelope, n)
+            row = stop
+
+
+@compiled
+def _build(
+    values: np.ndarray,
+    base: int,
+    pitch: int,
+    start: int,
+    stop: int,
+    rows: int,
+    unit: Any,
+    far: Any,
+    envelope: _Envelope,
+) -> int:
+    """Parabolas of the lower envelope over ``start:stop``, and where each begins; those around are 0 high."""
+    vertex, height, begins = envelope
+    n = 0
+    for at in range(max(start - 1, 0), min(stop + 1, rows)):
+        inside = start <= at < stop
+        value = np.int64(values[base + at * pitch]) if inside else np.int64(0)
+        if value >= far:
+            continue
+        begin = start
+        while n > 0:
+            other = vertex[n - 1]
+            rise = value - height[n - 1] + unit * (at - other) * (at + other)
+            begin = max(rise // (2 * unit * (at - other)) + 1, start)
+            if begin > begins[n - 1]:
+                break
+            n -= 1
+            begin = start
+        if begin < stop:
+            vertex[n], height[n], begins[n] = at, value, begin
+            n += 1
+    return n
+
+
+@compiled
+def _follow(
+    out: np.ndarray,
+    base: int,
+    pitch: int,
+    start: int,
+    stop: int,
+    unit: Any,
+    far: Any,
+    envelope: _Envelope,
+    n: int,
+) -> None:
+    """Write the heights of n parabolas."""
+    vertex, height, begins = envelope
+    if n == 0:
+        for i in range(start, stop):
+            out[base + i * pitch] = far
+    for parabola in range(n):
+        end = begins[parabola + 1] if parabola + 1 < n else stop
+        for i in range(begins[parabola], end):
+            offset = i - vertex[parabola]
+            out[base + i * pitch] = height[parabola] + unit * offset * offset

@@ -1,0 +1,110 @@
+"""Features of some of a chunk's nodes: each cut out of the chunk's runs by its bounding box.
+
+The voxel of another label that is nearest to a voxel of a node lies in the node's box, or next to it: clamped
+into the box grown by one voxel, it would be as near or nearer, and of another label still. So the box and one
+voxel around it are all that a node's features need, if its coordinates remain those in the chunk: means and
+scores are then the same floating-point numbers, and the rows the same bytes, as those of the whole chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..core.ids import sorted_unique
+from ..core.schema import FEATURES
+from .cut import cut_runs, find_boxes
+from .labels import SegmentedChunk, checked_resolution, fill
+
+Places = NDArray[np.intp]
+
+
+def group_features(
+    chunk: SegmentedChunk, groups: Mapping[int, ArrayLike], resolution: Sequence[float]
+) -> np.ndarray:
+    """Features of groups of supervoxels, which may share some: of each as if it were alone in the chunk.
+
+    Args:
+        chunk: where the supervoxels are.
+        groups: label -> ids of its supervoxels; those that are not in the chunk do not matter.
+        resolution: nm per voxel along x, y and z.
+
+    Returns:
+        Rows as from :func:`l2features.compute_features`, one per group, sorted by label; of a group without
+        a voxel all is 0 but the label.
+
+    Raises:
+        ValueError: the resolution makes no sense, or a label is 0.
+
+    >>> chunk = SegmentedChunk(np.array([[[3, 4, 5]]], np.uint64))
+    >>> group_features(chunk, {8: [3, 4], 9: [4], 10: [6]}, (4, 4, 40))["size_nm3"].tolist()
+    [2, 1, 0]
+    """
+    nm = checked_resolution(resolution, chunk.shape)
+    rows = np.zeros(len(groups), FEATURES)
+    rows["label"] = sorted(groups)
+    if len(rows) and rows["label"][0] == 0:
+        raise ValueError("0 is background, and cannot be the label of a group")
+    members = [_places(chunk, groups[label]) for label in sorted(groups)]
+    boxes = _boxes(chunk, members)
+    for layer in _layers(members):
+        work = sum(math.prod((boxes[group][1] - boxes[group][0]).tolist()) for group in layer)
+        if work > math.prod(chunk.shape):
+            labels = np.zeros(len(chunk.ids), np.uint64)
+            for group in layer:
+                labels[members[group]] = rows["label"][group]
+            rows[layer] = chunk.features(labels, resolution)
+        else:
+            for group in layer:
+                _fill_group(chunk, rows[group : group + 1], members[group], boxes[group], nm)
+    return rows
+
+
+def _places(chunk: SegmentedChunk, supervoxels: ArrayLike) -> Places:
+    """Places in the chunk's ids of those supervoxels that are there, sorted."""
+    wanted = sorted_unique(np.asarray(supervoxels, np.uint64))
+    places = np.searchsorted(chunk.ids, wanted)
+    inside = places < len(chunk.ids)
+    wanted, places = wanted[inside], places[inside]
+    return places[chunk.ids[places] == wanted]
+
+
+def _boxes(chunk: SegmentedChunk, members: Sequence[Places]) -> list[np.ndarray]:
+    """The box (2, 3) around each group, and one voxel more where the chunk goes on."""
+    boxes = np.empty((len(chunk.rank), 2, 3), np.int64)
+    boxes[chunk.rank] = find_boxes(chunk.runs, len(chunk.rank))
+    whole, around = chunk.frame.shape, []
+    for places in members:
+        lower = boxes[1 + places, 0].min(axis=0, initial=whole.max())
+        upper = boxes[1 + places, 1].max(axis=0, initial=0)
+        around.append(np.array([np.maximum(lower - 1, 0), np.minimum(upper + 1, whole)]))
+    return around
+
+
+def _layers(members: Sequence[Places]) -> list[list[int]]:
+    """The groups that have voxels, sorted into as few layers as is easy: those of a layer share nothing."""
+    layers: list[tuple[list[int], NDArray[np.bool_]]] = []
+    most = max((int(places[-1]) for places in members if len(places)), default=0)
+    for group, places in enumerate(members):
+        if len(places):
+            free = (layer for layer in layers if not layer[1][places].any())
+            layer = next(free, None)
+            if layer is None:
+                layer = [], np.zeros(most + 1, bool)
+                layers.append(layer)
+            layer[0].append(group)
+            layer[1][places] = True
+    return [groups for groups, _ in layers]
+
+
+def _fill_group(
+    chunk: SegmentedChunk, row: np.ndarray, places: Places, box: np.ndarray, nm: NDArray[np.float64]
+) -> None:
+    """Compute the row (1,) of a group from its box alone."""
+    table = np.zeros(len(chunk.rank), np.uint32)
+    table[1 + places] = 1
+    runs = cut_runs(chunk.runs, table[chunk.rank], box)
+    fill(row, runs, chunk.frame._replace(origin=box[0]), nm)

@@ -1,0 +1,1 @@
+"""Runs on one machine: the local stack, the sample, the server."""

@@ -1,0 +1,1 @@
+"""A synthetic data set, with a graph to edit."""

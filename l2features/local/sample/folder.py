@@ -1,0 +1,91 @@
+"""The folder of a sample: whether it holds one, and whether one may be written there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from .segmentation_files import Sample
+
+STORE = "l2cache.db"
+CONFIG, SEGMENTATION = "datasets.yml", "segmentation"
+LOCK = "up.lock"
+"""In the folder of `l2features up`, and what tells it from others."""
+
+
+def segmentation_path(directory: Path) -> str:
+    return f"precomputed://file://{directory}/{SEGMENTATION}"
+
+
+def is_sample(directory: Path, sample: Sample) -> bool:
+    """Return whether a directory holds this very sample, and it was written there. Raises ConfigError."""
+    with checked(directory):
+        text = _config_text(directory)
+    return _is_titled(text, sample) and json.dumps(segmentation_path(directory.resolve())) in text
+
+
+def check_config(directory: Path, sample: Sample) -> None:
+    """Raise ConfigError where a directory's data sets file is not this sample's, written there."""
+    config = directory / CONFIG
+    if not config.exists() or is_sample(directory, sample):
+        return
+    if _is_titled(_config_text(directory), sample):
+        raise ConfigError(
+            f"{config} is of a sample that was written at another path, and moved or copied here: remove "
+            "datasets.yml and segmentation/ to write it again, or choose another directory"
+        )
+    raise ConfigError(f"{config} exists and is of something else: choose another directory")
+
+
+def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
+    """Raise ConfigError where a directory has files of neither this sample nor `l2features up`.
+
+    A segmentation with this ``info`` was written in part, and may be completed.
+    """
+    check_config(directory, sample)
+    there = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    if LOCK in there:
+        return
+    others = {name for name in there - {CONFIG, SEGMENTATION} if not name.startswith(STORE)}
+    segmentation = directory / SEGMENTATION
+    if segmentation.exists() and not _is_info(segmentation / "info", info):
+        others.add(segmentation.name)
+    if others:
+        raise ConfigError(others_in(directory, others, "that of this sample"))
+
+
+def others_in(folder: Path, names: Iterable[str], expected: str) -> str:
+    """Says that a folder has files of something else."""
+    found = ", ".join(sorted(names)[:3])
+    return f"{folder} has files of something else ({found}): expected a new or empty folder, or {expected}"
+
+
+@contextmanager
+def checked(directory: Path) -> Iterator[None]:
+    """Errors of the file system as ConfigError."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{error.filename or directory}: {error.strerror}") from error
+
+
+def _config_text(directory: Path) -> str:
+    config = directory / CONFIG
+    return config.read_text("utf-8", "replace") if config.exists() else ""
+
+
+def _is_titled(text: str, sample: Sample) -> bool:
+    return text.startswith(f"# {sample.title}\n")
+
+
+def _is_info(path: Path, info: dict[str, Any]) -> bool:
+    try:
+        return bool(json.loads(path.read_text()) == json.loads(json.dumps(info)))
+    except (OSError, ValueError):
+        return False

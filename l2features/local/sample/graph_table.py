@@ -1,0 +1,229 @@
+"""The table of a sample's graph, as PyChunkedGraph 2 has it: nodes, roots, counters, and a mark.
+
+A root is the parent of its L2 nodes; the layers between are left out. The mark says that the graph is a
+sample's own, so that nobody edits another one by mistake.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from ...config.reach import check_bigtable
+from ...core.errors import ConfigError, GraphError
+from ...core.ids import KEY_DIGITS, Ids, as_ids, ids_of_row_keys, row_keys
+from ...core.times import format_time
+from ...graph.base import graph_errors, parse_graph_url
+from ...graph.children import decode_children
+from .graph_cells import LAYER_SHIFT, PARENTS, Cell, graph_meta, n_layers, node_cells
+from .segmentation_files import Sample, sample_chunks
+
+MADE = datetime(2026, 1, 1, tzinfo=UTC)
+"""When the nodes of every sample became valid: its ingest may be of this time."""
+TIMESTAMP = format_time(MADE)
+OPERATIONS = b"ioperations"
+ROOT_STEP = 256
+"""PyChunkedGraph has so many counters of roots, and the sample uses the first."""
+ROWS = 2_000
+DEADLINE_S = 30.0
+_MARK, _TITLE, _COMPLETE = b"l2features_sample", b"title", b"complete"
+_COUNTER = "1", b"counter"
+
+
+class SampleTable:
+    """A graph's table (``bigtable://project/instance/table``). All its methods raise GraphError."""
+
+    def __init__(self, url: str) -> None:
+        from ...store.bigtable.calls import open_table
+
+        self.url = url
+        self._path = parse_graph_url(url)
+        check_bigtable(url, GraphError)
+        with self._errors():
+            self._table = open_table(*self._path, deadline_s=DEADLINE_S)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._table.client.close()
+
+    # ------------------------------------------------------------------ making it
+    def create(self) -> bool:
+        """Make the table; False where it is there."""
+        from google.api_core.exceptions import AlreadyExists
+        from google.cloud import bigtable
+        from google.cloud.bigtable.column_family import MaxVersionsGCRule
+
+        project, instance, name = self._path
+        families = {"0": None, "1": MaxVersionsGCRule(1), "2": None, "3": None, "4": None}
+        with self._errors():
+            try:
+                client = bigtable.Client(project=project, admin=True)
+                client.instance(instance).table(name).create(column_families=families)
+            except AlreadyExists:
+                return False
+        return True
+
+    def mark(self, column: bytes, value: bytes) -> None:
+        self._put_plain(_MARK, column, value)
+
+    def marks(self) -> dict[bytes, bytes]:
+        """The columns of the mark; none where this is not a sample's graph."""
+        with self._errors():
+            row = self._table.read_row(_MARK)
+        return {cell.qualifier: cell.value for cell in reversed(row.cells)} if row else {}
+
+    def put_meta(self, meta: bytes) -> None:
+        self._put_plain(b"meta", b"meta", meta)
+
+    def _put_plain(self, key: bytes, column: bytes, value: bytes) -> None:
+        from google.cloud.bigtable.data import SetCell
+
+        with self._errors():
+            self._table.mutate_row(key, SetCell("0", column, value, timestamp_micros=0))
+
+    def put(self, cells: Iterable[Cell]) -> None:
+        """Write cells of nodes."""
+        from google.cloud.bigtable.data import SetCell
+        from google.cloud.bigtable.data.mutations import RowMutationEntry
+
+        rows: defaultdict[int, list[Any]] = defaultdict(list)
+        for node, column, value, ms in cells:
+            rows[node].append(SetCell("0", column.encode(), value, timestamp_micros=1000 * ms))
+        entries = [RowMutationEntry(*row) for row in zip(row_keys(as_ids(rows)), rows.values(), strict=True)]
+        for first in range(0, len(entries), ROWS):
+            with self._errors():
+                self._table.bulk_mutate_rows(entries[first : first + ROWS])
+
+    # ------------------------------------------------------------------ ids
+    def take(self, counter: bytes, count: int = 1) -> int:
+        """The last of so many numbers that nobody else gets, from 1."""
+        from google.cloud.bigtable.data.read_modify_write_rules import IncrementRule
+
+        with self._errors():
+            row = self._table.read_modify_write_row(counter, IncrementRule(*_COUNTER, count))
+        return int.from_bytes(row.cells[0].value, "big")
+
+    def counted(self, counter: bytes) -> bool:
+        """Whether a counter was ever used."""
+        with self._errors():
+            return self._table.read_row(counter) is not None
+
+    def new_nodes(self, chunk_id: int, count: int) -> list[int]:
+        """Ids of new L2 nodes of a chunk."""
+        last = self.take(node_counter(chunk_id), count)
+        return [chunk_id + number for number in range(last - count + 1, last + 1)]
+
+    def new_roots(self, layers: int, count: int) -> list[int]:
+        """Ids of new roots."""
+        last = self.take(root_counter(layers), count)
+        return [root_id(layers, number) for number in range(last - count + 1, last + 1)]
+
+    # ------------------------------------------------------------------ reading
+    def newest(self, ids: Ids, column: str) -> dict[int, Ids]:
+        """The ids in the newest cell of a column, of each of these nodes that has one."""
+        from google.cloud.bigtable.data import ReadRowsQuery
+        from google.cloud.bigtable.data import row_filters as f
+
+        name = column.encode()
+        newest = f.RowFilterChain(filters=[f.ColumnRangeFilter("0", name, name), f.CellsColumnLimitFilter(1)])
+        with self._errors():
+            rows = self._table.read_rows(ReadRowsQuery(row_keys=row_keys(ids), row_filter=newest))
+        nodes = ids_of_row_keys([row.row_key for row in rows]).tolist()
+        return {
+            node: decode_children(row.cells[0].value, 1 << 30) for node, row in zip(nodes, rows, strict=True)
+        }
+
+    def roots(self, nodes: Ids) -> dict[int, int]:
+        """The root of each of these L2 nodes."""
+        return {node: int(root[0]) for node, root in self.newest(nodes, PARENTS).items()}
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup
+
+        from ...store.bigtable.calls import reason
+
+        try:
+            with graph_errors(self.url):
+                yield
+        except MutationsExceptionGroup as error:
+            raise GraphError(f"cannot write {self.url}: {reason(error)}") from error
+
+
+def node_counter(chunk_id: int) -> bytes:
+    """Key of the row that counts the nodes of a chunk."""
+    return b"i%0*d" % (KEY_DIGITS, chunk_id)
+
+
+def root_counter(layers: int) -> bytes:
+    """Key of the row that counts the roots."""
+    return b"i%0*d_0" % (KEY_DIGITS, layers << LAYER_SHIFT)
+
+
+def root_id(layers: int, number: int) -> int:
+    return (layers << LAYER_SHIFT) + number * ROOT_STEP
+
+
+def make_graph(sample: Sample, watershed: str) -> bool:
+    """Write the graph of a sample into its table; False where it is there already.
+
+    Raises ConfigError for a table that is something else's, and GraphError.
+    """
+    table = SampleTable(str(sample.graph))
+    try:
+        title = sample.title.encode()
+        if table.create():
+            table.mark(_TITLE, title)
+        marks = table.marks()
+        if marks.get(_TITLE) != title:
+            what = f"is {marks[_TITLE].decode()!r}" if _TITLE in marks else "is not a sample's"
+            raise ConfigError(f"graph {sample.graph}: there is a table already that {what}: choose another")
+        if _COMPLETE in marks:
+            return False
+        name = parse_graph_url(table.url)[2]
+        table.put_meta(graph_meta(sample.geometry, name, n_layers(sample.geometry), watershed))
+        table.put(_first_cells(table, sample))
+        table.mark(_COMPLETE, b"1")
+        return True
+    finally:
+        table.close()
+
+
+def open_sample_table(url: str) -> SampleTable:
+    """The table of a sample's own graph. Raises ConfigError for any other graph, and GraphError."""
+    table = SampleTable(url) if url.startswith("bigtable://") else None
+    if table is None or _COMPLETE not in table.marks():
+        if table:
+            table.close()
+        raise ConfigError(
+            f"graph {url}: not a sample's own graph, and no other is edited: expected one that "
+            "`l2features sample FOLDER --graph bigtable://project/instance/table` made"
+        )
+    return table
+
+
+def _first_cells(table: SampleTable, sample: Sample) -> Iterator[Cell]:
+    """The nodes and roots of a sample; their numbers are taken, unless an earlier attempt did."""
+    ms, geometry = int(MADE.timestamp() * 1000), sample.geometry
+    nodes: defaultdict[int, list[int]] = defaultdict(list)
+    for chunk in sample_chunks(sample):
+        chunk_id = geometry.chunk_id(chunk.chunk)
+        own: defaultdict[int, list[int]] = defaultdict(list)
+        for supervoxel, owner in chunk.objects.items():
+            own[owner].append(supervoxel)
+        for number, (owner, supervoxels) in enumerate(sorted(own.items()), 1):
+            nodes[owner].append(chunk_id + number)
+            yield from node_cells(chunk_id + number, as_ids(supervoxels), ms)
+        _take_once(table, node_counter(chunk_id), len(own))
+    layers = n_layers(geometry)
+    for number, (_, of_root) in enumerate(sorted(nodes.items()), 1):
+        yield from node_cells(root_id(layers, number), as_ids(of_root), ms)
+    _take_once(table, root_counter(layers), len(nodes))
+
+
+def _take_once(table: SampleTable, counter: bytes, count: int) -> None:
+    if count and not table.counted(counter):
+        table.take(counter, count)

@@ -1,0 +1,69 @@
+"""The Pub/Sub topics and subscriptions of a stack on one machine, where there is an emulator."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+
+from ...config.reach import check_pubsub
+from ...core.errors import ConfigError, L2FeaturesError
+
+EDITS, MISSING = "pychunkedgraph", "l2cache"
+SUBSCRIPTIONS = {EDITS: "edits", MISSING: "missing"}
+"""The subscription of each topic, the most urgent first."""
+ACK_S = 10
+TIMEOUT_S = 30.0
+_TOPIC = re.compile(r"projects/[^/]+/topics/[^/]+")
+
+
+class TopicError(L2FeaturesError):
+    """A topic cannot be made."""
+
+
+def topic_path(project: str, name: str) -> str:
+    return f"projects/{project}/topics/{name}"
+
+
+def subscription_paths(project: str) -> list[str]:
+    return [f"projects/{project}/subscriptions/{name}" for name in SUBSCRIPTIONS.values()]
+
+
+def check_topic(path: str) -> None:
+    """Raises ConfigError for what cannot be a topic, and TopicError for one that is not there."""
+    from google.api_core.exceptions import GoogleAPIError
+    from google.api_core.retry import Retry
+    from google.auth.exceptions import GoogleAuthError
+    from google.pubsub_v1 import PublisherClient
+
+    if not _TOPIC.fullmatch(path):
+        raise ConfigError(f"topic {path!r}: expected projects/PROJECT/topics/NAME")
+    check_pubsub(f"topic {path}", TopicError)
+    try:
+        with PublisherClient() as publisher:
+            publisher.get_topic(topic=path, timeout=TIMEOUT_S, retry=Retry(timeout=TIMEOUT_S))
+    except (GoogleAPIError, GoogleAuthError) as error:
+        raise TopicError(f"topic {path}: cannot be used: {error}") from error
+
+
+def make_topics(project: str) -> None:
+    """Make the topics and subscriptions that are not there. Raises ConfigError, TopicError."""
+    from google.api_core.exceptions import AlreadyExists, GoogleAPIError, InvalidArgument
+    from google.api_core.retry import Retry
+    from google.auth.exceptions import GoogleAuthError
+    from google.pubsub_v1 import PublisherClient, SubscriberClient
+
+    check_pubsub(f"project {project!r}", TopicError)
+    patience = {"timeout": TIMEOUT_S, "retry": Retry(timeout=TIMEOUT_S)}
+    try:
+        with PublisherClient() as publisher, SubscriberClient() as subscriber:
+            for name, path in zip(SUBSCRIPTIONS, subscription_paths(project), strict=True):
+                topic = topic_path(project, name)
+                with suppress(AlreadyExists):
+                    publisher.create_topic(name=topic, **patience)
+                wanted = {"name": path, "topic": topic, "ack_deadline_seconds": ACK_S}
+                with suppress(AlreadyExists):
+                    subscriber.create_subscription(request=wanted, **patience)
+    except InvalidArgument as error:
+        raise ConfigError(f"project {project!r}: {error.message}") from error
+    except (GoogleAPIError, GoogleAuthError) as error:
+        raise TopicError(f"cannot make the topics of project {project!r}: {error}") from error

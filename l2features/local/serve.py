@@ -1,0 +1,185 @@
+"""The HTTP server, started by one command: gunicorn with the configuration that production has."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from itertools import chain, islice
+from pathlib import Path
+
+import click
+
+from ..config.datasets import ADDRESS, Dataset
+from ..config.reach import check_bigtable
+from ..core.errors import ConfigError, L2FeaturesError, TableNotFound
+from ..core.geometry import Chunk, Geometry
+from ..store.base import Store, open_store
+
+APP = "api.app:create_app()"
+UP_AFTER_S, STORE_S = 60.0, 4.0
+CHUNKS_TRIED, RECORDS_READ = 64, 10_000
+"""Of the search for a node to name."""
+
+
+def configuration() -> Path:
+    """gunicorn's configuration, in the package ``api``, which lies beside this one. Raises ConfigError."""
+    path = Path(__file__).resolve().parent.parent / "api" / "gunicorn.conf.py"
+    if not path.exists() or importlib.util.find_spec("gunicorn") is None:
+        raise ConfigError("the HTTP server is not installed: pip install 'l2features[api]'")
+    return path
+
+
+def check_port(bind: str) -> None:
+    """Raises ConfigError for what is no address, and L2FeaturesError where nobody can listen there."""
+    match = ADDRESS.fullmatch(bind)
+    if not match or int(match[2]) > 65_535:
+        raise ConfigError(f"address {bind!r}: expected HOST:PORT such as 127.0.0.1:4100")
+    host, port = match[1].strip("[]"), int(match[2])
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise L2FeaturesError(
+            f"cannot listen at {bind}: {error.strerror}; choose another with --bind"
+        ) from error
+
+
+def run_server(path: Path, environment: Mapping[str, str]) -> None:
+    """Become the server. Does not return."""
+    command = [sys.executable, "-P", "-m", "gunicorn", "-c", str(path), APP]
+    os.execve(sys.executable, command, dict(environment))
+
+
+def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> None:
+    """Print, from a new process, what to try as soon as the server answers that this process becomes."""
+    server = os.getpid()
+    if os.fork():
+        return
+    try:
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, signal.SIG_DFL)
+        host, _, port = bind.rpartition(":")
+        here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+        url = f"http://{here}:{port}"
+        problems = {dataset.name: table_problem(dataset) for dataset in datasets}
+        for problem in filter(None, problems.values()):
+            click.echo(f"error: {problem}", err=True)
+        if _is_up(f"{url}/live", server):
+            present = [dataset for dataset in datasets if not problems[dataset.name]]
+            click.echo(greeting(url, prefix, datasets, auth, some_node(present)))
+            sys.stdout.flush()
+    except Exception as error:
+        click.echo(f"cannot say what to try: {error}", err=True)
+    finally:
+        os._exit(0)
+
+
+def greeting(
+    url: str, prefix: str, datasets: Sequence[Dataset], auth: bool, found: tuple[Dataset, int] | None
+) -> str:
+    """Return what to try; ``found`` is a node with features."""
+    api = f"{url}{prefix}/api/v1"
+    name = found[0].name if found else datasets[0].name
+    who = "those with a token" if auth else "everyone who can reach it, without a token (see --auth)"
+    lines = [
+        f"Serving {', '.join(d.name for d in datasets)} at {url} to {who}. Ctrl-C ends it. Try:",
+        "",
+        f"  {api}/docs/",
+        f"  {api}/table/{name}",
+        f"  {url}/ready",
+        f"  {url}/metrics",
+        "",
+    ]
+    if found:
+        token = " -H 'Authorization: Bearer TOKEN'" if auth else ""
+        body = shlex.quote(f'{{"l2_ids": [{found[1]}]}}')
+        lines += [
+            f"  curl -s{token} -H 'Content-Type: application/json' -d {body} \\",
+            f"    {api}/table/{name}/attributes",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def table_problem(dataset: Dataset) -> str | None:
+    """Return what keeps a data set's table from being served, and what to do; None where it is present."""
+    where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
+    try:
+        check_bigtable(dataset.store)
+        with closing(open_store(dataset.store, dataset.l2cache_id, deadline_s=STORE_S)) as store:
+            store.ping()
+    except TableNotFound:
+        return (
+            f"{where} is not in {dataset.store}: "
+            f"python -m beam_jobs.ingest --dataset {dataset.name} --create makes it"
+        )
+    except L2FeaturesError as error:
+        return f"{where}: {error}"
+    return None
+
+
+def _is_up(url: str, server: int) -> bool:
+    """Wait until the server answers; False where it ends, or is not up in time."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    until = time.monotonic() + UP_AFTER_S
+    while os.getppid() == server and time.monotonic() < until:
+        try:
+            with direct.open(url, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    return False
+
+
+def some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int] | None:
+    """Return a data set and a node of it that has features; None where none is found soon."""
+    until = time.monotonic() + STORE_S
+    for dataset in datasets:
+        with suppress(L2FeaturesError):
+            node = _node_of(dataset, until)
+            if node:
+                return dataset, node
+    return None
+
+
+def _node_of(dataset: Dataset, until: float) -> int | None:
+    with closing(open_store(dataset.store, dataset.l2cache_id, deadline_s=STORE_S)) as store:
+        geometry = store.geometry()
+        if geometry is None:
+            return None
+        for chunk_id in chain(_recorded(store), _some_chunks(geometry)):
+            if time.monotonic() > until:
+                return None
+            rows = store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id), ("size_nm3",))
+            real = rows.ids[rows.found & ~rows.not_computed]
+            if len(real):
+                return int(real[0])
+    return None
+
+
+def _recorded(store: Store) -> list[int]:
+    """The first recorded chunks that have nodes."""
+    records = islice(store.chunk_records(), RECORDS_READ)
+    return [record.chunk_id for record in records if record.nodes][:CHUNKS_TRIED]
+
+
+def _some_chunks(geometry: Geometry) -> Iterator[int]:
+    """Chunks all over the grid, the middle one first."""
+    middle = tuple(n // 2 for n in geometry.grid)
+    size = max(1, round(geometry.n_chunks / CHUNKS_TRIED))
+    for number in range(0, geometry.n_chunks, size):
+        x, rest = divmod(number, geometry.grid[1] * geometry.grid[2])
+        y, z = divmod(rest, geometry.grid[2])
+        chunk = [(a + b) % n for a, b, n in zip((x, y, z), middle, geometry.grid, strict=True)]
+        yield geometry.chunk_id(Chunk(*chunk))

@@ -1,0 +1,220 @@
+"""All on one machine: Google's emulators, a sample with a graph, its ingest, the updater and the API."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import shlex
+import shutil
+import socket
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import click
+
+from ..config.datasets import CONFIG_VARIABLE, environment, url_prefix, without_proxy
+from ..core.errors import ConfigError
+from .emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_listening
+from .sample.folder import LOCK, check_config, others_in
+from .sample.segmentation_files import NAME, Sample
+from .serve import configuration
+from .services import API, GRAPH, UPDATER, Place, Service, services
+from .supervise import Ended, Stopped, Supervisor
+
+START_S, RUN_S = 120.0, 600.0
+"""So long a service may take until it is ready, and one that ends by itself until it is done."""
+WORKER_IS_READY = "is ready"
+"""Said by the updater."""
+TEMPORARY = "up-tmp-"
+"""So the names of temporary folders begin."""
+
+
+def run(folder: Path, ports: Mapping[str, int]) -> int:
+    """Run the stack until a signal comes; gives the exit status: 0 then, 1 where a service has ended.
+
+    ``ports`` may fix those of ``api``, ``bigtable`` and ``pubsub``. Raises ConfigError before it starts any.
+    """
+    _check_installed()
+    folder = folder.resolve()
+    _check_folder(folder)
+    place = _choose_place(folder, ports)
+    with _own_folder(folder) as temporary:
+        try:
+            own = {"TMPDIR": temporary, **without_proxy(LOOPBACK)}
+            with Supervisor(partial(environment, **own), folder / "logs") as supervisor:
+                _start(supervisor, place, temporary)
+                click.echo(greeting(place))
+                _watch(supervisor)
+        except Stopped:
+            click.echo("stopped")
+            return 0
+        except Ended as error:
+            click.echo(f"error: {error}\nall others were stopped", err=True)
+            return 1
+    return 0
+
+
+def _watch(supervisor: Supervisor) -> None:
+    try:
+        supervisor.watch()
+    except Stopped:
+        click.echo("stopping …")
+        raise
+
+
+def _check_installed() -> None:
+    """Raises ConfigError that names what is missing."""
+    missing = [program.how_to_get_it for program in (BIGTABLE, PUBSUB) if program.find() is None]
+    if any(importlib.util.find_spec(package) is None for package in ("beam_jobs", "apache_beam")):
+        missing.append("the jobs are not installed: pip install 'l2features[jobs]'")
+    if missing:
+        raise ConfigError("\n".join(missing))
+    configuration()
+
+
+def _check_folder(folder: Path) -> None:
+    """Raises ConfigError where the folder has what neither a stack nor its sample has left there."""
+    with _usable(folder):
+        there = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        is_of_sample = "datasets.yml" in there and there <= {"datasets.yml", "segmentation"}
+        if there and LOCK not in there and not is_of_sample:
+            raise ConfigError(others_in(folder, there, "that of an earlier `l2features up`"))
+        check_config(folder, Sample(graph=GRAPH))
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def _own_folder(folder: Path) -> Iterator[str]:
+    """Make the folder, and keep other stacks out of it; gives a temporary one in it. Raises ConfigError."""
+    with _usable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"{folder} is in use by another `l2features up`") from error
+        try:
+            _remove_temporary(folder)
+            with _usable(folder):
+                (folder / "logs").mkdir(exist_ok=True)
+                temporary = tempfile.mkdtemp(prefix=TEMPORARY, dir=folder)
+            yield temporary
+        finally:
+            _remove_temporary(folder)
+
+
+def _remove_temporary(folder: Path) -> None:
+    """Also what earlier runs have left that were killed."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _choose_place(folder: Path, ports: Mapping[str, int]) -> Place:
+    """Ports as asked for, or free ones. Raises ConfigError for one that cannot be had."""
+    chosen = dict(ports)
+    for name, port in ports.items():
+        if list(ports.values()).count(port) > 1:
+            raise ConfigError(f"port {port} is given twice: expected different ones")
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port}: {error.strerror}: choose another with --{name}-port, or none for a free one"
+            ) from error
+    for name in (API, BIGTABLE.name, PUBSUB.name):
+        while name not in chosen:
+            port = free_port()
+            if port not in chosen.values():
+                chosen[name] = port
+    addresses = {name: f"{LOOPBACK}:{port}" for name, port in chosen.items()}
+    return Place(str(folder), **addresses)
+
+
+def _start(supervisor: Supervisor, place: Place, temporary: str) -> None:
+    """Start all in order, each when what it waits for is ready."""
+    java = f"-XX:-UsePerfData -Djava.io.tmpdir={shlex.quote(temporary)}"
+    ports = {}
+    for program, address in ((BIGTABLE, place.bigtable), (PUBSUB, place.pubsub)):
+        host, _, port = address.rpartition(":")
+        ports[program.name] = int(port)
+        click.echo(f"starting {program.name} at {address}")
+        supervisor.start(program.name, program.command(host, int(port)), {"JAVA_OPTS": java})
+    for name, number in ports.items():
+        supervisor.wait_until(partial(is_listening, number), name, START_S)
+    supervisor.next_stage()
+    listed = services(place)
+    running = {}
+    for service in listed:
+        click.echo(f"starting {service.name}: {shlex.join(service.argv)}")
+        if service.is_finite(listed):
+            supervisor.run(service.name, _here(service), service.environment, RUN_S)
+        else:
+            running[service.name] = supervisor.start(service.name, _here(service), service.environment)
+    updater = running[UPDATER]
+    supervisor.wait_until(lambda: WORKER_IS_READY in updater.printed(), UPDATER, START_S)
+    supervisor.wait_until(partial(_answers, f"http://{place.api}/ready"), API, START_S)
+
+
+def _here(service: Service) -> list[str]:
+    """A service's command with this very Python."""
+    program = {"python": [sys.executable], "l2features": [sys.executable, "-m", "l2features.cli"]}
+    return [*program[service.argv[0]], *service.argv[1:]]
+
+
+def _answers(url: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def greeting(place: Place) -> str:
+    """Where all is, and what to try."""
+    url = f"http://{place.api}"
+    api = f"{url}{url_prefix()}/api/v1"
+    exports = {CONFIG_VARIABLE: place.config, **place.environment, **without_proxy(LOOPBACK)}
+    return "\n".join(
+        [
+            "",
+            f"All is up, in {place.folder}. Ctrl-C ends it. In another terminal:",
+            "",
+            *(f"  export {name}={shlex.quote(value)}" for name, value in exports.items()),
+            "",
+            f"  l2features sample-edit {NAME}             # merge two objects; --split cuts one in two",
+            f"  l2features status {NAME}",
+            "  curl -s -H 'Content-Type: application/json' -d '{\"l2_ids\": [ID]}' \\",
+            f"    {api}/table/{NAME}/attributes",
+            "",
+            "The same with caveclient:",
+            "",
+            "  from caveclient.auth import AuthClient",
+            "  from caveclient.l2cache import L2CacheClient",
+            f'  auth = AuthClient(server_address="{url}", token="none")',
+            f'  client = L2CacheClient("{url}", "{NAME}", auth)',
+            "  client.get_l2data([ID])",
+            "",
+            f"  {api}/docs/",
+            f"  {api}/table/{NAME}",
+            f"  {url}/ready",
+            f"  {url}/metrics",
+            "",
+        ]
+    )

@@ -1,0 +1,154 @@
+"""A dead letter: a message that can never succeed, as it came, and why."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from ..core.errors import L2FeaturesError
+from ..core.ids import as_ids
+from ..messages.outcomes import Outcome
+from ..messages.parts import Delivery
+
+PREFIX = "dead_letter_"
+"""Of the attributes that say, on a topic, why a message is a dead letter: they are not the message's own."""
+_PAYLOAD = "payload"
+FORMAT = 1
+"""The newest format of a letter that this code reads, which it writes; one that says none is of format 1."""
+
+
+class DeadLetterError(L2FeaturesError):
+    """A dead letter cannot be kept or sent, or what should be one is none."""
+
+
+class Refusal(NamedTuple):
+    """Why ids of a message can never succeed, by a reason's name and in words.
+
+    There are no ids where it is the message itself that cannot, or what stands among the ids is none. Several
+    reasons, with commas, have one refusal where a topic does not tell which is whose.
+    """
+
+    reason: str
+    detail: str
+    ids: tuple[int, ...] = ()
+    dataset: str = ""
+
+
+class LeftOut(NamedTuple):
+    """A payload that was too large for a topic: its bytes, and their sha256 in hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message as it came, why it can never succeed, how often it was tried, and when it last was (UTC).
+
+    From a topic it may be ``left_out`` what the payload was, and ``more_ids`` are concerned than are told.
+    """
+
+    data: bytes
+    attributes: Mapping[str, str]
+    refusals: tuple[Refusal, ...]
+    attempts: int
+    time: datetime
+    left_out: LeftOut | None = None
+    more_ids: int = 0
+
+    @property
+    def payload(self) -> LeftOut:
+        """Size and sha256 of the payload as it came."""
+        return self.left_out or LeftOut(len(self.data), hashlib.sha256(self.data).hexdigest())
+
+    @property
+    def name(self) -> str:
+        """A name for the message, made from its payload and its own attributes: 32 hexadecimal digits."""
+        own = sorted((key, value) for key, value in self.attributes.items() if not key.startswith(PREFIX))
+        return hashlib.sha256(json.dumps([self.payload.sha256, own]).encode()).hexdigest()[:32]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Names of the reasons, each once."""
+        return list(dict.fromkeys(reason for r in self.refusals for reason in r.reason.split(",")))
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids concerned, each once, sorted."""
+        return sorted({node for refusal in self.refusals for node in refusal.ids})
+
+    def delivery(self, key: str) -> Delivery:
+        """The message, to be tried once more."""
+        return Delivery(key, self.data, self.attributes, self.attempts)
+
+    def to_json(self) -> str:
+        """The letter as JSON: the payload in base64, ids as strings; `from_json` is the inverse."""
+        reasons = [
+            {"reason": r.reason, "detail": r.detail, "dataset": r.dataset, "l2_ids": list(map(str, r.ids))}
+            for r in self.refusals
+        ]
+        letter = {
+            "format": FORMAT,
+            "attributes": dict(self.attributes),
+            "reasons": reasons,
+            "attempts": self.attempts,
+            "time": self.time.isoformat(timespec="seconds"),
+            _PAYLOAD: base64.b64encode(self.data).decode("ascii"),
+        }
+        if self.left_out:
+            letter["left_out"] = self.left_out._asdict()
+        if self.more_ids:
+            letter["more_ids"] = self.more_ids
+        return json.dumps(letter, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> DeadLetter:
+        """The letter of `to_json`. Raises DeadLetterError for anything else."""
+        try:
+            d: dict[str, Any] = json.loads(text)
+            check_format(d.get("format", FORMAT))
+            attributes = {str(key): str(value) for key, value in d["attributes"].items()}
+            data = base64.b64decode(d[_PAYLOAD], validate=True)
+            refusals = tuple(map(_refusal, d["reasons"]))
+            left_out = d.get("left_out") and LeftOut(int(d["left_out"]["size"]), str(d["left_out"]["sha256"]))
+            rest = left_out, int(d.get("more_ids", 0))
+            return cls(data, attributes, refusals, int(d["attempts"]), parse_time(d["time"]), *rest)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise DeadLetterError(f"this is no dead letter: {type(error).__name__}: {error}") from error
+
+
+def check_format(version: object) -> None:
+    """Raise DeadLetterError for a format that this version does not know."""
+    if type(version) is not int or not 1 <= version <= FORMAT:
+        raise DeadLetterError(
+            f"dead letter of format {version!r:.80}, expected {FORMAT} at most: "
+            "a newer version of l2features wrote it and is needed to read it"
+        )
+
+
+def parse_time(text: str) -> datetime:
+    """Return a time in UTC, from ISO 8601; one without an offset is UTC. Raises ValueError, TypeError."""
+    try:
+        time = datetime.fromisoformat(text)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"time {text!r} lies beyond the calendar") from error
+
+
+def dead_letter(delivery: Delivery, causes: Iterable[Outcome], now: datetime | None = None) -> DeadLetter:
+    """The dead letter of a message that was tried once more and refused."""
+    refusals = tuple(
+        Refusal(str(cause.reason), cause.detail, tuple(cause.ids.tolist()), cause.dataset) for cause in causes
+    )
+    time = (now or datetime.now(UTC)).replace(microsecond=0)
+    return DeadLetter(delivery.data, delivery.attributes, refusals, delivery.attempts + 1, time)
+
+
+def _refusal(entry: Mapping[str, Any]) -> Refusal:
+    ids = as_ids([int(node) for node in entry["l2_ids"]])
+    return Refusal(str(entry["reason"]), str(entry["detail"]), tuple(ids.tolist()), str(entry["dataset"]))

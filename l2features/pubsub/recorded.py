@@ -1,0 +1,52 @@
+"""Recorded messages: files with the payload and, beside each, its attributes; and dead letters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ConfigError
+from ..messages.parts import Delivery
+from .letter import DeadLetterError
+from .letter_folder import SUFFIX, read_letter
+
+PAYLOAD_SUFFIX = ".bin"
+
+
+def find_messages(path: Path) -> list[Path]:
+    """The files of recorded messages: that one, or those of a folder, sorted by name.
+
+    A file ``NAME.bin`` is a payload, whose attributes are in ``NAME.json``; a file ``.json`` without a
+    ``.bin`` is a dead letter. Raises ConfigError where there is none.
+    """
+    if path.is_dir():
+        names = {p for p in path.iterdir() if p.suffix in {PAYLOAD_SUFFIX, SUFFIX} and p.is_file()}
+        files = sorted(p for p in names if p.suffix == PAYLOAD_SUFFIX or p.with_suffix(".bin") not in names)
+    else:
+        payload = path.with_suffix(PAYLOAD_SUFFIX)
+        files = [payload if path.suffix == SUFFIX and payload.is_file() else path]
+    if not files or not files[0].is_file():
+        raise ConfigError(f"messages {path}: expected a folder of NAME.bin and NAME.json, or such a file")
+    return files
+
+
+def read_message(file: Path) -> Delivery:
+    """The message in a file, with its path as the key. Raises ConfigError for a file that holds none."""
+    try:
+        if file.suffix != PAYLOAD_SUFFIX:
+            return read_letter(file).delivery(str(file))
+        return Delivery(str(file), file.read_bytes(), _attributes(file.with_suffix(SUFFIX)))
+    except OSError as error:
+        raise ConfigError(f"message {file}: {error.filename}: {error.strerror}") from error
+    except DeadLetterError as error:
+        raise ConfigError(f"message {error}") from error
+
+
+def _attributes(file: Path) -> dict[str, str]:
+    try:
+        content: Any = json.loads(file.read_bytes())
+        return {str(key): str(value) for key, value in content["attributes"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        expected = 'expected {"attributes": {…}}'
+        raise ConfigError(f"message {file}: {expected}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,40 @@
+"""A chunk's rows in a table, and what its ingest recorded."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..config.datasets import Dataset
+from ..core.geometry import Chunk, Geometry
+from ..core.ids import as_ids
+from ..core.rows import Rows
+from ..store.base import DONE, FAILED, Store
+
+
+class ChunkRows(NamedTuple):
+    """A chunk's rows; ``error`` says why they are none or not all, ``note`` what else there is to say."""
+
+    rows: Rows
+    error: str = ""
+    note: str = ""
+
+
+def read_chunk(store: Store, dataset: Dataset, geometry: Geometry, chunk: Chunk) -> ChunkRows:
+    """Return the rows of a chunk, and whether they can be all of its nodes. Raises StoreError.
+
+    A table of PCGL2Cache records no chunks: its rows are taken as they are.
+    """
+    chunk_id = geometry.chunk_id(chunk)
+    ids = as_ids([chunk_id])
+    state = str(store.chunk_states(ids)[0])
+    rows = store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id))
+    where = f"chunk {chunk} of data set {dataset.name!r}"
+    if state == FAILED:
+        reason = store.failures(ids).get(chunk_id, "")
+        return ChunkRows(rows, f"{where} failed: {reason or 'no reason is recorded'}")
+    if state == DONE:
+        return ChunkRows(rows, note="" if len(rows) else f"{where} is done and has no nodes in the table")
+    if len(rows):
+        return ChunkRows(rows, note=f"{where} has no record of an ingest: these may not be all of its nodes")
+    again = f"python -m beam_jobs.ingest --dataset {dataset.name}"
+    return ChunkRows(rows, f"{where} is not ingested: {again} computes it")

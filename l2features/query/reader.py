@@ -1,0 +1,161 @@
+"""Reading one data set: which rows there are, which are missing, and why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.geometry import Geometry
+from ..core.ids import L2, Ids, as_ids, sorted_unique
+from ..core.rows import Rows
+from ..core.schema import NAMES, SIZE
+from ..store.base import Store
+from .cache import RowCache
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+
+
+class Status(IntEnum):
+    """What is known of an id."""
+
+    READY = 0
+    """Its features are there."""
+    MISSING = 1
+    """Its features have not been computed."""
+    EMPTY = 2
+    """It has no voxels, or could not be computed."""
+    NOT_L2 = 3
+    """It is no layer-2 node of this data set: of another layer, or outside the grid."""
+    FAILED = 4
+    """Its features have not been computed, as its chunk failed."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of ids, in the order asked for, repeats included.
+
+    ``status`` (n,) holds values of `Status`; ``reasons`` says of ids that are failed or not of layer 2 why.
+    """
+
+    rows: Rows
+    status: npt.NDArray[np.int8]
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> Ids:
+        """The ids that wait for computation, unique and sorted."""
+        waiting = (self.status == Status.MISSING) | (self.status == Status.FAILED)
+        return sorted_unique(self.rows.ids[waiting])
+
+    def updated(self, fresh: Answer) -> Answer:
+        """This answer, with what ``fresh``, of unique and sorted ids, says of its ids."""
+        if not len(fresh.rows):
+            return self
+        at = np.searchsorted(fresh.rows.ids, self.rows.ids).clip(max=len(fresh.rows) - 1)
+        same = fresh.rows.ids[at] == self.rows.ids
+        rows, status = Rows(self.rows.features.copy(), self.rows.present.copy()), self.status.copy()
+        rows.put(same, fresh.rows.take(at[same]))
+        status[same] = fresh.status[at[same]]
+        answered = set(fresh.rows.ids.tolist())
+        others = {i: why for i, why in self.reasons.items() if i not in answered}
+        return Answer(rows, status, {**others, **fresh.reasons})
+
+
+def _ignore(*_: float) -> None:
+    return
+
+
+@dataclass
+class Reader:
+    """Reads the table of one data set, in front of which may lie a cache.
+
+    ``on_lookup(hits, misses)``, where repeats count, and ``on_read(ids, seconds)`` are told of the cache and
+    of the store.
+    """
+
+    store: Store
+    geometry: Geometry
+    cache: RowCache | None = None
+    on_lookup: Callable[[int, int], None] = _ignore
+    on_read: Callable[[int, float], None] = _ignore
+
+    def read(self, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
+        """What is known of these ids. Without reasons, failed ids are said to be missing.
+
+        A node that could not be computed has no attributes: its size of 0 is only a mark in the store.
+        Raises StoreError where the store cannot answer.
+        """
+        ids = as_ids(ids)
+        nodes = self.is_node(ids)
+        rows = self._rows(ids[nodes], (*names, SIZE))
+        if not nodes.all():
+            found, rows = rows, Rows.empty(ids)
+            rows.put(nodes, found)
+        status = np.select(
+            [~nodes, ~rows.found, rows.not_computed],
+            [np.int8(Status.NOT_L2), np.int8(Status.MISSING), np.int8(Status.EMPTY)],
+            np.int8(Status.READY),
+        )
+        rows.present[status == Status.EMPTY] = False
+        reasons = self._reasons(ids, status) if with_reasons else {}
+        return Answer(rows, status, reasons)
+
+    def wait(
+        self, answer: Answer, names: Sequence[str], seconds: float, with_reasons: bool = False
+    ) -> Answer:
+        """The answer when nothing is missing any more, or after ``seconds``."""
+        until, pause = time.monotonic() + seconds, FIRST_PAUSE_S
+        while len(missing := answer.missing):
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, LONGEST_PAUSE_S)
+            answer = answer.updated(self.read(missing, names, with_reasons))
+        return answer
+
+    def is_node(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Whether ids are of layer 2 and lie in the grid, shape (n,)."""
+        layout = self.geometry.layout
+        nodes: npt.NDArray[np.bool_] = layout.layers(ids) == L2
+        nodes[nodes] = self.geometry.in_grid(layout.chunk_coordinates(ids[nodes]))
+        return nodes
+
+    def _rows(self, ids: Ids, names: Sequence[str]) -> Rows:
+        """Rows of these ids, repeats included, from the cache or, each once, from the store."""
+        rows = Rows.empty(ids)
+        hit = np.zeros(len(ids), dtype=bool) if self.cache is None else self.cache.lookup(rows, names)
+        self.on_lookup(int(hit.sum()), len(ids) - int(hit.sum()))
+        if hit.all():
+            return rows
+        unique, inverse = np.unique(ids[~hit], return_inverse=True)
+        start = time.perf_counter()
+        read = self.store.read(unique, tuple(n for n in NAMES if n in names))
+        self.on_read(len(read), time.perf_counter() - start)
+        rows.put(~hit, read.take(inverse))
+        if self.cache is not None:
+            ready = read.found & ~read.not_computed
+            self.cache.insert(read.take(np.flatnonzero(ready)), names)
+        return rows
+
+    def _reasons(self, ids: Ids, status: npt.NDArray[np.int8]) -> dict[int, str]:
+        """Marks missing ids of failed chunks as failed; gives why, by id."""
+        layout = self.geometry.layout
+        other = ids[status == Status.NOT_L2]
+        reasons = {}
+        for node, layer in zip(other.tolist(), layout.layers(other).tolist(), strict=True):
+            where = "its chunk lies outside the grid" if layer == L2 else f"it is of layer {layer}"
+            reasons[node] = f"not a layer-2 node of this data set: {where}"
+        missing = np.flatnonzero(status == Status.MISSING)
+        chunks = layout.chunk_ids(ids[missing])
+        failures = self.store.failures(sorted_unique(chunks)) if len(missing) else {}
+        for place, chunk in zip(missing.tolist(), chunks.tolist(), strict=True):
+            if chunk in failures:
+                status[place] = Status.FAILED
+                reasons[int(ids[place])] = failures[chunk]
+        return reasons

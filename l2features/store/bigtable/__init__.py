@@ -1,0 +1,1 @@
+"""The Bigtable store, and its decoder of ReadRows answers."""

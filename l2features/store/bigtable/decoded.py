@@ -1,0 +1,131 @@
+"""Rows of Bigtable's answers as arrays, decoded from the bytes on the wire without an object per cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...core.ids import KEY_DIGITS, Ids
+from ...core.rows import Rows
+from ...core.schema import ATTRIBUTES, FEATURES, NAMES, SIZE
+from .readrows import BAD_CELL, MALFORMED, OK, STATE, Out, Table
+from .readrows import decode as _decode
+from .wire import ABSENT
+
+_LEAST_ROW = KEY_DIGITS + 4
+"""Bytes that a committed row takes at least: its key, and the tags and lengths around it."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where the cells of a row go: the cell ``names[i]`` becomes the field of that name of ``record``.
+
+    Without ``record`` the cells are empty, as a filter that strips values leaves them. ``optional`` ones may
+    be empty, which is as if they were not there. ``marked`` is the column, or -1, that may be the mark
+    `rows.NOT_COMPUTED`. ``prefix`` is what a row key has before the digits of its id.
+    """
+
+    names: tuple[str, ...]
+    record: np.dtype | None = None
+    optional: frozenset[str] = frozenset()
+    marked: int = ABSENT
+    family: bytes = b"0"
+    prefix: bytes = b""
+
+    @property
+    def itemsize(self) -> int:
+        return 0 if self.record is None else self.record.itemsize
+
+    @cached_property
+    def table(self) -> Table:
+        """What the kernel takes."""
+        fields = {} if self.record is None else dict(self.record.fields or {})
+        rows = [(*_place(fields, name), name in self.optional, len(name)) for name in self.names]
+        letters = np.array([name.encode() for name in self.names]).view(np.uint8)
+        return Table(
+            np.frombuffer(self.family, dtype=np.uint8),
+            np.frombuffer(self.prefix, dtype=np.uint8),
+            np.array(rows, dtype=np.int64),
+            letters.reshape(len(self.names), -1),
+            self.marked,
+        )
+
+
+def _place(fields: dict[str, Any], name: str) -> tuple[int, int]:
+    """Offset and size of a field."""
+    return (fields[name][1], fields[name][0].itemsize) if fields else (0, 0)
+
+
+FEATURE_COLUMNS = Columns(
+    NAMES, FEATURES, frozenset(a.name for a in ATTRIBUTES if a.optional), marked=NAMES.index(SIZE)
+)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The committed rows of a stream, in its order.
+
+    ``records`` (n, itemsize) are the bytes of ``Columns.record``, ``present`` (n, columns) says which cells
+    there were, ``times`` (n,) is that of the newest of them in microseconds. ``committed`` counts all rows,
+    also those whose key is none of an id, of which ``strange_key`` is the first. ``last_key`` is the key up
+    to which the server has looked; ``whole`` is False where the stream breaks off within a row.
+    """
+
+    ids: Ids
+    records: npt.NDArray[np.uint8]
+    present: npt.NDArray[np.bool_]
+    times: npt.NDArray[np.int64]
+    committed: int
+    last_key: bytes
+    strange_key: bytes | None
+    whole: bool
+
+
+def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
+    """Decode the messages of one ReadRows stream, from its start; of several cells the first counts.
+
+    Raises ValueError for bytes that are no such stream, and for a cell of the wrong length.
+    """
+    raw = b"".join(messages)
+    data = np.frombuffer(raw, dtype=np.uint8)
+    ends = np.cumsum(np.fromiter(map(len, messages), dtype=np.int64, count=len(messages)))
+    most = len(raw) // _LEAST_ROW + 1
+    out = Out(
+        np.zeros((most, columns.itemsize), dtype=np.uint8),
+        np.zeros((most, len(columns.names)), dtype=np.bool_),
+        np.zeros(most, dtype=np.uint64),
+        np.zeros(most, dtype=np.int64),
+    )
+    state = np.zeros(1, dtype=STATE)
+    code = _decode(data, ends, columns.table, state, out)
+    s = dict(zip(STATE.names or (), state[0].tolist(), strict=True))
+    if code == BAD_CELL:
+        name, size = columns.names[s["bad"]], columns.table.places[s["bad"], 1]
+        key = raw[s["key"] : s["key_end"]][len(columns.prefix) :]
+        raise ValueError(f"row {int(key)}: {name} has {s['bad_length']} bytes, expected {size}")
+    if code != OK:
+        what = "is malformed" if code == MALFORMED else "has cell chunks in an impossible order"
+        raise ValueError(f"the answer to ReadRows {what} at byte {s['at']} of {len(raw)}")
+    rows = s["rows"]
+    strange = raw[s["strange"] : s["strange_end"]] if s["strange"] != ABSENT else None
+    last = max(raw[s["last"] : s["last_end"]], raw[s["scanned"] : s["scanned_end"]])
+    arrays = out.ids[:rows], out.record[:rows], out.present[:rows], out.times[:rows]
+    return Decoded(*arrays, s["committed"], last, strange, s["key"] == ABSENT)
+
+
+def features_of(decoded: Decoded) -> Rows:
+    """The rows that were decoded with `FEATURE_COLUMNS`."""
+    features = decoded.records.view(FEATURES).reshape(len(decoded.ids))
+    features["label"] = decoded.ids
+    features["has_pca"] = decoded.present[:, NAMES.index("pca")]
+    return Rows(features, decoded.present)
+
+
+def warm_up() -> None:
+    """Compile the kernel of the read path, or load it from numba's cache; see `features.warm_up`."""
+    decode([], FEATURE_COLUMNS)

@@ -1,0 +1,212 @@
+"""Kernel that puts the rows of a ReadRows stream together.
+
+A stream is a sequence of protocol buffers, ``ReadRowsResponse``. Each holds cell chunks, which lean on those
+before them: a chunk without a row key, a family or a qualifier has that of the one before, a value may
+come in several chunks, and a row counts when a chunk commits it and not when one resets it. Which chunks may
+follow which is as in Google's client. `decoded` calls this, and says what comes out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...core.ids import KEY_DIGITS, Ids
+from ...core.jit import compiled
+from .wire import ABSENT, CHUNK, Bytes, compare, equals, field, read_chunk
+
+OK, MALFORMED, DISORDER, BAD_CELL = 0, 1, 2, 3
+MARK_BYTES = 8
+"""Length of `rows.NOT_COMPUTED`."""
+STATE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("key", "key_end", "family", "family_end", "qualifier", "qualifier_end"),
+            *("last", "last_end", "scanned", "scanned_end", "strange", "strange_end", "rows", "committed"),
+            *("column", "time", "newest", "length", "nonzero", "in_cell", "bad", "bad_length", "at"),
+        )
+    ]
+)
+"""Where the kernel is: the row and the cell that it is making, and what it has seen."""
+Places = npt.NDArray[np.int64]
+
+
+class Table(NamedTuple):
+    """`decoded.Columns` as the kernel takes them."""
+
+    family: Bytes
+    prefix: Bytes
+    places: Places
+    letters: np.ndarray
+    marked: int
+
+
+class Out(NamedTuple):
+    """Room for the rows: one more than there can be, which is the row that is being made."""
+
+    record: np.ndarray
+    present: npt.NDArray[np.bool_]
+    ids: Ids
+    times: npt.NDArray[np.int64]
+
+
+@compiled
+def _id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]:
+    """The id in a row key, and whether it is one."""
+    value = np.uint64(0)
+    if end - at != len(prefix) + KEY_DIGITS or not equals(data, at, at + len(prefix), prefix, len(prefix)):
+        return value, False
+    for i in range(at + len(prefix), end):
+        digit = np.uint64(data[i]) - np.uint64(48)
+        if digit > np.uint64(9) or value > np.uint64(1844674407370955161):
+            return value, False
+        more = value * np.uint64(10) + digit
+        if more < value:
+            return value, False
+        value = more
+    return value, True
+
+
+@compiled
+def _continues(data: Bytes, c: Any, s: Any) -> bool:
+    """Whether a chunk fits to what came before it: the rules of Google's client."""
+    if s.key == ABSENT:
+        if c.key == c.key_end or c.reset:
+            return False
+        if s.last_end > s.last and compare(data, c.key, c.key_end, s.last, s.last_end) <= 0:
+            return False
+    elif c.reset:
+        empty = c.key == c.key_end and c.family == ABSENT and c.qualifier == ABSENT
+        return empty and c.time == 0 and not c.labels and c.value == c.value_end
+    elif c.key != c.key_end and compare(data, c.key, c.key_end, s.key, s.key_end) != 0:
+        return False
+    new_family = c.family not in (ABSENT, c.family_end)
+    if s.in_cell:
+        family = c.family == ABSENT or compare(data, c.family, c.family_end, s.family, s.family_end) == 0
+        qualifier = (
+            c.qualifier == ABSENT
+            or compare(data, c.qualifier, c.qualifier_end, s.qualifier, s.qualifier_end) == 0
+        )
+        return family and qualifier and (c.time in (0, s.time))
+    if new_family:
+        return c.qualifier != ABSENT
+    in_row = s.key != ABSENT
+    return in_row and s.family != ABSENT and (c.qualifier != ABSENT or s.qualifier != ABSENT)
+
+
+@compiled
+def _start_cell(
+    data: Bytes, c: Any, s: Any, family: Bytes, places: Places, letters: np.ndarray, seen: np.ndarray
+) -> None:
+    """Note what a new cell is, and which column it belongs to: -1 for others and for older versions."""
+    if s.key == ABSENT:
+        s.key, s.key_end, s.family, s.qualifier = c.key, c.key_end, ABSENT, ABSENT
+        s.bad, s.newest = ABSENT, 0
+        seen[:] = False
+    if c.family not in (ABSENT, c.family_end):
+        s.family, s.family_end = c.family, c.family_end
+    if c.qualifier != ABSENT:
+        s.qualifier, s.qualifier_end = c.qualifier, c.qualifier_end
+    s.column, s.length, s.nonzero, s.time = ABSENT, 0, 0, c.time
+    if not equals(data, s.family, s.family_end, family, len(family)):
+        return
+    for i in range(len(places)):
+        if not seen[i] and equals(data, s.qualifier, s.qualifier_end, letters[i], places[i, 3]):
+            s.column, seen[i] = i, True
+            s.newest = max(s.newest, s.time)
+
+
+@compiled
+def _add_value(data: Bytes, c: Any, s: Any, places: Places, record: Bytes) -> None:
+    """Put a piece of a value into the row that is being made."""
+    if s.column != ABSENT:
+        offset, size = places[s.column, 0], places[s.column, 1]
+        for i in range(min(c.value_end - c.value, max(size, MARK_BYTES) - s.length)):
+            byte = data[c.value + i]
+            s.nonzero |= byte
+            if s.length + i < size:
+                record[offset + s.length + i] = byte
+    s.length += c.value_end - c.value
+
+
+@compiled
+def _finish_cell(s: Any, places: Places, marked: int, present: np.ndarray) -> None:
+    column = s.column
+    if column == ABSENT:
+        return
+    if column == marked and s.length == MARK_BYTES and s.nonzero == 0:
+        s.length = places[column, 1]
+    if s.length == 0 and places[column, 2]:
+        return
+    if s.length == places[column, 1]:
+        present[column] = True
+    elif s.bad == ABSENT:
+        s.bad, s.bad_length = column, s.length
+
+
+@compiled
+def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
+    """Count a committed row, or forget it where its key is none of an id; False where it has a bad cell."""
+    node, known = _id_of_key(data, s.key, s.key_end, prefix)
+    s.committed += 1
+    if known:
+        if s.bad != ABSENT:
+            return False
+        out.ids[s.rows], out.times[s.rows] = node, s.newest
+        s.rows += 1
+    else:
+        if s.strange == ABSENT:
+            s.strange, s.strange_end = s.key, s.key_end
+        out.record[s.rows] = 0
+        out.present[s.rows] = False
+    s.last, s.last_end, s.key = s.key, s.key_end, ABSENT
+    return True
+
+
+@compiled
+def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, seen: np.ndarray, out: Out) -> int:
+    """Add a chunk to the row that is being made."""
+    if not _continues(data, c, s):
+        return DISORDER
+    if c.reset:
+        out.record[s.rows] = 0
+        out.present[s.rows] = False
+        s.key, s.in_cell = ABSENT, 0
+        return OK
+    if not s.in_cell:
+        _start_cell(data, c, s, columns.family, columns.places, columns.letters, seen)
+    _add_value(data, c, s, columns.places, out.record[s.rows])
+    s.in_cell = np.int64(c.size > 0)
+    if s.in_cell:
+        return OK
+    _finish_cell(s, columns.places, columns.marked, out.present[s.rows])
+    if c.commit and not _finish_row(data, s, columns.prefix, out):
+        return BAD_CELL
+    return OK
+
+
+@compiled
+def decode(data: Bytes, ends: np.ndarray, columns: Table, state: np.ndarray, out: Out) -> int:
+    """Decode messages that end at ``ends``; one of the codes above, more in ``state``."""
+    s, c = state[0], np.zeros(1, dtype=CHUNK)[0]
+    seen = np.zeros(len(columns.places), dtype=np.bool_)
+    s.key = s.strange = ABSENT
+    at: Any = np.int64(0)
+    for end in ends:
+        while at < end:
+            s.at = at
+            tag, start, stop, at = field(data, at, end)
+            if at < 0:
+                return MALFORMED
+            if tag == 0x12:
+                s.scanned, s.scanned_end = start, stop
+            elif tag == 0x0A:
+                if not read_chunk(data, start, stop, c):
+                    return MALFORMED
+                code = _take_chunk(data, c, s, columns, seen, out)
+                if code != OK:
+                    return code
+    return OK

@@ -1,0 +1,181 @@
+"""Reading from Bigtable by the raw stream: in concurrent batches, under one deadline, tried again from where
+a stream broke off.
+
+Connection, credentials and routing are those of Google's client; only what it makes of the answers, an object
+per cell, is not used.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.api_core.exceptions import Cancelled, DeadlineExceeded, from_grpc_error
+from google.api_core.gapic_v1.routing_header import to_grpc_metadata
+from google.api_core.retry import Retry
+from google.cloud.bigtable.data.row_filters import RowFilter
+from google.cloud.bigtable_v2.types import ReadRowsRequest
+from grpc import RpcError
+
+from . import calls as client
+from .decoded import Columns, Decoded, decode
+
+BATCH_KEYS = 2_500
+CONCURRENT = 4
+"""Batches that are under way at once, of all calls of one store together."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+_GRACE_S = 0.2
+_METHOD = "/google.bigtable.v2.Bigtable/ReadRows"
+
+
+class BadAnswer(ValueError):
+    """An answer is no stream of rows, or has a value that cannot be right."""
+
+
+@dataclass
+class Read:
+    """One ReadRows request and its repetitions, each of which asks for what has not been read yet.
+
+    ``until`` is when to give up, by `time.monotonic`. ``request`` must name keys or one range.
+    """
+
+    table: Any
+    request: Any
+    columns: Columns
+    until: float
+    parts: list[Decoded] = field(default_factory=list)
+    _call: Any = None
+    _cancelled: bool = False
+
+    def run(self) -> list[Decoded]:
+        """The rows, in parts. Raises BadAnswer for an answer that is none, GoogleAPIError for the rest."""
+        left = max(0.0, self.until - time.monotonic())
+        retry = Retry(
+            client.may_pass, initial=FIRST_PAUSE_S, maximum=LONGEST_PAUSE_S, multiplier=2, timeout=left
+        )
+        retry(self._attempt)()
+        return self.parts
+
+    def cancel(self) -> None:
+        """Let a run in another thread end soon."""
+        self._cancelled = True
+        if self._call is not None:
+            self._call.cancel()
+
+    def _attempt(self) -> None:
+        messages: list[bytes] = []
+        failure: Exception | None = None
+        try:
+            for message in self._open():
+                messages.append(message)
+        except RpcError as error:
+            failure = from_grpc_error(error)
+        try:
+            part = decode(messages, self.columns)
+        except ValueError as error:
+            raise BadAnswer(str(error)) from error
+        self.parts.append(part)
+        if failure is None and not part.whole:
+            raise BadAnswer("the answer to ReadRows ends within a row")
+        if failure is not None and self._ask_for_the_rest(part):
+            raise failure
+
+    def _open(self) -> Any:
+        if self._cancelled:
+            raise Cancelled("another part of the call failed")
+        google = self.table.client
+        routing = {"table_name": self.table.table_name, "app_profile_id": self.table.app_profile_id or ""}
+        metadata = [to_grpc_metadata(routing), google.client_info.to_grpc_metadata()]
+        method = google.transport.grpc_channel.unary_stream(_METHOD)
+        timeout = max(0.0, min(client.ATTEMPT_TIMEOUT_S, self.until - time.monotonic()))
+        self._call = method(self.request.SerializeToString(), timeout=timeout, metadata=metadata)
+        if self._cancelled:  # meanwhile
+            self._call.cancel()
+        return self._call
+
+    def _ask_for_the_rest(self, part: Decoded) -> bool:
+        """Leave out of the request what ``part`` is; False where nothing is left."""
+        rows, last = self.request.rows, part.last_key
+        if self.request.rows_limit:
+            self.request.rows_limit -= part.committed
+            if self.request.rows_limit <= 0:
+                return False
+        if last:
+            keys = [key for key in rows.row_keys if key > last]
+            del rows.row_keys[:]
+            rows.row_keys.extend(keys)
+            for row_range in rows.row_ranges:
+                row_range.start_key_open = last
+                if row_range.end_key_closed and row_range.end_key_closed <= last:
+                    return False
+        return bool(rows.row_keys or rows.row_ranges)
+
+
+class Connection:
+    """A table of Google's client and the threads that read from it, both made on first use."""
+
+    def __init__(self, project: str, instance: str, name: str, deadline_s: float) -> None:
+        self.pid, self.deadline_s = os.getpid(), deadline_s
+        self.table = client.open_table(project, instance, name, deadline_s=deadline_s)
+        self._pool = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="read-rows")
+
+    def read_keys(self, keys: Sequence[bytes], columns: Columns, row_filter: RowFilter) -> list[Decoded]:
+        """The rows with these keys, which are sorted and unique, in no special order."""
+        until = time.monotonic() + self.deadline_s
+        reads = []
+        for start in range(0, len(keys), BATCH_KEYS):
+            read = self._read(columns, row_filter, until)
+            read.request.rows.row_keys.extend(keys[start : start + BATCH_KEYS])
+            reads.append(read)
+        return [part for parts in self._run(reads, until) for part in parts]
+
+    def read_range(self, first: bytes, last: bytes, columns: Columns, row_filter: RowFilter) -> list[Decoded]:
+        """The rows with keys from ``first`` to ``last``, in order."""
+        read = self._read(columns, row_filter, time.monotonic() + self.deadline_s)
+        read.request.rows.row_ranges.add(start_key_closed=first, end_key_closed=last)
+        return read.run()
+
+    def read_pages(
+        self, first: bytes, end: bytes, columns: Columns, row_filter: RowFilter, limit: int
+    ) -> Iterator[list[Decoded]]:
+        """The rows with keys after ``first`` and before ``end``, by the page; each page has the deadline."""
+        while True:
+            read = self._read(columns, row_filter, time.monotonic() + self.deadline_s)
+            read.request.rows_limit = limit
+            read.request.rows.row_ranges.add(start_key_open=first, end_key_open=end)
+            page = read.run()
+            yield page
+            if sum(part.committed for part in page) < limit:
+                return
+            first = max(part.last_key for part in page)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.table.client.close()
+
+    def _read(self, columns: Columns, row_filter: RowFilter, until: float) -> Read:
+        request = ReadRowsRequest(
+            table_name=self.table.table_name,
+            app_profile_id=self.table.app_profile_id or "",
+            filter=row_filter._to_pb(),
+        )
+        return Read(self.table, ReadRowsRequest.pb(request), columns, until)
+
+    def _run(self, reads: list[Read], until: float) -> list[list[Decoded]]:
+        """Run all; when one fails the others are cancelled."""
+        if len(reads) < 2:
+            return [read.run() for read in reads]
+        futures: list[Future[list[Decoded]]] = [self._pool.submit(read.run) for read in reads]
+        try:
+            left = max(0.0, until - time.monotonic()) + _GRACE_S
+            return [future.result() for future in as_completed(futures, left)]
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no answer to all of {len(reads)} batches in time") from error
+        finally:
+            for read, future in zip(reads, futures, strict=True):
+                if not future.cancel() and not future.done():
+                    read.cancel()

@@ -1,0 +1,136 @@
+"""Protocol buffers as they are on the wire: fields, and the cell chunks of Bigtable's ReadRows.
+
+Places are indices into the bytes. Nothing is read beyond ``end``; groups, which these messages have none of,
+count as malformed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...core.jit import compiled
+
+Bytes = npt.NDArray[np.uint8]
+ABSENT = -1
+CHUNK = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("key", "key_end", "family", "family_end", "qualifier", "qualifier_end"),
+            *("value", "value_end", "time", "size", "reset", "commit", "labels"),
+        )
+    ]
+)
+"""Start and end of a cell chunk's fields, or their values; a family or qualifier may be `ABSENT`."""
+
+
+@compiled
+def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
+    """A number and the place after it; -1 where there is none."""
+    value = np.uint64(0)
+    for i in range(10):
+        if at + i >= end:
+            break
+        byte = np.uint64(data[at + i])
+        value |= (byte & np.uint64(127)) << np.uint64(7 * i)
+        if byte < np.uint64(128):
+            return value, at + i + 1
+    return value, np.int64(-1)
+
+
+@compiled
+def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
+    """Tag, number or start and end of the value, and the place after it (-1 where there is none)."""
+    wide, at = varint(data, at, end)
+    if at < 0 or wide < np.uint64(8) or wide > np.uint64(0xFFFFFFFF):
+        return np.int64(0), np.int64(0), np.int64(0), np.int64(-1)
+    tag = np.int64(wide)
+    kind = tag & 7
+    if kind == 0:
+        number, at = varint(data, at, end)
+        return tag, np.int64(number), at, at
+    length = np.int64(-1)
+    if kind == 2:
+        number, at = varint(data, at, end)
+        if at >= 0 and number <= np.uint64(end - at):
+            length = np.int64(number)
+    elif kind == 1:
+        length = np.int64(8)
+    elif kind == 5:
+        length = np.int64(4)
+    if length < 0 or length > end - at:
+        return tag, np.int64(0), np.int64(0), np.int64(-1)
+    return tag, at, at + length, at + length
+
+
+@compiled
+def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any, Any]:
+    """Start and end of the value within a StringValue or BytesValue, added to one with ``first`` and
+    ``last``; ends with -1 where it is malformed."""
+    if first == ABSENT:
+        first = last = at
+    while at < end:
+        tag, start, stop, at = field(data, at, end)
+        if at < 0:
+            return first, np.int64(-1)
+        if tag == 0x0A:
+            first, last = start, stop
+    return first, last
+
+
+@compiled
+def read_chunk(data: Bytes, at: int, end: int, c: Any) -> bool:  # noqa: PLR0912
+    """Take a CellChunk apart; False where it is malformed."""
+    c.key = c.key_end = c.family_end = c.qualifier_end = c.value = c.value_end = 0
+    c.time = c.size = c.reset = c.commit = c.labels = 0
+    c.family = c.qualifier = ABSENT
+    while at < end:
+        tag, start, stop, at = field(data, at, end)
+        if at < 0:
+            return False
+        if tag == 0x0A:
+            c.key, c.key_end = start, stop
+        elif tag == 0x12:
+            c.family, c.family_end = _wrapped(data, start, stop, c.family, c.family_end)
+            if c.family_end < 0:
+                return False
+        elif tag == 0x1A:
+            c.qualifier, c.qualifier_end = _wrapped(data, start, stop, c.qualifier, c.qualifier_end)
+            if c.qualifier_end < 0:
+                return False
+        elif tag == 0x20:
+            c.time = start
+        elif tag == 0x2A:
+            c.labels = 1
+        elif tag == 0x32:
+            c.value, c.value_end = start, stop
+        elif tag == 0x38:
+            c.size = np.int32(start)
+        elif tag == 0x40:
+            c.reset, c.commit = start != 0, 0
+        elif tag == 0x48:
+            c.reset, c.commit = 0, start != 0
+    return True
+
+
+@compiled
+def compare(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> int:
+    """-1, 0 or 1, as the bytes from a to a_end are less than those from b to b_end, equal or greater."""
+    for i in range(min(a_end - a, b_end - b)):
+        if data[a + i] != data[b + i]:
+            return -1 if data[a + i] < data[b + i] else 1
+    if a_end - a == b_end - b:
+        return 0
+    return -1 if a_end - a < b_end - b else 1
+
+
+@compiled
+def equals(data: Bytes, at: int, end: int, text: Bytes, length: int) -> bool:
+    """Whether the bytes from at to end are the first ``length`` of a text."""
+    same = end - at == length
+    for i in range(length if same else 0):
+        same = same and data[at + i] == text[i]
+    return same

@@ -1,0 +1,137 @@
+"""The bytes of a SQLite row: how a record is described where it is stored, and read by that description.
+
+A row is one record, recognized by its length among records of other layouts, so that rows written before and
+after an attribute was added lie side by side and nothing is migrated.
+
+    >>> formats = {FIRST.itemsize: FIRST}
+    >>> len(decode([bytes(FIRST.itemsize)], formats))
+    1
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...core.rows import Rows
+from ...core.schema import FEATURES, NAMES, SIZE
+
+Formats = Mapping[int, np.dtype]
+"""The records of a table, by their length in bytes."""
+FIRST = np.dtype(
+    [
+        ("label", "<u8"),
+        ("size_nm3", "<u4"),
+        ("area_nm2", "<u4"),
+        ("max_dt_nm", "<u2"),
+        ("mean_dt_nm", "<f2"),
+        ("rep_coord_nm", "<u2", (3,)),
+        ("chunk_intersect_count", "<u2", (2, 3)),
+        ("pca", "<f2", (3, 3)),
+        ("pca_val", "<f4", (3,)),
+        ("has_pca", "?"),
+    ]
+)
+"""The record of tables that do not describe theirs. Never changes."""
+_NEEDED = ("label", SIZE)
+
+
+def describe(record: np.dtype) -> str:
+    """Return a record's fields as JSON: [name, dtype, shape] of each, in order; `parse` is the inverse."""
+    return json.dumps(
+        [[name, record[name].base.str, record[name].shape] for name in record.names or ()],
+        separators=(",", ":"),
+    )
+
+
+def parse(text: str, size: int) -> np.dtype:
+    """Return the record of ``size`` bytes that a text describes.
+
+    Raises ValueError for a text that `describe` does not return, and for a field that the schema lacks or
+    has with another dtype or shape.
+    """
+    try:
+        packed = np.dtype([(str(name), str(dtype), tuple(shape)) for name, dtype, shape in json.loads(text)])
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{text!r:.200} does not describe a record") from error
+    for name in packed.names or ():
+        known = FEATURES[name] if name in (FEATURES.names or ()) else None
+        if known != packed[name]:
+            expected = f", expected {known}" if known else ""
+            raise ValueError(f"the field {name!r} ({packed[name]}) is unknown{expected}")
+    if lacking := [name for name in _NEEDED if name not in (packed.names or ())]:
+        raise ValueError(f"the record has no field {lacking[0]!r}")
+    if packed.itemsize > size:
+        raise ValueError(f"the record has {packed.itemsize} bytes, expected {size} at most")
+    return padded(packed, size)
+
+
+def padded(record: np.dtype, size: int) -> np.dtype:
+    """Return the same fields in ``size`` bytes; the last ones are unused."""
+    if record.itemsize == size:
+        return record
+    names = list(record.names or ())
+    places = dict(record.fields or {})
+    offsets = [places[name][1] for name in names]
+    return np.dtype(
+        {"names": names, "formats": [record[n] for n in names], "offsets": offsets, "itemsize": size}
+    )
+
+
+def own_format(formats: Formats) -> np.dtype | None:
+    """Return the record among these that has the fields of today's schema; None if there is none."""
+    text = describe(FEATURES)
+    return next((record for record in formats.values() if describe(record) == text), None)
+
+
+def new_format(formats: Formats) -> np.dtype:
+    """Today's record, padded where it would have the length of another one."""
+    size = FEATURES.itemsize
+    while size in formats:
+        size += 1
+    return padded(FEATURES, size)
+
+
+def encode(features: np.ndarray, record: np.dtype) -> list[bytes]:
+    """Rows of dtype `schema.FEATURES` as records with the same fields."""
+    stored = np.ascontiguousarray(features)
+    if record != FEATURES:
+        stored = np.zeros(len(features), dtype=record)
+        for name in record.names or ():
+            stored[name] = features[name]
+    raw, step = stored.tobytes(), record.itemsize
+    return [raw[i : i + step] for i in range(0, len(raw), step)]
+
+
+def decode(stored: Sequence[bytes], formats: Formats) -> Rows:
+    """Return the rows in their order; attributes that their records lack are absent.
+
+    Raises ValueError for a row whose length is that of no record.
+    """
+    sizes = set(map(len, stored))
+    if unknown := sizes - formats.keys():
+        expected = " or ".join(map(str, sorted(formats)))
+        raise ValueError(f"a row has {min(unknown)} bytes, expected {expected}")
+    if len(sizes) == 1:
+        return _rows(b"".join(stored), formats[sizes.pop()])
+    rows = Rows.empty(np.zeros(len(stored), dtype=np.uint64))
+    lengths = np.fromiter(map(len, stored), dtype=np.int64, count=len(stored))
+    for size in sizes:
+        places = np.flatnonzero(lengths == size)
+        rows.put(places, _rows(b"".join(stored[i] for i in places.tolist()), formats[size]))
+    return rows
+
+
+def _rows(raw: bytes, record: np.dtype) -> Rows:
+    found = np.frombuffer(raw, dtype=record)
+    if record == FEATURES:
+        return Rows.complete(found)
+    names = set(record.names or ())
+    features = np.zeros(len(found), dtype=FEATURES)
+    for name in names:
+        features[name] = found[name]
+    rows = Rows.complete(features)
+    rows.present[:, ~np.isin(NAMES, list(names))] = False
+    return rows

@@ -1,0 +1,63 @@
+"""Messages that kill or hang the process that computes them: attempts counted in the store before they begin.
+
+Where a runner repeats what its workers do not finish, an attempt that never ends is known only by what was
+stored before it. A message with too many such attempts, in whatever company, is computed alone; one that has
+too many alone is given up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from ..ingest.steps import ATTEMPTS, GIVEN_UP
+from ..messages.decoding import Reason
+from ..messages.outcomes import Outcome
+from ..messages.parts import Member, Place
+from ..store.base import Store
+
+_ALONE = "alone-"
+_DIGEST_BYTES = 12
+
+
+class Attempts:
+    """The attempts at members of one chunk, counted in the store of its data set."""
+
+    def __init__(self, store: Store, chunk_id: int, members: Sequence[Member]) -> None:
+        self.store, self.chunk_id, self.members = store, chunk_id, members
+        self.works = {_work(member): None for member in members}
+        self._counts: dict[str, int] = {}
+
+    def begin(self) -> tuple[list[Member], list[Member]]:
+        """Count an attempt at each member; returns those to compute together, and those each alone.
+
+        Raises StoreError.
+        """
+        works = [*self.works, *(_ALONE + work for work in self.works if len(self.works) == 1)]
+        self._counts = dict(zip(works, self.store.count_attempts(self.chunk_id, works), strict=True))
+        together = [member for member in self.members if self._counts[_work(member)] <= ATTEMPTS]
+        return together, [member for member in self.members if self._counts[_work(member)] > ATTEMPTS]
+
+    def begin_alone(self, member: Member) -> bool:
+        """Count an attempt at a member by itself; False where it is given up. Raises StoreError."""
+        work = _ALONE + _work(member)
+        if work not in self._counts:
+            [self._counts[work]] = self.store.count_attempts(self.chunk_id, [work])
+        return self._counts[work] <= ATTEMPTS
+
+    def end(self, members: Sequence[Member]) -> None:
+        """Forget the attempts at some of them, as the process lives. Raises StoreError."""
+        works = {_work(member): None for member in members}
+        self.store.clear_attempts(self.chunk_id, [*works, *(_ALONE + work for work in works)])
+
+
+def given_up(place: Place, member: Member) -> Outcome:
+    """Return the outcome of a message that kills or hangs every process that computes it."""
+    detail = f"chunk {place.chunk}: {GIVEN_UP}"
+    return Outcome.refused(Reason.STILL_FAILED, detail, member.ids, place.dataset)
+
+
+def _work(member: Member) -> str:
+    """A short name for a part of a message, the same in every process."""
+    named = f"{member.part} {member.key}".encode()
+    return hashlib.blake2b(named, digest_size=_DIGEST_BYTES).hexdigest()
