@@ -12,7 +12,7 @@ setup(
     version=VERSION,
     description="Features of level-2 nodes of chunked graphs: computed, kept and served",
     packages=find_packages(include=["l2features*", "beam_jobs*", "api*"]),
-    package_data={"l2features": ["py.typed"]},
+    package_data={"l2features": ["py.typed", "testing/golden.npz"]},
     python_requires=">=3.11",
     install_requires=[
         "blosc>=1.11",

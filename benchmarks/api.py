@@ -26,12 +26,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.asker import ALL, COLD, WARM, Asker, Case, Result, make_post
+from benchmarks.load import ARROW, JSON, run, unpacked
+from benchmarks.servers import DATASET, GEOMETRY, INSTANCE, PROJECT, TABLE, Server, fill, make_features
 from l2features.core.ids import Ids
-from tests.emulator import Emulator
-
-from .asker import ALL, COLD, WARM, Asker, Case, Result, make_post
-from .load import ARROW, JSON, run, unpacked
-from .servers import DATASET, GEOMETRY, INSTANCE, PROJECT, TABLE, Server, fill, make_features
+from l2features.testing.emulators import Emulator
 
 EPILOG = """
 What is measured:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.load import ARROW, JSON, Client, Post, Timing, parse_seconds, run
+from benchmarks.servers import DATASET, Server
 from l2features.core.ids import Ids
-
-from .load import ARROW, JSON, Client, Post, Timing, parse_seconds, run
-from .servers import DATASET, Server
 
 WARM_UP = 1000
 """Ids at the start of the table, for what a server does only once."""

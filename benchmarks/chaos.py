@@ -28,16 +28,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from beam_jobs.update import STREAM_ATTEMPTS
+from benchmarks.chaos_checks import SHOWN, Check, check_audit, check_letters, check_rows, check_truth
+from benchmarks.chaos_flow import Publisher, Storm, Tally
+from benchmarks.chaos_messages import Parcel, make_parcels
+from benchmarks.chaos_updater import KINDS, RestartedUpdater
+from benchmarks.chaos_world import HTTP, TABLE, World
 from l2features.core.geometry import Triple
 from l2features.pubsub.subscription import LEASE_S
-from tests.emulator import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
-
-from .chaos_checks import SHOWN, Check, check_audit, check_letters, check_rows, check_truth
-from .chaos_flow import Publisher, Storm, Tally
-from .chaos_messages import Parcel, make_parcels
-from .chaos_updater import KINDS, RestartedUpdater
-from .chaos_world import HTTP, TABLE, World
-from .synthetic import Spec
+from l2features.testing.emulators import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
+from l2features.testing.synthetic import Spec
 
 EPILOG = """
 It passes where every node that was ever made has its row, equal in every byte to the truth, which is

@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.chaos_messages import Parcel
+from benchmarks.chaos_world import INSTANCE, PROJECT, World
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids, row_keys
 from l2features.core.rows import encode_cells
 from l2features.pubsub.dead_letters import Folder
 from l2features.pubsub.subscription import Subscription
-from tests.oracle import check_equal, plain_features
-
-from .chaos_messages import Parcel
-from .chaos_world import INSTANCE, PROJECT, World
+from l2features.testing.oracle import check_equal, plain_features
 
 SHOWN = 5
 ORACLE_NODES = 100

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from .chaos_world import ROOT
+from benchmarks.chaos_world import ROOT
 
 GROUP, SUPERVISOR, WORKER = "group", "supervisor", "worker"
 KINDS = {GROUP: 0.6, SUPERVISOR: 0.2, WORKER: 0.2}

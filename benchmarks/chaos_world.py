@@ -13,15 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from benchmarks.chaos_messages import Parcel, Target
+from benchmarks.edits import random_edits
+from benchmarks.graph_server import FailingGraphServer
 from l2features.config.datasets import Dataset, load_dataset
 from l2features.core.ids import as_ids, row_keys
 from l2features.core.times import format_time
-from tests.emulator import Emulator, PubSubEmulator
-
-from .chaos_messages import Parcel, Target
-from .edits import random_edits
-from .graph_server import FailingGraphServer
-from .synthetic import Cell, ProofreadGraph, Segmentation, Spec, graph_meta
+from l2features.testing.emulators import Emulator, PubSubEmulator
+from l2features.testing.synthetic import Cell, ProofreadGraph, Segmentation, Spec, graph_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT, INSTANCE = "chaos", "chaos"

@@ -1,6 +1,6 @@
 """What a chunk takes in an ingest, measured: time of processor, bytes read and stored, rows, memory.
 
-The chunks are EM (benchmarks/em.py); their graph and their table are in the Bigtable emulator.
+The chunks are EM (l2features/testing/em.py); their graph and their table are in the Bigtable emulator.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ from l2features.ingest.steps import Ingest, save_chunk
 from l2features.kernel import SegmentedChunk, warm_up
 from l2features.store.base import Store, open_store
 from l2features.store.bigtable.cells import FAMILY
-from tests.emulator import Emulator
-
-from .em import NAME, EmDataset, make_crops, make_dataset, read_labels, write_parents
+from l2features.testing.em import NAME, EmDataset, make_crops, make_dataset, read_labels, write_parents
+from l2features.testing.emulators import Emulator
 
 GRID = (2, 2, 1)
 TIMESTAMP_BYTES, BLOCK_BYTES = 8, 1 << 16

@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from l2features.kernel import SegmentedChunk, compute_features, warm_up
-from tests.oracle import check_equal, plain_features
+from l2features.testing.oracle import check_equal, plain_features
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 ROW = "{:<20}{:>7} {:<7}{:>8}{:>9}{:>8}{:>9}{:>5}"
@@ -30,7 +30,7 @@ What is measured, one after the other in one process, on one core:
   kernel    compute_features(labels, resolution)
   mapped    the same from supervoxels and their labels: SegmentedChunk(...).features(...)
   edt       edt.edt(labels, anisotropy, black_border=False, parallel=1), nothing else
-  plain     inverse component map, numpy and scikit-learn's PCA for each label (tests/oracle.py)
+  plain     inverse component map, numpy and scikit-learn's PCA for each label (l2features/testing/oracle.py)
 A ratio is the best time over the best time of edt. Memory is the growth of a fresh process's peak.
 
 examples:

@@ -11,9 +11,8 @@ from typing import Any
 
 from l2features.core.geometry import Geometry
 from l2features.core.ids import L2
-from tests.graph_server import GraphServer, ServedGraph
-
-from .synthetic import Cell
+from l2features.testing.graph_server import GraphServer, ServedGraph
+from l2features.testing.synthetic import Cell
 
 
 class FailingGraphServer(GraphServer):

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from l2features.messages.decoding import Reason
-
-from .em import GRAPH, TABLE, EmDataset
+from l2features.testing.em import GRAPH, TABLE, EmDataset
 
 EDIT = {"table_id": GRAPH, "user_id": "1", "remesh_priority": "true", "remesh": "true"}
 MISSING = {"table_id": GRAPH, "l2_cache_id": TABLE}

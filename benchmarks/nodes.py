@@ -14,10 +14,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.features import _read_em, agrees, em_parser, make_neuropil, split_up
+from benchmarks.plain_worker import plain_node
 from l2features.kernel import SegmentedChunk, group_features, warm_up
-
-from .features import _read_em, agrees, em_parser, make_neuropil, split_up
-from .plain_worker import plain_node
 
 SHAPE = (256, 256, 512)
 RESOLUTION = (16, 16, 40)

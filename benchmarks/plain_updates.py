@@ -11,15 +11,14 @@ from datetime import UTC, datetime
 import fastremap
 import numpy as np
 
+from benchmarks.plain_worker import plain_node
 from l2features.config.datasets import load_datasets
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
 from l2features.graph.base import BigtableGraph
 from l2features.ingest.compute import timed
 from l2features.store.base import Meta, open_store
-
-from .em import GRAPH, GRAPH_URL, LAYOUT, STORE_URL, EmDataset
-from .plain_worker import plain_node
+from l2features.testing.em import GRAPH, GRAPH_URL, LAYOUT, STORE_URL, EmDataset
 
 TABLE = "l2cache_plain"
 

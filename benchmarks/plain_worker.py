@@ -13,7 +13,7 @@ import fastremap
 import numpy as np
 
 from l2features.core.schema import FEATURES, PCA_MIN_VOLUME_NM3
-from tests.oracle import central_scores, principal_axes
+from l2features.testing.oracle import central_scores, principal_axes
 
 
 def plain_node(

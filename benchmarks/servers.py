@@ -18,7 +18,7 @@ from l2features.core.geometry import Geometry
 from l2features.core.ids import IdLayout
 from l2features.core.schema import FEATURES, PCA_MIN_VOLUME_NM3
 from l2features.store.base import Meta, open_store
-from tests.emulator import free_port
+from l2features.testing.emulators import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT, INSTANCE, TABLE, DATASET = "benchmark", "benchmark", "l2cache_benchmark", "nodes"

@@ -11,12 +11,12 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from .bars import Bar, begin, print_bars
-from .features import em_parser
-from .footprint import Footprint, begin_peaks, cpu_seconds, growths, peaks_mb
-from .hostile import large, pickles, strange, unknown_node, wrong_ids
-from .strain import Strain
-from .updating import UpdaterProcess, em_updater, quantiles, warm_up
+from benchmarks.bars import Bar, begin, print_bars
+from benchmarks.features import em_parser
+from benchmarks.footprint import Footprint, begin_peaks, cpu_seconds, growths, peaks_mb
+from benchmarks.hostile import large, pickles, strange, unknown_node, wrong_ids
+from benchmarks.strain import Strain
+from benchmarks.updating import UpdaterProcess, em_updater, quantiles, warm_up
 
 SETTLE_S, LEAST_MINUTES = 15.0, 0.5
 MOST_IDLE, MOST_SLOWER = 5.0, 2.0

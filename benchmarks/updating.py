@@ -21,10 +21,7 @@ from l2features.core.geometry import Chunk
 from l2features.core.ids import Ids, as_ids
 from l2features.core.schema import SIZE
 from l2features.store.base import Store, open_store
-from tests.emulator import Emulator, PubSubEmulator
-from tests.feed import Feed
-
-from .em import (
+from l2features.testing.em import (
     STORE_URL,
     TABLE,
     Edit,
@@ -35,6 +32,8 @@ from .em import (
     read_labels,
     write_children,
 )
+from l2features.testing.emulators import Emulator, PubSubEmulator
+from l2features.testing.feed import Feed
 
 ROOT = Path(__file__).resolve().parent.parent
 CHUNK_SIZE, GRID = (256, 256, 128), (2, 2, 1)

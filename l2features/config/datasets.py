@@ -38,7 +38,7 @@ from ..core.geometry import MAX_CHUNK_VOXELS
 from ..core.graphene_path import table_of
 from ..core.paths import EXPECTED as EXPECTED_PATHS
 from ..core.paths import parse_path
-from ..store.base import TABLE_NAME
+from ..core.schema import TABLE_NAME
 from .entries import BUCKETS, read_entries
 
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"

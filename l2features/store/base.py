@@ -16,10 +16,9 @@ from ..core.errors import ConfigError, StoreError
 from ..core.geometry import Geometry
 from ..core.ids import IdLayout, Ids
 from ..core.rows import Rows
-from ..core.schema import NAMES
+from ..core.schema import NAMES, TABLE_NAME
 from ..core.times import utc_time
 
-TABLE_NAME = re.compile(r"[_a-zA-Z0-9][-_.a-zA-Z0-9]{0,49}")
 NOTE_NAME = re.compile(r"[a-z_]{1,50}")
 DONE, FAILED = "done", "failed"
 DEADLINE_S = 60.0

@@ -1,6 +1,6 @@
 """The embedded store: one SQLite file, for any number of tables.
 
-A row's value is one record (`l2features.store.sqlite.records`), so that reading needs no work per attribute. Ids are
+A row's value is one record (`records`), so that reading needs no work per attribute. Ids are
 stored as the signed integers of the same 64 bits. The table ``formats`` says how to read the rest.
 """
 

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: emulators, servers, synthetic data, reference implementations."""

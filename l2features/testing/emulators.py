@@ -1,0 +1,52 @@
+"""Google's emulators of Bigtable and Pub/Sub as real processes, which tests pause and kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+from ..local.emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, wait_for_port
+
+__all__ = ["free_port", "wait_for_port"]
+HOW_TO_GET_IT, HOW_TO_GET_PUBSUB = BIGTABLE.how_to_get_it, PUBSUB.how_to_get_it
+find_emulator, find_pubsub_emulator = BIGTABLE.find, PUBSUB.find
+
+
+class Emulator:
+    """One running emulator of Bigtable; it keeps nothing when it stops."""
+
+    program = BIGTABLE
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.host = f"{LOOPBACK}:{self.port}"
+        self.start()
+
+    @property
+    def variable(self) -> str:
+        return self.program.variable
+
+    def start(self) -> None:
+        command = self.program.command(LOOPBACK, self.port)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for_port(self.port)
+
+    def pause(self) -> None:
+        """Stop it as a whole until SIGCONT; its threads go on for a moment after the signal was sent."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Environment of a process that shall use this emulator."""
+        return {**os.environ, self.variable: self.host, **more}
+
+
+class PubSubEmulator(Emulator):
+    """One running emulator of Pub/Sub; subscriptions need fresh names in every test."""
+
+    program = PUBSUB

@@ -1,0 +1,146 @@
+"""Small precomputed layers that a test may damage, and a server that has them on the web or in buckets."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from cloudvolume import CloudVolume
+from cloudvolume.chunks import encode
+from cloudvolume.datasource.precomputed.common import compressed_morton_code
+from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
+
+from ..core.geometry import Geometry
+from ..core.ids import IdLayout
+
+SHAPE, STEP = (64, 64, 32), (32, 32, 32)
+GEOMETRY = Geometry((16.0, 16.0, 40.0), (0, 0, 0), SHAPE, (64, 64, 32), IdLayout({2: 10}))
+SHARDING = {
+    "@type": "neuroglancer_uint64_sharded_v1",
+    "preshift_bits": 0,
+    "hash": "identity",
+    "minishard_bits": 1,
+    "shard_bits": 1,
+    "minishard_index_encoding": "raw",
+    "data_encoding": "raw",
+}
+BUCKET = "a-bucket"
+
+
+def cells_of_labels(dtype: Any = np.uint64, seed: int = 0) -> np.ndarray:
+    """Labels in which every block differs."""
+    coarse = np.random.default_rng(seed).integers(1, 60, [n // 4 for n in SHAPE])
+    return np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), int)).astype(dtype))
+
+
+def make_layer(folder: Path, labels: np.ndarray, sharded: bool = False, **more: Any) -> Path:
+    """Write a layer whose files are not compressed; ``more`` are parts of its info, or of its sharding."""
+    sharding = SHARDING | {name: more.pop(name) for name in SHARDING if name in more}
+    values: dict[str, Any] = {
+        "num_channels": 1,
+        "layer_type": "segmentation",
+        "data_type": labels.dtype.name,
+        "encoding": "raw",
+        "resolution": (16, 16, 40),
+        "voxel_offset": (0, 0, 0),
+        "volume_size": labels.shape,
+        "chunk_size": STEP,
+    }
+    info = CloudVolume.create_new_info(**values | more)
+    path = f"precomputed://file://{folder}"
+    volume = CloudVolume(path, info=info, progress=False, compress=False, non_aligned_writes=True)
+    if not sharded:
+        volume.commit_info()
+        volume[:] = labels[..., None]
+        return folder
+    volume.scale["sharding"] = sharding
+    volume.commit_info()
+    grid = [-(-n // step) for n, step in zip(labels.shape, volume.chunk_size, strict=True)]
+    cells = np.array(list(np.ndindex(*grid)))
+    blocks = {}
+    for cell, code in zip(cells, compressed_morton_code(cells, grid), strict=True):
+        part = labels[tuple(slice(a * n, (a + 1) * n) for a, n in zip(cell, volume.chunk_size, strict=True))]
+        block = np.asfortranarray(part)[..., None]
+        blocks[int(code)] = encode(block, info["scales"][0]["encoding"], (8, 8, 8))
+    for name, data in ShardingSpecification.from_dict(sharding).synthesize_shards(blocks).items():
+        (folder / volume.key).mkdir(exist_ok=True)
+        (folder / volume.key / name).write_bytes(data)
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Content of every file of a layer, by its name in it."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+class Served:
+    """What a server answers: files, statuses in place of files, and the status of what it does not have."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = files
+        self.statuses: dict[str, int] = {}
+        self.absent = 404
+        self.asked: list[str] = []
+
+    def answer(self, name: str) -> tuple[int, bytes]:
+        self.asked.append(name)
+        if name in self.statuses:
+            return self.statuses[name], b"<Error><Code>Refused</Code></Error>"
+        if name in self.files:
+            return 200, self.files[name]
+        code = "NoSuchKey" if self.absent == 404 else "AccessDenied"
+        return self.absent, f"<Error><Code>{code}</Code></Error>".encode()
+
+
+@contextmanager
+def serving(served: Served) -> Iterator[dict[str, str]]:
+    """Serve a layer; yields its path by source: "http(s)", "gs" (with `emulator` set to it) and "s3"."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = unquote(self.path.partition("?")[0])
+            status, body = served.answer(path.partition("/seg/")[2])
+            limits = self.headers.get("Range")
+            if limits and status == 200:
+                first, last = limits.removeprefix("bytes=").split("-")
+                status, body = (
+                    (206, body[int(first) : int(last) + 1]) if int(first) < len(body) else (416, b"")
+                )
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield {
+            "http(s)": f"precomputed://{host}/seg",
+            "gs": f"gs://{BUCKET}/seg",
+            "s3": f"s3://{host}/{BUCKET}/seg",
+            "host": host,
+        }
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def edit_info(folder: Path, **changes: Any) -> None:
+    """Change keys of a layer's info, or of its first scale where they are that scale's."""
+    path = folder / "info"
+    info = json.loads(path.read_text())
+    for key, value in changes.items():
+        target = info["scales"][0] if key in info["scales"][0] else info
+        target[key] = value
+    path.write_text(json.dumps(info))

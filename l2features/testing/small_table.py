@@ -1,0 +1,44 @@
+"""A small table of made-up nodes and the data sets file that names it: what a server needs to be tried."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..core.geometry import Geometry
+from ..core.ids import IdLayout, Ids
+from ..core.schema import FEATURES, NAMES
+from ..store.base import Meta, open_store
+
+DATASET = "sample"
+GEOMETRY = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({2: 10}))
+NODES = 100
+EMPTY = 7
+"""Every so many nodes, one could not be computed."""
+
+
+def node_ids(count: int = NODES) -> Ids:
+    """Ids of the nodes of the table, shape (count,)."""
+    return np.uint64(GEOMETRY.layout.chunk_id(1, 0, 0)) + np.arange(1, count + 1, dtype=np.uint64)
+
+
+def small_table(folder: Path, nodes: int = NODES) -> Path:
+    """The data sets file of a new SQLite table in ``folder``; its graph does not exist."""
+    rng, rows = np.random.default_rng(0), np.zeros(nodes, dtype=FEATURES)
+    for name in NAMES:
+        rows[name] = rng.integers(1, 30_000, rows[name].shape)
+    rows["has_pca"] = np.arange(nodes) % 3 > 0
+    rows["label"] = node_ids(nodes)
+    for name in (*NAMES, "has_pca"):
+        rows[name][::EMPTY] = 0
+    store_url = f"sqlite://{folder}/l2cache.db"
+    store = open_store(store_url, "l2cache_small")
+    store.create(Meta("graph", "precomputed://file:///nowhere", "2026-01-01 00:00:00", GEOMETRY))
+    store.write(rows)
+    store.close()
+    entry = {"cv_path": "precomputed://file:///nowhere", "l2cache_id": "l2cache_small", "store": store_url}
+    config = folder / "datasets.yml"
+    config.write_text(json.dumps({DATASET: {**entry, "graph": "flat", "chunk_size": [64, 64, 32]}}))
+    return config

@@ -1,0 +1,138 @@
+"""What the tests of stores share: a table's meta, features, open stores of each kind, and their rows."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ..config.datasets import load_dataset
+from ..core.geometry import Chunk, Geometry
+from ..core.ids import IdLayout, Ids, as_ids
+from ..core.rows import Rows
+from ..core.schema import FEATURES, NAMES
+from ..store.base import Meta, Store, open_store
+from .emulators import Emulator
+from .reference import served
+
+PROJECT, INSTANCE = "test-project", "test-instance"
+STORE_URL = f"bigtable://{PROJECT}/{INSTANCE}"
+LAYOUT = IdLayout({2: 10})
+GEOMETRY = Geometry((16.0, 16.0, 40.0), (1024, 512, 20), (160, 128, 48), (64, 64, 32), LAYOUT)
+META = Meta("fixture", "precomputed://file:///seg", "2026-11-21 00:27:44", GEOMETRY)
+META_REST = (META.cv_path, META.timestamp, GEOMETRY)
+CHUNK = LAYOUT.chunk_id(1, 0, 1)
+FIRST = CHUNK + 1
+T0 = datetime(2026, 11, 21, 0, 27, 44, 368_000, UTC)
+counter = itertools.count()
+
+
+def features_of(ids: Any, seed: int = 1) -> np.ndarray:
+    """Computed rows with random values; every third has no principal axes, every seventh is not computed."""
+    rng = np.random.default_rng(seed)
+    rows = np.zeros(len(ids), dtype=FEATURES)
+    for name in NAMES:
+        values = rng.integers(1, 60_000, rows[name].shape)
+        rows[name] = values / 7 if rows.dtype[name].base.kind == "f" else values
+    rows["label"], place = as_ids(ids), np.arange(len(ids))
+    rows["has_pca"] = place % 3 != 2
+    for name in ("pca", "pca_val"):
+        rows[name][~rows["has_pca"]] = 0
+    for name in (*NAMES, "has_pca"):
+        rows[name][place % 7 == 6] = 0
+    return rows
+
+
+def served_values(rows: Rows) -> list[dict[str, Any]]:
+    return served(rows, GEOMETRY)
+
+
+@pytest.fixture(params=["sqlite", "bigtable"])
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """Opens stores, of a table that is not there unless it is named."""
+    kind, opened = request.param, []
+    if kind == "bigtable":
+        request.getfixturevalue("emulator")
+
+    def new(name: str | None = None) -> Store:
+        url = STORE_URL if kind == "bigtable" else f"sqlite://{tmp_path}/store.db"
+        opened.append(open_store(url, name or f"l2_{kind}_{os.getpid()}_{next(counter)}"))
+        return opened[-1]
+
+    yield new
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(new_store: Callable[..., Store]) -> Store:
+    store = new_store()
+    store.create(META)
+    return store
+
+
+@pytest.fixture
+def bigtable_store(emulator: Emulator) -> Iterator[Store]:
+    store = open_store(STORE_URL, f"l2_only_{os.getpid()}_{next(counter)}")
+    store.create(META)
+    yield store
+    store.close()
+
+
+def open_table(config: Path) -> Store:
+    """The table of the data set ``sample``."""
+    dataset = load_dataset("sample", config)
+    return open_store(dataset.store, dataset.l2cache_id)
+
+
+def chunk_rows(store: Store, chunk: Chunk) -> Rows:
+    """All rows of a chunk."""
+    geometry = store.geometry()
+    assert geometry
+    first = geometry.chunk_id(chunk)
+    return store.scan_chunk(first, geometry.layout.last_id(first))
+
+
+def forget(store: Store, ids: Ids) -> None:
+    """Delete rows, so that they are missing."""
+    for node in ids.tolist():
+        store.delete(node, node)
+
+
+def lose(store: Store, chunk: Chunk, most: int) -> Ids:
+    """Delete the first rows of a chunk; gives their ids."""
+    ids = chunk_rows(store, chunk).ids[:most]
+    forget(store, ids)
+    return ids
+
+
+def raw_table(name: str) -> Any:
+    """The table by the data client, past our store."""
+    from google.cloud.bigtable.data import BigtableDataClient
+
+    return BigtableDataClient(project=PROJECT).get_table(INSTANCE, name)
+
+
+def versions(name: str) -> dict[tuple[bytes, bytes], int]:
+    """Number of cell versions of every (row, column) of a table."""
+    from google.cloud.bigtable.data import ReadRowsQuery
+
+    out: dict[tuple[bytes, bytes], int] = {}
+    for row in raw_table(name).read_rows(ReadRowsQuery()):
+        for cell in row.cells:
+            out[row.row_key, cell.qualifier] = out.get((row.row_key, cell.qualifier), 0) + 1
+    return out
+
+
+def make_table(name: str, families: tuple[str, ...]) -> Any:
+    from google.cloud import bigtable
+
+    table = bigtable.Client(project=PROJECT, admin=True).instance(INSTANCE).table(name)
+    table.create(column_families=dict.fromkeys(families))
+    return table

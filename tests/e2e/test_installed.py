@@ -1,0 +1,164 @@
+"""The packages as they are published: built, installed, and run where the checkout is not found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from l2features.config.datasets import CONFIG_VARIABLE
+from tests.support.elsewhere import copy_kernels, environment, make_python, pip, site_packages
+from tests.support.ingest_jobs import table_bytes
+from tests.support.jobs import ROOT
+
+PACKAGES = ("api", "beam_jobs", "l2features")
+NOT_CLONED = (".*", "*.egg-info", "__pycache__")
+PRODUCTS = {"build", "dist", "sample"}
+BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
+"""What every build frontend calls."""
+BESIDE = {
+    "MANIFEST.in",
+    "PKG-INFO",
+    "README.md",
+    "l2features.egg-info",
+    "pyproject.toml",
+    "setup.cfg",
+    "setup.py",
+}
+IMPORT_ALL = """
+import importlib, sys
+_, site, checkout, *names = sys.argv
+assert checkout not in sys.path, sys.path
+for name in names:
+    found = importlib.import_module(name)
+    assert found.__file__.startswith(site), found.__file__
+"""
+
+
+class Built(NamedTuple):
+    """The files of the packages in a clone, and what was built of it."""
+
+    files: set[str]
+    sdist: Path
+    wheel: Path
+
+
+class Installed(NamedTuple):
+    """A python that has the wheel, and a folder where nothing else is found."""
+
+    python: Path
+    folder: Path
+    site: Path
+
+    def run(self, *command: str, **variables: str) -> str:
+        """What a command of the environment prints; it must succeed."""
+        program = str(self.python.parent / command[0])
+        ran = subprocess.run(
+            [program, *command[1:]],
+            cwd=self.folder,
+            env=environment(self.python, **variables),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "Traceback" not in ran.stderr
+        return ran.stdout
+
+
+def not_cloned(folder: str, names: list[str]) -> set[str]:
+    """What of a folder of the checkout is not the repository's."""
+    products = PRODUCTS if Path(folder) == ROOT else set()
+    return shutil.ignore_patterns(*NOT_CLONED)(folder, names) | products
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The source distribution, from what is in the repository; the wheel, from nothing but that."""
+    folder = tmp_path_factory.mktemp("built")
+    clone, tools = folder / "clone", folder / "tools"
+    shutil.copytree(ROOT, clone, ignore=not_cloned)
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    pip("install", "--no-compile", f"--target={tools}", *required)
+
+    def build(hook: str, source: Path) -> None:
+        command = [sys.executable, "-c", BUILD, hook, str(folder)]
+        inside = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tools)}
+        subprocess.run(command, cwd=source, env=inside, check=True, capture_output=True)
+
+    build("build_sdist", clone)
+    (sdist,) = folder.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    build("build_wheel", folder / "unpacked" / sdist.name.removesuffix(".tar.gz"))
+    (wheel,) = folder.glob("*.whl")
+    modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    files = {str(path.relative_to(ROOT)) for path in (*modules, ROOT / "l2features" / "py.typed")}
+    return Built(files, sdist, wheel)
+
+
+@pytest.fixture(scope="module")
+def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("installed")
+    python = make_python(folder / "python", built.wheel)
+    site = site_packages(folder / "python")
+    copy_kernels(site)
+    (folder / "empty").mkdir()
+    return Installed(python, folder / "empty", site)
+
+
+def test_what_is_published(built: Built) -> None:
+    """Every module of the packages, and of the tests and benchmarks nothing."""
+    with zipfile.ZipFile(built.wheel) as archive:
+        assert {name for name in archive.namelist() if ".dist-info/" not in name} == built.files
+    with tarfile.open(built.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames() if not archive.getmember(name).isdir()}
+    assert {name for name in names if name.startswith(PACKAGES) and ".egg-info/" not in name} == built.files
+    assert {name.split("/")[0] for name in names - built.files} == BESIDE
+
+
+def test_every_module_is_found(built: Built, installed: Installed) -> None:
+    """None needs what is not published; the configuration of gunicorn is no module."""
+    modules = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in built.files}
+    modules -= {"api.gunicorn.conf", "l2features.py.typed"}
+    installed.run("python", "-c", IMPORT_ALL, str(installed.site), str(ROOT), *sorted(modules))
+
+
+def test_from_a_sample_to_its_features(installed: Installed, undisturbed: Path) -> None:
+    """The commands of a newcomer; the table is that of the checkout."""
+    installed.run("l2features", "sample", "sample", "--grid", "3,2,2", "--chunk-size", "32,32,16")
+    config = "sample/datasets.yml"
+    data = ["--config", config, "--dataset", "sample", "--workers", "1"]
+    ingested = installed.run("python", "-m", "beam_jobs.ingest", *data, "--create")
+    assert ingested.startswith("12 of 12 chunks done: ")
+    assert table_bytes(installed.folder / config) == table_bytes(undisturbed)
+    assert "12/12 chunks done" in installed.run("l2features", "status", "sample", "--config", config)
+    got = installed.run("l2features", "get", "sample", "--chunk", "1,1,1", "--json", "--config", config)
+    assert all(row["size_nm3"] > 0 for row in json.loads(got).values())
+    audited = installed.run("python", "-m", "beam_jobs.audit", *data, "--runner=FnApiRunner")
+    assert audited.endswith("\ncomplete\n"), audited
+    server = ("gunicorn", "--check-config", "-c", f"{installed.site}/api/gunicorn.conf.py")
+    variables = {CONFIG_VARIABLE: config, "L2CACHE_BIND": "127.0.0.1:0"}
+    installed.run("python", "-m", *server, "api.app:create_app()", **variables)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "l2features serve --help",
+        "l2features up --help",
+        "l2features sample-edit --help",
+        "python -m beam_jobs.update --help",
+    ],
+)
+def test_other_commands_start(installed: Installed, command: str) -> None:
+    assert installed.run(*command.split()).lower().startswith("usage: ")

@@ -1,0 +1,119 @@
+"""The image of the jobs, followed as far as that goes without Docker."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.dataflow_launch import FLAGS
+from tests.support.dockerfile import (
+    Step,
+    below,
+    build,
+    environment,
+    follow_copies,
+    import_with_only,
+    last,
+    read_steps,
+    stages,
+)
+from tests.support.jobs import ROOT
+
+pytestmark = pytest.mark.usefixtures("dead_topic")
+DOCKERFILE = "templates/Dockerfile"
+OPTIONS = {
+    "ingest": ["--dataset=sample", "--recompute=true"],
+    "audit": ["--dataset=sample"],
+    "update": [
+        "--subscriptions=projects/my-project/subscriptions/edits",
+        "--dead_letters=projects/my-project/topics/dead",
+    ],
+}
+LAUNCHER = """
+import runpy, sys, beam_jobs
+_, site, main, *_ = sys.argv
+assert beam_jobs.__file__.startswith(site), beam_jobs.__file__
+sys.argv = sys.argv[2:]
+runpy.run_path(main, run_name="__main__")
+"""
+"""Runs a main file as ``python FILE`` does, once it is sure where the code comes from."""
+
+
+@pytest.fixture(scope="module")
+def targets() -> dict[str, list[Step]]:
+    return stages(read_steps(DOCKERFILE))
+
+
+@pytest.mark.parametrize("job", OPTIONS)
+def test_an_image_launches_its_job(
+    targets: dict[str, list[Step]], job: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Its COPY lines are followed, the packages built from these files alone, its own commands run."""
+    steps = targets[job]
+    follow_copies(DOCKERFILE, steps, tmp_path)
+    site = build(tmp_path)
+    assert {path.name for path in site.iterdir()} == {"l2features", "beam_jobs"}
+    variables = {name: below(value, tmp_path) for name, value in environment(steps).items()}
+    inside = {**os.environ, **variables, "PYTHONPATH": str(site)}
+    launcher = [sys.executable, "-c", LAUNCHER, str(site), variables["FLEX_TEMPLATE_PYTHON_PY_FILE"]]
+    flags = [f"--config={undisturbed}", *OPTIONS[job], *FLAGS, "--dry_run=True"]
+    ran = subprocess.run(
+        [*launcher, *flags], cwd=tmp_path, env=inside, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_launcher_and_worker_are_of_one_beam(targets: dict[str, list[Step]]) -> None:
+    steps = read_steps(DOCKERFILE)
+    arguments = dict(step.rest.split("=") for step in steps if step.word == "ARG")
+    locked = re.search(r"^apache-beam==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert locked
+    assert arguments["BEAM_VERSION"] == locked[1]
+    images = [step.rest.partition(" AS ")[0] for step in steps if step.word == "FROM"]
+    bases = [image for image in images if image not in targets]
+    assert bases == [
+        "apache/beam_python3.11_sdk:${BEAM_VERSION}",
+        "gcr.io/dataflow-templates-base/python311-template-launcher-base:${LAUNCHER_VERSION}",
+        "python:3.11-slim-bookworm",
+    ]
+    assert all(step.rest.count("==") for step in steps if "setuptools" in step.rest)
+
+
+def test_kernels_are_compiled_when_the_image_is_built(targets: dict[str, list[Step]]) -> None:
+    """The command itself, which here finds what it compiled before."""
+    (compiling,) = [s.rest for s in targets["jobs"] if s.word == "RUN" and s.rest.startswith("python")]
+    subprocess.run([sys.executable, *shlex.split(compiling)[1:]], check=True)
+    assert environment(targets["jobs"])["NUMBA_CPU_NAME"] == "generic"
+    made = [step.rest for step in targets["jobs"] if "install -d -o l2jobs" in step.rest]
+    assert "$NUMBA_CACHE_DIR" in made[0]
+
+
+def test_who_runs_in_an_image(targets: dict[str, list[Step]]) -> None:
+    """Dataflow demands root, and nothing else does."""
+    assert last(targets["jobs"], "USER") == "l2jobs"
+    assert json.loads(last(targets["jobs"], "ENTRYPOINT")) == ["python", "-m"]
+    for job in OPTIONS:
+        assert last(targets[job], "USER") == "root"
+        assert json.loads(last(targets[job], "ENTRYPOINT")) == ["/opt/apache/beam/boot"]
+        copied = [step.rest.split()[-1] for step in targets[job] if step.rest.startswith("--from=")]
+        assert copied == ["/opt/apache/beam", "/opt/google/dataflow/python_template_launcher"]
+        assert environment(targets[job])["FLEX_TEMPLATE_PYTHON_PY_FILE"] == "/template/main.py"
+        flex = [name for name in environment(targets[job]) if name.startswith("FLEX_")]
+        assert flex == ["FLEX_TEMPLATE_PYTHON_PY_FILE"]
+
+
+def test_the_lock_holds_every_library_that_the_jobs_need() -> None:
+    code = (
+        "import beam_jobs.ingest, beam_jobs.audit, beam_jobs.update, beam_jobs.update_dataflow\n"
+        "import l2features.store.bigtable.bigtable_store, l2features.volume\n"
+        "import l2features.ingest.node_features\n"
+    )
+    assert {"kvdbclient", "caveclient"} <= import_with_only("requirements.txt", code)

@@ -1,0 +1,58 @@
+"""compose.yaml: what its containers run, and that it is valid."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from compose_spec import PyOptions
+
+from l2features.local.emulator_programs import BIGTABLE, PUBSUB
+from l2features.local.services import CONTAINERS, services
+from tests.support.jobs import ROOT
+
+COMPOSE = ROOT / "compose.yaml"
+
+
+def test_the_containers_run_what_up_runs() -> None:
+    """The commands, variables and order of compose.yaml are those of `l2features up`."""
+    written = yaml.safe_load(COMPOSE.read_text())["services"]
+    expected = services(CONTAINERS)
+    assert set(written) == {BIGTABLE.name, PUBSUB.name, *(service.name for service in expected)}
+    for service in expected:
+        own = written[service.name]
+        assert own["command"] == list(service.argv), service.name
+        assert own["environment"] == service.environment
+        assert {name: on["condition"] for name, on in own["depends_on"].items()} == service.after
+        assert any(volume.startswith(f"data:{CONTAINERS.folder}") for volume in own["volumes"])
+        assert (ROOT / own["build"]["dockerfile"]).exists()
+        for name, condition in service.after.items():
+            assert condition != "service_healthy" or written[name]["healthcheck"]["test"]
+    for program, address in ((BIGTABLE, CONTAINERS.bigtable), (PUBSUB, CONTAINERS.pubsub)):
+        host, _, port = address.partition(":")
+        assert host == program.name
+        assert written[program.name]["command"] == program.image_command(int(port))
+        assert f"/dev/tcp/127.0.0.1/{port}" in written[program.name]["healthcheck"]["test"][-1]
+    assert written["api"]["ports"] == [f"127.0.0.1:4100:{CONTAINERS.api.rpartition(':')[2]}"]
+
+
+def test_the_jobs_start_from_a_stage_that_is_there() -> None:
+    build = yaml.safe_load(COMPOSE.read_text())["x-jobs"]["build"]
+    stages = re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / build["dockerfile"]).read_text(), re.MULTILINE)
+    assert build["target"] in stages
+
+
+def test_compose_yaml_is_valid() -> None:
+    """By the schema, and by docker itself where it has compose."""
+    as_compose_does = PyOptions(apply_merge=True)
+    as_compose_does.from_yaml(COMPOSE.read_text()).validate()
+    with pytest.raises(ValueError, match="service_helthy"):
+        as_compose_does.from_yaml(COMPOSE.read_text().replace("service_healthy", "service_helthy"))
+    compose = [shutil.which("docker") or "false", "compose"]
+    if subprocess.run([*compose, "version"], check=False, capture_output=True).returncode == 0:
+        command = [*compose, "-f", str(COMPOSE), "config", "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,298 @@
+"""docs/operations.md says what there is: programs take its commands, and its metrics exist."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from prometheus_client import Counter, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from api import metrics
+from beam_jobs import audit, ingest, update
+from beam_jobs.audit_pipeline import COUNTED
+from beam_jobs.transforms import STEPS
+from benchmarks import cost
+from benchmarks.cost_inputs import Inputs, inputs_text
+from l2features.cli import commands as cli
+from l2features.config.datasets import load_dataset
+from l2features.core.chunks import FileCounts, whole_box
+from l2features.core.ids import row_keys
+from l2features.core.schema import SATURATING
+from l2features.ingest.compute import read_geometry
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Fate, Verdict
+from l2features.testing.emulators import Emulator
+from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL
+from l2features.volume import Volume
+from tests.support.jobs import ROOT, dataset_file, need_program, run_ingest
+from tests.unit.test_templates import HOW_TO_GET_GCLOUD
+
+WRITTEN = (ROOT / "docs" / "operations.md").read_text()
+PROGRAMS = ("python", "l2features", "gcloud", "docker", "git", "date")
+TIME = "2026-11-21 00:27:44"
+PARSE: dict[str, Callable[[Sequence[str]], Any]] = {
+    "beam_jobs.ingest": ingest.parse,
+    "beam_jobs.audit": audit.parse,
+    "beam_jobs.update": update.parse,
+}
+RECORD = f"""#!{sys.executable}
+import json, os, sys
+with open(os.environ["CALLS"], "a") as calls:
+    calls.write(json.dumps([program := os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+print({{"git": "0af1b2c", "date": "{TIME}"}}.get(program, ""))
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", WRITTEN, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The words of all commands, as a shell gives them to programs that only write them down."""
+    folder = tmp_path_factory.mktemp("programs")
+    for name in PROGRAMS:
+        (folder / name).write_text(RECORD)
+        (folder / name).chmod(0o755)
+    environment = {"PATH": str(folder), "CALLS": str(folder / "calls")}
+    script = "\n".join(blocks("sh"))
+    command = ["/bin/bash", "-euc", script]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert not ran.stderr
+    return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
+
+
+def of_program(calls: list[list[str]], *words: str) -> list[list[str]]:
+    return [call[len(words) :] for call in calls if call[: len(words)] == list(words)]
+
+
+def test_the_jobs_take_their_commands(calls: list[list[str]]) -> None:
+    for module, parse in PARSE.items():
+        found = of_program(calls, "python", "-m", module)
+        assert found, module
+        for arguments in found:
+            parse(arguments)
+    assert {call[1] for call in of_program(calls, "python") if call[0] == "-m"} == set(PARSE)
+    with pytest.raises(SystemExit):
+        ingest.parse(["--dataset", "minnie", "--no_such_option"])
+
+
+def test_the_benchmark_takes_its_commands(calls: list[list[str]]) -> None:
+    found = of_program(calls, "python", "benchmarks/cost.py")
+    assert found
+    for arguments in found:
+        cost.parse(arguments)
+
+
+def test_l2features_takes_its_commands(calls: list[list[str]]) -> None:
+    found = of_program(calls, "l2features")
+    assert len(found) > 3
+    for arguments in found:
+        context = click.Context(cli.main, info_name="l2features")
+        command: click.Command = cli.main
+        while isinstance(command, click.Group):
+            _, inner, arguments = command.resolve_command(context, arguments)
+            assert inner
+            command = inner
+        command.make_context(command.name, list(arguments), parent=context)
+
+
+def test_gcloud_takes_its_commands(calls: list[list[str]]) -> None:
+    """By what the SDK lists for the completion of command lines."""
+    tree = completions()
+    found = of_program(calls, "gcloud")
+    assert len(found) > 10
+    for words in found:
+        node = tree
+        flags = set(tree["flags"])
+        for word in words:
+            node = node["commands"].get(word, node) if not word.startswith("--") else node
+            flags |= set(node["flags"])
+        given = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert not node["commands"], words
+        assert not given - flags, words
+
+
+def test_what_is_named_has_been_made(calls: list[list[str]]) -> None:
+    """In the order of the page: accounts, tables, topics, subscriptions, buckets, repositories, images."""
+    there = {
+        ("projects", "my-project"),
+        ("buckets", "gs://segmentation-bucket"),
+        ("tables", "minnie"),
+        ("topics", "pychunkedgraph"),
+    }
+    granted, pushed = 0, set()
+    for call in calls:
+        if call[0] == "gcloud" and "create" in call:
+            kind, *names = call[call.index("create") - 1 :]
+            there |= {(kind, n) for n in takewhile(lambda word: not word.startswith("-"), names[1:])}
+            assert {("topics", topic) for topic in values(call, "--topic")} <= there, call
+        elif call[:3] == ["python", "-m", "beam_jobs.ingest"] and "--create" in call:
+            there.add(("tables", "l2cache_minnie"))
+        elif "add-iam-policy-binding" in call:
+            verb, granted = call.index("add-iam-policy-binding"), granted + 1
+            accounts = [m for m in values(call, "--member") if m.startswith("serviceAccount:")]
+            used = {("service-accounts", account.partition(":")[2]) for account in accounts}
+            used.add((call[verb - 1], call[verb + 1]))
+            assert {(kind, name.partition("@")[0]) for kind, name in used} <= there, call
+        elif call[:2] == ["docker", "push"]:
+            [image] = call[2:]
+            assert any(values(built, "-t") == [image] for built in of_program(calls, "docker", "build"))
+            pushed.add(image)
+        elif call[:2] != ["docker", "build"]:
+            assert {word for word in call if "-docker.pkg.dev/" in word} <= pushed, call
+    assert granted > 20
+    assert {image.rpartition("/")[2] for image in pushed} == {"ingest:0af1b2c", "jobs:0af1b2c", "api:0af1b2c"}
+
+
+def values(call: list[str], option: str) -> list[str]:
+    return [value for name, value in pairwise(call) if name == option]
+
+
+def test_the_roles_that_are_told_of_are_granted(calls: list[list[str]]) -> None:
+    part = WRITTEN.partition("## Roles")[2].partition("\n## ")[0]
+    column = [line.split("|")[3] for line in part.splitlines() if line.startswith("| ")]
+    told = set(re.findall(r"`(roles/[\w.]+)`", " ".join(column)))
+    granted = {role for call in calls if "add-iam-policy-binding" in call for role in values(call, "--role")}
+    assert told == granted | {"roles/bigtable.admin"}
+
+
+def test_the_time_is_taken_when_the_subscriptions_are_there(calls: list[list[str]]) -> None:
+    [taken] = [place for place, call in enumerate(calls) if call == ["date", "-u", "+%F %T"]]
+    subscribed = [p for p, call in enumerate(calls) if call[1:4] == ["pubsub", "subscriptions", "create"]]
+    used = [p for p, call in enumerate(calls) if values(call, "--timestamp") == [TIME]]
+    assert len(subscribed) == 4
+    assert len(used) == 2
+    assert max(subscribed) < taken < min(used)
+
+
+def test_every_option_that_is_named_is_one_of_a_program() -> None:
+    sources = [*(ROOT / "beam_jobs").glob("*.py"), *(ROOT / "l2features").rglob("*.py"), Path(cost.__file__)]
+    known = set(re.findall(r'"(--[a-z_-]+)"', "\n".join(path.read_text() for path in sources)))
+    known |= {f"--{name}" for name in (*cost.PRICES, *PipelineOptions([]).get_all_options())}
+    prose = re.sub(r"^```.*?^```", "", WRITTEN, flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"(?<![-\w])--[a-z][a-z_-]+", prose))
+    assert len(named) > 15
+    assert not named - known - set(flags_below(completions()))
+
+
+def flags_below(node: dict[str, Any]) -> Iterator[str]:
+    yield from node["flags"]
+    for inner in node["commands"].values():
+        yield from flags_below(inner)
+
+
+def completions() -> dict[str, Any]:
+    program = shutil.which("gcloud")
+    need_program(program, HOW_TO_GET_GCLOUD)
+    assert program
+    file = Path(program).resolve().parent.parent / "data" / "cli" / "gcloud_completions.py"
+    need_program(str(file) if file.exists() else None, f"this SDK has no {file}: {HOW_TO_GET_GCLOUD}")
+    names: dict[str, Any] = {}
+    exec(compile(file.read_text(), str(file), "exec"), names)
+    tree: dict[str, Any] = names["STATIC_COMPLETION_CLI_TREE"]
+    return tree
+
+
+def test_the_metrics_of_the_api_are_there() -> None:
+    named = set(re.findall(r"\bl2cache_[a-z_]+", WRITTEN)) - {
+        "l2cache_id",
+        "l2cache_minnie",
+        "l2cache_minnie_",
+    }
+    exposed = set(exposed_names())
+    assert len(named) > 8
+    assert not named - exposed
+
+
+def exposed_names() -> Iterator[str]:
+    """Names of samples, as a query has them."""
+    for metric in vars(metrics).values():
+        if isinstance(metric, Histogram):
+            yield from (f"{metric._name}_bucket", f"{metric._name}_count")
+        elif isinstance(metric, MetricWrapperBase):
+            yield f"{metric._name}_total" if isinstance(metric, Counter) else metric._name
+
+
+def test_all_counters_of_the_jobs_are_told_of_and_no_others() -> None:
+    source = "\n".join(path.read_text() for path in (ROOT / "beam_jobs").glob("*.py"))
+    literal = set(re.findall(r'(?:_counter\(|_count\(|Metrics\.\w+\(NAMESPACE, )"(\w+)"', source))
+    made = {f"messages_{verdict}" for verdict in Verdict} | {f"ids_{fate}" for fate in Fate}
+    made |= {f"audit_{name}" for name in COUNTED} | {f"{step}_ms" for step in (*STEPS, "graph")}
+    made |= {f"files_{name}" for name in FileCounts._fields} | {f"saturated_{a.name}" for a in SATURATING}
+    [table] = re.findall(r"<!-- counters: begin -->(.*?)<!-- counters: end -->", WRITTEN, re.DOTALL)
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == literal | made
+
+
+def test_what_to_do_about_each_reason() -> None:
+    part = WRITTEN.partition("## Dead letters")[2].partition("\n## ")[0]
+    rows = " ".join(line.split("|")[1] for line in part.splitlines() if line.startswith("| `"))
+    assert sorted(re.findall(r"`(\w+)`", rows)) == sorted(Reason)
+
+
+def test_the_variables_of_the_api_are_there() -> None:
+    from api.config import Settings
+
+    named = set(re.findall(r"\bL2CACHE_([A-Z_]+)\b", WRITTEN))
+    assert named
+    assert not {name.lower() for name in named} - set(Settings.model_fields)
+
+
+def test_the_cost_table_has_the_rows_that_the_benchmark_prints() -> None:
+    [part] = re.findall(r"<!-- cost: begin -->(.*?)<!-- cost: end -->", WRITTEN, re.DOTALL)
+    options = cost.parse([])
+    inputs = Inputs("", (256, 256, 512), 4, dict.fromkeys(STEPS, 1.0), dict.fromkeys(STEPS, 1.0), *[1.0] * 9)
+    printed = [*inputs_text(inputs), *cost.table_text(inputs, options)]
+    titles = [line.split("|")[1] for line in printed if line.startswith("|")]
+    assert [line.split("|")[1] for line in part.splitlines() if line.startswith("|")] == titles
+    assert [line for line in printed if line.startswith(("Prices", "A vCPU"))] == [
+        line for line in part.splitlines() if line.startswith(("Prices", "A vCPU"))
+    ]
+
+
+def test_a_table_that_was_split_beforehand_is_ingested_without_create(
+    emulator: Emulator, sample: Path, tmp_path: Path
+) -> None:
+    from google.cloud import bigtable
+
+    name = f"split_{uuid.uuid4().hex[:8]}"
+    config = dataset_file(tmp_path, sample, store=STORE_URL, l2cache_id=name)
+    splits = splits_in_the_docs(config, 4)
+    dataset = load_dataset("sample", config)
+    geometry = read_geometry(dataset, Volume(dataset.cv_path))
+    first = row_keys(geometry.layout.chunk_id_array(whole_box(geometry.grid).positions(0, 1)))
+    assert len(splits) == 3
+    assert [len(key) for key in splits] == [20] * 3
+    assert [*first, *splits] == sorted({*first, *splits})
+    table = bigtable.Client(project=PROJECT, admin=True).instance(INSTANCE).table(name)
+    families = re.findall(r'--column-families "([^"]+)"', WRITTEN)[0].split(",")
+    table.create(initial_split_keys=splits, column_families={f.partition(":")[0]: None for f in families})
+    done = run_ingest(config, "--timestamp", "2026-01-01 00:00:00")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("12 of 12 chunks done")
+
+
+def splits_in_the_docs(config: Path, tablets: int) -> list[bytes]:
+    [program] = blocks("python")
+    program = program.replace('"minnie", "datasets.yml"', f'"sample", {str(config)!r}')
+    assert "TABLETS = 200" in program
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(program.replace("TABLETS = 200", f"TABLETS = {tablets}"), {})
+    return [key.encode() for key in out.getvalue().strip().split(",")]

@@ -1,0 +1,153 @@
+"""gcloud takes the commands of the docs: names, flags, values and bounds; and what the services bound."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.integration.test_operations import calls, completions, of_program, values
+from tests.support.jobs import need_program
+from tests.unit.test_templates import HOW_TO_GET_GCLOUD
+
+__all__ = ["calls"]
+PRINTED = "a"
+"""Stands for what a program of the page would print."""
+MOST_TIMES_THE_FEWEST = 10
+"""https://cloud.google.com/bigtable/docs/autoscaling: the maximum is at most ten times the minimum."""
+
+
+def parsed(commands: list[list[str]], folder: Path) -> list[dict[str, Any]]:
+    """What gcloud's own parsers say of commands, of which none is run."""
+    program = shutil.which("gcloud")
+    need_program(program, HOW_TO_GET_GCLOUD)
+    file = folder / "commands.json"
+    file.write_text(json.dumps([{"command_string": one_word_flags(words)} for words in commands]))
+    lint = ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file}"]
+    done = subprocess.run(lint, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == len({one_word_flags(words) for words in commands})
+    return list(found)
+
+
+def one_word_flags(words: list[str]) -> str:
+    """The command, with flags behind the names and as ``--flag=value``: the linter reads no others."""
+    flags, names = [], []
+    left = iter(words)
+    for word in left:
+        if not word.startswith("--"):
+            names.append(word)
+        elif "=" in word or takes_no_value(words, word):
+            flags.append(word)
+        else:
+            value = next(left, None)
+            flags.append(word if value is None else f"{word}={value or PRINTED}")
+    return shlex.join(["gcloud", *names, *flags])
+
+
+tree = functools.cache(completions)
+
+
+def takes_no_value(words: list[str], flag: str) -> bool:
+    node = tree()
+    kinds = dict(node["flags"])
+    for word in words:
+        node = node["commands"].get(word, node)
+        kinds |= node["flags"]
+    return bool(kinds.get(flag) == "bool")
+
+
+def errors(commands: list[list[str]], folder: Path) -> list[str]:
+    return [
+        f"{r['command_string']}: {r['error_message']}" for r in parsed(commands, folder) if not r["success"]
+    ]
+
+
+def test_gcloud_parses_every_command(calls: list[list[str]], tmp_path: Path) -> None:
+    commands = of_program(calls, "gcloud")
+    assert len(commands) > 20
+    assert errors(commands, tmp_path) == []
+
+
+REFUSED = {
+    "pubsub subscriptions create a --topic b --message-retention-duration 32d": "less than or equal to 31d",
+    "pubsub subscriptions create a --topic b --retain-acked-message": "unrecognized arguments",
+    "bigtable instances create a --display-name b --cluster-config id=c,zon=d": "zon",
+    "bigtable backups create a --table b --instance c --cluster d": "Exactly one of",
+    "dataflow jobs cancel a --regions b": "unrecognized arguments",
+    "dataflow jobs stop a": "Invalid choice",
+}
+
+
+def test_a_wrong_command_would_be_found(tmp_path: Path) -> None:
+    found = errors([command.split() for command in REFUSED], tmp_path)
+    assert len(found) == len(REFUSED)
+    for error, words in zip(found, REFUSED.values(), strict=True):
+        assert words in error
+
+
+def clusters(calls: list[list[str]]) -> Iterator[dict[str, str]]:
+    for call in of_program(calls, "gcloud", "bigtable"):
+        for value in values(call, "--cluster-config"):
+            yield dict(pair.split("=") for pair in value.split(","))
+
+
+def autoscaling(calls: list[list[str]]) -> Iterator[dict[str, int]]:
+    """The figures of each command that sets them, of an instance or of a cluster."""
+    names = ("min-nodes", "max-nodes", "cpu-target")
+    for cluster in clusters(calls):
+        yield {name: int(cluster[f"autoscaling-{name}"]) for name in names}
+    for call in of_program(calls, "gcloud", "bigtable", "clusters"):
+        if any(word.startswith("--autoscaling") for word in call):
+            yield {name: int(values(call, f"--autoscaling-{name}")[0]) for name in names}
+
+
+def test_autoscaling_keeps_to_the_bounds_of_bigtable(calls: list[list[str]]) -> None:
+    found = list(autoscaling(calls))
+    assert len(found) == 2
+    for bounds in found:
+        fewest, most = bounds["min-nodes"], bounds["max-nodes"]
+        assert 1 <= fewest <= most <= MOST_TIMES_THE_FEWEST * fewest
+        assert 10 <= bounds["cpu-target"] <= 80
+
+
+DAYS_OF_A_BACKUP = 90
+"""https://cloud.google.com/bigtable/docs/backups: the longest retention; the shortest is six hours."""
+
+
+def test_names_and_times_keep_to_the_bounds_of_the_services(calls: list[list[str]]) -> None:
+    """Of service accounts, instances, clusters, topics and subscriptions; and of backups."""
+    patterns = {
+        "service-accounts": r"[a-z][-a-z0-9]{4,28}[a-z0-9]",
+        "instances": r"[a-z][-a-z0-9]{4,31}[a-z0-9]",
+        "topics": r"(?!goog)[A-Za-z][-\w.~+%]{2,254}",
+        "subscriptions": r"(?!goog)[A-Za-z][-\w.~+%]{2,254}",
+    }
+    seen = set()
+    for call in of_program(calls, "gcloud"):
+        if "create" not in call:
+            continue
+        verb = call.index("create")
+        if pattern := patterns.get(call[verb - 1]):
+            seen.add(call[verb - 1])
+            assert re.fullmatch(pattern, call[verb + 1]), call
+        for days in values(call, "--retention-period"):
+            assert 1 <= int(days.removesuffix("d")) <= DAYS_OF_A_BACKUP
+    assert seen == set(patterns)
+    assert all(re.fullmatch(r"[a-z][-a-z0-9]{4,28}[a-z0-9]", cluster["id"]) for cluster in clusters(calls))
+
+
+def test_edits_can_be_sought_back_to_before_a_cancelled_job(calls: list[list[str]]) -> None:
+    """A seek to a time redelivers acknowledged messages only where the subscription retains them."""
+    made = {call[0]: call for call in of_program(calls, "gcloud", "pubsub", "subscriptions", "create")}
+    sought = {call[0] for call in of_program(calls, "gcloud", "pubsub", "subscriptions", "seek")}
+    assert sought == {"l2-edits-true", "l2-edits-false", "l2-missing"}
+    for name in sought:
+        assert "--retain-acked-messages" in made[name]

@@ -1,0 +1,79 @@
+"""The rate of an ingest: of its last ten minutes, and true on the clock."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from l2features.ingest.rates import NOTE, RATE_WINDOW, Rates, Recorded, rates, read_start, record_start
+from l2features.store.base import Store
+from l2features.testing.stores import open_table
+from tests.support.command import run
+from tests.support.jobs import dataset_file, run_ingest
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+def burst(chunks: int, until: datetime = NOW) -> list[Recorded]:
+    """Chunks recorded within half a second."""
+    return [Recorded(until - SECOND * i / 2 / chunks, 10) for i in range(chunks)]
+
+
+def test_a_burst_is_measured_from_the_start_of_its_run() -> None:
+    assert rates(burst(77), NOW - 20 * SECOND) == Rates(231.0, 38.5)
+
+
+def test_of_a_long_run_the_last_ten_minutes_count() -> None:
+    steady = [Recorded(NOW - 2 * SECOND * i, 30) for i in range(301)]
+    assert rates(steady, NOW - timedelta(hours=3)) == Rates(30.0, 15.0)
+
+
+def test_records_of_an_earlier_run_do_not_count() -> None:
+    before = burst(50, NOW - 300 * SECOND)
+    assert rates([*before, *burst(10)], NOW - 100 * SECOND) == Rates(6.0, 1.0)
+
+
+@pytest.mark.parametrize("started", [None, NOW, NOW + 10 * SECOND])
+def test_a_burst_of_which_no_start_is_known_has_no_rate(started: datetime | None) -> None:
+    assert rates(burst(77), started) is None
+    assert rates([], started) is None
+    spread = [Recorded(NOW - 60 * SECOND, 50), Recorded(NOW - 10 * SECOND, 30), Recorded(NOW, 90)]
+    assert rates(spread, started) == Rates(2.0, 2.0)
+
+
+def test_less_than_a_second_is_too_little() -> None:
+    assert rates(burst(5), NOW - SECOND * 0.7) is None
+
+
+def test_the_start_is_kept_with_the_table(store: Store) -> None:
+    assert read_start(store) is None
+    record_start(store, NOW)
+    record_start(store, NOW + RATE_WINDOW)
+    assert read_start(store) == NOW + RATE_WINDOW
+
+
+def test_status_of_a_first_ingest_agrees_with_the_clock(tmp_path: Path, sample: Path) -> None:
+    config = dataset_file(tmp_path, sample)
+    start = time.monotonic()
+    assert run_ingest(config, "--create").returncode == 0
+    minutes = (time.monotonic() - start) / 60
+    state = json.loads(run("status", "sample", "--config", config, "--json").output)
+    assert 12 / minutes <= state["chunks_per_minute"] < 1.5 * 12 / minutes
+    assert state["nodes_per_second"] == pytest.approx(
+        state["chunks_per_minute"] / 60 * state["nodes"] / 12, rel=0.05
+    )
+    shown = run("status", "sample", "--config", config).output
+    assert f"{state['chunks_per_minute']} chunks/min" in shown
+
+
+def test_a_note_that_is_something_else_is_named(tmp_path: Path, undisturbed: Path, config: Path) -> None:
+    open_table(config).put_note(NOTE, "[]")
+    result = run("status", "sample", "--config", config)
+    assert result.exit_code == 0
+    assert result.output.splitlines()[-1].startswith("table l2cache_sample: the note 'ingest' cannot be read")
+    assert "chunks/min" not in result.output

@@ -1,0 +1,109 @@
+"""What attacks on the genuine server share: requests as bytes on a connection, and what must come back."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import requests
+
+from l2features.testing.server import ROOT, Server
+from l2features.testing.small_table import DATASET, node_ids, small_table
+
+MIB = 1 << 20
+MAX_IDS = 250_000
+"""Of one request, by default."""
+READ = f"/l2cache/api/v1/table/{DATASET}/attributes"
+BINARY = {"Content-Type": "application/octet-stream"}
+GOOD = json.dumps({"l2_ids": node_ids(3).tolist()}).encode()
+CHUNKED = "Transfer-Encoding: chunked"
+ROOM = 100 * MIB
+"""What an attack may add to the server's memory."""
+
+
+class Answer(NamedTuple):
+    """What came back on a connection."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        return json.loads(self.body)["code"]
+
+
+def memory(server: Server) -> int:
+    """Bytes that the server's workers hold (resident)."""
+    return sum(worker.memory_info().rss for worker in server.workers)
+
+
+def serves(server: Server) -> None:
+    """A normal request is answered rightly, and at once."""
+    answer = requests.post(f"{server.url}{READ}", data=GOOD, timeout=5)
+    assert answer.status_code == 200
+    assert list(answer.json()) == [str(i) for i in node_ids(3)]
+
+
+def started(folder: Path, **env: str) -> Iterator[Server]:
+    """A server of a small table in ``folder``, which answers rightly and logs no traceback."""
+    with Server(small_table(folder), env) as server:
+        serves(server)
+        yield server
+        assert not [record for record in server.records if "exc_info" in record]
+
+
+@pytest.fixture(scope="module")
+def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the default limits."""
+    yield from started(tmp_path_factory.mktemp("genuine"))
+
+
+@pytest.fixture
+def server(genuine: Server) -> Iterator[Server]:
+    """After an attack, the server answers, and has not grown."""
+    before = memory(genuine)
+    yield genuine
+    serves(genuine)
+    assert memory(genuine) < before + ROOM
+
+
+def connected(server: Server, *parts: bytes, room: int | None = None) -> socket.socket:
+    """A connection on which this was sent, as far as the server took it; it has room for so many bytes."""
+    connection = socket.socket()
+    connection.settimeout(20)
+    if room is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    connection.connect(("127.0.0.1", server.port))
+    with suppress(BrokenPipeError):
+        for part in parts:
+            connection.sendall(part)
+    return connection
+
+
+def answer_on(connection: socket.socket) -> Answer:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+
+
+def head(*headers: str, method: str = "POST", path: str = READ) -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: here", *headers, "", ""]).encode("latin-1")
+
+
+def exchanged(server: Server, *parts: bytes) -> Answer:
+    with connected(server, *parts) as connection:
+        return answer_on(connection)
+
+
+def is_error(answer: Answer, status: int, code: str) -> None:
+    assert (answer.status, answer.code) == (status, code), answer
+    assert answer.headers["x-request-id"] == json.loads(answer.body)["request_id"]
+    assert str(ROOT).encode() not in answer.body
+    assert b"Traceback" not in answer.body

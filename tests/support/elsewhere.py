@@ -1,0 +1,59 @@
+"""Pythons that find what this repository depends on, but not the repository itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from tests.support.jobs import ROOT
+
+
+def make_python(folder: Path, wheel: Path | None = None) -> Path:
+    """A new environment, with a wheel installed; gives its python.
+
+    The installed libraries are on its path as a plain folder, so that the link which an editable install has
+    put there is not followed.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    if wheel:
+        pip(f"--python={python}", "install", "--no-deps", "--no-index", str(wheel))
+    (site_packages(folder) / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python
+
+
+def pip(*arguments: str) -> None:
+    """Run pip, which looks at its own python alone; what it says is in the error that is raised."""
+    inside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pip", "-q", *arguments],
+        env=inside,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def site_packages(folder: Path) -> Path:
+    """Where the packages of an environment lie."""
+    (found,) = folder.glob("lib/python*/site-packages")
+    return found
+
+
+def environment(python: Path, **more: str) -> dict[str, str]:
+    """Variables of processes that shall know no other python, and nothing of the caller's."""
+    home = str(python.parents[1])
+    return {"PATH": f"{python.parent}:/usr/bin:/bin", "HOME": home, "TMPDIR": home, **more}
+
+
+def copy_kernels(packages: Path) -> None:
+    """Spare installed packages the compilation of what is compiled beside the same modules here."""
+    for compiled in (ROOT / "l2features").rglob("__pycache__/*.nb[ci]"):
+        place = packages / compiled.relative_to(ROOT)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(compiled, place)

@@ -1,0 +1,66 @@
+"""Schemathesis over our OpenAPI document, against the genuine server with authentication.
+
+python -m tests.support.fuzz_api --examples 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from l2features.testing.auth_server import DATASET as AUTH_DATASET
+from l2features.testing.auth_server import VIEWER, AuthServer
+from l2features.testing.server import ROOT, Server
+from l2features.testing.small_table import DATASET, small_table
+
+LIMITS = {"L2CACHE_BODY_TIMEOUT_S": "2", "L2CACHE_MAX_WAIT_S": "0.05"}
+PROGRAM = "X-Requested-With: schemathesis"
+"""Says that this is no browser, which would be sent to where it gets a token."""
+
+
+def fuzz(folder: Path, examples: int, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Every check, in every phase, with so many examples of each operation; what it printed, and its status.
+
+    Raises AssertionError where the server logged an unexpected error.
+    """
+    auth = AuthServer(folder)
+    auth.tables[DATASET] = AUTH_DATASET
+    environment = {**auth.environment, "AUTH_DISABLED": "false", **LIMITS}
+    try:
+        with Server(small_table(folder), environment) as server:
+            command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.api}/openapi.json"]
+            command += ["--header", f"Authorization: Bearer {VIEWER}", "--header", PROGRAM, "--checks", "all"]
+            command += ["--max-examples", str(examples), "--continue-on-failure", *arguments]
+            hooks = {
+                "SCHEMATHESIS_HOOKS": "tests.support.fuzz_hooks",
+                "NO_COLOR": "1",
+                "PYTHONPATH": str(ROOT),
+            }
+            ran = subprocess.run(
+                command, cwd=folder, env={**os.environ, **hooks}, capture_output=True, text=True, check=False
+            )
+            errors = [r for r in server.records if "exc_info" in r]
+            assert not errors, errors[0]
+            return ran
+    finally:
+        auth.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--examples", type=int, default=200, help="examples of each operation")
+    parser.add_argument("--seed", default="1", help="seed of the examples")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        ran = fuzz(Path(folder), options.examples, ["--seed", options.seed])
+    print(ran.stdout, ran.stderr, sep="\n")
+    return ran.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

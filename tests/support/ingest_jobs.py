@@ -1,0 +1,64 @@
+"""Ingests of the sample: started, watched and looked into."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from l2features.core.errors import TableNotFound
+from l2features.core.geometry import Geometry
+from l2features.store.base import DONE, Store
+from l2features.testing.stores import open_table
+from tests.support.jobs import MANY, all_rows
+
+N_CHUNKS = 12
+N_MANY = math.prod(MANY)
+
+
+def open_sample(config: Path) -> tuple[Store, Geometry]:
+    store = open_table(config)
+    meta = store.meta()
+    assert meta is not None
+    assert meta.geometry is not None
+    return store, meta.geometry
+
+
+def table_bytes(config: Path) -> bytes:
+    """Everything that a table holds of nodes, as bytes."""
+    return all_rows(open_sample(config)[0]).features.tobytes()
+
+
+def start(config: Path, *flags: str, **more: object) -> subprocess.Popen[str]:
+    """The command in the background, in a process group of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "beam_jobs.ingest",
+        "--config",
+        str(config),
+        "--dataset",
+        "sample",
+        *flags,
+    ]
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **more
+    )
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def done_chunks(config: Path) -> int:
+    try:
+        records = open_table(config).chunk_records()
+        return sum(record.state == DONE for record in records)
+    except TableNotFound:
+        return 0

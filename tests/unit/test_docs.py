@@ -1,0 +1,55 @@
+"""The docs say what the code says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from l2features.core.schema import ATTRIBUTES, Attribute
+from l2features.messages.decoding import Reason
+from tests.support.jobs import ROOT
+
+
+def attribute_table() -> str:
+    """The table of attributes in docs/features.md."""
+    lines = ["| attribute | stored as | unit | served in | meaning |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *(_line(attribute) for attribute in ATTRIBUTES)])
+
+
+def _line(attribute: Attribute) -> str:
+    shape = " × ".join(map(str, attribute.shape))
+    stored = f"{shape} × {attribute.dtype.name}" if shape else attribute.dtype.name
+    meaning = attribute.meaning + ("; may be absent" if attribute.optional else "")
+    return f"| `{attribute.name}` | {stored} | {attribute.unit} | {attribute.served_unit} | {meaning} |"
+
+
+def test_the_attributes_in_the_docs() -> None:
+    assert attribute_table() in (ROOT / "docs" / "features.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(path: str) -> None:
+    file = ROOT / path
+    for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
+        assert (file.parent / link).exists(), link
+
+
+def test_the_reasons_in_the_docs() -> None:
+    written = (ROOT / "docs" / "update.md").read_text()
+    assert not [reason for reason in Reason if f"| `{reason}` | {reason.meaning} |" not in written]
+
+
+@pytest.mark.parametrize(("job", "least"), [("ingest", 8), ("audit", 7), ("update", 5)])
+def test_every_option_of_a_job_is_in_its_docs(job: str, least: int) -> None:
+    helped = subprocess.run(
+        [sys.executable, "-m", f"beam_jobs.{job}", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    options = set(re.findall(r"--[a-z_]+", helped)) - {"--help", "--project", "--region", "--temp_location"}
+    written = (ROOT / "docs" / f"{job}.md").read_text()
+    assert len(options) > least
+    assert not [option for option in options if option not in written]

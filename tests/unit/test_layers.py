@@ -1,0 +1,114 @@
+"""The plan of the house: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from l2features.core.jit import COMPILED
+from tests.support.jobs import ROOT
+
+FORBIDDEN = {
+    "l2features": {"apache_beam", "flask", "beam_jobs", "api"},
+    "beam_jobs": {"flask", "api"},
+    "api": {"apache_beam", "beam_jobs"},
+}
+FLOORS = (
+    ("core",),
+    ("config", "kernel"),
+    ("store", "messages"),
+    ("graph", "volume", "pubsub"),
+    ("ingest", "query"),
+    ("audit", "updates"),
+    ("local", "testing"),
+    ("cli",),
+)
+"""The rooms of `l2features`, from the ground: a room may import those of its own floor and of those below."""
+WITH_IO = {"google", "cloudvolume", "requests", "sqlite3", "yaml", "os", "subprocess", "socket"}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield str(node.module).split(".")[0]
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_packages_point_one_way(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        assert not FORBIDDEN[package] & set(imported(path)), path
+
+
+@pytest.mark.parametrize("room", ["core", "kernel"])
+def test_core_and_kernel_do_no_io(room: str) -> None:
+    paths = list((ROOT / "l2features" / room).glob("*.py"))
+    assert paths
+    for path in paths:
+        assert not WITH_IO & set(imported(path)), path
+
+
+def rooms_imported(path: Path) -> Iterator[str]:
+    """The rooms of `l2features` that a file imports by a relative import, but its own."""
+    parts = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            target = [
+                *parts[: len(parts) - node.level + 1],
+                *str(node.module or node.names[0].name).split("."),
+            ]
+            if target[1] not in (parts[1], "__version__"):
+                yield target[1]
+
+
+@pytest.mark.parametrize("room", [room for floor in FLOORS for room in floor])
+def test_no_room_imports_one_above_it(room: str) -> None:
+    below = {name for floor in FLOORS[: floor_of(room) + 1] for name in floor}
+    paths = list((ROOT / "l2features" / room).rglob("*.py"))
+    assert paths
+    for path in paths:
+        assert set(rooms_imported(path)) <= below, path
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {path.parent.name for path in (ROOT / "l2features").glob("*/__init__.py")}
+    assert rooms == {name for floor in FLOORS for name in floor}
+
+
+def floor_of(room: str) -> int:
+    return next(i for i, floor in enumerate(FLOORS) if room in floor)
+
+
+def test_only_the_configuration_reads_the_environment() -> None:
+    readers = [
+        str(path.relative_to(ROOT))
+        for package in FORBIDDEN
+        for path in (ROOT / package).rglob("*.py")
+        if "testing" not in path.parts
+        if "os.environ" in path.read_text() or "getenv" in path.read_text()
+    ]
+    assert sorted(readers) == ["api/config.py", "l2features/config/datasets.py"]
+
+
+def test_the_cache_of_compiled_code_depends_on_every_module_of_its_package() -> None:
+    modules = {path: path.read_bytes() for path in (ROOT / "l2features").rglob("*.py")}
+    compiled = {path for path, text in modules.items() if re.search(rb"^@(compiled|inlined)", text, re.M)}
+    assert len(compiled) > 3
+    for path in compiled:
+        assert COMPILED.search(modules[path]), path
+
+
+def test_importing_the_library_is_cheap() -> None:
+    code = (
+        "import sys, l2features; print(*(m for m in sys.modules if m in ('numpy', 'numba', 'cloudvolume')))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.split() == []

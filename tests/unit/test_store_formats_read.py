@@ -1,0 +1,74 @@
+"""What a SQLite file says of its formats: in unexpected forms, and while a writer adds one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2features.core.errors import UnknownFormat
+from l2features.store.base import Store, open_store
+from l2features.store.sqlite import formats
+from l2features.store.sqlite import sqlite_store as sqlite
+from l2features.testing.stores import FIRST, META, features_of
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[Store]:
+    with closing(open_store(f"sqlite://{tmp_path}/store.db", "t")) as store:
+        store.create(META)
+        store.write(features_of([FIRST]))
+        yield store
+
+
+def change(store: Store, script: str) -> None:
+    with closing(sqlite3.connect(store.url.removeprefix("sqlite://"))) as db:
+        db.executescript(script)
+
+
+@pytest.mark.parametrize("version", ["'3-beta'", "2.5", "x'03'", "''"])
+def test_a_version_that_is_no_integer_is_refused_by_name(table: Store, version: str) -> None:
+    change(table, f"UPDATE formats SET version = {version} WHERE part = 'nodes'")
+    for use in (lambda: table.read([FIRST]), lambda: table.write(features_of([FIRST])), table.meta):
+        with pytest.raises(UnknownFormat, match=r"table t in .*: nodes: format .*, expected 2 at most"):
+            use()
+
+
+def test_formats_with_other_columns_are_refused_by_name(table: Store) -> None:
+    change(table, "DROP TABLE formats; CREATE TABLE formats (name TEXT, described TEXT)")
+    for use in (lambda: table.read([FIRST]), lambda: table.write(features_of([FIRST])), table.meta):
+        with pytest.raises(UnknownFormat, match=r"table t in .*: its formats .* newer version of l2features"):
+            use()
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_format_added_while_a_row_is_read_does_not_fail_the_read(
+    table: Store, monkeypatch: pytest.MonkeyPatch, described: bool
+) -> None:
+    if not described:
+        change(table, "DROP TABLE formats; ALTER TABLE 't.chunks' DROP COLUMN files")
+        change(table, "ALTER TABLE 't.chunks' DROP COLUMN saturated")
+    monkeypatch.setattr(sqlite, "own_format", lambda records: None)  # each write adds a record's format
+    before = table.read([FIRST]).features.tobytes()
+    writer = open_store(table.url, "t")
+    write_between(monkeypatch, lambda: writer.write(features_of([FIRST], seed=9)))
+    assert table.read([FIRST]).features.tobytes() == before
+    assert table.read([FIRST]).features.tobytes() == features_of([FIRST], seed=9).tobytes() != before
+    writer.close()
+
+
+def write_between(monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]) -> None:
+    """Let another connection write once, after a read has looked at the formats."""
+    genuine = formats.stored_formats
+
+    def stored_formats(*args: Any) -> Any:
+        rows = genuine(*args)
+        monkeypatch.setattr(sqlite, "stored_formats", genuine)
+        write()
+        return rows
+
+    monkeypatch.setattr(sqlite, "stored_formats", stored_formats)

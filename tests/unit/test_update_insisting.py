@@ -1,0 +1,160 @@
+"""Which errors an update raises for a runner that repeats the call, for how long, and what is kept then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from l2features.config.datasets import load_datasets
+from l2features.core.errors import (
+    GraphError,
+    GraphUnavailable,
+    StoreError,
+    StoreUnavailable,
+    TableNotFound,
+    VolumeError,
+    VolumeUnavailable,
+)
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids, as_ids
+from l2features.core.schema import FEATURES
+from l2features.ingest.node_features import NodeFeatures
+from l2features.messages.decoding import Reason
+from l2features.messages.outcomes import Verdict, settle
+from l2features.messages.parts import Delivery, Member, Place
+from l2features.testing.stores import lose
+from l2features.updates import opened
+from l2features.updates.opened import read_geometries
+from l2features.updates.updater import Update, Updater, apply_messages
+from tests.support.updates import EDIT, edit, faulty
+
+PLACE = Place("sample", 0, 0, 0)
+TRANSIENT = [GraphUnavailable("away"), StoreUnavailable("away"), VolumeUnavailable("away: 403")]
+PERMANENT = [
+    GraphError("no such table"),
+    TableNotFound("no table"),
+    StoreError("bad"),
+    VolumeError("cut off"),
+]
+
+
+@pytest.fixture
+def insisting(config: Path) -> Iterator[Updater]:
+    """An updater that raises transient errors for 100 seconds from the publication of a message."""
+    datasets = tuple(load_datasets(config).values())
+    updater = Update(datasets, attempts=2, pause_s=0.01, insist_s=100).open()
+    yield updater
+    updater.close()
+
+
+def fail_for(updater: Updater, node: int, error: Exception) -> None:
+    """Have the source of nodes raise an error for whatever names a node."""
+
+    def before(wanted: Ids) -> None:
+        if node in wanted:
+            raise error
+
+    faulty(updater, before)
+
+
+def members_of(ids: Ids, published: float) -> list[Member]:
+    return [Member(str(n), ids[n : n + 1], published=published) for n in range(len(ids))]
+
+
+@pytest.mark.parametrize("error", TRANSIENT)
+def test_a_transient_error_is_raised_before_anything_is_yielded(insisting: Updater, error: Exception) -> None:
+    """The rows of the other messages are durable then, where each message is tried by itself."""
+    ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 3)
+    fail_for(insisting, int(ids[1]), error)
+    found: list[Any] = []
+    with pytest.raises(type(error), match=str(error)):
+        found.extend(insisting.compute(PLACE, members_of(ids, time.time())))
+    assert found == []
+    kept = insisting.store("sample").read(ids).found.tolist()
+    assert kept == ([True, False, True] if isinstance(error, GraphError) else [False] * 3)
+
+
+@pytest.mark.parametrize(("forbidden", "age_s"), [(1, 0.0), (1, 200.0), (0, 0.0)])
+def test_nodes_whose_files_are_forbidden_are_insisted_on(
+    insisting: Updater, forbidden: int, age_s: float
+) -> None:
+    """A 403 that cannot be told from a missing file may pass; a file that is missing does not come."""
+    ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 1)
+
+    def hollow(wanted: Ids) -> NodeFeatures:
+        rows, none = np.zeros(0, FEATURES), as_ids([])
+        return NodeFeatures(Chunk(0, 0, 0), rows, none, unsure=wanted, unsure_why="x", forbidden=forbidden)
+
+    faulty(insisting, hollow)
+    message = Delivery("a", edit(ids[0]), EDIT, overdue=True, published=time.time() - age_s)
+    if forbidden and not age_s:
+        with pytest.raises(VolumeUnavailable, match="x: 403 Forbidden"):
+            apply_messages(insisting, [message])
+        return
+    settled = settle(apply_messages(insisting, [message])["a"], last=True, overdue=True)
+    assert [cause.reason for cause in settled.causes] == [Reason.STILL_FAILED]
+
+
+@pytest.mark.parametrize("error", [*TRANSIENT, *PERMANENT])
+@pytest.mark.parametrize("age_s", [0.0, 200.0])
+def test_what_is_permanent_or_too_old_is_refused(insisting: Updater, error: Exception, age_s: float) -> None:
+    """The age is that of the message alone, however short the process has lived."""
+    if error in TRANSIENT and not age_s:
+        return
+    ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 2)
+    fail_for(insisting, int(ids[0]), error)
+    message = Delivery("a", edit(ids[0]), EDIT, overdue=True, published=time.time() - age_s)
+    settled = settle(apply_messages(insisting, [message])["a"], last=True, overdue=True)
+    assert [cause.reason for cause in settled.causes] == [Reason.STILL_FAILED]
+    assert str(error) in settled.why
+
+
+def test_rows_that_cannot_be_written_for_now_are_insisted_on(
+    insisting: Updater, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 2)
+
+    def write(_: Any) -> None:
+        raise StoreUnavailable("away")
+
+    [computed] = insisting.compute(PLACE, members_of(ids, time.time()))
+    monkeypatch.setattr(insisting.store("sample"), "write", write)
+    with pytest.raises(StoreUnavailable):
+        list(insisting.write(computed))
+
+
+# ------------------------------------------------------------------ geometries of the launcher
+def test_a_message_is_decoded_without_a_store(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = tuple(load_datasets(config).values())
+    update = Update(datasets, insist_s=100, geometries=read_geometries(datasets))
+    assert hash(update) == hash(replace(update))
+
+    def no_store(*_: Any) -> None:
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(opened, "open_store", no_store)
+    updater = update.open()
+    first = updater.geometry("sample").chunk_id(Chunk(0, 0, 0))
+    split = updater.split(Delivery("a", edit(first + 1), EDIT, published=time.time()))
+    assert [place for place, _ in split.parts] == [PLACE]
+
+
+def test_decoding_raises_nothing_where_a_geometry_is_unknown(
+    config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_store(*_: Any) -> None:
+        raise StoreUnavailable("away")
+
+    datasets = tuple(load_datasets(config).values())
+    monkeypatch.setattr(opened, "open_store", no_store)
+    assert read_geometries(datasets) == ()
+    assert "data set sample: its geometry is not known yet: away" in caplog.text
+    updater = Update(datasets, attempts=1, insist_s=100).open()
+    split = updater.split(Delivery("a", edit(5), EDIT, published=time.time()))
+    assert settle(split.outcomes, last=False).verdict is Verdict.RETRY
