@@ -11,9 +11,10 @@ from typing import Any
 # This package is meant, wherever the server is started, and not what may be called "api" there.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from api import port, server
-from api.config import load_settings, set_environment
 from l2features.core.errors import ConfigError
+
+from .. import port, server
+from ..config import load_settings, set_environment
 
 set_environment(
     # The metrics' library looks for its folder when it is imported.
@@ -23,7 +24,7 @@ set_environment(
     # Linear algebra would start threads before the fork.
     OPENBLAS_NUM_THREADS="1",
 )
-from api import logs  # noqa: E402
+from .. import logs  # noqa: E402
 
 logs.configure()
 try:

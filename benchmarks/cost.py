@@ -19,10 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.cost_inputs import Inputs, inputs_text, measure_em
-from benchmarks.features import em_parser
 from benchmarks.ingest import triple
 from l2features.core.geometry import Triple
 from l2features.store.bigtable.bigtable_store import WRITE_ROWS
+from l2features.testing.em_volume import em_parser
 from l2features.testing.emulators import HOW_TO_GET_IT, find_emulator
 
 PRICES = {

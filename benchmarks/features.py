@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gzip
-import math
 import multiprocessing
 import resource
 import statistics
@@ -21,9 +19,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from l2features.kernel import SegmentedChunk, compute_features, warm_up
+from l2features.testing.em_volume import em_parser, make_neuropil, read_em
 from l2features.testing.oracle import check_equal, plain_features
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 ROW = "{:<20}{:>7} {:<7}{:>8}{:>9}{:>8}{:>9}{:>5}"
 EXAMPLES = """
 What is measured, one after the other in one process, on one core:
@@ -79,17 +77,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def em_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
-    """A parser of options that has ``--shared`` already, the folder of the EM volume."""
-    parser = argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--shared", type=Path, default=SHARED, help="folder with data/connectomics.npy.ckl.gz"
-    )
-    return parser
-
-
 def _triple(text: str) -> tuple[float, ...]:
     numbers = tuple(float(part) if "." in part else int(part) for part in text.split(","))
     if len(numbers) != 3:
@@ -108,7 +95,7 @@ def find_cases(options: argparse.Namespace) -> list[Case]:
     cases = []
     path = options.shared / "data" / "connectomics.npy.ckl.gz"
     if path.is_file():
-        cases.append(Case("EM", lambda: crop(_read_em(path))))
+        cases.append(Case("EM", lambda: crop(read_em(path))))
     else:
         print(f"no EM volume at {path}: synthetic volumes only", file=sys.stderr)
     makers = {
@@ -131,29 +118,6 @@ def _made(
     make: Callable[..., np.ndarray], shape: tuple[int, int, int], order: Literal["C", "F"]
 ) -> np.ndarray:
     return np.array(make(shape), order=order)
-
-
-def _read_em(path: Path) -> np.ndarray:
-    import crackle
-
-    return crackle.decompress(gzip.decompress(path.read_bytes()))
-
-
-def make_neuropil(shape: tuple[int, ...]) -> np.ndarray:
-    """Cells around points that wander as one goes along z: branching tubes and sheets."""
-    from scipy.spatial import cKDTree
-
-    random = np.random.default_rng(0)
-    n = max(8, math.prod(shape[:2]) // 150)
-    points = random.uniform(0, 1, (n, 2)) * shape[:2]
-    labels = random.integers(1, n // 2 + 2, n).astype(np.uint32)
-    grid = np.stack(np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij"), axis=-1)
-    volume = np.empty(shape, np.uint32, order="F")
-    for z in range(shape[2]):
-        points = points + random.normal(0, 0.7, points.shape)
-        _, nearest = cKDTree(points).query(grid)
-        volume[:, :, z] = labels[nearest]
-    return volume
 
 
 def make_tiny(shape: tuple[int, ...], n: int = 20_000) -> np.ndarray:

@@ -14,9 +14,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.features import _read_em, agrees, em_parser, make_neuropil, split_up
+from benchmarks.features import agrees, split_up
 from benchmarks.plain_worker import plain_node
 from l2features.kernel import SegmentedChunk, group_features, warm_up
+from l2features.testing.em_volume import em_parser, make_neuropil, read_em
 
 SHAPE = (256, 256, 512)
 RESOLUTION = (16, 16, 40)
@@ -74,7 +75,7 @@ def load_chunk(shared: Path) -> EmChunk:
     path = shared / "data" / "connectomics.npy.ckl.gz"
     if not path.is_file():
         print(f"no EM volume at {path}: a synthetic one is used", file=sys.stderr)
-    labels = _read_em(path)[tuple(map(slice, SHAPE))] if path.is_file() else make_neuropil(SHAPE)
+    labels = read_em(path)[tuple(map(slice, SHAPE))] if path.is_file() else make_neuropil(SHAPE)
     volume, mask = split_up(np.asfortranarray(labels))
     ids = SegmentedChunk(volume).ids
     return EmChunk(volume, dict(zip(ids.tolist(), (ids & mask).tolist(), strict=True)))

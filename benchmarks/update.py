@@ -20,14 +20,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.bars import Bar, begin, print_bars
-from benchmarks.features import agrees, em_parser
+from benchmarks.features import agrees
 from benchmarks.nodes import EmChunk, measure
 from benchmarks.plain_updates import PlainUpdater
-from benchmarks.updating import TimedFeed, UpdaterProcess, emulators, wait_for_rows, warm_up
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
 from l2features.store.base import Store, open_store
+from l2features.testing.bars import Bar, begin, print_bars
 from l2features.testing.em import (
     STORE_URL,
     TABLE,
@@ -41,6 +40,8 @@ from l2features.testing.em import (
     write_children,
     write_parents,
 )
+from l2features.testing.em_volume import em_parser
+from l2features.testing.updating import TimedFeed, UpdaterProcess, emulators, wait_for_rows, warm_up
 
 SIZE = (256, 256, 512)
 GRID = (7, 3, 1)

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.features import _read_em, make_neuropil
-
 from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import IdLayout, Ids, row_keys
 from ..local.sample.graph_cells import graph_meta, n_layers
 from ..local.sample.graph_table import SampleTable
 from ..store.base import Meta, open_store
 from ..store.bigtable.calls import open_table
+from .em_volume import make_neuropil, read_em
 
 PROJECT, INSTANCE = "benchmark", "benchmark"
 NAME, GRAPH, TABLE = "em", "graph_em", "l2cache_em"
@@ -111,7 +110,7 @@ def read_labels(shared: Path, slices: int) -> np.ndarray:
     """So many slices of 512 x 512 voxels of the EM volume, or synthetic ones where it is not there."""
     path = shared / "data" / "connectomics.npy.ckl.gz"
     if path.is_file():
-        return _read_em(path)[:, :, :slices]
+        return read_em(path)[:, :, :slices]
     print(f"no EM volume at {path}: a synthetic one is used", file=sys.stderr)
     return make_neuropil((512, 512, slices))
 

@@ -10,9 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.chaos_checks import check_letters, check_rows, check_truth
-from benchmarks.chaos_messages import make_parcels
-from benchmarks.chaos_world import TABLE, World
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Outcome
 from l2features.messages.parts import Delivery
@@ -20,6 +17,9 @@ from l2features.pubsub.dead_letters import Folder, dead_letter
 from l2features.store.base import Meta, open_store
 from l2features.testing.emulators import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
 from l2features.testing.synthetic import Spec
+from tests.e2e.chaos.checks import check_letters, check_rows, check_truth
+from tests.e2e.chaos.messages import make_parcels
+from tests.e2e.chaos.world import TABLE, World
 from tests.support.jobs import ROOT, need_program
 
 
@@ -34,7 +34,7 @@ def _emulators(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_is_killed_and_bigtable_stopped() -> None:
     flags = "--messages 30 --grid 3,3,2 --only by_table --kills 1 --kill worker --pauses 1 --outages 0"
     more = "--quiet 1 --attempts 2"
-    command = [sys.executable, "benchmarks/chaos.py", *flags.split(), *more.split()]
+    command = [sys.executable, "-m", "tests.e2e.chaos", *flags.split(), *more.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert "PASS" in done.stdout

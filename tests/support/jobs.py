@@ -19,10 +19,7 @@ import pytest
 from beam_jobs.ingest import main as ingest_main
 from l2features.core.rows import Rows
 from l2features.store.base import Store
-from l2features.testing.emulators import (
-    Emulator,
-    free_port,
-)
+from l2features.testing.emulators import Emulator, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_VARIABLE = "L2FEATURES_SHARED"

@@ -14,15 +14,15 @@ from datetime import UTC, datetime
 import numpy as np
 from google.api_core.exceptions import GoogleAPICallError
 
-from benchmarks.footprint import Footprint, footprint
-from benchmarks.hostile import Hostile, pickles, strange, wrong_ids
-from benchmarks.updating import ROOT, TimedFeed, UpdaterProcess, wait_for_rows
 from l2features.core.ids import as_ids
 from l2features.core.schema import SIZE
 from l2features.messages.decoding import Reason
 from l2features.pubsub.dead_letters import DeadLetter, Folder
 from l2features.store.base import Store
 from l2features.testing.em import Edit, Editor, EmDataset, write_children
+from l2features.testing.updating import ROOT, TimedFeed, UpdaterProcess, wait_for_rows
+from tests.e2e.soak.footprint import Footprint, footprint
+from tests.e2e.soak.hostile import Hostile, pickles, strange, wrong_ids
 
 LONGEST_S = 120.0
 TICK_S = 1.0

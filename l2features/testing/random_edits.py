@@ -8,8 +8,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from l2features.core.ids import Ids
-from l2features.testing.synthetic import Edit, ProofreadGraph
+from ..core.ids import Ids
+from .synthetic import Edit, ProofreadGraph
 
 MOST_CHUNKS = 3
 """In which one edit makes new nodes."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from benchmarks.chaos_world import ROOT
+from tests.e2e.chaos.world import ROOT
 
 GROUP, SUPERVISOR, WORKER = "group", "supervisor", "worker"
 KINDS = {GROUP: 0.6, SUPERVISOR: 0.2, WORKER: 0.2}

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.chaos_checks import messages_left
-from benchmarks.chaos_messages import Good, Parcel
-from benchmarks.chaos_updater import RestartedUpdater
-from benchmarks.chaos_world import World
 from l2features.core.errors import L2FeaturesError
 from l2features.core.ids import Ids, as_ids
 from l2features.core.schema import SIZE
 from l2features.store.base import open_store
 from l2features.updates.patience import FIRST_PAUSE_S
+from tests.e2e.chaos.checks import messages_left
+from tests.e2e.chaos.messages import Good, Parcel
+from tests.e2e.chaos.updater import RestartedUpdater
+from tests.e2e.chaos.world import World
 
 KILL, PAUSE, OUTAGE = "kill", "pause", "outage"
 PAUSE_S, OUTAGE_S = (3.0, 8.0), (10.0, 15.0)

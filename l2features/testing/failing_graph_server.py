@@ -9,10 +9,10 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from l2features.core.geometry import Geometry
-from l2features.core.ids import L2
-from l2features.testing.graph_server import GraphServer, ServedGraph
-from l2features.testing.synthetic import Cell
+from ..core.geometry import Geometry
+from ..core.ids import L2
+from .graph_server import GraphServer, ServedGraph
+from .synthetic import Cell
 
 
 class FailingGraphServer(GraphServer):

@@ -13,16 +13,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.chaos_messages import Parcel, Target
-from benchmarks.edits import random_edits
-from benchmarks.graph_server import FailingGraphServer
 from l2features.config.datasets import Dataset, load_dataset
 from l2features.core.ids import as_ids, row_keys
 from l2features.core.times import format_time
 from l2features.testing.emulators import Emulator, PubSubEmulator
+from l2features.testing.failing_graph_server import FailingGraphServer
+from l2features.testing.random_edits import random_edits
 from l2features.testing.synthetic import Cell, ProofreadGraph, Segmentation, Spec, graph_meta
+from tests.e2e.chaos.messages import Parcel, Target
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 PROJECT, INSTANCE = "chaos", "chaos"
 STORE = f"bigtable://{PROJECT}/{INSTANCE}"
 TABLE, HTTP = "by_table", "by_http"

@@ -9,14 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.bars import Bar, begin, print_bars
-from benchmarks.features import em_parser
-from benchmarks.footprint import Footprint, begin_peaks, cpu_seconds, growths, peaks_mb
-from benchmarks.hostile import large, pickles, strange, unknown_node, wrong_ids
-from benchmarks.strain import Strain
-from benchmarks.updating import UpdaterProcess, em_updater, quantiles, warm_up
+from l2features.testing.bars import Bar, begin, print_bars
+from l2features.testing.em_volume import em_parser
+from l2features.testing.updating import UpdaterProcess, em_updater, quantiles, warm_up
+from tests.e2e.soak.footprint import Footprint, begin_peaks, cpu_seconds, growths, peaks_mb
+from tests.e2e.soak.hostile import large, pickles, strange, unknown_node, wrong_ids
+from tests.e2e.soak.strain import Strain
 
 SETTLE_S, LEAST_MINUTES = 15.0, 0.5
 MOST_IDLE, MOST_SLOWER = 5.0, 2.0
@@ -39,8 +37,8 @@ What is measured, of all processes of an updater of two workers, which has worke
            at all; all rows must be there at the end, and all dead letters and no other.
 
 examples:
-  python benchmarks/soak.py
-  python benchmarks/soak.py --minutes 2 --idle 20
+  python -m tests.e2e.soak
+  python -m tests.e2e.soak --minutes 2 --idle 20
 """
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.chaos_messages import Parcel
-from benchmarks.chaos_world import INSTANCE, PROJECT, World
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids, row_keys
 from l2features.core.rows import encode_cells
 from l2features.pubsub.dead_letters import Folder
 from l2features.pubsub.subscription import Subscription
 from l2features.testing.oracle import check_equal, plain_features
+from tests.e2e.chaos.messages import Parcel
+from tests.e2e.chaos.world import INSTANCE, PROJECT, World
 
 SHOWN = 5
 ORACLE_NODES = 100

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
-from l2features.core.geometry import Chunk
-from l2features.core.ids import Ids, as_ids
-from l2features.core.schema import SIZE
-from l2features.store.base import Store, open_store
-from l2features.testing.em import (
+from ..core.geometry import Chunk
+from ..core.ids import Ids, as_ids
+from ..core.schema import SIZE
+from ..store.base import Store, open_store
+from .em import (
     STORE_URL,
     TABLE,
     Edit,
@@ -32,10 +32,10 @@ from l2features.testing.em import (
     read_labels,
     write_children,
 )
-from l2features.testing.emulators import Emulator, PubSubEmulator
-from l2features.testing.feed import Feed
+from .emulators import Emulator, PubSubEmulator
+from .feed import Feed
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CHUNK_SIZE, GRID = (256, 256, 128), (2, 2, 1)
 """Of the data set that `em_updater` makes."""
 ACK_DEADLINE_S = 60

@@ -25,18 +25,16 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from beam_jobs.update import STREAM_ATTEMPTS
-from benchmarks.chaos_checks import SHOWN, Check, check_audit, check_letters, check_rows, check_truth
-from benchmarks.chaos_flow import Publisher, Storm, Tally
-from benchmarks.chaos_messages import Parcel, make_parcels
-from benchmarks.chaos_updater import KINDS, RestartedUpdater
-from benchmarks.chaos_world import HTTP, TABLE, World
 from l2features.core.geometry import Triple
 from l2features.pubsub.subscription import LEASE_S
 from l2features.testing.emulators import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
 from l2features.testing.synthetic import Spec
+from tests.e2e.chaos.checks import SHOWN, Check, check_audit, check_letters, check_rows, check_truth
+from tests.e2e.chaos.flow import Publisher, Storm, Tally
+from tests.e2e.chaos.messages import Parcel, make_parcels
+from tests.e2e.chaos.updater import KINDS, RestartedUpdater
+from tests.e2e.chaos.world import HTTP, TABLE, World
 
 EPILOG = """
 It passes where every node that was ever made has its row, equal in every byte to the truth, which is
@@ -45,8 +43,8 @@ letters with its reason, and nothing else; where the subscriptions are empty; an
 it was told to, and never by itself.
 
 examples:
-  python benchmarks/chaos.py
-  python benchmarks/chaos.py --messages 200 --kills 4 --pauses 1 --outages 1 --grid 5,5,4
+  python -m tests.e2e.chaos
+  python -m tests.e2e.chaos --messages 200 --kills 4 --pauses 1 --outages 1 --grid 5,5,4
 """
 QUIET_S = LEASE_S + 15.0
 """From the last disturbance to the end: what a killed process held comes again."""

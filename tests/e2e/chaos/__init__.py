@@ -1,0 +1,1 @@
+"""Edits are published while everything fails; at the end nothing may be lost."""

@@ -1,0 +1,1 @@
+"""The updater over a long time: idle, hostile messages, growth."""
