@@ -62,6 +62,13 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
     cloudvolume.secrets.CLOUD_VOLUME_DIR = str(folder)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the kernels once, before several processes of tests would each compile them."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        code = "from l2features import kernel; from l2features.store.bigtable import decoded"
+        subprocess.run([sys.executable, "-c", f"{code}; kernel.warm_up(); decoded.warm_up()"], check=True)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its folder; files that take long come first, so that none is alone at the end."""
     for item in items:
