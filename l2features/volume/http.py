@@ -75,7 +75,14 @@ def _judge(request: Request, answer: requests.Response) -> Found:
 
 
 def check_reachable(url: str) -> None:
-    """Raise StorageError, naming the host, where nothing listens at it (or at its proxy) within seconds."""
+    """Raise StorageError where nothing listens at a web server's host (or its proxy) within seconds.
+
+    URLs of other protocols pass.
+    """
+    for prefix in ("middleauth+", "s3://"):
+        url = url.removeprefix(prefix)
+    if not url.startswith(("http://", "https://")):
+        return
     proxy = select_proxy(url, get_environ_proxies(url))
     parts = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}" if proxy else url)
     host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 443)

@@ -50,9 +50,7 @@ def open_zarr(
     array = scales[chosen][0]
     check_voxels(array.dtype.name, 1)
     info = {
-        "type": "segmentation",
         "data_type": array.dtype.name,
-        "num_channels": 1,
         "scales": [_scale_info(a, r or [1, 1, 1]) for (a, _), r in zip(scales, resolutions, strict=True)],
     }
     return info, chosen, ArrayBlocks(storage, array)
