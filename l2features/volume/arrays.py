@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..core.geometry import Triple
-from .blocks import Block, Cells, Grid
+from .blocks import Cells, Grid
 from .codecs import decoded
 from .encodings import Labels, as_labels
-from .storage import Request, Storage
 
 
 class Array(NamedTuple):
@@ -39,41 +38,27 @@ class Array(NamedTuple):
         x, y, z = (values[axis] for axis in self.axes)
         return x, y, z
 
-    def name(self, cell: Cells) -> str:
-        """File of a block."""
-        index = [0] * len(self.shape)
-        for axis, place in zip(self.axes, cell.tolist(), strict=True):
-            index[axis] = place
-        return self.prefix + self.separator.join(map(str, index))
-
-
-class ArrayBlocks:
-    """Blocks of one array."""
-
-    def __init__(self, storage: Storage, array: Array) -> None:
-        self.storage, self.array, self.grid = storage, array, array.grid
-
-    def fetch(self, cells: Cells) -> Iterator[Block]:
-        names = [self.array.name(cell) for cell in cells]
-        return map(Block, cells, names, self.storage.fetch([Request(name) for name in names]))
+    def names(self, cells: Cells) -> list[str]:
+        """Return the files of blocks."""
+        index = np.zeros((len(cells), len(self.shape)), int)
+        index[:, self.axes] = cells
+        return [self.prefix + self.separator.join(map(str, place)) for place in index.tolist()]
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
-        array, stored = self.array, self.array.chunks
-        if array.has_header:
-            stored, content = _without_header(content, array.chunks)
-        size = math.prod(stored) * array.dtype.itemsize
-        values = np.frombuffer(decoded(content, array.codecs, size), array.dtype)
-        order = array.stored_order or tuple(range(len(stored)))
+        """Return the labels of a block. Raises ValueError where it is broken."""
+        stored = self.chunks
+        if self.has_header:
+            stored, content = _without_header(content, stored)
+        size = math.prod(stored) * self.dtype.itemsize
+        values = np.frombuffer(decoded(content, self.codecs, size), self.dtype)
+        order = self.stored_order or tuple(range(len(stored)))
         block = values.reshape([stored[axis] for axis in order]).transpose(np.argsort(order))
-        others = [axis for axis in range(len(stored)) if axis not in array.axes]
-        part = block.transpose(*array.axes, *others).reshape(*array.in_xyz(stored), -1)[..., 0]
+        others = [axis for axis in range(len(stored)) if axis not in self.axes]
+        part = block.transpose(*self.axes, *others).reshape(*self.in_xyz(stored), -1)[..., 0]
         if any(a < b for a, b in zip(part.shape, shape, strict=True)):
             raise ValueError(f"it is of {part.shape} voxels, expected {shape}")
         x, y, z = shape
-        return as_labels(part[:x, :y, :z].astype(array.dtype.newbyteorder("="), copy=False))
-
-    def forget(self) -> None:
-        """Nothing is cached."""
+        return as_labels(part[:x, :y, :z].astype(self.dtype.newbyteorder("="), copy=False))
 
 
 def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, int]:

@@ -72,7 +72,7 @@ def decoded(content: bytes, codecs: tuple[str, ...], size: int) -> bytes:
         except ValueError:
             raise
         except Exception as error:  # decompressors share no base class
-            raise ValueError(f"{codecs[place]}: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{codecs[place]}: {error}") from error
     if len(content) != size:
         raise ValueError(f"it has {len(content)} bytes, expected {size}")
     return content

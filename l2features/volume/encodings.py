@@ -29,7 +29,7 @@ class Encoding(NamedTuple):
         except ValueError:
             raise
         except Exception as error:  # decoders share no base class
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = str(error) or type(error).__name__
             raise ValueError(f"the {self.name} encoding is broken: {text}") from error
         return as_labels(part)
 

@@ -111,4 +111,4 @@ def _cause(error: BaseException, url: str) -> str:
     while inner.__context__ is not None and inner.__context__ is not inner:
         inner = inner.__context__
     text = getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
-    return f"{urlsplit(url).netloc}: {type(error).__name__}: {' '.join(text.split())}"
+    return f"{urlsplit(url).netloc}: {type(error).__name__}: {text}"

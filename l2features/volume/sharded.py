@@ -7,7 +7,6 @@ minishard's index lies. That lists ids of blocks, offsets and sizes, each as dif
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from cachetools import LRUCache
 from ..core.geometry import Triple
 from .blocks import Block, Cells, Grid
 from .encodings import Encoding, Labels
-from .storage import MISSING, Found, Request, Storage, StorageError, decompressed, ranges
+from .storage import MISSING, Found, Request, Storage, StorageError, decompressed, gunzip, ranges
 
 CACHE_BYTES = 1 << 26
 MAX_INDEX = 1 << 26
@@ -204,7 +203,10 @@ class ShardedBlocks:
         if len(content) != length:
             raise StorageError(f"{where} is cut off: {len(content)} bytes, expected {length}")
         if self.sharding.minishard_index_encoding == "gzip":
-            content = _gunzip(content, where)
+            try:
+                content = gunzip(content, MAX_INDEX)
+            except ValueError as error:
+                raise StorageError(f"{where} is broken gzip: {error}") from error
         if len(content) % 24:
             raise StorageError(f"{where} has {len(content)} bytes, expected a multiple of 24")
         ids, offsets, sizes = np.frombuffer(content, "<u8").reshape(3, -1)
@@ -235,18 +237,6 @@ class ShardedBlocks:
         if (areas[:-1, 1] > areas[1:, 0]).any() or (starts < self.sharding.index_bytes).any():
             return "its blocks overlap"
         return ""
-
-
-def _gunzip(content: bytes, where: str) -> bytes:
-    """Decompress one whole gzip stream of at most `MAX_INDEX` bytes. Raises StorageError."""
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        out = stream.decompress(content, MAX_INDEX)
-    except zlib.error as error:
-        raise StorageError(f"{where} is broken gzip: {error}") from error
-    if not stream.eof or stream.unused_data:
-        raise StorageError(f"{where} is broken gzip: its end is missing, or not where it should be")
-    return out
 
 
 def morton_codes(cells: Cells, shape: Triple) -> Codes:

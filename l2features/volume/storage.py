@@ -120,24 +120,14 @@ class LocalStorage(Storage):
         for suffix, encoding in _SUFFIXES if request.stop is None else _SUFFIXES[:1]:
             try:
                 with open(path + suffix, "rb") as file:
-                    content = _read(file.fileno(), request)
+                    file.seek(request.start or 0)
+                    content = file.read(-1 if request.stop is None else request.stop - file.tell())
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise StorageError(f"file {request.name}: {error.strerror}") from error
             return Found(decompressed(content, encoding, request))
         return MISSING
-
-
-def _read(descriptor: int, request: Request) -> bytes:
-    size = os.fstat(descriptor).st_size
-    start = min(request.start or 0, size)
-    left = (size if request.stop is None else min(request.stop, size)) - start
-    parts = []
-    while left > 0 and (part := os.pread(descriptor, left, start)):
-        parts.append(part)
-        start, left = start + len(part), left - len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def decompressed(content: bytes, encoding: str | None, request: Request) -> bytes:
@@ -151,7 +141,7 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
             return gunzip(content, request.most)
         return bytes(decompress(content, encoding, request.name))
     except Exception as error:  # decompressors share no base class
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = str(error) or type(error).__name__
         raise StorageError(f"file {request.name}: broken {encoding} compression: {text}") from error
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..core.paths import Location
-from .arrays import Array, ArrayBlocks, spatial_axes
+from .arrays import Array, spatial_axes
+from .blocks import FileBlocks
 from .codecs import CODECS
 from .layer import check_voxels, choose_scale
 from .n5 import read_n5
@@ -37,7 +38,7 @@ OpenArray = Callable[[str, dict[str, Any], list[str]], Array]
 
 def open_zarr(
     location: Location, storage: Storage, mip: int | None, scale: Sequence[float] | None
-) -> tuple[dict[str, Any], int, ArrayBlocks]:
+) -> tuple[dict[str, Any], int, FileBlocks]:
     """Return an info of the layer's kind, the chosen scale and a reader of its blocks. Raises ValueError."""
     scales = _find_scales(location.format, storage)
     resolutions = [resolution for _, resolution in scales]
@@ -53,7 +54,7 @@ def open_zarr(
         "data_type": array.dtype.name,
         "scales": [_scale_info(a, r or [1, 1, 1]) for (a, _), r in zip(scales, resolutions, strict=True)],
     }
-    return info, chosen, ArrayBlocks(storage, array)
+    return info, chosen, FileBlocks(storage, array.grid, array.names, array.decode)
 
 
 def _scale_info(array: Array, resolution: list[float]) -> dict[str, Any]:
