@@ -1,4 +1,4 @@
-"""A graph's own table, of PyChunkedGraph 1 or 2: ``bigtable://project/instance/table``."""
+"""A graph's table, of PyChunkedGraph 1 or 2: ``bigtable://project/instance/table``."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ConfigError, GraphError, L2FeaturesError, VolumeError, reason_of
 from ..core.geometry import Chunk, Geometry, as_triple
-from ..core.graphene_path import cloudpath, table_of
 from ..core.ids import L2, IdLayout, Ids, as_ids, from_bytes, sorted_unique
 from ..core.transient import graph_error, volume_error
 from .base import Children, Graph, GraphInfo, OpenTable, check_children, check_nodes, map_supervoxels
@@ -31,6 +31,8 @@ LIST_TIMEOUT_S = (10.0, 300.0)
 """Of a list of a whole chunk."""
 FEW = 64
 """Up to so many nodes of a chunk are requested one by one, more by a list of the whole chunk."""
+_PATHS = re.compile(r"/*(\w+)/(?:table|[\d.]+|api/v[\d.]+(?:/table)?)/([\w.-]+)")
+"""``segmentation`` and the table, in ``…/table/T``, ``…/1.0/T``, ``…/api/v1/T`` and ``…/api/v1/table/T``."""
 
 
 class GrapheneGraph(Graph):
@@ -48,7 +50,13 @@ class GrapheneGraph(Graph):
 
     @classmethod
     def name_of(cls, url: str) -> str:
-        return table_of(url)
+        """Return the table of a server's URL: its last part, where the URL has no known form.
+
+        >>> GrapheneGraph.name_of("graphene://https://host/segmentation/1.0/fly_v31/")
+        'fly_v31'
+        """
+        parts, match = _split(url)
+        return match[2] if match else parts.path.rstrip("/").rsplit("/", 1)[-1]
 
     @classmethod
     def readable_time(cls, time: datetime) -> datetime:
@@ -124,6 +132,27 @@ class GrapheneGraph(Graph):
         except (OSError, ValueError) as error:
             message = f"chunk {chunk}: {self.server} did not list its nodes: {error}"
             raise graph_error(message, error) from error
+
+
+def _split(url: str) -> tuple[SplitResult, re.Match[str] | None]:
+    """Parts of a server's URL, and the match of its path."""
+    parts = urlsplit(url.removeprefix("graphene://").removeprefix("middleauth+"))
+    return parts, _PATHS.match(parts.path)
+
+
+def cloudpath(url: str) -> str:
+    """Return a server's URL in the form with which cloud-volume uses version 1 of the API.
+
+    cloud-volume takes the version from the URL, also where the server has a newer one, and does not know
+    ``…/api/v1/table/T``. A URL in no known form is returned as it is.
+
+    >>> cloudpath("graphene://middleauth+https://host/segmentation/1.0/fly_v31/")
+    'graphene://https://host/segmentation/api/v1/fly_v31'
+    """
+    parts, match = _split(url)
+    if not match or not parts.netloc:
+        return url
+    return f"graphene://{parts.scheme}://{parts.netloc}/{match[1]}/api/v{API_VERSION}/{match[2]}"
 
 
 def open_server(url: str) -> Any:

@@ -53,7 +53,7 @@ def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Sourc
     chunk_size = info.chunk_size if info else dataset.chunk_size
     if chunk_size is None:
         raise ConfigError(
-            f"data set {dataset.name!r}: key 'chunk_size' is missing: {dataset.cv_path} does not say it, "
+            f"data set {dataset.name!r}: key 'chunk_size' is missing: {dataset.cv_path} does not have it, "
             "expected three integers such as [256, 256, 512]"
         )
     try:

@@ -1,4 +1,4 @@
-"""Arrays of zarr and N5: a grid of files, each a block that is compressed by a chain of codecs."""
+"""Arrays of zarr and N5: a grid of files, each a block behind a chain of codecs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Array(NamedTuple):
     """One array as it is stored. ``axes`` are the places of x, y and z among its axes; others have size 1."""
 
     prefix: str
-    """What names of blocks begin with."""
+    """First part of the names of blocks."""
     separator: str
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
@@ -62,7 +62,7 @@ class Array(NamedTuple):
 
 
 def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, int]:
-    """Places of x, y and z among the names of an array's axes. Raises ValueError where one is not there."""
+    """Return the places of x, y and z among an array's axes. Raises ValueError for a missing one."""
     lower = [str(name).lower() for name in names]
     if len(lower) != len(shape) or any(lower.count(axis) != 1 for axis in "xyz"):
         raise ValueError(f"its axes are {list(names)} of sizes {list(shape)}, expected x, y and z among them")
@@ -73,7 +73,7 @@ def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, 
 
 
 def _without_header(content: bytes, most: tuple[int, ...]) -> tuple[tuple[int, ...], bytes]:
-    """The shape that an N5 block's header names, and what comes after it."""
+    """The shape in an N5 block's header, and the bytes after it."""
     mode, dimensions = (int.from_bytes(content[at : at + 2], "big") for at in (0, 2))
     end = 4 + 4 * len(most)
     if mode != 0 or dimensions != len(most) or len(content) < end:

@@ -1,4 +1,4 @@
-"""Files in buckets of Google Cloud Storage and S3, and which storage a URL means."""
+"""Files in buckets of Google Cloud Storage and S3, and the storage of a URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 60.0
 
 
 def open_storage(url: str) -> Storage:
-    """Return the folder at a URL. Raises StorageError for a protocol that is not read."""
+    """Return the folder at a URL. Raises StorageError for an unsupported protocol."""
     path = paths.extract(url)
     if path.protocol == "file":
         return LocalStorage(paths.asfilepath(path))
@@ -81,7 +81,7 @@ def _google_client(bucket: str) -> Any:
 
 
 class S3Storage(Storage):
-    """A folder in a bucket of S3, or of another server that speaks its protocol."""
+    """A folder in a bucket of S3, or of another server with its protocol."""
 
     def __init__(self, bucket: str, folder: str, endpoint: str | None, service: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Files over HTTP. cloud-files takes 403 for absence; this tells the two apart."""
+"""Files over HTTP, where 403 and 404 differ (cloud-files takes both for a missing file)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _judge(request: Request, answer: requests.Response) -> Found:
     content = decompressed(content, encoding, request)
     if content[:15].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise StorageError(f"file {request.name}: HTTP {status} with a web page in place of the file")
-    if request.stop is not None and status == HTTPStatus.OK:  # a server that knows no ranges
+    if request.stop is not None and status == HTTPStatus.OK:  # the server ignores ranges
         return Found(content[request.start or 0 : request.stop])
     return Found(content)
 
@@ -94,7 +94,7 @@ def check_reachable(url: str) -> None:
         except (OSError, UnicodeError) as error:
             failure.append(error)
 
-    attempt = threading.Thread(target=connect, daemon=True)  # names are looked up without a time limit
+    attempt = threading.Thread(target=connect, daemon=True)  # name look-ups have no time limit
     attempt.start()
     attempt.join(REACH_TIMEOUT_S + 0.5)
     if attempt.is_alive():
@@ -106,7 +106,7 @@ def check_reachable(url: str) -> None:
 
 
 def _cause(error: BaseException, url: str) -> str:
-    """The innermost reason of an error of the HTTP client, in one line, with the host."""
+    """The innermost cause of an error of the HTTP client, with the host."""
     inner: BaseException = error
     while inner.__context__ is not None and inner.__context__ is not inner:
         inner = inner.__context__

@@ -1,4 +1,4 @@
-"""Opens a layer: finds its info, checks it, and chooses what reads its blocks."""
+"""Opening of a layer: its info, the scale, and the reader of its blocks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Info = Mapping[str, Any]
 
 
 class Layer(NamedTuple):
-    """Path of a layer; its info where that is known already."""
+    """Path of a layer, and its info where that is known already."""
 
     path: str
     info: Info | None = None
 
 
 class Opened(NamedTuple):
-    """An open layer: all its scales, and a reader of one; ``folder`` is where it lies, if on this machine."""
+    """An open layer: all its scales, and a reader of one; ``folder`` is its path, if on this machine."""
 
     scales: Sequence[Info]
     mip: int
@@ -63,7 +63,7 @@ def open_layer(layer: Layer, mip: int | None, scale: Sequence[float] | None) -> 
 
 
 def _find_info(location: Location) -> tuple[Storage, dict[str, Any]]:
-    """The info of a layer and its storage, after redirects."""
+    """Storage and info of a layer, after redirects."""
     for _ in range(MAX_REDIRECTS):
         storage = open_storage(location.url)
         content, forbidden = storage.fetch_one(Request("info", most=1 << 28))

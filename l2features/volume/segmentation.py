@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from .opening import Layer
 
 FAIL, BACKGROUND = "fail", "background"
-"""What is done with files of 0 bytes."""
+"""Policies for files of 0 bytes."""
 
 
 class ChunkLabels(NamedTuple):
-    """Labels of a chunk, in Fortran order and of the full chunk size, and the files that they come from."""
+    """Labels of a chunk, in Fortran order and of the full chunk size, and counts of its files."""
 
     labels: npt.NDArray[np.unsignedinteger[Any]]
     files: FileCounts
@@ -32,11 +32,11 @@ class Volume:
     """One open segmentation, read at one of its scales.
 
     Args:
-        cv_path: where it lies, and what messages call it.
+        cv_path: its path, also its name in messages.
         mip: the number of the scale; the first, where ``scale`` is not given either.
         scale: the resolution of the scale in nm.
         empty_files: whether a file of 0 bytes is an error ("fail") or "background".
-        layer: where it really lies, and its info, where that is known already.
+        layer: the path and the info to read instead, where these are known already.
 
     Raises:
         VolumeError: it cannot be opened, or is not one that can be read.
@@ -61,14 +61,14 @@ class Volume:
 
     @property
     def bounds(self) -> Bounds:
-        """Resolution, offset and size of the scale that is read."""
+        """Return resolution, offset and size of the scale."""
         scale = self._layer.scales[self.mip]
         x, y, z = (float(r) for r in scale["resolution"])
         offset, size = scale.get("voxel_offset", (0, 0, 0)), scale["size"]
         return Bounds((x, y, z), as_triple(offset), as_triple(size))
 
     def placeholder(self) -> str:
-        """Return a line for a scale without any files, as far as that is cheap to know; else ""."""
+        """Return a warning for a scale on this machine without any files; else ""."""
         from .layer import listed
 
         folder, scales = self._layer.folder, self._layer.scales
@@ -80,7 +80,7 @@ class Volume:
         return f"{self.cv_path}: {here} has no files; scales with files: {others}"
 
     def read(self, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
-        """Labels of one chunk in Fortran order, of the full chunk size: 0 beyond the segmentation's bounds.
+        """Return the labels of one chunk, 0 beyond the segmentation's bounds.
 
         Raises VolumeError, naming the chunk, where it cannot be read or decoded.
         """

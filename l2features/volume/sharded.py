@@ -1,7 +1,7 @@
-"""Blocks that lie in shard files: where each is, and whether the indexes can be true.
+"""Blocks in shard files, whose indexes are checked.
 
-The format is neuroglancer_uint64_sharded_v1. A shard begins with its index: of each minishard, where the
-minishard's index lies. That lists ids of blocks, offsets and sizes, each as differences, modulo 2^64.
+The format is neuroglancer_uint64_sharded_v1. A shard begins with its index, the place of each minishard's
+index. That lists ids of blocks, offsets and sizes, each as differences, modulo 2^64.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EMPTY_INDEX: Index = np.empty((0, 3), np.uint64)
 
 
 class Sharding(NamedTuple):
-    """How ids are spread over shards and minishards."""
+    """The mapping of ids to shards and minishards."""
 
     preshift_bits: int
     minishard_bits: int
@@ -47,7 +47,7 @@ class Sharding(NamedTuple):
         return 16 << self.minishard_bits
 
     def places(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Shard and minishard of ids."""
+        """Return shard and minishard of ids."""
         hashed = codes >> np.uint64(self.preshift_bits)
         if self.hash != "identity":
             hashed = murmurhash3(hashed)
@@ -92,7 +92,7 @@ class ShardedBlocks:
                 continue
             start, size = int(index[row, 1]), int(index[row, 2])
             if size > self.encoding.most_bytes(self.grid.step):
-                raise StorageError(f"file {name}, block {code}: its index says {size} bytes, which cannot be")
+                raise StorageError(f"file {name}, block {code}: {size} bytes in its index are impossible")
             if size == 0:
                 yield Block(cells[i], f"{name}, block {code}", Found(b""))
                 continue
@@ -178,7 +178,7 @@ class ShardedBlocks:
         return heads
 
     def _decode_head(self, request: Request, content: bytes) -> Index:
-        """Start and end in the file of each minishard's index (n, 2). Raises StorageError."""
+        """Return start and end of each minishard's index in the file (n, 2). Raises StorageError."""
         where, size = f"file {request.name}: its index is broken", self.sharding.index_bytes
         index = np.frombuffer(content, "<u8").reshape(-1, 2)
         if (index >= _LIMIT).any():
@@ -197,7 +197,7 @@ class ShardedBlocks:
         return index
 
     def _decode_index(self, request: Request, found: Found, shard: int, minishard: int, head: Index) -> Index:
-        """Ids, offsets and sizes (n, 3) of a minishard's blocks, sorted by id. Raises StorageError."""
+        """Return ids, offsets and sizes (n, 3) of a minishard's blocks, sorted by id. Raises StorageError."""
         where = f"file {request.name}: the index of minishard {minishard}"
         content, length = found.content or b"", (request.stop or 0) - (request.start or 0)
         if len(content) != length:
@@ -240,7 +240,7 @@ class ShardedBlocks:
 
 
 def morton_codes(cells: Cells, shape: Triple) -> Codes:
-    """Compressed Morton codes of coordinates (n, 3): bits of the axes in turn, as far as each has any."""
+    """Return compressed Morton codes of coordinates (n, 3), which interleave the bits of the axes."""
     codes, place = np.zeros(len(cells), np.uint64), 0
     bits = [(n - 1).bit_length() for n in shape]
     for bit in range(max(bits)):

@@ -16,8 +16,8 @@ import pytest
 from l2features.config.datasets import Dataset
 from l2features.core.errors import ConfigError, L2FeaturesError
 from l2features.core.geometry import Chunk
-from l2features.core.graphene_path import cloudpath
 from l2features.core.ids import as_ids
+from l2features.graph.graphene import cloudpath
 from l2features.ingest.compute import ChunkSource, read_geometry
 from l2features.ingest.node_features import NodeSource
 from l2features.ingest.source import open_dataset_graph, open_volume
