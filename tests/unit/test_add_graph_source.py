@@ -109,7 +109,8 @@ def ingested(dataset: Dataset, timestamp: str) -> Ingest:
 
 def rows_of(ingest: Ingest) -> dict[int, bytes]:
     """Rows of a table by id."""
-    store, found = ingest.open_store(), {}
+    store = ingest.open_store()
+    found: dict[int, bytes] = {}
     for chunk in chunks_of(ingest):
         first = ingest.geometry.chunk_id(chunk)
         rows = store.scan_chunk(first, ingest.geometry.layout.last_id(first))
