@@ -45,11 +45,12 @@ def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: S
                 f"supported: the layer at {info.watershed} lacks the supervoxels that were split"
             )
     graph.check()
+    advice = ": leave out 'mip' and 'scale'" if dataset.mip is not None or dataset.scale else ""
     for name, info in described:
         if info.mip not in (None, volume.mip):
             raise ConfigError(
                 f"data set {dataset.name!r}: mip {volume.mip} of {dataset.cv_path} is read, "
-                f"but {name} was made of mip {info.mip}"
+                f"but {name} was made of mip {info.mip}{advice}"
             )
     chunk_sizes = [("the data sets file", dataset.chunk_size)] if dataset.chunk_size else []
     _same(dataset, "chunk_size", chunk_sizes + [(name, info.chunk_size) for name, info in described])

@@ -80,6 +80,12 @@ def test_a_scale_that_the_segmentation_does_not_have(emulator: Emulator, layer: 
         prepare(dataset, T0, create=True)
 
 
+@pytest.mark.parametrize("keys", [{"mip": 0}, {"scale": [8, 8, 40]}])
+def test_another_scale_than_the_graphs(emulator: Emulator, layer: Path, keys: dict[str, Any]) -> None:
+    message = r"mip 0 of precomputed://\S+ is read, but bigtable://\S+ was made of mip 1: leave out 'mip' and"
+    refused(dataset_of(layer, meta_table(mip=1), **keys), message)
+
+
 def test_a_table_of_another_scale_gets_no_rows(emulator: Emulator, layer: Path) -> None:
     """As an ingest wrote it that did not look at the graph's scale."""
     wrong = Geometry((8, 8, 40), (0, 0, 0), (128, 128, 32), (32, 32, 32), GEOMETRY.layout)
