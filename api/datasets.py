@@ -133,9 +133,7 @@ class Served:
 
     def _geometry_of_graph(self) -> Geometry:
         """The geometry of the segmentation or its graph; kept in the table, for when they are down."""
-        from l2features.volume import open_volume
-
-        geometry = read_geometry(self.entry, open_volume(self.entry))
+        geometry = read_geometry(self.entry)
         try:
             self.store.put_geometry(geometry)
         except StoreError as error:

@@ -201,7 +201,7 @@ def table_info(served: Served, settings: Settings) -> TableInfo:
     """What a data set is. Raises as `Served.opened`."""
     opened, counted, noted = served.opened(), served.counted.get(), served.noted.get()
     geometry, meta = opened.reader.geometry, opened.meta
-    with_graph, time = served.entry.graph != "flat", iso(meta.time) if meta else None
+    with_graph, time = served.entry.has_graph, iso(meta.time) if meta else None
     coverage, newest, updates = None, None, None
     if counted is not None:
         done, failed = counted.coverage.done, counted.coverage.failed

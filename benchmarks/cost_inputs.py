@@ -193,7 +193,7 @@ def ingest_chunk(
     with clock.step("compute"):
         segmented = SegmentedChunk(labels)
     with clock.step("map"):
-        mapping = map_supervoxels(source.graph, geometry, chunk, segmented.ids)
+        mapping = map_supervoxels(source.graph, geometry, chunk, segmented.ids, source.time)
     with clock.step("compute"):
         features = segmented.features(mapping.l2_ids, geometry.resolution)
     result = ChunkFeatures(chunk, features, None, mapping.orphans, mapping.errors)

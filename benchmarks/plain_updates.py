@@ -15,7 +15,7 @@ from benchmarks.plain_worker import plain_node
 from l2features.config.datasets import load_datasets
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
-from l2features.graph.base import BigtableGraph
+from l2features.graph.bigtable import BigtableGraph
 from l2features.ingest.compute import timed
 from l2features.store.base import Meta, open_store
 from l2features.testing.em import GRAPH, GRAPH_URL, LAYOUT, STORE_URL, EmDataset
@@ -32,7 +32,8 @@ class PlainUpdater:
         (entry,) = load_datasets(dataset.config).values()
         self.geometry, self.millis = dataset.geometry, dict[str, float]()
         self.volume = CloudVolume(entry.cv_path, progress=False, fill_missing=True)
-        self.graph = BigtableGraph(GRAPH_URL, datetime.now(UTC), LAYOUT)
+        self.graph = BigtableGraph(GRAPH_URL)
+        self.now = datetime.now(UTC)
         self.store = open_store(STORE_URL, TABLE)
         self.store.create(Meta(GRAPH, entry.cv_path, "2026-01-01 00:00:00", self.geometry))
 
@@ -46,7 +47,7 @@ class PlainUpdater:
         with timed(self.millis, "map"):
             supervoxels = fastremap.unique(labels)
             supervoxels = supervoxels[supervoxels != 0]
-            nodes = self.graph.l2_ids(chunk, supervoxels)
+            nodes = self.graph.l2_ids(self.geometry, chunk, supervoxels, self.now)
         with timed(self.millis, "compute"):
             parents = dict(zip(supervoxels.tolist(), nodes.tolist(), strict=True))
             row = plain_node(labels, parents, node, self.geometry.resolution)

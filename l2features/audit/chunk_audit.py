@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -16,11 +17,10 @@ from ..core.errors import ConfigError, GraphError, StoreUnavailable, TableNotFou
 from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import Ids, as_ids
 from ..core.schema import NAMES, SIZE
-from ..graph.agreement import check_geometry
-from ..graph.base import check_graph
-from ..graph.chunk_nodes import open_graph_nodes
+from ..ingest.agreement import check_geometry
 from ..ingest.compute import read_geometry
 from ..ingest.node_features import NodeSource
+from ..ingest.source import open_dataset_graph, open_source
 from ..ingest.steps import ATTEMPTS, GIVEN_UP, shards, time_of_graph
 from ..store.base import Store, open_store
 
@@ -94,7 +94,7 @@ def prepare_audit(
 
     Raises ConfigError, VolumeError, GraphError or StoreError before any chunk is looked at.
     """
-    if timestamp is not None and dataset.graph == "flat":
+    if timestamp is not None and not dataset.has_graph:
         raise ConfigError(f"data set {dataset.name!r} has no graph: a timestamp means nothing to it")
     time = None if timestamp is None else time_of_graph(dataset, timestamp)
     check_bigtable(dataset.store)
@@ -104,13 +104,13 @@ def prepare_audit(
         geometry = store.geometry()
     finally:
         store.close()
-    if geometry is None or repair or dataset.graph == "graphene":
-        from ..volume import open_volume
-
-        volume = open_volume(dataset)
-        geometry = geometry or read_geometry(dataset, volume)
-        check_geometry(dataset, volume, geometry)
-    check_graph(dataset.graph)
+    if geometry is None or repair or dataset.graph_url == dataset.cv_path:
+        with closing(open_source(dataset)) as source:
+            geometry = geometry or read_geometry(dataset, source=source)
+            check_geometry(dataset, source.volume, geometry)
+    else:
+        with closing(open_dataset_graph(dataset)) as graph:
+            graph.check()
     return Audit(dataset, geometry, choose_box(geometry.grid), time, repair)
 
 
@@ -120,7 +120,7 @@ class AuditSource:
     def __init__(self, audit: Audit) -> None:
         self.audit, self.geometry = audit, audit.geometry
         self.store = audit.open_store()
-        self.graph = open_graph_nodes(audit.dataset, audit.geometry)
+        self.graph = open_dataset_graph(audit.dataset)
         self._nodes: NodeSource | None = None
 
     def look(self, chunk: Chunk) -> ChunkAudit:
@@ -131,11 +131,11 @@ class AuditSource:
         chunk_id, time = self.geometry.chunk_id(chunk), self.audit.time
         rows = self.store.scan_chunk(chunk_id, self.geometry.layout.last_id(chunk_id), [SIZE])
         rows = rows.take(np.flatnonzero(rows.present[:, NAMES.index(SIZE)]))
-        expected = self.graph.made(chunk) if time is None else self.graph.valid(chunk, time)
+        expected = self.graph.nodes(self.geometry, chunk, time)
         unexpected = _without(rows.ids, expected)
         known = as_ids([])
         if time is not None and len(unexpected):
-            known = self.graph.made(chunk)
+            known = self.graph.nodes(self.geometry, chunk)
         superfluous = _without(unexpected, known)
         return ChunkAudit(
             chunk,

@@ -116,7 +116,7 @@ def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
 
     Without a graph, the ingest alone says which nodes to expect: none where it found no file.
     """
-    in_doubt = audit.dataset.graph == "flat" and summary.files_missing and not summary.expected
+    in_doubt = not audit.dataset.has_graph and summary.files_missing and not summary.expected
     return replace(summary, nothing_found=bool(in_doubt) and table_is_empty(store))
 
 

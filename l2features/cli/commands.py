@@ -134,14 +134,13 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
     """
     from ..ingest.compute import ChunkSource, read_geometry
     from ..ingest.steps import time_of_graph
-    from ..volume import open_volume
 
     entry = load_dataset(dataset, config)
     asked = None if timestamp is None else time_of_graph(entry, timestamp)
     check_bigtable(entry.graph, GraphError)
     with closing(_open(entry)) as store:
         meta = _meta(store)
-    geometry = read_geometry(entry, open_volume(entry), meta.geometry if meta else None)
+    geometry = read_geometry(entry, meta.geometry if meta else None)
     _check_in_grid(geometry, Chunk(*chunk))
     time = asked or (meta.time if meta else datetime.now(UTC))
     result = ChunkSource(entry, geometry, time).compute(Chunk(*chunk))
@@ -200,12 +199,11 @@ def _meta(store: Store) -> Meta | None:
 def _geometry(dataset: Dataset, store: Store) -> Geometry:
     """The geometry that the table knows, or else that of the segmentation."""
     from ..ingest.compute import read_geometry
-    from ..volume import open_volume
 
     meta = store.meta()
     if meta and meta.geometry:
         return meta.geometry
-    return read_geometry(dataset, open_volume(dataset))
+    return read_geometry(dataset)
 
 
 def _check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
@@ -214,7 +212,7 @@ def _check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
 
 
 def _check_flat(dataset: Dataset) -> None:
-    if dataset.graph != "flat":
+    if dataset.has_graph:
         raise ConfigError(
             f"data set {dataset.name!r} has a graph ({dataset.graph}): --segments is for data sets with "
             "graph: flat"

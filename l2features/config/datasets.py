@@ -35,10 +35,10 @@ from pydantic import (
 
 from ..core.errors import ConfigError
 from ..core.geometry import MAX_CHUNK_VOXELS
-from ..core.graphene_path import table_of
 from ..core.paths import EXPECTED as EXPECTED_PATHS
 from ..core.paths import parse_path
 from ..core.schema import TABLE_NAME
+from ..graph.sources import expected_urls, is_graph_url, source_of
 from .entries import BUCKETS, read_entries
 
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
@@ -46,19 +46,20 @@ PREFIX_VARIABLE = "PCGL2CACHE_URL_PREFIX"
 PROJECT_VARIABLE, INSTANCE_VARIABLE = "BIGTABLE_PROJECT", "BIGTABLE_INSTANCE"
 PUBSUB_VARIABLE, BIGTABLE_VARIABLE = "PUBSUB_EMULATOR_HOST", "BIGTABLE_EMULATOR_HOST"
 DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
+FLAT, SERVED = "flat", "graphene"
+"""Graphs of a data set without a graph, and of one whose ``cv_path`` is a graph's server."""
 PRECOMPUTED = "precomputed://"
 """A path of this form is not judged here: a table can be served whose segmentation is not read."""
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """HOST:PORT, where a server listens."""
 _PATTERNS = {
     "l2cache_id": TABLE_NAME,
-    "graph": re.compile(r"flat|graphene|bigtable://[^/?#]+/[^/?#]+/[^/?#]+"),
     "store": re.compile(r"bigtable://[^/?#]+/[^/?#]+/?|sqlite:///+[^/](.*[^/])?"),
 }
 EXPECTED = {
     "cv_path": EXPECTED_PATHS,
     "l2cache_id": "a table name of 1 to 50 letters, digits, '_', '-' or '.'",
-    "graph": "flat, graphene or bigtable://project/instance/table",
+    "graph": expected_urls(),
     "store": "bigtable://project/instance or sqlite:///path/file.db",
     "chunk_size": "three integers from 1 to 65535, such as [256, 256, 512]",
     "watershed": "the path of the layer that the graph names, such as gs://bucket/ws",
@@ -90,7 +91,7 @@ class Dataset(BaseModel):
     def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         filled = dict(values)
         if filled.get("graph") is None:
-            filled["graph"] = "graphene" if str(filled.get("cv_path")).startswith("graphene://") else "flat"
+            filled["graph"] = SERVED if str(filled.get("cv_path")).startswith(f"{SERVED}://") else FLAT
         for key in ("chunk_size", "scale"):
             if isinstance(filled.get(key), list):
                 filled[key] = tuple(filled[key])
@@ -100,6 +101,13 @@ class Dataset(BaseModel):
     @classmethod
     def _matches(cls, value: str, info: ValidationInfo) -> str:
         if not _PATTERNS[str(info.field_name)].fullmatch(value):
+            raise ValueError("no match")
+        return value
+
+    @field_validator("graph")
+    @classmethod
+    def _is_graph(cls, value: str) -> str:
+        if not is_graph_url(value):
             raise ValueError("no match")
         return value
 
@@ -126,7 +134,7 @@ class Dataset(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Dataset:
-        if self.graph == "graphene" and not self.cv_path.startswith("graphene://"):
+        if self.graph == SERVED and not self.served:
             raise ValueError("graph: graphene needs a cv_path that is graphene://…")
         voxels = math.prod(self.chunk_size or ())
         if voxels > MAX_CHUNK_VOXELS:
@@ -139,11 +147,24 @@ class Dataset(BaseModel):
         return self
 
     @property
+    def has_graph(self) -> bool:
+        """Whether nodes are those of a graph; else they are the segments of each chunk."""
+        return self.graph != FLAT
+
+    @property
+    def served(self) -> bool:
+        """Whether ``cv_path`` is a graph's server, which serves the segmentation too."""
+        return self.cv_path.startswith(f"{SERVED}://")
+
+    @property
+    def graph_url(self) -> str:
+        """Where the graph is: at ``cv_path``, where that serves it."""
+        return self.cv_path if self.graph == SERVED else self.graph
+
+    @property
     def graph_id(self) -> str:
         """Name of the graph, as it stands in a table's meta."""
-        if self.graph == "graphene":
-            return table_of(self.cv_path)
-        return self.graph.rsplit("/", 1)[-1]
+        return source_of(self.graph_url).name_of(self.graph_url)
 
 
 class Datasets(NamedTuple):
@@ -220,7 +241,7 @@ def datasets_of_table(
     return [
         d
         for d in datasets
-        if (table_id == d.name or (d.graph != "flat" and table_id == d.graph_id))
+        if (table_id == d.name or (d.has_graph and table_id == d.graph_id))
         and l2cache_id in {None, d.l2cache_id}
     ]
 

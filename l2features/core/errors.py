@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
 
 class L2FeaturesError(Exception):
     """Base of the errors whose message is meant for the user."""
@@ -45,3 +49,11 @@ class TableNotFound(StoreError):
 
 class TableExists(StoreError):
     """The table is there already, with another meta."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error in one line, with its type where the message may not say what failed."""
+    text = " ".join(_ANSI.sub("", str(error)).split())
+    if type(error).__name__ in ("ValueError", "StorageError") and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -39,6 +39,18 @@ def as_triple(values: Any) -> Triple:
     return x, y, z
 
 
+class Bounds(NamedTuple):
+    """Resolution in nm, and offset and size in voxels, of one scale of a segmentation."""
+
+    resolution: tuple[float, float, float]
+    voxel_offset: Triple
+    voxel_size: Triple
+
+    def __str__(self) -> str:
+        resolution, offset, size = ("x".join(f"{n:g}" for n in part) for part in self)
+        return f"{size} voxels of {resolution} nm from {offset}"
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Voxels, chunks and ids of one data set.
@@ -52,6 +64,10 @@ class Geometry:
     voxel_size: Triple
     chunk_size: Triple
     layout: IdLayout
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.resolution, self.voxel_offset, self.voxel_size)
 
     @property
     def grid(self) -> Triple:

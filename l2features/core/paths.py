@@ -1,4 +1,4 @@
-"""Where a segmentation lies: the forms in which people write its path, and the one that is used inside.
+"""Paths of segmentations: the forms that people write, and the one of this project.
 
 >>> parse_path("gs://bucket/seg/|neuroglancer-precomputed:")
 Location(format='precomputed', url='gs://bucket/seg')
@@ -22,19 +22,19 @@ _URL = re.compile(rf"({'|'.join(map(re.escape, PROTOCOLS))})://[^|]*[^|/:]/*")
 
 
 class Location(NamedTuple):
-    """Format of a segmentation, and the URL at which it lies."""
+    """Format and URL of a segmentation."""
 
     format: str
     url: str
 
     @property
     def cloudpath(self) -> str:
-        """The path as cloud-volume takes it."""
+        """The path in cloud-volume's form."""
         return f"{self.format}://{self.url}"
 
 
 def parse_path(cv_path: str) -> Location:
-    """Where a ``cv_path`` points. Raises ValueError, which says what was expected."""
+    """Return format and URL of a ``cv_path``. Raises ValueError for an unknown form."""
     path = cv_path
     piped = _PIPE.fullmatch(path)
     if piped:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -15,17 +15,17 @@ from ..core.chunks import NO_FILES, FileCounts
 from ..core.errors import ConfigError
 from ..core.geometry import Chunk, Geometry, layout_for_grid
 from ..core.ids import L2, IdLayout, Ids
-from ..graph.base import map_supervoxels, open_graph, read_graph_info
+from ..graph.base import map_supervoxels
 from ..kernel import SegmentedChunk, check_chunk
-from ..volume import Volume, open_volume
+from .source import Source, open_source
 
 
 @dataclass
 class ChunkFeatures:
-    """The features of a chunk's nodes, sorted by id, and how they came about.
+    """The features of a chunk's nodes, sorted by id.
 
-    ``segments`` is the segment of each node of a data set without a graph; ``errors`` says which
-    supervoxels the graph gave a wrong answer for; ``millis`` is the time in read, map and compute.
+    ``segments`` is the segment of each node of a data set without a graph; ``errors`` are the graph's wrong
+    answers; ``millis`` is the time in read, map and compute.
     """
 
     chunk: Chunk
@@ -37,36 +37,31 @@ class ChunkFeatures:
     files: FileCounts = NO_FILES
 
 
-def read_geometry(dataset: Dataset, volume: Volume, table: Geometry | None = None) -> Geometry:
-    """Geometry of a data set from its file entry, its segmentation and, where needed, its graph's table.
+def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Source | None = None) -> Geometry:
+    """Return the geometry of a data set from its file entry, its segmentation and its graph.
 
-    Without a graph a ``table`` that exists keeps its id layout. Raises ConfigError where the chunk size is
-    unknown, where two of these disagree on it, or where the grid does not fit into the ids.
+    Without a graph, a ``table`` that exists keeps its id layout. ``source`` is passed where it is open.
+
+    Raises:
+        ConfigError: the chunk size is unknown, or the grid does not fit into the ids.
+        VolumeError, GraphError: see `open_source`.
     """
-    info = volume.info()
-    chunk_size, layout = info.chunk_size, info.layout
-    if chunk_size is None and dataset.graph.startswith("bigtable://"):
-        graph = read_graph_info(dataset.graph)
-        chunk_size, layout = graph.chunk_size, graph.layout
-    if chunk_size is None:
-        chunk_size = dataset.chunk_size
-    elif dataset.chunk_size not in (None, chunk_size):
-        raise ConfigError(
-            f"data set {dataset.name!r}: chunk_size is {list(dataset.chunk_size or ())}, "
-            f"but its graph has {list(chunk_size)}"
-        )
+    if source is None:
+        with closing(open_source(dataset)) as opened:
+            return read_geometry(dataset, table, opened)
+    bounds, info = source.volume.bounds, source.info
+    chunk_size = info.chunk_size if info else dataset.chunk_size
     if chunk_size is None:
         raise ConfigError(
-            f"data set {dataset.name!r}: key 'chunk_size' is missing: {dataset.cv_path} does not say it, "
+            f"data set {dataset.name!r}: key 'chunk_size' is missing: {dataset.cv_path} does not have it, "
             "expected three integers such as [256, 256, 512]"
         )
     try:
-        check_chunk(chunk_size, info.resolution)
+        check_chunk(chunk_size, bounds.resolution)
     except ValueError as error:
         raise ConfigError(f"data set {dataset.name!r}: {error}") from error
-    bounds = (info.resolution, info.voxel_offset, info.voxel_size)
-    geometry = Geometry(*bounds, chunk_size, layout or IdLayout())
-    if dataset.graph == "flat":
+    geometry = Geometry(*bounds, chunk_size, info.layout if info else IdLayout())
+    if not dataset.has_graph:
         layout = table.layout if table else layout_for_grid(geometry.grid, chunk_size)
         return replace(geometry, layout=layout)
     _check_grid(dataset, geometry)
@@ -90,12 +85,12 @@ class ChunkSource:
     """Computes chunks of one data set; opens its segmentation and graph once."""
 
     def __init__(self, dataset: Dataset, geometry: Geometry, timestamp: datetime) -> None:
-        self.dataset, self.geometry = dataset, geometry
-        self.volume = open_volume(dataset)
-        self.graph = open_graph(dataset.graph, self.volume.cv, geometry, timestamp)
+        self.dataset, self.geometry, self.time = dataset, geometry, timestamp
+        source = open_source(dataset)
+        self.volume, self.graph = source.volume, source.graph
 
     def compute(self, chunk: Chunk) -> ChunkFeatures:
-        """Features of every L2 node of a chunk. Raises VolumeError or GraphError, naming the chunk."""
+        """Return the features of every L2 node of a chunk. Raises VolumeError or GraphError."""
         millis: dict[str, float] = {}
         with timed(millis, "read"):
             labels, files = self.volume.read(chunk, self.geometry)
@@ -103,16 +98,16 @@ class ChunkSource:
             segmented = SegmentedChunk(labels)
             del labels
         with timed(millis, "map"):
-            mapping = map_supervoxels(self.graph, self.geometry, chunk, segmented.ids)
+            mapped = map_supervoxels(self.graph, self.geometry, chunk, segmented.ids, self.time)
         with timed(millis, "compute"):
-            features = segmented.features(mapping.l2_ids, self.geometry.resolution)
-        segments = segmented.ids if self.dataset.graph == "flat" else None
-        return ChunkFeatures(chunk, features, segments, mapping.orphans, mapping.errors, millis, files)
+            features = segmented.features(mapped.l2_ids, self.geometry.resolution)
+        segments = None if self.dataset.has_graph else segmented.ids
+        return ChunkFeatures(chunk, features, segments, mapped.orphans, mapped.errors, millis, files)
 
 
 @contextmanager
 def timed(millis: dict[str, float], step: str) -> Iterator[None]:
-    """Add the time that the block takes to that of its step."""
+    """Add the duration of the block to that of its step."""
     start = time.perf_counter()
     yield
     millis[step] = millis.get(step, 0.0) + (time.perf_counter() - start) * 1e3

@@ -1,4 +1,4 @@
-"""Whether anything of a segmentation was found, from the records of its chunks."""
+"""Whether any file of a segmentation was found, from the records of its chunks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def table_is_empty(store: Store) -> bool:
 
 
 def nothing_found_text(dataset: Dataset, geometry: Geometry, files: FileCounts) -> str:
-    """Say what was looked for, and what to check."""
+    """Return the error message: which files were expected, and what to check."""
     resolution = ",".join(f"{nm:g}" for nm in geometry.resolution)
     return (
         f"no file of the segmentation was found: {dataset.cv_path} at the scale of {resolution} nm "

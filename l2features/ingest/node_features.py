@@ -1,4 +1,4 @@
-"""Features of given L2 nodes of a chunk, as the batch ingest would give them."""
+"""Features of given L2 nodes of a chunk, equal to those of the batch ingest."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from ..config.datasets import Dataset
 from ..core.geometry import Chunk, Geometry
 from ..core.ids import L2, Ids, as_ids, sorted_unique
 from ..core.schema import FEATURES, SIZE
-from ..graph.agreement import check_geometry
-from ..graph.children import open_children
 from ..kernel import SegmentedChunk, group_features
-from ..volume import open_volume
+from .agreement import check_geometry
 from .compute import timed
+from .source import open_source
 
 
 @dataclass
 class NodeFeatures:
-    """The features of some nodes of a chunk, and what became of the others.
+    """The features of some nodes of a chunk, and the outcome of the others.
 
     ``features`` (n,) is sorted by id; a node without a voxel has a size of 0, which is stored as the mark
     "could not compute". Where files of the chunk are missing, its voxels may be in those: it is ``unsure``,
-    and ``unsure_why`` counts the files; so many of them are ``forbidden``. ``unknown`` are ids that the graph
-    does not know, or not yet; ``errors`` says of an id why it never has features. ``millis`` is the time in
-    graph, read and compute.
+    and ``unsure_why`` counts the files, of which some are ``forbidden``. ``unknown`` ids are not, or not yet,
+    in the graph; ``errors`` are permanent, by id. ``millis`` is the time in graph, read and compute.
     """
 
     chunk: Chunk
@@ -43,22 +41,21 @@ class NodeSource:
 
     def __init__(self, dataset: Dataset, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.volume = open_volume(dataset)
+        source = open_source(dataset)
+        self.volume, self.graph = source.volume, source.graph
         check_geometry(dataset, self.volume, geometry)
-        self.children = open_children(dataset, self.volume.cv, geometry)
 
     def compute(self, chunk: Chunk, ids: Ids) -> NodeFeatures:
-        """Features of nodes of a chunk, in any order and repeated or not: of each from its own supervoxels.
+        """Return the features of a chunk's nodes, which may be in any order and repeated.
 
-        Raises VolumeError, GraphError or StoreError, all of which may pass; a node's own faults are in the
-        result.
+        Raises VolumeError, GraphError or StoreError; the errors of single nodes are in the result.
         """
         millis: dict[str, float] = {}
         ids = sorted_unique(as_ids(ids))
-        errors = self._strangers(chunk, ids)
+        errors = self._errors(chunk, ids)
         ids = ids[~np.isin(ids, as_ids(list(errors)))]
         with timed(millis, "graph"):
-            children = self.children.children(chunk, ids)
+            children = self.graph.children(self.geometry, chunk, ids)
         known = children.supervoxels
         unknown = ids[~np.isin(ids, as_ids([*known, *children.errors]))]
         features, unsure, why, forbidden = np.zeros(0, FEATURES), as_ids([]), "", 0
@@ -77,11 +74,11 @@ class NodeSource:
         return NodeFeatures(chunk, features, unknown, errors, millis, unsure, why, forbidden)
 
     def close(self) -> None:
-        """Let go of connections."""
-        self.children.close()
+        """Close connections."""
+        self.graph.close()
 
-    def _strangers(self, chunk: Chunk, ids: Ids) -> dict[int, str]:
-        """Ids that are no node of this chunk, and why."""
+    def _errors(self, chunk: Chunk, ids: Ids) -> dict[int, str]:
+        """Errors of ids that are no node of this chunk."""
         if not self.geometry.in_grid(chunk):
             grid = "x".join(map(str, self.geometry.grid))
             return dict.fromkeys(ids.tolist(), f"chunk {chunk} is outside the grid of {grid} chunks")

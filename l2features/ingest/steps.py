@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import tenacity
 
@@ -17,10 +18,10 @@ from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import Ids
 from ..core.saturation import likely_saturated, saturated_counts
 from ..core.times import EXPECTED_TIME, format_time, parse_time
-from ..graph.base import check_graph
+from ..graph.sources import source_of
 from ..store.base import DONE, FAILED, ChunkRecord, Meta, Store, open_store
-from ..volume import open_volume
 from .compute import ChunkFeatures, ChunkSource, read_geometry
+from .source import open_source
 
 ATTEMPTS = 3
 """How often a chunk is read and computed before it counts as failed."""
@@ -95,11 +96,10 @@ def prepare(
     store = open_store(dataset.store, dataset.l2cache_id)
     try:
         there = _existing_meta(store, dataset, create)
-        volume = open_volume(dataset)
-        geometry = read_geometry(dataset, volume, there.geometry if there else None)
-        if placeholder := volume.placeholder():
-            logger.warning("%s", placeholder)
-        check_graph(dataset.graph)
+        with closing(open_source(dataset)) as source:
+            geometry = read_geometry(dataset, there.geometry if there else None, source)
+            if placeholder := source.volume.placeholder():
+                logger.warning("%s", placeholder)
         box = choose_box(geometry.grid)
         meta = _settle(dataset, there, timestamp, geometry)
         if there is None and create:
@@ -131,7 +131,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
     if asked and parse_time(asked) > datetime.now(UTC):
         logger.warning("timestamp %s is in the future: edits until then make chunks disagree", asked)
     if there is None:
-        if asked is None and dataset.graph != "flat":
+        if asked is None and dataset.has_graph:
             raise ConfigError(
                 f"{where} has no timestamp yet: --timestamp is needed: expected {EXPECTED_TIME}"
             )
@@ -141,7 +141,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         raise ConfigError(f"{where} is of timestamp {there.timestamp}: {asked} is refused")
     if there.graph_id != dataset.graph_id:
         raise StoreError(f"{where} is of graph {there.graph_id!r}, the data set's is {dataset.graph_id!r}")
-    if dataset.graph == "flat" and there.cv_path != dataset.cv_path:
+    if not dataset.has_graph and there.cv_path != dataset.cv_path:
         raise StoreError(f"{where} is of {there.cv_path}, the data set's cv_path is {dataset.cv_path}")
     if there.geometry not in (None, geometry):
         raise StoreError(f"{where} is of another geometry: {there.geometry}, the data set's is {geometry}")
@@ -149,11 +149,8 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
 
 
 def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
-    """Return the time at which a graph is read, for its server in whole seconds. Raises ConfigError."""
-    time = parse_time(timestamp)
-    if dataset.graph == "graphene" and time.microsecond:
-        return time.replace(microsecond=0) + timedelta(seconds=1)
-    return time
+    """Return the time at which a graph is read. Raises ConfigError."""
+    return source_of(dataset.graph_url).readable_time(parse_time(timestamp))
 
 
 def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import L2, IdLayout, Ids, as_ids
-from ..graph.children import SUPERVOXEL
+from ..graph.base import SUPERVOXEL
 from ..kernel import compute_features
 from ..local.sample.graph_cells import (
     BITS,

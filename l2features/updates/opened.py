@@ -14,7 +14,6 @@ from ..core.geometry import Geometry
 from ..ingest.compute import read_geometry
 from ..ingest.node_features import NodeSource
 from ..store.base import Store, open_store
-from ..volume import open_volume
 
 LAUNCH_DEADLINE_S = 10.0
 """How long a launcher waits for the store of a data set."""
@@ -86,4 +85,4 @@ def _read_json(dataset: Dataset) -> str:
 
 
 def _geometry(dataset: Dataset, store: Store) -> Geometry:
-    return store.geometry() or read_geometry(dataset, open_volume(dataset))
+    return store.geometry() or read_geometry(dataset)

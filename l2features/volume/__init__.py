@@ -1,5 +1,5 @@
 """Segmentations: opened, checked, and read chunk by chunk."""
 
-from .segmentation import ChunkLabels, Volume, VolumeInfo, open_volume
+from .segmentation import ChunkLabels, Volume
 
-__all__ = ["ChunkLabels", "Volume", "VolumeInfo", "open_volume"]
+__all__ = ["ChunkLabels", "Volume"]

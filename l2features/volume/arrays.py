@@ -1,25 +1,24 @@
-"""Arrays of zarr and N5: a grid of files, each a block that is compressed by a chain of codecs."""
+"""Arrays of zarr and N5: a grid of files, each a block behind a chain of codecs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..core.geometry import Triple
-from .blocks import Block, Cells, Grid
+from .blocks import Cells, Grid
 from .codecs import decoded
 from .encodings import Labels, as_labels
-from .storage import Request, Storage
 
 
 class Array(NamedTuple):
     """One array as it is stored. ``axes`` are the places of x, y and z among its axes; others have size 1."""
 
     prefix: str
-    """What names of blocks begin with."""
+    """First part of the names of blocks."""
     separator: str
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
@@ -39,45 +38,31 @@ class Array(NamedTuple):
         x, y, z = (values[axis] for axis in self.axes)
         return x, y, z
 
-    def name(self, cell: Cells) -> str:
-        """File of a block."""
-        index = [0] * len(self.shape)
-        for axis, place in zip(self.axes, cell.tolist(), strict=True):
-            index[axis] = place
-        return self.prefix + self.separator.join(map(str, index))
-
-
-class ArrayBlocks:
-    """Blocks of one array."""
-
-    def __init__(self, storage: Storage, array: Array) -> None:
-        self.storage, self.array, self.grid = storage, array, array.grid
-
-    def fetch(self, cells: Cells) -> Iterator[Block]:
-        names = [self.array.name(cell) for cell in cells]
-        return map(Block, cells, names, self.storage.fetch([Request(name) for name in names]))
+    def names(self, cells: Cells) -> list[str]:
+        """Return the files of blocks."""
+        index = np.zeros((len(cells), len(self.shape)), int)
+        index[:, self.axes] = cells
+        return [self.prefix + self.separator.join(map(str, place)) for place in index.tolist()]
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
-        array, stored = self.array, self.array.chunks
-        if array.has_header:
-            stored, content = _without_header(content, array.chunks)
-        size = math.prod(stored) * array.dtype.itemsize
-        values = np.frombuffer(decoded(content, array.codecs, size), array.dtype)
-        order = array.stored_order or tuple(range(len(stored)))
+        """Return the labels of a block. Raises ValueError where it is broken."""
+        stored = self.chunks
+        if self.has_header:
+            stored, content = _without_header(content, stored)
+        size = math.prod(stored) * self.dtype.itemsize
+        values = np.frombuffer(decoded(content, self.codecs, size), self.dtype)
+        order = self.stored_order or tuple(range(len(stored)))
         block = values.reshape([stored[axis] for axis in order]).transpose(np.argsort(order))
-        others = [axis for axis in range(len(stored)) if axis not in array.axes]
-        part = block.transpose(*array.axes, *others).reshape(*array.in_xyz(stored), -1)[..., 0]
+        others = [axis for axis in range(len(stored)) if axis not in self.axes]
+        part = block.transpose(*self.axes, *others).reshape(*self.in_xyz(stored), -1)[..., 0]
         if any(a < b for a, b in zip(part.shape, shape, strict=True)):
             raise ValueError(f"it is of {part.shape} voxels, expected {shape}")
         x, y, z = shape
-        return as_labels(part[:x, :y, :z].astype(array.dtype.newbyteorder("="), copy=False))
-
-    def forget(self) -> None:
-        """Nothing is cached."""
+        return as_labels(part[:x, :y, :z].astype(self.dtype.newbyteorder("="), copy=False))
 
 
 def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, int]:
-    """Places of x, y and z among the names of an array's axes. Raises ValueError where one is not there."""
+    """Return the places of x, y and z among an array's axes. Raises ValueError for a missing one."""
     lower = [str(name).lower() for name in names]
     if len(lower) != len(shape) or any(lower.count(axis) != 1 for axis in "xyz"):
         raise ValueError(f"its axes are {list(names)} of sizes {list(shape)}, expected x, y and z among them")
@@ -88,7 +73,7 @@ def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, 
 
 
 def _without_header(content: bytes, most: tuple[int, ...]) -> tuple[tuple[int, ...], bytes]:
-    """The shape that an N5 block's header names, and what comes after it."""
+    """The shape in an N5 block's header, and the bytes after it."""
     mode, dimensions = (int.from_bytes(content[at : at + 2], "big") for at in (0, 2))
     end = 4 + 4 * len(most)
     if mode != 0 or dimensions != len(most) or len(content) < end:

@@ -1,8 +1,9 @@
-"""The grid of blocks that a scale is stored in, and blocks that are files of their own."""
+"""The grid of blocks that a scale is stored in, and blocks that are single files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from ..core.geometry import Triple, as_triple
 from .encodings import Encoding, Labels
-from .storage import Found, Request, Storage
+from .storage import MAX_BYTES, Found, Request, Storage
 
 Cells = npt.NDArray[np.int64]
 
@@ -42,7 +43,7 @@ class Grid(NamedTuple):
 
 
 class Block(NamedTuple):
-    """One block as it was found; ``name`` is what messages call it."""
+    """One block as it was found, and its name in messages."""
 
     cell: Cells
     name: str
@@ -55,47 +56,48 @@ class BlockReader(Protocol):
     grid: Grid
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
-        """Blocks in any order."""
+        """Fetch blocks, in any order."""
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
-        """Labels of a block. Raises ValueError where it is broken."""
+        """Return the labels of a block. Raises ValueError where it is broken."""
 
     def forget(self) -> None:
         """Drop what is cached of the files, since it may be wrong."""
 
 
-class PlainBlocks:
-    """Blocks that are files, named by their voxels."""
+@dataclass
+class FileBlocks:
+    """Blocks that are files of at most ``most`` bytes each; ``names`` are the files of blocks."""
 
-    def __init__(self, storage: Storage, key: str, grid: Grid, encoding: Encoding) -> None:
-        self.storage, self.key, self.grid, self.encoding = storage, key, grid, encoding
+    storage: Storage
+    grid: Grid
+    names: Callable[[Cells], list[str]]
+    decode: Callable[[bytes, Triple], Labels]
+    most: int = MAX_BYTES
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
-        starts, stops = self.grid.bounds(cells)
-        bounds = np.stack([starts, stops], axis=-1).tolist()
-        most = self.encoding.most_bytes(self.grid.step)
-        names = [f"{self.key}/" + "_".join(f"{a}-{b}" for a, b in axes) for axes in bounds]
-        found = self.storage.fetch([Request(name, most=most) for name in names])
+        names = self.names(cells)
+        found = self.storage.fetch([Request(name, most=self.most) for name in names])
         return map(Block, cells, names, found)
-
-    def decode(self, content: bytes, shape: Triple) -> Labels:
-        return self.encoding.decode(content, shape)
 
     def forget(self) -> None:
         """Nothing is cached."""
 
 
 def open_blocks(storage: Storage, scale: Mapping[str, Any], data_type: str) -> BlockReader:
-    """Reader of one scale of a precomputed layer that `check_scale` found right."""
+    """Return a reader of one scale of a precomputed layer that `check_scale` accepted."""
     from .sharded import ShardedBlocks, Sharding
 
-    grid = Grid(
-        as_triple(scale.get("voxel_offset", [0, 0, 0])),
-        as_triple(scale["size"]),
-        as_triple(scale["chunk_sizes"][0]),
-    )
+    key = scale["key"]
+    offset, size, step = scale.get("voxel_offset", [0, 0, 0]), scale["size"], scale["chunk_sizes"][0]
+    grid = Grid(as_triple(offset), as_triple(size), as_triple(step))
     block_size = as_triple(scale.get("compressed_segmentation_block_size", [8, 8, 8]))
     encoding = Encoding(scale["encoding"], np.dtype(data_type).newbyteorder("<"), block_size)
     if scale.get("sharding"):
-        return ShardedBlocks(storage, scale["key"], grid, encoding, Sharding.of(scale["sharding"]))
-    return PlainBlocks(storage, scale["key"], grid, encoding)
+        return ShardedBlocks(storage, key, grid, encoding, Sharding.of(scale["sharding"]))
+
+    def names(cells: Cells) -> list[str]:
+        bounds = np.stack(grid.bounds(cells), axis=-1).tolist()
+        return [f"{key}/" + "_".join(f"{a}-{b}" for a, b in axes) for axes in bounds]
+
+    return FileBlocks(storage, grid, names, encoding.decode, encoding.most_bytes(grid.step))

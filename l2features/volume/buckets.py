@@ -1,4 +1,4 @@
-"""Files in buckets of Google Cloud Storage and S3, and which storage a URL means."""
+"""Files in buckets of Google Cloud Storage and S3, and the storage of a URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 60.0
 
 
 def open_storage(url: str) -> Storage:
-    """Return the folder at a URL. Raises StorageError for a protocol that is not read."""
+    """Return the folder at a URL. Raises StorageError for an unsupported protocol."""
     path = paths.extract(url)
     if path.protocol == "file":
         return LocalStorage(paths.asfilepath(path))
@@ -59,9 +59,9 @@ class GoogleStorage(Storage):
         except exceptions.RequestRangeNotSatisfiable:
             return Found(b"")
         except exceptions.GoogleAPICallError as error:
-            raise StorageError(f"file {request.name}: HTTP {error.code}: {_line(error.message)}") from error
+            raise StorageError(f"file {request.name}: HTTP {error.code}: {error.message}") from error
         except (GoogleAuthError, exceptions.GoogleAPIError, OSError) as error:
-            raise StorageError(f"file {request.name}: {_line(error)}") from error
+            raise StorageError(f"file {request.name}: {error}") from error
         return Found(decompressed(content, blob.content_encoding, request))
 
 
@@ -81,7 +81,7 @@ def _google_client(bucket: str) -> Any:
 
 
 class S3Storage(Storage):
-    """A folder in a bucket of S3, or of another server that speaks its protocol."""
+    """A folder in a bucket of S3, or of another server with its protocol."""
 
     def __init__(self, bucket: str, folder: str, endpoint: str | None, service: str) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class S3Storage(Storage):
         except ClientError as error:
             return _judge_s3(request, error)
         except (BotoCoreError, OSError) as error:
-            raise StorageError(f"file {request.name}: {_line(error)}") from error
+            raise StorageError(f"file {request.name}: {error}") from error
         encodings = answer.get("ContentEncoding", "").split(",")
         encoding = ",".join(e.strip() for e in encodings if e.strip() != "aws-chunked")
         return Found(decompressed(content, encoding, request))
@@ -114,7 +114,7 @@ def _judge_s3(request: Request, error: Any) -> Found:
         raise Forbidden(f"HTTP 403 {code}") from error
     if status == 416:
         return Found(b"")
-    raise StorageError(f"file {request.name}: HTTP {status} {code}: {_line(error)}") from error
+    raise StorageError(f"file {request.name}: HTTP {status} {code}: {error}") from error
 
 
 def _s3_client(bucket: str, endpoint: str | None, service: str) -> Any:
@@ -148,7 +148,3 @@ def _s3_secret(bucket: str, service: str) -> dict[str, str]:
         if path.is_file():
             return dict(json.loads(path.read_text()))
     return {}
-
-
-def _line(error: object) -> str:
-    return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Compression inside the blocks of zarr and N5 arrays, undone up to a known size."""
+"""Decompression of the blocks of zarr and N5 arrays, up to a known size."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def _blosc(content: bytes, size: int) -> bytes:
 
     header = [int.from_bytes(content[at : at + 4], "little") for at in (4, 12)]
     if len(content) < 16 or header != [size, len(content)]:
-        raise ValueError(f"blosc: its header says {header} bytes, expected {[size, len(content)]}")
+        raise ValueError(f"blosc: its header has {header} bytes, expected {[size, len(content)]}")
     return bytes(blosc.decompress(content))
 
 
 def _zlib(content: bytes, size: int) -> bytes:
-    stream = zlib.decompressobj(wbits=47)  # gzip or zlib, as its first bytes say
+    stream = zlib.decompressobj(wbits=47)  # gzip or zlib, by its first bytes
     out = stream.decompress(content, size + 1)
     if not stream.eof and len(out) <= size:
         out += stream.flush()
@@ -60,11 +60,11 @@ CODECS: dict[str, Callable[[bytes, int], bytes]] = {
     "bzip2": _bz2,
     "crc32c": _crc32c,
 }
-"""Each takes what was stored and the size of what comes out."""
+"""Each takes stored bytes and the size of the result."""
 
 
 def decoded(content: bytes, codecs: tuple[str, ...], size: int) -> bytes:
-    """Undo codecs, the last one first, to a block of ``size`` bytes. Raises ValueError where it is broken."""
+    """Undo codecs, the last one first, to a block of ``size`` bytes. Raises ValueError for a broken block."""
     for place in reversed(range(len(codecs))):
         overhead = 4 * codecs[:place].count("crc32c")
         try:
@@ -72,7 +72,7 @@ def decoded(content: bytes, codecs: tuple[str, ...], size: int) -> bytes:
         except ValueError:
             raise
         except Exception as error:  # decompressors share no base class
-            raise ValueError(f"{codecs[place]}: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{codecs[place]}: {error}") from error
     if len(content) != size:
         raise ValueError(f"it has {len(content)} bytes, expected {size}")
     return content

@@ -1,10 +1,9 @@
-"""Whether a ``compressed_segmentation`` is whole: its decoder does not look.
+"""Checks of a ``compressed_segmentation`` before it is decoded.
 
-The decoder trusts the offsets in its input: of a file that was cut off it reads whatever lies behind in
-memory, and an index beyond a block's table yields a label that is not in it. The format is neuroglancer's:
-per channel an offset, then per block a table offset (24 bits), the bits per voxel (8) and an offset of the
-voxels, all in 32-bit words. A table does not say where it ends; it ends at the latest where another table or
-the voxels of a block begin.
+The decoder trusts the offsets in its input: past the end of a truncated file it reads other memory, and an
+index beyond a block's table yields a label that is not in it. The format is neuroglancer's: per channel an
+offset, then per block a table offset (24 bits), the bits per voxel (8) and an offset of the voxels, all in
+32-bit words. A table has no length; it ends at the latest where another table or the voxels of a block begin.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from ..core.jit import compiled
 
 _POSSIBLE = np.isin(np.arange(33), (0, 1, 2, 4, 8, 16, 32))
-"""Whether a voxel can have so many bits."""
+"""Whether a voxel can have this number of bits."""
 Words = npt.NDArray[np.uint32]
 Offsets = npt.NDArray[np.int64]
 BROKEN = "the compressed segmentation is cut off, or broken"
@@ -75,10 +74,10 @@ def _check_blocks(
 
 @compiled
 def _exceed(words: Words, starts: Offsets, lengths: Offsets, bits: Offsets, limits: Offsets) -> bool:
-    """Whether a number of so many bits, packed into a block's words, is not below the block's limit.
+    """Return whether any number packed into a block's words reaches the block's limit.
 
-    Numbers at even and at odd places are set apart by gaps of as many bits. What is added to each carries
-    into the gap above it where the number reaches the limit.
+    Numbers at even and at odd places are tested in turn, with a gap of their own width between them. A
+    constant is added to each that carries into the gap where the number reaches the limit.
     """
     for block in range(len(starts)):
         width = np.uint64(bits[block])

@@ -1,4 +1,4 @@
-"""A block of a segmentation from its bytes: decoded, and checked where the decoder does not look."""
+"""Decoding of a segmentation's blocks, with the checks that the decoders lack."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Encoding(NamedTuple):
-    """How blocks are encoded: encoding's name, data type, and block size of compressed_segmentation."""
+    """Name of an encoding, data type, and block size of compressed_segmentation."""
 
     name: str
     dtype: np.dtype[Any]
     block_size: tuple[int, int, int] = (8, 8, 8)
 
     def most_bytes(self, shape: Sequence[int]) -> int:
-        """Bytes that no encoded block of a shape exceeds."""
+        """Return the maximum bytes of an encoded block of a shape."""
         return 2 * int(np.prod(shape, dtype=object)) * self.dtype.itemsize + (1 << 20)
 
     def decode(self, content: bytes, shape: tuple[int, int, int]) -> Labels:
-        """Labels of a block of this shape, in Fortran order. Raises ValueError where it is broken."""
+        """Return the labels of a block, in Fortran order. Raises ValueError for a broken block."""
         try:
             part = _DECODERS[self.name](content, shape, self)
         except ValueError:
             raise
         except Exception as error:  # decoders share no base class
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = str(error) or type(error).__name__
             raise ValueError(f"the {self.name} encoding is broken: {text}") from error
         return as_labels(part)
 
 
 def as_labels(part: npt.NDArray[Any]) -> Labels:
-    """Integers as labels. Raises ValueError, with the value, where one is negative."""
+    """Return integers as labels. Raises ValueError for a negative one."""
     if part.dtype.kind == "u":
         return part
     if part.size and part.min() < 0:
@@ -83,7 +83,7 @@ def _compresso(content: bytes, shape: tuple[int, int, int], encoding: Encoding) 
 
     header = compresso.header(content)
     _same_shape((header["sx"], header["sy"], header["sz"]), shape)
-    if header["format_version"] >= 1:  # it ends with counts per z, of which the first add up to the ids
+    if header["format_version"] >= 1:  # it ends with counts per z; the first half sums to the number of ids
         width = compresso.zindex_byte_width(header["sx"], header["sy"])
         counts = np.frombuffer(content[-2 * header["sz"] * width :], f"<u{width}")
         if counts[: header["sz"]].sum(dtype=np.uint64) != header["id_size"]:

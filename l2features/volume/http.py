@@ -1,4 +1,4 @@
-"""Files over HTTP. cloud-files takes 403 for absence; this tells the two apart."""
+"""Files over HTTP, where 403 and 404 differ (cloud-files takes both for a missing file)."""
 
 from __future__ import annotations
 
@@ -69,13 +69,20 @@ def _judge(request: Request, answer: requests.Response) -> Found:
     content = decompressed(content, encoding, request)
     if content[:15].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise StorageError(f"file {request.name}: HTTP {status} with a web page in place of the file")
-    if request.stop is not None and status == HTTPStatus.OK:  # a server that knows no ranges
+    if request.stop is not None and status == HTTPStatus.OK:  # the server ignores ranges
         return Found(content[request.start or 0 : request.stop])
     return Found(content)
 
 
 def check_reachable(url: str) -> None:
-    """Raise StorageError, naming the host, where nothing listens at it (or at its proxy) within seconds."""
+    """Raise StorageError where nothing listens at a web server's host (or its proxy) within seconds.
+
+    URLs of other protocols pass.
+    """
+    for prefix in ("middleauth+", "s3://"):
+        url = url.removeprefix(prefix)
+    if not url.startswith(("http://", "https://")):
+        return
     proxy = select_proxy(url, get_environ_proxies(url))
     parts = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}" if proxy else url)
     host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 443)
@@ -87,7 +94,7 @@ def check_reachable(url: str) -> None:
         except (OSError, UnicodeError) as error:
             failure.append(error)
 
-    attempt = threading.Thread(target=connect, daemon=True)  # names are looked up without a time limit
+    attempt = threading.Thread(target=connect, daemon=True)  # name look-ups have no time limit
     attempt.start()
     attempt.join(REACH_TIMEOUT_S + 0.5)
     if attempt.is_alive():
@@ -99,9 +106,9 @@ def check_reachable(url: str) -> None:
 
 
 def _cause(error: BaseException, url: str) -> str:
-    """The innermost reason of an error of the HTTP client, in one line, with the host."""
+    """The innermost cause of an error of the HTTP client, with the host."""
     inner: BaseException = error
     while inner.__context__ is not None and inner.__context__ is not inner:
         inner = inner.__context__
     text = getattr(inner, "strerror", None) or str(inner) or type(inner).__name__
-    return f"{urlsplit(url).netloc}: {type(error).__name__}: {' '.join(text.split())}"
+    return f"{urlsplit(url).netloc}: {type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""What an info file must say for its layer to be read as a segmentation, and which of its scales is read.
+"""Checks of a layer's info file, and the choice of one of its scales.
 
 The formats are neuroglancer's: https://github.com/google/neuroglancer/tree/master/src/datasource/precomputed
 """
@@ -24,7 +24,7 @@ DECODERS = {
     "crackle": ("crackle", "crackle-codec"),
     "png": ("pyspng", "pyspng-seunglab"),
 }
-"""Encodings of segmentations: the module that decodes each, and the package that holds it."""
+"""Encodings of segmentations, with the module that decodes each and its package."""
 _OTHER_LAYERS = {
     "neuroglancer_annotations_v1": "annotations",
     "neuroglancer_multilod_draco": "meshes",
@@ -41,7 +41,7 @@ _ENCODED = ("minishard_index_encoding", "data_encoding")
 
 
 def check_layer(info: Any) -> None:
-    """Raise ValueError, in one line, where an info file is not that of a segmentation of one channel."""
+    """Raise ValueError where an info file is not that of a segmentation of one channel."""
     if not isinstance(info, dict):
         raise ValueError(f"its info is {type(info).__name__}, expected a JSON object")
     kind = info.get("@type", MULTISCALE)
@@ -66,29 +66,27 @@ def check_voxels(data_type: Any, channels: Any) -> None:
         raise ValueError(f"its voxels are {data_type}, expected integers of 8 to 64 bits")
 
 
-def choose_scale(
-    resolutions: Sequence[Any], mip: int | None, scale: Sequence[float] | None, default: int = 0
-) -> int:
-    """Index of the scale of this ``mip`` or resolution ``scale`` in nm. Raises ValueError that lists them."""
+def choose_scale(resolutions: Sequence[Any], mip: int | None, scale: Sequence[float] | None) -> int:
+    """Return the index of a scale, by ``mip`` or resolution in nm; else the first. Raises ValueError."""
     if scale is not None:
         for index, resolution in enumerate(resolutions):
             if len(resolution) == 3 and np.allclose(resolution, scale, rtol=1e-6, atol=0):
                 return index
         raise ValueError(f"scale {_numbers(scale)}: expected one of {listed(resolutions)}")
-    chosen = default if mip is None else mip
+    chosen = mip or 0
     if not 0 <= chosen < len(resolutions):
         raise ValueError(f"mip {chosen}: expected one of {listed(resolutions)}")
     return chosen
 
 
 def listed(resolutions: Sequence[Any], mips: Iterable[int] | None = None) -> str:
-    """Scales by number and resolution, for messages."""
+    """Return scales by number and resolution, for messages."""
     numbered = zip(range(len(resolutions)) if mips is None else mips, resolutions, strict=True)
     return ", ".join(f"mip {mip} ({_numbers(resolution)} nm)" for mip, resolution in numbered)
 
 
 def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
-    """Raise ValueError where a scale lacks what is read of it, or cannot be decoded."""
+    """Raise ValueError where a scale lacks a key, or cannot be decoded."""
     _triple_of(scale, "size", 1)
     _triple_of(scale, "voxel_offset", None, [0, 0, 0])
     resolution: Any = scale.get("resolution")

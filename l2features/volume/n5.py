@@ -16,7 +16,7 @@ ReadJson = Callable[[Storage, str], dict[str, Any] | None]
 
 
 def read_n5(read_json: ReadJson, storage: Storage) -> Iterator[tuple[Array, Resolution]]:
-    """Arrays and their resolutions (numbers and units), the finest first. Raises ValueError."""
+    """Yield arrays and their resolutions (numbers and units), the finest first. Raises ValueError."""
     root = read_json(storage, "attributes.json")
     if root is None:
         raise StorageError("it has no file attributes.json")
@@ -40,10 +40,10 @@ def read_n5(read_json: ReadJson, storage: Storage) -> Iterator[tuple[Array, Reso
 
 def _resolution(attributes: dict[str, Any], factor: list[float], axes: tuple[int, int, int]) -> Resolution:
     """Of x, y and z; the attributes have them in the order of the array's ``axes``."""
-    said, units = attributes.get("pixelResolution"), attributes.get("units") or ["nm"] * 3
-    if isinstance(said, dict):
-        units, said = [said.get("unit")] * 3, said.get("dimensions")
-    numbers = said or attributes.get("resolution")
+    numbers, units = attributes.get("pixelResolution"), attributes.get("units") or ["nm"] * 3
+    if isinstance(numbers, dict):
+        units, numbers = [numbers.get("unit")] * 3, numbers.get("dimensions")
+    numbers = numbers or attributes.get("resolution")
     if not numbers or len(numbers) != 3 or len(units) != 3:
         return None, [None] * 3
     steps = [float(n) * float(f) for n, f in zip(numbers, factor, strict=True)]

@@ -1,15 +1,14 @@
-"""Blocks that lie in shard files: where each is, and whether the indexes can be true.
+"""Blocks in shard files, whose indexes are checked.
 
-The format is neuroglancer_uint64_sharded_v1. A shard begins with its index: of each minishard, where the
-minishard's index lies. That lists ids of blocks, offsets and sizes, each as differences, modulo 2^64.
+The format is neuroglancer_uint64_sharded_v1. A shard begins with its index, the place of each minishard's
+index. That lists ids of blocks, offsets and sizes, each as differences, modulo 2^64.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from cachetools import LRUCache
 from ..core.geometry import Triple
 from .blocks import Block, Cells, Grid
 from .encodings import Encoding, Labels
-from .storage import MISSING, Found, Request, Storage, StorageError, decompressed, ranges
+from .storage import MISSING, Found, Request, Storage, StorageError, gunzip, ranges
 
 CACHE_BYTES = 1 << 26
 MAX_INDEX = 1 << 26
@@ -26,11 +25,12 @@ MAX_INDEX = 1 << 26
 _LIMIT = np.uint64(1 << 62)
 Codes = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.uint64]
+Key = TypeVar("Key", bound=Hashable)
 EMPTY_INDEX: Index = np.empty((0, 3), np.uint64)
 
 
 class Sharding(NamedTuple):
-    """How ids are spread over shards and minishards."""
+    """The mapping of ids to shards and minishards."""
 
     preshift_bits: int
     minishard_bits: int
@@ -48,7 +48,7 @@ class Sharding(NamedTuple):
         return 16 << self.minishard_bits
 
     def places(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Shard and minishard of ids."""
+        """Return shard and minishard of ids."""
         hashed = codes >> np.uint64(self.preshift_bits)
         if self.hash != "identity":
             hashed = murmurhash3(hashed)
@@ -93,7 +93,7 @@ class ShardedBlocks:
                 continue
             start, size = int(index[row, 1]), int(index[row, 2])
             if size > self.encoding.most_bytes(self.grid.step):
-                raise StorageError(f"file {name}, block {code}: its index says {size} bytes, which cannot be")
+                raise StorageError(f"file {name}, block {code}: {size} bytes in its index are impossible")
             if size == 0:
                 yield Block(cells[i], f"{name}, block {code}", Found(b""))
                 continue
@@ -121,67 +121,61 @@ class ShardedBlocks:
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
         if self.sharding.data_encoding == "gzip":
-            request = Request("", most=self.encoding.most_bytes(shape))
-            try:
-                content = decompressed(content, "gzip", request)
-            except StorageError as error:
-                raise ValueError(str(error).partition(": ")[2]) from error
+            content = gunzip(content, self.encoding.most_bytes(shape))
         return self.encoding.decode(content, shape)
 
     def _minishards(self, shards: Codes, minishards: Codes) -> dict[tuple[int, int], Index | Found]:
         """Indexes of minishards; `Found` where the shard is missing or empty."""
         pairs = sorted(set(zip(shards.tolist(), minishards.tolist(), strict=True)))
-        heads = self._shards(sorted({shard for shard, _ in pairs}))
+        files = {shard: f"{self.key}/{self.sharding.file(shard)}" for shard, _ in pairs}
+        size = self.sharding.index_bytes
+        heads = self._cached({s: Request(file, 0, size) for s, file in files.items()}, self._decode_head)
         indexes: dict[tuple[int, int], Index | Found] = {}
-        wanted: list[tuple[int, int, Request, Index]] = []
+        wanted: dict[tuple[int, int], Request] = {}
+        tables: dict[int, Index] = {}
         for shard, minishard in pairs:
             head = heads[shard]
             if isinstance(head, Found):
                 indexes[shard, minishard] = head
                 continue
+            tables[shard] = head
             start, end = (int(n) for n in head[minishard])
-            request = Request(f"{self.key}/{self.sharding.file(shard)}", start, end)
             if start == end:
                 indexes[shard, minishard] = EMPTY_INDEX
             elif not start < end <= start + MAX_INDEX:
                 raise StorageError(
-                    f"file {request.name}: its index places minishard {minishard} at {start} to {end}"
+                    f"file {files[shard]}: its index places minishard {minishard} at {start} to {end}"
                 )
-            elif request in self._indexes:
-                indexes[shard, minishard] = self._indexes[request]
             else:
-                wanted.append((shard, minishard, request, head))
-        for (shard, minishard, request, head), found in zip(
-            wanted, self.storage.fetch([request for _, _, request, _ in wanted]), strict=True
-        ):
-            index = self._decode_index(request, found, shard, minishard, head)
-            indexes[shard, minishard] = self._remember(request, index)
+                wanted[shard, minishard] = Request(files[shard], start, end)
+
+        def decode(pair: tuple[int, int], request: Request, found: Found) -> Index:
+            return self._decode_index(request, found, *pair, tables[pair[0]])
+
+        return indexes | self._cached(wanted, decode)
+
+    def _cached(
+        self, requests: Mapping[Key, Request], decode: Callable[[Key, Request, Found], Index | Found]
+    ) -> dict[Key, Index | Found]:
+        """The decoded indexes of requests, from the cache or from their files."""
+        indexes = {key: self._indexes[r] for key, r in requests.items() if r in self._indexes}
+        new = {key: request for key, request in requests.items() if key not in indexes}
+        for (key, request), found in zip(new.items(), self.storage.fetch(list(new.values())), strict=True):
+            index = indexes[key] = decode(key, request, found)
+            if not isinstance(index, Found) and index.nbytes <= CACHE_BYTES:
+                self._indexes[request] = index
         return indexes
 
-    def _shards(self, shards: list[int]) -> dict[int, Index | Found]:
-        size = self.sharding.index_bytes
-        requests = [Request(f"{self.key}/{self.sharding.file(shard)}", 0, size) for shard in shards]
-        heads: dict[int, Index | Found] = {
-            shard: self._indexes[request]
-            for shard, request in zip(shards, requests, strict=True)
-            if request in self._indexes
-        }
-        new = [(s, r) for s, r in zip(shards, requests, strict=True) if s not in heads]
-        for (shard, request), found in zip(new, self.storage.fetch([r for _, r in new]), strict=True):
-            if not found.content:
-                heads[shard] = found
-            elif len(found.content) != size:
-                raise StorageError(
-                    f"file {request.name}: it is cut off: {len(found.content)} bytes, its index has {size}"
-                )
-            else:
-                heads[shard] = self._remember(request, self._decode_head(request, found.content))
-        return heads
-
-    def _decode_head(self, request: Request, content: bytes) -> Index:
-        """Start and end in the file of each minishard's index (n, 2). Raises StorageError."""
+    def _decode_head(self, _: int, request: Request, found: Found) -> Index | Found:
+        """Return start and end of each minishard's index in the file (n, 2). Raises StorageError."""
         where, size = f"file {request.name}: its index is broken", self.sharding.index_bytes
-        index = np.frombuffer(content, "<u8").reshape(-1, 2)
+        if not found.content:
+            return found
+        if len(found.content) != size:
+            raise StorageError(
+                f"file {request.name}: it is cut off: {len(found.content)} bytes, its index has {size}"
+            )
+        index = np.frombuffer(found.content, "<u8").reshape(-1, 2)
         if (index >= _LIMIT).any():
             raise StorageError(f"{where}: it points beyond the file")
         areas = index[index[:, 0] != index[:, 1]]
@@ -192,19 +186,17 @@ class ShardedBlocks:
             raise StorageError(f"{where}: its minishards overlap")
         return index + np.uint64(size)
 
-    def _remember(self, request: Request, index: Index) -> Index:
-        if index.nbytes <= CACHE_BYTES:
-            self._indexes[request] = index
-        return index
-
     def _decode_index(self, request: Request, found: Found, shard: int, minishard: int, head: Index) -> Index:
-        """Ids, offsets and sizes (n, 3) of a minishard's blocks, sorted by id. Raises StorageError."""
+        """Return ids, offsets and sizes (n, 3) of a minishard's blocks, sorted by id. Raises StorageError."""
         where = f"file {request.name}: the index of minishard {minishard}"
         content, length = found.content or b"", (request.stop or 0) - (request.start or 0)
         if len(content) != length:
             raise StorageError(f"{where} is cut off: {len(content)} bytes, expected {length}")
         if self.sharding.minishard_index_encoding == "gzip":
-            content = _gunzip(content, where)
+            try:
+                content = gunzip(content, MAX_INDEX)
+            except ValueError as error:
+                raise StorageError(f"{where} is broken gzip: {error}") from error
         if len(content) % 24:
             raise StorageError(f"{where} has {len(content)} bytes, expected a multiple of 24")
         ids, offsets, sizes = np.frombuffer(content, "<u8").reshape(3, -1)
@@ -237,20 +229,8 @@ class ShardedBlocks:
         return ""
 
 
-def _gunzip(content: bytes, where: str) -> bytes:
-    """Decompress one whole gzip stream of at most `MAX_INDEX` bytes. Raises StorageError."""
-    stream = zlib.decompressobj(wbits=31)
-    try:
-        out = stream.decompress(content, MAX_INDEX)
-    except zlib.error as error:
-        raise StorageError(f"{where} is broken gzip: {error}") from error
-    if not stream.eof or stream.unused_data:
-        raise StorageError(f"{where} is broken gzip: its end is missing, or not where it should be")
-    return out
-
-
 def morton_codes(cells: Cells, shape: Triple) -> Codes:
-    """Compressed Morton codes of coordinates (n, 3): bits of the axes in turn, as far as each has any."""
+    """Return compressed Morton codes of coordinates (n, 3), which interleave the bits of the axes."""
     codes, place = np.zeros(len(cells), np.uint64), 0
     bits = [(n - 1).bit_length() for n in shape]
     for bit in range(max(bits)):

@@ -1,7 +1,7 @@
 """Files of a segmentation, fetched: present, missing, forbidden, or an error.
 
-A server that answers 403 may mean "you may not read this", or "this does not exist and you may not know"
-(buckets without list permission). Which of the two is found out by asking once for a name that cannot exist.
+A 403 means either that access is refused, or that the file is missing from a bucket without list permission.
+One request for a name that cannot exist tells which.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 THREADS = 20
 """Requests in flight per reader."""
 MAX_BYTES = 1 << 31
-"""No file is larger than this when decompressed, unless its request says so."""
+"""Maximum size of a decompressed file, unless its request has another."""
 _SUFFIXES = (("", ""), (".gz", "gzip"), (".br", "br"), (".zstd", "zstd"), (".xz", "xz"), (".bz2", "bz2"))
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found: bytes (fewer than asked for where the file ends), or None for a missing file."""
+    """Bytes (fewer than requested where the file ends), or None for a missing file."""
 
     content: bytes | None
     forbidden: bool = False
@@ -59,7 +59,7 @@ class Forbidden(Exception):
 
 
 class Storage(ABC):
-    """A folder of files. `fetch` is what readers call; implementations fetch one file."""
+    """A folder of files. Readers call `fetch`; implementations fetch one file."""
 
     threads = THREADS
 
@@ -102,12 +102,12 @@ class Storage(ABC):
                 except Forbidden:
                     self._absent_is_forbidden = True
                 except StorageError:
-                    return False  # not known, so the file that is wanted counts as forbidden
+                    return False  # unknown, so the file counts as forbidden
             return self._absent_is_forbidden
 
 
 class LocalStorage(Storage):
-    """A folder on this machine; files may have a suffix that tells their compression."""
+    """A folder on this machine; files may have a suffix of their compression."""
 
     threads = 1
 
@@ -120,24 +120,14 @@ class LocalStorage(Storage):
         for suffix, encoding in _SUFFIXES if request.stop is None else _SUFFIXES[:1]:
             try:
                 with open(path + suffix, "rb") as file:
-                    content = _read(file.fileno(), request)
+                    file.seek(request.start or 0)
+                    content = file.read(-1 if request.stop is None else request.stop - file.tell())
             except FileNotFoundError:
                 continue
             except OSError as error:
                 raise StorageError(f"file {request.name}: {error.strerror}") from error
             return Found(decompressed(content, encoding, request))
         return MISSING
-
-
-def _read(descriptor: int, request: Request) -> bytes:
-    size = os.fstat(descriptor).st_size
-    start = min(request.start or 0, size)
-    left = (size if request.stop is None else min(request.stop, size)) - start
-    parts = []
-    while left > 0 and (part := os.pread(descriptor, left, start)):
-        parts.append(part)
-        start, left = start + len(part), left - len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def decompressed(content: bytes, encoding: str | None, request: Request) -> bytes:
@@ -151,14 +141,14 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
             return gunzip(content, request.most)
         return bytes(decompress(content, encoding, request.name))
     except Exception as error:  # decompressors share no base class
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = str(error) or type(error).__name__
         raise StorageError(f"file {request.name}: broken {encoding} compression: {text}") from error
 
 
 def gunzip(content: bytes, most: int) -> bytes:
     """Decompress the members of a gzip file, to at most so many bytes; zeros may follow them.
 
-    cloud-files is faster, but trusts the size at the file's end: of others it returns too little, or nothing.
+    cloud-files is faster, but trusts the size at the file's end: with a wrong one it returns too little.
 
     Raises:
         ValueError: it is broken, or too large.
@@ -167,7 +157,7 @@ def gunzip(content: bytes, most: int) -> bytes:
 
     size = int.from_bytes(content[-4:], "little")
     if content.startswith(_GZIP_MAGIC) and 0 < size <= most:
-        with suppress(Exception):  # what is wrong is found below
+        with suppress(Exception):  # the slower way below raises the error
             whole = bytes(decompress(content, "gzip"))
             if len(whole) == size:
                 return whole
@@ -187,7 +177,7 @@ def gunzip(content: bytes, most: int) -> bytes:
 
 
 def ranges(requests: Iterable[Request], gap: int = 1 << 14, most: int = 1 << 23) -> list[list[int]]:
-    """Group requests for ranges of files so that each group is one range of at most about ``most`` bytes.
+    """Group requests for ranges of files so that each group is one range of about ``most`` bytes at most.
 
     >>> ranges([Request("a", 0, 5), Request("b", 5, 9), Request("a", 5, 9)])
     [[0, 2], [1]]

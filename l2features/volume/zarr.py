@@ -1,4 +1,4 @@
-"""Labels in zarr 2, zarr 3 and N5: which arrays there are, and how they are stored.
+"""Labels in zarr 2, zarr 3 and N5: the arrays, and how they are stored.
 
 cloud-volume has readers for these, but takes N5's big-endian numbers for little-endian ones and loses arrays
 whose paths are not their numbers. Scales are those of OME-NGFF's ``multiscales``, or of N5's root attributes.
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..core.paths import Location
-from .arrays import Array, ArrayBlocks, spatial_axes
+from .arrays import Array, spatial_axes
+from .blocks import FileBlocks
 from .codecs import CODECS
 from .layer import check_voxels, choose_scale
 from .n5 import read_n5
@@ -31,14 +32,14 @@ _NM = {
 }
 _CODECS_3 = {"gzip", "zstd", "blosc", "crc32c"}
 Scales = list[tuple[Array, list[float] | None]]
-"""Arrays, and their resolutions where they are known."""
+"""Arrays, and their resolutions where known."""
 OpenArray = Callable[[str, dict[str, Any], list[str]], Array]
 
 
 def open_zarr(
     location: Location, storage: Storage, mip: int | None, scale: Sequence[float] | None
-) -> tuple[dict[str, Any], int, ArrayBlocks]:
-    """Return an info of the layer's kind, the chosen scale and a reader of its blocks. Raises ValueError."""
+) -> tuple[dict[str, Any], int, FileBlocks]:
+    """Return an info as of a precomputed layer, the chosen scale and a reader. Raises ValueError."""
     scales = _find_scales(location.format, storage)
     resolutions = [resolution for _, resolution in scales]
     if resolutions[0] is None:
@@ -50,12 +51,10 @@ def open_zarr(
     array = scales[chosen][0]
     check_voxels(array.dtype.name, 1)
     info = {
-        "type": "segmentation",
         "data_type": array.dtype.name,
-        "num_channels": 1,
         "scales": [_scale_info(a, r or [1, 1, 1]) for (a, _), r in zip(scales, resolutions, strict=True)],
     }
-    return info, chosen, ArrayBlocks(storage, array)
+    return info, chosen, FileBlocks(storage, array.grid, array.names, array.decode)
 
 
 def _scale_info(array: Array, resolution: list[float]) -> dict[str, Any]:
@@ -80,8 +79,8 @@ def _find_scales(kind: str, storage: Storage) -> Scales:
         return _multiscales(storage, ome, "zarr.json", _array_3)
     single = read_json(storage, ".zarray") if kind != "zarr3" else None
     if single is not None:
-        said = (read_json(storage, ".zattrs") or {}).get("_ARRAY_DIMENSIONS")
-        return [(_array_2("", single, _names(single, said)), None)]
+        named = (read_json(storage, ".zattrs") or {}).get("_ARRAY_DIMENSIONS")
+        return [(_array_2("", single, _names(single, named)), None)]
     attributes = _needed(storage, "zarr.json" if kind == "zarr3" else ".zattrs")
     return _multiscales(storage, attributes, ".zarray", _array_2)
 
@@ -123,9 +122,9 @@ def _multiscales(storage: Storage, attributes: dict[str, Any], file: str, open_a
         steps = [*dataset.get("coordinateTransformations", []), *whole]
         for step in (s for s in steps if s.get("type") == "scale"):
             factors = factors * np.asarray(step["scale"], float)
-        said = any(s.get("type") == "scale" for s in steps)
+        known = any(s.get("type") == "scale" for s in steps)
         numbers = [float(factors[axis]) for axis in array.axes]
-        scales.append((array, _in_nm(numbers if said else None, [units[axis] for axis in array.axes])))
+        scales.append((array, _in_nm(numbers if known else None, [units[axis] for axis in array.axes])))
     return scales
 
 
@@ -135,12 +134,12 @@ def _in_nm(numbers: list[float] | None, units: list[str | None]) -> list[float] 
     return [round(n * _NM[str(unit)], 9) for n, unit in zip(numbers, units, strict=True)]
 
 
-def _names(meta: dict[str, Any], said: list[str | None] | None) -> list[str]:
-    """Names of an array's axes: those that it is ``said`` to have, else z, y, x behind c and t."""
+def _names(meta: dict[str, Any], named: list[str | None] | None) -> list[str]:
+    """Names of an array's axes: those of its metadata, else z, y, x behind c and t."""
     dimensions = len(meta.get("shape", ()))
     if dimensions not in (3, 4, 5):
         raise ValueError(f"its array has {dimensions} axes, expected 3 to 5")
-    return [str(name) for name in said] if said and any(said) else list("tczyx"[-dimensions:])
+    return [str(name) for name in named] if named and any(named) else list("tczyx"[-dimensions:])
 
 
 def _checked(array: Array, fill_value: Any) -> Array:
@@ -151,7 +150,7 @@ def _checked(array: Array, fill_value: Any) -> Array:
         raise ValueError(f"its fill_value is {fill_value!r}, expected 0")
     if len(array.chunks) != len(array.shape) or min(array.shape) < 1 or min(array.chunks) < 1:
         raise ValueError(
-            f"its shape is {list(array.shape)} in chunks of {list(array.chunks)}, which cannot be"
+            f"its shape is {list(array.shape)} in chunks of {list(array.chunks)}, which is impossible"
         )
     return array
 

@@ -18,14 +18,14 @@ from l2features.config.datasets import Dataset
 from l2features.core.errors import GraphError
 from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout, as_ids
-from l2features.graph import children as children_module
-from l2features.graph.children import FEW, GrapheneChildren, decode_children
+from l2features.graph import graphene
+from l2features.graph.bigtable import decode_children
+from l2features.graph.graphene import FEW, GrapheneGraph
 from l2features.ingest.compute import read_geometry
-from l2features.volume import Volume
 from tests.support.jobs import Recordings
 
 Answers = dict[int, Callable[[], tuple[int, bytes]]]
-Server = tuple[GrapheneChildren, Answers, list[tuple[str, str]]]
+Server = tuple[GrapheneGraph, Answers, list[tuple[str, str]]]
 LIST, LIST_ROUTE = 0, "l2_chunk_children_binary"
 """The answer of a chunk's list is told by an id that no node has."""
 GEOMETRY = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({1: 10, 2: 10}))
@@ -62,7 +62,7 @@ def server(recordings: Recordings) -> Iterator[Server]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=http.serve_forever, daemon=True).start()
-    children = GrapheneChildren(Volume(recordings.cv_path("fixture_v2")).cv, GEOMETRY)
+    children = GrapheneGraph(recordings.cv_path("fixture_v2"))
     children.server = children.server.replace(str(recordings.graphene_port), str(http.server_port))
     yield children, answers, asked
     children.close()
@@ -86,21 +86,21 @@ def test_a_server_that_does_not_answer_may_later(server: Server, status: int, bo
     children, answers, _ = server
     answers[2**57 + 1] = lambda: (200, b'{"leaf_ids": []}')
     answers[2**57 + 2] = lambda: (status, body)
-    with pytest.raises(GraphError, match=rf"did not say the supervoxels of {2**57 + 2}: "):
-        children.children(Chunk(0, 0, 0), as_ids([2**57 + 1, 2**57 + 2]))
+    with pytest.raises(GraphError, match=rf"did not list the supervoxels of {2**57 + 2}: "):
+        children.children(GEOMETRY, Chunk(0, 0, 0), as_ids([2**57 + 1, 2**57 + 2]))
 
 
 def test_a_server_that_hangs_or_is_gone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     children, answers, _ = server
-    monkeypatch.setattr(children_module, "TIMEOUT_S", (0.2, 0.2))
+    monkeypatch.setattr(graphene, "TIMEOUT_S", (0.2, 0.2))
     done = threading.Event()
     answers[2**57 + 1] = lambda: (done.wait(5) and 200, b"")  # type: ignore[return-value]
     with pytest.raises(GraphError, match=r"Read timed out"):
-        children.children(Chunk(0, 0, 0), as_ids([2**57 + 1]))
+        children.children(GEOMETRY, Chunk(0, 0, 0), as_ids([2**57 + 1]))
     done.set()
     children.server = "http://127.0.0.1:9/segmentation/api/v1/table/t"
     with pytest.raises(GraphError, match=r"Connection refused"):
-        children.children(Chunk(0, 0, 0), as_ids([2**57 + 1]))
+        children.children(GEOMETRY, Chunk(0, 0, 0), as_ids([2**57 + 1]))
 
 
 def test_what_a_server_says_is_checked(server: Server) -> None:
@@ -108,7 +108,7 @@ def test_what_a_server_says_is_checked(server: Server) -> None:
     node, other = 2**57 + 1, 2**57 + 2
     answers[node] = lambda: (200, json.dumps({"leaf_ids": [2**56 + 1, 2**56 + 2]}).encode())
     answers[other] = lambda: (200, json.dumps({"leaf_ids": [2**56 + 1, other]}).encode())
-    said = children.children(Chunk(0, 0, 0), as_ids([node, other]))
+    said = children.children(GEOMETRY, Chunk(0, 0, 0), as_ids([node, other]))
     assert {k: v.tolist() for k, v in said.supervoxels.items()} == {node: [2**56 + 1, 2**56 + 2]}
     assert said.errors == {other: f"node {other}: its child {other} is not a supervoxel"}
 
@@ -121,22 +121,23 @@ def test_what_a_server_is_asked(server: Server, recordings: Recordings) -> None:
     paths = [r["path"] for r in requests if "/leaves?" in r["path"] and "stop_layer" not in r["path"]]
     nodes = as_ids([int(path.split("/")[-2]) for path in paths])
     answers |= {node: lambda: (200, b'{"leaf_ids": []}') for node in nodes.tolist()}
-    assert children.children(Chunk(0, 0, 0), nodes).supervoxels == {}
+    assert children.children(GEOMETRY, Chunk(0, 0, 0), nodes).supervoxels == {}
     token = "Bearer " + "0123456789abcdef" * 2
     assert sorted(asked) == sorted((path, token) for path in paths)
     assert len(paths) >= 4
 
 
 # ------------------------------------------------------------------ many nodes of a chunk
-def asked_of(recordings: Recordings, table: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[str]]:
+def asked_of(
+    recordings: Recordings, table: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[GrapheneGraph, Geometry, list[str]]:
     """The children of a graph's own small server, and the paths that are asked for from now on."""
     asked: list[str] = []
     cv_path = recordings.cv_path(table)
     dataset = Dataset(
         name="t", cv_path=cv_path, l2cache_id="unused", graph="graphene", store="sqlite:///no/db"
     )
-    volume = Volume(cv_path)
-    children = GrapheneChildren(volume.cv, read_geometry(dataset, volume))
+    children, geometry = GrapheneGraph(cv_path), read_geometry(dataset)
     send = requests.Session.send
 
     def counted(self: requests.Session, request: requests.PreparedRequest, **kwargs: Any) -> Any:
@@ -144,7 +145,7 @@ def asked_of(recordings: Recordings, table: str, monkeypatch: pytest.MonkeyPatch
         return send(self, request, **kwargs)
 
     monkeypatch.setattr(requests.Session, "send", counted)
-    return children, asked
+    return children, geometry, asked
 
 
 @pytest.mark.parametrize("table", ["fixture_v2", "fixture_v1"])
@@ -152,22 +153,22 @@ def test_many_nodes_of_a_chunk_take_one_request(
     recordings: Recordings, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what is said of each is what it says of it alone, of superseded and unknown ones too."""
-    children, asked = asked_of(recordings, table, monkeypatch)
-    layout = children.geometry.layout
+    children, geometry, asked = asked_of(recordings, table, monkeypatch)
+    layout = geometry.layout
     nodes = recordings.json("l2_children.json")["l2"]
     suffix = "_v1" if table == "fixture_v1" else ""
     named = as_ids([int(node) for node in recordings.json(f"features{suffix}.json")["features"]])
     superseded = 0
-    for xyz in np.ndindex(*children.geometry.grid):
+    for xyz in np.ndindex(*geometry.grid):
         chunk = Chunk(*xyz)
-        first = children.geometry.chunk_id(chunk)
+        first = geometry.chunk_id(chunk)
         known = named[layout.chunk_ids(named) == np.uint64(first)]
         unknown = np.uint64(first) + np.arange(50_000, 51_000, dtype=np.uint64)
         del asked[:]
-        listed = children.children(chunk, np.concatenate([unknown[::-1], known]))
+        listed = children.children(geometry, chunk, np.concatenate([unknown[::-1], known]))
         assert asked == [f"{urlsplit(children.server).path}/l2_chunk_children_binary/{first}?as_array=True"]
         del asked[:]
-        alone = children.children(chunk, np.concatenate([unknown[:9], known]))
+        alone = children.children(geometry, chunk, np.concatenate([unknown[:9], known]))
         assert len(asked) == 9 + len(known) <= FEW
         assert list(listed.supervoxels) == list(alone.supervoxels) == known.tolist()
         for node, supervoxels in alone.supervoxels.items():
@@ -188,10 +189,10 @@ def test_a_list_is_checked_as_single_answers_are(server: Server) -> None:
         content = body.encode() if isinstance(body, str) else as_ids(body).tobytes()
         answers[LIST] = lambda status=status, content=content: (status, content)  # type: ignore[misc]
         with pytest.raises(GraphError, match=r"chunk 0,0,0: http\S+ did not list its nodes: "):
-            children.children(chunk, ids)
+            children.children(GEOMETRY, chunk, ids)
     answers[LIST] = lambda: (200, as_ids(pairs).tobytes())
-    said = children.children(chunk, ids)
+    said = children.children(GEOMETRY, chunk, ids)
     assert {k: v.tolist() for k, v in said.supervoxels.items()} == {node: ours}
     assert said.errors == {other: f"node {other}: its child {other} is not a supervoxel"}
     answers[LIST] = lambda: (200, b"")
-    assert children.children(chunk, ids).supervoxels == {}
+    assert children.children(GEOMETRY, chunk, ids).supervoxels == {}

@@ -12,9 +12,9 @@ import pytest
 from l2features.cli.report import served_rows
 from l2features.config.datasets import load_dataset
 from l2features.core.geometry import Chunk
+from l2features.ingest.source import open_volume
 from l2features.store.base import DONE, FAILED, ChunkRecord
 from l2features.testing.stores import STORE_URL, open_table
-from l2features.volume import open_volume
 from tests.support.command import run
 from tests.support.jobs import Recordings, dataset_file
 from tests.support.one_chunk import NOW, config, stored

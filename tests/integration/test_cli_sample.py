@@ -8,7 +8,6 @@ import pytest
 
 from l2features.config.datasets import load_dataset
 from l2features.ingest.compute import read_geometry
-from l2features.volume import open_volume
 from tests.support.command import run
 
 
@@ -22,7 +21,7 @@ def test_sample_makes_a_data_set_that_works(tmp_path: Path) -> None:
         in result.output
     )
     dataset = load_dataset("sample", config)
-    geometry = read_geometry(dataset, open_volume(dataset))
+    geometry = read_geometry(dataset)
     assert (geometry.grid, geometry.chunk_size, geometry.voxel_size) == ((2, 1, 1), (16, 16, 8), (28, 12, 6))
     assert (dataset.graph, dataset.store) == ("flat", f"sqlite://{folder}/l2cache.db")
     assert any(geometry.voxel_offset)

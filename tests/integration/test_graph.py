@@ -9,20 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cloudvolume import CloudVolume
 
 from l2features.core.errors import ConfigError, GraphError
 from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout, Ids, as_ids
-from l2features.graph.base import (
-    BigtableGraph,
-    FlatGraph,
-    Graph,
-    GrapheneGraph,
-    map_supervoxels,
-    open_graph,
-    read_graph_info,
-)
+from l2features.graph.base import Graph, map_supervoxels
+from l2features.graph.bigtable import BigtableGraph
+from l2features.graph.flat import FlatGraph
+from l2features.graph.graphene import GrapheneGraph
+from l2features.graph.sources import open_graph
+from l2features.store.base import Store, open_store
 from l2features.testing.emulators import Emulator, free_port
 from l2features.testing.stores import INSTANCE, PROJECT
 from tests.support.jobs import Recordings
@@ -54,11 +50,15 @@ def by_chunk(layout: IdLayout, supervoxels: Ids) -> Iterator[tuple[Chunk, Ids]]:
         yield Chunk(*xyz.tolist()), shuffled[(coordinates == xyz).all(axis=1)]
 
 
-def mapped(graph: Graph, layout: IdLayout, supervoxels: Ids) -> dict[int, int]:
-    """Every supervoxel's L2 id, chunk by chunk; 0 where it has none."""
+def no_table() -> Store:
+    return open_store("sqlite:///no/db", "t")
+
+
+def mapped(graph: Graph, layout: IdLayout, supervoxels: Ids, time: datetime) -> dict[int, int]:
+    """Every supervoxel's L2 id at a time, chunk by chunk; 0 where it has none."""
     out: dict[int, int] = {}
     for chunk, ids in by_chunk(layout, supervoxels):
-        mapping = map_supervoxels(graph, geometry_of(layout), chunk, ids)
+        mapping = map_supervoxels(graph, geometry_of(layout), chunk, ids, time)
         assert mapping.errors == ()
         assert mapping.orphans == (mapping.l2_ids == 0).sum()
         out |= dict(zip(ids.tolist(), mapping.l2_ids.tolist(), strict=True))
@@ -107,12 +107,11 @@ def test_the_recorded_map_is_that_of_t0_and_t1(recordings: Recordings) -> None:
 # ------------------------------------------------------------------ the graph's table
 @EVERY_GRAPH
 def test_a_graphs_table_at_many_times(recordings: Recordings, times: list[datetime], name: str) -> None:
-    layout = LAYOUTS[name]
+    layout, graph = LAYOUTS[name], BigtableGraph(url(name))
     answers = set()
     for time in times if name == "fixture_v2" else times[:3]:
         expected = recorded(recordings, name, time)
-        graph = BigtableGraph(url(name), time, layout)
-        found = mapped(graph, layout, as_ids(list(expected)))
+        found = mapped(graph, layout, as_ids(list(expected)), time)
         assert found == expected, time
         answers.add(tuple(sorted(found.items())))
     assert len(answers) >= (15 if name == "fixture_v2" else 2)
@@ -129,17 +128,17 @@ def test_a_graphs_table_as_kvdbclient_reads_it(
     supervoxels = as_ids(list(recorded(recordings, name, times[0])))
     for time in [*times[:2], *times[3::4]]:
         roots = client.root_ext.get_roots(supervoxels, time_stamp=time, stop_layer=2, fail_to_zero=True)
-        found = mapped(BigtableGraph(url(name), time, LAYOUTS[name]), LAYOUTS[name], supervoxels)
+        found = mapped(BigtableGraph(url(name)), LAYOUTS[name], supervoxels, time)
         assert [found[sv] for sv in supervoxels.tolist()] == roots.tolist(), time
 
 
 @EVERY_GRAPH
 def test_before_the_ingest_every_supervoxel_is_an_orphan(recordings: Recordings, name: str) -> None:
-    layout, first = LAYOUTS[name], at(edit_times(recordings)[0]) - timedelta(hours=2)
-    supervoxels = as_ids(list(recorded(recordings, name, first)))
-    graph, orphans = BigtableGraph(url(name), first, layout), 0
+    layout, time = LAYOUTS[name], at(edit_times(recordings)[0]) - timedelta(hours=2)
+    supervoxels = as_ids(list(recorded(recordings, name, time)))
+    graph, orphans = BigtableGraph(url(name)), 0
     for chunk, ids in by_chunk(layout, supervoxels):
-        mapping = map_supervoxels(graph, geometry_of(layout), chunk, ids)
+        mapping = map_supervoxels(graph, geometry_of(layout), chunk, ids, time)
         assert (mapping.l2_ids.any(), mapping.errors) == (False, ())
         orphans += mapping.orphans
     assert orphans == len(supervoxels) == 209
@@ -151,28 +150,27 @@ def test_a_parent_counts_from_its_own_moment(recordings: Recordings, microsecond
     time = at(change) + timedelta(microseconds=microseconds)
     before, after = (recorded(recordings, "fixture_v2", at(ms)) for ms in (change - 1, change))
     assert before != after
-    found = mapped(BigtableGraph(url("fixture_v2"), time, V2), V2, as_ids(list(before)))
+    found = mapped(BigtableGraph(url("fixture_v2")), V2, as_ids(list(before)), time)
     assert found == (before if microseconds < 0 else after)
 
 
 def test_supervoxels_that_the_table_does_not_know(recordings: Recordings, times: list[datetime]) -> None:
-    graph = BigtableGraph(url("fixture_v2"), times[0], V2)
+    graph, geometry, time = BigtableGraph(url("fixture_v2")), geometry_of(V2), times[0]
     chunk, known = next(by_chunk(V2, as_ids(list(recorded(recordings, "fixture_v2", times[0])))))
     unknown = known.min() + np.arange(5_000, 5_003, dtype=np.uint64)
-    mapping = map_supervoxels(
-        graph, geometry_of(V2), chunk, np.concatenate([unknown[:1], known, unknown[1:]])
-    )
+    wanted = np.concatenate([unknown[:1], known, unknown[1:]])
+    mapping = map_supervoxels(graph, geometry, chunk, wanted, time)
     assert mapping.orphans == 3
     assert np.flatnonzero(mapping.l2_ids == 0).tolist() == [0, len(known) + 1, len(known) + 2]
-    nothing = map_supervoxels(graph, geometry_of(V2), chunk, as_ids([]))
+    nothing = map_supervoxels(graph, geometry, chunk, as_ids([]), time)
     assert (len(nothing.l2_ids), nothing.orphans, nothing.errors) == (0, 0, ())
     with pytest.raises(GraphError, match=r"chunk 0,0,0: \d+ is not a supervoxel id: expected layer 1"):
-        graph.l2_ids(Chunk(0, 0, 0), as_ids([V2.chunk_id(0, 0, 0) + 1]))
+        graph.l2_ids(geometry, Chunk(0, 0, 0), as_ids([V2.chunk_id(0, 0, 0) + 1]), time)
 
 
 @EVERY_GRAPH
 def test_what_a_graphs_table_says_of_itself(recordings: Recordings, name: str) -> None:
-    info = read_graph_info(url(name))
+    info = BigtableGraph(url(name)).info()
     assert info.chunk_size == (64, 64, 32)
     assert {layer: info.layout.spatial_bits[layer] for layer in (1, 2)} == LAYOUTS[name].spatial_bits
     assert info.layout.layer_bits == 8
@@ -187,7 +185,7 @@ def test_what_a_graphs_table_says_of_itself(recordings: Recordings, name: str) -
 )
 def test_tables_that_are_no_graph(recordings: Recordings, name: str, message: str) -> None:
     with pytest.raises(GraphError, match=message):
-        read_graph_info(url(name))
+        BigtableGraph(url(name)).info()
 
 
 def test_a_graph_whose_meta_is_evil(emulator: Emulator) -> None:
@@ -199,25 +197,25 @@ def test_a_graph_whose_meta_is_evil(emulator: Emulator) -> None:
     raw = BigtableDataClient(project=PROJECT).get_table(INSTANCE, "evil_graph")
     raw.mutate_row(b"meta", SetCell("0", b"meta", b"cos\nabort\n)R."))
     with pytest.raises(GraphError, match=r"os\.abort is not allowed here"):
-        read_graph_info(url("evil_graph"))
+        BigtableGraph(url("evil_graph")).info()
 
 
 @pytest.mark.parametrize("wrong", ["bigtable://p/i", "bigtable://p/i/t/x", "pcg://x"])
 def test_urls_that_are_no_graph(wrong: str) -> None:
     with pytest.raises(ConfigError, match="expected bigtable://project/instance/table"):
-        BigtableGraph(wrong, at(0), V2)
+        BigtableGraph(wrong)
 
 
 def test_a_table_or_server_that_is_not_there(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = as_ids([V2.chunk_id(0, 0, 0, layer=1) + 1])
     with pytest.raises(GraphError, match=r"bigtable://\S+/no_such: there is no such table"):
-        BigtableGraph(url("no_such"), at(0), V2).l2_ids(Chunk(0, 0, 0), ids)
+        BigtableGraph(url("no_such")).l2_ids(geometry_of(V2), Chunk(0, 0, 0), ids, at(0))
     monkeypatch.setattr("l2features.store.bigtable.calls.OPERATION_TIMEOUT_S", 0.4)
     monkeypatch.setattr("l2features.store.bigtable.calls.ATTEMPT_TIMEOUT_S", 0.2)
     monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", f"127.0.0.1:{free_port()}")
     for use in (
-        lambda: BigtableGraph(url("g"), at(0), V2).l2_ids(Chunk(0, 0, 0), ids),
-        lambda: read_graph_info(url("g")),
+        lambda: BigtableGraph(url("g")).l2_ids(geometry_of(V2), Chunk(0, 0, 0), ids, at(0)),
+        lambda: BigtableGraph(url("g")).info(),
     ):
         with pytest.raises(GraphError, match=r"cannot read bigtable://\S+/g: .*Connection refused"):
             use()
@@ -226,42 +224,41 @@ def test_a_table_or_server_that_is_not_there(emulator: Emulator, monkeypatch: py
 # ------------------------------------------------------------------ the graph's server
 def test_a_graphs_server_at_many_times(recordings: Recordings) -> None:
     children, changes = recordings.json("l2_children.json"), edit_times(recordings)
-    cv = CloudVolume(recordings.cv_path("fixture_v2"), bounded=False, fill_missing=True, progress=False)
+    graph = GrapheneGraph(recordings.cv_path("fixture_v2"))
     seconds = sorted({ms // 1000 + step for ms in changes[::4] for step in (0, 1)})
     whole = [children["t0_ms"] // 1000, children["t1_ms"] // 1000, *seconds]
     for time in (at(1000 * second) for second in whole):
         expected = recorded(recordings, "fixture_v2", time)
-        found = mapped(GrapheneGraph(cv, time), V2, as_ids(list(expected)))
+        found = mapped(graph, V2, as_ids(list(expected)), time)
         assert found == expected, time
 
 
 def test_a_server_that_knows_no_supervoxel_gives_orphans(recordings: Recordings) -> None:
     """It then answers with the supervoxels themselves."""
-    cv = CloudVolume(recordings.cv_path("fixture_v2"), bounded=False, fill_missing=True, progress=False)
+    graph = GrapheneGraph(recordings.cv_path("fixture_v2"))
     time = at(edit_times(recordings)[0]) - timedelta(hours=2)
-    graph = GrapheneGraph(cv, time)
     chunk, ids = next(by_chunk(V2, as_ids(list(recorded(recordings, "fixture_v2", time)))))
-    assert graph.l2_ids(chunk, ids).tolist() == ids.tolist()
-    mapping = map_supervoxels(graph, geometry_of(V2), chunk, ids)
+    assert graph.l2_ids(geometry_of(V2), chunk, ids, time).tolist() == ids.tolist()
+    mapping = map_supervoxels(graph, geometry_of(V2), chunk, ids, time)
     assert (mapping.l2_ids.any(), mapping.orphans, mapping.errors) == (False, len(ids), ())
 
 
 def test_a_server_that_fails(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
-    cv = CloudVolume(recordings.cv_path("fixture_v2"), bounded=False, fill_missing=True, progress=False)
+    graph = GrapheneGraph(recordings.cv_path("fixture_v2"))
 
     def fail(*_: Any, **__: Any) -> None:
         raise ConnectionError("gone")
 
-    monkeypatch.setattr(cv, "get_roots", fail)
+    monkeypatch.setattr(graph.cv, "get_roots", fail)
     with pytest.raises(GraphError, match=r"chunk 1,0,1: http://\S+fixture_v2 did not map .*: gone"):
-        GrapheneGraph(cv, at(0)).l2_ids(Chunk(1, 0, 1), as_ids([1]))
+        graph.l2_ids(geometry_of(V2), Chunk(1, 0, 1), as_ids([1]), at(0))
 
 
 # ------------------------------------------------------------------ no graph, and impossible answers
 @pytest.mark.parametrize("segments", [[], [5], [3, 70, 2**63, 2**64 - 1]])
 def test_without_a_graph_nodes_are_numbered(segments: list[int]) -> None:
     geometry, chunk = geometry_of(IdLayout({2: 10})), Chunk(2, 1, 1)
-    mapping = map_supervoxels(FlatGraph(geometry), geometry, chunk, as_ids(segments))
+    mapping = map_supervoxels(FlatGraph("flat", no_table), geometry, chunk, as_ids(segments), at(0))
     assert mapping.l2_ids.tolist() == [geometry.chunk_id(chunk) + 1 + i for i in range(len(segments))]
     assert (mapping.orphans, mapping.errors) == (0, ())
 
@@ -269,19 +266,20 @@ def test_without_a_graph_nodes_are_numbered(segments: list[int]) -> None:
 def test_more_segments_than_ids() -> None:
     geometry = geometry_of(IdLayout({2: 17}))
     assert geometry.layout.segment_bits(2) == 5
-    graph = FlatGraph(geometry)
-    assert len(graph.l2_ids(Chunk(0, 0, 0), as_ids(range(1, 32)))) == 31
+    graph, chunk = FlatGraph("flat", no_table), Chunk(0, 0, 0)
+    assert len(graph.l2_ids(geometry, chunk, as_ids(range(1, 32)), at(0))) == 31
     with pytest.raises(GraphError, match="chunk 0,0,0 has 32 segments: its ids have room for 31"):
-        graph.l2_ids(Chunk(0, 0, 0), as_ids(range(1, 33)))
+        graph.l2_ids(geometry, chunk, as_ids(range(1, 33)), at(0))
 
 
-class Answers:
-    """A graph that gives these answers."""
+class Answers(FlatGraph):
+    """A graph that returns these answers."""
 
     def __init__(self, *answers: int) -> None:
+        super().__init__("flat", no_table)
         self.answers = as_ids(answers)
 
-    def l2_ids(self, chunk: Chunk, supervoxels: Ids) -> Ids:
+    def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
         return self.answers
 
 
@@ -308,20 +306,21 @@ GOOD = V2.chunk_id(1, 0, 0) + 3
 )
 def test_answers_are_checked(answer: int, l2_id: int, orphans: int, error: str | None) -> None:
     supervoxels = as_ids([SV, SV + 2])
-    mapping = map_supervoxels(Answers(answer, GOOD), geometry_of(V2), Chunk(1, 0, 0), supervoxels)
+    mapping = map_supervoxels(Answers(answer, GOOD), geometry_of(V2), Chunk(1, 0, 0), supervoxels, at(0))
     assert mapping.l2_ids.tolist() == [l2_id, GOOD]
     assert (mapping.orphans, mapping.errors) == (orphans, () if error is None else (error,))
 
 
 def test_open_graph_by_name(recordings: Recordings) -> None:
-    geometry, time = geometry_of(V2), at(0)
-    assert isinstance(open_graph("flat", None, geometry, time), FlatGraph)
-    assert isinstance(open_graph("graphene", None, geometry, time), GrapheneGraph)
-    assert isinstance(open_graph(url("fixture_v2"), None, geometry, time), BigtableGraph)
+    assert isinstance(open_graph("flat", no_table), FlatGraph)
+    assert isinstance(open_graph(recordings.cv_path("fixture_v2"), no_table), GrapheneGraph)
+    assert isinstance(open_graph(url("fixture_v2"), no_table), BigtableGraph)
+    with pytest.raises(ConfigError, match="graph 'pcg://x': expected flat, graphene or bigtable://project/"):
+        open_graph("pcg://x", no_table)
 
 
 def test_without_credentials_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BIGTABLE_EMULATOR_HOST", raising=False)
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json")
     with pytest.raises(GraphError, match=r"cannot read bigtable://p/i/t: .*/nowhere/key\.json was not found"):
-        BigtableGraph("bigtable://p/i/t", at(0), V2)
+        BigtableGraph("bigtable://p/i/t")

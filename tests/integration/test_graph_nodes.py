@@ -18,7 +18,8 @@ from google.cloud.bigtable.data.mutations import SetCell
 from l2features.core.errors import GraphError
 from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import Ids, as_ids
-from l2features.graph.chunk_nodes import GraphNodes, open_graph_nodes
+from l2features.graph.base import Graph
+from l2features.ingest.source import open_dataset_graph
 from l2features.testing.stores import INSTANCE, PROJECT, raw_table
 from tests.integration.test_nodes import SOURCES, entry, open_nodes
 from tests.support.jobs import Recordings
@@ -41,22 +42,24 @@ def all_ids(geometry: Geometry, ids: Callable[[Chunk], Ids]) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def opened(recordings: Recordings) -> Callable[..., tuple[GraphNodes, Geometry]]:
-    def open_(table: str, graph: str, volume: str) -> tuple[GraphNodes, Geometry]:
+def opened(recordings: Recordings) -> Callable[..., tuple[Graph, Geometry]]:
+    def open_(table: str, graph: str, volume: str) -> tuple[Graph, Geometry]:
         dataset = entry(recordings, table, graph, volume)
         geometry = open_nodes(dataset).geometry
-        return open_graph_nodes(dataset, geometry), geometry
+        return open_dataset_graph(dataset), geometry
 
     return open_
 
 
 @pytest.mark.parametrize("source", [V2, V2_GRAPHENE, *SOURCES[3:5]])
 def test_all_nodes_that_were_ever_made(
-    recordings: Recordings, opened: Callable[..., tuple[GraphNodes, Geometry]], source: tuple[str, str, str]
+    recordings: Recordings, opened: Callable[..., tuple[Graph, Geometry]], source: tuple[str, str, str]
 ) -> None:
     nodes, geometry = opened(*source)
     name = "l2_children_v1.json" if source[0] == "fixture_v1" else "l2_children.json"
-    assert all_ids(geometry, nodes.made) == sorted(int(i) for i in recordings.json(name)["l2"])
+    assert all_ids(geometry, lambda chunk: nodes.nodes(geometry, chunk)) == sorted(
+        int(i) for i in recordings.json(name)["l2"]
+    )
     nodes.close()
 
 
@@ -69,7 +72,7 @@ def valid_nodes(children: dict[str, Any], ms: int) -> list[int]:
 
 
 def test_nodes_that_are_valid_at_any_time(
-    recordings: Recordings, opened: Callable[..., tuple[GraphNodes, Geometry]]
+    recordings: Recordings, opened: Callable[..., tuple[Graph, Geometry]]
 ) -> None:
     """At each change of the graph, a millisecond before it, before there was a graph, and after all."""
     nodes, geometry = opened(*V2)
@@ -79,31 +82,31 @@ def test_nodes_that_are_valid_at_any_time(
     for ms in sorted({change - back for change in changes for back in (0, 1)} | {children["t1_ms"]}):
         time = datetime.fromtimestamp(ms / 1000 + 1e-4, UTC)
         expected = valid_nodes(children, ms)
-        assert all_ids(geometry, lambda chunk, time=time: nodes.valid(chunk, time)) == expected  # type: ignore[misc]
+        assert all_ids(geometry, lambda chunk, time=time: nodes.nodes(geometry, chunk, time)) == expected  # type: ignore[misc]
         counts.add(len(expected))
     assert {0, 159, 166} <= counts
 
 
 @pytest.mark.parametrize(("when", "count"), [("t0_ms", 159), ("t1_ms", 166)])
 def test_a_server_tells_what_is_valid_by_the_supervoxels(
-    recordings: Recordings, opened: Callable[..., tuple[GraphNodes, Geometry]], when: str, count: int
+    recordings: Recordings, opened: Callable[..., tuple[Graph, Geometry]], when: str, count: int
 ) -> None:
     nodes, geometry = opened(*V2_GRAPHENE)
     children = recordings.json("l2_children.json")
     time = datetime.fromtimestamp(children[when] / 1000, UTC)
-    found = all_ids(geometry, lambda chunk: nodes.valid(chunk, time))
+    found = all_ids(geometry, lambda chunk: nodes.nodes(geometry, chunk, time))
     assert found == valid_nodes(children, children[when])
     assert len(found) == count
     long_ago = datetime(2020, 1, 1, tzinfo=UTC)
-    assert all_ids(geometry, lambda chunk: nodes.valid(chunk, long_ago)) == []
+    assert all_ids(geometry, lambda chunk: nodes.nodes(geometry, chunk, long_ago)) == []
 
 
 def test_a_server_is_asked_as_the_genuine_one_was(
     recordings: Recordings,
-    opened: Callable[..., tuple[GraphNodes, Geometry]],
+    opened: Callable[..., tuple[Graph, Geometry]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nodes, _ = opened(*V2_GRAPHENE)
+    nodes, geometry = opened(*V2_GRAPHENE)
     with open(recordings.folder / "graphene.jsonl") as lines:
         [recorded] = [e for e in map(json.loads, lines) if "l2_chunk_children" in e["request"]["path"]]
     answers = [(200, gzip.decompress(base64.b64decode(recorded["response"]["body_base64"])))]
@@ -116,7 +119,7 @@ def test_a_server_is_asked_as_the_genuine_one_was(
         return answer
 
     monkeypatch.setattr(requests.Session, "send", send)
-    made = nodes.made(Chunk(0, 0, 0)).tolist()
+    made = nodes.nodes(geometry, Chunk(0, 0, 0)).tolist()
     children = recordings.json("l2_children.json")["l2"]
     assert made == sorted(int(i) for i, node in children.items() if node["chunk"] == [0, 0, 0])
     assert asked[0].path_url == recorded["request"]["path"]
@@ -124,18 +127,18 @@ def test_a_server_is_asked_as_the_genuine_one_was(
     for status, body, said in (
         (500, b"", "did not list its nodes: 500"),
         (200, b"<html>please log in</html>", "did not list its nodes: "),
-        (200, as_ids([3 << 56, 1 << 56]).tobytes(), f"gives it {3 << 56}, which is no L2 node"),
+        (200, as_ids([3 << 56, 1 << 56]).tobytes(), f"lists {3 << 56}, which is no L2 node"),
     ):
         answers.append((status, body))
         with pytest.raises(GraphError, match=said):
-            nodes.made(Chunk(0, 0, 0))
+            nodes.nodes(geometry, Chunk(0, 0, 0))
 
 
 def test_a_graph_that_is_not_there(recordings: Recordings) -> None:
     dataset = entry(recordings, "fixture_v2", f"bigtable://{PROJECT}/{INSTANCE}/no_such_graph")
     geometry = open_nodes(entry(recordings, *V2)).geometry
     with pytest.raises(GraphError, match="there is no such table"):
-        open_graph_nodes(dataset, geometry).made(Chunk(0, 0, 0))
+        open_dataset_graph(dataset).nodes(geometry, Chunk(0, 0, 0))
 
 
 def test_a_row_in_the_graph_whose_key_is_no_id(recordings: Recordings) -> None:
@@ -146,7 +149,7 @@ def test_a_row_in_the_graph_whose_key_is_no_id(recordings: Recordings) -> None:
     key = b"%020d_x" % (geometry.chunk_id(Chunk(0, 0, 0)) + 2)
     raw_table("fixture_strange_key").mutate_row(key, SetCell("0", b"children", b"", timestamp_micros=1000))
     graph = f"bigtable://{PROJECT}/{INSTANCE}/fixture_strange_key"
-    nodes = open_graph_nodes(entry(recordings, "fixture_v2", graph), geometry)
+    nodes = open_dataset_graph(entry(recordings, "fixture_v2", graph))
     with pytest.raises(GraphError, match="is not 20 digits of an id"):
-        nodes.made(Chunk(0, 0, 0))
-    assert len(nodes.made(Chunk(1, 0, 0)))
+        nodes.nodes(geometry, Chunk(0, 0, 0))
+    assert len(nodes.nodes(geometry, Chunk(1, 0, 0)))

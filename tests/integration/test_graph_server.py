@@ -16,16 +16,15 @@ import pytest
 from l2features.config.datasets import Dataset
 from l2features.core.errors import ConfigError, L2FeaturesError
 from l2features.core.geometry import Chunk
-from l2features.core.graphene_path import cloudpath
 from l2features.core.ids import as_ids
-from l2features.graph.chunk_nodes import open_graph_nodes
+from l2features.graph.graphene import cloudpath
 from l2features.ingest.compute import ChunkSource, read_geometry
 from l2features.ingest.node_features import NodeSource
+from l2features.ingest.source import open_dataset_graph, open_volume
 from l2features.ingest.steps import prepare
 from l2features.testing.emulators import Emulator
 from l2features.testing.graph_server import GraphServer, read_recorded, write_layer
 from l2features.testing.graph_tables import meta_table
-from l2features.volume import open_volume
 
 T0 = datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 TABLE = "fixture_v2"
@@ -103,11 +102,11 @@ READABLE = {
 def test_infos_that_are_read(served: Served, tmp_path: Path, change: Any) -> None:
     """Mapping, children and nodes are all asked for, and agree."""
     dataset = served.dataset(change, tmp_path)
-    geometry = read_geometry(dataset, open_volume(dataset))
+    geometry = read_geometry(dataset)
     rows = ChunkSource(dataset, geometry, T0).compute(CHUNK).features
-    graph, nodes = open_graph_nodes(dataset, geometry), NodeSource(dataset, geometry)
+    graph, nodes = open_dataset_graph(dataset), NodeSource(dataset, geometry)
     assert len(rows) > 10
-    assert graph.valid(CHUNK, T0).tolist() == rows["label"].tolist()
+    assert graph.nodes(geometry, CHUNK, T0).tolist() == rows["label"].tolist()
     assert nodes.compute(CHUNK, as_ids(rows["label"])).features.tobytes() == rows.tobytes()
     graph.close()
     nodes.close()
@@ -168,7 +167,7 @@ def test_a_server_and_a_table_that_contradict_each_other(
 def test_a_flat_data_set_needs_no_api(served: Served, tmp_path: Path) -> None:
     """Its nodes are segments of the layer: the server is asked for nothing but its info."""
     dataset = served.dataset(setting({"supported_api_versions": [0]}, "app"), tmp_path, graph="flat")
-    labels = open_volume(dataset).read(CHUNK, read_geometry(dataset, open_volume(dataset))).labels
+    labels = open_volume(dataset).read(CHUNK, read_geometry(dataset)).labels
     assert np.count_nonzero(labels)
     fork = served.dataset(setting(True, "graph", "ocdbt_seg"), tmp_path, graph="flat")
     with pytest.raises(ConfigError, match="OCDBT fork"):

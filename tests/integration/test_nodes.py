@@ -23,7 +23,6 @@ from l2features.ingest.node_features import NodeSource
 from l2features.ingest.steps import prepare
 from l2features.store.base import open_store
 from l2features.testing.stores import INSTANCE, PROJECT
-from l2features.volume import Volume
 from tests.integration.test_recordings import check_values
 from tests.support.jobs import Recordings, dataset_file
 
@@ -48,7 +47,7 @@ def entry(recordings: Recordings, table: str, graph: str, volume: str = "graphen
 
 
 def open_nodes(dataset: Dataset) -> NodeSource:
-    return NodeSource(dataset, read_geometry(dataset, Volume(dataset.cv_path)))
+    return NodeSource(dataset, read_geometry(dataset))
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,6 @@ from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Fate, Verdict
 from l2features.testing.emulators import Emulator
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL
-from l2features.volume import Volume
 from tests.support.jobs import ROOT, dataset_file, need_program, run_ingest
 from tests.unit.test_templates import HOW_TO_GET_GCLOUD
 
@@ -275,7 +274,7 @@ def test_a_table_that_was_split_beforehand_is_ingested_without_create(
     config = dataset_file(tmp_path, sample, store=STORE_URL, l2cache_id=name)
     splits = splits_in_the_docs(config, 4)
     dataset = load_dataset("sample", config)
-    geometry = read_geometry(dataset, Volume(dataset.cv_path))
+    geometry = read_geometry(dataset)
     first = row_keys(geometry.layout.chunk_id_array(whole_box(geometry.grid).positions(0, 1)))
     assert len(splits) == 3
     assert [len(key) for key in splits] == [20] * 3

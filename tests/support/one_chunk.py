@@ -12,7 +12,6 @@ from l2features.core.geometry import Chunk, Geometry
 from l2features.core.rows import Rows
 from l2features.ingest.compute import ChunkSource, read_geometry
 from l2features.store.base import DONE, FAILED, ChunkRecord, Meta, open_store
-from l2features.volume import open_volume
 from tests.support.jobs import dataset_file
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -23,7 +22,7 @@ def config(tmp_path: Path, sample: Path) -> Path:
     """A data sets file whose table holds one chunk of the sample, and a failed one."""
     path = dataset_file(tmp_path, sample)
     dataset = load_dataset("sample", path)
-    geometry = read_geometry(dataset, open_volume(dataset))
+    geometry = read_geometry(dataset)
     store = open_store(dataset.store, dataset.l2cache_id)
     store.create(Meta(dataset.graph_id, dataset.cv_path, "2026-11-21 00:27:44", geometry))
     result = ChunkSource(dataset, geometry, NOW).compute(Chunk(1, 0, 0))

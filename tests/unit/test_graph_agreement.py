@@ -12,14 +12,14 @@ from l2features.audit.chunk_audit import prepare_audit
 from l2features.config.datasets import Dataset
 from l2features.core.errors import ConfigError, GraphError, TableNotFound, VolumeError
 from l2features.core.geometry import Chunk, Geometry
-from l2features.graph.agreement import differ
+from l2features.ingest.agreement import differ
 from l2features.ingest.compute import read_geometry
 from l2features.ingest.node_features import NodeSource
+from l2features.ingest.source import open_volume
 from l2features.ingest.steps import prepare
 from l2features.store.base import Meta, open_store
 from l2features.testing.emulators import Emulator
 from l2features.testing.graph_tables import GEOMETRY, meta_table, params_table, put_rows, write_scales
-from l2features.volume import open_volume
 
 T0 = "2026-11-21 00:27:44"
 
@@ -66,7 +66,7 @@ def test_the_scale_that_the_graph_was_made_of_is_read(
 ) -> None:
     dataset = dataset_of(layer, meta_table(mip=mip))
     volume = open_volume(dataset)
-    geometry = read_geometry(dataset, volume)
+    geometry = read_geometry(dataset)
     assert (volume.mip, geometry.resolution) == (mip, (nm, nm, 40.0))
     assert geometry.voxel_size == ((64, 64, 32) if mip else (128, 128, 32))
     labels = volume.read(Chunk(1, 1, 0), geometry).labels
@@ -78,6 +78,12 @@ def test_a_scale_that_the_segmentation_does_not_have(emulator: Emulator, layer: 
     dataset = dataset_of(layer, meta_table(mip=3))
     with pytest.raises(VolumeError, match=r"cannot open precomputed://\S+ws: .*mip 3"):
         prepare(dataset, T0, create=True)
+
+
+@pytest.mark.parametrize("keys", [{"mip": 0}, {"scale": [8, 8, 40]}])
+def test_another_scale_than_the_graphs(emulator: Emulator, layer: Path, keys: dict[str, Any]) -> None:
+    message = r"mip 0 of precomputed://\S+ is read, but bigtable://\S+ was made of mip 1: leave out 'mip' and"
+    refused(dataset_of(layer, meta_table(mip=1), **keys), message)
 
 
 def test_a_table_of_another_scale_gets_no_rows(emulator: Emulator, layer: Path) -> None:

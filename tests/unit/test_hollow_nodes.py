@@ -19,7 +19,6 @@ from l2features.messages.outcomes import Fate, Verdict, settle
 from l2features.messages.parts import Delivery
 from l2features.store.base import open_store
 from l2features.updates.updater import Update, apply_messages
-from l2features.volume import open_volume
 from tests.integration.test_nodes import entry, packed, strange_table
 from tests.support.jobs import Recordings
 
@@ -77,7 +76,7 @@ def test_when_a_chunk_is_complete(files: FileCounts, complete: bool) -> None:
 
 
 def test_a_node_is_marked_only_where_its_chunk_is_complete(dataset: Dataset) -> None:
-    nodes = NodeSource(dataset, read_geometry(dataset, open_volume(dataset)))
+    nodes = NodeSource(dataset, read_geometry(dataset))
     first = first_node()
     whole = nodes.compute(CHUNK, as_ids([first + 1, first + 2]))
     assert (whole.features["size_nm3"] == 0).tolist() == [True, False]

@@ -21,10 +21,11 @@ FORBIDDEN = {
 }
 FLOORS = (
     ("core",),
-    ("config", "kernel"),
-    ("store", "messages"),
-    ("graph", "volume", "pubsub"),
-    ("ingest", "query"),
+    ("kernel",),
+    ("store", "messages", "volume"),
+    ("graph",),
+    ("config",),
+    ("pubsub", "ingest", "query"),
     ("audit", "updates"),
     ("local", "testing"),
     ("cli",),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from l2features.config.datasets import Dataset, load_dataset
 from l2features.core.errors import ConfigError
-from l2features.core.geometry import Chunk, Geometry, Triple, layout_for_grid
+from l2features.core.geometry import Bounds, Chunk, Geometry, Triple, layout_for_grid
 from l2features.core.ids import IdLayout
+from l2features.graph.base import GraphInfo
 from l2features.ingest.compute import read_geometry
+from l2features.ingest.source import Source
 from l2features.ingest.steps import compute_chunk, prepare, save_chunk
 from l2features.store.base import Meta, open_store
-from l2features.volume import VolumeInfo
 from tests.support.jobs import dataset_file
 
 CHUNK = (64, 64, 64)
@@ -154,7 +155,8 @@ def test_chunks_that_no_feature_can_be_computed_of_are_refused_when_opened(tmp_p
             r"data set 'd': a chunk has at most 65535 voxels along an axis and .*, not",
         ),
     ):
-        info = VolumeInfo((nm, nm, nm), (0, 0, 0), size, chunk_size, IdLayout({1: 10, 2: 10}))
-        volume = SimpleNamespace(info=partial(VolumeInfo, *vars(info).values()))
+        volume: Any = SimpleNamespace(bounds=Bounds((nm, nm, nm), (0, 0, 0), size))
+        graph: Any = None
+        source = Source(volume, graph, GraphInfo(chunk_size, IdLayout({1: 10, 2: 10})))
         with pytest.raises(ConfigError, match=said):
-            read_geometry(dataset.model_copy(update={"chunk_size": chunk_size}), volume)  # type: ignore[arg-type]
+            read_geometry(dataset.model_copy(update={"chunk_size": chunk_size}), source=source)

@@ -10,8 +10,8 @@ import pytest
 
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
-from l2features.graph.children import decode_children
-from l2features.graph.info import info_of_meta
+from l2features.graph.bigtable import decode_children
+from l2features.graph.table_meta import info_of_meta
 from l2features.messages.decoding import decode
 from l2features.testing.oracle import check_equal, plain_features
 from l2features.testing.random_edits import random_edits

@@ -15,7 +15,9 @@ from l2features.config.datasets import load_dataset
 from l2features.core.errors import ConfigError, VolumeError
 from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout
+from l2features.graph.graphene import GrapheneGraph
 from l2features.ingest.compute import read_geometry
+from l2features.ingest.source import open_volume
 from l2features.volume import Volume
 from tests.support.jobs import Recordings, dataset_file
 
@@ -76,9 +78,8 @@ def test_storage_chunks_need_not_be_graph_chunks(sample: Path, whole: np.ndarray
 
 
 def test_what_a_segmentation_says_of_itself(sample: Path) -> None:
-    info = Volume(path_of(sample)).info()
+    info = Volume(path_of(sample)).bounds
     assert (info.resolution, info.voxel_offset, info.voxel_size) == ((16, 16, 40), OFFSET, SIZE)
-    assert (info.chunk_size, info.layout) == (None, None)
 
 
 def test_a_missing_chunk_file_is_background(own_sample: Path) -> None:
@@ -138,7 +139,7 @@ def test_every_unsigned_type(tmp_path: Path, data_type: str) -> None:
         [0, 200],
         512,
     )
-    assert Volume(path).info().resolution == (4.5, 4.5, 33.3)
+    assert Volume(path).bounds.resolution == (4.5, 4.5, 33.3)
 
 
 def make_volume(folder: Path, **more: Any) -> str:
@@ -171,7 +172,7 @@ def test_paths_without_a_segmentation(tmp_path: Path, content: str | None) -> No
 # ------------------------------------------------------------------ geometry
 def test_the_geometry_of_the_sample(sample: Path, tmp_path: Path) -> None:
     dataset = load_dataset("sample", dataset_file(tmp_path, sample))
-    geometry = read_geometry(dataset, Volume(dataset.cv_path))
+    geometry = read_geometry(dataset)
     assert geometry == GEOMETRY
     assert (geometry.grid, geometry.n_chunks) == ((3, 2, 2), 12)
     assert Geometry.from_json(geometry.to_json()) == geometry
@@ -182,7 +183,7 @@ def test_the_geometry_of_the_sample(sample: Path, tmp_path: Path) -> None:
 def test_a_segmentation_alone_does_not_say_its_chunk_size(sample: Path, tmp_path: Path) -> None:
     dataset = load_dataset("sample", dataset_file(tmp_path, sample, chunk_size=None))
     with pytest.raises(ConfigError, match="data set 'sample': key 'chunk_size' is missing"):
-        read_geometry(dataset, Volume(dataset.cv_path))
+        read_geometry(dataset)
 
 
 @pytest.mark.parametrize(("name", "layer_1", "layer_2"), [("fixture_v2", 10, 10), ("fixture_v1", 8, 2)])
@@ -192,8 +193,8 @@ def test_the_geometry_of_a_graphs_server(
     dataset = load_dataset(
         "sample", dataset_file(tmp_path, recordings.cv_path(name), graph="graphene", chunk_size=None)
     )
-    volume = Volume(dataset.cv_path)
-    geometry = read_geometry(dataset, volume)
+    volume = open_volume(dataset)
+    geometry = read_geometry(dataset)
     assert (geometry.voxel_offset, geometry.voxel_size, geometry.chunk_size) == (
         (1024, 512, 20),
         (160, 128, 48),
@@ -211,12 +212,13 @@ def test_a_chunk_size_that_the_graph_does_not_have(recordings: Recordings, tmp_p
     dataset = load_dataset(
         "sample", dataset_file(tmp_path, recordings.cv_path("fixture_v2"), graph="graphene")
     )
-    with pytest.raises(ConfigError, match=r"chunk_size is \[32, 32, 16\], but its graph has \[64, 64, 32\]"):
-        read_geometry(dataset, Volume(dataset.cv_path))
+    message = r"chunk_size: .* has \[32, 32, 16\], but graphene://\S+ has \[64, 64, 32\]"
+    with pytest.raises(ConfigError, match=message):
+        read_geometry(dataset)
 
 
 def test_a_graphs_server_that_is_down() -> None:
     with pytest.raises(
         VolumeError, match=r"cannot open graphene://http://127\.0\.0\.1:9/segmentation/table/x"
     ):
-        Volume("graphene://http://127.0.0.1:9/segmentation/table/x")
+        GrapheneGraph("graphene://http://127.0.0.1:9/segmentation/table/x")

@@ -66,7 +66,7 @@ def write_n5(folder: Path, axes: list[str], units: list[str] | None = None) -> N
 def test_axes_by_name(tmp_path: Path, axes: str, kind: str, write_array: Write) -> None:
     write_array(tmp_path, list(axes))
     volume = Volume(f"{kind}://file://{tmp_path}", scale=(16, 16, 40))
-    assert volume.info().voxel_size == SHAPE
+    assert volume.bounds.voxel_size == SHAPE
     labels, files = volume.read(Chunk(0, 0, 0), GEOMETRY)
     np.testing.assert_array_equal(labels, LABELS)
     assert files == FileCounts(1, 1)
@@ -91,6 +91,6 @@ def test_axes_with_other_names_are_refused(tmp_path: Path, kind: str, write_arra
 
 def test_n5_has_its_resolution_in_the_order_and_units_of_its_axes(tmp_path: Path) -> None:
     write_n5(tmp_path / "nm", list("zyx"))
-    assert Volume(f"n5://{tmp_path / 'nm'}").info().resolution == (16, 16, 40)
+    assert Volume(f"n5://{tmp_path / 'nm'}").bounds.resolution == (16, 16, 40)
     write_n5(tmp_path / "um", list("zyx"), ["um", "nm", "nm"])
-    assert Volume(f"n5://{tmp_path / 'um'}").info().resolution == (16, 16, 40_000)
+    assert Volume(f"n5://{tmp_path / 'um'}").bounds.resolution == (16, 16, 40_000)

@@ -157,7 +157,7 @@ def two_scales(tmp_path: Path, labels: np.ndarray) -> Path:
 @pytest.mark.parametrize("keys", [{"mip": 1}, {"scale": (16, 16, 40)}, {"scale": (16.0, 16.0, 40.0)}])
 def test_a_scale_is_chosen(two_scales: Path, labels: np.ndarray, keys: dict[str, Any]) -> None:
     volume = Volume(f"file://{two_scales}", **keys)
-    assert (volume.mip, volume.info().resolution, volume.placeholder()) == (1, (16, 16, 40), "")
+    assert (volume.mip, volume.bounds.resolution, volume.placeholder()) == (1, (16, 16, 40), "")
     np.testing.assert_array_equal(volume.read(Chunk(0, 0, 0), GEOMETRY).labels, labels)
 
 

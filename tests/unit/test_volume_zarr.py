@@ -106,7 +106,7 @@ def test_ways_to_store_labels(tmp_path: Path, way: str) -> None:
     kind = way.partition("://")[0]
     for path in (f"{kind}://file://{tmp_path}", f"{tmp_path}|{kind}:", f"{kind}://{tmp_path}"):
         volume = Volume(path)
-        assert volume.info().resolution == (16, 16, 40)
+        assert volume.bounds.resolution == (16, 16, 40)
         labels, files = volume.read(Chunk(0, 0, 0), GEOMETRY)
         np.testing.assert_array_equal(labels, LABELS)
         assert files == FileCounts(N_BLOCKS, N_BLOCKS)
@@ -169,4 +169,4 @@ def test_a_resolution_without_a_unit_is_asked_for(tmp_path: Path, unit: str | No
     with pytest.raises(VolumeError, match=r"does not say its resolution in units: give 'scale: \[x"):
         Volume(f"zarr2://file://{tmp_path}")
     volume = Volume(f"zarr2://file://{tmp_path}", scale=(16, 16, 40))
-    assert volume.info().resolution == (16, 16, 40)
+    assert volume.bounds.resolution == (16, 16, 40)

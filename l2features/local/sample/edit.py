@@ -16,12 +16,9 @@ from ...config.datasets import Dataset
 from ...core.errors import GraphError
 from ...core.geometry import Chunk, Geometry
 from ...core.ids import Ids, as_ids, to_bytes
-from ...graph.base import parse_graph_url
-from ...graph.children import BigtableChildren
-from ...graph.chunk_nodes import BigtableNodes
+from ...graph.bigtable import BigtableGraph, parse_graph_url
 from ...ingest.compute import read_geometry
 from ...pubsub.topic import PublishError, Topic
-from ...volume import open_volume
 from .graph_cells import CHILDREN, Cell, Edit, n_layers, node_cells
 from .graph_table import OPERATIONS, SampleTable, open_sample_table
 from .topics import EDITS, TopicError, check_topic, topic_path
@@ -34,14 +31,13 @@ class SampleEditor:
 
     def __init__(self, dataset: Dataset) -> None:
         self.table: SampleTable = open_sample_table(dataset.graph)
-        self.geometry: Geometry = read_geometry(dataset, open_volume(dataset))
-        self._nodes = BigtableNodes(dataset.graph, self.geometry)
-        self._children = BigtableChildren(dataset.graph, self.geometry)
+        self.geometry: Geometry = read_geometry(dataset)
+        self._graph = BigtableGraph(dataset.graph)
 
     def close(self) -> None:
-        """Let go of connections."""
-        for one in (self.table, self._nodes, self._children):
-            one.close()
+        """Close connections."""
+        self.table.close()
+        self._graph.close()
 
     def edit(self, kind: str) -> Edit:
         """Merge or split somewhere, and write it."""
@@ -57,12 +53,12 @@ class SampleEditor:
 
     def _merge(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
         """Two nodes of different objects become one, and so do these; None where there is but one object."""
-        roots = self.table.roots(self._nodes.valid(chunk, now))
+        roots = self.table.roots(self._graph.nodes(self.geometry, chunk, now))
         if len(set(roots.values())) < 2:
             return None
         one = int(random.choice(list(roots)))
         other = int(random.choice([node for node, root in roots.items() if root != roots[one]]))
-        pieces = self._children.children(chunk, as_ids([one, other])).supervoxels
+        pieces = self._graph.children(self.geometry, chunk, as_ids([one, other])).supervoxels
         (made,) = self.table.new_nodes(self.geometry.chunk_id(chunk), 1)
         old = [roots[one], roots[other]]
         rest = np.setdiff1d(self._of_roots(old), as_ids([one, other]))
@@ -74,7 +70,8 @@ class SampleEditor:
 
         The object's other nodes go to the one if their chunk's id is lower, to the other if it is not.
         """
-        nodes = self._children.children(chunk, self._nodes.valid(chunk, now)).supervoxels
+        valid = self._graph.nodes(self.geometry, chunk, now)
+        nodes = self._graph.children(self.geometry, chunk, valid).supervoxels
         divisible = [node for node, pieces in nodes.items() if len(pieces) > 1]
         if not divisible:
             return None

@@ -16,8 +16,7 @@ from ...config.reach import check_bigtable
 from ...core.errors import ConfigError, GraphError
 from ...core.ids import KEY_DIGITS, Ids, as_ids, ids_of_row_keys, row_keys
 from ...core.times import format_time
-from ...graph.base import graph_errors, parse_graph_url
-from ...graph.children import decode_children
+from ...graph.bigtable import decode_children, graph_errors, parse_graph_url
 from .graph_cells import LAYER_SHIFT, PARENTS, Cell, graph_meta, n_layers, node_cells
 from .segmentation_files import Sample, sample_chunks
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ...core.errors import ConfigError
 from ...core.geometry import Chunk, Geometry, Triple
 from ...core.ids import IdLayout
-from ...graph.base import parse_graph_url
+from ...graph.bigtable import parse_graph_url
 from .folder import STORE, check_folder, checked, segmentation_path
 from .graph_cells import BITS
 

@@ -1,21 +1,20 @@
-"""What a graph says of itself: in the meta of its table, or in the info that its server answers with."""
+"""A graph's description of itself in its table: the row ``meta`` of PyChunkedGraph 2, or ``params`` of 1."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import GraphError
-from ..core.geometry import Triple, as_triple
+from ..core.geometry import Bounds, as_triple
 from ..core.ids import L2, IdLayout
 from ..core.unpickle import GRAPH_META, plain_loads
-from .table import graph_errors, open_graph_table
+from .base import GraphInfo
 
+META_KEYS = (b"meta", b"params")
 LAYER_BITS = 8
 SPATIAL_BITS = 10
 """PyChunkedGraph's defaults."""
@@ -25,46 +24,8 @@ _WATERSHED, _CV_MIP = 2, 4
 """Fields of a DataSource."""
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Resolution in nm, and offset and size in voxels, of one scale of a segmentation."""
-
-    resolution: tuple[float, float, float]
-    voxel_offset: Triple
-    voxel_size: Triple
-
-    def __str__(self) -> str:
-        resolution, offset, size = (
-            "x".join(f"{n:g}" for n in part) for part in (self.resolution, self.voxel_offset, self.voxel_size)
-        )
-        return f"{size} voxels of {resolution} nm from {offset}"
-
-
-@dataclass(frozen=True)
-class GraphInfo:
-    """A graph's chunks and ids, and the segmentation that it was made of.
-
-    ``mip`` is the scale of the segmentation at ``watershed``; each is None where the graph does not say it.
-    ``scales`` are the bounds of all its scales, as far as the graph has them. ``ocdbt`` tells that the
-    supervoxels live in an OCDBT fork of it.
-    """
-
-    chunk_size: Triple
-    layout: IdLayout
-    mip: int | None = None
-    watershed: str | None = None
-    scales: tuple[Bounds, ...] = ()
-    ocdbt: bool = False
-
-
-def read_graph_info(url: str) -> GraphInfo:
-    """Return what a graph's table says, of either schema. Raises GraphError."""
-    from google.cloud.bigtable.data import ReadRowsQuery
-
-    table = open_graph_table(url)
-    with graph_errors(url), closing(table.client):
-        rows = table.read_rows(ReadRowsQuery(row_keys=[b"meta", b"params"]))
-    cells = {cell.qualifier: cell.value for row in rows for cell in reversed(row.cells)}
+def info_of_cells(cells: Mapping[bytes, bytes], url: str) -> GraphInfo:
+    """Return the info in the cells of the rows `META_KEYS`. Raises GraphError."""
     try:
         return info_of_meta(cells[b"meta"]) if b"meta" in cells else _info_v1(cells)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -73,29 +34,11 @@ def read_graph_info(url: str) -> GraphInfo:
         ) from error
 
 
-def server_info(info: Mapping[str, Any], path: str) -> GraphInfo:
-    """Return what a graph's server says in its info. Raises GraphError that names a key which is missing."""
-    try:
-        graph = info["graph"]
-        masks = {int(layer): int(bits) for layer, bits in graph["spatial_bit_masks"].items()}
-        layer_bits = int(graph.get("n_bits_for_layer_id") or LAYER_BITS)
-        return GraphInfo(
-            as_triple(graph["chunk_size"]),
-            IdLayout({layer: bits for layer, bits in masks.items() if layer > 0}, layer_bits),
-            int(graph.get("cv_mip") or 0),
-            info.get("data_dir"),
-            ocdbt=any(part.get(key) for part in (info, graph) for key in ("ocdbt_seg", "ocdbt_kvstore_spec")),
-        )
-    except KeyError as error:
-        raise GraphError(
-            f"{path}: the info of its server has no key {error}: expected that of a graph"
-        ) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise GraphError(f"{path}: the info of its server is not that of a graph: {error}") from error
-
-
 def info_of_meta(meta: bytes) -> GraphInfo:
-    """What a pickled ChunkedGraphMeta says. Raises ValueError, TypeError, AttributeError or IndexError."""
+    """Return the info in a pickled ChunkedGraphMeta.
+
+    Raises ValueError, TypeError, AttributeError or IndexError.
+    """
     made = plain_loads(meta, GRAPH_META)
     config, source = (part.args for part in made.args[:2])
     bits = _field(config, _SPATIAL_BITS, SPATIAL_BITS)

@@ -1,0 +1,231 @@
+"""A graph's server, ``graphene://https://HOST/segmentation/table/TABLE``: version 1 of its HTTP API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import ConfigError, GraphError, L2FeaturesError, VolumeError, reason_of
+from ..core.geometry import Chunk, Geometry, as_triple
+from ..core.ids import L2, IdLayout, Ids, as_ids, from_bytes, sorted_unique
+from ..core.transient import graph_error, volume_error
+from .base import Children, Graph, GraphInfo, OpenTable, check_children, check_nodes, map_supervoxels
+from .table_meta import LAYER_BITS
+
+if TYPE_CHECKING:
+    import requests
+
+API_VERSION = 1
+REQUESTS = 8
+"""Concurrent requests to a server."""
+TIMEOUT_S = (10.0, 60.0)
+"""Of a connection, and of its answer."""
+LIST_TIMEOUT_S = (10.0, 300.0)
+"""Of a list of a whole chunk."""
+FEW = 64
+"""Up to so many nodes of a chunk are requested one by one, more by a list of the whole chunk."""
+_PATHS = re.compile(r"/*(\w+)/(?:table|[\d.]+|api/v[\d.]+(?:/table)?)/([\w.-]+)")
+"""``segmentation`` and the table, in ``…/table/T``, ``…/1.0/T``, ``…/api/v1/T`` and ``…/api/v1/table/T``."""
+
+
+class GrapheneGraph(Graph):
+    """cloud-volume opens the server and maps supervoxels; requests reads nodes and children.
+
+    The server lists a chunk's nodes and their supervoxels without telling valid nodes from superseded ones:
+    the valid ones are found by mapping these supervoxels.
+    """
+
+    pattern, expected = re.compile("graphene"), "graphene"
+
+    def __init__(self, url: str, open_table: OpenTable | None = None) -> None:
+        self.url, self.cv = url, open_server(url)
+        self.server, self._session = _open_session(self.cv)
+
+    @classmethod
+    def name_of(cls, url: str) -> str:
+        """Return the table of a server's URL: its last part, where the URL has no known form.
+
+        >>> GrapheneGraph.name_of("graphene://https://host/segmentation/1.0/fly_v31/")
+        'fly_v31'
+        """
+        parts, match = _split(url)
+        return match[2] if match else parts.path.rstrip("/").rsplit("/", 1)[-1]
+
+    @classmethod
+    def readable_time(cls, time: datetime) -> datetime:
+        """Round up: the server takes whole seconds."""
+        return time.replace(microsecond=0) + timedelta(seconds=bool(time.microsecond))
+
+    def info(self) -> GraphInfo:
+        return server_info(self.cv.meta.info, self.url)
+
+    def check(self) -> None:
+        versions = self.cv.meta.info["app"]["supported_api_versions"]
+        if API_VERSION not in versions:
+            raise ConfigError(
+                f"{self.url}: its server supports the API versions {versions}: "
+                f"expected {API_VERSION} among them"
+            )
+
+    def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
+        try:
+            return as_ids(self.cv.get_roots(supervoxels, stop_layer=L2, timestamp=time))
+        except Exception as error:  # requests, urllib3 and cloud-volume share no base class
+            message = f"chunk {chunk}: {self.cv.meta.server_url} did not map its supervoxels: {error}"
+            raise graph_error(message, error) from error
+
+    def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
+        few = len(ids) <= FEW
+        return check_children(
+            geometry, chunk, self._one_by_one(ids) if few else self._listed(geometry, chunk, ids)
+        )
+
+    def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
+        pairs = self._pairs(geometry, chunk)
+        if time is None or not len(pairs):
+            return check_nodes(geometry, chunk, sorted_unique(pairs[:, 0]))
+        mapped = map_supervoxels(self, geometry, chunk, sorted_unique(pairs[:, 1]), time)
+        if mapped.errors:
+            raise GraphError(f"chunk {chunk}: {'; '.join(mapped.errors[:3])}")
+        return sorted_unique(mapped.l2_ids[mapped.l2_ids != 0])
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _one_by_one(self, ids: Ids) -> Children:
+        with ThreadPoolExecutor(min(REQUESTS, max(1, len(ids)))) as threads:
+            leaves = list(threads.map(self._leaves, ids.tolist()))
+        return Children({node: known for node, known in zip(ids.tolist(), leaves, strict=True) if len(known)})
+
+    def _leaves(self, node: int) -> Ids:
+        """The supervoxels of a node; none where the server does not know it."""
+        try:
+            bounds = {"bounds": self.cv.bounds.to_filename()}
+            answer = self._session.get(f"{self.server}/node/{node}/leaves", params=bounds, timeout=TIMEOUT_S)
+            answer.raise_for_status()
+            return as_ids(answer.json()["leaf_ids"])
+        except (OSError, ValueError, KeyError, TypeError) as error:  # all of requests' errors are OSError
+            message = f"{self.server} did not list the supervoxels of {node}: {error}"
+            raise graph_error(message, error) from error
+
+    def _listed(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
+        pairs = self._pairs(geometry, chunk)
+        pairs = pairs[np.isin(pairs[:, 0], ids)]
+        pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+        nodes, first = np.unique(pairs[:, 0], return_index=True)
+        return Children(dict(zip(nodes.tolist(), np.split(pairs[:, 1], first)[1:], strict=True)))
+
+    def _pairs(self, geometry: Geometry, chunk: Chunk) -> NDArray[np.uint64]:
+        """All L2 nodes of a chunk, superseded ones too, and their supervoxels: (n, 2), one row for each."""
+        url = f"{self.server}/l2_chunk_children_binary/{geometry.chunk_id(chunk)}"
+        try:
+            answer = self._session.get(url, params={"as_array": "True"}, timeout=LIST_TIMEOUT_S)
+            answer.raise_for_status()
+            return from_bytes(answer.content).reshape(-1, 2)
+        except (OSError, ValueError) as error:
+            message = f"chunk {chunk}: {self.server} did not list its nodes: {error}"
+            raise graph_error(message, error) from error
+
+
+def _split(url: str) -> tuple[SplitResult, re.Match[str] | None]:
+    """Parts of a server's URL, and the match of its path."""
+    parts = urlsplit(url.removeprefix("graphene://").removeprefix("middleauth+"))
+    return parts, _PATHS.match(parts.path)
+
+
+def cloudpath(url: str) -> str:
+    """Return a server's URL in the form with which cloud-volume uses version 1 of the API.
+
+    cloud-volume takes the version from the URL, also where the server has a newer one, and does not know
+    ``…/api/v1/table/T``. A URL in no known form is returned as it is.
+
+    >>> cloudpath("graphene://middleauth+https://host/segmentation/1.0/fly_v31/")
+    'graphene://https://host/segmentation/api/v1/fly_v31'
+    """
+    parts, match = _split(url)
+    if not match or not parts.netloc:
+        return url
+    return f"graphene://{parts.scheme}://{parts.netloc}/{match[1]}/api/v{API_VERSION}/{match[2]}"
+
+
+def open_server(url: str) -> Any:
+    """Return an open ``graphene://`` CloudVolume, at the scale that its graph was made of.
+
+    Raises VolumeError or GraphError that names the key of the server's info that is missing.
+    """
+    from cloudvolume import CloudVolume
+
+    from ..volume.http import check_reachable
+
+    try:
+        check_reachable(url.partition("://")[2])
+        cv = CloudVolume(cloudpath(url), progress=False)
+        graph = server_info(cv.meta.info, url)
+        _fill_in(cv.meta.info, graph)
+        mip, last = graph.mip or 0, len(cv.available_mips) - 1
+        if not 0 <= mip <= last:
+            raise ValueError(f"mip {mip}: expected one of its mips, 0 to {last}")
+        cv.mip = mip
+        return cv
+    except L2FeaturesError:
+        raise
+    except KeyError as error:
+        raise VolumeError(
+            f"cannot open {url}: the info of its server has no key {error}: expected that of a graph"
+        ) from error
+    except Exception as error:  # cloud-volume and requests share no base class
+        raise volume_error(f"cannot open {url}: {reason_of(error)}", error) from error
+
+
+def _fill_in(info: dict[str, Any], graph: GraphInfo) -> None:
+    """Fill in what cloud-volume needs in the info of a server to use version 1 of its API.
+
+    cloud-volume fails on an info without versions or layers, and on versions that are newer than itself.
+    """
+    app = info.get("app") or {}
+    versions = app.get("supported_api_versions") or [API_VERSION]
+    known = [API_VERSION] if API_VERSION in versions else versions
+    info["app"] = {**app, "supported_api_versions": known}
+    info["graph"].setdefault("n_layers", max(graph.layout.spatial_bits))
+
+
+def server_info(info: Mapping[str, Any], url: str) -> GraphInfo:
+    """Return the graph in the info of a server. Raises GraphError that names a missing key."""
+    try:
+        graph = info["graph"]
+        masks = {int(layer): int(bits) for layer, bits in graph["spatial_bit_masks"].items()}
+        layer_bits = int(graph.get("n_bits_for_layer_id") or LAYER_BITS)
+        return GraphInfo(
+            as_triple(graph["chunk_size"]),
+            IdLayout({layer: bits for layer, bits in masks.items() if layer > 0}, layer_bits),
+            int(graph.get("cv_mip") or 0),
+            info.get("data_dir"),
+            ocdbt=any(part.get(key) for part in (info, graph) for key in ("ocdbt_seg", "ocdbt_kvstore_spec")),
+            layer=info,
+        )
+    except KeyError as error:
+        raise GraphError(
+            f"{url}: the info of its server has no key {error}: expected that of a graph"
+        ) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise GraphError(f"{url}: the info of its server is not that of a graph: {error}") from error
+
+
+def _open_session(cv: Any) -> tuple[str, requests.Session]:
+    """Address of the graph of an open CloudVolume, and a session with its token."""
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    meta, session = cv.meta, requests.Session()
+    session.headers.update(meta.auth_header or {})
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(pool_maxsize=REQUESTS))
+    path = meta.server_path
+    return f"{meta.base_path}{path.modality}/api/v{API_VERSION}/table/{path.dataset}", session

@@ -1,0 +1,127 @@
+"""Contradictions between a data set's graph and its segmentation.
+
+A graph's ids belong to the voxels of one scale of one layer. Features of other voxels would be wrong without
+any other sign, so a contradiction is an error before a row is written. Unknown values are not compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config.datasets import Dataset
+from ..core.errors import ConfigError
+from ..core.geometry import Geometry
+from ..graph.base import Graph, GraphInfo
+from ..volume import Volume
+
+FILE, WEB = "file", "http"
+_SPELLINGS = (
+    (re.compile(r"https?://storage\.(?:googleapis|cloud\.google)\.com/"), "gs://"),
+    (re.compile(r"https?://([^/.]+)\.storage\.googleapis\.com(?=/|$)"), r"gs://\1"),
+    (re.compile(r"https?://s3(?:[.-][\w-]+)?\.amazonaws\.com/"), "s3://"),
+    (re.compile(r"https?://([^/]+?)\.s3(?:[.-][\w-]+)?\.amazonaws\.com(?=/|$)"), r"s3://\1"),
+    (re.compile(r"https?://"), f"{WEB}://"),
+)
+"""Other spellings of a bucket, and of a web server."""
+
+
+class Described(NamedTuple):
+    """A graph's table or server, by name, and its description of itself."""
+
+    name: str
+    info: GraphInfo
+
+
+def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: Sequence[Described]) -> None:
+    """Raise ConfigError that names both sides of a contradiction."""
+    for name, info in described:
+        if info.ocdbt:
+            raise ConfigError(
+                f"data set {dataset.name!r}: {name} keeps its supervoxels in an OCDBT fork, which is not "
+                f"supported: the layer at {info.watershed} lacks the supervoxels that were split"
+            )
+    graph.check()
+    advice = ": leave out 'mip' and 'scale'" if dataset.mip is not None or dataset.scale else ""
+    for name, info in described:
+        if info.mip not in (None, volume.mip):
+            raise ConfigError(
+                f"data set {dataset.name!r}: mip {volume.mip} of {dataset.cv_path} is read, "
+                f"but {name} was made of mip {info.mip}{advice}"
+            )
+    chunk_sizes = [("the data sets file", dataset.chunk_size)] if dataset.chunk_size else []
+    _same(dataset, "chunk_size", chunk_sizes + [(name, info.chunk_size) for name, info in described])
+    known = [(name, info.scales[volume.mip]) for name, info in described if volume.mip < len(info.scales)]
+    _same(dataset, "bounds", [(dataset.cv_path, volume.bounds), *known])
+    _same_watershed(dataset, described)
+
+
+def check_geometry(dataset: Dataset, volume: Volume, geometry: Geometry) -> None:
+    """Raise ConfigError where a table's geometry is not that of the open segmentation."""
+    sides = [(f"table {dataset.l2cache_id}", geometry.bounds), (dataset.cv_path, volume.bounds)]
+    _same(dataset, "bounds", sides)
+
+
+def _same(dataset: Dataset, what: str, values: Sequence[tuple[str, Any]]) -> None:
+    """Raise ConfigError where two of the values differ."""
+    for (name, value), (other_name, other) in pairwise(values):
+        if value != other:
+            raise ConfigError(
+                f"data set {dataset.name!r}: {what}: {name} has {_shown(value)}, "
+                f"but {other_name} has {_shown(other)}"
+            )
+
+
+def _shown(value: Any) -> str:
+    return str(list(value)) if type(value) is tuple else str(value)
+
+
+def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
+    """Raise ConfigError where a graph was made of the layer at another path than is read.
+
+    A data set whose layer is a copy names the graph's path with ``watershed``.
+    """
+    read = described[0].info.watershed if described and dataset.served else dataset.cv_path
+    known = [path for path in (read, dataset.watershed) if path]
+    for name, info in described:
+        named = info.watershed
+        if named and known and all(differ(named, path) for path in known):
+            raise ConfigError(
+                f"data set {dataset.name!r}: {known[-1]} is read, but {name} was made of {named}: "
+                f"if the one is a copy of the other, add 'watershed: {named}'"
+            )
+
+
+def differ(path: str, other: str) -> bool:
+    """Return whether two paths of layers are surely not the same place.
+
+    Paths in different kinds of storage are not compared, and files only where both folders exist here: others
+    may be those of another machine.
+
+    >>> differ("gs://bucket/ws/", "precomputed://https://storage.googleapis.com/bucket/ws")
+    False
+    >>> differ("gs://bucket/ws", "gs://bucket/ws2")
+    True
+    """
+    (kind, place), (other_kind, other_place) = _place(path), _place(other)
+    if kind != other_kind:
+        return False
+    if kind == FILE:
+        here = [Path(p) for p in (place, other_place)]
+        return all(p.is_dir() for p in here) and not here[0].samefile(here[1])
+    return place != other_place
+
+
+def _place(path: str) -> tuple[str, str]:
+    """Kind of storage of a layer, and its place there."""
+    plain = path.strip().split("|", 1)[0].removeprefix("precomputed://")
+    for spelling, standard in _SPELLINGS:
+        plain = spelling.sub(standard, plain, count=1) if spelling.match(plain) else plain
+    scheme, found, rest = plain.partition("://")
+    if not found:
+        return FILE, plain
+    parts = [part for part in rest.split("/") if part not in {"", "."}]
+    return scheme.lower(), ("/" if scheme == FILE else "") + "/".join(parts)

@@ -1,0 +1,158 @@
+"""A graph source in one file: registered, it is ingested and audited without another edit."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from l2features.audit.chunk_audit import Audit, audit_chunk, prepare_audit
+from l2features.audit.summary import AuditSummary
+from l2features.config.datasets import Dataset, load_dataset
+from l2features.core.errors import ConfigError, GraphError
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import IdLayout, Ids, as_ids
+from l2features.graph.base import Children, Graph, GraphInfo, OpenTable, check_children
+from l2features.graph.sources import SOURCES
+from l2features.ingest.steps import Ingest, compute_chunk, prepare, save_chunk
+from l2features.testing.layers import make_layer
+from tests.support.jobs import dataset_file
+
+CHUNK_SIZE, GRID = (32, 32, 16), (2, 1, 1)
+LAYOUT = IdLayout({1: 10, 2: 10})
+BEFORE, AFTER = "2026-01-01 00:00:00", "2026-01-03 00:00:00"
+EDIT = "2026-01-02T00:00:00+00:00"
+
+
+class ToyGraph(Graph):
+    """A graph in a JSON file, ``toy:///path``: nodes with their supervoxels and when they are valid."""
+
+    pattern, expected = re.compile(r"toy:///.+"), "toy:///path"
+
+    def __init__(self, url: str, open_table: OpenTable) -> None:
+        super().__init__(url, open_table)
+        try:
+            self.content = json.loads(Path(url.removeprefix("toy://")).read_text())
+        except OSError as error:
+            raise GraphError(f"cannot read {url}: {error.strerror}") from error
+
+    def info(self) -> GraphInfo:
+        x, y, z = self.content["chunk_size"]
+        return GraphInfo((x, y, z), LAYOUT)
+
+    def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
+        parents = {child: n["id"] for n in self._valid(time) for child in n["children"]}
+        return as_ids([parents.get(supervoxel, 0) for supervoxel in supervoxels.tolist()])
+
+    def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
+        known = {n["id"]: as_ids(n["children"]) for n in self.content["nodes"] if n["id"] in ids.tolist()}
+        return check_children(geometry, chunk, Children(known))
+
+    def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
+        nodes = as_ids([n["id"] for n in (self._valid(time) if time else self.content["nodes"])])
+        return np.sort(nodes[geometry.layout.chunk_ids(nodes) == np.uint64(geometry.chunk_id(chunk))])
+
+    def close(self) -> None:
+        self.content = {}
+
+    def _valid(self, time: datetime) -> list[dict[str, Any]]:
+        return [n for n in self.content["nodes"] if n["from"] <= time.isoformat() < n["until"]]
+
+
+def supervoxel(x: int, number: int) -> int:
+    return LAYOUT.chunk_id(x, 0, 0, layer=1) + number
+
+
+def node(x: int, number: int, children: list[int], valid: tuple[str, str] = ("", "9")) -> dict[str, Any]:
+    ids = [supervoxel(x, child) for child in children]
+    return {"id": LAYOUT.chunk_id(x, 0, 0) + number, "children": ids, "from": valid[0], "until": valid[1]}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Two chunks of four supervoxels each; the edit splits a node of the first chunk."""
+    monkeypatch.setitem(SOURCES, "toy", ToyGraph)
+    labels = np.zeros([a * b for a, b in zip(CHUNK_SIZE, GRID, strict=True)], dtype=np.uint64)
+    for x in range(GRID[0]):
+        for number in range(4):
+            labels[32 * x : 32 * x + 32, 8 * number : 8 * number + 8] = supervoxel(x, number + 1)
+    make_layer(tmp_path / "ws", labels, chunk_size=(32, 32, 16))
+    nodes = [
+        node(0, 1, [1, 2]),
+        node(0, 2, [3, 4], ("", EDIT)),
+        node(0, 3, [3], (EDIT, "9")),
+        node(0, 4, [4], (EDIT, "9")),
+        node(1, 1, [1, 2, 3]),
+    ]
+    (tmp_path / "graph.json").write_text(json.dumps({"chunk_size": CHUNK_SIZE, "nodes": nodes}))
+    config = dataset_file(tmp_path, tmp_path / "ws", graph=f"toy://{tmp_path}/graph.json", chunk_size=None)
+    return load_dataset("sample", config)
+
+
+def chunks_of(run: Ingest | Audit) -> list[Chunk]:
+    return [Chunk(*xyz) for shard in run.shards() for xyz in run.box.positions(*shard).tolist()]
+
+
+def ingested(dataset: Dataset, timestamp: str) -> Ingest:
+    ingest = prepare(dataset, timestamp, create=True)
+    source, store = ingest.open_source(), ingest.open_store()
+    for chunk in chunks_of(ingest):
+        save_chunk(store, ingest.geometry, compute_chunk(source, chunk))
+    store.close()
+    return ingest
+
+
+def rows_of(ingest: Ingest) -> dict[int, bytes]:
+    """Rows of a table by id."""
+    store = ingest.open_store()
+    found: dict[int, bytes] = {}
+    for chunk in chunks_of(ingest):
+        first = ingest.geometry.chunk_id(chunk)
+        rows = store.scan_chunk(first, ingest.geometry.layout.last_id(first))
+        found |= {int(row["label"]): row.tobytes() for row in rows.features}
+    store.close()
+    return found
+
+
+def audited(audit: Audit) -> AuditSummary:
+    source, summary = audit.open_source(), AuditSummary()
+    for chunk in chunks_of(audit):
+        summary.add(AuditSummary.of(audit_chunk(source, chunk)))
+    source.close()
+    return summary
+
+
+def test_an_ingest_and_an_audit(dataset: Dataset, tmp_path: Path) -> None:
+    ingest = ingested(dataset, BEFORE)
+    assert (ingest.geometry.chunk_size, ingest.geometry.grid) == (CHUNK_SIZE, GRID)
+    assert ingest.meta.graph_id == "graph.json"
+    first, second = (LAYOUT.chunk_id(x, 0, 0) for x in (0, 1))
+    assert sorted(rows_of(ingest)) == [first + 1, first + 2, second + 1]
+    assert audited(prepare_audit(dataset, BEFORE)).complete
+
+    summary = audited(prepare_audit(dataset))
+    assert (summary.complete, summary.missing_ids) == (False, [str(first + 3), str(first + 4)])
+    summary = audited(prepare_audit(dataset, AFTER, repair=True))
+    assert (summary.complete, summary.repaired, summary.other) == (True, 2, 1)
+    assert sorted(rows_of(ingest)) == [first + 1, first + 2, first + 3, first + 4, second + 1]
+    after = rows_of(ingested(dataset.model_copy(update={"l2cache_id": "after"}), AFTER))
+    assert after == {i: row for i, row in rows_of(ingest).items() if i != first + 2}
+
+
+def test_its_contradictions_are_found(dataset: Dataset) -> None:
+    other = dataset.model_copy(update={"chunk_size": (16, 16, 16)})
+    with pytest.raises(ConfigError, match=r"chunk_size: the data sets file has .*, but toy:///\S+ has "):
+        prepare(other, BEFORE, create=True)
+
+
+def test_a_url_that_is_not_its_own(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="key 'graph': expected "):
+        load_dataset("sample", dataset_file(tmp_path, tmp_path / "ws", graph="toy://relative"))
+    gone = dataset.model_copy(update={"graph": "toy:///no/such/file"})
+    with pytest.raises(GraphError, match="cannot read toy:///no/such/file: No such file"):
+        prepare(gone, BEFORE, create=True)
