@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, Validation
 
 from ..core.errors import StoreError, UnknownFormat
 from .base import Store
-from .stored import check_format
+from .formats import check_format
 
 AUDIT = "audit"
 """Under what a table keeps the last audit of the whole grid."""
