@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..config.datasets import STORE_URLS, store_form
 from ..core.chunks import NO_FILES, FileCounts
 from ..core.errors import ConfigError, StoreError, TableExists
 from ..core.geometry import Geometry
@@ -25,7 +26,7 @@ STORES = {
     "bigtable://project/instance": "l2features.store.bigtable.bigtable_store:BigtableStore",
     "sqlite:///path/file.db": "l2features.store.sqlite.sqlite_store:SqliteStore",
 }
-"""The class of each store by the form of its URL; `open_store` imports it. A new store is one line here."""
+"""The class of each store by the form of its URL; `open_store` imports it."""
 NOTE_NAME = re.compile(r"[a-z_]{1,50}")
 DONE, FAILED = "done", "failed"
 DEADLINE_S = 60.0
@@ -164,7 +165,6 @@ class Store(FeatureRows, ChunkLog, TableNotes, ABC):
     """
 
     def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
-        """Check the URL and keep the arguments, without I/O. Raises ConfigError for a malformed URL."""
         self.url, self.name, self.deadline_s = url, name, deadline_s
 
     def create(self, meta: Meta) -> None:
@@ -222,7 +222,7 @@ def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
     """Open the table ``name`` of the store at ``url``, without I/O.
 
     Args:
-        url: of a form in `STORES`.
+        url: the store, of a form in `STORES`.
         name: the table, which need not exist yet.
         deadline_s: after how long a call gives up.
 
@@ -231,8 +231,21 @@ def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
     """
     if not TABLE_NAME.fullmatch(name):
         raise ConfigError(f"table name {name!r}: expected 1 to 50 letters, digits, '_', '-' or '.'")
-    for form, place in STORES.items():
-        if url.partition(":")[0] == form.partition(":")[0]:
-            store: Store = pkgutil.resolve_name(place)(url, name, deadline_s)
-            return store
-    raise ConfigError(f"store {url!r}: expected {' or '.join(STORES)}")
+    form = store_form(url)
+    if form is None:
+        raise ConfigError(f"store {url!r}: expected {' or '.join(STORES)} with an absolute path")
+    store: Store = pkgutil.resolve_name(STORES[form])(url, name, deadline_s)
+    return store
+
+
+def register_store(form: str, pattern: str, place: str) -> None:
+    """Register a kind of store, for data sets files and `open_store`.
+
+        register_store("memory://name", r"memory://[a-z]+", "my_stores:MemoryStore")
+
+    Args:
+        form: what its URLs look like, for messages.
+        pattern: what its URLs match.
+        place: its class, as ``module:name``; a `Store` whose constructor takes a URL, a name and a deadline.
+    """
+    STORE_URLS[form], STORES[form] = re.compile(pattern), place

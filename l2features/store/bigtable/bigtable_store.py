@@ -8,7 +8,6 @@ retrying or repeating it never piles up cell versions, PCGL2Cache's among them. 
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from google.cloud.bigtable.data.mutations import DeleteAllFromRow
 from google.cloud.bigtable.data.row_filters import RowFilter
 
 from ... import __version__
-from ...core.errors import ConfigError, StoreError, StoreUnavailable, TableNotFound
+from ...core.errors import StoreError, StoreUnavailable, TableNotFound
 from ...core.geometry import Geometry
 from ...core.ids import Ids, as_ids, row_keys
 from ...core.rows import Rows, encode_cells
@@ -42,7 +41,6 @@ WRITE_ROWS = 500
 """Rows of one bulk mutation: about 250 kB."""
 SCAN_ROWS = 20_000
 _GOOGLE_ERRORS = (MutationsExceptionGroup, ShardedReadRowsExceptionGroup, GoogleAPIError, GoogleAuthError)
-_URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/?")
 
 
 class BigtableStore(Store):
@@ -50,10 +48,7 @@ class BigtableStore(Store):
 
     def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
         super().__init__(url, name, deadline_s)
-        match = _URL.fullmatch(url)
-        if not match:
-            raise ConfigError(f"store {url!r}: expected bigtable://project/instance")
-        self.project, self.instance = match.groups()
+        self.project, self.instance = url.removeprefix("bigtable://").rstrip("/").split("/")
         self._where = f"{url}, table {name}"
         self._opened: Connection | None = None
         self._lock = threading.Lock()

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ...core.errors import ConfigError, StoreError, StoreUnavailable, TableNotFound
+from ...core.errors import StoreError, StoreUnavailable, TableNotFound
 from ...core.geometry import Geometry
 from ...core.ids import Ids, as_ids
 from ...core.rows import Rows
@@ -31,7 +31,6 @@ from .records import decode, encode
 from .tables import Row, TableFormats, signed
 
 SCAN_ROWS = 20_000
-_PREFIX = "sqlite://"
 _INCOMPLETE = f"state = '{DONE}' AND json_extract(files, '$.missing') + json_extract(files, '$.empty') > 0"
 _TRANSIENT = (
     sqlite3.SQLITE_BUSY,
@@ -48,10 +47,7 @@ class SqliteStore(Store):
 
     def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
         super().__init__(url, name, deadline_s)
-        path = url.removeprefix(_PREFIX)
-        if path == url or not path.startswith("/") or path.endswith("/"):
-            raise ConfigError(f"store {url!r}: expected sqlite:///path/file.db with an absolute path")
-        self.path = Path("/" + path.lstrip("/"))
+        self.path = Path("/" + url.removeprefix("sqlite://").lstrip("/"))
         self._connections = Connections(self.path, deadline_s)
         self._nodes, self._chunks, self._attempts = (
             f'"{name}.{part}"' for part in ("nodes", "chunks", "attempts")
