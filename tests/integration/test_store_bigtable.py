@@ -21,6 +21,7 @@ from l2features.store.base import DONE, FAILED, ChunkRecord, Store, open_store
 from l2features.store.bigtable.cells import newest_attributes
 from l2features.store.bigtable.row_stream import Connection
 from l2features.testing.emulators import Emulator
+from l2features.testing.store_suite import StoreSuite
 from l2features.testing.stores import (
     CHUNK,
     FIRST,
@@ -37,6 +38,13 @@ from l2features.testing.stores import (
     served_values,
     versions,
 )
+
+
+class TestBigtableStore(StoreSuite):
+    @pytest.fixture
+    def store_url(self, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setattr("l2features.store.bigtable.bigtable_store.SCAN_ROWS", 4)
+        return STORE_URL
 
 
 def test_repeated_writes_leave_one_version_of_each_cell(bigtable_store: Store) -> None:

@@ -64,8 +64,8 @@ class SqliteStore(Store):
         row = self._description()
         if row is None or not row[2]:
             return None
-        *names, geometry = row
-        return Meta(*names, geometry=parse_geometry(geometry, self.name))
+        graph_id, cv_path, timestamp, geometry = row
+        return Meta(graph_id, cv_path, timestamp, parse_geometry(geometry, self.name))
 
     def stamp(self, meta: Meta) -> None:
         names = "graph_id = excluded.graph_id, cv_path = excluded.cv_path, timestamp = excluded.timestamp, "
