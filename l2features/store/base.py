@@ -233,7 +233,8 @@ def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
         raise ConfigError(f"table name {name!r}: expected 1 to 50 letters, digits, '_', '-' or '.'")
     form = store_form(url)
     if form is None:
-        raise ConfigError(f"store {url!r}: expected {' or '.join(STORE_URLS)}")
+        forms = [form for form in STORES if form.partition(":")[0] == url.partition(":")[0]] or [*STORES]
+        raise ConfigError(f"store {url!r}: expected {' or '.join(forms)}")
     store: Store = pkgutil.resolve_name(STORES[form])(url, name, deadline_s)
     return store
 

@@ -25,7 +25,7 @@ class TestSqliteStore(StoreSuite):
         ("", "t", "expected bigtable://"),
         ("bigtable://p", "t", "expected bigtable://project/instance"),
         ("bigtable://p/i/t", "t", "expected bigtable://project/instance"),
-        ("sqlite://relative.db", "t", "expected .*sqlite:///path/file.db"),
+        ("sqlite://relative.db", "t", "expected sqlite:///path/file.db"),
         ("sqlite:///folder/", "t", "expected sqlite:///path/file.db"),
         ("sqlite:///a.db", "", "table name '': expected 1 to 50"),
         ("sqlite:///a.db", 'x"; DROP TABLE', "expected 1 to 50"),

@@ -33,7 +33,6 @@ PROGRESS_STEPS = 20_000
 SETTLE_S, PAUSE_S = 0.5, 0.002
 """How long a call is retried while the file or its log is replaced, and the pause between two attempts."""
 READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-_MISSING = (FileNotFoundError, NotADirectoryError)
 T = TypeVar("T")
 
 
@@ -85,8 +84,14 @@ class Connections:
 
         With ``create``, create a missing file. Raises FileMissing.
         """
-        retry = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
-        opened = self._until_settled(lambda: self._begun(create), retry)
+
+        def begin() -> _Opened:
+            opened = self._taken(to_write=True) or self._open(create, to_write=True)
+            with _closed_on_error(opened.db):
+                opened.db.execute("BEGIN IMMEDIATE")
+            return opened
+
+        opened = self._until_settled(begin, (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR))
         try:
             with opened.db:
                 yield opened.db
@@ -99,7 +104,23 @@ class Connections:
         Raises FileMissing.
         """
         until = time.monotonic() + self.deadline_s
-        return self._until_settled(lambda: self._read(query, until), (*READ_ONLY, sqlite3.SQLITE_IOERR))
+
+        def run() -> T:
+            opened = self._taken() or self._open()
+            with _closed_on_error(opened.db):
+                opened.db.set_progress_handler(lambda: time.monotonic() > until, PROGRESS_STEPS)
+                try:
+                    found = query(opened.db)
+                except sqlite3.DatabaseError as error:
+                    self._check(opened.state, opened.immutable, error)
+                    raise
+                opened.db.set_progress_handler(None, 0)
+                if opened.immutable:
+                    self._check(opened.state, immutable=True)
+            self._return(opened)
+            return found
+
+        return self._until_settled(run, (*READ_ONLY, sqlite3.SQLITE_IOERR))
 
     def close(self) -> None:
         """Close idle connections now, and the others when they are returned."""
@@ -107,21 +128,19 @@ class Connections:
         self._drain()
 
     def _drain(self) -> None:
-        while opened := self._popped():
-            opened.discard()
-
-    def _popped(self) -> _Opened | None:
         with suppress(IndexError):
-            return self._idle.pop()
-        return None
+            while True:
+                self._idle.pop().discard()
 
     def _taken(self, to_write: bool = False) -> _Opened | None:
         """Return an idle connection to the file that the path names now; None if there is none."""
-        while opened := self._popped():
-            usable = opened.generation == self._generation and not (to_write and opened.immutable)
-            if usable and self._is_current(opened.state, opened.immutable):
-                return opened
-            opened.discard()
+        with suppress(IndexError):
+            while True:
+                opened = self._idle.pop()
+                usable = opened.generation == self._generation and not (to_write and opened.immutable)
+                if usable and self._is_current(opened.state, opened.immutable):
+                    return opened
+                opened.discard()
         return None
 
     def _return(self, opened: _Opened) -> None:
@@ -136,39 +155,12 @@ class Connections:
         while True:
             try:
                 return attempt()
-            except FileMissing:
-                raise
             except sqlite3.OperationalError as error:
-                if not isinstance(error, _Changed) and (
-                    error_code(error) not in retry or not self.path.is_file()
-                ):
-                    raise
                 until = until or time.monotonic() + min(SETTLE_S, self.deadline_s)
-                if time.monotonic() > until:
+                settling = isinstance(error, _Changed) or (error_code(error) in retry and self.path.is_file())
+                if not settling or time.monotonic() > until:
                     raise
             time.sleep(PAUSE_S)
-
-    def _begun(self, create: bool) -> _Opened:
-        """Return a connection that has begun a write transaction."""
-        opened = self._taken(to_write=True) or self._open(create, to_write=True)
-        with _closed_on_error(opened.db):
-            opened.db.execute("BEGIN IMMEDIATE")
-        return opened
-
-    def _read(self, query: Callable[[sqlite3.Connection], T], until: float) -> T:
-        opened = self._taken() or self._open()
-        opened.db.set_progress_handler(lambda: time.monotonic() > until, PROGRESS_STEPS)
-        with _closed_on_error(opened.db):
-            try:
-                found = query(opened.db)
-            except sqlite3.DatabaseError as error:
-                self._check(opened.state, opened.immutable, error)
-                raise
-            opened.db.set_progress_handler(None, 0)
-            if opened.immutable:
-                self._check(opened.state, immutable=True)
-        self._return(opened)
-        return found
 
     def _check(self, state: _State, immutable: bool = False, error: BaseException | None = None) -> None:
         """Raise _Changed if the path names another file, or an immutable one has changed."""
@@ -212,13 +204,12 @@ class Connections:
 
     def _state(self) -> _State | None:
         """Return the file's state; None if it is missing. The log comes first, as writers remove it last."""
-        frozen = not any(_size(f"{self.path}{suffix}") for suffix in ("-wal", "-journal"))
-        try:
-            stat = os.stat(self.path)
-        except _MISSING:
+        logs = [_stat(f"{self.path}{suffix}") for suffix in ("-wal", "-journal")]
+        stat = _stat(self.path)
+        if stat is None:
             return None
         version = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
-        return _State((stat.st_dev, stat.st_ino), version, frozen)
+        return _State((stat.st_dev, stat.st_ino), version, not any(log and log.st_size for log in logs))
 
 
 def error_code(error: sqlite3.Error) -> int:
@@ -226,10 +217,10 @@ def error_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
-def _size(path: str) -> int:
-    with suppress(*_MISSING):
-        return os.stat(path).st_size
-    return 0
+def _stat(path: Path | str) -> os.stat_result | None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return os.stat(path)
+    return None
 
 
 @contextmanager
