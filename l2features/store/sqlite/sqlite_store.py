@@ -28,7 +28,7 @@ from ..formats import geometry_text, parse_geometry, parse_segments
 from . import tables
 from .connections import READ_ONLY, Connections, FileMissing, error_code
 from .records import decode, encode
-from .tables import Row, TableFormats, signed
+from .tables import TableFormats, signed
 
 SCAN_ROWS = 20_000
 _INCOMPLETE = f"state = '{DONE}' AND json_extract(files, '$.missing') + json_extract(files, '$.empty') > 0"
@@ -53,12 +53,11 @@ class SqliteStore(Store):
             f'"{name}.{part}"' for part in ("nodes", "chunks", "attempts")
         )
         self._where = f"table {name} in {url}"
-        self._known: tuple[list[Row], TableFormats] | None = None
 
     def create_table(self) -> None:
         with self._errors(create=True), self._connections.transaction(create=True) as db:
+            self._known_formats(db)
             tables.create_tables(db, self.name)
-            self._formats(db)
 
     def meta(self) -> Meta | None:
         row = self._description()
@@ -259,13 +258,13 @@ class SqliteStore(Store):
             yield db, self._formats(db)
 
     def _formats(self, db: sqlite3.Connection) -> TableFormats:
-        """Return the formats of an existing table, parsed once. Raises UnknownFormat."""
-        rows = tables.stored_formats(db, self.name, self._where)
-        known = self._known
-        if known is None or known[0] != rows:
-            self._known = known = rows, tables.parse_formats(rows, self._where)
+        """Return the formats of an existing table. Raises UnknownFormat."""
+        formats = self._known_formats(db)
         db.execute(f"SELECT 1 FROM {self._nodes} LIMIT 1")
-        return known[1]
+        return formats
+
+    def _known_formats(self, db: sqlite3.Connection) -> TableFormats:
+        return tables.parse_formats(tables.stored_formats(db, self.name, self._where), self._where)
 
     @contextmanager
     def _errors(self, create: bool = False, reading: bool = False) -> Iterator[None]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,14 +63,13 @@ class TableFormats:
     described: bool
 
 
-def stored_formats(db: sqlite3.Connection, name: str, where: str) -> list[Row]:
+def stored_formats(db: sqlite3.Connection, name: str, where: str) -> tuple[Row, ...]:
     """Return the rows of a table's formats; none in an older file. Raises UnknownFormat, naming ``where``."""
     if not exists(db, "formats"):
-        return []
+        return ()
     try:
-        return db.execute(
-            "SELECT part, size, version, fields FROM formats WHERE name = ?", (name,)
-        ).fetchall()
+        query = "SELECT part, size, version, fields FROM formats WHERE name = ?"
+        return tuple(db.execute(query, (name,)))
     except sqlite3.OperationalError as error:
         if "no such column" not in str(error):
             raise
@@ -79,7 +79,8 @@ def stored_formats(db: sqlite3.Connection, name: str, where: str) -> list[Row]:
         ) from error
 
 
-def parse_formats(rows: Iterable[Row], where: str) -> TableFormats:
+@lru_cache(1_000)
+def parse_formats(rows: tuple[Row, ...], where: str) -> TableFormats:
     """Return the formats of a table. Raises UnknownFormat, naming ``where``."""
     records: dict[int, np.dtype] = {}
     chunks = 1
