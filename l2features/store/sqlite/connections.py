@@ -47,7 +47,7 @@ class _Changed(sqlite3.OperationalError):
 class _State(NamedTuple):
     """A file as `stat` shows it; ``frozen`` if it has no log or journal with content."""
 
-    file: tuple[int, int]
+    file: tuple[int, int] | None
     version: tuple[int, ...]
     frozen: bool
 
@@ -168,8 +168,7 @@ class Connections:
             raise _Changed("the file changed or was replaced while it was opened or read") from error
 
     def _is_current(self, state: _State, immutable: bool) -> bool:
-        now = self._state()
-        return now is not None and (now == state if immutable else now.file == state.file)
+        return self._state() == state if immutable else _file(_stat(self.path)) == state.file
 
     def _open(self, create: bool = False, to_write: bool = False) -> _Opened:
         """Open the file that the path names. Raises FileMissing, or _Changed if another one replaced it."""
@@ -209,7 +208,7 @@ class Connections:
         if stat is None:
             return None
         version = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
-        return _State((stat.st_dev, stat.st_ino), version, not any(log and log.st_size for log in logs))
+        return _State(_file(stat), version, not any(log and log.st_size for log in logs))
 
 
 def error_code(error: sqlite3.Error) -> int:
@@ -218,9 +217,15 @@ def error_code(error: sqlite3.Error) -> int:
 
 
 def _stat(path: Path | str) -> os.stat_result | None:
-    with suppress(FileNotFoundError, NotADirectoryError):
+    try:
         return os.stat(path)
-    return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _file(stat: os.stat_result | None) -> tuple[int, int] | None:
+    """Return which file it is."""
+    return stat and (stat.st_dev, stat.st_ino)
 
 
 @contextmanager

@@ -49,14 +49,12 @@ class SqliteStore(Store):
         super().__init__(url, name, deadline_s)
         self.path = Path("/" + url.removeprefix("sqlite://").lstrip("/"))
         self._connections = Connections(self.path, deadline_s)
-        self._nodes, self._chunks, self._attempts = (
-            f'"{name}.{part}"' for part in ("nodes", "chunks", "attempts")
-        )
+        self._nodes, self._chunks = f'"{name}.nodes"', f'"{name}.chunks"'
         self._where = f"table {name} in {url}"
 
     def create_table(self) -> None:
         with self._errors(create=True), self._connections.transaction(create=True) as db:
-            self._known_formats(db)
+            self._formats(db)
             tables.create_tables(db, self.name)
 
     def meta(self) -> Meta | None:
@@ -89,17 +87,21 @@ class SqliteStore(Store):
 
     def _description(self) -> Any:
         query = "SELECT graph_id, cv_path, timestamp, geometry FROM tables WHERE name = ?"
-        return next(iter(self._fetch(query, (self.name,))), None)
+        return self._one("tables", query, (self.name,))
 
     def note(self, name: str) -> str | None:
         check_note_name(name)
-        query = "SELECT text FROM notes WHERE name = ? AND note = ?"
+        row = self._one("notes", "SELECT text FROM notes WHERE name = ? AND note = ?", (self.name, name))
+        return None if row is None else str(row[0])
+
+    def _one(self, table: str, query: str, parameters: Sequence[Any]) -> Any:
+        """Return the row that a query finds in a table of the whole file; None if there is none."""
 
         def find(db: sqlite3.Connection, _: TableFormats) -> Any:
-            return db.execute(query, (self.name, name)).fetchone() if tables.exists(db, "notes") else None
+            self._check_table(db)
+            return db.execute(query, parameters).fetchone() if tables.exists(db, table) else None
 
-        row = self._read(find)
-        return None if row is None else str(row[0])
+        return self._read(find)
 
     def put_note(self, name: str, text: str) -> None:
         check_note_name(name)
@@ -150,7 +152,7 @@ class SqliteStore(Store):
         with self._transaction() as (db, formats):
             tables.upgrade_chunks(db, self.name, formats)
             db.execute(f"INSERT OR REPLACE INTO {self._chunks} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-            self._clear_attempts(db, row[0], ("",))
+            tables.clear_attempts(db, self.name, row[0], ("",))
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
         first = -(1 << 63)
@@ -207,26 +209,16 @@ class SqliteStore(Store):
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
         [key] = signed([chunk_id])
-        query = (
-            f"INSERT INTO {self._attempts} VALUES (?, ?, 1) "
-            "ON CONFLICT (chunk, work) DO UPDATE SET count = count + 1 RETURNING count"
-        )
         with self._transaction() as (db, _):
-            db.execute(tables.CREATE_ATTEMPTS.format(name=self.name))
-            return [int(db.execute(query, (key, work)).fetchone()[0]) for work in works]
+            return tables.count_attempts(db, self.name, key, works)
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
         [key] = signed([chunk_id])
         with self._transaction() as (db, _):
-            self._clear_attempts(db, key, works)
-
-    def _clear_attempts(self, db: sqlite3.Connection, key: int, works: Sequence[str]) -> None:
-        if tables.exists(db, f"{self.name}.attempts"):
-            query = f"DELETE FROM {self._attempts} WHERE chunk = ? AND work = ?"
-            db.executemany(query, [(key, work) for work in works])
+            tables.clear_attempts(db, self.name, key, works)
 
     def ping(self) -> None:
-        self._read(lambda *_: None)
+        self._read(lambda db, _: self._check_table(db))
 
     def close(self) -> None:
         self._connections.close()
@@ -255,16 +247,16 @@ class SqliteStore(Store):
     def _transaction(self) -> Iterator[tuple[sqlite3.Connection, TableFormats]]:
         """Enter a write transaction on a table that exists and has known formats."""
         with self._errors(), self._connections.transaction() as db:
-            yield db, self._formats(db)
+            formats = self._formats(db)
+            self._check_table(db)
+            yield db, formats
 
     def _formats(self, db: sqlite3.Connection) -> TableFormats:
-        """Return the formats of an existing table. Raises UnknownFormat."""
-        formats = self._known_formats(db)
-        db.execute(f"SELECT 1 FROM {self._nodes} LIMIT 1")
-        return formats
-
-    def _known_formats(self, db: sqlite3.Connection) -> TableFormats:
+        """Return the table's formats. Raises UnknownFormat."""
         return tables.parse_formats(tables.stored_formats(db, self.name, self._where), self._where)
+
+    def _check_table(self, db: sqlite3.Connection) -> None:
+        db.execute(f"SELECT 1 FROM {self._nodes} LIMIT 1")
 
     @contextmanager
     def _errors(self, create: bool = False, reading: bool = False) -> Iterator[None]:

@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS notes (
     name TEXT NOT NULL COLLATE NOCASE, note TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (name, note)
 ) WITHOUT ROWID
 """
-CREATE_ATTEMPTS = """
+_ATTEMPTS = """
 CREATE TABLE IF NOT EXISTS "{name}.attempts" (
     chunk INTEGER NOT NULL, work TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (chunk, work)
 ) WITHOUT ROWID
@@ -165,6 +165,23 @@ def record_of(row: Sequence[Any], where: str) -> ChunkRecord:
         return datetime.fromisoformat(time), content
 
     return chunk_record(key % (1 << 64), state, load, where)
+
+
+def count_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> list[int]:
+    """Count an attempt at each work on a chunk; returns how many are open. ``chunk`` is the signed id."""
+    db.execute(_ATTEMPTS.format(name=name))
+    query = (
+        f'INSERT INTO "{name}.attempts" VALUES (?, ?, 1) '
+        "ON CONFLICT (chunk, work) DO UPDATE SET count = count + 1 RETURNING count"
+    )
+    return [int(db.execute(query, (chunk, work)).fetchone()[0]) for work in works]
+
+
+def clear_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> None:
+    """Clear the open attempts at these works on a chunk."""
+    if exists(db, f"{name}.attempts"):
+        query = f'DELETE FROM "{name}.attempts" WHERE chunk = ? AND work = ?'
+        db.executemany(query, [(chunk, work) for work in works])
 
 
 def exists(db: sqlite3.Connection, table: str) -> bool:
