@@ -107,7 +107,7 @@ class ChunkLogSuite:
         assert store.count_attempts(CHUNK) == [1]
         assert store.count_attempts(OTHER) == [2]
 
-    def test_attempts_at_works_are_counted_and_cleared_by_themselves(self, store: Store) -> None:
+    def test_attempts_at_works_are_counted_separately(self, store: Store) -> None:
         assert store.count_attempts(CHUNK, ["a", "b"]) == [1, 1]
         assert store.count_attempts(CHUNK, ["b", "c"]) == [2, 1]
         store.clear_attempts(CHUNK, ["b", "never-begun"])
@@ -120,7 +120,7 @@ class ChunkLogSuite:
         store.clear_attempts(CHUNK)
         assert store.count_attempts(CHUNK) == [1]
 
-    def test_an_attempt_is_no_record_of_a_chunk(self, store: Store) -> None:
+    def test_an_attempt_is_not_a_record(self, store: Store) -> None:
         store.count_attempts(OTHER, ["", "a"])
         assert list(store.chunk_records()) == []
         assert store.chunk_states(as_ids([OTHER])).tolist() == [""]
@@ -133,7 +133,7 @@ class ChunkLogSuite:
         assert store.segments(CHUNK) == as_ids([7])
         assert (store.coverage().done, store.coverage().failed) == (1, 0)
 
-    def test_a_table_that_is_missing_counts_no_attempts(self, new_store: Callable[..., Store]) -> None:
+    def test_attempts_need_a_table(self, new_store: Callable[..., Store]) -> None:
         for use in ("count_attempts", "clear_attempts"):
             with pytest.raises(TableNotFound):
                 getattr(new_store(), use)(CHUNK)

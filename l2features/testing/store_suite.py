@@ -34,7 +34,7 @@ class FeatureRowsSuite:
     """Tests of `l2features.store.base.FeatureRows`."""
 
     @pytest.mark.parametrize("n", [1, 7, 5_500])
-    def test_rows_come_back_as_they_were_written(self, store: Store, n: int) -> None:
+    def test_rows_are_read_as_written(self, store: Store, n: int) -> None:
         features = features_of(np.arange(FIRST, FIRST + n, dtype=np.uint64))
         store.write(features)
         rows = store.read(features["label"])
@@ -43,7 +43,7 @@ class FeatureRowsSuite:
         scanned = store.scan_chunk(CHUNK, LAYOUT.last_id(CHUNK))
         assert scanned.features.tobytes() == features.tobytes()
 
-    def test_rows_come_in_the_order_asked_for(self, store: Store) -> None:
+    def test_rows_are_in_the_order_of_the_ids(self, store: Store) -> None:
         features = features_of([FIRST + i for i in range(5)])
         store.write(features[::-1])
         asked = [FIRST + i for i in (3, 0, 99, 3, 4, 0, 77)]
@@ -139,7 +139,7 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
         assert new_store(store.name).meta() == META
         assert META.time == datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 
-    def test_a_table_that_is_not_there(self, new_store: Callable[..., Store]) -> None:
+    def test_a_missing_table_is_an_error_of_every_call(self, new_store: Callable[..., Store]) -> None:
         new_store().create(META)  # another table of the same store
         store, record = new_store(), ChunkRecord(CHUNK, DONE, T0)
         for use in (
@@ -161,7 +161,7 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
             with pytest.raises(TableNotFound, match=f"table {store.name}.* not found"):
                 use()
 
-    def test_tables_of_a_store_are_apart(self, store: Store, new_store: Callable[..., Store]) -> None:
+    def test_tables_are_independent(self, store: Store, new_store: Callable[..., Store]) -> None:
         for name in (f"{store.name}.nodes", f"{store.name}-b"):
             other = new_store(name)
             other.create(Meta("b", *META_REST))
@@ -186,7 +186,9 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
         store.close()
         assert store.read([FIRST]).found.all()
 
-    def test_a_geometry_of_its_own(self, store: Store, new_store: Callable[..., Store]) -> None:
+    def test_a_geometry_can_be_replaced_and_kept_without_a_meta(
+        self, store: Store, new_store: Callable[..., Store]
+    ) -> None:
         assert store.geometry() == GEOMETRY
         other = replace(GEOMETRY, voxel_size=(5, 6, 7))
         store.put_geometry(other)

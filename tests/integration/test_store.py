@@ -10,7 +10,7 @@ from l2features.store.base import Store
 from l2features.testing.stores import FIRST, features_of
 
 
-def test_a_store_that_was_made_before_a_fork_works_after_it(store: Store) -> None:
+def test_a_store_opened_before_a_fork_works_after_it(store: Store) -> None:
     """As under gunicorn, which loads the application before it forks. gRPC wants nothing opened before."""
     store.write(features_of([FIRST]))
     script = FORK.format(url=store.url, name=store.name, first=FIRST)

@@ -32,6 +32,6 @@ class TestSqliteStore(StoreSuite):
         ("sqlite:///a.db", "x" * 51, "expected 1 to 50"),
     ],
 )
-def test_urls_and_names_that_cannot_be(url: str, name: str, message: str) -> None:
+def test_malformed_urls_and_names(url: str, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         open_store(url, name)
