@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 
 import numpy as np
@@ -12,7 +11,7 @@ from ..core.chunks import FileCounts
 from ..core.errors import TableNotFound
 from ..core.ids import as_ids
 from ..store.base import DONE, FAILED, ChunkRecord, Coverage, Store
-from .stores import CHUNK, FIRST, LAYOUT, T0, features_of
+from .stores import CHUNK, FIRST, LAYOUT, T0, NewStore, features_of
 
 OTHER = LAYOUT.chunk_id(0, 0, 0)
 
@@ -133,7 +132,7 @@ class ChunkLogSuite:
         assert store.segments(CHUNK) == as_ids([7])
         assert (store.coverage().done, store.coverage().failed) == (1, 0)
 
-    def test_attempts_need_a_table(self, new_store: Callable[..., Store]) -> None:
+    def test_attempts_need_a_table(self, new_store: NewStore) -> None:
         for use in ("count_attempts", "clear_attempts"):
             with pytest.raises(TableNotFound):
                 getattr(new_store(), use)(CHUNK)

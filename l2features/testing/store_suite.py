@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from ..core.rows import Rows
 from ..core.schema import FEATURES, NAMES
 from ..store.base import DONE, ChunkRecord, Meta, Store, open_store
 from .chunk_log_suite import ChunkLogSuite
-from .stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, META_REST, T0, features_of, served_values
+from .stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, META_REST, T0, NewStore, features_of, served_values
 
 
 class FeatureRowsSuite:
@@ -129,7 +128,7 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
         assert store.meta() == META
         assert store.read([FIRST]).found.all()
 
-    def test_meta_may_lack_the_geometry_and_be_stamped_again(self, new_store: Callable[..., Store]) -> None:
+    def test_meta_may_lack_the_geometry_and_be_stamped_again(self, new_store: NewStore) -> None:
         store = new_store()
         plain = Meta("fixture", "graphene://x", "2026-11-21 00:27:44")
         store.create(plain)
@@ -139,7 +138,7 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
         assert new_store(store.name).meta() == META
         assert META.time == datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 
-    def test_a_missing_table_is_an_error_of_every_call(self, new_store: Callable[..., Store]) -> None:
+    def test_a_missing_table_is_an_error_of_every_call(self, new_store: NewStore) -> None:
         new_store().create(META)  # another table of the same store
         store, record = new_store(), ChunkRecord(CHUNK, DONE, T0)
         for use in (
@@ -161,7 +160,7 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
             with pytest.raises(TableNotFound, match=f"table {store.name}.* not found"):
                 use()
 
-    def test_tables_are_independent(self, store: Store, new_store: Callable[..., Store]) -> None:
+    def test_tables_are_independent(self, store: Store, new_store: NewStore) -> None:
         for name in (f"{store.name}.nodes", f"{store.name}-b"):
             other = new_store(name)
             other.create(Meta("b", *META_REST))
@@ -186,9 +185,7 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
         store.close()
         assert store.read([FIRST]).found.all()
 
-    def test_a_geometry_can_be_replaced_and_kept_without_a_meta(
-        self, store: Store, new_store: Callable[..., Store]
-    ) -> None:
+    def test_a_geometry_can_be_replaced_and_needs_no_meta(self, store: Store, new_store: NewStore) -> None:
         assert store.geometry() == GEOMETRY
         other = replace(GEOMETRY, voxel_size=(5, 6, 7))
         store.put_geometry(other)
@@ -201,12 +198,12 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
         plain.stamp(Meta(META.graph_id, META.cv_path, META.timestamp))
         assert plain.meta() == META
 
-    def test_ping(self, store: Store, new_store: Callable[..., Store]) -> None:
+    def test_ping(self, store: Store, new_store: NewStore) -> None:
         store.ping()
         with pytest.raises(TableNotFound, match="not found"):
             new_store().ping()
 
-    def test_threads_share_a_store(self, new_store: Callable[..., Store], store: Store) -> None:
+    def test_threads_share_a_store(self, new_store: NewStore, store: Store) -> None:
         features = features_of(np.arange(FIRST, FIRST + 3_000, dtype=np.uint64))
         store.write(features)
         fresh, barrier = new_store(store.name), threading.Barrier(8)
@@ -219,7 +216,7 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(read, range(8)))
 
-    def test_notes_are_kept_with_a_table(self, new_store: Callable[..., Store]) -> None:
+    def test_notes_are_kept_with_a_table(self, new_store: NewStore) -> None:
         store = new_store()
         with pytest.raises(TableNotFound):
             store.note("audit")
