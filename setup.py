@@ -24,7 +24,7 @@ setup(
         "compresso>=3.3",
         "crackle-codec>=0.20",
         "edt>=3.1",
-        "google-cloud-bigtable>=2.42",
+        "google-cloud-bigtable>=2.42,<2.51",  # docs/decisions/bigtable-client.md
         "google-cloud-pubsub>=2.27",
         "google-cloud-storage>=3",
         "numba>=0.60",

@@ -21,7 +21,7 @@ from l2features.testing.emulators import (
     find_pubsub_emulator,
     wait_for_port,
 )
-from l2features.testing.stores import INSTANCE, PROJECT, bigtable_store, new_store, store
+from l2features.testing.stores import INSTANCE, PROJECT, bigtable_store, new_store, store, store_url
 from tests.support.jobs import (
     MANY,
     SHARED_VARIABLE,
@@ -47,7 +47,8 @@ SLOW = (
     "test_ingest_failures",
 )
 """Files of tests that take long."""
-__all__ = ["bigtable_store", "new_store", "store"]
+__all__ = ["bigtable_store", "new_store", "store", "store_url"]
+pytest.register_assert_rewrite("l2features.testing.store_suite", "l2features.testing.chunk_log_suite")
 
 
 @pytest.fixture(scope="session", autouse=True)

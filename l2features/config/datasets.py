@@ -54,13 +54,17 @@ ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """HOST:PORT, where a server listens."""
 _PATTERNS = {
     "l2cache_id": TABLE_NAME,
-    "store": re.compile(r"bigtable://[^/?#]+/[^/?#]+/?|sqlite:///+[^/](.*[^/])?"),
 }
+STORE_URLS = {
+    "bigtable://project/instance": re.compile(r"bigtable://[^/?#]+/[^/?#]+/?"),
+    "sqlite:///path/file.db": re.compile(r"sqlite:///+[^/](.*[^/])?"),
+}
+"""The URLs of each kind of store: their form, for messages, and their pattern."""
 EXPECTED = {
     "cv_path": EXPECTED_PATHS,
     "l2cache_id": "a table name of 1 to 50 letters, digits, '_', '-' or '.'",
     "graph": expected_urls(),
-    "store": "bigtable://project/instance or sqlite:///path/file.db",
+    "store": " or ".join(STORE_URLS),
     "chunk_size": "three integers from 1 to 65535, such as [256, 256, 512]",
     "watershed": "the path of the layer that the graph names, such as gs://bucket/ws",
     "mip": "an integer of 0 or more",
@@ -68,6 +72,11 @@ EXPECTED = {
     "empty_files": "fail or background",
 }
 """What the keys of a data set may hold."""
+
+
+def store_form(url: str) -> str | None:
+    """Return the form in `STORE_URLS` of a store's URL; None if it has none of them."""
+    return next((form for form, pattern in STORE_URLS.items() if pattern.fullmatch(url)), None)
 
 
 class Dataset(BaseModel):
@@ -108,6 +117,13 @@ class Dataset(BaseModel):
     @classmethod
     def _is_graph(cls, value: str) -> str:
         if not is_graph_url(value):
+            raise ValueError("no match")
+        return value
+
+    @field_validator("store")
+    @classmethod
+    def _is_store(cls, value: str) -> str:
+        if store_form(value) is None:
             raise ValueError("no match")
         return value
 

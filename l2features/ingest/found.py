@@ -11,13 +11,13 @@ from ..config.datasets import Dataset
 from ..core.chunks import NO_FILES, ChunkBox, FileCounts
 from ..core.geometry import Geometry
 from ..core.ids import as_ids
-from ..store.base import DONE, ChunkRecord, Store
+from ..store.base import DONE, ChunkLog, ChunkRecord
 from .steps import shards
 
 BATCH_RECORDS = 10_000
 
 
-def nothing_found(store: Store, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
+def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
     """Sum the files of a box in which every chunk is done, and of whose files none was read; else None.
 
     A chunk whose record counts no file, as those of older versions, may have been read: then the answer is
@@ -25,20 +25,20 @@ def nothing_found(store: Store, geometry: Geometry, box: ChunkBox) -> FileCounts
     """
     for first, last in shards(box):
         chunk_ids = geometry.layout.chunk_id_array(box.positions(first, last))
-        if not store.incomplete_chunks(chunk_ids).all():
+        if not log.incomplete_chunks(chunk_ids).all():
             return None
     total = NO_FILES
-    for record in _records_of(store, geometry, box):
+    for record in _records_of(log, geometry, box):
         if record.files.read:
             return None
         total = total.plus(record.files)
     return total
 
 
-def table_is_empty(store: Store) -> bool:
+def table_is_empty(log: ChunkLog) -> bool:
     """Return whether the done chunks of a table count files, and no file of any chunk was read."""
     counted = False
-    for record in store.chunk_records():
+    for record in log.chunk_records():
         if record.files.read or (record.state == DONE and not record.files.expected):
             return False
         counted |= record.files.expected > 0
@@ -54,8 +54,8 @@ def nothing_found_text(dataset: Dataset, geometry: Geometry, files: FileCounts) 
     )
 
 
-def _records_of(store: Store, geometry: Geometry, box: ChunkBox) -> Iterator[ChunkRecord]:
-    records = store.chunk_records()
+def _records_of(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> Iterator[ChunkRecord]:
+    records = log.chunk_records()
     while batch := list(islice(records, BATCH_RECORDS)):
         xyz = geometry.layout.chunk_coordinates(as_ids([record.chunk_id for record in batch]))
         inside = np.all((xyz >= np.array(box.start)) & (xyz < np.array(box.stop)), axis=-1)

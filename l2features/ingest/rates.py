@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
-from ..store.base import Store
+from ..store.base import TableNotes
 from ..store.notes import Time, put_note, read_note
 
 RATE_WINDOW = timedelta(minutes=10)
@@ -43,14 +43,14 @@ class Rates(NamedTuple):
     nodes_per_second: float
 
 
-def record_start(store: Store, started: datetime) -> None:
-    """Keep with the table when its latest run of the ingest began."""
-    put_note(store, NOTE, IngestRun(started=started).model_dump(mode="json"))
+def record_start(notes: TableNotes, started: datetime) -> None:
+    """Note in the table when its latest ingest began."""
+    put_note(notes, NOTE, IngestRun(started=started).model_dump(mode="json"))
 
 
-def read_start(store: Store) -> datetime | None:
-    """Return when the latest run began; None where that is not known. Raises BadNote or StoreError."""
-    run = read_note(store, NOTE, IngestRun)
+def read_start(notes: TableNotes) -> datetime | None:
+    """Return when the latest run began; None if it is unknown. Raises BadNote or StoreError."""
+    run = read_note(notes, NOTE, IngestRun)
     return run.started if run else None
 
 

@@ -1,4 +1,4 @@
-"""A chunk's rows in a table, and what its ingest recorded."""
+"""A chunk's rows in a table, and the outcome of its ingest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..store.base import DONE, FAILED, Store
 
 
 class ChunkRows(NamedTuple):
-    """A chunk's rows; ``error`` says why they are none or not all, ``note`` what else there is to say."""
+    """A chunk's rows; ``error`` is why some or all are missing, ``note`` a remark."""
 
     rows: Rows
     error: str = ""
@@ -20,9 +20,9 @@ class ChunkRows(NamedTuple):
 
 
 def read_chunk(store: Store, dataset: Dataset, geometry: Geometry, chunk: Chunk) -> ChunkRows:
-    """Return the rows of a chunk, and whether they can be all of its nodes. Raises StoreError.
+    """Return the rows of a chunk, and whether they may be incomplete. Raises StoreError.
 
-    A table of PCGL2Cache records no chunks: its rows are taken as they are.
+    A table of PCGL2Cache has no chunk records: its rows come with a note instead of an error.
     """
     chunk_id = geometry.chunk_id(chunk)
     ids = as_ids([chunk_id])

@@ -1,8 +1,10 @@
-"""Where features are kept: one small interface, one implementation per kind of URL."""
+"""The interface of a store, split by what callers need, and the registry of stores."""
 
 from __future__ import annotations
 
+import pkgutil
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,14 +13,20 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ..config.datasets import STORE_URLS, store_form
 from ..core.chunks import NO_FILES, FileCounts
-from ..core.errors import ConfigError, StoreError
+from ..core.errors import ConfigError, StoreError, TableExists
 from ..core.geometry import Geometry
 from ..core.ids import IdLayout, Ids
 from ..core.rows import Rows
 from ..core.schema import NAMES, TABLE_NAME
 from ..core.times import utc_time
 
+STORES = {
+    "bigtable://project/instance": "l2features.store.bigtable.bigtable_store:BigtableStore",
+    "sqlite:///path/file.db": "l2features.store.sqlite.sqlite_store:SqliteStore",
+}
+"""The class of each store by the form of its URL; `open_store` imports it."""
 NOTE_NAME = re.compile(r"[a-z_]{1,50}")
 DONE, FAILED = "done", "failed"
 DEADLINE_S = 60.0
@@ -26,9 +34,9 @@ DEADLINE_S = 60.0
 
 @dataclass(frozen=True)
 class Meta:
-    """What a table holds: features of ``graph_id`` as it was at ``timestamp`` (UTC), cut from ``cv_path``.
+    """What a table holds: features of ``graph_id`` as of ``timestamp`` (UTC), cut from ``cv_path``.
 
-    ``geometry`` is missing in tables that another program made.
+    ``geometry`` is None in tables of PCGL2Cache.
     """
 
     graph_id: str
@@ -38,7 +46,7 @@ class Meta:
 
     @property
     def time(self) -> datetime:
-        """Raises StoreError where the timestamp is none."""
+        """The timestamp, parsed. Raises StoreError if it is malformed."""
         try:
             return utc_time(self.timestamp)
         except ValueError as error:
@@ -65,135 +73,180 @@ class ChunkRecord:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Recorded chunks by state, and when the newest of them was recorded (UTC)."""
+    """Number of recorded chunks by state, and the time of the newest record (UTC)."""
 
     done: int
     failed: int
     newest: datetime | None
 
 
-class Store(Protocol):
-    """One table of features.
-
-    Every method raises `StoreUnavailable` when the store cannot be reached or does not answer within
-    ``deadline_s``, `TableNotFound` when the table is missing, `UnknownFormat` for what a newer version has
-    written, and `StoreError` for what it should not hold.
-    Several threads may use one store; it connects on first use, and anew in a process that was forked.
-    """
-
-    url: str
-    name: str
-    deadline_s: float
-
-    def create(self, meta: Meta) -> None:
-        """Make the table and stamp its meta. Raises `TableExists` where it is there with another meta."""
-
-    def meta(self) -> Meta | None:
-        """The table's meta; None where it has none."""
-
-    def stamp(self, meta: Meta) -> None:
-        """Write the meta of a table that is there."""
-
-    def geometry(self) -> Geometry | None:
-        """The geometry kept with the table, whether it has a meta or not; None where there is none."""
-
-    def put_geometry(self, geometry: Geometry) -> None:
-        """Keep the geometry with a table that is there. It does not give it a meta."""
+class FeatureRows(Protocol):
+    """A table's rows of features."""
 
     def write(self, features: np.ndarray) -> None:
-        """Write complete rows (dtype `schema.FEATURES`). They are durable when this returns; writing them
-        again leaves the table as it was."""
+        """Write complete rows (dtype `schema.FEATURES`), durably. Writing them again changes nothing."""
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        """The rows of these ids, in the order asked for."""
+        """Return the rows of these ids, in the order of the ids."""
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
-        """All rows of a chunk, sorted by id."""
+        """Return all rows of a chunk, sorted by id."""
 
     def delete(self, first_id: int, last_id: int) -> None:
-        """Remove the rows from ``first_id`` to ``last_id``, if there are any."""
+        """Delete the rows from ``first_id`` to ``last_id``, both included."""
+
+
+class ChunkLog(Protocol):
+    """A table's record of its chunks: their outcomes, open attempts and segments."""
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        """Record the outcome of a chunk and, for a data set without a graph, which segment each node is."""
+        """Record a chunk's outcome and, for a data set without a graph, the segment of each of its nodes."""
+
+    def chunk_records(self) -> Iterator[ChunkRecord]:
+        """Yield every record, in no particular order."""
+
+    def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
+        """Return the state of each chunk, shape (n,); "" if it has no record."""
+
+    def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
+        """Return whether each chunk is done although files were missing or empty, shape (n,)."""
+
+    def failures(self, chunk_ids: Ids) -> dict[int, str]:
+        """Return the reasons of those of these chunks that failed."""
+
+    def coverage(self) -> Coverage:
+        """Count the records by state. A store that reads them in pages applies the deadline to each page."""
+
+    def segments(self, chunk_id: int) -> Ids | None:
+        """Return a chunk's segments by rank, as `put_chunk` received them; None if it received none."""
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
-        """Record that an attempt at each of these works on a chunk begins; returns how many are open of each.
+        """Count a new attempt at each of these works on a chunk; returns the open attempts of each.
 
-        The work ``""`` is the chunk as a whole: `put_chunk` ends its attempts. An attempt that never ends
-        killed or hung its process.
+        An attempt that stays open killed or hung its process. The work ``""`` is the chunk as a whole, whose
+        attempts `put_chunk` clears.
         """
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
-        """Record that the attempts at these works have ended."""
+        """Clear the open attempts at these works on a chunk."""
 
-    def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
-        """State of each chunk, shape (n,); empty where nothing is recorded."""
 
-    def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether each chunk is recorded as done although files were missing or empty, shape (n,)."""
+class TableNotes(Protocol):
+    """What describes a table as a whole: its meta, its geometry and named texts."""
 
-    def chunk_records(self) -> Iterator[ChunkRecord]:
-        """Every recorded chunk, in no special order."""
+    name: str
 
-    def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        """Why each of these chunks failed that is recorded as failed."""
+    def meta(self) -> Meta | None:
+        """Return the table's meta; None if it has none."""
 
-    def coverage(self) -> Coverage:
-        """Recorded chunks by state. Where it takes long, the deadline is that of each part of the work."""
+    def stamp(self, meta: Meta) -> None:
+        """Write the meta of an existing table. A geometry of None keeps the table's."""
 
-    def segments(self, chunk_id: int) -> Ids | None:
-        """Segments of a chunk by rank, as given to `put_chunk`; None where none were."""
+    def geometry(self) -> Geometry | None:
+        """Return the table's geometry, which does not need a meta; None if it has none."""
 
-    def put_note(self, name: str, text: str) -> None:
-        """Keep a text with a table that is there, in place of the one kept under this name (`NOTE_NAME`)."""
+    def put_geometry(self, geometry: Geometry) -> None:
+        """Write the geometry of an existing table, with or without a meta."""
 
     def note(self, name: str) -> str | None:
-        """The text kept under this name; None where there is none."""
+        """Return the text of this name; None if there is none."""
 
+    def put_note(self, name: str, text: str) -> None:
+        """Write the text of this name (`NOTE_NAME`) in an existing table."""
+
+
+class Store(FeatureRows, ChunkLog, TableNotes, ABC):
+    """One table of features.
+
+    Every method raises `TableNotFound` if the table is missing, `StoreUnavailable` if the store cannot be
+    reached or does not answer within ``deadline_s``, `UnknownFormat` for what a newer version wrote, and
+    `StoreError` for malformed content. Threads may share a store. It connects on first use, and again in a
+    forked process. `l2features.testing.store_suite` tests these promises.
+    """
+
+    def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
+        self.url, self.name, self.deadline_s = url, name, deadline_s
+
+    def create(self, meta: Meta) -> None:
+        """Create the table and stamp its meta. Raises `TableExists` if it exists with another meta."""
+        self.create_table()
+        existing = self.meta()
+        if existing is None:
+            self.stamp(meta)
+        elif existing != meta:
+            raise TableExists(f"table {self.name} is in {self.url} already, with another meta: {existing}")
+
+    @abstractmethod
+    def create_table(self) -> None:
+        """Create the table without a meta; an existing one stays as it is."""
+
+    @abstractmethod
     def ping(self) -> None:
-        """Return where the store can be reached and has the table."""
+        """Check that the store can be reached and has the table."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Close connections."""
+        """Close all connections. The next call opens them again."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "name": self.name, "deadline_s": self.deadline_s}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
 
-def node_segments(store: Store, layout: IdLayout, ids: Ids) -> Ids:
-    """The segment that each node of a data set without a graph is, shape (n,); 0 where that is not known."""
+def node_segments(log: ChunkLog, layout: IdLayout, ids: Ids) -> Ids:
+    """Return the segment of each node of a data set without a graph, shape (n,); 0 if it is unknown."""
     out = np.zeros(len(ids), dtype=np.uint64)
     known = np.isin(layout.layers(ids), list(layout.spatial_bits))
     chunk_ids = np.where(known, ids, np.uint64(0))
     chunk_ids[known] = layout.chunk_ids(ids[known])
     for chunk_id in np.unique(chunk_ids[known]).tolist():
-        segments = store.segments(chunk_id)
+        segments = log.segments(chunk_id)
+        if segments is None:
+            continue
         places = np.flatnonzero(known & (chunk_ids == chunk_id))
         ranks = (ids[places] - np.uint64(chunk_id)).astype(np.int64) - 1
-        inside = (ranks >= 0) & (ranks < (0 if segments is None else len(segments)))
-        if segments is not None:
-            out[places[inside]] = segments[ranks[inside]]
+        inside = (ranks >= 0) & (ranks < len(segments))
+        out[places[inside]] = segments[ranks[inside]]
     return out
 
 
 def check_note_name(name: str) -> None:
-    """Raise ValueError for what cannot be the name of a note."""
+    """Raise ValueError for a malformed name of a note."""
     if not NOTE_NAME.fullmatch(name):
         raise ValueError(f"note {name!r}: expected up to 50 small letters or '_'")
 
 
 def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
-    """The table ``name`` of the store at ``url`` (``bigtable://project/instance`` or ``sqlite:///path/file.db``).
+    """Open the table ``name`` of the store at ``url``, without I/O.
 
-    Opening does not touch the store; its calls give up after ``deadline_s``. Raises ConfigError for a URL or
-    a name that cannot be.
+    Args:
+        url: the store, of a form in `STORES`.
+        name: the table, which need not exist yet.
+        deadline_s: after how long a call gives up.
+
+    Raises:
+        ConfigError: for a malformed URL or name.
     """
     if not TABLE_NAME.fullmatch(name):
         raise ConfigError(f"table name {name!r}: expected 1 to 50 letters, digits, '_', '-' or '.'")
-    scheme = url.partition(":")[0]
-    if scheme == "bigtable":
-        from .bigtable.bigtable_store import BigtableStore
+    form = store_form(url)
+    if form is None:
+        forms = [form for form in STORES if form.partition(":")[0] == url.partition(":")[0]] or [*STORES]
+        raise ConfigError(f"store {url!r}: expected {' or '.join(forms)}")
+    store: Store = pkgutil.resolve_name(STORES[form])(url, name, deadline_s)
+    return store
 
-        return BigtableStore(url, name, deadline_s)
-    if scheme == "sqlite":
-        from .sqlite.sqlite_store import SqliteStore
 
-        return SqliteStore(url, name, deadline_s)
-    raise ConfigError(f"store {url!r}: expected bigtable://project/instance or sqlite:///path/file.db")
+def register_store(form: str, pattern: str, place: str) -> None:
+    """Register a kind of store, for data sets files and `open_store`.
+
+        register_store("memory://name", r"memory://[a-z]+", "my_stores:MemoryStore")
+
+    Args:
+        form: what its URLs look like, for messages.
+        pattern: what its URLs match.
+        place: its class, as ``module:name``; a `Store` whose constructor takes a URL, a name and a deadline.
+    """
+    STORE_URLS[form], STORES[form] = re.compile(pattern), place

@@ -1,4 +1,4 @@
-"""What is kept with a table as a note, read as what it should be; and the last audit among it."""
+"""Notes of a table as JSON, and the last audit among them."""
 
 from __future__ import annotations
 
@@ -7,64 +7,62 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
 from ..core.errors import StoreError, UnknownFormat
-from .base import Store
-from .stored import check_format
+from .base import TableNotes
+from .formats import check_format
 
 AUDIT = "audit"
-"""Under what a table keeps the last audit of the whole grid."""
+"""Name of the note of the last audit of the whole grid."""
 FORMAT = 1
-"""The newest format of a note that this code reads, which it writes; a note that says none is of format 1."""
+"""The newest format of a note that this code reads, which it writes; a note without one is of format 1."""
 Note = TypeVar("Note", bound=BaseModel)
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
 class BadNote(StoreError):
-    """What is kept under the name of a note is something else."""
+    """A note is malformed."""
 
 
 class NewerNote(BadNote, UnknownFormat):
     """A newer version wrote the note; it must not be overwritten."""
 
 
-def put_note(store: Store, name: str, content: Mapping[str, Any]) -> None:
-    """Keep a note that is JSON, with its format."""
-    store.put_note(name, json.dumps({"format": FORMAT, **content}, separators=(",", ":")))
+def put_note(notes: TableNotes, name: str, content: Mapping[str, Any]) -> None:
+    """Write a note as JSON, with its format."""
+    notes.put_note(name, json.dumps({"format": FORMAT, **content}, separators=(",", ":")))
 
 
-def note_content(store: Store, name: str) -> dict[str, Any] | None:
-    """Return a note's JSON object; None where there is none. Raises BadNote, and StoreError as the store."""
-    what = f"table {store.name}: the note {name!r}"
+def note_content(notes: TableNotes, name: str) -> dict[str, Any] | None:
+    """Return a note's JSON object; None if there is none. Raises BadNote, and StoreError as the store."""
     try:
-        text = store.note(name)
-        if text is None:
-            return None
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "it is no text" if isinstance(error, UnicodeDecodeError) else "it is no JSON"
-        raise BadNote(f"{what} cannot be read: {reason}") from error
-    if not isinstance(content, dict):
-        raise BadNote(f"{what} cannot be read: it is no JSON object")
+        text = notes.note(name)
+        content = None if text is None else _OBJECT.validate_json(text)
+    except ValueError as error:
+        raise _bad_note(notes, name, error) from error
     try:
-        check_format(content, FORMAT, what)
+        check_format(content, FORMAT, f"table {notes.name}: the note {name!r}")
     except UnknownFormat as error:
         raise NewerNote(str(error)) from error
     return content
 
 
-def read_note(store: Store, name: str, model: type[Note]) -> Note | None:
-    """A note that is JSON; None where there is none. Raises BadNote, and StoreError as the store."""
-    content = note_content(store, name)
+def read_note(notes: TableNotes, name: str, model: type[Note]) -> Note | None:
+    """Return a note as a model; None if there is none. Raises BadNote, and StoreError as the store."""
+    content = note_content(notes, name)
     try:
         return None if content is None else model.model_validate_json(json.dumps(content))
     except ValidationError as error:
-        raise BadNote(f"table {store.name}: the note {name!r} cannot be read: {_reason(error)}") from error
+        raise _bad_note(notes, name, error) from error
 
 
-def _reason(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    return ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+def _bad_note(notes: TableNotes, name: str, error: ValueError) -> BadNote:
+    reason = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        reason = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+    return BadNote(f"table {notes.name}: the note {name!r} cannot be read: {reason}")
 
 
 def _utc(time: datetime) -> datetime:
@@ -77,12 +75,12 @@ Time = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 def shown(time: datetime) -> str:
-    """A time for reading."""
+    """Return a time for messages."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 class LastAudit(BaseModel):
-    """What the last audit of the whole grid found: the nodes of the graph against the rows of the table."""
+    """Result of the last audit of the whole grid, which compares the graph's nodes with the table's rows."""
 
     time: Time = Field(description="When it ended.")
     complete: bool = Field(
@@ -108,28 +106,25 @@ class LastAudit(BaseModel):
     superfluous: int = Field(description="Rows of ids that the graph never had.")
 
 
-def last_audit(store: Store) -> LastAudit | None:
-    """What the last audit found; None where there was none. Raises StoreError."""
-    return read_note(store, AUDIT, LastAudit)
-
-
-def _files(audit: LastAudit) -> str:
-    if audit.nothing_found:
-        return "; no file of the segmentation was ever found"
-    return f"; {audit.files_missing} chunks were ingested with missing files" if audit.files_missing else ""
+def last_audit(notes: TableNotes) -> LastAudit | None:
+    """Return the result of the last audit; None if there was none. Raises StoreError."""
+    return read_note(notes, AUDIT, LastAudit)
 
 
 def audit_text(audit: LastAudit | None) -> str:
-    """A line for reading."""
+    """Return the result of an audit as one line."""
     if audit is None:
         return "no audit is recorded"
     at = f" valid at {audit.timestamp}" if audit.timestamp else ""
     repaired = f", of which {audit.repaired} were repaired" if audit.repaired else ""
-    unaudited = (
-        f"; {audit.unaudited} of {audit.chunks} chunks could not be audited" if audit.unaudited else ""
-    )
-    return (
+    text = (
         f"last audit at {shown(audit.time)}: {'complete' if audit.complete else 'incomplete'}: "
-        f"{audit.expected} nodes{at} expected, {audit.present} present, {audit.missing} missing"
-        f"{repaired}{unaudited}{_files(audit)}"
+        f"{audit.expected} nodes{at} expected, {audit.present} present, {audit.missing} missing{repaired}"
     )
+    if audit.unaudited:
+        text += f"; {audit.unaudited} of {audit.chunks} chunks could not be audited"
+    if audit.nothing_found:
+        text += "; no file of the segmentation was ever found"
+    elif audit.files_missing:
+        text += f"; {audit.files_missing} chunks were ingested with missing files"
+    return text

@@ -1,4 +1,4 @@
-"""What the tests of stores share: a table's meta, features, open stores of each kind, and their rows."""
+"""What tests of stores share: a meta, random features, fixtures of open stores, and reads past our store."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ META_REST = (META.cv_path, META.timestamp, GEOMETRY)
 CHUNK = LAYOUT.chunk_id(1, 0, 1)
 FIRST = CHUNK + 1
 T0 = datetime(2026, 11, 21, 0, 27, 44, 368_000, UTC)
+NewStore = Callable[..., Store]
 counter = itertools.count()
 
 
 def features_of(ids: Any, seed: int = 1) -> np.ndarray:
-    """Computed rows with random values; every third has no principal axes, every seventh is not computed."""
+    """Return random rows; every third has no principal axes, every seventh is not computed."""
     rng = np.random.default_rng(seed)
     rows = np.zeros(len(ids), dtype=FEATURES)
     for name in NAMES:
@@ -54,15 +55,21 @@ def served_values(rows: Rows) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(params=["sqlite", "bigtable"])
-def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Store]]:
-    """Opens stores, of a table that is not there unless it is named."""
-    kind, opened = request.param, []
-    if kind == "bigtable":
-        request.getfixturevalue("emulator")
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a store of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path}/store.db"
+    request.getfixturevalue("emulator")
+    return STORE_URL
+
+
+@pytest.fixture
+def new_store(store_url: str) -> Iterator[NewStore]:
+    """A function that opens a table by name, by default of a new one."""
+    opened: list[Store] = []
 
     def new(name: str | None = None) -> Store:
-        url = STORE_URL if kind == "bigtable" else f"sqlite://{tmp_path}/store.db"
-        opened.append(open_store(url, name or f"l2_{kind}_{os.getpid()}_{next(counter)}"))
+        opened.append(open_store(store_url, name or f"l2_{os.getpid()}_{next(counter)}"))
         return opened[-1]
 
     yield new
@@ -71,7 +78,7 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callab
 
 
 @pytest.fixture
-def store(new_store: Callable[..., Store]) -> Store:
+def store(new_store: NewStore) -> Store:
     store = new_store()
     store.create(META)
     return store
@@ -86,13 +93,13 @@ def bigtable_store(emulator: Emulator) -> Iterator[Store]:
 
 
 def open_table(config: Path) -> Store:
-    """The table of the data set ``sample``."""
+    """Open the table of the data set ``sample``."""
     dataset = load_dataset("sample", config)
     return open_store(dataset.store, dataset.l2cache_id)
 
 
 def chunk_rows(store: Store, chunk: Chunk) -> Rows:
-    """All rows of a chunk."""
+    """Return all rows of a chunk."""
     geometry = store.geometry()
     assert geometry
     first = geometry.chunk_id(chunk)
@@ -100,27 +107,27 @@ def chunk_rows(store: Store, chunk: Chunk) -> Rows:
 
 
 def forget(store: Store, ids: Ids) -> None:
-    """Delete rows, so that they are missing."""
+    """Delete rows."""
     for node in ids.tolist():
         store.delete(node, node)
 
 
 def lose(store: Store, chunk: Chunk, most: int) -> Ids:
-    """Delete the first rows of a chunk; gives their ids."""
+    """Delete the first rows of a chunk; returns their ids."""
     ids = chunk_rows(store, chunk).ids[:most]
     forget(store, ids)
     return ids
 
 
 def raw_table(name: str) -> Any:
-    """The table by the data client, past our store."""
+    """Open the table by the data client, past our store."""
     from google.cloud.bigtable.data import BigtableDataClient
 
     return BigtableDataClient(project=PROJECT).get_table(INSTANCE, name)
 
 
 def versions(name: str) -> dict[tuple[bytes, bytes], int]:
-    """Number of cell versions of every (row, column) of a table."""
+    """Count the cell versions of every (row, column) of a table."""
     from google.cloud.bigtable.data import ReadRowsQuery
 
     out: dict[tuple[bytes, bytes], int] = {}

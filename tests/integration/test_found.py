@@ -57,7 +57,7 @@ def test_a_record_without_counts_is_unknown_and_not_empty(store: Store) -> None:
     assert not table_is_empty(store)
 
 
-def test_a_chunk_that_failed_or_is_not_recorded_leaves_it_open(store: Store) -> None:
+def test_a_failed_or_unrecorded_chunk_leaves_the_result_open(store: Store) -> None:
     assert not table_is_empty(store)
     assert nothing_found(store, GEOMETRY, BOX) is None
     fill(store, MISSING)

@@ -28,7 +28,7 @@ def test_a_burst_is_measured_from_the_start_of_its_run() -> None:
     assert rates(burst(77), NOW - 20 * SECOND) == Rates(231.0, 38.5)
 
 
-def test_of_a_long_run_the_last_ten_minutes_count() -> None:
+def test_only_the_last_ten_minutes_of_a_long_run_count() -> None:
     steady = [Recorded(NOW - 2 * SECOND * i, 30) for i in range(301)]
     assert rates(steady, NOW - timedelta(hours=3)) == Rates(30.0, 15.0)
 
@@ -39,7 +39,7 @@ def test_records_of_an_earlier_run_do_not_count() -> None:
 
 
 @pytest.mark.parametrize("started", [None, NOW, NOW + 10 * SECOND])
-def test_a_burst_of_which_no_start_is_known_has_no_rate(started: datetime | None) -> None:
+def test_a_burst_without_a_known_start_has_no_rate(started: datetime | None) -> None:
     assert rates(burst(77), started) is None
     assert rates([], started) is None
     spread = [Recorded(NOW - 60 * SECOND, 50), Recorded(NOW - 10 * SECOND, 30), Recorded(NOW, 90)]
@@ -71,7 +71,7 @@ def test_status_of_a_first_ingest_agrees_with_the_clock(tmp_path: Path, sample: 
     assert f"{state['chunks_per_minute']} chunks/min" in shown
 
 
-def test_a_note_that_is_something_else_is_named(tmp_path: Path, undisturbed: Path, config: Path) -> None:
+def test_a_malformed_note_is_named(tmp_path: Path, undisturbed: Path, config: Path) -> None:
     open_table(config).put_note(NOTE, "[]")
     result = run("status", "sample", "--config", config)
     assert result.exit_code == 0

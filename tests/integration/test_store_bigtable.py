@@ -21,6 +21,7 @@ from l2features.store.base import DONE, FAILED, ChunkRecord, Store, open_store
 from l2features.store.bigtable.cells import newest_attributes
 from l2features.store.bigtable.row_stream import Connection
 from l2features.testing.emulators import Emulator
+from l2features.testing.store_suite import StoreSuite
 from l2features.testing.stores import (
     CHUNK,
     FIRST,
@@ -37,6 +38,13 @@ from l2features.testing.stores import (
     served_values,
     versions,
 )
+
+
+class TestBigtableStore(StoreSuite):
+    @pytest.fixture
+    def store_url(self, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setattr("l2features.store.bigtable.bigtable_store.SCAN_ROWS", 4)
+        return STORE_URL
 
 
 def test_repeated_writes_leave_one_version_of_each_cell(bigtable_store: Store) -> None:
@@ -120,7 +128,7 @@ def chunk_cell(store: Store, value: bytes, qualifier: str = "done") -> None:
     raw_table(store.name).mutate_row(key, SetCell("0", qualifier, value, 1_795_220_864_368_000))
 
 
-def test_records_of_the_version_before_are_read(bigtable_store: Store) -> None:
+def test_older_records_are_read(bigtable_store: Store) -> None:
     chunk_cell(bigtable_store, b'{"nodes":12,"orphans":3,"reason":""}')
     [record] = bigtable_store.chunk_records()
     assert (record.nodes, record.orphans, record.files, dict(record.saturated)) == (12, 3, NO_FILES, {})
@@ -161,7 +169,7 @@ def test_a_geometry_of_a_newer_format_is_refused_by_name(bigtable_store: Store) 
                 read()
 
 
-def test_segments_that_are_cut_short(bigtable_store: Store) -> None:
+def test_truncated_segments(bigtable_store: Store) -> None:
     chunk_cell(bigtable_store, b"123", "segments")
     with pytest.raises(StoreError, match=f"chunk {CHUNK}: the segments have 3 bytes"):
         bigtable_store.segments(CHUNK)
@@ -206,7 +214,7 @@ def test_only_the_columns_asked_for_are_sent(bigtable_store: Store, n: int) -> N
         assert {cell.qualifier.decode() for cell in row.cells} == set(names)
 
 
-def test_row_keys_that_are_no_ids(bigtable_store: Store) -> None:
+def test_row_keys_without_an_id(bigtable_store: Store) -> None:
     bigtable_store.write(features_of([FIRST]))
     key = row_keys(as_ids([FIRST]))[0] + b"x"
     raw_table(bigtable_store.name).mutate_row(key, SetCell("0", b"size_nm3", bytes(4)))

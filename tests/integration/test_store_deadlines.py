@@ -225,7 +225,7 @@ def test_coverage_counts_each_chunk_once(
     assert len(handler.asked) == 5
 
 
-def test_a_table_that_goes_away_is_told_from_a_server_that_does(
+def test_a_missing_table_differs_from_a_lost_server(
     cut_store: Callable[[int, int], tuple[Store, CutStreams]],
 ) -> None:
     store, _ = cut_store(1, 0)

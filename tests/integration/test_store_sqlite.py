@@ -29,7 +29,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert path.read_text().startswith("not a database")
 
 
-def test_folders_that_cannot_hold_the_file(tmp_path: Path) -> None:
+def test_unusable_folders(tmp_path: Path) -> None:
     store = open_store(f"sqlite://{tmp_path}/none/store.db", "t")
     with pytest.raises(StoreError, match=f"there is no folder {tmp_path}/none"):
         store.create(META)
@@ -185,7 +185,7 @@ def open_folder() -> Iterator[Path]:
         yield path
 
 
-def test_reading_where_nothing_may_be_written(open_folder: Path) -> None:
+def test_reading_in_a_read_only_folder(open_folder: Path) -> None:
     writer = open_store(f"sqlite://{open_folder}/store.db", "t")
     writer.create(META)
     writer.write(features_of([FIRST]))
@@ -206,7 +206,7 @@ def test_reading_where_nothing_may_be_written(open_folder: Path) -> None:
     reader.close()
 
 
-def test_a_file_that_goes_away_where_nothing_may_be_written(open_folder: Path) -> None:
+def test_a_deleted_file_in_a_read_only_folder(open_folder: Path) -> None:
     writer = open_store(f"sqlite://{open_folder}/store.db", "t")
     writer.create(META)
     writer.close()

@@ -58,7 +58,7 @@ def test_a_file_that_appears_while_it_is_opened(tmp_path: Path, monkeypatch: pyt
     store.close()
 
 
-def test_a_file_that_goes_away_and_comes_back_while_it_is_opened(
+def test_a_file_that_disappears_and_returns_while_it_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(f"sqlite://{tmp_path}/store.db", "t")
@@ -158,7 +158,7 @@ def test_a_child_process_has_locks_of_its_own(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (0, "True\n"), ran.stderr
 
 
-def test_a_log_that_may_not_be_applied_is_an_error_soon(folder: Path) -> None:
+def test_a_log_that_cannot_be_applied_fails_soon(folder: Path) -> None:
     """A writer that was killed leaves a log, which SQLite applies only where it may write."""
     path = folder / "store.db"
     writer = open_store(f"sqlite://{path}", "t")

@@ -176,7 +176,7 @@ def test_rows_of_several_records_lie_in_one_table(old: Store) -> None:
         old.write(features_of([FIRST]))
 
 
-def test_a_record_of_the_same_length_is_told_apart() -> None:
+def test_records_of_the_same_length_are_distinguished() -> None:
     other = np.dtype([("label", "<u8"), ("size_nm3", "<u4"), ("pad", "V57")])
     assert other.itemsize == FEATURES.itemsize
     record = new_format({other.itemsize: other})
@@ -207,7 +207,7 @@ def test_a_record_of_the_same_length_is_told_apart() -> None:
         '[["label","<u8",[]],["x","<u4",[]]]',
     ],
 )
-def test_descriptions_that_cannot_be_read(text: str) -> None:
+def test_malformed_descriptions(text: str) -> None:
     with pytest.raises(ValueError, match=r"does not describe|unknown|has no field"):
         parse(text, 200)
 

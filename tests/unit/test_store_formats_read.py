@@ -12,8 +12,7 @@ import pytest
 
 from l2features.core.errors import UnknownFormat
 from l2features.store.base import Store, open_store
-from l2features.store.sqlite import formats
-from l2features.store.sqlite import sqlite_store as sqlite
+from l2features.store.sqlite import tables
 from l2features.testing.stores import FIRST, META, features_of
 
 
@@ -52,7 +51,7 @@ def test_a_format_added_while_a_row_is_read_does_not_fail_the_read(
     if not described:
         change(table, "DROP TABLE formats; ALTER TABLE 't.chunks' DROP COLUMN files")
         change(table, "ALTER TABLE 't.chunks' DROP COLUMN saturated")
-    monkeypatch.setattr(sqlite, "own_format", lambda records: None)  # each write adds a record's format
+    monkeypatch.setattr(tables, "own_format", lambda records: None)  # each write adds a record's format
     before = table.read([FIRST]).features.tobytes()
     writer = open_store(table.url, "t")
     write_between(monkeypatch, lambda: writer.write(features_of([FIRST], seed=9)))
@@ -63,12 +62,12 @@ def test_a_format_added_while_a_row_is_read_does_not_fail_the_read(
 
 def write_between(monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]) -> None:
     """Let another connection write once, after a read has looked at the formats."""
-    genuine = formats.stored_formats
+    genuine = tables.stored_formats
 
     def stored_formats(*args: Any) -> Any:
         rows = genuine(*args)
-        monkeypatch.setattr(sqlite, "stored_formats", genuine)
+        monkeypatch.setattr(tables, "stored_formats", genuine)
         write()
         return rows
 
-    monkeypatch.setattr(sqlite, "stored_formats", stored_formats)
+    monkeypatch.setattr(tables, "stored_formats", stored_formats)

@@ -279,7 +279,7 @@ def test_the_mark_and_values_of_the_wrong_length() -> None:
             decode(one_message(cell("size_nm3", value, row_key=key_of(7), commit_row=True)), FEATURE_COLUMNS)
 
 
-def test_how_far_a_stream_came() -> None:
+def test_the_last_scanned_key() -> None:
     whole = cell("size_nm3", bytes(4), row_key=key_of(7), commit_row=True)
     begun = cell("size_nm3", bytes(4), row_key=key_of(8))
     decoded = decode(one_message(whole, begun), FEATURE_COLUMNS)
@@ -290,7 +290,7 @@ def test_how_far_a_stream_came() -> None:
     assert (decoded.ids.tolist(), decoded.whole, decoded.last_key) == ([], True, b"")
 
 
-def test_keys_that_are_no_ids_are_named() -> None:
+def test_keys_without_an_id_are_reported() -> None:
     strange = cell("size_nm3", b"wrong length", row_key=b"00000x", commit_row=True)
     decoded = decode(one_message(strange), FEATURE_COLUMNS)
     assert (len(decoded.ids), decoded.committed, decoded.strange_key) == (0, 1, b"00000x")

@@ -1,18 +1,14 @@
 """The Bigtable store: tables and rows as kvdbclient and PCGL2Cache make them.
 
-A write replaces a row's family ``0`` as a whole, in one atomic mutation with explicit cell times, so
-that retrying or repeating it never piles up cell versions, PCGL2Cache's among them. The outcome
-of a chunk is kept in a row of its own, ``chunk_<chunk id>``, outside the range of node keys; the
-geometry in the row ``geometry``.
+A write replaces a row's family ``0`` as a whole, in one atomic mutation with explicit cell times, so that
+retrying or repeating it never piles up cell versions, PCGL2Cache's among them. A chunk's record has the row
+``chunk_<chunk id>``, outside the range of node keys, and the geometry the row ``geometry``.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import re
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,100 +18,77 @@ import numpy as np
 import numpy.typing as npt
 from google.api_core.exceptions import GoogleAPIError, NotFound
 from google.auth.exceptions import GoogleAuthError
-from google.cloud.bigtable.data import ReadRowsQuery, RowMutationEntry, RowRange
-from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup
+from google.cloud.bigtable.data import ReadRowsQuery, Row, RowMutationEntry, RowRange
+from google.cloud.bigtable.data.exceptions import MutationsExceptionGroup, ShardedReadRowsExceptionGroup
 from google.cloud.bigtable.data.mutations import DeleteAllFromRow
+from google.cloud.bigtable.data.row_filters import RowFilter
 
 from ... import __version__
-from ...core.errors import ConfigError, StoreError, StoreUnavailable, TableExists, TableNotFound
+from ...core.errors import StoreError, StoreUnavailable, TableNotFound
 from ...core.geometry import Geometry
-from ...core.ids import Ids, as_ids, row_keys, to_bytes
+from ...core.ids import Ids, as_ids, row_keys
 from ...core.rows import Rows, encode_cells
 from ...core.schema import NAMES
-from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta
-from ..stored import chunk_text, geometry_text, is_incomplete, parse_geometry, parse_segments
-from .attempt_cells import attempts_of, attempts_only, drop_attempts, put_attempts
-from .calls import causes, reason, unavailable
-from .cells import (
-    CHUNK_PREFIX,
-    CHUNKS_END,
-    GEOMETRY_KEY,
-    INCOMPLETE,
-    META_KEY,
-    SEGMENTS,
-    STATES,
-    VERSION_KEY,
-    RowEntry,
-    cells_only,
-    chunk_keys,
-    chunk_record,
-    micros_of,
-    newest,
-    newest_attributes,
-    note_key,
-    unpickle_meta,
-)
-from .creation import create_table
+from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store
+from ..formats import geometry_text, parse_geometry, parse_segments
+from . import cells as cell
+from .calls import causes, create_table, reason, unavailable
+from .cells import CHUNK_PREFIX, CHUNKS_END, GEOMETRY_KEY, INCOMPLETE, META_KEY, STATES, RowEntry
 from .decoded import FEATURE_COLUMNS, Columns, features_of
 from .row_stream import BATCH_KEYS, BadAnswer, Connection
 
 WRITE_ROWS = 500
 """Rows of one bulk mutation: about 250 kB."""
 SCAN_ROWS = 20_000
-_URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/?")
+_GOOGLE_ERRORS = (MutationsExceptionGroup, ShardedReadRowsExceptionGroup, GoogleAPIError, GoogleAuthError)
 
 
-class BigtableStore:
-    """See `l2features.store.Store`."""
+class BigtableStore(Store):
+    """A table of a Bigtable instance; see `l2features.store.Store`."""
 
     def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
-        match = _URL.fullmatch(url)
-        if not match:
-            raise ConfigError(f"store {url!r}: expected bigtable://project/instance")
-        self.url, self.name, self.deadline_s = url, name, deadline_s
-        self.project, self.instance = match.groups()
+        super().__init__(url, name, deadline_s)
+        self.project, self.instance = url.removeprefix("bigtable://").rstrip("/").split("/")
+        self._where = f"{url}, table {name}"
         self._opened: Connection | None = None
         self._lock = threading.Lock()
 
-    def create(self, meta: Meta) -> None:
+    def create_table(self) -> None:
         with self._errors():
             create_table(self.project, self.instance, self.name, self.deadline_s)
-        there = self.meta()
-        if there is None:
-            version = (b"version", __version__.encode())
-            self._mutate([RowEntry(VERSION_KEY, [version], micros_of(datetime.now(UTC)))])
-            self.stamp(meta)
-        elif there != meta:
-            raise TableExists(f"table {self.name} is in {self.url} already, with another meta: {there}")
+        if self.meta() is None:
+            self._mutate([RowEntry(cell.VERSION_KEY, [(b"version", __version__.encode())])])
 
     def meta(self) -> Meta | None:
         with self._errors():
-            query = ReadRowsQuery(row_keys=[META_KEY, GEOMETRY_KEY], row_filter=newest())
+            query = ReadRowsQuery(row_keys=[META_KEY, GEOMETRY_KEY], row_filter=cell.newest())
             values = {row.row_key: row.cells[0].value for row in self._table.read_rows(query)}
         if META_KEY not in values:
             return None
-        pickled = unpickle_meta(values[META_KEY], self.name)
+        pickled = cell.unpickle_meta(values[META_KEY], self.name)
         return Meta(*pickled, geometry=parse_geometry(values.get(GEOMETRY_KEY), self.name))
 
+    def stamp(self, meta: Meta) -> None:
+        if meta.geometry:
+            self.put_geometry(meta.geometry)
+        self._mutate([RowEntry(META_KEY, cell.meta_cells(meta))])
+
     def geometry(self) -> Geometry | None:
-        with self._errors():
-            row = self._table.read_row(GEOMETRY_KEY, row_filter=newest())
+        row = self._row(GEOMETRY_KEY, cell.newest())
         return parse_geometry(row and row.cells[0].value, self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        cell = (b"geometry", geometry_text(geometry).encode())
-        self._mutate([RowEntry(GEOMETRY_KEY, [cell], micros_of(datetime.now(UTC)))])
+        self._mutate([RowEntry(GEOMETRY_KEY, [(b"geometry", geometry_text(geometry).encode())])])
 
-    def stamp(self, meta: Meta) -> None:
-        pickled = pickle.dumps(
-            {"graph_id": meta.graph_id, "cv_path": meta.cv_path, "timestamp": meta.timestamp}, protocol=4
-        )
-        if meta.geometry:
-            self.put_geometry(meta.geometry)
-        self._mutate([RowEntry(META_KEY, [(b"meta", pickled)], micros_of(datetime.now(UTC)))])
+    def note(self, name: str) -> str | None:
+        row = self._row(cell.note_key(name), cell.newest("note"))
+        return None if row is None else row.cells[0].value.decode()
+
+    def put_note(self, name: str, text: str) -> None:
+        self._mutate([RowEntry(cell.note_key(name), [(b"note", text.encode())])])
 
     def write(self, features: np.ndarray) -> None:
-        now = micros_of(datetime.now(UTC))
+        now = datetime.now(UTC)
         for start in range(0, len(features), WRITE_ROWS):
             batch = features[start : start + WRITE_ROWS]
             rows = zip(row_keys(batch["label"]), encode_cells(batch), strict=True)
@@ -125,7 +98,8 @@ class BigtableStore:
         unique, inverse = np.unique(as_ids(ids), return_inverse=True)
         rows = Rows.empty(unique)
         with self._errors():
-            parts = self._open().read_keys(row_keys(unique), FEATURE_COLUMNS, newest_attributes(names))
+            row_filter = cell.newest_attributes(names)
+            parts = self._open().read_keys(row_keys(unique), FEATURE_COLUMNS, row_filter)
         for found in map(features_of, parts):
             at = np.searchsorted(unique, found.ids).clip(max=len(unique) - 1)
             asked = unique[at] == found.ids
@@ -135,7 +109,8 @@ class BigtableStore:
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
         first, last = row_keys(np.array([chunk_id, last_id], dtype=np.uint64))
         with self._errors():
-            parts = self._open().read_range(first, last, FEATURE_COLUMNS, newest_attributes(names))
+            row_filter = cell.newest_attributes(names)
+            parts = self._open().read_range(first, last, FEATURE_COLUMNS, row_filter)
         for part in parts:
             if part.strange_key is not None:
                 raise StoreError(
@@ -151,25 +126,20 @@ class BigtableStore:
             self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in keys])
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        cells = [(record.state.encode(), chunk_text(record).encode())]
-        if is_incomplete(record):
-            cells.append((INCOMPLETE.names[0].encode(), b""))
-        if segments is not None:
-            cells.append((SEGMENTS.encode(), to_bytes(as_ids(segments))))
-        [key] = chunk_keys(as_ids([record.chunk_id]))
-        self._mutate([RowEntry(key, cells, micros_of(record.time))])
+        key = cell.chunk_key(record.chunk_id)
+        self._mutate([RowEntry(key, cell.chunk_cells(record, segments), record.time)])
 
-    def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
-        [key] = chunk_keys(as_ids([chunk_id]))
-        with self._errors():
-            known = attempts_of(self._table.read_row(key, row_filter=attempts_only()))
-        counts = {work: known.get(work, 0) + 1 for work in works}
-        self._mutate([put_attempts(key, counts, micros_of(datetime.now(UTC)))])
-        return list(counts.values())
-
-    def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
-        [key] = chunk_keys(as_ids([chunk_id]))
-        self._mutate([drop_attempts(key, works)])
+    def chunk_records(self) -> Iterator[ChunkRecord]:
+        last, row_filter = CHUNK_PREFIX, cell.newest(DONE, FAILED)
+        while True:
+            left = RowRange(last, CHUNKS_END, start_is_inclusive=False)
+            query = ReadRowsQuery(row_ranges=[left], row_filter=row_filter, limit=SCAN_ROWS)
+            with self._errors():
+                rows = self._table.read_rows(query)
+            yield from (cell.chunk_record(row, self._where) for row in rows)
+            if len(rows) < SCAN_ROWS:
+                return
+            last = rows[-1].row_key
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         cells = self._chunk_cells(chunk_ids, STATES)
@@ -182,45 +152,29 @@ class BigtableStore:
         return self._chunk_cells(chunk_ids, INCOMPLETE)[:, 0]
 
     def _chunk_cells(self, chunk_ids: Ids, columns: Columns) -> npt.NDArray[np.bool_]:
-        """Which of these cells each chunk's row has, shape (n, columns); their values are not read."""
+        """Return which of these cells each chunk's row has, shape (n, columns), without their values."""
         unique, inverse = np.unique(as_ids(chunk_ids), return_inverse=True)
         cells = np.zeros((len(unique), len(columns.names)), dtype=bool)
         with self._errors():
-            parts = self._open().read_keys(chunk_keys(unique), columns, cells_only(columns))
+            parts = self._open().read_keys(cell.chunk_keys(unique), columns, cell.cells_only(columns))
         for part in parts:
             cells[np.searchsorted(unique, part.ids)] = part.present
         return cells[inverse]
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        keys = chunk_keys(np.unique(as_ids(chunk_ids)))
-        until = time.monotonic() + self.deadline_s
-        failed: list[ChunkRecord] = []
-        for start in range(0, len(keys), BATCH_KEYS):
-            left = until - time.monotonic()
-            if left <= 0:
-                raise StoreUnavailable(f"{self._where}: no answer within {self.deadline_s:g} s")
-            query = ReadRowsQuery(row_keys=keys[start : start + BATCH_KEYS], row_filter=newest(FAILED))
-            with self._errors():
-                rows = self._table.read_rows(query, operation_timeout=left)
-            failed += (chunk_record(row, self._where) for row in rows)
+        keys, row_filter = cell.chunk_keys(np.unique(as_ids(chunk_ids))), cell.newest(FAILED)
+        batches = [keys[start : start + BATCH_KEYS] for start in range(0, len(keys), BATCH_KEYS)]
+        queries = [ReadRowsQuery(row_keys=batch, row_filter=row_filter) for batch in batches]
+        with self._errors():
+            rows = self._table.read_rows_sharded(queries) if queries else []
+        failed = [cell.chunk_record(row, self._where) for row in rows]
         return {record.chunk_id: record.reason for record in failed}
-
-    def chunk_records(self) -> Iterator[ChunkRecord]:
-        last = CHUNK_PREFIX
-        while True:
-            left = RowRange(last, CHUNKS_END, start_is_inclusive=False)
-            query = ReadRowsQuery(row_ranges=[left], row_filter=newest(DONE, FAILED), limit=SCAN_ROWS)
-            with self._errors():
-                rows = self._table.read_rows(query)
-            yield from (chunk_record(row, self._where) for row in rows)
-            if len(rows) < SCAN_ROWS:
-                return
-            last = rows[-1].row_key
 
     def coverage(self) -> Coverage:
         counts, micros = np.zeros(len(STATES.names), dtype=np.int64), 0
         with self._errors():
-            pages = self._open().read_pages(CHUNK_PREFIX, CHUNKS_END, STATES, cells_only(STATES), SCAN_ROWS)
+            row_filter = cell.cells_only(STATES)
+            pages = self._open().read_pages(CHUNK_PREFIX, CHUNKS_END, STATES, row_filter, SCAN_ROWS)
             for part in (part for page in pages for part in page):
                 counts += part.present.sum(axis=0)
                 micros = max(micros, int(part.times.max(initial=0)))
@@ -228,23 +182,22 @@ class BigtableStore:
         return Coverage(done, failed, datetime.fromtimestamp(micros / 1e6, UTC) if counts.any() else None)
 
     def segments(self, chunk_id: int) -> Ids | None:
-        [key] = chunk_keys(as_ids([chunk_id]))
-        with self._errors():
-            row = self._table.read_row(key, row_filter=newest(SEGMENTS))
+        row = self._row(cell.chunk_key(chunk_id), cell.newest(cell.SEGMENTS))
         return None if row is None else parse_segments(row.cells[0].value, f"{self._where}: chunk {chunk_id}")
 
-    def put_note(self, name: str, text: str) -> None:
-        entry = RowEntry(note_key(name), [(b"note", text.encode())], micros_of(datetime.now(UTC)))
-        self._mutate([entry])
+    def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
+        key = cell.chunk_key(chunk_id)
+        known = cell.attempts_of(self._row(key, cell.attempts_only()))
+        counts = {work: known.get(work, 0) + 1 for work in works}
+        self._mutate([cell.put_attempts(key, counts)])
+        return list(counts.values())
 
-    def note(self, name: str) -> str | None:
-        with self._errors():
-            row = self._table.read_row(note_key(name), row_filter=newest("note"))
-        return None if row is None else row.cells[0].value.decode()
+    def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
+        self._mutate([cell.drop_attempts(cell.chunk_key(chunk_id), works)])
 
     def ping(self) -> None:
         with self._errors():
-            self._open().read_keys([META_KEY], STATES, cells_only(STATES))
+            self._open().read_keys([META_KEY], STATES, cell.cells_only(STATES))
 
     def close(self) -> None:
         with self._lock:
@@ -253,7 +206,7 @@ class BigtableStore:
             self._opened = None
 
     def _open(self) -> Connection:
-        """The connection: of this process, as one of its parent's would not work."""
+        """Return this process's connection, as one of its parent's would not work."""
         with self._lock:
             if self._opened is None or self._opened.pid != os.getpid():
                 self._opened = Connection(self.project, self.instance, self.name, self.deadline_s)
@@ -263,9 +216,9 @@ class BigtableStore:
     def _table(self) -> Any:
         return self._open().table
 
-    @property
-    def _where(self) -> str:
-        return f"{self.url}, table {self.name}"
+    def _row(self, key: bytes, row_filter: RowFilter) -> Row | None:
+        with self._errors():
+            return self._table.read_row(key, row_filter=row_filter)
 
     def _mutate(self, entries: list[RowMutationEntry]) -> None:
         with self._errors():
@@ -277,7 +230,7 @@ class BigtableStore:
             yield
         except BadAnswer as error:
             raise StoreError(f"{self._where}: {error}") from error
-        except (MutationsExceptionGroup, GoogleAPIError, GoogleAuthError) as error:
+        except _GOOGLE_ERRORS as error:
             raise self._error(error) from error
 
     def _error(self, error: BaseException) -> StoreError:
@@ -285,9 +238,3 @@ class BigtableStore:
             return TableNotFound(f"{self._where}: not found")
         kind = StoreUnavailable if unavailable(error) else StoreError
         return kind(f"{self._where}: {reason(error)}")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "name": self.name, "deadline_s": self.deadline_s}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]

@@ -1,19 +1,24 @@
-"""How this project calls Bigtable: time limits, what is tried again, and what its errors say."""
+"""How this project calls Bigtable: its clients, time limits, transient errors and messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from google.api_core.exceptions import (
     Aborted,
+    AlreadyExists,
     DeadlineExceeded,
     GoogleAPICallError,
     InternalServerError,
     ServiceUnavailable,
     Unknown,
 )
+from google.cloud import bigtable
+from google.cloud.bigtable.column_family import MaxAgeGCRule, MaxVersionsGCRule
 from google.cloud.bigtable.data import BigtableDataClient
 from grpc import insecure_channel
 from grpc.experimental import ChannelOptions
@@ -23,7 +28,10 @@ from ...core import transient
 OPERATION_TIMEOUT_S = 60.0
 ATTEMPT_TIMEOUT_S = 20.0
 RETRYABLE = (Aborted, DeadlineExceeded, ServiceUnavailable, Unknown)
-"""What may pass. Unknown is what gRPC makes of a stream whose server went away."""
+"""Transient errors. gRPC reports Unknown for a stream whose server went away."""
+_YEAR = timedelta(days=365)
+FAMILIES = {"0": None, "1": MaxVersionsGCRule(1), "2": None, "3": MaxAgeGCRule(_YEAR), "4": None}
+"""Column families of a table and their garbage collection, as kvdbclient creates them."""
 _CUT_OFF = ("rst_stream", "rst stream", "received unexpected eos on data frame")
 _KINDS = ("", "read_rows_", "mutate_rows_")
 _CHANNEL = (
@@ -34,10 +42,10 @@ _CHANNEL = (
 
 
 class _Client(BigtableDataClient):
-    """Google's client with other options of its channel.
+    """Google's client with other channel options; see docs/decisions/bigtable-client.md.
 
-    It looks for a server that was away every second, and not ever more rarely; and a stream's messages
-    are received by the thread that waits for them, which is about twice as fast as by way of another.
+    It reconnects to a lost server every second, without a growing backoff. The thread that waits for a
+    stream's messages receives them itself, which is about twice as fast as a second thread.
     """
 
     def _build_grpc_channel(self, *args: Any, **kwargs: Any) -> Any:
@@ -49,7 +57,7 @@ class _Client(BigtableDataClient):
 
 
 def open_table(project: str, instance: str, table: str, *, deadline_s: float | None = None) -> Any:
-    """A table of the data client, whose calls are repeated for up to ``deadline_s``."""
+    """Return a table of the data client, which retries its calls for up to ``deadline_s``."""
     operation = OPERATION_TIMEOUT_S if deadline_s is None else deadline_s
     timeouts = {"operation_timeout": operation, "attempt_timeout": min(ATTEMPT_TIMEOUT_S, operation)}
     defaults: dict[str, Any] = {**timeouts, "retryable_errors": RETRYABLE}
@@ -57,26 +65,37 @@ def open_table(project: str, instance: str, table: str, *, deadline_s: float | N
     return _Client(project=project).get_table(instance, table, **options)
 
 
-def may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed when it is tried again."""
+def create_table(project: str, instance: str, name: str, timeout_s: float) -> None:
+    """Create a table; an existing one stays as it is. Raises GoogleAPIError or GoogleAuthError."""
+    with closing(bigtable.Client(project=project, admin=True)) as admin, suppress(AlreadyExists):
+        place = admin.instance(instance)
+        table = place.table(name)
+        families = {family: table.column_family(family, rule).to_pb() for family, rule in FAMILIES.items()}
+        admin.table_admin_client.create_table(
+            parent=place.name, table_id=name, table={"column_families": families}, timeout=timeout_s
+        )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether the same call may succeed when it is retried."""
     if isinstance(error, InternalServerError):
-        return any(said in str(error).lower() for said in _CUT_OFF)
+        return any(text in str(error).lower() for text in _CUT_OFF)
     return isinstance(error, RETRYABLE)
 
 
 def unavailable(error: BaseException) -> bool:
-    """Whether an error of a Google client is transient: the service is away, busy, or refuses access."""
-    return any(may_pass(cause) for cause in causes(error)) or transient.has_transient_cause(error)
+    """Return whether an error of a Google client is transient: the service is down, busy or denies access."""
+    return any(map(is_transient, causes(error))) or transient.has_transient_cause(error)
 
 
 def reason(error: BaseException) -> str:
-    """What an error of a Google client and the errors behind it say, in one line."""
-    said = [str(cause.message) for cause in causes(error) if isinstance(cause, GoogleAPICallError)]
-    return ": ".join(dict.fromkeys(said)) or f"{type(error).__name__}: {error}"
+    """Return the messages of an error of a Google client and of its causes, in one line."""
+    messages = [str(cause.message) for cause in causes(error) if isinstance(cause, GoogleAPICallError)]
+    return ": ".join(dict.fromkeys(messages)) or f"{type(error).__name__}: {error}"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error of the data client, and what it comes from: the last of each of its nested groups."""
+    """Yield an error of the data client and its causes: the last one of each nested group."""
     while error is not None:
         yield error
         inner = getattr(error, "exceptions", None)

@@ -1,14 +1,17 @@
-"""The rows of a Bigtable table as its clients write and read them: mutations, filters, chunks and meta."""
+"""The rows of a Bigtable table: keys, mutations, filters, and how the cells of chunks and meta are read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from google.cloud.bigtable.data import Row
-from google.cloud.bigtable.data.mutations import RowMutationEntry
+from google.cloud.bigtable.data.mutations import DeleteRangeFromColumn, RowMutationEntry, SetCell
 from google.cloud.bigtable.data.row_filters import (
     BlockAllFilter,
     CellsColumnLimitFilter,
@@ -22,43 +25,52 @@ from google.cloud.bigtable.row import DirectRow
 from google.cloud.bigtable_v2.types import MutateRowsRequest
 
 from ...core.errors import StoreError
-from ...core.ids import Ids, row_keys
+from ...core.ids import Ids, as_ids, row_keys, to_bytes
 from ...core.rows import encode_cells
 from ...core.schema import NAMES
 from ...core.unpickle import plain_loads
-from ..base import DONE, FAILED, ChunkRecord, check_note_name
-from ..stored import parse_chunk
+from .. import formats
+from ..base import DONE, FAILED, ChunkRecord, Meta, check_note_name
 from .decoded import Columns
 
 FAMILY = "0"
 META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
 NOTE_PREFIX = b"note_"
 CHUNKS_END = CHUNK_PREFIX[:-1] + bytes([CHUNK_PREFIX[-1] + 1])
-SEGMENTS = "segments"
+SEGMENTS, ATTEMPTS = "segments", "attempts"
 STATES = Columns((DONE, FAILED), prefix=CHUNK_PREFIX)
 INCOMPLETE = Columns(("incomplete",), prefix=CHUNK_PREFIX)
 """The mark of a chunk that is done although files were missing or empty: an empty cell."""
+Cells = Sequence[tuple[bytes, bytes]]
 _EntryProto = type(MutateRowsRequest.Entry.pb(MutateRowsRequest.Entry()))
 
 
 def chunk_keys(chunk_ids: Ids) -> list[bytes]:
-    """Row keys of chunks' records."""
+    """Return the row keys of chunks' records."""
     return [CHUNK_PREFIX + key for key in row_keys(chunk_ids)]
 
 
+def chunk_key(chunk_id: int) -> bytes:
+    """Return the row key of a chunk's record."""
+    return chunk_keys(as_ids([chunk_id]))[0]
+
+
 def note_key(name: str) -> bytes:
-    """Row key of a note. Raises ValueError for a name that no note can have."""
+    """Return the row key of a note. Raises ValueError for a malformed name."""
     check_note_name(name)
     return NOTE_PREFIX + name.encode()
 
 
+# ------------------------------------------------------------------ mutations
 class RowEntry(RowMutationEntry):
-    """A mutation that makes ``cells`` the whole content of a row's family.
+    """A mutation that replaces the whole content of a row's family by ``cells``.
 
-    It is built as a protocol buffer at once: the client's own mutation objects take twice the time.
+    It is built as a protocol buffer, as the client's own mutation objects take three times as long; see
+    docs/decisions/bigtable-client.md.
     """
 
-    def __init__(self, row_key: bytes, cells: Sequence[tuple[bytes, bytes]], micros: int) -> None:
+    def __init__(self, row_key: bytes, cells: Cells, time: datetime | None = None) -> None:
+        micros = micros_of(time or datetime.now(UTC))
         self.row_key = row_key
         self.proto = _EntryProto(row_key=row_key)
         self.proto.mutations.add().delete_from_family.family_name = FAMILY
@@ -76,7 +88,7 @@ class RowEntry(RowMutationEntry):
 
 
 def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
-    """The rows of `BigtableStore.write`, for the older client, which Beam's connector uses."""
+    """Yield the rows of `BigtableStore.write` for the older client, which Beam's connector uses."""
     now = datetime.now(UTC)
     now -= timedelta(microseconds=now.microsecond % 1000)
     for key, cells in zip(row_keys(features["label"]), encode_cells(features), strict=True):
@@ -87,32 +99,88 @@ def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
         yield row
 
 
+def meta_cells(meta: Meta) -> Cells:
+    """Return the cells of the row ``meta``, as PCGL2Cache writes them."""
+    content = {"graph_id": meta.graph_id, "cv_path": meta.cv_path, "timestamp": meta.timestamp}
+    return [(b"meta", pickle.dumps(content, protocol=4))]
+
+
+def chunk_cells(record: ChunkRecord, segments: Ids | None) -> Cells:
+    """Return the cells of a chunk's row."""
+    cells = [(record.state.encode(), formats.chunk_text(record).encode())]
+    if record.state == DONE and record.files.background:
+        cells.append((INCOMPLETE.names[0].encode(), b""))
+    if segments is not None:
+        cells.append((SEGMENTS.encode(), to_bytes(as_ids(segments))))
+    return cells
+
+
+def put_attempts(key: bytes, counts: Mapping[str, int]) -> RowMutationEntry:
+    """Return the mutation that replaces the open attempts at these works on a chunk."""
+    micros, mutations = micros_of(datetime.now(UTC)), list[Any]()
+    for work, count in counts.items():
+        mutations.append(DeleteRangeFromColumn(FAMILY, _attempts(work)))
+        mutations.append(SetCell(FAMILY, _attempts(work), str(count).encode(), micros))
+    return RowMutationEntry(key, mutations)
+
+
+def drop_attempts(key: bytes, works: Iterable[str]) -> RowMutationEntry:
+    """Return the mutation that clears the open attempts at these works on a chunk."""
+    return RowMutationEntry(key, [DeleteRangeFromColumn(FAMILY, _attempts(work)) for work in works])
+
+
+def _attempts(work: str) -> bytes:
+    return (f"{ATTEMPTS}:{work}" if work else ATTEMPTS).encode()
+
+
+def micros_of(time: datetime) -> int:
+    """Return microseconds since the epoch, in whole milliseconds as Bigtable keeps them."""
+    return round(time.timestamp() * 1000) * 1000
+
+
+# ------------------------------------------------------------------ cells that were read
 def chunk_record(row: Row, where: str) -> ChunkRecord:
     """Return the record in a chunk's row. Raises StoreError."""
     cell = row.cells[0]
     time = datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC)
     chunk_id = int(row.row_key[len(CHUNK_PREFIX) :])
-    return parse_chunk(chunk_id, cell.qualifier.decode(), time, cell.value, where)
+    return formats.chunk_record(
+        chunk_id, cell.qualifier.decode(), lambda: (time, json.loads(cell.value)), where
+    )
 
 
+def attempts_of(row: Row | None) -> dict[str, int]:
+    """Return the open attempts by work in a chunk's row, read with `attempts_only`."""
+    cells = row.cells if row else ()
+    return {cell.qualifier.decode().partition(":")[2]: int(cell.value) for cell in cells}
+
+
+def unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
+    """Return graph_id, cv_path and timestamp of a ``meta`` cell, which is not trusted. Raises StoreError."""
+    try:
+        meta = plain_loads(value)
+        return str(meta["graph_id"]), str(meta["cv_path"]), str(meta["timestamp"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(
+            f"table {name}: the row 'meta' is not a pickled dictionary of graph_id, cv_path and timestamp: "
+            f"{error}"
+        ) from error
+
+
+# ------------------------------------------------------------------ filters
 def newest(*names: str) -> RowFilter:
-    """The newest cell of each column of the family; of those named, if there are any.
+    """Return the filter for the newest cell of each column of the family, or of the range of ``names``.
 
-    By ranges of columns, as filtering names by a regular expression takes three times as long.
+    A filter by regular expression takes three times as long.
     """
     return RowFilterChain(filters=[_columns(names), CellsColumnLimitFilter(1)])
 
 
 def newest_attributes(names: Sequence[str]) -> RowFilter:
-    """The newest cell of each of the attributes among ``names``, in one range for each run of neighbours."""
-    known, runs = sorted(NAMES), list[list[str]]()
+    """Return the filter for the newest cells of attributes, in one range for each run of neighbours."""
     if set(names) >= set(NAMES):
         return newest()
-    for i, name in enumerate(known):
-        if name in names and i and known[i - 1] in names:
-            runs[-1][1] = name
-        elif name in names:
-            runs.append([name, name])
+    runs = [list(run) for asked, run in groupby(sorted(NAMES), lambda name: name in names) if asked]
     if not runs:
         return BlockAllFilter(True)
     ranges = [_columns(run) for run in runs]
@@ -125,27 +193,12 @@ def cells_only(columns: Columns) -> RowFilter:
     return RowFilterChain(filters=[newest(*columns.names), StripValueTransformerFilter(True)])
 
 
+def attempts_only() -> RowFilter:
+    """Return the filter for the newest cell of each column of attempts."""
+    columns = ColumnRangeFilter(FAMILY, ATTEMPTS.encode(), f"{ATTEMPTS};".encode(), inclusive_end=False)
+    return RowFilterChain(filters=[columns, CellsColumnLimitFilter(1)])
+
+
 def _columns(run: Sequence[str]) -> RowFilter:
-    """The columns of the family, from the first of ``run`` to the last."""
-    return (
-        ColumnRangeFilter(FAMILY, *(name.encode() for name in (run[0], run[-1])))
-        if run
-        else ColumnRangeFilter(FAMILY)
-    )
-
-
-def micros_of(time: datetime) -> int:
-    """Microseconds since the epoch, in whole milliseconds as Bigtable keeps them."""
-    return round(time.timestamp() * 1000) * 1000
-
-
-def unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
-    """graph_id, cv_path and timestamp of a ``meta`` cell, without trusting it."""
-    try:
-        meta = plain_loads(value)
-        return str(meta["graph_id"]), str(meta["cv_path"]), str(meta["timestamp"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise StoreError(
-            f"table {name}: the row 'meta' is not a pickled dictionary of graph_id, cv_path and timestamp: "
-            f"{error}"
-        ) from error
+    """Return the filter for the family's columns, from the first of ``run`` to the last."""
+    return ColumnRangeFilter(FAMILY, *(name.encode() for name in (*run[:1], *run[-1:])))

@@ -1,4 +1,4 @@
-"""Rows of Bigtable's answers as arrays, decoded from the bytes on the wire without an object per cell."""
+"""Rows of ReadRows answers as arrays, decoded from the wire without an object per cell."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Columns:
 
     @cached_property
     def table(self) -> Table:
-        """What the kernel takes."""
+        """Return the arguments of the kernel."""
         fields = {} if self.record is None else dict(self.record.fields or {})
         rows = [(*_place(fields, name), name in self.optional, len(name)) for name in self.names]
         letters = np.array([name.encode() for name in self.names]).view(np.uint8)
@@ -57,7 +57,7 @@ class Columns:
 
 
 def _place(fields: dict[str, Any], name: str) -> tuple[int, int]:
-    """Offset and size of a field."""
+    """Return offset and size of a field."""
     return (fields[name][1], fields[name][0].itemsize) if fields else (0, 0)
 
 
@@ -70,10 +70,10 @@ FEATURE_COLUMNS = Columns(
 class Decoded:
     """The committed rows of a stream, in its order.
 
-    ``records`` (n, itemsize) are the bytes of ``Columns.record``, ``present`` (n, columns) says which cells
-    there were, ``times`` (n,) is that of the newest of them in microseconds. ``committed`` counts all rows,
-    also those whose key is none of an id, of which ``strange_key`` is the first. ``last_key`` is the key up
-    to which the server has looked; ``whole`` is False where the stream breaks off within a row.
+    ``records`` (n, itemsize) are the bytes of ``Columns.record``, ``present`` (n, columns) which cells each
+    row has, ``times`` (n,) the time of its newest cell in microseconds. ``committed`` counts all rows, also
+    those whose key has no id; ``strange_key`` is the first such key. ``last_key`` is the last key that the
+    server scanned; ``whole`` is False if the stream breaks off within a row.
     """
 
     ids: Ids
@@ -87,9 +87,9 @@ class Decoded:
 
 
 def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
-    """Decode the messages of one ReadRows stream, from its start; of several cells the first counts.
+    """Decode the messages of a ReadRows stream from its start; of a cell's versions the first counts.
 
-    Raises ValueError for bytes that are no such stream, and for a cell of the wrong length.
+    Raises ValueError for a malformed stream, and for a cell of the wrong length.
     """
     raw = b"".join(messages)
     data = np.frombuffer(raw, dtype=np.uint8)
@@ -119,7 +119,7 @@ def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
 
 
 def features_of(decoded: Decoded) -> Rows:
-    """The rows that were decoded with `FEATURE_COLUMNS`."""
+    """Return the rows decoded with `FEATURE_COLUMNS`."""
     features = decoded.records.view(FEATURES).reshape(len(decoded.ids))
     features["label"] = decoded.ids
     features["has_pca"] = decoded.present[:, NAMES.index("pca")]

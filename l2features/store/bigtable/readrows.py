@@ -1,9 +1,9 @@
-"""Kernel that puts the rows of a ReadRows stream together.
+"""Kernel that assembles the rows of a ReadRows stream.
 
-A stream is a sequence of protocol buffers, ``ReadRowsResponse``. Each holds cell chunks, which lean on those
-before them: a chunk without a row key, a family or a qualifier has that of the one before, a value may
-come in several chunks, and a row counts when a chunk commits it and not when one resets it. Which chunks may
-follow which is as in Google's client. `decoded` calls this, and says what comes out.
+A stream is a sequence of protocol buffers, ``ReadRowsResponse``. Each holds cell chunks that depend on those
+before them: a chunk without a row key, a family or a qualifier has that of the previous one, a value may
+span several chunks, and a row counts when a chunk commits it, not when one resets it. Chunks may follow each
+other as in Google's client. `decoded` calls this kernel.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ STATE = np.dtype(
         )
     ]
 )
-"""Where the kernel is: the row and the cell that it is making, and what it has seen."""
+"""State of the kernel: the current row and cell, and what came before."""
 Places = npt.NDArray[np.int64]
 
 
 class Table(NamedTuple):
-    """`decoded.Columns` as the kernel takes them."""
+    """`decoded.Columns` as arguments of the kernel."""
 
     family: Bytes
     prefix: Bytes
@@ -45,7 +45,7 @@ class Table(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Room for the rows: one more than there can be, which is the row that is being made."""
+    """Output arrays, with room for one row more than can be committed: the current one."""
 
     record: np.ndarray
     present: npt.NDArray[np.bool_]
@@ -55,7 +55,7 @@ class Out(NamedTuple):
 
 @compiled
 def _id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]:
-    """The id in a row key, and whether it is one."""
+    """Return the id in a row key, and whether the key is valid."""
     value = np.uint64(0)
     if end - at != len(prefix) + KEY_DIGITS or not equals(data, at, at + len(prefix), prefix, len(prefix)):
         return value, False
@@ -72,7 +72,7 @@ def _id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool
 
 @compiled
 def _continues(data: Bytes, c: Any, s: Any) -> bool:
-    """Whether a chunk fits to what came before it: the rules of Google's client."""
+    """Return whether a chunk may follow the previous ones, by the rules of Google's client."""
     if s.key == ABSENT:
         if c.key == c.key_end or c.reset:
             return False
@@ -101,7 +101,7 @@ def _continues(data: Bytes, c: Any, s: Any) -> bool:
 def _start_cell(
     data: Bytes, c: Any, s: Any, family: Bytes, places: Places, letters: np.ndarray, seen: np.ndarray
 ) -> None:
-    """Note what a new cell is, and which column it belongs to: -1 for others and for older versions."""
+    """Start a cell and find its column, which is -1 for unknown columns and for older versions."""
     if s.key == ABSENT:
         s.key, s.key_end, s.family, s.qualifier = c.key, c.key_end, ABSENT, ABSENT
         s.bad, s.newest = ABSENT, 0
@@ -121,7 +121,7 @@ def _start_cell(
 
 @compiled
 def _add_value(data: Bytes, c: Any, s: Any, places: Places, record: Bytes) -> None:
-    """Put a piece of a value into the row that is being made."""
+    """Copy a piece of a value into the current row."""
     if s.column != ABSENT:
         offset, size = places[s.column, 0], places[s.column, 1]
         for i in range(min(c.value_end - c.value, max(size, MARK_BYTES) - s.length)):
@@ -149,7 +149,7 @@ def _finish_cell(s: Any, places: Places, marked: int, present: np.ndarray) -> No
 
 @compiled
 def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
-    """Count a committed row, or forget it where its key is none of an id; False where it has a bad cell."""
+    """Commit the current row, or drop it if its key has no id; returns False if it has a bad cell."""
     node, known = _id_of_key(data, s.key, s.key_end, prefix)
     s.committed += 1
     if known:
@@ -168,7 +168,7 @@ def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
 
 @compiled
 def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, seen: np.ndarray, out: Out) -> int:
-    """Add a chunk to the row that is being made."""
+    """Add a chunk to the current row."""
     if not _continues(data, c, s):
         return DISORDER
     if c.reset:
@@ -190,7 +190,7 @@ def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, seen: np.ndarray, o
 
 @compiled
 def decode(data: Bytes, ends: np.ndarray, columns: Table, state: np.ndarray, out: Out) -> int:
-    """Decode messages that end at ``ends``; one of the codes above, more in ``state``."""
+    """Decode messages that end at ``ends``; returns one of the codes above, with details in ``state``."""
     s, c = state[0], np.zeros(1, dtype=CHUNK)[0]
     seen = np.zeros(len(columns.places), dtype=np.bool_)
     s.key = s.strange = ABSENT

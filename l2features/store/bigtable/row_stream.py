@@ -1,8 +1,6 @@
-"""Reading from Bigtable by the raw stream: in concurrent batches, under one deadline, tried again from where
-a stream broke off.
+"""Reads of Bigtable by the raw stream: in concurrent batches, under one deadline, resumed after a break.
 
-Connection, credentials and routing are those of Google's client; only what it makes of the answers, an object
-per cell, is not used.
+Connection, credentials and routing are Google's client's. Only its decoding, an object per cell, is not used.
 """
 
 from __future__ import annotations
@@ -26,21 +24,21 @@ from .decoded import Columns, Decoded, decode
 
 BATCH_KEYS = 2_500
 CONCURRENT = 4
-"""Batches that are under way at once, of all calls of one store together."""
+"""Batches in flight at once, over all calls of one store."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 _GRACE_S = 0.2
 _METHOD = "/google.bigtable.v2.Bigtable/ReadRows"
 
 
 class BadAnswer(ValueError):
-    """An answer is no stream of rows, or has a value that cannot be right."""
+    """An answer is malformed, or has a value of the wrong length."""
 
 
 @dataclass
 class Read:
-    """One ReadRows request and its repetitions, each of which asks for what has not been read yet.
+    """One ReadRows request and its retries, each of which asks for the rows that have not been read.
 
-    ``until`` is when to give up, by `time.monotonic`. ``request`` must name keys or one range.
+    ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or one range.
     """
 
     table: Any
@@ -52,16 +50,16 @@ class Read:
     _cancelled: bool = False
 
     def run(self) -> list[Decoded]:
-        """The rows, in parts. Raises BadAnswer for an answer that is none, GoogleAPIError for the rest."""
+        """Return the rows, in parts. Raises BadAnswer, or GoogleAPIError after the last retry."""
         left = max(0.0, self.until - time.monotonic())
         retry = Retry(
-            client.may_pass, initial=FIRST_PAUSE_S, maximum=LONGEST_PAUSE_S, multiplier=2, timeout=left
+            client.is_transient, initial=FIRST_PAUSE_S, maximum=LONGEST_PAUSE_S, multiplier=2, timeout=left
         )
         retry(self._attempt)()
         return self.parts
 
     def cancel(self) -> None:
-        """Let a run in another thread end soon."""
+        """Cancel a run in another thread."""
         self._cancelled = True
         if self._call is not None:
             self._call.cancel()
@@ -98,7 +96,7 @@ class Read:
         return self._call
 
     def _ask_for_the_rest(self, part: Decoded) -> bool:
-        """Leave out of the request what ``part`` is; False where nothing is left."""
+        """Remove ``part`` from the request; returns False if nothing is left."""
         rows, last = self.request.rows, part.last_key
         if self.request.rows_limit:
             self.request.rows_limit -= part.committed
@@ -116,7 +114,7 @@ class Read:
 
 
 class Connection:
-    """A table of Google's client and the threads that read from it, both made on first use."""
+    """A table of Google's client, and the threads that read from it."""
 
     def __init__(self, project: str, instance: str, name: str, deadline_s: float) -> None:
         self.pid, self.deadline_s = os.getpid(), deadline_s
@@ -124,7 +122,7 @@ class Connection:
         self._pool = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="read-rows")
 
     def read_keys(self, keys: Sequence[bytes], columns: Columns, row_filter: RowFilter) -> list[Decoded]:
-        """The rows with these keys, which are sorted and unique, in no special order."""
+        """Return the rows with these keys, which are sorted and unique, in no particular order."""
         until = time.monotonic() + self.deadline_s
         reads = []
         for start in range(0, len(keys), BATCH_KEYS):
@@ -134,7 +132,7 @@ class Connection:
         return [part for parts in self._run(reads, until) for part in parts]
 
     def read_range(self, first: bytes, last: bytes, columns: Columns, row_filter: RowFilter) -> list[Decoded]:
-        """The rows with keys from ``first`` to ``last``, in order."""
+        """Return the rows with keys from ``first`` to ``last``, in order."""
         read = self._read(columns, row_filter, time.monotonic() + self.deadline_s)
         read.request.rows.row_ranges.add(start_key_closed=first, end_key_closed=last)
         return read.run()
@@ -142,7 +140,7 @@ class Connection:
     def read_pages(
         self, first: bytes, end: bytes, columns: Columns, row_filter: RowFilter, limit: int
     ) -> Iterator[list[Decoded]]:
-        """The rows with keys after ``first`` and before ``end``, by the page; each page has the deadline."""
+        """Yield pages of the rows with keys between ``first`` and ``end``; each page has the deadline."""
         while True:
             read = self._read(columns, row_filter, time.monotonic() + self.deadline_s)
             read.request.rows_limit = limit
@@ -166,7 +164,7 @@ class Connection:
         return Read(self.table, ReadRowsRequest.pb(request), columns, until)
 
     def _run(self, reads: list[Read], until: float) -> list[list[Decoded]]:
-        """Run all; when one fails the others are cancelled."""
+        """Run all reads; if one fails, cancel the others."""
         if len(reads) < 2:
             return [read.run() for read in reads]
         futures: list[Future[list[Decoded]]] = [self._pool.submit(read.run) for read in reads]

@@ -1,7 +1,7 @@
-"""Protocol buffers as they are on the wire: fields, and the cell chunks of Bigtable's ReadRows.
+"""Protocol buffers on the wire: fields, and the cell chunks of Bigtable's ReadRows.
 
-Places are indices into the bytes. Nothing is read beyond ``end``; groups, which these messages have none of,
-count as malformed.
+Positions are indices into the bytes. Nothing is read beyond ``end``. Groups, which these messages do not use,
+are malformed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHUNK = np.dtype(
 
 @compiled
 def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
-    """A number and the place after it; -1 where there is none."""
+    """Return a number and the position after it, which is -1 if it is malformed."""
     value = np.uint64(0)
     for i in range(10):
         if at + i >= end:
@@ -43,7 +43,7 @@ def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
 
 @compiled
 def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
-    """Tag, number or start and end of the value, and the place after it (-1 where there is none)."""
+    """Return tag, number or start and end of a value, and the position after it (-1 if malformed)."""
     wide, at = varint(data, at, end)
     if at < 0 or wide < np.uint64(8) or wide > np.uint64(0xFFFFFFFF):
         return np.int64(0), np.int64(0), np.int64(0), np.int64(-1)
@@ -68,8 +68,10 @@ def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
 
 @compiled
 def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any, Any]:
-    """Start and end of the value within a StringValue or BytesValue, added to one with ``first`` and
-    ``last``; ends with -1 where it is malformed."""
+    """Return start and end of the value of a StringValue or BytesValue, by default ``first`` and ``last``.
+
+    The end is -1 if it is malformed.
+    """
     if first == ABSENT:
         first = last = at
     while at < end:
@@ -83,7 +85,7 @@ def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any
 
 @compiled
 def read_chunk(data: Bytes, at: int, end: int, c: Any) -> bool:  # noqa: PLR0912
-    """Take a CellChunk apart; False where it is malformed."""
+    """Parse a CellChunk into ``c``; returns False if it is malformed."""
     c.key = c.key_end = c.family_end = c.qualifier_end = c.value = c.value_end = 0
     c.time = c.size = c.reset = c.commit = c.labels = 0
     c.family = c.qualifier = ABSENT
@@ -118,7 +120,7 @@ def read_chunk(data: Bytes, at: int, end: int, c: Any) -> bool:  # noqa: PLR0912
 
 @compiled
 def compare(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> int:
-    """-1, 0 or 1, as the bytes from a to a_end are less than those from b to b_end, equal or greater."""
+    """Compare the bytes from a to a_end with those from b to b_end; returns -1, 0 or 1."""
     for i in range(min(a_end - a, b_end - b)):
         if data[a + i] != data[b + i]:
             return -1 if data[a + i] < data[b + i] else 1
@@ -129,7 +131,7 @@ def compare(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> int:
 
 @compiled
 def equals(data: Bytes, at: int, end: int, text: Bytes, length: int) -> bool:
-    """Whether the bytes from at to end are the first ``length`` of a text."""
+    """Return whether the bytes from ``at`` to ``end`` are the first ``length`` of a text."""
     same = end - at == length
     for i in range(length if same else 0):
         same = same and data[at + i] == text[i]

@@ -1,17 +1,16 @@
-"""Connections to a SQLite file, each used by one thread at a time.
+"""A pool of connections to a SQLite file, each used by one thread at a time.
 
 Why this is more than `sqlite3.connect`: the file may be created, deleted or replaced at any time; its folder
 may be read-only; and SQLite's locks do not survive a fork.
 
-* A file that appears between two looks is not an error. Whether it exists is decided once, by one `stat`.
-* A pooled connection is reused only while the path still names the file that it has open. SQLite itself
-  would go on with the deleted one. While a file is replaced, connections to the old and the new one may
-  share a log for a moment: SQLite reports IOERR, and the read is repeated for `SETTLE_S`.
-* Where the folder is read-only, SQLite cannot make the log (``-wal``, ``-shm``) that it needs to read a file
-  in WAL mode, so a file without a log is opened with ``immutable=1``, which SQLite documents for this case
+* Whether the file exists is decided once, by one `stat`; a file that appears later is not an error.
+* A pooled connection is reused only while the path still names its file; SQLite itself would go on with the
+  deleted one. While a file is replaced, connections to the old and the new one may briefly share a log:
+  SQLite reports IOERR, and the call is retried for `SETTLE_S`.
+* In a read-only folder SQLite cannot create the log (``-wal``, ``-shm``) that it needs in WAL mode, so a file
+  without a log is opened with ``immutable=1``, which SQLite documents for this case
   (https://sqlite.org/wal.html#readonly). A result counts only if the file did not change meanwhile. While a
-  writer makes or removes the log, SQLite reports READONLY or CANTOPEN; such a read is repeated for
-  `SETTLE_S`.
+  writer creates or removes the log, SQLite reports READONLY or CANTOPEN; the read is retried for `SETTLE_S`.
 * SQLite counts POSIX locks per process. A child would inherit the count but not the lock, and another
   process could remove the log under it (https://sqlite.org/howtocorrupt.html, 2.6). Idle connections are
   closed before a fork.
@@ -21,9 +20,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,9 +31,8 @@ from typing import NamedTuple, TypeVar
 PROGRESS_STEPS = 20_000
 """Steps of SQLite's machine between two looks at the clock: a few hundred microseconds."""
 SETTLE_S, PAUSE_S = 0.5, 0.002
-"""How long a read is repeated while a writer makes or removes the log, and the pause between two attempts."""
-_READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
-_IN_TRANSITION = (*_READ_ONLY, sqlite3.SQLITE_IOERR)
+"""How long a call is retried while the file or its log is replaced, and the pause between two attempts."""
+READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 T = TypeVar("T")
 
 
@@ -49,22 +47,26 @@ class _Changed(sqlite3.OperationalError):
 class _State(NamedTuple):
     """A file as `stat` shows it; ``frozen`` if it has no log or journal with content."""
 
-    file: tuple[int, int]
+    file: tuple[int, int] | None
     version: tuple[int, ...]
     frozen: bool
 
 
 class _Opened(NamedTuple):
-    """A connection and the file that it has open.
-
-    ``state`` is set where the connection assumes that the file does not change.
-    """
+    """A connection, and the file as it was before it was opened."""
 
     db: sqlite3.Connection
-    file: tuple[int, int]
-    state: _State | None
+    state: _State
+    immutable: bool
     pid: int
     generation: int
+
+    def discard(self) -> None:
+        """Close the connection; one of the parent process is kept, as closing it would release its locks."""
+        if self.pid == os.getpid():
+            self.db.close()
+        else:
+            _inherited.append(self)
 
 
 class Connections:
@@ -72,20 +74,24 @@ class Connections:
 
     def __init__(self, path: Path, deadline_s: float) -> None:
         self.path, self.deadline_s = path, deadline_s
-        self._lock = threading.Lock()
-        self._idle: list[_Opened] = []
+        self._idle: deque[_Opened] = deque()
         self._generation = 0
         _live.add(self)
 
     @contextmanager
     def transaction(self, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """A connection within a write transaction, which is committed at the end or rolled back.
+        """Enter a write transaction, which is committed at the end or rolled back.
 
-        With ``create``, make the file if it is missing. Raises FileMissing.
+        With ``create``, create a missing file. Raises FileMissing.
         """
-        opened = self._until_settled(
-            lambda: self._begun(create), retry=(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
-        )
+
+        def begin() -> _Opened:
+            opened = self._taken(to_write=True) or self._open(create, to_write=True)
+            with _closed_on_error(opened.db):
+                opened.db.execute("BEGIN IMMEDIATE")
+            return opened
+
+        opened = self._until_settled(begin, (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR))
         try:
             with opened.db:
                 yield opened.db
@@ -98,124 +104,96 @@ class Connections:
         Raises FileMissing.
         """
         until = time.monotonic() + self.deadline_s
-        return self._until_settled(lambda: self._read(query, until), retry=_IN_TRANSITION)
+
+        def run() -> T:
+            opened = self._taken() or self._open()
+            with _closed_on_error(opened.db):
+                opened.db.set_progress_handler(lambda: time.monotonic() > until, PROGRESS_STEPS)
+                try:
+                    found = query(opened.db)
+                except sqlite3.DatabaseError as error:
+                    self._check(opened.state, opened.immutable, error)
+                    raise
+                opened.db.set_progress_handler(None, 0)
+                if opened.immutable:
+                    self._check(opened.state, immutable=True)
+            self._return(opened)
+            return found
+
+        return self._until_settled(run, (*READ_ONLY, sqlite3.SQLITE_IOERR))
 
     def close(self) -> None:
         """Close idle connections now, and the others when they are returned."""
-        with self._lock:
-            idle = self._emptied()
-        for opened in idle:
-            opened.db.close()
-
-    def _emptied(self) -> list[_Opened]:
-        """Take all idle connections out of the pool. The lock is held."""
-        idle, self._idle = self._idle, []
         self._generation += 1
-        return idle
+        self._drain()
+
+    def _drain(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().discard()
 
     def _taken(self, to_write: bool = False) -> _Opened | None:
-        """An idle connection to the file that the path names now, if there is one."""
-        while True:
-            with self._lock:
-                if not self._idle:
-                    return None
+        """Return an idle connection to the file that the path names now; None if there is none."""
+        with suppress(IndexError):
+            while True:
                 opened = self._idle.pop()
-            if opened.state is None:
-                if opened.file == self._file():
+                usable = opened.generation == self._generation and not (to_write and opened.immutable)
+                if usable and self._is_current(opened.state, opened.immutable):
                     return opened
-            elif not to_write and opened.state == self._state():
-                return opened
-            opened.db.close()
-
-    def _begun(self, create: bool) -> _Opened:
-        """A connection that has begun a write transaction."""
-        opened = self._taken(to_write=True) or self._open(create, to_write=True)
-        with _closed_on_error(opened.db):
-            opened.db.execute("BEGIN IMMEDIATE")
-        return opened
+                opened.discard()
+        return None
 
     def _return(self, opened: _Opened) -> None:
-        """Put a connection into the pool, or close it where the pool was closed meanwhile."""
-        if opened.pid != os.getpid():
-            _inherited.append(opened)
-            return
-        with self._lock:
-            kept = opened.generation == self._generation
-            if kept:
-                self._idle.append(opened)
-        if not kept:
-            opened.db.close()
+        """Put a connection into the pool, or close it if the pool was closed meanwhile."""
+        self._idle.append(opened)
+        if opened.generation != self._generation:
+            self._drain()
 
     def _until_settled(self, attempt: Callable[[], T], retry: tuple[int, ...]) -> T:
-        """Repeat ``attempt`` while the file changes hands, for `SETTLE_S` from the first failure."""
+        """Retry ``attempt`` while the file changes hands, for `SETTLE_S` from the first failure."""
         until = None
         while True:
             try:
                 return attempt()
-            except FileMissing:
-                raise
             except sqlite3.OperationalError as error:
-                code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-                if not isinstance(error, _Changed) and (code not in retry or not self.path.is_file()):
-                    raise
                 until = until or time.monotonic() + min(SETTLE_S, self.deadline_s)
-                if time.monotonic() > until:
+                settling = isinstance(error, _Changed) or (error_code(error) in retry and self.path.is_file())
+                if not settling or time.monotonic() > until:
                     raise
             time.sleep(PAUSE_S)
 
-    def _read(self, query: Callable[[sqlite3.Connection], T], until: float) -> T:
-        opened = self._taken() or self._open(create=False, to_write=False)
-        opened.db.set_progress_handler(lambda: time.monotonic() > until, PROGRESS_STEPS)
-        try:
-            found = query(opened.db)
-            opened.db.set_progress_handler(None, 0)
-        except BaseException as error:
-            opened.db.close()
-            if isinstance(error, sqlite3.DatabaseError):
-                self._check_in_place(opened.file, error)
-                self._check_unchanged(opened, error)
-            raise
-        if opened.state is not None:
-            self._check_unchanged(opened)
-        self._return(opened)
-        return found
+    def _check(self, state: _State, immutable: bool = False, error: BaseException | None = None) -> None:
+        """Raise _Changed if the path names another file, or an immutable one has changed."""
+        if not self._is_current(state, immutable):
+            raise _Changed("the file changed or was replaced while it was opened or read") from error
 
-    def _check_unchanged(self, opened: _Opened, error: BaseException | None = None) -> None:
-        """Raise _Changed where the connection assumed that the file does not change, and it did."""
-        if opened.state is not None and opened.state != self._state():
-            opened.db.close()
-            raise _Changed("the file changed while it was read") from error
+    def _is_current(self, state: _State, immutable: bool) -> bool:
+        return self._state() == state if immutable else _file(_stat(self.path)) == state.file
 
-    def _open(self, create: bool, to_write: bool) -> _Opened:
-        """Open the file that the path names. Raises FileMissing; _Changed where another takes its place."""
-        before = self._state()
-        if before is None and create:
+    def _open(self, create: bool = False, to_write: bool = False) -> _Opened:
+        """Open the file that the path names. Raises FileMissing, or _Changed if another one replaced it."""
+        generation, state = self._generation, self._state()
+        if state is None and create:
             self._connect_in_wal("mode=rwc").close()
-            before = self._state()
-        if before is None:
+            state = self._state()
+        if state is None:
             raise FileMissing(f"no file {self.path}")
-        generation, state = self._generation, None
         try:
-            db = self._connect_in_wal("mode=rw")
+            db, immutable = self._connect_in_wal("mode=rw"), False
         except sqlite3.DatabaseError as error:
-            self._check_in_place(before.file, error)
-            read_only = error.sqlite_errorcode & 0xFF in _READ_ONLY
-            if to_write or not read_only or not before.frozen:
+            self._check(state, error=error)
+            if to_write or error_code(error) not in READ_ONLY or not state.frozen:
                 raise
-            db, state = self._connect("mode=ro&immutable=1"), before
+            db, immutable = self._connect("mode=ro&immutable=1"), True
         with _closed_on_error(db):
-            self._check_in_place(before.file)
-        return _Opened(db, before.file, state, os.getpid(), generation)
-
-    def _check_in_place(self, file: tuple[int, int], error: BaseException | None = None) -> None:
-        """Raise _Changed where the path no longer names this file."""
-        if self._file() != file:
-            raise _Changed("the file was replaced while it was opened or read") from error
+            self._check(state)
+        return _Opened(db, state, immutable, os.getpid(), generation)
 
     def _connect_in_wal(self, options: str) -> sqlite3.Connection:
-        db = self._connect(options)
+        db, until = self._connect(options), time.monotonic() + self.deadline_s
         with _closed_on_error(db):
-            _use_wal(db, time.monotonic() + self.deadline_s)
+            while not _uses_wal(db, until):
+                time.sleep(0.01)
             db.execute("PRAGMA synchronous = FULL")
         return db
 
@@ -223,34 +201,36 @@ class Connections:
         uri = f"{self.path.as_uri()}?{options}"
         return sqlite3.connect(uri, timeout=self.deadline_s, uri=True, check_same_thread=False)
 
-    def _file(self) -> tuple[int, int] | None:
-        """Which file the path names; None if it is missing."""
-        try:
-            stat = os.stat(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return stat.st_dev, stat.st_ino
-
     def _state(self) -> _State | None:
-        """The file as it is now; None if it is missing. The log is looked at first, as it is removed last."""
-        frozen = not any(self._size(f"{self.path}{suffix}") for suffix in ("-wal", "-journal"))
-        try:
-            stat = os.stat(self.path)
-        except (FileNotFoundError, NotADirectoryError):
+        """Return the file's state; None if it is missing. The log comes first, as writers remove it last."""
+        logs = [_stat(f"{self.path}{suffix}") for suffix in ("-wal", "-journal")]
+        stat = _stat(self.path)
+        if stat is None:
             return None
         version = stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size
-        return _State((stat.st_dev, stat.st_ino), version, frozen)
+        return _State(_file(stat), version, not any(log and log.st_size for log in logs))
 
-    @staticmethod
-    def _size(path: str) -> int:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            return os.stat(path).st_size
-        return 0
+
+def error_code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _stat(path: Path | str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _file(stat: os.stat_result | None) -> tuple[int, int] | None:
+    """Return which file it is."""
+    return stat and (stat.st_dev, stat.st_ino)
 
 
 @contextmanager
 def _closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
-    """Close the connection when this fails."""
+    """Close the connection if the block fails."""
     try:
         yield
     except BaseException:
@@ -258,41 +238,25 @@ def _closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _use_wal(db: sqlite3.Connection, until: float) -> None:
-    """The one step in which SQLite does not itself wait for other processes that do the same."""
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
+def _uses_wal(db: sqlite3.Connection, until: float) -> bool:
+    """Switch to WAL, the one step for which SQLite does not wait for other processes; False to retry."""
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            raise
+        return False
+    return True
 
 
-# ------------------------------------------------------------------ forks
 _live: weakref.WeakSet[Connections] = weakref.WeakSet()
-_forking: list[Connections] = []
-_one_fork = threading.Lock()
 _inherited: list[_Opened] = []
-"""A parent's connections that were in use at a fork: closing them here would release its locks."""
+"""The parent's connections that were in use at a fork."""
 
 
-def _before_fork() -> None:
-    """Close what is idle; the locks are held across the fork, so that the child finds them free."""
-    _one_fork.acquire()
-    _forking[:] = list(_live)
-    for connections in _forking:
-        connections._lock.acquire()
-        for opened in connections._emptied():
-            opened.db.close()
+def _close_idle() -> None:
+    for connections in list(_live):
+        connections.close()
 
 
-def _after_fork() -> None:
-    for connections in _forking:
-        connections._lock.release()
-    _forking.clear()
-    _one_fork.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+os.register_at_fork(before=_close_idle)

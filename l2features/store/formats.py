@@ -1,0 +1,95 @@
+"""Formats of what every store keeps: geometries, chunk records and segments.
+
+Stored text names its format; a text that does not is of format 1. Older formats are read, newer ones are
+refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from ..core.chunks import FileCounts
+from ..core.errors import StoreError, UnknownFormat
+from ..core.geometry import Geometry
+from ..core.ids import Ids
+from .base import ChunkRecord
+
+GEOMETRY_FORMAT = 2
+"""1: id layouts with equally many bits on each axis. 2: ``spatial_bits`` with a number for each axis."""
+CHUNK_FORMAT = 2
+"""1: nodes, orphans and reason. 2: also files and saturated."""
+
+
+def check_version(version: object, newest: int, what: str) -> None:
+    """Raise UnknownFormat, naming ``what``, unless the version is an integer from 1 to ``newest``."""
+    if type(version) is not int or not 1 <= version <= newest:
+        raise UnknownFormat(
+            f"{what}: format {version!r:.80}, expected {newest} at most: "
+            "a newer version of l2features wrote it and is needed to read it"
+        )
+
+
+def check_format(content: Any, newest: int, what: str) -> None:
+    """Check the version of a JSON value; one that names none is of format 1."""
+    check_version(content.get("format", 1) if isinstance(content, dict) else 1, newest, what)
+
+
+def geometry_text(geometry: Geometry) -> str:
+    """Return the geometry as JSON, in the oldest format that can express it."""
+    content = json.loads(geometry.to_json())
+    per_axis = any(isinstance(bits, list) for bits in content["spatial_bits"].values())
+    return json.dumps({"format": 2 if per_axis else 1, **content}, separators=(",", ":"))
+
+
+def parse_geometry(text: str | bytes | None, name: str) -> Geometry | None:
+    """Return the geometry of table ``name``. Raises UnknownFormat, or StoreError if it is malformed."""
+    if text is None:
+        return None
+    try:
+        check_format(json.loads(text), GEOMETRY_FORMAT, f"table {name}: the geometry")
+        return Geometry.from_json(text)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"table {name}: the row 'geometry' is not a geometry: {error!r}") from error
+
+
+def chunk_content(record: ChunkRecord) -> dict[str, Any]:
+    """Return what a record holds beside its chunk, state and time; `chunk_record` is the inverse."""
+    files = record.files._asdict() if any(record.files) else {}
+    content = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
+    return {**content, "files": files, "saturated": dict(record.saturated)}
+
+
+def chunk_text(record: ChunkRecord) -> str:
+    """Return the content of a record as JSON."""
+    return json.dumps({"format": CHUNK_FORMAT, **chunk_content(record)}, separators=(",", ":"))
+
+
+def chunk_record(
+    chunk_id: int, state: str, load: Callable[[], tuple[datetime, Any]], where: str
+) -> ChunkRecord:
+    """Return a record whose time and content ``load`` decodes.
+
+    Raises UnknownFormat, or StoreError if what is stored is malformed.
+    """
+    what = f"{where}: the record of chunk {chunk_id}"
+    try:
+        time, content = load()
+        check_format(content, CHUNK_FORMAT, what)
+        nodes, orphans, reason = int(content["nodes"]), int(content["orphans"]), str(content["reason"])
+        files = FileCounts(**content.get("files", {}))
+        saturated = {str(name): int(count) for name, count in content.get("saturated", {}).items()}
+        return ChunkRecord(chunk_id, state, time, nodes, orphans, reason, files, saturated)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{what} cannot be read: {error!r}") from error
+
+
+def parse_segments(value: bytes, what: str) -> Ids:
+    """Return a chunk's segments, stored as little-endian u64. Raises StoreError."""
+    if len(value) % 8:
+        raise StoreError(f"{what}: the segments have {len(value)} bytes, expected a multiple of 8")
+    return np.frombuffer(value, dtype="<u8")

@@ -1,0 +1,200 @@
+"""The SQL tables of a SQLite file, and what the file says of their formats.
+
+Why a table and not SQLite's ``user_version``: that is one number for the whole file, which may hold tables
+of several versions.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ...core.errors import UnknownFormat
+from ...core.ids import Ids, as_ids, to_bytes
+from ...core.schema import FEATURES
+from ..base import ChunkRecord
+from ..formats import check_version, chunk_content, chunk_record
+from .records import FIRST, Formats, describe, new_format, own_format, parse
+
+TABLE, NODES, CHUNKS, NOTES = "table", "nodes", "chunks", "notes"
+VERSIONS = {TABLE: 1, NODES: 2, CHUNKS: 2, NOTES: 1}
+"""The newest version of each part that this code reads, which it writes. A file without formats is of version
+1: its records are not described, and its chunks have no ``files`` and ``saturated``."""
+_FORMATS = """
+CREATE TABLE IF NOT EXISTS formats (
+    name TEXT NOT NULL COLLATE NOCASE, part TEXT NOT NULL, size INTEGER NOT NULL, version INTEGER NOT NULL,
+    fields TEXT NOT NULL, PRIMARY KEY (name, part, size)
+) WITHOUT ROWID
+"""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS tables (
+    name TEXT PRIMARY KEY COLLATE NOCASE, graph_id TEXT NOT NULL, cv_path TEXT NOT NULL,
+    timestamp TEXT NOT NULL, geometry TEXT
+) WITHOUT ROWID
+"""
+_RECORD = "id, state, time, nodes, orphans, reason, "
+_NEW_COLUMNS = ("files TEXT NOT NULL DEFAULT '{}'", "saturated TEXT NOT NULL DEFAULT '{}'")
+CREATE_NOTES = """
+CREATE TABLE IF NOT EXISTS notes (
+    name TEXT NOT NULL COLLATE NOCASE, note TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (name, note)
+) WITHOUT ROWID
+"""
+_ATTEMPTS = """
+CREATE TABLE IF NOT EXISTS "{name}.attempts" (
+    chunk INTEGER NOT NULL, work TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (chunk, work)
+) WITHOUT ROWID
+"""
+Row = tuple[str, int, int, str]
+
+
+@dataclass(frozen=True)
+class TableFormats:
+    """The formats of one table: the records of its nodes, by length, and the version of its chunks."""
+
+    records: Formats
+    chunks: int
+    described: bool
+
+
+def stored_formats(db: sqlite3.Connection, name: str, where: str) -> tuple[Row, ...]:
+    """Return the rows of a table's formats; none in an older file. Raises UnknownFormat, naming ``where``."""
+    if not exists(db, "formats"):
+        return ()
+    try:
+        query = "SELECT part, size, version, fields FROM formats WHERE name = ?"
+        return tuple(db.execute(query, (name,)))
+    except sqlite3.OperationalError as error:
+        if "no such column" not in str(error):
+            raise
+        raise UnknownFormat(
+            f"{where}: its formats are described in another way ({error}): "
+            "a newer version of l2features wrote it and is needed to read it"
+        ) from error
+
+
+@lru_cache(1_000)
+def parse_formats(rows: tuple[Row, ...], where: str) -> TableFormats:
+    """Return the formats of a table. Raises UnknownFormat, naming ``where``."""
+    records: dict[int, np.dtype] = {}
+    chunks = 1
+    for part, size, version, fields in rows:
+        check_version(version, VERSIONS.get(part, 0), f"{where}: {part}")
+        if part == NODES:
+            try:
+                records[size] = parse(fields, size)
+            except ValueError as error:
+                raise UnknownFormat(
+                    f"{where}: the record of its nodes: {error}: a newer version of l2features is needed"
+                ) from error
+        elif part == CHUNKS:
+            chunks = version
+    return TableFormats(records or {FIRST.itemsize: FIRST}, chunks, bool(records))
+
+
+def create_tables(db: sqlite3.Connection, name: str) -> None:
+    """Create a table in this version's formats; an existing one stays as it is."""
+    db.execute(_TABLES)
+    if exists(db, f"{name}.nodes"):
+        return
+    db.execute(f'CREATE TABLE "{name}.nodes" (id INTEGER PRIMARY KEY, features BLOB NOT NULL)')
+    db.execute(
+        f'CREATE TABLE "{name}.chunks" ('
+        "id INTEGER PRIMARY KEY, state TEXT NOT NULL, time TEXT NOT NULL, nodes INTEGER NOT NULL, "
+        f"orphans INTEGER NOT NULL, reason TEXT NOT NULL, segments BLOB, {', '.join(_NEW_COLUMNS)})"
+    )
+    db.execute(f'CREATE INDEX "{name}.states" ON "{name}.chunks" (state, time)')
+    _add_record(db, name, FEATURES)
+    for part in (TABLE, CHUNKS, NOTES):
+        _add_format(db, name, part)
+
+
+def upgrade_chunks(db: sqlite3.Connection, name: str, formats: TableFormats) -> None:
+    """Add the columns of this version to a table's chunks, if they lack them."""
+    if formats.chunks < VERSIONS[CHUNKS]:
+        for column in _NEW_COLUMNS:
+            db.execute(f'ALTER TABLE "{name}.chunks" ADD COLUMN {column}')
+        _add_format(db, name, CHUNKS)
+
+
+def current_record(db: sqlite3.Connection, name: str, formats: TableFormats) -> np.dtype:
+    """Return the record for new rows; describes it in the file if the table does not have it yet."""
+    record = own_format(formats.records)
+    if record is None:
+        if not formats.described:
+            _add_record(db, name, FIRST)
+        record = new_format(formats.records)
+        _add_record(db, name, record)
+    return record
+
+
+def signed(ids: Any) -> list[int]:
+    """Return ids as SQLite's integers, which are signed."""
+    return as_ids(ids).view(np.int64).tolist()
+
+
+def row_of(record: ChunkRecord, segments: Ids | None) -> tuple[Any, ...]:
+    """Return the row of a chunk."""
+    content = chunk_content(record)
+    return (
+        *(*signed([record.chunk_id]), record.state, record.time.astimezone(UTC).isoformat()),
+        *(content["nodes"], content["orphans"], content["reason"]),
+        None if segments is None else to_bytes(as_ids(segments)),
+        *(json.dumps(content["files"]), json.dumps(content["saturated"])),
+    )
+
+
+def record_columns(formats: TableFormats) -> str:
+    """Return the columns that `record_of` takes."""
+    return _RECORD + ("files, saturated" if formats.chunks > 1 else "'{}', '{}'")
+
+
+def record_of(row: Sequence[Any], where: str) -> ChunkRecord:
+    """Return the record in a chunk's `record_columns`. Raises StoreError."""
+    key, state, time, nodes, orphans, reason, files, saturated = row
+
+    def load() -> tuple[datetime, dict[str, Any]]:
+        content = {"nodes": nodes, "orphans": orphans, "reason": reason}
+        content |= {"files": json.loads(files), "saturated": json.loads(saturated)}
+        return datetime.fromisoformat(time), content
+
+    return chunk_record(key % (1 << 64), state, load, where)
+
+
+def count_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> list[int]:
+    """Count an attempt at each work on a chunk; returns how many are open. ``chunk`` is the signed id."""
+    db.execute(_ATTEMPTS.format(name=name))
+    query = (
+        f'INSERT INTO "{name}.attempts" VALUES (?, ?, 1) '
+        "ON CONFLICT (chunk, work) DO UPDATE SET count = count + 1 RETURNING count"
+    )
+    return [int(db.execute(query, (chunk, work)).fetchone()[0]) for work in works]
+
+
+def clear_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> None:
+    """Clear the open attempts at these works on a chunk."""
+    if exists(db, f"{name}.attempts"):
+        query = f'DELETE FROM "{name}.attempts" WHERE chunk = ? AND work = ?'
+        db.executemany(query, [(chunk, work) for work in works])
+
+
+def exists(db: sqlite3.Connection, table: str) -> bool:
+    """Return whether the file has an SQL table of this name."""
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
+    return db.execute(query, (table,)).fetchone() is not None
+
+
+def _add_record(db: sqlite3.Connection, name: str, record: np.dtype) -> None:
+    _add_format(db, name, NODES, record.itemsize, describe(record))
+
+
+def _add_format(db: sqlite3.Connection, name: str, part: str, size: int = 0, fields: str = "") -> None:
+    db.execute(_FORMATS)
+    row = (name, part, size, VERSIONS[part], fields)
+    db.execute("INSERT OR REPLACE INTO formats VALUES (?, ?, ?, ?, ?)", row)

@@ -1,0 +1,185 @@
+"""A new kind of store: one file that registers itself, passes the conformance suite and takes an ingest."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from l2features.config.datasets import STORE_URLS, load_dataset
+from l2features.core.errors import ConfigError, TableNotFound
+from l2features.core.geometry import Chunk, Geometry
+from l2features.core.ids import Ids, as_ids
+from l2features.core.rows import Rows
+from l2features.core.schema import FEATURES, NAMES
+from l2features.ingest.steps import compute_chunk, prepare, save_chunk
+from l2features.query.chunk_lookup import read_chunk
+from l2features.store.base import (
+    DONE,
+    FAILED,
+    STORES,
+    ChunkRecord,
+    Coverage,
+    Meta,
+    Store,
+    check_note_name,
+    register_store,
+)
+from l2features.testing.store_suite import StoreSuite
+from l2features.testing.stores import chunk_rows
+from tests.support.jobs import dataset_file
+
+
+@dataclass
+class Table:
+    """What a store in memory keeps of one table."""
+
+    meta: Meta | None = None
+    geometry: Geometry | None = None
+    rows: dict[int, np.ndarray] = field(default_factory=dict)
+    chunks: dict[int, tuple[ChunkRecord, Ids | None]] = field(default_factory=dict)
+    attempts: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+TABLES: dict[tuple[str, str], Table] = {}
+
+
+class MemoryStore(Store):
+    """A table in this process's memory."""
+
+    @property
+    def table(self) -> Table:
+        try:
+            return TABLES[self.url, self.name]
+        except KeyError:
+            raise TableNotFound(f"table {self.name} not found in {self.url}") from None
+
+    def create_table(self) -> None:
+        TABLES.setdefault((self.url, self.name), Table())
+
+    def ping(self) -> None:
+        assert self.table
+
+    def close(self) -> None:
+        pass
+
+    # notes
+    def meta(self) -> Meta | None:
+        meta = self.table.meta
+        return meta and replace(meta, geometry=self.table.geometry)
+
+    def stamp(self, meta: Meta) -> None:
+        self.table.meta, self.table.geometry = meta, meta.geometry or self.table.geometry
+
+    def geometry(self) -> Geometry | None:
+        return self.table.geometry
+
+    def put_geometry(self, geometry: Geometry) -> None:
+        self.table.geometry = geometry
+
+    def note(self, name: str) -> str | None:
+        check_note_name(name)
+        return self.table.notes.get(name)
+
+    def put_note(self, name: str, text: str) -> None:
+        check_note_name(name)
+        self.table.notes[name] = text
+
+    # rows
+    def write(self, features: np.ndarray) -> None:
+        self.table.rows.update(zip(features["label"].tolist(), features.copy(), strict=True))
+
+    def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
+        rows, known = Rows.empty(ids), self.table.rows
+        found = np.array([node in known for node in rows.ids.tolist()], dtype=bool)
+        if found.any():
+            features = np.array([known[node] for node in rows.ids[found].tolist()], dtype=FEATURES)
+            rows.put(found, Rows.complete(features))
+        return replace(rows, present=rows.present & np.isin(NAMES, list(names)))
+
+    def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
+        return self.read(sorted(node for node in self.table.rows if chunk_id <= node <= last_id), names)
+
+    def delete(self, first_id: int, last_id: int) -> None:
+        self.table.rows = {i: row for i, row in self.table.rows.items() if not first_id <= i <= last_id}
+
+    # chunk log
+    def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
+        self.table.chunks[record.chunk_id] = record, segments
+        self.clear_attempts(record.chunk_id)
+
+    def chunk_records(self) -> Iterator[ChunkRecord]:
+        return iter([record for record, _ in self.table.chunks.values()])
+
+    def _records(self, chunk_ids: Ids) -> list[ChunkRecord | None]:
+        return [self.table.chunks.get(i, (None, None))[0] for i in as_ids(chunk_ids).tolist()]
+
+    def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
+        return np.array([record.state if record else "" for record in self._records(chunk_ids)], dtype="U6")
+
+    def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
+        records = self._records(chunk_ids)
+        return np.array([bool(r and r.state == DONE and r.files.background) for r in records], dtype=bool)
+
+    def failures(self, chunk_ids: Ids) -> dict[int, str]:
+        return {r.chunk_id: r.reason for r in self._records(chunk_ids) if r and r.state == FAILED}
+
+    def coverage(self) -> Coverage:
+        records = list(self.chunk_records())
+        counts = Counter(record.state for record in records)
+        return Coverage(counts[DONE], counts[FAILED], max((r.time for r in records), default=None))
+
+    def segments(self, chunk_id: int) -> Ids | None:
+        return self.table.chunks.get(chunk_id, (None, None))[1]
+
+    def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
+        attempts = self.table.attempts[chunk_id]
+        attempts.update(works)
+        return [attempts[work] for work in works]
+
+    def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
+        for work in works:
+            self.table.attempts[chunk_id].pop(work, None)
+
+
+@pytest.fixture
+def store_url() -> Iterator[str]:
+    """URL of a store in memory, whose kind is registered for one test."""
+    with patch.dict(STORES), patch.dict(STORE_URLS):
+        register_store("memory://name", r"memory://[a-z]+", f"{__name__}:MemoryStore")
+        yield "memory://store"
+    TABLES.clear()
+
+
+class TestMemoryStore(StoreSuite):
+    """The store in memory passes what every store passes."""
+
+
+def test_an_ingest_into_a_new_kind_of_store(tmp_path: Path, sample: Path, store_url: str) -> None:
+    """By plain functions, with the same rows and records as in SQLite."""
+    written = []
+    for url in (store_url, f"sqlite://{tmp_path}/store.db"):
+        ingest = prepare(load_dataset("sample", dataset_file(tmp_path, sample, store=url)), create=True)
+        chunks = [Chunk(*xyz) for xyz in np.ndindex(*ingest.geometry.grid)]
+        with closing(ingest.open_store()) as store:
+            for chunk in chunks:
+                save_chunk(store, ingest.geometry, compute_chunk(ingest.open_source(), chunk))
+            rows = [chunk_rows(store, chunk) for chunk in chunks]
+            assert store.coverage().done == len(chunks)
+            assert read_chunk(store, ingest.dataset, ingest.geometry, chunks[0]).error == ""
+            written.append([(part.features.tobytes(), part.present.tobytes()) for part in rows])
+    assert written[0] == written[1] != []
+
+
+def test_a_kind_that_is_not_registered_is_refused(tmp_path: Path, sample: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected bigtable://project/instance or sqlite:///path/file\.db"):
+        load_dataset("sample", dataset_file(tmp_path, sample, store="memory://store"))
