@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...core.ids import KEY_DIGITS, Ids
-from ...core.rows import Rows
-from ...core.schema import ATTRIBUTES, FEATURES, NAMES, SIZE
+from ...core.rows import Rows, set_flags
+from ...core.schema import ATTRIBUTES, COLUMN, FEATURES, NAMES, SIZE
 from .readrows import BAD_CELL, MALFORMED, OK, STATE, Out, Table
 from .readrows import decode as _decode
 from .wire import ABSENT
@@ -61,9 +61,8 @@ def _place(fields: dict[str, Any], name: str) -> tuple[int, int]:
     return (fields[name][1], fields[name][0].itemsize) if fields else (0, 0)
 
 
-FEATURE_COLUMNS = Columns(
-    NAMES, FEATURES, frozenset(a.name for a in ATTRIBUTES if a.optional), marked=NAMES.index(SIZE)
-)
+OPTIONAL = frozenset(a.name for a in ATTRIBUTES if a.optional)
+FEATURE_COLUMNS = Columns(NAMES, FEATURES, OPTIONAL, marked=COLUMN[SIZE])
 
 
 @dataclass(frozen=True)
@@ -119,11 +118,11 @@ def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
 
 
 def features_of(decoded: Decoded) -> Rows:
-    """The rows that were decoded with `FEATURE_COLUMNS`."""
-    features = decoded.records.view(FEATURES).reshape(len(decoded.ids))
-    features["label"] = decoded.ids
-    features["has_pca"] = decoded.present[:, NAMES.index("pca")]
-    return Rows(features, decoded.present)
+    """Return the rows that were decoded with `FEATURE_COLUMNS`."""
+    rows = Rows(decoded.records.view(FEATURES).reshape(len(decoded.ids)), decoded.present)
+    rows.features["label"] = decoded.ids
+    set_flags(rows)
+    return rows
 
 
 def warm_up() -> None:
