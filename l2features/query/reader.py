@@ -73,8 +73,8 @@ def _ignore(*_: float) -> None:
 class Reader:
     """Reads the table of one data set, through a cache if there is one.
 
-    ``on_lookup(hits, misses)`` receives each use of the cache, repeated ids included; ``on_read(ids, seconds)``
-    each read of the store.
+    ``on_lookup(hits, misses)`` receives each use of the cache, with repeated ids; ``on_read(ids, seconds)``
+    receives each read of the store.
     """
 
     store: Store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -104,15 +105,10 @@ def newest(*names: str) -> RowFilter:
 
 
 def newest_attributes(names: Sequence[str]) -> RowFilter:
-    """The newest cell of each of the attributes among ``names``, in one range for each run of neighbours."""
-    known, runs = sorted(NAMES), list[list[str]]()
+    """Return the filter for the newest cells of attributes, in one range per run of neighbouring columns."""
     if set(names) >= set(NAMES):
         return newest()
-    for i, name in enumerate(known):
-        if name in names and i and known[i - 1] in names:
-            runs[-1][1] = name
-        elif name in names:
-            runs.append([name, name])
+    runs = [list(run) for wanted, run in groupby(sorted(NAMES), set(names).__contains__) if wanted]
     if not runs:
         return BlockAllFilter(True)
     ranges = [_columns(run) for run in runs]

@@ -1,4 +1,4 @@
-"""Rows of Bigtable's answers as arrays, decoded from the bytes on the wire without an object per cell."""
+"""Decode ReadRows responses of Bigtable into arrays, without an object per cell."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _LEAST_ROW = KEY_DIGITS + 4
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the cells of a row go: the cell ``names[i]`` becomes the field of that name of ``record``.
+    """Columns to decode: the cell ``names[i]`` becomes the field of that name of ``record``.
 
-    Without ``record`` the cells are empty, as a filter that strips values leaves them. ``optional`` ones may
-    be empty, which is as if they were not there. ``marked`` is the column, or -1, that may be the mark
-    `rows.NOT_COMPUTED`. ``prefix`` is what a row key has before the digits of its id.
+    Without ``record`` the cells are empty, because a filter has stripped their values. An empty ``optional``
+    cell counts as absent. ``marked`` is the column that may have the value `rows.NOT_COMPUTED`, or -1.
+    ``prefix`` precedes the digits of the id in a row key.
     """
 
     names: tuple[str, ...]
@@ -43,7 +43,7 @@ class Columns:
 
     @cached_property
     def table(self) -> Table:
-        """What the kernel takes."""
+        """The columns as the compiled decoder takes them."""
         fields = {} if self.record is None else dict(self.record.fields or {})
         rows = [(*_place(fields, name), name in self.optional, len(name)) for name in self.names]
         letters = np.array([name.encode() for name in self.names]).view(np.uint8)
@@ -57,7 +57,7 @@ class Columns:
 
 
 def _place(fields: dict[str, Any], name: str) -> tuple[int, int]:
-    """Offset and size of a field."""
+    """Return offset and size of a field."""
     return (fields[name][1], fields[name][0].itemsize) if fields else (0, 0)
 
 
@@ -69,10 +69,10 @@ FEATURE_COLUMNS = Columns(NAMES, FEATURES, OPTIONAL, marked=COLUMN[SIZE])
 class Decoded:
     """The committed rows of a stream, in its order.
 
-    ``records`` (n, itemsize) are the bytes of ``Columns.record``, ``present`` (n, columns) says which cells
-    there were, ``times`` (n,) is that of the newest of them in microseconds. ``committed`` counts all rows,
-    also those whose key is none of an id, of which ``strange_key`` is the first. ``last_key`` is the key up
-    to which the server has looked; ``whole`` is False where the stream breaks off within a row.
+    ``records`` (n, itemsize) are the bytes of ``Columns.record``, ``present`` (n, columns) is the mask of
+    cells, and ``times`` (n,) is the time of the newest cell in microseconds. ``committed`` also counts rows
+    whose key is not an id; ``strange_key`` is the first such key. The server has scanned up to ``last_key``.
+    ``whole`` is False if the stream ends within a row.
     """
 
     ids: Ids
@@ -86,9 +86,9 @@ class Decoded:
 
 
 def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
-    """Decode the messages of one ReadRows stream, from its start; of several cells the first counts.
+    """Decode the messages of one ReadRows stream, from its start. The first cell of a column counts.
 
-    Raises ValueError for bytes that are no such stream, and for a cell of the wrong length.
+    Raises ValueError for a malformed stream or a cell of the wrong length.
     """
     raw = b"".join(messages)
     data = np.frombuffer(raw, dtype=np.uint8)
@@ -126,5 +126,5 @@ def features_of(decoded: Decoded) -> Rows:
 
 
 def warm_up() -> None:
-    """Compile the kernel of the read path, or load it from numba's cache; see `features.warm_up`."""
+    """Compile the decoder or load it from numba's cache; see `kernel.warm_up`."""
     decode([], FEATURE_COLUMNS)
