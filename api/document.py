@@ -1,4 +1,4 @@
-"""The OpenAPI document: what the library makes of the routes, and what only this server knows."""
+"""The OpenAPI document: what flask-openapi3 derives from the routes, and what only this server knows."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .problems import AUTH_ERROR, AUTH_PROBLEMS
 from .schemas import OPERATIONS, components, plain_response
 
 PLACE = "../openapi.json"
-"""Of the document, as seen from the page."""
+"""URL of the document, relative to the page that shows it."""
 TOKEN = "token"
 LIBRARYS = ("ValidationErrorModel", "UnprocessableEntity")
-"""Schemas of an answer that the library would give, and this server never does."""
+"""Schemas of flask-openapi3's own validation error, which this server never returns."""
 SECURITY_SCHEMES = {
     TOKEN: {"type": "http", "scheme": "bearer", "description": "A token of the authentication service."}
 }
-REDIRECT = {"description": "Browsers without a token are sent to where they get one."}
+REDIRECT = {"description": "Browsers without a token are redirected to the login page."}
 HEADERS = {
-    REQUEST_ID: {"description": "Stands in the server's log too.", "schema": {"type": "string"}},
+    REQUEST_ID: {"description": "Also in the server's log.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
 }
 
@@ -37,12 +37,12 @@ HEADERS = {
 def register_document(
     app: OpenAPI, settings: Settings, datasets: Sequence[str], open_endpoints: Collection[str] | None
 ) -> None:
-    """The document and a page that shows it; arguments as of `openapi_document`."""
+    """Register the document and a page that shows it. Arguments as of `openapi_document`."""
     prefix = settings.api_prefix
     kept: list[dict[str, Any]] = []
 
     def document() -> Response:
-        """This description of the API, as OpenAPI 3.1."""
+        """Return this OpenAPI 3.1 document."""
         if not kept:
             kept.append(openapi_document(app, settings, datasets, open_endpoints))
         return json_response(kept[0])
@@ -69,7 +69,7 @@ def register_document(
 def openapi_document(
     app: OpenAPI, settings: Settings, datasets: Sequence[str], open_endpoints: Collection[str] | None
 ) -> dict[str, Any]:
-    """The document of all routes. ``open_endpoints`` need no token; None where no route does."""
+    """Return the document of all routes. ``open_endpoints`` need no token; None if no route needs one."""
     open_paths = [
         parse_rule(rule.rule) for rule in app.url_map.iter_rules() if rule.endpoint in (open_endpoints or ())
     ]

@@ -1,4 +1,4 @@
-"""The routes: what they ask of the library, and what they answer."""
+"""The routes of the API: requests in, responses out; the library does the work."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ from .schemas import (
 )
 
 VERSION = "PCGL2Cache v1.3.1"
-"""The service whose contract this is, as its index pages have always said."""
+"""The service whose contract this is, as its index pages report it."""
 SHARE = 75
-"""Percent of the reads that one data set may take up where there are several."""
+"""Percent of the concurrent reads that one of several data sets may use."""
 log = logging.getLogger("l2features.api")
 
 
 def register_contract(
     app: OpenAPI, settings: Settings, datasets: Datasets, missing: MissingIds
 ) -> frozenset[str]:
-    """The routes that clients of the older service know; gives the endpoints that need no token."""
+    """Register the routes of PCGL2Cache; return the endpoints that need no token."""
     api = APIBlueprint("api", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
     _read_route(api, settings, datasets, missing)
     _description_routes(api, settings, datasets)
@@ -74,7 +74,7 @@ def _read_route(api: APIBlueprint, settings: Settings, datasets: Datasets, missi
         openapi_extensions={"requestBody": attributes_request(settings)},
     )
     def attributes(path: DatasetPath, query: AttributesQuery) -> Response:
-        """The features of each id of the body, in nm. Missing ids are published for computation."""
+        """Return the features of each id in the body, in nm. Missing ids are published for computation."""
         served = datasets[path.dataset]
         _check_wait(query.wait, settings.max_wait_s)
         mimetype = accepted(request.headers.get("Accept"), FORMS)
@@ -98,12 +98,12 @@ def _read_route(api: APIBlueprint, settings: Settings, datasets: Datasets, missi
 def _description_routes(api: APIBlueprint, settings: Settings, datasets: Datasets) -> None:
     @api.get(
         "/table/<dataset>",
-        summary="What a data set is",
+        summary="Description of a data set",
         operation_id="table",
         responses={200: TableInfo, **errors(404, 406, 503)},
     )
     def table(path: DatasetPath) -> Response:
-        """Resolution, chunks, attributes with their units, coverage, updates and limits of a data set."""
+        """Return resolution, chunks, attributes with units, coverage, updates and limits of a data set."""
         _check_accepts_json()
         return json_response(table_info(datasets[path.dataset], settings).model_dump(mode="json"))
 
@@ -116,7 +116,7 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: Dataset
         responses={**plain_response(JSON, types, "Types by attribute."), **errors(406)},
     )
     def attribute_metadata() -> Response:
-        """Name of each attribute, and the numpy type that it is stored as."""
+        """Return the stored numpy type of each attribute."""
         _check_accepts_json()
         return json_response({a.name: f"{a.dtype.type}" for a in sorted(ATTRIBUTES, key=lambda a: a.name)})
 
@@ -129,18 +129,18 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: Dataset
         responses={**plain_response(JSON, entries, "Entries by data set."), **errors(406)},
     )
     def table_mapping() -> Response:
-        """The data sets file."""
+        """Return the data sets file as JSON."""
         _check_accepts_json()
         return json_response(datasets.mapping)
 
 
 def _check_accepts_json() -> None:
-    """Raises ApiError 406 where the client does not accept JSON, the only form of a description."""
+    """Raise ApiError 406 if the client does not accept JSON, the only format of a description."""
     accepted(request.headers.get("Accept"), (JSON,))
 
 
 def _index_routes(app: OpenAPI, prefix: str, name: str, shown: str | None = None) -> frozenset[str]:
-    """The index pages below a prefix; the page of the API describes only ``shown``, since all are equal."""
+    """Register the index pages below a prefix. They are equal, so the document shows only ``shown``."""
     for place in ("", "index"):
         endpoint = f"{name}_{place or 'slash'}"
         app.get(
@@ -156,7 +156,7 @@ def _index_routes(app: OpenAPI, prefix: str, name: str, shown: str | None = None
 
 
 class Read:
-    """One request for features, after its parameters are known."""
+    """One request for features, after its parameters are parsed."""
 
     def __init__(self, served: Served, missing: MissingIds, query: AttributesQuery, mimetype: str) -> None:
         self.served, self.missing, self.mimetype = served, missing, mimetype
@@ -166,7 +166,7 @@ class Read:
         self.reader: Reader = served.opened().reader
 
     def answer(self, ids: Any) -> Answer:
-        """What is there now; what is missing is published."""
+        """Read the ids and publish the missing ones."""
         answer = self.reader.read(ids, self.names, self.with_status)
         g.ids = len(ids)
         if self.update_cache and len(answer.missing):
@@ -176,7 +176,7 @@ class Read:
         return answer
 
     def waited(self, answer: Answer) -> Answer:
-        """The answer when what was missing is there, time is up, or the store does not answer any more."""
+        """Wait until nothing is missing, the time is up, or the store is unavailable."""
         try:
             return self.reader.wait(answer, self.names, self.seconds, self.with_status)
         except StoreUnavailable as error:
@@ -198,7 +198,7 @@ class Read:
 
 
 def table_info(served: Served, settings: Settings) -> TableInfo:
-    """What a data set is. Raises as `Served.opened`."""
+    """Describe a data set. Raises as `Served.opened`."""
     opened, counted, noted = served.opened(), served.counted.get(), served.noted.get()
     geometry, meta = opened.reader.geometry, opened.meta
     with_graph, time = served.entry.has_graph, iso(meta.time) if meta else None
@@ -245,5 +245,5 @@ def _check_wait(seconds: float, limit: float) -> None:
 
 
 def _index() -> Response:
-    """The name under which clients of the older service know this contract."""
+    """Return the name and version of the contract, which clients of PCGL2Cache expect."""
     return Response(VERSION, mimetype="text/html")

@@ -1,4 +1,4 @@
-"""What requests and answers look like: the models behind the OpenAPI document."""
+"""Models of requests and responses, for validation and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from flask_openapi3 import Tag
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from l2features.core.schema import ATTRIBUTES, NAMES, SIZE, Attribute
+from l2features.core.schema import ATTRIBUTES, INT64, NAMES, SIZE, Attribute
 from l2features.query.reader import Status
 from l2features.store.notes import LastAudit
 from l2features.updates.freshness import Updates
@@ -27,7 +27,7 @@ MISSPELLINGS = {
     "attribute_name": "attribute_names",
     "with-status": "with_status",
 }
-"""Parameters that do not exist, and those that are meant. Others are ignored: old clients may send them."""
+"""Frequent misspellings of parameters. Other unknown ones are ignored, because old clients may send them."""
 _NAME = f"[ ]*({'|'.join(NAMES)})[ ]*"
 
 
@@ -45,7 +45,7 @@ class AttributesQuery(BaseModel):
         description="Attributes, separated by commas or in repeated parameters. All, unless given.",
         json_schema_extra={"example": ["rep_coord_nm,size_nm3"]},
     )
-    int64_as_str: str = Field("false", description="`true`, `yes` or `1`: size_nm3 is a string.")
+    int64_as_str: str = Field("false", description=f"`true`, `yes` or `1`: {', '.join(INT64)} is a string.")
     update_cache: str = Field(
         "true", description="`false`, `no` or `0`: missing ids are not published for computation."
     )
@@ -67,12 +67,12 @@ class AttributesQuery(BaseModel):
     @classmethod
     @cache
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """As of pydantic; kept, since it is asked for at every request."""
+        """Cache pydantic's schema, because every request asks for it."""
         return super().model_json_schema(*args, **kwargs)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The attributes asked for, in alphabetical order."""
+        """Requested attributes in alphabetical order."""
         if self.attribute_names is None:
             return tuple(sorted(NAMES))
         return tuple(sorted({name.strip(" ") for name in ",".join(self.attribute_names).split(",")}))
@@ -92,7 +92,7 @@ def is_false(text: str) -> bool:
 
 
 def validation_error(error: Any) -> Any:
-    """The answer to a query that is not as documented."""
+    """Raise ApiError 422 for the first invalid parameter of a query."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else "query"
     if name == "attribute_names":
@@ -110,36 +110,36 @@ class AttributeInfo(BaseModel):
     name: str
     unit: str
     shape: list[int]
-    optional: bool = Field(description="Whether small nodes have none.")
+    optional: bool = Field(description="Whether a computed node may lack it.")
     meaning: str
 
 
 class CoverageInfo(BaseModel):
-    """How much of the grid has been computed."""
+    """Progress of the ingest."""
 
-    done: int = Field(description="Chunks whose nodes are all there.")
+    done: int = Field(description="Chunks with all their nodes.")
     failed: int = Field(description="Chunks that could not be computed.")
-    total: int = Field(description="Chunks of the grid.")
+    total: int = Field(description="Chunks in the grid.")
     as_of: str = Field(description="When this was counted (UTC, ISO 8601).")
 
 
 class UpdatesInfo(Updates):
-    """How fresh the table is, by the updaters that write it."""
+    """Freshness of the table, as reported by its updaters."""
 
     as_of: str = Field(description="When this was read (UTC, ISO 8601).")
 
 
 class TableInfo(BaseModel):
-    """What a data set is, and what there is of it."""
+    """Description and state of a data set."""
 
     dataset: str
     l2cache_id: str
-    graph_id: str | None = Field(description="Graph that the features are of, where the table says it.")
+    graph_id: str | None = Field(description="Graph of the features, if the table records it.")
     timestamp: str | None = Field(
-        description="Time of the graph that was ingested (UTC, ISO 8601). Null without a graph."
+        description="Time of the ingested graph (UTC, ISO 8601). Null without a graph."
     )
     ingested_at: str | None = Field(
-        description="When the ingest of a data set without a graph began (UTC, ISO 8601). Else null."
+        description="Start of the ingest of a data set without a graph (UTC, ISO 8601). Otherwise null."
     )
     newest_update: str | None = Field(description="When a chunk was last written (UTC, ISO 8601).")
     resolution: list[float] = Field(description="nm per voxel.")
@@ -148,19 +148,19 @@ class TableInfo(BaseModel):
     chunk_size: list[int] = Field(description="Voxels of a chunk.")
     grid: list[int] = Field(description="Chunks along each axis.")
     attributes: list[AttributeInfo]
-    coverage: CoverageInfo | None = Field(description="Null while it is counted for the first time.")
-    updates: UpdatesInfo | None = Field(description="Null where no updater has written to the table.")
-    audit: LastAudit | None = Field(description="Null where the table was never audited as a whole.")
-    limits: dict[str, int | float] = Field(description="What one request may ask for.")
+    coverage: CoverageInfo | None = Field(description="Null until the first count ends.")
+    updates: UpdatesInfo | None = Field(description="Null until an updater has written to the table.")
+    audit: LastAudit | None = Field(description="Null until the whole table has been audited.")
+    limits: dict[str, int | float] = Field(description="Limits of one request.")
 
 
 class Health(BaseModel):
     status: str
-    datasets: dict[str, str] = Field(default_factory=dict, description="Data set: `ready`, or what it lacks.")
+    datasets: dict[str, str] = Field(default_factory=dict, description="`ready` or the problem, by data set.")
 
 
 NOT_READY = {
-    "description": "A store cannot be reached, or no data set is known yet.",
+    "description": "A store cannot be reached, or no data set has been opened yet.",
     "content": {
         JSON: {
             "schema": {"$ref": "#/components/schemas/Health"},
@@ -171,12 +171,12 @@ NOT_READY = {
 
 
 def components(settings: Settings) -> dict[str, Any]:
-    """Schemas that are no models: nodes, and ids as they may be sent."""
+    """Return the schemas of nodes and ids."""
     return {"Node": node_schema(), "Id": ID, "Ids": ids_schema(settings)}
 
 
 def node_schema() -> dict[str, Any]:
-    """JSON schema of the features of one node, as they are served."""
+    """Return the JSON schema of the served features of one node."""
     properties = {a.name: _served_schema(a) for a in ATTRIBUTES}
     properties["status"] = {"type": "string", "enum": [s.name.lower() for s in Status]}
     properties["reason"] = {"type": "string", "description": "Why the node has no features."}
@@ -192,7 +192,7 @@ def _served_schema(attribute: Attribute) -> dict[str, Any]:
     number: dict[str, Any] = {"type": "number"}
     if attribute.served_dtype.kind == "u":
         number = {"type": "integer", "minimum": 0}
-    if attribute.name == SIZE:
+    if attribute.name in INT64:
         number = {"anyOf": [number, {"type": "string", "pattern": "^[0-9]+$"}]}
     for length in reversed(attribute.shape):
         number = {"type": "array", "items": number, "minItems": length, "maxItems": length}
@@ -206,21 +206,21 @@ ID: dict[str, Any] = {
             "type": "integer",
             "minimum": -(1 << 63),
             "maximum": -1,
-            "description": "The uint64 of the same bits.",
+            "description": "The uint64 with the same bits.",
         },
         {
             "type": "string",
             "pattern": "^ *(-[1-9][0-9]{0,17}|[89][0-9]{16}|[1-9][0-9]{17,18}|1[0-7][0-9]{18}) *$",
-            "description": "In decimal, for clients whose numbers have no 64 bits, as in a browser.",
+            "description": "In decimal, for clients without 64-bit integers, such as browsers.",
         },
     ],
-    "description": "A node id: 64 bits, with the layer in the top 8 bits, which is not 0. Never a float.",
+    "description": "A 64-bit node id with a layer other than 0 in its top 8 bits. Never a float.",
     "examples": [int(EXAMPLE_ID), EXAMPLE_ID],
 }
 
 
 def ids_schema(settings: Settings) -> dict[str, Any]:
-    """Ids of a request: a list, a nested list or a single one."""
+    """Return the schema of requested ids: a list, a nested list or a single id."""
     return {
         "anyOf": [
             {"$ref": "#/components/schemas/Id"},
@@ -230,17 +230,17 @@ def ids_schema(settings: Settings) -> dict[str, Any]:
                 "maxItems": settings.max_ids,
             },
         ],
-        "description": f"Ids, {settings.max_ids} at most; usually a list. Repeats are allowed.",
+        "description": f"At most {settings.max_ids} ids, usually a list. Repeats are allowed.",
     }
 
 
 def attributes_request(settings: Settings) -> dict[str, Any]:
-    """The request body of a read, for the OpenAPI document."""
+    """Return the request body of a read, for the OpenAPI document."""
     ids = {"$ref": "#/components/schemas/Ids"}
     content = {"type": "object", "required": [FIELD], "properties": {FIELD: ids}}
     return {
         "required": True,
-        "description": f"{settings.max_body_bytes} bytes at most. `Content-Encoding: gzip` is possible.",
+        "description": f"At most {settings.max_body_bytes} bytes, optionally with `Content-Encoding: gzip`.",
         "content": {
             JSON: {"schema": content, "example": {FIELD: [EXAMPLE_ID]}},
             BINARY: {
@@ -256,13 +256,13 @@ def attributes_request(settings: Settings) -> dict[str, Any]:
 
 
 def attributes_responses() -> dict[int, dict[str, Any]]:
-    """The answers to a read, for the OpenAPI document."""
+    """Return the responses to a read, for the OpenAPI document."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     features = {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Node"}}
     example = {EXAMPLE_ID: {"rep_coord_nm": [17056.0, 8464.0, 1760.0], SIZE: 367534080}}
     return {
         200: {
-            "description": "Features of every id asked for, by id; one row for each in the columnar forms.",
+            "description": "Features by requested id; one row per id in Arrow and Parquet.",
             "content": {JSON: {"schema": features, "example": example}, ARROW: binary, PARQUET: binary},
         },
         **errors(400, 404, 406, 408, 413, 415, 422, 429, 503, forms=FORMS),
@@ -270,5 +270,5 @@ def attributes_responses() -> dict[int, dict[str, Any]]:
 
 
 def plain_response(mimetype: str, schema: dict[str, Any], description: str) -> dict[int, Any]:
-    """An answer that is no model, for the OpenAPI document."""
+    """Return a response without a model, for the OpenAPI document."""
     return {200: {"description": description, "content": {mimetype: {"schema": schema}}}}

@@ -12,7 +12,7 @@ import edt
 import fastremap
 import numpy as np
 
-from l2features.core.schema import FEATURES, PCA_MIN_VOLUME_NM3
+from l2features.core.schema import FEATURES, LARGE, PCA_MIN_VOLUME_NM3
 from l2features.testing.oracle import central_scores, principal_axes
 
 
@@ -37,7 +37,7 @@ def plain_node(
     row["chunk_intersect_count"] = np.minimum(faces, 65535)
     if len(coords) * np.prod(nm) >= PCA_MIN_VOLUME_NM3:
         row["pca"], row["pca_val"] = principal_axes(coords * nm)
-        row["has_pca"] = True
+        row[LARGE.flag] = True
     return rows
 
 

@@ -16,7 +16,7 @@ import psutil
 
 from l2features.core.geometry import Geometry
 from l2features.core.ids import IdLayout
-from l2features.core.schema import FEATURES, PCA_MIN_VOLUME_NM3
+from l2features.core.schema import FEATURES, LARGE, PCA_MIN_VOLUME_NM3
 from l2features.store.base import Meta, open_store
 from l2features.testing.emulators import free_port
 
@@ -50,11 +50,12 @@ def make_features(n: int) -> np.ndarray:
     features["rep_coord_nm"] = random.integers(0, CHUNK, (n, 3))
     counts = random.integers(0, 2000, (n, 2, 3)) * (random.random((n, 2, 3)) < 0.4)
     features["chunk_intersect_count"] = counts
-    features["has_pca"] = features["size_nm3"] * np.prod(GEOMETRY.resolution) >= PCA_MIN_VOLUME_NM3
+    large = features["size_nm3"] * np.prod(GEOMETRY.resolution) >= PCA_MIN_VOLUME_NM3
+    features[LARGE.flag] = large
     axes = np.linalg.qr(random.normal(size=(n, 3, 3)))[0]
-    features["pca"] = axes * features["has_pca"][:, None, None]
+    features["pca"] = axes * large[:, None, None]
     values = np.sort(random.lognormal(10, 0.6, (n, 3)), axis=1)[:, ::-1]
-    features["pca_val"] = values * features["has_pca"][:, None]
+    features["pca_val"] = values * large[:, None]
     return features
 
 

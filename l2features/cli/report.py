@@ -1,13 +1,14 @@
-"""What the command line prints: rows of features, and how far an ingest is."""
+"""Output of the command line: rows of features, and the status of an ingest."""
 
 from __future__ import annotations
 
 import io
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -25,11 +26,12 @@ from ..store.base import FAILED, ChunkRecord, Store
 from ..store.notes import BadNote, LastAudit, audit_text, last_audit
 from ..updates.freshness import Updates, read_updates, updates_text
 
+T = TypeVar("T")
 MAX_LISTED, MAX_KEPT = 20, 10_000
 
 
 def served_rows(rows: Rows, geometry: Geometry) -> dict[str, dict[str, Any]]:
-    """What a client sees of each row, by id."""
+    """Return each row as clients receive it, by id."""
     values = orjson.loads(b"".join(json_parts(rows, geometry)))
     return {label: values[label] for label in map(str, rows.ids.tolist())}
 
@@ -39,7 +41,7 @@ def json_text(value: Any) -> str:
 
 
 def features_table(rows: Rows, geometry: Geometry) -> str:
-    """A table for reading, one line per row."""
+    """Return a text table, one line per row."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("L2 id", justify="right", no_wrap=True)
     for attribute in ATTRIBUTES:
@@ -57,22 +59,18 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        return (
-            " ".join(_cell(v) for v in value)
-            if not isinstance(value[0], list)
-            else " | ".join(map(_cell, value))
-        )
+        return (" | " if isinstance(value[0], list) else " ").join(map(_cell, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @dataclass
 class Status:
-    """How far an ingest is. ``chunks_per_minute`` is over the last ten minutes of work; None if unknown.
+    """Status of an ingest, and the notes stored with its table.
 
-    ``files`` sums the files of done chunks; ``uncounted`` chunks have a record that counts none, as those of
-    older versions, and ``chunks_missing_files`` had some that were missing or empty. ``saturated`` counts
-    nodes by attribute. ``failed`` names the first failed chunks and their reasons, ``n_failed`` counts all.
-    ``updates`` and ``audit`` are what is kept with the table, ``problems`` says why a note cannot be read.
+    Rates are over the last ten minutes of work, None if unknown. ``files`` sums the files of done chunks, of
+    which ``uncounted`` have a record without counts, from an older version, and ``chunks_missing_files`` had
+    missing or empty files. ``saturated`` counts nodes by attribute. ``failed`` lists the first failed chunks
+    with reasons, ``n_failed`` counts all. ``problems`` has the errors of unreadable notes, by note.
     """
 
     table: str
@@ -94,7 +92,7 @@ class Status:
     problems: dict[str, str] = field(default_factory=dict)
 
     def add_done(self, record: ChunkRecord) -> None:
-        """Add the sums of a done chunk."""
+        """Add the record of a done chunk."""
         self.done += 1
         self.nodes += record.nodes
         self.orphans += record.orphans
@@ -104,7 +102,7 @@ class Status:
         self.saturated.update(record.saturated)
 
     def as_dict(self) -> dict[str, Any]:
-        """Without ``problems``, which are for reading."""
+        """Return the status for JSON, without ``problems``."""
         shown = {name: value for name, value in self.__dict__.items() if name != "problems"}
         return {
             **shown,
@@ -117,7 +115,7 @@ class Status:
 
 
 def read_status(store: Store, geometry: Geometry) -> Status:
-    """Status from the records of a table's chunks, holding only what the last ten minutes need."""
+    """Return the status of a table from its chunk records. Keeps only those of the last ten minutes."""
     status = Status(store.name, geometry.n_chunks)
     recent: list[Recorded] = []
     for record in store.chunk_records():
@@ -135,7 +133,8 @@ def read_status(store: Store, geometry: Geometry) -> Status:
             recent.append(Recorded(record.time, record.nodes))
     status.failed.sort()
     _add_rates(status, store, recent)
-    _add_notes(status, store)
+    status.updates = _read_note(status, "updates", lambda: read_updates(store))
+    status.audit = _read_note(status, "audit", lambda: last_audit(store))
     return status
 
 
@@ -145,29 +144,23 @@ def _chunk_of(geometry: Geometry, chunk_id: int) -> Chunk:
 
 
 def _add_rates(status: Status, store: Store, recent: list[Recorded]) -> None:
-    started = None
-    try:
-        started = read_start(store)
-    except BadNote as error:
-        status.problems["ingest"] = str(error)
+    started = _read_note(status, "ingest", lambda: read_start(store))
     window = [entry for entry in recent if status.newest and status.newest - entry.time <= RATE_WINDOW]
     if found := rates(window, started):
         status.chunks_per_minute, status.nodes_per_second = found
 
 
-def _add_notes(status: Status, store: Store) -> None:
+def _read_note(status: Status, name: str, read: Callable[[], T]) -> T | None:
+    """Return a note; record why it is unreadable."""
     try:
-        status.updates = read_updates(store)
+        return read()
     except BadNote as error:
-        status.problems["updates"] = str(error)
-    try:
-        status.audit = last_audit(store)
-    except BadNote as error:
-        status.problems["audit"] = str(error)
+        status.problems[name] = str(error)
+        return None
 
 
 def status_text(status: Status) -> str:
-    """Lines for reading; the first is ``<completed>/<total>``."""
+    """Return the status as text; it starts with ``<done>/<total>``."""
     lines = [f"{status.done}/{status.total} chunks done in table {status.table}: {status.nodes} nodes"]
     if status.orphans:
         lines.append(f"{status.orphans} supervoxels had no parent")

@@ -1,9 +1,8 @@
-"""Which chunks of a grid, and in which order.
+"""Boxes of chunks, and the order in which their chunks are visited.
 
-Chunks are visited in a fixed scattered order, so that at no time do the writers crowd on neighbouring
-row keys: position ``i`` of the order is chunk ``i * stride mod n`` of the box, with a stride near the
-golden section of ``n`` and coprime to it. The order needs no memory, and any part of it can be
-enumerated by itself.
+The order is fixed and scattered, so that writers do not crowd on neighbouring row keys: position ``i`` is
+chunk ``i * stride mod n`` of the box, with a stride near the golden section of ``n`` and coprime to it. It
+needs no memory, and any part of it can be enumerated alone.
 
     >>> ChunkBox((0, 0, 0), (2, 2, 1)).positions(0, 4).tolist()
     [[0, 0, 0], [1, 1, 0], [1, 0, 0], [0, 1, 0]]
@@ -45,7 +44,7 @@ class ChunkBox:
         return ",".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True))
 
     def positions(self, first: int, last: int) -> npt.NDArray[np.int64]:
-        """Coordinates of the chunks at positions ``first`` to ``last`` - 1 of the order, shape (n, 3)."""
+        """Return the chunks at positions ``first`` to ``last`` - 1 of the order, shape (n, 3)."""
         n = len(self)
         order = np.arange(first, min(last, n), dtype=np.uint64) * np.uint64(_stride(n)) % np.uint64(max(n, 1))
         axes = np.unravel_index(order.astype(np.int64), self.shape) if n else [np.empty(0, np.int64)] * 3
@@ -53,11 +52,10 @@ class ChunkBox:
 
 
 class FileCounts(NamedTuple):
-    """Files (or blocks of a sharded file) of the segmentation that make up a chunk.
+    """Segmentation files, or blocks of sharded files, of a chunk.
 
-    ``expected`` = ``read`` + ``missing`` + ``empty``. ``missing`` files are background; ``forbidden`` counts
-    those of them that the server answered with 403. ``empty`` are files of 0 bytes that the data set takes
-    for background.
+    ``expected`` = ``read`` + ``missing`` + ``empty``. ``forbidden`` counts the missing ones that the server
+    answered with 403. ``empty`` files have 0 bytes. Both are background.
     """
 
     expected: int = 0
@@ -68,12 +66,12 @@ class FileCounts(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether every file is known to have been read."""
+        """Whether every file was read."""
         return 0 < self.expected == self.read
 
     @property
     def background(self) -> int:
-        """Files without content, whose voxels are background."""
+        """Files without content."""
         return self.missing + self.empty
 
     def plus(self, other: FileCounts) -> FileCounts:
@@ -91,18 +89,18 @@ NO_FILES = FileCounts()
 
 
 def whole_box(grid: Triple) -> ChunkBox:
-    """All chunks of a grid."""
+    """Return all chunks of a grid."""
     return ChunkBox((0, 0, 0), grid)
 
 
 def centre_box(grid: Triple) -> ChunkBox:
-    """The 2 x 2 x 2 chunks at the centre, fewer where the grid is smaller."""
+    """Return the 2 x 2 x 2 chunks at the centre, fewer in a smaller grid."""
     x, y, z = ((n - 1) // 2 for n in grid)
     return ChunkBox((x, y, z), (min(x + 2, grid[0]), min(y + 2, grid[1]), min(z + 2, grid[2])))
 
 
 def parse_box(text: str, grid: Triple) -> ChunkBox:
-    """A box from "x0:x1,y0:y1,z0:z1". Raises ConfigError where it is empty or leaves the grid."""
+    """Parse "x0:x1,y0:y1,z0:z1". Raises ConfigError for a box that is empty or leaves the grid."""
     match = _BOX.fullmatch(text.replace(" ", ""))
     if not match:
         raise ConfigError(f"chunks {text!r}: expected x0:x1,y0:y1,z0:z1")

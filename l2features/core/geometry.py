@@ -1,4 +1,4 @@
-"""What places the nodes of a data set in space: resolution, offset, chunks, id layout."""
+"""The geometry of a data set: resolution, bounds, chunks, id layout."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ConfigError
-from .ids import L2, AxisBits, IdLayout
+from .ids import L2, IdLayout
 
 
 class Chunk(NamedTuple):
-    """Coordinates of an atomic chunk in the grid."""
+    """Coordinates of a chunk in the chunk grid."""
 
     x: int
     y: int
@@ -28,13 +28,13 @@ class Chunk(NamedTuple):
 Triple = tuple[int, int, int]
 MAX_CHUNK_VOXELS = 2**31 - 1
 GRAPH_BITS = 10
-"""Bits per axis of a chunk's coordinates, as in PyChunkedGraph, where the grid fits into them."""
+"""Bits per axis of a chunk's coordinates, as in PyChunkedGraph, if the grid fits into them."""
 ROOM_BITS = 16
-"""A chunk has room for so many bits of segments, or for as many segments as it has voxels."""
+"""Minimum bits for the segments of a chunk, unless it has fewer voxels."""
 
 
 def as_triple(values: Any) -> Triple:
-    """Three integers. Raises ValueError for another number of values."""
+    """Return three integers. Raises ValueError for another number of values."""
     x, y, z = (int(v) for v in values)
     return x, y, z
 
@@ -55,8 +55,8 @@ class Bounds(NamedTuple):
 class Geometry:
     """Voxels, chunks and ids of one data set.
 
-    ``resolution`` is nm per voxel; ``voxel_offset`` and ``voxel_size`` are the bounds of the segmentation
-    in voxels; ``chunk_size`` is the size of an atomic chunk in voxels.
+    ``resolution`` is in nm per voxel. ``voxel_offset`` and ``voxel_size`` are the bounds of the segmentation
+    in voxels, ``chunk_size`` is the size of a chunk in voxels.
     """
 
     resolution: tuple[float, float, float]
@@ -81,23 +81,23 @@ class Geometry:
         return x * y * z
 
     def chunk_id(self, chunk: Chunk) -> int:
-        """Id of an atomic chunk, in layer 2."""
+        """Return the id of a chunk, in layer 2."""
         return self.layout.chunk_id(*chunk)
 
     def in_grid(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.bool_]:
-        """Whether chunk coordinates (n, 3) lie in the grid, shape (n,)."""
+        """Return whether chunk coordinates (n, 3) lie in the grid, shape (n,)."""
         xyz = np.asarray(coordinates)
         return np.asarray(((xyz >= 0) & (xyz < np.array(self.grid))).all(axis=-1))
 
     def origins(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """First voxel of chunks, (n, 3) -> (n, 3)."""
+        """Return the first voxel of chunks, (n, 3) -> (n, 3)."""
         return (
             np.array(self.voxel_offset, dtype=np.int64)
             + np.asarray(coordinates, dtype=np.int64) * self.chunk_size
         )
 
     def to_json(self) -> str:
-        """The geometry as JSON; `from_json` is the inverse."""
+        """Return the geometry as JSON."""
         return json.dumps(
             {
                 "resolution": self.resolution,
@@ -112,30 +112,22 @@ class Geometry:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Geometry:
-        """The geometry of `to_json`. Raises ValueError or KeyError for anything else."""
+        """Return the geometry of `to_json`. Raises ValueError or KeyError for other text."""
         d: dict[str, Any] = json.loads(text)
         return cls(
             tuple(d["resolution"]),
             tuple(d["voxel_offset"]),
             tuple(d["voxel_size"]),
             tuple(d["chunk_size"]),
-            IdLayout({int(k): _axis_bits(v) for k, v in d["spatial_bits"].items()}, int(d["layer_bits"])),
+            IdLayout({int(k): v for k, v in d["spatial_bits"].items()}, int(d["layer_bits"])),
         )
-
-
-def _axis_bits(value: Any) -> int | AxisBits:
-    """Bits per axis from JSON: one number, or a list of three. Raises ValueError or TypeError for others."""
-    if isinstance(value, list):
-        x, y, z = (int(n) for n in value)
-        return x, y, z
-    return int(value)
 
 
 def layout_for_grid(grid: Triple, chunk_size: Triple) -> IdLayout:
     """Return the id layout of a data set without a graph.
 
-    10 bits per axis, as in PyChunkedGraph, where the grid fits into them; otherwise the bits that each axis
-    needs. Raises ConfigError where too few bits are left for the segments of a chunk.
+    It has 10 bits per axis, as in PyChunkedGraph, or the bits that each axis needs for a larger grid.
+    Raises ConfigError if too few bits are left for the segments of a chunk.
     """
     needed = tuple(int(n - 1).bit_length() for n in grid)
     x, y, z = needed if max(needed) > GRAPH_BITS else (GRAPH_BITS,) * 3

@@ -1,4 +1,4 @@
-"""uint64 node ids: layer, chunk coordinates and row keys.
+"""Node ids (uint64): layer, chunk coordinates and row keys.
 
 From the top: the layer (``layer_bits`` bits, 8 in every known graph), then x, y and z of the chunk
 (``spatial_bits[layer]`` bits each, or a triple of bits where the axes differ), then the segment. The spatial
@@ -7,7 +7,7 @@ bits differ between layers and between graphs, so they are data. A chunk id is a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,9 +26,9 @@ _POWERS = 10 ** np.arange(KEY_DIGITS - 1, -1, -1, dtype=np.uint64)
 
 
 def as_ids(values: Any) -> Ids:
-    """Ids from a uint64 array or any sequence of non-negative integers below 2^64, never by way of float.
+    """Return a uint64 array of ids, from integers from 0 to 2^64 - 1 and never through floats.
 
-    Raises ValueError for anything that is not such an integer.
+    Raises ValueError for any other value.
     """
     if isinstance(values, np.ndarray) and values.dtype.kind == "u":
         return np.ascontiguousarray(values, dtype=np.uint64)
@@ -43,7 +43,7 @@ def as_ids(values: Any) -> Ids:
 
 @dataclass(frozen=True)
 class IdLayout:
-    """The bit fields of an id: the layer, the chunk's coordinates, the segment.
+    """The bit fields of an id: layer, chunk coordinates, segment.
 
     ``spatial_bits`` maps a layer to the bits per axis: one number, or x, y and z. Equal triples become one
     number, so that equal layouts compare equal.
@@ -61,56 +61,56 @@ class IdLayout:
                 raise ValueError(f"layer {layer} with {_described(bits)} does not fit into 64 bits")
 
     def layers(self, ids: Ids) -> npt.NDArray[np.int64]:
-        """Layer of each id, shape (n,)."""
+        """Return the layer of each id, shape (n,)."""
         return (as_ids(ids) >> np.uint64(64 - self.layer_bits)).astype(np.int64)
 
     def axis_bits(self, layer: int) -> AxisBits:
-        """Bits of x, y and z. Raises ValueError for an unknown layer."""
+        """Return the bits of x, y and z. Raises ValueError for an unknown layer."""
         if layer not in self.spatial_bits:
             raise ValueError(f"layer {layer} is unknown: expected one of {sorted(self.spatial_bits)}")
         bits = self.spatial_bits[layer]
         return (bits, bits, bits) if isinstance(bits, int) else bits
 
     def segment_bits(self, layer: int) -> int:
-        """Bits that number the segments of one chunk. Raises ValueError for an unknown layer."""
+        """Return the bits that number the segments of one chunk. Raises ValueError for an unknown layer."""
         return 64 - self.layer_bits - sum(self.axis_bits(layer))
 
     def chunk_coordinates(self, ids: Ids) -> npt.NDArray[np.int64]:
-        """Chunk coordinates of each id, shape (n, 3). The ids may be of several layers."""
+        """Return the chunk coordinates of ids of any layers, shape (n, 3)."""
         ids = as_ids(ids)
-        layers = self.layers(ids)
-        distinct = _distinct(layers)
-        if len(distinct) == 1:
-            return self._coordinates(ids, distinct[0])
-        out = np.zeros((len(ids), 3), dtype=np.int64)
-        for layer in distinct:
-            out[layers == layer] = self._coordinates(ids[layers == layer], layer)
-        return out
+        masks, shifts = self._per_id(ids, self._axis_masks), self._per_id(ids, self._shifts)
+        return (ids[:, None] >> shifts & masks).astype(np.int64).reshape(-1, 3)
 
-    def _coordinates(self, ids: Ids, layer: int) -> npt.NDArray[np.int64]:
-        masks = np.array([(1 << bits) - 1 for bits in self.axis_bits(layer)], dtype=np.uint64)
-        shifts = np.array(self._shifts(layer), dtype=np.uint64)
-        return (ids[:, None] >> shifts & masks).astype(np.int64)
+    def _axis_masks(self, layer: int) -> list[int]:
+        return [(1 << bits) - 1 for bits in self.axis_bits(layer)]
 
-    def _shifts(self, layer: int) -> AxisBits:
-        """Position of the lowest bit of x, y and z."""
+    def _shifts(self, layer: int) -> list[int]:
+        """Return the lowest bit of x, y and z."""
         segment, (_, y, z) = self.segment_bits(layer), self.axis_bits(layer)
-        return segment + z + y, segment + z, segment
+        return [segment + z + y, segment + z, segment]
+
+    def _per_id(self, ids: Ids, of_layer: Callable[[int], list[int]]) -> npt.NDArray[np.uint64]:
+        """Return ``of_layer`` of each id, shape (n, m), or (1, m) where all ids have one layer."""
+        layers = self.layers(ids)
+        if len(layers) and (layers == layers[0]).all():
+            return np.array([of_layer(int(layers[0]))], dtype=np.uint64)
+        distinct, which = np.unique(layers, return_inverse=True)
+        return np.array([of_layer(layer) for layer in distinct.tolist()] or [[0]], dtype=np.uint64)[which]
 
     def segments(self, ids: Ids) -> Ids:
-        """Number of each id within its chunk, shape (n,)."""
+        """Return the number of each id within its chunk, shape (n,)."""
         ids = as_ids(ids)
-        return ids & (self._segment_ends(ids) - np.uint64(1))
+        return ids & self._per_id(ids, lambda layer: [(1 << self.segment_bits(layer)) - 1])[:, 0]
 
     def chunk_ids(self, ids: Ids) -> Ids:
-        """Id of the chunk that each id lies in, shape (n,)."""
+        """Return the id of each id's chunk, shape (n,)."""
         ids = as_ids(ids)
         return ids - self.segments(ids)
 
     def chunk_id_array(self, coordinates: npt.ArrayLike, layer: int = L2) -> Ids:
-        """Chunk ids of chunk coordinates, shape (n, 3) -> (n,).
+        """Return the chunk ids of chunk coordinates, shape (n, 3) -> (n,).
 
-        Raises ValueError where a coordinate does not fit into the layer's bits.
+        Raises ValueError for a coordinate that does not fit into the layer's bits.
         """
         xyz = np.asarray(coordinates, dtype=np.int64).reshape(-1, 3)
         bits = self.axis_bits(layer)
@@ -125,24 +125,17 @@ class IdLayout:
         return out
 
     def chunk_id(self, x: int, y: int, z: int, layer: int = L2) -> int:
-        """Id of one chunk."""
+        """Return the id of one chunk."""
         return int(self.chunk_id_array([(x, y, z)], layer)[0])
 
     def last_id(self, chunk_id: int) -> int:
-        """The largest id that a node of this chunk can have."""
+        """Return the largest possible id of a node of a chunk."""
         layer = chunk_id >> (64 - self.layer_bits)
         return chunk_id | ((1 << self.segment_bits(layer)) - 1)
 
-    def _segment_ends(self, ids: Ids) -> Ids:
-        layers = self.layers(ids)
-        ends = np.zeros(len(ids), dtype=np.uint64)
-        for layer in _distinct(layers):
-            ends[layers == layer] = np.uint64(1 << self.segment_bits(int(layer)))
-        return ends
-
 
 def _shortest(bits: int | AxisBits) -> int | AxisBits:
-    """One number where all axes have the same bits."""
+    """Return one number if all axes have the same bits."""
     if isinstance(bits, int):
         return bits
     x, y, z = (int(n) for n in bits)
@@ -154,35 +147,25 @@ def _described(bits: AxisBits) -> str:
 
 
 def sorted_unique(ids: Ids) -> Ids:
-    """The distinct ids, sorted; quick for what is so already.
-
-    numpy's own ``unique`` hashes, which takes several times as long as sorting.
-    """
+    """Return the distinct ids, sorted. Sorting is several times faster than the hashing of ``np.unique``."""
     if (ids[1:] > ids[:-1]).all():
         return ids
     ids = np.sort(ids)
     return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
 
 
-def _distinct(layers: npt.NDArray[np.int64]) -> list[int]:
-    """The layers that there are; nearly always one."""
-    if len(layers) and (layers == layers[0]).all():
-        return [int(layers[0])]
-    return np.unique(layers).tolist()
-
-
 def to_bytes(ids: Ids) -> bytes:
-    """Ids as they are kept and sent: 8 bytes each, the lowest first."""
+    """Return ids as little-endian uint64."""
     return ids.astype("<u8").tobytes()
 
 
 def from_bytes(data: bytes) -> Ids:
-    """The inverse of `to_bytes`. Raises ValueError for a length that is no multiple of 8."""
+    """Return the ids of `to_bytes`. Raises ValueError for a length that is no multiple of 8."""
     return np.frombuffer(data, "<u8").astype(np.uint64)
 
 
 def row_keys(ids: Ids) -> list[bytes]:
-    """Row keys: the ids in decimal, zero-padded to 20 digits."""
+    """Return row keys: ids in decimal, zero-padded to 20 digits."""
     ids = as_ids(ids)
     digits = (ids[:, None] // _POWERS[None, :] % np.uint64(10) + np.uint64(ord("0"))).astype(np.uint8)
     joined = digits.tobytes()
@@ -190,7 +173,7 @@ def row_keys(ids: Ids) -> list[bytes]:
 
 
 def ids_of_row_keys(keys: list[bytes]) -> Ids:
-    """The inverse of `row_keys`. Raises ValueError for a key that is not a padded id."""
+    """Return the ids of row keys. Raises ValueError for a key that is not a padded id."""
     for key in keys:
         if len(key) != KEY_DIGITS or not key.isdigit() or key > _LAST_KEY:
             raise ValueError(f"{key!r} is not a row key: expected the {KEY_DIGITS} digits of an id")

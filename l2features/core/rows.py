@@ -1,9 +1,8 @@
-"""Rows of the cache: their cells as bytes, and what a client sees of them."""
+"""Rows of a table: their cells as bytes, and the columns that clients receive."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from .geometry import Geometry
-from .ids import L2, Ids, as_ids
-from .schema import ATTRIBUTES, FEATURES, NAMES, SIZE
+from .ids import Ids, as_ids
+from .schema import ATTRIBUTES, BY_NAME, COLUMN, FEATURES, FLAGS, NAMES, SIZE
 
 NOT_COMPUTED = bytes(8)
-"""Value of the only cell, ``size_nm3``, of a row that says "could not compute"."""
+"""Value of ``size_nm3``, the only cell of a row that could not be computed."""
 
 _RECORD = np.dtype((np.void, FEATURES.itemsize))
-_INDEX = {name: i for i, name in enumerate(NAMES)}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a table in the order asked for.
+    """Rows of a table in the requested order.
 
-    ``features`` (n,) is of dtype `schema.FEATURES`, its ``label`` the id; ``present`` (n, 8) says which
-    attributes have a value (an empty ``pca`` cell has none). A row that is not in the table has none at
-    all; a row marked "could not compute" has only ``size_nm3``, which is 0.
+    ``features`` (n,) has dtype `schema.FEATURES`; its ``label`` is the id. ``present`` (n, attributes) is the
+    mask of the attributes that have a value. A row that is missing from the table has none; a row that could
+    not be computed has only ``size_nm3``, which is 0.
     """
 
     features: np.ndarray
@@ -35,7 +33,7 @@ class Rows:
 
     @classmethod
     def empty(cls, ids: Any) -> Rows:
-        """Rows with nothing present."""
+        """Return rows without any attribute."""
         ids = as_ids(ids)
         features = np.zeros(len(ids), dtype=FEATURES)
         features["label"] = ids
@@ -43,14 +41,11 @@ class Rows:
 
     @classmethod
     def complete(cls, features: np.ndarray) -> Rows:
-        """Rows of computed features; a size of 0 is the mark "could not compute"."""
-        present = np.ones((len(features), len(NAMES)), dtype=bool)
-        for name in ("pca", "pca_val"):
-            present[:, _INDEX[name]] = features["has_pca"]
-        not_computed = features["size_nm3"] == 0
-        present[not_computed] = False
-        present[not_computed, _INDEX["size_nm3"]] = True
-        return cls(features, present)
+        """Return rows of computed features; a size of 0 marks a row that could not be computed."""
+        computed = features[SIZE] != 0
+        present = [computed & features[a.condition.flag] if a.condition else computed for a in ATTRIBUTES]
+        present[COLUMN[SIZE]] = np.ones(len(features), dtype=bool)
+        return cls(features, np.stack(present, axis=1))
 
     @property
     def ids(self) -> Ids:
@@ -63,8 +58,8 @@ class Rows:
 
     @property
     def not_computed(self) -> npt.NDArray[np.bool_]:
-        """Whether the row says "could not compute", shape (n,)."""
-        return self.present[:, _INDEX["size_nm3"]] & (self.features["size_nm3"] == 0)
+        """Whether the row could not be computed, shape (n,)."""
+        return self.present[:, COLUMN[SIZE]] & (self.features[SIZE] == 0)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -73,69 +68,44 @@ class Rows:
         return Rows(self.features[which], self.present[which])
 
     def take(self, places: npt.NDArray[np.intp]) -> Rows:
-        """The rows at these places, in their order."""
+        """Return the rows at these places, in their order."""
         return Rows(self.features.take(places), self.present.take(places, axis=0))
 
     def put(self, places: npt.NDArray[Any], rows: Rows) -> None:
-        """Replace the rows at these places, or where this is true.
+        """Replace the rows at these indices, or where this mask is true.
 
-        Records are copied as bytes: assigned as what they are, they would be copied field by field.
+        Records are copied as bytes, because numpy copies a structured dtype field by field.
         """
         self.features.view(_RECORD)[places] = rows.features.view(_RECORD)
         self.present[places] = rows.present
 
 
+def set_flags(rows: Rows) -> None:
+    """Set the flags of records: true where an attribute of the condition is present."""
+    for flag in FLAGS:
+        columns = [COLUMN[a.name] for a in ATTRIBUTES if a.condition and a.condition.flag == flag]
+        rows.features[flag] = rows.present[:, columns].any(axis=1)
+
+
 def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
-    """The cells (qualifier, value) of each row of features, in the order of the attribute table."""
+    """Yield the cells (qualifier, value) of each row, in the order of the schema. Absent ones are empty."""
     columns = []
     for attribute in ATTRIBUTES:
-        raw = np.ascontiguousarray(features[attribute.name]).tobytes()
-        columns.append([raw[i : i + attribute.nbytes] for i in range(0, len(raw), attribute.nbytes)])
-    optional = [a.optional for a in ATTRIBUTES]
-    has_pca_column, sizes = features["has_pca"].tolist(), features["size_nm3"].tolist()
+        raw, step = np.ascontiguousarray(features[attribute.name]).tobytes(), attribute.nbytes
+        values = [raw[i : i + step] for i in range(0, len(raw), step)]
+        if attribute.condition:
+            flags = features[attribute.condition.flag].tolist()
+            values = [value if flag else b"" for value, flag in zip(values, flags, strict=True)]
+        columns.append(values)
     keys = [a.key for a in ATTRIBUTES]
-    for has_pca, size, *values in zip(has_pca_column, sizes, *columns, strict=True):
-        if size == 0:
-            yield [(ATTRIBUTES[0].key, NOT_COMPUTED)]
-        else:
-            yield [
-                (key, b"" if skip and not has_pca else value)
-                for key, value, skip in zip(keys, values, optional, strict=True)
-            ]
+    for size, *values in zip(features[SIZE].tolist(), *columns, strict=True):
+        yield list(zip(keys, values, strict=True)) if size else [(SIZE.encode(), NOT_COMPUTED)]
 
 
 def served_column(rows: Rows, geometry: Geometry, name: str) -> tuple[np.ndarray, npt.NDArray[np.bool_]]:
-    """What a client sees of one attribute: values (n, *shape) in its served unit, and presence (n,).
+    """Return one attribute as clients receive it: values (n, *shape) and the mask of present ones (n,).
 
-    An infinite value, which older tables have where float16 overflowed, is the largest of the stored type;
-    one that is not a number is absent, and so is the position of an id of an unknown layer.
-    Raises ValueError where a size does not fit into 64 bits.
+    Raises ValueError for a size that does not fit into 64 bits.
     """
-    column = _INDEX[name]
-    attribute, stored, present = ATTRIBUTES[column], rows.features[name], rows.present[:, column]
-    if name == SIZE:
-        return _sizes(stored, geometry.resolution), present
-    if name == "rep_coord_nm":
-        layout = geometry.layout
-        known = np.isin(layout.layers(rows.ids), list(layout.spatial_bits))
-        ids = np.where(known, rows.ids, np.uint64(L2 << (64 - layout.layer_bits)))
-        origins = geometry.origins(layout.chunk_coordinates(ids))
-        return (origins + stored) * np.array(geometry.resolution, dtype=np.float64), present & known
-    if attribute.dtype.kind != "f":
-        return np.ascontiguousarray(stored, dtype=attribute.served_dtype), present
-    limit = np.finfo(attribute.dtype).max
-    with np.errstate(invalid="ignore"):
-        values = stored.astype(attribute.served_dtype).clip(-limit, limit)
-    return values, present & ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
-
-
-def _sizes(voxels: npt.NDArray[np.uint32], resolution: Sequence[float]) -> npt.NDArray[np.uint64]:
-    """Volumes in nm^3, exact where the resolution is whole, else rounded."""
-    whole = all(float(step).is_integer() for step in resolution)
-    volume = math.prod(int(step) if whole else step for step in resolution)
-    most = int(voxels.max(initial=0))
-    if round(most * volume) >= 1 << 64:
-        raise ValueError(f"{most} voxels of {volume} nm^3: expected a volume below 2^64 nm^3")
-    if whole:
-        return voxels.astype(np.uint64) * np.uint64(volume)
-    return np.rint(voxels * volume).astype(np.uint64)
+    values, known = BY_NAME[name].serve(rows.features[name], rows.ids, geometry)
+    return values, rows.present[:, COLUMN[name]] & known

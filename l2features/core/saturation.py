@@ -1,4 +1,4 @@
-"""Values beyond the range of their stored type: which were cut off, and which will be."""
+"""Values beyond the range of their stored type: count them, and warn of likely ones."""
 
 from __future__ import annotations
 
@@ -12,28 +12,24 @@ from .schema import SATURATING
 
 
 def saturated_counts(features: np.ndarray) -> dict[str, int]:
-    """Count, by attribute, the nodes whose value is the largest that its type holds.
+    """Count the nodes whose value is the largest of its type, by attribute with at least one such node.
 
     Args:
-        features: (n,) rows of dtype `schema.FEATURES`. A vector counts once, whatever number is cut off.
-
-    Returns:
-        Attributes with at least one such node.
+        features: (n,) rows of dtype `schema.FEATURES`. A vector counts once.
     """
     counts = {}
     for attribute in SATURATING:
-        cut_off = features[attribute.name] == attribute.dtype.type(attribute.largest)
-        nodes = int(np.count_nonzero(cut_off.any(axis=tuple(range(1, cut_off.ndim)))))
-        if nodes:
+        largest = features[attribute.name] == attribute.dtype.type(attribute.largest)
+        if nodes := int(np.count_nonzero(largest.any(axis=tuple(range(1, largest.ndim))))):
             counts[attribute.name] = nodes
     return counts
 
 
 def likely_saturated(geometry: Geometry) -> list[str]:
-    """Warn, one line per attribute, where ordinary shapes exceed the stored types at this resolution.
+    """Return a warning per attribute that ordinary shapes saturate at this resolution.
 
-    The area is that of a flat sheet across the chunk, both sides of it; the distances are those of a ball as
-    wide as the chunk's shortest side: half of it at most, an eighth of it on average.
+    The area is that of both sides of a flat sheet across the chunk. The distances are those of a ball as wide
+    as the chunk's shortest side: at most half of it, on average an eighth.
     """
     sides = sorted(n * nm for n, nm in zip(geometry.chunk_size, geometry.resolution, strict=True))
     sheet, ball = "a flat sheet across a chunk", "a ball as wide as a chunk"

@@ -1,38 +1,57 @@
-"""The one table that says what an attribute is; every other form derives from it."""
+"""The table of attributes. Stored rows, JSON, Arrow, the OpenAPI document and the docs derive from it.
+
+To add an attribute, add its entry to `ATTRIBUTES` and its computation to `l2features.kernel.attributes`.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+from .geometry import Geometry
+from .ids import Ids
+from .serving import POSITION, VOLUME, Known, Serving, finite
 
 TABLE_NAME = re.compile(r"[_a-zA-Z0-9][-_.a-zA-Z0-9]{0,49}")
 """Name of a table of features."""
 
 
+class Condition(NamedTuple):
+    """When an optional attribute is absent. Attributes with the same condition share its flag in a record."""
+
+    flag: str
+    absent: str
+
+
 @dataclass(frozen=True)
 class Attribute:
-    """One feature of an L2 node, as it is stored.
+    """One attribute of an L2 node.
 
-    ``shape`` and ``dtype`` are those of one node's value, ``unit`` is its unit; ``served_dtype`` and
-    ``served_unit`` are those of the value a client sees. ``optional`` attributes may be absent from a
-    row that was computed. ``saturates`` says that a value beyond the type's range is stored as `largest`.
+    ``dtype``, ``shape`` and ``unit`` describe the stored value. Clients receive the same value unless
+    ``serving`` converts it. Every computed row has the attribute unless it has a ``condition``.
+    ``saturates``: a value beyond the range of the type is stored as `largest`.
     """
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
     unit: str
-    served_unit: str
-    served_dtype: np.dtype
     meaning: str
-    optional: bool = False
+    serving: Serving | None = None
+    condition: Condition | None = None
     saturates: bool = False
 
     @property
+    def optional(self) -> bool:
+        """Whether a computed row may lack it."""
+        return self.condition is not None
+
+    @property
     def largest(self) -> int | float:
-        """The largest value that the stored type holds."""
+        """The largest value of the stored type."""
         if self.dtype.kind == "f":
             return float(np.finfo(self.dtype).max)
         return int(np.iinfo(self.dtype).max)
@@ -44,115 +63,114 @@ class Attribute:
 
     @property
     def nbytes(self) -> int:
-        """Size of one value in bytes."""
+        """Size of one stored value in bytes."""
         return int(np.prod(self.shape, dtype=int)) * self.dtype.itemsize
 
     @property
-    def field(self) -> tuple[str, np.dtype, tuple[int, ...]]:
-        """Field of a structured dtype."""
-        return (self.name, self.dtype, self.shape)
+    def served_unit(self) -> str:
+        """Unit of the served value."""
+        return self.serving.unit if self.serving else self.unit
+
+    @property
+    def served_dtype(self) -> np.dtype:
+        """Type of the served value. A float16 becomes a float32, because few readers know half floats."""
+        return self.serving.dtype if self.serving else F4 if self.dtype == F2 else self.dtype
+
+    def serve(self, stored: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
+        """Return served values (n, *shape) of stored ones, and whether each can be served, shape (n,)."""
+        if self.serving:
+            return self.serving.convert(stored, ids, geometry)
+        if self.dtype.kind == "f":
+            return finite(stored, self.served_dtype)
+        return np.ascontiguousarray(stored), np.ones(len(stored), dtype=bool)
 
 
-def _attribute(
-    name: str,
-    dtype: str,
-    shape: tuple[int, ...],
-    unit: str,
-    served_unit: str,
-    served_dtype: str,
-    meaning: str,
-    optional: bool = False,
-    saturates: bool = False,
-) -> Attribute:
-    return Attribute(
-        name, np.dtype(dtype), shape, unit, served_unit, np.dtype(served_dtype), meaning, optional, saturates
-    )
-
+U2, U4, F2, F4 = map(np.dtype, ("<u2", "<u4", "<f2", "<f4"))
+LARGE = Condition("has_pca", "absent in nodes below 0.01 um^3")
 
 ATTRIBUTES: tuple[Attribute, ...] = (
-    _attribute("size_nm3", "<u4", (), "voxels", "nm^3", "<u8", "volume of the node in its chunk"),
-    _attribute(
+    Attribute("size_nm3", U4, (), "voxels", "volume of the node in its chunk", serving=VOLUME),
+    Attribute(
         "area_nm2",
-        "<u4",
+        U4,
         (),
         "nm^2",
-        "nm^2",
-        "<u4",
         "area of the voxel faces between the node and any other label; the chunk border is not counted",
         saturates=True,
     ),
-    _attribute(
+    Attribute(
         "max_dt_nm",
-        "<u2",
+        U2,
         (),
         "nm",
-        "nm",
-        "<u2",
         "largest distance of a voxel of the node to the nearest voxel of another label",
         saturates=True,
     ),
-    _attribute(
+    Attribute(
         "mean_dt_nm",
-        "<f2",
+        F2,
         (),
         "nm",
-        "nm",
-        "<f4",
         "mean over the node's voxels of the distance to the nearest voxel of another label",
         saturates=True,
     ),
-    _attribute(
+    Attribute(
         "rep_coord_nm",
-        "<u2",
+        U2,
         (3,),
         "voxel index in the chunk",
-        "nm",
-        "<f8",
         "a voxel well inside the node and near its centre: the one with the largest dt * (1 - d / max d), "
         "d being its distance to the centroid",
+        serving=POSITION,
     ),
-    _attribute(
+    Attribute(
         "chunk_intersect_count",
-        "<u2",
+        U2,
         (2, 3),
         "voxels",
-        "voxels",
-        "<u2",
         "voxels of the node on the chunk's lower (x, y, z) and upper (x, y, z) faces",
         saturates=True,
     ),
-    _attribute(
+    Attribute(
         "pca",
-        "<f2",
+        F2,
         (3, 3),
         "1",
-        "1",
-        "<f4",
         "principal axes of the node's voxels in nm space, one per row",
-        optional=True,
+        condition=LARGE,
     ),
-    _attribute(
+    Attribute(
         "pca_val",
-        "<f4",
+        F4,
         (3,),
         "nm",
-        "nm",
-        "<f4",
         "singular values of the node's centred voxel coordinates, of 10,000 voxels at most",
-        optional=True,
+        condition=LARGE,
     ),
 )
 
-SATURATING: tuple[Attribute, ...] = tuple(a for a in ATTRIBUTES if a.saturates)
-"""Those whose values can exceed their type. A size cannot: a chunk has fewer than 2^31 voxels."""
-
 NAMES: tuple[str, ...] = tuple(a.name for a in ATTRIBUTES)
+BY_NAME = {a.name: a for a in ATTRIBUTES}
+COLUMN = {name: i for i, name in enumerate(NAMES)}
+SATURATING = tuple(a for a in ATTRIBUTES if a.saturates)
+"""A size never saturates: a chunk has fewer than 2^31 voxels."""
+INT64 = tuple(a.name for a in ATTRIBUTES if a.served_dtype.kind in "ui" and a.served_dtype.itemsize == 8)
+"""Attributes that clients may request as strings."""
 SIZE = "size_nm3"
-"""The attribute that every row has; 0 where the features could not be computed."""
+"""The attribute of every stored row; 0 in a row that could not be computed."""
 
-FEATURES = np.dtype([("label", np.dtype("<u8")), *(a.field for a in ATTRIBUTES), ("has_pca", np.dtype("?"))])
-"""One row of features: the label (an L2 id, where the labels are L2 ids), the attributes as they are
-stored, and whether ``pca`` and ``pca_val`` are present (they are zero where absent)."""
+FLAGS = tuple(dict.fromkeys(a.condition.flag for a in ATTRIBUTES if a.condition))
+FEATURES = np.dtype(
+    [
+        ("label", np.dtype("<u8")),
+        *((a.name, a.dtype, a.shape) for a in ATTRIBUTES),
+        *((flag, np.dtype("?")) for flag in FLAGS),
+    ]
+)
+"""A record of features: the label (an L2 id), the stored attributes, and a flag per condition.
+
+A flag is true where the attributes of its condition are present; absent attributes are zero.
+"""
 
 PCA_MIN_VOLUME_NM3 = 10_000_000
 """0.01 um^3: smaller nodes have no ``pca`` and ``pca_val``."""

@@ -1,4 +1,4 @@
-"""Times as text: ISO 8601 in, PyChunkedGraph's form out, in UTC.
+"""Parse and format times in UTC: ISO 8601 in, PyChunkedGraph's format out.
 
 >>> parse_time("2026-11-21T02:27:44.5+02:00").isoformat()
 '2026-11-21T00:27:44.500000+00:00'
@@ -20,7 +20,7 @@ TIME_PATTERN = (
     r"[0-9]{2}(:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?|[0-9]{2}([0-9]{2}([.,][0-9]+)?)?)"
     r" ?([Zz]|UTC|[-+]([01][0-9]|2[0-3])(:?[0-5][0-9])?)?"
 )
-"""Every time that `parse_time` reads has this form, without the blanks around it. RE2 reads it too."""
+"""Every time that `parse_time` reads, without surrounding spaces. Also valid in RE2."""
 EXPECTED_TIME = '"YYYY-MM-DD HH:MM:SS" (UTC), or ISO 8601 such as 2026-11-21T00:27:44.5+02:00'
 FIRST_YEAR, LAST_YEAR = 1970, 2999
 _TIME = re.compile(TIME_PATTERN)
@@ -29,10 +29,9 @@ _ZULU = re.compile(r" ?(Z|z|UTC)$")
 
 
 def parse_time(text: str) -> datetime:
-    """Return a time in UTC, from ISO 8601; one without an offset is UTC.
+    """Return a time in UTC from ISO 8601. Without an offset it is UTC; digits after microseconds are dropped.
 
-    Fractions may have any number of digits, of which six count. Raises ConfigError for anything else, a date
-    alone among it.
+    Raises ConfigError for anything else, including a date without a time.
     """
     try:
         return utc_time(text)
@@ -41,7 +40,7 @@ def parse_time(text: str) -> datetime:
 
 
 def utc_time(text: str) -> datetime:
-    """As `parse_time`. Raises ValueError."""
+    """As `parse_time`, but raises ValueError."""
     time = _iso_time(text.strip())
     try:
         time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
@@ -53,7 +52,7 @@ def utc_time(text: str) -> datetime:
 
 
 def format_time(time: datetime) -> str:
-    """Return a time as tables keep it: whole seconds as PyChunkedGraph does, others with milliseconds."""
+    """Return a time as tables store it: in whole seconds as PyChunkedGraph does, or with milliseconds."""
     utc = time.astimezone(UTC)
     text = utc.strftime(TIME_FORMAT)
     return f"{text}.{utc.microsecond // 1000:03d}" if utc.microsecond >= 1000 else text

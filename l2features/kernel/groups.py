@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.ids import sorted_unique
 from ..core.schema import FEATURES
+from .attributes import fill
 from .cut import cut_runs, find_boxes
-from .labels import SegmentedChunk, checked_resolution, fill
+from .labels import SegmentedChunk, checked_resolution
 
 Places = NDArray[np.intp]
 

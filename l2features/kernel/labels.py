@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..core.schema import FEATURES, PCA_MAX_SAMPLES, PCA_MIN_VOLUME_NM3
-from .distance import whole_distances
-from .moments import Moments, centred_second, compute_moments, moved
-from .runs import MAX_EXTENT, MAX_VOXELS, Runs, find_runs, relabel
-from .score import Placement, score
+from ..core.schema import FEATURES
+from .attributes import Frame, fill
+from .runs import MAX_EXTENT, MAX_VOXELS, find_runs, relabel
 
 _MAX_NM = 2**30
-_MAX_HALF = float(np.finfo(np.float16).max)
 
 
 def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
@@ -44,23 +40,6 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
     """
     chunk = SegmentedChunk(labels)
     return chunk.features(chunk.ids, resolution)
-
-
-class Frame(NamedTuple):
-    """Where runs lie: the order of their axes, the shape of their chunk, and where in it they begin.
-
-    ``axes`` says which of x, y and z the axes of the runs are; the others are (3,) int64, in that order.
-    """
-
-    axes: tuple[int, ...]
-    shape: np.ndarray
-    origin: np.ndarray
-
-    @property
-    def in_xyz(self) -> tuple[int, int, int]:
-        """The shape of the chunk."""
-        x, y, z = _in_xyz(self.shape, self.axes).tolist()
-        return x, y, z
 
 
 class SegmentedChunk:
@@ -163,76 +142,3 @@ def _number_labels(labels: ArrayLike, n_ids: int) -> tuple[NDArray[np.uint64], N
     table = np.zeros(n_ids + 1, np.uint32)
     table[1:] = inverse + (1 - background)
     return distinct[background:], table
-
-
-def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) -> None:
-    """Compute the rows of the labels 1, 2, ... of the runs."""
-    axes, shape = frame.axes, np.array(runs.shape)
-    moments = moved(compute_moments(runs, len(rows) + 1), frame.origin, shape, frame.shape)
-    _fill_counts(rows, moments, axes, nm)
-    _fill_distances(rows, runs, moments, frame, nm)
-    volume = moments.size[1:] * np.prod(nm)
-    present = np.flatnonzero(volume / 1e9 >= PCA_MIN_VOLUME_NM3 / 1e9)
-    if len(present):
-        scatter = _in_xyz(_in_xyz(centred_second(moments)[1 + present], axes, 1), axes, 2)
-        rows["pca"][present], rows["pca_val"][present] = _principal_axes(
-            scatter * np.outer(nm, nm), moments.size[1 + present]
-        )
-        rows["has_pca"][present] = True
-
-
-def _in_xyz(values: np.ndarray, axes: tuple[int, ...], dimension: int = -1) -> np.ndarray:
-    """Reorder a dimension that goes by the axes of the runs."""
-    return np.take(values, np.argsort(axes), dimension)
-
-
-def _fill_counts(rows: np.ndarray, moments: Moments, axes: tuple[int, ...], nm: NDArray[np.float64]) -> None:
-    """Sizes and areas. An area is the float64 sum over x, y and z, floored: exact for whole resolutions."""
-    rows["size_nm3"] = _saturated(moments.size[1:], np.uint32)
-    face = np.array([nm[1] * nm[2], nm[0] * nm[2], nm[0] * nm[1]])
-    parts = _in_xyz(moments.faces[1:], axes) * face
-    rows["area_nm2"] = _saturated(np.floor(parts[:, 0] + parts[:, 1] + parts[:, 2]), np.uint32)
-    rows["chunk_intersect_count"] = _saturated(_in_xyz(moments.border[1:], axes), np.uint16)
-
-
-def _saturated(values: np.ndarray, dtype: type) -> np.ndarray:
-    return np.minimum(values, np.iinfo(dtype).max).astype(dtype)
-
-
-def _fill_distances(
-    rows: np.ndarray, runs: Runs, moments: Moments, frame: Frame, nm: NDArray[np.float64]
-) -> None:
-    """Distances and representative voxels.
-
-    A label that fills the chunk has no other label to be distant from: its distances are as large as can
-    be stored, and its representative voxel is the one nearest to its centroid.
-    """
-    shape = frame.in_xyz
-    if len(rows) == 1 and moments.size[1] == math.prod(shape):
-        rows["max_dt_nm"], rows["mean_dt_nm"] = np.iinfo(np.uint16).max, _MAX_HALF
-        rows["rep_coord_nm"] = [(n - 1) // 2 for n in shape]
-        return
-    order = list(frame.axes)
-    weights = np.array([shape[1] * shape[2], shape[2], 1])[order]
-    mean = moments.first / np.maximum(moments.size, 1)[:, None]
-    geometry = Placement(mean, nm[order], weights, order.index(2), frame.origin)
-    scores = score(runs, whole_distances(runs, nm[order], frame.axes), geometry)
-    rows["max_dt_nm"] = _saturated(scores.largest[1:], np.uint16)
-    rows["mean_dt_nm"] = np.minimum(scores.total[1:] / moments.size[1:], _MAX_HALF)
-    rows["rep_coord_nm"] = np.stack(np.unravel_index(scores.best_index[1:], shape), axis=-1)
-
-
-def _principal_axes(scatter: NDArray[np.float64], size: NDArray[np.int64]) -> tuple[np.ndarray, np.ndarray]:
-    """Axes (n, 3, 3), one per row, and singular values (n, 3) of centred coordinates, largest first.
-
-    The singular values are the square roots of the eigenvalues of ``scatter``, the sum of the outer
-    products of the centred coordinates in nm; those of large labels are scaled to PCA_MAX_SAMPLES voxels.
-    The first entry of largest magnitude of each axis is positive.
-    """
-    eigenvalues, vectors = np.linalg.eigh(scatter)
-    order = np.argsort(-eigenvalues, axis=1, kind="stable")
-    scale = (np.minimum(size, PCA_MAX_SAMPLES) - 1) / np.maximum(size - 1, 1)
-    values = np.sqrt(np.maximum(np.take_along_axis(eigenvalues, order, 1), 0) * scale[:, None])
-    axes = np.take_along_axis(vectors.transpose(0, 2, 1), order[:, :, None], 1)
-    leading = np.argmax(np.abs(axes), axis=2)[:, :, None]
-    return axes * np.where(np.take_along_axis(axes, leading, 2) < 0, -1.0, 1.0), values

@@ -1,4 +1,4 @@
-"""A bounded cache of rows that were read: arrays of fixed size, no object per row."""
+"""A bounded cache of rows: arrays of fixed size, no object per row."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.ids import Ids
-from ..core.rows import Rows
+from ..core.rows import Rows, set_flags
 from ..core.schema import FEATURES, NAMES
 
 WAYS = 16
-"""Places of a row: a set-associative table needs no search beyond them.
-
-With 8, a table filled to three quarters would lose 3 % of its rows to full sets; so it loses 0.6 %.
-"""
+"""Slots of a set. A table filled to three quarters loses 0.6 % of its rows to full sets; with 8 ways, 3 %."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 class RowCache:
-    """Rows of one table by id, of at least ``capacity`` rows; the oldest of a full set makes room.
+    """A set-associative cache of at least ``capacity`` rows by id; each set evicts its oldest row first.
 
-    A row is kept with the attributes that it was read with, and found by whoever asks for no others.
-    It may be used by several threads.
+    A row is cached with the attributes that it was read with. Asking for another one is a miss.
+    Thread-safe.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -45,42 +42,43 @@ class RowCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes when it is full."""
+        """Size of the arrays, which does not depend on their content."""
         arrays = (self._ids, self._rows.features, self._rows.present, self._known, self._next)
         return sum(array.nbytes for array in arrays)
 
     def lookup(self, rows: Rows, names: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Fill in the rows that are kept with these attributes; says which, shape (n,)."""
+        """Fill in the rows that are cached with these attributes; return the mask of hits, shape (n,)."""
         columns = np.isin(NAMES, list(names))
         sets = self._sets(rows.ids)
         with self._lock:
             hit, places = self._find(sets, rows.ids)
             hit &= (self._known.take(places, axis=0) | ~columns).all(axis=1)
             found = self._rows.take(places[hit])
-        rows.put(hit, Rows(found.features, found.present & columns))
+        found = Rows(found.features, found.present & columns)
+        set_flags(found)
+        rows.put(hit, found)
         return hit
 
     def insert(self, rows: Rows, names: Sequence[str]) -> None:
-        """Keep rows, of unique ids, that were read with these attributes."""
+        """Cache rows of unique ids that were read with these attributes."""
         columns = np.isin(NAMES, list(names))
         sets = self._sets(rows.ids)
         with self._lock:
-            there, places = self._find(sets, rows.ids)
-            places[~there] = self._evict(sets[~there])
+            hit, places = self._find(sets, rows.ids)
+            places[~hit] = self._evict(sets[~hit])
             kept = places >= 0
             rows, places = rows.take(np.flatnonzero(kept)), places[kept]
             self._ids.ravel()[places] = rows.ids
             if columns.all():
                 self._rows.put(places, rows)
             else:
-                self._merge(places, rows, columns)
+                self._put_columns(places, rows, columns)
             self._known[places] |= columns
 
-    def _merge(self, places: npt.NDArray[np.intp], rows: Rows, columns: npt.NDArray[np.bool_]) -> None:
-        fields = ["label", *(name for name, wanted in zip(NAMES, columns, strict=True) if wanted)]
-        for field in fields + ["has_pca"] * ("pca" in fields):
-            self._rows.features[field][places] = rows.features[field]
+    def _put_columns(self, places: npt.NDArray[np.intp], rows: Rows, columns: npt.NDArray[np.bool_]) -> None:
+        self._rows.features["label"][places] = rows.ids
         for column in np.flatnonzero(columns):
+            self._rows.features[NAMES[column]][places] = rows.features[NAMES[column]]
             self._rows.present[places, column] = rows.present[:, column]
 
     def _sets(self, ids: Ids) -> npt.NDArray[np.intp]:
@@ -91,12 +89,12 @@ class RowCache:
     def _find(
         self, sets: npt.NDArray[np.intp], ids: Ids
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-        """Whether ids are kept, and where; some place of its set for one that is not."""
+        """Return which ids are cached, and the slot of each: any slot of its set for one that is not."""
         match = self._ids.take(sets, axis=0) == ids[:, None]
         return match.any(axis=1) & (ids != 0), sets * WAYS + match.argmax(axis=1)
 
     def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """A place for each newcomer in turn; -1 beyond the ways of its set."""
+        """Return a slot for each new row, oldest first; -1 for rows beyond the ways of their set."""
         order = np.argsort(sets, kind="stable")
         unique, starts, counts = np.unique(sets[order], return_index=True, return_counts=True)
         turns = np.empty(len(sets), dtype=np.intp)

@@ -1,4 +1,4 @@
-"""Reading one data set: which rows there are, which are missing, and why."""
+"""Read the rows of one data set, and the status of each id."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class Status(IntEnum):
-    """What is known of an id."""
+    """Status of an id."""
 
     READY = 0
-    """Its features are there."""
+    """Its row exists."""
     MISSING = 1
     """Its features have not been computed."""
     EMPTY = 2
     """It has no voxels, or could not be computed."""
     NOT_L2 = 3
-    """It is no layer-2 node of this data set: of another layer, or outside the grid."""
+    """It is not a layer-2 node of this data set: it has another layer or lies outside the grid."""
     FAILED = 4
-    """Its features have not been computed, as its chunk failed."""
+    """Its features have not been computed, because its chunk failed."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of ids, in the order asked for, repeats included.
+    """Rows and status of ids in the requested order, repeats included.
 
-    ``status`` (n,) holds values of `Status`; ``reasons`` says of ids that are failed or not of layer 2 why.
+    ``status`` (n,) holds values of `Status`; ``reasons`` maps failed ids and those of another layer to text.
     """
 
     rows: Rows
@@ -48,22 +48,21 @@ class Answer:
 
     @property
     def missing(self) -> Ids:
-        """The ids that wait for computation, unique and sorted."""
+        """Unique and sorted ids without features yet."""
         waiting = (self.status == Status.MISSING) | (self.status == Status.FAILED)
         return sorted_unique(self.rows.ids[waiting])
 
     def updated(self, fresh: Answer) -> Answer:
-        """This answer, with what ``fresh``, of unique and sorted ids, says of its ids."""
+        """Return this answer with the rows and status of ``fresh``, which has unique and sorted ids."""
         if not len(fresh.rows):
             return self
         at = np.searchsorted(fresh.rows.ids, self.rows.ids).clip(max=len(fresh.rows) - 1)
         same = fresh.rows.ids[at] == self.rows.ids
-        rows, status = Rows(self.rows.features.copy(), self.rows.present.copy()), self.status.copy()
+        rows = self.rows.take(np.arange(len(self.rows)))
         rows.put(same, fresh.rows.take(at[same]))
-        status[same] = fresh.status[at[same]]
         answered = set(fresh.rows.ids.tolist())
-        others = {i: why for i, why in self.reasons.items() if i not in answered}
-        return Answer(rows, status, {**others, **fresh.reasons})
+        others = {node: reason for node, reason in self.reasons.items() if node not in answered}
+        return Answer(rows, np.where(same, fresh.status[at], self.status), {**others, **fresh.reasons})
 
 
 def _ignore(*_: float) -> None:
@@ -72,10 +71,10 @@ def _ignore(*_: float) -> None:
 
 @dataclass
 class Reader:
-    """Reads the table of one data set, in front of which may lie a cache.
+    """Reads the table of one data set, through a cache if there is one.
 
-    ``on_lookup(hits, misses)``, where repeats count, and ``on_read(ids, seconds)`` are told of the cache and
-    of the store.
+    ``on_lookup(hits, misses)`` receives each use of the cache, with repeated ids; ``on_read(ids, seconds)``
+    receives each read of the store.
     """
 
     store: Store
@@ -85,10 +84,10 @@ class Reader:
     on_read: Callable[[int, float], None] = _ignore
 
     def read(self, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
-        """What is known of these ids. Without reasons, failed ids are said to be missing.
+        """Return the rows and status of ids. Without reasons, failed ids are reported as missing.
 
         A node that could not be computed has no attributes: its size of 0 is only a mark in the store.
-        Raises StoreError where the store cannot answer.
+        Raises StoreError if the store fails.
         """
         ids = as_ids(ids)
         nodes = self.is_node(ids)
@@ -108,26 +107,23 @@ class Reader:
     def wait(
         self, answer: Answer, names: Sequence[str], seconds: float, with_reasons: bool = False
     ) -> Answer:
-        """The answer when nothing is missing any more, or after ``seconds``."""
+        """Read missing ids again, with exponential backoff, until none is left or ``seconds`` have passed."""
         until, pause = time.monotonic() + seconds, FIRST_PAUSE_S
-        while len(missing := answer.missing):
-            left = until - time.monotonic()
-            if left <= 0:
-                break
+        while len(missing := answer.missing) and (left := until - time.monotonic()) > 0:
             time.sleep(min(pause, left))
             pause = min(pause * 1.5, LONGEST_PAUSE_S)
             answer = answer.updated(self.read(missing, names, with_reasons))
         return answer
 
     def is_node(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Whether ids are of layer 2 and lie in the grid, shape (n,)."""
+        """Return whether ids have layer 2 and lie in the grid, shape (n,)."""
         layout = self.geometry.layout
         nodes: npt.NDArray[np.bool_] = layout.layers(ids) == L2
         nodes[nodes] = self.geometry.in_grid(layout.chunk_coordinates(ids[nodes]))
         return nodes
 
     def _rows(self, ids: Ids, names: Sequence[str]) -> Rows:
-        """Rows of these ids, repeats included, from the cache or, each once, from the store."""
+        """Return the rows of ids, repeats included, from the cache or else, each id once, from the store."""
         rows = Rows.empty(ids)
         hit = np.zeros(len(ids), dtype=bool) if self.cache is None else self.cache.lookup(rows, names)
         self.on_lookup(int(hit.sum()), len(ids) - int(hit.sum()))
@@ -144,7 +140,7 @@ class Reader:
         return rows
 
     def _reasons(self, ids: Ids, status: npt.NDArray[np.int8]) -> dict[int, str]:
-        """Marks missing ids of failed chunks as failed; gives why, by id."""
+        """Change the status of missing ids of failed chunks to failed; return reasons by id."""
         layout = self.geometry.layout
         other = ids[status == Status.NOT_L2]
         reasons = {}

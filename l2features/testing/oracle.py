@@ -10,7 +10,7 @@ import fastremap
 import numpy as np
 from sklearn.decomposition import PCA
 
-from ..core.schema import FEATURES, PCA_MAX_SAMPLES
+from ..core.schema import FEATURES, LARGE, PCA_MAX_SAMPLES
 
 GOLDEN_PATH = Path(__file__).parent / "golden.npz"
 
@@ -35,7 +35,7 @@ def plain_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarra
         row["chunk_intersect_count"] = np.minimum(_border_counts(coords, dense.shape), 65535)
         if len(coords) * np.prod(nm) / 1e9 >= 0.01:
             row["pca"], row["pca_val"] = principal_axes(coords * nm)
-            row["has_pca"] = True
+            row[LARGE.flag] = True
     return rows
 
 

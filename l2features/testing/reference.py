@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.geometry import Geometry
 from ..core.rows import NOT_COMPUTED, Rows
-from ..core.schema import ATTRIBUTES, NAMES
+from ..core.schema import ATTRIBUTES, NAMES, SIZE
 
 _BY_KEY = {a.key: (i, a) for i, a in enumerate(ATTRIBUTES)}
 
@@ -67,7 +67,7 @@ def decode_cells(rows: Rows, index: int, cells: Iterable[tuple[bytes, bytes]]) -
         if key not in _BY_KEY:
             continue
         column, attribute = _BY_KEY[key]
-        if column == 0 and value == NOT_COMPUTED:
+        if attribute.name == SIZE and value == NOT_COMPUTED:
             value = value[: attribute.nbytes]
         if not value and attribute.optional:
             continue
@@ -78,5 +78,5 @@ def decode_cells(rows: Rows, index: int, cells: Iterable[tuple[bytes, bytes]]) -
             )
         record[attribute.name] = np.frombuffer(value, dtype=attribute.dtype).reshape(attribute.shape)[()]
         present[column] = True
-        if attribute.name == "pca":
-            record["has_pca"] = True
+        if attribute.condition:
+            record[attribute.condition.flag] = True

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.geometry import Geometry
 from ..core.ids import IdLayout, Ids
-from ..core.schema import FEATURES, NAMES
+from ..core.schema import FEATURES, FLAGS, NAMES
 from ..store.base import Meta, open_store
 
 DATASET = "sample"
@@ -29,10 +29,10 @@ def small_table(folder: Path, nodes: int = NODES) -> Path:
     rng, rows = np.random.default_rng(0), np.zeros(nodes, dtype=FEATURES)
     for name in NAMES:
         rows[name] = rng.integers(1, 30_000, rows[name].shape)
-    rows["has_pca"] = np.arange(nodes) % 3 > 0
+    for flag in FLAGS:
+        rows[flag] = np.arange(nodes) % 3 > 0
+    rows[::EMPTY] = 0
     rows["label"] = node_ids(nodes)
-    for name in (*NAMES, "has_pca"):
-        rows[name][::EMPTY] = 0
     store_url = f"sqlite://{folder}/l2cache.db"
     store = open_store(store_url, "l2cache_small")
     store.create(Meta("graph", "precomputed://file:///nowhere", "2026-01-01 00:00:00", GEOMETRY))

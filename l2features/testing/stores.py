@@ -16,7 +16,7 @@ from ..config.datasets import load_dataset
 from ..core.geometry import Chunk, Geometry
 from ..core.ids import IdLayout, Ids, as_ids
 from ..core.rows import Rows
-from ..core.schema import FEATURES, NAMES
+from ..core.schema import ATTRIBUTES, FEATURES, NAMES
 from ..store.base import Meta, Store, open_store
 from .emulators import Emulator
 from .reference import served
@@ -35,18 +35,18 @@ counter = itertools.count()
 
 
 def features_of(ids: Any, seed: int = 1) -> np.ndarray:
-    """Return random rows; every third has no principal axes, every seventh is not computed."""
+    """Return rows of random values; every third lacks its optional ones, every seventh is not computed."""
     rng = np.random.default_rng(seed)
     rows = np.zeros(len(ids), dtype=FEATURES)
     for name in NAMES:
         values = rng.integers(1, 60_000, rows[name].shape)
         rows[name] = values / 7 if rows.dtype[name].base.kind == "f" else values
-    rows["label"], place = as_ids(ids), np.arange(len(ids))
-    rows["has_pca"] = place % 3 != 2
-    for name in ("pca", "pca_val"):
-        rows[name][~rows["has_pca"]] = 0
-    for name in (*NAMES, "has_pca"):
-        rows[name][place % 7 == 6] = 0
+    for attribute in ATTRIBUTES:
+        if attribute.condition:
+            rows[attribute.name][2::3] = 0
+            rows[attribute.condition.flag] = np.arange(len(ids)) % 3 != 2
+    rows[6::7] = 0
+    rows["label"] = as_ids(ids)
     return rows
 
 

@@ -8,22 +8,9 @@ import sys
 
 import pytest
 
-from l2features.core.schema import ATTRIBUTES, Attribute
 from l2features.messages.decoding import Reason
+from tests.support.attribute_table import attribute_table
 from tests.support.jobs import ROOT
-
-
-def attribute_table() -> str:
-    """The table of attributes in docs/features.md."""
-    lines = ["| attribute | stored as | unit | served in | meaning |", "|---|---|---|---|---|"]
-    return "\n".join([*lines, *(_line(attribute) for attribute in ATTRIBUTES)])
-
-
-def _line(attribute: Attribute) -> str:
-    shape = " × ".join(map(str, attribute.shape))
-    stored = f"{shape} × {attribute.dtype.name}" if shape else attribute.dtype.name
-    meaning = attribute.meaning + ("; may be absent" if attribute.optional else "")
-    return f"| `{attribute.name}` | {stored} | {attribute.unit} | {attribute.served_unit} | {meaning} |"
 
 
 def test_the_attributes_in_the_docs() -> None:

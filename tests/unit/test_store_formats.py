@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -119,63 +117,7 @@ def test_a_file_of_format_1_is_written_on(old: Store) -> None:
     fresh.close()
 
 
-# ------------------------------------------------------------------ one attribute more
-NINTH = """
-import sys
-import l2features.core.schema as schema
-source = open(schema.__file__).read()
-ninth = '_attribute("ninth", "<u4", (), "1", "1", "<u4", "test")'
-end = source.index("\\n)\\n", source.index("\\nATTRIBUTES"))
-source = source[:end] + f"\\n    {ninth}," + source[end:]
-exec(compile(source, schema.__file__, "exec"), schema.__dict__)
-import json
-import numpy as np
-from contextlib import closing
-from l2features.core.rows import Rows
-from l2features.store import open_store
-from l2features.testing.stores import CHUNK, FIRST, LAYOUT, features_of, served_values
-url, name, mode = sys.argv[1:]
-assert len(schema.NAMES) == 9
-with closing(open_store(url, name)) as store:
-    if mode == "write":
-        store.write(features_of([FIRST + 1, FIRST + 90], seed=5))
-    rows = store.scan_chunk(CHUNK, LAYOUT.last_id(CHUNK))
-    assert served_values(store.read(rows.ids[::-1])) == served_values(rows)[::-1]
-    print(json.dumps(dict(zip(map(str, rows.ids.tolist()), served_values(rows)))))
-"""
-
-
-def with_ninth_attribute(store: Store, mode: str) -> dict[str, Any]:
-    """A table's rows as a version with one attribute more reads them, after it wrote two rows."""
-    ran = subprocess.run(
-        [sys.executable, "-c", NINTH, store.url, store.name, mode],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
-    assert ran.returncode == 0, ran.stderr
-    rows: dict[str, Any] = json.loads(ran.stdout)
-    return rows
-
-
-def test_a_version_with_a_ninth_attribute_reads_older_rows(old: Store) -> None:
-    assert with_ninth_attribute(old, "read") == expected_nodes()
-
-
-def test_rows_of_several_records_lie_in_one_table(old: Store) -> None:
-    rows = with_ninth_attribute(old, "write")
-    assert sorted(rows) == sorted({*expected_nodes(), str(FIRST + 90)})
-    assert {node for node, row in rows.items() if "ninth" in row} == {str(FIRST + 1), str(FIRST + 90)}
-    others = {node: row for node, row in rows.items() if "ninth" not in row}
-    assert others == {node: row for node, row in expected_nodes().items() if node != str(FIRST + 1)}
-    with pytest.raises(UnknownFormat, match=f"table {OLD} in .*: the record of its nodes: the field 'ninth'"):
-        old.read([FIRST])
-    with pytest.raises(UnknownFormat):
-        old.write(features_of([FIRST]))
-
-
+# ------------------------------------------------------------------ records
 def test_records_of_the_same_length_are_distinguished() -> None:
     other = np.dtype([("label", "<u8"), ("size_nm3", "<u4"), ("pad", "V57")])
     assert other.itemsize == FEATURES.itemsize

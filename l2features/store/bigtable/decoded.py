@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...core.ids import KEY_DIGITS, Ids
-from ...core.rows import Rows
-from ...core.schema import ATTRIBUTES, FEATURES, NAMES, SIZE
+from ...core.rows import Rows, set_flags
+from ...core.schema import ATTRIBUTES, COLUMN, FEATURES, NAMES, SIZE
 from .readrows import BAD_CELL, MALFORMED, OK, STATE, Out, Table
 from .readrows import decode as _decode
 from .wire import ABSENT
@@ -23,11 +23,11 @@ _LEAST_ROW = KEY_DIGITS + 4
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the cells of a row go: the cell ``names[i]`` becomes the field of that name of ``record``.
+    """Columns to decode: the cell ``names[i]`` becomes the field of that name of ``record``.
 
-    Without ``record`` the cells are empty, as a filter that strips values leaves them. ``optional`` ones may
-    be empty, which is as if they were not there. ``marked`` is the column, or -1, that may be the mark
-    `rows.NOT_COMPUTED`. ``prefix`` is what a row key has before the digits of its id.
+    Without ``record`` the cells are empty, because a filter has stripped their values. An empty ``optional``
+    cell counts as absent. ``marked`` is the column that may have the value `rows.NOT_COMPUTED`, or -1.
+    ``prefix`` precedes the digits of the id in a row key.
     """
 
     names: tuple[str, ...]
@@ -61,9 +61,8 @@ def _place(fields: dict[str, Any], name: str) -> tuple[int, int]:
     return (fields[name][1], fields[name][0].itemsize) if fields else (0, 0)
 
 
-FEATURE_COLUMNS = Columns(
-    NAMES, FEATURES, frozenset(a.name for a in ATTRIBUTES if a.optional), marked=NAMES.index(SIZE)
-)
+OPTIONAL = frozenset(a.name for a in ATTRIBUTES if a.optional)
+FEATURE_COLUMNS = Columns(NAMES, FEATURES, OPTIONAL, marked=COLUMN[SIZE])
 
 
 @dataclass(frozen=True)
@@ -119,13 +118,13 @@ def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
 
 
 def features_of(decoded: Decoded) -> Rows:
-    """Return the rows decoded with `FEATURE_COLUMNS`."""
-    features = decoded.records.view(FEATURES).reshape(len(decoded.ids))
-    features["label"] = decoded.ids
-    features["has_pca"] = decoded.present[:, NAMES.index("pca")]
-    return Rows(features, decoded.present)
+    """Return the rows that were decoded with `FEATURE_COLUMNS`."""
+    rows = Rows(decoded.records.view(FEATURES).reshape(len(decoded.ids)), decoded.present)
+    rows.features["label"] = decoded.ids
+    set_flags(rows)
+    return rows
 
 
 def warm_up() -> None:
-    """Compile the kernel of the read path, or load it from numba's cache; see `features.warm_up`."""
+    """Compile the decoder or load it from numba's cache; see `kernel.warm_up`."""
     decode([], FEATURE_COLUMNS)

@@ -1,0 +1,63 @@
+"""Convert stored values of an attribute to those that clients receive.
+
+A conversion takes the stored values (n, *shape), the ids (n,) and the geometry. It returns the served values
+and whether each can be served, shape (n,).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .geometry import Geometry
+from .ids import L2, Ids
+
+Known = npt.NDArray[np.bool_]
+Convert = Callable[[np.ndarray, Ids, Geometry], tuple[np.ndarray, Known]]
+
+
+class Serving(NamedTuple):
+    """Type, unit and conversion of a value that is not served as it is stored."""
+
+    dtype: np.dtype
+    unit: str
+    convert: Convert
+
+
+def finite(stored: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, Known]:
+    """Clip infinite values, which PCGL2Cache stored on float16 overflow; NaN cannot be served."""
+    limit = np.finfo(stored.dtype).max
+    with np.errstate(invalid="ignore"):
+        values = stored.astype(dtype).clip(-limit, limit)
+    return values, ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
+
+
+def _volumes(voxels: np.ndarray, _: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
+    """Return volumes in nm^3: exact for a whole resolution, else rounded.
+
+    Raises ValueError for a volume of 2^64 nm^3 or more.
+    """
+    whole = all(float(step).is_integer() for step in geometry.resolution)
+    volume = math.prod(int(step) if whole else step for step in geometry.resolution)
+    most = int(voxels.max(initial=0))
+    if round(most * volume) >= 1 << 64:
+        raise ValueError(f"{most} voxels of {volume} nm^3: expected a volume below 2^64 nm^3")
+    sizes = voxels.astype(np.uint64) * np.uint64(volume) if whole else np.rint(voxels * volume)
+    return sizes.astype(np.uint64, copy=False), np.ones(len(voxels), dtype=bool)
+
+
+def _positions(index: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
+    """Return positions in nm of voxels of the ids' chunks. An id of an unknown layer has no position."""
+    layout = geometry.layout
+    known = np.isin(layout.layers(ids), list(layout.spatial_bits))
+    ids = np.where(known, ids, np.uint64(L2 << (64 - layout.layer_bits)))
+    origins = geometry.origins(layout.chunk_coordinates(ids))
+    return (origins + index) * np.array(geometry.resolution, dtype=np.float64), known
+
+
+VOLUME = Serving(np.dtype("<u8"), "nm^3", _volumes)
+POSITION = Serving(np.dtype("<f8"), "nm", _positions)

@@ -1,0 +1,133 @@
+"""The computation of each attribute of labels.
+
+A computation returns the values (n, ...) of the attributes that it is registered for, as any numbers: they
+are cut to the range of the stored type and converted here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.schema import BY_NAME, FEATURES, LARGE, PCA_MAX_SAMPLES, PCA_MIN_VOLUME_NM3
+from .distance import whole_distances
+from .moments import Moments, centred_second, compute_moments, moved
+from .runs import Runs
+from .score import Placement, score
+
+
+class Frame(NamedTuple):
+    """Position of runs: the order of their axes, the shape of their chunk, and their origin in it.
+
+    ``axes`` maps the axes of the runs to x, y and z; the others are (3,) int64 in the order of ``axes``.
+    """
+
+    axes: tuple[int, ...]
+    shape: np.ndarray
+    origin: np.ndarray
+
+    def in_xyz(self, values: np.ndarray, dimension: int = -1) -> np.ndarray:
+        """Reorder a dimension from the axes of the runs to x, y, z."""
+        return np.take(values, np.argsort(self.axes), dimension)
+
+
+class Measured(NamedTuple):
+    """Labels 1, 2, ... of a chunk. Row 0 of the moments is the background; ``nm`` is (3,) in x, y, z."""
+
+    runs: Runs
+    moments: Moments
+    frame: Frame
+    nm: NDArray[np.float64]
+
+    @property
+    def size(self) -> NDArray[np.int64]:
+        """Voxels of each label, shape (n,)."""
+        return self.moments.size[1:]
+
+
+Compute = Callable[[Measured], tuple[Any, ...]]
+_COMPUTE: dict[tuple[str, ...], Compute] = {}
+
+
+def computes(*fields: str) -> Callable[[Compute], Compute]:
+    """Register a function that returns the values of these fields of `schema.FEATURES`, in their order."""
+
+    def register(function: Compute) -> Compute:
+        _COMPUTE[fields] = function
+        return function
+
+    return register
+
+
+def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) -> None:
+    """Compute the rows of the labels 1, 2, ... of the runs.
+
+    Raises NotImplementedError unless each field of the schema has one computation.
+    """
+    fields = sorted(field for group in _COMPUTE for field in group)
+    if fields != sorted(FEATURES.names[1:]):  # type: ignore[index]
+        raise NotImplementedError(f"computations for {fields}: expected one for each field of {FEATURES}")
+    moments = moved(compute_moments(runs, len(rows) + 1), frame.origin, np.array(runs.shape), frame.shape)
+    measured = Measured(runs, moments, frame, nm)
+    for group, compute in _COMPUTE.items():
+        for field, values in zip(group, compute(measured), strict=True):
+            saturates = field in BY_NAME and BY_NAME[field].saturates
+            rows[field] = np.minimum(values, BY_NAME[field].largest) if saturates else values
+
+
+@computes("size_nm3", "area_nm2", "chunk_intersect_count")
+def _counts(measured: Measured) -> tuple[Any, ...]:
+    """Sizes and areas. An area is the float64 sum over x, y and z, floored: exact for whole resolutions."""
+    _, moments, frame, nm = measured
+    face = np.array([nm[1] * nm[2], nm[0] * nm[2], nm[0] * nm[1]])
+    parts = frame.in_xyz(moments.faces[1:]) * face
+    area = np.floor(parts[:, 0] + parts[:, 1] + parts[:, 2])
+    return measured.size, area, frame.in_xyz(moments.border[1:])
+
+
+@computes("max_dt_nm", "mean_dt_nm", "rep_coord_nm")
+def _distances(measured: Measured) -> tuple[Any, ...]:
+    """Distances and representative voxels.
+
+    A label that fills the whole chunk has no boundary, so its distances are infinite; its representative
+    voxel is the one nearest to its centroid.
+    """
+    runs, moments, frame, nm = measured
+    size, shape = measured.size, tuple(frame.in_xyz(frame.shape).tolist())
+    if len(size) == 1 and size[0] == math.prod(shape):
+        return np.inf, np.inf, [(n - 1) // 2 for n in shape]
+    order = list(frame.axes)
+    weights = np.array([shape[1] * shape[2], shape[2], 1])[order]
+    mean = moments.first / np.maximum(moments.size, 1)[:, None]
+    placement = Placement(mean, nm[order], weights, order.index(2), frame.origin)
+    scores = score(runs, whole_distances(runs, nm[order], frame.axes), placement)
+    voxels = np.stack(np.unravel_index(scores.best_index[1:], shape), axis=-1)
+    return scores.largest[1:], scores.total[1:] / size, voxels
+
+
+@computes("pca", "pca_val", LARGE.flag)
+def _principal_axes(measured: Measured) -> tuple[Any, ...]:
+    """Axes (n, 3, 3), one per row, and singular values (n, 3) of centred coordinates, largest first.
+
+    The singular values are the square roots of the eigenvalues of the scatter, the sum of the outer products
+    of the centred coordinates in nm; those of large labels are scaled to PCA_MAX_SAMPLES voxels. The first
+    entry of largest magnitude of each axis is positive.
+    """
+    _, moments, frame, nm = measured
+    axes, values = np.zeros((len(measured.size), 3, 3)), np.zeros((len(measured.size), 3))
+    large = measured.size * np.prod(nm) / 1e9 >= PCA_MIN_VOLUME_NM3 / 1e9
+    if large.any():
+        size, scatter = measured.size[large], centred_second(moments)[1:][large]
+        scatter = frame.in_xyz(frame.in_xyz(scatter, 1), 2) * np.outer(nm, nm)
+        eigenvalues, vectors = np.linalg.eigh(scatter)
+        order = np.argsort(-eigenvalues, axis=1, kind="stable")
+        scale = (np.minimum(size, PCA_MAX_SAMPLES) - 1) / np.maximum(size - 1, 1)
+        values[large] = np.sqrt(np.maximum(np.take_along_axis(eigenvalues, order, 1), 0) * scale[:, None])
+        vectors = np.take_along_axis(vectors.transpose(0, 2, 1), order[:, :, None], 1)
+        leading = np.argmax(np.abs(vectors), axis=2)[:, :, None]
+        axes[large] = vectors * np.where(np.take_along_axis(vectors, leading, 2) < 0, -1.0, 1.0)
+    return axes, values, large
