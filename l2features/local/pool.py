@@ -1,44 +1,32 @@
 """Chunks of a job on one machine, shared among worker processes.
 
-Each worker is a pebble pool of its own, because a process that is killed while it holds the lock of a shared
-pool stalls the other workers. A chunk whose worker died is retried; one that kills its workers is given up.
+A chunk whose worker died is retried; one that kills its workers is given up.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
-from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, Generic, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
 from ..core.chunks import ChunkBox
-from ..core.errors import L2FeaturesError
 from ..core.geometry import Chunk
 from ..ingest.steps import ATTEMPTS, shards
 from ..store.base import Store
-from .processes import STOP_SIGNALS, blocked, exit_reason, follow, handled
+from .processes import STOP_SIGNALS, handled
+from .worker import Worker, WorkerDied
 
 MAX_EARLY_DEATHS = 3
 CHUNK_TIMEOUT_S = 1_200.0
 """A chunk that takes longer hangs, for example in a server that accepts a request and never answers."""
-DEATHS = (ProcessExpired, TimeoutError, BrokenProcessPool)
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
-
-
-class WorkerError(L2FeaturesError):
-    """A worker cannot continue."""
 
 
 @dataclass(frozen=True)
@@ -73,74 +61,6 @@ class Progress:
     stopped: bool = False
 
 
-class WorkerProcess(SpawnProcess):
-    """A process that blocks the signals that stop a job: its parent decides when it stops."""
-
-    def start(self) -> None:
-        with blocked(*STOP_SIGNALS):
-            super().start()
-
-    def terminate(self) -> None:
-        """Kill the process, as it blocks SIGTERM."""
-        self.kill()
-
-
-class _Context(SpawnContext):
-    """A spawn context that keeps the process it started last."""
-
-    process: WorkerProcess
-
-    def Process(self, *args: Any, **kwargs: Any) -> WorkerProcess:  # type: ignore[override]
-        self.process = WorkerProcess(*args, **kwargs)
-        return self.process
-
-
-class Worker:
-    """One worker process, the chunk that it works on, and the future of that; None if it is idle."""
-
-    future: Future[Any] | None
-
-    def __init__(self, open_worker: Callable[[], Callable[[Chunk], Any]]) -> None:
-        self.open_worker = open_worker
-        self.start()
-
-    def start(self) -> None:
-        self.context = _Context()
-        self.pool = ProcessPool(1, initializer=follow, initargs=(os.getpid(),), context=self.context)
-        self.give(None)
-
-    def give(self, chunk: Chunk | None) -> None:
-        """Schedule a chunk, or None, by which the process opens what chunks need."""
-        self.chunk, self.future = chunk, Future()
-        task, timeout = ((_run, chunk), CHUNK_TIMEOUT_S) if chunk else ((_open, self.open_worker), None)
-        with suppress(RuntimeError):  # the process died while it was idle: `outcome` raises
-            self.future = self.pool.schedule(task[0], task[1:], timeout=timeout)
-
-    @property
-    def is_done(self) -> bool:
-        return self.future is not None and (self.future.done() or not self.pool.active)
-
-    def outcome(self) -> tuple[Any, str]:
-        """Return the result of a task, and its error. Raises one of `DEATHS`."""
-        if self.future is None or not self.future.done():
-            raise BrokenProcessPool
-        return self.future.result()
-
-    def exit_reason(self, death: Exception) -> str:
-        if isinstance(death, TimeoutError):
-            return f"a worker was ended after {CHUNK_TIMEOUT_S:.0f} s"
-        code = death.exitcode if isinstance(death, ProcessExpired) else self.context.process.exitcode
-        return f"a worker died ({exit_reason(code)})"
-
-    def restart(self) -> None:
-        """Open again in the process that pebble starts for a dead one, or in a new pool."""
-        if self.pool.active:
-            self.give(None)
-        else:
-            self.pool.join()
-            self.start()
-
-
 class LocalRun(Generic[R]):
     """One run of a job with ``n_workers`` processes; ``on_result`` receives the result of each chunk."""
 
@@ -151,26 +71,27 @@ class LocalRun(Generic[R]):
         self.deaths: Counter[Chunk | None] = Counter()
         self.retries: list[Chunk] = []
         self.workers: list[Worker] = []
+        self.tasks: dict[Worker, Chunk | None] = {}
 
     def run(self, on_progress: Callable[[int], object] = lambda chunks: None) -> Progress:
         """Do all pending chunks; ``on_progress`` receives how many more are done.
 
         The first SIGINT or SIGTERM lets the workers finish their chunks; the second raises KeyboardInterrupt.
-        Raises WorkerError if a worker cannot continue. In any case no worker is left.
+        Raises TaskFailed or WorkerDied if a worker cannot continue. In any case no worker is left.
         """
         self.on_progress = on_progress
         try:
             with handled(self._stop, *STOP_SIGNALS):
                 self._start()
-                while busy := [worker for worker in self.workers if self._is_busy(worker)]:
-                    wait([worker.future for worker in busy if worker.future], 1.0, FIRST_COMPLETED)
-                    for worker in filter(lambda worker: worker.is_done, busy):
-                        self._advance(worker)
+                while self._is_busy():
+                    wait([worker.future for worker in self.tasks], 1.0, FIRST_COMPLETED)
+                    for worker in [worker for worker in self.tasks if worker.is_over]:
+                        self._advance(worker, self.tasks.pop(worker))
         finally:
             for worker in self.workers:
-                worker.pool.stop()  # type: ignore[no-untyped-call]
+                worker.kill()
             for worker in self.workers:
-                worker.pool.join()
+                worker.close()
             self.store.close()
         return self.progress
 
@@ -179,8 +100,9 @@ class LocalRun(Generic[R]):
             raise KeyboardInterrupt
         self.progress.stopped = True
 
-    def _is_busy(self, worker: Worker) -> bool:
-        return worker.future is not None and not (self.progress.stopped and worker.chunk is None)
+    def _is_busy(self) -> bool:
+        """Return whether to wait for a worker: after a stop, only for one with a chunk."""
+        return bool(self.tasks) and (not self.progress.stopped or any(self.tasks.values()))
 
     def _pending(self) -> Iterator[Chunk]:
         for first, last in shards(self.job.box):
@@ -199,25 +121,33 @@ class LocalRun(Generic[R]):
         self.retries.append(first)
         self.job.warm_up()
         for _ in range(min(self.n_workers, self.progress.total)):
-            self.workers.append(Worker(self.job.open_worker))
+            self._start_worker()
 
-    def _advance(self, worker: Worker) -> None:
+    def _start_worker(self) -> None:
+        """Start a process, which opens what it needs before it is given a chunk."""
+        worker = Worker()
+        worker.run(_open, self.job.open_worker)
+        self.workers.append(worker)
+        self.tasks[worker] = None
+
+    def _advance(self, worker: Worker, chunk: Chunk | None) -> None:
         """Take the outcome of a worker's task, and give it the next chunk."""
         try:
-            result, error = worker.outcome()
-        except DEATHS as death:
-            self._count_death(worker.chunk, worker.exit_reason(death))
-            worker.restart()
+            result = worker.result()
+        except WorkerDied as death:
+            self.workers.remove(worker)
+            worker.close()
+            self._count_death(chunk, str(death))
+            if not self.progress.stopped:
+                self._start_worker()
             return
-        if error:
-            raise WorkerError(error)
-        if worker.chunk is not None:
+        if chunk:
             self._settle(result)
-        worker.future = None
         chunk = self.retries.pop() if self.retries else next(self.pending, None)
         if chunk and not self.progress.stopped:
             self.progress.first = self.progress.first or time.perf_counter()
-            worker.give(chunk)
+            self.tasks[worker] = chunk
+            worker.run(_run, chunk, timeout=CHUNK_TIMEOUT_S)
 
     def _settle(self, result: R) -> None:
         self.progress.last = time.perf_counter()
@@ -230,7 +160,7 @@ class LocalRun(Generic[R]):
         self.deaths[chunk] += 1
         if chunk is None:
             if self.deaths[None] > MAX_EARLY_DEATHS:
-                raise WorkerError(f"{how} before it was given a chunk, {self.deaths[None]} times")
+                raise WorkerDied(f"{how} before it was given a chunk, {self.deaths[None]} times")
         elif self.deaths[chunk] < ATTEMPTS:
             self.retries.append(chunk)
         else:
@@ -241,21 +171,10 @@ _opened: dict[str, Callable[[Chunk], Any]] = {}
 """What this worker process does with a chunk."""
 
 
-def _open(open_worker: Callable[[], Callable[[Chunk], Any]]) -> tuple[None, str]:
+def _open(open_worker: Callable[[], Callable[[Chunk], Any]]) -> None:
     threadpool_limits(1)
-    _opened["run"], error = _attempt(open_worker)
-    return None, error
+    _opened["run"] = open_worker()
 
 
-def _run(chunk: Chunk) -> tuple[Any, str]:
-    return _attempt(lambda: _opened["run"](chunk))
-
-
-def _attempt(do: Callable[[], Any]) -> tuple[Any, str]:
-    """Return a result, or the message of an error: not every exception can be pickled."""
-    try:
-        return do(), ""
-    except L2FeaturesError as error:
-        return None, str(error)
-    except Exception:
-        return None, traceback.format_exc()
+def _run(chunk: Chunk) -> Any:
+    return _opened["run"](chunk)
