@@ -18,20 +18,19 @@ import numpy as np
 import psutil
 import pytest
 
-from beam_jobs import crew, stream
-from beam_jobs.stream import Supervisor
-from beam_jobs.stream_worker import Setup
 from l2features.config.datasets import load_datasets
 from l2features.core.geometry import Chunk
 from l2features.core.ids import Ids, as_ids
-from l2features.messages.outcomes import Verdict
+from l2features.local import updater_run, updater_worker
+from l2features.local.updater_run import Supervisor
+from l2features.local.updater_worker import Setup
 from l2features.pubsub.dead_letters import DeadLetter, Folder
 from l2features.pubsub.subscription import Subscription
 from l2features.store.base import Store
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
 from l2features.testing.stores import chunk_rows, open_table
-from l2features.updates import patience
+from l2features.updates import backoff
 from l2features.updates.freshness import read_updates
 from l2features.updates.updater import Update
 from tests.integration.test_intake import wait_for
@@ -91,7 +90,8 @@ class Running:
         return [letter for _, letter in Folder(self.dead).letters()] if self.dead.exists() else []
 
     def workers(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children()
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def left(self) -> list[bytes]:
         """What the subscription still brings, once the updater has ended and let go of everything."""
@@ -244,7 +244,7 @@ def test_long_work_that_makes_progress_is_let_be(
 ) -> None:
     """What takes a worker longer than a batch may be silent for, in one message of all chunks."""
     monkeypatch.setenv("PYTHONPATH", before_reads(tmp_path, "time.sleep(0.7)"))
-    monkeypatch.setattr(crew, "BATCH_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(updater_worker, "BATCH_TIMEOUT_S", 5.0)
     config, feed = own_copy(undisturbed, tmp_path), Feed()
     store = open_table(config)
     places = [Chunk(*map(int, xyz)) for xyz in np.ndindex(3, 2, 2)]
@@ -254,9 +254,9 @@ def test_long_work_that_makes_progress_is_let_be(
     feed.publish(ids.astype("<u8").tobytes(), attributes=ATTRIBUTES)
     update, dead = Update(tuple(load_datasets(config).values()), attempts=1), tmp_path / "dead"
     supervisor = Supervisor(Setup(update, str(dead)), [Subscription(feed.subscription)], 1, 2)
-    with ended_when(lambda: bool(supervisor.totals.messages)):
+    with ended_when(lambda: bool(supervisor.totals)):
         supervisor.run()
-    assert supervisor.totals.messages == {Verdict.DONE: 1}
+    assert supervisor.totals == {"messages_done": 1, "ids_written": len(ids)}
     assert store.read(ids).found.all()
     assert not dead.exists() or not list(dead.iterdir())
 
@@ -307,8 +307,8 @@ def test_a_message_that_kills_its_workers(
 ) -> None:
     """It becomes a dead letter, and those beside it are done."""
     monkeypatch.setenv("PYTHONPATH", before_reads(tmp_path, "if tuple(chunk) == (1, 0, 0): os._exit(9)"))
-    monkeypatch.setattr(stream, "MAX_DEATHS", 2)
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 1)
+    monkeypatch.setattr(updater_run, "MAX_DEATHS", 2)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE_S", 1)
     config, feed = own_copy(undisturbed, tmp_path), Feed()
     store = open_table(config)
     geometry: Any = store.geometry()

@@ -23,9 +23,9 @@ from l2features.pubsub.dead_letters import (
     Refusal,
     dead_letter,
     open_dead_letters,
+    open_letter_box,
 )
-from l2features.pubsub.letter_attributes import letter_of
-from l2features.pubsub.letter_box import open_letter_box
+from l2features.pubsub.letter_topic import letter_of
 from l2features.pubsub.recorded import find_messages, read_message
 from tests.support.letters import LARGEST, LETTER, NOW, texts
 from tests.support.updates import EDIT

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from l2features.core.geometry import Chunk
-from l2features.pubsub import letter_box as box
+from l2features.pubsub import letter_topic as box
 from l2features.pubsub.dead_letters import DeadLetter, Folder, LetterTopic
-from l2features.pubsub.letter_box import LetterFolder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.stores import chunk_rows, lose, open_table
 from tests.support.command import run

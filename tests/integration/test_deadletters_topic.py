@@ -24,9 +24,9 @@ from l2features.pubsub.dead_letters import (
     LetterTopic,
     Refusal,
     open_dead_letters,
+    open_letter_box,
 )
-from l2features.pubsub.letter_attributes import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
-from l2features.pubsub.letter_box import open_letter_box
+from l2features.pubsub.letter_topic import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
 from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES, Topic
 from l2features.testing.emulators import PubSubEmulator
 from tests.support.letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed, texts
@@ -128,7 +128,7 @@ def test_a_topic_has_the_message_as_it_came_and_why(pubsub: PubSubEmulator) -> N
 def test_a_letter_of_a_newer_format_stays_on_its_topic(
     pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("l2features.pubsub.letter_box.QUIET_S", 2.0)
+    monkeypatch.setattr("l2features.pubsub.letter_topic.QUIET_S", 2.0)
     subscribed = Subscribed()
     with closing(Topic(subscribed.topic)) as topic:
         topic.publish(b"newer", {"dead_letter_format": "9"})

@@ -72,7 +72,7 @@ def test_a_message_of_which_the_time_is_not_known_has_no_lag(store: Store) -> No
     assert found.newest_operation
     assert (found.newest_operation.published, found.newest_message) == (None, None)
     assert (found.updaters[0].messages, found.updaters[0].lag) == (1, None)
-    assert "newest operation applied: 5, published at a time that is not known" in updates_text(found)
+    assert "newest operation applied: 5, published at an unknown time" in updates_text(found)
 
 
 def test_lag_is_that_of_the_last_hour_and_the_last_messages(store: Store) -> None:
@@ -171,7 +171,7 @@ def test_a_note_that_is_something_else(store: Store, text: str, caplog: pytest.L
     with closing(recorder_of(store)) as recorder:
         recorder.flush(NOW)
     assert kept(store).updaters[0].time == at(NOW)
-    assert "it is written anew" in caplog.text
+    assert "it will be replaced" in caplog.text
 
 
 def test_a_store_that_cannot_be_reached_is_tried_again(
@@ -185,7 +185,7 @@ def test_a_store_that_cannot_be_reached_is_tried_again(
         recorder.flush(NOW + 10)
         warnings = [r.getMessage() for r in caplog.records if r.name == recorder_module.__name__]
         assert len(warnings) == 1
-        assert warnings[0].startswith("data set d: cannot keep how fresh it is: ")
+        assert warnings[0].startswith("data set d: cannot record its freshness: ")
         store.create(META)
         recorder.flush(NOW + 20)
     found = kept(store)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from beam_jobs.update_freshness import Flusher, _RecordFn
-from beam_jobs.update_transforms import MessageResult
+from beam_jobs.update_transforms import _RecordFn
 from l2features.store.base import Store
 from l2features.testing.stores import open_table
+from l2features.updates.apply import MessageResult
 from l2features.updates.freshness import read_updates
-from l2features.updates.recorder import Recorder
+from l2features.updates.recorder import Flusher, Recorder
 from l2features.updates.updater import Update
 from tests.support.freshness import NOW, kept
 

@@ -11,7 +11,7 @@ import pytest
 
 from l2features.pubsub import intake as intake_module
 from l2features.pubsub import subscription as subscription_module
-from l2features.pubsub.intake import Held, Intake, Limits
+from l2features.pubsub.intake import Intake, Leased, Limits
 from l2features.pubsub.subscription import Subscription
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
@@ -21,7 +21,7 @@ Open = Callable[..., Intake]
 
 @pytest.fixture
 def open_intake() -> Iterator[Open]:
-    """Opens intakes of feeds; a message's home is its first letter, its weight its length."""
+    """Opens intakes of feeds; a message's region starts with its first letter, its weight its length."""
     opened: list[Intake] = []
 
     def open_(*feeds: Feed) -> Intake:
@@ -47,12 +47,12 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def has_held(intake: Intake, count: int) -> bool:
+def has_leased(intake: Intake, count: int) -> bool:
     return intake.backlog()[0] == count
 
 
-def texts(messages: list[Held]) -> list[str]:
-    return [held.message.data.decode() for held in messages]
+def texts(messages: list[Leased]) -> list[str]:
+    return [leased.message.data.decode() for leased in messages]
 
 
 def test_the_urgent_come_first_and_together_what_has_one_home(
@@ -66,7 +66,7 @@ def test_the_urgent_come_first_and_together_what_has_one_home(
     assert intake.take(9, 99, Limits(1)) == []
     for count, text in enumerate((b"a1", b"b1", b"a2", b"b2", b"a3", b"c123456"), start=3):
         urgent.publish(text)
-        wait_for(partial(has_held, intake, count))
+        wait_for(partial(has_leased, intake, count))
     assert texts(intake.take(2, 99, Limits(2))) == ["a1", "a2", "a3"]
     assert texts(intake.take(9, 3, Limits(2))) == ["b1"]
     assert texts(intake.take(9, 3, Limits(2))) == ["b2"]
@@ -82,10 +82,10 @@ def test_what_is_of_different_tables_is_never_together(pubsub: PubSubEmulator, o
     feed = Feed()
     feed.publish(b"a1", attributes={"table_id": "t"})
     intake = open_intake(feed)
-    wait_for(partial(has_held, intake, 1))
+    wait_for(partial(has_leased, intake, 1))
     feed.publish(b"a2", attributes={"table_id": "other"})
     feed.publish(b"a3", attributes={"table_id": "t"})
-    wait_for(partial(has_held, intake, 3))
+    wait_for(partial(has_leased, intake, 3))
     assert texts(intake.take(9, 99, Limits(1))) == ["a1", "a3"]
     assert texts(intake.take(9, 99, Limits(1))) == ["a2"]
 
@@ -96,8 +96,8 @@ def test_a_key_tells_projects_apart(pubsub: PubSubEmulator, open_intake: Open) -
     feed.publish(b"a")
     intake = open_intake(feed)
     wait_for(lambda: intake.waiting(Limits(1))[0] == 1)
-    (held,) = intake.take(1, 1, Limits(1))
-    assert held.key == f"test-project/{feed.name}/{held.message.message_id}"
+    (leased,) = intake.take(1, 1, Limits(1))
+    assert leased.key == f"test-project/{feed.name}/{leased.message.message_id}"
 
 
 def test_what_is_held_does_not_come_again(
@@ -119,14 +119,14 @@ def test_what_is_held_does_not_come_again(
     other.close()
 
 
-def test_what_is_let_go_comes_again_when_it_is_told_to(pubsub: PubSubEmulator, open_intake: Open) -> None:
+def test_what_is_nack_comes_again_when_it_is_told_to(pubsub: PubSubEmulator, open_intake: Open) -> None:
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)
     wait_for(lambda: intake.waiting(Limits(1))[0] == 2)
     first, second = intake.take(9, 9, Limits(1))
-    intake.let_go([first], 0)
-    intake.let_go([second], 3)
+    intake.nack([first], 0)
+    intake.nack([second], 3)
     start = time.monotonic()
     wait_for(lambda: intake.waiting(Limits(1))[0] == 1)
     assert texts(intake.take(9, 9, Limits(1))) == texts([first])
@@ -154,7 +154,7 @@ def test_there_is_room_for_so_many(
     assert sorted(map(int, seen)) == list(range(12))
 
 
-def test_where_nothing_can_be_let_go_it_is_not_tried_for_each_message(
+def test_where_nothing_can_be_nack_it_is_not_tried_for_each_message(
     pubsub: PubSubEmulator, open_intake: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     feed = Feed()
@@ -163,10 +163,10 @@ def test_where_nothing_can_be_let_go_it_is_not_tried_for_each_message(
     wait_for(lambda: intake.waiting(Limits(1))[0] == 2)
     first, second = intake.take(9, 9, Limits(1))
     feed.remove()
-    intake.let_go([first], 5)
-    intake.let_go([second], 6)
+    intake.nack([first], 5)
+    intake.nack([second], 6)
     assert intake.backlog() == (0, None)
-    assert caplog.text.count("come again when their leases end") == 1
+    assert caplog.text.count("redelivered when their leases expire") == 1
 
 
 def test_a_thread_that_breaks_ends_it_all(pubsub: PubSubEmulator) -> None:

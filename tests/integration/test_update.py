@@ -17,8 +17,8 @@ from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Verdict, settle
 from l2features.messages.parts import Delivery
 from l2features.testing.stores import forget
-from l2features.updates.lending import give_back, lend
-from l2features.updates.updater import Update, Updater, apply_messages
+from l2features.updates.apply import apply_messages
+from l2features.updates.updater import Update, Updater
 from tests.support.updates import EDIT, edit, fates, faulty, rows_of, updater
 
 __all__ = ["updater"]
@@ -100,17 +100,3 @@ def test_what_has_no_voxels_is_marked_and_what_the_graph_gets_wrong_is_refused(u
     settled = settle(found["a"], last=False)
     assert (settled.verdict, settled.causes[0].reason) == (Verdict.DEAD, Reason.BAD_NODE)
     assert fates(apply_messages(updater, [Delivery("a", edit(empty), EDIT)])["a"]) == {"present": [empty]}
-
-
-def test_a_process_has_one_updater_for_an_update_until_nobody_needs_it(config: Path) -> None:
-    updates = [Update(tuple(load_datasets(config).values()), attempts=n) for n in (1, 1, 2)]
-    first, same, other = map(lend, updates)
-    assert first is same
-    assert first is not other
-    store = first.store("sample")
-    give_back(updates[0])
-    assert lend(updates[1]).store("sample") is store
-    for update_ in (updates[1], updates[0], updates[2]):
-        give_back(update_)
-    assert lend(updates[0]) is not first
-    give_back(updates[0])

@@ -15,7 +15,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_jobs.update import main as update_main
-from beam_jobs.update_transforms import KeepDeadLetters, build
+from beam_jobs.update_transforms import build
 from l2features.config.datasets import load_datasets
 from l2features.core.ids import as_ids
 from l2features.core.rows import Rows
@@ -248,8 +248,8 @@ def test_a_message_that_may_come_again_is_no_dead_letter_yet(config: Path, tmp_p
     deliveries = [Delivery("later", data, EDIT, last=False), Delivery("never", data, {**EDIT, "n": "1"}, 6)]
     update = Update(tuple(load_datasets(config).values()), attempts=1)
     with beam.Pipeline("FnApiRunner") as pipeline:
-        done = build(pipeline, beam.Create(deliveries), update, KeepDeadLetters(str(tmp_path / "dead")))
-        verdicts = done.results | beam.Map(lambda result: (result.key, result.verdict))
+        done = build(pipeline, beam.Create(deliveries), update, str(tmp_path / "dead"))
+        verdicts = done | beam.Map(lambda result: (result.key, result.verdict))
         assert_that(verdicts, equal_to([("later", "retry"), ("never", "dead")]))
     kept = letters(tmp_path / "dead")
     assert [(letter.attempts, letter.reasons) for letter in kept.values()] == [(7, ["unknown_node"])]

@@ -15,7 +15,8 @@ from l2features.messages.outcomes import Verdict, settle
 from l2features.messages.parts import Delivery
 from l2features.testing.stores import forget, lose
 from l2features.updates import updater as updater_module
-from l2features.updates.updater import Updater, apply_messages
+from l2features.updates.apply import apply_messages
+from l2features.updates.updater import Updater
 from tests.support.updates import EDIT, edit, fates, faulty, rows_of, updater
 
 __all__ = ["updater"]

@@ -30,8 +30,9 @@ from l2features.messages.outcomes import Verdict, settle
 from l2features.messages.parts import Delivery, Member, Place
 from l2features.testing.stores import lose
 from l2features.updates import opened
+from l2features.updates.apply import apply_messages
 from l2features.updates.opened import read_geometries
-from l2features.updates.updater import Update, Updater, apply_messages
+from l2features.updates.updater import Update, Updater
 from tests.support.updates import EDIT, edit, faulty
 
 PLACE = Place("sample", 0, 0, 0)
@@ -141,8 +142,8 @@ def test_a_message_is_decoded_without_a_store(config: Path, monkeypatch: pytest.
     monkeypatch.setattr(opened, "open_store", no_store)
     updater = update.open()
     first = updater.geometry("sample").chunk_id(Chunk(0, 0, 0))
-    split = updater.split(Delivery("a", edit(first + 1), EDIT, published=time.time()))
-    assert [place for place, _ in split.parts] == [PLACE]
+    plan = updater.plan(Delivery("a", edit(first + 1), EDIT, published=time.time()))
+    assert [place for place, _ in plan.parts] == [PLACE]
 
 
 def test_decoding_raises_nothing_where_a_geometry_is_unknown(
@@ -154,7 +155,7 @@ def test_decoding_raises_nothing_where_a_geometry_is_unknown(
     datasets = tuple(load_datasets(config).values())
     monkeypatch.setattr(opened, "open_store", no_store)
     assert read_geometries(datasets) == ()
-    assert "data set sample: its geometry is not known yet: away" in caplog.text
+    assert "data set sample: cannot read its geometry yet: away" in caplog.text
     updater = Update(datasets, attempts=1, insist_s=100).open()
-    split = updater.split(Delivery("a", edit(5), EDIT, published=time.time()))
-    assert settle(split.outcomes, last=False).verdict is Verdict.RETRY
+    plan = updater.plan(Delivery("a", edit(5), EDIT, published=time.time()))
+    assert settle(plan.outcomes, last=False).verdict is Verdict.RETRY

@@ -12,8 +12,15 @@ from l2features.core.ids import as_ids
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Fate, Outcome
 from l2features.messages.parts import Delivery, Member
-from l2features.updates.ledger import Entry, Opened, Report
-from l2features.updates.plain import entry_of, member_of, plain_entry, plain_member
+from l2features.updates.ledger import (
+    Entry,
+    Opened,
+    Report,
+    entry_of,
+    member_of,
+    plain_entry,
+    plain_member,
+)
 
 LARGEST = (1 << 64) - 1
 DELIVERY = Delivery("project edits/17", b"\x80\x04N.", {"table_id": "minnie"}, 1, True, False, 1.7e9)

@@ -21,20 +21,29 @@ from apache_beam.testing.test_stream import TestStream as Stream
 from apache_beam.transforms.window import TimestampedValue
 
 from beam_jobs.dataflow import dataflow_flags
-from beam_jobs.prepared import PreparedPipeline
 from beam_jobs.update_dataflow import ATTEMPTS, Deliver, stream_to, streaming_flags
-from beam_jobs.update_freshness import RecordFreshness
 from beam_jobs.update_stateful import BatchByKey, CollectByMessage
-from beam_jobs.update_transforms import KeepDeadLetters, MessageResult, build
+from beam_jobs.update_transforms import RecordFreshness, acquire_updater, build, release_updater
 from l2features.config.datasets import load_datasets
 from l2features.core.errors import ConfigError
 from l2features.core.geometry import Chunk
 from l2features.messages.parts import Delivery
 from l2features.pubsub.dead_letters import Folder
 from l2features.testing.stores import chunk_rows, lose, open_table
+from l2features.updates.apply import MessageResult
 from l2features.updates.freshness import read_updates
-from l2features.updates.ledger import UNREPORTED, Entry, Opened, Report, Tally, close_account, unreported
-from l2features.updates.plain import Plain, entry_of, plain_entry
+from l2features.updates.ledger import (
+    UNREPORTED,
+    Entry,
+    Opened,
+    Plain,
+    Report,
+    Tally,
+    close_account,
+    entry_of,
+    plain_entry,
+    unreported,
+)
 from l2features.updates.updater import Update
 from tests.support.updates import EDIT, edit
 
@@ -93,10 +102,9 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
     ]
     update = Update(tuple(load_datasets(config).values()), attempts=1)
     pipeline = new_stream()
-    dead = KeepDeadLetters(str(tmp_path / "dead"))
-    done = build(pipeline, _Deliveries(*bursts), update, dead, streaming=True)
-    done.results | beam.Map(note, str(tmp_path / "results"))
-    done.results | RecordFreshness(update)
+    done = build(pipeline, _Deliveries(*bursts), update, str(tmp_path / "dead"), streaming=True)
+    done | beam.Map(note, str(tmp_path / "results"))
+    done | RecordFreshness(update)
     run_stream(pipeline)
     results = [MessageResult(*result) for result in noted(tmp_path / "results")]
     assert sorted((r.key, r.verdict, r.operation_id) for r in results) == [
@@ -194,25 +202,18 @@ def parts_of(collected: tuple[str, list[Plain]]) -> list[int | None]:
     return [getattr(entry_of(entry), "part", None) for entry in collected[1]]
 
 
-def test_a_pipeline_is_made_once_and_run_again(config: Path, tmp_path: Path) -> None:
-    store = open_table(config)
-    ids = lose(store, Chunk(0, 0, 0), 2)
-    update = Update(tuple(load_datasets(config).values()), attempts=1)
-
-    def add(pipeline: Any, messages: beam.PTransform) -> None:
-        build(pipeline, messages, update).results | beam.Map(note, str(tmp_path / "results"))
-
-    prepared = PreparedPipeline(add)
-    for number, node in enumerate(ids.tolist()):
-        prepared.run([Delivery(f"{number}", edit(node), EDIT), Delivery("no", b"1", EDIT, overdue=True)])
-    prepared.run([])
-    found = [MessageResult(*result) for result in noted(tmp_path / "results")]
-    assert sorted((r.key, r.verdict) for r in found) == [
-        ("0", "done"), ("1", "done"), ("no", "dead"), ("no", "dead")
-    ]  # fmt: skip
-    assert store.read(ids).found.all()
-    with pytest.raises(AttributeError, match="has no attribute"):
-        prepared.run([5])
+def test_a_process_has_one_updater_for_an_update_until_nobody_needs_it(config: Path) -> None:
+    updates = [Update(tuple(load_datasets(config).values()), attempts=n) for n in (1, 1, 2)]
+    first, same, other = map(acquire_updater, updates)
+    assert first is same
+    assert first is not other
+    store = first.store("sample")
+    release_updater(updates[0])
+    assert acquire_updater(updates[1]).store("sample") is store
+    for update_ in (updates[1], updates[0], updates[2]):
+        release_updater(update_)
+    assert acquire_updater(updates[0]) is not first
+    release_updater(updates[0])
 
 
 def test_the_lag_of_what_is_settled_is_a_metric(config: Path) -> None:
@@ -248,11 +249,10 @@ def test_dataflow_is_given_the_whole_job(config: Path) -> None:
     assert steps["Group by chunk/Spread"] == "beam:transform:reshuffle:v1"
     assert {
         "Group by chunk/BatchByKey/Batch",
-        "Decode messages/Decode/ParDo(_DecodeFn)",
+        "Decode messages/Decode",
         "Compute nodes/Compute",
-        "Write nodes/Write",
         "Settle messages/Group by message/Collect",
-        "Settle messages/Settle/ParDo(_SettleFn)",
+        "Settle messages/Settle",
         "Keep dead letters/Keep",
     } <= steps.keys()
     grouping = {name for name, urn in steps.items() if urn == "beam:transform:group_by_key:v1"}
