@@ -34,7 +34,7 @@ MAX_DEATHS = 5
 """Workers that may die at a single message."""
 LONGEST_PAUSE_S = 60.0
 """Longest pause before a worker is replaced that died before it was ready."""
-FLUSH_S, REPORT_S, FINISH_S = 1.0, 60.0, 30.0
+FLUSH_S, LOG_S, FINISH_S = 1.0, 60.0, 30.0
 REGION_BITS = 32
 """Lower bits of an id that its region leaves out: nodes of a chunk, or of near ones, share the others."""
 logger = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class Supervisor:
         self.recorder = open_recorder(setup.update.datasets)
         self.stopped = False
         self._early_deaths, self._start_at = 0, 0.0
-        self._flushed = self._reported = time.monotonic()
-        self._last_report = self._summary()
+        self._flushed = self._logged = time.monotonic()
+        self._unlogged = False
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT; then finish the batches in progress.
@@ -99,16 +99,10 @@ class Supervisor:
     def _idle(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.is_idle]
 
-    def _summary(self) -> str:
-        fates = (Fate.WRITTEN, Fate.EMPTY, Fate.PRESENT)
-        ids = ", ".join(f"{self.totals[f'ids_{fate}']} {fate}" for fate in fates)
-        done, dead = (self.totals[f"messages_{verdict}"] for verdict in (Verdict.DONE, Verdict.DEAD))
-        return f"{done} messages done, {dead} refused; ids: {ids}"
-
     def _report(self, flusher: Flusher, final: bool = False) -> None:
-        """Record the freshness of the tables, and log the totals now and then."""
+        """Record the freshness of the tables each second, and log the totals each minute."""
         now = time.monotonic()
-        if not final and now < self._flushed + FLUSH_S:
+        if now < self._flushed + FLUSH_S and not final:
             return
         self._flushed, backlog = now, self.intake.backlog()
         self.recorder.backlog(*backlog)
@@ -117,10 +111,12 @@ class Supervisor:
             self.recorder.close()
         else:
             flusher.wake()
-        summary = self._summary()
-        if summary != self._last_report and (final or now > self._reported + REPORT_S):
-            self._last_report, self._reported = summary, now
-            logger.info("%s; leased=%d", summary, backlog[0])
+        if self._unlogged and (final or now > self._logged + LOG_S):
+            self._unlogged, self._logged = False, now
+            done, dead = (self.totals[f"messages_{verdict}"] for verdict in (Verdict.DONE, Verdict.DEAD))
+            fates = (Fate.WRITTEN, Fate.EMPTY, Fate.PRESENT)
+            ids = ", ".join(f"{self.totals[f'ids_{fate}']} {fate}" for fate in fates)
+            logger.info("%d messages done, %d refused; ids: %s; leased=%d", done, dead, ids, backlog[0])
 
     def _serve(self) -> None:
         """Wait for messages and workers, and handle what is new."""
@@ -195,12 +191,12 @@ class Supervisor:
                 self._start_at = time.monotonic() + min(2.0**self._early_deaths, LONGEST_PAUSE_S)
             self._failed(batch, str(death) if was_ready else f"{death} before it was ready", died=True)
             return
-        if not was_ready:
+        if error:
+            self._failed(batch, error, died=False)
+        elif not was_ready:
             if not self._early_deaths:
                 logger.info("worker is ready: pid=%s", worker.pid)
             self._early_deaths = 0
-        elif error:
-            self._failed(batch, error, died=False)
         else:
             self._settle(batch, results)
 
@@ -215,6 +211,7 @@ class Supervisor:
             done.append(leased)
             self.backoff.forget(leased)
             self.totals += result.counters()
+            self._unlogged = True
             self.recorder.applied(result.datasets, result.published, result.operation_id)
         self.intake.acknowledge(done)
 
@@ -244,6 +241,7 @@ class Supervisor:
             return False
         logger.error("message %s: refused: %s", leased.key, why)
         self.totals[f"messages_{Verdict.DEAD}"] += 1
+        self._unlogged = True
         self.intake.acknowledge([leased])
         return True
 

@@ -20,6 +20,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
+from threadpoolctl import threadpool_limits
 
 from .. import kernel
 from ..core.errors import L2FeaturesError
@@ -75,13 +76,13 @@ class Worker:
     def __init__(self, setup: Setup, on_done: Callable[[], object]) -> None:
         self.setup, self.on_done = setup, on_done
         self.ready = False
-        self.batch: Sequence[Leased] = ()
         self._context = _Context()
         self._progress = self._context.Value("d", 0.0, lock=False)
         start = (os.getpid(), self._progress)
         self._pool = ProcessPool(1, initializer=_start, initargs=start, context=self._context)
         self._timed_out = ""
-        self._schedule(_prepare, setup)
+        self._future: Future[Any] | None = None
+        self.apply((), ())  # which opens what it needs
 
     @property
     def is_idle(self) -> bool:
@@ -94,8 +95,11 @@ class Worker:
 
     def apply(self, batch: Sequence[Leased], deliveries: Iterable[Delivery]) -> None:
         """Start to apply a batch. A dead worker is detected later, by `is_over`."""
-        self.batch = batch
-        self._schedule(_apply, self.setup, list(deliveries))
+        self.batch, self._since, future = batch, time.monotonic(), Future[Any]()
+        with suppress(RuntimeError):  # the process died while it was idle
+            future = self._pool.schedule(_apply, (self.setup, list(deliveries)))
+            future.add_done_callback(lambda _: self.on_done())
+        self._future = future
 
     def result(self) -> tuple[list[MessageResult], str]:
         """Return the results of its task, or the message of its error. Raises WorkerDied."""
@@ -137,12 +141,6 @@ class Worker:
         self.kill()
         self._pool.join()
 
-    def _schedule(self, task: Callable[..., tuple[list[MessageResult], str]], *arguments: object) -> None:
-        self._since, self._future = time.monotonic(), Future[Any]()
-        with suppress(RuntimeError):  # the process died while it was idle
-            self._future = self._pool.schedule(task, arguments)
-            self._future.add_done_callback(lambda _: self.on_done())
-
 
 # ------------------------------------------------------------------ in the worker process
 _shared: dict[str, Any] = {}
@@ -157,30 +155,23 @@ def _start(parent: int, progress: Any) -> None:
 
 @functools.cache
 def _opened(setup: Setup) -> tuple[Updater, DeadLetters]:
-    """Open stores and volumes once for all batches."""
-    return setup.update.open(), open_dead_letters(setup.dead_letters)
-
-
-def _prepare(setup: Setup) -> tuple[list[MessageResult], str]:
-    from threadpoolctl import threadpool_limits
-
+    """Load compiled code, and open stores and volumes, once for all batches."""
     kernel.warm_up()
     decoded.warm_up()
     threadpool_limits(1)
-    _opened(setup)
-    return [], ""
+    return setup.update.open(), open_dead_letters(setup.dead_letters)
 
 
 def _apply(setup: Setup, deliveries: Sequence[Delivery]) -> tuple[list[MessageResult], str]:
     """Return the results of a batch, or the message of an error: not every exception can be pickled."""
-    updater, letters = _opened(setup)
+
+    def report_progress() -> None:
+        _shared["progress"].value = time.monotonic()
+
     try:
-        return apply_batch(updater, deliveries, letters, _report_progress), ""
+        updater, letters = _opened(setup)
+        return apply_batch(updater, deliveries, letters, report_progress), ""
     except L2FeaturesError as error:
         return [], str(error)
     except Exception:
         return [], traceback.format_exc()
-
-
-def _report_progress() -> None:
-    _shared["progress"].value = time.monotonic()

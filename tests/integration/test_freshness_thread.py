@@ -1,4 +1,4 @@
-"""How fresh tables are is written in a thread of its own."""
+"""The thread that writes the freshness of tables."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def recording(flusher: Flusher) -> _RecordFn:
     return fn
 
 
-def test_a_store_that_hangs_holds_up_no_bundle(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_store_delays_no_bundle(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_table(config)
     with hanging(store, monkeypatch) as (hangs, release):
         fn = recording(Flusher(Recorder(lambda _: store, ["sample"])))

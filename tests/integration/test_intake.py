@@ -1,4 +1,4 @@
-"""What a process takes from subscriptions, against Google's Pub/Sub emulator."""
+"""Leased messages of subscriptions, with Google's Pub/Sub emulator."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def texts(messages: list[Leased]) -> list[str]:
     return [leased.message.data.decode() for leased in messages]
 
 
-def test_the_urgent_come_first_and_together_what_has_one_home(
+def test_urgent_messages_go_first_and_one_region_goes_together(
     pubsub: PubSubEmulator, open_intake: Open
 ) -> None:
     urgent, low = Feed(), Feed()
@@ -77,8 +77,10 @@ def test_the_urgent_come_first_and_together_what_has_one_home(
     assert 0 <= time.time() - (oldest or 0) < 60
 
 
-def test_what_is_of_different_tables_is_never_together(pubsub: PubSubEmulator, open_intake: Open) -> None:
-    """The store of one may hang, and hold up the other."""
+def test_messages_of_different_tables_are_never_in_one_batch(
+    pubsub: PubSubEmulator, open_intake: Open
+) -> None:
+    """The store of one table may hang, and delay the other."""
     feed = Feed()
     feed.publish(b"a1", attributes={"table_id": "t"})
     intake = open_intake(feed)
@@ -90,8 +92,8 @@ def test_what_is_of_different_tables_is_never_together(pubsub: PubSubEmulator, o
     assert texts(intake.take(9, 99, Limits(1))) == ["a2"]
 
 
-def test_a_key_tells_projects_apart(pubsub: PubSubEmulator, open_intake: Open) -> None:
-    """Two may have a subscription of the same name, and Pub/Sub numbers messages by topic."""
+def test_a_key_has_the_project(pubsub: PubSubEmulator, open_intake: Open) -> None:
+    """Two projects may have a subscription of the same name, and message ids are unique per topic."""
     feed = Feed()
     feed.publish(b"a")
     intake = open_intake(feed)
@@ -100,10 +102,10 @@ def test_a_key_tells_projects_apart(pubsub: PubSubEmulator, open_intake: Open) -
     assert leased.key == f"test-project/{feed.name}/{leased.message.message_id}"
 
 
-def test_what_is_held_does_not_come_again(
+def test_leased_messages_are_not_redelivered(
     pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lease of 10 seconds, which is the shortest, is prolonged again and again."""
+    """A lease of 10 seconds, the shortest, is extended repeatedly."""
     monkeypatch.setattr(intake_module, "HEARTBEAT_S", 2.0)
     monkeypatch.setattr(subscription_module, "LEASE_S", 10)
     feed = Feed()
@@ -119,7 +121,7 @@ def test_what_is_held_does_not_come_again(
     other.close()
 
 
-def test_what_is_nack_comes_again_when_it_is_told_to(pubsub: PubSubEmulator, open_intake: Open) -> None:
+def test_nacked_messages_are_redelivered_after_their_pause(pubsub: PubSubEmulator, open_intake: Open) -> None:
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)
@@ -135,7 +137,7 @@ def test_what_is_nack_comes_again_when_it_is_told_to(pubsub: PubSubEmulator, ope
     assert texts(intake.take(9, 9, Limits(1))) == texts([second])
 
 
-def test_there_is_room_for_so_many(
+def test_the_number_of_leased_messages_is_limited(
     pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake_module, "PULL_MESSAGES", 2)
@@ -154,7 +156,7 @@ def test_there_is_room_for_so_many(
     assert sorted(map(int, seen)) == list(range(12))
 
 
-def test_where_nothing_can_be_nack_it_is_not_tried_for_each_message(
+def test_nacks_rest_after_one_failed(
     pubsub: PubSubEmulator, open_intake: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     feed = Feed()
@@ -169,8 +171,8 @@ def test_where_nothing_can_be_nack_it_is_not_tried_for_each_message(
     assert caplog.text.count("redelivered when their leases expire") == 1
 
 
-def test_a_thread_that_breaks_ends_it_all(pubsub: PubSubEmulator) -> None:
-    """Rather than that nothing comes any more, and nobody knows."""
+def test_an_error_of_a_thread_ends_the_intake(pubsub: PubSubEmulator) -> None:
+    """Otherwise it would receive nothing any more, silently."""
     feed, told = Feed(), threading.Event()
     intake = Intake([Subscription(feed.subscription)], lambda m: (("", 1 // len(m.data)), 1), told.set)
     intake.start()
@@ -180,8 +182,8 @@ def test_a_thread_that_breaks_ends_it_all(pubsub: PubSubEmulator) -> None:
     intake.close()
 
 
-def test_what_waits_when_it_stops_comes_again(pubsub: PubSubEmulator, open_intake: Open) -> None:
-    """At once, unless a pull that ends at that moment is given it once more, or a heartbeat is under way."""
+def test_waiting_messages_are_redelivered_after_a_stop(pubsub: PubSubEmulator, open_intake: Open) -> None:
+    """At once, unless a pull or an extension of leases is in progress."""
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)
@@ -196,7 +198,7 @@ def test_what_waits_when_it_stops_comes_again(pubsub: PubSubEmulator, open_intak
     other.close()
 
 
-def test_a_subscription_that_is_not_there(pubsub: PubSubEmulator) -> None:
+def test_a_missing_subscription(pubsub: PubSubEmulator) -> None:
     told = threading.Event()
     intake = Intake(
         [Subscription("projects/test-project/subscriptions/not-there")], lambda m: (("", 0), 1), told.set

@@ -14,7 +14,7 @@ from l2features.testing.emulators import PubSubEmulator
 
 @pytest.fixture
 def path(pubsub: PubSubEmulator) -> str:
-    """A subscription of a fresh name, whose messages come again after 10 seconds."""
+    """A new subscription, whose messages are redelivered after 10 seconds."""
     name = f"updates-{uuid.uuid4().hex}"
     topic, path = f"projects/test-project/topics/{name}", f"projects/test-project/subscriptions/{name}"
     PublisherClient().create_topic(name=topic)
@@ -27,7 +27,7 @@ def publish(path: str, *payloads: bytes) -> None:
     PublisherClient().publish(topic=path.replace("/subscriptions/", "/topics/"), messages=messages)
 
 
-def test_what_is_acknowledged_does_not_come_again_and_what_is_let_go_does(path: str) -> None:
+def test_nacked_messages_are_redelivered_and_acknowledged_ones_are_not(path: str) -> None:
     subscribed = Subscription(path)
     publish(path, b"a", b"b")
     received: list[Received] = []

@@ -1,4 +1,4 @@
-"""What the updater's supervisor does where workers and messages fail."""
+"""The local updater's supervisor when workers and messages fail."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def supervisor(dead: Path, *feeds: Feed, attempts: int = 2) -> Supervisor:
     return Supervisor(Setup(Update(()), str(dead)), subscriptions, 2, attempts)
 
 
-def test_what_failed_goes_behind_what_is_more_urgent(pubsub: PubSubEmulator, tmp_path: Path) -> None:
+def test_failed_batches_go_after_more_urgent_messages(pubsub: PubSubEmulator, tmp_path: Path) -> None:
     urgent, low = Feed(), Feed()
     supervised = supervisor(tmp_path, urgent, low)
     intake = supervised.intake
@@ -56,10 +56,10 @@ def test_what_failed_goes_behind_what_is_more_urgent(pubsub: PubSubEmulator, tmp
     ("age_s", "failing_s", "is_kept"),
     [(3_600.0, 3_600.0, False), (90_000.0, 0.0, False), (90_000.0, 90_000.0, True)],
 )
-def test_a_message_that_breaks_the_pipeline_for_a_day_is_a_dead_letter(
+def test_a_message_that_fails_for_a_day_is_a_dead_letter(
     pubsub: PubSubEmulator, tmp_path: Path, age_s: float, failing_s: float, is_kept: bool
 ) -> None:
-    """One that has waited for days before it was tried is not."""
+    """One that waited for days before its first attempt is not."""
     leased = Leased("key", 0, Received("ack", "1", b"data", ATTRIBUTES, time.time() - age_s, 0))
     supervised = supervisor(tmp_path, Feed(), attempts=1)
     supervised._failed([leased], "it broke", died=False)
@@ -156,8 +156,8 @@ def test_a_worker_that_cannot_start(
     assert "a worker died (exit status 3) before it was ready" in caplog.text
 
 
-def test_a_hangup_that_is_ignored_stays_so() -> None:
-    """As under nohup."""
+def test_an_ignored_hangup_stays_ignored() -> None:
+    """Under nohup."""
     ends = (signal.SIGHUP, signal.SIGTERM)
     assert heeded(*ends) == [*ends]
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Messages to rows, without a pipeline: what is written, skipped, marked or refused."""
+"""Messages applied without a pipeline: rows written, skipped, marked empty or refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.updates import EDIT, edit, fates, faulty, rows_of, updater
 __all__ = ["updater"]
 
 
-def test_what_is_there_is_skipped_and_the_rest_is_as_the_batch_made_it(updater: Updater) -> None:
+def test_existing_rows_are_skipped_and_the_others_equal_the_ingest(updater: Updater) -> None:
     chunks = [Chunk(0, 0, 0), Chunk(2, 1, 1)]
     before = [rows_of(updater, chunk).features.tobytes() for chunk in chunks]
     one, two = (rows_of(updater, chunk).ids for chunk in chunks)
@@ -82,7 +82,7 @@ def test_every_cache_of_a_graph_is_updated_unless_one_is_named(config: Path, rec
     updater.close()
 
 
-def test_what_has_no_voxels_is_marked_and_what_the_graph_gets_wrong_is_refused(updater: Updater) -> None:
+def test_empty_nodes_are_marked_and_invalid_ones_refused(updater: Updater) -> None:
     chunk = Chunk(0, 0, 0)
     first = updater.geometry("sample").chunk_id(chunk)
     empty, bad = first + 70_000, first + 70_001
