@@ -14,6 +14,7 @@ from google.auth.exceptions import GoogleAuthError
 
 from l2features.core.errors import L2FeaturesError
 
+from .command import StillRunning
 from .portable import reason
 
 _ID = re.compile(r"\bwith id: (\S+?)\.(?:\s|$)")
@@ -22,10 +23,6 @@ _ENDED_WELL = {PipelineState.DONE, PipelineState.DRAINED, PipelineState.UPDATED}
 
 class LaunchFailed(L2FeaturesError):
     """Dataflow has refused or failed a job."""
-
-
-class StillRunning(L2FeaturesError):
-    """The waiting was stopped; the job continues."""
 
 
 class CloudJob(NamedTuple):

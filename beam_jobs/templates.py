@@ -31,7 +31,7 @@ from l2features.core.times import TIME_PATTERN
 
 from . import audit, command, ingest, update
 from .dataflow import DEFAULTS
-from .options import boolean
+from .options import actions, boolean
 
 FOLDER = Path("templates")
 MACHINE_TYPE = "n2-standard-4"
@@ -137,7 +137,7 @@ def metadata(job: str) -> dict[str, Any]:
         }
     parser = command.new_parser(job, None)
     template.add_options(parser)
-    parameters = [_parameter(job, action) for action in parser._actions if action.dest not in LOCAL]
+    parameters = [_parameter(job, action) for action in actions(parser) if action.dest not in LOCAL]
     return described | {"parameters": [*parameters, *_beam_parameters()]}
 
 

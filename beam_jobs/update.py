@@ -29,8 +29,7 @@ from l2features import kernel as features
 from l2features.config.datasets import read_datasets
 from l2features.config.reach import check_pubsub
 from l2features.core.errors import ConfigError
-from l2features.local.updater_run import Supervisor
-from l2features.local.updater_worker import Setup
+from l2features.local.updater_run import Setup, Supervisor
 from l2features.messages.outcomes import Fate, Verdict
 from l2features.pubsub.dead_letters import LetterTopic, open_dead_letters
 from l2features.pubsub.recorded import find_messages, read_message

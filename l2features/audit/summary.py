@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..core.errors import L2FeaturesError
 from ..core.geometry import Chunk
 from ..core.times import format_time
 from ..ingest.found import table_is_empty
 from ..store.base import DONE, FAILED, Store
 from ..store.notes import AUDIT, note_content, put_note
-from .chunk_audit import Audit, ChunkAudit
+from .chunk_audit import Audit, AuditSource, ChunkAudit, audit_chunk, is_of_chunk, recorded_state
 
 EXAMPLES = 20
 """How many ids, and how many reasons, are kept of each kind."""
@@ -21,6 +25,7 @@ NOTE, PART_NOTE = AUDIT, "audit_part"
 """Under what a table keeps the last audit of the whole grid, and the last one of a part of it."""
 MAX_REASON = 500
 MISSING_FILES = "{} chunks were ingested with missing files: ingest --retry-missing computes them again"
+logger = logging.getLogger(__name__)
 NOTHING_FOUND = "no file of the segmentation was ever found: check cv_path, mip and scale"
 
 
@@ -109,6 +114,31 @@ class AuditSummary:
 def _one_chunk(recorded: str) -> dict[str, Any]:
     done, failed = recorded == DONE, recorded == FAILED
     return {"chunks": 1, "done": int(done), "failed": int(failed), "unrecorded": int(not done and not failed)}
+
+
+def audit_or_fail(source: AuditSource, chunk: Chunk) -> AuditSummary:
+    """Audit a chunk. An error that only this chunk causes is its result; others are raised."""
+    try:
+        return AuditSummary.of(audit_chunk(source, chunk))
+    except Exception as error:
+        if not is_of_chunk(error):
+            raise
+        if isinstance(error, L2FeaturesError):
+            reason = str(error).removeprefix(f"chunk {chunk}: ")
+        else:
+            logger.error("chunk %s", chunk, exc_info=error)
+            reason = f"{type(error).__name__}: {error}"
+        return give_up(source.audit, source.store, chunk, reason)
+
+
+def open_audit(audit: Audit) -> Callable[[Chunk], AuditSummary]:
+    """Open the store and the graph once; return the function that audits a chunk."""
+    return partial(audit_or_fail, audit.open_source())
+
+
+def give_up(audit: Audit, store: Store, chunk: Chunk, reason: str) -> AuditSummary:
+    """Return the summary of a chunk that could not be audited."""
+    return AuditSummary.of_unaudited(chunk, recorded_state(store, audit.geometry, chunk), reason)
 
 
 def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:

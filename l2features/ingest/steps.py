@@ -206,14 +206,14 @@ def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
     raise AssertionError("unreachable")
 
 
-def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> ChunkRecord:
-    """Write a chunk's rows and then, when they are durable, what became of it.
+def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool = True) -> ChunkRecord:
+    """Write a chunk's rows and then, when they are durable, its record; returns the record.
 
-    Where nodes are numbered anew by each computation (``segments``), left-over rows of an earlier one are
-    removed.
+    Where each computation numbers the nodes anew (``segments``), leftover rows of an earlier one are removed.
+    Unless it is ``recorded``, only rows are written.
     """
     store.write(result.features)
-    if result.segments is not None:
+    if recorded and result.segments is not None:
         chunk_id = geometry.chunk_id(result.chunk)
         store.delete(chunk_id + len(result.features) + 1, geometry.layout.last_id(chunk_id))
     record = ChunkRecord(
@@ -226,7 +226,8 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures) -> Chunk
         result.files,
         saturated_counts(result.features),
     )
-    store.put_chunk(record, result.segments)
+    if recorded:
+        store.put_chunk(record, result.segments)
     return record
 
 

@@ -6,6 +6,7 @@ its rows, or its dead letter, are durable, and nacks one with a transient error,
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import queue
@@ -13,23 +14,30 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import Any
 
+from .. import kernel
 from ..core.errors import L2FeaturesError
 from ..messages.decoding import BadMessage, Reason, decode
 from ..messages.outcomes import Fate, Outcome, Verdict
-from ..pubsub.dead_letters import dead_letter, open_dead_letters
+from ..messages.parts import Delivery
+from ..pubsub.dead_letters import DeadLetters, dead_letter, open_dead_letters
 from ..pubsub.intake import Intake, Leased, Limits, Region
 from ..pubsub.subscription import Received, Subscription
-from ..updates.apply import MessageResult
+from ..store.bigtable import decoded
+from ..updates.apply import MessageResult, apply_batch
 from ..updates.backoff import Backoff
 from ..updates.recorder import Flusher, open_recorder
+from ..updates.updater import Update, Updater
 from .processes import STOP_SIGNALS, handled
-from .updater_worker import Setup, Worker, WorkerDied
+from .worker import Worker, WorkerDied, attempt, report_progress
 
 BATCH_WAIT_S = 0.2
 """How long the first message of a batch waits for others."""
 BATCH_MESSAGES, BATCH_IDS = 100, 500
+BATCH_TIMEOUT_S = 3_600.0
+"""A worker whose batch makes no progress for so long is killed."""
 MAX_DEATHS = 5
 """Workers that may die at a single message."""
 LONGEST_PAUSE_S = 60.0
@@ -38,6 +46,14 @@ FLUSH_S, LOG_S, FINISH_S = 1.0, 60.0, 30.0
 REGION_BITS = 32
 """Lower bits of an id that its region leaves out: nodes of a chunk, or of near ones, share the others."""
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every worker receives: how messages are applied, and where dead letters go."""
+
+    update: Update
+    dead_letters: str
 
 
 class Supervisor:
@@ -94,10 +110,10 @@ class Supervisor:
         self._events.put(None)
 
     def _busy(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.batch]
+        return [worker for worker in self.workers if worker.work]
 
     def _idle(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.is_idle]
+        return [worker for worker in self.workers if worker.ready and worker.future is None]
 
     def _report(self, flusher: Flusher, final: bool = False) -> None:
         """Record the freshness of the tables each second, and log the totals each minute."""
@@ -121,7 +137,8 @@ class Supervisor:
     def _serve(self) -> None:
         """Wait for messages and workers, and handle what is new."""
         while not self.stopped and time.monotonic() >= self._start_at and len(self.workers) < self.n_workers:
-            self.workers.append(Worker(self.setup, self._wake))
+            self.workers.append(Worker(self._wake))
+            self.workers[-1].schedule(_open, self.setup)
         with suppress(queue.Empty):
             self._events.get(timeout=self._timeout())
             while True:
@@ -129,7 +146,7 @@ class Supervisor:
         for worker in [worker for worker in self.workers if worker.is_over]:
             self._finish(worker)
         for worker in self.workers:
-            worker.end_overdue()
+            worker.end_overdue(BATCH_TIMEOUT_S)
         if self.stopped:
             self.intake.stop()
             for batch in self.retries:
@@ -144,7 +161,7 @@ class Supervisor:
 
     def _limits(self) -> Limits:
         """Of several workers, reserve one for the first subscription, and one for messages of few ids."""
-        batches, most = [worker.batch for worker in self._busy()], max(1, self.n_workers - 1)
+        batches, most = [worker.work for worker in self._busy()], max(1, self.n_workers - 1)
         lesser = sum(any(leased.rank for leased in batch) for batch in batches)
         heavy = sum(any(leased.weight > BATCH_IDS for leased in batch) for batch in batches)
         return Limits(
@@ -159,7 +176,7 @@ class Supervisor:
             batch = self._next_batch(share)
             if not batch:
                 return
-            worker.apply(batch, map(self.backoff.delivery, batch))
+            worker.schedule(_apply, self.setup, list(map(self.backoff.delivery, batch)), work=batch)
 
     def _next_batch(self, share: int) -> list[Leased]:
         """Return up to ``share`` waiting messages; of one subscription, halves of failed batches first."""
@@ -179,8 +196,7 @@ class Supervisor:
 
     def _finish(self, worker: Worker) -> None:
         """Handle the end of a worker's task, or of the worker."""
-        batch, worker.batch = worker.batch, ()
-        was_ready = worker.ready
+        batch, worker.work, was_ready = worker.work or [], None, worker.ready
         try:
             results, error = worker.result()
         except WorkerDied as death:
@@ -259,3 +275,21 @@ def judge(message: Received) -> tuple[Region, int]:
         return ("", 0), 1
     ids = request.ids
     return (request.table_id, int(ids[0]) >> REGION_BITS if len(ids) else 0), max(1, len(ids))
+
+
+# ------------------------------------------------------------------ in the worker process
+@functools.cache
+def _opened(setup: Setup) -> tuple[Updater, DeadLetters]:
+    return setup.update.open(), open_dead_letters(setup.dead_letters)
+
+
+def _open(setup: Setup) -> tuple[None, str]:
+    """Load compiled code, and open what all batches use."""
+    kernel.warm_up()
+    decoded.warm_up()
+    return attempt(lambda: _opened(setup) and None)
+
+
+def _apply(setup: Setup, deliveries: Sequence[Delivery]) -> tuple[list[MessageResult] | None, str]:
+    updater, letters = _opened(setup)
+    return attempt(lambda: apply_batch(updater, deliveries, letters, report_progress))

@@ -21,9 +21,8 @@ import pytest
 from l2features.config.datasets import load_datasets
 from l2features.core.geometry import Chunk
 from l2features.core.ids import Ids, as_ids
-from l2features.local import updater_run, updater_worker
-from l2features.local.updater_run import Supervisor
-from l2features.local.updater_worker import Setup
+from l2features.local import updater_run
+from l2features.local.updater_run import Setup, Supervisor
 from l2features.pubsub.dead_letters import DeadLetter, Folder
 from l2features.pubsub.subscription import Subscription
 from l2features.store.base import Store
@@ -244,7 +243,7 @@ def test_a_long_batch_with_progress_is_not_killed(
 ) -> None:
     """One message of all chunks takes longer than a batch may go without progress."""
     monkeypatch.setenv("PYTHONPATH", before_reads(tmp_path, "time.sleep(0.7)"))
-    monkeypatch.setattr(updater_worker, "BATCH_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(updater_run, "BATCH_TIMEOUT_S", 5.0)
     config, feed = own_copy(undisturbed, tmp_path), Feed()
     store = open_table(config)
     places = [Chunk(*map(int, xyz)) for xyz in np.ndindex(3, 2, 2)]

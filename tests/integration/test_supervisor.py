@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from l2features.core.ids import as_ids
-from l2features.local import updater_run, updater_worker
+from l2features.local import updater_run
+from l2features.local import worker as worker_module
 from l2features.local.processes import handled, heeded
-from l2features.local.updater_run import Supervisor
-from l2features.local.updater_worker import Setup, Worker, WorkerDied
-from l2features.messages.parts import Delivery
+from l2features.local.updater_run import Setup, Supervisor
+from l2features.local.worker import Worker, WorkerDied
 from l2features.pubsub.dead_letters import Folder
 from l2features.pubsub.intake import Leased, Limits
 from l2features.pubsub.subscription import Received, Subscription
@@ -76,41 +76,49 @@ def test_long_work_leaves_a_worker_to_others(pubsub: PubSubEmulator, tmp_path: P
     """Also if all messages are of one subscription."""
     feed = Feed()
     supervised = supervisor(tmp_path, feed)
-    intake, (busy, idle) = supervised.intake, (Worker(supervised.setup, lambda: None) for _ in range(2))
+    intake, (busy, idle) = supervised.intake, (Worker() for _ in range(2))
     supervised.workers = [busy, idle]
+    for worker in (busy, idle):
+        worker.schedule(echo, b"")
+        wait_for(lambda: worker.is_over, 60)  # noqa: B023
+        worker.result()
     intake.start()
     for count in (600, 600, 5):
         feed.publish(as_ids(range(1, count + 1)).tobytes(), attributes={**ATTRIBUTES, "l2_cache_id": "x"})
         wait_for(lambda: intake.waiting(Limits(1))[0] > 0)
     wait_for(lambda: intake.waiting(Limits(1))[0] == 3)
     time.sleep(updater_run.BATCH_WAIT_S)
-    busy.batch = supervised._next_batch(9)
-    assert [leased.weight for leased in busy.batch] == [600]
+    busy.work = supervised._next_batch(9)
+    assert [leased.weight for leased in busy.work] == [600]
     assert [leased.weight for leased in supervised._next_batch(9)] == [5]
     assert supervised._next_batch(9) == []
     assert supervised._timeout() > 0.5
-    busy.batch = ()
+    busy.work = None
     assert [leased.weight for leased in supervised._next_batch(9)] == [600]
     for worker in (busy, idle):
         worker.close()
     intake.close()
 
 
-def test_a_stopped_worker_blocks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def echo(data: bytes) -> tuple[bytes, str]:
+    """A task."""
+    return data, ""
+
+
+def test_a_stopped_worker_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not even receive its batch is killed after a short time."""
-    monkeypatch.setattr(updater_worker, "PICKUP_TIMEOUT_S", 1)
-    worker = Worker(Setup(Update(()), str(tmp_path)), lambda: None)
+    monkeypatch.setattr(worker_module, "PICKUP_TIMEOUT_S", 1)
+    worker = Worker()
+    worker.schedule(echo, b"1")
     wait_for(lambda: worker.is_over, 60)
-    assert worker.result() == ([], "")
-    assert worker.is_idle
+    assert worker.result() == (b"1", "")
     assert worker.pid
     os.kill(worker.pid, signal.SIGSTOP)
-    message = Received("ack", "1", bytes(5_000_000), ATTRIBUTES, 0.0, 0)
-    worker.apply([Leased("key", 0, message)], [Delivery("key", message.data, ATTRIBUTES)])
+    worker.schedule(echo, bytes(5_000_000))
     time.sleep(1)
-    worker.end_overdue()
+    worker.end_overdue(60)
     wait_for(lambda: worker.is_over)
-    with pytest.raises(WorkerDied, match="a worker was killed that received no batch in 1 s"):
+    with pytest.raises(WorkerDied, match="a worker was ended that received no task in 1 s"):
         worker.result()
     worker.close()
 
