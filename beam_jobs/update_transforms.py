@@ -21,7 +21,6 @@ from l2features.messages.parts import Delivery, Place, batches
 from l2features.pubsub.dead_letters import open_dead_letters
 from l2features.updates.apply import MessageResult, message_result
 from l2features.updates.ledger import (
-    Opened,
     Plain,
     Report,
     close_account,
@@ -81,12 +80,10 @@ class _UpdateFn(beam.DoFn):
 
 class _DecodeFn(_UpdateFn):
     def process(self, delivery: Delivery) -> Iterator[tuple[Plain, Plain]]:
-        plan = self.updater.plan(delivery)
-        parts = frozenset(member.part for _, member in plan.parts)
-        opened = Opened(delivery, parts, tuple(plan.outcomes), plan.datasets, plan.operation_id)
+        opened, parts = self.updater.plan(delivery)
         no_place = Place("", zlib.crc32(delivery.key.encode()), 0, 0)
         yield tuple(no_place), (delivery.key, plain_entry(opened))
-        for place, member in plan.parts:
+        for place, member in parts:
             yield tuple(place), plain_member(member)
 
 

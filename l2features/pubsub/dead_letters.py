@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..core.errors import ConfigError
 from .letter import DeadLetter, DeadLetterError, LeftOut, Refusal, dead_letter
-from .letter_folder import ALL, Folder, LetterFolder, folder_at
+from .letter_folder import ALL, Folder, folder_at
 from .letter_topic import LIMIT, LetterQueue, LetterTopic
 from .subscription import Subscription
 from .topic import TOPIC
@@ -76,4 +76,4 @@ def open_letter_box(where: str, limit: int | None = None) -> LetterBox:
     """Return a folder, or ``projects/…/subscriptions/…``, without any I/O. Raises ConfigError."""
     if where.startswith("projects/"):
         return LetterQueue(Subscription(where), limit or LIMIT)
-    return LetterFolder(folder_at(where, "projects/PROJECT/subscriptions/NAME"), limit)
+    return folder_at(where, "projects/PROJECT/subscriptions/NAME", limit)

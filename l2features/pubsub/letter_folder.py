@@ -25,8 +25,9 @@ _ADDRESS = re.compile(r".*://|//|topics/|subscriptions/", re.DOTALL)
 class Folder:
     """A folder of dead letters; `check` creates it, or `put` for the first letter."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], limit: int | None = None) -> None:
+        self.path, self.limit, self.limited = Path(path), limit, False
+        self.unread: list[str] = []
 
     def put(self, letter: DeadLetter) -> None:
         """Write a letter atomically and durably. Raises DeadLetterError."""
@@ -52,33 +53,13 @@ class Folder:
         except OSError as error:
             raise DeadLetterError(f"folder {self.path}: cannot keep dead letters: {error}") from error
 
-    def files(self) -> list[Path]:
-        """Return the letters' files, sorted by name. Raises DeadLetterError."""
+    def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
+        """Yield (name, letter), sorted by name; errors of other files are in ``unread``."""
         if not self.path.is_dir():
             raise DeadLetterError(f"folder {self.path}: there is no such folder")
-        return sorted(self.path.glob(f"*{SUFFIX}"))
-
-    def letters(self) -> Iterator[tuple[Path, DeadLetter]]:
-        """Yield the letters with their files, sorted by name. Raises DeadLetterError for an invalid file."""
-        for file in self.files():
-            yield file, read_letter(file)
-
-    def close(self) -> None:
-        """Do nothing: a folder has no connection."""
-
-
-class LetterFolder:
-    """The letters of a folder, listed and removed. A letter that is refused again has one attempt more."""
-
-    def __init__(self, folder: Folder, limit: int | None = None) -> None:
-        self.folder, self.limit = folder, limit
-        self.limited = False
-        self.unread: list[str] = []
-
-    def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
         count = 0
         self.limited = False
-        for file in self.folder.files():
+        for file in sorted(self.path.glob(f"*{SUFFIX}")):
             if not file.stem.startswith(tuple(prefixes)):
                 continue
             if count == self.limit:
@@ -94,14 +75,16 @@ class LetterFolder:
             yield file.stem, letter
 
     def remove(self, name: str) -> None:
-        file = self.folder.path / f"{name}{SUFFIX}"
+        """Remove a letter's file. Raises DeadLetterError."""
+        file = self.path / f"{name}{SUFFIX}"
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
             raise DeadLetterError(f"{file}: cannot be removed: {error.strerror}") from error
 
     def refused(self, name: str, letter: DeadLetter) -> None:
-        self.folder.put(letter)
+        """Write a letter that was refused again, with one attempt more. Raises DeadLetterError."""
+        self.put(letter)
         if name != letter.name:
             self.remove(name)
 
@@ -109,11 +92,11 @@ class LetterFolder:
         """Do nothing: a folder has no connection."""
 
 
-def folder_at(where: str, otherwise: str) -> Folder:
+def folder_at(where: str, otherwise: str, limit: int | None = None) -> Folder:
     """Return a folder. Raises ConfigError, with what else is expected, for the address of something else."""
     if _ADDRESS.match(where):
         raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")
-    return Folder(where)
+    return Folder(where, limit)
 
 
 def read_letter(file: Path) -> DeadLetter:

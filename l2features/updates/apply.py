@@ -99,10 +99,9 @@ def _applied(
     groups: dict[Place, list[Member]] = {}
     messages: dict[str, tuple[Opened, list[Outcome]]] = {}
     for delivery in deliveries:
-        plan = updater.plan(delivery)
-        opened = Opened(delivery, frozenset(), (), plan.datasets, plan.operation_id)
-        messages.setdefault(delivery.key, (opened, []))[1].extend(plan.outcomes)
-        for place, member in plan.parts:
+        opened, parts = updater.plan(delivery)
+        messages.setdefault(delivery.key, (opened, []))[1].extend(opened.outcomes)
+        for place, member in parts:
             groups.setdefault(place, []).append(member)
     for place, members in groups.items():
         for computed in updater.compute(place, members):

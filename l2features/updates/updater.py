@@ -23,6 +23,7 @@ from ..ingest.node_features import NodeFeatures
 from ..messages.decoding import BadMessage, Reason, check_ids, decode
 from ..messages.outcomes import Fate, Outcome
 from ..messages.parts import Delivery, Member, Place, all_ids, among, batches, by_place
+from .ledger import Opened
 from .message_attempts import Attempts, given_up
 from .opened import OpenDatasets
 from .retries import Retries
@@ -30,16 +31,6 @@ from .retries import Retries
 MEMBERS_S = 60.0
 """How long the messages of a failed group are retried one by one."""
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """The parts of a message by chunk, and the outcomes of the ids that are in none of them."""
-
-    parts: Sequence[tuple[Place, Member]] = ()
-    outcomes: Sequence[Outcome] = ()
-    datasets: tuple[str, ...] = ()
-    operation_id: int | None = None
 
 
 @dataclass(eq=False)
@@ -102,26 +93,23 @@ class Updater(OpenDatasets):
         self.update = update
         self._retries = Retries(update.attempts, update.pause_s)
 
-    def plan(self, delivery: Delivery) -> Plan:
+    def plan(self, delivery: Delivery) -> tuple[Opened, list[tuple[Place, Member]]]:
         """Decode a message, and return its parts by data set and chunk. No message makes it raise."""
         try:
             request = decode(delivery.data, delivery.attributes)
         except BadMessage as error:
-            return Plan(outcomes=[Outcome.refused(error.reason, str(error))])
+            return Opened(delivery, frozenset(), (Outcome.refused(error.reason, str(error)),)), []
         parts: list[tuple[Place, Member]] = []
         outcomes = [
-            Outcome.refused(reason, f"{', '.join(words)} among the ids {reason.meaning}")
-            for reason, words in request.refused.items()
+            Outcome.refused(reason, f"{', '.join(values)} among the ids {reason.meaning}")
+            for reason, values in request.refused.items()
         ]
         datasets = datasets_of_table(self.update.datasets, request.table_id, request.l2cache_id)
-        names = tuple(dataset.name for dataset in datasets)
-        if not len(request.ids):
-            return Plan(parts, outcomes, names, request.operation_id)
-        if not datasets:
+        if len(request.ids) and not datasets:
             cache = f" with the cache {request.l2cache_id!r}" if request.l2cache_id else ""
             detail = f"table {request.table_id!r}{cache} is in no data set"
             outcomes.append(Outcome.refused(Reason.UNKNOWN_TABLE, detail, request.ids))
-        for number, dataset in enumerate(datasets):
+        for number, dataset in enumerate(datasets if len(request.ids) else ()):
             try:
                 geometry = self._retries.call(dataset.name, self.geometry, dataset.name)
             except Exception as error:
@@ -133,7 +121,9 @@ class Updater(OpenDatasets):
                 (place, Member(delivery.key, own, number + part * len(datasets), delivery.published))
                 for part, (place, own) in enumerate(by_place(dataset.name, geometry, ids))
             ]
-        return Plan(parts, outcomes, names, request.operation_id)
+        numbers = frozenset(member.part for _, member in parts)
+        names = tuple(dataset.name for dataset in datasets)
+        return Opened(delivery, numbers, tuple(outcomes), names, request.operation_id), parts
 
     def compute(self, place: Place, members: Sequence[Member]) -> Iterator[Computed]:
         """Compute the features of a chunk's nodes that messages name.

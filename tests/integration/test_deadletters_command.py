@@ -13,7 +13,6 @@ import pytest
 from l2features.core.geometry import Chunk
 from l2features.pubsub import letter_topic as box
 from l2features.pubsub.dead_letters import DeadLetter, Folder, LetterTopic
-from l2features.pubsub.letter_folder import LetterFolder
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.stores import chunk_rows, lose, open_table
 from tests.support.command import run
@@ -67,7 +66,7 @@ def test_replay_computes_what_it_can(config: Path, tmp_path: Path) -> None:
     assert chunk_rows(store, FIRST).features.tobytes() == rows.features.tobytes()
     left = list(Folder(tmp_path / "dead").letters())
     assert [(letter.data, letter.attempts, letter.ids) for _, letter in left] == [(edits[1], 5, [7])]
-    assert left[0][0].stem == left[0][1].name
+    assert left[0][0] == left[0][1].name
 
 
 @pytest.fixture
@@ -84,7 +83,7 @@ def with_other_files(tmp_path: Path) -> Path:
     return folder
 
 
-def names_the_with_other_files(stderr: str, folder: Path) -> bool:
+def names_the_other_files(stderr: str, folder: Path) -> bool:
     files = sorted(f for f in folder.glob("*.json") if f.is_dir() or f.read_text() == "{}")
     lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
     return [line.split(": ")[1] for line in lines] == [str(file) for file in files]
@@ -94,11 +93,11 @@ def test_other_files_do_not_stop_a_list(with_other_files: Path) -> None:
     listed = run("deadletters", "list", with_other_files)
     assert (listed.exit_code, len(listed.stdout.splitlines())) == (1, 2)
     assert "2 dead letters" in listed.stderr
-    assert names_the_with_other_files(listed.stderr, with_other_files)
+    assert names_the_other_files(listed.stderr, with_other_files)
     assert (
         len(run("deadletters", "list", with_other_files, "--json", "--limit", "2").stdout.splitlines()) == 2
     )
-    for name, _ in LetterFolder(Folder(with_other_files)).letters():
+    for name, _ in Folder(with_other_files).letters():
         shown = run("deadletters", "show", with_other_files, name)
         assert shown.exit_code == (1 if f"{name}x.json" in shown.stderr else 0)
         assert "attempts  2" in shown.stdout
@@ -117,7 +116,7 @@ def test_other_files_do_not_stop_a_replay(
     target = Subscribed()
     published = run("deadletters", "replay", with_other_files, "--topic", target.topic)
     assert (published.exit_code, published.stdout) == (1, "2 published\n")
-    assert names_the_with_other_files(published.stderr, with_other_files)
+    assert names_the_other_files(published.stderr, with_other_files)
     assert target.messages() == [b"abc", b"other"]
     assert len(list(with_other_files.glob("*.json"))) == 3
 

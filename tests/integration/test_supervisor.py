@@ -132,12 +132,13 @@ def test_a_worker_that_is_killed_is_replaced(
     supervised = supervisor(tmp_path, Feed())
 
     def kill_one() -> None:
-        wait_for(lambda: (caplog.text.count("is ready") == 2) if is_idle else bool(supervised.workers), 60)
-        if pid := supervised.workers[0].pid:
-            os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: "a worker died (SIGKILL)" in caplog.text)
-        wait_for(lambda: caplog.text.count("is ready") == 2 + is_idle or not is_idle, 60)
-        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            wait_for(lambda: caplog.text.count("is ready") == 2 if is_idle else bool(supervised.workers), 120)
+            os.kill(supervised.workers[0].pid or 0, signal.SIGKILL)
+            wait_for(lambda: "a worker died (SIGKILL)" in caplog.text)
+            wait_for(lambda: caplog.text.count("is ready") == 3 if is_idle else True, 120)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     watch = threading.Thread(target=kill_one)
     watch.start()
@@ -154,8 +155,10 @@ def test_a_worker_that_cannot_start(
     supervised = supervisor(tmp_path, Feed())
 
     def stop_after_death() -> None:
-        wait_for(lambda: "a worker died" in caplog.text)
-        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            wait_for(lambda: "a worker died" in caplog.text, 60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     watch = threading.Thread(target=stop_after_death)
     watch.start()

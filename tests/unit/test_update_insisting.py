@@ -140,8 +140,8 @@ def test_a_message_is_decoded_without_a_store(config: Path, monkeypatch: pytest.
     monkeypatch.setattr(opened, "open_store", no_store)
     updater = update.open()
     first = updater.geometry("sample").chunk_id(Chunk(0, 0, 0))
-    plan = updater.plan(Delivery("a", edit(first + 1), EDIT, published=time.time()))
-    assert [place for place, _ in plan.parts] == [PLACE]
+    _, parts = updater.plan(Delivery("a", edit(first + 1), EDIT, published=time.time()))
+    assert [place for place, _ in parts] == [PLACE]
 
 
 def test_planning_raises_nothing_if_a_geometry_is_unknown(
@@ -155,5 +155,5 @@ def test_planning_raises_nothing_if_a_geometry_is_unknown(
     assert read_geometries(datasets) == ()
     assert "data set sample: cannot read its geometry yet: away" in caplog.text
     updater = Update(datasets, attempts=1, insist_s=100).open()
-    plan = updater.plan(Delivery("a", edit(5), EDIT, published=time.time()))
-    assert settle(plan.outcomes, last=False).verdict is Verdict.RETRY
+    message, _ = updater.plan(Delivery("a", edit(5), EDIT, published=time.time()))
+    assert settle(message.outcomes, last=False).verdict is Verdict.RETRY
