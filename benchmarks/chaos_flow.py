@@ -22,7 +22,7 @@ from l2features.core.errors import L2FeaturesError
 from l2features.core.ids import Ids, as_ids
 from l2features.core.schema import SIZE
 from l2features.store.base import open_store
-from l2features.updates.patience import FIRST_PAUSE_S
+from l2features.updates.backoff import FIRST_PAUSE_S
 
 KILL, PAUSE, OUTAGE = "kill", "pause", "outage"
 PAUSE_S, OUTAGE_S = (3.0, 8.0), (10.0, 15.0)

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from beam_jobs.stream import BATCH_WAIT_S
 from benchmarks.bars import Bar, begin, print_bars
 from benchmarks.features import em_parser
 from benchmarks.load import Client, Post, unpacked
 from benchmarks.servers import Server
 from benchmarks.updating import TimedFeed, UpdaterProcess, em_updater, quantiles, warm_up
+from l2features.local.updater_run import BATCH_WAIT_S
 from l2features.testing.em import NAME, Edit, Editor, EmDataset, write_children
 from l2features.updates.freshness import read_updates
 

@@ -1,6 +1,7 @@
 """Chunks of a job on one machine, shared among worker processes.
 
-A chunk whose worker died is retried; one that kills its workers is given up.
+Each worker is a pebble pool of its own, because a process that is killed while it holds the lock of a shared
+pool stalls the other workers. A chunk whose worker died is retried; one that kills its workers is given up.
 """
 
 from __future__ import annotations
@@ -13,20 +14,23 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from threadpoolctl import threadpool_limits
-
 from ..core.chunks import ChunkBox
+from ..core.errors import L2FeaturesError
 from ..core.geometry import Chunk
 from ..ingest.steps import ATTEMPTS, shards
 from ..store.base import Store
 from .processes import STOP_SIGNALS, handled
-from .worker import Worker, WorkerDied
+from .worker import Worker, WorkerDied, attempt
 
 MAX_EARLY_DEATHS = 3
 CHUNK_TIMEOUT_S = 1_200.0
 """A chunk that takes longer hangs, for example in a server that accepts a request and never answers."""
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
+
+
+class WorkerError(L2FeaturesError):
+    """A worker cannot continue."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +75,23 @@ class LocalRun(Generic[R]):
         self.deaths: Counter[Chunk | None] = Counter()
         self.retries: list[Chunk] = []
         self.workers: list[Worker] = []
-        self.tasks: dict[Worker, Chunk | None] = {}
 
     def run(self, on_progress: Callable[[int], object] = lambda chunks: None) -> Progress:
         """Do all pending chunks; ``on_progress`` receives how many more are done.
 
         The first SIGINT or SIGTERM lets the workers finish their chunks; the second raises KeyboardInterrupt.
-        Raises TaskFailed or WorkerDied if a worker cannot continue. In any case no worker is left.
+        Raises WorkerError if a worker cannot continue. In any case no worker is left.
         """
         self.on_progress = on_progress
         try:
             with handled(self._stop, *STOP_SIGNALS):
                 self._start()
-                while self._is_busy():
-                    wait([worker.future for worker in self.tasks], 1.0, FIRST_COMPLETED)
-                    for worker in [worker for worker in self.tasks if worker.is_over]:
-                        self._advance(worker, self.tasks.pop(worker))
+                while busy := [worker for worker in self.workers if self._is_busy(worker)]:
+                    wait([worker.future for worker in busy if worker.future], 1.0, FIRST_COMPLETED)
+                    for worker in busy:
+                        worker.end_overdue(CHUNK_TIMEOUT_S)
+                        if worker.is_over:
+                            self._advance(worker)
         finally:
             for worker in self.workers:
                 worker.kill()
@@ -100,9 +105,8 @@ class LocalRun(Generic[R]):
             raise KeyboardInterrupt
         self.progress.stopped = True
 
-    def _is_busy(self) -> bool:
-        """Return whether to wait for a worker: after a stop, only for one with a chunk."""
-        return bool(self.tasks) and (not self.progress.stopped or any(self.tasks.values()))
+    def _is_busy(self, worker: Worker) -> bool:
+        return worker.future is not None and not (self.progress.stopped and worker.work is None)
 
     def _pending(self) -> Iterator[Chunk]:
         for first, last in shards(self.job.box):
@@ -124,30 +128,28 @@ class LocalRun(Generic[R]):
             self._start_worker()
 
     def _start_worker(self) -> None:
-        """Start a process, which opens what it needs before it is given a chunk."""
-        worker = Worker()
-        worker.run(_open, self.job.open_worker)
-        self.workers.append(worker)
-        self.tasks[worker] = None
+        self.workers.append(Worker())
+        self.workers[-1].schedule(_open, self.job.open_worker)
 
-    def _advance(self, worker: Worker, chunk: Chunk | None) -> None:
+    def _advance(self, worker: Worker) -> None:
         """Take the outcome of a worker's task, and give it the next chunk."""
         try:
-            result = worker.result()
+            result, error = worker.result()
         except WorkerDied as death:
-            self.workers.remove(worker)
             worker.close()
-            self._count_death(chunk, str(death))
+            self.workers.remove(worker)
+            self._count_death(worker.work, str(death))
             if not self.progress.stopped:
                 self._start_worker()
             return
-        if chunk:
+        if error:
+            raise WorkerError(error)
+        if worker.work is not None:
             self._settle(result)
         chunk = self.retries.pop() if self.retries else next(self.pending, None)
         if chunk and not self.progress.stopped:
             self.progress.first = self.progress.first or time.perf_counter()
-            self.tasks[worker] = chunk
-            worker.run(_run, chunk, timeout=CHUNK_TIMEOUT_S)
+            worker.schedule(_run, chunk, work=chunk)
 
     def _settle(self, result: R) -> None:
         self.progress.last = time.perf_counter()
@@ -160,7 +162,7 @@ class LocalRun(Generic[R]):
         self.deaths[chunk] += 1
         if chunk is None:
             if self.deaths[None] > MAX_EARLY_DEATHS:
-                raise WorkerDied(f"{how} before it was given a chunk, {self.deaths[None]} times")
+                raise WorkerError(f"{how} before it was given a chunk, {self.deaths[None]} times")
         elif self.deaths[chunk] < ATTEMPTS:
             self.retries.append(chunk)
         else:
@@ -171,10 +173,10 @@ _opened: dict[str, Callable[[Chunk], Any]] = {}
 """What this worker process does with a chunk."""
 
 
-def _open(open_worker: Callable[[], Callable[[Chunk], Any]]) -> None:
-    threadpool_limits(1)
-    _opened["run"] = open_worker()
+def _open(open_worker: Callable[[], Callable[[Chunk], Any]]) -> tuple[None, str]:
+    _opened["run"], error = attempt(open_worker)
+    return None, error
 
 
-def _run(chunk: Chunk) -> Any:
-    return _opened["run"](chunk)
+def _run(chunk: Chunk) -> tuple[Any, str]:
+    return attempt(lambda: _opened["run"](chunk))
