@@ -44,6 +44,7 @@ setup(
     extras_require={
         "jobs": [
             "apache-beam[gcp]>=2.77,<2.78",
+            "pebble>=5.2",
         ],
         "api": [
             "flask>=3",

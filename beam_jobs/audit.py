@@ -1,15 +1,14 @@
-"""Audit: whether every L2 node of the graph has its row in the store, and repair of what is missing.
+"""Audit: check that every L2 node of the graph has its row in the store; repair what is missing.
 
-Chunk by chunk, the nodes of the graph are compared with the rows of the store: without --timestamp all
-nodes that were ever made, superseded ones among them; with it those that are valid at that time. Prints
-how many chunks were looked at, and how many nodes are expected, present, marked empty, missing and
-superfluous, and keeps it with the table. --repair computes and writes what is missing. The exit status is
-0 where the table is complete, 1 where it is not.
+Compares the nodes of each chunk of the graph with the rows of the store: without --timestamp all nodes that
+ever existed, superseded ones included; with it those that are valid at that time. Prints how many nodes are
+expected, present, marked empty, missing and superfluous, and keeps the numbers with the table. --repair
+computes and writes what is missing. The exit status is 0 if the table is complete, 1 if it is not.
 
 example, is the ingest complete?
   python -m beam_jobs.audit --config datasets.yml --dataset minnie --timestamp "2026-11-21 00:27:44"
 
-example, is every node there that was ever made, and if not, make it so:
+example, find every node that ever existed and has no row, then repair:
   python -m beam_jobs.audit --config datasets.yml --dataset minnie
   python -m beam_jobs.audit --config datasets.yml --dataset minnie --repair
 """
@@ -22,15 +21,26 @@ import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from l2features import kernel
 from l2features.audit.chunk_audit import Audit, prepare_audit
-from l2features.audit.summary import AuditSummary, read_run, save_audit, settle, summary_text
+from l2features.audit.summary import (
+    AuditSummary,
+    give_up,
+    open_audit,
+    read_run,
+    save_audit,
+    settle,
+    summary_text,
+)
 from l2features.config.datasets import load_dataset
 from l2features.core.errors import StoreError
+from l2features.local.pool import ChunkJob
+from l2features.store.bigtable import decoded
 
 from . import command
-from .audit_pipeline import AllChunks, AuditJob, AuditProgress, KeepSummary, build
 from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL
 from .dataflow import labels, table_job_name
 from .options import add_switch
@@ -44,47 +54,67 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timestamp",
         help='expect the nodes that are valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; '
-        "default: all nodes that were ever made",
+        "default: all nodes that ever existed",
     )
     add_switch(parser, "--repair", "compute the features of missing nodes and write them")
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
+    """Return the job's own options, and the flags for Beam. Exits with status 2 if one is unknown."""
     parser = command.new_parser("audit", __doc__)
     add_options(parser)
     return command.parse(parser, argv)
 
 
 def plan(own: argparse.Namespace) -> Audit:
-    """The audit that the options ask for. Raises L2FeaturesError before any chunk is looked at."""
+    """Return the audit that the options describe. Raises L2FeaturesError before any chunk is read."""
     dataset = load_dataset(own.dataset, own.config)
     return prepare_audit(dataset, own.timestamp, own.repair, command.box_chooser(own))
 
 
 def report(summary: AuditSummary) -> int:
-    """Say what an audit found; gives the exit status."""
+    """Print what an audit found; returns the exit status."""
     print(summary_text(summary))
     for what, reason in summary.problems.items():
         print(f"error: {what}: {reason}", file=sys.stderr)
     return 0 if summary.complete else EXIT_FAILED
 
 
-def audit_locally(audit: Audit, own: argparse.Namespace, flags: list[str], run: str) -> int:
-    """Audit on this machine; gives the exit status."""
-    progress: AuditProgress = command.run_local(AuditJob(audit), own, flags)
+def local_job(audit: Audit) -> ChunkJob[AuditSummary]:
+    """Return the audit as a job of a local run."""
+
+    def warm_up() -> None:
+        decoded.warm_up()
+        if audit.repair:
+            kernel.warm_up()
+
+    return ChunkJob(
+        box=audit.box,
+        open_store=audit.open_store,
+        pending=lambda _, first, last: audit.chunks(first, last),
+        warm_up=warm_up,
+        open_worker=partial(open_audit, audit),
+        give_up=partial(give_up, audit),
+    )
+
+
+def audit_locally(audit: Audit, own: argparse.Namespace, run: str) -> int:
+    """Audit on this machine; returns the exit status."""
+    summary = AuditSummary()
+    progress = command.run_local(local_job(audit), own, summary.add)
     if progress.stopped:
-        print(summary_text(progress.summary))
+        print(summary_text(summary))
         print(STOPPED, file=sys.stderr)
         return EXIT_STOPPED
     with closing(audit.open_store()) as store:
-        summary = settle(store, audit, progress.summary)
+        summary = settle(store, audit, summary)
         save_audit(store, audit, summary, run)
     return report(summary)
 
 
 def audit_on(own: argparse.Namespace, audit: Audit, flags: list[str], run: str) -> int:
-    """Audit on a Beam runner, which keeps the summary itself; gives the exit status."""
+    """Audit on a Beam runner, which keeps the summary; returns the exit status."""
+    from .audit_pipeline import AllChunks, KeepSummary, build
 
     audit = replace(audit, counted=True)
 
@@ -97,19 +127,19 @@ def audit_on(own: argparse.Namespace, audit: Audit, flags: list[str], run: str) 
     with closing(audit.open_store()) as store:
         summary = read_run(store, audit, run)
     if summary is None:
-        raise StoreError(f"the audit has ended, but another one's findings are kept in {audit.dataset.store}")
+        raise StoreError(f"the audit is done, but {audit.dataset.store} keeps the summary of a later one")
     return report(summary)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; gives the exit status: 0 complete, 1 incomplete or ended, 2 for a wrong option."""
+    """Entry point; returns the exit status: 0 complete, 1 incomplete or failed, 2 for a wrong option."""
     own, flags = parse(sys.argv[1:] if argv is None else argv)
     run_id = uuid.uuid4().hex
 
     def run() -> int:
         audit = plan(own)
         if own.runner == LOCAL:
-            return audit_locally(audit, own, flags, run_id)
+            return audit_locally(audit, own, run_id)
         return audit_on(own, audit, flags, run_id)
 
     return command.exit_status(run, STOPPED)

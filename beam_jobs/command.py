@@ -1,48 +1,53 @@
-"""What the commands of the jobs have in common: options, runners, and how they end."""
+"""What the commands of the jobs share: options, runners, and exit statuses.
+
+Apache Beam is imported only where it is used: a worker of a local run imports the command's module.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import re
 import select
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import apache_beam as beam
-from apache_beam.metrics import MetricsFilter
-from apache_beam.options.pipeline_options import (
-    GoogleCloudOptions,
-    PipelineOptions,
-    StandardOptions,
-    TestOptions,
-)
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from l2features.core.chunks import ChunkBox, centre_box, parse_box, whole_box
 from l2features.core.errors import ConfigError, L2FeaturesError
 from l2features.core.geometry import Triple
+from l2features.local.pool import ChunkJob, LocalRun, Progress
 from l2features.local.processes import heeded
 
 from .dataflow import dataflow_flags, is_dataflow
-from .job import Progress
-from .launch import StillRunning, launch, wait_for
-from .local import LocalRun
 from .options import CONFIG_HELP, add_switch, beam_flags, pipeline_options
-from .pipeline import plain_message
-from .portable import plain_errors, portable_flags
-from .transforms import NAMESPACE
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 LOCAL = "local"
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+_WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
+R = TypeVar("R")
+
+
+class StillRunning(L2FeaturesError):
+    """The command was stopped; its job on Dataflow continues."""
+
+
+def plain_message(error: Exception) -> str:
+    """Return the message of an error without the step that Beam adds."""
+    return _WHILE_RUNNING.sub("", str(error))
 
 
 def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser of a command."""
+    """Return the parser of a command."""
     return argparse.ArgumentParser(
         prog=f"python -m beam_jobs.{name}",
         description=description,
@@ -53,7 +58,7 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Which data set, which of its chunks, by how many processes."""
+    """Add the options for the data set, the chunks and the number of processes."""
     parser.add_argument("--dataset", help="name of the data set in the data sets file (required)")
     parser.add_argument("--config", help=CONFIG_HELP)
     which = parser.add_mutually_exclusive_group()
@@ -63,7 +68,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_runner_options(parser: argparse.ArgumentParser) -> None:
-    """Where the job runs, and whether the command waits for it."""
+    """Add the options for where the job runs, and whether the command waits for it."""
     parser.add_argument(
         "--runner", default=LOCAL, help="local (default), or a Beam runner such as DataflowRunner"
     )
@@ -74,7 +79,7 @@ def add_runner_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_runner_options(parser: argparse.ArgumentParser, own: argparse.Namespace) -> None:
-    """Exits with status 2 where a job that ends with this process would be left."""
+    """Exit with status 2 if the command is not to wait for a job that ends with this process."""
     if waiting(own) is False and not is_dataflow(own.runner):
         parser.error(
             f"--detach, --wait=false: runner {own.runner} ends with this command; "
@@ -83,7 +88,7 @@ def check_runner_options(parser: argparse.ArgumentParser, own: argparse.Namespac
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
+    """Return the job's own options, and the flags for Beam. Exits with status 2 if one is unknown."""
     add_runner_options(parser)
     own, rest = parser.parse_known_args(argv)
     check_runner_options(parser, own)
@@ -95,7 +100,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argpars
 
 
 def box_chooser(own: argparse.Namespace) -> Callable[[Triple], ChunkBox]:
-    """What picks the part of a grid that the options name."""
+    """Return a function that chooses the part of a grid that the options name."""
 
     def choose_box(grid: Triple) -> ChunkBox:
         if own.test:
@@ -105,9 +110,11 @@ def box_chooser(own: argparse.Namespace) -> Callable[[Triple], ChunkBox]:
     return choose_box
 
 
-def run_local(job: Any, own: argparse.Namespace, flags: list[str], starting: str = "starting") -> Any:
-    """Run on this machine with a progress bar; gives the job's `Progress`."""
-    run = LocalRun(job, own.workers or len(os.sched_getaffinity(0)), flags)
+def run_local(
+    job: ChunkJob[R], own: argparse.Namespace, add: Callable[[R], object], starting: str = "starting"
+) -> Progress:
+    """Run on this machine with a progress bar; ``add`` receives the result of each chunk."""
+    run = LocalRun(job, own.workers or len(os.sched_getaffinity(0)), add)
     with logging_redirect_tqdm(), tqdm(total=len(job.box), unit="chunk") as bar:
         bar.set_description(f"{own.dataset} ({starting})")
 
@@ -115,12 +122,11 @@ def run_local(job: Any, own: argparse.Namespace, flags: list[str], starting: str
             bar.set_description(own.dataset, refresh=False)
             bar.update(chunks)
 
-        progress: Progress = run.run(advance)
-    return progress
+        return run.run(advance)
 
 
 def waiting(own: argparse.Namespace) -> bool | None:
-    """Return whether the options say to wait for a job on Dataflow; None where they do not say."""
+    """Return whether to wait for a job on Dataflow; None if the options leave it open."""
     return own.wait if own.detach is None else not own.detach
 
 
@@ -129,13 +135,17 @@ def run_on(
 ) -> dict[str, int] | None:
     """Run what ``add`` adds to a pipeline on a Beam runner; returns its counters.
 
-    None where nothing is run, and for a job on Dataflow that streams or is not waited for. Raises ConfigError
-    for an unknown runner, LaunchFailed or JobFailed for a job that failed, StillRunning for one on Dataflow
-    that continues after Ctrl-C.
+    Returns None if nothing is run, and for a job on Dataflow that streams or is not waited for. Raises
+    ConfigError for an unknown runner, LaunchFailed or JobFailed for a job that failed, StillRunning for a job
+    on Dataflow that continues after Ctrl-C.
 
     Args:
-        wait: for the end of a job on Dataflow; default: unless it streams.
+        wait: whether to wait for the end of a job on Dataflow; default: unless it streams.
     """
+    import apache_beam as beam
+
+    from .portable import plain_errors, portable_flags
+
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     options = pipeline_options([*portable_flags(dataflow_flags(runner, flags)), f"--runner={runner}"])
     try:
@@ -146,10 +156,14 @@ def run_on(
         add(pipeline)
         if is_dataflow(runner):
             return _on_dataflow(pipeline, options, wait)
-        return _counters(pipeline.run(), options)
+        return _on_runner(pipeline, options)
 
 
 def _on_dataflow(pipeline: Any, options: PipelineOptions, wait: bool | None) -> dict[str, int] | None:
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    from .launch import launch, wait_for
+
     standard = options.view_as(StandardOptions)
     result, job = launch(pipeline, options)
     if wait is None:
@@ -157,18 +171,25 @@ def _on_dataflow(pipeline: Any, options: PipelineOptions, wait: bool | None) -> 
     if job is None or not wait:
         return None
     wait_for(result, job)
-    return None if standard.streaming else _counted(result)
+    return None if standard.streaming else _counters(result)
 
 
-def _counters(result: Any, options: PipelineOptions) -> dict[str, int] | None:
+def _on_runner(pipeline: Any, options: PipelineOptions) -> dict[str, int] | None:
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
+
+    result = pipeline.run()
     if options.view_as(TestOptions).dry_run or options.view_as(GoogleCloudOptions).template_location:
         return None
     result.wait_until_finish()
-    return _counted(result)
+    return _counters(result)
 
 
-def _counted(result: Any) -> dict[str, int]:
-    """The job's counters; those of one name, which several steps have, are added up."""
+def _counters(result: Any) -> dict[str, int]:
+    """Return the job's counters; those of one name, which several steps have, are added up."""
+    from apache_beam.metrics import MetricsFilter
+
+    from .transforms import NAMESPACE
+
     total: Counter[str] = Counter()
     for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
         total[metric.key.metric.name] += metric.result or 0
@@ -176,7 +197,7 @@ def _counted(result: Any) -> dict[str, int]:
 
 
 def exit_status(run: Callable[[], int], stopped: str) -> int:
-    """The exit status of a command: 1 where the job ended, 2 for a wrong option, 130 where it was stopped."""
+    """Run a command; returns its exit status: 1 for an error, 2 for a wrong option, 130 if it was stopped."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -203,7 +224,7 @@ def exit_status(run: Callable[[], int], stopped: str) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether what this process prints goes to a pipe that is closed; then its end prints nothing more."""
+    """Return whether standard output is a closed pipe; then nothing more is printed."""
     reader = select.poll()
     reader.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in reader.poll(0)):

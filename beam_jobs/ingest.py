@@ -1,8 +1,8 @@
-"""Batch ingest: every chunk of a segmentation to the features of its L2 nodes, in the store.
+"""Batch ingest: compute the features of every L2 node of a segmentation, and store them.
 
-On one machine the pipeline runs in worker processes that share out the chunks as they go. With
---runner=DataflowRunner (or any other Beam runner) the same pipeline runs there. The same command given
-again continues where it stopped: chunks that are done are skipped, chunks that failed are tried again.
+On one machine, worker processes share the chunks. With --runner=DataflowRunner, or another Beam runner, the
+job runs there as a pipeline. The same command continues a run that was stopped: chunks that are done are
+skipped, chunks that failed are retried.
 
 example, the sample data set:
   l2features sample sample
@@ -21,23 +21,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from l2features import kernel
 from l2features.config.datasets import load_dataset
 from l2features.core.chunks import FileCounts
 from l2features.core.errors import ConfigError
 from l2features.core.saturation import saturated_text
+from l2features.ingest.chunk_results import Summary, give_up, open_ingest
 from l2features.ingest.found import nothing_found, nothing_found_text
 from l2features.ingest.rates import record_start
 from l2features.ingest.steps import Ingest, prepare
+from l2features.local.pool import ChunkJob, Progress
 
 from . import command
 from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL
 from .dataflow import labels, table_job_name
 from .options import add_switch
-from .pipeline import BIGTABLEIO, SINKS, STORE, IngestJob, Summary, build
-from .transforms import EnumerateChunks
 
+STORE, BIGTABLEIO = "store", "bigtableio"
+SINKS = (STORE, BIGTABLEIO)
 AFTERWARDS = "then --retry-missing computes these chunks again; --allow-empty accepts an empty segmentation"
 STOPPED = "stopped: the same command goes on from here"
 
@@ -47,31 +51,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     command.add_data_options(parser)
     parser.add_argument(
         "--timestamp",
-        help='the time at which the graph is read, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; needed '
-        "when the table is made, unless the data set has no graph; afterwards the table knows it",
+        help='time at which the graph is read, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; required to create '
+        "a table, unless the data set has no graph; later runs read it from the table",
     )
-    add_switch(parser, "--create", "make the table if it is missing")
+    add_switch(parser, "--create", "create the table if it is missing")
     add_switch(parser, "--recompute", "compute chunks again that are done")
     add_switch(parser, "--retry-missing", "compute chunks again that are done with missing or empty files")
-    add_switch(parser, "--allow-empty", "exit with 0 where no file of the segmentation was found at all")
+    add_switch(parser, "--allow-empty", "exit with 0 even if no file of the segmentation was found")
     parser.add_argument(
         "--sink",
         choices=SINKS,
         default=STORE,
-        help="store: the default, with a record of each chunk. bigtableio: Beam's own connector, which "
-        "keeps no records, so that nothing can be skipped afterwards",
+        help="store (default): rows and a record of each chunk. bigtableio: rows only, on a Beam runner by "
+        "Beam's own connector; without records, no chunk can be skipped afterwards",
     )
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
+    """Return the job's own options, and the flags for Beam. Exits with status 2 if one is unknown."""
     parser = command.new_parser("ingest", __doc__)
     add_options(parser)
     return command.parse(parser, argv)
 
 
 def plan(own: argparse.Namespace) -> Ingest:
-    """The ingest that the options ask for. Raises L2FeaturesError before anything is computed."""
+    """Return the ingest that the options describe. Raises L2FeaturesError before anything is computed."""
     dataset = load_dataset(own.dataset, own.config)
     if own.sink == BIGTABLEIO and not dataset.store.startswith("bigtable://"):
         raise ConfigError(f"sink {own.sink}: the data set's store is {dataset.store}, expected bigtable://…")
@@ -79,11 +83,11 @@ def plan(own: argparse.Namespace) -> Ingest:
     return replace(ingest, recompute=own.recompute, retry_missing=own.retry_missing)
 
 
-def report(summary: Summary) -> int:
+def report(summary: Summary, progress: Progress) -> int:
     """Print what a run did; returns the exit status."""
-    before = f" ({summary.done_before} were done before)" if summary.done_before else ""
+    before = f" ({progress.done_before} were done before)" if progress.done_before else ""
     print(
-        f"{summary.done} of {summary.total} chunks done{before}: {summary.nodes} nodes, "
+        f"{summary.done} of {progress.total} chunks done{before}: {summary.nodes} nodes, "
         f"{summary.orphans} supervoxels without a parent, {summary.n_failed} chunks failed"
     )
     _print_counts(summary.files, summary.saturated)
@@ -91,7 +95,7 @@ def report(summary: Summary) -> int:
         print(f"error: chunk {chunk} failed: {reason}", file=sys.stderr)
     if summary.n_failed > len(summary.failed):
         print(f"error: and {summary.n_failed - len(summary.failed)} chunks more", file=sys.stderr)
-    if summary.stopped:
+    if progress.stopped:
         print(STOPPED, file=sys.stderr)
         return EXIT_STOPPED
     return EXIT_FAILED if summary.n_failed else 0
@@ -118,7 +122,9 @@ def _print_counts(files: FileCounts, saturated: Mapping[str, int]) -> None:
 def judge(ingest: Ingest, own: argparse.Namespace, read: FileCounts, done_before: int) -> int:
     """Report a box in which no file was found; returns the exit status.
 
-    ``read`` are the files of the chunks that this run computed, ``done_before`` the chunks that it skipped.
+    Args:
+        read: the files of the chunks that this run computed.
+        done_before: how many chunks it skipped.
     """
     if read.read:
         return 0
@@ -136,18 +142,34 @@ def judge(ingest: Ingest, own: argparse.Namespace, read: FileCounts, done_before
     return EXIT_FAILED
 
 
-def ingest_locally(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
+def local_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
+    """Return the ingest as a job of a local run."""
+    return ChunkJob(
+        box=ingest.box,
+        open_store=ingest.open_store,
+        pending=ingest.pending,
+        warm_up=kernel.warm_up,
+        open_worker=partial(open_ingest, ingest, recorded),
+        give_up=partial(give_up, ingest.geometry),
+    )
+
+
+def ingest_locally(ingest: Ingest, own: argparse.Namespace) -> int:
     """Ingest on this machine; returns the exit status."""
     starting = "starting; the first time, this compiles the kernel"
-    summary: Summary = command.run_local(IngestJob(ingest, own.sink), own, flags, starting)
-    return report(summary) or judge(ingest, own, summary.files, summary.done_before)
+    summary = Summary()
+    progress = command.run_local(local_job(ingest, own.sink == STORE), own, summary.add, starting)
+    return report(summary, progress) or judge(ingest, own, summary.files, progress.done_before)
 
 
 def ingest_on(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
     """Ingest on a Beam runner; returns the exit status."""
+    from .transforms import EnumerateChunks, build
+
+    recorded = own.sink == STORE
 
     def add(pipeline: Any) -> None:
-        build(pipeline, ingest, EnumerateChunks(ingest), own.sink, counted=own.sink == STORE)
+        build(pipeline, ingest, EnumerateChunks(ingest), recorded, counted=recorded)
 
     named = [table_job_name("ingest", ingest.dataset), *labels("ingest", own.dataset), *flags]
     counts = command.run_on(own.runner, named, add, command.waiting(own))
@@ -166,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ingest = plan(own)
         with closing(ingest.open_store()) as store:
             record_start(store, started)
-        return (ingest_locally if own.runner == LOCAL else ingest_on)(ingest, own, flags)
+        return ingest_locally(ingest, own) if own.runner == LOCAL else ingest_on(ingest, own, flags)
 
     return command.exit_status(run, STOPPED)
 

@@ -1,36 +1,48 @@
-"""Options of the jobs: as flags of a command, and as ``name=value``, which is all that a template passes."""
+"""Options of the jobs: as flags of a command, and as ``name=value``, the only form a template passes."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
-
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from l2features.config.datasets import CONFIG_VARIABLE
 
-CONFIG_HELP = f"the data sets file (YAML), here or gs://…; default: ${CONFIG_VARIABLE}"
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+CONFIG_HELP = f"data sets file (YAML), a path or gs://…; default: ${CONFIG_VARIABLE}"
 _BOOLEANS = {"true": True, "false": False}
 
 
+class Arguments(Protocol):
+    """A parser, or a group of its arguments."""
+
+    def add_argument(self, *flags: str, **kwargs: Any) -> argparse.Action: ...
+
+
 def boolean(text: str) -> bool:
-    """What ``true`` or ``false`` says."""
+    """Return the value of ``true`` or ``false``."""
     try:
         return _BOOLEANS[text.lower()]
     except KeyError:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}") from None
 
 
-def add_switch(parser: argparse._ActionsContainer, flag: str, what: str) -> None:
+def add_switch(parser: Arguments, flag: str, what: str) -> None:
     """Add an option that is off unless given: ``--flag``, or ``--flag=true``.
 
-    A flag with dashes is taken with underscores too, which is how a template passes it.
+    A flag with dashes is also accepted with underscores, which is how a template passes it.
     """
     spellings = dict.fromkeys((flag, "--" + flag.removeprefix("--").replace("-", "_")))
     parser.add_argument(
         *spellings, nargs="?", const=True, default=False, type=boolean, metavar="true|false", help=what
     )
+
+
+def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Return the arguments of a parser, for which argparse has no public name."""
+    return parser._actions
 
 
 class Switch(NamedTuple):
@@ -45,11 +57,12 @@ class Switch(NamedTuple):
 
 
 def beam_parser() -> argparse.ArgumentParser:
-    """Return a parser that knows Beam's options."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(parser)
-    return parser
+    """Return a parser of all of Beam's options."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    found: list[argparse.ArgumentParser] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=found.append)
+    return found[0]
 
 
 def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
@@ -59,7 +72,7 @@ def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
     ``false`` is as true as any other (``--dry_run``).
     """
     found = {}
-    for action in parser._actions:
+    for action in actions(parser):
         paired = isinstance(action, argparse.BooleanOptionalAction)
         as_text = action.nargs is None and isinstance(action.default, bool)
         if not (paired or as_text or (action.nargs == 0 and isinstance(action.const, bool))):
@@ -72,11 +85,13 @@ def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
 
 
 def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
-    """Beam's flags, for `pipeline_options`. Exits with status 2 where Beam does not know one.
+    """Return Beam's flags, for `pipeline_options`. Exits with status 2 if Beam does not know one.
 
-    Those of boolean options come last, each option once, as Beam spells them where it can. In the launch of a
-    template all pass: the service has checked what was given, and may add its own flags.
+    Flags of boolean options come last, each option once, in Beam's spelling where there is one. The launch of
+    a template accepts all flags: the service has checked those that were given, and may add its own.
     """
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+
     known = beam_parser()
     try:
         booleans, rest = booleans_of(flags)
@@ -89,9 +104,9 @@ def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[st
 
 
 def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
-    """Return what flags set of Beam's boolean options, the last flag counting, and the other flags.
+    """Return the values of Beam's boolean options, of which the last flag counts, and the other flags.
 
-    A flag is ``--flag``, ``--flag=true``, ``--flag=false``, or has its value as the next word. Raises
+    A flag is ``--flag``, ``--flag=true``, ``--flag=false``, or has its value as the next argument. Raises
     ArgumentTypeError for another value.
     """
     known = switches(beam_parser())
@@ -113,16 +128,18 @@ def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
-    """Beam's options, of which boolean ones have exactly the value that was given last.
+    """Return Beam's options; a boolean one has the value that was given last.
 
-    Defaults stand before what is given. ``--flag=false`` also turns off what Beam has no flag for.
+    Put defaults before what is given. ``--flag=false`` also turns off what Beam has no such flag for.
     """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     booleans, rest = booleans_of(flags)
     return PipelineOptions(rest, **booleans)
 
 
 def _spelled(parser: argparse.ArgumentParser, booleans: dict[str, bool]) -> Iterator[str]:
-    """Flags that set these options, without those that Beam sets so by default and has no flag for."""
+    """Return flags that set these options, except defaults for which Beam has no flag."""
     flags = {(s.option, s.on): flag for flag, s in reversed(switches(parser).items()) if s.bare}
     names = {s.option: (flag, s.on) for flag, s in switches(parser).items()}
     for option, value in booleans.items():

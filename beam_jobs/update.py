@@ -1,8 +1,8 @@
-"""Updates: the nodes that messages name, to their features in the store.
+"""Compute the L2 nodes that messages name, and write their features to the store.
 
-Messages are edits, and missing ids that the HTTP API asks for. They come from Pub/Sub, for as long as the
-job runs, or were recorded: files NAME.bin with their attributes in NAME.json, or dead letters. A node whose
-row is there is skipped, so that messages may be applied again.
+Messages are edits, and missing ids that the HTTP API asks for. They come from Pub/Sub, until the job is
+stopped, or from files: NAME.bin with its attributes in NAME.json, or dead letters. Nodes whose rows exist are
+skipped, so messages may be applied again.
 
 examples:
   python -m beam_jobs.update --config datasets.yml --messages recorded/ --dead_letters dead/
@@ -16,7 +16,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,11 +29,13 @@ from l2features import kernel as features
 from l2features.config.datasets import read_datasets
 from l2features.config.reach import check_pubsub
 from l2features.core.errors import ConfigError
+from l2features.local.updater_run import Setup, Supervisor
 from l2features.messages.outcomes import Fate, Verdict
 from l2features.pubsub.dead_letters import LetterTopic, open_dead_letters
 from l2features.pubsub.recorded import find_messages, read_message
 from l2features.pubsub.subscription import Subscription, SubscriptionError
 from l2features.store.bigtable import decoded
+from l2features.updates.apply import apply_batch
 from l2features.updates.opened import read_geometries
 from l2features.updates.updater import Update
 
@@ -40,53 +43,52 @@ from . import command
 from .command import EXIT_FAILED
 from .dataflow import is_dataflow, labels, update_job_name
 from .options import CONFIG_HELP, add_switch, beam_flags, booleans_of
-from .stream import Supervisor
-from .stream_worker import Setup
 from .update_dataflow import ATTEMPTS as DATAFLOW_ATTEMPTS
 from .update_dataflow import stream_to, streaming_flags
-from .update_transforms import KeepDeadLetters, build
+from .update_transforms import build
 
 ALWAYS_ON = ("streaming", "enable_streaming_engine")
-"""Options of Beam's that its runner of Dataflow turns on for whatever reads a subscription."""
-STOPPED = "stopped: the same command goes on from here"
+"""Beam options that Dataflow's runner turns on for a job that reads subscriptions."""
+STOPPED = "stopped: the same command continues from here"
 NOT_STARTED = "stopped: nothing was started"
-ENDED = "ended: messages that were not done are redelivered"
-LOCAL_RUNNER = "FnApiRunner"
+ENDED = "stopped: unfinished messages will be redelivered"
 REPLAY_ATTEMPTS, STREAM_ATTEMPTS = 3, 6
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the job's own options, beside Beam's."""
+    """Add the job's own options."""
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--messages", metavar="FOLDER|FILE", help="recorded messages, to be applied once")
+    what.add_argument("--messages", metavar="FOLDER|FILE", help="apply recorded messages once")
     what.add_argument(
         "--subscriptions",
         metavar="PATH[,PATH…]",
-        help="projects/PROJECT/subscriptions/NAME, the most urgent first; until SIGTERM or Ctrl-C, or, on "
-        "Dataflow, until the job is drained",
+        help="apply the messages of projects/PROJECT/subscriptions/NAME, the most urgent first, until "
+        "SIGTERM or Ctrl-C or, on Dataflow, until the job is drained",
     )
     parser.add_argument("--config", help=CONFIG_HELP)
     parser.add_argument(
         "--dead_letters",
         metavar="FOLDER|TOPIC",
-        help="where messages go that can never succeed: a folder, or projects/PROJECT/topics/NAME; with "
-        "--subscriptions it is required, with --messages they are only named by default",
+        help="where messages with a permanent error go: a folder, or projects/PROJECT/topics/NAME; required "
+        "with --subscriptions; by default, --messages only reports them",
     )
-    add_switch(parser, "--recompute", "compute nodes again that are there")
+    add_switch(parser, "--recompute", "compute nodes again whose rows exist")
     parser.add_argument(
         "--attempts",
         type=int,
-        help="maximum attempts: for errors, and for nodes that the graph does not know; with --subscriptions "
-        "on this machine for such nodes only, as errors are retried for a day; on Dataflow before a "
-        "transient error is raised, which repeats its batch for a day; default: "
+        help="maximum attempts for errors, and for nodes that are missing from the graph; with "
+        "--subscriptions on this machine only for such nodes, as errors are retried for a day; on Dataflow "
+        "the attempts before a transient error repeats its batch, for a day; default: "
         f"{REPLAY_ATTEMPTS} for --messages, {STREAM_ATTEMPTS} for --subscriptions, "
         f"{DATAFLOW_ATTEMPTS} on Dataflow",
     )
-    parser.add_argument("--workers", type=int, help="processes with --subscriptions; default: one per core")
+    parser.add_argument(
+        "--workers", type=int, help="worker processes for --subscriptions; default: one per core"
+    )
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The job's own options, and the flags for Beam. Exits with status 2 where one is unknown."""
+    """Return the job's own options, and the flags for Beam. Exits with status 2 for an unknown option."""
     parser = command.new_parser("update", __doc__)
     add_options(parser)
     command.add_runner_options(parser)
@@ -109,7 +111,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 @dataclass
 class ReadRecorded(beam.PTransform):
-    """Nothing to the `Delivery`s in files, each with its file's path as the key."""
+    """Read `Delivery`s from files, each with its file's path as the key."""
 
     files: Sequence[Path]
 
@@ -118,33 +120,48 @@ class ReadRecorded(beam.PTransform):
 
 
 def replay(own: argparse.Namespace, flags: list[str]) -> int:
-    """Apply recorded messages; gives the exit status. Raises L2FeaturesError."""
+    """Apply recorded messages, and return the exit status. Raises L2FeaturesError."""
     update = _update(own, own.attempts or REPLAY_ATTEMPTS)
-    update = replace(update, counted=own.runner != command.LOCAL)
     files = find_messages(Path(own.messages))
-    letters = None
     if own.dead_letters:
         _check_topic(own.dead_letters)
-        letters = KeepDeadLetters(own.dead_letters)
     features.warm_up()
-    counts = command.run_on(
-        LOCAL_RUNNER if own.runner == command.LOCAL else own.runner,
-        flags,
-        lambda pipeline: build(pipeline, ReadRecorded(files), update, letters),
-        command.waiting(own),
-    )
-    return 0 if counts is None else report(counts, bool(letters))
+    counts: Mapping[str, int] | None
+    if own.runner == command.LOCAL:
+        counts = _apply_files(update, files, own.dead_letters)
+    else:
+        counted = replace(update, counted=True)
+        counts = command.run_on(
+            own.runner,
+            flags,
+            lambda pipeline: build(pipeline, ReadRecorded(files), counted, own.dead_letters or ""),
+            command.waiting(own),
+        )
+    return 0 if counts is None else report(counts, bool(own.dead_letters))
+
+
+def _apply_files(update: Update, files: Sequence[Path], dead_letters: str | None) -> Mapping[str, int]:
+    letters = open_dead_letters(dead_letters) if dead_letters else None
+    counts: Counter[str] = Counter()
+    try:
+        with closing(update.open()) as updater:
+            for result in apply_batch(updater, map(read_message, files), letters):
+                counts += result.counters()
+    finally:
+        if letters:
+            letters.close()
+    return counts
 
 
 def stream(own: argparse.Namespace) -> int:
-    """Apply what Pub/Sub brings, on this machine, until a signal comes. Raises L2FeaturesError."""
+    """Apply the messages of subscriptions on this machine, until a signal. Raises L2FeaturesError."""
     subscriptions = [Subscription(path) for path in dict.fromkeys(own.subscriptions.split(","))]
     update = _update(own, attempts=1)
     check_pubsub(subscriptions[0].path, SubscriptionError)
     with closing(open_dead_letters(own.dead_letters)) as letters:
         letters.check()
     setup = Setup(_located(update), own.dead_letters)
-    logging.getLogger("beam_jobs").setLevel(logging.INFO)
+    logging.getLogger("l2features.local").setLevel(logging.INFO)
     features.warm_up()
     decoded.warm_up()
     n_workers = own.workers or len(os.sched_getaffinity(0))
@@ -153,7 +170,7 @@ def stream(own: argparse.Namespace) -> int:
 
 
 def stream_on(own: argparse.Namespace, flags: list[str]) -> int:
-    """Have Dataflow apply what Pub/Sub brings; gives the exit status. Raises L2FeaturesError."""
+    """Apply the messages of subscriptions on Dataflow, and return the exit status. Raises L2FeaturesError."""
     if not is_dataflow(own.runner):
         raise ConfigError(
             f"runner {own.runner}: with --subscriptions expected {command.LOCAL} or DataflowRunner"
@@ -168,7 +185,7 @@ def stream_on(own: argparse.Namespace, flags: list[str]) -> int:
 
 
 def _check_topic(dead_letters: str) -> None:
-    """Raises DeadLetterError for a missing topic. A folder is made for its first letter."""
+    """Raise DeadLetterError for a missing topic; a folder is created for its first letter."""
     with closing(open_dead_letters(dead_letters)) as letters:
         if isinstance(letters, LetterTopic):
             letters.check()
@@ -182,27 +199,26 @@ def _update(own: argparse.Namespace, attempts: int) -> Update:
 
 
 def _located(update: Update) -> Update:
-    """The update with the geometries of its data sets, so that no worker has to read them."""
+    """Return the update with the geometries of its data sets, so that workers need not read them."""
     return replace(update, geometries=read_geometries(update.datasets))
 
 
-def report(counts: dict[str, int], kept: bool) -> int:
-    """Say what a run did; gives the exit status."""
+def report(counts: Mapping[str, int], kept: bool) -> int:
+    """Print the counters of a replay, and return the exit status."""
     messages = {verdict: counts.get(f"messages_{verdict}", 0) for verdict in Verdict}
     ids = ", ".join(f"{counts.get(f'ids_{fate}', 0)} {fate}" for fate in Fate)
     print(f"{messages[Verdict.DONE]} of {sum(messages.values())} messages done; ids: {ids}")
     if messages[Verdict.DEAD]:
-        where = "among the dead letters" if kept else "not kept: --dead_letters says where"
+        where = "written as dead letters" if kept else "not kept: pass --dead_letters to keep them"
         print(f"error: {messages[Verdict.DEAD]} messages refused, {where}", file=sys.stderr)
     if messages[Verdict.RETRY]:
-        print(
-            f"error: {messages[Verdict.RETRY]} messages failed: the same command tries again", file=sys.stderr
-        )
+        failed = messages[Verdict.RETRY]
+        print(f"error: {failed} messages failed: the same command tries again", file=sys.stderr)
     return 0 if messages[Verdict.DONE] == sum(messages.values()) else EXIT_FAILED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; gives the exit status: 1 where messages failed or were refused, 2 for a wrong option."""
+    """Run the command; return 1 if messages failed or were refused, and 2 for a usage error."""
     own, flags = parse(sys.argv[1:] if argv is None else argv)
     if own.messages:
         return command.exit_status(lambda: replay(own, flags), STOPPED)

@@ -1,9 +1,8 @@
-"""Updates on Dataflow: a streaming pipeline from Pub/Sub subscriptions to rows, with no end.
+"""Updates on Dataflow: a streaming pipeline from Pub/Sub subscriptions to rows.
 
-Dataflow acknowledges a message as soon as it is decoded, and keeps what comes of it in its own state. So
-nothing can be left to Pub/Sub: a transient error is raised, and Dataflow repeats the call, for a day from the
-publication of a message. What still fails then, what fails for good, and a message that kills or hangs its
-process three times, is a dead letter.
+Dataflow acknowledges a message when it is decoded, and keeps the rest of its processing in its own state. So
+there is no nack: a transient error is raised, and Dataflow repeats the batch, until a day after the message's
+publication. Then it is a dead letter, as are permanent errors and messages that kill or hang their process.
 """
 
 from __future__ import annotations
@@ -25,15 +24,14 @@ from l2features.pubsub.subscription import Subscription
 from l2features.updates.updater import Update
 
 from .options import pipeline_options
-from .update_freshness import RecordFreshness
-from .update_transforms import KeepDeadLetters, build
+from .update_transforms import RecordFreshness, build
 
 ATTEMPTS = 6
-"""By default: what the graph does not know yet is asked for during 16 s, while the group waits."""
+"""Default of --attempts: ids that are missing from the graph are retried for 16 s, while the group waits."""
 INSIST_S = 86_400.0
-"""How long after a message was published a store or a graph that is away is not held against it."""
+"""Age of a message up to which transient errors are repeated."""
 HANGS_MIN = 60
-"""Minutes after which a process hangs at a batch, as on one machine: a slow graph may take half of it."""
+"""Minutes without progress after which a batch hangs; a slow graph may take half of it."""
 _MODE = "streaming_mode_"
 _EXACTLY_ONCE, _AT_LEAST_ONCE = f"{_MODE}exactly_once", f"{_MODE}at_least_once"
 _SERVICE_OPTIONS = ("--dataflow_service_options", "--dataflow_service_option")
@@ -41,10 +39,10 @@ _EXPERIMENTS = ("--experiments", "--experiment")
 
 
 def streaming_flags(flags: Sequence[str]) -> list[str]:
-    """Beam's flags of a job that streams: at least once, unless they say exactly once.
+    """Return the Beam flags of a streaming job: at-least-once, unless they ask for exactly-once.
 
-    Rows are a function of their ids, and writing one twice is cheaper than remembering it. A template's
-    launcher passes its default mode beside the given one, so exactly once wins wherever it stands.
+    Rows are a function of their ids, so writing one twice is cheaper than remembering it. A template's
+    launcher passes the default mode beside the chosen one, so exactly-once wins in any order.
     """
     options = pipeline_options(flags)
     service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
@@ -80,10 +78,10 @@ class _DeliverFn(beam.DoFn):
 
 @dataclass
 class Deliver(beam.PTransform):
-    """`PubsubMessage`, whose timestamp is when it was published, to `Delivery` for its only attempt."""
+    """`PubsubMessage`, with its publication time as timestamp, to a `Delivery` that is attempted once."""
 
     source: str
-    """Tells messages of one subscription from those of another."""
+    """Prefix of the keys of this subscription's messages."""
 
     def expand(self, messages: Any) -> Any:
         return messages | "Deliver" >> beam.ParDo(_DeliverFn(self.source)).with_output_types(Delivery)
@@ -91,7 +89,7 @@ class Deliver(beam.PTransform):
 
 @dataclass
 class ReadSubscriptions(beam.PTransform):
-    """Nothing to the `Delivery`s of subscriptions, ``projects/…/subscriptions/…``."""
+    """Read `Delivery`s from subscriptions, ``projects/…/subscriptions/…``."""
 
     paths: Sequence[str]
 
@@ -106,7 +104,7 @@ class ReadSubscriptions(beam.PTransform):
 
 
 def stream_to(update: Update, subscriptions: Sequence[str], dead_letters: str) -> Callable[[Any], object]:
-    """What adds the job to a pipeline. Raises ConfigError for a path that is none, and for a folder."""
+    """Return a function that adds the job to a pipeline. Raises ConfigError for an invalid address."""
     paths = [Subscription(path).path for path in dict.fromkeys(subscriptions)]
     for path in paths:
         try:
@@ -120,8 +118,7 @@ def stream_to(update: Update, subscriptions: Sequence[str], dead_letters: str) -
     insisting = replace(update, insist_s=INSIST_S, counted=True)
 
     def add(pipeline: Any) -> object:
-        letters = KeepDeadLetters(dead_letters)
-        done = build(pipeline, ReadSubscriptions(paths), insisting, letters, streaming=True)
-        return done.results | "Record freshness" >> RecordFreshness(update)
+        results = build(pipeline, ReadSubscriptions(paths), insisting, dead_letters, streaming=True)
+        return results | "Record freshness" >> RecordFreshness(update)
 
     return add

@@ -1,7 +1,7 @@
-"""PTransforms that group what belongs together in a stream that has no end.
+"""PTransforms that group the elements of an unbounded stream by key.
 
-There are no windows, so nothing is ever late. Timers are of event time: unlike those of processing time they
-follow the watermark, so that a job drains, and none is set again when it fires.
+There are no windows, so no element is late. Timers are event-time timers: they follow the watermark, so a job
+drains without waiting for them, and none is set again when it fires.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from apache_beam.transforms.userstate import (
 )
 from apache_beam.utils.timestamp import Timestamp
 
-from l2features.updates.ledger import Tally, unreported
-from l2features.updates.plain import Plain, entry_of, plain_entry
+from l2features.updates.ledger import Plain, Tally, entry_of, plain_entry, unreported
 
 from .transforms import NAMESPACE
 
 BATCH_MESSAGES = 200
-"""Most parts of messages that are computed together."""
+"""Limit for the message parts that are computed together."""
 BATCH_WAIT_S = 1.0
-"""How far the watermark moves at most while a part of a message waits for others of its chunk."""
+"""How far the watermark moves while a message part waits for others of its chunk."""
 REMEMBER_S = 3_600.0
-"""How long a settled message is remembered, so that repeated entries are ignored."""
+"""How long a settled message is remembered, to ignore repeated entries."""
 LONG_S = 86_400.0
-"""After so long the entries of a message that is not settled are settled as they are."""
+"""How long an unsettled message waits for missing entries."""
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +56,9 @@ class _BatchFn(beam.DoFn):
         due: Any = beam.DoFn.TimerParam(DUE),  # noqa: B008
     ) -> Iterator[tuple[Any, list[Plain]]]:
         key, value = element
+        if not key[0]:  # a message, not a part of one: it waits for nothing
+            yield key, [value]
+            return
         waiting = count.read() or 0
         if waiting + 1 >= self.most:
             due.clear()
@@ -84,7 +86,10 @@ class _BatchFn(beam.DoFn):
 
 @dataclass
 class BatchByKey(beam.PTransform):
-    """(key, value) to (key, values), each time after a short wait or when there are many."""
+    """(key, value) to (key, values), after a short wait or when there are many values.
+
+    A key whose first item is empty is not batched.
+    """
 
     most: int = BATCH_MESSAGES
     wait_s: float = BATCH_WAIT_S
@@ -113,7 +118,7 @@ class _CollectFn(beam.DoFn):
             Metrics.counter(NAMESPACE, "repeated").inc()
             return
         tally.write(tuple(after))
-        now = max(published, Timestamp.of(time.time()))  # messages that a seek brings back are old
+        now = max(published, Timestamp.of(time.time()))  # after a seek, messages are old
         if after.settled:
             yield key, [*entries.read(), entry]
             entries.clear()
@@ -136,16 +141,16 @@ class _CollectFn(beam.DoFn):
         tally.clear()
         if known.settled or known.expected is None:
             return []
-        logger.error("message %s: not all of its parts were reported", key)
+        logger.error("message %s: parts are missing", key)
         return [(key, [*reported, *map(plain_entry, unreported(map(entry_of, reported)))])]
 
 
 @dataclass
 class CollectByMessage(beam.PTransform):
-    """(key, plain `Entry`) to (key, all entries of the message), once, when nothing of it is missing.
+    """(key, plain `Entry`) to (key, all entries of the message), once, when none is missing.
 
-    The watermark passes a message's end only when all of it has been worked on. What is still missing then
-    was lost, and counts as refused.
+    The watermark passes the end of a message only after all its parts were processed. A part that is still
+    missing then was lost, and counts as refused.
     """
 
     def expand(self, entries: Any) -> Any:

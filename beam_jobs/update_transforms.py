@@ -1,96 +1,110 @@
-"""PTransforms of the updates: messages to rows, and to what became of each message.
+"""PTransforms of the updates: messages to rows, then to one `MessageResult` per message.
 
-Their logic lives in `l2features.updates`. What runners keep of parts and of messages are plain values
-(`l2features.updates.plain`), as a job on Dataflow may be replaced while they wait.
+The pipeline is linear. Their logic lives in `l2features.updates`. What runners store is plain values
+(`l2features.updates.ledger`), as a job on Dataflow may be replaced while messages are in flight.
 """
 
 from __future__ import annotations
 
-import logging
-import time
+import functools
+import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
-from apache_beam.pvalue import TaggedOutput
 
-from l2features.messages.outcomes import Fate, Verdict
+from l2features.messages.outcomes import Verdict
 from l2features.messages.parts import Delivery, Place, batches
-from l2features.pubsub.dead_letters import DeadLetter, dead_letter, open_dead_letters
-from l2features.updates.ledger import Opened, Report, close_account
-from l2features.updates.lending import give_back, lend
-from l2features.updates.plain import Plain, entry_of, member_of, plain_entry, plain_member
-from l2features.updates.updater import Computed, Update
+from l2features.pubsub.dead_letters import open_dead_letters
+from l2features.updates.apply import MessageResult, message_result
+from l2features.updates.ledger import (
+    Plain,
+    Report,
+    close_account,
+    entry_of,
+    member_of,
+    plain_entry,
+    plain_member,
+)
+from l2features.updates.recorder import Flusher, open_recorder
+from l2features.updates.updater import Update, Updater
 
 from .transforms import NAMESPACE, count_saturated
 from .update_stateful import BatchByKey, CollectByMessage
 
-PARTS, OPENED, LETTERS, RESULTS = "parts", "opened", "letters", "results"
-logger = logging.getLogger(__name__)
+_lock = threading.Lock()
+_updaters: dict[Update, tuple[Updater, int]] = {}
 
 
-class MessageResult(NamedTuple):
-    """What became of a message: its key, the verdict, and the number of its ids by fate.
+def acquire_updater(update: Update) -> Updater:
+    """Return this process's updater, which stays open until each user has released it."""
+    with _lock:
+        updater, users = _updaters.get(update) or (update.open(), 0)
+        _updaters[update] = updater, users + 1
+        return updater
 
-    ``datasets`` are those that it means; it was ``published`` so many seconds after 1970, 0 if not known;
-    ``operation_id`` is an edit's.
-    """
 
-    key: str
-    verdict: str
-    counts: dict[str, int]
-    why: str
-    datasets: tuple[str, ...] = ()
-    published: float = 0.0
-    operation_id: int | None = None
+def release_updater(update: Update) -> None:
+    """Release an updater; the last user closes it."""
+    with _lock:
+        updater, users = _updaters.pop(update)
+        if users > 1:
+            _updaters[update] = updater, users - 1
+            return
+    updater.close()
 
 
 def _count(name: str, by: int = 1) -> None:
     Metrics.counter(NAMESPACE, name).inc(by)
 
 
+def _measure(name: str, value: float) -> None:
+    Metrics.distribution(NAMESPACE, name).update(round(value))
+
+
 class _UpdateFn(beam.DoFn):
-    """What holds the update and borrows the process' updater."""
+    """A DoFn that uses the process's updater."""
 
     def __init__(self, update: Update) -> None:
         self.update = update
 
     def setup(self) -> None:
-        self.updater = lend(self.update)
+        self.updater = acquire_updater(self.update)
 
     def teardown(self) -> None:
-        give_back(self.update)
+        release_updater(self.update)
 
 
 class _DecodeFn(_UpdateFn):
-    def process(self, delivery: Delivery) -> Iterator[Any]:
-        split = self.updater.split(delivery)
-        parts = frozenset(member.part for _, member in split.parts)
-        opened = Opened(delivery, parts, tuple(split.outcomes), split.datasets, split.operation_id)
-        yield TaggedOutput(OPENED, (delivery.key, plain_entry(opened)))
-        for place, member in split.parts:
+    def process(self, delivery: Delivery) -> Iterator[tuple[Plain, Plain]]:
+        opened, parts = self.updater.plan(delivery)
+        no_place = Place("", zlib.crc32(delivery.key.encode()), 0, 0)
+        yield tuple(no_place), (delivery.key, plain_entry(opened))
+        for place, member in parts:
             yield tuple(place), plain_member(member)
 
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """`Delivery` to (`Place`, `Member`), and to (key, `Opened`) (output ``opened``), all as plain values."""
+    """`Delivery` to (`Place`, `Member`) per part, and to (no place, (key, `Opened`)), as plain values."""
 
     update: Update
 
     def expand(self, deliveries: Any) -> Any:
-        decode = beam.ParDo(_DecodeFn(self.update)).with_output_types(
-            tuple[tuple[str, int, int, int], Any], **{OPENED: tuple[str, Any]}
-        )
-        return deliveries | "Decode" >> decode.with_outputs(OPENED, main=PARTS)
+        decode = beam.ParDo(_DecodeFn(self.update))
+        return deliveries | "Decode" >> decode.with_output_types(tuple[tuple[str, int, int, int], Any])
 
 
 def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, list[Plain]]]:
-    """Yield a group as batches that are computed at once."""
-    place, members = group
-    for batch in batches([member_of(member) for member in members]):
+    """Yield a chunk's group in batches of bounded size."""
+    place, values = group
+    if not Place(*place).dataset:
+        yield place, list(values)
+        return
+    for batch in batches([member_of(value) for value in values]):
         yield place, [plain_member(member) for member in batch]
 
 
@@ -98,7 +112,7 @@ def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, l
 class GroupInStream(beam.PTransform):
     """(`Place`, `Member`), plain values, to batches (`Place`, `Member`s).
 
-    Each batch is an element by itself: a repeated one delays neither other batches nor their timers.
+    Each batch is an element of its own: one that is repeated delays neither other batches nor their timers.
     """
 
     def expand(self, parts: Any) -> Any:
@@ -107,94 +121,55 @@ class GroupInStream(beam.PTransform):
 
 
 class _ComputeNodesFn(_UpdateFn):
-    def process(self, group: tuple[Plain, Iterable[Plain]]) -> Iterator[Computed]:
-        place, members = Place(*group[0]), sorted(map(member_of, group[1]), key=lambda member: member.key)
+    def process(self, group: tuple[Plain, Iterable[Any]]) -> Iterator[tuple[str, Plain]]:
+        place = Place(*group[0])
+        if not place.dataset:
+            yield from group[1]
+            return
         _count("groups")
+        members = sorted(map(member_of, group[1]), key=lambda member: member.key)
         for computed in self.updater.compute(place, members):
+            written = list(self.updater.write(computed))
             for step, millis in computed.millis.items():
-                Metrics.distribution(NAMESPACE, f"{step}_ms").update(round(millis))
+                _measure(f"{step}_ms", millis)
             count_saturated(computed.features)
-            yield computed
+            for member, outcomes in written:
+                yield member.key, plain_entry(Report(member.part, tuple(outcomes)))
 
 
 @dataclass
 class ComputeNodes(beam.PTransform):
-    """(`Place`, `Member`s), plain values, to `Computed`: a chunk is read once for all nodes of a group."""
+    """(`Place`, `Member`s) to durable rows, then to (key, `Report`); passes on each (key, `Opened`).
+
+    A chunk is read once for all nodes of a group.
+    """
 
     update: Update
 
     def expand(self, groups: Any) -> Any:
-        return groups | "Compute" >> beam.ParDo(_ComputeNodesFn(self.update))
-
-
-class _WriteNodesFn(_UpdateFn):
-    def process(self, computed: Computed) -> Iterator[tuple[str, Plain]]:
-        before = computed.millis.get("write", 0.0)
-        found = list(self.updater.write(computed))
-        written = computed.millis.get("write", 0.0) - before
-        if len(computed.features):
-            Metrics.distribution(NAMESPACE, "write_ms").update(round(written))
-        for member, outcomes in found:
-            yield member.key, plain_entry(Report(member.part, tuple(outcomes)))
-
-
-@dataclass
-class WriteNodes(beam.PTransform):
-    """`Computed` to rows that are durable, and then to (key, `Report` as a plain value)."""
-
-    update: Update
-
-    def expand(self, computed: Any) -> Any:
-        write = beam.ParDo(_WriteNodesFn(self.update)).with_output_types(tuple[str, Any])
-        return computed | "Write" >> write
+        compute = beam.ParDo(_ComputeNodesFn(self.update))
+        return groups | "Compute" >> compute.with_output_types(tuple[str, Any])
 
 
 class _SettleFn(beam.DoFn):
     def process(self, message: tuple[str, Iterable[Plain]]) -> Iterator[Any]:
-        key, entries = message
-        opened, settled = close_account(map(entry_of, entries))
-        counts = {str(fate): settled.counts[fate] for fate in Fate if settled.counts[fate]}
-        for fate, ids in counts.items():
-            _count(f"ids_{fate}", ids)
-        _count(f"messages_{settled.verdict}")
-        published = opened.delivery.published
-        if published and settled.verdict is not Verdict.RETRY:
-            lag = max(0, round(1000 * (time.time() - published)))
-            Metrics.distribution(NAMESPACE, "lag_ms").update(lag)
-        if settled.verdict is not Verdict.DONE:
-            level = logging.ERROR if settled.verdict is Verdict.DEAD else logging.WARNING
-            logger.log(level, "message %s: %s: %s", key, _WORDS[settled.verdict], settled.why)
-        if settled.verdict is Verdict.DEAD:
-            yield TaggedOutput(LETTERS, dead_letter(opened.delivery, settled.causes))
-        yield MessageResult(
-            key,
-            str(settled.verdict),
-            counts,
-            settled.why,
-            opened.datasets,
-            published,
-            opened.operation_id,
-        )
-
-
-_WORDS = {Verdict.RETRY: "failed, and may succeed later", Verdict.DEAD: "refused"}
+        result = message_result(*close_account(map(entry_of, message[1])))
+        for name, number in result.counters().items():
+            _count(name, number)
+        if result.lag_ms is not None:
+            _measure("lag_ms", result.lag_ms)
+        yield result
 
 
 @dataclass
 class SettleMessages(beam.PTransform):
-    """All that is told of messages, by their keys, to `MessageResult` and `DeadLetter` (output ``letters``).
-
-    Every key must be of one message. It is settled when all of it has come.
-    """
+    """(key, `Entry`) to one `MessageResult` per message, when all its entries have arrived."""
 
     streaming: bool = False
 
     def expand(self, entries: Any) -> Any:
-        return (
-            entries
-            | "Group by message" >> (CollectByMessage() if self.streaming else beam.GroupByKey())
-            | "Settle" >> beam.ParDo(_SettleFn()).with_outputs(LETTERS, main=RESULTS)
-        )
+        collect = CollectByMessage() if self.streaming else beam.GroupByKey()
+        return entries | "Group by message" >> collect | "Settle" >> beam.ParDo(_SettleFn())
 
 
 class _KeepFn(beam.DoFn):
@@ -202,59 +177,82 @@ class _KeepFn(beam.DoFn):
         self.where = where
 
     def setup(self) -> None:
-        self.letters = open_dead_letters(self.where)
+        self.letters = open_dead_letters(self.where) if self.where else None
 
-    def process(self, letter: DeadLetter) -> None:
-        self.letters.put(letter)
-        _count("dead_letters")
+    def process(self, result: MessageResult) -> Iterator[Any]:
+        if self.letters and result.letter:
+            self.letters.put(result.letter)
+            _count("dead_letters")
+        yield result._replace(letter=None)
 
     def teardown(self) -> None:
-        self.letters.close()
+        if self.letters:
+            self.letters.close()
 
 
 @dataclass
 class KeepDeadLetters(beam.PTransform):
-    """`DeadLetter` to a folder or a topic (`l2features.pubsub.dead_letters.open_dead_letters`)."""
+    """Write the dead letter of each refused message to a folder or a topic, if there is one."""
 
     where: str
 
-    def expand(self, letters: Any) -> Any:
-        return letters | "Keep" >> beam.ParDo(_KeepFn(self.where))
+    def expand(self, results: Any) -> Any:
+        return results | "Keep" >> beam.ParDo(_KeepFn(self.where))
+
+
+@functools.cache
+def _process_flusher(update: Update) -> Flusher:
+    return Flusher(open_recorder(update.datasets))
+
+
+class _RecordFn(beam.DoFn):
+    def __init__(self, update: Update) -> None:
+        self.update = update
+
+    def setup(self) -> None:
+        with _lock:
+            self.flusher = _process_flusher(self.update)
+
+    def process(self, result: MessageResult) -> Iterable[None]:
+        if result.verdict != Verdict.RETRY:
+            self.flusher.recorder.applied(result.datasets, result.published, result.operation_id)
+        return ()
+
+    def finish_bundle(self) -> None:
+        self.flusher.wake()
+
+    def teardown(self) -> None:
+        self.flusher.finish()
 
 
 @dataclass
-class UpdateResults:
-    """PCollections of what became of the messages (`MessageResult`), and of the `DeadLetter`s among them.
+class RecordFreshness(beam.PTransform):
+    """Record the freshness of the tables, every few seconds, from each process.
 
-    ``reports`` has an element for each part of a message that was worked on.
+    A process has no backlog: messages wait in the runner and in Pub/Sub. A table that cannot be written is
+    logged, and delays no message.
     """
 
-    results: Any
-    letters: Any
-    reports: Any
+    update: Update
+
+    def expand(self, results: Any) -> Any:
+        return results | "Record" >> beam.ParDo(_RecordFn(self.update))
 
 
 def build(
-    pipeline: Any,
-    messages: beam.PTransform,
-    update: Update,
-    dead_letters: beam.PTransform | None = None,
-    streaming: bool = False,
-) -> UpdateResults:
-    """Add the update to a pipeline. ``messages`` gives deliveries, and ``dead_letters`` keeps letters.
+    pipeline: Any, messages: beam.PTransform, update: Update, dead_letters: str = "", streaming: bool = False
+) -> Any:
+    """Add the update to a pipeline, and return its `MessageResult`s.
 
-    A pipeline that is ``streaming`` never ends: it computes what has come for a chunk after a short wait.
+    ``messages`` reads deliveries. A ``streaming`` pipeline never ends: it computes a chunk's nodes after a
+    short wait for more.
     """
-    deliveries = pipeline | "Messages" >> messages
-    decoded = deliveries | "Decode messages" >> DecodeMessages(update)
-    reports = (
-        decoded[PARTS]
+    return (
+        pipeline
+        | "Messages" >> messages
+        | "Decode messages" >> DecodeMessages(update)
         | "Group by chunk" >> (GroupInStream() if streaming else beam.GroupByKey())
         | "Compute nodes" >> ComputeNodes(update)
-        | "Write nodes" >> WriteNodes(update)
+        | "Settle messages" >> SettleMessages(streaming)
+        | "Keep dead letters" >> KeepDeadLetters(dead_letters)
     )
-    entries = (decoded[OPENED], reports) | "All of a message" >> beam.Flatten()
-    settled = entries | "Settle messages" >> SettleMessages(streaming)
-    if dead_letters is not None:
-        settled[LETTERS] | "Keep dead letters" >> dead_letters
-    return UpdateResults(settled[RESULTS], settled[LETTERS], reports)

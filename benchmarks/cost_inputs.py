@@ -23,18 +23,18 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from beam_jobs.local import LocalRun
-from beam_jobs.pipeline import IngestJob
-from beam_jobs.transforms import STEPS
+from beam_jobs.ingest import local_job
 from l2features.config.datasets import load_dataset
 from l2features.core.chunks import whole_box
 from l2features.core.geometry import Chunk, Triple
 from l2features.core.ids import row_keys
 from l2features.core.rows import encode_cells
 from l2features.graph.base import map_supervoxels
+from l2features.ingest.chunk_results import STEPS
 from l2features.ingest.compute import ChunkFeatures, ChunkSource
 from l2features.ingest.steps import Ingest, save_chunk
 from l2features.kernel import SegmentedChunk, warm_up
+from l2features.local.pool import LocalRun
 from l2features.store.base import Store, open_store
 from l2features.store.bigtable.cells import FAMILY
 from l2features.testing.em import NAME, EmDataset, make_crops, make_dataset, read_labels, write_parents
@@ -172,11 +172,12 @@ def run_job(ingest: Ingest) -> float:
     It is asked for while the process lives: what the kernel tells of one that has ended is at least what
     its parent had when it was started.
     """
-    run, peaks = LocalRun(IngestJob(ingest), 1), [0.0]
+    peaks = [0.0]
+    run = LocalRun(local_job(ingest), 1, lambda result: None)
 
     def look(_: int) -> None:
         for worker in run.workers:
-            status = Path(f"/proc/{worker.process.pid}/status").read_text()
+            status = Path(f"/proc/{worker.pid}/status").read_text()
             peaks.extend(float(kib) / 1024 for kib in re.findall(r"^VmHWM:\s*(\d+)", status, re.MULTILINE))
 
     run.run(look)

@@ -21,11 +21,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from beam_jobs.local import LocalRun
-from beam_jobs.pipeline import IngestJob, Summary
-from beam_jobs.transforms import STEPS
+from beam_jobs.ingest import local_job
 from l2features.config.datasets import load_dataset
+from l2features.ingest.chunk_results import STEPS, Summary
 from l2features.ingest.steps import prepare
+from l2features.local.pool import LocalRun
 from l2features.local.sample.segmentation_files import NAME, Sample, make_sample
 
 
@@ -39,11 +39,12 @@ def measure(config: Path, store: str, workers: int) -> tuple[Summary, float, flo
     dataset = load_dataset(NAME, config).model_copy(update={"store": store})
     started = time.perf_counter()
     ingest = replace(prepare(dataset, create=True), recompute=True)
-    run = LocalRun(IngestJob(ingest), workers)
+    summary = Summary()
+    run = LocalRun(local_job(ingest), workers, summary.add)
     with tqdm(total=len(ingest.box), unit="chunk", desc=f"{workers} workers", leave=False) as bar:
-        summary = run.run(bar.update)
+        progress = run.run(bar.update)
     ended = time.perf_counter()
-    return summary, summary.first - started, summary.last - summary.first, ended - summary.last
+    return summary, progress.first - started, progress.last - progress.first, ended - progress.last
 
 
 def report(summary: Summary, workers: int, startup: float, work: float, end: float) -> None:

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from beam_jobs.stream import BATCH_WAIT_S
 from benchmarks.load import Client, Post, unpacked
 from benchmarks.servers import Server
+from l2features.local.updater_run import BATCH_WAIT_S
 from l2features.testing.bars import Bar, begin, print_bars
 from l2features.testing.em import NAME, Edit, Editor, EmDataset, write_children
 from l2features.testing.em_volume import em_parser

@@ -16,8 +16,7 @@ from ..config.datasets import read_datasets
 from ..config.reach import check_pubsub
 from ..core.errors import ConfigError
 from ..messages.outcomes import Verdict, settle
-from ..pubsub.dead_letters import TOPIC, DeadLetter, dead_letter
-from ..pubsub.letter_box import ALL, LetterBox, open_letter_box
+from ..pubsub.dead_letters import ALL, TOPIC, DeadLetter, LetterBox, dead_letter, open_letter_box
 from ..pubsub.subscription import SubscriptionError
 from .options import EXIT_FAILED, config_option, user_errors
 
@@ -165,7 +164,7 @@ def _batches(letters: Iterable[tuple[str, DeadLetter]]) -> Iterator[dict[str, De
 
 def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Counter[Verdict]:
     """Apply letters; gives the number of them by verdict."""
-    from ..updates.updater import apply_messages
+    from ..updates.apply import apply_messages
 
     counts: Counter[Verdict] = Counter()
     for name, letter in batch.items():

@@ -22,10 +22,11 @@ from .source import Source, open_source
 
 @dataclass
 class ChunkFeatures:
-    """The features of a chunk's nodes, sorted by id.
+    """The features of a chunk's nodes, sorted by id, and how they came about; or a failure.
 
-    ``segments`` is the segment of each node of a data set without a graph; ``errors`` are the graph's wrong
-    answers; ``millis`` is the time in read, map and compute.
+    ``failure`` is why the chunk could not be computed. ``segments`` is the segment of each node of a data set
+    without a graph; ``errors`` says which supervoxels the graph gave a wrong answer for; ``millis`` is the
+    time in read, map and compute.
     """
 
     chunk: Chunk
@@ -35,6 +36,7 @@ class ChunkFeatures:
     errors: tuple[str, ...] = ()
     millis: dict[str, float] = field(default_factory=dict)
     files: FileCounts = NO_FILES
+    failure: str = ""
 
 
 def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Source | None = None) -> Geometry:

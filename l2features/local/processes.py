@@ -1,24 +1,62 @@
-"""Processes that end with the one that started them, and the signals that end a process."""
+"""Child processes that exit when their parent does, and the signals that stop a process."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def ending_with_parent(number: signal.Signals) -> Callable[[], object]:
-    """What a new process calls, to be sent a signal when the one that started it ends (on Linux)."""
+    """Return a function that a child process calls to receive a signal when its parent exits (on Linux)."""
     if sys.platform != "linux":
         return lambda: None
     return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, number)
 
 
+def follow(parent: int) -> None:
+    """Tie this process to the lifetime of ``parent``, which alone decides when it stops."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    ending_with_parent(signal.SIGKILL)()
+    if os.getppid() != parent:  # the parent exited before
+        os._exit(1)
+
+
+def exit_reason(code: int | None) -> str:
+    """Return the name of the signal that ended a process, or its exit status."""
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
+
+
 def heeded(*signals: signal.Signals) -> list[signal.Signals]:
-    """Signals without SIGHUP where that is ignored, as under ``nohup``."""
+    """Return the signals without SIGHUP where that is ignored, as under ``nohup``."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in signals if not (ignored and number is signal.SIGHUP)]
+
+
+@contextmanager
+def handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
+    """Install a signal handler for the duration of the block."""
+    before = {number: signal.signal(number, handler) for number in heeded(*signals)}
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+@contextmanager
+def blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Block signals to this thread, and to the processes that it starts, for the duration of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

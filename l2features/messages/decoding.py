@@ -1,4 +1,4 @@
-"""Pub/Sub messages: L2 ids that an edit made, or whose features are asked for and not there yet."""
+"""Pub/Sub messages: edits with new L2 ids, and requests for missing features."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..core.pickled_arrays import ARRAYS, IntegerArray
 from ..core.unpickle import MAX_BYTES, plain_loads, shown
 
 MESSAGE_IDS = 500
-"""Most ids of one message. It is worked on and acknowledged as a whole: at worst each id is of another chunk,
-and these are minutes of work, which many share, not hours for one."""
+"""Limit for a message of missing ids. A message is processed as a whole; if each id is in another chunk, this
+limit means minutes of work rather than hours, and workers share the messages."""
 EDIT_IDS = MAX_BYTES // 8
-"""Most ids of an edit, as many as fit into its pickle."""
+"""Limit for an edit: as many ids as fit into its pickle."""
 MAX_MISSING_BYTES = 10 << 20
-"""Most of a message of missing ids: the older server puts all of a request into one."""
+"""Limit for a message of missing ids: PCGL2Cache publishes all ids of a request in one."""
 _WIRE = np.dtype("<u8")
 _EDIT_ATTRIBUTES = ("remesh_priority", "remesh", "user_id")
 _PICKLE_END = b"."
@@ -30,21 +30,21 @@ _MAX_OPERATION = (1 << 63) - 1
 
 
 class Kind(StrEnum):
-    """Why features are wanted."""
+    """Why features are requested."""
 
     EDIT = "edit"
     MISSING = "missing"
 
 
 class Priority(StrEnum):
-    """Which messages come first."""
+    """Which messages are processed first."""
 
     HIGH = "high"
     LOW = "low"
 
 
 class Reason(StrEnum):
-    """Why a message, or an id of it, can never succeed."""
+    """Codes of permanent errors of a message or of its ids."""
 
     TOO_LARGE = "too_large"
     NO_TABLE = "no_table"
@@ -64,31 +64,31 @@ class Reason(StrEnum):
 
     @property
     def meaning(self) -> str:
-        """The reason in words, as an end of "the message …" or "the id …"."""
+        """The predicate of "the message …" or "the id …"."""
         return _MEANINGS[self]
 
 
 _MEANINGS: Mapping[Reason, str] = {
-    Reason.TOO_LARGE: "has more bytes than any that is sent",
-    Reason.NO_TABLE: "names no table: it has no attribute table_id",
-    Reason.UNKNOWN_TABLE: "names a table that belongs to no data set of the data sets file",
-    Reason.BAD_LENGTH: "is not made of uint64 ids",
-    Reason.BAD_PICKLE: "is no pickle of builtin values and arrays of integers",
-    Reason.BAD_EDIT: "is no dictionary with a sequence new_lvl2_ids",
-    Reason.TOO_MANY_IDS: f"names more than {EDIT_IDS} ids",
+    Reason.TOO_LARGE: "has more bytes than any valid message",
+    Reason.NO_TABLE: "has no attribute table_id",
+    Reason.UNKNOWN_TABLE: "names a table that no data set in the data sets file has",
+    Reason.BAD_LENGTH: "is not a sequence of uint64 ids",
+    Reason.BAD_PICKLE: "is not a pickle of builtin values and integer arrays",
+    Reason.BAD_EDIT: "is not a dictionary with a sequence new_lvl2_ids",
+    Reason.TOO_MANY_IDS: f"has more than {EDIT_IDS} ids",
     Reason.NOT_AN_INTEGER: "is not an integer",
     Reason.OUT_OF_RANGE: "is not a uint64",
     Reason.OTHER_LAYER: "is not of layer 2",
-    Reason.OUTSIDE_GRID: "lies in a chunk outside the grid",
-    Reason.NO_SEGMENT: "is that of a chunk, with segment 0",
-    Reason.BAD_NODE: "is made, says the graph, of what cannot be",
-    Reason.UNKNOWN_NODE: "is still not known to the graph",
+    Reason.OUTSIDE_GRID: "is in a chunk outside the grid",
+    Reason.NO_SEGMENT: "is the id of a chunk, with segment 0",
+    Reason.BAD_NODE: "has invalid children in the graph",
+    Reason.UNKNOWN_NODE: "is still not in the graph",
     Reason.STILL_FAILED: "has failed for too long",
 }
 
 
 class BadMessage(L2FeaturesError):
-    """A message that can never succeed."""
+    """A message with a permanent error."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(reason, message)
@@ -99,7 +99,7 @@ class BadMessage(L2FeaturesError):
 
 
 class Message(NamedTuple):
-    """What Pub/Sub carries: the payload and its attributes."""
+    """The payload and the attributes of a Pub/Sub message."""
 
     data: bytes
     attributes: Mapping[str, str]
@@ -107,11 +107,13 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NodeRequest:
-    """L2 ids whose features are to be computed, as one message names them.
+    """The L2 ids of one message whose features are requested.
 
-    ``table_id`` is a graph's table or the name of a data set, ``l2cache_id`` the table of features if only
-    that is meant. ``ids`` are sorted and unique; they may still not be of the data set (`check_ids`).
-    ``refused`` holds what stood among the ids and is no uint64, in words.
+    Attributes:
+        table_id: a graph's table or the name of a data set.
+        ids: sorted and unique; `check_ids` checks them against a data set.
+        l2cache_id: the only features table to update; None for all tables of the graph.
+        refused: the text of values among the ids that are no uint64, by reason.
     """
 
     table_id: str
@@ -124,16 +126,15 @@ class NodeRequest:
 
     @property
     def empty(self) -> bool:
-        """Whether it asks for nothing: not an error, as the older server publishes such messages."""
+        """Whether it has no ids; this is no error, as PCGL2Cache publishes such messages."""
         return not len(self.ids) and not self.refused
 
 
 def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priority = Priority.LOW) -> Message:
-    """The message that asks for the features of ids, in their order: raw little-endian uint64.
+    """Return a message that requests features: the ids in their order, as little-endian uint64.
 
-    ``table_id`` is the data set's name, ``l2_cache_id`` the table of its features. Only a high priority
-    is said in an attribute, which the older service does not know.
-    Raises ValueError for no ids: an empty message would be delivered and mean nothing.
+    ``table_id`` is the data set's name, ``l2_cache_id`` its features table. Only a high priority adds an
+    attribute, as PCGL2Cache does not know it. Raises ValueError if there are no ids.
     """
     ids = as_ids(ids)
     if not len(ids):
@@ -145,15 +146,15 @@ def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priorit
 
 
 def message_slices(count: int, size: int = MESSAGE_IDS) -> Iterator[slice]:
-    """Which of ``count`` ids each message takes, at most ``size`` of them; none for no ids."""
+    """Yield the slice of ``count`` ids for each message, at most ``size`` ids long."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
 
 def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
-    """What a message asks for; neither its bytes nor its attributes are trusted.
+    """Decode a message; neither its bytes nor its attributes are trusted.
 
-    Raises BadMessage. Ids that are none do not spoil the others: they are ``refused``.
+    Invalid values among the ids are returned as ``refused``. Raises BadMessage for everything else.
     """
     if len(data) > MAX_MISSING_BYTES:
         raise BadMessage(
@@ -170,10 +171,10 @@ def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
 
 
 def kind_of(data: bytes, attributes: Mapping[str, str]) -> Kind:
-    """Of which kind a message is. Its attributes decide.
+    """Return the kind of a message from its attributes or, without any of them, from its last byte.
 
-    The payload does only where they say nothing: the last byte of a pickle is a full stop, that of an id
-    is its layer. Its length tells nothing: the pickle of an edit of one node has 128 bytes.
+    A pickle ends with a full stop, an id with its layer. The length is no hint: the pickle of an edit of one
+    node has 128 bytes.
     """
     if attributes.get("l2_cache_id"):
         return Kind.MISSING
@@ -183,8 +184,7 @@ def kind_of(data: bytes, attributes: Mapping[str, str]) -> Kind:
 
 
 def _decode_missing(data: bytes, attributes: Mapping[str, str], table_id: str) -> NodeRequest:
-    """Low priority unless it says otherwise: one request may ask for a whole neuron's 100,000 nodes, and
-    the one node that somebody has just edited should not wait behind them."""
+    """The default priority is low, so that a request for a neuron's 100,000 nodes does not delay edits."""
     if len(data) % _WIRE.itemsize:
         raise BadMessage(
             Reason.BAD_LENGTH, f"a message of missing ids of {len(data)} bytes: expected 8 for each id"
@@ -200,7 +200,7 @@ def _decode_missing(data: bytes, attributes: Mapping[str, str], table_id: str) -
 
 
 def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> NodeRequest:
-    """High priority unless it says otherwise, as PyChunkedGraph's default is."""
+    """The default priority is high, as in PyChunkedGraph."""
     if len(data) > MAX_BYTES:
         raise BadMessage(Reason.TOO_LARGE, f"an edit of {len(data)} bytes: expected {MAX_BYTES} at most")
     try:
@@ -226,12 +226,12 @@ def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> N
 
 
 def _operation_id(value: Any) -> int | None:
-    """The operation; None where it is not said, as 0 in requests to mesh again: the ids count, not it."""
+    """Return the operation id, or None if there is no valid one: remesh requests have 0."""
     return value if type(value) is int and 0 < value <= _MAX_OPERATION else None
 
 
 def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
-    """The ids of an edit, sorted and unique, and what is none of them. Raises BadMessage."""
+    """Return the ids of an edit, sorted and unique, and the invalid values. Raises BadMessage."""
     if isinstance(values, IntegerArray):
         values = values.values
     elif not isinstance(values, (list, tuple, set, frozenset)):
@@ -254,7 +254,7 @@ def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
 
 
 def check_ids(ids: Ids, geometry: Geometry) -> tuple[Ids, dict[Reason, Ids]]:
-    """The ids that can be L2 nodes of a data set, in their order, and the others by reason."""
+    """Return the ids that are valid L2 ids of a data set, in their order, and the others by reason."""
     ids, layout = as_ids(ids), geometry.layout
     checks: tuple[tuple[Reason, Callable[[Ids], npt.NDArray[np.bool_]]], ...] = (
         (Reason.OTHER_LAYER, lambda left: layout.layers(left) != L2),

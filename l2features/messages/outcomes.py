@@ -1,4 +1,4 @@
-"""What became of the ids of a message, and of the message itself."""
+"""Outcomes of the ids of a message, and the verdict on the message."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ MAX_DETAIL = 2_000
 
 
 class Fate(StrEnum):
-    """What became of an id."""
+    """The outcome of an id."""
 
     WRITTEN = "written"
     """Its row is durable."""
     EMPTY = "empty"
-    """It has no voxels; the mark that says so is durable."""
+    """It has no voxels; the row that marks it as empty is durable."""
     PRESENT = "present"
-    """Its row was there already."""
+    """Its row existed before."""
     UNKNOWN = "unknown"
-    """The graph does not know it, or not yet."""
+    """It is missing from the graph, perhaps only for now."""
     FAILED = "failed"
-    """Something did not work that may work later."""
+    """Its computation failed and is worth a retry."""
     REFUSED = "refused"
-    """It can never succeed."""
+    """It has a permanent error."""
 
 
 class Verdict(StrEnum):
-    """What is to be done with a message."""
+    """What happens to a message."""
 
     DONE = "done"
-    """Nothing: all that it asked for is durable."""
+    """It is acknowledged: everything that it requested is durable."""
     RETRY = "retry"
-    """It is tried again."""
+    """It is retried."""
     DEAD = "dead"
-    """Something of it can never succeed, and all else is durable."""
+    """It becomes a dead letter: part of it has a permanent error, and everything else is durable."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Ids of a message that have the same fate in a data set, and why, as a reason and in words.
+    """Ids of a message with the same fate in a data set, the reason code and an explanation.
 
-    A message that is refused as a whole may have no ids; of one that names no data set there is none.
+    ``ids`` may be empty if the whole message is refused; ``dataset`` is empty if the message names none.
     """
 
     fate: Fate
@@ -58,7 +58,7 @@ class Outcome:
 
     @classmethod
     def refused(cls, reason: Reason, detail: str, ids: Ids | None = None, dataset: str = "") -> Outcome:
-        """Of ids, or of a message, that can never succeed; without a detail the reason's meaning is told."""
+        """Return the outcome of a permanent error. The default for ``detail`` is the reason's meaning."""
         ids = np.zeros(0, np.uint64) if ids is None else ids
         if not detail:
             what = f"id {ids[0]}" if len(ids) == 1 else f"{len(ids)} ids, the first {ids[0]}:"
@@ -66,13 +66,13 @@ class Outcome:
         return cls(Fate.REFUSED, ids, dataset, reason, detail[:MAX_DETAIL])
 
     def of(self, ids: Ids) -> Outcome:
-        """The same, of other ids."""
+        """Return the same outcome for other ids."""
         return replace(self, ids=ids)
 
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """The verdict on a message, the number of its ids by fate, and the outcomes that are the cause."""
+    """The verdict on a message, the number of its ids by fate, and the outcomes that caused it."""
 
     verdict: Verdict
     counts: Counter[Fate] = field(default_factory=Counter)
@@ -80,17 +80,18 @@ class Settled:
 
     @property
     def why(self) -> str:
-        """The causes in words."""
+        """The explanations of the causes."""
         return "; ".join(
             (f"data set {o.dataset}: " if o.dataset else "") + (o.detail or o.fate) for o in self.causes
         )
 
 
 def settle(outcomes: Iterable[Outcome], last: bool, overdue: bool = False) -> Settled:
-    """What is to be done with a message, given the outcomes of all its ids, in any order.
+    """Return the verdict on a message from the outcomes of all its ids, in any order.
 
-    As long as something may succeed, it is to be tried again. After the ``last`` attempt, ids that the graph
-    does not know are refused; what failed is not, as it is not the message's fault, unless it is ``overdue``.
+    A message is retried while part of it may succeed. After the ``last`` attempt, ids that are missing from
+    the graph are refused. Failed ids are refused only if the message is ``overdue``, as they are no fault of
+    the message.
     """
     counts: Counter[Fate] = Counter()
     failed: list[Outcome] = []
@@ -116,5 +117,5 @@ def settle(outcomes: Iterable[Outcome], last: bool, overdue: bool = False) -> Se
 
 
 def _ordered(outcomes: list[Outcome]) -> tuple[Outcome, ...]:
-    """In an order that does not depend on how they came about."""
+    """Sort outcomes, so that their order does not depend on the order of computation."""
     return tuple(sorted(outcomes, key=lambda o: (o.dataset, o.reason or "", o.detail, o.ids.tolist())))

@@ -1,4 +1,4 @@
-"""Messages in parts: the ids that they name, by data set and chunk."""
+"""Parts of messages: their ids by data set and chunk."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from ..core.geometry import Chunk, Geometry
 from ..core.ids import Ids, sorted_unique
 
 BATCH_IDS = 20_000
-"""Most nodes that are computed together, 6 MB of rows and their supervoxels."""
+"""Limit for the nodes that are computed together: 6 MB of rows and their supervoxels."""
 
 
 class Delivery(NamedTuple):
-    """A message as it came; ``key`` tells it from the others, ``attempts`` is how often it was tried before.
+    """A message as it was received.
 
-    After its ``last`` attempt ids that the graph does not know are refused, and where it is ``overdue``, what
-    failed is refused too. It was ``published`` so many seconds after 1970, or 0 where that is not known.
+    Attributes:
+        key: identifies the message.
+        attempts: number of earlier attempts.
+        last: whether ids that are missing from the graph are refused after this attempt.
+        overdue: whether failed ids are refused too.
+        published: publication time in seconds since 1970; 0 if unknown.
     """
 
     key: str
@@ -44,9 +48,9 @@ class Place(NamedTuple):
 
 
 class Member(NamedTuple):
-    """Ids of one chunk that a message names, sorted, unique and not too many for a batch.
+    """The part of a message in one chunk: sorted, unique ids, at most `BATCH_IDS`.
 
-    ``key`` and ``published`` are the message's, and ``part`` tells this part of it from the others.
+    ``key`` and ``published`` are the message's; ``part`` is the number of the part.
     """
 
     key: str
@@ -56,7 +60,7 @@ class Member(NamedTuple):
 
 
 def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Place, Ids]]:
-    """Sorted ids of nodes of a data set by chunk, `BATCH_IDS` at most at a time."""
+    """Yield sorted ids by chunk, at most `BATCH_IDS` at a time."""
     if not len(ids):
         return
     chunks = geometry.layout.chunk_ids(ids)
@@ -68,7 +72,7 @@ def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Place
 
 
 def batches(members: Sequence[Member]) -> Iterator[list[Member]]:
-    """Members whose ids are together not too many."""
+    """Yield members in batches of at most `BATCH_IDS` ids."""
     batch: list[Member] = []
     room = BATCH_IDS
     for member in members:
@@ -82,12 +86,12 @@ def batches(members: Sequence[Member]) -> Iterator[list[Member]]:
 
 
 def all_ids(members: Sequence[Member]) -> Ids:
-    """The ids that members name, sorted and unique."""
+    """Return the ids of all members, sorted and unique."""
     return sorted_unique(np.concatenate([member.ids for member in members]))
 
 
 def among(ids: Ids, others: Ids) -> Ids:
-    """Those ids that are among others; both are sorted and unique."""
+    """Return the ids that are also in ``others``; both are sorted and unique."""
     if not len(others):
         return others
     at = np.searchsorted(others, ids).clip(max=len(others) - 1)

@@ -1,72 +1,79 @@
-"""Dead letters, messages that can never succeed: kept in a folder, or sent to a topic."""
+"""Dead letters, messages with a permanent error: where they go, and where they are listed."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from ..core.errors import ConfigError
 from .letter import DeadLetter, DeadLetterError, LeftOut, Refusal, dead_letter
-from .letter_attributes import topic_message
-from .letter_folder import Folder, folder_at
-from .topic import PublishError, Topic
+from .letter_folder import ALL, Folder, folder_at
+from .letter_topic import LIMIT, LetterQueue, LetterTopic
+from .subscription import Subscription
+from .topic import TOPIC
 
 __all__ = [
+    "ALL",
+    "TOPIC",
     "DeadLetter",
     "DeadLetterError",
     "DeadLetters",
     "Folder",
     "LeftOut",
+    "LetterBox",
     "LetterTopic",
     "Refusal",
     "dead_letter",
     "open_dead_letters",
+    "open_letter_box",
 ]
-TOPIC = re.compile(r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/topics/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}")
 
 
 class DeadLetters(Protocol):
-    """Where dead letters go."""
+    """Where dead letters are written: a folder or a topic."""
 
     def check(self) -> None:
-        """See whether letters can be kept there. Raises DeadLetterError."""
+        """Raise DeadLetterError if letters cannot be written."""
 
     def put(self, letter: DeadLetter) -> None:
-        """Keep a letter; it is durable when this returns. Raises DeadLetterError."""
+        """Write a letter; it is durable when this returns. Raises DeadLetterError."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
-class LetterTopic:
-    """Dead letters sent to a topic, ``projects/…/topics/…``."""
+class LetterBox(Protocol):
+    """Where dead letters are listed and removed: a folder or a subscription of a topic."""
 
-    def __init__(self, path: str) -> None:
-        self._topic = Topic(path)
+    limited: bool
+    """Whether the last listing stopped at its limit, so that there may be more letters."""
+    unread: list[str]
+    """Files and messages that are no letters and were skipped, each with the error."""
 
-    def check(self) -> None:
-        """See whether there is such a topic, where that may be asked. Raises DeadLetterError."""
-        try:
-            self._topic.check()
-        except PublishError as error:
-            raise DeadLetterError(f"dead letters: {error}") from error
+    def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
+        """Yield (name, letter) for names with one of the prefixes, each once. Raises L2FeaturesError."""
 
-    def put(self, letter: DeadLetter) -> None:
-        """Publish a letter, without its payload if that is too large. Raises DeadLetterError."""
-        try:
-            self._topic.publish(*topic_message(letter))
-        except PublishError as error:
-            raise DeadLetterError(str(error)) from error
+    def remove(self, name: str) -> None:
+        """Remove a listed letter: nothing is left to do. Raises L2FeaturesError."""
+
+    def refused(self, name: str, letter: DeadLetter) -> None:
+        """Keep a letter that was refused again. Raises L2FeaturesError."""
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self._topic.close()
+        """Nack leased letters and close connections."""
 
 
 def open_dead_letters(where: str) -> DeadLetters:
-    """A folder, or the topic ``projects/…/topics/…``; opening touches neither. Raises ConfigError."""
+    """Return a folder, or the topic ``projects/…/topics/…``, without any I/O. Raises ConfigError."""
     if not where.startswith("projects/"):
         return folder_at(where, "projects/PROJECT/topics/NAME")
     if not TOPIC.fullmatch(where):
         raise ConfigError(f"dead letters {where!r}: expected projects/PROJECT/topics/NAME, or a folder")
     return LetterTopic(where)
+
+
+def open_letter_box(where: str, limit: int | None = None) -> LetterBox:
+    """Return a folder, or ``projects/…/subscriptions/…``, without any I/O. Raises ConfigError."""
+    if where.startswith("projects/"):
+        return LetterQueue(Subscription(where), limit or LIMIT)
+    return folder_at(where, "projects/PROJECT/subscriptions/NAME", limit)

@@ -1,8 +1,8 @@
-"""What a process takes from Pub/Sub: messages of several subscriptions, held until they are settled.
+"""Leased messages of several subscriptions, from pull to acknowledgement.
 
-A thread for each subscription pulls as long as there is room; another prolongs the leases of all messages
-that are held. Nothing is acknowledged but what the caller says is done: whatever a process holds when it is
-killed comes again when the leases end.
+One thread per subscription pulls while there is room; another extends the leases of all messages. Only
+messages that the caller reports as done are acknowledged, so after a ``kill -9`` the rest is redelivered when
+the leases expire.
 """
 
 from __future__ import annotations
@@ -19,44 +19,46 @@ from typing import NamedTuple
 from .subscription import Received, Subscription, SubscriptionError, SubscriptionRefused
 
 PULL_MESSAGES = 100
-"""Most that are asked for at a time; of large ones fewer come, from the emulator 10 MB at most."""
+"""Limit for one pull; of large messages fewer are returned, by the emulator at most 10 MB."""
 PULL_WAIT_S = 10.0
 HEARTBEAT_S = 5.0
 MOST_MESSAGES, MOST_BYTES = 1_000, 64 << 20
-"""How much of a subscription is held before no more is pulled of it."""
+"""Leased messages of a subscription, and their bytes, at which pulling pauses."""
 LONGEST_PAUSE_S, EMPTY_PAUSE_S = 30.0, 0.5
 AWAY_S = 20.0
-"""For how long nothing is let go of a subscription that did not answer, as leases end by themselves."""
+"""How long a subscription that did not answer gets no nacks, as leases expire by themselves."""
 JOIN_S = 2.0
 logger = logging.getLogger(__name__)
 
 
-Home = tuple[str, int]
+Region = tuple[str, int]
 
 
 class Limits(NamedTuple):
-    """Of the first ``ranks`` subscriptions only, and no message that is heavier."""
+    """Only messages of the first ``ranks`` subscriptions, and none above a weight."""
 
     ranks: int
     heaviest: float = math.inf
 
-    def allow(self, held: Held) -> bool:
-        return held.rank < self.ranks and held.weight <= self.heaviest
+    def allow(self, leased: Leased) -> bool:
+        return leased.rank < self.ranks and leased.weight <= self.heaviest
 
 
 @dataclass(eq=False)
-class Held:
-    """A message that is held.
+class Leased:
+    """A leased message.
 
-    ``rank`` is the place of its subscription, 0 for the first; messages of the same ``home``, a table and a
-    place, or of places that are near to each other, are best worked on together; those of different tables
-    never are, as the store or the graph of one may hang. ``weight`` is how much work it is.
+    Attributes:
+        rank: position of its subscription, 0 for the most urgent.
+        region: its table and a place in the volume. Messages of the same or a near region are best processed
+            together; those of different tables never are, as the store or the graph of one may hang.
+        weight: the amount of work, as a number of ids.
     """
 
     key: str
     rank: int
     message: Received
-    home: Home = ("", 0)
+    region: Region = ("", 0)
     weight: int = 1
     since: float = field(default_factory=time.monotonic)
 
@@ -64,21 +66,22 @@ class Held:
 class Intake:
     """Messages of subscriptions, the most urgent first.
 
-    ``judge`` gives the home and the weight of a message; it must not raise. ``wake`` is called, by any
-    thread, when there is something new to `take`, or ``failure`` was set: a subscription that cannot be read,
-    or an error of a thread, as nothing would come any more.
+    Args:
+        judge: returns a message's region and weight; it must not raise.
+        wake: called by any thread when there are new messages to `take`, or after ``failure`` was set: a
+            subscription that cannot be read, or an error of a thread.
     """
 
     def __init__(
         self,
         subscriptions: Sequence[Subscription],
-        judge: Callable[[Received], tuple[Home, int]],
+        judge: Callable[[Received], tuple[Region, int]],
         wake: Callable[[], object],
     ) -> None:
         self.subscriptions, self.judge, self.wake = list(subscriptions), judge, wake
         self.failure: Exception | None = None
-        self._held: dict[str, Held] = {}
-        self._waiting: dict[str, Held] = {}
+        self._leased: dict[str, Leased] = {}
+        self._waiting: dict[str, Leased] = {}
         self._bytes = [0] * len(self.subscriptions)
         self._count = [0] * len(self.subscriptions)
         self._away_until: dict[str, float] = {}
@@ -87,79 +90,79 @@ class Intake:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Begin to pull."""
+        """Start to pull."""
         for rank, subscription in enumerate(self.subscriptions):
             self._run(self._pull, rank, subscription)
-        self._run(self._beat)
+        self._run(self._extend_leases)
 
-    def take(self, most: int, weight: int, limits: Limits) -> list[Held]:
-        """About ``most`` waiting messages within limits, of one subscription and one table.
+    def take(self, most: int, weight: int, limits: Limits) -> list[Leased]:
+        """Take about ``most`` waiting messages within the limits, of one subscription and one table.
 
-        They are of the most urgent subscription that has any; the one that waits longest is among them, and
-        others of its home come first, then those of the homes after it, in order and around; a home is not
-        divided. Together they do not weigh more than ``weight``, unless it is one.
+        The subscription is the most urgent one that has any. The batch starts at the region of the oldest
+        message, continues with the regions after it, and never divides a region. Its weight exceeds
+        ``weight`` only if it is a single message.
         """
         with self._changed:
-            allowed = [held for held in self._waiting.values() if limits.allow(held)]
+            allowed = [leased for leased in self._waiting.values() if limits.allow(leased)]
             if not allowed:
                 return []
-            urgent = min(held.rank for held in allowed)
-            waiting = [held for held in allowed if held.rank == urgent]
-            first, taken = waiting[0].home, list[Held]()
-            waiting = [held for held in waiting if held.home[0] == first[0]]
-            for held in sorted(waiting, key=lambda held: (held.home < first, held.home)):
-                weight -= held.weight
-                if taken and (weight < 0 or (len(taken) >= most and held.home != taken[-1].home)):
+            urgent = min(leased.rank for leased in allowed)
+            waiting = [leased for leased in allowed if leased.rank == urgent]
+            first, taken = waiting[0].region, list[Leased]()
+            waiting = [leased for leased in waiting if leased.region[0] == first[0]]
+            for leased in sorted(waiting, key=lambda leased: (leased.region < first, leased.region)):
+                weight -= leased.weight
+                if taken and (weight < 0 or (len(taken) >= most and leased.region != taken[-1].region)):
                     break
-                taken.append(self._waiting.pop(held.key))
+                taken.append(self._waiting.pop(leased.key))
             return taken
 
     def waiting(self, limits: Limits) -> tuple[int, float]:
-        """How many messages within limits wait, and since when the first does."""
+        """Return how many messages within the limits wait, and since when the first one does."""
         with self._changed:
-            since = [held.since for held in self._waiting.values() if limits.allow(held)]
+            since = [leased.since for leased in self._waiting.values() if limits.allow(leased)]
         return len(since), min(since, default=0.0)
 
     def backlog(self) -> tuple[int, float | None]:
-        """How many messages are held, and when the oldest of them was published (seconds since 1970)."""
+        """Return the number of leased messages, and when the oldest was published (seconds since 1970)."""
         with self._changed:
-            published = [held.message.published for held in self._held.values()]
+            published = [leased.message.published for leased in self._leased.values()]
         return len(published), min(published, default=None)
 
-    def acknowledge(self, messages: Iterable[Held]) -> None:
-        """Messages are done. One that cannot be acknowledged now comes again, which is logged."""
+    def acknowledge(self, messages: Iterable[Leased]) -> None:
+        """Acknowledge messages that are done. A failure is logged, and leads to a redelivery."""
         for subscription, ack_ids in self._released(messages):
             try:
                 subscription.acknowledge(ack_ids)
             except SubscriptionError as error:
-                logger.warning("%s; the messages will come again", error)
+                logger.warning("%s; the messages will be redelivered", error)
 
-    def let_go(self, messages: Iterable[Held], seconds: int = 0) -> None:
-        """Messages are to come again after so long, at most 600 seconds."""
+    def nack(self, messages: Iterable[Leased], seconds: int = 0) -> None:
+        """Have messages redelivered after so many seconds, at most 600."""
         for subscription, ack_ids in self._released(messages):
             if time.monotonic() < self._away_until.get(subscription.path, 0.0):
                 continue
             try:
-                subscription.hold(ack_ids, seconds)
+                subscription.lease(ack_ids, seconds)
             except SubscriptionError as error:
                 self._away_until[subscription.path] = time.monotonic() + AWAY_S
-                logger.warning("%s; the messages will come again when their leases end", error)
+                logger.warning("%s; the messages will be redelivered when their leases expire", error)
 
     def stop(self) -> None:
-        """Pull no more, and let go of what waits."""
+        """Stop to pull, and nack the waiting messages."""
         self._stopping.set()
         with self._changed:
             waiting = list(self._waiting.values())
             self._waiting.clear()
             self._changed.notify_all()
-        self.let_go(waiting)
+        self.nack(waiting)
 
     def close(self) -> None:
-        """Let go of everything, and of the connections."""
+        """Nack all messages, and close the connections."""
         self.stop()
         with self._changed:
-            left = list(self._held.values())
-        self.let_go(left)
+            left = list(self._leased.values())
+        self.nack(left)
         self._closed.set()
         for subscription in self.subscriptions:
             subscription.close()
@@ -170,7 +173,7 @@ class Intake:
         def guarded() -> None:
             try:
                 work(*arguments)
-            except Exception as error:  # without this thread messages would be held, or wait, for ever
+            except Exception as error:  # without this thread, messages would wait for ever
                 if not self._stopping.is_set():
                     self.failure = error
                     self.wake()
@@ -199,14 +202,14 @@ class Intake:
                 self._stopping.wait(EMPTY_PAUSE_S)
 
     def _is_fatal(self, error: SubscriptionError, reached: bool) -> bool:
-        """Whether a subscription is not there, and never was; then it is a mistake of the user's."""
+        """Whether a subscription was refused that was never read: then its name is wrong."""
         if isinstance(error, SubscriptionRefused) and not reached:
             self.failure = error
             self.wake()
         return self.failure is not None
 
     def _has_room(self, rank: int) -> bool:
-        """Wait until more may be held; False when it is over."""
+        """Wait until there is room for more messages; return False after `stop`."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
@@ -218,42 +221,42 @@ class Intake:
 
     def _add(self, rank: int, subscription: Subscription, message: Received) -> None:
         _, project, _, name = subscription.path.split("/")
-        key = f"{project}/{name}/{message.message_id}"  # a number of Pub/Sub's is unique within a topic only
-        home, weight = self.judge(message)
+        key = f"{project}/{name}/{message.message_id}"  # Pub/Sub's message ids are unique within a topic only
+        region, weight = self.judge(message)
         with self._changed:
             if not self._stopping.is_set():
-                if key in self._held:  # it came again while it is held: only the newer lease counts
-                    self._held[key].message = self._held[key].message._replace(ack_id=message.ack_id)
+                if key in self._leased:  # redelivered: only the newer lease is valid
+                    self._leased[key].message = self._leased[key].message._replace(ack_id=message.ack_id)
                 else:
-                    self._held[key] = self._waiting[key] = Held(key, rank, message, home, weight)
+                    self._leased[key] = self._waiting[key] = Leased(key, rank, message, region, weight)
                     self._account(rank, 1, len(message.data))
                     self.wake()
                 return
         with suppress(SubscriptionError):
-            subscription.hold([message.ack_id], 0)
+            subscription.lease([message.ack_id], 0)
 
     def _account(self, rank: int, messages: int, size: int) -> None:
         self._count[rank] += messages
         self._bytes[rank] += size
 
-    def _beat(self) -> None:
+    def _extend_leases(self) -> None:
         while not self._closed.wait(HEARTBEAT_S):
             with self._changed:
-                held = list(self._held.values())
+                all_leased = list(self._leased.values())
             for rank, subscription in enumerate(self.subscriptions):
                 try:
-                    subscription.hold([one.message.ack_id for one in held if one.rank == rank])
+                    subscription.lease([one.message.ack_id for one in all_leased if one.rank == rank])
                 except SubscriptionError as error:
                     logger.warning("%s", error)
 
-    def _released(self, messages: Iterable[Held]) -> list[tuple[Subscription, list[str]]]:
-        """Hold messages no longer; gives their present leases by subscription."""
+    def _released(self, messages: Iterable[Leased]) -> list[tuple[Subscription, list[str]]]:
+        """Forget messages, and return their current ack ids by subscription."""
         ack_ids: dict[int, list[str]] = {}
         with self._changed:
-            for held in messages:
-                if self._held.pop(held.key, None):
-                    self._waiting.pop(held.key, None)
-                    self._account(held.rank, -1, -len(held.message.data))
-                    ack_ids.setdefault(held.rank, []).append(held.message.ack_id)
+            for leased in messages:
+                if self._leased.pop(leased.key, None):
+                    self._waiting.pop(leased.key, None)
+                    self._account(leased.rank, -1, -len(leased.message.data))
+                    ack_ids.setdefault(leased.rank, []).append(leased.message.ack_id)
             self._changed.notify_all()
         return [(self.subscriptions[rank], ids) for rank, ids in ack_ids.items()]

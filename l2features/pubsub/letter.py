@@ -1,4 +1,4 @@
-"""A dead letter: a message that can never succeed, as it came, and why."""
+"""A dead letter: a message with a permanent error, as it was received, and the reasons."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..messages.outcomes import Outcome
 from ..messages.parts import Delivery
 
 PREFIX = "dead_letter_"
-"""Of the attributes that say, on a topic, why a message is a dead letter: they are not the message's own."""
+"""Prefix of the attributes that we add to a message on a topic; they are not the message's own."""
 _PAYLOAD = "payload"
 FORMAT = 1
-"""The newest format of a letter that this code reads, which it writes; one that says none is of format 1."""
+"""The format that this code writes, and the newest that it reads; a letter without one is of format 1."""
 
 
 class DeadLetterError(L2FeaturesError):
-    """A dead letter cannot be kept or sent, or what should be one is none."""
+    """A dead letter cannot be written, published or read."""
 
 
 class Refusal(NamedTuple):
-    """Why ids of a message can never succeed, by a reason's name and in words.
+    """A reason code, its explanation, and the ids that it concerns.
 
-    There are no ids where it is the message itself that cannot, or what stands among the ids is none. Several
-    reasons, with commas, have one refusal where a topic does not tell which is whose.
+    There are no ids if the message itself is invalid, or a value among its ids is no id. From a topic, which
+    does not tell the reasons' ids apart, there is one refusal with all reasons, separated by commas.
     """
 
     reason: str
@@ -40,7 +40,7 @@ class Refusal(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A payload that was too large for a topic: its bytes, and their sha256 in hexadecimal digits."""
+    """Bytes and hexadecimal sha256 of a payload that was too large for a topic."""
 
     size: int
     sha256: str
@@ -48,9 +48,9 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message as it came, why it can never succeed, how often it was tried, and when it last was (UTC).
+    """A message as it was received, why it was refused, the number of attempts, and the last time (UTC).
 
-    From a topic it may be ``left_out`` what the payload was, and ``more_ids`` are concerned than are told.
+    A letter from a topic may lack its payload (``left_out``) and some of its ids (``more_ids``).
     """
 
     data: bytes
@@ -63,31 +63,31 @@ class DeadLetter:
 
     @property
     def payload(self) -> LeftOut:
-        """Size and sha256 of the payload as it came."""
+        """Size and sha256 of the payload as it was received."""
         return self.left_out or LeftOut(len(self.data), hashlib.sha256(self.data).hexdigest())
 
     @property
     def name(self) -> str:
-        """A name for the message, made from its payload and its own attributes: 32 hexadecimal digits."""
+        """A digest of the payload and the message's own attributes: 32 hexadecimal digits."""
         own = sorted((key, value) for key, value in self.attributes.items() if not key.startswith(PREFIX))
         return hashlib.sha256(json.dumps([self.payload.sha256, own]).encode()).hexdigest()[:32]
 
     @property
     def reasons(self) -> list[str]:
-        """Names of the reasons, each once."""
+        """The distinct reason codes."""
         return list(dict.fromkeys(reason for r in self.refusals for reason in r.reason.split(",")))
 
     @property
     def ids(self) -> list[int]:
-        """The ids concerned, each once, sorted."""
+        """The distinct ids concerned, sorted."""
         return sorted({node for refusal in self.refusals for node in refusal.ids})
 
     def delivery(self, key: str) -> Delivery:
-        """The message, to be tried once more."""
+        """Return the message, for another attempt."""
         return Delivery(key, self.data, self.attributes, self.attempts)
 
     def to_json(self) -> str:
-        """The letter as JSON: the payload in base64, ids as strings; `from_json` is the inverse."""
+        """Return the letter as JSON, with the payload in base64 and ids as strings."""
         reasons = [
             {"reason": r.reason, "detail": r.detail, "dataset": r.dataset, "l2_ids": list(map(str, r.ids))}
             for r in self.refusals
@@ -108,7 +108,7 @@ class DeadLetter:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> DeadLetter:
-        """The letter of `to_json`. Raises DeadLetterError for anything else."""
+        """Return the letter that `to_json` wrote. Raises DeadLetterError for anything else."""
         try:
             d: dict[str, Any] = json.loads(text)
             check_format(d.get("format", FORMAT))
@@ -137,11 +137,11 @@ def parse_time(text: str) -> datetime:
         time = datetime.fromisoformat(text)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError(f"time {text!r} lies beyond the calendar") from error
+        raise ValueError(f"time {text!r} is outside the years 1 to 9999") from error
 
 
 def dead_letter(delivery: Delivery, causes: Iterable[Outcome], now: datetime | None = None) -> DeadLetter:
-    """The dead letter of a message that was tried once more and refused."""
+    """Return the dead letter of a message whose latest attempt was refused."""
     refusals = tuple(
         Refusal(str(cause.reason), cause.detail, tuple(cause.ids.tolist()), cause.dataset) for cause in causes
     )

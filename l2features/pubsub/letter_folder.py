@@ -1,7 +1,7 @@
-"""Dead letters in a folder, a file of JSON each.
+"""Dead letters in a folder, one JSON file each.
 
-A file's name is made from its message's payload and attributes alone: a message that comes and dies again has
-one file still.
+A file's name is a digest of the payload and the attributes, so a message that is redelivered and refused
+again still has one file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,21 +18,23 @@ from ..core.errors import ConfigError
 from .letter import DeadLetter, DeadLetterError
 
 SUFFIX = ".json"
+ALL = ("",)
 _ADDRESS = re.compile(r".*://|//|topics/|subscriptions/", re.DOTALL)
 
 
 class Folder:
-    """Dead letters in a folder, a file of JSON each; the folder is made by `check`, or for the first."""
+    """A folder of dead letters; `check` creates it, or `put` for the first letter."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], limit: int | None = None) -> None:
+        self.path, self.limit, self.limited = Path(path), limit, False
+        self.unread: list[str] = []
 
     def put(self, letter: DeadLetter) -> None:
-        """Write a letter's file as a whole, or not at all. Raises DeadLetterError."""
+        """Write a letter atomically and durably. Raises DeadLetterError."""
         temporary = self.path / f"{letter.name}-{uuid.uuid4().hex}.part"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "x") as file:  # with the mode of any new file, which tempfile's have not
+            with open(temporary, "x") as file:  # tempfile would make it readable for its owner only
                 file.write(letter.to_json())
                 file.flush()
                 os.fsync(file.fileno())
@@ -44,37 +46,61 @@ class Folder:
             raise DeadLetterError(f"folder {self.path}: cannot keep a dead letter: {error}") from error
 
     def check(self) -> None:
-        """Make the folder, and see whether letters can be kept there. Raises DeadLetterError."""
+        """Create the folder. Raises DeadLetterError if letters cannot be written to it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
             raise DeadLetterError(f"folder {self.path}: cannot keep dead letters: {error}") from error
 
-    def files(self) -> list[Path]:
-        """The letters' files, sorted by name; others are passed over. Raises DeadLetterError."""
+    def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
+        """Yield (name, letter), sorted by name; errors of other files are in ``unread``."""
         if not self.path.is_dir():
             raise DeadLetterError(f"folder {self.path}: there is no such folder")
-        return sorted(self.path.glob(f"*{SUFFIX}"))
+        count = 0
+        self.limited = False
+        for file in sorted(self.path.glob(f"*{SUFFIX}")):
+            if not file.stem.startswith(tuple(prefixes)):
+                continue
+            if count == self.limit:
+                self.limited = True
+                return
+            try:
+                letter = read_letter(file)
+            except DeadLetterError as error:
+                if str(error) not in self.unread:
+                    self.unread.append(str(error))
+                continue
+            count += 1
+            yield file.stem, letter
 
-    def letters(self) -> Iterator[tuple[Path, DeadLetter]]:
-        """The letters and their files, sorted by name. Raises DeadLetterError for a file that holds none."""
-        for file in self.files():
-            yield file, read_letter(file)
+    def remove(self, name: str) -> None:
+        """Remove a letter's file. Raises DeadLetterError."""
+        file = self.path / f"{name}{SUFFIX}"
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise DeadLetterError(f"{file}: cannot be removed: {error.strerror}") from error
+
+    def refused(self, name: str, letter: DeadLetter) -> None:
+        """Write a letter that was refused again, with one attempt more. Raises DeadLetterError."""
+        self.put(letter)
+        if name != letter.name:
+            self.remove(name)
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: a folder has no connection."""
 
 
-def folder_at(where: str, otherwise: str) -> Folder:
-    """A folder. Raises ConfigError, with what else is expected, for an address of something else."""
+def folder_at(where: str, otherwise: str, limit: int | None = None) -> Folder:
+    """Return a folder. Raises ConfigError, with what else is expected, for the address of something else."""
     if _ADDRESS.match(where):
         raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")
-    return Folder(where)
+    return Folder(where, limit)
 
 
 def read_letter(file: Path) -> DeadLetter:
-    """The dead letter in a file. Raises DeadLetterError."""
+    """Return the dead letter in a file. Raises DeadLetterError."""
     try:
         return DeadLetter.from_json(file.read_bytes())
     except OSError as error:

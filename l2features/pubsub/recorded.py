@@ -1,4 +1,4 @@
-"""Recorded messages: files with the payload and, beside each, its attributes; and dead letters."""
+"""Recorded messages: payload files with their attributes in a JSON file each, and dead letters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PAYLOAD_SUFFIX = ".bin"
 
 
 def find_messages(path: Path) -> list[Path]:
-    """The files of recorded messages: that one, or those of a folder, sorted by name.
+    """Return the files of recorded messages, one or those of a folder, sorted by name.
 
-    A file ``NAME.bin`` is a payload, whose attributes are in ``NAME.json``; a file ``.json`` without a
-    ``.bin`` is a dead letter. Raises ConfigError where there is none.
+    ``NAME.bin`` is a payload with its attributes in ``NAME.json``. A ``.json`` without a ``.bin`` is a dead
+    letter. Raises ConfigError if there is no such file.
     """
     if path.is_dir():
         names = {p for p in path.iterdir() if p.suffix in {PAYLOAD_SUFFIX, SUFFIX} and p.is_file()}
@@ -32,7 +32,7 @@ def find_messages(path: Path) -> list[Path]:
 
 
 def read_message(file: Path) -> Delivery:
-    """The message in a file, with its path as the key. Raises ConfigError for a file that holds none."""
+    """Return the message in a file, with its path as the key. Raises ConfigError for an invalid file."""
     try:
         if file.suffix != PAYLOAD_SUFFIX:
             return read_letter(file).delivery(str(file))

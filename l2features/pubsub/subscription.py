@@ -1,7 +1,7 @@
-"""A Pub/Sub subscription: messages pulled, their leases prolonged, acknowledged.
+"""A Pub/Sub subscription: pulls messages, extends their leases, acknowledges and nacks them.
 
-Pulls are unary: what was pulled is known at once, and nothing is in flight when a process is killed but what
-it holds, which comes again when its lease ends.
+Pulls are unary, so a process that is killed has nothing in flight except the messages it leased. Pub/Sub
+redelivers those when the leases expire.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..config.datasets import pubsub_emulator
 from ..core.errors import ConfigError, L2FeaturesError
 
 if TYPE_CHECKING:
@@ -19,27 +20,30 @@ if TYPE_CHECKING:
     from google.pubsub_v1 import SubscriberClient
 
 LEASE_S = 20
-"""For how long messages are held at a time. What a process holds that is killed comes again after it."""
+"""Length of a lease; messages of a killed process are redelivered after it."""
 TIMEOUT_S, RETRY_S = 20.0, 5.0
-"""Of a call, and for how long one is repeated that failed: what waits for it has other things to do."""
+"""Deadline of a call, and how long a failed call is retried."""
 MAX_ACK_IDS = 1_000
-"""Of one request, which may have 512 KiB."""
+"""Limit for one request, which may have 512 KiB."""
 _SUBSCRIPTION = re.compile(
     r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/subscriptions/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}"
 )
 
 
 class SubscriptionError(L2FeaturesError):
-    """Pub/Sub cannot be reached."""
+    """Pub/Sub is unavailable, or a call failed."""
 
 
 class SubscriptionRefused(SubscriptionError):
-    """There is no such subscription, or it is not ours to read."""
+    """The subscription is missing, or access to it is denied."""
 
 
 class Received(NamedTuple):
-    """A message that is held; ``published`` is when it was sent (seconds since 1970), ``attempts`` how often
-    it came before where the subscription counts."""
+    """A leased message.
+
+    ``published`` is the publication time (seconds since 1970), ``attempts`` the number of earlier deliveries
+    if the subscription counts them.
+    """
 
     ack_id: str
     message_id: str
@@ -50,9 +54,9 @@ class Received(NamedTuple):
 
 
 class Subscription:
-    """One subscription, ``projects/…/subscriptions/…``; opening touches nothing. Raises ConfigError.
+    """One subscription, ``projects/…/subscriptions/…``; opening does no I/O. Raises ConfigError.
 
-    Several threads may use it.
+    It is safe to share among threads.
     """
 
     def __init__(self, path: str) -> None:
@@ -63,7 +67,7 @@ class Subscription:
         self._lock = threading.Lock()
 
     def pull(self, most: int, wait_s: float) -> list[Received]:
-        """Messages, as soon as there are any, held for `LEASE_S`; none if none come in ``wait_s``.
+        """Return messages as soon as there are any, leased for `LEASE_S`; none after ``wait_s``.
 
         Raises SubscriptionError.
         """
@@ -77,21 +81,21 @@ class Subscription:
             except DeadlineExceeded:
                 return []
         received = [_received(message) for message in answer.received_messages]
-        self.hold([message.ack_id for message in received])
+        self.lease([message.ack_id for message in received])
         return received
 
     def acknowledge(self, ack_ids: Iterable[str]) -> None:
-        """Messages are done, and do not come again. Raises SubscriptionError."""
+        """Acknowledge messages. Raises SubscriptionError."""
         for part in _parts(ack_ids):
             with self._errors("acknowledge"):
                 self._open().acknowledge(
                     subscription=self.path, ack_ids=part, timeout=TIMEOUT_S, retry=_retry()
                 )
 
-    def hold(self, ack_ids: Iterable[str], seconds: int = LEASE_S) -> None:
-        """Messages do not come again for so long; with 0, they come again now. Raises SubscriptionError."""
+    def lease(self, ack_ids: Iterable[str], seconds: int = LEASE_S) -> None:
+        """Extend leases to so many seconds from now; 0 nacks the messages. Raises SubscriptionError."""
         for part in _parts(ack_ids):
-            with self._errors("hold"):
+            with self._errors("extend leases"):
                 self._open().modify_ack_deadline(
                     subscription=self.path,
                     ack_ids=part,
@@ -101,17 +105,15 @@ class Subscription:
                 )
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._client is not None:
             self._client.transport.close()
             self._client = None
 
     def _open(self) -> SubscriberClient:
-        from .clients import open_subscriber
-
         with self._lock:
             if self._client is None:
-                self._client = open_subscriber()
+                self._client = _open_client()
             return self._client
 
     @contextmanager
@@ -127,6 +129,24 @@ class Subscription:
             raise SubscriptionError(f"{self.path}: cannot {what}: {error}") from error
 
 
+def _open_client() -> SubscriberClient:
+    """Return a client that receives messages of any size, also from the emulator.
+
+    Google's client limits answers of the emulator, but not of Pub/Sub, to 4 MB: a larger message would block
+    its subscription for ever.
+    """
+    from google.pubsub_v1 import SubscriberClient
+    from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+    host = pubsub_emulator()
+    if not host:
+        return SubscriberClient()
+    import grpc
+
+    channel = grpc.insecure_channel(host, options=[("grpc.max_receive_message_length", -1)])
+    return SubscriberClient(transport=SubscriberGrpcTransport(channel=channel))
+
+
 def _received(message: Any) -> Received:
     inner = message.message
     return Received(
@@ -140,7 +160,7 @@ def _received(message: Any) -> Received:
 
 
 def _retry() -> Retry:
-    """How a call is repeated; Google's own goes on for a minute."""
+    """Return our retry policy; Google's default retries for a minute."""
     from google.api_core.retry import Retry
 
     return Retry(timeout=RETRY_S)

@@ -1,7 +1,8 @@
-"""A Pub/Sub topic: messages published, one at a time."""
+"""A Pub/Sub topic: publishes one message at a time."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,13 @@ from ..core.errors import L2FeaturesError
 if TYPE_CHECKING:
     from google.pubsub_v1 import PublisherClient
 
+TOPIC = re.compile(r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/topics/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}")
 TIMEOUT_S, CHECK_S = 30.0, 10.0
-"""Of publishing a message, and of looking for the topic."""
+"""Deadlines of publishing a message, and of checking that the topic exists."""
 MAX_REQUEST_BYTES = 10_000_000
-"""Pub/Sub's limit of a request to publish."""
+"""Pub/Sub's limit for a publish request."""
 ROOM_BYTES = MAX_REQUEST_BYTES - 4_000
-"""Most of a message's payload and attributes; the rest is for what is around them, and the topic's name."""
+"""Limit for a message's payload and attributes; the rest is for the framing and the topic's name."""
 
 
 class PublishError(L2FeaturesError):
@@ -23,20 +25,20 @@ class PublishError(L2FeaturesError):
 
 
 class Unpublishable(PublishError):
-    """Pub/Sub will never take this message."""
+    """Pub/Sub never accepts this message."""
 
 
 class Topic:
-    """Publishes to one topic, ``projects/…/topics/…``, and waits until Pub/Sub has each message."""
+    """Publishes to one topic, ``projects/…/topics/…``, and waits until Pub/Sub has stored each message."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._client: PublisherClient | None = None
 
     def check(self) -> None:
-        """Raises PublishError where there is no such topic.
+        """Raise PublishError if the topic is missing.
 
-        Who may publish need not be permitted to look, and Pub/Sub may be away: then nothing is known.
+        It passes where that is unknown: without permission to look, or while Pub/Sub is unavailable.
         """
         from google.api_core.exceptions import GoogleAPIError, InvalidArgument, NotFound
         from google.api_core.retry import Retry
@@ -52,7 +54,7 @@ class Topic:
     def publish(self, data: bytes, attributes: Mapping[str, str]) -> None:
         """Publish a message. Raises PublishError, and Unpublishable for one that is too large or empty.
 
-        To one that is too large the emulator does not answer, and Google's client would try for ten minutes.
+        We check the size, because the emulator does not answer a request that is too large.
         """
         from google.api_core.exceptions import GoogleAPIError, InvalidArgument
         from google.api_core.retry import Retry
@@ -71,7 +73,7 @@ class Topic:
             raise PublishError(f"topic {self.path}: cannot publish: {error}") from error
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._client is not None:
             self._client.transport.close()
             self._client = None

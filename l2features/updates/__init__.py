@@ -1,1 +1,1 @@
-"""Updates: what messages mean, which nodes they ask for, and what becomes of them."""
+"""Updates: messages applied to tables, and the freshness of those."""

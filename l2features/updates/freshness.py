@@ -1,6 +1,6 @@
-"""How fresh a table is: the newest operation applied, the lag of the updates, and their backlog.
+"""Freshness of a table: the newest applied operation, the lag of its updates, and their backlog.
 
-A table keeps these figures as the note `updates`, which every updater's `l2features.updates.recorder` writes.
+The figures are the table's note `updates`, which each updater writes (`l2features.updates.recorder`).
 """
 
 from __future__ import annotations
@@ -13,64 +13,64 @@ from ..store.base import Store
 from ..store.notes import Time, read_note, shown
 
 NOTE = "updates"
-"""Under what a table keeps them: the JSON of `Updates`."""
+"""Name of the note with the JSON of `Updates`."""
 SILENT = timedelta(minutes=3)
-"""An updater that has not written for so long is called silent."""
+"""An updater that has not written for so long is reported as silent."""
 
 
 class Operation(BaseModel):
-    """An operation of the graph, and when its message was published: messages have no other time."""
+    """An operation of the graph, and when its message was published."""
 
     operation_id: int = Field(description="Operation of the graph.")
-    published: Time | None = Field(description="When its message was published, where known.")
+    published: Time | None = Field(description="When its message was published, if known.")
 
 
 class Lag(BaseModel):
-    """Time from publication of a message until its rows were durable, over those of the last hour."""
+    """Time from a message's publication until its rows are durable, over the last hour."""
 
-    messages: int = Field(description="Messages that the figures are of: the last 1,000 at most.")
+    messages: int = Field(description="Number of messages; at most the latest 1,000.")
     median_s: FiniteFloat = Field(description="Seconds.")
     p99_s: FiniteFloat = Field(description="Seconds.")
     max_s: FiniteFloat = Field(description="Seconds.")
 
 
 class Backlog(BaseModel):
-    """What an updater holds, or knows of, and has not done; of all its data sets."""
+    """Messages that an updater has leased and not done, over all its data sets."""
 
     messages: int = Field(description="Messages.")
-    oldest: Time | None = Field(description="When the oldest of them was published, where known.")
+    oldest: Time | None = Field(description="When the oldest one was published, if known.")
 
 
 class Updater(BaseModel):
     """A process that applies messages to the table."""
 
-    name: str = Field(description="Host, process, and a random part.")
-    since: Time = Field(description="When it began.")
-    time: Time = Field(description="When it wrote this: once a minute at least while it lives.")
+    name: str = Field(description="Host, process id and a random part.")
+    since: Time = Field(description="When it started.")
+    time: Time = Field(description="When it wrote this; at least once a minute while it runs.")
     messages: int = Field(description="Messages for this table that it has done.")
-    lag: Lag | None = Field(description="Null where no message was done in the last hour.")
-    backlog: Backlog | None = Field(description="Null where messages wait elsewhere, as on Dataflow.")
+    lag: Lag | None = Field(description="Null if no message was done in the last hour.")
+    backlog: Backlog | None = Field(description="Null if messages wait elsewhere, as on Dataflow.")
 
 
 class Updates(BaseModel):
-    """How fresh a table is, by the updaters that write it."""
+    """Freshness of a table, as its updaters record it."""
 
     newest_operation: Operation | None = Field(
-        description="Operation, of those whose rows are durable, whose message was published last."
+        description="Of the operations whose rows are durable, the one whose message was published last."
     )
     newest_message: Time | None = Field(
-        description="When the newest message was published whose rows are durable."
+        description="When the newest message with durable rows was published."
     )
     updaters: list[Updater]
 
 
 def read_updates(store: Store) -> Updates | None:
-    """What the updaters keep with the table; None where there is none. Raises StoreError."""
+    """Return what the updaters recorded; None if they recorded nothing. Raises StoreError."""
     return read_note(store, NOTE, Updates)
 
 
 def updates_text(updates: Updates | None, now: datetime | None = None) -> str:
-    """Lines for reading."""
+    """Return the freshness as lines for humans."""
     if updates is None:
         return "no updates are recorded"
     now = now or datetime.now(UTC)
@@ -96,4 +96,4 @@ def _updater_text(updater: Updater, now: datetime) -> str:
 
 
 def _published(time_: datetime | None) -> str:
-    return f"published {shown(time_)}" if time_ else "published at a time that is not known"
+    return f"published {shown(time_)}" if time_ else "published at an unknown time"

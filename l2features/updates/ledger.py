@@ -1,24 +1,32 @@
-"""What is told of a message: that it came, and then of each of its parts what became of the ids.
+"""The state of a message whose parts are computed in parallel, and its form in a runner's state.
 
-Everything may be told twice and in any order, as in a stream that delivers at least once.
+A message is settled when the message itself and each of its parts has been reported. Reports may be repeated
+and in any order, as in a stream with at-least-once delivery.
+
+A runner that replaces a streaming job in place hands the state of the old code to the new code. So everything
+that it stores is plain: tuples, dictionaries, strings, bytes and numbers. Fields are only ever added, at the
+end of a tuple and with a default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ..core.ids import from_bytes, to_bytes
 from ..messages.decoding import Reason
-from ..messages.outcomes import Outcome, Settled, settle
-from ..messages.parts import Delivery
+from ..messages.outcomes import Fate, Outcome, Settled, settle
+from ..messages.parts import Delivery, Member
 
 UNREPORTED = "the result of a part of the message was lost"
+Plain = tuple[Any, ...]
+_OPENED, _REPORT = "opened", "report"
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A message and the numbers of its parts; ``outcomes`` are of what is in none of them."""
+    """A decoded message: the numbers of its parts, and the outcomes of ids that are in none of them."""
 
     delivery: Delivery
     parts: frozenset[int]
@@ -29,7 +37,7 @@ class Opened:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What became of the ids of a part."""
+    """The outcomes of the ids of a part."""
 
     part: int
     outcomes: tuple[Outcome, ...]
@@ -39,35 +47,35 @@ Entry = Opened | Report
 
 
 class Tally(NamedTuple):
-    """What has been told of a message so far; sets of parts are bits of bytes, as it is read for every part.
+    """Which parts of a message are expected and reported, as bit sets in bytes.
 
-    ``expected`` is None until the message itself is told of.
+    ``expected`` is None until the message itself is reported. A tally is small, as it is read for every part.
     """
 
     expected: bytes | None = None
-    told: bytes = b""
+    reported: bytes = b""
     settled: bool = False
 
     def add(self, entry: Entry) -> Tally:
-        """With one entry more; the same tally where it says nothing new."""
+        """Return the tally with one more entry; an equal one if the entry is a repetition."""
         if self.settled or (isinstance(entry, Opened) and self.expected is not None):
             return self
         if isinstance(entry, Opened):
             return self._replace(expected=_bits(entry.parts))._checked()
-        told = int.from_bytes(self.told, "little")
-        if told >> entry.part & 1:
+        reported = int.from_bytes(self.reported, "little")
+        if reported >> entry.part & 1:
             return self
-        return self._replace(told=_to_bytes(told | 1 << entry.part))._checked()
+        return self._replace(reported=_to_bytes(reported | 1 << entry.part))._checked()
 
     def _checked(self) -> Tally:
         if self.expected is None:
             return self
-        expected, told = (int.from_bytes(bits, "little") for bits in (self.expected, self.told))
-        return self._replace(settled=expected & told == expected)
+        expected, reported = (int.from_bytes(bits, "little") for bits in (self.expected, self.reported))
+        return self._replace(settled=expected & reported == expected)
 
 
 def close_account(entries: Iterable[Entry]) -> tuple[Opened, Settled]:
-    """The verdict on a message, from all that is told of it."""
+    """Return the message and the verdict on it, from all its entries."""
     opened: Opened | None = None
     reports: dict[int, Report] = {}
     for entry in entries:
@@ -76,14 +84,14 @@ def close_account(entries: Iterable[Entry]) -> tuple[Opened, Settled]:
         else:
             reports.setdefault(entry.part, entry)
     if opened is None or not opened.parts <= reports.keys():
-        told = f"{len(reports)} parts" if opened is None else f"{len(reports)} of {len(opened.parts)} parts"
-        raise ValueError(f"a message cannot be settled, as only {told} are told of")
+        found = f"{len(reports)} parts" if opened is None else f"{len(reports)} of {len(opened.parts)} parts"
+        raise ValueError(f"a message cannot be settled: only {found} are reported")
     outcomes = [*opened.outcomes, *(o for part in sorted(opened.parts) for o in reports[part].outcomes)]
     return opened, settle(outcomes, opened.delivery.last, opened.delivery.overdue)
 
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
-    """Reports, as refused, of the parts of a message that none of its entries is of."""
+    """Return reports that refuse the missing parts of a message."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
     missing = sorted({part for e in reported if isinstance(e, Opened) for part in e.parts} - known)
@@ -100,3 +108,44 @@ def _bits(parts: Iterable[int]) -> bytes:
 
 def _to_bytes(bits: int) -> bytes:
     return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+
+
+# ------------------------------------------------------------------ plain values
+def plain_member(member: Member) -> Plain:
+    """Return a `Member` as a plain value; `member_of` is the inverse."""
+    return member.key, to_bytes(member.ids), member.part, member.published
+
+
+def member_of(plain: Plain) -> Member:
+    """Return the `Member` of a plain value."""
+    key, ids, *more = plain
+    return Member(key, from_bytes(ids), *more)
+
+
+def plain_entry(entry: Entry) -> Plain:
+    """Return an entry as a plain value; `entry_of` is the inverse."""
+    outcomes = tuple(map(_plain_outcome, entry.outcomes))
+    if isinstance(entry, Report):
+        return _REPORT, entry.part, outcomes
+    delivery = tuple(entry.delivery._replace(attributes=dict(entry.delivery.attributes)))
+    return _OPENED, delivery, tuple(sorted(entry.parts)), outcomes, entry.datasets, entry.operation_id
+
+
+def entry_of(plain: Plain) -> Entry:
+    """Return the entry of a plain value."""
+    kind, first, *more = plain
+    if kind == _REPORT:
+        (outcomes,) = more
+        return Report(first, tuple(map(_outcome_of, outcomes)))
+    parts, outcomes, *more = more
+    return Opened(Delivery(*first), frozenset(parts), tuple(map(_outcome_of, outcomes)), *more)
+
+
+def _plain_outcome(outcome: Outcome) -> Plain:
+    reason = None if outcome.reason is None else str(outcome.reason)
+    return str(outcome.fate), to_bytes(outcome.ids), outcome.dataset, reason, outcome.detail
+
+
+def _outcome_of(plain: Plain) -> Outcome:
+    fate, ids, dataset, reason, *more = plain
+    return Outcome(Fate(fate), from_bytes(ids), dataset, None if reason is None else Reason(reason), *more)

@@ -1,8 +1,7 @@
-"""Messages that kill or hang the process that computes them: attempts counted in the store before they begin.
+"""Attempts at messages, counted in the store before they begin, to find those that kill their process.
 
-Where a runner repeats what its workers do not finish, an attempt that never ends is known only by what was
-stored before it. A message with too many such attempts, in whatever company, is computed alone; one that has
-too many alone is given up.
+A runner repeats what its workers do not finish, so an attempt that never ends leaves no other trace. A
+message with too many of them is computed alone; after too many alone it is given up.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _DIGEST_BYTES = 12
 
 
 class Attempts:
-    """The attempts at members of one chunk, counted in the store of its data set."""
+    """The attempts at members of one chunk, counted in its data set's store."""
 
     def __init__(self, store: Store, chunk_id: int, members: Sequence[Member]) -> None:
         self.store, self.chunk_id, self.members = store, chunk_id, members
@@ -29,7 +28,7 @@ class Attempts:
         self._counts: dict[str, int] = {}
 
     def begin(self) -> tuple[list[Member], list[Member]]:
-        """Count an attempt at each member; returns those to compute together, and those each alone.
+        """Count an attempt at each member; return those to compute together, and those to compute alone.
 
         Raises StoreError.
         """
@@ -39,14 +38,14 @@ class Attempts:
         return together, [member for member in self.members if self._counts[_work(member)] > ATTEMPTS]
 
     def begin_alone(self, member: Member) -> bool:
-        """Count an attempt at a member by itself; False where it is given up. Raises StoreError."""
+        """Count an attempt at a member alone; return False if it is given up. Raises StoreError."""
         work = _ALONE + _work(member)
         if work not in self._counts:
             [self._counts[work]] = self.store.count_attempts(self.chunk_id, [work])
         return self._counts[work] <= ATTEMPTS
 
     def end(self, members: Sequence[Member]) -> None:
-        """Forget the attempts at some of them, as the process lives. Raises StoreError."""
+        """Clear the attempts at members whose computation ended. Raises StoreError."""
         works = {_work(member): None for member in members}
         self.store.clear_attempts(self.chunk_id, [*works, *(_ALONE + work for work in works)])
 
@@ -58,6 +57,6 @@ def given_up(place: Place, member: Member) -> Outcome:
 
 
 def _work(member: Member) -> str:
-    """A short name for a part of a message, the same in every process."""
+    """Return a short name for a part of a message, the same in every process."""
     named = f"{member.part} {member.key}".encode()
     return hashlib.blake2b(named, digest_size=_DIGEST_BYTES).hexdigest()

@@ -1,4 +1,4 @@
-"""What an updater opens of its data sets: stores, geometries, segmentations and graphs."""
+"""Open data sets: their stores, geometries, segmentations and graphs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ from ..ingest.node_features import NodeSource
 from ..store.base import Store, open_store
 
 LAUNCH_DEADLINE_S = 10.0
-"""How long a launcher waits for the store of a data set."""
+"""Deadline of a launcher for a data set's store."""
 _AT_ONCE = 8
 logger = logging.getLogger(__name__)
 
 
 class OpenDatasets:
-    """Data sets, opened as messages come to need them.
-
-    Threads may share it: of each there is one for a data set.
-    """
+    """Data sets, opened when a message first needs them. It is safe to share among threads."""
 
     def __init__(self, datasets: Iterable[Dataset], geometries: Iterable[tuple[str, str]] = ()) -> None:
         self._datasets = {dataset.name: dataset for dataset in datasets}
@@ -66,9 +63,9 @@ class OpenDatasets:
 
 
 def read_geometries(datasets: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
-    """Return the geometries of data sets as JSON by name, as a launcher passes them to its workers.
+    """Return the geometries of data sets as (name, JSON), which a launcher passes to its workers.
 
-    A data set that cannot be read now is logged and left out: workers read it when a message names it.
+    A data set that cannot be read is logged and left out: workers read it when a message names it.
     """
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         found = list(threads.map(_read_json, datasets))
@@ -80,7 +77,7 @@ def _read_json(dataset: Dataset) -> str:
         with closing(open_store(dataset.store, dataset.l2cache_id, LAUNCH_DEADLINE_S)) as store:
             return _geometry(dataset, store).to_json()
     except L2FeaturesError as error:
-        logger.warning("data set %s: its geometry is not known yet: %s", dataset.name, error)
+        logger.warning("data set %s: cannot read its geometry yet: %s", dataset.name, error)
         return ""
 
 

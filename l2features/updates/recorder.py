@@ -1,18 +1,15 @@
-"""What an updater keeps with its tables of how fresh they are.
+"""Records the freshness of tables, with each table, while a process applies messages.
 
-Whoever applies messages keeps one `Recorder` for the process::
+A process has one `Recorder`, and a `Flusher` that writes its figures in a thread::
 
-    recorder = Recorder(lambda name: open_store(url_of[name], table_of[name], deadline_s=5), datasets)
+    recorder = open_recorder(update.datasets)
+    flusher = Flusher(recorder)
     recorder.applied(["minnie"], published, operation_id)  # the rows of a message are durable
-    recorder.backlog(12, oldest_published)  # what is held or known and not done; oldest None where unknown
-    recorder.flush()  # as often as wanted: it writes what is due, and logs what cannot be written
-    recorder.flush(final=True)  # at the end
-    recorder.close()
+    recorder.backlog(12, oldest_published)  # leased messages that are not done
+    flusher.wake()  # as often as you like: it writes what is due, and logs errors
+    flusher.finish()  # at the end
 
-Times are seconds since 1970; a ``published`` of 0 is not known. All methods may be called from any thread.
-`applied` and `backlog` never wait for a store. `flush` does, up to twice the deadline of a store and about
-`FLUSH_S` in all: call it from a thread of its own. While one call of it runs, others return at once, except a
-final one, which waits. It raises nothing for a store that does not answer: figures stay for the next time.
+Times are seconds since 1970; a ``published`` of 0 is unknown. All methods are safe to call from any thread.
 """
 
 from __future__ import annotations
@@ -29,28 +26,30 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from ..config.datasets import Dataset
 from ..core.errors import L2FeaturesError
-from ..store.base import Store
+from ..store.base import Store, open_store
 from ..store.notes import BadNote, NewerNote, put_note
 from .freshness import NOTE, Backlog, Lag, Operation, Updater, Updates, read_updates
 
 WRITE_S, ALIVE_S = 5.0, 60.0
-"""What has changed is written after so long, and what has not after so long: a sign of life."""
-FLUSH_S = 10.0
+"""How often changed figures are written, and unchanged ones, as a sign of life."""
+FLUSH_S, FINISH_S, STORE_DEADLINE_S = 10.0, 1.0, 5.0
+"""Limits for a flush, for the last one, and for a call of a store."""
 LAG_MESSAGES, LAG_S = 1000, 3600.0
-"""The lag is that of the last so many messages, done in the last so many seconds."""
+"""The lag is computed over the latest messages, of the last hour."""
 FORGOTTEN = timedelta(minutes=10)
-"""An updater that has not written for so long is left out by the next to write."""
+"""An updater that has not written for so long is removed by the next one that writes."""
 MAX_UPDATERS = 50
 log = logging.getLogger(__name__)
 
 
 class _Figures:
-    """What one process knows of one data set."""
+    """The figures of one process for one data set."""
 
     def __init__(self) -> None:
         self.operation: tuple[float, int] | None = None
-        """When the newest was published, and its id."""
+        """Publication time and id of the newest operation."""
         self.newest = 0.0
         self.messages = 0
         self.lags: deque[tuple[float, float]] = deque(maxlen=LAG_MESSAGES)
@@ -67,7 +66,7 @@ class _Figures:
         self.changed = True
 
     def merge(self, kept: Updates) -> None:
-        """Take over what the table knows that is newer."""
+        """Take over newer figures from the table."""
         self.newest = max(self.newest, _seconds(kept.newest_message))
         if kept.newest_operation:
             known = (_seconds(kept.newest_operation.published), kept.newest_operation.operation_id)
@@ -86,9 +85,11 @@ class _Figures:
 
 
 class Recorder:
-    """The figures of this process, by data set; ``who`` tells it from other updaters of the same tables.
+    """The figures of this process, by data set.
 
-    ``datasets`` are those for which it says that it lives before there is a message.
+    Args:
+        datasets: data sets that get a sign of life before their first message.
+        who: name of this process among the updaters of a table; default: host, process id, random part.
     """
 
     def __init__(
@@ -110,14 +111,14 @@ class Recorder:
         operation_id: int | None = None,
         now: float | None = None,
     ) -> None:
-        """A message is done: its rows in these data sets are durable."""
+        """Count a message whose rows in these data sets are durable."""
         now = time.time() if now is None else now
         with self._lock:
             for name in datasets:
                 self._figures.setdefault(name, _Figures()).add(published, operation_id, now)
 
     def backlog(self, messages: int, oldest: float | None = None) -> None:
-        """Messages that are not done, and when the oldest of them was published."""
+        """Set the number of messages that are not done, and when the oldest was published."""
         backlog = (messages, oldest or 0.0)
         with self._lock:
             if backlog != self._backlog:
@@ -126,7 +127,11 @@ class Recorder:
                     figures.changed = True
 
     def flush(self, now: float | None = None, final: bool = False) -> None:
-        """Write what is due, or everything that has changed where this is the ``final`` call."""
+        """Write what is due, or everything in the ``final`` call; errors are logged.
+
+        It takes up to `FLUSH_S` and twice a store's deadline. A concurrent call returns at once, unless it is
+        final.
+        """
         if not self._flushing.acquire(blocking=final):
             return
         try:
@@ -141,7 +146,7 @@ class Recorder:
             self._flushing.release()
 
     def close(self) -> None:
-        """Let go of the stores."""
+        """Close the stores."""
         with self._flushing:
             for store in self._stores.values():
                 store.close()
@@ -170,11 +175,11 @@ class Recorder:
         except NewerNote:
             raise
         except BadNote as error:
-            log.warning("%s; it is written anew", error)
+            log.warning("%s; it will be replaced", error)
             return None
 
     def _updates(self, figures: _Figures, kept: Updates | None, now: float) -> Updates:
-        """What is to be kept, given what is kept: own figures, and those of other updaters that live."""
+        """Return the note to write: our figures, and those of other living updaters in the current note."""
         time_ = _time(now)
         others = kept.updaters if kept else []
         living = [u for u in others if u.name != self.who and abs(time_ - u.time) <= FORGOTTEN]
@@ -200,19 +205,64 @@ class Recorder:
         )
 
     def _warn(self, name: str, problem: str) -> None:
-        """Once, until it changes or goes away."""
+        """Log a problem once, until it changes or is solved."""
         if self._problems.get(name) != problem:
-            log.warning("data set %s: cannot keep how fresh it is: %s", name, problem)
+            log.warning("data set %s: cannot record its freshness: %s", name, problem)
         self._problems[name] = problem
 
 
+class Flusher:
+    """Writes a recorder's figures in a thread, so that a slow store delays no message."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder, self._final = recorder, False
+        self._wake, self._written = threading.Event(), threading.Event()
+        threading.Thread(target=self._run, name="freshness", daemon=True).start()
+
+    def wake(self) -> None:
+        """Have the due figures written soon."""
+        self._wake.set()
+
+    def finish(self, timeout_s: float = FINISH_S) -> bool:
+        """Have all figures written; return whether that was done in time."""
+        self._written.clear()
+        self._final = True
+        self._wake.set()
+        return self._written.wait(timeout_s)
+
+    def _run(self) -> None:
+        """Flush after each `wake`, and once more when later figures are due."""
+        again = False
+        while True:
+            again = self._wake.wait(WRITE_S if again else None)
+            self._wake.clear()
+            if final := self._final:  # a request during the flush stays set
+                self._final = False
+            try:
+                self.recorder.flush(final=final)
+            except Exception:  # a defect: the next flush may succeed
+                log.exception("freshness: flush failed")
+            if final:
+                self._written.set()
+
+
+def open_recorder(datasets: Iterable[Dataset]) -> Recorder:
+    """Return the recorder of a process that updates these data sets."""
+    by_name = {dataset.name: dataset for dataset in datasets}
+
+    def store_of(name: str) -> Store:
+        return open_store(by_name[name].store, by_name[name].l2cache_id, STORE_DEADLINE_S)
+
+    return Recorder(store_of, by_name)
+
+
 def _new_name() -> str:
-    """Host, process, and a random part: containers share host names, and often all have process 1."""
+    """Return host, process id and a random part: containers share host names and process 1."""
     return f"{socket.gethostname()[:60]}-{os.getpid()}-{uuid.uuid4().hex}"
 
 
 def _time(seconds: float) -> datetime:
-    """UTC, to the millisecond."""
+    """Return a time in UTC, to the millisecond."""
     return datetime.fromtimestamp(round(seconds, 3), UTC)
 
 

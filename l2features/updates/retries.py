@@ -1,4 +1,4 @@
-"""How calls for a data set are repeated that may succeed later, and how a store rests that is away."""
+"""Retries of calls for a data set, and a rest for a store that cannot be reached."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ..core.errors import ConfigError, L2FeaturesError, StoreUnavailable
 
 LONGEST_PAUSE_S = 10.0
 REST_S = 5.0
-"""How long a data set whose store could not be reached is left alone."""
+"""How long calls for a data set fail at once after its store could not be reached."""
 _Result = TypeVar("_Result")
 
 
 class Retries:
-    """Calls have so many ``attempts``, with pauses that double from ``pause_s``. Threads may share it."""
+    """Retries with exponential backoff from ``pause_s``. It is safe to share among threads."""
 
     def __init__(self, attempts: int, pause_s: float) -> None:
         self.attempts, self.pause_s = attempts, pause_s
         self._away: dict[str, tuple[L2FeaturesError, float]] = {}
 
     def pauses(self) -> list[float]:
-        """Seconds between the attempts."""
+        """Return the seconds between the attempts."""
         return [min(self.pause_s * 2**n, LONGEST_PAUSE_S) for n in range(self.attempts - 1)]
 
     def call(self, name: str, call: Callable[..., _Result], *arguments: Any) -> _Result:
-        """What a call for a data set gives, after as many attempts as there may be.
+        """Return the result of a call for a data set, retried after errors of this project.
 
-        While its store rests, as it could not be reached, the error is the same as it was.
+        While its store rests, the error that stopped it is raised again.
         """
         away, until = self._away.get(name, (None, 0.0))
         if away is not None and time.monotonic() < until:
@@ -49,5 +49,5 @@ class Retries:
 
 
 def _is_retried(error: BaseException) -> bool:
-    """Whether to repeat a call: not one that fails until the data sets file changes."""
+    """Whether to retry a call; a ConfigError stays until the data sets file changes."""
     return isinstance(error, L2FeaturesError) and not isinstance(error, ConfigError)

@@ -1,15 +1,14 @@
-"""What messages mean: which nodes to compute, and what becomes of each message.
+"""The updater: decodes messages, plans their parts by chunk, computes and writes the rows.
 
-A message is split by data set and chunk; nodes that several messages name in a chunk are computed together;
-and the outcomes of its ids, wherever they come from, settle the message. Rows are a function of the id alone,
-so that a message may come twice, late, or with others in any order: the table is the same.
+A chunk's nodes are computed together, whichever messages name them, and the outcomes of all its ids settle a
+message. A row is a function of its id, so messages may be repeated and in any order.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,33 +23,21 @@ from ..ingest.node_features import NodeFeatures
 from ..messages.decoding import BadMessage, Reason, check_ids, decode
 from ..messages.outcomes import Fate, Outcome
 from ..messages.parts import Delivery, Member, Place, all_ids, among, batches, by_place
+from .ledger import Opened
 from .message_attempts import Attempts, given_up
 from .opened import OpenDatasets
 from .retries import Retries
 
 MEMBERS_S = 60.0
-"""How long the messages of a group that failed are tried one by one."""
+"""How long the messages of a failed group are retried one by one."""
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The parts of a message, and what is known of the rest of its ids.
-
-    ``datasets`` are those that it means, and ``operation_id`` is an edit's.
-    """
-
-    parts: Sequence[tuple[Place, Member]] = ()
-    outcomes: Sequence[Outcome] = ()
-    datasets: tuple[str, ...] = ()
-    operation_id: int | None = None
 
 
 @dataclass(eq=False)
 class Computed:
-    """Rows to be written for the members of a chunk, and what is known of all other ids of theirs.
+    """Rows to write for the members of a chunk, and the outcomes of their other ids.
 
-    ``refused`` is the error of ids that failed as access to files is refused for now.
+    ``denied`` is the error of ids that failed because access to files is denied.
     """
 
     place: Place
@@ -58,12 +45,12 @@ class Computed:
     features: np.ndarray
     outcomes: list[Outcome]
     millis: dict[str, float] = field(default_factory=dict)
-    refused: VolumeUnavailable | None = None
+    denied: VolumeUnavailable | None = None
 
 
 @dataclass(eq=False)
 class Tried:
-    """Results of a batch, and the members that have none, each with its error."""
+    """Results of a batch, and the members that failed, with their errors."""
 
     done: list[Computed] = field(default_factory=list)
     failed: list[tuple[Sequence[Member], Exception]] = field(default_factory=list)
@@ -75,12 +62,15 @@ class Tried:
 
 @dataclass(frozen=True)
 class Update:
-    """How messages are applied to data sets, small enough to travel to every worker.
+    """How messages are applied to data sets; small, as every worker receives it.
 
-    Errors are retried ``attempts`` times, with a backoff that doubles from ``pause_s``. After that, for
-    ``insist_s`` from the publication of a message, a transient error is raised, for a runner that repeats the
-    call; any other is the outcome of the ids. Where attempts are ``counted``, a message that kills or hangs
-    its process is given up. ``geometries`` are those that `read_geometries` returns.
+    Attributes:
+        recompute: compute and write nodes whose rows exist.
+        attempts: attempts at a call, with exponential backoff from ``pause_s``.
+        insist_s: after its attempts, a transient error is raised until the messages are older than this, for
+            a runner that repeats the call. Later, and for permanent errors, it is an outcome.
+        counted: count attempts in the store, and give up a message that kills or hangs its process.
+        geometries: from `read_geometries`.
     """
 
     datasets: tuple[Dataset, ...]
@@ -96,33 +86,30 @@ class Update:
 
 
 class Updater(OpenDatasets):
-    """Applies messages to data sets. Threads may share it."""
+    """Applies messages to data sets. It is safe to share among threads."""
 
     def __init__(self, update: Update) -> None:
         super().__init__(update.datasets, update.geometries)
         self.update = update
         self._retries = Retries(update.attempts, update.pause_s)
 
-    def split(self, delivery: Delivery) -> Split:
-        """What a message asks for, by data set and chunk. It never raises for what a message holds."""
+    def plan(self, delivery: Delivery) -> tuple[Opened, list[tuple[Place, Member]]]:
+        """Decode a message, and return its parts by data set and chunk. No message makes it raise."""
         try:
             request = decode(delivery.data, delivery.attributes)
         except BadMessage as error:
-            return Split(outcomes=[Outcome.refused(error.reason, str(error))])
+            return Opened(delivery, frozenset(), (Outcome.refused(error.reason, str(error)),)), []
         parts: list[tuple[Place, Member]] = []
         outcomes = [
-            Outcome.refused(reason, f"{', '.join(words)} among the ids {reason.meaning}")
-            for reason, words in request.refused.items()
+            Outcome.refused(reason, f"{', '.join(values)} among the ids {reason.meaning}")
+            for reason, values in request.refused.items()
         ]
         datasets = datasets_of_table(self.update.datasets, request.table_id, request.l2cache_id)
-        names = tuple(dataset.name for dataset in datasets)
-        if not len(request.ids):
-            return Split(parts, outcomes, names, request.operation_id)
-        if not datasets:
+        if len(request.ids) and not datasets:
             cache = f" with the cache {request.l2cache_id!r}" if request.l2cache_id else ""
-            detail = f"table {request.table_id!r}{cache} belongs to no data set"
+            detail = f"table {request.table_id!r}{cache} is in no data set"
             outcomes.append(Outcome.refused(Reason.UNKNOWN_TABLE, detail, request.ids))
-        for number, dataset in enumerate(datasets):
+        for number, dataset in enumerate(datasets if len(request.ids) else ()):
             try:
                 geometry = self._retries.call(dataset.name, self.geometry, dataset.name)
             except Exception as error:
@@ -130,17 +117,19 @@ class Updater(OpenDatasets):
                 continue
             ids, refused = check_ids(request.ids, geometry)
             outcomes += [Outcome.refused(why, "", bad, dataset.name) for why, bad in refused.items()]
-            parts += [  # numbered in the same way, whatever becomes of the other data sets
+            parts += [  # their numbers do not depend on errors of the other data sets
                 (place, Member(delivery.key, own, number + part * len(datasets), delivery.published))
                 for part, (place, own) in enumerate(by_place(dataset.name, geometry, ids))
             ]
-        return Split(parts, outcomes, names, request.operation_id)
+        numbers = frozenset(member.part for _, member in parts)
+        names = tuple(dataset.name for dataset in datasets)
+        return Opened(delivery, numbers, tuple(outcomes), names, request.operation_id), parts
 
     def compute(self, place: Place, members: Sequence[Member]) -> Iterator[Computed]:
-        """The features of a chunk's nodes that messages name; it never raises for what a chunk holds.
+        """Compute the features of a chunk's nodes that messages name.
 
-        Where that fails, and not for the chunk or the store, each message's nodes are tried by themselves.
-        Raises a transient error, and yields nothing of the batch, while one of its messages is young enough.
+        After an error that is not the chunk's or the store's, each message is computed alone. Raises a
+        transient error, without a result of the batch, while one of its messages is young enough (`Update`).
         """
         for batch in batches(members):
             if self.update.counted:
@@ -149,7 +138,7 @@ class Updater(OpenDatasets):
                 yield from self._results(place, self._tried(place, batch))
 
     def _counted(self, place: Place, batch: Sequence[Member]) -> Iterator[Computed]:
-        """As `compute`, with attempts that are counted before they begin."""
+        """Compute a batch, with attempts counted before they begin."""
         try:
             chunk_id = self.geometry(place.dataset).chunk_id(place.chunk)
             attempts = Attempts(self.store(place.dataset), chunk_id, batch)
@@ -168,14 +157,14 @@ class Updater(OpenDatasets):
             self._end(place, attempts, batch)
 
     def _alone(self, place: Place, member: Member, attempts: Attempts) -> Tried:
-        """A member in whose company processes died."""
+        """Compute a member alone, as processes died that computed it with others."""
         try:
             begun = self._retries.call(place.dataset, attempts.begin_alone, member)
         except Exception as error:
             return Tried(failed=[([member], error)])
         if begun:
             tried = self._tried(place, [member])
-            self._end(place, attempts, [member])  # or it would bear the deaths of those after it
+            self._end(place, attempts, [member])  # or it is blamed for the deaths at later members
             return tried
         return Tried([Computed(place, [member], np.zeros(0, FEATURES), [given_up(place, member)])])
 
@@ -183,10 +172,10 @@ class Updater(OpenDatasets):
         try:
             self._retries.call(place.dataset, attempts.end, members)
         except StoreError as error:
-            logger.warning("chunk %s: attempts stay counted: %s", place.chunk, error)
+            logger.warning("chunk %s: cannot clear the counted attempts: %s", place.chunk, error)
 
     def _tried(self, place: Place, batch: Sequence[Member]) -> Tried:
-        """A batch as a whole or, where its members may differ, each of them by itself."""
+        """Compute a batch as a whole or, after an error of single messages, each member alone."""
         try:
             return Tried([self._retries.call(place.dataset, self._compute, place, batch)])
         except Exception as error:
@@ -195,7 +184,7 @@ class Updater(OpenDatasets):
             return self._each(place, batch, error)
 
     def _each(self, place: Place, members: Sequence[Member], error: Exception) -> Tried:
-        """Each message's nodes by themselves, as far as time allows; ``error`` is what stopped them all."""
+        """Compute each member alone until `MEMBERS_S` have passed; ``error`` is that of the whole batch."""
         until = time.monotonic() + MEMBERS_S
         tried = Tried()
         for member in members:
@@ -209,9 +198,9 @@ class Updater(OpenDatasets):
         return tried
 
     def _results(self, place: Place, tried: Tried) -> Iterator[Computed]:
-        """All of a batch, or the error that is insisted on, raised after the computed rows are written."""
-        refused = [(computed.members, computed.refused) for computed in tried.done if computed.refused]
-        for members, error in [*tried.failed, *refused]:
+        """Yield the results of a batch, or write them and raise an error that is to be repeated."""
+        denied = [(computed.members, computed.denied) for computed in tried.done if computed.denied]
+        for members, error in [*tried.failed, *denied]:
             if self._insists(error, members):
                 for computed in tried.done:
                     list(self.write(computed))
@@ -222,12 +211,12 @@ class Updater(OpenDatasets):
             yield Computed(place, members, np.zeros(0, FEATURES), [outcome])
 
     def _insists(self, error: Exception, members: Sequence[Member]) -> bool:
-        """Whether to raise an error: it is transient, and one of the messages was published lately."""
+        """Whether to raise an error: it is transient, and one of the messages is young enough."""
         newest = max(member.published for member in members)
         return is_transient(error) and time.time() < newest + self.update.insist_s
 
     def write(self, computed: Computed) -> Iterator[tuple[Member, list[Outcome]]]:
-        """Make rows durable; gives the outcomes of each member's ids."""
+        """Write rows durably, and yield the outcomes of each member's ids."""
         rows, outcomes = computed.features, list(computed.outcomes)
         if len(rows):
             dataset, empty = computed.place.dataset, rows[SIZE] == 0
@@ -249,9 +238,9 @@ class Updater(OpenDatasets):
         ids, name = all_ids(members), place.dataset
         outcomes: list[Outcome] = []
         if not self.update.recompute:
-            there = self.store(name).read(ids, (SIZE,)).found
-            outcomes.append(Outcome(Fate.PRESENT, ids[there], name))
-            ids = ids[~there]
+            present = self.store(name).read(ids, (SIZE,)).found
+            outcomes.append(Outcome(Fate.PRESENT, ids[present], name))
+            ids = ids[~present]
         if not len(ids):
             return Computed(place, members, np.zeros(0, FEATURES), outcomes)
         result = self._known(place, ids)
@@ -262,13 +251,13 @@ class Updater(OpenDatasets):
         if len(result.unsure):
             what = f"{len(result.unsure)} ids, the first {result.unsure[0]}: {result.unsure_why}"
             outcomes.append(Outcome(Fate.FAILED, result.unsure, name, detail=what))
-        refused = None
+        denied = None
         if len(result.unsure) and result.forbidden:
-            refused = VolumeUnavailable(f"chunk {place.chunk}: {result.unsure_why}: 403 Forbidden")
-        return Computed(place, members, result.features, outcomes, result.millis, refused)
+            denied = VolumeUnavailable(f"chunk {place.chunk}: {result.unsure_why}: 403 Forbidden")
+        return Computed(place, members, result.features, outcomes, result.millis, denied)
 
     def _known(self, place: Place, ids: Ids) -> NodeFeatures:
-        """The features of nodes; the graph is asked again for those that it did not know, as it may lag."""
+        """Compute nodes, with retries for those that are missing from the graph, as it may lag."""
         source = self._source(place.dataset)
         result = source.compute(place.chunk, ids)
         waits = iter(self._retries.pauses())
@@ -283,24 +272,8 @@ class Updater(OpenDatasets):
         return result
 
 
-def apply_messages(updater: Updater, deliveries: Iterable[Delivery]) -> dict[str, list[Outcome]]:
-    """Apply messages, those that name the same chunk together; gives the outcomes by their keys."""
-    groups: dict[Place, list[Member]] = {}
-    outcomes: dict[str, list[Outcome]] = {}
-    for delivery in deliveries:
-        split = updater.split(delivery)
-        outcomes.setdefault(delivery.key, []).extend(split.outcomes)
-        for place, member in split.parts:
-            groups.setdefault(place, []).append(member)
-    for place, members in groups.items():
-        for computed in updater.compute(place, members):
-            for member, found in updater.write(computed):
-                outcomes[member.key].extend(found)
-    return outcomes
-
-
 def _failed(dataset: str, ids: Ids, error: Exception, where: str = "") -> Outcome:
-    """What became of ids that an error stopped, which may pass."""
+    """Return the outcome of ids whose computation an error stopped."""
     if isinstance(error, L2FeaturesError):
         why = str(error)
     else:

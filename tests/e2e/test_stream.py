@@ -1,4 +1,4 @@
-"""The updater on one machine, as a process, between Google's Pub/Sub emulator and a SQLite store."""
+"""The local updater as a process, with the Pub/Sub emulator and a SQLite store."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ import numpy as np
 import psutil
 import pytest
 
-from beam_jobs import crew, stream
-from beam_jobs.stream import Supervisor
-from beam_jobs.stream_worker import Setup
 from l2features.config.datasets import load_datasets
 from l2features.core.geometry import Chunk
 from l2features.core.ids import Ids, as_ids
-from l2features.messages.outcomes import Verdict
+from l2features.local import updater_run
+from l2features.local.updater_run import Setup, Supervisor
 from l2features.pubsub.dead_letters import DeadLetter, Folder
 from l2features.pubsub.subscription import Subscription
 from l2features.store.base import Store
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
 from l2features.testing.stores import chunk_rows, open_table
-from l2features.updates import patience
+from l2features.updates import backoff
 from l2features.updates.freshness import read_updates
 from l2features.updates.updater import Update
 from tests.integration.test_intake import wait_for
@@ -43,7 +41,7 @@ ATTRIBUTES = {"table_id": "sample", "l2_cache_id": "l2cache_sample"}
 
 
 class Running:
-    """An updater as a process, and the table in ``folder`` that it writes: a copy, or the one that is there.
+    """An updater process, and the table in ``folder`` that it writes: a copy, or an existing one.
 
     A copy onto a file that this process has open would end its locks, and so tear its connections.
     """
@@ -83,7 +81,7 @@ class Running:
         wait_for(lambda: bool(self.store.read(ids).found.all()), LONGEST_S)
 
     def done(self) -> int:
-        """Messages done, as the table says."""
+        """Messages done, from the freshness of the table."""
         updates = read_updates(self.store)
         return updates.updaters[0].messages if updates and updates.updaters else 0
 
@@ -91,10 +89,11 @@ class Running:
         return [letter for _, letter in Folder(self.dead).letters()] if self.dead.exists() else []
 
     def workers(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children()
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def left(self) -> list[bytes]:
-        """What the subscription still brings, once the updater has ended and let go of everything."""
+        """Messages left in the subscription after the updater has ended and nacked the rest."""
         subscribed = Subscription(self.feed.subscription)
         left = [message.data for message in subscribed.pull(100, 3)]
         subscribed.close()
@@ -117,8 +116,8 @@ def running(undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path) -> Iterat
     running.store.close()
 
 
-def test_rows_freshness_and_the_end(running: Running) -> None:
-    """An updater that is told to end has finished what it held, and leaves nothing behind."""
+def test_rows_freshness_and_a_clean_stop(running: Running) -> None:
+    """An updater that is stopped finishes its batches, and leaves nothing behind."""
     ids = np.concatenate([running.ids(Chunk(x, 0, 0)) for x in range(3)])
     before = running.rows(ids)
     running.forget(ids)
@@ -142,7 +141,7 @@ def test_rows_freshness_and_the_end(running: Running) -> None:
     assert f"8 messages done, 0 refused; ids: {len(ids)} written" in running.log.read_text()
 
 
-def test_poison_is_kept_and_what_comes_behind_it_is_done(running: Running, tmp_path: Path) -> None:
+def test_poison_becomes_dead_letters_and_later_messages_are_done(running: Running, tmp_path: Path) -> None:
     first, ids = running.geometry.chunk_id(Chunk(0, 0, 0)), running.ids(Chunk(1, 1, 0))
     running.forget(ids)
     witness = tmp_path / "witness"
@@ -188,8 +187,8 @@ def test_poison_is_kept_and_what_comes_behind_it_is_done(running: Running, tmp_p
     assert running.left() == []
 
 
-def test_workers_that_are_killed(running: Running) -> None:
-    """Whenever that is; what they were given is given to others."""
+def test_killed_workers(running: Running) -> None:
+    """Their batches are retried by others, whenever they die."""
     ids = np.concatenate([running.ids(Chunk(x, y, 0)) for x in range(3) for y in range(2)])
     before = running.rows(ids)
     running.forget(ids)
@@ -207,8 +206,8 @@ def test_workers_that_are_killed(running: Running) -> None:
     assert "a worker died (SIGKILL)" in running.log.read_text()
 
 
-def test_an_updater_that_is_killed(running: Running, undisturbed: Path, tmp_path: Path) -> None:
-    """What it held comes again when its leases end; its workers do not outlive it, even where they hang."""
+def test_a_killed_updater(running: Running, undisturbed: Path, tmp_path: Path) -> None:
+    """Its messages are redelivered when the leases expire; its workers exit, even if they hang."""
     ids = running.ids(Chunk(0, 1, 0))
     before, workers = running.rows(ids), running.workers()
     for worker in workers:
@@ -227,7 +226,7 @@ def test_an_updater_that_is_killed(running: Running, undisturbed: Path, tmp_path
 
 
 def before_reads(folder: Path, statements: str) -> str:
-    """The PYTHONPATH of processes that run statements before they read a ``chunk``."""
+    """Return a PYTHONPATH with which processes run statements before they read a ``chunk``."""
     (folder / "sitecustomize.py").write_text(
         "import os, time, l2features.volume as v\n"
         "read = v.Volume.read\n"
@@ -239,12 +238,12 @@ def before_reads(folder: Path, statements: str) -> str:
     return os.pathsep.join([str(folder), str(ROOT)])
 
 
-def test_long_work_that_makes_progress_is_let_be(
+def test_a_long_batch_with_progress_is_not_killed(
     undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What takes a worker longer than a batch may be silent for, in one message of all chunks."""
+    """One message of all chunks takes longer than a batch may go without progress."""
     monkeypatch.setenv("PYTHONPATH", before_reads(tmp_path, "time.sleep(0.7)"))
-    monkeypatch.setattr(crew, "BATCH_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(updater_run, "BATCH_TIMEOUT_S", 5.0)
     config, feed = own_copy(undisturbed, tmp_path), Feed()
     store = open_table(config)
     places = [Chunk(*map(int, xyz)) for xyz in np.ndindex(3, 2, 2)]
@@ -254,16 +253,16 @@ def test_long_work_that_makes_progress_is_let_be(
     feed.publish(ids.astype("<u8").tobytes(), attributes=ATTRIBUTES)
     update, dead = Update(tuple(load_datasets(config).values()), attempts=1), tmp_path / "dead"
     supervisor = Supervisor(Setup(update, str(dead)), [Subscription(feed.subscription)], 1, 2)
-    with ended_when(lambda: bool(supervisor.totals.messages)):
+    with ended_when(lambda: bool(supervisor.totals)):
         supervisor.run()
-    assert supervisor.totals.messages == {Verdict.DONE: 1}
+    assert supervisor.totals == {"messages_done": 1, "ids_written": len(ids)}
     assert store.read(ids).found.all()
     assert not dead.exists() or not list(dead.iterdir())
 
 
 @contextmanager
 def ended_when(condition: Callable[[], bool]) -> Iterator[None]:
-    """Have this process told to end when something is so, or takes too long."""
+    """Send SIGTERM to this process when a condition holds, or after a timeout."""
 
     def watch() -> None:
         until = time.monotonic() + LONGEST_S
@@ -277,10 +276,8 @@ def ended_when(condition: Callable[[], bool]) -> Iterator[None]:
     watching.join()
 
 
-def test_all_of_its_processes_are_told_to_end(
-    undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path
-) -> None:
-    """As service managers and terminals do: what is being worked on is finished."""
+def test_a_signal_to_all_processes(undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path) -> None:
+    """Service managers and terminals send it to all; batches in progress are finished."""
     reading, go = tmp_path / "reading", tmp_path / "go"
     wait = f"open({str(reading)!r}, 'w')\n    while not os.path.exists({str(go)!r}): time.sleep(0.05)"
     path = before_reads(tmp_path, wait)
@@ -305,10 +302,10 @@ def test_all_of_its_processes_are_told_to_end(
 def test_a_message_that_kills_its_workers(
     undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It becomes a dead letter, and those beside it are done."""
+    """It becomes a dead letter, and the messages of its batch are done."""
     monkeypatch.setenv("PYTHONPATH", before_reads(tmp_path, "if tuple(chunk) == (1, 0, 0): os._exit(9)"))
-    monkeypatch.setattr(stream, "MAX_DEATHS", 2)
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 1)
+    monkeypatch.setattr(updater_run, "MAX_DEATHS", 2)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE_S", 1)
     config, feed = own_copy(undisturbed, tmp_path), Feed()
     store = open_table(config)
     geometry: Any = store.geometry()

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from l2features.cli.commands import main
 from l2features.config.datasets import load_dataset
 from l2features.core.ids import as_ids
-from l2features.pubsub import letter_box as box
+from l2features.pubsub import letter_topic as box
 from l2features.pubsub.subscription import Subscription
 from l2features.store.base import open_store
 from l2features.testing.emulators import PubSubEmulator

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +17,7 @@ from l2features.store.base import FAILED, ChunkRecord
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL, open_table
 from tests.integration.test_recordings import check_values, valid_at_t0
 from tests.support.ingest_jobs import open_sample
-from tests.support.jobs import Ran, Recordings, all_rows, dataset_file, run_ingest, run_job
+from tests.support.jobs import ROOT, Ran, Recordings, all_rows, dataset_file, run_ingest, run_job
 
 T0 = "2026-11-21 00:27:44"
 
@@ -122,7 +124,7 @@ def test_a_chunk_that_kills_its_workers_is_told(
     tmp_path: Path, sample: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, l2features.audit as a\n"
+        "import os, l2features.audit.chunk_audit as a\n"
         "look = a.AuditSource.look\n"
         "def deadly(self, chunk):\n"
         "    if tuple(chunk) == (1, 0, 0): os.kill(os.getpid(), 9)\n"
@@ -130,7 +132,7 @@ def test_a_chunk_that_kills_its_workers_is_told(
         "    return look(self, chunk)\n"
         "a.AuditSource.look = deadly\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     config = tmp_path / "datasets.yml"
     config.write_text(undisturbed.read_text())
     records: list[ChunkRecord] = sorted(open_table(config).chunk_records(), key=lambda r: r.chunk_id)
@@ -143,14 +145,14 @@ def test_a_chunk_that_kills_its_workers_is_told(
 
 
 def test_a_stopped_audit_is_not_kept(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from beam_jobs.audit_pipeline import Audited, AuditProgress
+    add = AuditSummary.add
 
-    def stop(self: AuditProgress, result: Audited) -> None:
-        self.summary.add(result.found)
-        self.stopped = True
+    def add_and_stop(self: AuditSummary, found: AuditSummary) -> None:
+        add(self, found)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     before = read_audit(open_table(undisturbed))
-    monkeypatch.setattr(AuditProgress, "add", stop)
+    monkeypatch.setattr(AuditSummary, "add", add_and_stop)
     done = run_audit(undisturbed)
     assert done.returncode == 130
     assert "the audit is of a part only, and is not kept" in done.stderr

@@ -119,7 +119,7 @@ def test_no_timer_is_of_processing_time(job: tuple[str, Launched]) -> None:
 @pytest.mark.parametrize(
     ("name", "source", "after"),
     [
-        ("ingest", "Chunks/Pending chunks", "Compute features/Compute/ParDo(_ComputeFn)"),
+        ("ingest", "Chunks/Pending chunks", "Compute features/Compute"),
         ("audit", "Chunks/Chunks", "Audit chunks/Compare"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Dead letters: what they are of, their JSON, and the folder that they go to."""
+"""Dead letters: their fields, their JSON and their folder."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from l2features.pubsub.dead_letters import (
     Refusal,
     dead_letter,
     open_dead_letters,
+    open_letter_box,
 )
-from l2features.pubsub.letter_attributes import letter_of
-from l2features.pubsub.letter_box import open_letter_box
+from l2features.pubsub.letter_topic import letter_of
 from l2features.pubsub.recorded import find_messages, read_message
 from tests.support.letters import LARGEST, LETTER, NOW, texts
 from tests.support.updates import EDIT
@@ -49,7 +49,7 @@ def test_json_keeps_everything(letter: DeadLetter) -> None:
     assert again.name == letter.name
 
 
-def test_a_letter_of_the_version_before_is_read() -> None:
+def test_a_letter_of_an_older_version_is_read() -> None:
     stored = Path(__file__).parents[1] / "data" / "stored" / "dead_letter_format_1.json"
     assert DeadLetter.from_json(stored.read_text()) == LETTER
 
@@ -67,7 +67,7 @@ def test_a_letter_of_a_newer_format_is_refused_by_name(tmp_path: Path, version: 
     assert letter_of(b"", {"dead_letter_format": "1"}, 0.0).reasons == []
 
 
-def test_the_json_is_for_other_programs_too() -> None:
+def test_the_json_has_documented_keys() -> None:
     content = json.loads(LETTER.to_json())
     assert content["payload"] == "gAT/"
     assert content["attributes"] == LETTER.attributes
@@ -90,12 +90,12 @@ def test_the_json_is_for_other_programs_too() -> None:
     ],
     ids=range(8),
 )
-def test_what_is_no_letter(text: str) -> None:
+def test_invalid_letters(text: str) -> None:
     with pytest.raises(DeadLetterError, match="this is no dead letter"):
         DeadLetter.from_json(text)
 
 
-def test_of_a_message_and_its_causes() -> None:
+def test_a_letter_has_the_message_and_its_causes() -> None:
     delivery = Delivery("key", b"abc", EDIT, attempts=3)
     causes = [Outcome.refused(Reason.OTHER_LAYER, "", as_ids([5, LARGEST]), "sample")]
     letter = dead_letter(delivery, causes, NOW)
@@ -105,7 +105,7 @@ def test_of_a_message_and_its_causes() -> None:
     assert letter.delivery("k") == Delivery("k", b"abc", EDIT, 4)
 
 
-def test_names_tell_messages_apart_and_nothing_else() -> None:
+def test_a_name_depends_on_the_message_alone() -> None:
     other = DeadLetter(LETTER.data, dict(sorted(LETTER.attributes.items())), (), 9, datetime.now(UTC))
     assert other.name == LETTER.name
     names = {DeadLetter(d, a, (), 1, NOW).name for d in (b"", b"a") for a in ({}, {"a": ""}, {"": "a"})}
@@ -113,17 +113,17 @@ def test_names_tell_messages_apart_and_nothing_else() -> None:
 
 
 # ------------------------------------------------------------------ a folder
-def test_a_folder_has_one_file_for_a_message(tmp_path: Path) -> None:
+def test_a_folder_has_one_file_per_message(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "a" / "dead")
     for letter in (LETTER, DeadLetter(b"", {}, (), 1, NOW), LETTER):
         folder.put(letter)
     found = list(folder.letters())
-    assert [file.name for file, _ in found] == sorted(f"{letter.name}.json" for _, letter in found)
+    assert [name for name, _ in found] == sorted(letter.name for _, letter in found)
     assert LETTER in [letter for _, letter in found]
     assert len(list(folder.path.iterdir())) == len(found) == 2
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DeadLetterError, match="cannot keep a dead letter"):
         Folder(tmp_path / "file" / "dead").put(LETTER)
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
-def test_a_letter_is_for_whom_the_umask_lets_read(tmp_path: Path, mask: int, mode: int) -> None:
+def test_the_umask_decides_who_may_read_a_letter(tmp_path: Path, mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
         Folder(tmp_path).put(LETTER)

@@ -1,4 +1,4 @@
-"""The command about dead letters, of a folder and of a subscription: list, show, replay."""
+"""The command deadletters with a folder and a subscription: list, show, replay."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from l2features.core.geometry import Chunk
-from l2features.pubsub import letter_box as box
+from l2features.pubsub import letter_topic as box
 from l2features.pubsub.dead_letters import DeadLetter, Folder, LetterTopic
-from l2features.pubsub.letter_box import LetterFolder
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.stores import chunk_rows, lose, open_table
 from tests.support.command import run
@@ -67,12 +66,12 @@ def test_replay_computes_what_it_can(config: Path, tmp_path: Path) -> None:
     assert chunk_rows(store, FIRST).features.tobytes() == rows.features.tobytes()
     left = list(Folder(tmp_path / "dead").letters())
     assert [(letter.data, letter.attempts, letter.ids) for _, letter in left] == [(edits[1], 5, [7])]
-    assert left[0][0].stem == left[0][1].name
+    assert left[0][0] == left[0][1].name
 
 
 @pytest.fixture
-def strangers(tmp_path: Path) -> Path:
-    """A folder of two dead letters with files before, between and after them that hold none."""
+def with_other_files(tmp_path: Path) -> Path:
+    """A folder of two dead letters, with other files before, between and after them."""
     folder = tmp_path / "dead"
     for data in (b"abc", b"other"):
         Folder(folder).put(DeadLetter(data, {"table_id": "t"}, REFUSALS, 2, NOW))
@@ -84,37 +83,42 @@ def strangers(tmp_path: Path) -> Path:
     return folder
 
 
-def names_the_strangers(stderr: str, folder: Path) -> bool:
+def names_the_other_files(stderr: str, folder: Path) -> bool:
     files = sorted(f for f in folder.glob("*.json") if f.is_dir() or f.read_text() == "{}")
     lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
     return [line.split(": ")[1] for line in lines] == [str(file) for file in files]
 
 
-def test_files_that_are_no_letters_stop_no_list(strangers: Path) -> None:
-    listed = run("deadletters", "list", strangers)
+def test_other_files_do_not_stop_a_list(with_other_files: Path) -> None:
+    listed = run("deadletters", "list", with_other_files)
     assert (listed.exit_code, len(listed.stdout.splitlines())) == (1, 2)
     assert "2 dead letters" in listed.stderr
-    assert names_the_strangers(listed.stderr, strangers)
-    assert len(run("deadletters", "list", strangers, "--json", "--limit", "2").stdout.splitlines()) == 2
-    for name, _ in LetterFolder(Folder(strangers)).letters():
-        shown = run("deadletters", "show", strangers, name)
+    assert names_the_other_files(listed.stderr, with_other_files)
+    assert (
+        len(run("deadletters", "list", with_other_files, "--json", "--limit", "2").stdout.splitlines()) == 2
+    )
+    for name, _ in Folder(with_other_files).letters():
+        shown = run("deadletters", "show", with_other_files, name)
         assert shown.exit_code == (1 if f"{name}x.json" in shown.stderr else 0)
         assert "attempts  2" in shown.stdout
-    notes = run("deadletters", "show", strangers, "!")
-    assert (notes.exit_code, f"{strangers}/!notes.json: this is no dead letter" in notes.stderr) == (2, True)
+    notes = run("deadletters", "show", with_other_files, "!")
+    assert (notes.exit_code, f"{with_other_files}/!notes.json: this is no dead letter" in notes.stderr) == (
+        2,
+        True,
+    )
 
 
-def test_files_that_are_no_letters_stop_no_replay(
-    pubsub: PubSubEmulator, strangers: Path, config: Path
+def test_other_files_do_not_stop_a_replay(
+    pubsub: PubSubEmulator, with_other_files: Path, config: Path
 ) -> None:
-    computed = run("deadletters", "replay", strangers, "--config", config)
+    computed = run("deadletters", "replay", with_other_files, "--config", config)
     assert (computed.exit_code, computed.stdout) == (1, "0 done, 2 refused, 0 failed\n")
     target = Subscribed()
-    published = run("deadletters", "replay", strangers, "--topic", target.topic)
+    published = run("deadletters", "replay", with_other_files, "--topic", target.topic)
     assert (published.exit_code, published.stdout) == (1, "2 published\n")
-    assert names_the_strangers(published.stderr, strangers)
+    assert names_the_other_files(published.stderr, with_other_files)
     assert target.messages() == [b"abc", b"other"]
-    assert len(list(strangers.glob("*.json"))) == 3
+    assert len(list(with_other_files.glob("*.json"))) == 3
 
 
 @pytest.mark.parametrize("command", ["list", "show", "replay"])
@@ -156,8 +160,8 @@ def queue(pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch) -> Subscribed
     return Subscribed()
 
 
-def test_a_subscription_is_listed_as_a_folder_is(queue: Subscribed, tmp_path: Path) -> None:
-    """And the letters stay; one that came twice is listed once; strangers' attributes do no harm."""
+def test_a_subscription_is_listed_like_a_folder(queue: Subscribed, tmp_path: Path) -> None:
+    """And the letters stay; one that came twice is listed once; with_other_files' attributes do no harm."""
     topic, large = LetterTopic(queue.topic), DeadLetter(bytes(11_000_000), EDIT, REFUSALS[:1], 1, NOW)
     for letter in (LETTER, LETTER, large):
         Folder(tmp_path).put(letter)
@@ -185,7 +189,7 @@ def test_a_subscription_is_listed_as_a_folder_is(queue: Subscribed, tmp_path: Pa
 
 
 def test_replay_of_a_subscription(queue: Subscribed, config: Path) -> None:
-    """What is done is acknowledged; what dies again, or has no payload, is there once more."""
+    """Done letters are acknowledged; those refused again, or without a payload, are redelivered."""
     store = open_table(config)
     rows = chunk_rows(store, FIRST)
     lose(store, FIRST, 1)
@@ -213,15 +217,15 @@ def test_replay_of_a_subscription_to_a_topic(queue: Subscribed) -> None:
     assert queue.messages() == []
 
 
-def test_a_subscription_that_is_none(pubsub: PubSubEmulator) -> None:
+def test_a_missing_subscription(pubsub: PubSubEmulator) -> None:
     topic = run("deadletters", "list", "projects/p/topics/dead")
     assert (topic.exit_code, "expected projects/PROJECT/subscriptions/NAME" in topic.output) == (2, True)
     away = run("deadletters", "list", "projects/test-project/subscriptions/not-there")
     assert (away.exit_code, "not-there: cannot pull: 404" in away.output) == (1, True)
 
 
-def test_a_folders_letter_that_no_topic_takes_stays(pubsub: PubSubEmulator, tmp_path: Path) -> None:
-    """And it does not keep the others."""
+def test_a_letter_too_large_for_a_topic_stays_in_its_folder(pubsub: PubSubEmulator, tmp_path: Path) -> None:
+    """The other letters are published."""
     for letter in (DeadLetter(bytes(50_000_000), EDIT, (), 1, NOW), LETTER, DeadLetter(b"", {}, (), 1, NOW)):
         Folder(tmp_path).put(letter)
     target = Subscribed()

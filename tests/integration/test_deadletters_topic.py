@@ -1,4 +1,4 @@
-"""Dead letters on a topic: the message as it came, and why in its attributes."""
+"""Dead letters on a topic: the original message, with the reasons in its attributes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from l2features.pubsub.dead_letters import (
     LetterTopic,
     Refusal,
     open_dead_letters,
+    open_letter_box,
 )
-from l2features.pubsub.letter_attributes import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
-from l2features.pubsub.letter_box import open_letter_box
+from l2features.pubsub.letter_topic import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
 from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES, Topic
 from l2features.testing.emulators import PubSubEmulator
 from tests.support.letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed, texts
 
 
-def test_attributes_keep_to_the_limits_of_pubsub() -> None:
+def test_attributes_are_within_the_limits_of_pubsub() -> None:
     many = {f"a{i}": "b" * 1_024 for i in range(95)} | {"goog_x": "1", "k" * 257: "1", "v": "1" * 1_025}
     ids = tuple(range(1, 2_000))
     letter = DeadLetter(bytes(100), many, (Refusal("other_layer", "é" * 5_000, ids),), 1, NOW)
@@ -53,7 +53,7 @@ def request_bytes(data: bytes, attributes: Mapping[str, str]) -> int:
     return len(PublishRequest.serialize(request))
 
 
-def test_what_is_too_large_for_a_topic_is_told_without_its_payload() -> None:
+def test_a_payload_too_large_for_a_topic_is_left_out() -> None:
     full = topic_message(DeadLetter(bytes(ROOM_BYTES - 50), {"table_id": "t"}, REFUSALS, 1, NOW))
     assert len(full.data) == ROOM_BYTES - 50
     assert full.attributes["table_id"] == "t"
@@ -72,7 +72,7 @@ def test_what_is_too_large_for_a_topic_is_told_without_its_payload() -> None:
     assert DeadLetter.from_json(again.to_json()) == again
 
 
-def test_a_letter_is_rebuilt_from_what_a_topic_has() -> None:
+def test_a_letter_is_rebuilt_from_its_attributes() -> None:
     again = letter_of(*topic_message(LETTER), published=5.0)
     joint = Refusal(
         "other_layer,not_an_integer",
@@ -102,7 +102,7 @@ def test_any_message_is_a_letter(data: bytes, told: dict[str, str]) -> None:
     assert 0 <= letter.attempts < 10**9
 
 
-def test_a_topic_has_the_message_as_it_came_and_why(pubsub: PubSubEmulator) -> None:
+def test_a_topic_has_the_original_message_and_the_reasons(pubsub: PubSubEmulator) -> None:
     subscribed = Subscribed()
     topic = open_dead_letters(subscribed.topic)
     topic.put(LETTER)
@@ -128,7 +128,7 @@ def test_a_topic_has_the_message_as_it_came_and_why(pubsub: PubSubEmulator) -> N
 def test_a_letter_of_a_newer_format_stays_on_its_topic(
     pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("l2features.pubsub.letter_box.QUIET_S", 2.0)
+    monkeypatch.setattr("l2features.pubsub.letter_topic.QUIET_S", 2.0)
     subscribed = Subscribed()
     with closing(Topic(subscribed.topic)) as topic:
         topic.publish(b"newer", {"dead_letter_format": "9"})
@@ -144,7 +144,7 @@ def test_a_letter_of_a_newer_format_stays_on_its_topic(
 # ------------------------------------------------------------------ at the start
 @pytest.fixture
 def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A service that says no topic, always with the same status."""
+    """A service that answers each call with the same error status."""
 
     def say(_: bytes, context: Any) -> bytes:
         context.abort(request.param, "no")
@@ -164,12 +164,12 @@ NOT_TOLD = [grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE, grpc
 
 
 @pytest.mark.parametrize("refusing", NOT_TOLD, indirect=True, ids=str)
-def test_a_topic_that_may_not_be_looked_at_may_be_there(refusing: None) -> None:
+def test_a_topic_that_may_not_be_looked_up_passes_the_check(refusing: None) -> None:
     open_dead_letters("projects/test-project/topics/dead").check()
 
 
 @pytest.mark.parametrize("refusing", [grpc.StatusCode.NOT_FOUND], indirect=True, ids=str)
-def test_a_topic_that_is_not_there(refusing: None) -> None:
+def test_a_missing_topic(refusing: None) -> None:
     with pytest.raises(DeadLetterError, match="projects/test-project/topics/dead: cannot publish: 404"):
         open_dead_letters("projects/test-project/topics/dead").check()
 
@@ -181,7 +181,7 @@ def test_a_topic_that_is_not_there(refusing: None) -> None:
         ("gs://bucket/dead", 2, "'gs://bucket/dead': expected projects/PROJECT/topics/NAME, or a folder of"),
     ],
 )
-def test_the_updater_does_not_start_where_letters_cannot_go(
+def test_the_updater_does_not_start_without_its_topic(
     pubsub: PubSubEmulator, config: Path, where: str, status: int, words: str
 ) -> None:
     subscribed = Subscribed()

@@ -1,4 +1,4 @@
-"""How fresh a table is: what is recorded and kept with the table, when, and what may go wrong."""
+"""Freshness of a table: what is recorded, when, and what may fail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.freshness import BAD_NOTES, NOW, at, kept, recorder_of
 
 
 # ------------------------------------------------------------------ what is kept
-def test_what_a_table_keeps_of_its_updates(store: Store) -> None:
+def test_the_note_of_a_table(store: Store) -> None:
     assert read_updates(store) is None
     with closing(recorder_of(store, "one")) as recorder:
         for i in range(100):
@@ -64,7 +64,7 @@ def test_figures_never_go_back(store: Store) -> None:
     assert (newest.operation_id, newest.published) == (13, at(NOW + 2))
 
 
-def test_a_message_of_which_the_time_is_not_known_has_no_lag(store: Store) -> None:
+def test_a_message_of_unknown_time_has_no_lag(store: Store) -> None:
     with closing(recorder_of(store)) as recorder:
         recorder.applied(["d"], 0.0, 5, NOW)
         recorder.flush(NOW)
@@ -72,10 +72,10 @@ def test_a_message_of_which_the_time_is_not_known_has_no_lag(store: Store) -> No
     assert found.newest_operation
     assert (found.newest_operation.published, found.newest_message) == (None, None)
     assert (found.updaters[0].messages, found.updaters[0].lag) == (1, None)
-    assert "newest operation applied: 5, published at a time that is not known" in updates_text(found)
+    assert "newest operation applied: 5, published at an unknown time" in updates_text(found)
 
 
-def test_lag_is_that_of_the_last_hour_and_the_last_messages(store: Store) -> None:
+def test_the_lag_covers_the_last_hour_and_the_latest_messages(store: Store) -> None:
     with closing(recorder_of(store)) as recorder:
         for i in range(recorder_module.LAG_MESSAGES + 500):
             recorder.applied(["d"], NOW - (1000 if i < 500 else 2), None, NOW)
@@ -90,7 +90,7 @@ def test_lag_is_that_of_the_last_hour_and_the_last_messages(store: Store) -> Non
 
 
 # ------------------------------------------------------------------ when it is written
-def test_it_is_written_where_something_changed_and_once_a_minute(store: Store) -> None:
+def test_changes_are_written_soon_and_a_sign_of_life_once_a_minute(store: Store) -> None:
     with closing(recorder_of(store)) as recorder:
 
         def written_at(now: float, final: bool = False) -> datetime:
@@ -161,7 +161,7 @@ def test_a_note_of_a_newer_format_is_kept(store: Store, caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("text", BAD_NOTES)
-def test_a_note_that_is_something_else(store: Store, text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_note(store: Store, text: str, caplog: pytest.LogCaptureFixture) -> None:
     store.put_note(NOTE, text)
     store.put_note(AUDIT, text)
     with pytest.raises(StoreError, match=f"table {store.name}: the note 'updates' cannot be read: "):
@@ -171,10 +171,10 @@ def test_a_note_that_is_something_else(store: Store, text: str, caplog: pytest.L
     with closing(recorder_of(store)) as recorder:
         recorder.flush(NOW)
     assert kept(store).updaters[0].time == at(NOW)
-    assert "it is written anew" in caplog.text
+    assert "it will be replaced" in caplog.text
 
 
-def test_a_store_that_cannot_be_reached_is_tried_again(
+def test_an_unreachable_store_is_retried(
     new_store: Callable[..., Store], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = new_store()
@@ -185,14 +185,14 @@ def test_a_store_that_cannot_be_reached_is_tried_again(
         recorder.flush(NOW + 10)
         warnings = [r.getMessage() for r in caplog.records if r.name == recorder_module.__name__]
         assert len(warnings) == 1
-        assert warnings[0].startswith("data set d: cannot keep how fresh it is: ")
+        assert warnings[0].startswith("data set d: cannot record its freshness: ")
         store.create(META)
         recorder.flush(NOW + 20)
     found = kept(store)
     assert (found.updaters[0].messages, found.newest_message) == (1, at(NOW - 1))
 
 
-def test_a_store_that_hangs_holds_up_only_the_call_that_writes(emulator: Emulator, tmp_path: Path) -> None:
+def test_a_hanging_store_delays_only_the_flush(emulator: Emulator, tmp_path: Path) -> None:
     good, own = open_store(f"sqlite://{tmp_path}/store.db", "good"), Emulator()
     good.create(META)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""How fresh tables are is written in a thread of its own."""
+"""The thread that writes the freshness of tables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from beam_jobs.update_freshness import Flusher, _RecordFn
-from beam_jobs.update_transforms import MessageResult
+from beam_jobs.update_transforms import _RecordFn
 from l2features.store.base import Store
 from l2features.testing.stores import open_table
+from l2features.updates.apply import MessageResult
 from l2features.updates.freshness import read_updates
-from l2features.updates.recorder import Recorder
+from l2features.updates.recorder import Flusher, Recorder
 from l2features.updates.updater import Update
 from tests.support.freshness import NOW, kept
 
@@ -43,7 +43,7 @@ def recording(flusher: Flusher) -> _RecordFn:
     return fn
 
 
-def test_a_store_that_hangs_holds_up_no_bundle(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_store_delays_no_bundle(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_table(config)
     with hanging(store, monkeypatch) as (hangs, release):
         fn = recording(Flusher(Recorder(lambda _: store, ["sample"])))

@@ -1,4 +1,4 @@
-"""What a process takes from subscriptions, against Google's Pub/Sub emulator."""
+"""Leased messages of subscriptions, with Google's Pub/Sub emulator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from l2features.pubsub import intake as intake_module
 from l2features.pubsub import subscription as subscription_module
-from l2features.pubsub.intake import Held, Intake, Limits
+from l2features.pubsub.intake import Intake, Leased, Limits
 from l2features.pubsub.subscription import Subscription
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
@@ -21,7 +21,7 @@ Open = Callable[..., Intake]
 
 @pytest.fixture
 def open_intake() -> Iterator[Open]:
-    """Opens intakes of feeds; a message's home is its first letter, its weight its length."""
+    """Opens intakes of feeds; a message's region starts with its first letter, its weight its length."""
     opened: list[Intake] = []
 
     def open_(*feeds: Feed) -> Intake:
@@ -47,15 +47,15 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def has_held(intake: Intake, count: int) -> bool:
+def has_leased(intake: Intake, count: int) -> bool:
     return intake.backlog()[0] == count
 
 
-def texts(messages: list[Held]) -> list[str]:
-    return [held.message.data.decode() for held in messages]
+def texts(messages: list[Leased]) -> list[str]:
+    return [leased.message.data.decode() for leased in messages]
 
 
-def test_the_urgent_come_first_and_together_what_has_one_home(
+def test_urgent_messages_go_first_and_one_region_goes_together(
     pubsub: PubSubEmulator, open_intake: Open
 ) -> None:
     urgent, low = Feed(), Feed()
@@ -66,7 +66,7 @@ def test_the_urgent_come_first_and_together_what_has_one_home(
     assert intake.take(9, 99, Limits(1)) == []
     for count, text in enumerate((b"a1", b"b1", b"a2", b"b2", b"a3", b"c123456"), start=3):
         urgent.publish(text)
-        wait_for(partial(has_held, intake, count))
+        wait_for(partial(has_leased, intake, count))
     assert texts(intake.take(2, 99, Limits(2))) == ["a1", "a2", "a3"]
     assert texts(intake.take(9, 3, Limits(2))) == ["b1"]
     assert texts(intake.take(9, 3, Limits(2))) == ["b2"]
@@ -77,33 +77,35 @@ def test_the_urgent_come_first_and_together_what_has_one_home(
     assert 0 <= time.time() - (oldest or 0) < 60
 
 
-def test_what_is_of_different_tables_is_never_together(pubsub: PubSubEmulator, open_intake: Open) -> None:
-    """The store of one may hang, and hold up the other."""
+def test_messages_of_different_tables_are_never_in_one_batch(
+    pubsub: PubSubEmulator, open_intake: Open
+) -> None:
+    """The store of one table may hang, and delay the other."""
     feed = Feed()
     feed.publish(b"a1", attributes={"table_id": "t"})
     intake = open_intake(feed)
-    wait_for(partial(has_held, intake, 1))
+    wait_for(partial(has_leased, intake, 1))
     feed.publish(b"a2", attributes={"table_id": "other"})
     feed.publish(b"a3", attributes={"table_id": "t"})
-    wait_for(partial(has_held, intake, 3))
+    wait_for(partial(has_leased, intake, 3))
     assert texts(intake.take(9, 99, Limits(1))) == ["a1", "a3"]
     assert texts(intake.take(9, 99, Limits(1))) == ["a2"]
 
 
-def test_a_key_tells_projects_apart(pubsub: PubSubEmulator, open_intake: Open) -> None:
-    """Two may have a subscription of the same name, and Pub/Sub numbers messages by topic."""
+def test_a_key_has_the_project(pubsub: PubSubEmulator, open_intake: Open) -> None:
+    """Two projects may have a subscription of the same name, and message ids are unique per topic."""
     feed = Feed()
     feed.publish(b"a")
     intake = open_intake(feed)
     wait_for(lambda: intake.waiting(Limits(1))[0] == 1)
-    (held,) = intake.take(1, 1, Limits(1))
-    assert held.key == f"test-project/{feed.name}/{held.message.message_id}"
+    (leased,) = intake.take(1, 1, Limits(1))
+    assert leased.key == f"test-project/{feed.name}/{leased.message.message_id}"
 
 
-def test_what_is_held_does_not_come_again(
+def test_leased_messages_are_not_redelivered(
     pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lease of 10 seconds, which is the shortest, is prolonged again and again."""
+    """A lease of 10 seconds, the shortest, is extended repeatedly."""
     monkeypatch.setattr(intake_module, "HEARTBEAT_S", 2.0)
     monkeypatch.setattr(subscription_module, "LEASE_S", 10)
     feed = Feed()
@@ -119,14 +121,14 @@ def test_what_is_held_does_not_come_again(
     other.close()
 
 
-def test_what_is_let_go_comes_again_when_it_is_told_to(pubsub: PubSubEmulator, open_intake: Open) -> None:
+def test_nacked_messages_are_redelivered_after_their_pause(pubsub: PubSubEmulator, open_intake: Open) -> None:
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)
     wait_for(lambda: intake.waiting(Limits(1))[0] == 2)
     first, second = intake.take(9, 9, Limits(1))
-    intake.let_go([first], 0)
-    intake.let_go([second], 3)
+    intake.nack([first], 0)
+    intake.nack([second], 3)
     start = time.monotonic()
     wait_for(lambda: intake.waiting(Limits(1))[0] == 1)
     assert texts(intake.take(9, 9, Limits(1))) == texts([first])
@@ -135,7 +137,7 @@ def test_what_is_let_go_comes_again_when_it_is_told_to(pubsub: PubSubEmulator, o
     assert texts(intake.take(9, 9, Limits(1))) == texts([second])
 
 
-def test_there_is_room_for_so_many(
+def test_the_number_of_leased_messages_is_limited(
     pubsub: PubSubEmulator, open_intake: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake_module, "PULL_MESSAGES", 2)
@@ -154,7 +156,7 @@ def test_there_is_room_for_so_many(
     assert sorted(map(int, seen)) == list(range(12))
 
 
-def test_where_nothing_can_be_let_go_it_is_not_tried_for_each_message(
+def test_nacks_rest_after_one_failed(
     pubsub: PubSubEmulator, open_intake: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     feed = Feed()
@@ -163,14 +165,14 @@ def test_where_nothing_can_be_let_go_it_is_not_tried_for_each_message(
     wait_for(lambda: intake.waiting(Limits(1))[0] == 2)
     first, second = intake.take(9, 9, Limits(1))
     feed.remove()
-    intake.let_go([first], 5)
-    intake.let_go([second], 6)
+    intake.nack([first], 5)
+    intake.nack([second], 6)
     assert intake.backlog() == (0, None)
-    assert caplog.text.count("come again when their leases end") == 1
+    assert caplog.text.count("redelivered when their leases expire") == 1
 
 
-def test_a_thread_that_breaks_ends_it_all(pubsub: PubSubEmulator) -> None:
-    """Rather than that nothing comes any more, and nobody knows."""
+def test_an_error_of_a_thread_ends_the_intake(pubsub: PubSubEmulator) -> None:
+    """Otherwise it would receive nothing any more, silently."""
     feed, told = Feed(), threading.Event()
     intake = Intake([Subscription(feed.subscription)], lambda m: (("", 1 // len(m.data)), 1), told.set)
     intake.start()
@@ -180,8 +182,8 @@ def test_a_thread_that_breaks_ends_it_all(pubsub: PubSubEmulator) -> None:
     intake.close()
 
 
-def test_what_waits_when_it_stops_comes_again(pubsub: PubSubEmulator, open_intake: Open) -> None:
-    """At once, unless a pull that ends at that moment is given it once more, or a heartbeat is under way."""
+def test_waiting_messages_are_redelivered_after_a_stop(pubsub: PubSubEmulator, open_intake: Open) -> None:
+    """At once, unless a pull or an extension of leases is in progress."""
     feed = Feed()
     feed.publish(b"a", b"b")
     intake = open_intake(feed)
@@ -196,7 +198,7 @@ def test_what_waits_when_it_stops_comes_again(pubsub: PubSubEmulator, open_intak
     other.close()
 
 
-def test_a_subscription_that_is_not_there(pubsub: PubSubEmulator) -> None:
+def test_a_missing_subscription(pubsub: PubSubEmulator) -> None:
     told = threading.Event()
     intake = Intake(
         [Subscription("projects/test-project/subscriptions/not-there")], lambda m: (("", 0), 1), told.set

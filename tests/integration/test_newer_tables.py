@@ -11,7 +11,8 @@ import pytest
 from l2features.config.datasets import load_datasets
 from l2features.messages.outcomes import Fate
 from l2features.messages.parts import Delivery
-from l2features.updates.updater import Update, apply_messages
+from l2features.updates.apply import apply_messages
+from l2features.updates.updater import Update
 from tests.support.command import run
 from tests.support.jobs import run_ingest
 from tests.support.updates import EDIT, edit

@@ -24,7 +24,6 @@ from prometheus_client.metrics import MetricWrapperBase
 from api import metrics
 from beam_jobs import audit, ingest, update
 from beam_jobs.audit_pipeline import COUNTED
-from beam_jobs.transforms import STEPS
 from benchmarks import cost
 from benchmarks.cost_inputs import Inputs, inputs_text
 from l2features.cli import commands as cli
@@ -32,6 +31,7 @@ from l2features.config.datasets import load_dataset
 from l2features.core.chunks import FileCounts, whole_box
 from l2features.core.ids import row_keys
 from l2features.core.schema import SATURATING
+from l2features.ingest.chunk_results import STEPS
 from l2features.ingest.compute import read_geometry
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Fate, Verdict

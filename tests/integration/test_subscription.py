@@ -14,7 +14,7 @@ from l2features.testing.emulators import PubSubEmulator
 
 @pytest.fixture
 def path(pubsub: PubSubEmulator) -> str:
-    """A subscription of a fresh name, whose messages come again after 10 seconds."""
+    """A new subscription, whose messages are redelivered after 10 seconds."""
     name = f"updates-{uuid.uuid4().hex}"
     topic, path = f"projects/test-project/topics/{name}", f"projects/test-project/subscriptions/{name}"
     PublisherClient().create_topic(name=topic)
@@ -27,7 +27,7 @@ def publish(path: str, *payloads: bytes) -> None:
     PublisherClient().publish(topic=path.replace("/subscriptions/", "/topics/"), messages=messages)
 
 
-def test_what_is_acknowledged_does_not_come_again_and_what_is_let_go_does(path: str) -> None:
+def test_nacked_messages_are_redelivered_and_acknowledged_ones_are_not(path: str) -> None:
     subscribed = Subscription(path)
     publish(path, b"a", b"b")
     received: list[Received] = []
@@ -38,7 +38,7 @@ def test_what_is_acknowledged_does_not_come_again_and_what_is_let_go_does(path: 
     assert all(message.published > 1e9 and message.attempts == 0 for message in received)
     by_data = {message.data: message.ack_id for message in received}
     subscribed.acknowledge([by_data[b"a"]])
-    subscribed.hold([by_data[b"b"]], 0)
+    subscribed.lease([by_data[b"b"]], 0)
     assert [message.data for message in subscribed.pull(10, 20)] == [b"b"]
     assert subscribed.pull(10, 1) == []
     subscribed.close()
@@ -48,7 +48,11 @@ def test_errors_are_named(pubsub: PubSubEmulator) -> None:
     with pytest.raises(ConfigError, match="expected projects/PROJECT/subscriptions/NAME"):
         Subscription("updates")
     nowhere = Subscription("projects/test-project/subscriptions/not-there")
-    for call in (lambda: nowhere.pull(1, 5), lambda: nowhere.acknowledge(["x"]), lambda: nowhere.hold(["x"])):
+    for call in (
+        lambda: nowhere.pull(1, 5),
+        lambda: nowhere.acknowledge(["x"]),
+        lambda: nowhere.lease(["x"]),
+    ):
         with pytest.raises(SubscriptionError, match="not-there: cannot") as refused:
             call()
         assert refused.type is SubscriptionRefused

@@ -1,4 +1,4 @@
-"""What the updater's supervisor does where workers and messages fail."""
+"""The local updater's supervisor when workers and messages fail."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs import crew as crew_module
-from beam_jobs import stream, stream_worker
-from beam_jobs.crew import Crew, Worker
-from beam_jobs.processes import handled
-from beam_jobs.stream import Supervisor
-from beam_jobs.stream_worker import Setup
 from l2features.core.ids import as_ids
-from l2features.local.processes import heeded
-from l2features.messages.parts import Delivery
+from l2features.local import updater_run
+from l2features.local import worker as worker_module
+from l2features.local.processes import handled, heeded
+from l2features.local.updater_run import Setup, Supervisor
+from l2features.local.worker import Worker, WorkerDied
 from l2features.pubsub.dead_letters import Folder
-from l2features.pubsub.intake import Held, Limits
+from l2features.pubsub.intake import Leased, Limits
 from l2features.pubsub.subscription import Received, Subscription
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
@@ -35,7 +32,7 @@ def supervisor(dead: Path, *feeds: Feed, attempts: int = 2) -> Supervisor:
     return Supervisor(Setup(Update(()), str(dead)), subscriptions, 2, attempts)
 
 
-def test_what_failed_goes_behind_what_is_more_urgent(pubsub: PubSubEmulator, tmp_path: Path) -> None:
+def test_failed_batches_go_after_more_urgent_messages(pubsub: PubSubEmulator, tmp_path: Path) -> None:
     urgent, low = Feed(), Feed()
     supervised = supervisor(tmp_path, urgent, low)
     intake = supervised.intake
@@ -48,7 +45,7 @@ def test_what_failed_goes_behind_what_is_more_urgent(pubsub: PubSubEmulator, tmp
     batches: list[list[bytes]] = []
     while len(batches) < 3:
         if batch := supervised._next_batch(9):
-            batches.append([held.message.data for held in batch])
+            batches.append([leased.message.data for leased in batch])
         time.sleep(0.05)
     assert batches[0] == [b"urgent"]
     assert sorted(batches[1:]) == [[b"low1"], [b"low2"]]
@@ -59,80 +56,119 @@ def test_what_failed_goes_behind_what_is_more_urgent(pubsub: PubSubEmulator, tmp
     ("age_s", "failing_s", "is_kept"),
     [(3_600.0, 3_600.0, False), (90_000.0, 0.0, False), (90_000.0, 90_000.0, True)],
 )
-def test_a_message_that_breaks_the_pipeline_for_a_day_is_a_dead_letter(
+def test_a_message_that_fails_for_a_day_is_a_dead_letter(
     pubsub: PubSubEmulator, tmp_path: Path, age_s: float, failing_s: float, is_kept: bool
 ) -> None:
-    """One that has waited for days before it was tried is not."""
-    held = Held("key", 0, Received("ack", "1", b"data", ATTRIBUTES, time.time() - age_s, 0))
+    """One that waited for days before its first attempt is not."""
+    leased = Leased("key", 0, Received("ack", "1", b"data", ATTRIBUTES, time.time() - age_s, 0))
     supervised = supervisor(tmp_path, Feed(), attempts=1)
-    supervised._failed([held], "it broke", died=False)
-    tried = supervised.patience._of(held)
+    supervised._failed([leased], "it broke", died=False)
+    tried = supervised.backoff._of(leased)
     assert tried.failed
     tried.failed -= failing_s
-    supervised._failed([held], "it broke", died=False)
+    supervised._failed([leased], "it broke", died=False)
     letters = [letter for _, letter in Folder(tmp_path).letters()]
     assert [letter.data for letter in letters] == [b"data"] * is_kept
     assert [letter.reasons for letter in letters] == [["still_failed"]] * is_kept
 
 
 def test_long_work_leaves_a_worker_to_others(pubsub: PubSubEmulator, tmp_path: Path) -> None:
-    """Also where all are of one subscription."""
+    """Also if all messages are of one subscription."""
     feed = Feed()
     supervised = supervisor(tmp_path, feed)
-    intake, (busy, idle) = supervised.intake, (Worker(), Worker())
-    supervised.crew.workers = [busy, idle]
+    intake, (busy, idle) = supervised.intake, (Worker() for _ in range(2))
+    supervised.workers = [busy, idle]
+    for worker in (busy, idle):
+        worker.schedule(echo, b"")
+        wait_for(lambda: worker.is_over, 60)  # noqa: B023
+        worker.result()
     intake.start()
     for count in (600, 600, 5):
         feed.publish(as_ids(range(1, count + 1)).tobytes(), attributes={**ATTRIBUTES, "l2_cache_id": "x"})
         wait_for(lambda: intake.waiting(Limits(1))[0] > 0)
     wait_for(lambda: intake.waiting(Limits(1))[0] == 3)
-    time.sleep(stream.BATCH_WAIT_S)
-    busy.batch = supervised._next_batch(9)
-    assert [held.weight for held in busy.batch] == [600]
-    assert [held.weight for held in supervised._next_batch(9)] == [5]
+    time.sleep(updater_run.BATCH_WAIT_S)
+    busy.work = supervised._next_batch(9)
+    assert [leased.weight for leased in busy.work] == [600]
+    assert [leased.weight for leased in supervised._next_batch(9)] == [5]
     assert supervised._next_batch(9) == []
     assert supervised._timeout() > 0.5
-    busy.batch = ()
-    assert [held.weight for held in supervised._next_batch(9)] == [600]
-    supervised.crew.end()
+    busy.work = None
+    assert [leased.weight for leased in supervised._next_batch(9)] == [600]
+    for worker in (busy, idle):
+        worker.close()
     intake.close()
 
 
-def test_a_worker_that_does_not_listen_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew_module, "SEND_TIMEOUT_S", 1)
-    crew = Crew(Setup(Update(()), ""), 1)
-    crew.fill()
-    (worker,) = crew.workers
-    worker.process.send_signal(signal.SIGSTOP)
-    message = Received("ack", "1", bytes(5_000_000), ATTRIBUTES, 0.0, 0)
-    crew.give(worker, [Held("key", 0, message)], [Delivery("key", message.data, ATTRIBUTES)])
-    assert crew.bury(worker) == "a worker died (SIGKILL) before it could begin"
-    assert crew.idle() == []
+def echo(data: bytes) -> tuple[bytes, str]:
+    """A task."""
+    return data, ""
 
 
-def test_a_worker_that_dies_in_the_middle_of_a_word(
-    pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_stopped_worker_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not even receive its batch is killed after a short time."""
+    monkeypatch.setattr(worker_module, "PICKUP_TIMEOUT_S", 1)
+    worker = Worker()
+    worker.schedule(echo, b"1")
+    wait_for(lambda: worker.is_over, 60)
+    assert worker.result() == (b"1", "")
+    assert worker.pid
+    os.kill(worker.pid, signal.SIGSTOP)
+    worker.schedule(echo, bytes(5_000_000))
+    time.sleep(1)
+    worker.end_overdue(60)
+    wait_for(lambda: worker.is_over)
+    with pytest.raises(WorkerDied, match="a worker was ended that received no task in 1 s"):
+        worker.result()
+    worker.close()
+
+
+@pytest.mark.parametrize("is_idle", [True, False])
+def test_a_worker_that_is_killed_is_replaced(
+    pubsub: PubSubEmulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_idle: bool
 ) -> None:
-    (tmp_path / "half.py").write_text(
-        "import os\ndef work(fd): os.write(fd, b'\\0\\0\\0\\x63half'); os._exit(3)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(stream_worker, "__name__", "half")
+    """Whether it is idle or starting."""
+    caplog.set_level("INFO")
     supervised = supervisor(tmp_path, Feed())
 
-    def end_when_said() -> None:
-        wait_for(lambda: "a worker died" in caplog.text)
-        os.kill(os.getpid(), signal.SIGTERM)
+    def kill_one() -> None:
+        try:
+            wait_for(lambda: caplog.text.count("is ready") == 2 if is_idle else bool(supervised.workers), 120)
+            os.kill(supervised.workers[0].pid or 0, signal.SIGKILL)
+            wait_for(lambda: "a worker died (SIGKILL)" in caplog.text)
+            wait_for(lambda: caplog.text.count("is ready") == 3 if is_idle else True, 120)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    watch = threading.Thread(target=end_when_said)
+    watch = threading.Thread(target=kill_one)
     watch.start()
     supervised.run()
     watch.join()
-    assert "a worker died (exit status 3) before it could begin" in caplog.text
+    assert ("died (SIGKILL) before it was ready" in caplog.text) is not is_idle
 
 
-def test_a_hangup_that_is_ignored_stays_so() -> None:
-    """As under nohup."""
+def test_a_worker_that_cannot_start(
+    pubsub: PubSubEmulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    supervised = supervisor(tmp_path, Feed())
+
+    def stop_after_death() -> None:
+        try:
+            wait_for(lambda: "a worker died" in caplog.text, 60)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    watch = threading.Thread(target=stop_after_death)
+    watch.start()
+    supervised.run()
+    watch.join()
+    assert "a worker died (exit status 3) before it was ready" in caplog.text
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    """Under nohup."""
     ends = (signal.SIGHUP, signal.SIGTERM)
     assert heeded(*ends) == [*ends]
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

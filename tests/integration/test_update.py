@@ -1,4 +1,4 @@
-"""Messages to rows, without a pipeline: what is written, skipped, marked or refused."""
+"""Messages applied without a pipeline: rows written, skipped, marked empty or refused."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Verdict, settle
 from l2features.messages.parts import Delivery
 from l2features.testing.stores import forget
-from l2features.updates.lending import give_back, lend
-from l2features.updates.updater import Update, Updater, apply_messages
+from l2features.updates.apply import apply_messages
+from l2features.updates.updater import Update, Updater
 from tests.support.updates import EDIT, edit, fates, faulty, rows_of, updater
 
 __all__ = ["updater"]
 
 
-def test_what_is_there_is_skipped_and_the_rest_is_as_the_batch_made_it(updater: Updater) -> None:
+def test_existing_rows_are_skipped_and_the_others_equal_the_ingest(updater: Updater) -> None:
     chunks = [Chunk(0, 0, 0), Chunk(2, 1, 1)]
     before = [rows_of(updater, chunk).features.tobytes() for chunk in chunks]
     one, two = (rows_of(updater, chunk).ids for chunk in chunks)
@@ -82,7 +82,7 @@ def test_every_cache_of_a_graph_is_updated_unless_one_is_named(config: Path, rec
     updater.close()
 
 
-def test_what_has_no_voxels_is_marked_and_what_the_graph_gets_wrong_is_refused(updater: Updater) -> None:
+def test_empty_nodes_are_marked_and_invalid_ones_refused(updater: Updater) -> None:
     chunk = Chunk(0, 0, 0)
     first = updater.geometry("sample").chunk_id(chunk)
     empty, bad = first + 70_000, first + 70_001
@@ -100,17 +100,3 @@ def test_what_has_no_voxels_is_marked_and_what_the_graph_gets_wrong_is_refused(u
     settled = settle(found["a"], last=False)
     assert (settled.verdict, settled.causes[0].reason) == (Verdict.DEAD, Reason.BAD_NODE)
     assert fates(apply_messages(updater, [Delivery("a", edit(empty), EDIT)])["a"]) == {"present": [empty]}
-
-
-def test_a_process_has_one_updater_for_an_update_until_nobody_needs_it(config: Path) -> None:
-    updates = [Update(tuple(load_datasets(config).values()), attempts=n) for n in (1, 1, 2)]
-    first, same, other = map(lend, updates)
-    assert first is same
-    assert first is not other
-    store = first.store("sample")
-    give_back(updates[0])
-    assert lend(updates[1]).store("sample") is store
-    for update_ in (updates[1], updates[0], updates[2]):
-        give_back(update_)
-    assert lend(updates[0]) is not first
-    give_back(updates[0])

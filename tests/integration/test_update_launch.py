@@ -1,4 +1,4 @@
-"""An update does not start where its dead letters cannot go, on any runner."""
+"""An update does not start without its topic of dead letters, on any runner."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_no_job_on_dataflow_without_its_topic(
 def test_no_replay_without_its_topic(
     pubsub: PubSubEmulator, undisturbed: Path, tmp_path: Path, runner: list[str]
 ) -> None:
-    """Of a message without ids, so that only the launch can tell."""
+    """The message has no ids, so only the launch can find the error."""
     record(tmp_path, "nothing", edit(), EDIT)
     flags = [f"--config={undisturbed}", f"--messages={tmp_path}", *runner]
     assert refused(run_job(update.main, *flags, f"--dead_letters={MISSING}"))
@@ -56,10 +56,10 @@ def test_no_replay_without_its_topic(
     assert done.stdout.startswith("1 of 1 messages done"), done.stderr
 
 
-def test_updaters_of_one_host_and_process_number_have_names_of_their_own(
+def test_updaters_with_the_same_host_and_process_id_have_different_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Containers: the names of hosts are shared, and each process is number 1."""
+    """Containers share host names, and each process has the id 1."""
     monkeypatch.setattr(socket, "gethostname", lambda: "h" * 64)
     monkeypatch.setattr(os, "getpid", lambda: 1)
     names = {Recorder(pytest.fail).who for _ in range(20)}

@@ -1,4 +1,4 @@
-"""Recorded messages, replayed by the command, against the recorded features of every node that they name."""
+"""Recorded messages, replayed by the command and compared with the recorded features of every node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_jobs.update import main as update_main
-from beam_jobs.update_transforms import KeepDeadLetters, build
+from beam_jobs.update_transforms import build
 from l2features.config.datasets import load_datasets
 from l2features.core.ids import as_ids
 from l2features.core.rows import Rows
@@ -54,7 +54,7 @@ def config(at_t0: Path, tmp_path: Path) -> Path:
 
 
 def table_bytes(config: Path, recordings: Recordings) -> bytes:
-    """Rows of all ids ever made, and which of them there are."""
+    """Return the rows of all ids ever made, and which of them exist."""
     rows = open_table(config).read(sorted(map(int, recordings.json("features.json")["features"])))
     return rows.features.tobytes() + rows.present.tobytes()
 
@@ -79,7 +79,7 @@ def letters(folder: Path) -> dict[bytes, DeadLetter]:
 
 
 def test_every_named_node_has_its_recorded_features(config: Path, recordings: Recordings) -> None:
-    """Superseded ones too, and all of it twice; the missing ids are of a cache that no data set has."""
+    """Superseded ones too, and all twice; the missing ids are of a cache that no data set has."""
     features = recordings.json("features.json")["features"]
     ids = named(recordings)
     assert sum(not features[str(i)]["valid_at_t1"] for i in ids) > 5
@@ -107,7 +107,7 @@ def rep(features: dict[str, Any], row: Any) -> list[int]:
 
 
 def test_recompute_gives_the_same_bytes(config: Path, recordings: Recordings, tmp_path: Path) -> None:
-    """Messages in another order, each twice, and a row that was spoilt."""
+    """Messages in another order, each twice, and a row that was changed."""
     messages = tmp_path / "messages"
     messages.mkdir()
     for file in (recordings.folder / "pubsub").glob("[0-9]*"):
@@ -127,7 +127,7 @@ def test_recompute_gives_the_same_bytes(config: Path, recordings: Recordings, tm
 
 
 class Evil:
-    """Runs a command when it is unpickled by what runs commands."""
+    """Runs a command when a normal unpickler reads it."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -141,7 +141,7 @@ def edit(*ids: Any) -> bytes:
 
 
 def test_poison(config: Path, recordings: Recordings, tmp_path: Path) -> None:
-    """It ends among the dead letters with its reason; the good ids of a bad message are computed."""
+    """It becomes a dead letter with its reason; the good ids of a bad message are computed."""
     good, other, third = named(recordings)[:3]
     first = open_table(config).geometry().chunk_id((0, 0, 0))  # type: ignore[union-attr, arg-type]
     witness = tmp_path / "witness"
@@ -185,7 +185,7 @@ def test_poison(config: Path, recordings: Recordings, tmp_path: Path) -> None:
     assert {letter.attempts for _, letter in Folder(dead).letters()} == {2}
 
 
-def test_what_may_pass_is_not_a_dead_letter(config: Path, recordings: Recordings, tmp_path: Path) -> None:
+def test_a_transient_error_makes_no_dead_letter(config: Path, recordings: Recordings, tmp_path: Path) -> None:
     entries = json.loads(config.read_text())
     good = dict(entries["sample"])
     entries["sample"]["graph"] = f"bigtable://{PROJECT}/{INSTANCE}/away"
@@ -225,7 +225,7 @@ def test_a_users_mistake(
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"attributes": 5}', '{"payload": "!"}', None])
-def test_files_that_hold_no_message(undisturbed: Path, tmp_path: Path, content: str | None) -> None:
+def test_files_without_a_message(undisturbed: Path, tmp_path: Path, content: str | None) -> None:
     record(tmp_path / "messages", "one", b"", MISSING)
     if content is None:
         (tmp_path / "messages" / "one.json").unlink()
@@ -241,15 +241,15 @@ def test_files_that_hold_no_message(undisturbed: Path, tmp_path: Path, content: 
         assert "this is no dead letter" in run_update(undisturbed, tmp_path / "messages").stderr
 
 
-def test_a_message_that_may_come_again_is_no_dead_letter_yet(config: Path, tmp_path: Path) -> None:
-    """The same transforms with deliveries of one's own: one may be tried again later, the other not."""
+def test_only_the_last_attempt_makes_a_dead_letter(config: Path, tmp_path: Path) -> None:
+    """The transforms with two deliveries, of which one may be retried."""
     first = open_table(config).geometry().chunk_id((0, 0, 0))  # type: ignore[union-attr, arg-type]
     data = edit(first + 60_000)
     deliveries = [Delivery("later", data, EDIT, last=False), Delivery("never", data, {**EDIT, "n": "1"}, 6)]
     update = Update(tuple(load_datasets(config).values()), attempts=1)
     with beam.Pipeline("FnApiRunner") as pipeline:
-        done = build(pipeline, beam.Create(deliveries), update, KeepDeadLetters(str(tmp_path / "dead")))
-        verdicts = done.results | beam.Map(lambda result: (result.key, result.verdict))
+        done = build(pipeline, beam.Create(deliveries), update, str(tmp_path / "dead"))
+        verdicts = done | beam.Map(lambda result: (result.key, result.verdict))
         assert_that(verdicts, equal_to([("later", "retry"), ("never", "dead")]))
     kept = letters(tmp_path / "dead")
     assert [(letter.attempts, letter.reasons) for letter in kept.values()] == [(7, ["unknown_node"])]

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from l2features.core.errors import TableNotFound
 from l2features.core.geometry import Geometry
 from l2features.store.base import DONE, Store
@@ -47,6 +49,12 @@ def start(config: Path, *flags: str, **more: object) -> subprocess.Popen[str]:
     return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **more
     )
+
+
+def workers_of(job: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The worker processes of an ingest on this machine."""
+    children = psutil.Process(job.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:

@@ -36,7 +36,7 @@ class Subscribed(Feed):
         while received := subscription.pull(10, 1):
             held += [message.ack_id for message in received]
             data |= {message.message_id: message.data for message in received}
-        subscription.hold(held, 0)
+        subscription.lease(held, 0)
         return sorted(data.values())
 
     def message(self) -> tuple[bytes, dict[str, str]]:

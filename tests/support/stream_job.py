@@ -19,8 +19,7 @@ from apache_beam.transforms.window import TimestampedValue
 
 from beam_jobs import command
 from beam_jobs.update_dataflow import INSIST_S, Deliver
-from beam_jobs.update_freshness import RecordFreshness
-from beam_jobs.update_transforms import KeepDeadLetters, build
+from beam_jobs.update_transforms import RecordFreshness, build
 from l2features.config.datasets import load_datasets
 from l2features.updates.opened import read_geometries
 from l2features.updates.updater import Update
@@ -53,9 +52,8 @@ def main(config: str, file: str, dead_letters: str, *flags: str) -> int:
     update = Update(datasets, attempts=2, insist_s=INSIST_S, counted=True, geometries=geometries)
 
     def add(pipeline: Any) -> object:
-        letters = KeepDeadLetters(dead_letters)
-        done = build(pipeline, _Read(Path(file)), update, letters, streaming=True)
-        return done.results | "Record freshness" >> RecordFreshness(update)
+        done = build(pipeline, _Read(Path(file)), update, dead_letters, streaming=True)
+        return done | "Record freshness" >> RecordFreshness(update)
 
     def run() -> int:
         print(json.dumps(command.run_on("PortableRunner", ["--streaming", *flags], add)))

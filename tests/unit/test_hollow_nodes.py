@@ -18,7 +18,8 @@ from l2features.ingest.steps import prepare
 from l2features.messages.outcomes import Fate, Verdict, settle
 from l2features.messages.parts import Delivery
 from l2features.store.base import open_store
-from l2features.updates.updater import Update, apply_messages
+from l2features.updates.apply import apply_messages
+from l2features.updates.updater import Update
 from tests.integration.test_nodes import entry, packed, strange_table
 from tests.support.jobs import Recordings
 

@@ -8,12 +8,12 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_jobs.pipeline import build
-from beam_jobs.transforms import FailedChunk, _FailFn, _WriteFn
+from beam_jobs.transforms import build
 from l2features.config.datasets import load_dataset
 from l2features.core.errors import StoreError
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
+from l2features.ingest.chunk_results import failed_chunk, save_result
 from l2features.ingest.steps import (
     ATTEMPTS,
     GIVEN_UP,
@@ -50,8 +50,7 @@ def test_the_pipeline_gives_it_up_and_does_the_others(ingest: Ingest, config: Pa
         begin_attempt(store, ingest.geometry, CHUNK)
     lost = lose(store, OTHER, 2)
     with beam.Pipeline("FnApiRunner") as pipeline:
-        results = build(pipeline, ingest, beam.Create([CHUNK, OTHER]), counted=True)
-        outcomes = (results.written, results.failed) | beam.Flatten()
+        outcomes = build(pipeline, ingest, beam.Create([CHUNK, OTHER]), counted=True)
         states = outcomes | beam.Map(lambda result: (tuple(result.chunk), result.state, result.reason))
         assert_that(states, equal_to([(tuple(CHUNK), FAILED, GIVEN_UP), (tuple(OTHER), DONE, "")]))
     assert store.read(lost).found.all()
@@ -99,32 +98,30 @@ def test_a_chunk_that_could_not_be_written_killed_nothing(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = ingest.open_source().compute(CHUNK)
-    fn = _WriteFn(ingest)
-    fn.setup()
-    begin_attempt(fn.store, ingest.geometry, CHUNK)
+    store = ingest.open_store()
+    begin_attempt(store, ingest.geometry, CHUNK)
 
     def write(_: object) -> None:
         raise StoreError("no room")
 
-    monkeypatch.setattr(fn.store, "write", write)
+    monkeypatch.setattr(store, "write", write)
     with pytest.raises(StoreError, match="no room"):
-        list(fn.process(computed))
-    assert fn.store.count_attempts(ingest.geometry.chunk_id(CHUNK)) == [1]
-    fn.teardown()
+        save_result(store, ingest.geometry, computed)
+    assert store.count_attempts(ingest.geometry.chunk_id(CHUNK)) == [1]
+    store.close()
 
 
 def test_a_failure_that_could_not_be_recorded_killed_nothing(
     ingest: Ingest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fn = _FailFn(ingest)
-    fn.setup()
-    begin_attempt(fn.store, ingest.geometry, CHUNK)
+    store = ingest.open_store()
+    begin_attempt(store, ingest.geometry, CHUNK)
 
     def put_chunk(*_: object) -> None:
         raise StoreError("no room")
 
-    monkeypatch.setattr(fn.store, "put_chunk", put_chunk)
+    monkeypatch.setattr(store, "put_chunk", put_chunk)
     with pytest.raises(StoreError, match="no room"):
-        list(fn.process(FailedChunk(CHUNK, "cannot read it")))
-    assert fn.store.count_attempts(ingest.geometry.chunk_id(CHUNK)) == [1]
-    fn.teardown()
+        save_result(store, ingest.geometry, failed_chunk(CHUNK, "cannot read it"))
+    assert store.count_attempts(ingest.geometry.chunk_id(CHUNK)) == [1]
+    store.close()

@@ -1,4 +1,4 @@
-"""Messages that kill or hang their process, as the next one knows of them. A death is an exception here."""
+"""Messages that kill or hang their process, as the next one sees them. An exception stands for a death."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_message_that_kills_its_process_is_given_up_and_the_others_are_done(co
     assert open_attempts(counting, members) == 0
 
 
-def test_a_message_is_known_by_its_key_in_whatever_company(counting: Updater) -> None:
+def test_a_message_is_known_by_its_key_in_any_batch(counting: Updater) -> None:
     ids = lose(counting.store("sample"), Chunk(0, 0, 0), 4)
     members = members_of(ids)
     for company in (members[:2], members[1:3], members[1:]):
@@ -111,14 +111,14 @@ def test_a_message_is_known_by_its_key_in_whatever_company(counting: Updater) ->
     ]
 
 
-def test_a_message_without_company_is_given_up_as_soon(counting: Updater) -> None:
+def test_a_single_message_is_given_up_as_soon(counting: Updater) -> None:
     ids = lose(counting.store("sample"), Chunk(0, 0, 0), 1)
     die_at(counting, int(ids[0]), members_of(ids), ATTEMPTS)
     assert fates(apply(counting, members_of(ids))["0"]) == {"refused": [ids[0]]}
 
 
-def test_what_ends_is_not_counted(counting: Updater) -> None:
-    """Neither a success nor an error, raised or not, tells of a process that died."""
+def test_attempts_that_end_are_not_counted(counting: Updater) -> None:
+    """Neither a success nor an error, raised or not, means that a process died."""
     ids = lose(counting.store("sample"), Chunk(0, 0, 0), 2)
     members = [member._replace(published=2e9) for member in members_of(ids)]
 

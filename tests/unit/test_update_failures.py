@@ -1,4 +1,4 @@
-"""What becomes of messages, without a pipeline, where graphs, volumes or stores fail."""
+"""Outcomes of messages when graphs, volumes or stores fail."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from l2features.messages.outcomes import Verdict, settle
 from l2features.messages.parts import Delivery
 from l2features.testing.stores import forget, lose
 from l2features.updates import updater as updater_module
-from l2features.updates.updater import Updater, apply_messages
+from l2features.updates.apply import apply_messages
+from l2features.updates.updater import Updater
 from tests.support.updates import EDIT, edit, fates, faulty, rows_of, updater
 
 __all__ = ["updater"]
 
 
-def test_what_passes_is_tried_again(updater: Updater) -> None:
+def test_an_error_is_retried(updater: Updater) -> None:
     ids = lose(updater.store("sample"), Chunk(0, 0, 0), 2)
     errors: list[Exception] = [VolumeError("away")]
 
@@ -35,7 +36,7 @@ def test_what_passes_is_tried_again(updater: Updater) -> None:
     assert len(source.asked) == 2
 
 
-def test_a_graph_that_lags_is_asked_again_for_what_it_did_not_know(updater: Updater) -> None:
+def test_ids_missing_from_a_lagging_graph_are_retried(updater: Updater) -> None:
     whole = rows_of(updater, Chunk(0, 0, 0)).features.tobytes()
     ids = lose(updater.store("sample"), Chunk(0, 0, 0), 3)
 
@@ -72,7 +73,7 @@ def test_one_message_does_not_spoil_the_others_of_its_chunk(updater: Updater, er
     assert settle(found["1"], last=True).verdict is Verdict.RETRY
 
 
-def test_a_chunk_that_cannot_be_read_is_not_tried_for_each_message(updater: Updater) -> None:
+def test_an_unreadable_chunk_is_not_retried_for_each_message(updater: Updater) -> None:
     ids = lose(updater.store("sample"), Chunk(0, 0, 0), 3)
 
     def before(_: Ids) -> None:
@@ -84,9 +85,7 @@ def test_a_chunk_that_cannot_be_read_is_not_tried_for_each_message(updater: Upda
     assert len(source.asked) == 2
 
 
-def test_rows_that_cannot_be_written_are_not_said_to_be(
-    updater: Updater, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_that_cannot_be_written_are_failed(updater: Updater, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of(updater, Chunk(0, 0, 0)).ids
     forget(updater.store("sample"), rows[:1])
 
@@ -101,9 +100,7 @@ def test_rows_that_cannot_be_written_are_not_said_to_be(
     assert fates(apply_messages(updater, [Delivery("a", edit(*rows[:2]), EDIT)])["a"])["written"] == [rows[0]]
 
 
-def test_a_store_that_cannot_be_reached_is_left_alone_for_a_while(
-    updater: Updater, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_store_rests(updater: Updater, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def read(ids: Ids, names: Any) -> Rows:
@@ -122,7 +119,7 @@ def test_a_store_that_cannot_be_reached_is_left_alone_for_a_while(
     assert fates(apply_messages(updater, [Delivery("a", edit(*ids), EDIT)])["a"]) == {"present": ids}
 
 
-def test_messages_of_a_chunk_are_tried_one_by_one_for_a_while(
+def test_messages_of_a_chunk_are_retried_alone_for_a_limited_time(
     updater: Updater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = lose(updater.store("sample"), Chunk(0, 0, 0), 3)

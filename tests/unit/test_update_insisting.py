@@ -1,4 +1,4 @@
-"""Which errors an update raises for a runner that repeats the call, for how long, and what is kept then."""
+"""Errors that an update raises for a runner that repeats the call: which, and for how long."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from l2features.messages.outcomes import Verdict, settle
 from l2features.messages.parts import Delivery, Member, Place
 from l2features.testing.stores import lose
 from l2features.updates import opened
+from l2features.updates.apply import apply_messages
 from l2features.updates.opened import read_geometries
-from l2features.updates.updater import Update, Updater, apply_messages
+from l2features.updates.updater import Update, Updater
 from tests.support.updates import EDIT, edit, faulty
 
 PLACE = Place("sample", 0, 0, 0)
@@ -69,7 +70,7 @@ def members_of(ids: Ids, published: float) -> list[Member]:
 
 @pytest.mark.parametrize("error", TRANSIENT)
 def test_a_transient_error_is_raised_before_anything_is_yielded(insisting: Updater, error: Exception) -> None:
-    """The rows of the other messages are durable then, where each message is tried by itself."""
+    """The rows of the other messages are durable if each message was computed alone."""
     ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 3)
     fail_for(insisting, int(ids[1]), error)
     found: list[Any] = []
@@ -81,10 +82,8 @@ def test_a_transient_error_is_raised_before_anything_is_yielded(insisting: Updat
 
 
 @pytest.mark.parametrize(("forbidden", "age_s"), [(1, 0.0), (1, 200.0), (0, 0.0)])
-def test_nodes_whose_files_are_forbidden_are_insisted_on(
-    insisting: Updater, forbidden: int, age_s: float
-) -> None:
-    """A 403 that cannot be told from a missing file may pass; a file that is missing does not come."""
+def test_nodes_with_denied_files_are_repeated(insisting: Updater, forbidden: int, age_s: float) -> None:
+    """A 403 may be transient, even if it may mean a missing file; a missing file is permanent."""
     ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 1)
 
     def hollow(wanted: Ids) -> NodeFeatures:
@@ -103,8 +102,10 @@ def test_nodes_whose_files_are_forbidden_are_insisted_on(
 
 @pytest.mark.parametrize("error", [*TRANSIENT, *PERMANENT])
 @pytest.mark.parametrize("age_s", [0.0, 200.0])
-def test_what_is_permanent_or_too_old_is_refused(insisting: Updater, error: Exception, age_s: float) -> None:
-    """The age is that of the message alone, however short the process has lived."""
+def test_permanent_errors_and_old_messages_are_refused(
+    insisting: Updater, error: Exception, age_s: float
+) -> None:
+    """The age is that of the message, not of the process."""
     if error in TRANSIENT and not age_s:
         return
     ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 2)
@@ -115,9 +116,7 @@ def test_what_is_permanent_or_too_old_is_refused(insisting: Updater, error: Exce
     assert str(error) in settled.why
 
 
-def test_rows_that_cannot_be_written_for_now_are_insisted_on(
-    insisting: Updater, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_transient_error_of_a_write_is_raised(insisting: Updater, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 2)
 
     def write(_: Any) -> None:
@@ -141,11 +140,11 @@ def test_a_message_is_decoded_without_a_store(config: Path, monkeypatch: pytest.
     monkeypatch.setattr(opened, "open_store", no_store)
     updater = update.open()
     first = updater.geometry("sample").chunk_id(Chunk(0, 0, 0))
-    split = updater.split(Delivery("a", edit(first + 1), EDIT, published=time.time()))
-    assert [place for place, _ in split.parts] == [PLACE]
+    _, parts = updater.plan(Delivery("a", edit(first + 1), EDIT, published=time.time()))
+    assert [place for place, _ in parts] == [PLACE]
 
 
-def test_decoding_raises_nothing_where_a_geometry_is_unknown(
+def test_planning_raises_nothing_if_a_geometry_is_unknown(
     config: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def no_store(*_: Any) -> None:
@@ -154,7 +153,7 @@ def test_decoding_raises_nothing_where_a_geometry_is_unknown(
     datasets = tuple(load_datasets(config).values())
     monkeypatch.setattr(opened, "open_store", no_store)
     assert read_geometries(datasets) == ()
-    assert "data set sample: its geometry is not known yet: away" in caplog.text
+    assert "data set sample: cannot read its geometry yet: away" in caplog.text
     updater = Update(datasets, attempts=1, insist_s=100).open()
-    split = updater.split(Delivery("a", edit(5), EDIT, published=time.time()))
-    assert settle(split.outcomes, last=False).verdict is Verdict.RETRY
+    message, _ = updater.plan(Delivery("a", edit(5), EDIT, published=time.time()))
+    assert settle(message.outcomes, last=False).verdict is Verdict.RETRY

@@ -1,4 +1,4 @@
-"""What a stream keeps from one version of the code to the next."""
+"""State of a stream that a newer version of the code reads."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from l2features.core.ids import as_ids
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Fate, Outcome
 from l2features.messages.parts import Delivery, Member
-from l2features.updates.ledger import Entry, Opened, Report
-from l2features.updates.plain import entry_of, member_of, plain_entry, plain_member
+from l2features.updates.ledger import (
+    Entry,
+    Opened,
+    Report,
+    entry_of,
+    member_of,
+    plain_entry,
+    plain_member,
+)
 
 LARGEST = (1 << 64) - 1
 DELIVERY = Delivery("project edits/17", b"\x80\x04N.", {"table_id": "minnie"}, 1, True, False, 1.7e9)
@@ -40,7 +47,7 @@ KEPT = {
         "0604041070726f6a6563742065646974732f313703100500000000000000ffffffffffffffff01030241d954fc40000000"
     ),
 }
-"""Bytes of Beam's coder; they never change, as running jobs have such in their state."""
+"""Bytes of Beam's coder; they never change, as they are in the state of running jobs."""
 
 
 def same(one: Any, other: Any) -> bool:
@@ -67,6 +74,6 @@ def test_members_of_older_code_are_read() -> None:
     assert same(member_of(FastPrimitivesCoder().decode(kept)), MEMBER)
 
 
-def test_nothing_that_is_kept_names_code() -> None:
+def test_stored_state_names_no_code() -> None:
     for kept in map(bytes.fromhex, KEPT.values()):
         assert not any(name in kept for name in (b"l2features", b"numpy", b"builtins"))

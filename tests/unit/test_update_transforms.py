@@ -1,4 +1,4 @@
-"""The update's transforms in a stream, a pipeline that is run again, and the job as Dataflow is given it."""
+"""The update's transforms in a stream, and the job that Dataflow receives."""
 
 from __future__ import annotations
 
@@ -21,20 +21,29 @@ from apache_beam.testing.test_stream import TestStream as Stream
 from apache_beam.transforms.window import TimestampedValue
 
 from beam_jobs.dataflow import dataflow_flags
-from beam_jobs.prepared import PreparedPipeline
 from beam_jobs.update_dataflow import ATTEMPTS, Deliver, stream_to, streaming_flags
-from beam_jobs.update_freshness import RecordFreshness
 from beam_jobs.update_stateful import BatchByKey, CollectByMessage
-from beam_jobs.update_transforms import KeepDeadLetters, MessageResult, build
+from beam_jobs.update_transforms import RecordFreshness, acquire_updater, build, release_updater
 from l2features.config.datasets import load_datasets
 from l2features.core.errors import ConfigError
 from l2features.core.geometry import Chunk
 from l2features.messages.parts import Delivery
 from l2features.pubsub.dead_letters import Folder
 from l2features.testing.stores import chunk_rows, lose, open_table
+from l2features.updates.apply import MessageResult
 from l2features.updates.freshness import read_updates
-from l2features.updates.ledger import UNREPORTED, Entry, Opened, Report, Tally, close_account, unreported
-from l2features.updates.plain import Plain, entry_of, plain_entry
+from l2features.updates.ledger import (
+    UNREPORTED,
+    Entry,
+    Opened,
+    Plain,
+    Report,
+    Tally,
+    close_account,
+    entry_of,
+    plain_entry,
+    unreported,
+)
 from l2features.updates.updater import Update
 from tests.support.updates import EDIT, edit
 
@@ -53,7 +62,7 @@ def noted(file: Path) -> list[Any]:
 
 
 class _Deliveries(beam.PTransform):
-    """Messages in bursts, between which the watermark moves; then the end. The clock stands still."""
+    """Messages in bursts, with the watermark moving between them, then the end. The clock stands still."""
 
     def __init__(self, *bursts: list[Any]) -> None:
         super().__init__()
@@ -72,7 +81,7 @@ def run_stream(pipeline: beam.Pipeline) -> None:
 
 
 def new_stream() -> beam.Pipeline:
-    """On the one runner of this machine that has a clock for tests."""
+    """Return a pipeline on the one local runner with a test clock."""
     return beam.Pipeline(BundleBasedDirectRunner(), PipelineOptions(["--streaming"]))
 
 
@@ -93,10 +102,9 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
     ]
     update = Update(tuple(load_datasets(config).values()), attempts=1)
     pipeline = new_stream()
-    dead = KeepDeadLetters(str(tmp_path / "dead"))
-    done = build(pipeline, _Deliveries(*bursts), update, dead, streaming=True)
-    done.results | beam.Map(note, str(tmp_path / "results"))
-    done.results | RecordFreshness(update)
+    done = build(pipeline, _Deliveries(*bursts), update, str(tmp_path / "dead"), streaming=True)
+    done | beam.Map(note, str(tmp_path / "results"))
+    done | RecordFreshness(update)
     run_stream(pipeline)
     results = [MessageResult(*result) for result in noted(tmp_path / "results")]
     assert sorted((r.key, r.verdict, r.operation_id) for r in results) == [
@@ -120,8 +128,8 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
     assert [updater.backlog for updater in updates.updaters if updater.name.startswith(f"{own}-")] == [None]
 
 
-def test_parts_wait_for_the_watermark_or_until_there_are_many(tmp_path: Path) -> None:
-    """The clock stands still; what is late makes a batch at once, and so does the end of the stream."""
+def test_parts_wait_for_the_watermark_or_a_full_batch(tmp_path: Path) -> None:
+    """The clock stands still; a late value and the end of the stream make a batch at once."""
     stream = Stream().advance_watermark_to(100)
     for at, values, then in ((100, "abc", 101), (105, "de", 110), (50, "f", 120)):
         stream.add_elements([TimestampedValue(("k", value), at) for value in values])
@@ -160,7 +168,7 @@ def test_a_message_is_settled_when_all_of_it_is_reported_in_any_order() -> None:
     assert strange.add(Report(0, ())).settled
 
 
-def test_a_stream_forgets_what_is_settled_and_what_is_left_over_of_it(tmp_path: Path) -> None:
+def test_a_stream_forgets_settled_messages_and_their_repetitions(tmp_path: Path) -> None:
     opened, first, second = entries(2)
     whole = [("a", opened), ("a", second), ("a", first)]
     reported = [[*whole, ("a", second), ("a", opened)], [("a", first)], whole]
@@ -181,7 +189,7 @@ def test_a_message_whose_part_is_lost_is_refused_when_the_stream_ends(tmp_path: 
 
 
 def collected_of(stream: Stream, folder: Path) -> list[Any]:
-    """The parts of each message that is collected, in a stream whose clock stands still."""
+    """Return the parts of each collected message, in a stream whose clock stands still."""
     pipeline = new_stream()
     reported = pipeline | stream.advance_watermark_to_infinity()
     collected = reported | beam.Map(tuple).with_output_types(tuple[str, Any]) | CollectByMessage()
@@ -194,28 +202,21 @@ def parts_of(collected: tuple[str, list[Plain]]) -> list[int | None]:
     return [getattr(entry_of(entry), "part", None) for entry in collected[1]]
 
 
-def test_a_pipeline_is_made_once_and_run_again(config: Path, tmp_path: Path) -> None:
-    store = open_table(config)
-    ids = lose(store, Chunk(0, 0, 0), 2)
-    update = Update(tuple(load_datasets(config).values()), attempts=1)
-
-    def add(pipeline: Any, messages: beam.PTransform) -> None:
-        build(pipeline, messages, update).results | beam.Map(note, str(tmp_path / "results"))
-
-    prepared = PreparedPipeline(add)
-    for number, node in enumerate(ids.tolist()):
-        prepared.run([Delivery(f"{number}", edit(node), EDIT), Delivery("no", b"1", EDIT, overdue=True)])
-    prepared.run([])
-    found = [MessageResult(*result) for result in noted(tmp_path / "results")]
-    assert sorted((r.key, r.verdict) for r in found) == [
-        ("0", "done"), ("1", "done"), ("no", "dead"), ("no", "dead")
-    ]  # fmt: skip
-    assert store.read(ids).found.all()
-    with pytest.raises(AttributeError, match="has no attribute"):
-        prepared.run([5])
+def test_a_process_shares_one_updater_until_its_last_user_releases_it(config: Path) -> None:
+    updates = [Update(tuple(load_datasets(config).values()), attempts=n) for n in (1, 1, 2)]
+    first, same, other = map(acquire_updater, updates)
+    assert first is same
+    assert first is not other
+    store = first.store("sample")
+    release_updater(updates[0])
+    assert acquire_updater(updates[1]).store("sample") is store
+    for update_ in (updates[1], updates[0], updates[2]):
+        release_updater(update_)
+    assert acquire_updater(updates[0]) is not first
+    release_updater(updates[0])
 
 
-def test_the_lag_of_what_is_settled_is_a_metric(config: Path) -> None:
+def test_the_lag_of_settled_messages_is_a_metric(config: Path) -> None:
     update = Update(tuple(load_datasets(config).values()), attempts=1)
     stranger = edit(int(chunk_rows(open_table(config), Chunk(0, 0, 0)).ids[0]) + 60_000)
     settled = [Delivery(f"{n}", b"", EDIT, published=time.time() - 100) for n in range(2)]
@@ -228,7 +229,7 @@ def test_the_lag_of_what_is_settled_is_a_metric(config: Path) -> None:
     assert 100_000 <= found[0].result.min <= found[0].result.max < 160_000
 
 
-def test_dataflow_is_given_the_whole_job(config: Path) -> None:
+def test_dataflow_receives_the_whole_job(config: Path) -> None:
     given = ["--dry_run=True", "--no_auth", "--project=my-project", "--region=us-east1"]
     flags = streaming_flags(
         [*given, "--temp_location=gs://bucket/temp", "--dataflow_service_options=enable_prime"]
@@ -248,11 +249,10 @@ def test_dataflow_is_given_the_whole_job(config: Path) -> None:
     assert steps["Group by chunk/Spread"] == "beam:transform:reshuffle:v1"
     assert {
         "Group by chunk/BatchByKey/Batch",
-        "Decode messages/Decode/ParDo(_DecodeFn)",
+        "Decode messages/Decode",
         "Compute nodes/Compute",
-        "Write nodes/Write",
         "Settle messages/Group by message/Collect",
-        "Settle messages/Settle/ParDo(_SettleFn)",
+        "Settle messages/Settle",
         "Keep dead letters/Keep",
     } <= steps.keys()
     grouping = {name for name, urn in steps.items() if urn == "beam:transform:group_by_key:v1"}

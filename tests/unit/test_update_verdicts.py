@@ -1,4 +1,4 @@
-"""What messages mean, without a pipeline: parts, outcomes and verdicts."""
+"""Parts, outcomes and verdicts of messages."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_verdicts(of: list[Outcome], last: bool, verdict: Verdict, why: str) -> 
     assert (backwards.why, backwards.counts) == (settled.why, settled.counts)
 
 
-def test_what_is_overdue_is_refused_with_the_failure_as_the_reason() -> None:
+def test_failed_ids_of_an_overdue_message_are_refused() -> None:
     settled = settle([outcome(Fate.FAILED, detail="down"), outcome(Fate.WRITTEN)], last=True, overdue=True)
     assert (settled.verdict, settled.why) == (Verdict.DEAD, "data set a: down")
     assert [(cause.reason, cause.ids.tolist()) for cause in settled.causes] == [

@@ -108,7 +108,7 @@ def messages_left(subscriptions: Sequence[str], seconds: float) -> list[str]:
                 left.append(f"{message.message_id} of {message.attributes.get('table_id')}")
                 held[subscription.path].append(message.ack_id)
     for subscription in opened:
-        subscription.hold(held[subscription.path], 0)
+        subscription.lease(held[subscription.path], 0)
         subscription.close()
     return left
 

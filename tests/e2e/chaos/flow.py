@@ -18,7 +18,7 @@ from l2features.core.errors import L2FeaturesError
 from l2features.core.ids import Ids, as_ids
 from l2features.core.schema import SIZE
 from l2features.store.base import open_store
-from l2features.updates.patience import FIRST_PAUSE_S
+from l2features.updates.backoff import FIRST_PAUSE_S
 from tests.e2e.chaos.checks import messages_left
 from tests.e2e.chaos.messages import Good, Parcel
 from tests.e2e.chaos.updater import RestartedUpdater

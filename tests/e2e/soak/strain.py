@@ -111,7 +111,7 @@ class Strain:
             if time.monotonic() > until:
                 break
             time.sleep(0.5)
-        found = {path.stem: letter for path, letter in Folder(folder).letters()}
+        found = dict(Folder(folder).letters())
         wrong = [f"no dead letter: {m.name}" for name, (m, _) in self.expected.items() if name not in found]
         for name, letter in found.items():
             message, reason = self.expected.get(name, (None, None))

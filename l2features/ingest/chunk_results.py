@@ -1,0 +1,138 @@
+"""The ingest of one chunk from start to end, and sums of what a run did."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ..core.chunks import NO_FILES, FileCounts
+from ..core.errors import L2FeaturesError, StoreError
+from ..core.geometry import Chunk, Geometry
+from ..core.schema import FEATURES
+from ..store.base import FAILED, ChunkRecord, Store
+from .compute import ChunkFeatures, ChunkSource
+from .steps import (
+    GIVEN_UP,
+    Ingest,
+    clear_attempts,
+    compute_chunk,
+    save_chunk,
+    save_failure,
+    save_given_up,
+)
+
+STEPS = ("read", "map", "compute", "write")
+MAX_REASONS = 1_000
+logger = logging.getLogger(__name__)
+
+
+class ChunkResult(NamedTuple):
+    """The outcome of a chunk; ``millis`` is the time in each of `STEPS`, the rest is as in `ChunkRecord`."""
+
+    chunk: Chunk
+    state: str
+    nodes: int
+    orphans: int
+    reason: str
+    millis: Mapping[str, float]
+    files: FileCounts
+    saturated: Mapping[str, int]
+
+
+def failed_chunk(chunk: Chunk, reason: str) -> ChunkFeatures:
+    """Return the outcome of a chunk that could not be computed."""
+    return ChunkFeatures(chunk, np.zeros(0, FEATURES), failure=reason)
+
+
+def compute_or_fail(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
+    """Compute a chunk. Whatever its data cause is a failure of the chunk, not of the run."""
+    try:
+        return compute_chunk(source, chunk)
+    except L2FeaturesError as error:
+        return failed_chunk(chunk, str(error).removeprefix(f"chunk {chunk}: "))
+    except Exception as error:
+        logger.exception("chunk %s", chunk)
+        return failed_chunk(chunk, f"{type(error).__name__}: {error}")
+
+
+def save_result(
+    store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool = True
+) -> ChunkResult:
+    """Write a chunk's rows, wait until they are durable, and only then record the chunk; or its failure.
+
+    Unless it is ``recorded``, only a failure is. Raises StoreError; then no attempt at the chunk stays
+    counted, unless it was given up.
+    """
+    start = time.perf_counter()
+    try:
+        record = _save(store, geometry, result, recorded)
+    except StoreError:
+        if result.failure != GIVEN_UP:
+            clear_attempts(store, geometry, result.chunk)
+        raise
+    if record.state == FAILED:
+        logger.error("chunk %s failed: %s", result.chunk, record.reason)
+    millis = {} if result.failure else result.millis | {"write": (time.perf_counter() - start) * 1e3}
+    outcome = (record.state, record.nodes, record.orphans, record.reason)
+    return ChunkResult(result.chunk, *outcome, millis, record.files, record.saturated)
+
+
+def _save(store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool) -> ChunkRecord:
+    if result.failure == GIVEN_UP:
+        return save_given_up(store, geometry, result.chunk)
+    if result.failure:
+        return save_failure(store, geometry, result.chunk, result.failure)
+    return save_chunk(store, geometry, result, recorded)
+
+
+def open_ingest(ingest: Ingest, recorded: bool = True) -> Callable[[Chunk], ChunkResult]:
+    """Open the volume, the graph and the store once; return the function that ingests a chunk."""
+    source, store = ingest.open_source(), ingest.open_store()
+
+    def ingest_chunk(chunk: Chunk) -> ChunkResult:
+        return save_result(store, ingest.geometry, compute_or_fail(source, chunk), recorded)
+
+    return ingest_chunk
+
+
+def give_up(geometry: Geometry, store: Store, chunk: Chunk, reason: str) -> ChunkResult:
+    """Record a chunk that killed its workers as failed."""
+    return save_result(store, geometry, failed_chunk(chunk, reason))
+
+
+@dataclass
+class Summary:
+    """Sums over the chunks of a run.
+
+    ``failed`` maps the first failed chunks to reasons; ``millis`` sums the time of all workers by step,
+    ``saturated`` the nodes by attribute.
+    """
+
+    done: int = 0
+    nodes: int = 0
+    orphans: int = 0
+    n_failed: int = 0
+    failed: dict[Chunk, str] = field(default_factory=dict)
+    millis: Counter[str] = field(default_factory=Counter)
+    files: FileCounts = NO_FILES
+    saturated: Counter[str] = field(default_factory=Counter)
+
+    def add(self, result: ChunkResult) -> None:
+        """Add the outcome of a chunk."""
+        self.nodes += result.nodes
+        self.orphans += result.orphans
+        self.millis.update(result.millis)
+        self.files = self.files.plus(result.files)
+        self.saturated.update(result.saturated)
+        if result.state == FAILED:
+            self.n_failed += 1
+            if len(self.failed) < MAX_REASONS:
+                self.failed[result.chunk] = result.reason
+        else:
+            self.done += 1

@@ -1,0 +1,295 @@
+"""The updater on one machine: applies the messages of subscriptions with worker processes, until a signal.
+
+The supervisor leases messages, and gives small batches of them to the workers. It acknowledges a message when
+its rows, or its dead letter, are durable, and nacks one with a transient error, with exponential backoff.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import queue
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .. import kernel
+from ..core.errors import L2FeaturesError
+from ..messages.decoding import BadMessage, Reason, decode
+from ..messages.outcomes import Fate, Outcome, Verdict
+from ..messages.parts import Delivery
+from ..pubsub.dead_letters import DeadLetters, dead_letter, open_dead_letters
+from ..pubsub.intake import Intake, Leased, Limits, Region
+from ..pubsub.subscription import Received, Subscription
+from ..store.bigtable import decoded
+from ..updates.apply import MessageResult, apply_batch
+from ..updates.backoff import Backoff
+from ..updates.recorder import Flusher, open_recorder
+from ..updates.updater import Update, Updater
+from .processes import STOP_SIGNALS, handled
+from .worker import Worker, WorkerDied, attempt, report_progress
+
+BATCH_WAIT_S = 0.2
+"""How long the first message of a batch waits for others."""
+BATCH_MESSAGES, BATCH_IDS = 100, 500
+BATCH_TIMEOUT_S = 3_600.0
+"""A worker whose batch makes no progress for so long is killed."""
+MAX_DEATHS = 5
+"""Workers that may die at a single message."""
+LONGEST_PAUSE_S = 60.0
+"""Longest pause before a worker is replaced that died before it was ready."""
+FLUSH_S, LOG_S, FINISH_S = 1.0, 60.0, 30.0
+REGION_BITS = 32
+"""Lower bits of an id that its region leaves out: nodes of a chunk, or of near ones, share the others."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every worker receives: how messages are applied, and where dead letters go."""
+
+    update: Update
+    dead_letters: str
+
+
+class Supervisor:
+    """Runs the updater with ``n_workers`` processes.
+
+    Ids that are missing from the graph are refused after so many ``attempts``.
+    """
+
+    def __init__(
+        self, setup: Setup, subscriptions: Sequence[Subscription], n_workers: int, attempts: int
+    ) -> None:
+        self.setup, self.n_workers, self.backoff = setup, n_workers, Backoff(attempts)
+        self._events: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in signal handlers
+        self.intake = Intake(subscriptions, judge, self._wake)
+        self.workers: list[Worker] = []
+        self.retries: list[list[Leased]] = []
+        self.totals: Counter[str] = Counter()
+        self.recorder = open_recorder(setup.update.datasets)
+        self.stopped = False
+        self._early_deaths, self._start_at = 0, 0.0
+        self._flushed = self._logged = time.monotonic()
+        self._unlogged = False
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT; then finish the batches in progress.
+
+        A second signal raises KeyboardInterrupt. Raises SubscriptionRefused for a missing subscription.
+        """
+        flusher = Flusher(self.recorder)
+        with handled(self._stop, *STOP_SIGNALS):
+            try:
+                self.intake.start()
+                while not self.stopped or self._busy():
+                    self._serve()
+                    self._report(flusher)
+                    if self.intake.failure:
+                        raise self.intake.failure
+            finally:
+                self.intake.stop()
+                for worker in self.workers:
+                    worker.kill()
+                for worker in self.workers:
+                    worker.close()
+                self.intake.close()
+                self._report(flusher, final=True)
+
+    def _stop(self, *_: Any) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._events.put(None)
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.work]
+
+    def _idle(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.ready and worker.future is None]
+
+    def _report(self, flusher: Flusher, final: bool = False) -> None:
+        """Record the freshness of the tables each second, and log the totals each minute."""
+        now = time.monotonic()
+        if now < self._flushed + FLUSH_S and not final:
+            return
+        self._flushed, backlog = now, self.intake.backlog()
+        self.recorder.backlog(*backlog)
+        if final:
+            flusher.finish(FINISH_S)
+            self.recorder.close()
+        else:
+            flusher.wake()
+        if self._unlogged and (final or now > self._logged + LOG_S):
+            self._unlogged, self._logged = False, now
+            done, dead = (self.totals[f"messages_{verdict}"] for verdict in (Verdict.DONE, Verdict.DEAD))
+            fates = (Fate.WRITTEN, Fate.EMPTY, Fate.PRESENT)
+            ids = ", ".join(f"{self.totals[f'ids_{fate}']} {fate}" for fate in fates)
+            logger.info("%d messages done, %d refused; ids: %s; leased=%d", done, dead, ids, backlog[0])
+
+    def _serve(self) -> None:
+        """Wait for messages and workers, and handle what is new."""
+        while not self.stopped and time.monotonic() >= self._start_at and len(self.workers) < self.n_workers:
+            self.workers.append(Worker(self._wake))
+            self.workers[-1].schedule(_open, self.setup)
+        with suppress(queue.Empty):
+            self._events.get(timeout=self._timeout())
+            while True:
+                self._events.get_nowait()
+        for worker in [worker for worker in self.workers if worker.is_over]:
+            self._finish(worker)
+        for worker in self.workers:
+            worker.end_overdue(BATCH_TIMEOUT_S)
+        if self.stopped:
+            self.intake.stop()
+            for batch in self.retries:
+                self.intake.nack(batch)
+            self.retries = []
+        else:
+            self._give()
+
+    def _timeout(self) -> float:
+        count, since = self.intake.waiting(self._limits())
+        return max(0.01, since + BATCH_WAIT_S - time.monotonic()) if count and self._idle() else 1.0
+
+    def _limits(self) -> Limits:
+        """Of several workers, reserve one for the first subscription, and one for messages of few ids."""
+        batches, most = [worker.work for worker in self._busy()], max(1, self.n_workers - 1)
+        lesser = sum(any(leased.rank for leased in batch) for batch in batches)
+        heavy = sum(any(leased.weight > BATCH_IDS for leased in batch) for batch in batches)
+        return Limits(
+            len(self.intake.subscriptions) if lesser < most else 1, math.inf if heavy < most else BATCH_IDS
+        )
+
+    def _give(self) -> None:
+        """Give idle workers equal shares of the waiting messages."""
+        count, _ = self.intake.waiting(Limits(len(self.intake.subscriptions)))
+        share = min(BATCH_MESSAGES, -(-count // self.n_workers))
+        for worker in self._idle():
+            batch = self._next_batch(share)
+            if not batch:
+                return
+            worker.schedule(_apply, self.setup, list(map(self.backoff.delivery, batch)), work=batch)
+
+    def _next_batch(self, share: int) -> list[Leased]:
+        """Return up to ``share`` waiting messages; of one subscription, halves of failed batches first."""
+        limits = self._limits()
+        allowed = [batch for batch in self.retries if all(map(limits.allow, batch))]
+        retry = min(allowed, key=lambda batch: batch[0].rank, default=None)
+        if retry:
+            limits = limits._replace(ranks=retry[0].rank)  # more urgent messages go first
+            if not self.intake.waiting(limits)[0]:
+                self.retries.remove(retry)
+                return retry
+        count, since = self.intake.waiting(limits)
+        enough = count >= BATCH_MESSAGES * self.n_workers
+        if not count or (not enough and time.monotonic() < since + BATCH_WAIT_S):
+            return []
+        return self.intake.take(share, BATCH_IDS, limits)
+
+    def _finish(self, worker: Worker) -> None:
+        """Handle the end of a worker's task, or of the worker."""
+        batch, worker.work, was_ready = worker.work or [], None, worker.ready
+        try:
+            results, error = worker.result()
+        except WorkerDied as death:
+            self.workers.remove(worker)
+            worker.close()
+            if not was_ready:
+                self._early_deaths += 1
+                self._start_at = time.monotonic() + min(2.0**self._early_deaths, LONGEST_PAUSE_S)
+            self._failed(batch, str(death) if was_ready else f"{death} before it was ready", died=True)
+            return
+        if error:
+            self._failed(batch, error, died=False)
+        elif not was_ready:
+            if not self._early_deaths:
+                logger.info("worker is ready: pid=%s", worker.pid)
+            self._early_deaths = 0
+        else:
+            self._settle(batch, results)
+
+    def _settle(self, batch: Sequence[Leased], results: Sequence[MessageResult]) -> None:
+        """Acknowledge the settled messages of a batch, whose rows and dead letters are durable."""
+        by_key, done = {result.key: result for result in results}, []
+        for leased in batch:
+            result = by_key[leased.key]
+            if result.verdict == Verdict.RETRY:
+                self._retry_later(leased)
+                continue
+            done.append(leased)
+            self.backoff.forget(leased)
+            self.totals += result.counters()
+            self._unlogged = True
+            self.recorder.applied(result.datasets, result.published, result.operation_id)
+        self.intake.acknowledge(done)
+
+    def _failed(self, batch: Sequence[Leased], why: str, died: bool) -> None:
+        """Retry each half of a failed batch; nack a single message, or make it a dead letter."""
+        logger.warning("%s%s", f"{len(batch)} messages: " if batch else "", why)
+        if len(batch) > 1:
+            self.retries += [list(batch[: len(batch) // 2]), list(batch[len(batch) // 2 :])]
+        for leased in batch if len(batch) == 1 else ():
+            deaths = self.backoff.died(leased) if died else 0
+            if deaths >= MAX_DEATHS:
+                why = f"{why}, {deaths} times"
+            elif not self.backoff.delivery(leased).overdue:
+                self._retry_later(leased, why)
+                continue
+            if not self._refuse(leased, why):
+                self._retry_later(leased, why)
+
+    def _refuse(self, leased: Leased, why: str) -> bool:
+        """Write the dead letter of a message that no worker can process; return whether it is durable."""
+        letter = dead_letter(self.backoff.delivery(leased), [Outcome.refused(Reason.STILL_FAILED, why)])
+        try:
+            with closing(open_dead_letters(self.setup.dead_letters)) as letters:
+                letters.put(letter)
+        except L2FeaturesError as error:
+            logger.error("%s", error)
+            return False
+        logger.error("message %s: refused: %s", leased.key, why)
+        self.totals[f"messages_{Verdict.DEAD}"] += 1
+        self._unlogged = True
+        self.intake.acknowledge([leased])
+        return True
+
+    def _retry_later(self, leased: Leased, why: str = "") -> None:
+        if why:
+            logger.warning("message %s: %s; it will be redelivered", leased.key, why)
+        self.intake.nack([leased], self.backoff.pause(leased))
+
+
+def judge(message: Received) -> tuple[Region, int]:
+    """Return the region of a message's first node, and its number of ids, at least 1."""
+    try:
+        request = decode(message.data, message.attributes)
+    except BadMessage:
+        return ("", 0), 1
+    ids = request.ids
+    return (request.table_id, int(ids[0]) >> REGION_BITS if len(ids) else 0), max(1, len(ids))
+
+
+# ------------------------------------------------------------------ in the worker process
+@functools.cache
+def _opened(setup: Setup) -> tuple[Updater, DeadLetters]:
+    return setup.update.open(), open_dead_letters(setup.dead_letters)
+
+
+def _open(setup: Setup) -> tuple[None, str]:
+    """Load compiled code, and open what all batches use."""
+    kernel.warm_up()
+    decoded.warm_up()
+    return attempt(lambda: _opened(setup) and None)
+
+
+def _apply(setup: Setup, deliveries: Sequence[Delivery]) -> tuple[list[MessageResult] | None, str]:
+    updater, letters = _opened(setup)
+    return attempt(lambda: apply_batch(updater, deliveries, letters, report_progress))

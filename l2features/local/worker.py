@@ -1,0 +1,153 @@
+"""A worker process of a local run.
+
+Each worker is a pebble pool of one process. In a larger pool the workers share a pipe, and a worker that is
+killed while it holds the lock of that pipe stalls all others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+from threadpoolctl import threadpool_limits
+
+from ..core.errors import L2FeaturesError
+from .processes import STOP_SIGNALS, blocked, exit_reason, follow
+
+PICKUP_TIMEOUT_S = 30.0
+"""A process that has not received its task after so long is stopped, and is killed."""
+
+
+class WorkerDied(L2FeaturesError):
+    """A worker process ended before its task did."""
+
+
+class _Process(SpawnProcess):
+    """A process that blocks the signals that stop a job: its parent decides when it stops."""
+
+    def start(self) -> None:
+        with blocked(*STOP_SIGNALS):
+            super().start()
+
+    def terminate(self) -> None:
+        """Kill the process, as it blocks SIGTERM."""
+        self.kill()
+
+
+class _Context(SpawnContext):
+    """A spawn context that keeps the process it started last."""
+
+    process: _Process
+
+    def Process(self, *args: Any, **kwargs: Any) -> _Process:  # type: ignore[override]
+        self.process = _Process(*args, **kwargs)
+        return self.process
+
+
+class Worker:
+    """A process that runs one task at a time; ``on_done`` is called, by any thread, when a task ended.
+
+    Attributes:
+        future: of the current task; None if the worker is idle.
+        work: what the task is about; the caller sets it.
+        ready: whether the first task has succeeded.
+    """
+
+    def __init__(self, on_done: Callable[[], object] = lambda: None) -> None:
+        self.future: Future[tuple[Any, str]] | None = None
+        self.work: Any = None
+        self.ready = False
+        self._on_done, self._timed_out, self._since = on_done, "", 0.0
+        self._context = _Context()
+        self._progress = self._context.Value("d", 0.0, lock=False)
+        start = (os.getpid(), self._progress)
+        self._pool = ProcessPool(1, initializer=_start, initargs=start, context=self._context)
+
+    def schedule(self, task: Callable[..., tuple[Any, str]], *arguments: object, work: Any = None) -> None:
+        """Run a task, which returns a result and the message of an error (`attempt`)."""
+        self.work, self._since, future = work, time.monotonic(), Future[tuple[Any, str]]()
+        with suppress(RuntimeError):  # the process died while it was idle: `result` raises
+            future = self._pool.schedule(task, arguments)
+            future.add_done_callback(lambda _: self._on_done())
+        self.future = future
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its task or its process has ended."""
+        return bool(self.future and self.future.done()) or not self._pool.active
+
+    def result(self) -> tuple[Any, str]:
+        """Return the result and the error of the ended task. Raises WorkerDied."""
+        future, self.future = self.future, None
+        try:
+            if future is None or not future.done():
+                raise BrokenProcessPool
+            result, error = future.result()
+        except (ProcessExpired, BrokenProcessPool) as death:
+            code = getattr(death, "exitcode", self._context.process.exitcode)
+            raise WorkerDied(self._timed_out or f"a worker died ({exit_reason(code)})") from None
+        self.ready = True
+        return result, error
+
+    def end_overdue(self, timeout_s: float) -> None:
+        """Kill the process if its task has made no progress for so long."""
+        if self.future is None or not self.ready:
+            return
+        now = time.monotonic()
+        if now - max(self._since, self._progress.value) > timeout_s:
+            self._timed_out = f"a worker was ended after {timeout_s:.0f} s"
+        elif not self.future.running() and now - self._since > PICKUP_TIMEOUT_S:
+            self._timed_out = f"a worker was ended that received no task in {PICKUP_TIMEOUT_S:.0f} s"
+        if self._timed_out:
+            self.kill()
+
+    @property
+    def pid(self) -> int | None:
+        return self._context.process.pid
+
+    def kill(self) -> None:
+        """Kill the process, and stop the pool from starting another."""
+        self._pool.stop()
+        if self.pid is not None:  # else it is being started, and `close` ends it
+            self._context.process.kill()
+
+    def close(self) -> None:
+        """Kill the process, and wait for its end."""
+        self.kill()
+        self._pool.join()
+
+
+# ------------------------------------------------------------------ in the worker process
+_shared: dict[str, Any] = {}
+"""``progress``: the time of the latest progress, in memory shared with the parent."""
+
+
+def _start(parent: int, progress: Any) -> None:
+    follow(parent)
+    threadpool_limits(1)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _shared["progress"] = progress
+
+
+def report_progress() -> None:
+    """Reset the timeout of the current task."""
+    _shared["progress"].value = time.monotonic()
+
+
+def attempt(do: Callable[[], Any]) -> tuple[Any, str]:
+    """Return a result, or the message of an error: not every exception can be pickled."""
+    try:
+        return do(), ""
+    except L2FeaturesError as error:
+        return None, str(error)
+    except Exception:
+        return None, traceback.format_exc()

@@ -1,0 +1,111 @@
+"""Apply batches of messages, without a pipeline: decode, plan parts, compute, write, settle."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from ..messages.outcomes import Fate, Outcome, Settled, Verdict, settle
+from ..messages.parts import Delivery, Member, Place
+from ..pubsub.dead_letters import DeadLetter, DeadLetters, dead_letter
+from .ledger import Opened
+from .updater import Updater
+
+_EVENTS = {Verdict.RETRY: "failed, will be retried", Verdict.DEAD: "refused"}
+logger = logging.getLogger(__name__)
+
+
+class MessageResult(NamedTuple):
+    """The result of a message: the verdict, and the number of its ids by fate.
+
+    Attributes:
+        published: publication time in seconds since 1970; 0 if unknown.
+        letter: the dead letter of a refused message, until it is written.
+    """
+
+    key: str
+    verdict: str
+    counts: dict[str, int]
+    why: str
+    datasets: tuple[str, ...] = ()
+    published: float = 0.0
+    operation_id: int | None = None
+    letter: DeadLetter | None = None
+
+    @property
+    def lag_ms(self) -> int | None:
+        """Milliseconds since publication; None for a message that is not settled."""
+        if not self.published or self.verdict == Verdict.RETRY:
+            return None
+        return max(0, round(1000 * (time.time() - self.published)))
+
+    def counters(self) -> Counter[str]:
+        """Return what it adds to the metrics ``messages_…`` and ``ids_…``."""
+        ids = {f"ids_{fate}": number for fate, number in self.counts.items()}
+        return Counter({f"messages_{self.verdict}": 1, **ids})
+
+
+def message_result(opened: Opened, settled: Settled) -> MessageResult:
+    """Return the result of a settled message, and log a failure."""
+    key = opened.delivery.key
+    if settled.verdict is not Verdict.DONE:
+        level = logging.ERROR if settled.verdict is Verdict.DEAD else logging.WARNING
+        logger.log(level, "message %s: %s: %s", key, _EVENTS[settled.verdict], settled.why)
+    return MessageResult(
+        key,
+        str(settled.verdict),
+        {str(fate): settled.counts[fate] for fate in Fate if settled.counts[fate]},
+        settled.why,
+        opened.datasets,
+        opened.delivery.published,
+        opened.operation_id,
+        dead_letter(opened.delivery, settled.causes) if settled.verdict is Verdict.DEAD else None,
+    )
+
+
+def apply_messages(
+    updater: Updater, deliveries: Iterable[Delivery], on_progress: Callable[[], object] = lambda: None
+) -> dict[str, list[Outcome]]:
+    """Apply messages, those that name the same chunk together; return the outcomes by their keys."""
+    return {key: outcomes for key, (_, outcomes) in _applied(updater, deliveries, on_progress).items()}
+
+
+def apply_batch(
+    updater: Updater,
+    deliveries: Iterable[Delivery],
+    letters: DeadLetters | None = None,
+    on_progress: Callable[[], object] = lambda: None,
+) -> list[MessageResult]:
+    """Apply messages, and return their results when all rows and dead letters are durable.
+
+    Raises DeadLetterError. ``on_progress`` is called after each part.
+    """
+    results = []
+    for opened, outcomes in _applied(updater, deliveries, on_progress).values():
+        settled = settle(outcomes, opened.delivery.last, opened.delivery.overdue)
+        result = message_result(opened, settled)
+        if letters and result.letter:
+            letters.put(result.letter)
+        results.append(result._replace(letter=None))
+    return results
+
+
+def _applied(
+    updater: Updater, deliveries: Iterable[Delivery], on_progress: Callable[[], object]
+) -> dict[str, tuple[Opened, list[Outcome]]]:
+    groups: dict[Place, list[Member]] = {}
+    messages: dict[str, tuple[Opened, list[Outcome]]] = {}
+    for delivery in deliveries:
+        opened, parts = updater.plan(delivery)
+        messages.setdefault(delivery.key, (opened, []))[1].extend(opened.outcomes)
+        for place, member in parts:
+            groups.setdefault(place, []).append(member)
+    for place, members in groups.items():
+        for computed in updater.compute(place, members):
+            for member, outcomes in updater.write(computed):
+                messages[member.key][1].extend(outcomes)
+            on_progress()
+    return messages

@@ -1,0 +1,73 @@
+"""Attempts and exponential backoff of leased messages.
+
+Pub/Sub redelivers a nacked message, but does not report the number of deliveries. So the process remembers
+it; after a restart, messages have a few attempts more.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from ..messages.parts import Delivery
+from ..pubsub.intake import Leased
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 2, 600
+"""Pauses before a redelivery; 600 s is the longest that Pub/Sub accepts."""
+GIVE_UP_S = 86_400.0
+"""A message of this age that has failed here for as long is a dead letter; Pub/Sub keeps it for a week."""
+REMEMBERED = 100_000
+
+
+@dataclass
+class _Tried:
+    attempts: int = 0
+    deaths: int = 0
+    failed: float | None = None
+    """The first failure, on the clock of ``time.monotonic``."""
+
+
+class Backoff:
+    """Attempts by message. Ids that are missing from the graph have so many ``attempts``."""
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+        self._tried: LRUCache[str, _Tried] = LRUCache(REMEMBERED)
+
+    def delivery(self, leased: Leased) -> Delivery:
+        """Return the message, for the next attempt."""
+        message, tried = leased.message, self._of(leased)
+        attempts, last = tried.attempts, tried.attempts + 1 >= self.attempts
+        long = tried.failed is not None and tried.failed < time.monotonic() - GIVE_UP_S
+        overdue = last and long and 0 < message.published < time.time() - GIVE_UP_S
+        return Delivery(
+            leased.key, message.data, message.attributes, attempts, last, overdue, message.published
+        )
+
+    def pause(self, leased: Leased) -> int:
+        """Count a failed attempt, and return the seconds before the next one."""
+        tried = self._failed(leased)
+        pause = min(FIRST_PAUSE_S * 2 ** min(tried.attempts, 20), LONGEST_PAUSE_S)
+        tried.attempts += 1
+        return max(1, round(pause * random.uniform(0.7, 1.0)))
+
+    def died(self, leased: Leased) -> int:
+        """Count a worker's death at this message alone, and return the number of deaths."""
+        tried = self._failed(leased)
+        tried.deaths += 1
+        return tried.deaths
+
+    def forget(self, leased: Leased) -> None:
+        """Forget a settled message."""
+        self._tried.pop(leased.key, None)
+
+    def _failed(self, leased: Leased) -> _Tried:
+        tried = self._of(leased)
+        tried.failed = time.monotonic() if tried.failed is None else tried.failed
+        return tried
+
+    def _of(self, leased: Leased) -> _Tried:
+        return self._tried.setdefault(leased.key, _Tried(leased.message.attempts))
