@@ -26,8 +26,6 @@ from l2features.updates.updater import Update
 from .options import pipeline_options
 from .update_transforms import RecordFreshness, build
 
-ATTEMPTS = 6
-"""Default of --attempts: ids that are missing from the graph are retried for 16 s, while the group waits."""
 INSIST_S = 86_400.0
 """Age of a message up to which transient errors are repeated."""
 HANGS_MIN = 60
