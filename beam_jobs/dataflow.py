@@ -1,4 +1,4 @@
-"""How the jobs run on Dataflow unless their flags say otherwise."""
+"""Defaults, labels and names of jobs on Dataflow."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ DEFAULTS = (
     "--no_save_main_session",
     "--element_processing_timeout_minutes=20",
 )
-"""One kernel per core: Dataflow starts a process for each core of a worker, and a second thread in it would
-compete for the interpreter's lock and hold a second chunk. The disk holds the image, and no shuffled data.
-Workers have the code from their image, and take nothing from the launcher's main module. A process whose
-chunk takes longer than on one machine hangs, and ends itself."""
+"""One kernel per core: Dataflow starts a process for each core of a worker, and a second thread would compete
+for the GIL and keep a second chunk in memory. The disk stores the image and no shuffled data. The code comes
+from the image, not from the launcher's main module. A process whose chunk exceeds the time-out exits."""
 _NOT_IN_LABELS = re.compile(r"[^a-z0-9_-]")
 LABEL_LENGTH = NAME_LENGTH = 63
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
 def is_dataflow(runner: str) -> bool:
-    """Whether Beam takes a runner's name for Dataflow's."""
+    """Return whether Beam maps a runner's name to Dataflow."""
     return runner.lower().removesuffix("runner") == "dataflow"
 
 
 def dataflow_flags(runner: str, flags: Sequence[str]) -> list[str]:
-    """Beam's flags with the defaults before them: a flag that is given comes later, and counts."""
+    """Return Beam's flags after the defaults, so that a given flag overrides its default."""
     return [*DEFAULTS, *flags] if is_dataflow(runner) else list(flags)
 
 
 def labels(job: str, dataset: str | None = None) -> list[str]:
-    """Flags with the labels by which costs and metrics are told apart."""
+    """Return the flags for the labels by which costs and metrics are grouped."""
     found = {"application": "l2features", "l2features-job": job}
     if dataset:
         found["l2features-dataset"] = _NOT_IN_LABELS.sub("_", dataset.lower())[:LABEL_LENGTH]
@@ -42,18 +41,18 @@ def labels(job: str, dataset: str | None = None) -> list[str]:
 
 
 def table_job_name(job: str, dataset: Dataset) -> str:
-    """Return the flag that names a job after the table that it writes."""
+    """Return the flag that names a job after its table."""
     return _job_name(job, dataset.l2cache_id, f"{dataset.store} {dataset.l2cache_id}")
 
 
 def update_job_name(subscriptions: Sequence[str]) -> str:
-    """Return the flag that names an update after the subscriptions that it reads, in any order."""
+    """Return the flag that names an update after its subscriptions, in any order."""
     paths = sorted(set(subscriptions))
     return _job_name("update", paths[0].rpartition("/")[2], " ".join(paths))
 
 
 def _job_name(job: str, shown: str, same: str) -> str:
-    """Dataflow runs one job of a name at a time; the digest tells apart tables whose names look alike."""
+    """Return a unique name: Dataflow runs one job per name, and similar tables differ in the digest."""
     digest = hashlib.sha256(same.encode()).hexdigest()[:8]
     begin = f"l2features-{job}-{_NOT_IN_NAMES.sub('-', shown.lower()).strip('-')}"
     return f"--job_name={begin[: NAME_LENGTH - len(digest) - 1].rstrip('-')}-{digest}"

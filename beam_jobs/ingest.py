@@ -164,8 +164,7 @@ def ingest_locally(ingest: Ingest, own: argparse.Namespace) -> int:
 
 def ingest_on(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
     """Ingest on a Beam runner; returns the exit status."""
-    from .pipeline import build
-    from .transforms import EnumerateChunks
+    from .transforms import EnumerateChunks, build
 
     recorded = own.sink == STORE
 

@@ -1,4 +1,4 @@
-"""A pipeline on Dataflow, from its launch to its end: what is printed of it, and what ends the waiting."""
+"""Launch a pipeline on Dataflow, print its job, and wait for its end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _ENDED_WELL = {PipelineState.DONE, PipelineState.DRAINED, PipelineState.UPDATED}
 
 
 class LaunchFailed(L2FeaturesError):
-    """Dataflow has refused or failed a job."""
+    """Dataflow refused or failed a job."""
 
 
 class CloudJob(NamedTuple):
-    """A job on Dataflow, and the commands that are for it."""
+    """A job on Dataflow, and the commands that stop it."""
 
     id: str
     name: str
@@ -36,18 +36,18 @@ class CloudJob(NamedTuple):
 
     @property
     def page(self) -> str:
-        """Its page in Google's console."""
+        """URL of its page in the Google Cloud console."""
         return (
             f"https://console.cloud.google.com/dataflow/jobs/{self.region}/{self.id}?project={self.project}"
         )
 
     def command(self, verb: str) -> str:
-        """Return the command that cancels or drains it."""
+        """Return the gcloud command that cancels or drains it."""
         return f"gcloud dataflow jobs {verb} {self.id} --project={self.project} --region={self.region}"
 
     @property
     def end(self) -> str:
-        """The command that ends it, as a line: draining loses no message, cancelling does."""
+        """The command that stops it without losing a message, as a line."""
         verb = "drain" if self.streaming else "cancel"
         return f"{verb}: {self.command(verb)}"
 
@@ -59,10 +59,11 @@ class CloudJob(NamedTuple):
 
 
 def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | None]:
-    """Start a pipeline on Dataflow and print its job; returns the result, without a job for a template.
+    """Start a pipeline on Dataflow and print its job; returns the result, and no job for a template.
 
-    Raises LaunchFailed, and StillRunning where Ctrl-C comes while the job may have been started already.
+    Raises LaunchFailed, and StillRunning if Ctrl-C comes when the job may have started already.
     """
+    # An internal module, but the only place of this error; apache-beam is pinned to 2.77.
     from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
 
     google = options.view_as(GoogleCloudOptions)
@@ -93,7 +94,7 @@ def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | Non
 
 
 def wait_for(result: Any, job: CloudJob) -> None:
-    """Wait for a job to end. Raises LaunchFailed, and StillRunning on Ctrl-C."""
+    """Wait for the end of a job. Raises LaunchFailed, and StillRunning on Ctrl-C."""
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
     continues = f"job {job.id} continues: {job.page}; {job.end}"
@@ -107,7 +108,7 @@ def wait_for(result: Any, job: CloudJob) -> None:
         if state not in _ENDED_WELL:
             why = reason(str(error).partition("Error:\n")[2])
             raise LaunchFailed(f"job {job.id}: {state}: {why}; see {job.page}") from error
-    except AssertionError as error:  # Beam's, where the thread that asks for the state has died
+    except AssertionError as error:  # Beam raises it if its polling thread died
         raise LaunchFailed(f"cannot read the state of the job; {continues}") from error
 
 
@@ -120,7 +121,7 @@ def _already_runs(job: CloudJob) -> str:
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Raise LaunchFailed for what Google's services, the network or the options have against a job."""
+    """Raise LaunchFailed, in one line, for errors of Google's services, the network and options."""
     try:
         yield
     except (GoogleAPIError, GoogleAuthError, OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Runners that hand a job to a job service: how long is waited for it, and what is said when it fails."""
+"""Runners that submit to a job service: time-outs, and one-line errors."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from l2features.core.errors import L2FeaturesError
 
 CONNECT_SECONDS = 20.0
 DEFAULTS = ("--job_server_timeout=31536000",)
-"""A year, as Beam takes it for the most that a whole job may last; without it a job ends after 300 s."""
+"""A year: Beam applies it to the whole job, which otherwise ends after 300 s."""
 EMBEDDED = "embed"
 LISTENER, LISTENER_SECONDS = "wait_until_finish_read", 5.0
+"""Name of Beam's thread that listens to the job service (in 2.77, to which Beam is pinned)."""
 _LAST_OF_A_TRACEBACK = re.compile(r"^(?:\w+\.)*(?!Traceback)(\w+(?:: .*)?)$", re.MULTILINE)
 _DETAILS = re.compile(r'^\s*details = "(.*)"$', re.MULTILINE)
 
 
 class JobFailed(L2FeaturesError):
-    """A job service cannot be reached, or says that a job has failed."""
+    """A job service is unreachable, or reports a failed job."""
 
 
 def portable_flags(flags: Sequence[str]) -> list[str]:
-    """Beam's flags, where they name a job service with the defaults before them: what comes later counts."""
+    """Return Beam's flags, after the defaults if they name a job service: the last flag counts."""
     named = any(flag.partition("=")[0] == "--job_endpoint" for flag in flags)
     return [*DEFAULTS, *flags] if named else list(flags)
 
 
 def reason(text: str) -> str:
-    """What a traceback, or a chain of them, ends with."""
+    """Return the last line of a traceback or a chain of them."""
     ends = _LAST_OF_A_TRACEBACK.findall(text)
     details = _DETAILS.findall(text)
     return str(details[-1] if details else ends[-1] if ends else text)
@@ -41,9 +42,9 @@ def reason(text: str) -> str:
 
 @contextmanager
 def plain_errors(options: PipelineOptions) -> Iterator[None]:
-    """Raise JobFailed where the job service of the options is not there, goes away, or fails the job.
+    """Raise JobFailed if the job service of the options is missing, disappears, or fails the job.
 
-    Other runners' errors pass. The log of the job service has the tracebacks of workers.
+    Errors of other runners pass through. The log of the job service has the workers' tracebacks.
     """
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint is None or endpoint == EMBEDDED:
@@ -62,7 +63,7 @@ def plain_errors(options: PipelineOptions) -> Iterator[None]:
 
 @contextmanager
 def _without_tracebacks() -> Iterator[None]:
-    """Hide those that Beam prints: of workers, and of its thread that listens to the job service."""
+    """Hide the tracebacks that Beam prints, of workers and of `LISTENER`."""
     forwarded, hook = logging.getLogger(), threading.excepthook
     forwarded.addFilter(_is_no_traceback)
     threading.excepthook = lambda args: None if issubclass(args.exc_type, grpc.RpcError) else hook(args)

@@ -1,13 +1,12 @@
-"""Metadata of the Flex Templates, from the options of the jobs.
+"""Write the metadata of the Flex Templates from the options of the jobs.
 
-The service checks what a template is launched with against ``templates/JOB.json``. Names, defaults and help
-are those of the job's own parser; what a parser does not say stands here. An option that is neither in
-`FIELDS` nor in `LOCAL` is refused, so that none is forgotten.
+The service validates a launch against ``templates/JOB.json``. Names, defaults and help come from the job's
+parser; the rest is in `FIELDS`. An option that is neither in `FIELDS` nor in `LOCAL` is an error.
 
-example, after an option was changed:
+example, after an option changed:
   python -m beam_jobs.templates
 
-example, what is put into a bucket to be launched (gcloud's own build leaves out that a job is streaming):
+example, a template for a bucket (gcloud's own build does not mark a job as streaming):
   python -m beam_jobs.templates --spec update --image IMAGE >update.json &&
       gcloud storage cp update.json gs://bucket/update.json
 """
@@ -35,9 +34,9 @@ from .options import actions, boolean
 
 FOLDER = Path("templates")
 MACHINE_TYPE = "n2-standard-4"
-"""4 GB for each core, and so for each kernel."""
+"""4 GB per core, and so per kernel."""
 LOCAL = {"help", "runner", "workers", "messages"}
-"""Options that mean something on one machine only."""
+"""Options of local runs only."""
 
 WHAT, PART, HOW, WORKERS = "Data set", "Part of the grid", "What is computed", "Workers"
 _NAME = r"[A-Za-z][-A-Za-z0-9_.~+%]{2,254}"
@@ -48,7 +47,7 @@ _IMAGE = "^[^ ]+/[^ ]+[:@][^ /]+$"
 
 
 class Field(NamedTuple):
-    """What the parser of a job does not say of an option. A ``regex`` has no look-ahead: RE2 reads it."""
+    """What a template needs beyond the job's parser. ``regex`` is for RE2, which has no look-ahead."""
 
     label: str
     group: str
@@ -61,7 +60,7 @@ FIELDS = {
     "dataset": Field("Data set", WHAT, f"^{DATASET_NAME.pattern}$", required=True),
     "config": Field("Data sets file", WHAT, "^gs://[^/]+/.+$", "GCS_READ_FILE", required=True),
     "timestamp": Field("Time of the graph", WHAT, f"^{TIME_PATTERN}$"),
-    "create": Field("Make the table", WHAT),
+    "create": Field("Create the table", WHAT),
     "test": Field("Eight chunks only", PART),
     "chunks": Field("Chunks", PART, "^[0-9]+:[0-9]+,[0-9]+:[0-9]+,[0-9]+:[0-9]+$"),
     "recompute": Field("Compute again", HOW),
@@ -79,12 +78,12 @@ FIELDS = {
     "disk_size_gb": Field("Disk", WORKERS, _AT_LEAST_1),
 }
 BEAM_HELP = {
-    "sdk_container_image": "the image of the workers: the one that this template was built with",
-    "number_of_worker_harness_threads": "threads of each worker process, of which there is one per core; a "
-    "second one competes with the first, and holds a second chunk in memory",
-    "disk_size_gb": "disk of a worker, which holds the image",
+    "sdk_container_image": "image of the workers: the one that this template was built with",
+    "number_of_worker_harness_threads": "threads of each worker process, one process per core; a "
+    "second thread competes for it and keeps a second chunk in memory",
+    "disk_size_gb": "disk of a worker in GB; it stores the image",
 }
-"""Beam's options that a template takes, beside those that every launch of one has."""
+"""Beam's options that are parameters of a template, besides those of all."""
 
 
 @dataclass(frozen=True)
@@ -101,19 +100,19 @@ class Template:
 TEMPLATES = {
     "ingest": Template(
         "l2features ingest",
-        "Every chunk of a segmentation to the features of its level-2 nodes, in the store.",
+        "Compute the features of every level-2 node of a segmentation, and store them.",
         ingest.add_options,
         max_workers=100,
     ),
     "audit": Template(
         "l2features audit",
-        "Whether every level-2 node of the graph has its row in the store, and repair of what is missing.",
+        "Check that every level-2 node of the graph has its row in the store; repair what is missing.",
         audit.add_options,
         max_workers=20,
     ),
     "update": Template(
         "l2features update",
-        "Edits and missing ids from Pub/Sub to the features of the nodes that they name, in the store.",
+        "Compute and store the features of nodes named by edits and missing ids from Pub/Sub.",
         update.add_options,
         max_workers=5,
         streaming=True,
@@ -122,7 +121,7 @@ TEMPLATES = {
 
 
 def metadata(job: str) -> dict[str, Any]:
-    """The metadata of a job's template. Raises ConfigError for an option of which `FIELDS` does not tell."""
+    """Return the metadata of a job's template. Raises ConfigError for an option missing in `FIELDS`."""
     template = TEMPLATES[job]
     described: dict[str, Any] = {
         "name": template.name,
@@ -142,7 +141,7 @@ def metadata(job: str) -> dict[str, Any]:
 
 
 def spec(job: str, image: str, **environment: str) -> dict[str, Any]:
-    """What the service launches: image, metadata, and the environment where a launch names no other."""
+    """Return what the service launches: image, metadata and default environment."""
     template = TEMPLATES[job]
     defaults: dict[str, Any] = {
         "machineType": MACHINE_TYPE,
@@ -200,7 +199,7 @@ def _parameter(job: str, action: argparse.Action, default: str | None = None) ->
 
 
 def as_text(job: str) -> str:
-    """What the file of a job's metadata holds."""
+    """Return the content of a job's metadata file."""
     return json.dumps(metadata(job), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -209,16 +208,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m beam_jobs.templates", None, __doc__, formatter_class=formatter
     )
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files of the metadata go")
-    parser.add_argument("--spec", choices=TEMPLATES, help="print the whole template of this job instead")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for the metadata files")
+    parser.add_argument(
+        "--spec", choices=TEMPLATES, help="print the whole template of this job, and write no file"
+    )
     parser.add_argument("--image", help="image of the job, with its tag; required with --spec")
-    parser.add_argument("--service_account", metavar="EMAIL", help="whom the workers act for")
+    parser.add_argument("--service_account", metavar="EMAIL", help="service account of the workers")
     parser.add_argument("--subnetwork", help="regions/REGION/subnetworks/NAME, with Private Google Access")
     return parser
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options. Exits with status 2 where one is wrong."""
+    """Return the options. Exits with status 2 if one is wrong."""
     parser = _parser()
     own = parser.parse_args(argv)
     if own.spec and not own.image:
@@ -229,7 +230,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: writes the files, or prints a spec. Exits with status 2 for a wrong option."""
+    """Entry point: write the files, or print a spec. Exits with status 2 for a wrong option."""
     own = parse(argv)
     if not own.spec:
         try:

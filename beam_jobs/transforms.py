@@ -1,4 +1,4 @@
-"""PTransforms of the ingest. Their logic lives in ``l2features``."""
+"""The pipeline of the batch ingest, and its PTransforms. Their logic lives in ``l2features``."""
 
 from __future__ import annotations
 
@@ -166,3 +166,19 @@ class WriteByBigtableIO(beam.PTransform):
             | "Direct rows" >> beam.ParDo(_DirectRowsFn(self.ingest))
             | "WriteToBigTable" >> WriteToBigTable(project, instance, dataset.l2cache_id)
         )
+
+
+def build(
+    pipeline: Any, ingest: Ingest, chunks: beam.PTransform, recorded: bool = True, counted: bool = False
+) -> Any:
+    """Add the ingest of ``chunks`` to a pipeline; returns what the sink returns.
+
+    Args:
+        recorded: keep a record of each chunk, and return its `ChunkResult`. Otherwise Beam's connector writes
+            the rows, and only failures are recorded.
+        counted: count attempts before they begin, for runners that retry what kills a process; a chunk fails
+            after three attempts that never ended.
+    """
+    write = WriteFeatures(ingest) if recorded else WriteByBigtableIO(ingest)
+    compute = ComputeFeatures(ingest, counted)
+    return pipeline | "Chunks" >> chunks | "Compute features" >> compute | "Write features" >> write

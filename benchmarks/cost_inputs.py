@@ -177,7 +177,7 @@ def run_job(ingest: Ingest) -> float:
 
     def look(_: int) -> None:
         for worker in run.workers:
-            status = Path(f"/proc/{worker.context.process.pid}/status").read_text()
+            status = Path(f"/proc/{worker.pid}/status").read_text()
             peaks.extend(float(kib) / 1024 for kib in re.findall(r"^VmHWM:\s*(\d+)", status, re.MULTILINE))
 
     run.run(look)

@@ -1,4 +1,4 @@
-"""The audit: what the graph says a chunk should have, against what the store has; and its repair."""
+"""The audit of a chunk: compare the nodes of the graph with the rows of the store, and repair."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
-import tenacity
 
 from ..config.datasets import Dataset
 from ..config.reach import check_bigtable
@@ -21,23 +20,22 @@ from ..graph.base import check_graph
 from ..graph.chunk_nodes import open_graph_nodes
 from ..ingest.compute import read_geometry
 from ..ingest.node_features import NodeSource
-from ..ingest.steps import ATTEMPTS, GIVEN_UP, shards, time_of_graph
+from ..ingest.steps import ATTEMPTS, GIVEN_UP, in_attempts, shards, time_of_graph
 from ..store.base import Store, open_store
 
 REPAIR = "repair"
-"""The name of attempts at a chunk's repair in its store."""
+"""Name under which the store counts attempts at a chunk's repair."""
 
 
 @dataclass(frozen=True)
 class ChunkAudit:
-    """What a chunk should have and has; every array is of ids, sorted.
+    """The result of the audit of a chunk; all arrays are sorted ids.
 
-    ``expected`` are the nodes that the graph has, ``present`` all rows of the chunk, ``missing`` the expected
-    ones without a row. ``superfluous`` rows are of ids that the graph never had, ``other`` ones of its nodes
-    of other times. ``empty`` are expected nodes whose row says "could not compute". ``repaired`` are missing
-    ones that now have a row; ``failed`` says of an id why it could not be repaired, ``problem`` why none
-    could. ``recorded`` is the state of the chunk's ingest, empty where there is none; ``files_missing`` says
-    that it is done, but files of the segmentation were missing.
+    ``expected`` are the nodes of the graph, ``present`` all rows, ``missing`` expected nodes without a row;
+    ``repaired`` ones have one now. ``superfluous`` rows have ids that the graph never had, ``other`` ones
+    belong to nodes of other times. ``empty`` expected nodes are marked "could not compute". ``failed`` maps
+    ids to the reason why they could not be repaired; ``problem`` is why none could. ``recorded`` is the state
+    of the chunk's ingest or "", ``files_missing`` whether it is done with missing files.
     """
 
     chunk: Chunk
@@ -56,10 +54,10 @@ class ChunkAudit:
 
 @dataclass(frozen=True)
 class Audit:
-    """One run of the audit, small enough to travel to every worker.
+    """One run of the audit, small enough to send to every worker.
 
-    Without ``time`` every node that was ever made is expected, else those that are valid at that time. Where
-    the runner repeats what kills a process, attempts at repairs are ``counted``.
+    Without ``time`` every node that ever existed is expected, otherwise those that are valid at that time.
+    ``counted`` limits the attempts at a repair, for runners that retry what kills a process.
     """
 
     dataset: Dataset
@@ -76,11 +74,11 @@ class Audit:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def shards(self) -> Iterator[tuple[int, int]]:
-        """Parts of the order of chunks, as (first, last) positions."""
+        """Return parts of the order of chunks, as (first, last) positions."""
         return shards(self.box)
 
     def chunks(self, first: int, last: int) -> list[Chunk]:
-        """The chunks of a shard."""
+        """Return the chunks of a shard."""
         return [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
 
 
@@ -90,9 +88,9 @@ def prepare_audit(
     repair: bool = False,
     choose_box: Callable[[Triple], ChunkBox] = whole_box,
 ) -> Audit:
-    """Settle what an audit of a data set looks at. Nothing is changed.
+    """Return the audit of a data set, after checks that change nothing.
 
-    Raises ConfigError, VolumeError, GraphError or StoreError before any chunk is looked at.
+    Raises ConfigError, VolumeError, GraphError or StoreError before any chunk is read.
     """
     if timestamp is not None and dataset.graph == "flat":
         raise ConfigError(f"data set {dataset.name!r} has no graph: a timestamp means nothing to it")
@@ -126,7 +124,7 @@ class AuditSource:
     def look(self, chunk: Chunk) -> ChunkAudit:
         """Compare the graph with the store. Raises GraphError or StoreError.
 
-        The store is read first: what it has of nodes that are made meanwhile is not taken for superfluous.
+        The store is read first, so that rows of nodes created meanwhile do not count as superfluous.
         """
         chunk_id, time = self.geometry.chunk_id(chunk), self.audit.time
         rows = self.store.scan_chunk(chunk_id, self.geometry.layout.last_id(chunk_id), [SIZE])
@@ -159,7 +157,7 @@ class AuditSource:
         try:
             [attempts] = self.store.count_attempts(chunk_id, [REPAIR])
             return self._repair(found) if attempts <= ATTEMPTS else replace(found, problem=GIVEN_UP)
-        finally:  # whatever is raised, the process lives
+        finally:  # the process lives, whatever is raised
             self.store.clear_attempts(chunk_id, [REPAIR])
 
     def _repair(self, found: ChunkAudit) -> ChunkAudit:
@@ -167,54 +165,43 @@ class AuditSource:
             self._nodes = NodeSource(self.audit.dataset, self.geometry)
         result = self._nodes.compute(found.chunk, found.missing)
         self.store.write(result.features)
-        unknown = dict.fromkeys(result.unknown.tolist(), "the graph does not say its supervoxels")
+        unknown = dict.fromkeys(result.unknown.tolist(), "the graph has no supervoxels for it")
         repaired = result.features["label"].copy()
         unsure = dict.fromkeys(result.unsure.tolist(), result.unsure_why)
         return replace(found, repaired=repaired, failed=result.errors | unknown | unsure)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         for source in (self.store, self.graph, self._nodes):
             if source is not None:
                 source.close()
 
 
 def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
-    """The audit of a chunk and, in a run of repair, its repair; each in up to `ATTEMPTS` attempts.
+    """Audit a chunk and, with ``repair``, repair it; each in up to `ATTEMPTS` attempts.
 
-    Raises GraphError or StoreError. Where only the repair fails, the result says why.
+    Raises GraphError or StoreError. If only the repair fails, ``problem`` of the result has the reason.
     """
-    found = _in_attempts(lambda: source.look(chunk))
+    transient = (VolumeError, GraphError, StoreUnavailable)
+    found = in_attempts(lambda: source.look(chunk), *transient)
     if not source.audit.repair:
         return found
     try:
-        return _in_attempts(lambda: source.repair(found))
+        return in_attempts(lambda: source.repair(found), *transient)
     except (VolumeError, GraphError) as error:
         return replace(found, problem=str(error))
 
 
-def _in_attempts(do: Callable[[], ChunkAudit]) -> ChunkAudit:
-    for attempt in tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
-        retry=tenacity.retry_if_exception_type((VolumeError, GraphError, StoreUnavailable)),
-        reraise=True,
-    ):
-        with attempt:
-            return do()
-    raise AssertionError("unreachable")
-
-
 def recorded_state(store: Store, geometry: Geometry, chunk: Chunk) -> str:
-    """The state of a chunk's ingest; empty where there is none."""
+    """Return the state of a chunk's ingest, or "" if it has none."""
     return str(store.chunk_states(as_ids([geometry.chunk_id(chunk)]))[0])
 
 
 def is_of_chunk(error: Exception) -> bool:
-    """Whether only the chunk that caused an error cannot be audited, and not the store as a whole."""
+    """Return whether an error concerns one chunk, and not the store as a whole."""
     return not isinstance(error, (StoreUnavailable, TableNotFound))
 
 
 def _without(ids: Ids, others: Ids) -> Ids:
-    """The ids that are not among others; both are sorted and unique."""
+    """Return the ids that are not in ``others``; both are sorted and unique."""
     return np.setdiff1d(ids, others, assume_unique=True)

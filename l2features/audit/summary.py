@@ -1,4 +1,4 @@
-"""What an audit found, summed over chunks, with a few examples; kept with the table."""
+"""The audit's result: sums over chunks and a few examples, stored with the table."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ..store.notes import AUDIT, note_content, put_note
 from .chunk_audit import Audit, AuditSource, ChunkAudit, audit_chunk, is_of_chunk, recorded_state
 
 EXAMPLES = 20
-"""How many ids, and how many reasons, are kept of each kind."""
+"""Maximum number of ids, and of reasons, of each kind."""
 NOTE, PART_NOTE = AUDIT, "audit_part"
-"""Under what a table keeps the last audit of the whole grid, and the last one of a part of it."""
+"""Names of the notes for the last audit of the whole grid, and of a part of it."""
 MAX_REASON = 500
 MISSING_FILES = "{} chunks were ingested with missing files: ingest --retry-missing computes them again"
 logger = logging.getLogger(__name__)
@@ -33,13 +33,12 @@ NOTHING_FOUND = "no file of the segmentation was ever found: check cv_path, mip 
 class AuditSummary:
     """Sums over chunks.
 
-    ``chunks`` were looked at; ``unaudited`` could not be. ``done``, ``failed`` and ``unrecorded`` count them
-    by the state of their ingest; of ``files_missing`` done ones, files of the segmentation were missing.
-    ``nothing_found`` says that in the whole grid no file was ever read. ``expected`` nodes are ``present``
-    (of these, ``empty`` are marked "could not compute") or ``missing`` (of these, ``repaired`` now have a
-    row). Rows beyond these are ``superfluous`` where the graph never had their ids, or of its nodes of
-    ``other`` times. ``problems`` says of chunks why they could not be audited or repaired, and of nodes why
-    they could not be repaired.
+    Of ``chunks``, ``unaudited`` could not be audited; ``done``, ``failed`` and ``unrecorded`` count states of
+    their ingest, and ``files_missing`` done ones with missing files. ``nothing_found`` means that no file
+    of the whole grid was ever read. ``expected`` nodes are ``present`` (``empty`` of them are marked "could
+    not compute") or ``missing`` (``repaired`` of them now have a row). More rows are ``superfluous`` if the
+    graph never had their ids, or belong to nodes of ``other`` times. ``problems`` maps chunks and nodes to
+    the reason why they could not be audited or repaired.
     """
 
     chunks: int = 0
@@ -62,7 +61,7 @@ class AuditSummary:
 
     @classmethod
     def of(cls, found: ChunkAudit) -> AuditSummary:
-        """The summary of one chunk."""
+        """Return the summary of one chunk."""
         problems = {f"chunk {found.chunk}": found.problem[:MAX_REASON]} if found.problem else {}
         problems |= {f"node {node}": found.failed[node] for node in sorted(found.failed)[:EXAMPLES]}
         left = np.setdiff1d(found.missing, found.repaired, assume_unique=True)
@@ -83,12 +82,12 @@ class AuditSummary:
 
     @classmethod
     def of_unaudited(cls, chunk: Chunk, recorded: str, reason: str) -> AuditSummary:
-        """The summary of one chunk that could not be audited; ``recorded`` is the state of its ingest."""
+        """Return the summary of a chunk that could not be audited; ``recorded`` is its ingest's state."""
         problems = {f"chunk {chunk}": reason[:MAX_REASON]}
         return cls(**_one_chunk(recorded), unaudited=1, problems=problems)
 
     def add(self, other: AuditSummary) -> None:
-        """Add the sums of another summary, and its examples as far as there is room."""
+        """Add the sums of another summary, and its examples up to `EXAMPLES`."""
         for name, value in other.__dict__.items():
             mine = getattr(self, name)
             if isinstance(value, bool):
@@ -102,12 +101,12 @@ class AuditSummary:
 
     @property
     def left(self) -> int:
-        """Nodes that are missing still."""
+        """Number of nodes that are still missing."""
         return self.missing - self.repaired
 
     @property
     def complete(self) -> bool:
-        """Whether every chunk was audited, no expected node is without a row, and something was found."""
+        """Whether every chunk was audited, every expected node has a row, and a file was found."""
         return not self.left and not self.unaudited and not self.nothing_found
 
 
@@ -142,16 +141,16 @@ def give_up(audit: Audit, store: Store, chunk: Chunk, reason: str) -> AuditSumma
 
 
 def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
-    """Complete the sums of all chunks by what the records of the whole grid say.
+    """Complete the sums from the records of the whole grid.
 
-    Without a graph, the ingest alone says which nodes to expect: none where it found no file.
+    Without a graph, expected nodes come from the ingest alone, which records none if it found no file.
     """
     in_doubt = audit.dataset.graph == "flat" and summary.files_missing and not summary.expected
     return replace(summary, nothing_found=bool(in_doubt) and table_is_empty(store))
 
 
 def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:
-    """Keep what an audit found with the table; ``run`` tells it from others."""
+    """Store a summary with the table; ``run`` identifies it."""
     kept = {
         "run": run,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -165,12 +164,12 @@ def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> N
 
 
 def read_audit(store: Store, name: str = NOTE) -> dict[str, Any] | None:
-    """What the last audit found, as `save_audit` kept it; None where there was none."""
+    """Return the last audit as `save_audit` stored it, or None."""
     return note_content(store, name)
 
 
 def read_run(store: Store, audit: Audit, run: str) -> AuditSummary | None:
-    """The summary of a run that was saved, if no later one took its place."""
+    """Return the stored summary of a run, or None if a later one replaced it."""
     kept = read_audit(store, _note_of(audit)) or {}
     if kept.get("run") != run:
         return None
@@ -182,7 +181,7 @@ def _note_of(audit: Audit) -> str:
 
 
 def summary_text(summary: AuditSummary) -> str:
-    """Lines for reading; the last says whether the table is complete."""
+    """Return the summary as lines of text; the last one is ``complete`` or ``incomplete``."""
     s = summary
     unaudited = f", {s.unaudited} could not be audited" if s.unaudited else ""
     repaired = f", of which {s.repaired} are repaired" if s.repaired else ""

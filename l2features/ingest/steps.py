@@ -1,4 +1,4 @@
-"""The batch ingest without its pipeline: what to do, and what is done with one chunk."""
+"""Steps of the batch ingest: prepare a run, compute and save a chunk, count attempts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import tenacity
 
@@ -23,19 +24,20 @@ from ..volume import open_volume
 from .compute import ChunkFeatures, ChunkSource, read_geometry
 
 ATTEMPTS = 3
-"""How often a chunk is read and computed before it counts as failed."""
+"""Maximum attempts to read and compute a chunk."""
 SHARD_CHUNKS = 1_000
 MAX_REASON = 2_000
 GIVEN_UP = f"killed or hung its process {ATTEMPTS} times"
-"""Why a chunk or a message fails whose attempts never end."""
+"""Reason of a chunk or a message whose attempts never end."""
 AGAIN = f"{GIVEN_UP}; is tried again"
-"""The record of such a chunk while a later run tries it anew."""
+"""Reason in the record of such a chunk while a later run retries it."""
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Ingest:
-    """One run of the batch ingest, small enough to travel to every worker."""
+    """One run of the batch ingest, small enough to send to every worker."""
 
     dataset: Dataset
     meta: Meta
@@ -51,17 +53,17 @@ class Ingest:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def shards(self) -> Iterator[tuple[int, int]]:
-        """Parts of the order of chunks, as (first, last) positions."""
+        """Return parts of the order of chunks, as (first, last) positions."""
         return shards(self.box)
 
     def chunk_ids(self, first: int, last: int) -> Ids:
-        """The ids of the chunks of a shard."""
+        """Return the chunk ids of a shard."""
         return self.geometry.layout.chunk_id_array(self.box.positions(first, last))
 
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
         """Return the chunks of a shard to compute: all, or those that are not recorded as done.
 
-        With ``retry_missing`` also those recorded as done with files that were missing.
+        With ``retry_missing``, also those that are done but had missing files.
         """
         chunks = [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
         if self.recompute:
@@ -74,7 +76,7 @@ class Ingest:
 
 
 def shards(box: ChunkBox) -> Iterator[tuple[int, int]]:
-    """Parts of the order of chunks, as (first, last) positions, of `SHARD_CHUNKS` each."""
+    """Return parts of the order of chunks, as (first, last) positions, of `SHARD_CHUNKS` each."""
     for first in range(0, len(box), SHARD_CHUNKS):
         yield first, min(first + SHARD_CHUNKS, len(box))
 
@@ -85,10 +87,10 @@ def prepare(
     create: bool = False,
     choose_box: Callable[[Triple], ChunkBox] = whole_box,
 ) -> Ingest:
-    """Settle what an ingest of a data set reads and writes; ``choose_box`` picks its part of the grid.
+    """Return the ingest of a data set; ``choose_box`` picks its part of the grid.
 
-    With ``create`` the table is made and stamped. A table that is there keeps its timestamp: another one
-    is refused. Raises ConfigError, VolumeError, GraphError or StoreError before anything is computed.
+    With ``create``, creates the table if it is missing. An existing table keeps its timestamp; another one is
+    an error. Raises ConfigError, VolumeError, GraphError or StoreError before anything is computed.
     """
     check_bigtable(dataset.store)
     check_bigtable(dataset.graph, GraphError)
@@ -125,7 +127,7 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
 
 
 def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
-    """The meta that the table shall have. Raises ConfigError or StoreError on a contradiction."""
+    """Return the meta of the table. Raises ConfigError or StoreError on a contradiction."""
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     asked = None if timestamp is None else format_time(time_of_graph(dataset, timestamp))
     if asked and parse_time(asked) > datetime.now(UTC):
@@ -159,14 +161,14 @@ def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
 def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
     """Count an attempt at a chunk before it begins; returns why the chunk is given up, or "".
 
-    A chunk's record ends its attempts, unless the chunk was given up: see `begin_anew`.
+    A record resets the count, unless the chunk was given up: see `begin_anew`.
     """
     [attempts] = store.count_attempts(geometry.chunk_id(chunk))
     return GIVEN_UP if attempts > ATTEMPTS else ""
 
 
 def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord:
-    """Record that a chunk is given up. It stays so: where another one kills its bundle, both are repeated."""
+    """Record that a chunk is given up. It stays so, as a runner repeats it with its bundle."""
     record = save_failure(store, geometry, chunk, GIVEN_UP)
     for _ in range(ATTEMPTS):
         store.count_attempts(record.chunk_id)
@@ -174,9 +176,9 @@ def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord
 
 
 def begin_anew(store: Store, chunk_ids: Ids) -> None:
-    """Try those of some chunks anew that were given up, if the run that did so has got through all of them.
+    """Allow new attempts at chunks that were given up, if the run that did so has recorded all chunks.
 
-    If it did not, it may have died of one chunk after another, and ends only if those before stay given up.
+    A run that has not may be dying of one chunk after another: it ends only if earlier ones stay given up.
     """
     reasons = store.failures(chunk_ids)
     given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]
@@ -186,24 +188,27 @@ def begin_anew(store: Store, chunk_ids: Ids) -> None:
 
 
 def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
-    """Forget the attempts at a chunk that was computed but not written, as no process died of it."""
+    """Reset the attempts at a chunk that was computed but not written, as it killed no process."""
     try:
         store.clear_attempts(geometry.chunk_id(chunk))
     except StoreError as error:
         logger.warning("chunk %s: its attempts stay counted: %s", chunk, error)
 
 
-def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
-    """The features of a chunk, after up to `ATTEMPTS` attempts to read and map it."""
-    for attempt in tenacity.Retrying(
+def in_attempts(do: Callable[[], T], *transient: type[Exception]) -> T:
+    """Return the result of ``do``, in up to `ATTEMPTS` attempts with exponential backoff."""
+    retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
-        retry=tenacity.retry_if_exception_type((VolumeError, GraphError)),
+        retry=tenacity.retry_if_exception_type(transient),
         reraise=True,
-    ):
-        with attempt:
-            return source.compute(chunk)
-    raise AssertionError("unreachable")
+    )
+    return retrying(do)
+
+
+def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
+    """Return the features of a chunk, after up to `ATTEMPTS` attempts to read and map it."""
+    return in_attempts(lambda: source.compute(chunk), VolumeError, GraphError)
 
 
 def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool = True) -> ChunkRecord:
@@ -232,7 +237,7 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures, recorded
 
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
-    """Record that a chunk could not be computed, and why; what is known of its segments is kept."""
+    """Record why a chunk could not be computed; its recorded segments stay."""
     return _put_failure(store, geometry.chunk_id(chunk), reason)
 
 

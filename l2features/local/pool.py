@@ -139,7 +139,8 @@ class LocalRun(Generic[R]):
             worker.close()
             self.workers.remove(worker)
             self._count_death(worker.work, str(death))
-            self._start_worker()
+            if not self.progress.stopped:
+                self._start_worker()
             return
         if error:
             raise WorkerError(error)

@@ -93,7 +93,6 @@ class Worker:
                 raise BrokenProcessPool
             result, error = future.result()
         except (ProcessExpired, BrokenProcessPool) as death:
-            self._context.process.join(1)
             code = getattr(death, "exitcode", self._context.process.exitcode)
             raise WorkerDied(self._timed_out or f"a worker died ({exit_reason(code)})") from None
         self.ready = True
@@ -118,7 +117,8 @@ class Worker:
     def kill(self) -> None:
         """Kill the process, and stop the pool from starting another."""
         self._pool.stop()
-        self._context.process.kill()
+        if self.pid is not None:  # else it is being started, and `close` ends it
+            self._context.process.kill()
 
     def close(self) -> None:
         """Kill the process, and wait for its end."""

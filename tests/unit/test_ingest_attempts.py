@@ -8,7 +8,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_jobs.pipeline import build
+from beam_jobs.transforms import build
 from l2features.config.datasets import load_dataset
 from l2features.core.errors import StoreError
 from l2features.core.geometry import Chunk
