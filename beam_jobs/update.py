@@ -19,11 +19,8 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import apache_beam as beam
 
 from l2features import kernel as features
 from l2features.config.datasets import read_datasets
@@ -43,16 +40,15 @@ from . import command
 from .command import EXIT_FAILED
 from .dataflow import is_dataflow, labels, update_job_name
 from .options import CONFIG_HELP, add_switch, beam_flags, booleans_of
-from .update_dataflow import ATTEMPTS as DATAFLOW_ATTEMPTS
-from .update_dataflow import stream_to, streaming_flags
-from .update_transforms import build
 
+# Apache Beam is imported only where it is used, as the worker processes import this module.
 ALWAYS_ON = ("streaming", "enable_streaming_engine")
 """Beam options that Dataflow's runner turns on for a job that reads subscriptions."""
 STOPPED = "stopped: the same command continues from here"
 NOT_STARTED = "stopped: nothing was started"
 ENDED = "stopped: unfinished messages will be redelivered"
-REPLAY_ATTEMPTS, STREAM_ATTEMPTS = 3, 6
+REPLAY_ATTEMPTS, STREAM_ATTEMPTS, DATAFLOW_ATTEMPTS = 3, 6, 6
+"""Defaults of --attempts. On Dataflow, 6 attempts take 16 s, while a group of messages waits."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -109,16 +105,6 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return own, flags
 
 
-@dataclass
-class ReadRecorded(beam.PTransform):
-    """Read `Delivery`s from files, each with its file's path as the key."""
-
-    files: Sequence[Path]
-
-    def expand(self, begin: Any) -> Any:
-        return begin | "Files" >> beam.Create(list(self.files)) | "Read" >> beam.Map(read_message)
-
-
 def replay(own: argparse.Namespace, flags: list[str]) -> int:
     """Apply recorded messages, and return the exit status. Raises L2FeaturesError."""
     update = _update(own, own.attempts or REPLAY_ATTEMPTS)
@@ -130,6 +116,8 @@ def replay(own: argparse.Namespace, flags: list[str]) -> int:
     if own.runner == command.LOCAL:
         counts = _apply_files(update, files, own.dead_letters)
     else:
+        from .update_transforms import ReadRecorded, build
+
         counted = replace(update, counted=True)
         counts = command.run_on(
             own.runner,
@@ -175,6 +163,8 @@ def stream_on(own: argparse.Namespace, flags: list[str]) -> int:
         raise ConfigError(
             f"runner {own.runner}: with --subscriptions expected {command.LOCAL} or DataflowRunner"
         )
+    from .update_dataflow import stream_to, streaming_flags
+
     update = _located(_update(own, own.attempts or DATAFLOW_ATTEMPTS))
     subscriptions = own.subscriptions.split(",")
     add = stream_to(update, subscriptions, own.dead_letters)

@@ -26,9 +26,7 @@ from l2features.updates.updater import Update
 from .options import pipeline_options
 from .update_transforms import RecordFreshness, build
 
-ATTEMPTS = 6
-"""Default of --attempts: ids that are missing from the graph are retried for 16 s, while the group waits."""
-INSIST_S = 86_400.0
+REPEAT_S = 86_400.0
 """Age of a message up to which transient errors are repeated."""
 HANGS_MIN = 60
 """Minutes without progress after which a batch hangs; a slow graph may take half of it."""
@@ -115,10 +113,10 @@ def stream_to(update: Update, subscriptions: Sequence[str], dead_letters: str) -
         raise ConfigError(
             f"dead letters {dead_letters!r}: on Dataflow expected a topic, projects/PROJECT/topics/NAME"
         )
-    insisting = replace(update, insist_s=INSIST_S, counted=True)
+    repeating = replace(update, repeat_s=REPEAT_S, counted=True)
 
     def add(pipeline: Any) -> object:
-        results = build(pipeline, ReadSubscriptions(paths), insisting, dead_letters, streaming=True)
+        results = build(pipeline, ReadSubscriptions(paths), repeating, dead_letters, streaming=True)
         return results | "Record freshness" >> RecordFreshness(update)
 
     return add

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
@@ -19,6 +20,7 @@ from apache_beam.metrics import Metrics
 from l2features.messages.outcomes import Verdict
 from l2features.messages.parts import Delivery, Place, batches
 from l2features.pubsub.dead_letters import open_dead_letters
+from l2features.pubsub.recorded import read_message
 from l2features.updates.apply import MessageResult, message_result
 from l2features.updates.ledger import (
     Plain,
@@ -76,6 +78,16 @@ class _UpdateFn(beam.DoFn):
 
     def teardown(self) -> None:
         release_updater(self.update)
+
+
+@dataclass
+class ReadRecorded(beam.PTransform):
+    """Read `Delivery`s from files, each with its file's path as the key."""
+
+    files: Sequence[Path]
+
+    def expand(self, begin: Any) -> Any:
+        return begin | "Files" >> beam.Create(list(self.files)) | "Read" >> beam.Map(read_message)
 
 
 class _DecodeFn(_UpdateFn):

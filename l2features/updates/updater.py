@@ -67,7 +67,7 @@ class Update:
     Attributes:
         recompute: compute and write nodes whose rows exist.
         attempts: attempts at a call, with exponential backoff from ``pause_s``.
-        insist_s: after its attempts, a transient error is raised until the messages are older than this, for
+        repeat_s: after its attempts, a transient error is raised until the messages are older than this, for
             a runner that repeats the call. Later, and for permanent errors, it is an outcome.
         counted: count attempts in the store, and give up a message that kills or hangs its process.
         geometries: from `read_geometries`.
@@ -77,7 +77,7 @@ class Update:
     recompute: bool = False
     attempts: int = 3
     pause_s: float = 0.5
-    insist_s: float = 0.0
+    repeat_s: float = 0.0
     counted: bool = False
     geometries: tuple[tuple[str, str], ...] = ()
 
@@ -201,7 +201,7 @@ class Updater(OpenDatasets):
         """Yield the results of a batch, or write them and raise an error that is to be repeated."""
         denied = [(computed.members, computed.denied) for computed in tried.done if computed.denied]
         for members, error in [*tried.failed, *denied]:
-            if self._insists(error, members):
+            if self._repeats(error, members):
                 for computed in tried.done:
                     list(self.write(computed))
                 raise error
@@ -210,10 +210,10 @@ class Updater(OpenDatasets):
             outcome = _failed(place.dataset, all_ids(members), error, f"chunk {place.chunk}: ")
             yield Computed(place, members, np.zeros(0, FEATURES), [outcome])
 
-    def _insists(self, error: Exception, members: Sequence[Member]) -> bool:
+    def _repeats(self, error: Exception, members: Sequence[Member]) -> bool:
         """Whether to raise an error: it is transient, and one of the messages is young enough."""
         newest = max(member.published for member in members)
-        return is_transient(error) and time.time() < newest + self.update.insist_s
+        return is_transient(error) and time.time() < newest + self.update.repeat_s
 
     def write(self, computed: Computed) -> Iterator[tuple[Member, list[Outcome]]]:
         """Write rows durably, and yield the outcomes of each member's ids."""
@@ -224,7 +224,7 @@ class Updater(OpenDatasets):
                 with timed(computed.millis, "write"):
                     self._retries.call(dataset, self.store(dataset).write, rows)
             except Exception as error:
-                if self._insists(error, computed.members):
+                if self._repeats(error, computed.members):
                     raise
                 outcomes.append(_failed(dataset, rows["label"], error))
             else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from l2features.config.datasets import load_datasets
 from l2features.core.geometry import Chunk
@@ -16,8 +17,9 @@ from l2features.ingest.node_features import NodeFeatures
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Verdict, settle
 from l2features.messages.parts import Delivery
+from l2features.pubsub.dead_letters import DeadLetterError, Folder
 from l2features.testing.stores import forget
-from l2features.updates.apply import apply_messages
+from l2features.updates.apply import apply_batch, apply_messages
 from l2features.updates.updater import Update, Updater
 from tests.support.updates import EDIT, edit, fates, faulty, rows_of, updater
 
@@ -100,3 +102,26 @@ def test_empty_nodes_are_marked_and_invalid_ones_refused(updater: Updater) -> No
     settled = settle(found["a"], last=False)
     assert (settled.verdict, settled.causes[0].reason) == (Verdict.DEAD, Reason.BAD_NODE)
     assert fates(apply_messages(updater, [Delivery("a", edit(empty), EDIT)])["a"]) == {"present": [empty]}
+
+
+def test_a_batch_has_a_result_for_each_message(updater: Updater, tmp_path: Path) -> None:
+    """They are returned when rows and dead letters are durable."""
+    store, dead, progress = updater.store("sample"), tmp_path / "dead", list[int]()
+    ids = rows_of(updater, Chunk(0, 0, 0)).ids
+    forget(store, ids[:1])
+    deliveries = [
+        Delivery("done", edit(ids[0]), EDIT),
+        Delivery("retry", edit(int(ids[0]) + 60_000), EDIT, last=False),
+        Delivery("dead", b"no pickle.", EDIT),
+    ]
+    results = apply_batch(updater, deliveries, Folder(dead), lambda: progress.append(1))
+    assert {result.key: (result.verdict, result.counts) for result in results} == {
+        "done": ("done", {"written": 1}),
+        "retry": ("retry", {"unknown": 1}),
+        "dead": ("dead", {}),
+    }
+    assert store.read(ids[:1]).found.all()
+    assert [letter.reasons for _, letter in Folder(dead).letters()] == [["bad_pickle"]]
+    assert progress
+    with pytest.raises(DeadLetterError, match="cannot keep a dead letter"):
+        apply_batch(updater, deliveries[2:], Folder(Path("/dev/null/dead")))

@@ -18,7 +18,7 @@ from apache_beam.io.gcp.pubsub import PubsubMessage
 from apache_beam.transforms.window import TimestampedValue
 
 from beam_jobs import command
-from beam_jobs.update_dataflow import INSIST_S, Deliver
+from beam_jobs.update_dataflow import REPEAT_S, Deliver
 from beam_jobs.update_transforms import RecordFreshness, build
 from l2features.config.datasets import load_datasets
 from l2features.updates.opened import read_geometries
@@ -49,7 +49,7 @@ def main(config: str, file: str, dead_letters: str, *flags: str) -> int:
     """Run the job, and print what it counted; returns the exit status."""
     datasets = tuple(load_datasets(config).values())
     geometries = read_geometries(datasets)
-    update = Update(datasets, attempts=2, insist_s=INSIST_S, counted=True, geometries=geometries)
+    update = Update(datasets, attempts=2, repeat_s=REPEAT_S, counted=True, geometries=geometries)
 
     def add(pipeline: Any) -> object:
         done = build(pipeline, _Read(Path(file)), update, dead_letters, streaming=True)

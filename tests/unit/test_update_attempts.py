@@ -34,7 +34,7 @@ class Killed(BaseException):
 def counting(config: Path) -> Iterator[Updater]:
     """An updater that counts attempts."""
     datasets = tuple(load_datasets(config).values())
-    updater = Update(datasets, attempts=1, insist_s=100, counted=True).open()
+    updater = Update(datasets, attempts=1, repeat_s=100, counted=True).open()
     yield updater
     updater.close()
 

@@ -21,7 +21,8 @@ from apache_beam.testing.test_stream import TestStream as Stream
 from apache_beam.transforms.window import TimestampedValue
 
 from beam_jobs.dataflow import dataflow_flags
-from beam_jobs.update_dataflow import ATTEMPTS, Deliver, stream_to, streaming_flags
+from beam_jobs.update import DATAFLOW_ATTEMPTS
+from beam_jobs.update_dataflow import Deliver, stream_to, streaming_flags
 from beam_jobs.update_stateful import BatchByKey, CollectByMessage
 from beam_jobs.update_transforms import RecordFreshness, acquire_updater, build, release_updater
 from l2features.config.datasets import load_datasets
@@ -234,7 +235,7 @@ def test_dataflow_receives_the_whole_job(config: Path) -> None:
     flags = streaming_flags(
         [*given, "--temp_location=gs://bucket/temp", "--dataflow_service_options=enable_prime"]
     )
-    update = Update(tuple(load_datasets(config).values()), attempts=ATTEMPTS)
+    update = Update(tuple(load_datasets(config).values()), attempts=DATAFLOW_ATTEMPTS)
     runner = "DataflowRunner"
     pipeline = beam.Pipeline(runner, PipelineOptions(dataflow_flags(runner, flags)))
     stream_to(update, SUBSCRIPTIONS, TOPIC)(pipeline)

@@ -46,10 +46,10 @@ PERMANENT = [
 
 
 @pytest.fixture
-def insisting(config: Path) -> Iterator[Updater]:
+def repeating(config: Path) -> Iterator[Updater]:
     """An updater that raises transient errors for 100 seconds from the publication of a message."""
     datasets = tuple(load_datasets(config).values())
-    updater = Update(datasets, attempts=2, pause_s=0.01, insist_s=100).open()
+    updater = Update(datasets, attempts=2, pause_s=0.01, repeat_s=100).open()
     yield updater
     updater.close()
 
@@ -69,69 +69,69 @@ def members_of(ids: Ids, published: float) -> list[Member]:
 
 
 @pytest.mark.parametrize("error", TRANSIENT)
-def test_a_transient_error_is_raised_before_anything_is_yielded(insisting: Updater, error: Exception) -> None:
+def test_a_transient_error_is_raised_before_anything_is_yielded(repeating: Updater, error: Exception) -> None:
     """The rows of the other messages are durable if each message was computed alone."""
-    ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 3)
-    fail_for(insisting, int(ids[1]), error)
+    ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 3)
+    fail_for(repeating, int(ids[1]), error)
     found: list[Any] = []
     with pytest.raises(type(error), match=str(error)):
-        found.extend(insisting.compute(PLACE, members_of(ids, time.time())))
+        found.extend(repeating.compute(PLACE, members_of(ids, time.time())))
     assert found == []
-    kept = insisting.store("sample").read(ids).found.tolist()
+    kept = repeating.store("sample").read(ids).found.tolist()
     assert kept == ([True, False, True] if isinstance(error, GraphError) else [False] * 3)
 
 
 @pytest.mark.parametrize(("forbidden", "age_s"), [(1, 0.0), (1, 200.0), (0, 0.0)])
-def test_nodes_with_denied_files_are_repeated(insisting: Updater, forbidden: int, age_s: float) -> None:
+def test_nodes_with_denied_files_are_repeated(repeating: Updater, forbidden: int, age_s: float) -> None:
     """A 403 may be transient, even if it may mean a missing file; a missing file is permanent."""
-    ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 1)
+    ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 1)
 
     def hollow(wanted: Ids) -> NodeFeatures:
         rows, none = np.zeros(0, FEATURES), as_ids([])
         return NodeFeatures(Chunk(0, 0, 0), rows, none, unsure=wanted, unsure_why="x", forbidden=forbidden)
 
-    faulty(insisting, hollow)
+    faulty(repeating, hollow)
     message = Delivery("a", edit(ids[0]), EDIT, overdue=True, published=time.time() - age_s)
     if forbidden and not age_s:
         with pytest.raises(VolumeUnavailable, match="x: 403 Forbidden"):
-            apply_messages(insisting, [message])
+            apply_messages(repeating, [message])
         return
-    settled = settle(apply_messages(insisting, [message])["a"], last=True, overdue=True)
+    settled = settle(apply_messages(repeating, [message])["a"], last=True, overdue=True)
     assert [cause.reason for cause in settled.causes] == [Reason.STILL_FAILED]
 
 
 @pytest.mark.parametrize("error", [*TRANSIENT, *PERMANENT])
 @pytest.mark.parametrize("age_s", [0.0, 200.0])
 def test_permanent_errors_and_old_messages_are_refused(
-    insisting: Updater, error: Exception, age_s: float
+    repeating: Updater, error: Exception, age_s: float
 ) -> None:
     """The age is that of the message, not of the process."""
     if error in TRANSIENT and not age_s:
         return
-    ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 2)
-    fail_for(insisting, int(ids[0]), error)
+    ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 2)
+    fail_for(repeating, int(ids[0]), error)
     message = Delivery("a", edit(ids[0]), EDIT, overdue=True, published=time.time() - age_s)
-    settled = settle(apply_messages(insisting, [message])["a"], last=True, overdue=True)
+    settled = settle(apply_messages(repeating, [message])["a"], last=True, overdue=True)
     assert [cause.reason for cause in settled.causes] == [Reason.STILL_FAILED]
     assert str(error) in settled.why
 
 
-def test_a_transient_error_of_a_write_is_raised(insisting: Updater, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = lose(insisting.store("sample"), Chunk(0, 0, 0), 2)
+def test_a_transient_error_of_a_write_is_raised(repeating: Updater, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = lose(repeating.store("sample"), Chunk(0, 0, 0), 2)
 
     def write(_: Any) -> None:
         raise StoreUnavailable("away")
 
-    [computed] = insisting.compute(PLACE, members_of(ids, time.time()))
-    monkeypatch.setattr(insisting.store("sample"), "write", write)
+    [computed] = repeating.compute(PLACE, members_of(ids, time.time()))
+    monkeypatch.setattr(repeating.store("sample"), "write", write)
     with pytest.raises(StoreUnavailable):
-        list(insisting.write(computed))
+        list(repeating.write(computed))
 
 
 # ------------------------------------------------------------------ geometries of the launcher
 def test_a_message_is_decoded_without_a_store(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = tuple(load_datasets(config).values())
-    update = Update(datasets, insist_s=100, geometries=read_geometries(datasets))
+    update = Update(datasets, repeat_s=100, geometries=read_geometries(datasets))
     assert hash(update) == hash(replace(update))
 
     def no_store(*_: Any) -> None:
@@ -154,6 +154,6 @@ def test_planning_raises_nothing_if_a_geometry_is_unknown(
     monkeypatch.setattr(opened, "open_store", no_store)
     assert read_geometries(datasets) == ()
     assert "data set sample: cannot read its geometry yet: away" in caplog.text
-    updater = Update(datasets, attempts=1, insist_s=100).open()
+    updater = Update(datasets, attempts=1, repeat_s=100).open()
     message, _ = updater.plan(Delivery("a", edit(5), EDIT, published=time.time()))
     assert settle(message.outcomes, last=False).verdict is Verdict.RETRY
