@@ -34,7 +34,7 @@ from tests.support.clients import CUT_OFF, Clients
 from tests.support.jobs import need_program
 from tests.support.nginx import HOW_TO_GET_IT, PROGRAM, Nginx
 
-NODES, SLOW = 2000, 100
+NODES, SLOW, KILLS = 2000, 100, 6
 BODY_S, SEND_S = 4.0, 3.0
 P99_S = 0.25
 MIB = 1 << 20
@@ -143,7 +143,9 @@ def test_a_slow_reader_is_cut_off(pair: Pair, nginx: Nginx) -> None:
         start = client.recv(300)
         assert start.startswith(b"HTTP/1.1 200")
         length = int(re.findall(rb"(?i)content-length: (\d+)", start)[0])
-        assert sum(server.metric("l2cache_requests_in_flight") for server in pair.servers) == 2
+        until = time.monotonic() + SEND_S
+        while sum(server.metric("l2cache_requests_in_flight") for server in pair.servers) > 2:
+            assert time.monotonic() < until, "a server is still sending"
         time.sleep(2 * SEND_S)
         received = 0
         while piece := client.recv(MIB):
@@ -229,7 +231,7 @@ def drain(pair: Pair, number: int) -> None:
 
 
 def test_a_rolling_restart_fails_no_read(pair: Pair, nginx: Nginx) -> None:
-    clients = Clients(nginx.api, node_ids(20))
+    clients = Clients(nginx.api, node_ids(20), 4)
     for number in (0, 1):
         clients.wait_for(50)
         drain(pair, number)
@@ -243,8 +245,8 @@ def test_a_rolling_restart_fails_no_read(pair: Pair, nginx: Nginx) -> None:
 
 
 def test_killed_workers_fail_no_read_whose_answer_had_not_begun(pair: Pair, nginx: Nginx) -> None:
-    clients = Clients(nginx.api, node_ids(NODES))
-    for number in range(10):
+    clients = Clients(nginx.api, node_ids(500), 4)
+    for number in range(KILLS):
         clients.wait_for(20)
         victim = pair.servers[number % 2].workers[0]
         victim.kill()
@@ -252,7 +254,7 @@ def test_killed_workers_fail_no_read_whose_answer_had_not_begun(pair: Pair, ngin
     clients.wait_for(20)
     clients.end()
     assert set(clients.outcomes) <= {"200", CUT_OFF}, clients.outcomes
-    assert clients.outcomes[CUT_OFF] < 10
+    assert clients.outcomes[CUT_OFF] < KILLS
 
 
 def test_no_server_answers(tmp_path: Path) -> None:
