@@ -1,4 +1,4 @@
-"""The application: settings and data sets in, a Flask app out.
+"""The Flask application.
 
 gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
 """
@@ -29,14 +29,14 @@ TITLE = "L2 feature cache"
 
 
 class Service(NamedTuple):
-    """What an app holds open, as ``app.extensions["l2cache"]``."""
+    """An app's open resources, as ``app.extensions["l2cache"]``."""
 
     datasets: Datasets
     missing: MissingIds
 
 
 def create_app(settings: Settings | None = None) -> OpenAPI:
-    """The app. Nothing is opened before the first request, or `warm`. Raises ConfigError."""
+    """Return the app; it opens nothing before the first request or `warm`. Raises ConfigError."""
     settings = settings or load_settings()
     datasets = Datasets(read_datasets(settings.datasets), settings)
     names = [served.name for served in datasets.all()]

@@ -1,9 +1,8 @@
-"""The ids of a request: its body, received within limits, as a uint64 array."""
+"""The ids of a request's body, as a uint64 array."""
 
 from __future__ import annotations
 
 import re
-import time
 import zlib
 from collections.abc import Iterable, Iterator
 from math import isinf
@@ -24,9 +23,9 @@ BINARY = "application/octet-stream"
 REFUSED = ("application/x-www-form-urlencoded", "multipart/form-data")
 PIECE = 1 << 16
 MAX_MEMBERS = 1000
-"""Of a gzip file: many that hold nothing would take long."""
+"""Members of a gzip file; many empty ones would take long."""
 OTHER_VALUES = 1000
-"""Values that the JSON of a request may hold besides its ids, each of which may be in a list of its own."""
+"""JSON values allowed besides the ids, each of which may be in a list of its own."""
 _GZIP = 31
 _DIGITS = re.compile(r"\s*-?[0-9]{1,40}\s*")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -38,10 +37,10 @@ NO_FLOAT = f"{AN_ID}; a float cannot hold an id exactly: send integers or string
 
 
 def requested_ids(request: Request, settings: Settings) -> Ids:
-    """The ids that a request asks for, in its order, shape (n,). Raises ApiError for anything else."""
+    """Return a request's ids in its order, shape (n,). Raises ApiError."""
     mimetype = request.mimetype
     if mimetype in REFUSED:
-        message = f"a body of {mimetype} is not read: expected application/json or {BINARY}"
+        message = f"Content-Type {mimetype}: expected application/json or {BINARY}"
         raise ApiError(415, "unsupported_media_type", message, field="Content-Type", value=mimetype)
     body = received(request, settings)
     ids = ids_of_buffer(body, settings.max_ids) if mimetype == BINARY else ids_of_json(body, settings.max_ids)
@@ -52,15 +51,13 @@ def requested_ids(request: Request, settings: Settings) -> Ids:
 
 
 def received(request: Request, settings: Settings) -> bytearray:
-    """The body, gunzipped where it says so, in one piece of memory. Raises ApiError."""
+    """Return the body, gunzipped where it says so, as one buffer. Raises ApiError."""
     limit = settings.max_body_bytes
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", ""):
-        message = f"Content-Encoding {shown(encoding)!r} is not read: expected gzip or none"
+        message = f"Content-Encoding {shown(encoding)!r}: expected gzip or none"
         raise ApiError(415, "unsupported_encoding", message, field="Content-Encoding", value=encoding)
-    pieces = _received(request, limit, settings.body_timeout_s)
+    pieces = _pieces(request, limit)
     if encoding == "gzip":
         return gunzipped(pieces, limit)
     body = bytearray()
@@ -69,34 +66,29 @@ def received(request: Request, settings: Settings) -> bytearray:
     return body
 
 
-def _received(request: Request, limit: int, seconds: float) -> Iterator[bytes]:
-    """The body as it arrives. The server gives up a read that takes too long, as if the client had gone."""
-    until, size = time.monotonic() + seconds, 0
+def _pieces(request: Request, limit: int) -> Iterator[bytes]:
+    """Read the body piece by piece. Raises ApiError."""
+    length, size = request.content_length, 0
+    if (length or 0) > limit:
+        raise _too_large(limit)
     try:
         while piece := request.stream.read(PIECE):
             size += len(piece)
             if size > limit:
                 raise _too_large(limit)
-            if time.monotonic() > until:
-                break
             yield piece
     except (OSError, ParseException) as error:
-        if time.monotonic() <= until:
-            message = f"the body is not as HTTP wants it: {shown(str(error))}"
-            raise ApiError(400, "bad_body", message, field="body") from error
-    if time.monotonic() > until:
-        raise ApiError(408, "body_too_slow", f"the body took longer than {seconds:g} s", limit=seconds)
-    length = request.content_length
+        message = f"malformed HTTP body: {shown(str(error))}"
+        raise ApiError(400, "bad_body", message, field="body") from error
     if length is not None and size < length:
         message = f"the body ended after {size} bytes: expected {length}, the Content-Length"
         raise ApiError(400, "body_incomplete", message, field="Content-Length", value=length)
 
 
 def gunzipped(pieces: Iterable[bytes], limit: int) -> bytearray:
-    """The content of a gzip file that comes in pieces.
+    """Return the content of a gzip file that arrives in pieces.
 
-    Raises ApiError where it is none, or of more than `MAX_MEMBERS` members, or as soon as its content is
-    larger than ``limit`` bytes.
+    Raises ApiError for invalid gzip, more than `MAX_MEMBERS` members, or content over ``limit`` bytes.
     """
     out, members, ended = bytearray(), 0, True
     try:
@@ -113,13 +105,13 @@ def gunzipped(pieces: Iterable[bytes], limit: int) -> bytearray:
         if not ended:
             raise zlib.error("it ends too early")
     except zlib.error as error:
-        message = f"Content-Encoding is gzip, but the body cannot be read as such: {error}"
+        message = f"Content-Encoding is gzip, but the body is not valid gzip: {error}"
         raise ApiError(400, "not_gzip", message, field="Content-Encoding", value="gzip") from error
     return out
 
 
 def ids_of_buffer(body: bytes | bytearray, max_ids: int) -> Ids:
-    """Ids of a buffer of little-endian uint64. Raises ApiError."""
+    """Return the ids of a buffer of little-endian uint64. Raises ApiError."""
     if len(body) % 8:
         message = f"a buffer of {len(body)} bytes: expected ids of 8 bytes each (little-endian uint64)"
         raise ApiError(422, "not_ids", message, field="body", value=f"{len(body)} bytes")
@@ -128,7 +120,7 @@ def ids_of_buffer(body: bytes | bytearray, max_ids: int) -> Ids:
 
 
 def ids_of_json(body: bytes | bytearray, max_ids: int) -> Ids:
-    """Ids of ``{"l2_ids": …}``: integers, or strings of digits, in a list, a nested list or alone.
+    """Return the ids of ``{"l2_ids": …}``: integers or strings of digits, in a list, a nested list or alone.
 
     As in PCGL2Cache, a negative integer stands for the uint64 of the same 64 bits. Floats of 2^53 or more are
     refused, since they may have been rounded. Raises ApiError.
@@ -151,7 +143,7 @@ def ids_of_json(body: bytes | bytearray, max_ids: int) -> Ids:
 
 
 def _flat(values: Any) -> Iterator[Any]:
-    """Items of a nested list, in order; as ids, where they are no plain integers."""
+    """Yield a nested list's items in order; items other than integers are converted to ids."""
     stack = [iter([values])]
     while stack:
         for item in stack[-1]:
@@ -182,16 +174,16 @@ def _bad_id(value: Any, why: str) -> ApiError:
 
 
 def _not_json(error: orjson.JSONDecodeError) -> ApiError:
-    """The error for a body that the parser refuses.
+    """Return the error for a body that the parser refuses.
 
-    The parser also refuses numbers that are valid JSON but too large for a float, such as 1e400.
+    The parser also refuses valid JSON numbers that exceed a float, such as 1e400.
     """
     number = _NUMBER.match(error.doc, error.pos)
     if number and isinf(float(number[0])):
         message = f"{shown(number[0])} is not an id: {NO_FLOAT}"
         return ApiError(422, "not_an_id", message, field=FIELD, value=number[0])
     message = f"the body is not JSON: {error}"
-    at = max(0, error.pos - 1)  # of -Infinity the parser names the second character
+    at = max(0, error.pos - 1)  # for -Infinity the parser reports the second character
     if named := _NOT_FINITE.match(error.doc, at) or _NOT_FINITE.match(error.doc, error.pos):
         message = f"the body is not JSON: {named[0]} is neither a JSON number nor an id: leave it out"
     return ApiError(400, "not_json", message, field="body")
@@ -204,7 +196,7 @@ def _check_count(count: int, max_ids: int) -> None:
 
 
 def _check_values(body: bytes | bytearray, max_ids: int) -> None:
-    """Refuse JSON of far more values than ids, which takes a hundred times its size, before it is parsed."""
+    """Refuse JSON of far more values than ids before parsing, which takes a hundred times its size."""
     most = 2 * max_ids + OTHER_VALUES
     if len(body) > most:
         values = 1 + body.count(b",") + body.count(b"[") + body.count(b"{")

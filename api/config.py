@@ -1,9 +1,10 @@
-"""Settings of the server, and the only place of this package where the environment is read or set."""
+"""Settings of the server; only this module of the package reads or sets the environment."""
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -16,14 +17,12 @@ MIB = 1 << 20
 
 
 class Settings(BaseSettings):
-    """What an operator may set. A field's variable is ``L2CACHE_`` and its name, unless it has an alias."""
+    """An operator's settings. A field's variable is ``L2CACHE_`` and its name, unless it has an alias."""
 
     model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True, allow_inf_nan=False)
 
     datasets: str | None = Field(
-        None,
-        validation_alias="GRAPH_L2CACHE_CONFIG_PATH",
-        description="The data sets file (YAML), the same that the batch job reads.",
+        None, validation_alias="GRAPH_L2CACHE_CONFIG_PATH", description="The data sets file (YAML)."
     )
     url_prefix: str = Field(
         "l2cache",
@@ -34,27 +33,24 @@ class Settings(BaseSettings):
     workers: int = Field(2, ge=1, le=64, description="Processes.")
     threads: int = Field(32, ge=4, le=512, description="Threads of each process.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level of what is logged; health probes are logged at debug."
+        "info", description="Lowest level to log; health probes are logged at debug."
     )
-    graceful_timeout_s: int = Field(60, ge=1, description="How long requests may go on after SIGTERM.")
+    graceful_timeout_s: int = Field(60, ge=1, description="Longest time a request may take after SIGTERM.")
+    drain_file: Path | None = Field(
+        None, description="While this file exists, /ready answers 503, so that no new clients are sent here."
+    )
 
     max_ids: int = Field(250_000, ge=1, le=5_000_000, description="Ids of one request.")
     max_body_bytes: int = Field(16 * MIB, ge=1024, description="Body of a request, as sent and after gunzip.")
     max_wait_s: float = Field(30.0, ge=0, le=600, description="Longest ?wait= of a request, in seconds.")
     max_waiting: int = Field(8, ge=1, description="Requests of one process that wait at the same time.")
-    max_requests: int = Field(24, ge=1, description="Reads of one process at the same time, in turn or not.")
-    max_ids_in_flight: int = Field(
-        500_000, ge=1, description="Ids of the reads that one process works on at the same time."
-    )
-    queue_timeout_s: float = Field(20.0, gt=0, description="How long a read waits for its turn.")
-    body_timeout_s: float = Field(15.0, gt=0, description="How long a client may take to send a body.")
-    send_timeout_s: float = Field(60.0, gt=0, description="How long a client may take to accept an answer.")
-    store_timeout_s: float = Field(10.0, gt=0, description="How long the store may take.")
-    auth_timeout_s: float = Field(10.0, gt=0, description="How long the authentication service may take.")
-    retry_after_s: int = Field(2, ge=1, description="What Retry-After says.")
-    cache_rows: int = Field(
-        500_000, ge=0, description="Rows of each data set that a process keeps; 0 for none."
-    )
+    max_requests: int = Field(24, ge=1, description="Concurrent reads of one process.")
+    max_ids_in_flight: int = Field(500_000, ge=1, description="Ids of one process' concurrent reads.")
+    queue_timeout_s: float = Field(20.0, gt=0, description="How long a read waits for its permit for ids.")
+    store_timeout_s: float = Field(10.0, gt=0, description="Deadline of a read of the store.")
+    auth_timeout_s: float = Field(10.0, gt=0, description="Deadline of the authentication service.")
+    retry_after_s: int = Field(2, ge=1, description="Value of Retry-After.")
+    cache_rows: int = Field(500_000, ge=0, description="Rows that a process caches per data set; 0 for none.")
 
     exchange: str | None = Field(
         None, description="Pub/Sub topic for missing ids: its name, or projects/PROJECT/topics/NAME."
@@ -63,7 +59,7 @@ class Settings(BaseSettings):
         None, validation_alias="PROJECT_ID", description="Project of a topic that is given by name only."
     )
     publish_interval_s: float = Field(
-        60.0, gt=0, description="A missing id is not published again by a process for so long."
+        60.0, gt=0, description="Shortest time between two publications of a missing id by one process."
     )
 
     @field_validator("url_prefix")
@@ -88,16 +84,16 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> dict[str, int | float]:
-        """The limits that a client can run into, by name."""
+        """The published limits by name."""
         return {name: getattr(self, name) for name in LIMITS}
 
 
 LIMITS = ("max_ids", "max_body_bytes", "max_wait_s", "max_waiting", "max_requests", "max_ids_in_flight")
-"""Settings that are published as limits."""
+"""Settings that `GET /table/<dataset>` publishes."""
 
 
 def load_settings() -> Settings:
-    """The settings of the environment. Raises ConfigError that names the variable and what it holds."""
+    """Return the environment's settings. Raises ConfigError with the variable and its value."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,6 +1,8 @@
-"""The server: processes, threads, limits, and what happens when they begin and end.
+"""gunicorn's configuration: processes, threads, limits and hooks.
 
 gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
+
+nginx stands in front of it (deploy/nginx.conf) and keeps slow clients away from its threads.
 """
 
 import logging
@@ -8,23 +10,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# This package is meant, wherever the server is started, and not what may be called "api" there.
+# Import this package, not another "api" of the folder in which the server starts.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from api import server
+from api.config import load_settings, set_environment
 from l2features.core.errors import ConfigError
 
-from .. import port, server
-from ..config import load_settings, set_environment
-
 set_environment(
-    # The metrics' library looks for its folder when it is imported.
+    # prometheus_client reads its folder at import.
     PROMETHEUS_MULTIPROC_DIR=server.metrics_folder(),
-    # gRPC's own log is not JSON; what it says reaches us in exceptions.
+    # gRPC's log is not JSON; its errors reach us as exceptions.
     GRPC_VERBOSITY="NONE",
-    # Linear algebra would start threads before the fork.
+    # OpenBLAS would start threads before the fork.
     OPENBLAS_NUM_THREADS="1",
 )
-from .. import logs  # noqa: E402
+from api import logs  # noqa: E402
 
 logs.configure()
 try:
@@ -34,7 +35,7 @@ except ConfigError as error:
     sys.exit(1)
 
 bind = settings.bind
-worker_class = "api.worker.Worker"
+worker_class = "gthread"
 workers = settings.workers
 threads = settings.threads
 worker_connections = max(512, 2 * threads)
@@ -42,38 +43,47 @@ graceful_timeout = settings.graceful_timeout_s
 logger_class = logs.ServerLog
 loglevel = settings.log_level
 
-# The application is loaded once, and its code and compiled kernels are shared by the processes. Nothing is
-# open at that time: connections and threads do not survive a fork, so there is no control socket either.
+# Load the application once; the processes share its code and compiled kernels. Connections and threads do not
+# survive a fork, so nothing is open by then: no control socket either.
 preload_app = True
 control_socket_disable = True
 
-# A load balancer keeps its connections for up to 600 s (Google's). Were this server the first to close one,
-# a request that is just being sent on it would fail.
+# Longer than a load balancer keeps an idle connection (Google's: 600 s), or a request sent on it could fail.
 keepalive = 620
 
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
 
-# In containers, /tmp may be a disk on which a write can take long.
+# In containers, /tmp may be a slow disk.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 def on_starting(arbiter: Any) -> None:
+    if settings.drain_file:
+        settings.drain_file.unlink(missing_ok=True)
     server.load_kernels(arbiter.app.wsgi())
 
 
-def when_ready(arbiter: Any) -> None:
-    port.refuse_before_stop(arbiter)
-
-
 def post_worker_init(worker: Any) -> None:
-    server.worker_begins(worker)
+    server.warm_worker(worker)
+
+
+def pre_request(_worker: Any, _request: Any) -> None:
+    server.in_flight().inc()
+
+
+def post_request(_worker: Any, _request: Any, _environ: Any, _response: Any) -> None:
+    server.in_flight().dec()
+
+
+def worker_int(worker: Any) -> None:
+    server.quit_worker(worker)
 
 
 def worker_exit(_arbiter: Any, worker: Any) -> None:
-    server.worker_ends(worker)
+    server.close_worker(worker)
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:
-    server.worker_is_gone(worker)
+    server.forget_worker(worker)

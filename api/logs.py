@@ -1,4 +1,4 @@
-"""The server's log: one line of JSON for everything that it says, without secrets."""
+"""The server's log: JSON lines without secrets."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from pythonjsonlogger.json import JsonFormatter
 from l2features.core.errors import L2FeaturesError
 
 OURS = ("l2features", "gunicorn")
-"""Loggers that speak at the level asked for; others only warn."""
+"""Loggers of the chosen level; others only warn."""
 _AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic)(\s+)[^\s'\",]+")
 log = logging.getLogger("l2features.api")
 
 
 def configure(level: str = "info") -> None:
-    """Let this process write JSON lines to stderr: logs, warnings, and errors that nobody caught."""
+    """Log to stderr as JSON lines: messages, warnings and uncaught errors."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    names = {"name": "logger", "process": "pid"}
+    formatter = JsonLines(["message", *names], rename_fields=names, json_ensure_ascii=True)
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -38,10 +40,7 @@ def configure(level: str = "info") -> None:
 
 
 class JsonLines(JsonFormatter):
-    """A record as a line of JSON: when (UTC), how grave, what, in which process and for which request."""
-
-    def __init__(self) -> None:
-        super().__init__(json_ensure_ascii=True)
+    """A record as a line of JSON: time (UTC), level, message, logger, process and request."""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -49,9 +48,6 @@ class JsonLines(JsonFormatter):
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         log_data["time"] = time.replace("+00:00", "Z")
         log_data["level"] = record.levelname.lower()
-        log_data["message"] = record.message
-        log_data["logger"] = record.name
-        log_data["pid"] = record.process
         if has_request_context() and "request_id" in g:
             log_data["request_id"] = g.request_id
         super().add_fields(log_data, record, message_dict)
@@ -61,24 +57,26 @@ class JsonLines(JsonFormatter):
 
 
 def scrubbed(text: str) -> str:
-    """A text without the tokens that stand in it as parameters or as credentials."""
+    """Return a text without the tokens of its parameters and credentials."""
     text = _AUTHORIZATION.sub(r"\1\2…", text)
     if "=" not in text:
         return text
-    # It loads what reads the environment at import, which the log must not do before the server.
+    # Not at import: middle_auth_client reads the environment at import, before gunicorn.conf.py sets it.
     from .auth import without_secrets
 
     return without_secrets(text)
 
 
 class ServerLog(Logger):
-    """gunicorn's log as a part of ours; requests are logged by the application."""
+    """gunicorn's log as JSON lines; the application logs requests."""
 
     def setup(self, cfg: Config) -> None:
         self.cfg = cfg
-        self._access_log_enabled = False
         configure(cfg.loglevel)
         self.error_log.propagate = True
+
+    def access(self, *_args: Any) -> None:
+        """Log nothing."""
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -1,4 +1,4 @@
-"""What is seen of every request: its id, a line in the log, and the metrics."""
+"""Per request: an id, a log line and metrics."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from flask import Flask, Response, g, request
-from werkzeug.wsgi import ClosingIterator
 
 from . import metrics
 from .auth import without_secrets
@@ -24,11 +23,10 @@ log = logging.getLogger("l2features.api.access")
 
 
 def observe(app: Flask, datasets: Collection[str]) -> None:
-    """Give every request an id, count it and log it; to be called before other hooks are registered.
+    """Give each request an id, count it and log it. Call this before other hooks are registered.
 
-    Metrics know the names of ``datasets`` and of routes only, so that no request adds to their number.
+    The metrics' labels are names of ``datasets`` and routes only, so that no request adds a series.
     """
-    app.wsgi_app = _InFlight(app.wsgi_app)  # type: ignore[method-assign]
 
     @app.before_request
     def begin() -> None:
@@ -45,17 +43,17 @@ def observe(app: Flask, datasets: Collection[str]) -> None:
         metrics.REQUESTS.labels(route, dataset, response.status_code).observe(seconds)
         level = logging.DEBUG if route.rsplit("/", 1)[-1] in PROBES else logging.INFO
         if log.isEnabledFor(level):
-            log.log(level, "request", extra=_line(response, route, named, seconds))
+            log.log(level, "request", extra=_fields(response, route, named, seconds))
         return response
 
 
-def request_id(given: str | None) -> str:
-    """The id that a client or a load balancer has given to a request, if it is one, or a new one."""
-    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+def request_id(proposed: str | None) -> str:
+    """Return the id that the client or a proxy proposes, if it is valid, or a new one."""
+    return proposed if proposed and _REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex
 
 
-def _line(response: Response, route: str, dataset: str | None, seconds: float) -> dict[str, Any]:
-    line = {
+def _fields(response: Response, route: str, dataset: str | None, seconds: float) -> dict[str, Any]:
+    fields = {
         "method": request.method,
         "route": route,
         "dataset": dataset and shown(dataset),
@@ -67,19 +65,4 @@ def _line(response: Response, route: str, dataset: str | None, seconds: float) -
         "client": request.remote_addr,
         "forwarded_for": request.headers.get("X-Forwarded-For", type=shown),
     }
-    return {name: value for name, value in line.items() if value is not None}
-
-
-class _InFlight:
-    """Counts the requests of a WSGI application whose answer has not been sent."""
-
-    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
-        self.app = app
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        metrics.IN_FLIGHT.inc()
-        try:
-            return ClosingIterator(self.app(environ, start_response), metrics.IN_FLIGHT.dec)
-        except BaseException:
-            metrics.IN_FLIGHT.dec()
-            raise
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Routes for those who run the server: health and metrics."""
+"""Routes for operators: health and metrics."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .kept import in_background
 from .schemas import NOT_READY, OPERATIONS, Health, plain_response
 
 UNREACHABLE = "unreachable"
-MISCONFIGURED = "its entry in the data sets file is wrong: the server's log says what"
+MISCONFIGURED = "its entry in the data sets file is invalid: see the server's log"
 
 
 def register_operations(app: OpenAPI, settings: Settings, datasets: Datasets) -> frozenset[str]:
-    """Health and metrics, at the root and below the API's prefix; gives the endpoints that need no token."""
+    """Register them at the root and below the API's prefix; return the endpoints that need no token."""
     open_endpoints: list[str] = []
     for prefix in dict.fromkeys(("", settings.api_prefix)):
         health = APIBlueprint(
@@ -46,7 +46,7 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
         responses={200: Health},
     )
     def live() -> Response:
-        """Always `ok`: no store, no graph and no other server is asked."""
+        """Always `ok`; does no I/O."""
         return json_response({"status": "ok"})
 
     @health.get(
@@ -56,7 +56,9 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
         responses={200: Health, 503: NOT_READY},
     )
     def ready() -> Response:
-        """503 while a store cannot be reached, or no data set is known yet."""
+        """503 while a store cannot be reached, no data set is ready, or the server is draining."""
+        if settings.drain_file and settings.drain_file.exists():
+            return json_response(Health(status="draining", datasets={}).model_dump(), 503)
         states = all_states(datasets, settings.store_timeout_s)
         good = "ready" in states.values() and not any(s.startswith(UNREACHABLE) for s in states.values())
         body = Health(status="ready" if good else "not ready", datasets=states)
@@ -69,7 +71,7 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
         responses=plain_response("text/plain", {"type": "string"}, "Prometheus' text format."),
     )
     def metrics_text() -> Response:
-        """Latency by route and data set, ids by status, the store and the cache; over all processes."""
+        """Latency by route and data set, ids by status, store and cache, summed over all processes."""
         for served in datasets.all():
             served.noted.refresh()
         text, content_type = metrics.exposition()
@@ -77,14 +79,14 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
 
 
 def all_states(datasets: Datasets, timeout_s: float) -> dict[str, str]:
-    """Return the state of each data set of the file, asked at the same time."""
+    """Return each data set's state; they are checked concurrently."""
     asked = {served.name: in_background(partial(state, served, timeout_s)) for served in datasets.all()}
     states = {name: answer.result() for name, answer in asked.items()}
     return states | dict.fromkeys(datasets.problems, MISCONFIGURED)
 
 
 def state(served: Served, timeout_s: float) -> str:
-    """``ready``, or what a data set lacks."""
+    """Return ``ready``, or what keeps the data set from being ready."""
     try:
         served.store.ping()
         served.opening().result(timeout_s)

@@ -39,7 +39,6 @@ PROBLEMS = {
         value="minie65",
     ),
     406: Problem("The client accepts none of the forms that the answer has.", {}),
-    408: _problem("The body came too slowly.", "body_too_slow", "the body took longer than 15 s", limit=15),
     413: _problem(
         "The request asks for too much.",
         "too_many_ids",
@@ -51,7 +50,7 @@ PROBLEMS = {
     415: _problem(
         "The body is of a kind that is not read.",
         "unsupported_encoding",
-        "Content-Encoding 'br' is not read: expected gzip or none",
+        "Content-Encoding 'br': expected gzip or none",
         field="Content-Encoding",
         value="br",
     ),

@@ -22,7 +22,7 @@ from .body import requested_ids
 from .config import Settings
 from .datasets import Datasets, Served
 from .errors import ApiError
-from .gate import Gate
+from .limiter import Limiter
 from .missing import MissingIds
 from .problems import errors
 from .schemas import (
@@ -63,8 +63,8 @@ def _read_route(api: APIBlueprint, settings: Settings, datasets: Datasets, missi
     rest = (settings.queue_timeout_s, settings.retry_after_s)
     most, several = settings.max_requests, len(datasets.all()) > 1
     share = -(-most * SHARE // 100) if several else most
-    reads = Gate(most, share, settings.max_ids_in_flight, *rest)
-    waits = Gate(settings.max_waiting, settings.max_waiting, 1 << 62, *rest)
+    reads = Limiter(most, share, settings.max_ids_in_flight, *rest)
+    waits = Limiter(settings.max_waiting, settings.max_waiting, 1 << 62, *rest)
 
     @api.post(
         "/table/<dataset>/attributes",
@@ -78,21 +78,17 @@ def _read_route(api: APIBlueprint, settings: Settings, datasets: Datasets, missi
         served = datasets[path.dataset]
         _check_wait(query.wait, settings.max_wait_s)
         mimetype = accepted(request.headers.get("Accept"), FORMS)
-        turn = reads.enter(served.name)
-        try:
+        with reads.request(served.name):
             ids = requested_ids(request, settings)
-            turn.take(len(ids))
             read = Read(served, missing, query, mimetype)
-            answer = read.answer(ids)
-            if query.wait and len(answer.missing):
-                with waits.entered(served.name), turn.resting():
-                    answer = read.waited(answer)
-            response = read.response(answer)
-        except BaseException:
-            turn.leave()
-            raise
-        response.call_on_close(turn.leave)
-        return response
+            with reads.ids(len(ids)):
+                answer = read.answer(ids)
+                if not (query.wait and len(answer.missing)):
+                    return read.response(answer)
+            with waits.request(served.name):
+                answer = read.waited(answer)
+            with reads.ids(len(ids)):
+                return read.response(answer)
 
 
 def _description_routes(api: APIBlueprint, settings: Settings, datasets: Datasets) -> None:

@@ -160,7 +160,7 @@ class Health(BaseModel):
 
 
 NOT_READY = {
-    "description": "A store cannot be reached, or no data set has been opened yet.",
+    "description": "A store cannot be reached, no data set is ready, or the server is draining.",
     "content": {
         JSON: {
             "schema": {"$ref": "#/components/schemas/Health"},
@@ -265,7 +265,7 @@ def attributes_responses() -> dict[int, dict[str, Any]]:
             "description": "Features by requested id; one row per id in Arrow and Parquet.",
             "content": {JSON: {"schema": features, "example": example}, ARROW: binary, PARQUET: binary},
         },
-        **errors(400, 404, 406, 408, 413, 415, 422, 429, 503, forms=FORMS),
+        **errors(400, 404, 406, 413, 415, 422, 429, 503, forms=FORMS),
     }
 
 

@@ -1,4 +1,4 @@
-"""What gunicorn's processes do when they begin and end; `gunicorn.conf.py` names it."""
+"""Hooks of gunicorn's processes; `gunicorn.conf.py` names them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import atexit
 import ctypes
 import os
 import shutil
+import signal
 import tempfile
 from functools import cache
 from typing import Any
 
 LAST_MESSAGES_S = 5.0
-"""How long a process that ends goes on publishing."""
+"""How long a process that ends keeps publishing."""
 ARENAS, MMAP_BYTES = 2, 1 << 20
 _ARENA_MAX, _MMAP_THRESHOLD = -8, -3
 """Parameters of the GNU C library's mallopt."""
@@ -19,7 +20,7 @@ _ARENA_MAX, _MMAP_THRESHOLD = -8, -3
 
 @cache
 def metrics_folder() -> str:
-    """A new folder for the metrics of all processes of this server, which it takes with it."""
+    """Create the folder of all processes' metrics; remove it when the server ends."""
     folder, owner = tempfile.mkdtemp(prefix="l2cache-metrics-"), os.getpid()
 
     def remove() -> None:
@@ -31,7 +32,7 @@ def metrics_folder() -> str:
 
 
 def bound_memory() -> None:
-    """Let freed memory go back to the system: by default it stays in the arenas of dozens of threads."""
+    """Return freed memory to the system; by default it stays in the arenas of dozens of threads."""
     import pyarrow
 
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
@@ -42,7 +43,7 @@ def bound_memory() -> None:
 
 
 def load_kernels(app: Any) -> None:
-    """Load the compiled code that reads Bigtable, where a data set is there; before processes are forked."""
+    """Load the compiled decoder of Bigtable, where a data set needs it, before the fork."""
     entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
     if any(entry.store.startswith("bigtable:") for entry in entries):
         from l2features.store.bigtable.decoded import warm_up
@@ -50,30 +51,47 @@ def load_kernels(app: Any) -> None:
         warm_up()
 
 
-def worker_begins(worker: Any) -> None:
-    """Read what the data sets are, before the first request asks for them, and load what it would load."""
+def warm_worker(worker: Any) -> None:
+    """Read the data sets' metadata, and import what the first request would."""
     import numpy as np
     import pyarrow
 
-    # This imports pandas where that is installed; it starts threads, so it may not be there before the fork.
+    # Imports pandas where it is installed, which starts threads: not before the fork.
     pyarrow.array(np.zeros(1))
     bound_memory()
     worker.wsgi.extensions["l2cache"].datasets.warm()
 
 
-def worker_ends(worker: Any) -> None:
-    """Send the last messages, and let go of the stores; of this process, not of one that was found dead."""
-    if worker.pid != os.getpid() or not hasattr(worker, "wsgi"):
-        return
-    service = worker.wsgi.extensions["l2cache"]
-    service.missing.close(LAST_MESSAGES_S)
-    if worker.at_once:
-        os._exit(0)
-    service.datasets.close()
+@cache
+def in_flight() -> Any:
+    """Return the gauge of requests in flight."""
+    # Not at import: prometheus_client would look for its folder too early.
+    from .metrics import IN_FLIGHT
+
+    return IN_FLIGHT
 
 
-def worker_is_gone(worker: Any) -> None:
-    """Forget what a process had in hand; what it has counted stays."""
+def quit_worker(worker: Any) -> None:
+    """End at once on Ctrl-C, without waiting for requests in flight.
+
+    The signal comes twice, from the terminal and from the master.
+    """
+    for name in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(name, signal.SIG_IGN)
+    worker.wsgi.extensions["l2cache"].missing.close(LAST_MESSAGES_S)
+    os._exit(0)
+
+
+def close_worker(worker: Any) -> None:
+    """Send the last messages and close the stores, unless the master calls this for a dead worker."""
+    if worker.pid == os.getpid() and hasattr(worker, "wsgi"):
+        service = worker.wsgi.extensions["l2cache"]
+        service.missing.close(LAST_MESSAGES_S)
+        service.datasets.close()
+
+
+def forget_worker(worker: Any) -> None:
+    """Drop a dead process' gauges; its counters stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)

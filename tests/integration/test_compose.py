@@ -1,4 +1,4 @@
-"""compose.yaml: what its containers run, and that it is valid."""
+"""compose.yaml: its commands are those of `l2features up`, behind nginx; it is valid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import subprocess
 import pytest
 import yaml
 from compose_spec import PyOptions
+from compose_spec.models import ComposeSpecification, Service
 
+from api.config import Settings
 from l2features.local.emulator_programs import BIGTABLE, PUBSUB
 from l2features.local.services import CONTAINERS, services
 from tests.support.jobs import ROOT
@@ -18,10 +20,10 @@ COMPOSE = ROOT / "compose.yaml"
 
 
 def test_the_containers_run_what_up_runs() -> None:
-    """The commands, variables and order of compose.yaml are those of `l2features up`."""
+    """Commands, variables and order are those of `l2features up`."""
     written = yaml.safe_load(COMPOSE.read_text())["services"]
     expected = services(CONTAINERS)
-    assert set(written) == {BIGTABLE.name, PUBSUB.name, *(service.name for service in expected)}
+    assert set(written) == {BIGTABLE.name, PUBSUB.name, *(service.name for service in expected), "nginx"}
     for service in expected:
         own = written[service.name]
         assert own["command"] == list(service.argv), service.name
@@ -36,21 +38,39 @@ def test_the_containers_run_what_up_runs() -> None:
         assert host == program.name
         assert written[program.name]["command"] == program.image_command(int(port))
         assert f"/dev/tcp/127.0.0.1/{port}" in written[program.name]["healthcheck"]["test"][-1]
-    assert written["api"]["ports"] == [f"127.0.0.1:4100:{CONTAINERS.api.rpartition(':')[2]}"]
 
 
-def test_the_jobs_start_from_a_stage_that_is_there() -> None:
+def test_nginx_stands_in_front_of_the_api() -> None:
+    """Every variable of its template is set, and its body limit is the API's."""
+    written = yaml.safe_load(COMPOSE.read_text())["services"]
+    nginx, template = written["nginx"], ROOT / "deploy" / "nginx.conf"
+    [mount] = nginx["volumes"]
+    assert mount == "./deploy/nginx.conf:/etc/nginx/templates/nginx.conf.template:ro"
+    variables = set(re.findall(r"\$\{(\w+)\}", template.read_text()))
+    environment = dict(nginx["environment"])
+    assert environment.pop("NGINX_ENVSUBST_OUTPUT_DIR") == "/etc/nginx"
+    assert variables == environment.keys()
+    assert environment["API_SERVERS"].startswith(f"server api:{CONTAINERS.api.rpartition(':')[2]} ")
+    assert nginx["ports"] == [f"127.0.0.1:4100:{environment['API_PORT']}"]
+    assert environment["L2CACHE_MAX_BODY_BYTES"] == str(Settings().max_body_bytes)
+    assert "ports" not in written["api"]
+
+
+def test_the_jobs_start_from_a_stage_of_their_dockerfile() -> None:
     build = yaml.safe_load(COMPOSE.read_text())["x-jobs"]["build"]
     stages = re.findall(r"^FROM \S+ AS (\w+)$", (ROOT / build["dockerfile"]).read_text(), re.MULTILINE)
     assert build["target"] in stages
 
 
 def test_compose_yaml_is_valid() -> None:
-    """By the schema, and by docker itself where it has compose."""
-    as_compose_does = PyOptions(apply_merge=True)
-    as_compose_does.from_yaml(COMPOSE.read_text()).validate()
+    """By its schema, and by docker where it has compose."""
+    ComposeSpecification.model_validate(yaml.safe_load(COMPOSE.read_text()))
+    strict, services = PyOptions(apply_merge=True), yaml.safe_load(COMPOSE.read_text())
+    assert "pre_stop" in Service.model_fields
+    del services["services"]["api"]["pre_stop"]  # of a newer specification than the strict parser's
+    strict.from_yaml(yaml.safe_dump(services)).validate()
     with pytest.raises(ValueError, match="service_helthy"):
-        as_compose_does.from_yaml(COMPOSE.read_text().replace("service_healthy", "service_helthy"))
+        strict.from_yaml(yaml.safe_dump(services).replace("service_healthy", "service_helthy"))
     compose = [shutil.which("docker") or "false", "compose"]
     if subprocess.run([*compose, "version"], check=False, capture_output=True).returncode == 0:
         command = [*compose, "-f", str(COMPOSE), "config", "--quiet"]

@@ -15,6 +15,7 @@ import requests
 
 from l2features.testing.server import ROOT, Server
 from l2features.testing.small_table import DATASET, node_ids, small_table
+from tests.support.nginx import Nginx
 
 MIB = 1 << 20
 MAX_IDS = 250_000
@@ -74,7 +75,7 @@ def server(genuine: Server) -> Iterator[Server]:
     assert memory(genuine) < before + ROOM
 
 
-def connected(server: Server, *parts: bytes, room: int | None = None) -> socket.socket:
+def connected(server: Server | Nginx, *parts: bytes, room: int | None = None) -> socket.socket:
     """A connection on which this was sent, as far as the server took it; it has room for so many bytes."""
     connection = socket.socket()
     connection.settimeout(20)
@@ -97,7 +98,7 @@ def head(*headers: str, method: str = "POST", path: str = READ) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: here", *headers, "", ""]).encode("latin-1")
 
 
-def exchanged(server: Server, *parts: bytes) -> Answer:
+def exchanged(server: Server | Nginx, *parts: bytes) -> Answer:
     with connected(server, *parts) as connection:
         return answer_on(connection)
 

@@ -18,7 +18,7 @@ from l2features.testing.auth_server import VIEWER, AuthServer
 from l2features.testing.server import ROOT, Server
 from l2features.testing.small_table import DATASET, small_table
 
-LIMITS = {"L2CACHE_BODY_TIMEOUT_S": "2", "L2CACHE_MAX_WAIT_S": "0.05"}
+LIMITS = {"L2CACHE_MAX_WAIT_S": "0.05"}
 PROGRAM = "X-Requested-With: schemathesis"
 """Says that this is no browser, which would be sent to where it gets a token."""
 

@@ -131,7 +131,7 @@ def test_every_operation_is_named_and_described(document: dict[str, Any]) -> Non
 def test_errors_have_the_one_form(document: dict[str, Any]) -> None:
     assert not {"ValidationErrorModel", "UnprocessableEntity"} & set(document["components"]["schemas"])
     errors = document["paths"][READ]["post"]["responses"]
-    assert set(errors) == {"200", "400", "404", "406", "408", "413", "415", "422", "429", "503"}
+    assert set(errors) == {"200", "400", "404", "406", "413", "415", "422", "429", "503"}
     for path, _, operation in operations(document):
         for status, response in operation["responses"].items():
             if status >= "400" and not path.endswith("/ready"):
@@ -223,7 +223,7 @@ def test_examples_of_errors_are_what_the_server_answers(
 
 def test_examples_of_a_busy_server_are_what_it_answers(document: dict[str, Any]) -> None:
     responses = document["paths"][READ]["post"]["responses"]
-    known = {"408": "body_too_slow", "429": "too_many_requests", "503": "store_unavailable"}
+    known = {"429": "too_many_requests", "503": "store_unavailable"}
     for status, code in known.items():
         assert responses[status]["content"][JSON]["example"]["code"] == code
 

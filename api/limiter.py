@@ -1,0 +1,61 @@
+"""Concurrency limits of a process: requests, those of one data set, and their ids."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import ApiError
+
+
+class Limiter:
+    """Admits ``max_requests`` requests, ``share`` per data set, which together work on ``max_ids`` ids.
+
+    The share leaves room for other data sets when one's store hangs. A request of more than ``max_ids`` ids
+    runs alone.
+    """
+
+    def __init__(
+        self, max_requests: int, share: int, max_ids: int, timeout_s: float, retry_after_s: int
+    ) -> None:
+        self.max_requests, self.share, self.max_ids = max_requests, share, max_ids
+        self.timeout_s, self.retry_after_s = timeout_s, retry_after_s
+        self._ids = 0
+        self._requests = Counter[str]()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def request(self, dataset: str) -> Iterator[None]:
+        """Hold a permit for a request. Raises ApiError 429 at once where there is none."""
+        with self._changed:
+            if self._requests.total() >= self.max_requests or self._requests[dataset] >= self.share:
+                raise self._too_many("requests", min(self.share, self.max_requests))
+            self._requests[dataset] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._requests[dataset] -= 1
+
+    @contextmanager
+    def ids(self, count: int) -> Iterator[None]:
+        """Hold permits for ids. Raises ApiError 429 where they are not free in ``timeout_s``."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._has_room(count), self.timeout_s):
+                raise self._too_many("ids", self.max_ids)
+            self._ids += count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._ids -= count
+                self._changed.notify_all()
+
+    def _has_room(self, count: int) -> bool:
+        return not self._ids or self._ids + count <= self.max_ids
+
+    def _too_many(self, what: str, limit: int) -> ApiError:
+        message = f"this server works on {limit} {what} at the same time: try again later"
+        return ApiError(429, f"too_many_{what}", message, limit=limit, retry_after=self.retry_after_s)

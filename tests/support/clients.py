@@ -1,0 +1,58 @@
+"""Clients that read features without a pause, and the outcome of each request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+import requests
+
+from l2features.core.ids import Ids
+
+BINARY = {"Content-Type": "application/octet-stream"}
+REFUSED, CUT_OFF = "refused", "cut off"
+
+
+class Clients:
+    """Half of them keep a connection; the others open one per request. They count their ``outcomes``.
+
+    An outcome is a status, `CUT_OFF` for an answer that began and did not end, or an error. A client whose
+    connection is `REFUSED` stops.
+    """
+
+    def __init__(self, api: str, ids: Ids, count: int = 8) -> None:
+        self.url, self.ids = f"{api}/table/sample/attributes", ids
+        self.outcomes: Counter[str] = Counter()
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(i % 2 == 0,)) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for(self, answers: int) -> None:
+        goal = self.outcomes["200"] + answers
+        until = time.monotonic() + 60
+        while self.outcomes["200"] < goal:
+            assert time.monotonic() < until, self.outcomes
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, keep: bool) -> None:
+        session = requests.Session()
+        while not self._ended.is_set():
+            post = session.post if keep else requests.post
+            try:
+                answer = post(self.url, data=self.ids.tobytes(), headers=BINARY, timeout=60)
+                outcome = str(answer.status_code)
+                assert outcome != "200" or len(answer.json()) == len(self.ids)
+            except requests.exceptions.ChunkedEncodingError:
+                outcome = CUT_OFF
+            except requests.RequestException as error:
+                outcome = REFUSED if "Connection refused" in str(error) else repr(error)
+            self.outcomes[outcome] += 1
+            if outcome == REFUSED:
+                return
