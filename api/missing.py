@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import NamedTuple
 
-from google.api_core import exceptions
+from google.api_core.exceptions import Aborted, ServerError, TooManyRequests
 from google.api_core.retry import Retry, if_exception_type
 from google.cloud.pubsub_v1 import PublisherClient
 from google.cloud.pubsub_v1.types import BatchSettings, PublisherOptions
@@ -33,10 +32,8 @@ BATCH = BatchSettings(max_messages=1_000, max_bytes=5 << 20, max_latency=0.5)
 RETRY_AFTER_S, TIMEOUT_S, LOG_EVERY_S = 5.0, 30.0, 10.0
 _PROJECT = r"[A-Za-z0-9][-.:A-Za-z0-9]*"
 _NAME = r"(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}"
-_TRANSIENT = if_exception_type(
-    *(exceptions.Aborted, exceptions.DeadlineExceeded, exceptions.InternalServerError),
-    *(exceptions.ResourceExhausted, exceptions.ServiceUnavailable, exceptions.Unknown),
-)
+_TRANSIENT = if_exception_type(Aborted, ServerError, TooManyRequests)
+Table = tuple[str, str]
 logger = logging.getLogger("l2features.api")
 
 
@@ -57,14 +54,6 @@ def topic_path(exchange: str | None, project: str | None) -> str | None:
             f"L2CACHE_EXCHANGE={exchange!r} needs a project: expected PROJECT_ID to name one, got {project!r}"
         )
     return f"projects/{project}/topics/{exchange}"
-
-
-class _Part(NamedTuple):
-    """The ids of one message, and when they were added to the recent ones."""
-
-    table: tuple[str, str]
-    ids: Ids
-    added: float
 
 
 class MissingIds:
@@ -111,7 +100,7 @@ class MissingIds:
             self._ids += len(taken)
             for part in message_slices(len(taken)):
                 self._messages += 1
-                self._thread.submit(self._send, _Part(table, taken[part], now))
+                self._thread.submit(self._send, table, taken[part], now)
         if len(due) > len(taken):
             self._report(len(due) - len(taken), refusal or "too many ids are waiting to be published")
         return len(taken)
@@ -133,35 +122,34 @@ class MissingIds:
         retry = Retry(predicate=_TRANSIENT, initial=0.1, maximum=5.0, timeout=self._timeout_s)
         return PublisherClient(BATCH, PublisherOptions(retry=retry, timeout=self._timeout_s / 3))
 
-    def _send(self, part: _Part) -> None:
+    def _send(self, table: Table, ids: Ids, added: float) -> None:
         try:
-            message = missing_message(part.ids, *part.table)
+            message = missing_message(ids, *table)
             future = self._client.publish(self.topic, message.data, **message.attributes)
         except Exception as error:  # whatever it is, it is counted and reported
-            self._settle(part, error)
+            self._settle(table, ids, added, error)
         else:
-            future.add_done_callback(lambda future: self._settle(part, future.exception()))
+            future.add_done_callback(lambda sent: self._settle(table, ids, added, sent.exception()))
 
-    def _settle(self, part: _Part, error: BaseException | None) -> None:
-        """Count a part as sent; or forget its ids, and refuse others for some seconds."""
+    def _settle(self, table: Table, ids: Ids, added: float, error: BaseException | None) -> None:
+        """Count ids as sent; or forget them, and refuse others for some seconds."""
         with self._changed:
             if self._abandoned:
                 return
-            self._ids -= len(part.ids)
+            self._ids -= len(ids)
             self._messages -= 1
+            self._changed.notify_all()
             recovered, self._refusal = self._refusal is not None, None
             if error:
-                self._refusal = " ".join(f"{type(error).__name__}: {error}".split())
+                self._recent.forget(table, ids, added)
+                self._refusal = reason = " ".join(f"{type(error).__name__}: {error}".split())
                 self._retry_at = time.monotonic() + self._retry_after_s
-                self._recent.forget(*part)
             elif recovered:
                 fields = {"topic": self.topic, "ids": self._unlogged}
                 logger.info("missing ids are published again; %d more were not", self._unlogged, extra=fields)
                 self._unlogged = 0
-            reason = self._refusal
-            self._changed.notify_all()
-        if reason:
-            self._report(len(part.ids), reason)
+        if error:
+            self._report(len(ids), reason)
 
     def _report(self, count: int, reason: str) -> None:
         """Count ids that were not published, and log them every few seconds."""
