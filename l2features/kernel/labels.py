@@ -20,7 +20,7 @@ _MAX_HALF = float(np.finfo(np.float16).max)
 
 
 def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """Features of the labels of a volume.
+    """Return the features of each label of a volume.
 
     Args:
         labels: (x, y, z) labels of any unsigned dtype, in any memory order; 0 is background.
@@ -34,7 +34,7 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
 
     Raises:
         TypeError: the labels are not unsigned integers.
-        ValueError: the volume or the resolution has a shape or values that make no sense.
+        ValueError: the volume or the resolution has an invalid shape or value.
 
     >>> volume = np.zeros((8, 8, 4), np.uint64)
     >>> volume[2:5, 2:5, :] = 7
@@ -47,7 +47,7 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
 
 
 class Frame(NamedTuple):
-    """Where runs lie: the order of their axes, the shape of their chunk, and where in it they begin.
+    """Position of runs: the order of their axes, the shape of their chunk, and their origin in it.
 
     ``axes`` says which of x, y and z the axes of the runs are; the others are (3,) int64, in that order.
     """
@@ -64,9 +64,9 @@ class Frame(NamedTuple):
 
 
 class SegmentedChunk:
-    """A chunk of supervoxels, whose features are those of the labels that they are given.
+    """A chunk of supervoxels: returns the features of the labels that supervoxels are mapped to.
 
-    Holds the chunk's runs, not its voxels: giving labels to supervoxels costs next to nothing.
+    It keeps the chunk's runs, not its voxels, so that a mapping costs next to nothing.
 
     >>> chunk = SegmentedChunk(np.array([[[3, 4, 0]]], np.uint64))
     >>> chunk.ids
@@ -92,7 +92,7 @@ class SegmentedChunk:
         """Sorted ids of the supervoxels, without 0."""
 
     def features(self, labels: ArrayLike, resolution: Sequence[float]) -> np.ndarray:
-        """Features of the volume in which each supervoxel is replaced by its label.
+        """Return the features of the volume in which each supervoxel is replaced by its label.
 
         Args:
             labels: one label per supervoxel of ``ids``, in their order; 0 makes it background.
@@ -110,7 +110,7 @@ class SegmentedChunk:
 
 
 def check_chunk(shape: tuple[int, int, int], resolution: Sequence[float]) -> None:
-    """Raise ValueError where features of chunks of this shape and resolution cannot be computed."""
+    """Check that features of chunks of this shape and resolution can be computed. Raises ValueError."""
     _check_shape(shape)
     checked_resolution(resolution, shape)
 
@@ -204,8 +204,8 @@ def _fill_distances(
 ) -> None:
     """Distances and representative voxels.
 
-    A label that fills the chunk has no other label to be distant from: its distances are as large as can
-    be stored, and its representative voxel is the one nearest to its centroid.
+    A label that fills the whole chunk has no boundary, so its distances are undefined: we store the type's
+    maximum, and the voxel nearest to its centroid.
     """
     shape = frame.in_xyz
     if len(rows) == 1 and moments.size[1] == math.prod(shape):
@@ -223,7 +223,7 @@ def _fill_distances(
 
 
 def _principal_axes(scatter: NDArray[np.float64], size: NDArray[np.int64]) -> tuple[np.ndarray, np.ndarray]:
-    """Axes (n, 3, 3), one per row, and singular values (n, 3) of centred coordinates, largest first.
+    """Return axes (n, 3, 3), one per row, and singular values (n, 3) of centred coordinates, largest first.
 
     The singular values are the square roots of the eigenvalues of ``scatter``, the sum of the outer
     products of the centred coordinates in nm; those of large labels are scaled to PCA_MAX_SAMPLES voxels.
