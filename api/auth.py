@@ -165,10 +165,8 @@ class _Service:
 
     def answer(self, path: str, token: str) -> Any:
         """Return a cached answer, or that of a lookup. Raises ApiError 503."""
-        key, unavailable = (
-            (path, token),
-            ApiError(503, "auth_unavailable", UNAVAILABLE, retry_after=self.retry_after_s),
-        )
+        key = path, token
+        unavailable = ApiError(503, "auth_unavailable", UNAVAILABLE, retry_after=self.retry_after_s)
         with self.lock:
             with suppress(KeyError):
                 return self.answers[key]
@@ -206,9 +204,7 @@ class _Service:
                         self.answers[path, token] = value
                 return value
         if not unreachable:
-            log.warning(
-                "the authentication service returned an unusable answer", extra={"error": str(failure)}
-            )
+            log.warning("authentication service returned no usable answer", extra={"error": str(failure)})
         raise failure
 
     def fetch(self, path: str, token: str) -> Any:
@@ -225,9 +221,9 @@ class _Service:
     def note(self, failure: str | None) -> None:
         """Record whether the service answered, be it with an error; log when that changes."""
         if failure is None and self.down:
-            log.warning("the authentication service answers again")
+            log.warning("authentication service answers again")
         elif failure is not None and not self.down:
-            log.warning("the authentication service does not answer", extra={"error": failure})
+            log.warning("authentication service does not answer", extra={"error": failure})
         self.down = failure is not None
         if self.down:
             self.next_try = monotonic() + self.retry_after_s

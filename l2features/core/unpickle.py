@@ -106,7 +106,7 @@ def shown(value: Any) -> str:
 def _vet(data: bytes) -> None:
     """Bound opcodes, integers, memo and hashes by following the types on the stack. Raises Refused."""
     stack: list[str] = []
-    memo: dict[int, str] = {}
+    memo: dict[Any, str] = {}
     keys = hashes = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         name = opcode.name
@@ -198,11 +198,11 @@ class _Builder:
             case Record("timedelta", args, None) if len(args) <= 3:
                 return timedelta(*args)
             case Record("_reconstruct", _, (_, shape, dtype, bool(fortran), raw)):
-                return self.array(raw, dtype, shape, "F" if fortran else "C")
+                return self.array(depth, raw, dtype, shape, "F" if fortran else "C")
             case Record("_frombuffer", (raw, dtype, shape, "C" | "F" as order), None):
-                return self.array(raw, dtype, shape, order)
+                return self.array(depth, raw, dtype, shape, order)
             case Record("scalar", (dtype, raw), None):
-                return int(self.array(raw, dtype, (), "C"))
+                return int(self.array(depth, raw, dtype, (), "C"))
             case Record("encode", (str(text), "latin1"), None):
                 self.encoded += len(text)
                 _limit(self.encoded, self.size, "bytes of encoded texts")
@@ -213,8 +213,8 @@ class _Builder:
                 raise Refused(f"a call of {name} with unexpected arguments or state")
         raise Refused(f"{shown(value)} in place of a value")
 
-    def array(self, raw: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[np.integer[Any]]:
-        match dtype, self.build(raw), shape:
+    def array(self, depth: int, raw: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[np.integer[Any]]:
+        match dtype, self.build(raw, depth), shape:
             case (
                 Record(
                     "dtype", (str(code), *_), (3, "<" | ">" | "|" | "=" as end, None, None, None, -1, -1, 0)

@@ -1,4 +1,4 @@
-"""Pickles that others wrote: what is read, and that nothing else happens."""
+"""Pickles from other services: what is read, and that nothing else happens."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def test_other_builtins_come_back(value: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-def test_what_is_named_must_be_allowed(value: Any, named: str, protocol: int) -> None:
+def test_names_must_be_allowed(value: Any, named: str, protocol: int) -> None:
     with pytest.raises(ValueError, match=f"cannot be unpickled: .*{named}"):
         plain_loads(pickle.dumps(value, protocol))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("allowed", [None, GRAPH_META])
-def test_an_evil_pickle_does_nothing(tmp_path: Path, protocol: int, allowed: Any) -> None:
+def test_an_evil_pickle_runs_nothing(tmp_path: Path, protocol: int, allowed: Any) -> None:
     path = tmp_path / "done"
     for value in (Evil(path), {"operation_id": Evil(path)}):
         with pytest.raises(ValueError, match="mkdir is not allowed here"):
@@ -82,7 +82,7 @@ def test_an_evil_pickle_does_nothing(tmp_path: Path, protocol: int, allowed: Any
 
 
 @pytest.mark.parametrize("name", ["ChunkedGraphMeta.__init__", "GraphConfig.__class__", "timedelta"])
-def test_names_are_not_followed_into_what_is_allowed(name: str) -> None:
+def test_attributes_of_allowed_names_are_refused(name: str) -> None:
     module = "pychunkedgraph.graph.meta"
     data = b"\x80\x04" + b"".join(b"\x8c" + bytes([len(n)]) + n.encode() for n in (module, name)) + b"\x93."
     with pytest.raises(ValueError, match="is not allowed here"):
@@ -190,7 +190,7 @@ SAME_HASH = [pickle.dumps(number * ((1 << 61) - 1), 2)[2:-1] for number in range
     ],
     ids=range(16),
 )
-def test_bombs_are_refused_for_what_they_are(data: bytes, reason: str) -> None:
+def test_bombs_are_refused_with_their_reason(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         plain_loads(data, ARRAYS)
 
@@ -217,7 +217,7 @@ def test_arrays_of_integers(values: list[int], code: str, order: str) -> None:
         assert scalars == array.tolist()
 
 
-def test_arrays_that_are_not_what_they_say() -> None:
+def test_inconsistent_arrays_are_refused() -> None:
     array = pickle.dumps(np.arange(3), 4)
     for old, new in [
         (b"K\x03\x85", b"K\x04\x85"),  # the shape
