@@ -27,7 +27,7 @@ setup(
         "google-cloud-bigtable>=2.42,<2.51",  # docs/decisions/bigtable-client.md
         "google-cloud-pubsub>=2.27",
         "google-cloud-storage>=3",
-        "numba>=0.60",
+        "numba==0.68.1",  # docs/decisions/simd.md: vectors and cache locators use its internals
         "numpy>=2.0,<2.5",
         "orjson>=3.10",
         "pyarrow>=18",

@@ -1,16 +1,15 @@
-"""Who may ask: every route but the open ones needs a token, those of a data set permission to view it.
+"""Authentication: every route but the open ones needs a token, a data set's routes permission to view it.
 
-What is decided is middle_auth_client's; it reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and AUTH_DISABLED when
-it is imported. It asks the authentication service without a time limit, and keeps the answers in dictionaries
-that threads must not share. Here its questions get a deadline and a lock, and a service that cannot answer is
-a 503: neither an invalid token nor an unknown table.
+middle_auth_client decides; it reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and AUTH_DISABLED on import. Its
+own lookups have no deadline and its caches are not thread-safe, so the lookups are ours. A service that does
+not answer is a 503, neither an invalid token nor an unknown table.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
@@ -21,7 +20,7 @@ from urllib.parse import unquote_plus
 
 import requests
 from cachetools import TTLCache  # type: ignore[import-untyped]
-from flask import Flask, g, request
+from flask import Flask, g, jsonify, request
 from flask.typing import ResponseReturnValue
 from middle_auth_client import (  # type: ignore[import-untyped]
     auth_required,
@@ -38,29 +37,26 @@ from .errors import ApiError
 
 DATASET_ARGUMENT = "dataset"
 NAMESPACE = "pychunkedgraph"
-"""The service to which the authentication service knows the tables to belong."""
+"""The service that owns the tables, for the authentication service."""
 SECRETS = (decorators.TOKEN_NAME, "token")
-"""Query parameters that hold a token."""
+"""Query parameters that contain a token."""
 UNSET_URL = "localhost:5000/auth"
-"""What the library takes where no service is named."""
+"""The library's default AUTH_URL."""
 MAX_LOOKUPS = 64
 PAUSES_S = (0.1, 0.3, 1.0)
-"""How long to wait before a failed question is put again."""
+"""Backoff between the attempts of a lookup."""
 UNAVAILABLE = "the authentication service cannot answer at the moment: try again later"
-_TOKEN = re.compile(r"[!-~]+")
-_ask_user = decorators.user_cache_http.__wrapped__
-_ask_dataset = decorators.dataset_from_table_id.__wrapped__
 log = logging.getLogger("l2features.api")
 
 
 def protect(
     app: Flask, *, open_endpoints: Collection[str], deadline_s: float = 10.0, retry_after_s: int = 2
 ) -> None:
-    """Ask for a token at every route but ``open_endpoints``, also at those that are registered later.
+    """Require a token at every route but ``open_endpoints``, including routes that are registered later.
 
     A request whose authentication takes longer than ``deadline_s`` is answered 503. After such a failure only
-    one question every ``retry_after_s`` goes to the service, so that requests whose tokens are known find a
-    thread. Raises ConfigError for an AUTH_URL that cannot be one, or an open endpoint that does not exist.
+    one lookup every ``retry_after_s`` goes to the service, so that requests with cached tokens find a thread.
+    Raises ConfigError for an invalid AUTH_URL, and for an open endpoint that does not exist.
     """
     unknown = sorted(set(open_endpoints) - set(app.view_functions))
     if unknown:
@@ -68,30 +64,43 @@ def protect(
         raise ConfigError(f"open endpoint {unknown[0]!r}: expected one of {known}")
     if "://" in decorators.AUTH_URL:
         raise ConfigError(f"AUTH_URL={decorators.AUTH_URL!r}: expected HOST/PATH without https://")
-    _install(_Service(deadline_s, retry_after_s))
-    with_token = auth_required(_let_in)
-    with_permission = auth_requires_permission(
-        "view", table_arg=DATASET_ARGUMENT, resource_namespace=NAMESPACE
-    )(_let_in)
+    service = _Service(deadline_s, retry_after_s)
+    setPermissionLookupOverride(service.user)
+
+    @auth_required
+    def check(**arguments: Any) -> ResponseReturnValue | None:
+        """Check the permission; the library calls this once it knows the user."""
+        table = arguments.get(DATASET_ARGUMENT)
+        if table is None or request.method == "OPTIONS" or auth_disabled():
+            return None
+        dataset = service.dataset(table, g.auth_token)
+        if dataset is None:
+            data = {"table_id": table, "resource_namespace": NAMESPACE}
+            error = {"error": "invalid_table_id", "message": "Invalid table_id for service", "data": data}
+            return jsonify(error), 400
+        response: ResponseReturnValue | None = auth_requires_permission("view", dataset=dataset)(_allow)()
+        return response
 
     @app.before_request
     def authenticate() -> ResponseReturnValue | None:
         if request.endpoint is None or request.endpoint in open_endpoints:
             return None
         g.auth_until = monotonic() + deadline_s
-        arguments = request.view_args or {}
-        check: Callable[..., ResponseReturnValue | None]
-        check = with_permission if DATASET_ARGUMENT in arguments else with_token
-        return check(**arguments)
+        response: ResponseReturnValue | None = check(**(request.view_args or {}))
+        return response
+
+
+def _allow() -> None:
+    """Stand in for the view."""
 
 
 def auth_disabled() -> bool:
-    """Whether AUTH_DISABLED=true lets everyone read everything."""
+    """Return whether AUTH_DISABLED=true opens every route to everyone."""
     return bool(decorators.AUTH_DISABLED)
 
 
 def log_who_may_ask() -> None:
-    """Say at the start who decides, and loudly where nobody does, or nobody was named."""
+    """Log which service checks tokens; warn if none does, or none is named."""
     if auth_disabled():
         log.warning("authentication is disabled: anyone who can reach this server can read every data set")
     elif decorators.AUTH_URL == UNSET_URL:
@@ -101,7 +110,7 @@ def log_who_may_ask() -> None:
 
 
 def without_secrets(url: str) -> str:
-    """A URL, path or query without the tokens in it, to be logged."""
+    """Return a URL, path or query for the log, without its tokens."""
 
     def hidden(part: re.Match[str]) -> str:
         name, equals, _ = part[0].partition("=")
@@ -110,107 +119,118 @@ def without_secrets(url: str) -> str:
     return re.sub(r"[^?&#\s]+", hidden, url)
 
 
-def _let_in(**_arguments: Any) -> None:
-    """Stands for the view, for the library to call or not."""
-
-
 class _Service:
-    """The authentication service as one process sees it; ``lock`` is for all that its lookups share."""
+    """The authentication service: lookups with a deadline, and a TTL cache of its answers. Thread-safe.
 
-    def __init__(self, deadline_s: float, pause_s: int) -> None:
-        self.deadline_s, self.pause_s = deadline_s, pause_s
-        self.pool = ThreadPoolExecutor(MAX_LOOKUPS, "auth")
-        self.lock = Lock()
-        self.down = False
-        self._next_try = 0.0
-
-    def admit(self) -> None:
-        """While it does not answer, let one question through now and then. Raises ApiError 503."""
-        if self.down:
-            if monotonic() < self._next_try:
-                raise self.unavailable()
-            self._next_try = monotonic() + self.pause_s
-
-    def answered(self) -> None:
-        """It answered a question, be it with an error."""
-        if self.down:
-            log.warning("the authentication service answers again")
-        self.down = False
-
-    def failed(self, why: str) -> None:
-        if not self.down:
-            log.warning("the authentication service does not answer", extra={"error": why})
-        self.down = True
-        self._next_try = monotonic() + self.pause_s
-
-    def unavailable(self) -> ApiError:
-        return ApiError(503, "auth_unavailable", UNAVAILABLE, retry_after=self.pause_s)
-
-
-class _Lookup:
-    """A question of the library, and the answers that it remembers.
-
-    A question is put on a thread of its own, so that nothing (a name server, an answer that drips) can hold a
-    request beyond its deadline; requests with the same question wait for the same answer.
+    A lookup runs in a thread of its own, so that nothing (a name server, a dripping answer) keeps a request
+    beyond its deadline. Requests with the same question wait for the same lookup.
     """
 
-    def __init__(self, service: _Service, ask: Callable[..., Any]) -> None:
-        self._service, self._ask = service, ask
-        self._answers: TTLCache[tuple[str, ...], Any] = TTLCache(
-            decorators.CACHE_MAXSIZE, decorators.CACHE_TTL
+    def __init__(self, deadline_s: float, retry_after_s: int) -> None:
+        self.deadline_s, self.retry_after_s = deadline_s, retry_after_s
+        self.session = requests.Session()
+        self.session.adapters.clear()
+        self.session.mount("https://", _Adapter(deadline_s))
+        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.pool, self.lock = ThreadPoolExecutor(MAX_LOOKUPS, "auth"), Lock()
+        self.answers: TTLCache[tuple[str, str], Any] = TTLCache(
+            2 * decorators.CACHE_MAXSIZE, decorators.CACHE_TTL
         )
-        self._pending: dict[tuple[str, ...], Future[Any]] = {}
+        self.pending: dict[tuple[str, str], Future[Any]] = {}
+        self.down, self.next_try = False, 0.0
 
-    def __call__(self, *key: str) -> Any:
-        """Raises what the library raises, and ApiError 503."""
-        with self._service.lock:
+    def user(self, token: str) -> dict[str, Any] | None:
+        """Return a token's user, None for an unknown token. Raises ApiError 503.
+
+        The library looks up a user again within a request when the permissions may be out of date.
+        """
+        path = decorators.MY_PERMISSION_URL
+        if not re.fullmatch("[!-~]+", token):
+            return None
+        if "auth_asked" in g:
+            with self.lock:
+                self.answers.pop((path, token), None)
+        g.auth_asked = True
+        user: dict[str, Any] | None = self.answer(path, token)
+        return user
+
+    def dataset(self, table: str, token: str) -> str | None:
+        """Return a table's data set, None for an unknown table. Raises ApiError 503."""
+        if decorators.DEBUG_OVERRIDE_DATASET_LOOKUP is not None:
+            return str(decorators.DEBUG_OVERRIDE_DATASET_LOOKUP)
+        if not DATASET_NAME.fullmatch(table):
+            return None
+        dataset: str | None = self.answer(f"/api/v1/service/{NAMESPACE}/table/{table}/dataset", token)
+        return dataset
+
+    def answer(self, path: str, token: str) -> Any:
+        """Return a cached answer, or that of a lookup. Raises ApiError 503."""
+        key = path, token
+        unavailable = ApiError(503, "auth_unavailable", UNAVAILABLE, retry_after=self.retry_after_s)
+        with self.lock:
             with suppress(KeyError):
-                return self._answers[key]
-            future = self._pending.get(key)
-            if future is None or self._service.down:
-                self._service.admit()
-                future = self._pending[key] = self._service.pool.submit(self._put, key)
+                return self.answers[key]
+            future = self.pending.get(key)
+            if future is None or self.down:
+                if self.down and monotonic() < self.next_try:
+                    raise unavailable
+                self.next_try = monotonic() + self.retry_after_s
+                future = self.pending[key] = self.pool.submit(self.look_up, path, token)
         try:
             return future.result(max(0.0, g.auth_until - monotonic()))
         except (TimeoutError, CancelledError) as error:
             future.cancel()
-            with self._service.lock:
-                self._pending.pop(key, None)
-                self._service.failed(f"no answer in {self._service.deadline_s:g} s")
-            raise self._service.unavailable() from error
+            with self.lock:
+                self.pending.pop(key, None)
+                self.note(f"no answer in {self.deadline_s:g} s")
+            raise unavailable from error
         except requests.RequestException as error:
-            raise self._service.unavailable() from error
+            raise unavailable from error
 
-    def pop(self, key: tuple[str, ...], default: Any = None) -> Any:
-        """Forget an answer; the library then asks again, since permissions may be out of date."""
-        with self._service.lock:
-            return self._answers.pop(key, default)
-
-    def _put(self, key: tuple[str, ...]) -> Any:
-        """The answer of the service, which every later request finds remembered, or no longer pending."""
+    def look_up(self, path: str, token: str) -> Any:
+        """Return the service's answer, cached for later requests; None for an unknown token or table."""
         failure: Exception | None = None
         try:
-            value = self._ask(*key)
+            value = self.fetch(path, token)
         except Exception as error:
             failure = error
-        with self._service.lock:
-            self._pending.pop(key, None)
-            if isinstance(failure, (requests.ConnectionError, requests.Timeout)):
-                self._service.failed(str(failure))
-            else:
-                self._service.answered()
+        with self.lock:
+            self.pending.pop((path, token), None)
+            unreachable = isinstance(failure, (requests.ConnectionError, requests.Timeout))
+            self.note(str(failure) if unreachable else None)
             if failure is None:
-                with suppress(ValueError):  # a cache of size 0
-                    self._answers[key] = value
-        if failure is None:
-            return value
-        if isinstance(failure, (requests.HTTPError, requests.exceptions.InvalidJSONError)):
-            log.warning("the authentication service gives no usable answer", extra={"error": str(failure)})
+                if value is not None or path == decorators.MY_PERMISSION_URL:
+                    with suppress(ValueError):  # a cache of size 0
+                        self.answers[path, token] = value
+                return value
+        if not unreachable:
+            log.warning("authentication service returned no usable answer", extra={"error": str(failure)})
         raise failure
+
+    def fetch(self, path: str, token: str) -> Any:
+        """Send one question. Raises RequestException."""
+        headers = {"authorization": f"Bearer {token}"}
+        response = self.session.get(f"https://{decorators.AUTH_URL}{path}", headers=headers)
+        if response.status_code != 200:
+            return None
+        value, expected = response.json(), dict if path == decorators.MY_PERMISSION_URL else str
+        if isinstance(value, expected) or (value is None and expected is dict):
+            return value
+        raise requests.exceptions.InvalidJSONError(f"expected a {expected.__name__}, got {value!r:.100}")
+
+    def note(self, failure: str | None) -> None:
+        """Record whether the service answered, be it with an error; log when that changes."""
+        if failure is None and self.down:
+            log.warning("authentication service answers again")
+        elif failure is not None and not self.down:
+            log.warning("authentication service does not answer", extra={"error": failure})
+        self.down = failure is not None
+        if self.down:
+            self.next_try = monotonic() + self.retry_after_s
 
 
 class _Adapter(HTTPAdapter):
-    """Puts a question again where that may help, until the deadline."""
+    """Retries transient errors with backoff, until the deadline."""
 
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
@@ -233,33 +253,3 @@ class _Adapter(HTTPAdapter):
                 break
             sleep(pause)
         raise failure
-
-
-def _install(service: _Service) -> None:
-    """Let the library put its questions by way of `_Lookup`, over https only, and keep no cookies."""
-    session: requests.Session = decorators.session
-    session.adapters.clear()
-    session.mount("https://", _Adapter(service.deadline_s))
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    users = _Lookup(service, _user)
-    decorators.token_to_user_cache = users
-    setPermissionLookupOverride(lambda token: users(token) if _TOKEN.fullmatch(token) else None)
-    decorators.dataset_from_table_id = _Lookup(service, _dataset)
-
-
-def _user(token: str) -> Any:
-    """What is known of a user, or None for a token that nobody has."""
-    user = _ask_user(token)
-    if user is None or isinstance(user, dict):
-        return user
-    raise requests.exceptions.InvalidJSONError(f"expected a user, got {user!r:.100}")
-
-
-def _dataset(namespace: str, table: str, token: str) -> Any:
-    """The data set of a table; a RuntimeError is the library's way of saying that there is none."""
-    if not DATASET_NAME.fullmatch(table):
-        raise RuntimeError(f"{table!r} is not the name of a table")
-    dataset = _ask_dataset(namespace, table, token)
-    if isinstance(dataset, str):
-        return dataset
-    raise requests.exceptions.InvalidJSONError(f"expected the name of a data set, got {dataset!r:.100}")

@@ -1,4 +1,7 @@
-"""How the kernel's functions are compiled, and when what was compiled before is out of date."""
+"""Compilation with numba, and a cache on disk that each package invalidates as a whole.
+
+The cache locators are numba's own classes and not a stable interface: setup.py pins numba.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +18,20 @@ from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, Use
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPILED = re.compile(rb"core\.jit import|import numba|from numba")
-"""What marks a module of compiled functions."""
+"""Marks a module of compiled functions."""
 
 
 @cache
 def _stamp(package: Path) -> str:
-    """Return a digest of a package's modules of compiled functions, which are compiled into one another."""
+    """Return a digest of a package's modules of compiled functions, which inline one another."""
     sources = [path.read_bytes() for path in sorted(package.glob("*.py"))]
     return hashlib.sha256(b"\0".join([s for s in sources if COMPILED.search(s)])).hexdigest()
 
 
 class _PackageStamp:
-    """Numba looks at the file that a function stands in; ours depend on their package's other files too.
+    """Invalidates a function when any module of its package changes, not only its own as numba does.
 
-    What was compiled from other sources has other file names, so that it is never even opened: it may name
-    classes that are gone.
+    The stamp is part of the file names, so that no outdated file is opened: it may name deleted classes.
     """
 
     package: Path
@@ -62,7 +64,7 @@ class UserWide(_PackageStamp, UserWideCacheLocator):
 
 
 def compiled(function: F) -> F:
-    """Compile on first use, without the GIL; keep the result on disk where there is a place for it."""
+    """Compile on first use, without the GIL, and cache the result on disk if a folder is writable."""
     before = numba.config.CACHE_LOCATOR_CLASSES
     places = before or ",".join(f"{__name__}.{place.__name__}" for place in (UserProvided, InTree, UserWide))
     numba.config.CACHE_LOCATOR_CLASSES = places
@@ -76,5 +78,5 @@ def compiled(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """Compile as a part of each caller."""
+    """Inline the function into each caller."""
     return numba.njit(inline="always")(function)

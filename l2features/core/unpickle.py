@@ -1,319 +1,228 @@
-"""Reading pickles that others wrote, without running anything that they name.
+"""Pickles from other services, read without running what they name.
 
-Not by `pickle.Unpickler`, even with names restricted: from a few bytes it takes 64 GiB (a memo entry),
-ends the process (hashing nested tuples), runs for ever (hashing tuples of tuples that are shared, or
-integers of one hash) and changes what was allowed (a state for a class). Here each opcode is one of few,
-nothing is hashed that is not a string or a number, and what comes out is a tree.
+The opcodes are vetted first, because an allow-list of names does not bound the stock unpickler: one memo
+index takes 64 GiB, and hashing nested tuples overflows the stack or takes forever. Then the stock unpickler
+runs with an inert `Record` for each allowed name, and we build the values from the records.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
 import pickletools
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-MAX_BYTES = 1 << 20
-MAX_OPCODES = 400_000
-"""Most opcodes, and most items of the result; shared ones count as often as they stand there."""
-MAX_KEYS = 5_000
-"""Most keys of all dictionaries and items of all sets: as many may have one hash."""
-MAX_HASHES = 10_000
-"""Most dictionaries and sets; an empty set takes 216 bytes of memory and one of the pickle."""
-MAX_DEPTH = 100
-MAX_BITS = 1024
+import numpy as np
+import numpy.typing as npt
 
-Name = tuple[str, str]
-Make = Callable[[tuple[Any, ...]], Any]
-"""What stands for a class or function: makes a value, or a `Stand`, from the arguments."""
-
-
+MAX_BYTES, MAX_BITS, MAX_DEPTH = 1 << 20, 1024, 100
+"""Maximum size of a pickle, of an integer in it, and of the nesting of its result."""
+MAX_OPCODES, MAX_KEYS, MAX_HASHES = 400_000, 5_000, 10_000
+"""Maximum opcodes or items, keys (they may share one hash), and dictionaries and sets (216 bytes each)."""
+_OPCODES = {
+    opcode.name: ([kind.name for kind in opcode.stack_before], [kind.name for kind in opcode.stack_after])
+    for opcode in pickletools.opcodes
+    if opcode.proto <= 5
+    and opcode.name not in {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ"}
+    and opcode.name not in {"NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER"}
+}
+"""Allowed opcodes: the types that each takes from the stack and puts there."""
 _SCALARS = {type(None), bool, int, float, str, bytes}
-_LEAVES = {*_SCALARS, bytearray, timedelta}
 
 
 class Refused(ValueError):
-    """The pickle holds what is not read here."""
+    """The pickle contains something that is not allowed."""
 
 
-def shown(value: Any) -> str:
-    """A value in a few words, whatever it is: a list of lists of itself cannot be printed."""
-    if type(value) in {str, bytes}:
-        return ascii(value[:40])
-    if type(value) not in _SCALARS:
-        return f"a {type(value).__name__}"
-    if type(value) is int and value.bit_length() > 256:
-        return f"an integer of {value.bit_length()} bits"
-    return repr(value)
+class Record:
+    """Inert stand-in for an instance of an allowed name: the arguments of the call, and the state."""
 
+    __match_args__ = ("name", "args", "state")
+    name: str
+    args: tuple[Any, ...]
+    state: Any = None
 
-class Stand:
-    """What stands for an instance, to which a pickle may give a state."""
+    def __new__(cls, *args: Any) -> Record:
+        record = super().__new__(cls)
+        record.args = args
+        return record
 
-    def build(self, state: Any) -> None:
-        """Take the state. Raises Refused for one that cannot be."""
-        raise NotImplementedError
-
-    def children(self) -> Iterable[Any]:
-        """The values within it. Raises Refused where it may not stand in a result."""
-        raise NotImplementedError
-
-
-class Record(Stand):
-    """Stands for an instance of a class that is not needed here: its arguments and its state."""
-
-    def __init__(self, args: tuple[Any, ...]) -> None:
-        self.args = args
-        self.state: Any = None
-
-    def build(self, state: Any) -> None:
+    def __setstate__(self, state: Any) -> None:
+        if self.state is not None:
+            raise Refused(f"a second state for {self.name}")
         self.state = state
 
-    def children(self) -> Iterable[Any]:
-        return (*self.args, self.state)
+
+Allowed = Mapping[tuple[str, str], type[Record]]
 
 
-def _timedelta(args: tuple[Any, ...]) -> timedelta:
-    if len(args) > 3:
-        raise Refused(f"timedelta with {len(args)} arguments")
-    return timedelta(*args)
+def _records(modules: str, names: str) -> Allowed:
+    return {(m, n): type(n, (Record,), {"name": n}) for m in modules.split() for n in names.split()}
 
 
-GRAPH_META: Mapping[Name, Make] = {
-    **{
-        ("pychunkedgraph.graph.meta", name): Record
-        for name in ("ChunkedGraphMeta", "GraphConfig", "DataSource")
-    },
-    ("datetime", "timedelta"): _timedelta,
+GRAPH_META: Allowed = {
+    **_records("pychunkedgraph.graph.meta", "ChunkedGraphMeta GraphConfig DataSource"),
+    **_records("datetime", "timedelta"),
 }
-"""What the ``meta`` row of a PyChunkedGraph table names."""
-
-
-class _Global:
-    """An allowed name on the stack."""
-
-    def __init__(self, make: Make) -> None:
-        self.make = make
-
-
-_NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
-_TEXTS = (
-    "STRING",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "UNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE",
-    "BINUNICODE8",
-)
-_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8")
-
-
-class _Machine:
-    """The stack, the marks and the memo of a pickle that is read."""
-
-    def __init__(self, data: bytes, allowed: Mapping[Name, Make]) -> None:
-        self.size, self.allowed = len(data), allowed
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-        self.keys = self.hashes = self.made = 0
-
-    def run(self, data: bytes) -> Any:
-        argument: Any
-        for count, (opcode, argument, place) in enumerate(pickletools.genops(data)):
-            if opcode.name == "STOP":
-                return self.stack.pop()
-            if count == MAX_OPCODES:
-                raise Refused(f"more than {MAX_OPCODES} opcodes")
-            if opcode.name == "FRAME" and argument > self.size - 9 - (place or 0):
-                raise Refused(f"a frame of {argument} bytes in a pickle of {self.size}")
-            step = _STEPS.get(opcode.name)
-            if step is None:
-                raise Refused(f"opcode {opcode.name} of {shown(argument)} is not allowed here")
-            step(self, argument)
-        raise Refused("no end")
-
-    def proto(self, version: int) -> None:
-        if version > pickle.HIGHEST_PROTOCOL:
-            raise Refused(f"protocol {version}: expected {pickle.HIGHEST_PROTOCOL} at most")
-
-    def push(self, value: Any) -> None:
-        if type(value) is int and value.bit_length() > MAX_BITS:
-            raise Refused(f"an integer of {value.bit_length()} bits: expected {MAX_BITS} at most")
-        self.stack.append(value)
-
-    def mark(self, _: None) -> None:
-        self.below.append(self.stack)
-        self.stack = []
-
-    def marked(self) -> list[Any]:
-        """What was put on the stack since the last mark."""
-        items, self.stack = self.stack, self.below.pop()
-        return items
-
-    def pop(self, _: None) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:
-            self.marked()
-
-    def put(self, entry: int) -> None:
-        if not 0 <= entry <= self.size:
-            raise Refused(f"memo entry {entry} of {self.size} bytes")
-        self.memo[entry] = self.stack[-1]
-
-    def push_tuple(self, count: int) -> None:
-        items = tuple(self.stack[-count:])
-        if len(items) < count:
-            raise Refused("a tuple of more than there is")
-        self.stack[-count:] = [items]
-
-    def append(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not list:
-            raise Refused(f"items for a {type(self.stack[-1]).__name__}")
-        self.stack[-1].extend(items)
-
-    def hashed(self, items: list[Any]) -> list[Any]:
-        """These items, which may be hashed."""
-        for item in items:
-            if type(item) not in _SCALARS:
-                raise Refused(f"a {type(item).__name__} as a key")
-        self.keys += len(items)
-        if self.keys > MAX_KEYS:
-            raise Refused(f"more than {MAX_KEYS} keys")
-        return items
-
-    def push_hash(self, made: Any) -> None:
-        self.hashes += 1
-        if self.hashes > MAX_HASHES:
-            raise Refused(f"more than {MAX_HASHES} dictionaries and sets")
-        self.stack.append(made)
-
-    def setitems(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not dict or len(items) % 2:
-            raise Refused(f"{len(items)} keys and values for a {type(self.stack[-1]).__name__}")
-        self.stack[-1].update(zip(self.hashed(items[::2]), items[1::2], strict=True))
-
-    def additems(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not set:
-            raise Refused(f"items of a set for a {type(self.stack[-1]).__name__}")
-        self.stack[-1].update(self.hashed(items))
-
-    def push_dict(self, items: list[Any]) -> None:
-        self.push_hash({})
-        self.setitems(items)
-
-    def last_two(self) -> list[Any]:
-        """Takes a key and its value from the stack."""
-        value, key = self.stack.pop(), self.stack.pop()
-        return [key, value]
-
-    def name(self, module: Any, name: Any) -> None:
-        if type(module) is not str or type(name) is not str:
-            raise Refused(f"{shown(module)} and {shown(name)} in place of a name")
-        if (module, name) not in self.allowed:
-            raise Refused(f"{module:.80}.{name:.80} is not allowed here")
-        self.stack.append(_Global(self.allowed[module, name]))
-
-    def reduce(self, _: None) -> None:
-        args, made_by = self.stack.pop(), self.stack.pop()
-        if type(made_by) is not _Global or type(args) is not tuple:
-            raise Refused(f"a call of a {type(made_by).__name__}")
-        value = made_by.make(args)
-        if type(value) is bytes:  # which a few opcodes can have made of one text again and again
-            self.made += len(value)
-            if self.made > self.size:
-                raise Refused(f"calls that make more bytes than the pickle's {self.size}")
-        self.push(value)
-
-    def build(self, _: None) -> None:
-        state = self.stack.pop()
-        if not isinstance(self.stack[-1], Stand):
-            raise Refused(f"a state for a {type(self.stack[-1]).__name__}")
-        self.stack[-1].build(state)
-
-
-_STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
-    **dict.fromkeys((*_NUMBERS, *_TEXTS, *_BYTES), _Machine.push),
-    "PROTO": _Machine.proto,
-    "FRAME": lambda m, _: None,
-    "NONE": lambda m, _: m.push(None),
-    "NEWTRUE": lambda m, _: m.push(True),
-    "NEWFALSE": lambda m, _: m.push(False),
-    "EMPTY_TUPLE": lambda m, _: m.push(()),
-    "EMPTY_LIST": lambda m, _: m.push([]),
-    "EMPTY_DICT": lambda m, _: m.push_hash({}),
-    "EMPTY_SET": lambda m, _: m.push_hash(set()),
-    "FROZENSET": lambda m, _: m.push_hash(frozenset(m.hashed(m.marked()))),
-    "TUPLE": lambda m, _: m.push(tuple(m.marked())),
-    "TUPLE1": lambda m, _: m.push_tuple(1),
-    "TUPLE2": lambda m, _: m.push_tuple(2),
-    "TUPLE3": lambda m, _: m.push_tuple(3),
-    "LIST": lambda m, _: m.push(m.marked()),
-    "DICT": lambda m, _: m.push_dict(m.marked()),
-    "APPEND": lambda m, _: m.append([m.stack.pop()]),
-    "APPENDS": lambda m, _: m.append(m.marked()),
-    "SETITEM": lambda m, _: m.setitems(m.last_two()),
-    "SETITEMS": lambda m, _: m.setitems(m.marked()),
-    "ADDITEMS": lambda m, _: m.additems(m.marked()),
-    "MARK": _Machine.mark,
-    "POP": _Machine.pop,
-    "POP_MARK": lambda m, _: m.marked().clear(),
-    "DUP": lambda m, _: m.push(m.stack[-1]),
-    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
-    "MEMOIZE": lambda m, _: m.put(len(m.memo)),
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, entry: m.push(m.memo[entry])),
-    "GLOBAL": lambda m, names: m.name(*names.split(" ", 1)),
-    "STACK_GLOBAL": lambda m, _: m.name(*m.last_two()),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), _Machine.reduce),
-    "BUILD": _Machine.build,
+"""Names in the ``meta`` row of a PyChunkedGraph table."""
+ARRAYS: Allowed = {
+    **_records("numpy.core.multiarray numpy._core.multiarray", "_reconstruct scalar"),
+    **_records("numpy.core.numeric numpy._core.numeric", "_frombuffer"),
+    **_records("numpy", "ndarray dtype"),
+    **_records("_codecs", "encode"),
+    **_records("builtins __builtin__", "bytes"),
 }
+"""Names in pickled arrays of integers and numpy integers, which become ints."""
 
 
-def _items(value: Any) -> Iterable[Any]:
-    """What stands within a value of the result, keys apart."""
-    if isinstance(value, dict):
-        return value.values()
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return value
-    if isinstance(value, Stand):
-        return value.children()
-    if type(value) not in _LEAVES:
-        raise Refused("a name in place of a value")
-    return ()
-
-
-def _check_tree(value: Any) -> None:
-    """Refuse what those who use the result could not walk through: loops, and what is shared too often."""
-    level, count = [value], 1
-    for _ in range(MAX_DEPTH):
-        deeper: list[Any] = []
-        for item in level:
-            before = len(deeper)
-            deeper.extend(_items(item))
-            count += len(deeper) - before
-            if count > MAX_OPCODES:
-                raise Refused(f"more than {MAX_OPCODES} items")
-        if not deeper:
-            return
-        level = deeper
-    raise Refused(f"nested more than {MAX_DEPTH} deep")
-
-
-def plain_loads(data: bytes, allowed: Mapping[Name, Make] | None = None) -> Any:
-    """The object of a pickle made of builtin containers, strings and numbers, and of what ``allowed`` names.
+def plain_loads(data: bytes, allowed: Allowed | None = None) -> Any:
+    """Return the object in a pickle of builtin containers, strings, numbers and ``allowed`` names.
 
     Raises ValueError for anything else, and for more than 1 MiB.
     """
     if len(data) > MAX_BYTES:
         raise ValueError(f"a pickle of {len(data)} bytes: expected {MAX_BYTES} at most")
     try:
-        value = _Machine(data, allowed or {}).run(data)
-        _check_tree(value)
-        return value
-    except Exception as error:  # a broken pickle can raise nearly anything
+        _vet(data)
+        return _Builder(len(data)).build(_Unpickler(data, allowed or {}).load())
+    except Exception as error:  # a broken pickle can raise nearly any error
         reason = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    # Raised here, the error does not keep what had been read.
+    # Raised outside the handler, so that the error does not keep the partial result alive.
     raise ValueError(f"cannot be unpickled: {ascii(reason)[1:-1]:.300}")
+
+
+def shown(value: Any) -> str:
+    """Return a short description of any value, even of a list that contains itself."""
+    if type(value) in {str, bytes}:
+        return ascii(value[:40])
+    if type(value) is int and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value) if type(value) in _SCALARS else f"a {type(value).__name__}"
+
+
+def _vet(data: bytes) -> None:
+    """Bound opcodes, integers, memo and hashes by following the types on the stack. Raises Refused."""
+    stack: list[str] = []
+    memo: dict[Any, str] = {}
+    keys = hashes = 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        name = opcode.name
+        if name not in _OPCODES:
+            raise Refused(f"opcode {name} of {shown(argument)} is not allowed here")
+        before, after = _OPCODES[name]
+        if type(argument) is int and argument.bit_length() > MAX_BITS:
+            raise Refused(f"{shown(argument)}: expected {MAX_BITS} at most")
+        if name in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
+            entry = len(memo) if argument is None else argument
+            if not 0 <= entry <= len(data):
+                raise Refused(f"memo entry {entry} of {len(data)} bytes")
+            memo[entry] = stack[-1]
+            continue
+        items: list[str] = []
+        if "mark" in before:
+            while (kind := stack.pop()) != "mark":
+                items.append(kind)
+            before = before[: before.index("mark")]
+        operands = [stack.pop() for _ in before]
+        # With nothing to add, these ignore a wrong type, and the stack would not hold what we follow.
+        if before and before[0] in {"list", "dict", "set", "str"} and operands[-1] != before[0]:
+            raise Refused(f"a {operands[-1]} in place of a {before[0]}")
+        if name in {"GET", "BINGET", "LONG_BINGET"}:
+            after = [memo[argument]]
+        elif name in {"DUP", "BUILD"}:
+            after = operands[-1:] * len(after)
+        elif name in {"SETITEM", "SETITEMS", "DICT", "ADDITEMS", "FROZENSET"}:
+            step = 1 if name in {"ADDITEMS", "FROZENSET"} else 2
+            hashed = operands[1:2] or items[step - 1 :: step]
+            keys += len(hashed)
+            if "tuple" in hashed:
+                raise Refused("a tuple as a key")
+        stack += after
+        hashes += name in {"EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET"}
+        _limit(count + 1, MAX_OPCODES, "opcodes")
+        _limit(keys, MAX_KEYS, "keys")
+        _limit(hashes, MAX_HASHES, "dictionaries and sets")
+
+
+def _limit(number: int, most: int, what: str) -> None:
+    if number > most:
+        raise Refused(f"more than {most} {what}")
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, allowed: Allowed) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self.allowed = allowed
+
+    def find_class(self, module: str, name: str) -> type[Record]:
+        if (module, name) not in self.allowed:
+            raise Refused(f"{module:.80}.{name:.80} is not allowed here")
+        return self.allowed[module, name]
+
+
+class _Builder:
+    """Builds the values from the records. Refuses loops, and what is shared too often."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.items, self.keys, self.encoded = size, 0, 0, 0
+
+    def build(self, value: Any, depth: int = 0) -> Any:
+        kind, depth = type(value), depth + 1
+        self.items += 1
+        _limit(self.items, MAX_OPCODES, "items")
+        if kind in _SCALARS or kind is bytearray:
+            return value
+        if depth > MAX_DEPTH:
+            raise Refused(f"nested more than {MAX_DEPTH} deep")
+        if kind in {list, tuple}:
+            return kind(self.build(item, depth) for item in value)
+        if kind in {dict, set, frozenset}:
+            keys = [self.build(key, depth) for key in value]
+            self.keys += len(keys)
+            _limit(self.keys, MAX_KEYS, "keys")
+            if not {type(key) for key in keys} <= _SCALARS:
+                raise Refused("a key that is not a scalar")
+            items = [self.build(item, depth) for item in value.values()] if kind is dict else ()
+            return dict(zip(keys, items, strict=True)) if kind is dict else kind(keys)
+        return self.called(value, depth)
+
+    def called(self, value: Any, depth: int) -> Any:
+        match value:
+            case Record("ChunkedGraphMeta" | "GraphConfig" | "DataSource", args, state):
+                record = type(value)(*self.build(args, depth))
+                record.state = self.build(state, depth)
+                return record
+            case Record("timedelta", args, None) if len(args) <= 3:
+                return timedelta(*args)
+            case Record("_reconstruct", _, (_, shape, dtype, bool(fortran), raw)):
+                return self.array(depth, raw, dtype, shape, "F" if fortran else "C")
+            case Record("_frombuffer", (raw, dtype, shape, "C" | "F" as order), None):
+                return self.array(depth, raw, dtype, shape, order)
+            case Record("scalar", (dtype, raw), None):
+                return int(self.array(depth, raw, dtype, (), "C"))
+            case Record("encode", (str(text), "latin1"), None):
+                self.encoded += len(text)
+                _limit(self.encoded, self.size, "bytes of encoded texts")
+                return text.encode("latin1")
+            case Record("bytes", (), None):
+                return b""
+            case Record(name):
+                raise Refused(f"a call of {name} with unexpected arguments or state")
+        raise Refused(f"{shown(value)} in place of a value")
+
+    def array(self, depth: int, raw: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[np.integer[Any]]:
+        match dtype, self.build(raw, depth), shape:
+            case (
+                Record(
+                    "dtype", (str(code), *_), (3, "<" | ">" | "|" | "=" as end, None, None, None, -1, -1, 0)
+                ),
+                bytes(values) | bytearray(values),
+                tuple(),
+            ) if re.fullmatch("[iu][1248]", code) and all(type(n) is int and n >= 0 for n in shape):
+                return np.frombuffer(values, end + code).reshape(shape, order=order)
+            case Record("dtype", (code, *_)), _, _:
+                raise Refused(f"an array of dtype {shown(code)}: expected integers, their bytes and a shape")
+        raise Refused("an array without a dtype")

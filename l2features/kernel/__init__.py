@@ -11,11 +11,11 @@ __all__ = ["SegmentedChunk", "check_chunk", "compute_features", "group_features"
 
 
 def warm_up() -> None:
-    """Compile everything, or load it from numba's cache: to be run when an image is built.
+    """Compile everything, or load it from numba's cache. Run it when an image is built.
 
-    The cache lies beside the modules, or in ``NUMBA_CACHE_DIR``; where neither can be written, in the
-    user's cache directory. It is bound to the processor's type: set ``NUMBA_CPU_NAME`` to the same value
-    (say ``x86-64-v3``) where the image is built and where it runs if the two may differ.
+    The cache is beside the modules, or in ``NUMBA_CACHE_DIR``; if neither is writable, in the user's cache
+    directory. It depends on the type of the processor: if an image is built on another type than it runs
+    on, set ``NUMBA_CPU_NAME`` to the same value (for example ``x86-64-v3``) in both places.
     """
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
         for writeable in (True, False):

@@ -9,10 +9,10 @@ from .runs import Runs, start_of, stop_of
 
 
 def find_boxes(runs: Runs, n_labels: int) -> np.ndarray:
-    """Boxes (n, 2, 3) around the labels 0 to ``n_labels - 1``: the lowest voxel, and behind the highest.
+    """Return boxes (n, 2, 3) around the labels 0 to ``n_labels - 1``: first voxel, and one after the last.
 
-    The axes are those of the runs. That of a label without voxels, and of the background, ends before it
-    begins.
+    The axes are those of the runs. The box of the background, and of a label without voxels, is empty: it
+    ends before it begins.
     """
     boxes = np.empty((n_labels, 2, 3), np.int64)
     boxes[:, 0], boxes[:, 1] = runs.shape, 0
@@ -21,7 +21,7 @@ def find_boxes(runs: Runs, n_labels: int) -> np.ndarray:
 
 
 def cut_runs(runs: Runs, table: np.ndarray, box: np.ndarray) -> Runs:
-    """Runs of a box (2, 3) in which label i is now ``table[i]`` (uint32); equal neighbours are one run."""
+    """Return the runs of a box (2, 3), label i replaced with ``table[i]``, equal neighbours joined."""
     n0, n1, n2 = (box[1] - box[0]).tolist()
     offsets = np.zeros(n1 * n2 + 1, np.int32)
     most = _count_met(runs, box)
@@ -51,7 +51,7 @@ def _find_boxes(runs: Runs, boxes: np.ndarray) -> None:
 
 @compiled
 def _count_met(runs: Runs, box: np.ndarray) -> int:
-    """Number of runs in the lines that meet a box."""
+    """Return the number of runs in the lines that cross a box."""
     count, n1 = 0, runs.shape[1]
     for c2 in range(box[0, 2], box[1, 2]):
         count += runs.offsets[box[1, 1] + c2 * n1] - runs.offsets[box[0, 1] + c2 * n1]

@@ -21,7 +21,7 @@ import numpy as np
 from ..core.jit import compiled
 from .envelope import Block, measure_lines
 from .runs import Runs, start_of, stop_of
-from .simd import LANES, add, any_greater, load, smaller, splat, store, store_first, where_equal, whole_roots
+from .simd import LANES, add, any_greater, load, smaller, splat, store, where_equal
 
 _BLOCK = 256
 """Least number of neighbouring voxels to a block, where the volume has as many."""
@@ -44,9 +44,9 @@ class _Tables(NamedTuple):
 
 
 def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Distances in whole nm (floored): int32, one per voxel in the order of the runs; 0 in the background.
+    """Return distances in whole nm (floored): int32, one per voxel in the order of the runs, 0 for background.
 
-    Behind them are LANES zeros more, so that vectors may be loaded up to the end.
+    LANES zeros follow, so that whole vectors can be loaded up to the end.
 
     ``resolution``: nm per voxel, in the order of the runs' axes; ``axes``: which of x, y and z these are.
     Exact where the resolution is whole; others are measured by the ``edt`` package, in float32. The volume
@@ -94,7 +94,7 @@ def _make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> Block:
 
 
 def _aligned(n: int, dtype: type) -> np.ndarray:
-    """Zeros that begin at a cache line."""
+    """Return zeros that begin at a cache line."""
     raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
     skip = -raw.ctypes.data % 64
     return raw[skip : skip + n * np.dtype(dtype).itemsize].view(dtype)
@@ -111,7 +111,7 @@ def _pass(
     factor: float,
     block: Block,
 ) -> None:
-    """Squared distances in two axes (factor 0), or whole nm in all three of them, in place."""
+    """Compute squared distances in two axes (factor 0), or whole nm in all three, in place."""
     n0 = runs.shape[0]
     rows, others = (runs.shape[1], runs.shape[2]) if axis == 1 else (runs.shape[2], runs.shape[1])
     row_step, step = (1, runs.shape[1]) if axis == 1 else (runs.shape[1], 1)
@@ -177,19 +177,14 @@ def _copy_line(source: np.ndarray, start: int, target: np.ndarray, place: int, n
 def _write_line(
     out: np.ndarray, place: int, distances: np.ndarray, start: int, n: int, factor: float
 ) -> None:
-    for i in range(0, n, LANES):
-        vector = load(out, place + i)
-        if factor != 0:
-            vector = whole_roots(vector, factor)
-        if n - i >= LANES:
-            store(distances, start + i, vector)
-        else:
-            store_first(distances, start + i, vector, n - i)
+    source, target = out[place : place + n], distances[start : start + n]
+    for i in range(n):
+        target[i] = source[i] if factor == 0 else target.dtype.type(math.sqrt(source[i] * factor))
 
 
 @compiled
 def _measure_strip(block: Block, strip: int, rows: int, unit: Any, far: Any) -> None:
-    """Row by row; once that has proved slow, line by line."""
+    """Measure row by row; once that is slow, line by line."""
     steps = 0
     for row in range(rows):
         steps += _measure_row(block, strip, row, rows, unit)
@@ -202,7 +197,7 @@ def _measure_strip(block: Block, strip: int, rows: int, unit: Any, far: Any) -> 
 def _measure_row(block: Block, strip: int, row: int, rows: int, unit: Any) -> int:
     """Write the results of a strip's row; return the number of steps it took.
 
-    Beyond the ends of the lines the last voxels are met again and again, farther off, which changes nothing.
+    Beyond the ends of the lines the last voxels count again at larger distances, which changes nothing.
     """
     labels, values, out, _, pitch = block
     own = load(labels, strip + row * pitch)
@@ -222,8 +217,7 @@ def _measure_row(block: Block, strip: int, row: int, rows: int, unit: Any) -> in
 
 
 def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Distances by the ``edt`` package, on a volume in x, y, z order whatever the runs' order, as its
-    rounding depends on the order of the axes."""
+    """Return distances from the ``edt`` package, in x, y, z order: its rounding depends on the order."""
     dtype = np.uint16 if int(runs.labels.max()) < 2**16 else np.uint32
     flat = np.empty(math.prod(runs.shape), dtype)
     _paint(runs, flat)

@@ -71,7 +71,7 @@ def _build(
     far: Any,
     envelope: _Envelope,
 ) -> int:
-    """Parabolas of the lower envelope over ``start:stop``, and where each begins; those around are 0 high."""
+    """Find the parabolas of the lower envelope over ``start:stop``; its neighbours have height 0."""
     vertex, height, begins = envelope
     n = 0
     for at in range(max(start - 1, 0), min(stop + 1, rows)):

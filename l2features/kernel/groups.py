@@ -1,4 +1,4 @@
-"""Features of some of a chunk's nodes: each cut out of the chunk's runs by its bounding box.
+"""Features of some of a chunk's nodes, each cut out of the chunk's runs by its bounding box.
 
 The voxel of another label that is nearest to a voxel of a node lies in the node's box, or next to it: clamped
 into the box grown by one voxel, it would be as near or nearer, and of another label still. So the box and one
@@ -26,19 +26,19 @@ Places = NDArray[np.intp]
 def group_features(
     chunk: SegmentedChunk, groups: Mapping[int, ArrayLike], resolution: Sequence[float]
 ) -> np.ndarray:
-    """Features of groups of supervoxels, which may share some: of each as if it were alone in the chunk.
+    """Return the features of groups of supervoxels, which may overlap: each as if alone in the chunk.
 
     Args:
         chunk: where the supervoxels are.
-        groups: label -> ids of its supervoxels; those that are not in the chunk do not matter.
+        groups: label -> ids of its supervoxels; ids outside the chunk are ignored.
         resolution: nm per voxel along x, y and z.
 
     Returns:
-        Rows as from :func:`l2features.compute_features`, one per group, sorted by label; of a group without
-        a voxel all is 0 but the label.
+        Rows as from :func:`l2features.compute_features`, one per group, sorted by label; a group without
+        voxels has zeros after its label.
 
     Raises:
-        ValueError: the resolution makes no sense, or a label is 0.
+        ValueError: the resolution is invalid, or a label is 0.
 
     >>> chunk = SegmentedChunk(np.array([[[3, 4, 5]]], np.uint64))
     >>> group_features(chunk, {8: [3, 4], 9: [4], 10: [6]}, (4, 4, 40))["size_nm3"].tolist()
@@ -65,7 +65,7 @@ def group_features(
 
 
 def _places(chunk: SegmentedChunk, supervoxels: ArrayLike) -> Places:
-    """Places in the chunk's ids of those supervoxels that are there, sorted."""
+    """Return the sorted places, in the chunk's ids, of the supervoxels that are present."""
     wanted = sorted_unique(np.asarray(supervoxels, np.uint64))
     places = np.searchsorted(chunk.ids, wanted)
     inside = places < len(chunk.ids)
@@ -74,7 +74,7 @@ def _places(chunk: SegmentedChunk, supervoxels: ArrayLike) -> Places:
 
 
 def _boxes(chunk: SegmentedChunk, members: Sequence[Places]) -> list[np.ndarray]:
-    """The box (2, 3) around each group, and one voxel more where the chunk goes on."""
+    """Return the box (2, 3) around each group, one voxel larger within the chunk."""
     boxes = np.empty((len(chunk.rank), 2, 3), np.int64)
     boxes[chunk.rank] = find_boxes(chunk.runs, len(chunk.rank))
     whole, around = chunk.frame.shape, []
@@ -86,7 +86,7 @@ def _boxes(chunk: SegmentedChunk, members: Sequence[Places]) -> list[np.ndarray]
 
 
 def _layers(members: Sequence[Places]) -> list[list[int]]:
-    """The groups that have voxels, sorted into as few layers as is easy: those of a layer share nothing."""
+    """Return layers of non-overlapping groups, greedily; groups without voxels are left out."""
     layers: list[tuple[list[int], NDArray[np.bool_]]] = []
     most = max((int(places[-1]) for places in members if len(places)), default=0)
     for group, places in enumerate(members):

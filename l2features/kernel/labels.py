@@ -16,7 +16,7 @@ _MAX_NM = 2**30
 
 
 def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """Features of the labels of a volume.
+    """Return the features of each label of a volume.
 
     Args:
         labels: (x, y, z) labels of any unsigned dtype, in any memory order; 0 is background.
@@ -30,7 +30,7 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
 
     Raises:
         TypeError: the labels are not unsigned integers.
-        ValueError: the volume or the resolution has a shape or values that make no sense.
+        ValueError: the volume or the resolution has an invalid shape or value.
 
     >>> volume = np.zeros((8, 8, 4), np.uint64)
     >>> volume[2:5, 2:5, :] = 7
@@ -43,9 +43,9 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
 
 
 class SegmentedChunk:
-    """A chunk of supervoxels, whose features are those of the labels that they are given.
+    """A chunk of supervoxels: returns the features of the labels that supervoxels are mapped to.
 
-    Holds the chunk's runs, not its voxels: giving labels to supervoxels costs next to nothing.
+    It keeps the chunk's runs, not its voxels, so that a mapping costs next to nothing.
 
     >>> chunk = SegmentedChunk(np.array([[[3, 4, 0]]], np.uint64))
     >>> chunk.ids
@@ -71,7 +71,7 @@ class SegmentedChunk:
         """Sorted ids of the supervoxels, without 0."""
 
     def features(self, labels: ArrayLike, resolution: Sequence[float]) -> np.ndarray:
-        """Features of the volume in which each supervoxel is replaced by its label.
+        """Return the features of the volume in which each supervoxel is replaced by its label.
 
         Args:
             labels: one label per supervoxel of ``ids``, in their order; 0 makes it background.
@@ -89,7 +89,7 @@ class SegmentedChunk:
 
 
 def check_chunk(shape: tuple[int, int, int], resolution: Sequence[float]) -> None:
-    """Raise ValueError where features of chunks of this shape and resolution cannot be computed."""
+    """Check that features of chunks of this shape and resolution can be computed. Raises ValueError."""
     _check_shape(shape)
     checked_resolution(resolution, shape)
 

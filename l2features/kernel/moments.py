@@ -29,7 +29,7 @@ class Moments(NamedTuple):
 
 
 def compute_moments(runs: Runs, n_labels: int) -> Moments:
-    """Moments of the labels 0 to ``n_labels - 1``."""
+    """Return the moments of the labels 0 to ``n_labels - 1``."""
     moments = Moments(
         np.zeros(n_labels, np.int64),
         np.zeros((n_labels, 3), np.int64),
@@ -45,7 +45,7 @@ def compute_moments(runs: Runs, n_labels: int) -> Moments:
 
 
 def moved(moments: Moments, origin: np.ndarray, part: np.ndarray, whole: np.ndarray) -> Moments:
-    """Moments of the same voxels as they lie in a whole volume, of which a part began at an origin.
+    """Return the moments of the same voxels in a whole volume, given those in a part of it.
 
     All three are (3,) int64, in the order of the runs: where the part begins, its shape, that of the whole.
     """

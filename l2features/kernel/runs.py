@@ -11,12 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.jit import compiled, inlined
-from .simd import LANES, count_bits, differing, load, lowest_bit
 
 MAX_VOXELS = 2**31 - 1
 MAX_EXTENT = 65535
-_WORD = 2 * LANES
-_ALL = np.uint64(2**64 - 1)
 
 
 class Runs(NamedTuple):
@@ -36,10 +33,10 @@ class Runs(NamedTuple):
 
 
 def find_runs(volume: np.ndarray, shape: tuple[int, int, int]) -> tuple[Runs, np.ndarray]:
-    """Runs of a flat volume, and its ids.
+    """Return the runs of a flat volume, and its ids.
 
-    Runs are labelled with indices into the ids (uint64), which come in the order in which they are met,
-    after a leading 0 that stands for the background.
+    Runs are labelled with indices into the ids (uint64), which are in the order of their first voxels after
+    a leading 0 for the background.
     """
     offsets = np.zeros(shape[1] * shape[2] + 1, np.int32)
     _count_runs(volume, shape[0], offsets)
@@ -50,7 +47,7 @@ def find_runs(volume: np.ndarray, shape: tuple[int, int, int]) -> tuple[Runs, np
 
 
 def relabel(runs: Runs, table: np.ndarray) -> Runs:
-    """Runs of the volume in which label i has become ``table[i]`` (uint32); equal neighbours are one run."""
+    """Replace label i with ``table[i]`` (uint32), and join neighbouring runs that become equal."""
     offsets = np.zeros_like(runs.offsets)
     _count_merged(runs, table, offsets)
     if offsets[-1] == runs.offsets[-1]:
@@ -62,51 +59,38 @@ def relabel(runs: Runs, table: np.ndarray) -> Runs:
 
 @inlined
 def start_of(runs: Runs, run: int) -> Any:
-    """Index of a run's first voxel, as a signed integer."""
+    """Return the index of a run's first voxel, as a signed integer."""
     return np.int64(runs.starts[run])
 
 
 @inlined
 def stop_of(runs: Runs, run: int, end: int) -> Any:
-    """Index behind a run; ``end`` is that of the first run of the next line."""
+    """Return the index after a run; ``end`` is the first run of the next line."""
     return np.int64(runs.starts[run + 1]) if run + 1 < end else np.int64(runs.shape[0])
-
-
-@inlined
-def _starts_at(volume: np.ndarray, line: int, place: int, extent: int) -> np.uint64:
-    """Bits of the voxels, of the 64 from a place in a line on, that begin a run."""
-    index = line * extent + place
-    count = min(extent - place, _WORD)
-    bits = np.uint64(place == 0)
-    if 0 < index <= len(volume) - _WORD:
-        low = differing(load(volume, index), load(volume, index - 1))
-        high = differing(load(volume, index + LANES), load(volume, index + LANES - 1))
-        bits |= (low | high << np.uint64(LANES)) & (_ALL >> np.uint64(_WORD - count))
-    else:
-        for i in range(place == 0, count):
-            bits |= np.uint64(volume[index + i] != volume[index + i - 1]) << np.uint64(i)
-    return bits
 
 
 @compiled
 def _count_runs(volume: np.ndarray, extent: int, offsets: np.ndarray) -> None:
     count = 0
     for line in range(len(offsets) - 1):
-        for place in range(0, extent, _WORD):
-            count += count_bits(_starts_at(volume, line, place, extent))
+        voxels = volume[line * extent : (line + 1) * extent]
+        before, after = voxels[:-1], voxels[1:]
+        count += 1
+        for i in range(len(after)):
+            count += before[i] != after[i]
         offsets[line + 1] = count
 
 
 @compiled
 def _fill_starts(volume: np.ndarray, extent: int, offsets: np.ndarray, starts: np.ndarray) -> None:
     for line in range(len(offsets) - 1):
+        voxels = volume[line * extent : (line + 1) * extent]
         run = offsets[line]
-        for place in range(0, extent, _WORD):
-            bits = _starts_at(volume, line, place, extent)
-            while bits != 0:
-                starts[run] = place + lowest_bit(bits)
-                bits &= bits - np.uint64(1)
+        starts[run] = 0
+        for i in range(1, extent):
+            if voxels[i] != voxels[i - 1]:
                 run += 1
+                starts[run] = i
 
 
 def _number_values(volume: np.ndarray, runs: Runs) -> np.ndarray:
@@ -123,7 +107,7 @@ def _number_values(volume: np.ndarray, runs: Runs) -> np.ndarray:
 
 
 def _empty_slots(n: int) -> np.ndarray:
-    """Room for n values in a hash table of open addressing: a power of two, at most two thirds full."""
+    """Return an open-addressing hash table for n values: a power of two of slots, at most two thirds full."""
     return np.zeros(1 << (3 * n // 2 - 1).bit_length(), np.uint32)
 
 
@@ -131,7 +115,7 @@ def _empty_slots(n: int) -> np.ndarray:
 def _number_lines(
     volume: np.ndarray, runs: Runs, ids: np.ndarray, slots: np.ndarray, n_ids: int, line: int
 ) -> tuple[int, int]:
-    """Label the runs of as many lines as there is certainly room for; return how far this went."""
+    """Label the runs of the lines that certainly fit; return the next id and line."""
     extent = runs.shape[0]
     labels, starts, offsets = runs.labels, runs.starts, runs.offsets
     while line < len(offsets) - 1 and n_ids + extent <= len(ids):
@@ -157,7 +141,7 @@ def _enter(ids: np.ndarray, slots: np.ndarray, n_ids: int) -> None:
 
 @inlined
 def _find_slot(slots: np.ndarray, ids: np.ndarray, value: int) -> np.uint64:
-    """Slot of the value, or the empty one in which to put it."""
+    """Return the value's slot, or the empty one for it."""
     mask = np.uint64(len(slots) - 1)
     mixed = value * np.uint64(0x9E3779B97F4A7C15)
     slot = (mixed ^ (mixed >> np.uint64(32))) & mask

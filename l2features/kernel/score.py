@@ -16,16 +16,16 @@ import numpy as np
 
 from ..core.jit import compiled, inlined
 from .runs import Runs, start_of, stop_of
-from .simd import LANES, largest, load, smaller, total
+from .simd import LANES
 
 _SUMMABLE = 2**31 // LANES
-"""Below it the sum of a vector fits its elements."""
+"""Below it the sum of LANES distances fits into int32."""
 _KEEP = np.repeat(np.array([2**31 - 1, 0], np.int32), LANES)
-"""Limits that let the first elements of a vector pass, and make the others 0."""
+"""Limits that keep the first elements of a block of LANES, and make the others 0."""
 
 
 class Placement(NamedTuple):
-    """Where labels lie, with axes in the order of the runs."""
+    """Positions of labels, with axes in the order of the runs."""
 
     mean: np.ndarray
     """(n, 3) float64, centroid of each label in voxels."""
@@ -51,7 +51,7 @@ class Scores(NamedTuple):
 
 
 def score(runs: Runs, distances: np.ndarray, geometry: Placement) -> Scores:
-    """Scores from the distances of :func:`l2features.kernel.distance.whole_distances`."""
+    """Return the scores from the distances of :func:`l2features.kernel.distance.whole_distances`."""
     n = len(geometry.mean)
     reach = np.zeros(n)
     _find_reach(runs, geometry, reach)
@@ -78,7 +78,7 @@ def _norm(geometry: Placement, e0: float, e1: float, e2: float) -> float:
 
 @compiled
 def _find_reach(runs: Runs, geometry: Placement, reach: np.ndarray) -> None:
-    """Largest distance from the centroid of each label: that of an end of one of its runs."""
+    """Find each label's largest distance from its centroid, which is at an end of a run."""
     _, n1, n2 = runs.shape
     for line in range(n1 * n2):
         c1, c2 = line % n1, line // n1
@@ -126,13 +126,22 @@ def _score_runs(
 
 @inlined
 def _sum_up(distances: np.ndarray, start: int, stop: int) -> tuple[int, int]:
-    """Sum and largest of some neighbouring distances."""
+    """Return the sum and the maximum of neighbouring distances.
+
+    LLVM vectorises loops of constant length best; there are LANES zeros after the last distance.
+    """
     added, most = 0, 0
     for i in range(start, stop, LANES):
-        vector = smaller(load(distances, i), load(_KEEP, max(LANES - (stop - i), 0)))
-        most = max(most, largest(vector))
+        some, kept = distances[i : i + LANES], _KEEP[max(LANES - (stop - i), 0) :][:LANES]
+        part = np.int32(0)
+        for j in range(LANES):
+            part = max(part, min(some[j], kept[j]))
+        most = max(most, part)
         if most < _SUMMABLE:
-            added += total(vector)
+            part = np.int32(0)
+            for j in range(LANES):
+                part = np.int32(part + min(some[j], kept[j]))
+            added += part
         else:
             for j in range(i, min(i + LANES, stop)):
                 added += distances[j]
@@ -150,7 +159,7 @@ def _score_run(
     place: tuple[int, int, int, int, int],
     most: int,
 ) -> None:
-    """Look for a better voxel in a run, unless its voxel next to the centroid shows that there is none."""
+    """Search a run for a better voxel, unless its voxel nearest to the centroid rules that out."""
     start, stop, c1, c2, base = place
     e1 = _offset_squared(geometry, label, 1, c1)
     e2 = _offset_squared(geometry, label, 2, c2)

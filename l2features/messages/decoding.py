@@ -13,8 +13,7 @@ import numpy.typing as npt
 from ..core.errors import L2FeaturesError
 from ..core.geometry import Geometry
 from ..core.ids import L2, Ids, as_ids, sorted_unique
-from ..core.pickled_arrays import ARRAYS, IntegerArray
-from ..core.unpickle import MAX_BYTES, plain_loads, shown
+from ..core.unpickle import ARRAYS, MAX_BYTES, plain_loads, shown
 
 MESSAGE_IDS = 500
 """Limit for a message of missing ids. A message is processed as a whole; if each id is in another chunk, this
@@ -231,9 +230,9 @@ def _operation_id(value: Any) -> int | None:
 
 
 def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
-    """Return the ids of an edit, sorted and unique, and the invalid values. Raises BadMessage."""
-    if isinstance(values, IntegerArray):
-        values = values.values
+    """The ids of an edit, sorted and unique, and what is none of them. Raises BadMessage."""
+    if isinstance(values, np.ndarray):
+        values = values.ravel()
     elif not isinstance(values, (list, tuple, set, frozenset)):
         raise BadMessage(Reason.BAD_EDIT, f"new_lvl2_ids of an edit is {shown(values)}: expected a list")
     if len(values) > EDIT_IDS:

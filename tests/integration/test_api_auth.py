@@ -1,4 +1,4 @@
-"""Who may ask the server what: the recorded cases, and an authentication service that fails."""
+"""Authentication: the recorded cases, and a service that fails."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ DEVIATIONS = {
     "metadata_no_token": "the contract says that all routes but health and the root pages need a token",
     "mapping_no_token": "the same, and the data sets file names tables and buckets",
 }
-"""Recorded cases that are answered otherwise, and why: here as any other route is without a token."""
+"""Recorded cases that we answer differently, and why: here like any other route without a token."""
 
 
 class Client(Server):
-    """Our server, and how it is asked here."""
+    """Our server, and requests to it."""
 
     def send(self, method: str, path: str, headers: dict[str, str], body: str | None) -> requests.Response:
         url = self.url + path
@@ -81,7 +81,7 @@ def auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthServer]:
 def start(
     auth: AuthServer, recordings: Recordings, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., Client]]:
-    """Starts a server of the recorded cache that asks the stand-in."""
+    """Start a server of the recorded cache that uses the fake authentication service."""
     servers = []
     entry = {"cv_path": recordings.cv_path("fixture_v2"), "l2cache_id": "l2cache_fixture", "store": STORE_URL}
 
@@ -100,13 +100,13 @@ def start(
 
 @pytest.fixture(scope="module")
 def server(start: Callable[..., Client]) -> Client:
-    """A server with a short deadline; tests take tokens that it does not know yet."""
+    """A server with a short deadline; each test uses new tokens."""
     return start(L2CACHE_AUTH_TIMEOUT_S=str(DEADLINE_S), L2CACHE_RETRY_AFTER_S="1")
 
 
 @pytest.fixture
 def repaired(server: Client, auth: AuthServer) -> Iterator[AuthServer]:
-    """The service for a test that breaks it; then it is mended, and the server has noticed."""
+    """The service for a test that breaks it; afterwards it works again, and the server knows."""
     yield auth
     auth.stop()
     auth.start()
@@ -123,7 +123,7 @@ Replayed = dict[str, tuple[Case, requests.Response, list[str]]]
 
 @pytest.fixture(scope="module")
 def replayed(cases: dict[str, Case], start: Callable[..., Client], auth: AuthServer) -> Replayed:
-    """Every case with the addresses of here, our answer and our calls; in order, by one server."""
+    """Every case with local addresses, our answer and our calls; in order, from one server."""
     server = start()
 
     def here(text: str) -> str:
@@ -180,7 +180,7 @@ def known_user(auth: AuthServer, token: str) -> str:
 
 
 def recovers(server: Client, token: str) -> bool:
-    """Whether the server answers again, without having been started again."""
+    """Return whether the server answers again without a restart."""
     until = time.monotonic() + LATEST_S
     while server.ask(token=token).status_code == 503 and time.monotonic() < until:
         time.sleep(0.2)

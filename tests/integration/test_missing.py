@@ -62,7 +62,7 @@ class Topic:
 
 
 class Failures:
-    """What `on_failure` was told."""
+    """Counts that `on_failure` received."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
@@ -80,7 +80,7 @@ def until(condition: Callable[[], object]) -> None:
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("it did not happen within 30 s")
+    raise AssertionError("condition not met within 30 s")
 
 
 def publisher(topic: Topic, failures: Failures, retry_after_s: float = 0.0) -> MissingIds:
@@ -99,7 +99,7 @@ def failures() -> Failures:
 
 @pytest.fixture
 def own_pubsub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PubSubEmulator]:
-    """An emulator that the test may stop."""
+    """An emulator that the test can stop."""
     need_program(find_pubsub_emulator(), HOW_TO_GET_PUBSUB)
     emulator = PubSubEmulator()
     monkeypatch.setenv(emulator.variable, emulator.host)
@@ -108,7 +108,7 @@ def own_pubsub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PubSubEmulator]:
 
 
 def test_message_is_the_recorded_one(shared: Callable[[str], Path]) -> None:
-    """All messages for missing ids that the older server sent, the empty ones apart."""
+    """All non-empty messages for missing ids that PCGL2Cache sent."""
     exchanges = json.loads((shared("cave") / "http" / "index.json").read_text())["exchanges"]
     published = [m for exchange in exchanges for m in exchange.get("published", ()) if m["ids"]]
     assert len(published) == 9
@@ -197,7 +197,7 @@ def test_burst_of_ids(topic: Topic, failures: Failures) -> None:
 
 
 def test_hanging_pubsub(own_pubsub: PubSubEmulator, failures: Failures) -> None:
-    """Callers do not wait for it; what it did not take in time is published again once it answers."""
+    """Callers do not wait; ids that timed out are published again once Pub/Sub answers."""
     topic = Topic()
     missing = publisher(topic, failures)
     own_pubsub.process.send_signal(signal.SIGSTOP)
@@ -242,10 +242,10 @@ def test_unknown_topic(pubsub: PubSubEmulator, failures: Failures, caplog: pytes
     assert (recovered["levelname"], recovered["ids"]) == ("INFO", 0)
 
 
-def test_failing_topic_is_left_alone_for_a_while(
+def test_failing_topic_is_not_retried_at_once(
     pubsub: PubSubEmulator, failures: Failures, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ids asked for meanwhile are counted, not remembered, and logged with the next line at the latest."""
+    """Ids requested meanwhile are counted, not remembered, and logged with the next message at the latest."""
     topic = Topic(create=False)
     missing = publisher(topic, failures, retry_after_s=3600.0)
     assert missing.publish(*TABLE, IDS) == 3
@@ -267,7 +267,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, failure
 
 
 def test_queue_is_bounded(own_pubsub: PubSubEmulator, failures: Failures) -> None:
-    """With Pub/Sub hanging: so many ids, so many messages, and the rest is counted as failed."""
+    """While Pub/Sub hangs, ids and messages are bounded, and the rest counts as failed."""
     own_pubsub.process.send_signal(signal.SIGSTOP)
     path = "projects/test-project/topics/l2cache"
     large = MissingIds(path, on_failure=failures)
@@ -283,7 +283,7 @@ def test_queue_is_bounded(own_pubsub: PubSubEmulator, failures: Failures) -> Non
 
 
 def test_closing(own_pubsub: PubSubEmulator, failures: Failures) -> None:
-    """What is left when time is up counts as failed, once; afterwards nothing is taken."""
+    """Ids left at the timeout count as failed, once; afterwards none are accepted."""
     missing = publisher(Topic(), failures)
     own_pubsub.process.send_signal(signal.SIGSTOP)
     assert missing.publish(*TABLE, IDS[:2]) == 2

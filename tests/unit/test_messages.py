@@ -142,19 +142,22 @@ def test_arrays_of_older_protocols(protocol: int, core: bytes) -> None:
 
 def encoded(text: bytes, encoding: bytes = b"latin1", times: int = 1) -> bytes:
     """An edit with calls of ``_codecs.encode``, all with the same arguments."""
-    args = b"X" + len(text).to_bytes(4, "little") + text + b"X\x06\0\0\0" + encoding + b"\x86q\x01"
+    args = b"X" + len(text).to_bytes(4, "little") + text + b"X\x06\0\0\0" + encoding + b"\x86q\x010"
     calls = b"h\x00h\x01R" * times
-    return b"\x80\x02}X\x0c\0\0\0new_lvl2_ids](c_codecs\nencode\nq\x00" + args + calls + b"es."
+    return b"\x80\x02}X\x0c\0\0\0new_lvl2_ids](c_codecs\nencode\nq\x000" + args + calls + b"es."
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (encoded(b"ab" * 100_000, times=100_000), "calls that make more bytes than the pickle's"),
-        (encoded(b"ab", b"rot_13"), "a text that is not encoded as latin1"),
+        (encoded(b"ab" * 100_000, times=100_000), "more than 700064 bytes of encoded texts"),
+        (encoded(b"ab", b"rot_13"), "a call of encode with unexpected arguments"),
         (encoded("Ā".encode()), "codec can't encode character"),
-        (encoded(b"ab").replace(b"\x86q", b"\x85q"), "a text that is not encoded as latin1"),
-        (edit([]).replace(b"]\x94", b"cbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R"), "bytes that are made of"),
+        (encoded(b"ab").replace(b"\x86q", b"\x85q"), "a call of encode with unexpected arguments"),
+        (
+            edit([]).replace(b"]\x94", b"cbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R", 1),
+            "a call of bytes with unexpected arguments",
+        ),
     ],
     ids=range(5),
 )

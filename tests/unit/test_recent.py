@@ -21,35 +21,61 @@ STEPS = st.lists(
 )
 
 
-@given(STEPS, st.sampled_from([1, 7, 1000]))
+@given(STEPS)
 @settings(max_examples=200, deadline=None)
-def test_as_a_list_of_times(steps: list[tuple[str, set[int], float, bool]], capacity: int) -> None:
-    """Against the plain thing: what was added, in order, with its time."""
-    recent, now = RecentIds(INTERVAL, capacity), 0.0
-    added: list[tuple[str, int, float]] = []
+def test_like_a_list_of_times(steps: list[tuple[str, set[int], float, bool]]) -> None:
+    """Against the reference: what was added, with its time."""
+    recent, now = RecentIds(INTERVAL), 0.0
+    added: dict[tuple[str, int], float] = {}
     for table, wanted, pause, forget in steps:
         now += pause
-        ids = as_ids(sorted(wanted))
-        counts = {(t, i) for t, i, then in added[-capacity:] if now - then < INTERVAL}
-        expected = [i for i in sorted(wanted) if (table, i) not in counts]
-        unknown = recent.unknown(table, ids, now)
+        expected = [i for i in sorted(wanted) if now - added.get((table, i), -INTERVAL) >= INTERVAL]
+        unknown = recent.unknown(table, as_ids(sorted(wanted)), now)
         assert unknown.tolist() == expected
-        numbers = recent.add(table, unknown, now)
-        added += [(table, i, now) for i in expected]
+        recent.add(table, unknown, now)
+        added |= {(table, i): now for i in expected}
         if forget:
-            recent.forget(table, unknown, numbers)
-            added[len(added) - len(expected) :] = [("", 0, now)] * len(expected)
+            recent.forget(table, unknown, now)
+            for i in expected:
+                del added[table, i]
+
+
+@given(STEPS, st.sampled_from([1, 7]))
+@settings(max_examples=200, deadline=None)
+def test_beyond_the_capacity_only_recent_ids_are_known(
+    steps: list[tuple[str, set[int], float, bool]], capacity: int
+) -> None:
+    recent, now = RecentIds(INTERVAL, capacity), 0.0
+    added: dict[tuple[str, int], float] = {}
+    for table, wanted, pause, _ in steps:
+        now += pause
+        unknown = recent.unknown(table, as_ids(sorted(wanted)), now)
+        known = wanted - set(unknown.tolist())
+        assert all(now - added[table, i] < INTERVAL for i in known)
+        recent.add(table, unknown, now)
+        added |= {(table, i): now for i in unknown.tolist()}
+        assert recent.size <= capacity
+        newest = unknown[-capacity:]
+        assert not len(recent.unknown(table, newest, now))
+
+
+def test_ids_added_again_are_not_forgotten() -> None:
+    recent, ids = RecentIds(INTERVAL), as_ids([1, 2])
+    recent.add("a", ids, 0.0)
+    recent.add("a", recent.unknown("a", ids, INTERVAL), INTERVAL)
+    recent.forget("a", ids, 0.0)
+    assert not len(recent.unknown("a", ids, INTERVAL))
 
 
 def test_memory_is_bounded() -> None:
-    """Two tables and many small and large calls leave no more than two words of each id of the capacity."""
-    capacity = 10_000
-    recent = RecentIds(INTERVAL, capacity)
+    """Two tables and many small and large calls."""
+    recent = RecentIds(INTERVAL, capacity=10_000)
     rng = np.random.default_rng(0)
     for step in range(2_000):
         ids = np.unique(rng.integers(0, 1 << 63, size=rng.choice([1, 3, 1000]), dtype=np.uint64))
-        recent.add(step % 2, recent.unknown(step % 2, ids, 0.0), 0.0)
-    assert recent.nbytes <= 2 * (capacity + 1000) * 16
+        recent.add(step % 2, recent.unknown(step % 2, ids, step / 100), step / 100)
+        assert recent.size <= 10_000
+    assert recent.size > 5_000
 
 
 def test_nothing_is_kept_of_the_past() -> None:
@@ -57,4 +83,4 @@ def test_nothing_is_kept_of_the_past() -> None:
     ids = np.arange(1000, dtype=np.uint64)
     recent.add("a", ids, 0.0)
     assert len(recent.unknown("b", ids, INTERVAL)) == 1000
-    assert recent.nbytes == 0
+    assert recent.size == 0
