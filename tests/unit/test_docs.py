@@ -40,7 +40,7 @@ def test_links_lead_somewhere(path: str) -> None:
 
 
 def test_the_reasons_in_the_docs() -> None:
-    written = (ROOT / "docs" / "update.md").read_text()
+    written = (ROOT / "docs" / "operations.md").read_text()
     assert not [reason for reason in Reason if f"| `{reason}` | {reason.meaning} |" not in written]
 
 
