@@ -44,7 +44,7 @@ def test_list_and_show(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "l2features.cli", "deadletters", "show", str(folder), LETTER.name]
     assert subprocess.run([*command, "--payload"], capture_output=True, check=True).stdout == LETTER.data
     none = run("deadletters", "show", folder, "zz")
-    assert (none.exit_code, f"0 of {folder} begin so" in none.output) == (2, True)
+    assert (none.exit_code, f"0 of {folder} match" in none.output) == (2, True)
     assert run("deadletters", "show", folder, "").exit_code == 2
     assert run("deadletters", "list", tmp_path / "none").exit_code == 1
     (folder / "x.json").write_text("{}")

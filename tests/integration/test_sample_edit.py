@@ -93,7 +93,7 @@ def test_what_is_there_stays_as_it_is(config: Path, url: str, editor: SampleEdit
     edit = editor.edit(MERGE)
     again = run("sample", config.parent, *SIZE, "--graph", url, "--topics", PROJECT)
     assert again.exit_code == 0, again.output
-    assert f"there is the graph {url} already\n" in again.output
+    assert f"the graph {url} exists already\n" in again.output
     assert set(editor.table.roots(as_ids(edit.new_l2_ids)).values()) == set(edit.new_root_ids)
 
 
@@ -166,8 +166,8 @@ def test_an_edit_is_published_as_pychunkedgraph_does(config: Path, kind: str) ->
 def test_no_other_graph_is_edited(tmp_path: Path, sample: Path, url: str, config: Path) -> None:
     foreign = f"{STORE_URL}/foreign_{os.getpid()}_{next(counter)}"
     cases = {
-        "flat": "graph flat: not a sample's own graph",
-        foreign: f"graph {foreign}: not a sample's own graph",
+        "flat": "graph flat: not a sample's graph",
+        foreign: f"graph {foreign}: not a sample's graph",
         f"{STORE_URL}/absent": "there is no such table",
     }
     table = make_table(foreign.rpartition("/")[2], ("0", "1"))
@@ -176,12 +176,12 @@ def test_no_other_graph_is_edited(tmp_path: Path, sample: Path, url: str, config
         assert done.exit_code in {1, 2}
         assert f"error: {expected}" in done.output or f": {expected}" in done.output
     refused = run("sample", tmp_path / "other", *SIZE, "--graph", foreign)
-    assert (refused.exit_code, "a table already that is not a sample's" in refused.output) == (2, True)
+    assert (refused.exit_code, "a table exists that is not a sample's" in refused.output) == (2, True)
     assert not list(table.read_rows())
     other = run("sample", tmp_path / "another", "--grid", "2,1,1", "--graph", url)
     assert (
         other.exit_code,
-        "there is a table already that is 'Sample data set of (3, 2, 2)" in other.output,
+        "a table exists that is 'Sample data set of (3, 2, 2)" in other.output,
     ) == (
         2,
         True,

@@ -31,14 +31,14 @@ RESOLUTION = (16, 16, 40)
 VOXEL_OFFSET = (1024, 512, 20)
 SEED = 20_240_831
 COARSE = (4, 4, 2)
-"""Voxels of a block that is assigned as one."""
+"""Voxels of a block that gets one label."""
 STEP_NM = 160.0
 RADII_NM = (90.0, 330.0)
 MEAN_CROSS_SECTION_NM2 = 150_000.0
 N_SHEETS = 3
 _CONFIG = """\
 # {title}
-# No graph, so that each segment of a chunk is a node, and an embedded store.
+# No graph, so each segment of a chunk is a node, and a SQLite store.
 {name}:
   cv_path: {cv_path}
   l2cache_id: l2cache_{name}
@@ -48,7 +48,7 @@ _CONFIG = """\
 """
 _GRAPH_CONFIG = """\
 # {title}
-# Supervoxels, and a graph of its own in which `l2features sample-edit` merges and splits objects.
+# Supervoxels, and a graph in which `l2features sample-edit` merges and splits objects.
 {name}:
   cv_path: {cv_path}
   l2cache_id: l2cache_{name}
@@ -60,9 +60,9 @@ Labels = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Sample:
-    """Size of a sample: ``grid`` chunks of ``chunk_size`` voxels, the last ones along each axis partial.
+    """A sample's size: ``grid`` chunks of ``chunk_size`` voxels, the last ones along each axis partial.
 
-    ``graph`` is the table of its graph, if it has one: ``bigtable://project/instance/table``.
+    ``graph`` is its graph's table, if any: ``bigtable://project/instance/table``.
     """
 
     grid: Triple = (4, 3, 3)
@@ -79,7 +79,7 @@ class Sample:
 
     @property
     def title(self) -> str:
-        """What tells this sample from another."""
+        """Identifies this sample."""
         size = f"{self.grid} chunks of {self.chunk_size} voxels, seed {self.seed}"
         return f"Sample data set of {size}" + (f", graph {self.graph}" if self.graph else "")
 
@@ -90,14 +90,14 @@ class Sample:
 
     @property
     def geometry(self) -> Geometry:
-        """That of a sample with a graph."""
+        """Geometry of a sample with a graph."""
         layout = IdLayout({1: BITS, 2: BITS})
         x, y, z = (float(n) for n in RESOLUTION)
         return Geometry((x, y, z), VOXEL_OFFSET, self.voxel_size, self.chunk_size, layout)
 
 
 class SampleChunk(NamedTuple):
-    """The labels of a chunk; with a graph, its supervoxels and the object that each belongs to."""
+    """A chunk's labels; with a graph, its supervoxels and the object of each."""
 
     chunk: Chunk
     start: npt.NDArray[np.int64]
@@ -109,9 +109,9 @@ class SampleChunk(NamedTuple):
 def make_sample(
     directory: Path, sample: Sample | None = None, progress: Callable[[int], object] | None = None
 ) -> Path:
-    """Write a sample's segmentation and data sets file below ``directory``; gives the file's path.
+    """Write a sample's segmentation and data sets file below ``directory``; return the file's path.
 
-    ``progress`` is told of each chunk written. Raises ConfigError where the directory cannot be used.
+    ``progress`` is called for each chunk. Raises ConfigError where the directory cannot be used.
     """
     from cloudvolume import CloudVolume
 
@@ -157,7 +157,7 @@ def _config_text(sample: Sample, directory: Path) -> str:
 
 
 def sample_chunks(sample: Sample) -> Iterator[SampleChunk]:
-    """What a sample consists of."""
+    """Yield a sample's chunks."""
     objects = _Objects(sample)
     for xyz in itertools.product(*(range(n) for n in sample.grid)):
         chunk = Chunk(*xyz)
@@ -170,7 +170,7 @@ def sample_chunks(sample: Sample) -> Iterator[SampleChunk]:
 
 
 def _supervoxels(labels: Labels, sample: Sample, chunk: Chunk) -> tuple[Labels, dict[int, int]]:
-    """Objects cut by the planes through a chunk's middle; the pieces are numbered from 1 in each chunk."""
+    """Cut objects by the planes through a chunk's middle; number the pieces from 1."""
     octant = np.zeros(labels.shape, dtype=np.uint64)
     for axis, size in enumerate(sample.chunk_size):
         half = np.arange(labels.shape[axis]) >= size // 2
@@ -185,7 +185,7 @@ def _supervoxels(labels: Labels, sample: Sample, chunk: Chunk) -> tuple[Labels, 
 
 
 class _Objects:
-    """The tubes and sheets of a sample."""
+    """A sample's tubes and sheets."""
 
     def __init__(self, sample: Sample) -> None:
         from sklearn.neighbors import KDTree
@@ -209,7 +209,7 @@ class _Objects:
         ]
 
     def _path(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-        """A smooth random walk from a random place until it leaves the volume, both ways."""
+        """Return a smooth random walk through the volume, both ways from a random point."""
         halves = []
         place, heading = rng.uniform(0, 1, 3) * self.size_nm, rng.normal(size=3)
         for sign in (1.0, -1.0):
@@ -223,7 +223,7 @@ class _Objects:
         return np.concatenate(halves)
 
     def labels(self, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> Labels:
-        """Labels of the voxels from ``start`` to ``stop``, counted from the first voxel of the volume."""
+        """Return the labels of voxels ``start`` to ``stop``, relative to the volume's first voxel."""
         shape = stop - start
         blocks = [
             np.arange(-(-n // step)) * step + (step - 1) / 2 for n, step in zip(shape, COARSE, strict=True)

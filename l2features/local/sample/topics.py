@@ -1,4 +1,4 @@
-"""The Pub/Sub topics and subscriptions of a stack on one machine, where there is an emulator."""
+"""Pub/Sub topics and subscriptions of a local stack."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ...core.errors import ConfigError, L2FeaturesError
 
 EDITS, MISSING = "pychunkedgraph", "l2cache"
 SUBSCRIPTIONS = {EDITS: "edits", MISSING: "missing"}
-"""The subscription of each topic, the most urgent first."""
+"""Each topic's subscription, the most urgent first."""
 ACK_S = 10
 TIMEOUT_S = 30.0
 _TOPIC = re.compile(r"projects/[^/]+/topics/[^/]+")
 
 
 class TopicError(L2FeaturesError):
-    """A topic cannot be made."""
+    """A topic cannot be created or used."""
 
 
 def topic_path(project: str, name: str) -> str:
@@ -29,7 +29,7 @@ def subscription_paths(project: str) -> list[str]:
 
 
 def check_topic(path: str) -> None:
-    """Raises ConfigError for what cannot be a topic, and TopicError for one that is not there."""
+    """Raise ConfigError for an invalid topic, and TopicError for a missing one."""
     from google.api_core.exceptions import GoogleAPIError
     from google.api_core.retry import Retry
     from google.auth.exceptions import GoogleAuthError
@@ -46,7 +46,7 @@ def check_topic(path: str) -> None:
 
 
 def make_topics(project: str) -> None:
-    """Make the topics and subscriptions that are not there. Raises ConfigError, TopicError."""
+    """Create missing topics and subscriptions. Raises ConfigError, TopicError."""
     from google.api_core.exceptions import AlreadyExists, GoogleAPIError, InvalidArgument
     from google.api_core.retry import Retry
     from google.auth.exceptions import GoogleAuthError
@@ -66,4 +66,4 @@ def make_topics(project: str) -> None:
     except InvalidArgument as error:
         raise ConfigError(f"project {project!r}: {error.message}") from error
     except (GoogleAPIError, GoogleAuthError) as error:
-        raise TopicError(f"cannot make the topics of project {project!r}: {error}") from error
+        raise TopicError(f"cannot create the topics of project {project!r}: {error}") from error
