@@ -26,9 +26,9 @@ from l2features.store.notes import BadNote, LastAudit, last_audit
 from l2features.updates.freshness import Updates, read_updates
 
 from . import metrics
+from .background import BackgroundCache, in_background
 from .config import Settings
 from .errors import ApiError
-from .kept import Kept, in_background
 
 FAILURE_KEPT_S, PATIENCE_S = 2.0, 30.0
 """Time before a failed open is retried, and before another attempt starts beside a hanging one."""
@@ -73,9 +73,9 @@ class Served:
         self._opened: Future[Opened] | None = None
         self._begun_at = self._failed_at = 0.0
         self._patience_s = PATIENCE_S
-        self.counted = Kept(self._count, age_s=30.0, share=20.0, first_s=WAIT_S, later_s=0.0)
+        self.counted = BackgroundCache(self._count, age_s=30.0, share=20.0, first_s=WAIT_S, later_s=0.0)
         """The table's coverage, cached, since counting a large one is slow."""
-        self.noted = Kept(self._read_notes, age_s=10.0, share=20.0, first_s=WAIT_S, later_s=0.5)
+        self.noted = BackgroundCache(self._read_notes, age_s=10.0, share=20.0, first_s=WAIT_S, later_s=0.5)
         """Its notes on updates and the last audit, cached."""
         self._warned: dict[str, str] = {}
 
@@ -132,7 +132,7 @@ class Served:
         return Opened(Reader(self.store, geometry, cache, self._on_lookup, self._on_read), meta)
 
     def _geometry_of_graph(self) -> Geometry:
-        """The geometry of the segmentation or its graph; kept in the table, for when they are down."""
+        """Return the geometry of the segmentation or its graph, and store it in the table."""
         from l2features.volume import open_volume
 
         geometry = read_geometry(self.entry, open_volume(self.entry))

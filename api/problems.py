@@ -41,7 +41,7 @@ PROBLEMS = {
     406: Problem("The client accepts none of the available media types.", {}),
     408: _problem("The body came too slowly.", "body_too_slow", "the body took longer than 15 s", limit=15),
     413: _problem(
-        "The request asks for too much.",
+        "The request exceeds a limit.",
         "too_many_ids",
         "250001 ids in one request: expected at most 250000",
         field=FIELD,

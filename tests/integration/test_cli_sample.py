@@ -51,9 +51,7 @@ def test_a_folder_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Path
     (tmp_path / name).write_text('{"type": "segmentation"}')
     refused = run("sample", tmp_path, *SMALL)
     assert refused.exit_code == 2
-    expected = (
-        f"error: {tmp_path} has other files ({Path(name).parts[0]}): expected a new or empty"
-    )
+    expected = f"error: {tmp_path} has other files ({Path(name).parts[0]}): expected a new or empty"
     assert refused.stderr.splitlines()[-1].startswith(expected)
     assert list(files_of(tmp_path)) == [name]
 

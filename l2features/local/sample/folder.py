@@ -1,4 +1,4 @@
-"""A sample's folder: whether it holds one, and whether one may be written there."""
+"""Checks of a sample's folder before it is used or written."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
-"""A data set to try everything on: tubes and sheets in a precomputed segmentation on disk.
+"""The sample's segmentation: tubes and sheets in precomputed format on disk.
 
-The tubes are random walks; a voxel belongs to the tube whose axis is nearest, if that is near enough. The
-same numbers give the same volume, of any size, one chunk in memory at a time.
-
-A sample with a graph consists of supervoxels instead, up to eight of an object in a chunk; `table.py`
-makes its graph.
+Tubes are random walks with a radius. The volume is deterministic, of any size, with one chunk in memory at a
+time. With a graph (`graph_table.py`) it consists of supervoxels, up to eight per object and chunk.
 """
 
 from __future__ import annotations

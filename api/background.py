@@ -28,7 +28,7 @@ def in_background(function: Callable[[], T]) -> Future[T]:
     return future
 
 
-class Kept(Generic[T]):
+class BackgroundCache(Generic[T]):
     """Cache ``read()`` for ``age_s``, and refresh it in the background when it is next requested.
 
     One refresh runs at a time, for at most 1/``share`` of the time. Callers wait ``first_s`` for the first
