@@ -69,20 +69,20 @@ class Reason(StrEnum):
 
 
 _MEANINGS: Mapping[Reason, str] = {
-    Reason.TOO_LARGE: "has more bytes than any that is sent",
-    Reason.NO_TABLE: "names no table: it has no attribute table_id",
-    Reason.UNKNOWN_TABLE: "names a table that belongs to no data set of the data sets file",
-    Reason.BAD_LENGTH: "is not made of uint64 ids",
-    Reason.BAD_PICKLE: "is no pickle of builtin values and arrays of integers",
-    Reason.BAD_EDIT: "is no dictionary with a sequence new_lvl2_ids",
-    Reason.TOO_MANY_IDS: f"names more than {EDIT_IDS} ids",
+    Reason.TOO_LARGE: "has more bytes than any valid message",
+    Reason.NO_TABLE: "has no attribute table_id",
+    Reason.UNKNOWN_TABLE: "names a table that no data set in the data sets file has",
+    Reason.BAD_LENGTH: "is not a sequence of uint64 ids",
+    Reason.BAD_PICKLE: "is not a pickle of builtin values and integer arrays",
+    Reason.BAD_EDIT: "is not a dictionary with a sequence new_lvl2_ids",
+    Reason.TOO_MANY_IDS: f"has more than {EDIT_IDS} ids",
     Reason.NOT_AN_INTEGER: "is not an integer",
     Reason.OUT_OF_RANGE: "is not a uint64",
     Reason.OTHER_LAYER: "is not of layer 2",
-    Reason.OUTSIDE_GRID: "lies in a chunk outside the grid",
-    Reason.NO_SEGMENT: "is that of a chunk, with segment 0",
-    Reason.BAD_NODE: "is made, says the graph, of what cannot be",
-    Reason.UNKNOWN_NODE: "is still not known to the graph",
+    Reason.OUTSIDE_GRID: "is in a chunk outside the grid",
+    Reason.NO_SEGMENT: "is the id of a chunk, with segment 0",
+    Reason.BAD_NODE: "has invalid children in the graph",
+    Reason.UNKNOWN_NODE: "is still not in the graph",
     Reason.STILL_FAILED: "has failed for too long",
 }
 
