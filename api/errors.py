@@ -69,7 +69,7 @@ class ApiError(Exception):
 
 def shown(value: Any) -> str:
     """Return a value for an error, shortened."""
-    text = value if isinstance(value, str) else shown_repr(value)
+    text = value if isinstance(value, str) else _REPR.repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 

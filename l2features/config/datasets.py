@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.request import getproxies_environment
 
 from pydantic import (
@@ -69,6 +69,10 @@ EXPECTED = {
 """Valid values of a data set's keys."""
 
 
+_Voxels = Annotated[int, Field(gt=0, le=65_535)]
+_Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Dataset(BaseModel):
     """One entry of the data sets file, with every default filled in."""
 
@@ -79,10 +83,10 @@ class Dataset(BaseModel):
     l2cache_id: str
     graph: str
     store: str
-    chunk_size: tuple[int, int, int] | None = None
+    chunk_size: tuple[_Voxels, _Voxels, _Voxels] | None = None
     watershed: str | None = None
     mip: int | None = Field(None, ge=0)
-    scale: tuple[float, float, float] | None = None
+    scale: tuple[_Nanometres, _Nanometres, _Nanometres] | None = None
     empty_files: Literal["fail", "background"] = "fail"
 
     @model_validator(mode="before")
@@ -108,20 +112,6 @@ class Dataset(BaseModel):
     def _is_path(cls, value: str) -> str:
         if not value.removeprefix(PRECOMPUTED) or not value.startswith(PRECOMPUTED):
             parse_path(value)
-        return value
-
-    @field_validator("scale")
-    @classmethod
-    def _scale(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-        if value is not None and not all(0 < r < math.inf for r in value):
-            raise ValueError("out of range")
-        return value
-
-    @field_validator("chunk_size")
-    @classmethod
-    def _chunk_size(cls, value: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
-        if value is not None and not all(0 < n <= 65_535 for n in value):
-            raise ValueError("out of range")
         return value
 
     @model_validator(mode="after")

@@ -15,11 +15,18 @@ LOOPBACK = "127.0.0.1"
 IMAGE_SDK = "/google-cloud-sdk"
 """Path of the SDK in Google's emulator image."""
 _USUAL_PLACES = (Path("/usr/lib/google-cloud-sdk"), Path("~/google-cloud-sdk"))
-_WHERE = "put it or its gcloud on PATH"
 HOW_TO_GET_JAVA = (
     "java is not on PATH, and the Pub/Sub emulator needs it: get it by `apt install default-jre-headless`, "
     "or from https://adoptium.net"
 )
+
+
+def _how_to_get(name: str, program: str, component: str, package: str) -> str:
+    return (
+        f"the {name} emulator ({program}) is not installed: it comes with the Google Cloud SDK "
+        f"(`gcloud components install {component}`, or Debian's {package} from Google's package repository); "
+        "put it or its gcloud on PATH"
+    )
 
 
 @dataclass(frozen=True)
@@ -74,9 +81,7 @@ BIGTABLE = EmulatorProgram(
     "bigtable-emulator/cbtemulator",
     ("-host", "{host}", "-port", "{port}"),
     False,
-    "the Bigtable emulator (cbtemulator) is not installed: it comes with the Google Cloud SDK "
-    "(`gcloud components install bigtable`, or Debian's google-cloud-cli-bigtable-emulator from Google's "
-    f"package repository); {_WHERE}",
+    _how_to_get("Bigtable", "cbtemulator", "bigtable", "google-cloud-cli-bigtable-emulator"),
 )
 PUBSUB = EmulatorProgram(
     "pubsub",
@@ -85,9 +90,7 @@ PUBSUB = EmulatorProgram(
     "pubsub-emulator/bin/cloud-pubsub-emulator",
     ("--host={host}", "--port={port}"),
     True,
-    "the Pub/Sub emulator (cloud-pubsub-emulator) is not installed: it comes with the Google Cloud SDK "
-    "(`gcloud components install pubsub-emulator`, or Debian's google-cloud-cli-pubsub-emulator from "
-    f"Google's package repository); {_WHERE}",
+    _how_to_get("Pub/Sub", "cloud-pubsub-emulator", "pubsub-emulator", "google-cloud-cli-pubsub-emulator"),
 )
 
 

@@ -191,30 +191,27 @@ def greeting(place: Place) -> str:
     url = f"http://{place.api}"
     api = f"{url}{url_prefix()}/api/v1"
     exports = {CONFIG_VARIABLE: place.config, **place.environment, **without_proxy(LOOPBACK)}
-    return "\n".join(
-        [
-            "",
-            f"Everything is up, in {place.folder}. Ctrl-C stops it. In another terminal:",
-            "",
-            *(f"  export {name}={shlex.quote(value)}" for name, value in exports.items()),
-            "",
-            f"  l2features sample-edit {NAME}             # merge two objects; --split cuts one in two",
-            f"  l2features status {NAME}",
-            "  curl -s -H 'Content-Type: application/json' -d '{\"l2_ids\": [ID]}' \\",
-            f"    {api}/table/{NAME}/attributes",
-            "",
-            "The same with caveclient:",
-            "",
-            "  from caveclient.auth import AuthClient",
-            "  from caveclient.l2cache import L2CacheClient",
-            f'  auth = AuthClient(server_address="{url}", token="none")',
-            f'  client = L2CacheClient("{url}", "{NAME}", auth)',
-            "  client.get_l2data([ID])",
-            "",
-            f"  {api}/docs/",
-            f"  {api}/table/{NAME}",
-            f"  {url}/ready",
-            f"  {url}/metrics",
-            "",
-        ]
-    )
+    lines = "\n".join(f"  export {name}={shlex.quote(value)}" for name, value in exports.items())
+    return f"""
+Everything is up, in {place.folder}. Ctrl-C stops it. In another terminal:
+
+{lines}
+
+  l2features sample-edit {NAME}             # merge two objects; --split cuts one in two
+  l2features status {NAME}
+  curl -s -H 'Content-Type: application/json' -d '{{"l2_ids": [ID]}}' \\
+    {api}/table/{NAME}/attributes
+
+The same with caveclient:
+
+  from caveclient.auth import AuthClient
+  from caveclient.l2cache import L2CacheClient
+  auth = AuthClient(server_address="{url}", token="none")
+  client = L2CacheClient("{url}", "{NAME}", auth)
+  client.get_l2data([ID])
+
+  {api}/docs/
+  {api}/table/{NAME}
+  {url}/ready
+  {url}/metrics
+"""

@@ -100,7 +100,7 @@ def test_what_is_there_stays_as_it_is(config: Path, url: str, editor: SampleEdit
 def test_a_graph_that_was_not_finished_is_written_again(tmp_path: Path, url: str) -> None:
     with closing(SampleTable(url)) as table:
         table.create()
-        table.mark(b"title", Sample((3, 2, 2), (32, 32, 16), graph=url).title.encode())
+        table.set(b"l2features_sample", b"title", Sample((3, 2, 2), (32, 32, 16), graph=url).title.encode())
     made = run("sample", tmp_path / "s", *SIZE, "--graph", url)
     assert made.exit_code == 0, made.output
     with closing(SampleEditor(load_dataset("sample", tmp_path / "s" / "datasets.yml"))) as editor:
@@ -192,7 +192,7 @@ def test_no_other_graph_is_edited(tmp_path: Path, sample: Path, url: str, config
     ("arguments", "expected"),
     [
         (["--topic", "edits"], "topic 'edits': expected projects/PROJECT/topics/NAME"),
-        (["--topic", "projects/p/topics/absent"], "topic projects/p/topics/absent: cannot be used"),
+        (["--topic", "projects/p/topics/absent"], "topic projects/p/topics/absent: cannot publish: 404"),
     ],
 )
 def test_nothing_is_edited_that_cannot_be_published(

@@ -114,19 +114,19 @@ class SampleEditor:
 def edit_sample(dataset: Dataset, kind: str, topic: str | None) -> tuple[Edit, str]:
     """Edit a sample's graph and publish the edit; return it and the topic (default: in the graph's project).
 
-    Raises ConfigError for a graph that is not a sample's, GraphError and TopicError.
+    Raises ConfigError for a graph that is not a sample's, GraphError, TopicError and PublishError.
     """
     with closing(SampleEditor(dataset)) as editor:
         path = topic or topic_path(parse_graph_url(dataset.graph)[0], EDITS)
-        check_topic(path)
-        edit = editor.edit(kind)
-    with closing(Topic(path)) as published:
-        try:
-            published.publish(*edit.message(dataset.graph_id))
-        except PublishError as error:
-            raise TopicError(
-                f"operation {edit.operation_id} is written, but not published: {error}"
-            ) from error
+        with closing(Topic(path)) as published:
+            check_topic(published)
+            edit = editor.edit(kind)
+            try:
+                published.publish(*edit.message(dataset.graph_id))
+            except PublishError as error:
+                raise TopicError(
+                    f"operation {edit.operation_id} written, but not published: {error}"
+                ) from error
     return edit, path
 
 

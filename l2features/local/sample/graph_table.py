@@ -48,7 +48,6 @@ class SampleTable:
         """Close the connection."""
         self._table.client.close()
 
-    # ------------------------------------------------------------------ making it
     def create(self) -> bool:
         """Create the table; return False where it exists."""
         from google.api_core.exceptions import AlreadyExists
@@ -65,19 +64,14 @@ class SampleTable:
                 return False
         return True
 
-    def mark(self, column: bytes, value: bytes) -> None:
-        self._put_plain(_MARK, column, value)
-
     def marks(self) -> dict[bytes, bytes]:
         """Return the columns of the mark; empty where this is not a sample's graph."""
         with self._errors():
             row = self._table.read_row(_MARK)
         return {cell.qualifier: cell.value for cell in reversed(row.cells)} if row else {}
 
-    def put_meta(self, meta: bytes) -> None:
-        self._put_plain(b"meta", b"meta", meta)
-
-    def _put_plain(self, key: bytes, column: bytes, value: bytes) -> None:
+    def set(self, key: bytes, column: bytes, value: bytes) -> None:
+        """Write a cell without a time."""
         from google.cloud.bigtable.data import SetCell
 
         with self._errors():
@@ -96,7 +90,6 @@ class SampleTable:
             with self._errors():
                 self._table.bulk_mutate_rows(entries[first : first + ROWS])
 
-    # ------------------------------------------------------------------ ids
     def take(self, counter: bytes, count: int = 1) -> int:
         """Reserve ``count`` numbers of a counter, from 1; return the last."""
         from google.cloud.bigtable.data.read_modify_write_rules import IncrementRule
@@ -120,7 +113,6 @@ class SampleTable:
         last = self.take(root_counter(layers), count)
         return [root_id(layers, number) for number in range(last - count + 1, last + 1)]
 
-    # ------------------------------------------------------------------ reading
     def newest(self, ids: Ids, column: str) -> dict[int, Ids]:
         """Return the ids in the newest cell of a column, by node; nodes without a cell are left out."""
         from google.cloud.bigtable.data import ReadRowsQuery
@@ -175,7 +167,7 @@ def make_graph(sample: Sample, watershed: str) -> bool:
     try:
         title = sample.title.encode()
         if table.create():
-            table.mark(_TITLE, title)
+            table.set(_MARK, _TITLE, title)
         marks = table.marks()
         if marks.get(_TITLE) != title:
             what = f"is {marks[_TITLE].decode()!r}" if _TITLE in marks else "is not a sample's"
@@ -183,9 +175,9 @@ def make_graph(sample: Sample, watershed: str) -> bool:
         if _COMPLETE in marks:
             return False
         name = parse_graph_url(table.url)[2]
-        table.put_meta(graph_meta(sample.geometry, name, n_layers(sample.geometry), watershed))
+        table.set(b"meta", b"meta", graph_meta(sample.geometry, name, n_layers(sample.geometry), watershed))
         table.put(_first_cells(table, sample))
-        table.mark(_COMPLETE, b"1")
+        table.set(_MARK, _COMPLETE, b"1")
         return True
     finally:
         table.close()

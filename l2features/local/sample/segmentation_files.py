@@ -35,17 +35,7 @@ MEAN_CROSS_SECTION_NM2 = 150_000.0
 N_SHEETS = 3
 _CONFIG = """\
 # {title}
-# No graph, so each segment of a chunk is a node, and a SQLite store.
-{name}:
-  cv_path: {cv_path}
-  l2cache_id: l2cache_{name}
-  graph: flat
-  chunk_size: [{chunk_size}]
-  store: {store}
-"""
-_GRAPH_CONFIG = """\
-# {title}
-# Supervoxels, and a graph in which `l2features sample-edit` merges and splits objects.
+# {what}
 {name}:
   cv_path: {cv_path}
   l2cache_id: l2cache_{name}
@@ -141,15 +131,15 @@ def make_sample(
 
 
 def _config_text(sample: Sample, directory: Path) -> str:
-    text = _GRAPH_CONFIG if sample.graph else _CONFIG
-    store = sample.graph.rpartition("/")[0] if sample.graph else f"sqlite://{directory}/{STORE}"
-    return text.format(
-        title=sample.title,
-        name=NAME,
-        cv_path=json.dumps(segmentation_path(directory)),
-        chunk_size=", ".join(map(str, sample.chunk_size)),
-        graph=json.dumps(sample.graph),
-        store=json.dumps(store),
+    if sample.graph:
+        what = "Supervoxels, and a graph in which `l2features sample-edit` merges and splits objects."
+        graph, store = json.dumps(sample.graph), sample.graph.rpartition("/")[0]
+    else:
+        what = "No graph, so each segment of a chunk is a node, and a SQLite store."
+        graph, store = f"flat\n  chunk_size: {list(sample.chunk_size)}", f"sqlite://{directory}/{STORE}"
+    cv_path = json.dumps(segmentation_path(directory))
+    return _CONFIG.format(
+        title=sample.title, what=what, name=NAME, cv_path=cv_path, graph=graph, store=json.dumps(store)
     )
 
 

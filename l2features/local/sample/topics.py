@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from ...config.reach import check_pubsub
 from ...core.errors import ConfigError, L2FeaturesError
+from ...pubsub.topic import Topic
 
 EDITS, MISSING = "pychunkedgraph", "l2cache"
 SUBSCRIPTIONS = {EDITS: "edits", MISSING: "missing"}
@@ -28,21 +29,12 @@ def subscription_paths(project: str) -> list[str]:
     return [f"projects/{project}/subscriptions/{name}" for name in SUBSCRIPTIONS.values()]
 
 
-def check_topic(path: str) -> None:
-    """Raise ConfigError for an invalid topic, and TopicError for a missing one."""
-    from google.api_core.exceptions import GoogleAPIError
-    from google.api_core.retry import Retry
-    from google.auth.exceptions import GoogleAuthError
-    from google.pubsub_v1 import PublisherClient
-
-    if not _TOPIC.fullmatch(path):
-        raise ConfigError(f"topic {path!r}: expected projects/PROJECT/topics/NAME")
-    check_pubsub(f"topic {path}", TopicError)
-    try:
-        with PublisherClient() as publisher:
-            publisher.get_topic(topic=path, timeout=TIMEOUT_S, retry=Retry(timeout=TIMEOUT_S))
-    except (GoogleAPIError, GoogleAuthError) as error:
-        raise TopicError(f"topic {path}: cannot be used: {error}") from error
+def check_topic(topic: Topic) -> None:
+    """Raise ConfigError for an invalid path, TopicError and PublishError for a topic that cannot be used."""
+    if not _TOPIC.fullmatch(topic.path):
+        raise ConfigError(f"topic {topic.path!r}: expected projects/PROJECT/topics/NAME")
+    check_pubsub(f"topic {topic.path}", TopicError)
+    topic.check()
 
 
 def make_topics(project: str) -> None:
