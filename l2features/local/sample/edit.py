@@ -39,7 +39,7 @@ class SampleEditor:
         self._children = BigtableChildren(dataset.graph, self.geometry)
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         for one in (self.table, self._nodes, self._children):
             one.close()
 
