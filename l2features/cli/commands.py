@@ -48,7 +48,3 @@ def main() -> None:
 
 for command in (sample, sample_edit, up, status, get, chunk, serve, deadletters):
     main.add_command(command)
-
-
-if __name__ == "__main__":
-    main()
