@@ -317,7 +317,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tmp/a.csv", "logs/api.log", "up-tmp-a/b", "segmentation/info", "a"])
-def test_a_folder_of_something_else(tmp_path: Path, taken_port: int, name: str) -> None:
+def test_a_folder_with_other_files(tmp_path: Path, taken_port: int, name: str) -> None:
     """It is refused, and stays as it is; the port is so that it ends in any case."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("precious")
@@ -330,7 +330,7 @@ def test_a_folder_of_something_else(tmp_path: Path, taken_port: int, name: str) 
     assert (tmp_path / name).read_text() == "precious"
 
 
-def test_a_data_sets_file_of_something_else(tmp_path: Path, taken_port: int) -> None:
+def test_another_data_sets_file(tmp_path: Path, taken_port: int) -> None:
     config = tmp_path / "datasets.yml"
     config.write_text("minnie65: {}\n")
     assert run(tmp_path, "--api-port", taken_port) == (

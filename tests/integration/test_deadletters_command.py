@@ -90,7 +90,7 @@ def names_the_strangers(stderr: str, folder: Path) -> bool:
     return [line.split(": ")[1] for line in lines] == [str(file) for file in files]
 
 
-def test_files_that_are_no_letters_stop_no_list(strangers: Path) -> None:
+def test_list_skips_files_that_are_no_letters(strangers: Path) -> None:
     listed = run("deadletters", "list", strangers)
     assert (listed.exit_code, len(listed.stdout.splitlines())) == (1, 2)
     assert "2 dead letters" in listed.stderr
@@ -104,7 +104,7 @@ def test_files_that_are_no_letters_stop_no_list(strangers: Path) -> None:
     assert (notes.exit_code, f"{strangers}/!notes.json: this is no dead letter" in notes.stderr) == (2, True)
 
 
-def test_files_that_are_no_letters_stop_no_replay(
+def test_replay_skips_files_that_are_no_letters(
     pubsub: PubSubEmulator, strangers: Path, config: Path
 ) -> None:
     computed = run("deadletters", "replay", strangers, "--config", config)
@@ -213,14 +213,14 @@ def test_replay_of_a_subscription_to_a_topic(queue: Subscribed) -> None:
     assert queue.messages() == []
 
 
-def test_a_subscription_that_is_none(pubsub: PubSubEmulator) -> None:
+def test_a_missing_subscription(pubsub: PubSubEmulator) -> None:
     topic = run("deadletters", "list", "projects/p/topics/dead")
     assert (topic.exit_code, "expected projects/PROJECT/subscriptions/NAME" in topic.output) == (2, True)
     away = run("deadletters", "list", "projects/test-project/subscriptions/not-there")
     assert (away.exit_code, "not-there: cannot pull: 404" in away.output) == (1, True)
 
 
-def test_a_folders_letter_that_no_topic_takes_stays(pubsub: PubSubEmulator, tmp_path: Path) -> None:
+def test_an_unpublishable_letter_stays(pubsub: PubSubEmulator, tmp_path: Path) -> None:
     """And it does not keep the others."""
     for letter in (DeadLetter(bytes(50_000_000), EDIT, (), 1, NOW), LETTER, DeadLetter(b"", {}, (), 1, NOW)):
         Folder(tmp_path).put(letter)

@@ -89,7 +89,7 @@ def test_the_graph_as_kvdbclient_reads_it(config: Path, url: str) -> None:
     assert client.create_node_id(layout.chunk_ids(as_ids([made]))[0]) == made + 1
 
 
-def test_what_is_there_stays_as_it_is(config: Path, url: str, editor: SampleEditor) -> None:
+def test_existing_rows_are_kept(config: Path, url: str, editor: SampleEditor) -> None:
     edit = editor.edit(MERGE)
     again = run("sample", config.parent, *SIZE, "--graph", url, "--topics", PROJECT)
     assert again.exit_code == 0, again.output
@@ -97,7 +97,7 @@ def test_what_is_there_stays_as_it_is(config: Path, url: str, editor: SampleEdit
     assert set(editor.table.roots(as_ids(edit.new_l2_ids)).values()) == set(edit.new_root_ids)
 
 
-def test_a_graph_that_was_not_finished_is_written_again(tmp_path: Path, url: str) -> None:
+def test_an_unfinished_graph_is_completed(tmp_path: Path, url: str) -> None:
     with closing(SampleTable(url)) as table:
         table.create()
         table.set(b"l2features_sample", b"title", Sample((3, 2, 2), (32, 32, 16), graph=url).title.encode())
@@ -195,7 +195,7 @@ def test_no_other_graph_is_edited(tmp_path: Path, sample: Path, url: str, config
         (["--topic", "projects/p/topics/absent"], "topic projects/p/topics/absent: cannot publish: 404"),
     ],
 )
-def test_nothing_is_edited_that_cannot_be_published(
+def test_an_edit_needs_a_usable_topic(
     config: Path, editor: SampleEditor, arguments: list[str], expected: str
 ) -> None:
     done = run("sample-edit", "sample", "--config", config, *arguments)
@@ -208,7 +208,7 @@ def test_nothing_is_edited_that_cannot_be_published(
     ("graph", "expected"),
     [("flat", "expected bigtable://project/instance/table"), ("bigtable://a/b", "expected bigtable://")],
 )
-def test_a_graph_that_cannot_be(tmp_path: Path, graph: str, expected: str) -> None:
+def test_an_invalid_graph_url(tmp_path: Path, graph: str, expected: str) -> None:
     done = run("sample", tmp_path / "s", "--graph", graph)
     assert (done.exit_code, expected in done.output) == (2, True)
     assert not (tmp_path / "s").exists()

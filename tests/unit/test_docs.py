@@ -1,4 +1,4 @@
-"""The docs say what the code says."""
+"""The docs agree with the code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_attributes_in_the_docs() -> None:
 @pytest.mark.parametrize(
     "path", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 )
-def test_links_lead_somewhere(path: str) -> None:
+def test_links_resolve(path: str) -> None:
     file = ROOT / path
     for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
         assert (file.parent / link).exists(), link
