@@ -10,7 +10,7 @@ VERSION = (ROOT / "l2features" / "__init__.py").read_text().split('__version__ =
 setup(
     name="l2features",
     version=VERSION,
-    description="Features of level-2 nodes of chunked graphs: computed, kept and served",
+    description="Compute, store and serve features of level-2 nodes of chunked graphs",
     packages=find_packages(include=["l2features*", "beam_jobs*", "api*"]),
     package_data={"l2features": ["py.typed", "testing/golden.npz"]},
     python_requires=">=3.11",

@@ -1,4 +1,4 @@
-"""The Accept header: the media type that a client prefers among those that a route has."""
+"""Content negotiation: the offered media type that a client prefers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class _Range(NamedTuple):
 
 
 def accepted(header: str | None, offered: Sequence[str]) -> str:
-    """Return the offered media type that the client prefers; of equal ones the one it names, else the first.
+    """Return the offered media type that the client prefers; ties go to the most specific, then the first.
 
-    Parameters of a media type do not count. No header, or an empty one, accepts everything.
-    Raises ApiError 406 where nothing that is offered is accepted.
+    Media type parameters are ignored. A missing or empty header accepts everything. Raises ApiError 406 where
+    no offered type is accepted.
     """
     ranges = [_range(part) for part in (header or "").split(",") if part.strip()]
     if not ranges:
@@ -43,13 +43,13 @@ def accepted(header: str | None, offered: Sequence[str]) -> str:
 
 
 def not_acceptable(header: str, offered: Sequence[str]) -> ApiError:
-    """Return the error for a client that accepts nothing that is offered."""
+    """Return the error for a client that accepts no offered type."""
     message = f"Accept: {shown(header)} cannot be met: expected {', '.join(offered)} or */*"
     return ApiError(406, "not_acceptable", message, field="Accept", value=header)
 
 
 def _range(part: str) -> _Range:
-    """One media range; a quality that is no number counts as 1."""
+    """Parse one media range; an invalid quality counts as 1."""
     name, *parameters = part.split(";")
     found = [match[1] for match in map(_QUALITY.fullmatch, parameters) if match and match[1] not in ("", ".")]
     kind, _, subtype = name.strip().lower().partition("/")
@@ -57,7 +57,7 @@ def _range(part: str) -> _Range:
 
 
 def _preference(media_type: str, ranges: Sequence[_Range]) -> tuple[float, int]:
-    """Quality and specificity of the most specific range that a media type lies in."""
+    """Return quality and specificity of the most specific range that contains a media type."""
     matching = [(r.specificity, r.quality) for r in ranges if r.matches(media_type)]
     specificity, quality = max(matching, default=(0, 0.0))
     return quality, specificity

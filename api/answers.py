@@ -1,4 +1,4 @@
-"""Answers: how their bytes leave the server."""
+"""Response bodies, compressed where the client accepts gzip."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _GZIP = 31
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """A small answer, with the newline that the older service ends its answers with."""
+    """Return a small JSON response, ending with a newline as PCGL2Cache's do."""
     return body_response([orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)], JSON, status)
 
 
 def body_response(parts: Iterable[bytes], mimetype: str, status: int = 200) -> Response:
-    """An answer in pieces, each compressed as it comes where it is JSON and the client takes gzip."""
+    """Return a response in pieces, gzipped one by one if it is JSON and the client accepts gzip."""
     headers = {}
     if mimetype == JSON and request.accept_encodings.quality("gzip") > 0:
         packer = isal_zlib.compressobj(level=1, wbits=_GZIP)

@@ -1,4 +1,4 @@
-"""The data sets that a process serves: each is opened once, then kept."""
+"""The data sets that a process serves, each opened once."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from l2features.store.notes import BadNote, LastAudit, last_audit
 from l2features.updates.freshness import Updates, read_updates
 
 from . import metrics
+from .background import BackgroundCache, in_background
 from .config import Settings
 from .errors import ApiError
-from .kept import Kept, in_background
 
 FAILURE_KEPT_S, PATIENCE_S = 2.0, 30.0
-"""How long a failure to open a data set stands, and how long an attempt may last before another begins."""
+"""Time before a failed open is retried, and before another attempt starts beside a hanging one."""
 WAIT_S = 2.0
-"""How long a first question waits for what is counted or kept."""
+"""Time that a caller waits for the first coverage or notes."""
 log = logging.getLogger("l2features.api")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A data set whose metadata is known."""
+    """A data set's reader and metadata."""
 
     reader: Reader
     meta: Meta | None
@@ -48,7 +48,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Counted:
-    """Coverage of a table, when it was counted (UTC)."""
+    """A table's coverage, and when it was counted (UTC)."""
 
     coverage: Coverage
     time: datetime
@@ -56,7 +56,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Noted:
-    """What is kept with a table of its updates and its last audit, when it was read (UTC)."""
+    """A table's notes on updates and its last audit, and when they were read (UTC)."""
 
     updates: Updates | None
     audit: LastAudit | None
@@ -64,7 +64,7 @@ class Noted:
 
 
 class Served:
-    """One data set. Its metadata is read in the background, at the first use, and kept for good."""
+    """A served data set. Its metadata is read once, in the background, on first use."""
 
     def __init__(self, entry: Dataset, settings: Settings) -> None:
         self.entry, self.settings = entry, settings
@@ -73,10 +73,10 @@ class Served:
         self._opened: Future[Opened] | None = None
         self._begun_at = self._failed_at = 0.0
         self._patience_s = PATIENCE_S
-        self.counted = Kept(self._count, age_s=30.0, share=20.0, first_s=WAIT_S, later_s=0.0)
-        """Coverage of the table, a little old: counting takes long in a large one."""
-        self.noted = Kept(self._read_notes, age_s=10.0, share=20.0, first_s=WAIT_S, later_s=0.5)
-        """Its updates and last audit."""
+        self.counted = BackgroundCache(self._count, age_s=30.0, share=20.0, first_s=WAIT_S, later_s=0.0)
+        """The table's coverage, cached, since counting a large one is slow."""
+        self.noted = BackgroundCache(self._read_notes, age_s=10.0, share=20.0, first_s=WAIT_S, later_s=0.5)
+        """Its notes on updates and the last audit, cached."""
         self._warned: dict[str, str] = {}
 
     @property
@@ -84,10 +84,10 @@ class Served:
         return self.entry.name
 
     def opening(self) -> Future[Opened]:
-        """The metadata, as it is being read; a failure stands for a while.
+        """Return the pending or finished open; a failed one is retried after `FAILURE_KEPT_S`.
 
-        A server that takes a question and never answers would hold an attempt for good: after a while
-        another begins beside it, each time after twice as long.
+        A server that never answers would block an attempt forever, so another one starts beside it, with
+        exponential backoff.
         """
         with self._lock:
             now = time.monotonic()
@@ -101,7 +101,7 @@ class Served:
             return self._opened
 
     def opened(self) -> Opened:
-        """Raises StoreError or ApiError 503 where the metadata cannot be had in time."""
+        """Return the metadata. Raises StoreError, or ApiError 503 where it does not arrive in time."""
         opening = self.opening()
         left = self._begun_at + self.settings.store_timeout_s - time.monotonic()
         try:
@@ -151,14 +151,14 @@ class Served:
         return Noted(updates, audit, datetime.now(UTC))
 
     def _note(self, what: str, read: Callable[[Store], T | None]) -> T | None:
-        """A note; None where it is none, or something else."""
+        """Return a note; None where it is missing or invalid."""
         with suppress(BadNote), self._warnings(f"cannot read {what}"):
             return read(self.store)
         return None
 
     @contextmanager
     def _warnings(self, message: str) -> Iterator[None]:
-        """Log an error of the store, once until it is another or has gone."""
+        """Log a store error once, until it changes or is resolved."""
         try:
             yield
         except StoreError as error:
@@ -178,18 +178,18 @@ class Served:
 
 
 class Datasets:
-    """The data sets of a file, by name; ``mapping`` is the file as it stands."""
+    """The data sets of a file, by name; ``mapping`` is the whole file."""
 
     def __init__(self, file: File, settings: Settings) -> None:
         self.mapping = as_json(file.entries)
         self.problems = file.problems
-        """Why an entry of the file cannot be served, by name."""
+        """Problems of entries that cannot be served, by name."""
         self._served = {name: Served(entry, settings) for name, entry in file.usable.items()}
         for problem in file.errors:
             log.error("cannot serve data set: %s", problem)
 
     def __getitem__(self, name: str) -> Served:
-        """Raises ApiError 404 for an unknown name, 503 for one whose entry cannot be used."""
+        """Return a data set. Raises ApiError 404 for an unknown name, 503 for an unusable entry."""
         if name in self.problems:
             raise ApiError(503, "dataset_misconfigured", self.problems[name], field="dataset", value=name)
         if name not in self._served:
@@ -198,7 +198,7 @@ class Datasets:
         return self._served[name]
 
     def warm(self) -> None:
-        """Begin to read the metadata of every data set."""
+        """Start reading the metadata of every data set."""
         for served in self._served.values():
             served.opening()
 

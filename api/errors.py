@@ -1,4 +1,4 @@
-"""The one form in which the API says that something is wrong."""
+"""The API's error responses, in one JSON form."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ log = logging.getLogger("l2features.api")
 
 
 class ErrorBody(BaseModel):
-    """What is wrong, and what helps to put it right."""
+    """The body of an error response."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
-    code: str = Field(description="A fixed word for programs.")
-    message: str = Field(description="A sentence for people.")
-    field: str | None = Field(None, description="The part of the request that it is about.")
-    value: str | None = Field(None, description="What that part held, shortened where it is long.")
-    limit: int | float | None = Field(None, description="The limit that was passed.")
-    request_id: str | None = Field(None, description="Stands in the server's log too.")
+    code: str = Field(description="Stable identifier of the error.")
+    message: str = Field(description="What is wrong and what was expected.")
+    field: str | None = Field(None, description="The part of the request that is wrong.")
+    value: str | None = Field(None, description="Its value, shortened if long.")
+    limit: int | float | None = Field(None, description="The limit that was exceeded.")
+    request_id: str | None = Field(None, description="Identifies the request in the server's log.")
 
 
 class ApiError(Exception):
-    """An answer other than success. ``retry_after`` is in seconds."""
+    """An error response. ``retry_after`` is in seconds."""
 
     def __init__(
         self,
@@ -68,19 +68,19 @@ class ApiError(Exception):
 
 
 def shown(value: Any) -> str:
-    """A value as it stands in an error, shortened."""
-    text = value if isinstance(value, str) else shown_repr(value)
+    """Return a value for an error, shortened."""
+    text = value if isinstance(value, str) else _REPR.repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def shown_repr(value: Any) -> str:
-    """As Python writes a value, shortened, however large and deep it is."""
+    """Return a value's repr, shortened in bounded time."""
     text = _REPR.repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def register_errors(app: Flask, retry_after_s: int) -> None:
-    """Let every failure of a request end in an `ErrorBody`."""
+    """Answer every failed request with an `ErrorBody`."""
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:
@@ -91,7 +91,7 @@ def register_errors(app: Flask, retry_after_s: int) -> None:
         log.warning("store error", extra={"error": str(error)})
         code, message = "store_unavailable", "the store cannot answer at the moment"
         if isinstance(error, TableNotFound):
-            code, message = "table_not_found", "there is no table of this data set yet"
+            code, message = "table_not_found", "the table of this data set does not exist yet"
         if isinstance(error, UnknownFormat):
             name = (request.view_args or {}).get("dataset", "")
             code = "unknown_format"
@@ -111,7 +111,7 @@ def register_errors(app: Flask, retry_after_s: int) -> None:
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
         log.exception("unexpected error")
-        return _response(ApiError(500, "internal_error", "an unexpected error; the server's log says more"))
+        return _response(ApiError(500, "internal_error", "unexpected error: see the server's log"))
 
 
 def _response(error: ApiError) -> Response:

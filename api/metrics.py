@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus; right over all its processes."""
+"""Prometheus metrics of the server, summed over its processes."""
 
 from __future__ import annotations
 
@@ -25,46 +25,44 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 
 REQUESTS = Histogram(
     "l2cache_request_seconds",
-    "Time until an answer is ready to be sent.",
+    "Seconds until a response is ready.",
     ["route", "dataset", "status"],
     buckets=SECONDS,
 )
 IN_FLIGHT = Gauge(
     "l2cache_requests_in_flight",
-    "Requests whose answer has not been sent yet.",
+    "Requests whose response is not yet sent.",
     multiprocess_mode="livesum",
 )
-IDS = Counter("l2cache_ids_total", "Ids asked for, by what was known of them.", ["dataset", "status"])
-STORE_READS = Histogram(
-    "l2cache_store_read_seconds", "Time of a read of the store.", ["dataset"], buckets=SECONDS
-)
-STORE_IDS = Counter("l2cache_store_ids_total", "Ids asked of the store.", ["dataset"])
-CACHE_LOOKUPS = Counter("l2cache_cache_lookups_total", "Rows looked up in the cache.", ["dataset", "result"])
-PUBLISHED = Counter("l2cache_published_ids_total", "Missing ids published for computation.", ["dataset"])
-PUBLISH_FAILURES = Counter("l2cache_publish_failed_ids_total", "Missing ids that could not be published.")
-REFUSED = Counter("l2cache_refused_total", "Requests refused, by the code of the error.", ["code"])
+IDS = Counter("l2cache_ids_total", "Requested ids by status.", ["dataset", "status"])
+STORE_READS = Histogram("l2cache_store_read_seconds", "Seconds per store read.", ["dataset"], buckets=SECONDS)
+STORE_IDS = Counter("l2cache_store_ids_total", "Ids read from the store.", ["dataset"])
+CACHE_LOOKUPS = Counter("l2cache_cache_lookups_total", "Row cache lookups by result.", ["dataset", "result"])
+PUBLISHED = Counter("l2cache_published_ids_total", "Missing ids published.", ["dataset"])
+PUBLISH_FAILURES = Counter("l2cache_publish_failed_ids_total", "Missing ids that failed to publish.")
+REFUSED = Counter("l2cache_refused_total", "Refused requests by error code.", ["code"])
 NEWEST_MESSAGE = Gauge(
     "l2cache_newest_message_timestamp_seconds",
-    "When the newest message was published whose rows are durable.",
+    "Publication time of the newest applied message.",
     ["dataset"],
     multiprocess_mode="mostrecent",
 )
 UPDATER_SEEN = Gauge(
     "l2cache_updater_timestamp_seconds",
-    "When an updater last wrote to the table how fresh it is: once a minute at least while one lives.",
+    "Last heartbeat of an updater, every minute.",
     ["dataset"],
     multiprocess_mode="mostrecent",
 )
 BACKLOG = Gauge(
     "l2cache_update_backlog_messages",
-    "Messages that the updaters hold, or know of, and have not done.",
+    "Leased or delayed messages of the updaters.",
     ["dataset"],
     multiprocess_mode="mostrecent",
 )
 
 
 def show_updates(dataset: str, updates: Updates | None) -> None:
-    """Show what is kept with a table of its updates."""
+    """Set the gauges from a table's `updates` note."""
     if updates is None or not updates.updaters:
         return
     seen = max(updater.time for updater in updates.updaters)
@@ -76,10 +74,9 @@ def show_updates(dataset: str, updates: Updates | None) -> None:
 
 
 def exposition() -> tuple[bytes, str]:
-    """All metrics in Prometheus' text format, and its content type.
+    """Return all metrics in Prometheus' text format, and its content type.
 
-    They are those of all processes of the server, also of those that have ended; or of this process alone
-    where it is no server's.
+    Sums over all server processes, ended ones included; outside the server, only this process.
     """
     if not values.ValueClass._multiprocess:
         return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
@@ -89,7 +86,7 @@ def exposition() -> tuple[bytes, str]:
 
 
 class _AllProcesses(Collector):
-    """The library's collector, which cannot read a file that a new process has only just made."""
+    """The library's collector, without the empty files of processes that are just starting."""
 
     def collect(self) -> Iterable[Metric]:
         files = MultiProcessCollector(None)

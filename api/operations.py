@@ -12,9 +12,9 @@ from l2features.core.errors import L2FeaturesError, StoreError, StoreUnavailable
 
 from . import metrics
 from .answers import json_response
+from .background import in_background
 from .config import Settings
 from .datasets import Datasets, Served
-from .kept import in_background
 from .schemas import NOT_READY, OPERATIONS, Health, plain_response
 
 UNREACHABLE = "unreachable"

@@ -1,4 +1,4 @@
-"""Error responses as the OpenAPI document describes them, each with an example of its own."""
+"""Error responses in the OpenAPI document, each with an example."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOAT_ID = "1.4411518807585587e+17"
 
 
 class Problem(NamedTuple):
-    """What a status means, and the body of one such answer."""
+    """A status' meaning, and an example body."""
 
     meaning: str
     example: dict[str, Any]
@@ -38,9 +38,9 @@ PROBLEMS = {
         field="dataset",
         value="minie65",
     ),
-    406: Problem("The client accepts none of the forms that the answer has.", {}),
+    406: Problem("The client accepts none of the available media types.", {}),
     413: _problem(
-        "The request asks for too much.",
+        "The request exceeds a limit.",
         "too_many_ids",
         "250001 ids in one request: expected at most 250000",
         field=FIELD,
@@ -48,27 +48,27 @@ PROBLEMS = {
         limit=250_000,
     ),
     415: _problem(
-        "The body is of a kind that is not read.",
+        "The body's type or encoding is not supported.",
         "unsupported_encoding",
         "Content-Encoding 'br': expected gzip or none",
         field="Content-Encoding",
         value="br",
     ),
     422: _problem(
-        "A parameter or an id is not as documented.",
+        "A parameter or an id is invalid.",
         "not_an_id",
         f"{FLOAT_ID} is not an id: {NO_FLOAT}",
         field=FIELD,
         value=FLOAT_ID,
     ),
     429: _problem(
-        "The server is at its limit: try again later.",
+        "The server is at its limit: retry later.",
         "too_many_requests",
         "this server works on 24 requests at the same time: try again later",
         limit=24,
     ),
     503: _problem(
-        "The store, the graph or the authentication does not answer: try again later.",
+        "The store, the graph or the authentication service does not answer: retry later.",
         "store_unavailable",
         "the store cannot answer at the moment",
     ),
@@ -77,7 +77,7 @@ AUTH_ERROR = {
     "type": "object",
     "required": ["error"],
     "properties": {"error": {"type": "string"}, "message": {"type": "string"}, "data": {}},
-    "description": "An error of the authentication.",
+    "description": "An authentication error.",
 }
 AUTH_PROBLEMS = {
     400: Problem(
@@ -100,7 +100,7 @@ AUTH_PROBLEMS = {
 
 
 def errors(*statuses: int, forms: Sequence[str] = (JSON,)) -> dict[int, Any]:
-    """Answers in the error form, for the OpenAPI document; ``forms`` are the media types of success."""
+    """Return error responses for the OpenAPI document; ``forms`` are the media types of success."""
     return {status: _response(status, PROBLEMS[status], forms) for status in statuses}
 
 

@@ -1,7 +1,7 @@
 """Time the HTTP API beside a straightforward server of the same reads (benchmarks/plain_server.py).
 
-Both run under gunicorn with the same workers and threads, over the same table of made-up nodes in the
-Bigtable emulator; ours also over SQLite. All of it, the emulator and the clients too, shares this machine.
+Both run under gunicorn with the same workers and threads, over the same table of synthetic nodes in the
+Bigtable emulator; ours also over SQLite. Servers, emulator and clients share this machine.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from l2features.core.ids import Ids
 from l2features.testing.emulators import Emulator
 
 EPILOG = """
-What is measured:
-  median, p99   ms from sending a request to having its whole body; as caveclient sends it: a JSON body, gzip
-                accepted, one connection kept alive
-  parse         ms that a client then takes to unpack and parse one answer
-  cold          ids that the server has not been asked for since it was started
-  warm          ids that it has been asked for
-  found         share of the rows that our server found in its cache
-  memory        MB, peak of all processes of the server: proportional set size before, and what they grew by
-Clients are threads of this process, each with a connection. The plain server keeps nothing, so that cold and
-warm are the same to it; with several clients it is asked for 1,000 ids at most, and ours for as many cold ids
+Columns:
+  median, p99   ms from sending a request to the end of its body, sent as by caveclient: JSON, gzip accepted,
+                one kept-alive connection
+  parse         ms to unpack and parse one response
+  cold          ids not requested since the server started
+  warm          ids requested before
+  found         our server's cache hit rate
+  memory        MB, peak of all server processes: proportional set size before, plus growth
+Clients are threads of this process, with a connection each. The reference server has no cache, so cold and
+warm are the same to it; with several clients its requests have 1,000 ids at most, and ours as many cold ids
 as the table has.
 
 examples:
@@ -52,12 +52,12 @@ examples:
 """
 ONE = "rep_coord_nm"
 NEURON = 5_830
-"""L2 nodes of the neuron in pcg_skel's test data."""
+"""Number of L2 nodes of the neuron in pcg_skel's test data."""
 MANY = 10_000
 REQUESTS = {1: (100, 25), 1_000: (20, 5), 10_000: (5, 1), 100_000: (1, 1)}
-"""Requests of one client alone, and of each of several, by the number of ids."""
+"""Requests of a single client, and of each of several, by number of ids."""
 COLD_REQUESTS, WARM_REQUESTS = 3, 7
-"""To our servers, of each kind in one repeat of the ratios."""
+"""Requests of each kind to our servers, per repeat."""
 WIDTH = 130
 PLAIN, EMULATOR, SQLITE = "plain", "emulator", "SQLite"
 """The straightforward server, and ours over each store."""
@@ -65,7 +65,7 @@ PLAIN, EMULATOR, SQLITE = "plain", "emulator", "SQLite"
 
 @dataclass
 class Ratio:
-    """How many times faster one request is than another, and how often it must be."""
+    """The speed-up of one request over another, and its bar."""
 
     name: str
     slow_ms: float
@@ -114,14 +114,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nodes", type=int, default=170_000, help="rows of the table; default 170,000")
-    parser.add_argument("--sizes", type=_numbers, default=tuple(REQUESTS), help="ids of a request")
-    parser.add_argument("--clients", type=_numbers, default=(1, 16), help="at the same time; default 1,16")
-    parser.add_argument("--workers", type=int, default=2, help="processes of a server; default 2")
-    parser.add_argument("--threads", type=int, default=32, help="threads of a process; default 32")
-    parser.add_argument("--repeats", type=int, default=5, help="of the ratios; default 5")
+    parser.add_argument("--sizes", type=_numbers, default=tuple(REQUESTS), help="ids per request")
+    parser.add_argument("--clients", type=_numbers, default=(1, 16), help="concurrent clients; default 1,16")
+    parser.add_argument("--workers", type=int, default=2, help="processes per server; default 2")
+    parser.add_argument("--threads", type=int, default=32, help="threads per process; default 32")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of each ratio; default 5")
     parser.add_argument("--quick", action="store_true", help="1,000 and 10,000 ids only, three repeats")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
-    parser.add_argument("--no-check", action="store_true", help="exit with 0 even where a ratio is too small")
+    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a bar is missed")
     options = parser.parse_args(arguments)
     if options.quick:
         options.nodes, options.sizes, options.repeats = 100_000, (1_000, 10_000), 3
@@ -135,7 +135,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def start(folder: Path, features: np.ndarray, options: argparse.Namespace, running: ExitStack) -> list[Asker]:
-    """Tables and servers: the plain one, ours over the emulator, ours over SQLite."""
+    """Create tables and servers: the reference, ours over the emulator, ours over SQLite."""
     emulator = Emulator()
     running.callback(emulator.stop)
     os.environ[emulator.variable] = emulator.host
@@ -167,7 +167,7 @@ def start(folder: Path, features: np.ndarray, options: argparse.Namespace, runni
 
 
 def check_equal(askers: Sequence[Asker], ids: Ids) -> None:
-    """Raises AssertionError where the servers' answers differ."""
+    """Raise AssertionError where the servers' answers differ."""
     for attributes in (ONE, ALL):
         post = make_post(ids[:1_000], attributes, JSON)
         plain, *ours = [unpacked(asker.clients[0].post(post)) for asker in askers]
@@ -177,7 +177,7 @@ def check_equal(askers: Sequence[Asker], ids: Ids) -> None:
 
 # ------------------------------------------------------------------ ratios
 def measure_ratios(askers: Sequence[Asker], repeats: int) -> list[Ratio]:
-    """The servers side by side: each is asked in turn, so that noise meets all of them alike."""
+    """Measure the servers in turn, so that noise affects all of them alike."""
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(repeats):
         for asker in askers:
@@ -234,7 +234,7 @@ def measure_all(askers: Sequence[Asker], options: argparse.Namespace) -> Iterato
 
 
 def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Case]:
-    """What a server is asked, the few ids first."""
+    """Return the kinds of requests, those with few ids first."""
     accepts = (JSON, ARROW) if asker.caches else (JSON,)
     for clients, ids in itertools.product(options.clients, options.sizes):
         most = asker.most_cold if asker.caches else 2 * MANY
@@ -244,7 +244,7 @@ def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Cas
 
 
 def repeats_of(case: Case, asker: Asker) -> int:
-    """Requests of each client: fewer where they take long, or where there are too few cold ids."""
+    """Return the requests per client: fewer for slow ones, or if cold ids run short."""
     repeats = REQUESTS[case.ids][0 if case.clients == 1 else 1]
     if not asker.caches and case.clients * case.ids >= MANY:
         return 1

@@ -1,4 +1,4 @@
-"""One server and those who ask it: which ids it has not been asked for, and how it answers."""
+"""Clients of one measured server, and the ids it has not served yet."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.servers import DATASET, Server
 from l2features.core.ids import Ids
 
 WARM_UP = 1000
-"""Ids at the start of the table, for what a server does only once."""
+"""Ids at the start of the table, for warming up."""
 ALL = "all"
 COLD, WARM = "cold", "warm"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of request: so many ids, and what is asked of them by how many clients."""
+    """A kind of request: ids per request, cold or warm, and number of clients."""
 
     ids: int
     attributes: str
@@ -35,7 +35,7 @@ class Case:
 
 @dataclass
 class Result:
-    """What was measured of one kind of request."""
+    """The measurements of one kind of request."""
 
     server: str
     ids: int
@@ -54,9 +54,9 @@ class Result:
 
 
 class Asker:
-    """Asks one server, by up to ``clients`` clients at the same time.
+    """Sends requests to one server from up to ``clients`` concurrent clients.
 
-    ``ids`` are all ids of its table. ``caches`` says whether the server keeps rows, and has metrics of that.
+    ``ids`` are all ids of its table. ``caches`` is whether the server caches rows and exposes cache metrics.
     """
 
     def __init__(self, server: Server, ids: Ids, clients: int, caches: bool = True) -> None:
@@ -71,7 +71,7 @@ class Asker:
 
     @property
     def most_cold(self) -> int:
-        """Ids that can be asked for without any twice."""
+        """Number of ids that were not requested yet."""
         return len(self.ids) - WARM_UP
 
     def _begin(self) -> None:
@@ -88,7 +88,7 @@ class Asker:
         self._begin()
 
     def need(self, n: int) -> None:
-        """Have so many ids that were not asked for; where there are too few, the server is started anew."""
+        """Restart the server if fewer ids than these were not requested yet."""
         if n > len(self._fresh):
             if self.caches:
                 self._restart()
@@ -96,13 +96,13 @@ class Asker:
                 self._fresh = self._random.permutation(self.ids[WARM_UP:])
 
     def fresh(self, n: int) -> Ids:
-        """Ids that were not asked for before."""
+        """Return ids that were not requested before."""
         self.need(n)
         taken, self._fresh = self._fresh[:n], self._fresh[n:]
         return taken
 
     def fill_caches(self, ids: int) -> None:
-        """Let every client in turn ask for the warm ids, so that each process of the server has them."""
+        """Request the warm ids from every client, so that each server process caches them."""
         post = make_post(self._warm(ids), ALL, ARROW)
         for client in self.clients if self.caches else ():
             client.post(post)
@@ -114,7 +114,7 @@ class Asker:
         return self.server.cache_counts() if self.caches else (0, 0)
 
     def measure(self, case: Case, repeats: int) -> Result:
-        """Each client sends ``repeats`` requests."""
+        """Send ``repeats`` requests from each client."""
         cold = case.state == COLD
         if cold:
             self.need(case.clients * repeats * case.ids)
@@ -132,14 +132,14 @@ class Asker:
 
 
 def make_post(ids: Ids, attributes: str, accept: str, encoding: str = "gzip, deflate") -> Post:
-    """A request for these ids, as caveclient sends it."""
+    """Return a request for these ids, as caveclient sends it."""
     query = "" if attributes == ALL else f"?attribute_names={attributes}"
     body = json.dumps({"l2_ids": ids.tolist()}).encode()
     return Post(f"/l2cache/api/v1/table/{DATASET}/attributes{query}", body, accept, encoding)
 
 
 def share_found(before: Sequence[int], after: Sequence[int]) -> float:
-    """Share of lookups that found a row, between two counts of those that did and did not."""
+    """Return the cache hit rate between two counts of hits and misses."""
     hits, misses = after[0] - before[0], after[1] - before[1]
     return hits / max(1, hits + misses)
 

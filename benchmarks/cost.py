@@ -1,7 +1,7 @@
-"""What an ingest costs: what a chunk takes, measured; and from it hours, bytes and money of whole data sets.
+"""Measure the cost of ingesting a chunk, and extrapolate hours, bytes and money of whole data sets.
 
-Both tables are printed as Markdown. All that is not measured is an option: sizes of the data sets, machines,
-prices. A data set's voxels are taken to cost what those of the measured chunks do.
+Prints two Markdown tables. Sizes, machines and prices are options. Every voxel is assumed to cost what the
+measured ones do.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PRICES = {
 PRICED = "US dollars, assumed on 2026-11-21 for us-central1: check yours"
 HOURS_A_MONTH = 730
 DIVISORS = ("repeats", "vcpus", "machines", "speed", "busy", "node_rows", "node_tb")
-"""Options that may not be 0."""
+"""Options that must not be 0."""
 EXPECTED = "Connecting to Bigtable emulator"
 EXAMPLES = """
 examples:
@@ -48,7 +48,7 @@ examples:
 
 @dataclass(frozen=True)
 class Volume:
-    """A data set: how many chunks, and of how many voxels each."""
+    """A data set's number of chunks, and voxels per chunk."""
 
     name: str
     chunks: int
@@ -63,18 +63,18 @@ VOLUMES = (
 
 
 class Estimate:
-    """The ingest of a data set on ``options.machines`` machines, which takes ``hours``."""
+    """A data set's ingest on ``options.machines`` machines."""
 
     def __init__(self, inputs: Inputs, volume: Volume, options: argparse.Namespace) -> None:
         self.inputs, self.volume, self.options = inputs, volume, options
         self.times = volume.chunks * prod(volume.size) / prod(inputs.size)
-        """How many measured chunks it is."""
+        """Its size in measured chunks."""
         self.core_hours = self.times * inputs.core_s / 3600
         self.machine_hours = self.core_hours / (options.vcpus * options.speed * options.busy)
         self.hours = self.machine_hours / options.machines
         self.nodes = self.times * (options.nodes_per_chunk or inputs.nodes)
         self.rows = self.nodes + volume.chunks
-        """Of nodes, and of chunks that are done."""
+        """Rows of nodes and of chunks."""
         self.requests = volume.chunks * (ceil(self.nodes / volume.chunks / WRITE_ROWS) + 1)
         self.rows_per_s = self.rows / (self.hours * 3600)
         self.bigtable_nodes = max(1, ceil(self.rows_per_s / options.node_rows))
@@ -97,7 +97,7 @@ class Estimate:
 
     @property
     def month_cost(self) -> float:
-        """Of what it takes to keep the table and to serve it, as little as possible."""
+        """Monthly cost of storing the table on the fewest nodes."""
         nodes = self.holding_nodes * HOURS_A_MONTH * self.options.node_hour
         return float(self.stored_gb * self.options.gb_month + nodes)
 
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _expect_emulators() -> None:
-    """That there is one is no warning, here and in the processes of a job."""
+    """Silence the emulator's warning, in child processes too."""
     warnings.filterwarnings("ignore", EXPECTED, RuntimeWarning)
     os.environ["PYTHONWARNINGS"] = f"ignore:{EXPECTED}:RuntimeWarning"
 
@@ -132,24 +132,30 @@ def _expect_emulators() -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = em_parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--size", type=triple, default=(256, 256, 512), help="voxels of a measured chunk")
-    add("--repeats", type=int, default=2, help="how often each of the 4 chunks is measured; default 2")
-    add("--keep", type=Path, metavar="FILE", help="keep what is measured here, and use it if it is there")
-    add("--dataset", type=_volume, action="append", metavar="NAME:CHUNKS:X,Y,Z", help="instead of the three")
-    add("--nodes_per_chunk", type=float, help="of a chunk of --size; default: as measured")
-    add("--vcpus", type=int, default=4, help="of a machine; default 4, as n2-standard-4 has")
-    add("--memory_gb", type=float, default=16, help="of a machine; default 16")
-    add("--disk_gb", type=float, default=50, help="of a machine; default 50")
-    add("--machines", type=int, default=100, help="at the same time; default 100")
-    add("--speed", type=float, default=1.0, help="a vCPU there beside a core here; default 1")
-    add("--busy", type=float, default=0.5, help="share of its time that a vCPU computes; default 0.5")
+    add("--size", type=triple, default=(256, 256, 512), help="voxels per measured chunk")
+    add("--repeats", type=int, default=2, help="measurements of each of the 4 chunks; default 2")
+    add("--keep", type=Path, metavar="FILE", help="read measurements from here, or write them")
+    add(
+        "--dataset",
+        type=_volume,
+        action="append",
+        metavar="NAME:CHUNKS:X,Y,Z",
+        help="data set instead of the three; repeatable",
+    )
+    add("--nodes_per_chunk", type=float, help="nodes per chunk of --size; default: measured")
+    add("--vcpus", type=int, default=4, help="vCPUs per machine; default 4 (n2-standard-4)")
+    add("--memory_gb", type=float, default=16, help="memory per machine; default 16")
+    add("--disk_gb", type=float, default=50, help="disk per machine; default 50")
+    add("--machines", type=int, default=100, help="number of machines; default 100")
+    add("--speed", type=float, default=1.0, help="speed of a vCPU relative to a core here; default 1")
+    add("--busy", type=float, default=0.5, help="share of time that a vCPU computes; default 0.5")
     add(
         "--node_rows",
         type=float,
         default=10_000,
-        help="rows a second that a Bigtable node takes; default 10,000",
+        help="rows per second of a Bigtable node; default 10,000",
     )
-    add("--node_tb", type=float, default=5, help="TB that a Bigtable node holds; default 5")
+    add("--node_tb", type=float, default=5, help="TB per Bigtable node; default 5")
     for name, (price, what) in PRICES.items():
         add(f"--{name}", type=float, default=price, metavar="PRICE", help=f"{what}; default {price:g}")
     options = parser.parse_args(arguments)
@@ -170,7 +176,7 @@ def _volume(text: str) -> Volume:
 
 
 def table_text(inputs: Inputs, options: argparse.Namespace) -> list[str]:
-    """The costs, a column for each data set."""
+    """Return the cost table, a column per data set."""
     volumes = options.dataset or VOLUMES
     columns = [_column(Estimate(inputs, volume, options), options) for volume in volumes]
     prices = ", ".join(f"{name} {getattr(options, name):g}" for name in PRICES)

@@ -1,6 +1,6 @@
-"""What a chunk takes in an ingest, measured: time of processor, bytes read and stored, rows, memory.
+"""Measure what ingesting a chunk takes: CPU time, bytes read and stored, rows, memory.
 
-The chunks are EM (l2features/testing/em.py); their graph and their table are in the Bigtable emulator.
+The chunks are EM (l2features/testing/em.py); graph and table are in the Bigtable emulator.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ TIMESTAMP_BYTES, BLOCK_BYTES = 8, 1 << 16
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was measured of chunks, on average: core-seconds and seconds by step, counts, bytes.
+    """Averages per chunk: core-seconds and seconds by step, counts, bytes.
 
-    ``row_bytes`` are those of a node's row before any compression, ``packed_bytes`` after a light one;
-    ``start_s`` are core-seconds that a worker process takes beside its chunks.
+    ``row_bytes`` are a node's row uncompressed, ``packed_bytes`` after light compression; ``start_s`` are a
+    worker process' core-seconds outside its chunks.
     """
 
     machine: str
@@ -73,7 +73,7 @@ class Inputs:
 
 
 def measure_em(shared: Path, size: Triple, repeats: int) -> Inputs:
-    """Measure four chunks of EM, with an emulator for them alone."""
+    """Measure four EM chunks against a fresh emulator."""
     crops = make_crops(read_labels(shared, size[2]), size, prod(GRID))
     with own_emulator(), tempfile.TemporaryDirectory() as name:
         with tqdm(total=prod(GRID), unit="chunk", leave=False, disable=None) as bar:
@@ -83,7 +83,7 @@ def measure_em(shared: Path, size: Triple, repeats: int) -> Inputs:
 
 @contextmanager
 def own_emulator() -> Iterator[None]:
-    """A Bigtable emulator that is named in the environment while it runs."""
+    """Run a Bigtable emulator and set its variable in the environment."""
     emulator = Emulator()
     before = os.environ.get(emulator.variable)
     os.environ[emulator.variable] = emulator.host
@@ -97,7 +97,7 @@ def own_emulator() -> Iterator[None]:
 
 
 def measure(dataset: EmDataset, repeats: int) -> Inputs:
-    """Ingest a data set of EM: step by step in this process, and by a worker process of the job itself."""
+    """Ingest an EM data set step by step in this process, and by the job's worker process."""
     for chunk in dataset.chunks:
         write_parents(dataset, chunk)
     ingest = prepared(dataset)
@@ -129,7 +129,7 @@ def measure(dataset: EmDataset, repeats: int) -> Inputs:
 
 
 def prepared(dataset: EmDataset) -> Ingest:
-    """The ingest of all chunks."""
+    """Ingest all chunks."""
     entry = load_dataset(NAME, dataset.config)
     with closing(open_store(entry.store, entry.l2cache_id)) as store:
         meta = store.meta()
@@ -139,7 +139,7 @@ def prepared(dataset: EmDataset) -> Ingest:
 
 
 class Clock:
-    """Time of this process' threads, and that of the clock, by step."""
+    """CPU time of this process' threads, and wall time, by step."""
 
     def __init__(self) -> None:
         self.cpu: dict[str, float] = defaultdict(float)
@@ -156,7 +156,7 @@ class Clock:
 def ingest_here(
     ingest: Ingest, chunks: Sequence[Chunk], repeats: int
 ) -> tuple[Clock, list[ChunkFeatures], int]:
-    """Times of all chunks, after one that does not count; their features; how many supervoxels they have."""
+    """Return times of all chunks (after a warm-up chunk), their features, and their number of supervoxels."""
     warm_up()
     source, clock = ingest.open_source(), Clock()
     with closing(ingest.open_store()) as store:
@@ -167,10 +167,10 @@ def ingest_here(
 
 
 def run_job(ingest: Ingest) -> float:
-    """Run the job as its command does, with one worker process; gives that one's peak memory in MB.
+    """Run the job's command with one worker process; return its peak memory in MB.
 
-    It is asked for while the process lives: what the kernel tells of one that has ended is at least what
-    its parent had when it was started.
+    The peak is read while the process runs: for an exited process the kernel reports at least its parent's
+    peak at the start.
     """
     peaks = [0.0]
     run = LocalRun(local_job(ingest), 1, lambda result: None)
@@ -187,7 +187,7 @@ def run_job(ingest: Ingest) -> float:
 def ingest_chunk(
     ingest: Ingest, source: ChunkSource, store: Store, chunk: Chunk, clock: Clock
 ) -> tuple[ChunkFeatures, int]:
-    """What `ChunkSource.compute` and `save_chunk` do, step by step."""
+    """Run the steps of `ChunkSource.compute` and `save_chunk`."""
     geometry = ingest.geometry
     with clock.step("read"):
         labels = source.volume.read(chunk, geometry).labels
@@ -204,7 +204,7 @@ def ingest_chunk(
 
 
 def row_content(features: np.ndarray) -> bytes:
-    """What rows say in Bigtable: of each its key, and of each cell family, qualifier, value and time."""
+    """Return rows as in Bigtable: each key, and each cell's family, qualifier, value and time."""
     time_ = (10**15).to_bytes(TIMESTAMP_BYTES, "big")
     rows = zip(row_keys(features["label"]), encode_cells(features), strict=True)
     return b"".join(
@@ -213,13 +213,13 @@ def row_content(features: np.ndarray) -> bytes:
 
 
 def packed_bytes(content: bytes) -> int:
-    """Size after a light compression by blocks, which stands for Bigtable's own."""
+    """Return the size after light block compression, as a stand-in for Bigtable's."""
     blocks = (content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES))
     return sum(len(zlib.compress(block, 1)) for block in blocks)
 
 
 def sqlite_growth(ingest: Ingest, results: Sequence[ChunkFeatures], folder: Path) -> int:
-    """Bytes by which a SQLite file grows when it gets these chunks."""
+    """Return the bytes that these chunks add to a SQLite file."""
     file = folder / "cost.db"
     sizes = []
     for part in ([], results):
@@ -232,7 +232,7 @@ def sqlite_growth(ingest: Ingest, results: Sequence[ChunkFeatures], folder: Path
 
 
 def inputs_text(inputs: Inputs) -> list[str]:
-    """What was measured, as a table."""
+    """Return the measurements as a table."""
     share = 256 * 256 * 512 / prod(inputs.size)
     steps = ", ".join(f"{step} {inputs.cpu_s[step]:.2f}" for step in STEPS)
     waits = ", ".join(f"{step} {inputs.wall_s[step]:.2f}" for step in STEPS)

@@ -24,22 +24,22 @@ from l2features.testing.oracle import check_equal, plain_features
 
 ROW = "{:<20}{:>7} {:<7}{:>8}{:>9}{:>8}{:>9}{:>5}"
 EXAMPLES = """
-What is measured, one after the other in one process, on one core:
+Measures, in turn in one process on one core:
   kernel    compute_features(labels, resolution)
   mapped    the same from supervoxels and their labels: SegmentedChunk(...).features(...)
-  edt       edt.edt(labels, anisotropy, black_border=False, parallel=1), nothing else
-  plain     inverse component map, numpy and scikit-learn's PCA for each label (l2features/testing/oracle.py)
+  edt       edt.edt(labels, anisotropy, black_border=False, parallel=1) alone
+  plain     the reference: numpy and scikit-learn's PCA per label (l2features/testing/oracle.py)
 A ratio is the best time over the best time of edt. Memory is the growth of a fresh process's peak.
 
 examples:
-  python benchmarks/features.py                          the EM volume if it is there, synthetic volumes
+  python benchmarks/features.py                          the EM volume if present, synthetic volumes
   python benchmarks/features.py --skip-plain --repeats 9
   python benchmarks/features.py labels.npy --resolution 8,8,40
 """
 
 
 class Case(NamedTuple):
-    """A volume to measure, made when it is needed."""
+    """A volume to measure, created when needed."""
 
     name: str
     make: Callable[[], np.ndarray]
@@ -68,11 +68,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--resolution", type=_triple, default=(16, 16, 40), metavar="X,Y,Z", help="nm per voxel"
     )
     parser.add_argument("--order", choices="FC", default="F", help="memory order of the volumes (default F)")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats; the reference runs once")
     parser.add_argument(
-        "--repeats", type=int, default=5, help="of all but the plain version, which runs once"
-    )
-    parser.add_argument(
-        "--skip-plain", action="store_true", help="leave out the plain version, and the check"
+        "--skip-plain", action="store_true", help="skip the reference, and the check against it"
     )
     return parser.parse_args(arguments)
 
@@ -85,7 +83,7 @@ def _triple(text: str) -> tuple[float, ...]:
 
 
 def find_cases(options: argparse.Namespace) -> list[Case]:
-    """The files given, or the EM volume (if there is one) and the synthetic ones."""
+    """Return the given files, or the EM volume (if present) and synthetic ones."""
 
     def crop(volume: np.ndarray) -> np.ndarray:
         return np.array(volume[tuple(slice(0, n) for n in options.shape)], order=options.order)
@@ -121,7 +119,7 @@ def _made(
 
 
 def make_tiny(shape: tuple[int, ...], n: int = 20_000) -> np.ndarray:
-    """Boxes of a few voxels."""
+    """Return boxes of a few voxels."""
     random = np.random.default_rng(1)
     volume = np.zeros(shape, np.uint32, order="F")
     corners = random.integers(0, shape, (n, 3))
@@ -135,7 +133,7 @@ def make_almost_empty(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make_giant(shape: tuple[int, ...]) -> np.ndarray:
-    """A label everywhere but in a few holes."""
+    """Return one label with a few holes."""
     volume = np.ones(shape, np.uint32, order="F")
     holes = np.random.default_rng(2).integers(0, shape, (6, 3))
     volume[tuple(holes.T)] = 0
@@ -143,14 +141,14 @@ def make_giant(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make_background(shape: tuple[int, ...]) -> np.ndarray:
-    """One tube in twenty."""
+    """Return a twentieth of the tubes."""
     volume = make_neuropil(shape)
     volume[volume % 20 != 0] = 0
     return volume
 
 
 def run_case(case: Case, options: argparse.Namespace) -> bool:
-    """Print the measurements of a volume; return whether the results agree with the plain version's."""
+    """Print a volume's measurements; return whether the results equal the reference's."""
     labels = case.make()
     nm = options.resolution
     spacing = tuple(map(float, nm))
@@ -179,7 +177,7 @@ def run_case(case: Case, options: argparse.Namespace) -> bool:
 
 
 def split_up(labels: np.ndarray) -> tuple[np.ndarray, np.uint64]:
-    """Supervoxels (uint64) that slabs across z cut out of labels, and the bits in which they hold these."""
+    """Return labels cut into supervoxels (uint64) by slabs across z, and the bits that hold the label."""
     slab = np.arange(labels.shape[2], dtype=np.uint64) // np.uint64(32) << np.uint64(40)
     supervoxels = np.where(labels > 0, labels + slab, np.uint64(0)).astype(np.uint64)
     supervoxels = np.array(supervoxels, order="F" if labels.flags.f_contiguous else "C")
@@ -192,7 +190,7 @@ def compute_mapped(supervoxels: np.ndarray, mask: np.uint64, nm: tuple[float, ..
 
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call in turn, so that noise meets all of them alike."""
+    """Time the calls in turn, so that noise affects all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -203,7 +201,7 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, l
 
 
 def extra_memory(call: Callable[[], object]) -> float:
-    """MB by which a call raises the peak of a forked process."""
+    """Return the MB by which a call raises a forked process' peak memory."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_send_growth, args=(call, sender))
     process.start()
@@ -223,7 +221,7 @@ def _resident() -> int:
 
 
 def agrees(rows: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether rows are those of the plain version; how they differ is printed."""
+    """Return whether rows equal the reference's; print differences."""
     try:
         check_equal(rows, expected)
     except AssertionError as error:

@@ -1,8 +1,8 @@
-"""Speed of the whole batch ingest on a scaled-up sample, by number of workers.
+"""Measure the batch ingest's speed on a larger sample, by number of workers.
 
-Each run is the command's own local run, on a fresh store. Overhead is the workers' whole time from the
-first to the last chunk, divided by their time in reading, mapping, computing and writing; start-up (imports,
-workers, compiled code) and end are reported apart.
+Each run is a local run of the command on a fresh store. Overhead is the workers' total time from the first to
+the last chunk, divided by their time in reading, mapping, computing and writing; start-up (imports, workers,
+compiled code) and shutdown are reported separately.
 
 example:
   python benchmarks/ingest.py
@@ -35,7 +35,7 @@ def triple(text: str) -> tuple[int, int, int]:
 
 
 def measure(config: Path, store: str, workers: int) -> tuple[Summary, float, float, float]:
-    """One ingest into a fresh store: its summary, and seconds of start-up, work and end."""
+    """Ingest into a fresh store; return its summary, and seconds of start-up, work and shutdown."""
     dataset = load_dataset(NAME, config).model_copy(update={"store": store})
     started = time.perf_counter()
     ingest = replace(prepare(dataset, create=True), recompute=True)
@@ -72,7 +72,7 @@ def main() -> None:
         "--chunk-size", type=triple, default=(256, 256, 128), help="voxels; default 256,256,128"
     )
     parser.add_argument("--workers", default="1,2", help="numbers of workers to try; default 1,2")
-    parser.add_argument("--data", type=Path, help="keep the sample here, and use it if it is there")
+    parser.add_argument("--data", type=Path, help="read the sample from here, or write it")
     parser.add_argument("--store", help="a store to write to, e.g. bigtable://p/i; default: SQLite files")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""Time from the publication of an edit until the HTTP API serves the nodes that it made."""
+"""Measure the time from an edit's publication until the HTTP API serves its nodes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ from l2features.updates.freshness import read_updates
 MOST_MEDIAN_S = 2.0
 POLL_S = 0.02
 NOTE_S = 8.0
-"""After which the updater has kept what it did last."""
+"""Time until the updater has written its freshness."""
 PAUSE_S = (0.5, 1.5)
-"""Between an edit that is served and the next, so that the updater is idle again."""
+"""Pause between edits, so that the updater is idle."""
 LONGEST_S = 60.0
 EPILOG = """
-What is measured: 100 edits one after the other, each of one or two new nodes in one of four chunks of
-256 x 256 x 128 voxels of EM. An edit is published to the Pub/Sub emulator, where an idle updater waits that
-has worked before; then the API is asked for its nodes every 20 ms (POST attributes, update_cache=false) until
-it has them all. The graph's rows are there before, as PyChunkedGraph writes them before it publishes. The
-emulators, the updater, the API and this client share the machine.
+Measures 100 successive edits, each of one or two new nodes in one of four chunks of 256 x 256 x 128 EM
+voxels. An edit is published to the Pub/Sub emulator for an idle, warmed-up updater; then the API is polled
+every 20 ms (POST attributes, update_cache=false) until it serves all nodes. As with PyChunkedGraph, the
+graph's rows are written before publication. Emulators, updater, API and this client share the machine.
 
 examples:
   python benchmarks/latency.py
@@ -59,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.print(f"{len(seconds)} edits, from publish to readable through the API:")
     console.print("  " + ", ".join(f"{what} {s:.2f} s" for what, s in found.items()))
     if updates and (lag := updates.updaters[0].lag):
-        console.print(f"  until the message was settled, as the updater says: median {lag.median_s:.2f} s")
+        console.print(f"  until the message was done, as the updater reports: median {lag.median_s:.2f} s")
     console.print(f"  of this the first message waits {BATCH_WAIT_S:g} s for others")
     bars = [Bar("from publish to readable, median", found["median"], MOST_MEDIAN_S, most=True, unit="s")]
     return 0 if print_bars(console, bars) else 1
@@ -67,13 +66,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = em_parser(__doc__, EPILOG)
-    parser.add_argument("--edits", type=int, default=100, help="default 100")
-    parser.add_argument("--workers", type=int, default=2, help="processes of the updater; default 2")
+    parser.add_argument("--edits", type=int, default=100, help="number of edits; default 100")
+    parser.add_argument("--workers", type=int, default=2, help="updater processes; default 2")
     return parser.parse_args(arguments)
 
 
 def make_edits(dataset: EmDataset, n: int) -> list[Edit]:
-    """Splits and merges in turn, each in one chunk; their nodes are in the graph."""
+    """Yield alternating splits and merges, each in one chunk, whose nodes are in the graph."""
     editor, random = Editor(dataset), np.random.default_rng(2)
     chosen = random.integers(0, len(dataset.chunks), n).tolist()
     kinds = (editor.split, editor.merge)
@@ -88,7 +87,7 @@ def start_api(config: Path, log: Path) -> Server:
 
 
 def measure(edits: list[Edit], feed: TimedFeed, client: Client, updater: UpdaterProcess) -> list[float]:
-    """Seconds of each edit from its publication until the API has all its nodes."""
+    """Return each edit's seconds from publication until the API serves all its nodes."""
     random, seconds = np.random.default_rng(4), []
     for edit in tqdm(edits, unit="edit", leave=False, disable=None):
         time.sleep(random.uniform(*PAUSE_S))
@@ -98,7 +97,7 @@ def measure(edits: list[Edit], feed: TimedFeed, client: Client, updater: Updater
 
 
 def wait_until_served(client: Client, ids: list[int], updater: UpdaterProcess) -> float:
-    """Ask the API until it has all these nodes; gives the time then. Raises RuntimeError after a minute."""
+    """Poll the API until it serves these nodes; return the time. Raises RuntimeError after a minute."""
     path = f"/l2cache/api/v1/table/{NAME}/attributes?update_cache=false"
     post, until = Post(path, json.dumps({"l2_ids": ids}).encode()), time.monotonic() + LONGEST_S
     while True:

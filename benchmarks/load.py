@@ -1,4 +1,4 @@
-"""Clients of an HTTP server: requests one after the other, or from several threads at the same time."""
+"""HTTP clients: sequential requests, from one thread or several."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ HEADERS = {
     "Connection": "keep-alive",
     "Content-Type": "application/json",
 }
-"""What caveclient sends, by way of requests."""
+"""Headers that caveclient sends through requests."""
 TIMEOUT_S = 120.0
 
 
 class Post(NamedTuple):
-    """One request: where to, and the body."""
+    """A request's URL and body."""
 
     path: str
     body: bytes
@@ -35,12 +35,12 @@ class Post(NamedTuple):
 
 
 class RequestFailed(Exception):
-    """A request was not answered 200."""
+    """A response was not 200."""
 
 
 @dataclass
 class Timing:
-    """Seconds of each request until its whole body was there, and of all of them together."""
+    """Seconds of each request until its body was complete, and of all together."""
 
     seconds: list[float] = field(default_factory=list)
     wall: float = 0.0
@@ -53,13 +53,13 @@ class Timing:
 
 
 class Client:
-    """One connection, kept alive, and opened again when the server has closed it meanwhile."""
+    """A kept-alive connection that reconnects after the server closed it."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
 
     def post(self, post: Post) -> bytes:
-        """The body, as sent. Raises RequestFailed."""
+        """Return the body as sent. Raises RequestFailed."""
         headers = {**HEADERS, "Accept": post.accept, "Accept-Encoding": post.encoding}
         for last in (False, True):
             try:
@@ -86,7 +86,7 @@ class Client:
 
 
 def run(clients: Sequence[Client], posts: Sequence[Sequence[Post]]) -> Timing:
-    """Each client sends its requests, all clients at the same time, each in a thread of its own."""
+    """Send each client's requests, all clients concurrently in a thread each."""
     timings = [Timing() for _ in clients]
     failures: list[BaseException] = []
     barrier = threading.Barrier(len(clients) + 1)
@@ -112,7 +112,7 @@ def run(clients: Sequence[Client], posts: Sequence[Sequence[Post]]) -> Timing:
 
 
 def parse_seconds(body: bytes, accept: str) -> float:
-    """What a client takes to unpack and parse an answer: ``json.loads``, or Arrow's reader."""
+    """Return a client's time to unpack and parse a response: ``json.loads``, or Arrow's reader."""
     start = time.perf_counter()
     if accept == ARROW:
         pa.ipc.open_stream(body).read_all()
@@ -122,7 +122,7 @@ def parse_seconds(body: bytes, accept: str) -> float:
 
 
 def unpacked(body: bytes) -> dict[str, dict[str, object]]:
-    """The content of a JSON answer."""
+    """Return a JSON response's content."""
     content: dict[str, dict[str, object]] = json.loads(
         gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
     )

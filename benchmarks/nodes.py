@@ -1,4 +1,4 @@
-"""Time the features of single nodes of a chunk beside processing the whole chunk for each of them."""
+"""Compare the time of a chunk's single nodes with processing the whole chunk for each."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ RESOLUTION = (16, 16, 40)
 PERCENTILES = (50, 90, 99, 100)
 ROW = "{:<24}{:>12}{:>12}{:>12}{:>9}"
 EXAMPLES = """
-What is measured, on one core, with the volume (256 x 256 x 512 voxels, uint64 supervoxels) in memory:
+Measures, on one core, with the volume (256 x 256 x 512 voxels, uint64 supervoxels) in memory:
   ours      SegmentedChunk(volume), and group_features of the node's own supervoxels
-  plain     supervoxels mapped to nodes, edt.edt of the chunk, statistics of the one node (plain_worker.py)
-Nodes are taken by their size: that of the median, ..., the largest; then many in one batch.
+  plain     the reference (plain_worker.py): map supervoxels, edt.edt of the chunk, one node's statistics
+Nodes are chosen by size, from the median to the largest; then a batch of many.
 
 examples:
   python benchmarks/nodes.py
@@ -37,7 +37,7 @@ examples:
 
 @dataclass
 class EmChunk:
-    """A chunk in memory: its supervoxels, and the node of each."""
+    """A chunk in memory: supervoxels, and the node of each."""
 
     volume: np.ndarray
     parents: dict[int, int]
@@ -52,7 +52,7 @@ class EmChunk:
 
 @dataclass
 class Measured:
-    """Whether both versions agree on every node, and how many times less time ours took for each one."""
+    """Whether both versions agree on every node, and our speed-up for each."""
 
     agreed: bool
     ratios: list[float]
@@ -65,13 +65,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = em_parser(__doc__, EXAMPLES)
-    parser.add_argument("--batch", type=int, default=30, help="nodes of the last line (default 30)")
-    parser.add_argument("--repeats", type=int, default=5, help="of ours; the plain version runs twice")
+    parser.add_argument("--batch", type=int, default=30, help="nodes in the batch; default 30")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats; the reference runs twice")
     return parser.parse_args(arguments)
 
 
 def load_chunk(shared: Path) -> EmChunk:
-    """A crop of the EM volume, or a synthetic one where it is not there, cut into slabs of 32 along z."""
+    """Return a crop of the EM volume, or of a synthetic one, cut into slabs of 32 along z."""
     path = shared / "data" / "connectomics.npy.ckl.gz"
     if not path.is_file():
         print(f"no EM volume at {path}: a synthetic one is used", file=sys.stderr)
@@ -82,7 +82,7 @@ def load_chunk(shared: Path) -> EmChunk:
 
 
 def measure(chunk: EmChunk, batch: int, repeats: int) -> Measured:
-    """Print times and ratios of nodes by themselves, and of a batch."""
+    """Print times and ratios of single nodes, and of a batch."""
     warm_up()
     segmented = SegmentedChunk(chunk.volume)
     rows = segmented.features([chunk.parents[i] for i in segmented.ids.tolist()], RESOLUTION)
@@ -109,13 +109,13 @@ def measure(chunk: EmChunk, batch: int, repeats: int) -> Measured:
 
 
 def ours_of(chunk: EmChunk, nodes: list[int]) -> np.ndarray:
-    """Rows of some nodes, from the volume on."""
+    """Compute some nodes' rows from the volume."""
     groups = {node: chunk.children[node] for node in nodes}
     return group_features(SegmentedChunk(chunk.volume), groups, RESOLUTION)
 
 
 def best(call: Callable[[], np.ndarray], repeats: int) -> tuple[float, np.ndarray]:
-    """The least time of the processor in seconds that a call took, and the last result."""
+    """Return a call's least CPU time in seconds, and its last result."""
     times = []
     for _ in range(repeats):
         began = time.process_time()

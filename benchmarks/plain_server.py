@@ -1,8 +1,7 @@
-"""A straightforward server of the same reads, to compare with: an object per cell, a loop per id.
+"""A reference server of the same reads: an object per cell, a loop per id.
 
-It works as the older service does, with kvdbclient's ``read_nodes`` and ``flask.json``, and is spared what
-that one does besides: it asks no graph server for metadata, opens its client once, and computes positions in
-plain integers. It checks nothing.
+Like PCGL2Cache it uses kvdbclient's ``read_nodes`` and ``flask.json``, but it needs no graph server for
+metadata, opens its client once, computes positions in plain integers, and checks nothing.
 
     gunicorn "benchmarks.plain_server:create_app('PROJECT', 'INSTANCE', 'TABLE', 'geometry.json')"
 """
@@ -26,11 +25,11 @@ from l2features.core.geometry import Geometry
 from l2features.core.schema import ATTRIBUTES
 
 GZIP_LEVEL = 9
-"""That of the older service, which has this library too."""
+"""PCGL2Cache's, which uses this library too."""
 
 
 def registered_attributes() -> dict[str, Any]:
-    """The attributes as kvdbclient wants them declared, by name."""
+    """Return kvdbclient's declarations of the attributes, by name."""
     registered = {}
     for a in ATTRIBUTES:
         shape = (-1, 3) if len(a.shape) == 2 else None
@@ -40,7 +39,7 @@ def registered_attributes() -> dict[str, Any]:
 
 
 def create_app(project: str, instance: str, table: str, geometry_file: str) -> Flask:
-    """The app, over one Bigtable table; the geometry is that of `Geometry.to_json`."""
+    """Create the app over one Bigtable table; ``geometry`` is `Geometry.to_json`'s."""
     app = Flask(__name__)
     client = BigTableClient(table, config=BigTableConfig(PROJECT=project, INSTANCE=instance))
     geometry = Geometry.from_json(Path(geometry_file).read_text())
@@ -69,7 +68,7 @@ def create_app(project: str, instance: str, table: str, geometry_file: str) -> F
 
 
 def served(node: int, cells: dict[Any, Any], geometry: Geometry) -> dict[str, Any]:
-    """What a client sees of one row."""
+    """Return one row as served."""
     features = {}
     for attribute, versions in cells.items():
         value = versions[0].value.tolist()
@@ -83,7 +82,7 @@ def served(node: int, cells: dict[Any, Any], geometry: Geometry) -> dict[str, An
 
 
 def position(node: int, index: list[int], geometry: Geometry) -> list[float]:
-    """A voxel index within a node's chunk as a position in nm."""
+    """Return a voxel index in a node's chunk as nm."""
     shift = 64 - geometry.layout.layer_bits
     nm = []
     for axis, bits in enumerate(geometry.layout.axis_bits(2)):

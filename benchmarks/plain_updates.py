@@ -1,7 +1,7 @@
-"""A straightforward updater, to compare with: one id at a time, a chunk read, mapped and measured for each.
+"""A reference updater: one id at a time, with a whole chunk read, mapped and measured for each.
 
-It works as the older workers do, and is spared what those do besides (see plain_worker.py); the nodes of its
-supervoxels come from the graph's table itself, by one range scan, and not from a server before it.
+Like PCGL2Cache's workers, with plain_worker.py's savings; it reads supervoxels' nodes from the graph's table
+in one range scan, not from a server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE = "l2cache_plain"
 
 
 class PlainUpdater:
-    """Handles ids one by one, and writes their rows to a table of its own; ``millis`` is the time by step."""
+    """Computes ids one by one into its own table; ``millis`` is the time by step."""
 
     def __init__(self, dataset: EmDataset) -> None:
         from cloudvolume import CloudVolume
@@ -38,7 +38,7 @@ class PlainUpdater:
         self.store.create(Meta(GRAPH, entry.cv_path, "2026-01-01 00:00:00", self.geometry))
 
     def handle(self, node: int) -> np.ndarray:
-        """Compute and write the row (1,) of a node."""
+        """Compute and write a node's row (1,)."""
         chunk = Chunk(*LAYOUT.chunk_coordinates(as_ids([node]))[0].tolist())
         with timed(self.millis, "read"):
             start = self.geometry.origins([chunk])[0].tolist()

@@ -1,7 +1,7 @@
-"""A straightforward worker for one L2 id, to compare with: the whole chunk is mapped and measured for it.
+"""A reference worker for one L2 id, which maps and measures the whole chunk.
 
-It works as the older workers do (fastremap, edt, numpy, scikit-learn), and is spared what those do besides:
-of all the labels of the chunk, only the one that was asked for is looked at after the distance transform.
+Like PCGL2Cache's workers it uses fastremap, edt, numpy and scikit-learn, but after the distance transform it
+measures only the requested label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from l2features.testing.oracle import central_scores, principal_axes
 def plain_node(
     supervoxels: np.ndarray, parents: Mapping[int, int], node: int, resolution: Sequence[float]
 ) -> np.ndarray:
-    """The row (1,) of a node of a chunk of supervoxels, whose parents are given."""
+    """Return a node's row (1,) from its chunk's supervoxels and their parents."""
     nm = np.asarray(resolution, np.float64)
     nodes = fastremap.remap(supervoxels, {0: 0, **parents})
     distances = edt.edt(nodes, anisotropy=tuple(nm.tolist()), black_border=False, parallel=1)

@@ -1,4 +1,4 @@
-"""What is measured: tables of made-up nodes, and servers that read them."""
+"""Synthetic tables, and servers that read them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ START_S, STOP_S = 60.0, 15.0
 
 
 def make_features(n: int) -> np.ndarray:
-    """Made-up features of n nodes in all chunks of the grid; nine in ten have a PCA."""
+    """Return synthetic features of n nodes all over the grid; nine in ten have a PCA."""
     random = np.random.default_rng(0)
     features = np.zeros(n, dtype=FEATURES)
     chunks = np.stack(np.meshgrid(*map(np.arange, GRID), indexing="ij"), axis=-1).reshape(-1, 3)
@@ -60,7 +60,7 @@ def make_features(n: int) -> np.ndarray:
 
 
 def fill(store_url: str, features: np.ndarray) -> None:
-    """A new table with these rows and the geometry."""
+    """Create a table with these rows and the geometry."""
     store = open_store(store_url, TABLE)
     store.create(Meta("benchmark", "precomputed://file:///nowhere", "2026-01-01 00:00:00", GEOMETRY))
     store.write(features)
@@ -68,7 +68,7 @@ def fill(store_url: str, features: np.ndarray) -> None:
 
 
 class Server:
-    """A running gunicorn, its workers, and what they take."""
+    """A gunicorn, its workers, and their memory."""
 
     def __init__(
         self, name: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
@@ -79,7 +79,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it and wait until it answers."""
         command = [sys.executable, "-m", "gunicorn", *self.arguments, "-b", f"127.0.0.1:{self.port}"]
         environment = {**os.environ, **self.environment, "L2CACHE_BIND": f"127.0.0.1:{self.port}"}
         with self.log.open("ab") as log:
@@ -112,7 +112,7 @@ class Server:
         return True
 
     def cache_counts(self) -> tuple[int, int]:
-        """Rows found in the caches, and rows not found, since the server was started."""
+        """Return cache hits and misses since the start."""
         text = self.get("/metrics")
         counts = dict.fromkeys(("hit", "miss"), 0)
         for line in re.findall(r"^l2cache_cache_lookups_total\{.*", text, re.MULTILINE):
@@ -122,7 +122,7 @@ class Server:
         return counts["hit"], counts["miss"]
 
     def begin_memory(self) -> None:
-        """Let the peak memory of every process begin anew."""
+        """Reset every process' peak memory."""
         self._before = {}
         for process in self._processes():
             Path(f"/proc/{process.pid}/clear_refs").write_text("5")
@@ -130,7 +130,7 @@ class Server:
             self._before[process.pid] = memory.pss - memory.rss
 
     def peak_mb(self) -> float:
-        """Peak of all processes since `begin_memory`: proportional set sizes then, plus what they grew by."""
+        """Return the peak memory since `begin_memory`: proportional set sizes then, plus growth."""
         peak = 0
         for process in self._processes():
             status = Path(f"/proc/{process.pid}/status").read_text()

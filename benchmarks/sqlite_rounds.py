@@ -3,8 +3,8 @@
     python -m benchmarks.sqlite_rounds --rounds 10000
 
 Each scenario has two writers and two readers. Readers count rounds; writers go on until the readers end.
-Every row holds a number that only grows, so a read that goes back to an older one shows. The command prints
-a line per scenario and exits with 1 if any round failed.
+Every row holds a growing number, so a stale read shows. The command prints a line per scenario and exits
+with 1 if any round failed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PROCESSES = multiprocessing.get_context("fork")
 
 
 def _write(url: str, number: int) -> None:
-    """One round of a writer: all rows hold a number."""
+    """Write one number to all rows."""
     rows = np.zeros(len(NODES), FEATURES)
     rows["label"], rows["size_nm3"], rows["area_nm2"] = NODES, 1, number
     with closing(open_store(url, "t")) as store:
@@ -47,7 +47,7 @@ def _write(url: str, number: int) -> None:
 
 
 def _read(url: str) -> int:
-    """One round of a reader: the number that all rows hold, 0 while there are none."""
+    """Read the number that all rows hold, 0 while there are none."""
     with closing(open_store(url, "t")) as store:
         first, again = (store.read(NODES) for _ in range(2))
         numbers = np.unique(first.features["area_nm2"])
@@ -80,7 +80,7 @@ def _reader(url: str, replace: bool, rounds: int, problems: Any) -> None:
 
 @contextmanager
 def _as_nobody(wanted: bool) -> Iterator[None]:
-    """Without the rights of root."""
+    """Drop root privileges."""
     before = os.geteuid()
     if wanted:
         os.seteuid(NOBODY)
@@ -91,7 +91,7 @@ def _as_nobody(wanted: bool) -> Iterator[None]:
 
 
 def _attempt(call: Callable[[], Any], what: str, problems: Any) -> Any:
-    """A call's result; its error becomes a problem. A table that does not exist yet is none."""
+    """Return a call's result; record its error as a problem, except a missing table."""
     try:
         with suppress(TableNotFound):
             return call()
@@ -101,7 +101,7 @@ def _attempt(call: Callable[[], Any], what: str, problems: Any) -> Any:
 
 
 def run_rounds(folder: Path, rounds: int, replace: bool = False) -> tuple[Counter[str], int]:
-    """Problems, with how often they occurred, and how many writes there were.
+    """Run a scenario; return the problems with their counts, and the number of writes.
 
     Args:
         folder: where the file is made; readers may not write to it if its name has ``read-only`` in it and
@@ -143,7 +143,7 @@ SCENARIOS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10_000, help="rounds of reading in each scenario")
+    parser.add_argument("--rounds", type=int, default=10_000, help="read rounds per scenario")
     options = parser.parse_args()
     failed = False
     with TemporaryDirectory() as folder:

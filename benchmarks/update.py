@@ -1,4 +1,4 @@
-"""Ratios of the updater to a straightforward one that takes one id at a time, both in one run.
+"""Compare the updater with a reference that takes one id at a time, in one run.
 
 (a) is compute time with a chunk in memory; (b) is a burst of edits, from the first publish to the last row.
 """
@@ -45,22 +45,20 @@ from l2features.testing.updating import TimedFeed, UpdaterProcess, emulators, wa
 
 SIZE = (256, 256, 512)
 GRID = (7, 3, 1)
-"""The last chunk is for warming up only."""
+"""The last chunk is for warm-up."""
 CROPS = 4
 LEAST_NODE, LEAST_BURST = 20.0, 50.0
 BURST_S = 1_800.0
 EXAMPLES = """
-What is measured:
-  (a) one node of a chunk of 256 x 256 x 512 voxels in memory, on one core: ours (SegmentedChunk and
-      group_features), and supervoxels mapped to nodes, edt.edt of the chunk, statistics of the one node
-      (plain_worker.py). The bar is that of the median node; the others are shown.
-  (b) 200 edits, a split and a merge each, that name 600 ids in 20 such chunks. Ours: published to the Pub/Sub
-      emulator, where an updater waits that has worked before; from the first publish to the moment when all
-      rows are in the Bigtable emulator. Plain: for some of the same ids, one after the other in one process,
-      the chunk is read from the same files, its supervoxels are mapped by the graph's table, then as in (a),
-      and the row is written (plain_updates.py); half of them before ours, half after. Its time for all ids
-      is extrapolated: that of one on average, times the number of ids, divided by the number of processes.
-      Rows are compared. Time is that of the processor in (a), and that of the clock in (b).
+Measures:
+  (a) CPU time of one node in a chunk of 256 x 256 x 512 voxels in memory, on one core: ours (SegmentedChunk
+      and group_features), and the reference (plain_worker.py: map supervoxels to nodes, edt.edt of the chunk,
+      one node's statistics). The bar is for the median node.
+  (b) wall time of 200 edits, a split and a merge each, that name 600 ids in 20 such chunks. Ours: from the
+      first publish to the Pub/Sub emulator, for a warmed-up updater, until all rows are in the Bigtable
+      emulator. Reference (plain_updates.py): some of the same ids, half before ours, half after; each reads
+      the chunk from the same files, maps it by the graph's table, computes as in (a) and writes the row. Its
+      total is extrapolated: mean time per id, times ids, divided by processes. Rows are compared.
 
 examples:
   python benchmarks/update.py
@@ -70,7 +68,7 @@ examples:
 
 @dataclass
 class Burst:
-    """Seconds of ours, and of a plain worker on average for an id; whether their rows agree."""
+    """Our seconds, the reference's mean seconds per id, and whether the rows agree."""
 
     edits: int
     ids: int
@@ -111,10 +109,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = em_parser(__doc__, EXAMPLES)
-    parser.add_argument("--edits", type=int, default=200, help="of the burst, 3 ids each; default 200")
-    parser.add_argument("--sample", type=int, default=8, help="ids given to the plain version; default 8")
-    parser.add_argument("--workers", type=int, default=2, help="processes of each; default 2")
-    parser.add_argument("--repeats", type=int, default=5, help="of ours in (a); default 5")
+    parser.add_argument("--edits", type=int, default=200, help="edits in the burst, 3 ids each; default 200")
+    parser.add_argument("--sample", type=int, default=8, help="ids measured with the reference; default 8")
+    parser.add_argument("--workers", type=int, default=2, help="processes of each updater; default 2")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of ours in (a); default 5")
     return parser.parse_args(arguments)
 
 
@@ -124,7 +122,7 @@ def in_memory(crop: Crop) -> EmChunk:
 
 
 def make_edits(dataset: EmDataset, chunks: Sequence[Chunk], n: int) -> list[Edit]:
-    """Edits in random order of chunks: each a split in one chunk and a merge in the next."""
+    """Yield edits in random chunk order: a split in one chunk and a merge in the next."""
     editor, order = Editor(dataset), np.random.default_rng(2).permutation(len(chunks)).tolist()
     after = list(zip(chunks, [*chunks[1:], chunks[0]], strict=True))
     pairs = itertools.islice(itertools.cycle([after[i] for i in order]), n)
@@ -166,7 +164,7 @@ def run_burst(crops: list[Crop], options: argparse.Namespace) -> Burst:
 def burst_of_ours(
     dataset: EmDataset, edits: Sequence[Edit], spare: Chunk, store: Store, workers: int
 ) -> float:
-    """Seconds from the first publish until all rows are there."""
+    """Return the seconds from the first publish until all rows exist."""
     folder, feed = dataset.config.parent, TimedFeed()
     ids = [node for edit in edits for node in edit.ids]
     with UpdaterProcess(dataset.config, feed, folder / "dead", folder / "updater.log", workers) as updater:

@@ -1,4 +1,4 @@
-"""Features of level-2 nodes of chunked graphs: what they are, how they are computed, where they are kept."""
+"""Features of level-2 nodes of chunked graphs: compute, store, serve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Flex Template launches: the job, whose code is the installed package's."""
+"""Entry point of the Flex Template."""
 
 import sys
 

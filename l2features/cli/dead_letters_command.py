@@ -1,4 +1,4 @@
-"""The command ``l2features deadletters``: what there is of them, and to try it once more."""
+"""``l2features deadletters``: list, show and replay dead letters."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from ..core.errors import ConfigError
 from ..messages.outcomes import Verdict, settle
 from ..pubsub.dead_letters import ALL, TOPIC, DeadLetter, LetterBox, dead_letter, open_letter_box
 from ..pubsub.subscription import SubscriptionError
-from .options import EXIT_FAILED, config_option, user_errors
+from .options import EXIT_FAILED, config_option
 
 if TYPE_CHECKING:
     from ..updates.updater import Updater
 
 BATCH, BATCH_BYTES = 100, 32_000_000
-"""Letters that are applied together; a payload has up to 10 MB."""
+"""Maximum batch of letters; a payload has up to 10 MB."""
 where_argument = click.argument("where", metavar="WHERE")
 limit_option = click.option(
     "--limit",
     type=click.IntRange(1),
     metavar="N",
-    help="Look at N letters at most.  [default: all of a folder, 1000 of a subscription]",
+    help="Maximum number of letters.  [default: all of a folder, 1000 of a subscription]",
 )
 
 
 @click.group()
 def deadletters() -> None:
-    """Messages that could not succeed: which there are, why, and to try them once more.
+    """List, show and replay dead letters: messages with a permanent error.
 
-    WHERE they are is a folder, or a subscription of their topic, projects/PROJECT/subscriptions/NAME.
+    WHERE is a folder, or a subscription of their topic, projects/PROJECT/subscriptions/NAME.
 
     \b
     Example:
@@ -51,13 +51,14 @@ def deadletters() -> None:
 @deadletters.command("list")
 @where_argument
 @limit_option
-@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each, with all ids and no payload.")
-@user_errors
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON line per letter, with all ids, without payload."
+)
 def list_letters(where: str, limit: int | None, as_json: bool) -> None:
-    """The dead letters at WHERE: name, time, attempts, table, reasons and number of ids.
+    """List the dead letters at WHERE: name, time, attempts, table, reasons and number of ids.
 
-    They stay where they are; those of a subscription are held meanwhile. Of a folder, a file that holds no
-    letter is named, and the exit status is 1.
+    They stay where they are; a subscription's are leased meanwhile. A folder's file that is no letter is
+    reported, and the exit status is 1.
     """
     count = 0
     with _opened(where, limit) as box:
@@ -72,10 +73,9 @@ def list_letters(where: str, limit: int | None, as_json: bool) -> None:
 @where_argument
 @click.argument("name")
 @limit_option
-@click.option("--payload", is_flag=True, help="Write the payload itself, and nothing else.")
-@user_errors
+@click.option("--payload", is_flag=True, help="Write only the payload.")
 def show(where: str, name: str, limit: int | None, payload: bool) -> None:
-    """All that the dead letter at WHERE says whose name is NAME, or begins so."""
+    """Show the dead letter at WHERE whose name begins with NAME."""
     with _opened(where, limit) as box:
         letter: DeadLetter | None = None
         count = 0
@@ -95,32 +95,32 @@ def show(where: str, name: str, limit: int | None, payload: bool) -> None:
 @deadletters.command()
 @where_argument
 @click.argument("names", metavar="[NAME…]", nargs=-1)
-@click.option("--topic", metavar="TOPIC", help="Publish to projects/PROJECT/topics/NAME instead.")
+@click.option(
+    "--topic", metavar="TOPIC", help="Publish to projects/PROJECT/topics/NAME instead of computing."
+)
 @limit_option
 @config_option
-@user_errors
 def replay(
     where: str, names: tuple[str, ...], topic: str | None, limit: int | None, config: str | None
 ) -> None:
-    """Try the dead letters at WHERE once more, those whose names begin with NAME or all.
+    """Replay the dead letters at WHERE: those whose names begin with NAME, or all.
 
-    What they ask for is computed here, with the data sets file; or, with --topic, they are published again
-    as they came. A letter of which nothing is left to do, or that was published, is removed; one that dies
-    again stays, in a folder with one attempt more. The exit status is 1 where letters stay, or where a file
-    of the folder holds none.
+    Computes what they ask for with the data sets file; or, with --topic, publishes them again unchanged.
+    Removes letters that are done or published; refused ones stay, in a folder with one attempt more. The
+    exit status is 1 if letters stay, or if a file of the folder is no letter.
     """
     with _opened(where, limit) as box:
         full_names = _full_names(box, names, where) if names else ALL
         failed = _publish(box, full_names, topic) if topic else _compute(box, full_names, config)
         if box.limited:
-            click.echo(f"error: not all were tried{_more(box)}", err=True)
+            click.echo(f"error: not all were replayed{_more(box)}", err=True)
     if failed or box.limited:
         sys.exit(EXIT_FAILED)
 
 
 @contextmanager
 def _opened(where: str, limit: int | None) -> Iterator[LetterBox]:
-    """The letters at a place. What is none is named in the end, and then the exit status is 1."""
+    """Open a letter box; at the end, report files that are no letters and exit with 1 if there are any."""
     with closing(open_letter_box(where, limit)) as box:
         if where.startswith("projects/"):
             check_pubsub(where, SubscriptionError)
@@ -134,7 +134,7 @@ def _opened(where: str, limit: int | None) -> Iterator[LetterBox]:
 
 
 def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
-    """Apply letters; gives whether some stay."""
+    """Apply letters; return whether some stay."""
     from ..updates.updater import Update
 
     counts: Counter[Verdict] = Counter()
@@ -149,7 +149,7 @@ def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
 
 
 def _batches(letters: Iterable[tuple[str, DeadLetter]]) -> Iterator[dict[str, DeadLetter]]:
-    """Letters by name, a bounded number with a bounded size together."""
+    """Yield batches of letters by name, bounded in number and size."""
     batch: dict[str, DeadLetter] = {}
     size = 0
     for name, letter in letters:
@@ -163,14 +163,14 @@ def _batches(letters: Iterable[tuple[str, DeadLetter]]) -> Iterator[dict[str, De
 
 
 def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Counter[Verdict]:
-    """Apply letters; gives the number of them by verdict."""
+    """Apply letters; return their number by verdict."""
     from ..updates.apply import apply_messages
 
     counts: Counter[Verdict] = Counter()
     for name, letter in batch.items():
         if letter.left_out:
             counts[Verdict.DEAD] += 1
-            _say(name, _without_payload(letter))
+            _report(name, _without_payload(letter))
     deliveries = {name: letter.delivery(name) for name, letter in batch.items() if not letter.left_out}
     for name, outcomes in apply_messages(updater, deliveries.values()).items():
         delivery = deliveries[name]
@@ -179,14 +179,14 @@ def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Co
         if settled.verdict is Verdict.DONE:
             box.remove(name)
             continue
-        _say(name, settled.why)
+        _report(name, settled.why)
         if settled.verdict is Verdict.DEAD:
             box.refused(name, dead_letter(delivery, settled.causes))
     return counts
 
 
 def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
-    """Publish letters; gives whether some stay."""
+    """Publish letters; return whether some stay."""
     from ..pubsub.topic import Topic, Unpublishable
 
     if not TOPIC.fullmatch(topic):
@@ -200,7 +200,7 @@ def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
                 publisher.publish(letter.data, letter.attributes)
             except Unpublishable as error:
                 stay += 1
-                _say(name, str(error))
+                _report(name, str(error))
             else:
                 published += 1
                 box.remove(name)
@@ -209,32 +209,30 @@ def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
 
 
 def _full_names(box: LetterBox, names: tuple[str, ...], where: str) -> list[str]:
-    """The names of the letters whose names begin so. Raises ConfigError where there is none, or several."""
-    there = [name for name, _ in box.letters(names)]
-    found: dict[str, None] = {}
-    for name in names:
-        own = [full for full in there if full.startswith(name)]
-        _expect_one(name, where, len(own), box)
-        found[own[0]] = None
-    return list(found)
+    """Return the full names. Raises ConfigError where not exactly one letter's name begins with one."""
+    listed = [name for name, _ in box.letters(names)]
+    found = {name: [full for full in listed if full.startswith(name)] for name in names}
+    for name, matches in found.items():
+        _expect_one(name, where, len(matches), box)
+    return list(dict.fromkeys(full for [full] in found.values()))
 
 
 def _expect_one(name: str, where: str, count: int, box: LetterBox) -> None:
     if count != 1:
-        raise ConfigError(f"dead letter {name!r}: {count} of {where} begin so: expected one{_more(box)}")
+        raise ConfigError(f"dead letter {name!r}: {count} of {where} match: expected one{_more(box)}")
 
 
 def _more(box: LetterBox) -> str:
-    return ", and there may be more: --limit says how many are looked at" if box.limited else ""
+    return ", and there may be more: raise --limit" if box.limited else ""
 
 
 def _without_payload(letter: DeadLetter) -> str:
-    """Why a letter cannot be tried again."""
+    """Return why a letter cannot be replayed."""
     size, sha256 = letter.payload
-    return f"its payload of {size} bytes, sha256 {sha256}, was too large for the topic, and is not there"
+    return f"its payload of {size} bytes, sha256 {sha256}, was too large for the topic and is missing"
 
 
-def _say(name: str, why: str) -> None:
+def _report(name: str, why: str) -> None:
     click.echo(f"error: {name}: {_shown(why)}", err=True)
 
 
@@ -270,5 +268,5 @@ def _json_line(name: str, letter: DeadLetter) -> str:
 
 
 def _shown(text: str) -> str:
-    """A text that others wrote, without what could command a terminal."""
+    """Return a text from outside without control characters."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

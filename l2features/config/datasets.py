@@ -1,14 +1,14 @@
-"""The data sets file, and the only place where the environment is read.
+"""The data sets file, and the library's only access to the environment.
 
-The file is the YAML of the older service, ``<dataset>: {cv_path, l2cache_id}``, with optional keys::
+The file is PCGL2Cache's YAML, ``<dataset>: {cv_path, l2cache_id}``, with optional keys::
 
     minnie:
       cv_path: graphene://https://server/segmentation/table/minnie
       l2cache_id: l2cache_minnie
       graph: bigtable://project/instance/minnie    # or graphene, or flat
       store: bigtable://project/instance           # or sqlite:///path/file.db
-      chunk_size: [256, 256, 512]                  # where the segmentation does not say
-      watershed: gs://bucket/ws                    # the graph's path, where cv_path is a copy of it
+      chunk_size: [256, 256, 512]                  # needed without a graph
+      watershed: gs://bucket/ws                    # the graph's layer, if cv_path is a copy of it
       mip: 1                                       # or scale: [16, 16, 40], in nm; else the first scale
       empty_files: background                      # files of 0 bytes; else they fail their chunk
 """
@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.request import getproxies_environment
 
 from pydantic import (
@@ -49,9 +49,9 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][-_.A-Za-z0-9]{0,99}")
 FLAT, SERVED = "flat", "graphene"
 """Graphs of a data set without a graph, and of one whose ``cv_path`` is a graph's server."""
 PRECOMPUTED = "precomputed://"
-"""A path of this form is not judged here: a table can be served whose segmentation is not read."""
+"""Such paths are not checked here, so that a table can be served without its segmentation."""
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
-"""HOST:PORT, where a server listens."""
+"""HOST:PORT of a server."""
 _PATTERNS = {
     "l2cache_id": TABLE_NAME,
 }
@@ -71,7 +71,11 @@ EXPECTED = {
     "scale": "three positive numbers of nm, such as [16, 16, 40]",
     "empty_files": "fail or background",
 }
-"""What the keys of a data set may hold."""
+"""Valid values of a data set's keys."""
+
+
+_Voxels = Annotated[int, Field(gt=0, le=65_535)]
+_Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def store_form(url: str) -> str | None:
@@ -89,10 +93,10 @@ class Dataset(BaseModel):
     l2cache_id: str
     graph: str
     store: str
-    chunk_size: tuple[int, int, int] | None = None
+    chunk_size: tuple[_Voxels, _Voxels, _Voxels] | None = None
     watershed: str | None = None
     mip: int | None = Field(None, ge=0)
-    scale: tuple[float, float, float] | None = None
+    scale: tuple[_Nanometres, _Nanometres, _Nanometres] | None = None
     empty_files: Literal["fail", "background"] = "fail"
 
     @model_validator(mode="before")
@@ -134,20 +138,6 @@ class Dataset(BaseModel):
             parse_path(value)
         return value
 
-    @field_validator("scale")
-    @classmethod
-    def _scale(cls, value: tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-        if value is not None and not all(0 < r < math.inf for r in value):
-            raise ValueError("out of range")
-        return value
-
-    @field_validator("chunk_size")
-    @classmethod
-    def _chunk_size(cls, value: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
-        if value is not None and not all(0 < n <= 65_535 for n in value):
-            raise ValueError("out of range")
-        return value
-
     @model_validator(mode="after")
     def _fits(self) -> Dataset:
         if self.graph == SERVED and not self.served:
@@ -184,9 +174,9 @@ class Dataset(BaseModel):
 
 
 class Datasets(NamedTuple):
-    """A data sets file: the data sets that can be used, and what is wrong with the others, by name.
+    """A data sets file: usable data sets, and the problems of the others, by name.
 
-    ``entries`` are all of them as they stand.
+    ``entries`` is the whole file as parsed.
     """
 
     file: str
@@ -196,30 +186,30 @@ class Datasets(NamedTuple):
 
     @property
     def errors(self) -> list[str]:
-        """A line for each data set that cannot be used."""
+        """One line per unusable data set."""
         return [f"data sets file {self.file}: {problem}" for problem in self.problems.values()]
 
 
 def read_datasets(path: str | os.PathLike[str] | None = None) -> Datasets:
-    """The data sets of a file, or of that which ``$GRAPH_L2CACHE_CONFIG_PATH`` names.
+    """Read a data sets file, by default ``$GRAPH_L2CACHE_CONFIG_PATH``, here or at ``gs://…``.
 
-    It may lie in a bucket, ``gs://…``. Raises ConfigError where it cannot be read, or no data set can be
-    used: it names the data set, the key and what was expected.
+    Raises ConfigError where the file cannot be read or no data set is usable, with the data set, the key and
+    the expected value.
     """
     datasets = _read(path)
     if not datasets.usable:
-        others = f" (and {len(datasets.errors) - 1} more are wrong)" if len(datasets.errors) > 1 else ""
+        others = f" (and {len(datasets.errors) - 1} more errors)" if len(datasets.errors) > 1 else ""
         raise ConfigError(datasets.errors[0] + others)
     return datasets
 
 
 def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
-    """Return the data sets of a file that can be used. Raises ConfigError as `read_datasets`."""
+    """Return the usable data sets of a file. Raises ConfigError as `read_datasets`."""
     return read_datasets(path).usable
 
 
 def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Dataset:
-    """One data set of the file, whatever is wrong with the others. Raises ConfigError."""
+    """Return one data set of the file, whatever the problems of the others. Raises ConfigError."""
     datasets = _read(path)
     if name in datasets.problems:
         raise ConfigError(f"data sets file {datasets.file}: {datasets.problems[name]}")
@@ -250,9 +240,9 @@ def _read(path: str | os.PathLike[str] | None) -> Datasets:
 def datasets_of_table(
     datasets: Iterable[Dataset], table_id: str, l2cache_id: str | None = None
 ) -> list[Dataset]:
-    """The data sets that a message means: those of this name, or whose graph has this table.
+    """Return the data sets that a message names: those of this name, or whose graph has this table.
 
-    One graph may have several caches; ``l2cache_id`` names one of them. None where nothing fits.
+    A graph may have several caches; ``l2cache_id`` selects one. The list is empty where nothing matches.
     """
     return [
         d
@@ -263,7 +253,7 @@ def datasets_of_table(
 
 
 def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:
-    """This process' environment, with which the HTTP server serves these data sets."""
+    """Return the environment in which the HTTP server serves these data sets."""
     file = os.fspath(path)
     own = {
         CONFIG_VARIABLE: file if file.startswith(BUCKETS) else str(Path(file).resolve()),
@@ -275,29 +265,29 @@ def server_environment(path: str | os.PathLike[str], bind: str, workers: int, au
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process' environment with more variables, for a process that it starts."""
+    """Return this process' environment with more variables, for a child process."""
     return {**os.environ, **more}
 
 
 def without_proxy(host: str) -> dict[str, str]:
-    """The variable by which clients reach a host directly, where this process' environment has a proxy."""
+    """Return the variable that exempts a host from this process' proxy; empty without a proxy."""
     proxies = getproxies_environment()
     excepted = proxies.pop("no", None)
     return {"no_proxy": f"{excepted},{host}" if excepted else host} if proxies else {}
 
 
 def pubsub_emulator() -> str | None:
-    """Address of the emulator of Pub/Sub, where there is one."""
+    """Return the address of the Pub/Sub emulator, if one is set."""
     return os.environ.get(PUBSUB_VARIABLE)
 
 
 def bigtable_emulator() -> str | None:
-    """Address of the emulator of Bigtable, where there is one."""
+    """Return the address of the Bigtable emulator, if one is set."""
     return os.environ.get(BIGTABLE_VARIABLE)
 
 
 def url_prefix() -> str:
-    """First part of the path of the HTTP server's routes, such as ``/l2cache``."""
+    """Return the first part of the HTTP server's paths, such as ``/l2cache``."""
     parts = os.environ.get(PREFIX_VARIABLE, "l2cache").split("/")
     return "".join(f"/{part}" for part in parts if part)
 
@@ -327,7 +317,7 @@ def _dataset(file: str, name: str, entry: Any) -> Dataset:
 
 
 def _default_store(file: str, entry: dict[str, Any]) -> str | None:
-    """The Bigtable instance of the environment, as in the older service, or a file beside the data sets."""
+    """Return the environment's Bigtable instance, as in PCGL2Cache, or a file beside the data sets file."""
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
     if project and instance:
         return f"bigtable://{project}/{instance}"

@@ -1,4 +1,4 @@
-"""A data sets file's YAML, read entry by entry: one that cannot be read leaves the others as they are."""
+"""The data sets file's YAML, parsed entry by entry, so that a broken one does not affect the others."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..core.errors import ConfigError
 BUCKETS = "gs://"
 CONNECT_S, BUCKET_TIMEOUT_S = 5.0, 30.0
 NOT_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
-"""What PyYAML raises for a text, or for a value that is not of the kind that its tag names."""
+"""Errors that PyYAML raises for invalid text, or for values that contradict their tag."""
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 class Entries(NamedTuple):
-    """Entries by name as the file has them, and why an entry cannot be read."""
+    """Parsed entries by name, and the problems of unreadable ones."""
 
     values: dict[str, Any]
     problems: dict[str, str]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice."""
+    """A safe loader that rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != _MERGE]
@@ -37,9 +37,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_entries(file: str) -> Entries:
-    """Return the entries of a data sets file, here or in a bucket, ``gs://…``.
+    """Return the entries of a data sets file, here or at ``gs://…``.
 
-    Raises ConfigError where it cannot be read, or is not YAML with an entry for each data set.
+    Raises ConfigError where it cannot be read, or is not a YAML mapping of data sets.
     """
     try:
         text = _read_from_bucket(file) if file.startswith(BUCKETS) else Path(file).read_text("utf-8")
@@ -56,7 +56,7 @@ def read_entries(file: str) -> Entries:
 
 
 def as_json(value: Any) -> Any:
-    """Return what YAML holds in JSON's kinds of values; others as text."""
+    """Return a YAML value as JSON types; others become text."""
     if isinstance(value, dict):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list):

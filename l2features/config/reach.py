@@ -1,7 +1,7 @@
-"""Whether a Google service, or its emulator, can be reached.
+"""Check that Google services, or their emulators, can be reached.
 
-Google's clients repeat a call for a minute, which is right while a job runs. Before it begins, a wrong
-address or a host that is down is named at once.
+Google's clients retry a call for a minute, which is right during a job. Before it begins, a wrong address or
+an unreachable host is reported at once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ BIGTABLE_HOST, PUBSUB_HOST = "bigtable.googleapis.com:443", "pubsub.googleapis.c
 
 
 def check_bigtable(url: str, kind: type[L2FeaturesError] = StoreUnavailable) -> None:
-    """Raise ``kind`` where ``url`` is of Bigtable, and that cannot be reached. Other URLs pass."""
+    """Raise ``kind`` where ``url`` is a Bigtable URL and Bigtable is unreachable. Other URLs pass."""
     if url.startswith("bigtable://"):
         _check(url, BIGTABLE_VARIABLE, bigtable_emulator(), BIGTABLE_HOST, kind)
 
 
 def check_pubsub(path: str, kind: type[L2FeaturesError]) -> None:
-    """Raise ``kind`` where Pub/Sub cannot be reached; ``path`` is what is wanted of it."""
+    """Raise ``kind`` where Pub/Sub is unreachable; ``path`` names the resource in the message."""
     _check(path, PUBSUB_VARIABLE, pubsub_emulator(), PUBSUB_HOST, kind)
 
 

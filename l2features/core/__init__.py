@@ -1,1 +1,1 @@
-"""What everything stands on: ids, geometry, the table of attributes, rows. No input or output."""
+"""Foundations without I/O: ids, geometry, the table of attributes, rows."""

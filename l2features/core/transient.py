@@ -60,7 +60,7 @@ def has_transient_cause(error: BaseException) -> bool:
 
 
 def _verdict(error: BaseException) -> bool | None:
-    """Whether an error is transient; None where its type does not tell."""
+    """Return whether an error is transient; None where its type does not tell."""
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
     if names & _TRANSIENT_NAMES:
         return not isinstance(error, ValueError)
@@ -73,7 +73,7 @@ def _verdict(error: BaseException) -> bool | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of requests, botocore or Google's clients carries."""
+    """Return the HTTP status of an error of requests, botocore or Google's clients."""
     response: Any = getattr(error, "response", None)
     if isinstance(response, dict):
         response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -84,7 +84,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and its causes; the last of a group, and the last attempt of a retry."""
+    """Yield an error and its causes: the last of a group, the last attempt of a retry."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

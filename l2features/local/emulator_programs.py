@@ -1,4 +1,4 @@
-"""Google's emulators of Bigtable and Pub/Sub: where an installed Google Cloud SDK has them."""
+"""Google's Bigtable and Pub/Sub emulators, found in an installed Google Cloud SDK."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from ..core.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 IMAGE_SDK = "/google-cloud-sdk"
-"""Where the SDK lies in Google's image of the emulators."""
+"""Path of the SDK in Google's emulator image."""
 _USUAL_PLACES = (Path("/usr/lib/google-cloud-sdk"), Path("~/google-cloud-sdk"))
-_WHERE = "put it on PATH, or gcloud, beside which it is looked for"
 HOW_TO_GET_JAVA = (
     "java is not on PATH, and the Pub/Sub emulator needs it: get it by `apt install default-jre-headless`, "
     "or from https://adoptium.net"
 )
 
 
+def _how_to_get(name: str, program: str, component: str, package: str) -> str:
+    return (
+        f"the {name} emulator ({program}) is not installed: it comes with the Google Cloud SDK "
+        f"(`gcloud components install {component}`, or Debian's {package} from Google's package repository); "
+        "put it or its gcloud on PATH"
+    )
+
+
 @dataclass(frozen=True)
 class EmulatorProgram:
-    """One of the emulators: its program, and the variable by which Google's clients find it."""
+    """An emulator: its program, and the variable that tells Google's clients its address."""
 
     name: str
     variable: str
@@ -36,12 +43,12 @@ class EmulatorProgram:
     how_to_get_program: str
 
     def find(self) -> str | None:
-        """Path of the program, on PATH or in an SDK, where java is there if it needs it."""
+        """Return the program's path, on PATH or in an SDK; None without it, or without the java it needs."""
         return None if self._lacks_java() else self._find_program()
 
     @property
     def how_to_get_it(self) -> str:
-        """What is missing of it here and how to get that, a line each."""
+        """What is missing and how to install it, one line each."""
         missing = [] if self._find_program() else [self.how_to_get_program]
         return "\n".join([*missing, HOW_TO_GET_JAVA] if self._lacks_java() else missing)
 
@@ -56,14 +63,14 @@ class EmulatorProgram:
         return next((str(path) for path in paths if path.exists()), None)
 
     def command(self, host: str, port: int, path: str | None = None) -> list[str]:
-        """What starts it in the foreground. Raises ConfigError where it is not installed."""
+        """Return the command that runs it in the foreground. Raises ConfigError where it is not installed."""
         path = path or self.find()
         if not path:
             raise ConfigError(self.how_to_get_it)
         return [path, *(flag.format(host=host, port=port) for flag in self.flags)]
 
     def image_command(self, port: int) -> list[str]:
-        """What starts it in Google's image, for all who reach the container."""
+        """Return the command that runs it in Google's image, on all interfaces."""
         return self.command("0.0.0.0", port, f"{IMAGE_SDK}/platform/{self.in_platform}")
 
 
@@ -74,9 +81,7 @@ BIGTABLE = EmulatorProgram(
     "bigtable-emulator/cbtemulator",
     ("-host", "{host}", "-port", "{port}"),
     False,
-    "the Bigtable emulator (cbtemulator) is not installed: it comes with the Google Cloud SDK "
-    "(`gcloud components install bigtable`, or Debian's google-cloud-cli-bigtable-emulator from Google's "
-    f"package repository); {_WHERE}",
+    _how_to_get("Bigtable", "cbtemulator", "bigtable", "google-cloud-cli-bigtable-emulator"),
 )
 PUBSUB = EmulatorProgram(
     "pubsub",
@@ -85,21 +90,19 @@ PUBSUB = EmulatorProgram(
     "pubsub-emulator/bin/cloud-pubsub-emulator",
     ("--host={host}", "--port={port}"),
     True,
-    "the Pub/Sub emulator (cloud-pubsub-emulator) is not installed: it comes with the Google Cloud SDK "
-    "(`gcloud components install pubsub-emulator`, or Debian's google-cloud-cli-pubsub-emulator from "
-    f"Google's package repository); {_WHERE}",
+    _how_to_get("Pub/Sub", "cloud-pubsub-emulator", "pubsub-emulator", "google-cloud-cli-pubsub-emulator"),
 )
 
 
 def free_port() -> int:
-    """A port of loopback at which nobody listens now."""
+    """Return a free port of loopback."""
     with socket.socket() as s:
         s.bind((LOOPBACK, 0))
         return int(s.getsockname()[1])
 
 
 def is_listening(port: int) -> bool:
-    """Whether somebody accepts connections at a port of loopback."""
+    """Return whether a port of loopback accepts connections."""
     try:
         socket.create_connection((LOOPBACK, port), timeout=1).close()
     except OSError:
@@ -108,16 +111,16 @@ def is_listening(port: int) -> bool:
 
 
 def wait_for_port(port: int, seconds: float = 20.0) -> None:
-    """Return when somebody listens at a port of loopback. Raises TimeoutError."""
+    """Wait until a port of loopback accepts connections. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not is_listening(port):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"nobody listens at {LOOPBACK}:{port} after {seconds:g} s")
+            raise TimeoutError(f"no connection to {LOOPBACK}:{port} within {seconds:g} s")
         time.sleep(0.02)
 
 
 def _sdks() -> list[Path]:
-    """Folders of Google Cloud SDKs: that which ``gcloud`` on PATH belongs to, and the usual ones."""
+    """Return the folders of Google Cloud SDKs: the one of ``gcloud`` on PATH, and the usual ones."""
     gcloud = shutil.which("gcloud")
     beside = [Path(gcloud).resolve().parent.parent] if gcloud else []
     return [*beside, *(path.expanduser() for path in _USUAL_PLACES)]

@@ -1,6 +1,6 @@
-"""What runs on one machine: the services, their commands, and who waits for whom.
+"""The services of a local stack: commands, environments and dependencies.
 
-`l2features up` starts these as processes, and compose.yaml has them as containers; a test compares the two.
+`l2features up` runs them as processes, compose.yaml as containers; a test compares the two.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PROJECT = INSTANCE = "local"
 STORE = f"bigtable://{PROJECT}/{INSTANCE}"
 GRAPH = f"{STORE}/{NAME}"
 READY, DONE = "service_healthy", "service_completed_successfully"
-"""What one service may wait for of another, as compose.yaml calls it."""
+"""Conditions of compose.yaml's ``depends_on``."""
 SAMPLE, INGEST, UPDATER, API = "sample", "ingest", "updater", "api"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the services are: a folder, the addresses of the emulators, and where the API listens."""
+    """A stack's folder, and the addresses of emulators and API."""
 
     folder: str
     bigtable: str
@@ -37,17 +37,17 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """By which Google's clients find the emulators."""
+        """Variables that tell Google's clients the emulators' addresses."""
         return {BIGTABLE.variable: self.bigtable, PUBSUB.variable: self.pubsub}
 
 
 CONTAINERS = Place("/data", "bigtable:8086", "pubsub:8085", "0.0.0.0:8080")
-"""Of compose.yaml."""
+"""The place of compose.yaml's containers."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One command, and what it waits for; ``python`` and ``l2features`` are those of whoever starts it."""
+    """A command and its dependencies; whoever starts it resolves ``python`` and ``l2features``."""
 
     name: str
     argv: tuple[str, ...]
@@ -55,12 +55,12 @@ class Service:
     after: Mapping[str, str] = field(default_factory=dict)
 
     def is_finite(self, services: list[Service]) -> bool:
-        """Whether it ends by itself: others wait until it is done."""
+        """Return whether it exits by itself, so that others wait for its end."""
         return any(other.after.get(self.name) == DONE for other in services)
 
 
 def services(place: Place) -> list[Service]:
-    """All but the emulators, in the order in which they start."""
+    """Return all services but the emulators, in starting order."""
     config = ("--config", place.config)
     ingest = ("--dataset", NAME, "--create", "--timestamp", TIMESTAMP, "--workers", "1")
     subscriptions = ",".join(subscription_paths(PROJECT))

@@ -1,7 +1,7 @@
-"""Commands run side by side: started one after another, watched, and ended together.
+"""Supervise commands: start them in stages, watch them, and stop them together.
 
-Each is a process group of its own, so that a Ctrl-C is for the supervisor alone, and that what a command has
-started ends with it. Where the supervisor is killed, they end as well.
+Each command has its own process group, so Ctrl-C reaches only the supervisor, and a command's children stop
+with it. If the supervisor is killed, the commands exit too.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from .processes import ending_with_parent, heeded
 
 POLL_S = 0.05
 STOP_S = 30.0
-"""So long a command may take to end after SIGTERM."""
+"""Time to exit after SIGTERM, before SIGKILL."""
 TAIL_LINES = 12
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
-    """A signal asked for the end."""
+    """A signal requested the stop."""
 
 
 class Ended(L2FeaturesError):
-    """A command has ended that should not have, or took too long."""
+    """A command exited unexpectedly, failed, or took too long."""
 
 
 class Command:
-    """One command that runs; all that it prints goes to ``log``."""
+    """A running command; its output goes to ``log``."""
 
     def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name, self.log = name, log
@@ -51,32 +51,32 @@ class Command:
             )
 
     def printed(self) -> str:
-        """All that it has printed."""
+        """Return its output so far."""
         return self.log.read_text(errors="replace")
 
     def how_it_ended(self) -> str:
-        """Its exit status, the place of its log, and the last lines there."""
+        """Return its exit status, its log's path, and the log's last lines."""
         code = self.process.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         tail = "\n".join(f"  {line}" for line in self.printed().splitlines()[-TAIL_LINES:])
         return f"{self.name} {how}: see {self.log}" + (f"\n{tail}" if tail else "")
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
 
     def kill(self) -> None:
-        """End at once what is left of it."""
+        """Kill it and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class Supervisor:
-    """Starts commands and watches them. Use it in ``with``: at the end none of them is left.
+    """Start commands and watch them. Use it in ``with``: none outlives the block.
 
-    What was started in a later stage ends before that of an earlier one; a second signal ends all at once.
-    ``environment`` gives that of a command, with more variables.
+    Later stages are stopped first; a second signal kills all at once. ``environment`` returns a command's
+    environment with more variables.
     """
 
     def __init__(self, environment: Callable[..., dict[str, str]], logs: Path) -> None:
@@ -102,17 +102,17 @@ class Supervisor:
         self.signals += 1
 
     def start(self, name: str, argv: Sequence[str], more: Mapping[str, str]) -> Command:
-        """Start a command that shall not end."""
+        """Start a command that runs until it is stopped."""
         command = self._command(name, argv, more)
         self.stages[-1].append(command)
         return command
 
     def next_stage(self) -> None:
-        """What is started from now on ends before what was started until now."""
+        """Begin a stage, which is stopped before the earlier ones."""
         self.stages.append([])
 
     def run(self, name: str, argv: Sequence[str], more: Mapping[str, str], seconds: float) -> None:
-        """Run a command to its end. Raises Stopped, and Ended where it fails or takes too long."""
+        """Run a command until it exits. Raises Stopped, and Ended where it fails or takes too long."""
         command = self._command(name, argv, more)
         try:
             self.wait_until(lambda: command.process.poll() is not None, name, seconds)
@@ -127,7 +127,7 @@ class Supervisor:
         return Command(name, argv, self.environment(**more), self.logs / f"{name}.log")
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
-        """Return when ``ready`` says so. Raises Stopped, and Ended where a command ends or time is up."""
+        """Wait until ``ready()``. Raises Stopped, and Ended where a command exits or time is up."""
         until = time.monotonic() + seconds
         while not ready():
             self.check()
@@ -136,7 +136,7 @@ class Supervisor:
             time.sleep(POLL_S)
 
     def check(self) -> None:
-        """Raises Stopped after a signal, and Ended where a command has ended that shall not."""
+        """Raise Stopped after a signal, and Ended where a command has exited."""
         if self.signals:
             raise Stopped
         for command in itertools.chain(*self.stages):
@@ -144,7 +144,7 @@ class Supervisor:
                 raise Ended(command.how_it_ended())
 
     def watch(self) -> None:
-        """Until a signal comes, which is Stopped, or a command ends, which is Ended."""
+        """Watch until a signal (Stopped) or a command's exit (Ended)."""
         while True:
             self.check()
             time.sleep(POLL_S)
@@ -152,7 +152,7 @@ class Supervisor:
     def _stop(self, commands: Sequence[Command]) -> None:
         until = time.monotonic() + STOP_S
         for command in commands:
-            command.ask_to_end()
+            command.terminate()
         while any(command.process.poll() is None for command in commands):
             if self.signals > 1 or time.monotonic() > until:
                 break

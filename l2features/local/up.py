@@ -1,4 +1,4 @@
-"""All on one machine: Google's emulators, a sample with a graph, its ingest, the updater and the API."""
+"""`l2features up`: emulators, a sample with a graph, its ingest, the updater and the API."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from .services import API, GRAPH, UPDATER, Place, Service, services
 from .supervise import Ended, Stopped, Supervisor
 
 START_S, RUN_S = 120.0, 600.0
-"""So long a service may take until it is ready, and one that ends by itself until it is done."""
+"""Time for a service to become ready, and for a finite one to exit."""
 WORKER_IS_READY = "is ready"
-"""Said by the updater."""
+"""Logged by the updater."""
 TEMPORARY = "up-tmp-"
-"""So the names of temporary folders begin."""
+"""Prefix of temporary folders."""
 
 
 def run(folder: Path, ports: Mapping[str, int]) -> int:
-    """Run the stack until a signal comes; gives the exit status: 0 then, 1 where a service has ended.
+    """Run the stack until a signal; return the exit status: 0 then, 1 if a service exited.
 
     ``ports`` may fix those of ``api``, ``bigtable`` and ``pubsub``. Raises ConfigError before it starts any.
     """
@@ -69,7 +69,7 @@ def _watch(supervisor: Supervisor) -> None:
 
 
 def _check_installed() -> None:
-    """Raises ConfigError that names what is missing."""
+    """Raise ConfigError that names what is missing."""
     missing = [program.how_to_get_it for program in (BIGTABLE, PUBSUB) if program.find() is None]
     if any(importlib.util.find_spec(package) is None for package in ("beam_jobs", "apache_beam")):
         missing.append("the jobs are not installed: pip install 'l2features[jobs]'")
@@ -79,7 +79,7 @@ def _check_installed() -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises ConfigError where the folder has what neither a stack nor its sample has left there."""
+    """Raise ConfigError where the folder has files of neither a stack nor its sample."""
     with _usable(folder):
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
         is_of_sample = "datasets.yml" in there and there <= {"datasets.yml", "segmentation"}
@@ -98,7 +98,7 @@ def _usable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _own_folder(folder: Path) -> Iterator[str]:
-    """Make the folder, and keep other stacks out of it; gives a temporary one in it. Raises ConfigError."""
+    """Create and lock the folder; yield a temporary folder in it. Raises ConfigError."""
     with _usable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a")
@@ -118,13 +118,13 @@ def _own_folder(folder: Path) -> Iterator[str]:
 
 
 def _remove_temporary(folder: Path) -> None:
-    """Also what earlier runs have left that were killed."""
+    """Remove temporary folders, those of killed runs too."""
     for path in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _choose_place(folder: Path, ports: Mapping[str, int]) -> Place:
-    """Ports as asked for, or free ones. Raises ConfigError for one that cannot be had."""
+    """Return the given ports, or free ones. Raises ConfigError for an unusable port."""
     chosen = dict(ports)
     for name, port in ports.items():
         if list(ports.values()).count(port) > 1:
@@ -147,7 +147,7 @@ def _choose_place(folder: Path, ports: Mapping[str, int]) -> Place:
 
 
 def _start(supervisor: Supervisor, place: Place, temporary: str) -> None:
-    """Start all in order, each when what it waits for is ready."""
+    """Start all services in order, each when the ones it depends on are ready."""
     java = f"-XX:-UsePerfData -Djava.io.tmpdir={shlex.quote(temporary)}"
     ports = {}
     for program, address in ((BIGTABLE, place.bigtable), (PUBSUB, place.pubsub)):
@@ -172,7 +172,7 @@ def _start(supervisor: Supervisor, place: Place, temporary: str) -> None:
 
 
 def _here(service: Service) -> list[str]:
-    """A service's command with this very Python."""
+    """Return a service's command, run by this Python."""
     program = {"python": [sys.executable], "l2features": [sys.executable, "-m", "l2features.cli"]}
     return [*program[service.argv[0]], *service.argv[1:]]
 
@@ -187,34 +187,31 @@ def _answers(url: str) -> bool:
 
 
 def greeting(place: Place) -> str:
-    """Where all is, and what to try."""
+    """Return addresses, variables to export, and what to try."""
     url = f"http://{place.api}"
     api = f"{url}{url_prefix()}/api/v1"
     exports = {CONFIG_VARIABLE: place.config, **place.environment, **without_proxy(LOOPBACK)}
-    return "\n".join(
-        [
-            "",
-            f"All is up, in {place.folder}. Ctrl-C ends it. In another terminal:",
-            "",
-            *(f"  export {name}={shlex.quote(value)}" for name, value in exports.items()),
-            "",
-            f"  l2features sample-edit {NAME}             # merge two objects; --split cuts one in two",
-            f"  l2features status {NAME}",
-            "  curl -s -H 'Content-Type: application/json' -d '{\"l2_ids\": [ID]}' \\",
-            f"    {api}/table/{NAME}/attributes",
-            "",
-            "The same with caveclient:",
-            "",
-            "  from caveclient.auth import AuthClient",
-            "  from caveclient.l2cache import L2CacheClient",
-            f'  auth = AuthClient(server_address="{url}", token="none")',
-            f'  client = L2CacheClient("{url}", "{NAME}", auth)',
-            "  client.get_l2data([ID])",
-            "",
-            f"  {api}/docs/",
-            f"  {api}/table/{NAME}",
-            f"  {url}/ready",
-            f"  {url}/metrics",
-            "",
-        ]
-    )
+    lines = "\n".join(f"  export {name}={shlex.quote(value)}" for name, value in exports.items())
+    return f"""
+Everything is up, in {place.folder}. Ctrl-C stops it. In another terminal:
+
+{lines}
+
+  l2features sample-edit {NAME}             # merge two objects; --split cuts one in two
+  l2features status {NAME}
+  curl -s -H 'Content-Type: application/json' -d '{{"l2_ids": [ID]}}' \\
+    {api}/table/{NAME}/attributes
+
+The same with caveclient:
+
+  from caveclient.auth import AuthClient
+  from caveclient.l2cache import L2CacheClient
+  auth = AuthClient(server_address="{url}", token="none")
+  client = L2CacheClient("{url}", "{NAME}", auth)
+  client.get_l2data([ID])
+
+  {api}/docs/
+  {api}/table/{NAME}
+  {url}/ready
+  {url}/metrics
+"""

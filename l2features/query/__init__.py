@@ -1,1 +1,1 @@
-"""Reading a data set: rows of nodes, those read before kept, and the answers that clients get."""
+"""Read path: cached rows, and their JSON and Arrow forms."""

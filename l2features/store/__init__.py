@@ -1,4 +1,4 @@
-"""Stores: where features are kept, one implementation per URL scheme."""
+"""Stores of features, one implementation per URL scheme."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stand-in of the authentication service: real TLS on loopback, the users and tables of the recordings."""
+"""A fake authentication service: real TLS on loopback, with the recordings' users and tables."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .emulators import free_port
 VIEWER, NOBODY, WITHOUT_TERMS = "0123456789abcdef0123456789abcdef", "aaaa", "bbbb"
 DATASET = "test_dataset"
 NORMAL, SILENT, NO_HANDSHAKE, DRIP, PAGE = "normal", "silent", "no handshake", "drip", "page"
-"""How it behaves: as it should; never answers; does not even begin TLS; a byte now and then; a web page."""
+"""Behaviours: normal; never answers; no TLS handshake; a byte now and then; a web page."""
 
 
 def user(number: int, name: str, view: bool, without_terms: bool = False) -> dict[str, Any]:
-    """What the service knows of a user."""
+    """A user of the service."""
     granted = {DATASET: ["view"]}
     terms = [{"dataset_id": 1, "dataset_name": DATASET, "tos_id": 3, "tos_name": "Test terms"}]
     return {
@@ -41,7 +41,7 @@ def user(number: int, name: str, view: bool, without_terms: bool = False) -> dic
 
 
 class AuthServer:
-    """A running service; `stop` leaves nobody at its port, `start` brings it back there.
+    """A running service; `stop` closes its port, `start` opens it again.
 
     ``calls`` are the requests it got, as the recordings write them; ``behaviour`` is one of the words above,
     or the status with which it answers everything.
@@ -66,7 +66,7 @@ class AuthServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables by which a process finds this service and believes it."""
+        """Return the variables that make a process use and trust this service."""
         host = f"localhost:{self.port}"
         return {
             "AUTH_URI": f"{host}/auth",
@@ -87,7 +87,7 @@ class AuthServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def behave(self, behaviour: str | int) -> None:
-        """What it does with every request from now on; those that it let hang are dropped."""
+        """Change the behaviour from now on; drop hanging requests."""
         self.released.set()
         self.behaviour, self.released = behaviour, threading.Event()
 
@@ -100,12 +100,12 @@ class AuthServer:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def taken_calls(self) -> list[str]:
-        """The calls since the last time."""
+        """Return the calls since the last time."""
         calls, self.calls = self.calls, []
         return calls
 
     def answer(self, path: str, token: str) -> tuple[int, Any]:
-        """Status and JSON of an answer."""
+        """Return an answer's status and JSON."""
         if isinstance(self.behaviour, int):
             return self.behaviour, {"error": "out of order"}
         if token not in self.users:
@@ -120,7 +120,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no news."""
+        """Ignore disconnected clients."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -159,4 +159,4 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b" ")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Tests look at ``calls``."""
+        """Log nothing; tests check ``calls``."""

@@ -1,4 +1,4 @@
-"""A bucket over HTTP, as Cloud Storage answers a client that reads a file."""
+"""A fake Cloud Storage bucket over HTTP, for reading files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = "my-bucket"
 
 @contextmanager
 def bucket_of(content: Callable[[str], bytes | None]) -> Iterator[str]:
-    """Serve the bucket `NAME`; gives what STORAGE_EMULATOR_HOST must be. None is a file that is not there."""
+    """Serve the bucket `NAME`; yield the value for STORAGE_EMULATOR_HOST. None means a missing file."""
 
     class Bucket(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -25,7 +25,7 @@ def bucket_of(content: Callable[[str], bytes | None]) -> Iterator[str]:
             self.wfile.write(body or b"")
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A stand-in for a CAVE deployment: what its clients ask before and besides the L2 cache.
+"""A fake CAVE deployment: what clients request besides the L2 cache.
 
 As the ingress of a deployment does, one address serves all: requests for ``/l2cache/`` go to our server.
 """
@@ -35,7 +35,7 @@ class Deployment:
         self.datastack, self.l2cache, self.neurons = datastack, l2cache, dict(neurons or {})
         self.table = cv_path.rsplit("/", 1)[-1]
         self.asked: list[str] = []
-        """Paths that were asked for and exist."""
+        """Existing paths that were requested."""
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         x, y, z = resolution
@@ -52,7 +52,7 @@ class Deployment:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def answer(self, path: str) -> Any:
-        """The JSON of a path; None where it does not exist."""
+        """Return a path's JSON; None where it does not exist."""
         match path.strip("/").split("/"):
             case ["info", "api", "v2", "datastack", "full", self.datastack]:
                 return self.info

@@ -14,7 +14,7 @@ find_emulator, find_pubsub_emulator = BIGTABLE.find, PUBSUB.find
 
 
 class Emulator:
-    """One running emulator of Bigtable; it keeps nothing when it stops."""
+    """A running Bigtable emulator; its tables are lost when it stops."""
 
     program = BIGTABLE
 
@@ -33,7 +33,7 @@ class Emulator:
         wait_for_port(self.port)
 
     def pause(self) -> None:
-        """Stop it as a whole until SIGCONT; its threads go on for a moment after the signal was sent."""
+        """Pause the whole process until SIGCONT; wait until its threads have stopped."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitpid(self.process.pid, os.WUNTRACED)
 
@@ -42,11 +42,11 @@ class Emulator:
         self.process.wait()
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Environment of a process that shall use this emulator."""
+        """Return the environment of a process that uses this emulator."""
         return {**os.environ, self.variable: self.host, **more}
 
 
 class PubSubEmulator(Emulator):
-    """One running emulator of Pub/Sub; subscriptions need fresh names in every test."""
+    """A running Pub/Sub emulator; subscriptions need fresh names in every test."""
 
     program = PUBSUB

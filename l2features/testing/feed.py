@@ -1,4 +1,4 @@
-"""A topic of the Pub/Sub emulator with one subscription, both of a fresh name."""
+"""A topic with one subscription in the Pub/Sub emulator, both with fresh names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from google.pubsub_v1 import PublisherClient, SubscriberClient
 
 ACK_DEADLINE_S = 10
-"""The shortest that there is: what nobody holds comes again after it."""
+"""Pub/Sub's shortest lease: unacknowledged messages are redelivered after it."""
 
 
 class Feed:

@@ -1,9 +1,9 @@
-"""A server of graphs, as PyChunkedGraph is for cloud-volume, without a table.
+"""A PyChunkedGraph server for cloud-volume, without a table.
 
     python -m l2features.testing.graph_server PORT LAYER_FOLDER graph_v2.json.gz watershed_v2.npz
 
-serves a recorded graph, as a process of its own. Only what cloud-volume and `l2features` ask is answered, of
-layer 2; all else is an error 404.
+serves a recorded graph. It answers only the requests of cloud-volume and `l2features` about layer 2; all
+others are 404.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class ServedGraph:
         self.parents: dict[int, list[tuple[int, int]]] = {}
         self.children: dict[int, list[int]] = {}
         self.nodes: dict[int, list[int]] = defaultdict(list)
-        """The nodes of each chunk."""
+        """Each chunk's nodes."""
 
     def put(self, cell: Cell) -> None:
-        """Know one more cell of the graph's table; of the children of a node the last ones put are served."""
+        """Add a cell of the graph's table; a node's last children win."""
         node = as_ids([cell.node])
         layer = self.layout.layers(node)[0]
         if layer == 1 and cell.column == PARENTS:
@@ -51,17 +51,17 @@ class ServedGraph:
             self.children[cell.node] = np.frombuffer(zstandard.decompress(cell.value), "<u8").tolist()
 
     def roots(self, supervoxels: list[int], ms: float) -> list[int]:
-        """L2 ids at a time: 0 for those that have none, but themselves where none of them has one."""
+        """Return L2 ids at a time: 0 without a parent, but the ids themselves if none has one."""
         then = [[cell for cell in self.parents.get(node, ()) if cell[0] <= ms] for node in supervoxels]
         return [max(cells)[1] if cells else 0 for cells in then] if any(then) else supervoxels
 
     def pairs(self, chunk_id: int) -> list[int]:
-        """All nodes of a chunk, each with each of its supervoxels."""
+        """Return a chunk's nodes with their supervoxels."""
         nodes = self.nodes.get(chunk_id, [])
         return [one for node in nodes for child in self.children[node] for one in (node, child)]
 
     def answer(self, route: Sequence[str], arguments: Mapping[str, str], body: bytes) -> bytes | None:
-        """What is answered to a request; None where there is no such route."""
+        """Return the response to a request; None for an unknown route."""
         match route:
             case ["roots_binary"] if arguments.get("stop_layer") == str(L2):
                 seconds = float(arguments.get("timestamp", time.time()))
@@ -78,7 +78,7 @@ def _raw(ids: list[int]) -> bytes:
 
 
 class GraphServer(ThreadingHTTPServer):
-    """Answers for ``graphs``, by the names of their tables, on a port of loopback; 0 is a free one."""
+    """Serves ``graphs``, by table name, on a port of loopback; 0 for a free one."""
 
     request_queue_size = 128
 
@@ -87,7 +87,7 @@ class GraphServer(ThreadingHTTPServer):
         self.graphs = graphs
 
     def answer(self, path: str, arguments: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-        """Status and content of the answer to a request."""
+        """Return a response's status and content."""
         content = None
         match path.split("/"):
             case ["", "segmentation", "table", table, "info"] if table in self.graphs:
@@ -97,13 +97,13 @@ class GraphServer(ThreadingHTTPServer):
         return (404, b"") if content is None else (200, content)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """That a client has gone, or was killed, is no error."""
+        """Ignore disconnected clients."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Passes requests on, over connections that stay open."""
+    """Forwards requests over kept-alive connections."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16
@@ -124,11 +124,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def write_layer(watershed: Path, folder: Path) -> dict[str, Any]:
-    """Write the recorded supervoxels as a precomputed layer; gives the info that is served for it."""
+    """Write the recorded supervoxels as a precomputed layer; return the info to serve."""
     from cloudvolume import CloudVolume
 
     recorded = np.load(watershed)
@@ -141,7 +141,7 @@ def write_layer(watershed: Path, folder: Path) -> dict[str, Any]:
 
 
 def read_recorded(dump: Path, info: dict[str, Any]) -> dict[str, ServedGraph]:
-    """The recorded graph, by the name of its table."""
+    """Return the recorded graph, by table name."""
     content = json.loads(gzip.decompress(dump.read_bytes()))
     graph = ServedGraph(info)
     for key, cells in content["rows"]:
@@ -154,7 +154,7 @@ def read_recorded(dump: Path, info: dict[str, Any]) -> dict[str, ServedGraph]:
 
 
 def main(port: str, folder: str, dump: str, watershed: str) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is stopped."""
     graphs = read_recorded(Path(dump), write_layer(Path(watershed), Path(folder)))
     GraphServer(graphs, int(port)).serve_forever()
 

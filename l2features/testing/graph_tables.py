@@ -1,4 +1,4 @@
-"""Tables of graphs that hold nothing but what a graph says of itself."""
+"""Graph tables that contain only the graph's metadata."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GEOMETRY = Geometry((16, 16, 40), (0, 0, 0), (64, 64, 32), (32, 32, 32), IdLayou
 
 
 def put_rows(rows: Mapping[bytes, Mapping[bytes, bytes]]) -> str:
-    """A new table with these cells; returns its URL."""
+    """Create a table with these cells; return its URL."""
     name = f"graph_{uuid4().hex[:12]}"
     table = bigtable.Client(project=PROJECT, admin=True).instance(INSTANCE).table(name)
     table.create(column_families={"0": None})
@@ -33,13 +33,13 @@ def put_rows(rows: Mapping[bytes, Mapping[bytes, bytes]]) -> str:
 
 
 def meta_table(watershed: str | None = "", mip: int = 0, custom: dict[str, object] | None = None) -> str:
-    """A table of PyChunkedGraph 2."""
+    """Create a table of PyChunkedGraph 2."""
     meta = graph_meta(GEOMETRY, "g", 3, watershed or "", mip, custom)
     return put_rows({b"meta": {b"meta": meta}})
 
 
 def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
-    """A table of PyChunkedGraph 1, with the info of its layer where there is one."""
+    """Create a table of PyChunkedGraph 1, optionally with its layer's info."""
     cells = {
         b"chunk_size": np.array(GEOMETRY.chunk_size, "<u8").tobytes(),
         b"fan_out": (2).to_bytes(8, "little"),
@@ -51,7 +51,7 @@ def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
 
 
 def write_scales(folder: Path, size: Sequence[int] = (64, 64, 32)) -> CloudVolume:
-    """A layer of two scales: 8 x 8 nm, all ones, and 16 x 16 nm, all twos, of ``size`` voxels."""
+    """Write a layer of two scales: 8 x 8 nm of ones, and 16 x 16 nm of twos, of ``size`` voxels."""
     x, y, z = size
     info = CloudVolume.create_new_info(
         num_channels=1,

@@ -1,4 +1,4 @@
-"""Small precomputed layers that a test may damage, and a server that has them on the web or in buckets."""
+"""Small precomputed layers for tests to damage, and a server of them over HTTP or as buckets."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ BUCKET = "a-bucket"
 
 
 def cells_of_labels(dtype: Any = np.uint64, seed: int = 0) -> np.ndarray:
-    """Labels in which every block differs."""
+    """Return labels in which every block differs."""
     coarse = np.random.default_rng(seed).integers(1, 60, [n // 4 for n in SHAPE])
     return np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), int)).astype(dtype))
 
 
 def make_layer(folder: Path, labels: np.ndarray, sharded: bool = False, **more: Any) -> Path:
-    """Write a layer whose files are not compressed; ``more`` are parts of its info, or of its sharding."""
+    """Write an uncompressed layer; ``more`` are parts of its info or sharding."""
     sharding = SHARDING | {name: more.pop(name) for name in SHARDING if name in more}
     values: dict[str, Any] = {
         "num_channels": 1,
@@ -76,12 +76,12 @@ def make_layer(folder: Path, labels: np.ndarray, sharded: bool = False, **more: 
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Content of every file of a layer, by its name in it."""
+    """Return the contents of a layer's files, by name."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 class Served:
-    """What a server answers: files, statuses in place of files, and the status of what it does not have."""
+    """A server's files, statuses instead of files, and status of missing files."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
@@ -101,7 +101,7 @@ class Served:
 
 @contextmanager
 def serving(served: Served) -> Iterator[dict[str, str]]:
-    """Serve a layer; yields its path by source: "http(s)", "gs" (with `emulator` set to it) and "s3"."""
+    """Serve a layer; yield its path by source: "http(s)", "gs" (with `emulator` set) and "s3"."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -119,7 +119,7 @@ def serving(served: Served) -> Iterator[dict[str, str]]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -137,7 +137,7 @@ def serving(served: Served) -> Iterator[dict[str, str]]:
 
 
 def edit_info(folder: Path, **changes: Any) -> None:
-    """Change keys of a layer's info, or of its first scale where they are that scale's."""
+    """Change keys of a layer's info, or of its first scale."""
     path = folder / "info"
     info = json.loads(path.read_text())
     for key, value in changes.items():

@@ -1,4 +1,4 @@
-"""Folders and permissions, tested also where the tests run as root."""
+"""Test permissions even when running as root."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """As a user to whom permissions apply."""
+    """Run the block as an unprivileged user."""
     before = os.geteuid()
     if not before:
         os.seteuid(65534)
@@ -23,7 +23,7 @@ def unprivileged() -> Iterator[None]:
 
 @contextmanager
 def readable_folder() -> Iterator[Path]:
-    """A folder that everybody may read, as pytest's own are not."""
+    """Yield a world-readable folder, unlike pytest's."""
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

@@ -317,25 +317,25 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tmp/a.csv", "logs/api.log", "up-tmp-a/b", "segmentation/info", "a"])
-def test_a_folder_of_something_else(tmp_path: Path, taken_port: int, name: str) -> None:
+def test_a_folder_with_other_files(tmp_path: Path, taken_port: int, name: str) -> None:
     """It is refused, and stays as it is; the port is so that it ends in any case."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("precious")
     assert run(tmp_path, "--api-port", taken_port) == (
         2,
-        f"error: {tmp_path} has files of something else ({Path(name).parts[0]}): expected a new or empty "
+        f"error: {tmp_path} has other files ({Path(name).parts[0]}): expected a new or empty "
         "folder, or that of an earlier `l2features up`\n",
     )
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / name]
     assert (tmp_path / name).read_text() == "precious"
 
 
-def test_a_data_sets_file_of_something_else(tmp_path: Path, taken_port: int) -> None:
+def test_another_data_sets_file(tmp_path: Path, taken_port: int) -> None:
     config = tmp_path / "datasets.yml"
     config.write_text("minnie65: {}\n")
     assert run(tmp_path, "--api-port", taken_port) == (
         2,
-        f"error: {config} exists and is of something else: choose another directory\n",
+        f"error: {config} exists and is not this sample's: choose another directory\n",
     )
     assert [path.name for path in tmp_path.iterdir()] == ["datasets.yml"]
 

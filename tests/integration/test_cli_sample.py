@@ -30,7 +30,7 @@ def test_sample_makes_a_data_set_that_works(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["1,2", "a,b,c", "0,1,1", "-1,1,1", "1.5,1,1", ""])
-def test_sample_with_a_grid_that_cannot_be(tmp_path: Path, value: str) -> None:
+def test_sample_with_an_invalid_grid(tmp_path: Path, value: str) -> None:
     result = run("sample", tmp_path / "x", "--grid", value)
     assert result.exit_code == 2
     assert "Invalid value for '--grid'" in result.output
@@ -45,14 +45,12 @@ SMALL = ("--grid", "2,1,1", "--chunk-size", "16,16,8")
 
 
 @pytest.mark.parametrize("name", ["data.csv", "segmentation/info", "segmentation/notes", ".hidden", "a/b/c"])
-def test_a_folder_of_something_else_is_refused_and_stays_as_it_is(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_other_files_is_refused_unchanged(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
     (tmp_path / name).write_text('{"type": "segmentation"}')
     refused = run("sample", tmp_path, *SMALL)
     assert refused.exit_code == 2
-    expected = (
-        f"error: {tmp_path} has files of something else ({Path(name).parts[0]}): expected a new or empty"
-    )
+    expected = f"error: {tmp_path} has other files ({Path(name).parts[0]}): expected a new or empty"
     assert refused.stderr.splitlines()[-1].startswith(expected)
     assert list(files_of(tmp_path)) == [name]
 

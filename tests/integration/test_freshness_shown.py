@@ -14,7 +14,7 @@ import requests
 from click.testing import Result
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
-from api.kept import Kept
+from api.background import BackgroundCache
 from l2features.audit.chunk_audit import Audit
 from l2features.audit.summary import AuditSummary, save_audit
 from l2features.config.datasets import load_dataset
@@ -166,12 +166,12 @@ def test_notes_are_read_in_the_background_and_not_at_every_request() -> None:
         assert go_on.wait(20)
         return len(read)
 
-    slow = Kept(reading, age_s=60.0, share=1.0, first_s=0.05, later_s=20.0)
+    slow = BackgroundCache(reading, age_s=60.0, share=1.0, first_s=0.05, later_s=20.0)
     assert [slow.get(), slow.get(), len(read)] == [None, None, 1]
     running = slow.refresh()
     assert running
     go_on.set()
     assert running.result(20) == 1
     assert [slow.get() for _ in range(100)] == [1] * 100
-    young = Kept(reading, age_s=0.0, share=0.0, first_s=20.0, later_s=20.0)
+    young = BackgroundCache(reading, age_s=0.0, share=0.0, first_s=20.0, later_s=20.0)
     assert [young.get(), young.get()] == [2, 3]  # not the one that is too old

@@ -1,4 +1,4 @@
-"""gcloud takes the commands of the docs: names, flags, values and bounds; and what the services bound."""
+"""gcloud accepts the commands in the docs, within the limits of the services."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ REFUSED = {
 }
 
 
-def test_a_wrong_command_would_be_found(tmp_path: Path) -> None:
+def test_a_wrong_command_is_reported(tmp_path: Path) -> None:
     found = errors([command.split() for command in REFUSED], tmp_path)
     assert len(found) == len(REFUSED)
     for error, words in zip(found, REFUSED.values(), strict=True):
@@ -109,7 +109,7 @@ def autoscaling(calls: list[list[str]]) -> Iterator[dict[str, int]]:
             yield {name: int(values(call, f"--autoscaling-{name}")[0]) for name in names}
 
 
-def test_autoscaling_keeps_to_the_bounds_of_bigtable(calls: list[list[str]]) -> None:
+def test_autoscaling_is_valid_for_bigtable(calls: list[list[str]]) -> None:
     found = list(autoscaling(calls))
     assert len(found) == 2
     for bounds in found:
@@ -122,7 +122,7 @@ DAYS_OF_A_BACKUP = 90
 """https://cloud.google.com/bigtable/docs/backups: the longest retention; the shortest is six hours."""
 
 
-def test_names_and_times_keep_to_the_bounds_of_the_services(calls: list[list[str]]) -> None:
+def test_names_and_times_are_valid_for_the_services(calls: list[list[str]]) -> None:
     """Of service accounts, instances, clusters, topics and subscriptions; and of backups."""
     patterns = {
         "service-accounts": r"[a-z][-a-z0-9]{4,28}[a-z0-9]",
@@ -144,7 +144,7 @@ def test_names_and_times_keep_to_the_bounds_of_the_services(calls: list[list[str
     assert all(re.fullmatch(r"[a-z][-a-z0-9]{4,28}[a-z0-9]", cluster["id"]) for cluster in clusters(calls))
 
 
-def test_edits_can_be_sought_back_to_before_a_cancelled_job(calls: list[list[str]]) -> None:
+def test_seeked_subscriptions_retain_acknowledged_messages(calls: list[list[str]]) -> None:
     """A seek to a time redelivers acknowledged messages only where the subscription retains them."""
     made = {call[0]: call for call in of_program(calls, "gcloud", "pubsub", "subscriptions", "create")}
     sought = {call[0] for call in of_program(calls, "gcloud", "pubsub", "subscriptions", "seek")}

@@ -89,18 +89,18 @@ def test_the_graph_as_kvdbclient_reads_it(config: Path, url: str) -> None:
     assert client.create_node_id(layout.chunk_ids(as_ids([made]))[0]) == made + 1
 
 
-def test_what_is_there_stays_as_it_is(config: Path, url: str, editor: SampleEditor) -> None:
+def test_existing_rows_are_kept(config: Path, url: str, editor: SampleEditor) -> None:
     edit = editor.edit(MERGE)
     again = run("sample", config.parent, *SIZE, "--graph", url, "--topics", PROJECT)
     assert again.exit_code == 0, again.output
-    assert f"there is the graph {url} already\n" in again.output
+    assert f"the graph {url} exists already\n" in again.output
     assert set(editor.table.roots(as_ids(edit.new_l2_ids)).values()) == set(edit.new_root_ids)
 
 
-def test_a_graph_that_was_not_finished_is_written_again(tmp_path: Path, url: str) -> None:
+def test_an_unfinished_graph_is_completed(tmp_path: Path, url: str) -> None:
     with closing(SampleTable(url)) as table:
         table.create()
-        table.mark(b"title", Sample((3, 2, 2), (32, 32, 16), graph=url).title.encode())
+        table.set(b"l2features_sample", b"title", Sample((3, 2, 2), (32, 32, 16), graph=url).title.encode())
     made = run("sample", tmp_path / "s", *SIZE, "--graph", url)
     assert made.exit_code == 0, made.output
     with closing(SampleEditor(load_dataset("sample", tmp_path / "s" / "datasets.yml"))) as editor:
@@ -166,8 +166,8 @@ def test_an_edit_is_published_as_pychunkedgraph_does(config: Path, kind: str) ->
 def test_no_other_graph_is_edited(tmp_path: Path, sample: Path, url: str, config: Path) -> None:
     foreign = f"{STORE_URL}/foreign_{os.getpid()}_{next(counter)}"
     cases = {
-        "flat": "graph flat: not a sample's own graph",
-        foreign: f"graph {foreign}: not a sample's own graph",
+        "flat": "graph flat: not a sample's graph",
+        foreign: f"graph {foreign}: not a sample's graph",
         f"{STORE_URL}/absent": "there is no such table",
     }
     table = make_table(foreign.rpartition("/")[2], ("0", "1"))
@@ -176,12 +176,12 @@ def test_no_other_graph_is_edited(tmp_path: Path, sample: Path, url: str, config
         assert done.exit_code in {1, 2}
         assert f"error: {expected}" in done.output or f": {expected}" in done.output
     refused = run("sample", tmp_path / "other", *SIZE, "--graph", foreign)
-    assert (refused.exit_code, "a table already that is not a sample's" in refused.output) == (2, True)
+    assert (refused.exit_code, "a table exists that is not a sample's" in refused.output) == (2, True)
     assert not list(table.read_rows())
     other = run("sample", tmp_path / "another", "--grid", "2,1,1", "--graph", url)
     assert (
         other.exit_code,
-        "there is a table already that is 'Sample data set of (3, 2, 2)" in other.output,
+        "a table exists that is 'Sample data set of (3, 2, 2)" in other.output,
     ) == (
         2,
         True,
@@ -192,10 +192,10 @@ def test_no_other_graph_is_edited(tmp_path: Path, sample: Path, url: str, config
     ("arguments", "expected"),
     [
         (["--topic", "edits"], "topic 'edits': expected projects/PROJECT/topics/NAME"),
-        (["--topic", "projects/p/topics/absent"], "topic projects/p/topics/absent: cannot be used"),
+        (["--topic", "projects/p/topics/absent"], "topic projects/p/topics/absent: cannot publish: 404"),
     ],
 )
-def test_nothing_is_edited_that_cannot_be_published(
+def test_an_edit_needs_a_usable_topic(
     config: Path, editor: SampleEditor, arguments: list[str], expected: str
 ) -> None:
     done = run("sample-edit", "sample", "--config", config, *arguments)
@@ -208,7 +208,7 @@ def test_nothing_is_edited_that_cannot_be_published(
     ("graph", "expected"),
     [("flat", "expected bigtable://project/instance/table"), ("bigtable://a/b", "expected bigtable://")],
 )
-def test_a_graph_that_cannot_be(tmp_path: Path, graph: str, expected: str) -> None:
+def test_an_invalid_graph_url(tmp_path: Path, graph: str, expected: str) -> None:
     done = run("sample", tmp_path / "s", "--graph", graph)
     assert (done.exit_code, expected in done.output) == (2, True)
     assert not (tmp_path / "s").exists()

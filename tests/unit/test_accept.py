@@ -18,7 +18,7 @@ CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image
 
 @pytest.mark.parametrize("header", [None, "", " ", ",", "*/*", "*", CHROME, "*; q=.2, text/html"])
 @pytest.mark.parametrize("offered", [FORMS, (JSON,)])
-def test_who_takes_anything_gets_json(header: str | None, offered: tuple[str, ...]) -> None:
+def test_json_is_the_default(header: str | None, offered: tuple[str, ...]) -> None:
     assert accepted(header, offered) == JSON
 
 
@@ -48,7 +48,7 @@ def test_who_takes_anything_gets_json(header: str | None, offered: tuple[str, ..
         (f"{JSON};q=", JSON),
     ],
 )
-def test_the_form_that_a_client_prefers(header: str, expected: str) -> None:
+def test_the_preferred_media_type(header: str, expected: str) -> None:
     assert accepted(header, FORMS) == expected
 
 
@@ -59,7 +59,7 @@ def test_the_form_that_a_client_prefers(header: str, expected: str) -> None:
         *("*/*;q=0", "application/*;q=0", f"{JSON};q=0", f"{JSON};q=0.000", "json", "text/html,*/*;q=0"),
     ],
 )
-def test_what_cannot_be_met(header: str) -> None:
+def test_not_acceptable(header: str) -> None:
     with pytest.raises(ApiError) as caught:
         accepted(header, FORMS)
     body = caught.value.body

@@ -43,7 +43,7 @@ def load_one(folder: Path, **keys: Any) -> Dataset:
     return load_dataset("a", write(folder, {"a": {k: v for k, v in entry.items() if v != "absent"}}))
 
 
-def test_the_old_services_file_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pcgl2caches_file_works_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIGTABLE_PROJECT", "neuromancer")
     monkeypatch.setenv("BIGTABLE_INSTANCE", "pychunkedgraph")
     monkeypatch.setenv(CONFIG_VARIABLE, str(write(tmp_path, OLD_SERVICE)))
@@ -208,31 +208,31 @@ def test_a_graph_server_needs_its_volume(tmp_path: Path) -> None:
         ("a/b: {cv_path: x, l2cache_id: y}", "data set 'a/b': expected a name of letters"),
     ],
 )
-def test_files_that_are_no_data_sets_file(tmp_path: Path, content: str, message: str) -> None:
+def test_invalid_data_sets_files(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_datasets(write(tmp_path, content))
     assert message in str(error.value)
     assert "datasets.yml" in str(error.value)
 
 
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00a")
     for name, message in [("none.yml", "No such file"), ("", "Is a directory"), ("binary", "not YAML")]:
         with pytest.raises(ConfigError, match=message):
             load_datasets(tmp_path / name)
 
 
-def test_no_file_named_at_all() -> None:
+def test_no_file_given() -> None:
     with pytest.raises(ConfigError, match="give --config FILE or set GRAPH_L2CACHE_CONFIG_PATH"):
         load_datasets()
 
 
-def test_a_data_set_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unknown_data_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data set 'flywire' is not in .*: expected one of .*fly_v31"):
         load_dataset("flywire", write(tmp_path, OLD_SERVICE))
 
 
-def test_a_data_set_that_stands_twice(tmp_path: Path) -> None:
+def test_a_duplicate_data_set(tmp_path: Path) -> None:
     path = tmp_path / "datasets.yml"
     entry = "{cv_path: precomputed://file:///a, l2cache_id: t}"
     path.write_text(f"one: {entry}\none: {entry}\n")

@@ -1,4 +1,4 @@
-"""The docs say what the code says."""
+"""The docs agree with the code."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def test_the_attributes_in_the_docs() -> None:
 @pytest.mark.parametrize(
     "path", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
 )
-def test_links_lead_somewhere(path: str) -> None:
+def test_links_resolve(path: str) -> None:
     file = ROOT / path
     for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
         assert (file.parent / link).exists(), link
 
 
 def test_the_reasons_in_the_docs() -> None:
-    written = (ROOT / "docs" / "update.md").read_text()
+    written = (ROOT / "docs" / "operations.md").read_text()
     assert not [reason for reason in Reason if f"| `{reason}` | {reason.meaning} |" not in written]
 
 

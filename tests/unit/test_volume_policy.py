@@ -25,11 +25,10 @@ def cells() -> Iterator[tuple[str, str, str, str]]:
     """Kind of file, layout, source and treatment of each cell of the table."""
     text = (ROOT / "docs" / "volumes.md").read_text().partition(HEADER)[2].partition("\n\n")[0]
     for row in text.splitlines()[2:]:
-        name, *treatments = (part.strip() for part in row.strip("|").split("|"))
-        kind, layout = name.rsplit(", ", 1)
+        kind, *treatments = (part.strip() for part in row.strip("|").split("|"))
         for source, treatment in zip(("file", "http(s)", "gs", "s3"), treatments, strict=True):
             if treatment != "–":
-                yield kind, layout, source, treatment
+                yield from ((kind, layout, source, treatment) for layout in ("plain", "sharded"))
 
 
 CELLS = list(cells())

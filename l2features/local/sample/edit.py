@@ -1,7 +1,7 @@
-"""Edits of a sample's own graph: two objects become one, or one becomes two, and the edit is published.
+"""Merge or split objects of a sample's graph, and publish the edit.
 
-Which ones is drawn by the operation's id, so that each edit is another. As in PyChunkedGraph, new nodes are
-made only where objects are joined or cut; all others of the same objects get a new root.
+The operation id seeds the choice, so each edit differs. As in PyChunkedGraph, only the nodes that are merged
+or split are replaced; the objects' other nodes get a new root.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MERGE, SPLIT = "merge", "split"
 
 
 class SampleEditor:
-    """Edits the graph of one data set, which must be a sample's own. Raises ConfigError, GraphError."""
+    """Edits one data set's graph, which must be a sample's. Raises ConfigError, GraphError."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.table: SampleTable = open_sample_table(dataset.graph)
@@ -40,7 +40,7 @@ class SampleEditor:
         self._graph.close()
 
     def edit(self, kind: str) -> Edit:
-        """Merge or split somewhere, and write it."""
+        """Merge or split in some chunk, and write the result."""
         operation = self.table.take(OPERATIONS)
         random = np.random.default_rng(operation)
         for xyz in random.permutation(list(np.ndindex(*self.geometry.grid))).tolist():
@@ -49,7 +49,7 @@ class SampleEditor:
             if edit:
                 self.table.put(edit.cells)
                 return edit
-        raise GraphError(f"graph {self.table.url}: there is nothing left to {kind}")
+        raise GraphError(f"graph {self.table.url}: nothing left to {kind}")
 
     def _merge(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
         """Two nodes of different objects become one, and so do these; None where there is but one object."""
@@ -66,9 +66,9 @@ class SampleEditor:
         return self._edit(operation, nodes, [np.append(rest, np.uint64(made))], old, now)
 
     def _split(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
-        """A node of several supervoxels becomes two, of two objects; None where there is no such node.
+        """Split a node of several supervoxels, and its object; None where there is no such node.
 
-        The object's other nodes go to the one if their chunk's id is lower, to the other if it is not.
+        The object's other nodes go to the first part if their chunk's id is lower, else to the second.
         """
         valid = self._graph.nodes(self.geometry, chunk, now)
         nodes = self._graph.children(self.geometry, chunk, valid).supervoxels
@@ -87,7 +87,7 @@ class SampleEditor:
         return self._edit(operation, made, parts, [old], now)
 
     def _of_roots(self, roots: Sequence[int]) -> Ids:
-        """All nodes of these roots."""
+        """Return all nodes of these roots."""
         return np.concatenate(list(self.table.newest(as_ids(roots), CHILDREN).values()))
 
     def _edit(
@@ -98,7 +98,7 @@ class SampleEditor:
         old: Sequence[int],
         now: datetime,
     ) -> Edit:
-        """New nodes with their supervoxels, and a new root for each of these parts, in place of old ones."""
+        """Build the edit: new nodes with their supervoxels, and a new root for each part."""
         ms = int(now.timestamp() * 1000)
         new = self.table.new_roots(n_layers(self.geometry), len(parts))
         cells = [cell for node, pieces in made.items() for cell in node_cells(node, pieces, ms)]
@@ -109,21 +109,21 @@ class SampleEditor:
 
 
 def edit_sample(dataset: Dataset, kind: str, topic: str | None) -> tuple[Edit, str]:
-    """Edit a sample's graph and publish it; gives the edit and the topic, by default of the graph's project.
+    """Edit a sample's graph and publish the edit; return it and the topic (default: in the graph's project).
 
-    Raises ConfigError for a graph that is not a sample's own, GraphError and TopicError.
+    Raises ConfigError for a graph that is not a sample's, GraphError, TopicError and PublishError.
     """
     with closing(SampleEditor(dataset)) as editor:
         path = topic or topic_path(parse_graph_url(dataset.graph)[0], EDITS)
-        check_topic(path)
-        edit = editor.edit(kind)
-    with closing(Topic(path)) as published:
-        try:
-            published.publish(*edit.message(dataset.graph_id))
-        except PublishError as error:
-            raise TopicError(
-                f"operation {edit.operation_id} is written, but not published: {error}"
-            ) from error
+        with closing(Topic(path)) as published:
+            check_topic(published)
+            edit = editor.edit(kind)
+            try:
+                published.publish(*edit.message(dataset.graph_id))
+            except PublishError as error:
+                raise TopicError(
+                    f"operation {edit.operation_id} written, but not published: {error}"
+                ) from error
     return edit, path
 
 

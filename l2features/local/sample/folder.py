@@ -1,4 +1,4 @@
-"""The folder of a sample: whether it holds one, and whether one may be written there."""
+"""Checks of a sample's folder before it is used or written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STORE = "l2cache.db"
 CONFIG, SEGMENTATION = "datasets.yml", "segmentation"
 LOCK = "up.lock"
-"""In the folder of `l2features up`, and what tells it from others."""
+"""Marks a folder of `l2features up`."""
 
 
 def segmentation_path(directory: Path) -> str:
@@ -24,14 +24,14 @@ def segmentation_path(directory: Path) -> str:
 
 
 def is_sample(directory: Path, sample: Sample) -> bool:
-    """Return whether a directory holds this very sample, and it was written there. Raises ConfigError."""
+    """Return whether a directory holds this sample, written at this path. Raises ConfigError."""
     with checked(directory):
         text = _config_text(directory)
     return _is_titled(text, sample) and json.dumps(segmentation_path(directory.resolve())) in text
 
 
 def check_config(directory: Path, sample: Sample) -> None:
-    """Raise ConfigError where a directory's data sets file is not this sample's, written there."""
+    """Raise ConfigError where a directory's data sets file is not this sample's, written at this path."""
     config = directory / CONFIG
     if not config.exists() or is_sample(directory, sample):
         return
@@ -40,13 +40,13 @@ def check_config(directory: Path, sample: Sample) -> None:
             f"{config} is of a sample that was written at another path, and moved or copied here: remove "
             "datasets.yml and segmentation/ to write it again, or choose another directory"
         )
-    raise ConfigError(f"{config} exists and is of something else: choose another directory")
+    raise ConfigError(f"{config} exists and is not this sample's: choose another directory")
 
 
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
     """Raise ConfigError where a directory has files of neither this sample nor `l2features up`.
 
-    A segmentation with this ``info`` was written in part, and may be completed.
+    A partial segmentation with this ``info`` may be completed.
     """
     check_config(directory, sample)
     there = {path.name for path in directory.iterdir()} if directory.exists() else set()
@@ -61,14 +61,14 @@ def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
 
 
 def others_in(folder: Path, names: Iterable[str], expected: str) -> str:
-    """Says that a folder has files of something else."""
+    """Return the error of a folder with other files."""
     found = ", ".join(sorted(names)[:3])
-    return f"{folder} has files of something else ({found}): expected a new or empty folder, or {expected}"
+    return f"{folder} has other files ({found}): expected a new or empty folder, or {expected}"
 
 
 @contextmanager
 def checked(directory: Path) -> Iterator[None]:
-    """Errors of the file system as ConfigError."""
+    """Turn file system errors into ConfigError."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Parts of a made-up graph: the cells of its table, an edit with its message, and the graph's meta."""
+"""A synthetic graph's cells, edits with their messages, and meta."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...core.ids import Ids, as_ids, to_bytes
 from ...messages.decoding import Message
 
 BITS = 10
-"""Of each axis in the ids of layers 1 and 2, as in PyChunkedGraph."""
+"""Bits per axis in ids of layers 1 and 2, as in PyChunkedGraph."""
 LAYER_SHIFT = 56
 CHILDREN, PARENTS = "children", "parents"
 _META = b"cpychunkedgraph.graph.meta\n%b\n"
@@ -22,7 +22,7 @@ _NEW_OBJECT, _PAIR, _STATE = b"\x81", b"\x86", b"}(%bub"
 
 
 class Cell(NamedTuple):
-    """A cell of a graph's table: the row's id, the column of family 0, the value, when it became valid."""
+    """A cell of a graph's table: row id, column of family 0, value, and when it became valid."""
 
     node: int
     column: str
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Edit:
-    """One operation of a proofreader: the nodes and roots that it made, and what it wrote."""
+    """A proofreading operation: its new nodes and roots, and the cells to write."""
 
     operation_id: int
     new_l2_ids: tuple[int, ...]
@@ -41,7 +41,7 @@ class Edit:
     cells: tuple[Cell, ...]
 
     def message(self, table_id: str, high: bool = True) -> Message:
-        """What the graph publishes of it."""
+        """Return the message that PyChunkedGraph publishes."""
         edit = {
             "operation_id": self.operation_id,
             "new_lvl2_ids": list(self.new_l2_ids),
@@ -54,12 +54,12 @@ class Edit:
 
 
 def n_layers(geometry: Geometry) -> int:
-    """The layer of the roots."""
+    """Return the layer of the roots."""
     return 2 + max(1, (max(geometry.grid) - 1).bit_length())
 
 
 def node_cells(node: int, children: Ids, ms: int) -> list[Cell]:
-    """A node's children, and the node as the parent of each of them."""
+    """Return the cells of a node's children, and of the node as their parent."""
     value = zstandard.compress(to_bytes(children))
     parent = to_bytes(as_ids([node]))
     return [Cell(node, CHILDREN, value, ms), *(Cell(i, PARENTS, parent, ms) for i in children.tolist())]
@@ -73,7 +73,7 @@ def graph_meta(
     mip: int = 0,
     custom_data: dict[str, object] | None = None,
 ) -> bytes:
-    """The cell ``meta`` of a graph's table: the pickle of a ChunkedGraphMeta, written without its class."""
+    """Return the cell ``meta`` of a graph's table: a pickled ChunkedGraphMeta, made without its class."""
     config = (name, "", list(geometry.chunk_size), 2, 8, BITS, False, timedelta(minutes=3), 8)
     source = ("", "", watershed, layers, mip)
     parts = (_instance(b"GraphConfig", config), _instance(b"DataSource", source))
@@ -90,5 +90,5 @@ def _instance(name: bytes, arguments: tuple[object, ...]) -> bytes:
 
 
 def _pickled(value: object) -> bytes:
-    """A value as a part of a pickle."""
+    """Return a value's pickle without its frame."""
     return pickle.dumps(value, protocol=2)[2:-1]

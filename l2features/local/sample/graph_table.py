@@ -1,7 +1,6 @@
-"""The table of a sample's graph, as PyChunkedGraph 2 has it: nodes, roots, counters, and a mark.
+"""A sample's graph table in PyChunkedGraph 2's format: nodes, roots, counters, and a mark.
 
-A root is the parent of its L2 nodes; the layers between are left out. The mark says that the graph is a
-sample's own, so that nobody edits another one by mistake.
+Roots are the parents of L2 nodes, without layers between. The mark prevents accidental edits of other graphs.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from .graph_cells import LAYER_SHIFT, PARENTS, Cell, graph_meta, n_layers, node_
 from .segmentation_files import Sample, sample_chunks
 
 MADE = datetime(2026, 1, 1, tzinfo=UTC)
-"""When the nodes of every sample became valid: its ingest may be of this time."""
+"""When the nodes of every sample become valid; the time for its ingest."""
 TIMESTAMP = format_time(MADE)
 OPERATIONS = b"ioperations"
 ROOT_STEP = 256
-"""PyChunkedGraph has so many counters of roots, and the sample uses the first."""
+"""PyChunkedGraph's number of root counters; the sample uses the first."""
 ROWS = 2_000
 DEADLINE_S = 30.0
 _MARK, _TITLE, _COMPLETE = b"l2features_sample", b"title", b"complete"
@@ -45,12 +44,11 @@ class SampleTable:
             self._table = open_table(*self._path, deadline_s=DEADLINE_S)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._table.client.close()
 
-    # ------------------------------------------------------------------ making it
     def create(self) -> bool:
-        """Make the table; False where it is there."""
+        """Create the table; return False where it exists."""
         from google.api_core.exceptions import AlreadyExists
         from google.cloud import bigtable
         from google.cloud.bigtable.column_family import MaxVersionsGCRule
@@ -65,26 +63,21 @@ class SampleTable:
                 return False
         return True
 
-    def mark(self, column: bytes, value: bytes) -> None:
-        self._put_plain(_MARK, column, value)
-
     def marks(self) -> dict[bytes, bytes]:
-        """The columns of the mark; none where this is not a sample's graph."""
+        """Return the columns of the mark; empty where this is not a sample's graph."""
         with self._errors():
             row = self._table.read_row(_MARK)
         return {cell.qualifier: cell.value for cell in reversed(row.cells)} if row else {}
 
-    def put_meta(self, meta: bytes) -> None:
-        self._put_plain(b"meta", b"meta", meta)
-
-    def _put_plain(self, key: bytes, column: bytes, value: bytes) -> None:
+    def set(self, key: bytes, column: bytes, value: bytes) -> None:
+        """Write a cell without a time."""
         from google.cloud.bigtable.data import SetCell
 
         with self._errors():
             self._table.mutate_row(key, SetCell("0", column, value, timestamp_micros=0))
 
     def put(self, cells: Iterable[Cell]) -> None:
-        """Write cells of nodes."""
+        """Write cells."""
         from google.cloud.bigtable.data import SetCell
         from google.cloud.bigtable.data.mutations import RowMutationEntry
 
@@ -96,9 +89,8 @@ class SampleTable:
             with self._errors():
                 self._table.bulk_mutate_rows(entries[first : first + ROWS])
 
-    # ------------------------------------------------------------------ ids
     def take(self, counter: bytes, count: int = 1) -> int:
-        """The last of so many numbers that nobody else gets, from 1."""
+        """Reserve ``count`` numbers of a counter, from 1; return the last."""
         from google.cloud.bigtable.data.read_modify_write_rules import IncrementRule
 
         with self._errors():
@@ -106,23 +98,22 @@ class SampleTable:
         return int.from_bytes(row.cells[0].value, "big")
 
     def counted(self, counter: bytes) -> bool:
-        """Whether a counter was ever used."""
+        """Return whether a counter was ever used."""
         with self._errors():
             return self._table.read_row(counter) is not None
 
     def new_nodes(self, chunk_id: int, count: int) -> list[int]:
-        """Ids of new L2 nodes of a chunk."""
+        """Reserve ids for a chunk's new L2 nodes."""
         last = self.take(node_counter(chunk_id), count)
         return [chunk_id + number for number in range(last - count + 1, last + 1)]
 
     def new_roots(self, layers: int, count: int) -> list[int]:
-        """Ids of new roots."""
+        """Reserve ids for new roots."""
         last = self.take(root_counter(layers), count)
         return [root_id(layers, number) for number in range(last - count + 1, last + 1)]
 
-    # ------------------------------------------------------------------ reading
     def newest(self, ids: Ids, column: str) -> dict[int, Ids]:
-        """The ids in the newest cell of a column, of each of these nodes that has one."""
+        """Return the ids in the newest cell of a column, by node; nodes without a cell are left out."""
         from google.cloud.bigtable.data import ReadRowsQuery
         from google.cloud.bigtable.data import row_filters as f
 
@@ -136,7 +127,7 @@ class SampleTable:
         }
 
     def roots(self, nodes: Ids) -> dict[int, int]:
-        """The root of each of these L2 nodes."""
+        """Return the root of each of these L2 nodes."""
         return {node: int(root[0]) for node, root in self.newest(nodes, PARENTS).items()}
 
     @contextmanager
@@ -153,12 +144,12 @@ class SampleTable:
 
 
 def node_counter(chunk_id: int) -> bytes:
-    """Key of the row that counts the nodes of a chunk."""
+    """Return the key of a chunk's node counter."""
     return b"i%0*d" % (KEY_DIGITS, chunk_id)
 
 
 def root_counter(layers: int) -> bytes:
-    """Key of the row that counts the roots."""
+    """Return the key of the root counter."""
     return b"i%0*d_0" % (KEY_DIGITS, layers << LAYER_SHIFT)
 
 
@@ -167,45 +158,45 @@ def root_id(layers: int, number: int) -> int:
 
 
 def make_graph(sample: Sample, watershed: str) -> bool:
-    """Write the graph of a sample into its table; False where it is there already.
+    """Write a sample's graph into its table; return False where it exists.
 
-    Raises ConfigError for a table that is something else's, and GraphError.
+    Raises ConfigError for a table with other contents, and GraphError.
     """
     table = SampleTable(str(sample.graph))
     try:
         title = sample.title.encode()
         if table.create():
-            table.mark(_TITLE, title)
+            table.set(_MARK, _TITLE, title)
         marks = table.marks()
         if marks.get(_TITLE) != title:
             what = f"is {marks[_TITLE].decode()!r}" if _TITLE in marks else "is not a sample's"
-            raise ConfigError(f"graph {sample.graph}: there is a table already that {what}: choose another")
+            raise ConfigError(f"graph {sample.graph}: a table exists that {what}: choose another")
         if _COMPLETE in marks:
             return False
         name = parse_graph_url(table.url)[2]
-        table.put_meta(graph_meta(sample.geometry, name, n_layers(sample.geometry), watershed))
+        table.set(b"meta", b"meta", graph_meta(sample.geometry, name, n_layers(sample.geometry), watershed))
         table.put(_first_cells(table, sample))
-        table.mark(_COMPLETE, b"1")
+        table.set(_MARK, _COMPLETE, b"1")
         return True
     finally:
         table.close()
 
 
 def open_sample_table(url: str) -> SampleTable:
-    """The table of a sample's own graph. Raises ConfigError for any other graph, and GraphError."""
+    """Open a sample's graph table. Raises ConfigError for any other graph, and GraphError."""
     table = SampleTable(url) if url.startswith("bigtable://") else None
     if table is None or _COMPLETE not in table.marks():
         if table:
             table.close()
         raise ConfigError(
-            f"graph {url}: not a sample's own graph, and no other is edited: expected one that "
-            "`l2features sample FOLDER --graph bigtable://project/instance/table` made"
+            f"graph {url}: not a sample's graph: expected one made by "
+            "`l2features sample FOLDER --graph bigtable://project/instance/table`"
         )
     return table
 
 
 def _first_cells(table: SampleTable, sample: Sample) -> Iterator[Cell]:
-    """The nodes and roots of a sample; their numbers are taken, unless an earlier attempt did."""
+    """Yield the cells of a sample's nodes and roots; reserve their numbers unless an earlier attempt did."""
     ms, geometry = int(MADE.timestamp() * 1000), sample.geometry
     nodes: defaultdict[int, list[int]] = defaultdict(list)
     for chunk in sample_chunks(sample):

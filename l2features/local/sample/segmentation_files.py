@@ -1,10 +1,7 @@
-"""A data set to try everything on: tubes and sheets in a precomputed segmentation on disk.
+"""The sample's segmentation: tubes and sheets in precomputed format on disk.
 
-The tubes are random walks; a voxel belongs to the tube whose axis is nearest, if that is near enough. The
-same numbers give the same volume, of any size, one chunk in memory at a time.
-
-A sample with a graph consists of supervoxels instead, up to eight of an object in a chunk; `table.py`
-makes its graph.
+Tubes are random walks with a radius. The volume is deterministic, of any size, with one chunk in memory at a
+time. With a graph (`graph_table.py`) it consists of supervoxels, up to eight per object and chunk.
 """
 
 from __future__ import annotations
@@ -31,24 +28,14 @@ RESOLUTION = (16, 16, 40)
 VOXEL_OFFSET = (1024, 512, 20)
 SEED = 20_240_831
 COARSE = (4, 4, 2)
-"""Voxels of a block that is assigned as one."""
+"""Voxels of a block that gets one label."""
 STEP_NM = 160.0
 RADII_NM = (90.0, 330.0)
 MEAN_CROSS_SECTION_NM2 = 150_000.0
 N_SHEETS = 3
 _CONFIG = """\
 # {title}
-# No graph, so that each segment of a chunk is a node, and an embedded store.
-{name}:
-  cv_path: {cv_path}
-  l2cache_id: l2cache_{name}
-  graph: flat
-  chunk_size: [{chunk_size}]
-  store: {store}
-"""
-_GRAPH_CONFIG = """\
-# {title}
-# Supervoxels, and a graph of its own in which `l2features sample-edit` merges and splits objects.
+# {what}
 {name}:
   cv_path: {cv_path}
   l2cache_id: l2cache_{name}
@@ -60,9 +47,9 @@ Labels = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Sample:
-    """Size of a sample: ``grid`` chunks of ``chunk_size`` voxels, the last ones along each axis partial.
+    """A sample's size: ``grid`` chunks of ``chunk_size`` voxels, the last ones along each axis partial.
 
-    ``graph`` is the table of its graph, if it has one: ``bigtable://project/instance/table``.
+    ``graph`` is its graph's table, if any: ``bigtable://project/instance/table``.
     """
 
     grid: Triple = (4, 3, 3)
@@ -79,7 +66,7 @@ class Sample:
 
     @property
     def title(self) -> str:
-        """What tells this sample from another."""
+        """Identifies this sample."""
         size = f"{self.grid} chunks of {self.chunk_size} voxels, seed {self.seed}"
         return f"Sample data set of {size}" + (f", graph {self.graph}" if self.graph else "")
 
@@ -90,14 +77,14 @@ class Sample:
 
     @property
     def geometry(self) -> Geometry:
-        """That of a sample with a graph."""
+        """Geometry of a sample with a graph."""
         layout = IdLayout({1: BITS, 2: BITS})
         x, y, z = (float(n) for n in RESOLUTION)
         return Geometry((x, y, z), VOXEL_OFFSET, self.voxel_size, self.chunk_size, layout)
 
 
 class SampleChunk(NamedTuple):
-    """The labels of a chunk; with a graph, its supervoxels and the object that each belongs to."""
+    """A chunk's labels; with a graph, its supervoxels and the object of each."""
 
     chunk: Chunk
     start: npt.NDArray[np.int64]
@@ -109,9 +96,9 @@ class SampleChunk(NamedTuple):
 def make_sample(
     directory: Path, sample: Sample | None = None, progress: Callable[[int], object] | None = None
 ) -> Path:
-    """Write a sample's segmentation and data sets file below ``directory``; gives the file's path.
+    """Write a sample's segmentation and data sets file below ``directory``; return the file's path.
 
-    ``progress`` is told of each chunk written. Raises ConfigError where the directory cannot be used.
+    ``progress`` is called for each chunk. Raises ConfigError where the directory cannot be used.
     """
     from cloudvolume import CloudVolume
 
@@ -144,20 +131,20 @@ def make_sample(
 
 
 def _config_text(sample: Sample, directory: Path) -> str:
-    text = _GRAPH_CONFIG if sample.graph else _CONFIG
-    store = sample.graph.rpartition("/")[0] if sample.graph else f"sqlite://{directory}/{STORE}"
-    return text.format(
-        title=sample.title,
-        name=NAME,
-        cv_path=json.dumps(segmentation_path(directory)),
-        chunk_size=", ".join(map(str, sample.chunk_size)),
-        graph=json.dumps(sample.graph),
-        store=json.dumps(store),
+    if sample.graph:
+        what = "Supervoxels, and a graph in which `l2features sample-edit` merges and splits objects."
+        graph, store = json.dumps(sample.graph), sample.graph.rpartition("/")[0]
+    else:
+        what = "No graph, so each segment of a chunk is a node, and a SQLite store."
+        graph, store = f"flat\n  chunk_size: {list(sample.chunk_size)}", f"sqlite://{directory}/{STORE}"
+    cv_path = json.dumps(segmentation_path(directory))
+    return _CONFIG.format(
+        title=sample.title, what=what, name=NAME, cv_path=cv_path, graph=graph, store=json.dumps(store)
     )
 
 
 def sample_chunks(sample: Sample) -> Iterator[SampleChunk]:
-    """What a sample consists of."""
+    """Yield a sample's chunks."""
     objects = _Objects(sample)
     for xyz in itertools.product(*(range(n) for n in sample.grid)):
         chunk = Chunk(*xyz)
@@ -170,7 +157,7 @@ def sample_chunks(sample: Sample) -> Iterator[SampleChunk]:
 
 
 def _supervoxels(labels: Labels, sample: Sample, chunk: Chunk) -> tuple[Labels, dict[int, int]]:
-    """Objects cut by the planes through a chunk's middle; the pieces are numbered from 1 in each chunk."""
+    """Cut objects by the planes through a chunk's middle; number the pieces from 1."""
     octant = np.zeros(labels.shape, dtype=np.uint64)
     for axis, size in enumerate(sample.chunk_size):
         half = np.arange(labels.shape[axis]) >= size // 2
@@ -185,7 +172,7 @@ def _supervoxels(labels: Labels, sample: Sample, chunk: Chunk) -> tuple[Labels, 
 
 
 class _Objects:
-    """The tubes and sheets of a sample."""
+    """A sample's tubes and sheets."""
 
     def __init__(self, sample: Sample) -> None:
         from sklearn.neighbors import KDTree
@@ -209,7 +196,7 @@ class _Objects:
         ]
 
     def _path(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-        """A smooth random walk from a random place until it leaves the volume, both ways."""
+        """Return a smooth random walk through the volume, both ways from a random point."""
         halves = []
         place, heading = rng.uniform(0, 1, 3) * self.size_nm, rng.normal(size=3)
         for sign in (1.0, -1.0):
@@ -223,7 +210,7 @@ class _Objects:
         return np.concatenate(halves)
 
     def labels(self, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> Labels:
-        """Labels of the voxels from ``start`` to ``stop``, counted from the first voxel of the volume."""
+        """Return the labels of voxels ``start`` to ``stop``, relative to the volume's first voxel."""
         shape = stop - start
         blocks = [
             np.arange(-(-n // step)) * step + (step - 1) / 2 for n, step in zip(shape, COARSE, strict=True)

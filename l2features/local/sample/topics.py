@@ -1,4 +1,4 @@
-"""The Pub/Sub topics and subscriptions of a stack on one machine, where there is an emulator."""
+"""Pub/Sub topics and subscriptions of a local stack."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from contextlib import suppress
 
 from ...config.reach import check_pubsub
 from ...core.errors import ConfigError, L2FeaturesError
+from ...pubsub.topic import Topic
 
 EDITS, MISSING = "pychunkedgraph", "l2cache"
 SUBSCRIPTIONS = {EDITS: "edits", MISSING: "missing"}
-"""The subscription of each topic, the most urgent first."""
+"""Each topic's subscription, the most urgent first."""
 ACK_S = 10
 TIMEOUT_S = 30.0
 _TOPIC = re.compile(r"projects/[^/]+/topics/[^/]+")
 
 
 class TopicError(L2FeaturesError):
-    """A topic cannot be made."""
+    """A topic cannot be created or used."""
 
 
 def topic_path(project: str, name: str) -> str:
@@ -28,25 +29,16 @@ def subscription_paths(project: str) -> list[str]:
     return [f"projects/{project}/subscriptions/{name}" for name in SUBSCRIPTIONS.values()]
 
 
-def check_topic(path: str) -> None:
-    """Raises ConfigError for what cannot be a topic, and TopicError for one that is not there."""
-    from google.api_core.exceptions import GoogleAPIError
-    from google.api_core.retry import Retry
-    from google.auth.exceptions import GoogleAuthError
-    from google.pubsub_v1 import PublisherClient
-
-    if not _TOPIC.fullmatch(path):
-        raise ConfigError(f"topic {path!r}: expected projects/PROJECT/topics/NAME")
-    check_pubsub(f"topic {path}", TopicError)
-    try:
-        with PublisherClient() as publisher:
-            publisher.get_topic(topic=path, timeout=TIMEOUT_S, retry=Retry(timeout=TIMEOUT_S))
-    except (GoogleAPIError, GoogleAuthError) as error:
-        raise TopicError(f"topic {path}: cannot be used: {error}") from error
+def check_topic(topic: Topic) -> None:
+    """Raise ConfigError for an invalid path, TopicError and PublishError for a topic that cannot be used."""
+    if not _TOPIC.fullmatch(topic.path):
+        raise ConfigError(f"topic {topic.path!r}: expected projects/PROJECT/topics/NAME")
+    check_pubsub(f"topic {topic.path}", TopicError)
+    topic.check()
 
 
 def make_topics(project: str) -> None:
-    """Make the topics and subscriptions that are not there. Raises ConfigError, TopicError."""
+    """Create missing topics and subscriptions. Raises ConfigError, TopicError."""
     from google.api_core.exceptions import AlreadyExists, GoogleAPIError, InvalidArgument
     from google.api_core.retry import Retry
     from google.auth.exceptions import GoogleAuthError
@@ -66,4 +58,4 @@ def make_topics(project: str) -> None:
     except InvalidArgument as error:
         raise ConfigError(f"project {project!r}: {error.message}") from error
     except (GoogleAPIError, GoogleAuthError) as error:
-        raise TopicError(f"cannot make the topics of project {project!r}: {error}") from error
+        raise TopicError(f"cannot create the topics of project {project!r}: {error}") from error

@@ -1,4 +1,4 @@
-"""Answers that take long: read in the background, and kept for a while."""
+"""A stale-while-revalidate cache of one slow value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def in_background(function: Callable[[], T]) -> Future[T]:
-    """Run in a thread of its own, which does not keep the process from ending."""
+    """Run a function in a daemon thread."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -28,11 +28,11 @@ def in_background(function: Callable[[], T]) -> Future[T]:
     return future
 
 
-class Kept(Generic[T]):
-    """What ``read`` gives, read when it is asked for, and not again for ``age_s``.
+class BackgroundCache(Generic[T]):
+    """Cache ``read()`` for ``age_s``, and refresh it in the background when it is next requested.
 
-    One reading goes on at a time, for 1/``share`` of the time at most. Who asks waits for it ``first_s``
-    where nothing is known yet, and else ``later_s``.
+    One refresh runs at a time, for at most 1/``share`` of the time. Callers wait ``first_s`` for the first
+    value, and ``later_s`` for a newer one.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Kept(Generic[T]):
         self._last: T | None = None
 
     def refresh(self) -> Future[T] | None:
-        """Begin a reading if it is time; the one that goes on, if any."""
+        """Start a refresh if one is due; return the running one, if any."""
         with self._lock:
             if self._running is None and time.monotonic() >= self._again_at:
                 self._running = in_background(self._begin)
             return self._running
 
     def get(self) -> T | None:
-        """The last that is known, None while there is none. Raises StoreError where the first reading did."""
+        """Return the newest value, None before the first. Raises StoreError where the first read did."""
         running = self.refresh()
         wait_s = self._first_s if self._last is None else self._later_s
         if running is not None and wait_s:

@@ -1,0 +1,57 @@
+"""``l2features chunk``: compute a chunk without writing."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime
+
+import click
+
+from ..config.datasets import load_dataset
+from ..config.reach import check_bigtable
+from ..core.errors import GraphError, TableNotFound
+from ..core.geometry import Chunk, Triple
+from ..core.times import format_time
+from .options import TripleType, config_option, json_option
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("chunk", type=TripleType(), metavar="X,Y,Z")
+@click.option(
+    "--timestamp",
+    help='Time of the graph, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601.  [default: the table\'s, or now]',
+)
+@config_option
+@json_option
+def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None, as_json: bool) -> None:
+    """Compute chunk X,Y,Z of DATASET and print its nodes' features, without writing.
+
+    \b
+    Example:
+      l2features chunk sample 1,0,2 --config sample/datasets.yml
+    """
+    from ..core.rows import Rows
+    from ..ingest.compute import ChunkSource, read_geometry
+    from ..ingest.steps import time_of_graph
+    from .tables import check_in_grid, open_table, print_rows
+
+    entry = load_dataset(dataset, config)
+    asked = None if timestamp is None else time_of_graph(entry, timestamp)
+    check_bigtable(entry.graph, GraphError)
+    with closing(open_table(entry)) as store:
+        try:
+            meta = store.meta()
+        except TableNotFound:
+            meta = None
+    geometry = read_geometry(entry, meta.geometry if meta else None)
+    check_in_grid(geometry, Chunk(*chunk))
+    time = asked or (meta.time if meta else datetime.now(UTC))
+    result = ChunkSource(entry, geometry, time).compute(Chunk(*chunk))
+    print_rows(Rows.complete(result.features), geometry, as_json)
+    for error in result.errors:
+        click.echo(f"error: {error}", err=True)
+    if result.files.background:
+        click.echo(f"files: {result.files}", err=True)
+    if result.orphans:
+        click.echo(f"{result.orphans} supervoxels without a parent at {format_time(time)}", err=True)

@@ -1,0 +1,91 @@
+"""``l2features get``: features from the store."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import click
+import numpy as np
+
+from ..config.datasets import Dataset, load_dataset
+from ..core.errors import ConfigError, StoreError
+from ..core.geometry import Chunk, Triple
+from ..core.ids import KEY_DIGITS, Ids
+from .options import TripleType, config_option, json_option
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("ids", nargs=-1, metavar="[ID…]")
+@click.option("--chunk", "of_chunk", type=TripleType(), help="All nodes of this chunk instead of ID….")
+@click.option("--limit", type=click.IntRange(1), help="Maximum number of nodes.")
+@click.option("--segments", is_flag=True, help="Print each node's segment instead of features (graph: flat).")
+@config_option
+@json_option
+def get(
+    dataset: str,
+    ids: tuple[str, ...],
+    of_chunk: Triple | None,
+    limit: int | None,
+    segments: bool,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Print the features of DATASET's L2 nodes ID…, in nm, from the store.
+
+    \b
+    Example:
+      l2features get sample --chunk 1,1,1 --limit 5 --config sample/datasets.yml
+      l2features get sample 144185625606619137 --json --config sample/datasets.yml
+      l2features get sample 144185625606619137 --segments --config sample/datasets.yml
+    """
+    from ..query.chunk_lookup import ChunkRows, read_chunk
+    from ..store.base import node_segments
+    from .tables import check_in_grid, open_table, print_rows, table_geometry
+
+    if bool(ids) == bool(of_chunk):
+        raise click.UsageError("expected either node ids or --chunk X,Y,Z")
+    wanted = np.array([_node_id(text) for text in ids], dtype=np.uint64)
+    entry = load_dataset(dataset, config)
+    if segments:
+        _check_flat(entry)
+    with closing(open_table(entry)) as store:
+        geometry = table_geometry(entry, store)
+        if of_chunk is None:
+            found = ChunkRows(store.read(wanted[:limit]))
+        else:
+            check_in_grid(geometry, Chunk(*of_chunk))
+            found = read_chunk(store, entry, geometry, Chunk(*of_chunk))
+        rows = found.rows[:limit]
+        if segments:
+            _print_segments(node_segments(store, geometry.layout, rows.ids), rows.ids, as_json)
+        elif len(rows) or as_json:
+            print_rows(rows, geometry, as_json)
+    if found.note:
+        click.echo(found.note, err=True)
+    if found.error:
+        raise StoreError(found.error)
+
+
+def _node_id(text: str) -> int:
+    if not text.isdecimal() or len(text) > KEY_DIGITS or int(text) >= 1 << 64:
+        raise ConfigError(f"{text!r} is not a node id: expected an integer from 0 to {(1 << 64) - 1}")
+    return int(text)
+
+
+def _check_flat(dataset: Dataset) -> None:
+    if dataset.has_graph:
+        raise ConfigError(
+            f"data set {dataset.name!r} has a graph ({dataset.graph}): --segments is for data sets with "
+            "graph: flat"
+        )
+
+
+def _print_segments(segments: Ids, ids: Ids, as_json: bool) -> None:
+    from .report import json_text
+
+    pairs = {str(node): segment for node, segment in zip(ids.tolist(), segments.tolist(), strict=True)}
+    if as_json:
+        click.echo(json_text(pairs))
+    else:
+        click.echo("".join(f"{node} {segment}\n" for node, segment in pairs.items()), nl=False)

@@ -1,0 +1,36 @@
+"""``l2features serve``: the HTTP API."""
+
+from __future__ import annotations
+
+import click
+
+from ..config.datasets import read_datasets, server_environment, url_prefix
+
+
+@click.command()
+@click.argument("config", metavar="DATASET-FILE", type=click.Path(dir_okay=False))
+@click.option(
+    "--bind", metavar="HOST:PORT", default="127.0.0.1:4100", show_default=True, help="Where to listen."
+)
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
+@click.option("--auth", is_flag=True, help="Require tokens of the service at $AUTH_URL.")
+def serve(config: str, bind: str, workers: int, auth: bool) -> None:
+    """Serve the data sets of DATASET-FILE over HTTP, until Ctrl-C.
+
+    Runs gunicorn as in production, configured by the environment (see docs/api.md), with JSON log lines on
+    stderr. Everyone who can reach it may read, unless --auth is given.
+
+    \b
+    Example:
+      l2features serve sample/datasets.yml
+      l2features serve datasets.yml --bind 0.0.0.0:8080 --workers 4 --auth
+    """
+    from ..local.serve import check_port, configuration, greet_when_up, run_server
+
+    datasets = read_datasets(config)
+    program = configuration()
+    check_port(bind)
+    for problem in datasets.errors:
+        click.echo(f"error: {problem}; it is not served", err=True)
+    greet_when_up(bind, url_prefix(), list(datasets.usable.values()), auth)
+    run_server(program, server_environment(config, bind, workers, auth))

@@ -1,0 +1,32 @@
+"""``l2features status``: a table's progress, freshness and completeness."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import click
+
+from ..config.datasets import load_dataset
+from .options import config_option, json_option
+
+
+@click.command()
+@click.argument("dataset")
+@config_option
+@json_option
+def status(dataset: str, config: str | None, as_json: bool) -> None:
+    """Show the progress of DATASET's ingest, how fresh its updates are, and the result of the last audit.
+
+    \b
+    Example:
+      l2features status sample --config sample/datasets.yml
+    """
+    from .report import json_text, read_status, status_text
+    from .tables import open_table, table_geometry
+
+    entry = load_dataset(dataset, config)
+    with closing(open_table(entry)) as store:
+        state = read_status(store, table_geometry(entry, store))
+    click.echo(json_text(state.as_dict()) if as_json else status_text(state))
+    for problem in state.problems.values() if as_json else ():
+        click.echo(f"error: {problem}", err=True)
