@@ -1,4 +1,4 @@
-"""Features of every label of a chunk: size, surface, thickness, representative voxel, principal axes."""
+"""Features of every label of a chunk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_NM = 2**30
 
 
 def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """Return the features of each label of a volume.
+    """Return the features of the labels of a volume.
 
     Args:
         labels: (x, y, z) labels of any unsigned dtype, in any memory order; 0 is background.
@@ -24,13 +24,13 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
 
     Returns:
         Structured array of dtype :data:`l2features.core.schema.FEATURES`, one row per label other than 0,
-        sorted by label. Equal volumes give equal bytes. Values are as tables store them: ``size_nm3`` and
+        sorted by label. Equal volumes give equal bytes. Values are in stored units: ``size_nm3`` and
         ``chunk_intersect_count`` are numbers of voxels, ``rep_coord_nm`` is the index of a voxel of the
         volume; ``area_nm2`` is in nm²; distances and ``pca_val`` are in nm.
 
     Raises:
         TypeError: the labels are not unsigned integers.
-        ValueError: the volume or the resolution has an invalid shape or value.
+        ValueError: the shape of the volume or the resolution is invalid.
 
     >>> volume = np.zeros((8, 8, 4), np.uint64)
     >>> volume[2:5, 2:5, :] = 7
@@ -43,9 +43,9 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
 
 
 class SegmentedChunk:
-    """A chunk of supervoxels: returns the features of the labels that supervoxels are mapped to.
+    """A chunk of supervoxels, whose labels are assigned later.
 
-    It keeps the chunk's runs, not its voxels, so that a mapping costs next to nothing.
+    It holds runs, not voxels, so assigning labels is cheap.
 
     >>> chunk = SegmentedChunk(np.array([[[3, 4, 0]]], np.uint64))
     >>> chunk.ids
@@ -62,22 +62,22 @@ class SegmentedChunk:
         n0, n1, n2 = (self.shape[axis] for axis in axes)
         self.frame = Frame(axes, np.array([n0, n1, n2]), np.zeros(3, np.int64))
         self.runs, met = find_runs(flat, (n0, n1, n2))
-        """Runs of the supervoxels, in the order in which they are met."""
+        """Runs of the supervoxels, numbered in the order of their first voxels."""
         order = np.argsort(met)
         self.rank = np.empty(len(met), np.uint32)
         self.rank[order] = np.arange(len(met), dtype=np.uint32)
-        """Of each label of the runs, its place in ``ids`` plus 1; 0 for background."""
+        """Index of each label of the runs in ``ids``, plus 1; 0 for background."""
         self.ids: NDArray[np.uint64] = met[order][1:]
         """Sorted ids of the supervoxels, without 0."""
 
     def features(self, labels: ArrayLike, resolution: Sequence[float]) -> np.ndarray:
-        """Return the features of the volume in which each supervoxel is replaced by its label.
+        """Return the features of the volume in which each supervoxel has its label.
 
         Args:
             labels: one label per supervoxel of ``ids``, in their order; 0 makes it background.
             resolution: nm per voxel along x, y and z.
 
-        Returns, raises: see :func:`compute_features`; also ValueError where there is not one label per id.
+        Returns, raises: see :func:`compute_features`; also ValueError unless there is one label per id.
         """
         nm = checked_resolution(resolution, self.shape)
         distinct, table = _number_labels(labels, len(self.ids))
@@ -89,7 +89,7 @@ class SegmentedChunk:
 
 
 def check_chunk(shape: tuple[int, int, int], resolution: Sequence[float]) -> None:
-    """Check that features of chunks of this shape and resolution can be computed. Raises ValueError."""
+    """Raise ValueError if chunks of this shape and resolution are not supported."""
     _check_shape(shape)
     checked_resolution(resolution, shape)
 
@@ -122,14 +122,14 @@ def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int])
 
 
 def _flatten(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The voxels in memory order (a copy where they have gaps), and the axes, fastest first."""
+    """Return the voxels in memory order (copied if they have gaps), and the axes, fastest first."""
     steps = [(extent == 1, abs(step)) for extent, step in zip(volume.shape, volume.strides, strict=True)]
     axes = tuple(sorted(range(3), key=steps.__getitem__))
     return np.ascontiguousarray(volume.transpose(axes[::-1])).reshape(-1), axes
 
 
 def _number_labels(labels: ArrayLike, n_ids: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-    """Sorted labels other than 0, and the number of each id's label: 0 for background, then from 1 on."""
+    """Return sorted labels other than 0, and the number of each id's label: 0 is background."""
     given = np.asarray(labels)
     if given.shape != (n_ids,):
         raise ValueError(f"{n_ids} supervoxels need as many labels, not an array of shape {given.shape}")

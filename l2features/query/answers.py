@@ -157,7 +157,9 @@ def arrow_schema(geometry: Geometry, names: Sequence[str] = NAMES) -> Any:
     }
     fields = [pa.field("id", pa.uint64(), nullable=False, metadata={"description": "id of the layer-2 node"})]
     for a in attributes:
-        kind = _array(np.empty((0, *a.shape), a.served_dtype), np.empty(0, bool)).type
+        kind = pa.from_numpy_dtype(a.served_dtype)
+        for size in reversed(a.shape):
+            kind = pa.list_(kind, size)
         fields.append(pa.field(a.name, kind, metadata={"unit": a.served_unit, "description": a.meaning}))
     why = {"description": "why the status is failed or not_l2"}
     fields.append(pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False))
