@@ -1,0 +1,73 @@
+"""Local runs of a toy job: deaths between chunks, errors of workers, and a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from l2features.core.chunks import ChunkBox
+from l2features.core.geometry import Chunk
+from l2features.local.pool import ChunkJob, LocalRun, WorkerError
+from l2features.store.base import Store, open_store
+
+BOX = ChunkBox((0, 0, 0), (5, 5, 2))
+
+
+class Unpicklable(Exception):
+    """An error that cannot be rebuilt in another process."""
+
+    def __init__(self, left: int, right: int) -> None:
+        super().__init__(f"{left} is not {right}")
+
+
+def double(chunk: Chunk) -> int:
+    return 2 * sum(chunk)
+
+
+def fail(chunk: Chunk) -> int:
+    raise Unpicklable(*chunk[:2])
+
+
+def opened(work: Callable[[Chunk], int]) -> Callable[[Chunk], int]:
+    return work
+
+
+def pending(_: Store, first: int, last: int) -> list[Chunk]:
+    return [Chunk(*xyz) for xyz in BOX.positions(first, last).tolist()]
+
+
+def job(work: Callable[[Chunk], int], folder: Path) -> ChunkJob[int]:
+    store = partial(open_store, f"sqlite://{folder}/store.db", "table")
+    return ChunkJob(BOX, store, pending, lambda: None, partial(opened, work), lambda *_: -1)
+
+
+def test_kill_9_of_a_worker_between_chunks(tmp_path: Path) -> None:
+    results: list[int] = []
+    run = LocalRun(job(double, tmp_path), 1, results.append)
+
+    def kill_once(chunks: int) -> None:
+        if len(results) == 10:
+            os.kill(run.workers[0].pid or 0, signal.SIGKILL)
+
+    progress = run.run(kill_once)
+    assert sorted(results) == sorted(double(chunk) for chunk in pending(run.store, 0, len(BOX)))
+    assert sum(run.deaths.values()) == 1
+    assert not progress.stopped
+
+
+def test_an_error_that_cannot_be_pickled_ends_the_run(tmp_path: Path) -> None:
+    run = LocalRun(job(fail, tmp_path), 1, lambda result: None)
+    with pytest.raises(WorkerError, match="Unpicklable: 0 is not 0"):
+        run.run()
+
+
+def test_a_signal_stops_before_the_next_chunk(tmp_path: Path) -> None:
+    results: list[int] = []
+    run = LocalRun(job(double, tmp_path), 1, results.append)
+    progress = run.run(lambda chunks: os.kill(os.getpid(), signal.SIGTERM) if results else None)
+    assert (len(results), progress.stopped) == (1, True)
