@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,11 @@ class Running:
         return [letter for _, letter in Folder(self.dead).letters()] if self.dead.exists() else []
 
     def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.Error):  # one that has just ended
+                found += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+        return found
 
     def left(self) -> list[bytes]:
         """Messages left in the subscription after the updater has ended and nacked the rest."""
