@@ -66,6 +66,7 @@ def on_starting(arbiter: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
+    server.end_at_once_on_ctrl_c(worker)
     server.warm_worker(worker)
 
 
@@ -75,10 +76,6 @@ def pre_request(_worker: Any, _request: Any) -> None:
 
 def post_request(_worker: Any, _request: Any, _environ: Any, _response: Any) -> None:
     server.in_flight().dec()
-
-
-def worker_int(worker: Any) -> None:
-    server.quit_worker(worker)
 
 
 def worker_exit(_arbiter: Any, worker: Any) -> None:

@@ -71,15 +71,18 @@ def in_flight() -> Any:
     return IN_FLIGHT
 
 
-def quit_worker(worker: Any) -> None:
-    """End at once on Ctrl-C, without waiting for requests in flight.
+def end_at_once_on_ctrl_c(worker: Any) -> None:
+    """End without waiting for requests in flight, nor for the locks of what the signal interrupts.
 
-    The signal comes twice, from the terminal and from the master.
+    Ctrl-C reaches the master too, which then sends SIGQUIT.
     """
-    for name in (signal.SIGINT, signal.SIGQUIT):
-        signal.signal(name, signal.SIG_IGN)
-    worker.wsgi.extensions["l2cache"].missing.close(LAST_MESSAGES_S)
-    os._exit(0)
+
+    def end(*_signal: Any) -> None:
+        worker.wsgi.extensions["l2cache"].missing.close(LAST_MESSAGES_S)
+        os._exit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGQUIT, end)
 
 
 def close_worker(worker: Any) -> None:

@@ -1,4 +1,4 @@
-"""The image of the HTTP API, followed as far as that goes without Docker."""
+"""The image of the HTTP API: its Dockerfile's steps, run without Docker."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def steps() -> list[Step]:
     return read_steps(DOCKERFILE)
 
 
-def test_it_has_all_that_the_server_needs(steps: list[Step], undisturbed: Path, tmp_path: Path) -> None:
-    """Its COPY lines are followed, the packages built from these files alone, and its command run."""
+def test_it_contains_what_the_server_needs(steps: list[Step], undisturbed: Path, tmp_path: Path) -> None:
+    """Follow its COPY lines, build the packages from these files alone, and run its command."""
     follow_copies(DOCKERFILE, steps, tmp_path)
     site = build(tmp_path)
     command = json.loads(last(steps, "CMD"))
@@ -58,7 +58,7 @@ def test_it_has_all_that_the_server_needs(steps: list[Step], undisturbed: Path, 
 
 
 def test_what_is_compiled_when_it_is_built(steps: list[Step], tmp_path: Path) -> None:
-    """The command itself; what it compiled lies where the server looks for it."""
+    """Run the command; its kernels lie where the server looks for them."""
     (compiling,) = [s.rest for s in steps if s.word == "RUN" and s.rest.startswith("python")]
     variables = {**os.environ, **environment(steps), "NUMBA_CACHE_DIR": str(tmp_path)}
     subprocess.run([sys.executable, *shlex.split(compiling)[1:]], env=variables, check=True)

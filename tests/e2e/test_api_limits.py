@@ -38,7 +38,7 @@ MAX_BODY = 16 * MIB
 
 
 def bomb(size: int) -> bytes:
-    """A gzip file of so many zeros."""
+    """Return a gzip file of ``size`` zeros."""
     packer = zlib.compressobj(9, wbits=31)
     return b"".join([packer.compress(b"\0" * MIB) for _ in range(size // MIB)] + [packer.flush()])
 
@@ -133,7 +133,7 @@ def test_deep_json(server: Server, body: bytes) -> None:
         (["true"], 422),
     ],
 )
-def test_what_is_no_id(server: Server, ids: list[str], status: int) -> None:
+def test_invalid_ids(server: Server, ids: list[str], status: int) -> None:
     body = f'{{"l2_ids":[{",".join(ids)}]}}'.encode()
     answer = exchanged(server, head(f"Content-Length: {len(body)}"), body)
     is_error(answer, status, "not_an_id" if status == 422 else "not_json")

@@ -1,4 +1,4 @@
-"""/ready: can reads be served? With a store that stops and comes back, or a graph that is gone."""
+"""/ready with a store that stops and returns, a missing table, or a graph that does not answer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.jobs import need_program, own_copy
 GEOMETRY = Geometry((16, 16, 40), (0, 0, 0), (64, 64, 32), (64, 64, 32), IdLayout({2: 10}))
 NODE = GEOMETRY.layout.chunk_id(0, 0, 0) + 1
 LONGEST_S = 20.0
-"""Far beyond the deadline of a second that the server is given, and far below the clients' own."""
+"""Far above the server's deadline of 1 s, and far below the clients' own."""
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def emulator_to_stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
 
 def fill(config: Path) -> None:
-    """A table of one node in each data set, whose segmentation and graph nobody serves."""
+    """Write a table of one node per data set; their segmentation and graph do not exist."""
     cv_path = f"graphene://http://127.0.0.1:{free_port()}/segmentation/table/gone"
     entries = {name: {"cv_path": cv_path, "l2cache_id": name, "store": STORE_URL} for name in ("one", "two")}
     config.write_text(json.dumps(entries))
@@ -69,7 +69,7 @@ def wait_for(server: Server, status: int) -> requests.Response:
         assert time.monotonic() < until, answer.text
 
 
-def test_a_store_that_hangs_or_is_gone_and_comes_back(emulator_to_stop: Emulator, tmp_path: Path) -> None:
+def test_a_store_that_hangs_or_stops_and_returns(emulator_to_stop: Emulator, tmp_path: Path) -> None:
     emulator, config = emulator_to_stop, tmp_path / "datasets.yml"
     fill(config)
     with Server(config, {"L2CACHE_STORE_TIMEOUT_S": "1"}) as server:
@@ -96,7 +96,7 @@ def test_a_store_that_hangs_or_is_gone_and_comes_back(emulator_to_stop: Emulator
         assert "Traceback" not in server.log
 
 
-def test_a_data_set_that_is_not_there_does_not_stop_the_others(undisturbed: Path, tmp_path: Path) -> None:
+def test_a_missing_data_set_does_not_stop_the_others(undisturbed: Path, tmp_path: Path) -> None:
     entries = json.loads(undisturbed.read_text())
     entries["gone"] = {**entries["sample"], "l2cache_id": "gone"}
     entries["broken"] = {**entries["sample"], "store": f"sqlite://{tmp_path}/broken.db"}
@@ -134,7 +134,7 @@ def test_no_data_set_is_there(undisturbed: Path, tmp_path: Path) -> None:
         assert requests.get(f"{server.url}/live", timeout=60).status_code == 200
 
 
-def test_a_graph_that_never_answers_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_never_answers_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("api.datasets.PATIENCE_S", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

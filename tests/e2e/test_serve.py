@@ -1,4 +1,4 @@
-"""Starting the server: by one command, and as the image does."""
+"""`l2features serve`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SERVE = [sys.executable, "-m", "l2features.cli", "serve", "gs://my-bucket/l2/dat
 # ------------------------------------------------------------------ l2features serve
 @pytest.fixture
 def serving(undisturbed: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command, when it has said what to try, and what it said."""
+    """The command after its greeting, and the greeting."""
     environment = {**os.environ, "PCGL2CACHE_URL_PREFIX": "/my/cache/", "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "l2features.cli", "serve", str(undisturbed)]
     with (tmp_path / "log").open("w") as log:
@@ -61,7 +61,7 @@ def serving(undisturbed: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Pope
         process.wait()
 
 
-def test_serve_says_what_to_try_and_ends_with_ctrl_c(
+def test_serve_prints_what_to_try_and_ends_with_ctrl_c(
     serving: tuple[subprocess.Popen[str], str], undisturbed: Path, tmp_path: Path
 ) -> None:
     process, said = serving
@@ -91,7 +91,7 @@ def test_serve_says_what_to_try_and_ends_with_ctrl_c(
     assert "authentication is disabled" in log
 
 
-def test_serve_with_what_cannot_be_served(undisturbed: Path, tmp_path: Path) -> None:
+def test_serve_refuses_invalid_arguments(undisturbed: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yml"
     wrong.write_text("sample: {l2cache_id: x}\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -129,10 +129,10 @@ def test_serve_a_file_in_a_bucket(undisturbed: Path, monkeypatch: pytest.MonkeyP
     assert known.ok, known.text
 
 
-def test_serve_a_file_that_is_gone_when_the_server_reads_it(
+def test_serve_a_file_that_disappears_before_the_server_reads_it(
     undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command has read it; the server that it becomes does not find it, and nothing lives on."""
+    """The command reads it, the server that replaces it does not find it; no process is left."""
     files = {"l2/datasets.yml": in_a_bucket(undisturbed)}
     with bucket_of(lambda name: files.pop(name, None)) as url:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
@@ -147,7 +147,7 @@ def test_serve_a_file_that_is_gone_when_the_server_reads_it(
 
 
 def in_a_bucket(config: Path) -> bytes:
-    """A data sets file that names its stores, as one in a bucket must."""
+    """Return the data sets file with explicit stores, as a bucket requires."""
     entries = {name: dataset.model_dump(exclude={"name"}) for name, dataset in load_datasets(config).items()}
     return json.dumps(entries).encode()
 
@@ -187,7 +187,7 @@ def test_a_missing_table_is_named_and_no_node_is_invented(undisturbed: Path, tmp
 
 
 def test_the_node_named_is_one_of_few(tmp_path: Path, many_chunks: Path) -> None:
-    """One chunk of 720 has nodes, as after an ingest of a part."""
+    """One chunk of 720 has nodes, as after a partial ingest."""
     config = dataset_file(tmp_path, many_chunks)
     assert run_ingest(config, "--create", "--chunks", "1:2,7:8,0:6").returncode == 0
     found = some_node(list(load_datasets(config).values()))

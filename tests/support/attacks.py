@@ -1,4 +1,4 @@
-"""What attacks on the genuine server share: requests as bytes on a connection, and what must come back."""
+"""Hostile requests: bytes on a connection, and the expected answers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ BINARY = {"Content-Type": "application/octet-stream"}
 GOOD = json.dumps({"l2_ids": node_ids(3).tolist()}).encode()
 CHUNKED = "Transfer-Encoding: chunked"
 ROOM = 100 * MIB
-"""What an attack may add to the server's memory."""
+"""Memory that an attack may add to the server."""
 
 
 class Answer(NamedTuple):
-    """What came back on a connection."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -41,19 +41,19 @@ class Answer(NamedTuple):
 
 
 def memory(server: Server) -> int:
-    """Bytes that the server's workers hold (resident)."""
+    """Return the resident memory of the server's workers, in bytes."""
     return sum(worker.memory_info().rss for worker in server.workers)
 
 
 def serves(server: Server) -> None:
-    """A normal request is answered rightly, and at once."""
+    """Assert that a normal request is answered correctly within 5 s."""
     answer = requests.post(f"{server.url}{READ}", data=GOOD, timeout=5)
     assert answer.status_code == 200
     assert list(answer.json()) == [str(i) for i in node_ids(3)]
 
 
 def started(folder: Path, **env: str) -> Iterator[Server]:
-    """A server of a small table in ``folder``, which answers rightly and logs no traceback."""
+    """Yield a server of a small table in ``folder``; it must log no traceback."""
     with Server(small_table(folder), env) as server:
         serves(server)
         yield server
@@ -62,13 +62,13 @@ def started(folder: Path, **env: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def genuine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of the default limits."""
+    """A server with the default limits."""
     yield from started(tmp_path_factory.mktemp("genuine"))
 
 
 @pytest.fixture
 def server(genuine: Server) -> Iterator[Server]:
-    """After an attack, the server answers, and has not grown."""
+    """After an attack, the server answers, and its memory is bounded."""
     before = memory(genuine)
     yield genuine
     serves(genuine)
@@ -76,7 +76,7 @@ def server(genuine: Server) -> Iterator[Server]:
 
 
 def connected(server: Server | Nginx, *parts: bytes, room: int | None = None) -> socket.socket:
-    """A connection on which this was sent, as far as the server took it; it has room for so many bytes."""
+    """Connect and send; stop where the server closes. ``room`` is the receive buffer in bytes."""
     connection = socket.socket()
     connection.settimeout(20)
     if room is not None:
