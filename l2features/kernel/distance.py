@@ -44,7 +44,7 @@ class _Tables(NamedTuple):
 
 
 def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Return distances in whole nm (floored): int32, one per voxel in the order of the runs, 0 for background.
+    """Return distances in whole nm (floored), int32, one per voxel in the order of the runs; background is 0.
 
     LANES zeros follow, so that whole vectors can be loaded up to the end.
 
