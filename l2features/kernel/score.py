@@ -10,7 +10,7 @@ run's scores can be exact, and hold for nearly all runs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def _sum_up(distances: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     added, most = 0, 0
     for i in range(start, stop, LANES):
         some, kept = distances[i : i + LANES], _KEEP[max(LANES - (stop - i), 0) :][:LANES]
-        part = np.int32(0)
+        part: Any = np.int32(0)
         for j in range(LANES):
             part = max(part, min(some[j], kept[j]))
         most = max(most, part)
