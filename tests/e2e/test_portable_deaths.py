@@ -28,10 +28,10 @@ from l2features.pubsub.dead_letters import Folder
 from l2features.store.base import FAILED
 from l2features.testing.stores import chunk_rows, lose, open_table
 from l2features.updates.message_attempts import Attempts
-from tests.e2e.test_portable import Cluster, cluster, python
 from tests.support import stream_job
 from tests.support.ingest_jobs import N_CHUNKS, done_chunks, open_sample, table_bytes
 from tests.support.jobs import Ran, dataset_file, own_copy, run_ingest, run_job
+from tests.support.portable import Cluster, cluster, python
 from tests.support.updates import edit
 
 __all__ = ["cluster", "python"]

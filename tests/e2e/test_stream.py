@@ -32,9 +32,9 @@ from l2features.testing.stores import chunk_rows, open_table
 from l2features.updates import backoff
 from l2features.updates.freshness import read_updates
 from l2features.updates.updater import Update
-from tests.integration.test_intake import wait_for
-from tests.integration.test_update_replay import EDIT, MISSING, Evil, edit
+from tests.support.intake import wait_for
 from tests.support.jobs import ROOT, own_copy
+from tests.support.update_replay import EDIT, MISSING, Evil, edit
 
 LONGEST_S = 120.0
 ATTRIBUTES = {"table_id": "sample", "l2_cache_id": "l2cache_sample"}

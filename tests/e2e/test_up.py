@@ -32,7 +32,7 @@ from l2features.local.sample.segmentation_files import Sample, make_sample
 from l2features.local.services import GRAPH
 from l2features.local.supervise import Ended, Supervisor
 from l2features.testing.cave_deployment import Deployment
-from tests.integration.test_api_clients import DATASTACK
+from tests.support.api_clients import DATASTACK
 from tests.support.jobs import need_program
 
 TOKEN = "0123456789abcdef" * 2

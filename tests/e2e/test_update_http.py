@@ -17,10 +17,10 @@ import requests
 from l2features.core.ids import as_ids
 from l2features.testing.emulators import wait_for_port
 from l2features.testing.stores import open_table
-from tests.integration.test_audit_job import run_audit
-from tests.integration.test_recordings import check_values, valid_at_t0
-from tests.integration.test_update_replay import T0, named, rep, run_update
+from tests.support.audit_job import run_audit
 from tests.support.jobs import ROOT, Recordings, all_rows, dataset_file, run_ingest
+from tests.support.recordings import check_values, valid_at_t0
+from tests.support.update_replay import T0, named, rep, run_update
 
 COMPLETE = "196 nodes expected: 196 present (0 of them marked empty), 0 missing"
 

@@ -23,11 +23,11 @@ from l2features.store.base import open_store
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
 from l2features.testing.stores import INSTANCE, PROJECT
-from tests.integration.test_audit_job import run_audit
-from tests.integration.test_intake import wait_for
-from tests.integration.test_recordings import check_values
-from tests.integration.test_update_replay import EDIT, T0, named, rep
+from tests.support.audit_job import run_audit
+from tests.support.intake import wait_for
 from tests.support.jobs import ROOT, Recordings, dataset_file, run_ingest
+from tests.support.recordings import check_values
+from tests.support.update_replay import EDIT, T0, named, rep
 
 LONGEST_S = 90.0
 

@@ -18,10 +18,10 @@ from l2features.store.base import Meta, open_store
 from l2features.testing.cave_deployment import Deployment
 from l2features.testing.server import Server
 from l2features.testing.stores import STORE_URL
-from tests.integration.test_recordings import ingest
+from tests.support.api_clients import DATASTACK, TABLE
 from tests.support.jobs import Recordings
+from tests.support.recordings import ingest
 
-DATASTACK, TABLE = "fixture_datastack", "fixture_v2"
 RESOLUTION, OFFSET, CHUNK_SIZE = (16, 16, 40), (1024, 512, 20), (64, 64, 32)
 UNKNOWN = 144115188075860872
 MOST_TIES = 3

@@ -17,8 +17,8 @@ import pytest
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.server import Server
 from l2features.testing.stores import INSTANCE, PROJECT
-from tests.integration.test_missing import Topic
 from tests.support.jobs import ROOT, Recordings
+from tests.support.missing import Topic
 
 DELIBERATE = {"attributes_ids_float"}
 """Exchanges that were no errors, and are now."""

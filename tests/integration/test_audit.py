@@ -20,9 +20,9 @@ from l2features.core.schema import NAMES
 from l2features.ingest.steps import prepare
 from l2features.store.base import Meta, Store, open_store
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL, features_of
-from tests.integration.test_graph_nodes import V2, V2_GRAPHENE, chunks_of, valid_nodes
-from tests.integration.test_nodes import SOURCES, entry, open_nodes
+from tests.support.graph_nodes import V2, V2_GRAPHENE, chunks_of, valid_nodes
 from tests.support.jobs import Recordings
+from tests.support.nodes import SOURCES, entry, open_nodes
 
 T0 = "2026-11-21 00:27:44"
 

@@ -10,32 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.audit import main
 from l2features.audit.summary import NOTE, PART_NOTE, AuditSummary, read_audit
 from l2features.core.ids import as_ids
 from l2features.store.base import FAILED, ChunkRecord
-from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL, open_table
-from tests.integration.test_recordings import check_values, valid_at_t0
+from l2features.testing.stores import open_table
+from tests.support.audit_job import T0, run_audit
 from tests.support.ingest_jobs import open_sample
-from tests.support.jobs import ROOT, Ran, Recordings, all_rows, dataset_file, run_ingest, run_job
-
-T0 = "2026-11-21 00:27:44"
-
-
-def run_audit(config: Path, *flags: str) -> Ran:
-    """The audit command."""
-    return run_job(main, "--config", config, "--dataset", "sample", "--workers", 1, *flags)
-
-
-@pytest.fixture
-def at_t0(recordings: Recordings, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """The data sets file of a recorded graph, of which the nodes of T0 are ingested."""
-    graph = f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2"
-    keys = {"store": STORE_URL, "l2cache_id": f"l2_audit_{request.node.name[:20].strip('_')}"}
-    config = dataset_file(tmp_path, recordings.cv_path("fixture_v2"), graph=graph, chunk_size=None, **keys)
-    done = run_ingest(config, "--create", "--timestamp", T0)
-    assert done.returncode == 0, done.stderr
-    return config
+from tests.support.jobs import ROOT, Recordings, all_rows, dataset_file, run_ingest
+from tests.support.recordings import check_values, valid_at_t0
 
 
 def test_from_the_ingest_to_the_history(at_t0: Path, recordings: Recordings) -> None:

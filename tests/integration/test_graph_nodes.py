@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pytest
 import requests
 from google.cloud import bigtable
@@ -21,14 +20,9 @@ from l2features.core.ids import Ids, as_ids
 from l2features.graph.base import Graph
 from l2features.ingest.source import open_dataset_graph
 from l2features.testing.stores import INSTANCE, PROJECT, raw_table
-from tests.integration.test_nodes import SOURCES, entry, open_nodes
+from tests.support.graph_nodes import V2, V2_GRAPHENE, chunks_of, valid_nodes
 from tests.support.jobs import Recordings
-
-V2, V2_GRAPHENE = SOURCES[:2]
-
-
-def chunks_of(geometry: Geometry) -> list[Chunk]:
-    return [Chunk(*xyz) for xyz in np.ndindex(*geometry.grid)]
+from tests.support.nodes import SOURCES, entry, open_nodes
 
 
 def all_ids(geometry: Geometry, ids: Callable[[Chunk], Ids]) -> list[int]:
@@ -61,14 +55,6 @@ def test_all_nodes_that_were_ever_made(
         int(i) for i in recordings.json(name)["l2"]
     )
     nodes.close()
-
-
-def valid_nodes(children: dict[str, Any], ms: int) -> list[int]:
-    return sorted(
-        int(i)
-        for i, node in children["l2"].items()
-        if node["valid_from_ms"] <= ms and (node["superseded_ms"] is None or node["superseded_ms"] > ms)
-    )
 
 
 def test_nodes_that_are_valid_at_any_time(

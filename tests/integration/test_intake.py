@@ -15,6 +15,7 @@ from l2features.pubsub.intake import Intake, Leased, Limits
 from l2features.pubsub.subscription import Subscription
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
+from tests.support.intake import wait_for
 
 Open = Callable[..., Intake]
 
@@ -38,13 +39,6 @@ def open_intake() -> Iterator[Open]:
     yield open_
     for intake in opened:
         intake.close()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def has_leased(intake: Intake, count: int) -> bool:

@@ -7,14 +7,12 @@ import json
 import logging
 import signal
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from google.pubsub_v1 import PublisherClient, PubsubMessage, SubscriberClient
 
 from api.missing import PENDING_IDS, PENDING_MESSAGES, MissingIds, topic_path
 from l2features.core.errors import ConfigError
@@ -22,43 +20,12 @@ from l2features.core.ids import Ids, as_ids
 from l2features.messages.decoding import MESSAGE_IDS, missing_message
 from l2features.testing.emulators import HOW_TO_GET_PUBSUB, PubSubEmulator, find_pubsub_emulator
 from tests.support.jobs import need_program
+from tests.support.missing import Topic
 
 IDS = as_ids([144115188075860872, 144255994350796801, (1 << 64) - 1])
 TABLE = ("fixture_v2", "l2cache_fixture")
 
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag is deprecated:DeprecationWarning")
-
-
-class Topic:
-    """A topic with a subscription, both of a fresh name."""
-
-    def __init__(self, create: bool = True) -> None:
-        name = f"missing-{uuid.uuid4().hex}"
-        self.path = f"projects/test-project/topics/{name}"
-        self.subscription = f"projects/test-project/subscriptions/{name}"
-        if create:
-            self.create()
-
-    def create(self) -> None:
-        self.subscriber = SubscriberClient()
-        PublisherClient().create_topic(name=self.path)
-        self.subscriber.create_subscription(name=self.subscription, topic=self.path)
-
-    def messages(self) -> list[PubsubMessage]:
-        """All that has arrived."""
-        messages: list[PubsubMessage] = []
-        while True:
-            # Without this deprecated flag a pull on an empty subscription blocks.
-            request = {"subscription": self.subscription, "max_messages": 1000, "return_immediately": True}
-            received = self.subscriber.pull(request=request, timeout=20).received_messages
-            if not received:
-                return messages
-            self.subscriber.acknowledge(subscription=self.subscription, ack_ids=[r.ack_id for r in received])
-            messages += [r.message for r in received]
-
-    def ids(self) -> list[int]:
-        """All ids that have arrived, sorted, with repeats."""
-        return sorted(i for m in self.messages() for i in np.frombuffer(m.data, "<u8").tolist())
 
 
 class Failures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,43 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
-from google.cloud import bigtable
 
-from l2features.config.datasets import Dataset, load_dataset
+from l2features.config.datasets import load_dataset
 from l2features.core.errors import GraphError, TableNotFound, VolumeError
 from l2features.core.geometry import Chunk, Geometry
-from l2features.core.ids import Ids, as_ids, ids_of_row_keys
+from l2features.core.ids import Ids, as_ids
 from l2features.core.rows import Rows
-from l2features.ingest.compute import ChunkSource, read_geometry
+from l2features.ingest.compute import ChunkSource
 from l2features.ingest.node_features import NodeSource
 from l2features.ingest.steps import prepare
 from l2features.store.base import open_store
 from l2features.testing.stores import INSTANCE, PROJECT
-from tests.integration.test_recordings import check_values
 from tests.support.jobs import Recordings, dataset_file
-
-SOURCES = [
-    ("fixture_v2", f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2", "graphene"),
-    ("fixture_v2", "graphene", "graphene"),
-    ("fixture_v2", f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2", "precomputed"),
-    ("fixture_v1", f"bigtable://{PROJECT}/{INSTANCE}/fixture_v1", "graphene"),
-    ("fixture_v1", "graphene", "graphene"),
-    ("fixture_v1", f"bigtable://{PROJECT}/{INSTANCE}/fixture_v1", "precomputed"),
-]
-
-
-def entry(recordings: Recordings, table: str, graph: str, volume: str = "graphene") -> Dataset:
-    """A data set of a recorded segmentation; its store is not used."""
-    cv_path = recordings.cv_path(table)
-    if volume == "precomputed":
-        cv_path = f"precomputed://file://{recordings.layers}/{table}/ws"
-    return Dataset(
-        name="recorded", cv_path=cv_path, l2cache_id="unused", graph=graph, store="sqlite:///no/db"
-    )
-
-
-def open_nodes(dataset: Dataset) -> NodeSource:
-    return NodeSource(dataset, read_geometry(dataset))
+from tests.support.nodes import SOURCES, entry, open_nodes, packed, strange_table
+from tests.support.recordings import check_values
 
 
 @pytest.fixture(scope="module")
@@ -166,23 +142,6 @@ def test_ids_that_are_no_nodes_of_the_chunk(nodes: NodeSource) -> None:
 
 
 # ------------------------------------------------------------------ a table with strange children
-def strange_table(recordings: Recordings, name: str, cells: dict[int, bytes]) -> str:
-    """The recorded graph in a table of its own, in which some nodes have these cells of children."""
-    dump = recordings.dump("graph_v2.json.gz")
-    for key, row in dump["rows"]:
-        raw = base64.b64decode(key)
-        node = int(ids_of_row_keys([raw])[0]) if raw.isdigit() and len(raw) == 20 else None
-        for cell in row:
-            if node in cells and base64.b64decode(cell[1]) == b"children":
-                cell[2] = base64.b64encode(cells.pop(node)).decode()
-    assert not cells
-    client = bigtable.Client(project=PROJECT, admin=True)
-    recordings.loader.load(client.instance(INSTANCE), dump, name)
-    return f"bigtable://{PROJECT}/{INSTANCE}/{name}"
-
-
-def packed(*supervoxels: int) -> bytes:
-    return zstandard.compress(as_ids(supervoxels).astype("<u8").tobytes())
 
 
 def test_children_that_cannot_be_are_errors_of_their_node(recordings: Recordings, nodes: NodeSource) -> None:

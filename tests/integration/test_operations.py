@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
-import shutil
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,47 +33,21 @@ from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Fate, Verdict
 from l2features.testing.emulators import Emulator
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL
-from tests.support.jobs import ROOT, dataset_file, need_program, run_ingest
-from tests.unit.test_templates import HOW_TO_GET_GCLOUD
+from tests.support.jobs import ROOT, dataset_file, run_ingest
+from tests.support.operations import (
+    TIME,
+    WRITTEN,
+    blocks,
+    completions,
+    of_program,
+    values,
+)
 
-WRITTEN = (ROOT / "docs" / "operations.md").read_text()
-PROGRAMS = ("python", "l2features", "gcloud", "docker", "git", "date")
-TIME = "2026-11-21 00:27:44"
 PARSE: dict[str, Callable[[Sequence[str]], Any]] = {
     "beam_jobs.ingest": ingest.parse,
     "beam_jobs.audit": audit.parse,
     "beam_jobs.update": update.parse,
 }
-RECORD = f"""#!{sys.executable}
-import json, os, sys
-with open(os.environ["CALLS"], "a") as calls:
-    calls.write(json.dumps([program := os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
-print({{"git": "0af1b2c", "date": "{TIME}"}}.get(program, ""))
-"""
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", WRITTEN, re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
-    """The words of all commands, as a shell gives them to programs that only write them down."""
-    folder = tmp_path_factory.mktemp("programs")
-    for name in PROGRAMS:
-        (folder / name).write_text(RECORD)
-        (folder / name).chmod(0o755)
-    environment = {"PATH": str(folder), "CALLS": str(folder / "calls")}
-    script = "\n".join(blocks("sh"))
-    command = ["/bin/bash", "-euc", script]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert not ran.stderr
-    return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
-
-
-def of_program(calls: list[list[str]], *words: str) -> list[list[str]]:
-    return [call[len(words) :] for call in calls if call[: len(words)] == list(words)]
 
 
 def test_the_jobs_take_their_commands(calls: list[list[str]]) -> None:
@@ -159,10 +129,6 @@ def test_named_resources_were_created(calls: list[list[str]]) -> None:
     assert {image.rpartition("/")[2] for image in pushed} == {"ingest:0af1b2c", "jobs:0af1b2c", "api:0af1b2c"}
 
 
-def values(call: list[str], option: str) -> list[str]:
-    return [value for name, value in pairwise(call) if name == option]
-
-
 def test_documented_roles_are_granted(calls: list[list[str]]) -> None:
     part = WRITTEN.partition("## Roles")[2].partition("\n## ")[0]
     column = [line.split("|")[3] for line in part.splitlines() if line.startswith("| ")]
@@ -194,18 +160,6 @@ def flags_below(node: dict[str, Any]) -> Iterator[str]:
     yield from node["flags"]
     for inner in node["commands"].values():
         yield from flags_below(inner)
-
-
-def completions() -> dict[str, Any]:
-    program = shutil.which("gcloud")
-    need_program(program, HOW_TO_GET_GCLOUD)
-    assert program
-    file = Path(program).resolve().parent.parent / "data" / "cli" / "gcloud_completions.py"
-    need_program(str(file) if file.exists() else None, f"this SDK has no {file}: {HOW_TO_GET_GCLOUD}")
-    names: dict[str, Any] = {}
-    exec(compile(file.read_text(), str(file), "exec"), names)
-    tree: dict[str, Any] = names["STATIC_COMPLETION_CLI_TREE"]
-    return tree
 
 
 def test_named_api_metrics_exist() -> None:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.integration.test_operations import calls, completions, of_program, values
 from tests.support.jobs import need_program
-from tests.unit.test_templates import HOW_TO_GET_GCLOUD
+from tests.support.operations import calls, completions, of_program, values
+from tests.support.templates import HOW_TO_GET_GCLOUD
 
 __all__ = ["calls"]
 PRINTED = "a"

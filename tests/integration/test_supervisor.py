@@ -22,7 +22,7 @@ from l2features.pubsub.subscription import Received, Subscription
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
 from l2features.updates.updater import Update
-from tests.integration.test_intake import wait_for
+from tests.support.intake import wait_for
 
 ATTRIBUTES = {"table_id": "sample"}
 

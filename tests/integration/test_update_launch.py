@@ -12,10 +12,10 @@ import pytest
 from beam_jobs import update
 from l2features.testing.emulators import PubSubEmulator
 from l2features.updates.recorder import Recorder
-from tests.integration.test_update_replay import record
 from tests.support.dataflow_service import FLAGS, Service
 from tests.support.jobs import run_job
 from tests.support.letters import Subscribed
+from tests.support.update_replay import record
 from tests.support.updates import EDIT, edit
 
 MISSING = "projects/test-project/topics/not-there"

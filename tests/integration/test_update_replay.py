@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_jobs.update import main as update_main
 from beam_jobs.update_transforms import build
 from l2features.config.datasets import load_datasets
 from l2features.core.ids import as_ids
@@ -23,54 +20,24 @@ from l2features.messages.parts import Delivery
 from l2features.pubsub.dead_letters import DeadLetter, Folder
 from l2features.testing.stores import INSTANCE, PROJECT, open_table
 from l2features.updates.updater import Update
-from tests.integration.test_recordings import check_values
-from tests.support.jobs import Ran, Recordings, dataset_file, own_copy, run_ingest, run_job
-
-T0 = "2026-11-21 00:27:44"
-EDIT = {"table_id": "fixture_v2", "remesh_priority": "true"}
-MISSING = {"table_id": "fixture_v2", "l2_cache_id": "l2cache_sample"}
-
-
-def run_update(config: Path, messages: Path, *flags: str) -> Ran:
-    """The update command."""
-    return run_job(update_main, "--config", config, "--messages", messages, *flags)
-
-
-@pytest.fixture(scope="module")
-def at_t0(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets file of a finished ingest of fixture_v2 at T0 into SQLite."""
-    graph = f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2"
-    folder = tmp_path_factory.mktemp("t0")
-    config = dataset_file(folder, recordings.cv_path("fixture_v2"), graph=graph, chunk_size=None)
-    done = run_ingest(config, "--create", "--timestamp", T0)
-    assert done.returncode == 0, done.stderr
-    return config
-
-
-@pytest.fixture
-def config(at_t0: Path, tmp_path: Path) -> Path:
-    """The same, in a folder of its own."""
-    return own_copy(at_t0, tmp_path)
+from tests.support.jobs import Recordings
+from tests.support.recordings import check_values
+from tests.support.update_replay import (
+    EDIT,
+    MISSING,
+    Evil,
+    edit,
+    named,
+    record,
+    rep,
+    run_update,
+)
 
 
 def table_bytes(config: Path, recordings: Recordings) -> bytes:
     """Return the rows of all ids ever made, and which of them exist."""
     rows = open_table(config).read(sorted(map(int, recordings.json("features.json")["features"])))
     return rows.features.tobytes() + rows.present.tobytes()
-
-
-def named(recordings: Recordings) -> list[int]:
-    """All ids that the recorded edits name."""
-    ids: set[int] = set()
-    for file in sorted((recordings.folder / "pubsub").glob("[0-9]*.json")):
-        ids.update(json.loads(file.read_text())["payload_unpickled"]["new_lvl2_ids"])
-    return sorted(ids)
-
-
-def record(folder: Path, name: str, data: bytes, attributes: dict[str, str]) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.bin").write_bytes(data)
-    (folder / f"{name}.json").write_text(json.dumps({"attributes": attributes}))
 
 
 def letters(folder: Path) -> dict[bytes, DeadLetter]:
@@ -102,10 +69,6 @@ def test_every_named_node_has_its_recorded_features(config: Path, recordings: Re
     assert next(iter(letters(dead).values())).attempts == 1
 
 
-def rep(features: dict[str, Any], row: Any) -> list[int]:
-    return list(features[str(row["label"])]["rep_coord_nm"])
-
-
 def test_recompute_gives_the_same_bytes(config: Path, recordings: Recordings, tmp_path: Path) -> None:
     """Messages in another order, each twice, and a row that was changed."""
     messages = tmp_path / "messages"
@@ -124,20 +87,6 @@ def test_recompute_gives_the_same_bytes(config: Path, recordings: Recordings, tm
     done = run_update(config, messages, "--recompute")
     assert f"{2 * len(ids)} written" in done.stdout
     assert table_bytes(config, recordings) == before
-
-
-class Evil:
-    """Runs a command when a normal unpickler reads it."""
-
-    def __init__(self, command: str) -> None:
-        self.command = command
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self.command,)
-
-
-def edit(*ids: Any) -> bytes:
-    return pickle.dumps({"operation_id": 5, "new_lvl2_ids": list(ids), "new_root_ids": []})
 
 
 def test_poison(config: Path, recordings: Recordings, tmp_path: Path) -> None:

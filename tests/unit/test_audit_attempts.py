@@ -7,7 +7,7 @@ from pathlib import Path
 from l2features.audit.chunk_audit import REPAIR
 from l2features.core.geometry import Chunk
 from l2features.ingest.steps import ATTEMPTS, GIVEN_UP
-from tests.integration.test_audit_job import T0, at_t0, run_audit
+from tests.support.audit_job import T0, at_t0, run_audit
 from tests.support.ingest_jobs import open_sample
 
 __all__ = ["at_t0"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import sys
@@ -13,38 +12,18 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from flask import Request
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from api.body import MAX_MEMBERS, ids_of_buffer, ids_of_json, requested_ids
-from api.config import Settings
 from api.errors import MAX_SHOWN, ApiError
+from tests.support.body import ID, LIMITS, MANY, packed, refused, request_of
 
-ID = 144115188075855873
 LAST = (1 << 64) - 1
-MANY = 1000
-LIMITS = Settings(max_ids=MANY, max_body_bytes=100_000)
 
 
 def ids_of(value: Any) -> list[int]:
     return ids_of_json(orjson.dumps({"l2_ids": value}), MANY).tolist()
-
-
-def request_of(body: bytes | io.RawIOBase, **headers: str) -> Request:
-    """A request as gunicorn hands it on: its stream ends where the body ends."""
-    stream = io.BytesIO(body) if isinstance(body, bytes) else body
-    environ = {"REQUEST_METHOD": "POST", "wsgi.input": stream, "wsgi.input_terminated": True}
-    for name, value in headers.items():
-        prefix = "" if name in ("Content_Type", "Content_Length") else "HTTP_"
-        environ[prefix + name.upper()] = value
-    return Request(environ)
-
-
-def refused(body: bytes | io.RawIOBase, **headers: str) -> ApiError:
-    with pytest.raises(ApiError) as caught:
-        requested_ids(request_of(body, **headers), LIMITS)
-    return caught.value
 
 
 def accepted(body: bytes | io.RawIOBase, **headers: str) -> list[int]:
@@ -270,10 +249,6 @@ def test_the_content_type_says_which_form() -> None:
             "unsupported_media_type",
             "Content-Type",
         )
-
-
-def packed(*members: bytes) -> bytes:
-    return b"".join(gzip.compress(member, mtime=0) for member in members)
 
 
 def test_a_gzipped_body() -> None:

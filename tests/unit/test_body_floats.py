@@ -11,7 +11,7 @@ import pytest
 
 from api.body import ids_of_json
 from api.errors import MAX_SHOWN, ApiError
-from tests.unit.test_body import ID, packed, refused
+from tests.support.body import ID, packed, refused
 
 FORMS = ["[%s]", "[144115188075855873,%s]", "%s", "[[%s]]", '["1",[%s]]', "[%s,0.5]"]
 

@@ -27,13 +27,12 @@ from l2features.testing.oracle import (
     make_blobs,
     plain_features,
 )
+from tests.support.features import RESOLUTIONS, SHAPES
 
 Shared = Callable[[str], Path]
 GOLDEN = ("em_a", "em_b", "synthetic_shapes")
 DTYPES = (np.uint8, np.uint16, np.uint32, np.uint64)
-SHAPES = st.tuples(*[st.sampled_from((1, 2, 3, 5, 17, 31, 40, 66))] * 3)
 KINDS = st.sampled_from(("blobs", "noise", "sheets", "few"))
-RESOLUTIONS = ((16, 16, 40), (8, 8, 33), (4, 4, 40), (1, 1, 1), (40, 7, 4), (4.5, 4.5, 33.3), (0.4, 0.5, 0.6))
 
 
 def one_voxel(shape: tuple[int, int, int] = (5, 5, 5)) -> np.ndarray:

@@ -14,7 +14,7 @@ from l2features.kernel import SegmentedChunk, compute_features, group_features
 from l2features.kernel.cut import cut_runs, find_boxes
 from l2features.kernel.runs import Runs
 from l2features.testing.oracle import make_blobs
-from tests.unit.test_features import RESOLUTIONS, SHAPES
+from tests.support.features import RESOLUTIONS, SHAPES
 
 Shape = tuple[int, int, int]
 LABELS = st.integers(1, 2**64 - 1)

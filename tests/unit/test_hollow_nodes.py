@@ -20,8 +20,8 @@ from l2features.messages.parts import Delivery
 from l2features.store.base import open_store
 from l2features.updates.apply import apply_messages
 from l2features.updates.updater import Update
-from tests.integration.test_nodes import entry, packed, strange_table
 from tests.support.jobs import Recordings
+from tests.support.nodes import entry, packed, strange_table
 
 T0 = "2026-11-21 00:27:44"
 CHUNK = Chunk(0, 0, 0)

@@ -23,6 +23,7 @@ from beam_jobs.templates import TEMPLATES, as_text, metadata
 from beam_jobs.update_dataflow import HANGS_MIN
 from l2features.core.errors import ConfigError
 from tests.support.jobs import ROOT, need_program
+from tests.support.templates import HOW_TO_GET_GCLOUD
 
 JOBS = sorted(TEMPLATES)
 PARSE: dict[str, Callable[[Sequence[str]], tuple[argparse.Namespace, list[str]]]] = {
@@ -46,7 +47,6 @@ EXAMPLES = {
 }
 """Of each parameter a value that is right, and some that are wrong."""
 IMAGE = "us-docker.pkg.dev/p/jobs/ingest:1"
-HOW_TO_GET_GCLOUD = "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
 
 
 def parameters(job: str) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ from l2features.core.chunks import FileCounts
 from l2features.core.errors import VolumeError
 from l2features.core.geometry import Chunk
 from l2features.volume import Volume
-from tests.unit.test_volume_zarr import GEOMETRY, LABELS, SHAPE, write
+from tests.support.volume_zarr import GEOMETRY, LABELS, SHAPE, write
 
 RESOLUTION = {"x": 16, "y": 16, "z": 40}
 Write = Callable[[Path, list[str]], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -17,13 +16,10 @@ import zstandard
 
 from l2features.core.chunks import FileCounts
 from l2features.core.errors import VolumeError
-from l2features.core.geometry import Chunk, Geometry
-from l2features.core.ids import IdLayout
+from l2features.core.geometry import Chunk
 from l2features.volume import Volume
+from tests.support.volume_zarr import GEOMETRY, LABELS, SHAPE, STEP, write
 
-SHAPE, STEP = (20, 18, 10), (8, 8, 4)
-LABELS = np.random.default_rng(3).integers(0, 2**40, SHAPE).astype(np.uint64)
-GEOMETRY = Geometry((16.0, 16.0, 40.0), (0, 0, 0), SHAPE, (20, 18, 10), IdLayout({2: 10}))
 N_BLOCKS = 27
 Compress = Callable[[bytes], bytes]
 COMPRESS: dict[str, Compress] = {
@@ -48,11 +44,6 @@ def blocks(full: bool = True) -> Any:
         part = LABELS[tuple(slice(a * n, a * n + n) for a, n in zip(cell, STEP, strict=True))]
         pad = [(0, n - m) for n, m in zip(STEP, part.shape, strict=True)] if full else [(0, 0)] * 3
         yield cell, np.pad(part, pad)
-
-
-def write(path: Path, content: bytes | dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
 
 
 def write_zarr2(

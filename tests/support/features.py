@@ -1,0 +1,8 @@
+"""Helpers of the tests of features."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+SHAPES = st.tuples(*[st.sampled_from((1, 2, 3, 5, 17, 31, 40, 66))] * 3)
+RESOLUTIONS = ((16, 16, 40), (8, 8, 33), (4, 4, 40), (1, 1, 1), (40, 7, 4), (4.5, 4.5, 33.3), (0.4, 0.5, 0.6))

@@ -1,0 +1,67 @@
+"""Helpers of the tests of operations."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.jobs import ROOT, need_program
+from tests.support.templates import HOW_TO_GET_GCLOUD
+
+WRITTEN = (ROOT / "docs" / "operations.md").read_text()
+PROGRAMS = ("python", "l2features", "gcloud", "docker", "git", "date")
+TIME = "2026-11-21 00:27:44"
+RECORD = f"""#!{sys.executable}
+import json, os, sys
+with open(os.environ["CALLS"], "a") as calls:
+    calls.write(json.dumps([program := os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+print({{"git": "0af1b2c", "date": "{TIME}"}}.get(program, ""))
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", WRITTEN, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The words of all commands, as a shell gives them to programs that only write them down."""
+    folder = tmp_path_factory.mktemp("programs")
+    for name in PROGRAMS:
+        (folder / name).write_text(RECORD)
+        (folder / name).chmod(0o755)
+    environment = {"PATH": str(folder), "CALLS": str(folder / "calls")}
+    script = "\n".join(blocks("sh"))
+    command = ["/bin/bash", "-euc", script]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert not ran.stderr
+    return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
+
+
+def of_program(calls: list[list[str]], *words: str) -> list[list[str]]:
+    return [call[len(words) :] for call in calls if call[: len(words)] == list(words)]
+
+
+def values(call: list[str], option: str) -> list[str]:
+    return [value for name, value in pairwise(call) if name == option]
+
+
+def completions() -> dict[str, Any]:
+    program = shutil.which("gcloud")
+    need_program(program, HOW_TO_GET_GCLOUD)
+    assert program
+    file = Path(program).resolve().parent.parent / "data" / "cli" / "gcloud_completions.py"
+    need_program(str(file) if file.exists() else None, f"this SDK has no {file}: {HOW_TO_GET_GCLOUD}")
+    names: dict[str, Any] = {}
+    exec(compile(file.read_text(), str(file), "exec"), names)
+    tree: dict[str, Any] = names["STATIC_COMPLETION_CLI_TREE"]
+    return tree

@@ -1,0 +1,5 @@
+"""Helpers of the tests of templates."""
+
+from __future__ import annotations
+
+HOW_TO_GET_GCLOUD = "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
