@@ -39,6 +39,7 @@ from ..core.paths import EXPECTED as EXPECTED_PATHS
 from ..core.paths import parse_path
 from ..core.schema import TABLE_NAME
 from ..graph.sources import expected_urls, is_graph_url, source_of
+from ..store.base import STORES, store_form
 from .entries import BUCKETS, read_entries
 
 CONFIG_VARIABLE = "GRAPH_L2CACHE_CONFIG_PATH"
@@ -55,16 +56,11 @@ ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 _PATTERNS = {
     "l2cache_id": TABLE_NAME,
 }
-STORE_URLS = {
-    "bigtable://project/instance": re.compile(r"bigtable://[^/?#]+/[^/?#]+/?"),
-    "sqlite:///path/file.db": re.compile(r"sqlite:///+[^/](.*[^/])?"),
-}
-"""The URLs of each kind of store: their form, for messages, and their pattern."""
 EXPECTED = {
     "cv_path": EXPECTED_PATHS,
     "l2cache_id": "a table name of 1 to 50 letters, digits, '_', '-' or '.'",
     "graph": expected_urls(),
-    "store": " or ".join(STORE_URLS),
+    "store": " or ".join(STORES),
     "chunk_size": "three integers from 1 to 65535, such as [256, 256, 512]",
     "watershed": "the path of the layer that the graph names, such as gs://bucket/ws",
     "mip": "an integer of 0 or more",
@@ -76,11 +72,6 @@ EXPECTED = {
 
 _Voxels = Annotated[int, Field(gt=0, le=65_535)]
 _Nanometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-def store_form(url: str) -> str | None:
-    """Return the form in `STORE_URLS` of a store's URL; None if it has none of them."""
-    return next((form for form, pattern in STORE_URLS.items() if pattern.fullmatch(url)), None)
 
 
 class Dataset(BaseModel):

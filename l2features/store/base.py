@@ -8,12 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..config.datasets import STORE_URLS, store_form
 from ..core.chunks import NO_FILES, FileCounts
 from ..core.errors import ConfigError, StoreError, TableExists
 from ..core.geometry import Geometry
@@ -22,11 +21,23 @@ from ..core.rows import Rows
 from ..core.schema import NAMES, TABLE_NAME
 from ..core.times import utc_time
 
+
+class StoreKind(NamedTuple):
+    """A kind of store: what its URLs match, and its class as ``module:name``, imported at first use."""
+
+    urls: re.Pattern[str]
+    place: str
+
+
 STORES = {
-    "bigtable://project/instance": "l2features.store.bigtable.bigtable_store:BigtableStore",
-    "sqlite:///path/file.db": "l2features.store.sqlite.sqlite_store:SqliteStore",
+    "bigtable://project/instance": StoreKind(
+        re.compile(r"bigtable://[^/?#]+/[^/?#]+/?"), "l2features.store.bigtable.bigtable_store:BigtableStore"
+    ),
+    "sqlite:///path/file.db": StoreKind(
+        re.compile(r"sqlite:///+[^/](.*[^/])?"), "l2features.store.sqlite.sqlite_store:SqliteStore"
+    ),
 }
-"""The class of each store by the form of its URL; `open_store` imports it."""
+"""The kinds of store by the form of their URLs, which messages show."""
 NOTE_NAME = re.compile(r"[a-z_]{1,50}")
 DONE, FAILED = "done", "failed"
 DEADLINE_S = 60.0
@@ -218,6 +229,11 @@ def check_note_name(name: str) -> None:
         raise ValueError(f"note {name!r}: expected up to 50 small letters or '_'")
 
 
+def store_form(url: str) -> str | None:
+    """Return the form in `STORES` of a store's URL; None if it has none of them."""
+    return next((form for form, kind in STORES.items() if kind.urls.fullmatch(url)), None)
+
+
 def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
     """Open the table ``name`` of the store at ``url``, without I/O.
 
@@ -235,7 +251,7 @@ def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
     if form is None:
         forms = [form for form in STORES if form.partition(":")[0] == url.partition(":")[0]] or [*STORES]
         raise ConfigError(f"store {url!r}: expected {' or '.join(forms)}")
-    store: Store = pkgutil.resolve_name(STORES[form])(url, name, deadline_s)
+    store: Store = pkgutil.resolve_name(STORES[form].place)(url, name, deadline_s)
     return store
 
 
@@ -249,4 +265,4 @@ def register_store(form: str, pattern: str, place: str) -> None:
         pattern: what its URLs match.
         place: its class, as ``module:name``; a `Store` whose constructor takes a URL, a name and a deadline.
     """
-    STORE_URLS[form], STORES[form] = re.compile(pattern), place
+    STORES[form] = StoreKind(re.compile(pattern), place)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from l2features.config.datasets import STORE_URLS, load_dataset
+from l2features.config.datasets import load_dataset
 from l2features.core.errors import ConfigError, TableNotFound
 from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import Ids, as_ids
@@ -154,7 +154,7 @@ class MemoryStore(Store):
 @pytest.fixture
 def store_url() -> Iterator[str]:
     """URL of a store in memory, whose kind is registered for one test."""
-    with patch.dict(STORES), patch.dict(STORE_URLS):
+    with patch.dict(STORES):
         register_store("memory://name", r"memory://[a-z]+", f"{__name__}:MemoryStore")
         yield "memory://store"
     TABLES.clear()
