@@ -120,8 +120,10 @@ class LocalStorage(Storage):
         for suffix, encoding in _SUFFIXES if request.stop is None else _SUFFIXES[:1]:
             try:
                 with open(path + suffix, "rb") as file:
-                    file.seek(request.start or 0)
-                    content = file.read(-1 if request.stop is None else request.stop - file.tell())
+                    start, stop = request.start or 0, os.fstat(file.fileno()).st_size
+                    stop = stop if request.stop is None else min(request.stop, stop)
+                    file.seek(start)
+                    content = file.read(max(stop - start, 0))
             except FileNotFoundError:
                 continue
             except OSError as error:
