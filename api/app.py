@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from flask import Response, request
 from flask_cors import CORS
 from flask_openapi3 import Info, OpenAPI
 
@@ -15,6 +16,7 @@ from l2features.config.datasets import read_datasets
 
 from . import metrics
 from .auth import auth_disabled, log_who_may_ask, protect
+from .body import discard_rest
 from .config import Settings, load_settings
 from .datasets import Datasets
 from .document import register_document
@@ -54,6 +56,12 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     app.json.sort_keys = False  # type: ignore[attr-defined]
     observe(app, names)
     register_errors(app, settings.retry_after_s)
+
+    @app.after_request
+    def discard(response: Response) -> Response:
+        discard_rest(request, settings.max_body_bytes)
+        return response
+
     open_endpoints = register_contract(app, settings, datasets, missing)
     open_endpoints |= register_operations(app, settings, datasets)
     register_document(app, settings, names, None if auth_disabled() else open_endpoints)

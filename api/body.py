@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from math import isinf
 from typing import Any
 
@@ -83,6 +84,17 @@ def _pieces(request: Request, limit: int) -> Iterator[bytes]:
     if length is not None and size < length:
         message = f"the body ended after {size} bytes: expected {length}, the Content-Length"
         raise ApiError(400, "body_incomplete", message, field="Content-Length", value=length)
+
+
+def discard_rest(request: Request, limit: int) -> None:
+    """Read the part of a body that an early answer left unread.
+
+    gunicorn resets a connection with more than 64 KiB unread, and nginx would lose the answer.
+    """
+    with suppress(OSError, ParseException):  # the client is gone, or its body was refused
+        for _ in range(limit // PIECE + 1):
+            if not request.stream.read(PIECE):
+                break
 
 
 def gunzipped(pieces: Iterable[bytes], limit: int) -> bytearray:

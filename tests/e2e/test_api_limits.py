@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 import threading
 import zlib
@@ -17,7 +16,7 @@ import pytest
 import requests
 
 from l2features.testing.server import Server
-from l2features.testing.small_table import DATASET, GEOMETRY, node_ids, small_table
+from l2features.testing.small_table import GEOMETRY, node_ids, small_table
 from tests.support.attacks import (
     BINARY,
     GOOD,
@@ -84,14 +83,6 @@ def test_a_body_over_the_limit(server: Server, headers: dict[str, str], chunked:
     data: Any = (body[i : i + MIB] for i in range(0, len(body), MIB)) if chunked else body
     answer = requests.post(f"{server.url}{READ}", data=data, headers=headers, timeout=20)
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
-
-
-def test_a_session_continues_after_a_refused_request(server: Server) -> None:
-    with requests.Session() as session:
-        for size, path in itertools.product((1000, 100_000), (READ, READ.replace(DATASET, "x"))):
-            answer = session.post(f"{server.url}{path}", data=b"x" * size, timeout=20)
-            assert answer.status_code == (404 if path != READ else 400)
-            assert session.post(f"{server.url}{READ}", data=GOOD, timeout=20).status_code == 200
 
 
 def test_too_many_ids(server: Server) -> None:

@@ -19,7 +19,7 @@ import requests
 import yaml
 
 from l2features.testing.server import ROOT, TOKEN, Server
-from l2features.testing.small_table import GEOMETRY, node_ids, small_table
+from l2features.testing.small_table import DATASET, GEOMETRY, node_ids, small_table
 from tests.support.attacks import (
     CHUNKED,
     GOOD,
@@ -202,6 +202,16 @@ def test_the_answer_reaches_a_client_that_is_still_sending(nginx: Nginx, tmp_pat
         ran = subprocess.run([*command, f"{nginx.url}{READ}"], capture_output=True, text=True, check=False)
         assert (ran.returncode, ran.stdout[-3:]) == (0, "413"), ran.stderr
         assert json.loads(ran.stdout[:-3])["limit"] == 16 * MIB
+
+
+def test_a_session_continues_after_a_refused_request(nginx: Nginx) -> None:
+    with requests.Session() as session:
+        for size in (1000, 100_000, *[5 * MIB] * 20, 17 * MIB):
+            for path in (READ, READ.replace(DATASET, "x")):
+                answer = session.post(f"{nginx.url}{path}", data=b"x" * size, timeout=20)
+                refused = 404 if path != READ else 400
+                assert answer.status_code == (413 if size > 16 * MIB else refused)
+                assert session.post(f"{nginx.url}{READ}", data=GOOD, timeout=20).status_code == 200
 
 
 def test_a_request_id_is_passed_on(pair: Pair, nginx: Nginx) -> None:
