@@ -133,6 +133,7 @@ def audit_on(own: argparse.Namespace, audit: Audit, flags: list[str], run: str) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 complete, 1 incomplete or failed, 2 for a wrong option."""
+    command.configure_log()
     own, flags = parse(sys.argv[1:] if argv is None else argv)
     run_id = uuid.uuid4().hex
 

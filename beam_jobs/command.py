@@ -196,9 +196,13 @@ def _counters(result: Any) -> dict[str, int]:
     return dict(total)
 
 
+def configure_log() -> None:
+    """Set the form of log lines, before Beam sets its own when it reads options."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
 def exit_status(run: Callable[[], int], stopped: str) -> int:
     """Run a command; returns its exit status: 1 for an error, 2 for a wrong option, 130 if it was stopped."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:

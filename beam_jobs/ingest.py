@@ -182,6 +182,7 @@ def ingest_on(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 1 for failed chunks or no file found, 2 for a wrong option."""
     started = datetime.now(UTC)
+    command.configure_log()
     own, flags = parse(sys.argv[1:] if argv is None else argv)
 
     def run() -> int:

@@ -209,6 +209,7 @@ def report(counts: Mapping[str, int], kept: bool) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 1 if messages failed or were refused, and 2 for a usage error."""
+    command.configure_log()
     own, flags = parse(sys.argv[1:] if argv is None else argv)
     if own.messages:
         return command.exit_status(lambda: replay(own, flags), STOPPED)
