@@ -14,11 +14,12 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from http.cookiejar import DefaultCookiePolicy
 from threading import Lock
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote_plus
 
 import requests
+import tenacity
 from cachetools import TTLCache  # type: ignore[import-untyped]
 from flask import Flask, g, jsonify, request
 from flask.typing import ResponseReturnValue
@@ -35,7 +36,6 @@ from l2features.core.errors import ConfigError
 
 from .errors import ApiError
 
-DATASET_ARGUMENT = "dataset"
 NAMESPACE = "pychunkedgraph"
 """The service that owns the tables, for the authentication service."""
 SECRETS = (decorators.TOKEN_NAME, "token")
@@ -43,7 +43,7 @@ SECRETS = (decorators.TOKEN_NAME, "token")
 UNSET_URL = "localhost:5000/auth"
 """The library's default AUTH_URL."""
 MAX_LOOKUPS = 64
-PAUSES_S = (0.1, 0.3, 1.0)
+PAUSES = [tenacity.wait_fixed(seconds) for seconds in (0.1, 0.3, 1.0)]
 """Backoff between the attempts of a lookup."""
 UNAVAILABLE = "the authentication service cannot answer at the moment: try again later"
 log = logging.getLogger("l2features.api")
@@ -70,7 +70,7 @@ def protect(
     @auth_required
     def check(**arguments: Any) -> ResponseReturnValue | None:
         """Check the permission; the library calls this once it knows the user."""
-        table = arguments.get(DATASET_ARGUMENT)
+        table = arguments.get("dataset")
         if table is None or request.method == "OPTIONS" or auth_disabled():
             return None
         dataset = service.dataset(table, g.auth_token)
@@ -130,7 +130,7 @@ class _Service:
         self.deadline_s, self.retry_after_s = deadline_s, retry_after_s
         self.session = requests.Session()
         self.session.adapters.clear()
-        self.session.mount("https://", _Adapter(deadline_s))
+        self.session.mount("https://", HTTPAdapter(pool_maxsize=MAX_LOOKUPS))
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.pool, self.lock = ThreadPoolExecutor(MAX_LOOKUPS, "auth"), Lock()
         self.answers: TTLCache[tuple[str, str], Any] = TTLCache(
@@ -208,15 +208,29 @@ class _Service:
         raise failure
 
     def fetch(self, path: str, token: str) -> Any:
-        """Send one question. Raises RequestException."""
-        headers = {"authorization": f"Bearer {token}"}
-        response = self.session.get(f"https://{decorators.AUTH_URL}{path}", headers=headers)
+        """Return the service's answer; retry transient errors until the deadline. Raises RequestException."""
+        url, until = f"https://{decorators.AUTH_URL}{path}", monotonic() + self.deadline_s
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(1 + len(PAUSES)) | tenacity.stop_before_delay(self.deadline_s),
+            wait=tenacity.wait_chain(*PAUSES),
+            retry=tenacity.retry_if_exception_type((requests.ConnectionError, requests.HTTPError)),
+            reraise=True,
+        )
+        response: requests.Response = retrying(self.send, url, token, until)
         if response.status_code != 200:
             return None
         value, expected = response.json(), dict if path == decorators.MY_PERMISSION_URL else str
         if isinstance(value, expected) or (value is None and expected is dict):
             return value
         raise requests.exceptions.InvalidJSONError(f"expected a {expected.__name__}, got {value!r:.100}")
+
+    def send(self, url: str, token: str, until: float) -> requests.Response:
+        """Send one question. Raises RequestException, also for a transient status."""
+        headers = {"authorization": f"Bearer {token}"}
+        response = self.session.get(url, headers=headers, timeout=max(0.01, until - monotonic()))
+        if response.status_code >= 500 or response.status_code == 429:
+            raise requests.HTTPError(f"{response.url} answered {response.status_code}")
+        return response
 
     def note(self, failure: str | None) -> None:
         """Record whether the service answered, be it with an error; log when that changes."""
@@ -227,29 +241,3 @@ class _Service:
         self.down = failure is not None
         if self.down:
             self.next_try = monotonic() + self.retry_after_s
-
-
-class _Adapter(HTTPAdapter):
-    """Retries transient errors with backoff, until the deadline."""
-
-    def __init__(self, deadline_s: float) -> None:
-        self.deadline_s = deadline_s
-        super().__init__(pool_maxsize=MAX_LOOKUPS)
-
-    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        until = monotonic() + self.deadline_s
-        failure: requests.RequestException
-        for pause in (*PAUSES_S, None):
-            kwargs["timeout"] = max(0.01, until - monotonic())
-            try:
-                response = super().send(*args, **kwargs)
-                if response.status_code < 500 and response.status_code != 429:
-                    return response
-                response.close()
-                failure = requests.HTTPError(f"{response.url} answered {response.status_code}")
-            except requests.ConnectionError as error:
-                failure = error
-            if pause is None or monotonic() + pause > until:
-                break
-            sleep(pause)
-        raise failure
