@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +13,8 @@ from l2features.core.ids import Ids
 CAPACITY = 1_000_000
 """Maximum ids over all tables, of 16 bytes each."""
 _SLICES = 12
-
-
-class _Slice(NamedTuple):
-    """Ids of one table and one part of the interval, sorted, and when each was added."""
-
-    ids: Ids
-    times: npt.NDArray[np.float64]
-
-    def places(self, ids: Ids) -> npt.NDArray[np.intp]:
-        """Return the place of each id that is present, shape (n,)."""
-        return np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+Slice = tuple[Ids, npt.NDArray[np.float64]]
+"""Ids of one table and one part of the interval, sorted, and when each was added."""
 
 
 class RecentIds:
@@ -35,8 +25,8 @@ class RecentIds:
 
     def __init__(self, interval_s: float, capacity: int = CAPACITY) -> None:
         self.interval_s, self._now = interval_s, 0.0
-        self._slices: TTLCache[tuple[Hashable, int], _Slice] = TTLCache(
-            capacity, interval_s, timer=lambda: self._now, getsizeof=lambda part: len(part.ids)
+        self._slices: TTLCache[tuple[Hashable, int], Slice] = TTLCache(
+            capacity, interval_s, timer=lambda: self._now, getsizeof=lambda part: len(part[0])
         )
 
     @property
@@ -51,8 +41,9 @@ class RecentIds:
         known = np.zeros(len(ids), dtype=bool)
         for number in range(self._number(now) - _SLICES, self._number(now) + 1):
             if part := self._slices.get((table, number)):
-                places = part.places(ids)
-                known |= (part.ids[places] == ids) & (now - part.times[places] < self.interval_s)
+                added, times = part
+                places = np.searchsorted(added, ids).clip(max=len(added) - 1)
+                known |= (added[places] == ids) & (now - times[places] < self.interval_s)
         return ids[~known]
 
     def add(self, table: Hashable, ids: Ids, now: float) -> None:
@@ -60,20 +51,19 @@ class RecentIds:
         ids = ids[-int(self._slices.maxsize) :]
         key, times = (table, self._number(now)), np.full(len(ids), now)
         part = self._slices.get(key)
-        if part and len(part.ids) + len(ids) <= self._slices.maxsize:
-            recent = now - part.times < self.interval_s
-            ids, times = np.append(part.ids[recent], ids), np.append(part.times[recent], times)
+        if part and len(part[0]) + len(ids) <= self._slices.maxsize:
+            recent = now - part[1] < self.interval_s
+            ids, times = np.append(part[0][recent], ids), np.append(part[1][recent], times)
             order = np.argsort(ids, kind="stable")
             ids, times = ids[order], times[order]
         if len(ids):
-            self._slices[key] = _Slice(ids, times)
+            self._slices[key] = ids, times
 
     def forget(self, table: Hashable, ids: Ids, added: float) -> None:
         """Make ids unknown that were added at a time, unless they were added again since."""
         if part := self._slices.get((table, self._number(added))):
-            places = part.places(ids)
-            places = places[(part.ids[places] == ids) & (part.times[places] == added)]
-            part.times[places] = -np.inf
+            known, times = part
+            times[np.isin(known, ids, assume_unique=True) & (times == added)] = -np.inf
 
     def _number(self, time: float) -> int:
         return int(time * _SLICES // self.interval_s)
