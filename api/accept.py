@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from werkzeug.datastructures import MIMEAccept
 
 from .errors import ApiError, shown
 
-_QUALITY = re.compile(r"\s*q\s*=\s*([0-9]*\.?[0-9]*)\s*", re.I)
-
-
-class _Range(NamedTuple):
-    """A media range of the header, such as ``text/*``; a quality of 0 excludes it."""
-
-    kind: str
-    subtype: str
-    quality: float
-
-    def matches(self, media_type: str) -> bool:
-        kind, _, subtype = media_type.partition("/")
-        return self.kind in ("*", kind) and self.subtype in ("*", subtype)
-
-    @property
-    def specificity(self) -> int:
-        return (self.kind != "*") + (self.subtype != "*")
+_QUALITY = re.compile(r"\s*q\s*=\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*", re.I)
 
 
 def accepted(header: str | None, offered: Sequence[str]) -> str:
@@ -33,11 +18,9 @@ def accepted(header: str | None, offered: Sequence[str]) -> str:
     Media type parameters are ignored. A missing or empty header accepts everything. Raises ApiError 406 where
     no offered type is accepted.
     """
-    ranges = [_range(part) for part in (header or "").split(",") if part.strip()]
-    if not ranges:
-        return offered[0]
-    best = max(offered, key=lambda media_type: _preference(media_type, ranges))
-    if _preference(best, ranges)[0] <= 0:
+    ranges = MIMEAccept([_range(part) for part in (header or "").split(",") if part.strip()])
+    best = ranges.best_match(offered) if ranges else offered[0]
+    if best is None:
         raise not_acceptable(header or "", offered)
     return best
 
@@ -48,16 +31,12 @@ def not_acceptable(header: str, offered: Sequence[str]) -> ApiError:
     return ApiError(406, "not_acceptable", message, field="Accept", value=header)
 
 
-def _range(part: str) -> _Range:
-    """Parse one media range; an invalid quality counts as 1."""
+def _range(part: str) -> tuple[str, float]:
+    """Parse a media range and its quality, as older clients send them: ``*`` for ``*/*``, ``q=.2``.
+
+    An invalid quality counts as 1. werkzeug's own parser drops these.
+    """
     name, *parameters = part.split(";")
-    found = [match[1] for match in map(_QUALITY.fullmatch, parameters) if match and match[1] not in ("", ".")]
-    kind, _, subtype = name.strip().lower().partition("/")
-    return _Range(kind, subtype or ("*" if kind == "*" else ""), float(found[0]) if found else 1.0)
-
-
-def _preference(media_type: str, ranges: Sequence[_Range]) -> tuple[float, int]:
-    """Return quality and specificity of the most specific range that contains a media type."""
-    matching = [(r.specificity, r.quality) for r in ranges if r.matches(media_type)]
-    specificity, quality = max(matching, default=(0, 0.0))
-    return quality, specificity
+    qualities = [float(match[1]) for match in map(_QUALITY.fullmatch, parameters) if match]
+    kind = name.strip().lower()
+    return "*/*" if kind == "*" else kind, qualities[0] if qualities else 1.0
