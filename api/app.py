@@ -20,14 +20,12 @@ from .body import discard_rest
 from .config import Settings, load_settings
 from .datasets import Datasets
 from .document import register_document
-from .errors import register_errors
+from .errors import ErrorBody, register_errors
 from .missing import MissingIds, topic_path
 from .observe import observe
 from .operations import register_operations
 from .routes import register_contract
 from .schemas import validation_error
-
-TITLE = "L2 feature cache"
 
 
 class Service(NamedTuple):
@@ -48,10 +46,13 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     )
     app = OpenAPI(
         __name__,
-        info=Info(title=TITLE, version=__version__),
+        info=Info(title="L2 feature cache", version=__version__),
         doc_ui=False,
         static_folder=None,
         validation_error_callback=validation_error,
+        validation_error_model=ErrorBody,
+        # Every route documents a 200, so the library adds no response of its own.
+        validation_error_status=200,
     )
     app.json.sort_keys = False  # type: ignore[attr-defined]
     observe(app, names)

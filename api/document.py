@@ -17,13 +17,11 @@ from .config import Settings
 from .errors import ErrorBody
 from .observe import REQUEST_ID
 from .problems import AUTH_ERROR, AUTH_PROBLEMS
-from .schemas import OPERATIONS, components, plain_response
+from .schemas import ID, OPERATIONS, ids_schema, node_schema, plain_response
 
 PLACE = "../openapi.json"
 """URL of the document, relative to the page that shows it."""
 TOKEN = "token"
-LIBRARYS = ("ValidationErrorModel", "UnprocessableEntity")
-"""Schemas of flask-openapi3's own validation error, which this server never returns."""
 SECURITY_SCHEMES = {
     TOKEN: {"type": "http", "scheme": "bearer", "description": "A token of the authentication service."}
 }
@@ -75,13 +73,11 @@ def openapi_document(
     ]
     document: dict[str, Any] = deepcopy(app.api_doc)
     schemas = document["components"]["schemas"]
-    for name in LIBRARYS:
-        schemas.pop(name, None)
-    schemas |= {ErrorBody.__name__: ErrorBody.model_json_schema(), **components(settings)}
+    schemas |= {"Node": node_schema(), "Id": ID, "Ids": ids_schema(settings)}
+    schemas["ErrorBody"] = ErrorBody.model_json_schema()  # the library leaves out its example
     document["components"]["headers"] = HEADERS
     document["components"].pop("securitySchemes", None)
     for path, operation in _operations(document):
-        _drop_librarys_errors(operation["responses"])
         _set_known_values(operation, settings, datasets)
         if open_endpoints is not None and path not in open_paths:
             _need_token(operation)
@@ -97,12 +93,6 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
     for path, methods in document["paths"].items():
         for operation in methods.values():
             yield path, operation
-
-
-def _drop_librarys_errors(responses: dict[str, Any]) -> None:
-    for status, response in list(responses.items()):
-        if any(name in str(response) for name in LIBRARYS):
-            del responses[status]
 
 
 def _set_known_values(operation: dict[str, Any], settings: Settings, datasets: Sequence[str]) -> None:

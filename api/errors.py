@@ -75,8 +75,7 @@ def shown(value: Any) -> str:
 
 def shown_repr(value: Any) -> str:
     """Return a value's repr, shortened in bounded time."""
-    text = _REPR.repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    return shown(_REPR.repr(value))
 
 
 def register_errors(app: Flask, retry_after_s: int) -> None:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from .accept import not_acceptable
 from .answers import JSON
 from .body import FIELD, NO_FLOAT
+from .errors import EXAMPLE
 
-REQUEST_ID = "0497aa3d38d049c3994f60ff1eef78fd"
 FLOAT_ID = "1.4411518807585587e+17"
 
 
@@ -21,7 +21,7 @@ class Problem(NamedTuple):
 
 
 def _problem(meaning: str, code: str, message: str, **rest: Any) -> Problem:
-    return Problem(meaning, {"code": code, "message": message, **rest, "request_id": REQUEST_ID})
+    return Problem(meaning, {"code": code, "message": message, **rest, "request_id": EXAMPLE["request_id"]})
 
 
 PROBLEMS = {
@@ -31,13 +31,7 @@ PROBLEMS = {
         "the body is not JSON: NaN is neither a JSON number nor an id: leave it out",
         field="body",
     ),
-    404: _problem(
-        "The data set is unknown.",
-        "unknown_dataset",
-        "data set 'minie65' is not served: expected one of those of table_mapping",
-        field="dataset",
-        value="minie65",
-    ),
+    404: Problem("The data set is unknown.", EXAMPLE),
     406: Problem("The client accepts none of the available media types.", {}),
     413: _problem(
         "The request exceeds a limit.",
@@ -108,6 +102,6 @@ def _response(status: int, problem: Problem, forms: Sequence[str]) -> dict[str, 
     example = problem.example
     if status == 406:
         body = not_acceptable("text/csv", forms).body.model_dump(exclude_none=True)
-        example = {**body, "request_id": REQUEST_ID}
+        example = {**body, "request_id": EXAMPLE["request_id"]}
     schema = {"$ref": "#/components/schemas/ErrorBody"}
     return {"description": problem.meaning, "content": {JSON: {"schema": schema, "example": example}}}

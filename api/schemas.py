@@ -170,11 +170,6 @@ NOT_READY = {
 }
 
 
-def components(settings: Settings) -> dict[str, Any]:
-    """Return the schemas of nodes and ids."""
-    return {"Node": node_schema(), "Id": ID, "Ids": ids_schema(settings)}
-
-
 def node_schema() -> dict[str, Any]:
     """Return the JSON schema of the served features of one node."""
     properties = {a.name: _served_schema(a) for a in ATTRIBUTES}
