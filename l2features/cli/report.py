@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -10,13 +9,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
-import numpy as np
 import orjson
 from rich.console import Console
 from rich.table import Table
 
 from ..core.chunks import NO_FILES, FileCounts
 from ..core.geometry import Chunk, Geometry
+from ..core.ids import as_ids
 from ..core.rows import Rows
 from ..core.saturation import saturated_text
 from ..core.schema import ATTRIBUTES
@@ -31,9 +30,9 @@ MAX_LISTED, MAX_KEPT = 20, 10_000
 
 
 def served_rows(rows: Rows, geometry: Geometry) -> dict[str, dict[str, Any]]:
-    """Return each row as clients receive it, by id."""
-    values = orjson.loads(b"".join(json_parts(rows, geometry)))
-    return {label: values[label] for label in map(str, rows.ids.tolist())}
+    """Return each row as clients receive it, by id, in numeric order."""
+    served: dict[str, dict[str, Any]] = orjson.loads(b"".join(json_parts(rows, geometry)))
+    return served
 
 
 def json_text(value: Any) -> str:
@@ -46,13 +45,14 @@ def features_table(rows: Rows, geometry: Geometry) -> str:
     table.add_column("L2 id", justify="right", no_wrap=True)
     for attribute in ATTRIBUTES:
         table.add_column(attribute.name, justify="right" if not attribute.shape else "left", no_wrap=True)
-    for label, values in served_rows(rows, geometry).items():
-        cells = [_cell(values.get(attribute.name)) for attribute in ATTRIBUTES]
-        table.add_row(label, *(cells if values else ["not in the table", *cells[1:]]))
-    console = Console(file=io.StringIO(), width=400, color_system=None)
-    console.print(table)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    served = served_rows(rows, geometry)
+    for label in dict.fromkeys(map(str, rows.ids.tolist())):
+        cells = [_cell(served[label].get(attribute.name)) for attribute in ATTRIBUTES]
+        table.add_row(label, *(cells if served[label] else ["not in the table", *cells[1:]]))
+    console = Console(width=400, color_system=None)
+    with console.capture() as captured:
+        console.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def _cell(value: Any) -> str:
@@ -122,7 +122,8 @@ def read_status(store: Store, geometry: Geometry) -> Status:
         if record.state == FAILED:
             status.n_failed += 1
             if len(status.failed) < MAX_KEPT:
-                status.failed.append((_chunk_of(geometry, record.chunk_id), record.reason))
+                (xyz,) = geometry.layout.chunk_coordinates(as_ids([record.chunk_id])).tolist()
+                status.failed.append((Chunk(*xyz), record.reason))
             continue
         status.add_done(record)
         if status.newest is None or record.time > status.newest:
@@ -136,11 +137,6 @@ def read_status(store: Store, geometry: Geometry) -> Status:
     status.updates = _read_note(status, "updates", lambda: read_updates(store))
     status.audit = _read_note(status, "audit", lambda: last_audit(store))
     return status
-
-
-def _chunk_of(geometry: Geometry, chunk_id: int) -> Chunk:
-    x, y, z = geometry.layout.chunk_coordinates(np.array([chunk_id], dtype=np.uint64))[0].tolist()
-    return Chunk(x, y, z)
 
 
 def _add_rates(status: Status, store: Store, recent: list[Recorded]) -> None:

@@ -38,7 +38,6 @@ def check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
 def print_rows(rows: Rows, geometry: Geometry, as_json: bool) -> None:
     """Print features as a table, or as the HTTP API's JSON in numeric order."""
     if as_json:
-        served = served_rows(rows, geometry)
-        click.echo(json_text({label: served[label] for label in sorted(served, key=int)}))
+        click.echo(json_text(served_rows(rows, geometry)))
     else:
         click.echo(features_table(rows, geometry), nl=False)
