@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from l2features.config.datasets import Dataset
 from l2features.config.datasets import Datasets as File
@@ -38,24 +37,21 @@ log = logging.getLogger("l2features.api")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """A data set's reader and metadata."""
 
     reader: Reader
     meta: Meta | None
 
 
-@dataclass(frozen=True)
-class Counted:
+class Counted(NamedTuple):
     """A table's coverage, and when it was counted (UTC)."""
 
     coverage: Coverage
     time: datetime
 
 
-@dataclass(frozen=True)
-class Noted:
+class Noted(NamedTuple):
     """A table's notes on updates and its last audit, and when they were read (UTC)."""
 
     updates: Updates | None

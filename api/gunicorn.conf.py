@@ -59,15 +59,15 @@ limit_request_field_size = 8190
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
+post_worker_init = server.warm_worker
+worker_exit = server.close_worker
+child_exit = server.forget_worker
+
+
 def on_starting(arbiter: Any) -> None:
     if settings.drain_file:
         settings.drain_file.unlink(missing_ok=True)
     server.load_kernels(arbiter.app.wsgi())
-
-
-def post_worker_init(worker: Any) -> None:
-    server.end_at_once_on_ctrl_c(worker)
-    server.warm_worker(worker)
 
 
 def pre_request(_worker: Any, _request: Any) -> None:
@@ -76,11 +76,3 @@ def pre_request(_worker: Any, _request: Any) -> None:
 
 def post_request(_worker: Any, _request: Any, _environ: Any, _response: Any) -> None:
     server.in_flight().dec()
-
-
-def worker_exit(_arbiter: Any, worker: Any) -> None:
-    server.close_worker(worker)
-
-
-def child_exit(_arbiter: Any, worker: Any) -> None:
-    server.forget_worker(worker)

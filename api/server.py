@@ -56,6 +56,7 @@ def warm_worker(worker: Any) -> None:
     import numpy as np
     import pyarrow
 
+    end_at_once_on_ctrl_c(worker)
     # Imports pandas where it is installed, which starts threads: not before the fork.
     pyarrow.array(np.zeros(1))
     bound_memory()
@@ -85,7 +86,7 @@ def end_at_once_on_ctrl_c(worker: Any) -> None:
     signal.signal(signal.SIGQUIT, end)
 
 
-def close_worker(worker: Any) -> None:
+def close_worker(_arbiter: Any, worker: Any) -> None:
     """Send the last messages and close the stores, unless the master calls this for a dead worker."""
     if worker.pid == os.getpid() and hasattr(worker, "wsgi"):
         service = worker.wsgi.extensions["l2cache"]
@@ -93,7 +94,7 @@ def close_worker(worker: Any) -> None:
         service.datasets.close()
 
 
-def forget_worker(worker: Any) -> None:
+def forget_worker(_arbiter: Any, worker: Any) -> None:
     """Drop a dead process' gauges; its counters stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
