@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.request import getproxies_environment
@@ -53,8 +53,10 @@ PRECOMPUTED = "precomputed://"
 """Such paths are not checked here, so that a table can be served without its segmentation."""
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """HOST:PORT of a server."""
-_PATTERNS = {
-    "l2cache_id": TABLE_NAME,
+_CHECKS: dict[str, Callable[[str], object]] = {
+    "l2cache_id": TABLE_NAME.fullmatch,
+    "graph": is_graph_url,
+    "store": store_form,
 }
 EXPECTED = {
     "cv_path": EXPECTED_PATHS,
@@ -101,24 +103,10 @@ class Dataset(BaseModel):
                 filled[key] = tuple(filled[key])
         return filled
 
-    @field_validator(*_PATTERNS)
+    @field_validator(*_CHECKS)
     @classmethod
-    def _matches(cls, value: str, info: ValidationInfo) -> str:
-        if not _PATTERNS[str(info.field_name)].fullmatch(value):
-            raise ValueError("no match")
-        return value
-
-    @field_validator("graph")
-    @classmethod
-    def _is_graph(cls, value: str) -> str:
-        if not is_graph_url(value):
-            raise ValueError("no match")
-        return value
-
-    @field_validator("store")
-    @classmethod
-    def _is_store(cls, value: str) -> str:
-        if store_form(value) is None:
+    def _is_valid(cls, value: str, info: ValidationInfo) -> str:
+        if not _CHECKS[str(info.field_name)](value):
             raise ValueError("no match")
         return value
 
@@ -267,14 +255,9 @@ def without_proxy(host: str) -> dict[str, str]:
     return {"no_proxy": f"{excepted},{host}" if excepted else host} if proxies else {}
 
 
-def pubsub_emulator() -> str | None:
-    """Return the address of the Pub/Sub emulator, if one is set."""
-    return os.environ.get(PUBSUB_VARIABLE)
-
-
-def bigtable_emulator() -> str | None:
-    """Return the address of the Bigtable emulator, if one is set."""
-    return os.environ.get(BIGTABLE_VARIABLE)
+def emulator_address(variable: str) -> str | None:
+    """Return the address of an emulator, by its variable; None if none is set."""
+    return os.environ.get(variable)
 
 
 def url_prefix() -> str:

@@ -7,7 +7,7 @@ an unreachable host is reported at once.
 from __future__ import annotations
 
 from ..core.errors import L2FeaturesError, StoreUnavailable
-from .datasets import BIGTABLE_VARIABLE, PUBSUB_VARIABLE, bigtable_emulator, pubsub_emulator
+from .datasets import BIGTABLE_VARIABLE, PUBSUB_VARIABLE, emulator_address
 
 REACH_S = 3.0
 BIGTABLE_HOST, PUBSUB_HOST = "bigtable.googleapis.com:443", "pubsub.googleapis.com:443"
@@ -16,18 +16,18 @@ BIGTABLE_HOST, PUBSUB_HOST = "bigtable.googleapis.com:443", "pubsub.googleapis.c
 def check_bigtable(url: str, kind: type[L2FeaturesError] = StoreUnavailable) -> None:
     """Raise ``kind`` where ``url`` is a Bigtable URL and Bigtable is unreachable. Other URLs pass."""
     if url.startswith("bigtable://"):
-        _check(url, BIGTABLE_VARIABLE, bigtable_emulator(), BIGTABLE_HOST, kind)
+        _check(url, BIGTABLE_VARIABLE, BIGTABLE_HOST, kind)
 
 
 def check_pubsub(path: str, kind: type[L2FeaturesError]) -> None:
     """Raise ``kind`` where Pub/Sub is unreachable; ``path`` names the resource in the message."""
-    _check(path, PUBSUB_VARIABLE, pubsub_emulator(), PUBSUB_HOST, kind)
+    _check(path, PUBSUB_VARIABLE, PUBSUB_HOST, kind)
 
 
-def _check(what: str, variable: str, emulator: str | None, host: str, kind: type[L2FeaturesError]) -> None:
+def _check(what: str, variable: str, host: str, kind: type[L2FeaturesError]) -> None:
     import grpc
 
-    if emulator:
+    if emulator := emulator_address(variable):
         channel = grpc.insecure_channel(emulator)
     else:
         channel = grpc.secure_channel(host, grpc.ssl_channel_credentials())

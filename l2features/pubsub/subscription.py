@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..config.datasets import pubsub_emulator
+from ..config.datasets import PUBSUB_VARIABLE, emulator_address
 from ..core.errors import ConfigError, L2FeaturesError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _open_client() -> SubscriberClient:
     from google.pubsub_v1 import SubscriberClient
     from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-    host = pubsub_emulator()
+    host = emulator_address(PUBSUB_VARIABLE)
     if not host:
         return SubscriberClient()
     import grpc
