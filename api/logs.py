@@ -90,9 +90,5 @@ def _uncaught(kind: type[BaseException], error: BaseException, traceback: Traceb
 
 def _uncaught_in_thread(failed: threading.ExceptHookArgs) -> None:
     error = failed.exc_value or failed.exc_type()
-    name = failed.thread.name if failed.thread else None
-    log.error(
-        "uncaught error in a thread",
-        exc_info=(failed.exc_type, error, failed.exc_traceback),
-        extra={"thread_name": name},
-    )
+    fields = {"thread_name": failed.thread.name if failed.thread else None}
+    log.error("uncaught error in a thread", exc_info=error, extra=fields)

@@ -90,7 +90,6 @@ class _AllProcesses(Collector):
 
     def collect(self) -> Iterable[Metric]:
         files = MultiProcessCollector(None)
-        folder = os.scandir(files._path)
-        with folder:
+        with os.scandir(files._path) as folder:
             paths = [f.path for f in folder if f.name.endswith(".db") and f.stat().st_size]
         return files.merge(paths)
