@@ -18,7 +18,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,8 @@ from l2features.config.reach import check_pubsub
 from l2features.core.errors import ConfigError
 from l2features.local.updater_run import Setup, Supervisor
 from l2features.messages.outcomes import Fate, Verdict
-from l2features.pubsub.dead_letters import LetterTopic, open_dead_letters
+from l2features.pubsub.dead_letters import open_dead_letters
+from l2features.pubsub.letter_topic import LetterTopic
 from l2features.pubsub.recorded import find_messages, read_message
 from l2features.pubsub.subscription import Subscription, SubscriptionError
 from l2features.store.bigtable import decoded
@@ -44,9 +45,6 @@ from .options import CONFIG_HELP, add_switch, beam_flags, booleans_of
 # Apache Beam is imported only where it is used, as the worker processes import this module.
 ALWAYS_ON = ("streaming", "enable_streaming_engine")
 """Beam options that Dataflow's runner turns on for a job that reads subscriptions."""
-STOPPED = "stopped: the same command continues from here"
-NOT_STARTED = "stopped: nothing was started"
-ENDED = "stopped: unfinished messages will be redelivered"
 REPLAY_ATTEMPTS, STREAM_ATTEMPTS, DATAFLOW_ATTEMPTS = 3, 6, 6
 """Defaults of --attempts. On Dataflow, 6 attempts take 16 s, while a group of messages waits."""
 
@@ -129,15 +127,11 @@ def replay(own: argparse.Namespace, flags: list[str]) -> int:
 
 
 def _apply_files(update: Update, files: Sequence[Path], dead_letters: str | None) -> Mapping[str, int]:
-    letters = open_dead_letters(dead_letters) if dead_letters else None
     counts: Counter[str] = Counter()
-    try:
-        with closing(update.open()) as updater:
-            for result in apply_batch(updater, map(read_message, files), letters):
-                counts += result.counters()
-    finally:
-        if letters:
-            letters.close()
+    kept = closing(open_dead_letters(dead_letters)) if dead_letters else nullcontext()
+    with kept as letters, closing(update.open()) as updater:
+        for result in apply_batch(updater, map(read_message, files), letters):
+            counts += result.counters()
     return counts
 
 
@@ -212,10 +206,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.configure_log()
     own, flags = parse(sys.argv[1:] if argv is None else argv)
     if own.messages:
-        return command.exit_status(lambda: replay(own, flags), STOPPED)
+        return command.exit_status(
+            lambda: replay(own, flags), "stopped: the same command continues from here"
+        )
     if own.runner != command.LOCAL:
-        return command.exit_status(lambda: stream_on(own, flags), NOT_STARTED)
-    return command.exit_status(lambda: stream(own), ENDED)
+        return command.exit_status(lambda: stream_on(own, flags), "stopped: nothing was started")
+    return command.exit_status(lambda: stream(own), "stopped: unfinished messages will be redelivered")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from apache_beam.options.pipeline_options import DebugOptions, GoogleCloudOption
 
 from l2features.core.errors import ConfigError
 from l2features.messages.parts import Delivery
-from l2features.pubsub.dead_letters import TOPIC
 from l2features.pubsub.subscription import Subscription
+from l2features.pubsub.topic import TOPIC
 from l2features.updates.updater import Update
 
 from .options import pipeline_options

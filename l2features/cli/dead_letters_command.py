@@ -16,15 +16,19 @@ from ..config.datasets import read_datasets
 from ..config.reach import check_pubsub
 from ..core.errors import ConfigError
 from ..messages.outcomes import Verdict, settle
-from ..pubsub.dead_letters import ALL, TOPIC, DeadLetter, LetterBox, dead_letter, open_letter_box
+from ..messages.parts import batched
+from ..pubsub.dead_letters import LetterBox, open_letter_box
+from ..pubsub.letter import DeadLetter, dead_letter
+from ..pubsub.letter_folder import ALL
 from ..pubsub.subscription import SubscriptionError
+from ..pubsub.topic import TOPIC
 from .options import EXIT_FAILED, config_option
 
 if TYPE_CHECKING:
     from ..updates.updater import Updater
 
 BATCH, BATCH_BYTES = 100, 32_000_000
-"""Maximum batch of letters; a payload has up to 10 MB."""
+"""Maximum letters in a batch, and bytes of their payloads; one has up to 10 MB."""
 where_argument = click.argument("where", metavar="WHERE")
 limit_option = click.option(
     "--limit",
@@ -142,24 +146,15 @@ def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
     for problem in datasets.errors:
         click.echo(f"error: {problem}; its letters stay", err=True)
     with closing(Update(tuple(datasets.usable.values())).open()) as updater:
-        for batch in _batches(box.letters(list(names))):
-            counts += _apply(box, batch, updater)
+        for batch in batched(box.letters(list(names)), _share, BATCH_BYTES):
+            counts += _apply(box, dict(batch), updater)
     click.echo(f"{counts[Verdict.DONE]} done, {counts[Verdict.DEAD]} refused, {counts[Verdict.RETRY]} failed")
     return bool(counts[Verdict.DEAD] or counts[Verdict.RETRY])
 
 
-def _batches(letters: Iterable[tuple[str, DeadLetter]]) -> Iterator[dict[str, DeadLetter]]:
-    """Yield batches of letters by name, bounded in number and size."""
-    batch: dict[str, DeadLetter] = {}
-    size = 0
-    for name, letter in letters:
-        batch[name] = letter
-        size += len(letter.data)
-        if len(batch) >= BATCH or size >= BATCH_BYTES:
-            yield batch
-            batch, size = {}, 0
-    if batch:
-        yield batch
+def _share(named: tuple[str, DeadLetter]) -> int:
+    """Return the bytes of a batch that a letter takes up."""
+    return max(len(named[1].data), BATCH_BYTES // BATCH)
 
 
 def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Counter[Verdict]:

@@ -33,10 +33,6 @@ _OPCODES = {
 _SCALARS = {type(None), bool, int, float, str, bytes}
 
 
-class Refused(ValueError):
-    """The pickle contains something that is not allowed."""
-
-
 class Record:
     """Inert stand-in for an instance of an allowed name: the arguments of the call, and the state."""
 
@@ -52,7 +48,7 @@ class Record:
 
     def __setstate__(self, state: Any) -> None:
         if self.state is not None:
-            raise Refused(f"a second state for {self.name}")
+            raise ValueError(f"a second state for {self.name}")
         self.state = state
 
 
@@ -104,21 +100,21 @@ def shown(value: Any) -> str:
 
 
 def _vet(data: bytes) -> None:
-    """Bound opcodes, integers, memo and hashes by following the types on the stack. Raises Refused."""
+    """Bound opcodes, integers, memo and hashes by following the types on the stack. Raises ValueError."""
     stack: list[str] = []
     memo: dict[Any, str] = {}
     keys = hashes = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         name = opcode.name
         if name not in _OPCODES:
-            raise Refused(f"opcode {name} of {shown(argument)} is not allowed here")
+            raise ValueError(f"opcode {name} of {shown(argument)} is not allowed here")
         before, after = _OPCODES[name]
         if type(argument) is int and argument.bit_length() > MAX_BITS:
-            raise Refused(f"{shown(argument)}: expected {MAX_BITS} at most")
+            raise ValueError(f"{shown(argument)}: expected {MAX_BITS} at most")
         if name in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
             entry = len(memo) if argument is None else argument
             if not 0 <= entry <= len(data):
-                raise Refused(f"memo entry {entry} of {len(data)} bytes")
+                raise ValueError(f"memo entry {entry} of {len(data)} bytes")
             memo[entry] = stack[-1]
             continue
         items: list[str] = []
@@ -129,7 +125,7 @@ def _vet(data: bytes) -> None:
         operands = [stack.pop() for _ in before]
         # With nothing to add, these ignore a wrong type, and the stack would not hold what we follow.
         if before and before[0] in {"list", "dict", "set", "str"} and operands[-1] != before[0]:
-            raise Refused(f"a {operands[-1]} in place of a {before[0]}")
+            raise ValueError(f"a {operands[-1]} in place of a {before[0]}")
         if name in {"GET", "BINGET", "LONG_BINGET"}:
             after = [memo[argument]]
         elif name in {"DUP", "BUILD"}:
@@ -139,7 +135,7 @@ def _vet(data: bytes) -> None:
             hashed = operands[1:2] or items[step - 1 :: step]
             keys += len(hashed)
             if "tuple" in hashed:
-                raise Refused("a tuple as a key")
+                raise ValueError("a tuple as a key")
         stack += after
         hashes += name in {"EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET"}
         _limit(count + 1, MAX_OPCODES, "opcodes")
@@ -149,7 +145,7 @@ def _vet(data: bytes) -> None:
 
 def _limit(number: int, most: int, what: str) -> None:
     if number > most:
-        raise Refused(f"more than {most} {what}")
+        raise ValueError(f"more than {most} {what}")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -159,7 +155,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> type[Record]:
         if (module, name) not in self.allowed:
-            raise Refused(f"{module:.80}.{name:.80} is not allowed here")
+            raise ValueError(f"{module:.80}.{name:.80} is not allowed here")
         return self.allowed[module, name]
 
 
@@ -176,7 +172,7 @@ class _Builder:
         if kind in _SCALARS or kind is bytearray:
             return value
         if depth > MAX_DEPTH:
-            raise Refused(f"nested more than {MAX_DEPTH} deep")
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
         if kind in {list, tuple}:
             return kind(self.build(item, depth) for item in value)
         if kind in {dict, set, frozenset}:
@@ -184,7 +180,7 @@ class _Builder:
             self.keys += len(keys)
             _limit(self.keys, MAX_KEYS, "keys")
             if not {type(key) for key in keys} <= _SCALARS:
-                raise Refused("a key that is not a scalar")
+                raise ValueError("a key that is not a scalar")
             items = [self.build(item, depth) for item in value.values()] if kind is dict else ()
             return dict(zip(keys, items, strict=True)) if kind is dict else kind(keys)
         return self.called(value, depth)
@@ -210,8 +206,8 @@ class _Builder:
             case Record("bytes", (), None):
                 return b""
             case Record(name):
-                raise Refused(f"a call of {name} with unexpected arguments or state")
-        raise Refused(f"{shown(value)} in place of a value")
+                raise ValueError(f"a call of {name} with unexpected arguments or state")
+        raise ValueError(f"{shown(value)} in place of a value")
 
     def array(self, depth: int, raw: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[np.integer[Any]]:
         match dtype, self.build(raw, depth), shape:
@@ -224,5 +220,5 @@ class _Builder:
             ) if re.fullmatch("[iu][1248]", code) and all(type(n) is int and n >= 0 for n in shape):
                 return np.frombuffer(values, end + code).reshape(shape, order=order)
             case Record("dtype", (code, *_)), _, _:
-                raise Refused(f"an array of dtype {shown(code)}: expected integers, their bytes and a shape")
-        raise Refused("an array without a dtype")
+                raise ValueError(f"an array of dtype {shown(code)}: expected integers, bytes and a shape")
+        raise ValueError("an array without a dtype")

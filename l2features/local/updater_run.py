@@ -22,8 +22,9 @@ from ..core.errors import L2FeaturesError
 from ..messages.decoding import BadMessage, Reason, decode
 from ..messages.outcomes import Fate, Outcome, Verdict
 from ..messages.parts import Delivery
-from ..pubsub.dead_letters import DeadLetters, dead_letter, open_dead_letters
+from ..pubsub.dead_letters import DeadLetters, open_dead_letters
 from ..pubsub.intake import Intake, Leased, Limits, Region
+from ..pubsub.letter import dead_letter
 from ..pubsub.subscription import Received, Subscription
 from ..store.bigtable import decoded
 from ..updates.apply import MessageResult, apply_batch

@@ -43,47 +43,30 @@ class Priority(StrEnum):
 
 
 class Reason(StrEnum):
-    """Codes of permanent errors of a message or of its ids."""
+    """Codes of permanent errors of a message or its ids. A meaning follows "the message …" or "the id …"."""
 
-    TOO_LARGE = "too_large"
-    NO_TABLE = "no_table"
-    UNKNOWN_TABLE = "unknown_table"
-    BAD_LENGTH = "bad_length"
-    BAD_PICKLE = "bad_pickle"
-    BAD_EDIT = "bad_edit"
-    TOO_MANY_IDS = "too_many_ids"
-    NOT_AN_INTEGER = "not_an_integer"
-    OUT_OF_RANGE = "out_of_range"
-    OTHER_LAYER = "other_layer"
-    OUTSIDE_GRID = "outside_grid"
-    NO_SEGMENT = "no_segment"
-    BAD_NODE = "bad_node"
-    UNKNOWN_NODE = "unknown_node"
-    STILL_FAILED = "still_failed"
+    def __new__(cls, code: str, meaning: str = "") -> Reason:
+        reason = str.__new__(cls, code)
+        reason._value_, reason.meaning = code, meaning
+        return reason
 
-    @property
-    def meaning(self) -> str:
-        """The predicate of "the message …" or "the id …"."""
-        return _MEANINGS[self]
+    meaning: str
 
-
-_MEANINGS: Mapping[Reason, str] = {
-    Reason.TOO_LARGE: "has more bytes than any valid message",
-    Reason.NO_TABLE: "has no attribute table_id",
-    Reason.UNKNOWN_TABLE: "names a table that no data set in the data sets file has",
-    Reason.BAD_LENGTH: "is not a sequence of uint64 ids",
-    Reason.BAD_PICKLE: "is not a pickle of builtin values and integer arrays",
-    Reason.BAD_EDIT: "is not a dictionary with a sequence new_lvl2_ids",
-    Reason.TOO_MANY_IDS: f"has more than {EDIT_IDS} ids",
-    Reason.NOT_AN_INTEGER: "is not an integer",
-    Reason.OUT_OF_RANGE: "is not a uint64",
-    Reason.OTHER_LAYER: "is not of layer 2",
-    Reason.OUTSIDE_GRID: "is in a chunk outside the grid",
-    Reason.NO_SEGMENT: "is the id of a chunk, with segment 0",
-    Reason.BAD_NODE: "has invalid children in the graph",
-    Reason.UNKNOWN_NODE: "is still not in the graph",
-    Reason.STILL_FAILED: "has failed for too long",
-}
+    TOO_LARGE = "too_large", "has more bytes than any valid message"
+    NO_TABLE = "no_table", "has no attribute table_id"
+    UNKNOWN_TABLE = "unknown_table", "names a table that no data set in the data sets file has"
+    BAD_LENGTH = "bad_length", "is not a sequence of uint64 ids"
+    BAD_PICKLE = "bad_pickle", "is not a pickle of builtin values and integer arrays"
+    BAD_EDIT = "bad_edit", "is not a dictionary with a sequence new_lvl2_ids"
+    TOO_MANY_IDS = "too_many_ids", f"has more than {EDIT_IDS} ids"
+    NOT_AN_INTEGER = "not_an_integer", "is not an integer"
+    OUT_OF_RANGE = "out_of_range", "is not a uint64"
+    OTHER_LAYER = "other_layer", "is not of layer 2"
+    OUTSIDE_GRID = "outside_grid", "is in a chunk outside the grid"
+    NO_SEGMENT = "no_segment", "is the id of a chunk, with segment 0"
+    BAD_NODE = "bad_node", "has invalid children in the graph"
+    UNKNOWN_NODE = "unknown_node", "is still not in the graph"
+    STILL_FAILED = "still_failed", "has failed for too long"
 
 
 class BadMessage(L2FeaturesError):
@@ -188,14 +171,11 @@ def _decode_missing(data: bytes, attributes: Mapping[str, str], table_id: str) -
         raise BadMessage(
             Reason.BAD_LENGTH, f"a message of missing ids of {len(data)} bytes: expected 8 for each id"
         )
+    ids = sorted_unique(np.frombuffer(data, _WIRE).astype(np.uint64))
     high = attributes.get("priority", "").lower() == Priority.HIGH
-    return NodeRequest(
-        table_id=table_id,
-        ids=sorted_unique(np.frombuffer(data, _WIRE).astype(np.uint64)),
-        kind=Kind.MISSING,
-        priority=Priority.HIGH if high else Priority.LOW,
-        l2cache_id=attributes.get("l2_cache_id") or None,
-    )
+    priority = Priority.HIGH if high else Priority.LOW
+    l2cache_id = attributes.get("l2_cache_id") or None
+    return NodeRequest(table_id, ids, Kind.MISSING, priority, l2cache_id=l2cache_id)
 
 
 def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> NodeRequest:
@@ -205,28 +185,24 @@ def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> N
     try:
         edit = plain_loads(data, ARRAYS)
     except ValueError as error:
-        reason = str(error)
-    else:
-        if not isinstance(edit, dict):
-            raise BadMessage(Reason.BAD_EDIT, f"an edit is {shown(edit)}: expected a dictionary")
-        if "new_lvl2_ids" not in edit:
-            raise BadMessage(Reason.BAD_EDIT, "an edit without new_lvl2_ids: expected a list of ids")
-        ids, refused = _ids_among(edit["new_lvl2_ids"])
-        low = attributes.get("remesh_priority", "").lower() == "false"
-        return NodeRequest(
-            table_id=table_id,
-            ids=ids,
-            kind=Kind.EDIT,
-            priority=Priority.LOW if low else Priority.HIGH,
-            operation_id=_operation_id(edit.get("operation_id")),
-            refused=refused,
-        )
-    raise BadMessage(Reason.BAD_PICKLE, f"an edit {reason}")
-
-
-def _operation_id(value: Any) -> int | None:
-    """Return the operation id, or None if there is no valid one: remesh requests have 0."""
-    return value if type(value) is int and 0 < value <= _MAX_OPERATION else None
+        raise BadMessage(Reason.BAD_PICKLE, f"an edit {error}") from error
+    if not isinstance(edit, dict):
+        raise BadMessage(Reason.BAD_EDIT, f"an edit is {shown(edit)}: expected a dictionary")
+    if "new_lvl2_ids" not in edit:
+        raise BadMessage(Reason.BAD_EDIT, "an edit without new_lvl2_ids: expected a list of ids")
+    ids, refused = _ids_among(edit["new_lvl2_ids"])
+    operation_id = edit.get("operation_id")
+    if type(operation_id) is not int or not 0 < operation_id <= _MAX_OPERATION:
+        operation_id = None  # remesh requests have 0
+    low = attributes.get("remesh_priority", "").lower() == "false"
+    return NodeRequest(
+        table_id=table_id,
+        ids=ids,
+        kind=Kind.EDIT,
+        priority=Priority.LOW if low else Priority.HIGH,
+        operation_id=operation_id,
+        refused=refused,
+    )
 
 
 def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
@@ -242,14 +218,12 @@ def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
     ids: list[int] = []
     refused: dict[Reason, dict[str, None]] = {}
     for value in values:
-        if type(value) is not int:
-            refused.setdefault(Reason.NOT_AN_INTEGER, {})[shown(value)] = None
-        elif not 0 <= value < 1 << 64:
-            refused.setdefault(Reason.OUT_OF_RANGE, {})[shown(value)] = None
-        else:
+        if type(value) is int and 0 <= value < 1 << 64:
             ids.append(value)
-    in_words = {why: tuple(words) for why, words in refused.items()}
-    return sorted_unique(np.array(ids, dtype=np.uint64)), in_words
+        else:
+            why = Reason.OUT_OF_RANGE if type(value) is int else Reason.NOT_AN_INTEGER
+            refused.setdefault(why, {})[shown(value)] = None
+    return sorted_unique(np.array(ids, dtype=np.uint64)), {why: tuple(refused[why]) for why in refused}
 
 
 def check_ids(ids: Ids, geometry: Geometry) -> tuple[Ids, dict[Reason, Ids]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..core.ids import Ids, sorted_unique
 
 BATCH_IDS = 20_000
 """Limit for the nodes that are computed together: 6 MB of rows and their supervoxels."""
+_Item = TypeVar("_Item")
 
 
 class Delivery(NamedTuple):
@@ -71,16 +72,21 @@ def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Place
             yield Place(dataset, *xyz), own[first : first + BATCH_IDS]
 
 
-def batches(members: Sequence[Member]) -> Iterator[list[Member]]:
+def batches(members: Iterable[Member]) -> Iterator[list[Member]]:
     """Yield members in batches of at most `BATCH_IDS` ids."""
-    batch: list[Member] = []
-    room = BATCH_IDS
-    for member in members:
-        if batch and len(member.ids) > room:
+    return batched(members, lambda member: len(member.ids), BATCH_IDS)
+
+
+def batched(items: Iterable[_Item], size: Callable[[_Item], int], most: int) -> Iterator[list[_Item]]:
+    """Yield items in batches of at most ``most`` in size; a larger item is a batch of its own."""
+    batch: list[_Item] = []
+    room = most
+    for item in items:
+        if batch and size(item) > room:
             yield batch
-            batch, room = [], BATCH_IDS
-        batch.append(member)
-        room -= len(member.ids)
+            batch, room = [], most
+        batch.append(item)
+        room -= size(item)
     if batch:
         yield batch
 

@@ -6,27 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from ..core.errors import ConfigError
-from .letter import DeadLetter, DeadLetterError, LeftOut, Refusal, dead_letter
-from .letter_folder import ALL, Folder, folder_at
+from .letter import DeadLetter
+from .letter_folder import ALL, folder_at
 from .letter_topic import LIMIT, LetterQueue, LetterTopic
 from .subscription import Subscription
 from .topic import TOPIC
-
-__all__ = [
-    "ALL",
-    "TOPIC",
-    "DeadLetter",
-    "DeadLetterError",
-    "DeadLetters",
-    "Folder",
-    "LeftOut",
-    "LetterBox",
-    "LetterTopic",
-    "Refusal",
-    "dead_letter",
-    "open_dead_letters",
-    "open_letter_box",
-]
 
 
 class DeadLetters(Protocol):

@@ -82,8 +82,6 @@ class Intake:
         self.failure: Exception | None = None
         self._leased: dict[str, Leased] = {}
         self._waiting: dict[str, Leased] = {}
-        self._bytes = [0] * len(self.subscriptions)
-        self._count = [0] * len(self.subscriptions)
         self._away_until: dict[str, float] = {}
         self._changed = threading.Condition()
         self._stopping, self._closed = threading.Event(), threading.Event()
@@ -189,8 +187,10 @@ class Intake:
             try:
                 received = subscription.pull(PULL_MESSAGES, PULL_WAIT_S)
             except SubscriptionError as error:
-                if self._stopping.is_set() or self._is_fatal(error, reached):
+                if self._stopping.is_set():
                     return
+                if isinstance(error, SubscriptionRefused) and not reached:
+                    raise  # its name is wrong
                 logger.warning("%s", error)
                 self._stopping.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -201,22 +201,15 @@ class Intake:
             if not received and time.monotonic() - start < EMPTY_PAUSE_S:
                 self._stopping.wait(EMPTY_PAUSE_S)
 
-    def _is_fatal(self, error: SubscriptionError, reached: bool) -> bool:
-        """Whether a subscription was refused that was never read: then its name is wrong."""
-        if isinstance(error, SubscriptionRefused) and not reached:
-            self.failure = error
-            self.wake()
-        return self.failure is not None
-
     def _has_room(self, rank: int) -> bool:
         """Wait until there is room for more messages; return False after `stop`."""
+
+        def has_room() -> bool:
+            sizes = [len(leased.message.data) for leased in self._leased.values() if leased.rank == rank]
+            return len(sizes) < MOST_MESSAGES and sum(sizes) < MOST_BYTES
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._stopping.is_set()
-                    or (self._count[rank] < MOST_MESSAGES and self._bytes[rank] < MOST_BYTES)
-                )
-            )
+            self._changed.wait_for(lambda: self._stopping.is_set() or has_room())
         return not self._stopping.is_set()
 
     def _add(self, rank: int, subscription: Subscription, message: Received) -> None:
@@ -229,15 +222,10 @@ class Intake:
                     self._leased[key].message = self._leased[key].message._replace(ack_id=message.ack_id)
                 else:
                     self._leased[key] = self._waiting[key] = Leased(key, rank, message, region, weight)
-                    self._account(rank, 1, len(message.data))
                     self.wake()
                 return
         with suppress(SubscriptionError):
             subscription.lease([message.ack_id], 0)
-
-    def _account(self, rank: int, messages: int, size: int) -> None:
-        self._count[rank] += messages
-        self._bytes[rank] += size
 
     def _extend_leases(self) -> None:
         while not self._closed.wait(HEARTBEAT_S):
@@ -256,7 +244,6 @@ class Intake:
             for leased in messages:
                 if self._leased.pop(leased.key, None):
                     self._waiting.pop(leased.key, None)
-                    self._account(leased.rank, -1, -len(leased.message.data))
                     ack_ids.setdefault(leased.rank, []).append(leased.message.ack_id)
             self._changed.notify_all()
         return [(self.subscriptions[rank], ids) for rank, ids in ack_ids.items()]

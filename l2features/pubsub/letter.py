@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import L2FeaturesError
 from ..core.ids import as_ids
+from ..core.times import utc_time
 from ..messages.outcomes import Outcome
 from ..messages.parts import Delivery
 
@@ -117,7 +118,7 @@ class DeadLetter:
             refusals = tuple(map(_refusal, d["reasons"]))
             left_out = d.get("left_out") and LeftOut(int(d["left_out"]["size"]), str(d["left_out"]["sha256"]))
             rest = left_out, int(d.get("more_ids", 0))
-            return cls(data, attributes, refusals, int(d["attempts"]), parse_time(d["time"]), *rest)
+            return cls(data, attributes, refusals, int(d["attempts"]), utc_time(d["time"]), *rest)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DeadLetterError(f"this is no dead letter: {type(error).__name__}: {error}") from error
 
@@ -129,15 +130,6 @@ def check_format(version: object) -> None:
             f"dead letter of format {version!r:.80}, expected {FORMAT} at most: "
             "a newer version of l2features wrote it and is needed to read it"
         )
-
-
-def parse_time(text: str) -> datetime:
-    """Return a time in UTC, from ISO 8601; one without an offset is UTC. Raises ValueError, TypeError."""
-    try:
-        time = datetime.fromisoformat(text)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError(f"time {text!r} is outside the years 1 to 9999") from error
 
 
 def dead_letter(delivery: Delivery, causes: Iterable[Outcome], now: datetime | None = None) -> DeadLetter:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from ..core.times import utc_time
 from ..messages.decoding import Message
-from .letter import FORMAT, PREFIX, DeadLetter, DeadLetterError, LeftOut, Refusal, check_format, parse_time
+from .letter import FORMAT, PREFIX, DeadLetter, DeadLetterError, LeftOut, Refusal, check_format
 from .letter_folder import ALL
 from .subscription import Subscription, SubscriptionError
 from .topic import ROOM_BYTES, PublishError, Topic
@@ -210,7 +211,7 @@ def _left_out(fields: Mapping[str, str]) -> LeftOut | None:
 
 def _time(text: str, published: float) -> datetime:
     try:
-        return parse_time(text)
+        return utc_time(text)
     except ValueError:
         return datetime.fromtimestamp(published, UTC).replace(microsecond=0)
 

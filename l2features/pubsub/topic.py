@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import L2FeaturesError
@@ -33,7 +34,6 @@ class Topic:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._client: PublisherClient | None = None
 
     def check(self) -> None:
         """Raise PublishError if the topic is missing.
@@ -45,7 +45,7 @@ class Topic:
         from google.auth.exceptions import GoogleAuthError
 
         try:
-            self._open().get_topic(topic=self.path, timeout=CHECK_S, retry=Retry(timeout=CHECK_S))
+            self._client.get_topic(topic=self.path, timeout=CHECK_S, retry=Retry(timeout=CHECK_S))
         except (InvalidArgument, NotFound) as error:
             raise PublishError(f"topic {self.path}: cannot publish: {error}") from error
         except (GoogleAPIError, GoogleAuthError):
@@ -64,7 +64,7 @@ class Topic:
             raise Unpublishable(f"cannot publish {len(data)} bytes: expected {ROOM_BYTES} at most")
         try:
             message: dict[str, Any] = {"data": data, "attributes": dict(attributes)}
-            self._open().publish(
+            self._client.publish(
                 topic=self.path, messages=[message], timeout=TIMEOUT_S, retry=Retry(timeout=TIMEOUT_S)
             )
         except InvalidArgument as error:
@@ -74,12 +74,11 @@ class Topic:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._client is not None:
-            self._client.transport.close()
-            self._client = None
+        if client := self.__dict__.pop("_client", None):
+            client.transport.close()
 
-    def _open(self) -> PublisherClient:
+    @cached_property
+    def _client(self) -> PublisherClient:
         from google.pubsub_v1 import PublisherClient
 
-        self._client = self._client or PublisherClient()
-        return self._client
+        return PublisherClient()

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from ..messages.outcomes import Fate, Outcome, Settled, Verdict, settle
 from ..messages.parts import Delivery, Member, Place
-from ..pubsub.dead_letters import DeadLetter, DeadLetters, dead_letter
+from ..pubsub.dead_letters import DeadLetters
+from ..pubsub.letter import DeadLetter, dead_letter
 from .ledger import Opened
 from .updater import Updater
 
-_EVENTS = {Verdict.RETRY: "failed, will be retried", Verdict.DEAD: "refused"}
 logger = logging.getLogger(__name__)
 
 
@@ -51,9 +51,10 @@ class MessageResult(NamedTuple):
 def message_result(opened: Opened, settled: Settled) -> MessageResult:
     """Return the result of a settled message, and log a failure."""
     key = opened.delivery.key
-    if settled.verdict is not Verdict.DONE:
-        level = logging.ERROR if settled.verdict is Verdict.DEAD else logging.WARNING
-        logger.log(level, "message %s: %s: %s", key, _EVENTS[settled.verdict], settled.why)
+    if settled.verdict is Verdict.DEAD:
+        logger.error("message %s: refused: %s", key, settled.why)
+    elif settled.verdict is Verdict.RETRY:
+        logger.warning("message %s: failed, will be retried: %s", key, settled.why)
     return MessageResult(
         key,
         str(settled.verdict),

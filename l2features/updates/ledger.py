@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..core.ids import from_bytes, to_bytes
 from ..messages.decoding import Reason
 from ..messages.outcomes import Fate, Outcome, Settled, settle
@@ -61,17 +63,14 @@ class Tally(NamedTuple):
         if self.settled or (isinstance(entry, Opened) and self.expected is not None):
             return self
         if isinstance(entry, Opened):
-            return self._replace(expected=_bits(entry.parts))._checked()
-        reported = int.from_bytes(self.reported, "little")
-        if reported >> entry.part & 1:
-            return self
-        return self._replace(reported=_to_bytes(reported | 1 << entry.part))._checked()
-
-    def _checked(self) -> Tally:
-        if self.expected is None:
-            return self
-        expected, reported = (int.from_bytes(bits, "little") for bits in (self.expected, self.reported))
-        return self._replace(settled=expected & reported == expected)
+            tally = self._replace(expected=_bits(entry.parts))
+        else:
+            reported = int.from_bytes(self.reported, "little") | 1 << entry.part
+            tally = self._replace(reported=reported.to_bytes((reported.bit_length() + 7) // 8, "little"))
+        if tally.expected is None:
+            return tally
+        missing = int.from_bytes(tally.expected, "little") & ~int.from_bytes(tally.reported, "little")
+        return tally._replace(settled=not missing)
 
 
 def close_account(entries: Iterable[Entry]) -> tuple[Opened, Settled]:
@@ -99,15 +98,7 @@ def unreported(entries: Iterable[Entry]) -> list[Report]:
 
 
 def _bits(parts: Iterable[int]) -> bytes:
-    bits = bytearray()
-    for part in parts:
-        bits.extend(bytes(max(0, part // 8 + 1 - len(bits))))
-        bits[part // 8] |= 1 << part % 8
-    return bytes(bits)
-
-
-def _to_bytes(bits: int) -> bytes:
-    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+    return np.packbits(np.bincount(np.fromiter(parts, np.int64)), bitorder="little").tobytes()
 
 
 # ------------------------------------------------------------------ plain values

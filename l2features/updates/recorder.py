@@ -100,7 +100,7 @@ class Recorder:
         self._since = time.time()
         self._lock, self._flushing = threading.Lock(), threading.Lock()
         self._figures = {name: _Figures() for name in datasets}
-        self._backlog: tuple[int, float] | None = None
+        self._backlog: Backlog | None = None
         self._stores: dict[str, Store] = {}
         self._problems: dict[str, str] = {}
 
@@ -119,7 +119,7 @@ class Recorder:
 
     def backlog(self, messages: int, oldest: float | None = None) -> None:
         """Set the number of messages that are not done, and when the oldest was published."""
-        backlog = (messages, oldest or 0.0)
+        backlog = Backlog(messages=messages, oldest=_known(oldest or 0.0))
         with self._lock:
             if backlog != self._backlog:
                 self._backlog = backlog
@@ -193,7 +193,7 @@ class Recorder:
                 time=time_,
                 messages=figures.messages,
                 lag=figures.lag(now),
-                backlog=_backlog(self._backlog),
+                backlog=self._backlog,
             )
             newest = _known(figures.newest)
         updaters = sorted([own, *living], key=lambda updater: updater.time, reverse=True)
@@ -264,10 +264,6 @@ def _new_name() -> str:
 def _time(seconds: float) -> datetime:
     """Return a time in UTC, to the millisecond."""
     return datetime.fromtimestamp(round(seconds, 3), UTC)
-
-
-def _backlog(known: tuple[int, float] | None) -> Backlog | None:
-    return known and Backlog(messages=known[0], oldest=_known(known[1]))
 
 
 def _known(seconds: float) -> datetime | None:

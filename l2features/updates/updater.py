@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 class Computed:
     """Rows to write for the members of a chunk, and the outcomes of their other ids.
 
-    ``denied`` is the error of ids that failed because access to files is denied.
+    ``error`` stopped the computation, or denied access to the files of some ids.
     """
 
     place: Place
@@ -45,19 +45,7 @@ class Computed:
     features: np.ndarray
     outcomes: list[Outcome]
     millis: dict[str, float] = field(default_factory=dict)
-    denied: VolumeUnavailable | None = None
-
-
-@dataclass(eq=False)
-class Tried:
-    """Results of a batch, and the members that failed, with their errors."""
-
-    done: list[Computed] = field(default_factory=list)
-    failed: list[tuple[Sequence[Member], Exception]] = field(default_factory=list)
-
-    def add(self, other: Tried) -> None:
-        self.done += other.done
-        self.failed += other.failed
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +123,7 @@ class Updater(OpenDatasets):
             if self.update.counted:
                 yield from self._counted(place, batch)
             else:
-                yield from self._results(place, self._tried(place, batch))
+                yield from self._checked(self._tried(place, batch))
 
     def _counted(self, place: Place, batch: Sequence[Member]) -> Iterator[Computed]:
         """Compute a batch, with attempts counted before they begin."""
@@ -144,29 +132,29 @@ class Updater(OpenDatasets):
             attempts = Attempts(self.store(place.dataset), chunk_id, batch)
             together, alone = self._retries.call(place.dataset, attempts.begin)
         except Exception as error:
-            yield from self._results(place, Tried(failed=[(batch, error)]))
+            yield from self._checked([_stopped(place, batch, error)])
             return
         try:
-            tried = self._tried(place, together) if together else Tried()
+            results = self._tried(place, together) if together else []
             if alone:
                 self._end(place, attempts, together)
             for member in alone:
-                tried.add(self._alone(place, member, attempts))
-            yield from self._results(place, tried)
+                results += self._alone(place, member, attempts)
+            yield from self._checked(results)
         finally:
             self._end(place, attempts, batch)
 
-    def _alone(self, place: Place, member: Member, attempts: Attempts) -> Tried:
+    def _alone(self, place: Place, member: Member, attempts: Attempts) -> list[Computed]:
         """Compute a member alone, as processes died that computed it with others."""
         try:
             begun = self._retries.call(place.dataset, attempts.begin_alone, member)
         except Exception as error:
-            return Tried(failed=[([member], error)])
-        if begun:
-            tried = self._tried(place, [member])
-            self._end(place, attempts, [member])  # or it is blamed for the deaths at later members
-            return tried
-        return Tried([Computed(place, [member], np.zeros(0, FEATURES), [given_up(place, member)])])
+            return [_stopped(place, [member], error)]
+        if not begun:
+            return [_no_rows(place, [member], [given_up(place, member)])]
+        results = self._tried(place, [member])
+        self._end(place, attempts, [member])  # or it is blamed for the deaths at later members
+        return results
 
     def _end(self, place: Place, attempts: Attempts, members: Sequence[Member]) -> None:
         try:
@@ -174,41 +162,36 @@ class Updater(OpenDatasets):
         except StoreError as error:
             logger.warning("chunk %s: cannot clear the counted attempts: %s", place.chunk, error)
 
-    def _tried(self, place: Place, batch: Sequence[Member]) -> Tried:
+    def _tried(self, place: Place, batch: Sequence[Member]) -> list[Computed]:
         """Compute a batch as a whole or, after an error of single messages, each member alone."""
         try:
-            return Tried([self._retries.call(place.dataset, self._compute, place, batch)])
+            return [self._retries.call(place.dataset, self._compute, place, batch)]
         except Exception as error:
             if len(batch) == 1 or isinstance(error, (ConfigError, VolumeError, StoreError)):
-                return Tried(failed=[(batch, error)])
-            return self._each(place, batch, error)
+                return [_stopped(place, batch, error)]
+            return list(self._each(place, batch, error))
 
-    def _each(self, place: Place, members: Sequence[Member], error: Exception) -> Tried:
+    def _each(self, place: Place, members: Sequence[Member], error: Exception) -> Iterator[Computed]:
         """Compute each member alone until `MEMBERS_S` have passed; ``error`` is that of the whole batch."""
         until = time.monotonic() + MEMBERS_S
-        tried = Tried()
         for member in members:
             if time.monotonic() > until:
-                tried.failed.append(([member], error))
+                yield _stopped(place, [member], error)
                 continue
             try:
-                tried.done.append(self._compute(place, [member]))
+                computed = self._compute(place, [member])
             except Exception as own_error:
-                tried.failed.append(([member], own_error))
-        return tried
+                computed = _stopped(place, [member], own_error)
+            yield computed
 
-    def _results(self, place: Place, tried: Tried) -> Iterator[Computed]:
+    def _checked(self, results: Sequence[Computed]) -> Iterator[Computed]:
         """Yield the results of a batch, or write them and raise an error that is to be repeated."""
-        denied = [(computed.members, computed.denied) for computed in tried.done if computed.denied]
-        for members, error in [*tried.failed, *denied]:
-            if self._repeats(error, members):
-                for computed in tried.done:
+        for result in results:
+            if result.error and self._repeats(result.error, result.members):
+                for computed in results:
                     list(self.write(computed))
-                raise error
-        yield from tried.done
-        for members, error in tried.failed:
-            outcome = _failed(place.dataset, all_ids(members), error, f"chunk {place.chunk}: ")
-            yield Computed(place, members, np.zeros(0, FEATURES), [outcome])
+                raise result.error
+        yield from results
 
     def _repeats(self, error: Exception, members: Sequence[Member]) -> bool:
         """Whether to raise an error: it is transient, and one of the messages is young enough."""
@@ -242,7 +225,7 @@ class Updater(OpenDatasets):
             outcomes.append(Outcome(Fate.PRESENT, ids[present], name))
             ids = ids[~present]
         if not len(ids):
-            return Computed(place, members, np.zeros(0, FEATURES), outcomes)
+            return _no_rows(place, members, outcomes)
         result = self._known(place, ids)
         outcomes.append(Outcome(Fate.UNKNOWN, result.unknown, name, Reason.UNKNOWN_NODE))
         outcomes += [
@@ -270,6 +253,16 @@ class Updater(OpenDatasets):
             result.unsure_why = result.unsure_why or later.unsure_why
             result.forbidden = max(result.forbidden, later.forbidden)
         return result
+
+
+def _no_rows(place: Place, members: Sequence[Member], outcomes: list[Outcome]) -> Computed:
+    return Computed(place, members, np.zeros(0, FEATURES), outcomes)
+
+
+def _stopped(place: Place, members: Sequence[Member], error: Exception) -> Computed:
+    """Return the result of members whose computation an error stopped."""
+    outcome = _failed(place.dataset, all_ids(members), error, f"chunk {place.chunk}: ")
+    return replace(_no_rows(place, members, [outcome]), error=error)
 
 
 def _failed(dataset: str, ids: Ids, error: Exception, where: str = "") -> Outcome:

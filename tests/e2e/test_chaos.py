@@ -13,7 +13,8 @@ import pytest
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Outcome
 from l2features.messages.parts import Delivery
-from l2features.pubsub.dead_letters import Folder, dead_letter
+from l2features.pubsub.letter import dead_letter
+from l2features.pubsub.letter_folder import Folder
 from l2features.store.base import Meta, open_store
 from l2features.testing.emulators import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
 from l2features.testing.synthetic import Spec

@@ -24,7 +24,7 @@ from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
 from l2features.ingest.steps import ATTEMPTS, GIVEN_UP, begin_attempt, prepare
 from l2features.messages.parts import Member
-from l2features.pubsub.dead_letters import Folder
+from l2features.pubsub.letter_folder import Folder
 from l2features.store.base import FAILED
 from l2features.testing.stores import chunk_rows, lose, open_table
 from l2features.updates.message_attempts import Attempts

@@ -23,7 +23,8 @@ from l2features.core.geometry import Chunk
 from l2features.core.ids import Ids, as_ids
 from l2features.local import updater_run
 from l2features.local.updater_run import Setup, Supervisor
-from l2features.pubsub.dead_letters import DeadLetter, Folder
+from l2features.pubsub.letter import DeadLetter
+from l2features.pubsub.letter_folder import Folder
 from l2features.pubsub.subscription import Subscription
 from l2features.store.base import Store
 from l2features.testing.emulators import PubSubEmulator

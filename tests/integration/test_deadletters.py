@@ -16,15 +16,9 @@ from l2features.core.ids import as_ids
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Outcome
 from l2features.messages.parts import Delivery
-from l2features.pubsub.dead_letters import (
-    DeadLetter,
-    DeadLetterError,
-    Folder,
-    Refusal,
-    dead_letter,
-    open_dead_letters,
-    open_letter_box,
-)
+from l2features.pubsub.dead_letters import open_dead_letters, open_letter_box
+from l2features.pubsub.letter import DeadLetter, DeadLetterError, Refusal, dead_letter
+from l2features.pubsub.letter_folder import Folder
 from l2features.pubsub.letter_topic import letter_of
 from l2features.pubsub.recorded import find_messages, read_message
 from tests.support.letters import LARGEST, LETTER, NOW, texts

@@ -12,7 +12,9 @@ import pytest
 
 from l2features.core.geometry import Chunk
 from l2features.pubsub import letter_topic as box
-from l2features.pubsub.dead_letters import DeadLetter, Folder, LetterTopic
+from l2features.pubsub.letter import DeadLetter
+from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_topic import LetterTopic
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.stores import chunk_rows, lose, open_table
 from tests.support.command import run

@@ -18,15 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l2features.pubsub import topic as topic_module
-from l2features.pubsub.dead_letters import (
-    DeadLetter,
-    DeadLetterError,
+from l2features.pubsub.dead_letters import open_dead_letters, open_letter_box
+from l2features.pubsub.letter import DeadLetter, DeadLetterError, Refusal
+from l2features.pubsub.letter_topic import (
+    MAX_ATTRIBUTES,
+    MAX_VALUE_BYTES,
     LetterTopic,
-    Refusal,
-    open_dead_letters,
-    open_letter_box,
+    letter_of,
+    topic_message,
 )
-from l2features.pubsub.letter_topic import MAX_ATTRIBUTES, MAX_VALUE_BYTES, letter_of, topic_message
 from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES, Topic
 from l2features.testing.emulators import PubSubEmulator
 from tests.support.letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed, texts

@@ -16,8 +16,8 @@ from l2features.local import worker as worker_module
 from l2features.local.processes import handled, heeded
 from l2features.local.updater_run import Setup, Supervisor
 from l2features.local.worker import Worker, WorkerDied
-from l2features.pubsub.dead_letters import Folder
 from l2features.pubsub.intake import Leased, Limits
+from l2features.pubsub.letter_folder import Folder
 from l2features.pubsub.subscription import Received, Subscription
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed

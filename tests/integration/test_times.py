@@ -14,9 +14,8 @@ import pytest
 from l2features.audit.chunk_audit import prepare_audit
 from l2features.config.datasets import load_dataset
 from l2features.core.errors import ConfigError, StoreError
-from l2features.core.times import TIME_PATTERN, format_time, parse_time
+from l2features.core.times import TIME_PATTERN, format_time, parse_time, utc_time
 from l2features.ingest.steps import prepare, time_of_graph
-from l2features.pubsub.letter import parse_time as letter_time
 from l2features.store.base import Meta, Store, open_store
 from l2features.testing.stores import META, STORE_URL, open_table
 from tests.support.jobs import Recordings, dataset_file, run_ingest
@@ -89,7 +88,7 @@ def test_the_time_of_a_letter_without_an_offset_is_utc(monkeypatch: pytest.Monke
     monkeypatch.setenv("TZ", "XYZ+5")
     time.tzset()
     try:
-        assert letter_time("2026-11-21T00:27:44") == T
+        assert utc_time("2026-11-21T00:27:44") == T
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -17,7 +17,8 @@ from l2features.ingest.node_features import NodeFeatures
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Verdict, settle
 from l2features.messages.parts import Delivery
-from l2features.pubsub.dead_letters import DeadLetterError, Folder
+from l2features.pubsub.letter import DeadLetterError
+from l2features.pubsub.letter_folder import Folder
 from l2features.testing.stores import forget
 from l2features.updates.apply import apply_batch, apply_messages
 from l2features.updates.updater import Update, Updater

@@ -17,7 +17,8 @@ from l2features.config.datasets import load_datasets
 from l2features.core.ids import as_ids
 from l2features.core.rows import Rows
 from l2features.messages.parts import Delivery
-from l2features.pubsub.dead_letters import DeadLetter, Folder
+from l2features.pubsub.letter import DeadLetter
+from l2features.pubsub.letter_folder import Folder
 from l2features.testing.stores import INSTANCE, PROJECT, open_table
 from l2features.updates.updater import Update
 from tests.support.jobs import Recordings

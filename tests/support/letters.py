@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from google.pubsub_v1 import SubscriberClient
 from hypothesis import strategies as st
 
-from l2features.pubsub.dead_letters import DeadLetter, Refusal
+from l2features.pubsub.letter import DeadLetter, Refusal
 from l2features.pubsub.subscription import Subscription
 from l2features.testing.feed import Feed
 

@@ -29,7 +29,7 @@ from l2features.config.datasets import load_datasets
 from l2features.core.errors import ConfigError
 from l2features.core.geometry import Chunk
 from l2features.messages.parts import Delivery
-from l2features.pubsub.dead_letters import Folder
+from l2features.pubsub.letter_folder import Folder
 from l2features.testing.stores import chunk_rows, lose, open_table
 from l2features.updates.apply import MessageResult
 from l2features.updates.freshness import read_updates

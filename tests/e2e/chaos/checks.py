@@ -13,7 +13,7 @@ import numpy as np
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids, row_keys
 from l2features.core.rows import encode_cells
-from l2features.pubsub.dead_letters import Folder
+from l2features.pubsub.letter_folder import Folder
 from l2features.pubsub.subscription import Subscription
 from l2features.testing.oracle import check_equal, plain_features
 from tests.e2e.chaos.messages import Parcel

@@ -16,7 +16,7 @@ from l2features.core.ids import L2
 from l2features.core.unpickle import MAX_BYTES
 from l2features.messages.decoding import EDIT_IDS, Message, Reason, missing_message
 from l2features.messages.parts import Delivery
-from l2features.pubsub.dead_letters import dead_letter
+from l2features.pubsub.letter import dead_letter
 from l2features.testing.synthetic import LAYER_SHIFT, Edit
 
 POISON, MISSING = 0.02, 0.01

@@ -17,7 +17,8 @@ from google.api_core.exceptions import GoogleAPICallError
 from l2features.core.ids import as_ids
 from l2features.core.schema import SIZE
 from l2features.messages.decoding import Reason
-from l2features.pubsub.dead_letters import DeadLetter, Folder
+from l2features.pubsub.letter import DeadLetter
+from l2features.pubsub.letter_folder import Folder
 from l2features.store.base import Store
 from l2features.testing.em import Edit, Editor, EmDataset, write_children
 from l2features.testing.updating import ROOT, TimedFeed, UpdaterProcess, wait_for_rows
