@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from l2features import kernel
 from l2features.audit.chunk_audit import Audit, prepare_audit
@@ -59,17 +58,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_switch(parser, "--repair", "compute the features of missing nodes and write them")
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the job's own options, and the flags for Beam. Exits with status 2 if one is unknown."""
-    parser = command.new_parser("audit", __doc__)
-    add_options(parser)
-    return command.parse(parser, argv)
+parse = partial(command.parse, "audit", __doc__, add_options)
 
 
 def plan(own: argparse.Namespace) -> Audit:
     """Return the audit that the options describe. Raises L2FeaturesError before any chunk is read."""
     dataset = load_dataset(own.dataset, own.config)
-    return prepare_audit(dataset, own.timestamp, own.repair, command.box_chooser(own))
+    return prepare_audit(dataset, own.timestamp, own.repair, partial(command.choose_box, own))
 
 
 def report(summary: AuditSummary) -> int:
@@ -114,15 +109,12 @@ def audit_locally(audit: Audit, own: argparse.Namespace, run: str) -> int:
 
 def audit_on(own: argparse.Namespace, audit: Audit, flags: list[str], run: str) -> int:
     """Audit on a Beam runner, which keeps the summary; returns the exit status."""
-    from .audit_pipeline import AllChunks, KeepSummary, build
+    from .audit_pipeline import build
 
     audit = replace(audit, counted=True)
-
-    def add(pipeline: Any) -> None:
-        _ = build(pipeline, audit, AllChunks(audit)) | "Keep summary" >> KeepSummary(audit, run)
-
     named = [table_job_name("audit", audit.dataset), *labels("audit", audit.dataset.name), *flags]
-    if command.run_on(own.runner, named, add, command.waiting(own)) is None:
+    counts = command.run_on(own.runner, named, partial(build, audit=audit, run=run), command.waiting(own))
+    if counts is None:
         return 0
     with closing(audit.open_store()) as store:
         summary = read_run(store, audit, run)

@@ -13,7 +13,7 @@ from l2features.audit.chunk_audit import Audit
 from l2features.audit.summary import AuditSummary, audit_or_fail, save_audit, settle
 from l2features.core.geometry import Chunk
 
-from .transforms import NAMESPACE
+from .transforms import NAMESPACE, EnumerateChunks, StoreFn
 
 COUNTED = (
     "chunks",
@@ -28,23 +28,6 @@ COUNTED = (
     "other",
 )
 """Sums of a summary that are counters of Beam too, as ``audit_`` + name."""
-
-
-@dataclass
-class AllChunks(beam.PTransform):
-    """Enumerate the chunks of an audit in the workers, in a scattered order."""
-
-    audit: Audit
-
-    def expand(self, begin: Any) -> Any:
-        return (
-            begin
-            | "Audit" >> beam.Create([self.audit])
-            | "Shards" >> beam.FlatMap(Audit.shards)
-            | "Spread shards" >> beam.Reshuffle()
-            | "Chunks" >> beam.FlatMapTuple(self.audit.chunks)
-            | "Spread chunks" >> beam.Reshuffle()
-        )
 
 
 class _AuditFn(beam.DoFn):
@@ -75,11 +58,6 @@ class AuditChunks(beam.PTransform):
         return chunks | "Compare" >> beam.ParDo(_AuditFn(self.audit))
 
 
-def build(pipeline: Any, audit: Audit, chunks: beam.PTransform) -> Any:
-    """Add the audit of ``chunks`` to a pipeline; returns its PCollection of `AuditSummary`."""
-    return pipeline | "Chunks" >> chunks | "Audit chunks" >> AuditChunks(audit)
-
-
 def _total(summaries: Iterable[AuditSummary]) -> AuditSummary:
     total = AuditSummary()
     for summary in summaries:
@@ -87,20 +65,15 @@ def _total(summaries: Iterable[AuditSummary]) -> AuditSummary:
     return total
 
 
-class _KeepFn(beam.DoFn):
-    def __init__(self, audit: Audit, run: str) -> None:
-        self.audit, self.run = audit, run
-
-    def setup(self) -> None:
-        self.store = self.audit.open_store()
+class _KeepFn(StoreFn):
+    def __init__(self, audit: Audit, name: str) -> None:
+        super().__init__(audit)
+        self.name = name
 
     def process(self, summary: AuditSummary) -> Iterator[AuditSummary]:
-        summary = settle(self.store, self.audit, summary)
-        save_audit(self.store, self.audit, summary, self.run)
+        summary = settle(self.store, self.run, summary)
+        save_audit(self.store, self.run, summary, self.name)
         yield summary
-
-    def teardown(self) -> None:
-        self.store.close()
 
 
 @dataclass
@@ -116,3 +89,13 @@ class KeepSummary(beam.PTransform):
             | "Sum up" >> beam.CombineGlobally(_total).without_defaults()
             | "Keep" >> beam.ParDo(_KeepFn(self.audit, self.run))
         )
+
+
+def build(pipeline: Any, audit: Audit, run: str) -> Any:
+    """Add an audit to a pipeline; returns its `AuditSummary`, which is kept under the name of the run."""
+    return (
+        pipeline
+        | "Chunks" >> EnumerateChunks(audit, beam.FlatMapTuple(audit.chunks))
+        | "Audit chunks" >> AuditChunks(audit)
+        | "Keep summary" >> KeepSummary(audit, run)
+    )

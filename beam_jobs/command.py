@@ -34,16 +34,12 @@ if TYPE_CHECKING:
 LOCAL = "local"
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 _WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
+"""The step that Beam adds to the message of an error."""
 R = TypeVar("R")
 
 
 class StillRunning(L2FeaturesError):
     """The command was stopped; its job on Dataflow continues."""
-
-
-def plain_message(error: Exception) -> str:
-    """Return the message of an error without the step that Beam adds."""
-    return _WHILE_RUNNING.sub("", str(error))
 
 
 def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -87,8 +83,15 @@ def check_runner_options(parser: argparse.ArgumentParser, own: argparse.Namespac
         )
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def parse(
+    name: str,
+    description: str | None,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    argv: Sequence[str],
+) -> tuple[argparse.Namespace, list[str]]:
     """Return the job's own options, and the flags for Beam. Exits with status 2 if one is unknown."""
+    parser = new_parser(name, description)
+    add_options(parser)
     add_runner_options(parser)
     own, rest = parser.parse_known_args(argv)
     check_runner_options(parser, own)
@@ -99,15 +102,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argpars
     return own, beam_flags(parser, rest)
 
 
-def box_chooser(own: argparse.Namespace) -> Callable[[Triple], ChunkBox]:
-    """Return a function that chooses the part of a grid that the options name."""
-
-    def choose_box(grid: Triple) -> ChunkBox:
-        if own.test:
-            return centre_box(grid)
-        return parse_box(own.chunks, grid) if own.chunks is not None else whole_box(grid)
-
-    return choose_box
+def choose_box(own: argparse.Namespace, grid: Triple) -> ChunkBox:
+    """Return the part of a grid that the options name."""
+    if own.test:
+        return centre_box(grid)
+    return parse_box(own.chunks, grid) if own.chunks is not None else whole_box(grid)
 
 
 def run_local(
@@ -213,15 +212,12 @@ def exit_status(run: Callable[[], int], stopped: str) -> int:
         if not _nobody_reads():
             raise
         return EXIT_FAILED
-    except ConfigError as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return EXIT_USAGE
     except StillRunning as error:
         print(error, file=sys.stderr)
         return EXIT_STOPPED
     except L2FeaturesError as error:
-        print(f"error: {plain_message(error)}", file=sys.stderr)
-        return EXIT_FAILED
+        print(f"error: {_WHILE_RUNNING.sub('', str(error))}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)
         return EXIT_STOPPED

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -67,11 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the job's own options, and the flags for Beam. Exits with status 2 if one is unknown."""
-    parser = command.new_parser("ingest", __doc__)
-    add_options(parser)
-    return command.parse(parser, argv)
+parse = partial(command.parse, "ingest", __doc__, add_options)
 
 
 def plan(own: argparse.Namespace) -> Ingest:
@@ -79,7 +75,7 @@ def plan(own: argparse.Namespace) -> Ingest:
     dataset = load_dataset(own.dataset, own.config)
     if own.sink == BIGTABLEIO and not dataset.store.startswith("bigtable://"):
         raise ConfigError(f"sink {own.sink}: the data set's store is {dataset.store}, expected bigtable://…")
-    ingest = prepare(dataset, own.timestamp, own.create, command.box_chooser(own))
+    ingest = prepare(dataset, own.timestamp, own.create, partial(command.choose_box, own))
     return replace(ingest, recompute=own.recompute, retry_missing=own.retry_missing)
 
 
@@ -90,7 +86,10 @@ def report(summary: Summary, progress: Progress) -> int:
         f"{summary.done} of {progress.total} chunks done{before}: {summary.nodes} nodes, "
         f"{summary.orphans} supervoxels without a parent, {summary.n_failed} chunks failed"
     )
-    _print_counts(summary.files, summary.saturated)
+    if summary.files.expected:
+        print(f"files: {summary.files}")
+    if summary.saturated:
+        print(f"saturated: {saturated_text(summary.saturated)}")
     for chunk, reason in summary.failed.items():
         print(f"error: chunk {chunk} failed: {reason}", file=sys.stderr)
     if summary.n_failed > len(summary.failed):
@@ -110,13 +109,6 @@ def report_counters(counts: dict[str, int]) -> int:
         )
         return EXIT_FAILED
     return 0
-
-
-def _print_counts(files: FileCounts, saturated: Mapping[str, int]) -> None:
-    if files.expected:
-        print(f"files: {files}")
-    if saturated:
-        print(f"saturated: {saturated_text(saturated)}")
 
 
 def judge(ingest: Ingest, own: argparse.Namespace, read: FileCounts, done_before: int) -> int:
@@ -164,13 +156,11 @@ def ingest_locally(ingest: Ingest, own: argparse.Namespace) -> int:
 
 def ingest_on(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
     """Ingest on a Beam runner; returns the exit status."""
-    from .transforms import EnumerateChunks, build
+    from .transforms import build, pending_chunks
 
     recorded = own.sink == STORE
-
-    def add(pipeline: Any) -> None:
-        build(pipeline, ingest, EnumerateChunks(ingest), recorded, counted=recorded)
-
+    chunks = pending_chunks(ingest)
+    add = partial(build, ingest=ingest, chunks=chunks, recorded=recorded, counted=recorded)
     named = [table_job_name("ingest", ingest.dataset), *labels("ingest", own.dataset), *flags]
     counts = command.run_on(own.runner, named, add, command.waiting(own))
     if counts is None:

@@ -90,7 +90,6 @@ BEAM_HELP = {
 class Template:
     """A job as a template."""
 
-    name: str
     description: str
     add_options: Callable[[argparse.ArgumentParser], None]
     max_workers: int
@@ -99,19 +98,16 @@ class Template:
 
 TEMPLATES = {
     "ingest": Template(
-        "l2features ingest",
         "Compute the features of every level-2 node of a segmentation, and store them.",
         ingest.add_options,
         max_workers=100,
     ),
     "audit": Template(
-        "l2features audit",
         "Check that every level-2 node of the graph has its row in the store; repair what is missing.",
         audit.add_options,
         max_workers=20,
     ),
     "update": Template(
-        "l2features update",
         "Compute and store the features of nodes named by edits and missing ids from Pub/Sub.",
         update.add_options,
         max_workers=5,
@@ -124,7 +120,7 @@ def metadata(job: str) -> dict[str, Any]:
     """Return the metadata of a job's template. Raises ConfigError for an option missing in `FIELDS`."""
     template = TEMPLATES[job]
     described: dict[str, Any] = {
-        "name": template.name,
+        "name": f"l2features {job}",
         "description": template.description,
         "streaming": template.streaming,
     }

@@ -14,7 +14,7 @@ from l2features.core.geometry import Chunk
 from l2features.core.saturation import saturated_counts
 from l2features.ingest.chunk_results import ChunkResult, compute_or_fail, failed_chunk, save_result
 from l2features.ingest.compute import ChunkFeatures
-from l2features.ingest.steps import Ingest, begin_anew, begin_attempt
+from l2features.ingest.steps import ChunkRun, Ingest, begin_anew, begin_attempt
 from l2features.store.base import FAILED
 
 NAMESPACE = "l2features"
@@ -34,57 +34,63 @@ def count_saturated(features: np.ndarray) -> None:
     _count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
 
 
-class _StoreFn(beam.DoFn):
-    """Holds the ingest and its open store."""
+class StoreFn(beam.DoFn):
+    """Holds a run and its open store."""
 
-    def __init__(self, ingest: Ingest) -> None:
-        self.ingest = ingest
+    def __init__(self, run: Any) -> None:
+        self.run = run
 
     def setup(self) -> None:
-        self.store = self.ingest.open_store()
+        self.store = self.run.open_store()
 
     def teardown(self) -> None:
         self.store.close()
 
 
-class _PendingFn(_StoreFn):
+class _PendingFn(StoreFn):
     """Turns shards of the chunk order into the chunks that are to be computed."""
 
     def process(self, shard: tuple[int, int]) -> Iterator[Chunk]:
-        chunks = self.ingest.pending(self.store, *shard)
-        begin_anew(self.store, self.ingest.chunk_ids(*shard))
+        chunks = self.run.pending(self.store, *shard)
+        begin_anew(self.store, self.run.chunk_ids(*shard))
         _count(chunks_done_before=shard[1] - shard[0] - len(chunks))
         yield from chunks
 
 
 @dataclass
 class EnumerateChunks(beam.PTransform):
-    """Enumerate the pending chunks in the workers, in a scattered order."""
+    """Enumerate the chunks of a run in the workers, in a scattered order; ``pending`` takes its shards."""
 
-    ingest: Ingest
+    run: ChunkRun
+    pending: beam.PTransform
 
     def expand(self, begin: Any) -> Any:
         return (
             begin
-            | "Ingest" >> beam.Create([self.ingest])
-            | "Shards" >> beam.FlatMap(Ingest.shards)
+            | "Run" >> beam.Create([self.run])
+            | "Shards" >> beam.FlatMap(ChunkRun.shards)
             | "Spread shards" >> beam.Reshuffle()
-            | "Pending chunks" >> beam.ParDo(_PendingFn(self.ingest))
+            | "Pending chunks" >> self.pending
             | "Spread chunks" >> beam.Reshuffle()
         )
 
 
-class _ComputeFn(_StoreFn):
+def pending_chunks(ingest: Ingest) -> EnumerateChunks:
+    """Return the transform that enumerates the chunks that an ingest is to compute."""
+    return EnumerateChunks(ingest, beam.ParDo(_PendingFn(ingest)))
+
+
+class _ComputeFn(StoreFn):
     def __init__(self, ingest: Ingest, counted: bool) -> None:
         super().__init__(ingest)
         self.counted = counted
 
     def setup(self) -> None:
         super().setup()
-        self.source = self.ingest.open_source()
+        self.source = self.run.open_source()
 
     def process(self, chunk: Chunk) -> Iterator[ChunkFeatures]:
-        given_up = self.counted and begin_attempt(self.store, self.ingest.geometry, chunk)
+        given_up = self.counted and begin_attempt(self.store, self.run.geometry, chunk)
         if given_up:
             yield failed_chunk(chunk, given_up)
             return
@@ -114,10 +120,10 @@ class ComputeFeatures(beam.PTransform):
         return chunks | "Compute" >> beam.ParDo(_ComputeFn(self.ingest, self.counted))
 
 
-class _WriteFn(_StoreFn):
+class _WriteFn(StoreFn):
     def process(self, result: ChunkFeatures) -> Iterator[ChunkResult]:
-        saved = save_result(self.store, self.ingest.geometry, result)
-        if saved.state == FAILED:
+        saved = save_result(self.store, self.run.geometry, result)
+        if saved.record.state == FAILED:
             _count(failed_chunks=1)
         if not result.failure:
             _time("write", saved.millis["write"])

@@ -135,7 +135,7 @@ def prepared(dataset: EmDataset) -> Ingest:
         meta = store.meta()
     if meta is None:
         raise ValueError(f"table {entry.l2cache_id} has no meta")
-    return Ingest(entry, meta, dataset.geometry, whole_box(dataset.geometry.grid), recompute=True)
+    return Ingest(entry, dataset.geometry, whole_box(dataset.geometry.grid), meta, recompute=True)
 
 
 class Clock:

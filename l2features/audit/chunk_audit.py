@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,7 +12,7 @@ import numpy as np
 from ..config.datasets import Dataset
 from ..config.reach import check_bigtable
 from ..core.chunks import ChunkBox, whole_box
-from ..core.errors import ConfigError, GraphError, StoreUnavailable, TableNotFound, VolumeError
+from ..core.errors import ConfigError, GraphError, StoreUnavailable, VolumeError
 from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import Ids, as_ids
 from ..core.schema import NAMES, SIZE
@@ -20,7 +20,7 @@ from ..ingest.agreement import check_geometry
 from ..ingest.compute import read_geometry
 from ..ingest.node_features import NodeSource
 from ..ingest.source import open_dataset_graph, open_source
-from ..ingest.steps import ATTEMPTS, GIVEN_UP, in_attempts, shards, time_of_graph
+from ..ingest.steps import ATTEMPTS, GIVEN_UP, ChunkRun, in_attempts, time_of_graph
 from ..store.base import Store, open_store
 
 REPAIR = "repair"
@@ -53,33 +53,19 @@ class ChunkAudit:
 
 
 @dataclass(frozen=True)
-class Audit:
-    """One run of the audit, small enough to send to every worker.
+class Audit(ChunkRun):
+    """One run of the audit.
 
     Without ``time`` every node that ever existed is expected, otherwise those that are valid at that time.
     ``counted`` limits the attempts at a repair, for runners that retry what kills a process.
     """
 
-    dataset: Dataset
-    geometry: Geometry
-    box: ChunkBox
     time: datetime | None = None
     repair: bool = False
     counted: bool = False
 
     def open_source(self) -> AuditSource:
         return AuditSource(self)
-
-    def open_store(self) -> Store:
-        return open_store(self.dataset.store, self.dataset.l2cache_id)
-
-    def shards(self) -> Iterator[tuple[int, int]]:
-        """Return parts of the order of chunks, as (first, last) positions."""
-        return shards(self.box)
-
-    def chunks(self, first: int, last: int) -> list[Chunk]:
-        """Return the chunks of a shard."""
-        return [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
 
 
 def prepare_audit(
@@ -97,11 +83,8 @@ def prepare_audit(
     time = None if timestamp is None else time_of_graph(dataset, timestamp)
     check_bigtable(dataset.store)
     check_bigtable(dataset.graph, GraphError)
-    store = open_store(dataset.store, dataset.l2cache_id)
-    try:
+    with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
         geometry = store.geometry()
-    finally:
-        store.close()
     if geometry is None or repair or dataset.graph_url == dataset.cv_path:
         with closing(open_source(dataset)) as source:
             geometry = geometry or read_geometry(dataset, source=source)
@@ -195,11 +178,6 @@ def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
 def recorded_state(store: Store, geometry: Geometry, chunk: Chunk) -> str:
     """Return the state of a chunk's ingest, or "" if it has none."""
     return str(store.chunk_states(as_ids([geometry.chunk_id(chunk)]))[0])
-
-
-def is_of_chunk(error: Exception) -> bool:
-    """Return whether an error concerns one chunk, and not the store as a whole."""
-    return not isinstance(error, (StoreUnavailable, TableNotFound))
 
 
 def _without(ids: Ids, others: Ids) -> Ids:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -11,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..core.errors import L2FeaturesError
+from ..core.errors import StoreUnavailable, TableNotFound
 from ..core.geometry import Chunk
 from ..core.times import format_time
 from ..ingest.found import table_is_empty
+from ..ingest.steps import failure_text
 from ..store.base import DONE, FAILED, Store
 from ..store.notes import AUDIT, note_content, put_note
-from .chunk_audit import Audit, AuditSource, ChunkAudit, audit_chunk, is_of_chunk, recorded_state
+from .chunk_audit import Audit, AuditSource, ChunkAudit, audit_chunk, recorded_state
 
 EXAMPLES = 20
 """Maximum number of ids, and of reasons, of each kind."""
@@ -25,7 +25,6 @@ NOTE, PART_NOTE = AUDIT, "audit_part"
 """Names of the notes for the last audit of the whole grid, and of a part of it."""
 MAX_REASON = 500
 MISSING_FILES = "{} chunks were ingested with missing files: ingest --retry-missing computes them again"
-logger = logging.getLogger(__name__)
 NOTHING_FOUND = "no file of the segmentation was ever found: check cv_path, mip and scale"
 
 
@@ -34,10 +33,8 @@ class AuditSummary:
     """Sums over chunks.
 
     Of ``chunks``, ``unaudited`` could not be audited; ``done``, ``failed`` and ``unrecorded`` count states of
-    their ingest, and ``files_missing`` done ones with missing files. ``nothing_found`` means that no file
-    of the whole grid was ever read. ``expected`` nodes are ``present`` (``empty`` of them are marked "could
-    not compute") or ``missing`` (``repaired`` of them now have a row). More rows are ``superfluous`` if the
-    graph never had their ids, or belong to nodes of ``other`` times. ``problems`` maps chunks and nodes to
+    their ingest. ``nothing_found`` means that no file of the whole grid was ever read. Other numbers are
+    those of `ChunkAudit`, where ``present`` are expected nodes only. ``problems`` maps chunks and nodes to
     the reason why they could not be audited or repaired.
     """
 
@@ -119,15 +116,10 @@ def audit_or_fail(source: AuditSource, chunk: Chunk) -> AuditSummary:
     """Audit a chunk. An error that only this chunk causes is its result; others are raised."""
     try:
         return AuditSummary.of(audit_chunk(source, chunk))
+    except (StoreUnavailable, TableNotFound):  # of the store as a whole
+        raise
     except Exception as error:
-        if not is_of_chunk(error):
-            raise
-        if isinstance(error, L2FeaturesError):
-            reason = str(error).removeprefix(f"chunk {chunk}: ")
-        else:
-            logger.error("chunk %s", chunk, exc_info=error)
-            reason = f"{type(error).__name__}: {error}"
-        return give_up(source.audit, source.store, chunk, reason)
+        return give_up(source.audit, source.store, chunk, failure_text(chunk, error))
 
 
 def open_audit(audit: Audit) -> Callable[[Chunk], AuditSummary]:

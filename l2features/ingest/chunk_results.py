@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..core.chunks import NO_FILES, FileCounts
-from ..core.errors import L2FeaturesError, StoreError
+from ..core.errors import StoreError
 from ..core.geometry import Chunk, Geometry
 from ..core.schema import FEATURES
 from ..store.base import FAILED, ChunkRecord, Store
@@ -22,6 +22,7 @@ from .steps import (
     Ingest,
     clear_attempts,
     compute_chunk,
+    failure_text,
     save_chunk,
     save_failure,
     save_given_up,
@@ -33,16 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 class ChunkResult(NamedTuple):
-    """The outcome of a chunk; ``millis`` is the time in each of `STEPS`, the rest is as in `ChunkRecord`."""
+    """The outcome of a chunk; ``millis`` is the time in each of `STEPS`."""
 
     chunk: Chunk
-    state: str
-    nodes: int
-    orphans: int
-    reason: str
+    record: ChunkRecord
     millis: Mapping[str, float]
-    files: FileCounts
-    saturated: Mapping[str, int]
 
 
 def failed_chunk(chunk: Chunk, reason: str) -> ChunkFeatures:
@@ -54,11 +50,8 @@ def compute_or_fail(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
     """Compute a chunk. Whatever its data cause is a failure of the chunk, not of the run."""
     try:
         return compute_chunk(source, chunk)
-    except L2FeaturesError as error:
-        return failed_chunk(chunk, str(error).removeprefix(f"chunk {chunk}: "))
     except Exception as error:
-        logger.exception("chunk %s", chunk)
-        return failed_chunk(chunk, f"{type(error).__name__}: {error}")
+        return failed_chunk(chunk, failure_text(chunk, error))
 
 
 def save_result(
@@ -79,8 +72,7 @@ def save_result(
     if record.state == FAILED:
         logger.error("chunk %s failed: %s", result.chunk, record.reason)
     millis = {} if result.failure else result.millis | {"write": (time.perf_counter() - start) * 1e3}
-    outcome = (record.state, record.nodes, record.orphans, record.reason)
-    return ChunkResult(result.chunk, *outcome, millis, record.files, record.saturated)
+    return ChunkResult(result.chunk, record, millis)
 
 
 def _save(store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool) -> ChunkRecord:
@@ -125,14 +117,15 @@ class Summary:
 
     def add(self, result: ChunkResult) -> None:
         """Add the outcome of a chunk."""
-        self.nodes += result.nodes
-        self.orphans += result.orphans
+        record = result.record
+        self.nodes += record.nodes
+        self.orphans += record.orphans
         self.millis.update(result.millis)
-        self.files = self.files.plus(result.files)
-        self.saturated.update(result.saturated)
-        if result.state == FAILED:
+        self.files = self.files.plus(record.files)
+        self.saturated.update(record.saturated)
+        if record.state == FAILED:
             self.n_failed += 1
             if len(self.failed) < MAX_REASONS:
-                self.failed[result.chunk] = result.reason
+                self.failed[result.chunk] = record.reason
         else:
             self.done += 1

@@ -61,10 +61,3 @@ def _describe(dataset: Dataset, graph: Graph) -> list[Described]:
             if (info := one.info()) is not None:
                 described.append(Described(url, info))
     return described
-
-
-def open_volume(dataset: Dataset) -> Volume:
-    """Open the segmentation of a data set. Raises as `open_source`."""
-    source = open_source(dataset)
-    source.close()
-    return source.volume

@@ -14,7 +14,14 @@ import tenacity
 from ..config.datasets import Dataset
 from ..config.reach import check_bigtable
 from ..core.chunks import ChunkBox, whole_box
-from ..core.errors import ConfigError, GraphError, StoreError, TableNotFound, VolumeError
+from ..core.errors import (
+    ConfigError,
+    GraphError,
+    L2FeaturesError,
+    StoreError,
+    TableNotFound,
+    VolumeError,
+)
 from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import Ids
 from ..core.saturation import likely_saturated, saturated_counts
@@ -37,18 +44,12 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ingest:
-    """One run of the batch ingest, small enough to send to every worker."""
+class ChunkRun:
+    """A run over the chunks of ``box``, small enough to send to every worker."""
 
     dataset: Dataset
-    meta: Meta
     geometry: Geometry
     box: ChunkBox
-    recompute: bool = False
-    retry_missing: bool = False
-
-    def open_source(self) -> ChunkSource:
-        return ChunkSource(self.dataset, self.geometry, self.meta.time)
 
     def open_store(self) -> Store:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
@@ -61,12 +62,28 @@ class Ingest:
         """Return the chunk ids of a shard."""
         return self.geometry.layout.chunk_id_array(self.box.positions(first, last))
 
+    def chunks(self, first: int, last: int) -> list[Chunk]:
+        """Return the chunks of a shard."""
+        return [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
+
+
+@dataclass(frozen=True)
+class Ingest(ChunkRun):
+    """One run of the batch ingest."""
+
+    meta: Meta
+    recompute: bool = False
+    retry_missing: bool = False
+
+    def open_source(self) -> ChunkSource:
+        return ChunkSource(self.dataset, self.geometry, self.meta.time)
+
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
         """Return the chunks of a shard to compute: all, or those that are not recorded as done.
 
         With ``retry_missing``, also those that are done but had missing files.
         """
-        chunks = [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
+        chunks = self.chunks(first, last)
         if self.recompute:
             return chunks
         chunk_ids = self.chunk_ids(first, last)
@@ -95,8 +112,7 @@ def prepare(
     """
     check_bigtable(dataset.store)
     check_bigtable(dataset.graph, GraphError)
-    store = open_store(dataset.store, dataset.l2cache_id)
-    try:
+    with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
         there = _existing_meta(store, dataset, create)
         with closing(open_source(dataset)) as source:
             geometry = read_geometry(dataset, there.geometry if there else None, source)
@@ -110,9 +126,7 @@ def prepare(
             store.create(meta)
         elif there != meta:
             store.stamp(meta)
-    finally:
-        store.close()
-    return Ingest(dataset, meta, geometry, box)
+    return Ingest(dataset, geometry, box, meta)
 
 
 def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
@@ -231,6 +245,14 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures, recorded
     if recorded:
         store.put_chunk(record, result.segments)
     return record
+
+
+def failure_text(chunk: Chunk, error: Exception) -> str:
+    """Return why a chunk failed; log the traceback of an unexpected error."""
+    if isinstance(error, L2FeaturesError):
+        return str(error).removeprefix(f"chunk {chunk}: ")
+    logger.error("chunk %s", chunk, exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:

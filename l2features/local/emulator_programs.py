@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from ..config.datasets import PUBSUB_VARIABLE
 from ..core.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
-IMAGE_SDK = "/google-cloud-sdk"
-"""Path of the SDK in Google's emulator image."""
 _USUAL_PLACES = (Path("/usr/lib/google-cloud-sdk"), Path("~/google-cloud-sdk"))
 HOW_TO_GET_JAVA = (
     "java is not on PATH, and the Pub/Sub emulator needs it: get it by `apt install default-jre-headless`, "
@@ -62,16 +59,12 @@ class EmulatorProgram:
         paths = (root / "platform" / self.in_platform for root in _sdks())
         return next((str(path) for path in paths if path.exists()), None)
 
-    def command(self, host: str, port: int, path: str | None = None) -> list[str]:
+    def command(self, host: str, port: int) -> list[str]:
         """Return the command that runs it in the foreground. Raises ConfigError where it is not installed."""
-        path = path or self.find()
+        path = self.find()
         if not path:
             raise ConfigError(self.how_to_get_it)
         return [path, *(flag.format(host=host, port=port) for flag in self.flags)]
-
-    def image_command(self, port: int) -> list[str]:
-        """Return the command that runs it in Google's image, on all interfaces."""
-        return self.command("0.0.0.0", port, f"{IMAGE_SDK}/platform/{self.in_platform}")
 
 
 BIGTABLE = EmulatorProgram(
@@ -108,15 +101,6 @@ def is_listening(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def wait_for_port(port: int, seconds: float = 20.0) -> None:
-    """Wait until a port of loopback accepts connections. Raises TimeoutError."""
-    deadline = time.monotonic() + seconds
-    while not is_listening(port):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no connection to {LOOPBACK}:{port} within {seconds:g} s")
-        time.sleep(0.02)
 
 
 def _sdks() -> list[Path]:

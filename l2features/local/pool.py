@@ -1,7 +1,6 @@
 """Chunks of a job on one machine, shared among worker processes.
 
-Each worker is a pebble pool of its own, because a process that is killed while it holds the lock of a shared
-pool stalls the other workers. A chunk whose worker died is retried; one that kills its workers is given up.
+A chunk whose worker died is retried; one that kills its workers is given up.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..core.geometry import Chunk
 from ..ingest.steps import ATTEMPTS, shards
 from ..store.base import Store
 from .processes import STOP_SIGNALS, handled
-from .worker import Worker, WorkerDied, attempt
+from .worker import Worker, WorkerDied, close_all
 
 MAX_EARLY_DEATHS = 3
 CHUNK_TIMEOUT_S = 1_200.0
@@ -93,10 +92,7 @@ class LocalRun(Generic[R]):
                         if worker.is_over:
                             self._advance(worker)
         finally:
-            for worker in self.workers:
-                worker.kill()
-            for worker in self.workers:
-                worker.close()
+            close_all(self.workers)
             self.store.close()
         return self.progress
 
@@ -173,10 +169,9 @@ _opened: dict[str, Callable[[Chunk], Any]] = {}
 """What this worker process does with a chunk."""
 
 
-def _open(open_worker: Callable[[], Callable[[Chunk], Any]]) -> tuple[None, str]:
-    _opened["run"], error = attempt(open_worker)
-    return None, error
+def _open(open_worker: Callable[[], Callable[[Chunk], Any]]) -> None:
+    _opened["run"] = open_worker()
 
 
-def _run(chunk: Chunk) -> tuple[Any, str]:
-    return attempt(lambda: _opened["run"](chunk))
+def _run(chunk: Chunk) -> Any:
+    return _opened["run"](chunk)

@@ -50,13 +50,3 @@ def handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler_before in before.items():
             signal.signal(number, handler_before)
-
-
-@contextmanager
-def blocked(*signals: signal.Signals) -> Iterator[None]:
-    """Block signals to this thread, and to the processes that it starts, for the duration of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

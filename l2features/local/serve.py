@@ -10,9 +10,8 @@ import signal
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import chain, islice
 from pathlib import Path
@@ -21,9 +20,9 @@ import click
 
 from ..config.datasets import ADDRESS, Dataset
 from ..config.reach import check_bigtable
+from ..core.chunks import centre_box, whole_box
 from ..core.errors import ConfigError, L2FeaturesError, TableNotFound
-from ..core.geometry import Chunk, Geometry
-from ..store.base import Store, open_store
+from ..store.base import open_store
 
 PACKAGE = "api"
 APP = f"{PACKAGE}.app:create_app()"
@@ -46,16 +45,20 @@ def check_port(bind: str) -> None:
     match = ADDRESS.fullmatch(bind)
     if not match or int(match[2]) > 65_535:
         raise ConfigError(f"address {bind!r}: expected HOST:PORT such as 127.0.0.1:4100")
-    host, port = match[1].strip("[]"), int(match[2])
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        bind_once(match[1].strip("[]"), int(match[2]))
     except OSError as error:
         raise L2FeaturesError(
             f"cannot listen at {bind}: {error.strerror}; choose another with --bind"
         ) from error
+
+
+def bind_once(host: str, port: int) -> None:
+    """Bind a port for a moment. Raises OSError where that is not possible."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
 
 
 def run_server(path: Path, environment: Mapping[str, str]) -> None:
@@ -134,15 +137,22 @@ def table_problem(dataset: Dataset) -> str | None:
 
 def _is_up(url: str, server: int) -> bool:
     """Wait until the server answers; return False where it ends or takes too long."""
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     until = time.monotonic() + UP_AFTER_S
     while os.getppid() == server and time.monotonic() < until:
-        try:
-            with direct.open(url, timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
+        if answers(url):
+            return True
+        time.sleep(0.1)
     return False
+
+
+def answers(url: str) -> bool:
+    """Return whether a server of this machine answers a GET with status 200."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int] | None:
@@ -161,7 +171,11 @@ def _node_of(dataset: Dataset, until: float) -> int | None:
         geometry = store.geometry()
         if geometry is None:
             return None
-        for chunk_id in chain(_recorded(store), _some_chunks(geometry)):
+        records = islice(store.chunk_records(), RECORDS_READ)
+        recorded = [record.chunk_id for record in records if record.nodes][:CHUNKS_TRIED]
+        boxes = centre_box(geometry.grid), whole_box(geometry.grid)
+        some = [geometry.layout.chunk_id_array(box.positions(0, CHUNKS_TRIED)).tolist() for box in boxes]
+        for chunk_id in chain(recorded, *some):
             if time.monotonic() > until:
                 return None
             rows = store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id), ("size_nm3",))
@@ -169,20 +183,3 @@ def _node_of(dataset: Dataset, until: float) -> int | None:
             if len(real):
                 return int(real[0])
     return None
-
-
-def _recorded(store: Store) -> list[int]:
-    """Return the first recorded chunks with nodes."""
-    records = islice(store.chunk_records(), RECORDS_READ)
-    return [record.chunk_id for record in records if record.nodes][:CHUNKS_TRIED]
-
-
-def _some_chunks(geometry: Geometry) -> Iterator[int]:
-    """Yield chunks spread over the grid, the middle one first."""
-    middle = tuple(n // 2 for n in geometry.grid)
-    size = max(1, round(geometry.n_chunks / CHUNKS_TRIED))
-    for number in range(0, geometry.n_chunks, size):
-        x, rest = divmod(number, geometry.grid[1] * geometry.grid[2])
-        y, z = divmod(rest, geometry.grid[2])
-        chunk = [(a + b) % n for a, b, n in zip((x, y, z), middle, geometry.grid, strict=True)]
-        yield geometry.chunk_id(Chunk(*chunk))

@@ -41,10 +41,6 @@ class Place:
         return {BIGTABLE.variable: self.bigtable, PUBSUB.variable: self.pubsub}
 
 
-CONTAINERS = Place("/data", "bigtable:8086", "pubsub:8085", "0.0.0.0:8080")
-"""The place of compose.yaml's containers."""
-
-
 @dataclass(frozen=True)
 class Service:
     """A command and its dependencies; whoever starts it resolves ``python`` and ``l2features``."""

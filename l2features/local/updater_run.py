@@ -32,7 +32,7 @@ from ..updates.backoff import Backoff
 from ..updates.recorder import Flusher, open_recorder
 from ..updates.updater import Update, Updater
 from .processes import STOP_SIGNALS, handled
-from .worker import Worker, WorkerDied, attempt, report_progress
+from .worker import Worker, WorkerDied, close_all, report_progress
 
 BATCH_WAIT_S = 0.2
 """How long the first message of a batch waits for others."""
@@ -94,10 +94,7 @@ class Supervisor:
                         raise self.intake.failure
             finally:
                 self.intake.stop()
-                for worker in self.workers:
-                    worker.kill()
-                for worker in self.workers:
-                    worker.close()
+                close_all(self.workers)
                 self.intake.close()
                 self._report(flusher, final=True)
 
@@ -284,13 +281,13 @@ def _opened(setup: Setup) -> tuple[Updater, DeadLetters]:
     return setup.update.open(), open_dead_letters(setup.dead_letters)
 
 
-def _open(setup: Setup) -> tuple[None, str]:
+def _open(setup: Setup) -> None:
     """Load compiled code, and open what all batches use."""
     kernel.warm_up()
     decoded.warm_up()
-    return attempt(lambda: _opened(setup) and None)
+    _opened(setup)
 
 
-def _apply(setup: Setup, deliveries: Sequence[Delivery]) -> tuple[list[MessageResult] | None, str]:
+def _apply(setup: Setup, deliveries: Sequence[Delivery]) -> list[MessageResult]:
     updater, letters = _opened(setup)
-    return attempt(lambda: apply_batch(updater, deliveries, letters, report_progress))
+    return apply_batch(updater, deliveries, letters, report_progress)

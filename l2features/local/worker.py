@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -21,7 +22,7 @@ from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
 from ..core.errors import L2FeaturesError
-from .processes import STOP_SIGNALS, blocked, exit_reason, follow
+from .processes import STOP_SIGNALS, exit_reason, follow
 
 PICKUP_TIMEOUT_S = 30.0
 """A process that has not received its task after so long is stopped, and is killed."""
@@ -35,8 +36,11 @@ class _Process(SpawnProcess):
     """A process that blocks the signals that stop a job: its parent decides when it stops."""
 
     def start(self) -> None:
-        with blocked(*STOP_SIGNALS):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
             super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def terminate(self) -> None:
         """Kill the process, as it blocks SIGTERM."""
@@ -72,11 +76,11 @@ class Worker:
         start = (os.getpid(), self._progress)
         self._pool = ProcessPool(1, initializer=_start, initargs=start, context=self._context)
 
-    def schedule(self, task: Callable[..., tuple[Any, str]], *arguments: object, work: Any = None) -> None:
-        """Run a task, which returns a result and the message of an error (`attempt`)."""
+    def schedule(self, task: Callable[..., Any], *arguments: object, work: Any = None) -> None:
+        """Run a task."""
         self.work, self._since, future = work, time.monotonic(), Future[tuple[Any, str]]()
         with suppress(RuntimeError):  # the process died while it was idle: `result` raises
-            future = self._pool.schedule(task, arguments)
+            future = self._pool.schedule(_attempt, (task, *arguments))
             future.add_done_callback(lambda _: self._on_done())
         self.future = future
 
@@ -86,7 +90,7 @@ class Worker:
         return bool(self.future and self.future.done()) or not self._pool.active
 
     def result(self) -> tuple[Any, str]:
-        """Return the result and the error of the ended task. Raises WorkerDied."""
+        """Return the result of the ended task, and the message of its error or "". Raises WorkerDied."""
         future, self.future = self.future, None
         try:
             if future is None or not future.done():
@@ -126,6 +130,14 @@ class Worker:
         self._pool.join()
 
 
+def close_all(workers: Sequence[Worker]) -> None:
+    """Kill all processes, and then wait for their ends."""
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.close()
+
+
 # ------------------------------------------------------------------ in the worker process
 _shared: dict[str, Any] = {}
 """``progress``: the time of the latest progress, in memory shared with the parent."""
@@ -143,10 +155,10 @@ def report_progress() -> None:
     _shared["progress"].value = time.monotonic()
 
 
-def attempt(do: Callable[[], Any]) -> tuple[Any, str]:
+def _attempt(task: Callable[..., Any], *arguments: object) -> tuple[Any, str]:
     """Return a result, or the message of an error: not every exception can be pickled."""
     try:
-        return do(), ""
+        return task(*arguments), ""
     except L2FeaturesError as error:
         return None, str(error)
     except Exception:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 
-from ..local.emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, wait_for_port
+from ..local.emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_listening
 
-__all__ = ["free_port", "wait_for_port"]
+__all__ = ["free_port"]
 HOW_TO_GET_IT, HOW_TO_GET_PUBSUB = BIGTABLE.how_to_get_it, PUBSUB.how_to_get_it
 find_emulator, find_pubsub_emulator = BIGTABLE.find, PUBSUB.find
+
+
+def wait_for_port(port: int, seconds: float = 20.0) -> None:
+    """Wait until a port of loopback accepts connections. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not is_listening(port):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no connection to {LOOPBACK}:{port} within {seconds:g} s")
+        time.sleep(0.02)
 
 
 class Emulator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from cloudvolume.chunks import encode
 from cloudvolume.datasource.precomputed.common import compressed_morton_code
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
+from ..config.datasets import Dataset
 from ..core.geometry import Geometry
 from ..core.ids import IdLayout
+from ..ingest.source import open_source
+from ..volume import Volume
 
 SHAPE, STEP = (64, 64, 32), (32, 32, 32)
 GEOMETRY = Geometry((16.0, 16.0, 40.0), (0, 0, 0), SHAPE, (64, 64, 32), IdLayout({2: 10}))
@@ -144,3 +147,9 @@ def edit_info(folder: Path, **changes: Any) -> None:
         target = info["scales"][0] if key in info["scales"][0] else info
         target[key] = value
     path.write_text(json.dumps(info))
+
+
+def open_volume(dataset: Dataset) -> Volume:
+    """Open the segmentation of a data set, compared with its graph."""
+    with closing(open_source(dataset)) as source:
+        return source.volume

@@ -12,8 +12,8 @@ import pytest
 from l2features.cli.report import served_rows
 from l2features.config.datasets import load_dataset
 from l2features.core.geometry import Chunk
-from l2features.ingest.source import open_volume
 from l2features.store.base import DONE, FAILED, ChunkRecord
+from l2features.testing.layers import open_volume
 from l2features.testing.stores import STORE_URL, open_table
 from tests.support.command import run
 from tests.support.jobs import Recordings, dataset_file

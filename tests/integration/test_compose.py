@@ -13,10 +13,13 @@ from compose_spec.models import ComposeSpecification, Service
 
 from api.config import Settings
 from l2features.local.emulator_programs import BIGTABLE, PUBSUB
-from l2features.local.services import CONTAINERS, services
+from l2features.local.services import Place, services
 from tests.support.jobs import ROOT
 
 COMPOSE = ROOT / "compose.yaml"
+CONTAINERS = Place("/data", "bigtable:8086", "pubsub:8085", "0.0.0.0:8080")
+IMAGE_SDK = "/google-cloud-sdk"
+"""Path of the SDK in Google's emulator image."""
 
 
 def test_the_containers_run_what_up_runs() -> None:
@@ -36,7 +39,9 @@ def test_the_containers_run_what_up_runs() -> None:
     for program, address in ((BIGTABLE, CONTAINERS.bigtable), (PUBSUB, CONTAINERS.pubsub)):
         host, _, port = address.partition(":")
         assert host == program.name
-        assert written[program.name]["command"] == program.image_command(int(port))
+        flags = [flag.format(host="0.0.0.0", port=port) for flag in program.flags]
+        path = f"{IMAGE_SDK}/platform/{program.in_platform}"
+        assert written[program.name]["command"] == [path, *flags]
         assert f"/dev/tcp/127.0.0.1/{port}" in written[program.name]["healthcheck"]["test"][-1]
 
 

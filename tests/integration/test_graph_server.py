@@ -20,11 +20,12 @@ from l2features.core.ids import as_ids
 from l2features.graph.graphene import cloudpath
 from l2features.ingest.compute import ChunkSource, read_geometry
 from l2features.ingest.node_features import NodeSource
-from l2features.ingest.source import open_dataset_graph, open_volume
+from l2features.ingest.source import open_dataset_graph
 from l2features.ingest.steps import prepare
 from l2features.testing.emulators import Emulator
 from l2features.testing.graph_server import GraphServer, read_recorded, write_layer
 from l2features.testing.graph_tables import meta_table
+from l2features.testing.layers import open_volume
 
 T0 = datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 TABLE = "fixture_v2"

@@ -100,9 +100,9 @@ def test_long_work_leaves_a_worker_to_others(pubsub: PubSubEmulator, tmp_path: P
     intake.close()
 
 
-def echo(data: bytes) -> tuple[bytes, str]:
+def echo(data: bytes) -> bytes:
     """A task."""
-    return data, ""
+    return data
 
 
 def test_a_stopped_worker_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

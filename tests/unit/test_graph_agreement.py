@@ -15,11 +15,11 @@ from l2features.core.geometry import Chunk, Geometry
 from l2features.ingest.agreement import differ
 from l2features.ingest.compute import read_geometry
 from l2features.ingest.node_features import NodeSource
-from l2features.ingest.source import open_volume
 from l2features.ingest.steps import prepare
 from l2features.store.base import Meta, open_store
 from l2features.testing.emulators import Emulator
 from l2features.testing.graph_tables import GEOMETRY, meta_table, params_table, put_rows, write_scales
+from l2features.testing.layers import open_volume
 
 T0 = "2026-11-21 00:27:44"
 

@@ -51,7 +51,9 @@ def test_the_pipeline_gives_it_up_and_does_the_others(ingest: Ingest, config: Pa
     lost = lose(store, OTHER, 2)
     with beam.Pipeline("FnApiRunner") as pipeline:
         outcomes = build(pipeline, ingest, beam.Create([CHUNK, OTHER]), counted=True)
-        states = outcomes | beam.Map(lambda result: (tuple(result.chunk), result.state, result.reason))
+        states = outcomes | beam.Map(
+            lambda result: (tuple(result.chunk), result.record.state, result.record.reason)
+        )
         assert_that(states, equal_to([(tuple(CHUNK), FAILED, GIVEN_UP), (tuple(OTHER), DONE, "")]))
     assert store.read(lost).found.all()
     assert begin_attempt(store, ingest.geometry, OTHER) == ""

@@ -17,7 +17,7 @@ from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout
 from l2features.graph.graphene import GrapheneGraph
 from l2features.ingest.compute import read_geometry
-from l2features.ingest.source import open_volume
+from l2features.testing.layers import open_volume
 from l2features.volume import Volume
 from tests.support.jobs import Recordings, dataset_file
 

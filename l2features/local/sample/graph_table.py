@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,19 +49,10 @@ class SampleTable:
 
     def create(self) -> bool:
         """Create the table; return False where it exists."""
-        from google.api_core.exceptions import AlreadyExists
-        from google.cloud import bigtable
-        from google.cloud.bigtable.column_family import MaxVersionsGCRule
+        from ...store.bigtable.calls import create_table
 
-        project, instance, name = self._path
-        families = {"0": None, "1": MaxVersionsGCRule(1), "2": None, "3": None, "4": None}
         with self._errors():
-            try:
-                client = bigtable.Client(project=project, admin=True)
-                client.instance(instance).table(name).create(column_families=families)
-            except AlreadyExists:
-                return False
-        return True
+            return create_table(*self._path, DEADLINE_S)
 
     def marks(self) -> dict[bytes, bytes]:
         """Return the columns of the mark; empty where this is not a sample's graph."""
@@ -97,10 +88,12 @@ class SampleTable:
             row = self._table.read_modify_write_row(counter, IncrementRule(*_COUNTER, count))
         return int.from_bytes(row.cells[0].value, "big")
 
-    def counted(self, counter: bytes) -> bool:
-        """Return whether a counter was ever used."""
+    def take_once(self, counter: bytes, count: int) -> None:
+        """Reserve the first ``count`` numbers of a counter, unless an earlier attempt did."""
         with self._errors():
-            return self._table.read_row(counter) is not None
+            used = self._table.read_row(counter) is not None
+        if count and not used:
+            self.take(counter, count)
 
     def new_nodes(self, chunk_id: int, count: int) -> list[int]:
         """Reserve ids for a chunk's new L2 nodes."""
@@ -162,8 +155,7 @@ def make_graph(sample: Sample, watershed: str) -> bool:
 
     Raises ConfigError for a table with other contents, and GraphError.
     """
-    table = SampleTable(str(sample.graph))
-    try:
+    with closing(SampleTable(str(sample.graph))) as table:
         title = sample.title.encode()
         if table.create():
             table.set(_MARK, _TITLE, title)
@@ -178,8 +170,6 @@ def make_graph(sample: Sample, watershed: str) -> bool:
         table.put(_first_cells(table, sample))
         table.set(_MARK, _COMPLETE, b"1")
         return True
-    finally:
-        table.close()
 
 
 def open_sample_table(url: str) -> SampleTable:
@@ -207,13 +197,8 @@ def _first_cells(table: SampleTable, sample: Sample) -> Iterator[Cell]:
         for number, (owner, supervoxels) in enumerate(sorted(own.items()), 1):
             nodes[owner].append(chunk_id + number)
             yield from node_cells(chunk_id + number, as_ids(supervoxels), ms)
-        _take_once(table, node_counter(chunk_id), len(own))
+        table.take_once(node_counter(chunk_id), len(own))
     layers = n_layers(geometry)
     for number, (_, of_root) in enumerate(sorted(nodes.items()), 1):
         yield from node_cells(root_id(layers, number), as_ids(of_root), ms)
-    _take_once(table, root_counter(layers), len(nodes))
-
-
-def _take_once(table: SampleTable, counter: bytes, count: int) -> None:
-    if count and not table.counted(counter):
-        table.take(counter, count)
+    table.take_once(root_counter(layers), len(nodes))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 
 from ...config.reach import check_pubsub
 from ...core.errors import ConfigError, L2FeaturesError
-from ...pubsub.topic import Topic
+from ...pubsub.topic import TOPIC, Topic
 
 EDITS, MISSING = "pychunkedgraph", "l2cache"
 SUBSCRIPTIONS = {EDITS: "edits", MISSING: "missing"}
 """Each topic's subscription, the most urgent first."""
 ACK_S = 10
 TIMEOUT_S = 30.0
-_TOPIC = re.compile(r"projects/[^/]+/topics/[^/]+")
 
 
 class TopicError(L2FeaturesError):
@@ -31,7 +29,7 @@ def subscription_paths(project: str) -> list[str]:
 
 def check_topic(topic: Topic) -> None:
     """Raise ConfigError for an invalid path, TopicError and PublishError for a topic that cannot be used."""
-    if not _TOPIC.fullmatch(topic.path):
+    if not TOPIC.fullmatch(topic.path):
         raise ConfigError(f"topic {topic.path!r}: expected projects/PROJECT/topics/NAME")
     check_pubsub(f"topic {topic.path}", TopicError)
     topic.check()

@@ -231,10 +231,7 @@ class BigtableStore(Store):
         except BadAnswer as error:
             raise StoreError(f"{self._where}: {error}") from error
         except _GOOGLE_ERRORS as error:
-            raise self._error(error) from error
-
-    def _error(self, error: BaseException) -> StoreError:
-        if any(isinstance(cause, NotFound) for cause in causes(error)):
-            return TableNotFound(f"{self._where}: not found")
-        kind = StoreUnavailable if unavailable(error) else StoreError
-        return kind(f"{self._where}: {reason(error)}")
+            if any(isinstance(cause, NotFound) for cause in causes(error)):
+                raise TableNotFound(f"{self._where}: not found") from error
+            kind = StoreUnavailable if unavailable(error) else StoreError
+            raise kind(f"{self._where}: {reason(error)}") from error

@@ -65,8 +65,11 @@ def open_table(project: str, instance: str, table: str, *, deadline_s: float | N
     return _Client(project=project).get_table(instance, table, **options)
 
 
-def create_table(project: str, instance: str, name: str, timeout_s: float) -> None:
-    """Create a table; an existing one stays as it is. Raises GoogleAPIError or GoogleAuthError."""
+def create_table(project: str, instance: str, name: str, timeout_s: float) -> bool:
+    """Create a table; an existing one stays as it is, which returns False.
+
+    Raises GoogleAPIError or GoogleAuthError.
+    """
     with closing(bigtable.Client(project=project, admin=True)) as admin, suppress(AlreadyExists):
         place = admin.instance(instance)
         table = place.table(name)
@@ -74,6 +77,8 @@ def create_table(project: str, instance: str, name: str, timeout_s: float) -> No
         admin.table_admin_client.create_table(
             parent=place.name, table_id=name, table={"column_families": families}, timeout=timeout_s
         )
+        return True
+    return False
 
 
 def is_transient(error: BaseException) -> bool:
