@@ -15,7 +15,7 @@ from tests.support.audit_job import run_audit
 from tests.support.elsewhere import site_packages
 from tests.support.ingest_jobs import N_CHUNKS, N_MANY, done_chunks, start, table_bytes, wait_until
 from tests.support.jobs import ROOT, dataset_file, run_ingest
-from tests.support.portable import Cluster
+from tests.support.portable import Cluster, cluster, python  # noqa: F401 (fixtures)
 from tests.support.recorder import IS_SENT, LOADS, READS
 
 

@@ -14,7 +14,11 @@ from l2features.audit.summary import NOTE, PART_NOTE, AuditSummary, read_audit
 from l2features.core.ids import as_ids
 from l2features.store.base import FAILED, ChunkRecord
 from l2features.testing.stores import open_table
-from tests.support.audit_job import T0, run_audit
+from tests.support.audit_job import (
+    T0,
+    at_t0,  # noqa: F401 (fixtures)
+    run_audit,
+)
 from tests.support.ingest_jobs import open_sample
 from tests.support.jobs import ROOT, Recordings, all_rows, dataset_file, run_ingest
 from tests.support.recordings import check_values, valid_at_t0

@@ -38,6 +38,7 @@ from tests.support.operations import (
     TIME,
     WRITTEN,
     blocks,
+    calls,  # noqa: F401 (fixtures)
     completions,
     of_program,
     values,

@@ -23,10 +23,12 @@ from l2features.testing.stores import INSTANCE, PROJECT, open_table
 from l2features.updates.updater import Update
 from tests.support.jobs import Recordings
 from tests.support.recordings import check_values
-from tests.support.update_replay import (
+from tests.support.update_replay import (  # noqa: F401 (fixtures)
     EDIT,
     MISSING,
     Evil,
+    at_t0,
+    config,
     edit,
     named,
     record,
