@@ -89,8 +89,11 @@ def _pieces(request: Request, limit: int) -> Iterator[bytes]:
 def discard_rest(request: Request, limit: int) -> None:
     """Read the part of a body that an early answer left unread.
 
-    gunicorn resets a connection with more than 64 KiB unread, and nginx would lose the answer.
+    gunicorn resets a connection with more than 64 KiB unread, and nginx would lose the answer. A body that is
+    announced as longer than ``limit`` does not come from nginx, and is not waited for.
     """
+    if (request.content_length or 0) > limit:
+        return
     with suppress(OSError, ParseException):  # the client is gone, or its body was refused
         for _ in range(limit // PIECE + 1):
             if not request.stream.read(PIECE):
