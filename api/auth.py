@@ -122,7 +122,7 @@ def without_secrets(url: str) -> str:
 class _Service:
     """The authentication service: lookups with a deadline, and a TTL cache of its answers. Thread-safe.
 
-    A lookup runs in a thread of its own, so that nothing (a name server, a dripping answer) keeps a request
+    A lookup runs in a thread of its own, so that nothing (slow DNS, a slow response) keeps a request
     beyond its deadline. Requests with the same question wait for the same lookup.
     """
 

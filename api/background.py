@@ -21,7 +21,7 @@ def in_background(function: Callable[[], T]) -> Future[T]:
     def run() -> None:
         try:
             future.set_result(function())
-        except Exception as error:  # the future hands it on
+        except Exception as error:  # the future re-raises it
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -52,7 +52,7 @@ def requested_ids(request: Request, settings: Settings) -> Ids:
 
 
 def received(request: Request, settings: Settings) -> bytearray:
-    """Return the body, gunzipped where it says so, as one buffer. Raises ApiError."""
+    """Return the body as one buffer, gunzipped if its Content-Encoding is gzip. Raises ApiError."""
     limit = settings.max_body_bytes
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", ""):

@@ -28,7 +28,7 @@ from .recent import RecentIds
 PENDING_IDS, PENDING_MESSAGES = 1_000_000, 10_000
 """Maximum ids (of 8 bytes) and messages that are queued or in flight."""
 BATCH = BatchSettings(max_messages=1_000, max_bytes=5 << 20, max_latency=0.5)
-"""One request. In an outage, every request that waits takes a thread: at most two each second."""
+"""Limits of one publish request. In an outage each waiting request takes a thread: at most two a second."""
 RETRY_AFTER_S, TIMEOUT_S, LOG_EVERY_S = 5.0, 30.0, 10.0
 _PROJECT = r"[A-Za-z0-9][-.:A-Za-z0-9]*"
 _NAME = r"(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}"
@@ -146,7 +146,7 @@ class MissingIds:
                 self._retry_at = time.monotonic() + self._retry_after_s
             elif recovered:
                 fields = {"topic": self.topic, "ids": self._unlogged}
-                logger.info("missing ids are published again; %d more were not", self._unlogged, extra=fields)
+                logger.info("publishing recovered: %d more ids were not sent", self._unlogged, extra=fields)
                 self._unlogged = 0
         if error:
             self._report(len(ids), reason)

@@ -176,7 +176,7 @@ class Read:
         try:
             return self.reader.wait(answer, self.names, self.seconds, self.with_status)
         except StoreUnavailable as error:
-            log.warning("waiting ends", extra={"dataset": self.served.name, "error": str(error)})
+            log.warning("wait ended early", extra={"dataset": self.served.name, "error": str(error)})
             return answer
 
     def response(self, answer: Answer) -> Response:

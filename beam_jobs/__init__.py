@@ -1,1 +1,1 @@
-"""The Beam jobs; every one stands on ``l2features``, where what they do is written and tested."""
+"""Apache Beam jobs: thin pipelines around ``l2features``, which contains the tested logic."""

@@ -48,7 +48,7 @@ def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 class Switch(NamedTuple):
     """A flag that sets the boolean option ``option`` to ``on``, and with ``=false`` to the opposite.
 
-    ``bare`` says that Beam takes the flag without a value.
+    ``bare``: whether Beam takes the flag without a value.
     """
 
     option: str
@@ -68,8 +68,8 @@ def beam_parser() -> argparse.ArgumentParser:
 def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
     """Return the flags of a parser that set a boolean option.
 
-    Some store True or False, some have a ``--no-`` spelling, and some store their value as text, to which
-    ``false`` is as true as any other (``--dry_run``).
+    Some store True or False, some have a ``--no-`` spelling, and some store their value as text, for which
+    ``false`` is truthy (``--dry_run``).
     """
     found = {}
     for action in actions(parser):
@@ -130,7 +130,7 @@ def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     """Return Beam's options; a boolean one has the value that was given last.
 
-    Put defaults before what is given. ``--flag=false`` also turns off what Beam has no such flag for.
+    Put defaults before the given flags. ``--flag=false`` also works if Beam has no flag that turns it off.
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 

@@ -79,7 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
-    """Path of a recording; the test is skipped, with a reason, where the recordings are not there."""
+    """Path of a recording; the test is skipped, with a reason, if the recordings are missing."""
 
     def path(name: str) -> Path:
         if not shared_folder().is_dir():

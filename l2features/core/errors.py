@@ -12,7 +12,7 @@ class L2FeaturesError(Exception):
 
 
 class ConfigError(L2FeaturesError):
-    """A data sets file, an option or a URL says something that cannot be used."""
+    """A data sets file, an option or a URL has an invalid value."""
 
 
 class VolumeError(L2FeaturesError):
@@ -20,19 +20,19 @@ class VolumeError(L2FeaturesError):
 
 
 class VolumeUnavailable(VolumeError):
-    """A segmentation cannot be reached, or refuses access: the same call may succeed later."""
+    """A segmentation cannot be reached, or refuses access: a transient error."""
 
 
 class GraphError(L2FeaturesError):
-    """A graph cannot be opened, or gives an answer that cannot be right."""
+    """A graph cannot be opened, or returns an invalid answer."""
 
 
 class GraphUnavailable(GraphError):
-    """A graph cannot be reached, or refuses access: the same call may succeed later."""
+    """A graph cannot be reached, or refuses access: a transient error."""
 
 
 class StoreError(L2FeaturesError):
-    """A store cannot be reached, or does not hold what it should."""
+    """A store cannot be reached, or its content is malformed."""
 
 
 class UnknownFormat(StoreError):
@@ -40,7 +40,7 @@ class UnknownFormat(StoreError):
 
 
 class StoreUnavailable(StoreError):
-    """A store cannot be reached, or did not answer in time: the same call may succeed later."""
+    """A store cannot be reached, or did not answer in time: a transient error."""
 
 
 class TableNotFound(StoreError):
@@ -48,7 +48,7 @@ class TableNotFound(StoreError):
 
 
 class TableExists(StoreError):
-    """The table is there already, with another meta."""
+    """The table exists, with another meta."""
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Transient and permanent errors: one table for graphs, volumes and stores.
 
-A transient error is about the moment: a service is away, busy, or refuses access for now. The same call may
-succeed later, so it is worth repeating for a long time. A permanent error is about the data or the
+A transient error passes by itself: a service is down, busy, or refuses access for now. The same call may
+succeed later, so it is retried for a long time. A permanent error is about the data or the
 configuration: a table is missing, an answer contradicts itself, a file cannot be decoded.
 """
 
@@ -60,7 +60,7 @@ def has_transient_cause(error: BaseException) -> bool:
 
 
 def _verdict(error: BaseException) -> bool | None:
-    """Return whether an error is transient; None where its type does not tell."""
+    """Return whether an error is transient; None if its type does not decide."""
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
     if names & _TRANSIENT_NAMES:
         return not isinstance(error, ValueError)

@@ -56,9 +56,9 @@ class Graph(ABC):
     """
 
     pattern: ClassVar[re.Pattern[str]]
-    """What a data set's key ``graph`` may hold."""
+    """Pattern of valid values of a data set's key ``graph``."""
     expected: ClassVar[str]
-    """The same in words."""
+    """The same as text for error messages."""
 
     def __init__(self, url: str, open_table: OpenTable) -> None:
         self.url = url
@@ -105,7 +105,7 @@ class Graph(ABC):
 
 
 class Mapped(NamedTuple):
-    """L2 id of each supervoxel (0: none), how many have none, and errors for answers that cannot be right."""
+    """L2 id of each supervoxel (0: none), how many have none, and errors for invalid answers."""
 
     l2_ids: Ids
     orphans: int
@@ -117,7 +117,7 @@ def map_supervoxels(
 ) -> Mapped:
     """Return the checked L2 ids of a chunk's supervoxels: of layer 2, and of this chunk.
 
-    An answer that cannot be right becomes 0 and an error. A supervoxel that is its own parent has none.
+    An invalid answer becomes 0 and an error. A supervoxel that is its own parent has none.
     """
     l2_ids = graph.l2_ids(geometry, chunk, supervoxels, time)
     orphan = (l2_ids == 0) | (l2_ids == supervoxels)

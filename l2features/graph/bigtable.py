@@ -35,7 +35,7 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 class BigtableGraph(Graph):
     """Children are raw in PyChunkedGraph 1 and compressed with zstd in 2; all else is the same.
 
-    Rows of nodes are never removed, and do not tell when a node was superseded. The nodes that are valid at a
+    Rows of nodes are never removed, and lack the time a node was superseded. The nodes that are valid at a
     time are the parents of the chunk's supervoxels, which are one range of rows: of each, the newest cell
     that is not younger than the time counts.
     """
@@ -187,7 +187,7 @@ def graph_errors(url: str) -> Iterator[None]:
 def decode_children(cell: bytes, most: int) -> Ids:
     """Return the supervoxels in a cell ``children``, at most ``most`` of them.
 
-    A raw cell never begins like compressed data: its chunk would need four thousand million supervoxels.
+    A raw cell never begins like compressed data: its chunk would need four billion supervoxels.
 
     Raises:
         ValueError: the cell is neither raw ids nor compressed ones.

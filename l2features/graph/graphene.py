@@ -26,11 +26,11 @@ API_VERSION = 1
 REQUESTS = 8
 """Concurrent requests to a server."""
 TIMEOUT_S = (10.0, 60.0)
-"""Of a connection, and of its answer."""
+"""Time limits, in seconds: to connect, and to receive an answer."""
 LIST_TIMEOUT_S = (10.0, 300.0)
-"""Of a list of a whole chunk."""
+"""The same for a list of a whole chunk."""
 FEW = 64
-"""Up to so many nodes of a chunk are requested one by one, more by a list of the whole chunk."""
+"""Up to this many nodes of a chunk are requested one by one; more need a list of the whole chunk."""
 _PATHS = re.compile(r"/*(\w+)/(?:table|[\d.]+|api/v[\d.]+(?:/table)?)/([\w.-]+)")
 """``segmentation`` and the table, in ``…/table/T``, ``…/1.0/T``, ``…/api/v1/T`` and ``…/api/v1/table/T``."""
 
@@ -38,7 +38,7 @@ _PATHS = re.compile(r"/*(\w+)/(?:table|[\d.]+|api/v[\d.]+(?:/table)?)/([\w.-]+)"
 class GrapheneGraph(Graph):
     """cloud-volume opens the server and maps supervoxels; requests reads nodes and children.
 
-    The server lists a chunk's nodes and their supervoxels without telling valid nodes from superseded ones:
+    The server lists a chunk's nodes and their supervoxels, and does not mark superseded nodes:
     the valid ones are found by mapping these supervoxels.
     """
 

@@ -25,7 +25,7 @@ class ChunkFeatures:
     """The features of a chunk's nodes, sorted by id, and how they came about; or a failure.
 
     ``failure`` is why the chunk could not be computed. ``segments`` is the segment of each node of a data set
-    without a graph; ``errors`` says which supervoxels the graph gave a wrong answer for; ``millis`` is the
+    without a graph; ``errors`` names supervoxels for which the graph's answer is invalid; ``millis`` is the
     time in read, map and compute.
     """
 

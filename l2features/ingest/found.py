@@ -18,7 +18,7 @@ BATCH_RECORDS = 10_000
 
 
 def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
-    """Sum the files of a box in which every chunk is done, and of whose files none was read; else None.
+    """Return the sum of a box's files if every chunk is done and no file was read; else None.
 
     A chunk whose record counts no file, as those of older versions, may have been read: then the answer is
     None. A box with one complete chunk costs one read of the store.

@@ -92,6 +92,6 @@ class NodeSource:
 
 
 def _without_hollow(features: np.ndarray) -> tuple[np.ndarray, Ids]:
-    """The features of nodes that have a voxel, and the ids of those that have none."""
+    """Return the features of nodes with voxels, and the ids of nodes without."""
     hollow = features[SIZE] == 0
     return features[~hollow], as_ids(features["label"][hollow])

@@ -1,6 +1,6 @@
 """How fast an ingest works: chunks and nodes recorded in its last ten minutes.
 
-A record says when its chunk was done, not when it was begun. Hence the start of the latest run is kept with
+A record has the end of its chunk's computation, not its start. So the start of the latest run is kept with
 the table: the time before its first record counts too, and bursts of records make no false rate.
 """
 
@@ -18,7 +18,7 @@ from ..store.notes import Time, put_note, read_note
 RATE_WINDOW = timedelta(minutes=10)
 SHORTEST_WINDOW = timedelta(seconds=1)
 SHORTEST_SPAN = timedelta(seconds=60)
-"""Of records of a run whose start is not known: less may be a burst."""
+"""Minimum span of records of a run with an unknown start; a shorter one may be a burst."""
 NOTE = "ingest"
 """The note that keeps the latest run."""
 

@@ -189,7 +189,7 @@ def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord
 def begin_anew(store: Store, chunk_ids: Ids) -> None:
     """Allow new attempts at chunks that were given up, if the run that did so has recorded all chunks.
 
-    A run that has not may be dying of one chunk after another: it ends only if earlier ones stay given up.
+    One chunk after another may kill a run that has not: it ends only if earlier ones stay given up.
     """
     reasons = store.failures(chunk_ids)
     given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]

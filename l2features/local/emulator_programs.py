@@ -28,7 +28,7 @@ def _how_to_get(name: str, program: str, component: str, package: str) -> str:
 
 @dataclass(frozen=True)
 class EmulatorProgram:
-    """An emulator: its program, and the variable that tells Google's clients its address."""
+    """An emulator: its program, and the variable from which Google's clients read its address."""
 
     name: str
     variable: str

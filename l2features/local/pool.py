@@ -128,7 +128,7 @@ class LocalRun(Generic[R]):
         self.workers[-1].schedule(_open, self.job.open_worker)
 
     def _advance(self, worker: Worker) -> None:
-        """Take the outcome of a worker's task, and give it the next chunk."""
+        """Take the outcome of a worker's task, and assign it the next chunk."""
         try:
             result, error = worker.result()
         except WorkerDied as death:
@@ -158,7 +158,7 @@ class LocalRun(Generic[R]):
         self.deaths[chunk] += 1
         if chunk is None:
             if self.deaths[None] > MAX_EARLY_DEATHS:
-                raise WorkerError(f"{how} before it was given a chunk, {self.deaths[None]} times")
+                raise WorkerError(f"{how} before it received a chunk, {self.deaths[None]} times")
         elif self.deaths[chunk] < ATTEMPTS:
             self.retries.append(chunk)
         else:

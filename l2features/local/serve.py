@@ -1,4 +1,4 @@
-"""`l2features serve`: gunicorn with production's configuration, and what to try."""
+"""`l2features serve`: gunicorn with production's configuration, and example requests."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run_server(path: Path, environment: Mapping[str, str]) -> None:
 
 
 def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> None:
-    """Fork a process that prints what to try once this one, which becomes the server, answers."""
+    """Fork a process that prints example requests once this one, which becomes the server, answers."""
     server = os.getpid()
     if os.fork():
         return
@@ -86,7 +86,7 @@ def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: boo
             click.echo(greeting(url, prefix, datasets, auth, some_node(present)))
             sys.stdout.flush()
     except Exception as error:
-        click.echo(f"cannot print what to try: {error}", err=True)
+        click.echo(f"cannot print example requests: {error}", err=True)
     finally:
         os._exit(0)
 
@@ -94,7 +94,7 @@ def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: boo
 def greeting(
     url: str, prefix: str, datasets: Sequence[Dataset], auth: bool, found: tuple[Dataset, int] | None
 ) -> str:
-    """Return what to try; ``found`` is an example node with features."""
+    """Return the example requests; ``found`` is an example node with features."""
     api = f"{url}{prefix}/api/v1"
     name = found[0].name if found else datasets[0].name
     who = "those with a token" if auth else "everyone who can reach it, without a token (see --auth)"

@@ -37,7 +37,7 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that tell Google's clients the emulators' addresses."""
+        """Variables from which Google's clients read the emulators' addresses."""
         return {BIGTABLE.variable: self.bigtable, PUBSUB.variable: self.pubsub}
 
 

@@ -187,7 +187,7 @@ def _answers(url: str) -> bool:
 
 
 def greeting(place: Place) -> str:
-    """Return addresses, variables to export, and what to try."""
+    """Return addresses, variables to export, and example requests."""
     url = f"http://{place.api}"
     api = f"{url}{url_prefix()}/api/v1"
     exports = {CONFIG_VARIABLE: place.config, **place.environment, **without_proxy(LOOPBACK)}

@@ -1,6 +1,6 @@
 """The updater on one machine: applies the messages of subscriptions with worker processes, until a signal.
 
-The supervisor leases messages, and gives small batches of them to the workers. It acknowledges a message when
+The supervisor leases messages, and passes small batches to the workers. It acknowledges a message when
 its rows, or its dead letter, are durable, and nacks one with a transient error, with exponential backoff.
 """
 
@@ -38,11 +38,11 @@ BATCH_WAIT_S = 0.2
 """How long the first message of a batch waits for others."""
 BATCH_MESSAGES, BATCH_IDS = 100, 500
 BATCH_TIMEOUT_S = 3_600.0
-"""A worker whose batch makes no progress for so long is killed."""
+"""A worker whose batch makes no progress for this long is killed."""
 MAX_DEATHS = 5
 """Workers that may die at a single message."""
 LONGEST_PAUSE_S = 60.0
-"""Longest pause before a worker is replaced that died before it was ready."""
+"""Maximum pause before replacing a worker that died before it was ready."""
 FLUSH_S, LOG_S, FINISH_S = 1.0, 60.0, 30.0
 REGION_BITS = 32
 """Lower bits of an id that its region leaves out: nodes of a chunk, or of near ones, share the others."""
@@ -167,7 +167,7 @@ class Supervisor:
         )
 
     def _give(self) -> None:
-        """Give idle workers equal shares of the waiting messages."""
+        """Assign idle workers equal shares of the waiting messages."""
         count, _ = self.intake.waiting(Limits(len(self.intake.subscriptions)))
         share = min(BATCH_MESSAGES, -(-count // self.n_workers))
         for worker in self._idle():

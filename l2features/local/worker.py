@@ -25,7 +25,7 @@ from ..core.errors import L2FeaturesError
 from .processes import STOP_SIGNALS, exit_reason, follow
 
 PICKUP_TIMEOUT_S = 30.0
-"""A process that has not received its task after so long is stopped, and is killed."""
+"""A process that has not received its task within this time counts as stopped, and is killed."""
 
 
 class WorkerDied(L2FeaturesError):

@@ -206,7 +206,7 @@ def _decode_edit(data: bytes, attributes: Mapping[str, str], table_id: str) -> N
 
 
 def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
-    """The ids of an edit, sorted and unique, and what is none of them. Raises BadMessage."""
+    """Return the sorted, unique ids of an edit, and the values that are no ids. Raises BadMessage."""
     if isinstance(values, np.ndarray):
         values = values.ravel()
     elif not isinstance(values, (list, tuple, set, frozenset)):

@@ -30,8 +30,8 @@ class DeadLetterError(L2FeaturesError):
 class Refusal(NamedTuple):
     """A reason code, its explanation, and the ids that it concerns.
 
-    There are no ids if the message itself is invalid, or a value among its ids is no id. From a topic, which
-    does not tell the reasons' ids apart, there is one refusal with all reasons, separated by commas.
+    There are no ids if the message itself is invalid, or a value among its ids is no id. A topic
+    does not record which ids belong to which reason: its letters have one refusal with all reasons, by comma.
     """
 
     reason: str

@@ -22,7 +22,7 @@ LIMIT = 1_000
 PULL = 10
 """Letters of a subscription in memory at once; one may have 10 MB."""
 QUIET_S = 5.0
-"""A subscription is taken for empty after so long without a new letter."""
+"""A subscription counts as empty after this long without a new letter."""
 LEASE_S, RENEW_S = 600, 200.0
 """Lease of a letter, the longest that Pub/Sub grants, and how often it is extended."""
 _NUMBER, _SHA256 = re.compile("[0-9]{1,9}"), re.compile("[0-9a-f]{64}")
@@ -36,7 +36,7 @@ class LetterTopic:
         self._topic = Topic(path)
 
     def check(self) -> None:
-        """Raise DeadLetterError if the topic is missing. It passes if we may not ask for the topic."""
+        """Raise DeadLetterError if the topic is missing. Passes if looking it up is forbidden."""
         try:
             self._topic.check()
         except PublishError as error:
@@ -234,7 +234,7 @@ def _size(attributes: Mapping[str, str]) -> int:
 
 
 def _joined(words: Iterable[str]) -> str:
-    """As many words, separated by commas, as fit into an attribute."""
+    """Return as many items, separated by commas, as fit into an attribute."""
     text = ""
     for word in words:
         longer = f"{text},{_cut(word)}" if text else _cut(word)
@@ -245,5 +245,5 @@ def _joined(words: Iterable[str]) -> str:
 
 
 def _cut(text: str) -> str:
-    """The beginning of a text that fits into an attribute."""
+    """Return the longest start of a text that fits into an attribute."""
     return text.encode("utf-8", "replace")[:MAX_VALUE_BYTES].decode("utf-8", "ignore")

@@ -18,7 +18,7 @@ from .emulators import free_port
 VIEWER, NOBODY, WITHOUT_TERMS = "0123456789abcdef0123456789abcdef", "aaaa", "bbbb"
 DATASET = "test_dataset"
 NORMAL, SILENT, NO_HANDSHAKE, DRIP, PAGE = "normal", "silent", "no handshake", "drip", "page"
-"""Behaviours: normal; never answers; no TLS handshake; a byte now and then; a web page."""
+"""Behaviours: normal; never answers; no TLS handshake; one byte at a time; a web page."""
 
 
 def user(number: int, name: str, view: bool, without_terms: bool = False) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def user(number: int, name: str, view: bool, without_terms: bool = False) -> dic
 class AuthServer:
     """A running service; `stop` closes its port, `start` opens it again.
 
-    ``calls`` are the requests it got, as the recordings write them; ``behaviour`` is one of the words above,
-    or the status with which it answers everything.
+    ``calls`` are the requests it got, as the recordings write them; ``behaviour`` is one of the constants
+    above, or the status with which it answers everything.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What benchmarks print: the machine, and what is measured beside what it has to be, as a table."""
+"""Output of benchmarks: the machine, and a table of measured figures and their bars."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 @dataclass
 class Bar:
-    """A figure and its bar: the least that it must be, or with ``most`` the most; None for no bar."""
+    """A figure and its bar: its minimum, or with ``most`` its maximum; None for no bar."""
 
     name: str
     value: float
@@ -31,7 +31,7 @@ class Bar:
 
 
 def begin() -> Console:
-    """The console to print on, after a line about the machine; that there are emulators is no warning."""
+    """Return the console, after printing a line about the machine; running emulators cause no warning."""
     warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
@@ -39,7 +39,7 @@ def begin() -> Console:
 
 
 def print_bars(console: Console, bars: Sequence[Bar]) -> bool:
-    """Print the figures; gives whether all bars are kept."""
+    """Print the figures; returns whether all bars are met."""
     table = Table(box=SIMPLE_HEAD)
     for head in ("", "measured", "bar", ""):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)

@@ -20,8 +20,8 @@ FOREVER = "2099-01-01T00:00:00.000000"
 class Deployment:
     """The services of one data stack, on a free port of loopback. Use `stop` at the end.
 
-    ``neurons`` are the L2 ids of each root, which the graph's server returns as its leaves. Without neurons
-    clients are sent straight to our server for all else.
+    ``neurons`` are the L2 ids of each root, which the graph's server returns as its leaves. Without neurons,
+    clients send all other requests to our server directly.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ FILE_CHUNK = (128, 128, 64)
 LAYOUT = IdLayout({1: 10, 2: 10})
 BATCH_ROWS = 500
 LEAST_SUPERVOXELS = 4
-"""Of a node that is edited."""
+"""Minimum number of supervoxels of a node that is edited."""
 
 
 @dataclass(eq=False)
@@ -84,7 +84,7 @@ class EmDataset:
         return np.uint64(self.geometry.chunk_id(chunk)) + self.crop(chunk).nodes.astype(np.uint64)
 
     def new_node(self, chunk: Chunk, supervoxels: np.ndarray) -> int:
-        """An id for some supervoxels of a chunk, told by their numbers."""
+        """Return an L2 id for supervoxels of a chunk, by their numbers."""
         number = self._made.get(chunk, int(self.crop(chunk).nodes.max())) + 1
         self._made[chunk] = number
         node = self.geometry.chunk_id(chunk) + number
@@ -107,7 +107,7 @@ class EmDataset:
 
 
 def read_labels(shared: Path, slices: int) -> np.ndarray:
-    """So many slices of 512 x 512 voxels of the EM volume, or synthetic ones where it is not there."""
+    """So many slices of 512 x 512 voxels of the EM volume, or synthetic ones if it is missing."""
     path = shared / "data" / "connectomics.npy.ckl.gz"
     if path.is_file():
         return read_em(path)[:, :, :slices]
@@ -116,7 +116,7 @@ def read_labels(shared: Path, slices: int) -> np.ndarray:
 
 
 def make_crops(labels: np.ndarray, size: Triple, most: int) -> list[Crop]:
-    """Pieces of a volume, beside each other, cut into supervoxels."""
+    """Return adjacent crops of a volume, cut into supervoxels."""
     corners = np.ndindex(*(n // step for n, step in zip(labels.shape, size, strict=True)))
     crops = []
     for corner in list(corners)[:most]:
@@ -126,7 +126,7 @@ def make_crops(labels: np.ndarray, size: Triple, most: int) -> list[Crop]:
 
 
 def cut_into_blocks(labels: np.ndarray) -> Crop:
-    """Cells to supervoxels: those voxels of a cell that lie in the same block, in the order of the blocks."""
+    """Cut cells into supervoxels: the voxels of a cell within one block, in the order of the blocks."""
     import fastremap
 
     cells, _ = fastremap.renumber(np.asfortranarray(labels), preserve_zero=True)
@@ -206,7 +206,7 @@ def write_children(children: Mapping[int, Ids]) -> None:
 
 
 def write_parents(dataset: EmDataset, chunk: Chunk) -> None:
-    """Rows of all supervoxels of a chunk in the graph's table, with the nodes that they are of by now."""
+    """Rows of a chunk's supervoxels in the graph's table, with their current nodes."""
     parents = dataset.parents(chunk)
     first = np.uint64(LAYOUT.chunk_id(*chunk, layer=1))
     ours = np.uint64(dataset.geometry.chunk_id(chunk))
@@ -233,7 +233,7 @@ def _write(column: str, ids: Ids, cells: Iterator[bytes]) -> None:
 
 
 class Editor:
-    """Makes edits: splits and merges of nodes that no other edit of its own was made of."""
+    """Makes edits: splits and merges of nodes that its other edits do not use."""
 
     def __init__(self, dataset: EmDataset, seed: int = 0) -> None:
         self.dataset, self.random = dataset, np.random.default_rng(seed)
@@ -250,7 +250,7 @@ class Editor:
         return [self.dataset.new_node(chunk, np.concatenate(self._take(chunk, 2)))]
 
     def _take(self, chunk: Chunk, n: int) -> list[np.ndarray]:
-        """Supervoxels of nodes by their numbers; when all were taken, they are taken again."""
+        """Supervoxels of nodes by their numbers; starts over when all are used."""
         if len(self._left.get(chunk, ())) < n:
             large = [s for s in self.dataset.crop(chunk).supervoxels() if len(s) >= LEAST_SUPERVOXELS]
             self._left[chunk] = [large[i] for i in self.random.permutation(len(large))]

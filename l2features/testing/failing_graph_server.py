@@ -1,6 +1,6 @@
 """A small server of proofread graphs, asked as PyChunkedGraph is, in threads of this process.
 
-It knows what it is told (`FailingGraphServer.put`), and answers 500 to everything while it is told to fail.
+It serves what `FailingGraphServer.put` stores, and answers 500 to everything while ``failing`` is set.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class FailingGraphServer(GraphServer):
         threading.Thread(target=self.serve_forever, name="graph server", daemon=True).start()
 
     def add(self, table: str, geometry: Geometry, watershed: str, layers: int) -> str:
-        """Serve a graph over the segmentation at ``watershed``; gives its path for cloud-volume."""
+        """Serve a graph over the segmentation at ``watershed``; yields its path for cloud-volume."""
         self.graphs[table] = ServedGraph(graph_info(geometry, watershed, layers))
         return f"graphene://http://127.0.0.1:{self.server_port}/segmentation/table/{table}"
 
     def put(self, table: str, cells: Iterable[Cell]) -> None:
-        """What the graph's table holds from now on."""
+        """Set the content of the graph's table."""
         with self.lock:
             for cell in cells:
                 self.graphs[table].put(cell)
@@ -49,7 +49,7 @@ class FailingGraphServer(GraphServer):
 
 
 def graph_info(geometry: Geometry, watershed: str, layers: int) -> dict[str, Any]:
-    """What a graph's server says of a graph over a precomputed segmentation of raw files, a chunk each."""
+    """Return the info of a graph over a precomputed segmentation of raw files, one per chunk."""
     resolution = [int(n) for n in geometry.resolution]
     scale = {
         "chunk_sizes": [list(geometry.chunk_size)],

@@ -16,7 +16,7 @@ GOLDEN_PATH = Path(__file__).parent / "golden.npz"
 
 
 def plain_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """What :func:`l2features.compute_features` is to return."""
+    """Return the expected rows of :func:`l2features.compute_features`."""
     ids = fastremap.unique(labels)
     ids = ids[ids != 0]
     rows = np.zeros(len(ids), FEATURES)
@@ -74,7 +74,7 @@ def _fill_distances(
 
 
 def central_scores(coords: np.ndarray, dts: np.ndarray, nm: np.ndarray) -> np.ndarray:
-    """What the representative voxel of a label has most of."""
+    """Return the score that a label's representative voxel maximises."""
     from_centre = np.linalg.norm((coords - np.mean(coords, axis=0)) * nm, axis=1)
     return dts * (1 - from_centre / from_centre.max()) if len(coords) > 1 else dts
 

@@ -1,4 +1,4 @@
-"""Edits of a made-up graph at random: objects merged and split, again and again in some of the chunks."""
+"""Random edits of a synthetic graph: merges and splits of objects, half of them in a few chunks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..core.ids import Ids
 from .synthetic import Edit, ProofreadGraph
 
 MOST_CHUNKS = 3
-"""In which one edit makes new nodes."""
+"""Maximum number of chunks in which one edit makes new nodes."""
 HOT_CHUNKS = 20
 """Chunks in which half of the edits are."""
 STEP_MS = 1_000
-"""Between two edits."""
+"""Milliseconds between two edits."""
 
 
 def random_edits(graph: ProofreadGraph, seed: int, after_ms: int) -> Iterator[Edit]:
-    """Edits without end, a second apart, each of the graph as the one before left it."""
+    """Yield edits forever, one second apart; each continues from the graph that the previous one left."""
     random = np.random.default_rng(seed)
     chunks = graph.chunk_ids
     hot = random.permutation(chunks)[:HOT_CHUNKS]
@@ -42,7 +42,7 @@ def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: in
     divisible = [node for node in nodes if len(graph.children[node]) > 1]
     several = len({graph.roots[node] for node in nodes}) > 1
     if not divisible and not several:
-        raise ValueError(f"chunk {chunk_id}: there is nothing to merge or to split")
+        raise ValueError(f"chunk {chunk_id}: nothing to merge or split")
     if several and (not divisible or random.random() < 0.5):
         return graph.merge(_pairs(graph, random, nodes), ms)
     return graph.split(_parts(graph, random, int(random.choice(divisible))), ms)

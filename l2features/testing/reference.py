@@ -1,4 +1,4 @@
-"""Rows the plain way, row by row and value by value: from their cells, and as a client sees them."""
+"""Reference implementation of rows, value by value: from their cells, and as a client receives them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _finite(value: Any, limit: float) -> Any:
 def decode_cells(rows: Rows, index: int, cells: Iterable[tuple[bytes, bytes]]) -> None:
     """Put the cells (qualifier, value) of one row into place ``index`` of ``rows``.
 
-    Unknown qualifiers are passed over. Raises ValueError for a value of the wrong length.
+    Unknown qualifiers are ignored. Raises ValueError for a value of the wrong length.
     """
     record, present = rows.features[index], rows.present[index]
     for key, value in cells:

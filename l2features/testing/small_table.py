@@ -1,4 +1,4 @@
-"""A small table of made-up nodes and the data sets file that names it: what a server needs to be tried."""
+"""A small table of synthetic nodes and its data sets file, enough to try a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATASET = "sample"
 GEOMETRY = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({2: 10}))
 NODES = 100
 EMPTY = 7
-"""Every so many nodes, one could not be computed."""
+"""One in this many nodes could not be computed."""
 
 
 def node_ids(count: int = NODES) -> Ids:

@@ -1,4 +1,4 @@
-"""What tests of stores share: a meta, random features, fixtures of open stores, and reads past our store."""
+"""What tests of stores share: a meta, random features, fixtures of open stores, and raw reads."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def lose(store: Store, chunk: Chunk, most: int) -> Ids:
 
 
 def raw_table(name: str) -> Any:
-    """Open the table by the data client, past our store."""
+    """Open the table with the data client, bypassing our store."""
     from google.cloud.bigtable.data import BigtableDataClient
 
     return BigtableDataClient(project=PROJECT).get_table(INSTANCE, name)

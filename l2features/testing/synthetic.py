@@ -1,8 +1,8 @@
-"""A proofread data set that is made up: a segmentation of supervoxels, a graph, edits, and the truth.
+"""A synthetic proofread data set: a segmentation of supervoxels, a graph, edits, and the expected rows.
 
-Nothing here touches a service: what a graph's table holds are `Cell`s, an edit is an `Edit` with its cells
-and its message, and whoever calls writes and publishes them. The same seed gives the same of all of it. Nodes
-need not be connected.
+Nothing here does I/O to a service: a graph's table is a list of `Cell`s, an `Edit` has its cells and its
+message, and the caller writes and publishes them. The same seed produces the same data set. Nodes need not
+be connected.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Spec:
     resolution: tuple[float, float, float] = (16.0, 16.0, 40.0)
     voxel_offset: Triple = (1024, 512, 20)
     supervoxels_per_chunk: int = 6
-    """As centres; what lies around them is cut at the borders of chunks, which makes three times as many."""
+    """Number of centres; cutting at chunk borders makes three times as many supervoxels."""
     supervoxels_per_object: int = 12
     background: float = 0.15
     """Share of the supervoxels that are background instead."""
@@ -103,7 +103,7 @@ class Segmentation:
         self.objects |= {i: int(o) for i, o in zip(ids.tolist(), self._object[met], strict=True) if i}
 
     def write(self, folder: Path) -> str:
-        """Write it as a precomputed volume; gives its path for cloud-volume."""
+        """Write it as a precomputed volume; returns its path for cloud-volume."""
         from cloudvolume import CloudVolume
 
         info = CloudVolume.create_new_info(
@@ -126,7 +126,7 @@ class Segmentation:
         return path
 
     def true_row(self, node: int, supervoxels: Ids) -> np.ndarray:
-        """The features (1,) of a node, from a mask of its chunk that holds nothing but its supervoxels."""
+        """The features (1,) of a node, from a mask of its chunk with only its supervoxels."""
         chunk = Chunk(*self.geometry.layout.chunk_coordinates(as_ids([node]))[0].tolist())
         return compute_features(self.mask(chunk, node, supervoxels), self.geometry.resolution)
 
@@ -173,7 +173,7 @@ class ProofreadGraph:
         return int(self.geometry.layout.chunk_ids(as_ids([node]))[0])
 
     def merge(self, pairs: Sequence[tuple[int, int]], ms: int) -> Edit:
-        """Make one object of two, whose nodes become one in each of these pairs; a pair is of one chunk."""
+        """Merge two objects; the two nodes of each pair, which lie in one chunk, become one."""
         (one,), (other,) = ({self.roots[node] for node in side} for side in zip(*pairs, strict=True))
         if one == other:
             raise ValueError(f"{pairs} are of the same object {one}: expected two objects")
@@ -183,7 +183,7 @@ class ProofreadGraph:
         return self._edit(made, [root], sorted([one, other]))
 
     def split(self, parts: Mapping[int, tuple[Ids, Ids]], ms: int) -> Edit:
-        """Make two objects of one: each of these nodes falls into two, and all others go by their chunk."""
+        """Split an object: each of these nodes is split, and the other nodes are assigned by chunk."""
         (old,) = {self.roots[node] for node in parts}
         cut = self.chunk_id(next(iter(parts)))
         others = self.nodes.pop(old)

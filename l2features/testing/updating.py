@@ -37,10 +37,10 @@ from .feed import Feed
 
 ROOT = Path(__file__).resolve().parents[2]
 CHUNK_SIZE, GRID = (256, 256, 128), (2, 2, 1)
-"""Of the data set that `em_updater` makes."""
+"""Chunk size and grid of the data set that `em_updater` makes."""
 ACK_DEADLINE_S = 60
 MAX_MESSAGES = 1_000
-"""Of one publish request."""
+"""Maximum number of messages in one publish request."""
 STOP_S, START_S, PUBLISH_S = 60.0, 120.0, 60.0
 
 
@@ -48,7 +48,7 @@ STOP_S, START_S, PUBLISH_S = 60.0, 120.0, 60.0
 def emulators() -> Iterator[None]:
     """Emulators of Bigtable and Pub/Sub, named in the environment while they run.
 
-    SIGTERM ends this process as Ctrl-C does from now on, so that nothing of it is left.
+    Make SIGTERM end this process as Ctrl-C does, so that it cleans up.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as running:
@@ -60,13 +60,13 @@ def emulators() -> Iterator[None]:
 
 
 class TimedFeed(Feed):
-    """A topic and its subscription for edits, which says when it was that something was published."""
+    """A topic and its subscription for edits; returns the time of each publication."""
 
     def __init__(self) -> None:
         super().__init__("edits", ACK_DEADLINE_S)
 
     def publish_one(self, data: bytes, attributes: Mapping[str, str]) -> float:
-        """Publish a message; gives the time just before it was sent, of ``time.perf_counter``."""
+        """Publish a message; returns ``time.perf_counter`` just before sending."""
         began = time.perf_counter()
         message = {"data": data, "attributes": dict(attributes)}
         self._publisher.publish(topic=self.topic, messages=[message], retry=None, timeout=PUBLISH_S)
@@ -110,7 +110,7 @@ class UpdaterProcess:
             raise RuntimeError(f"the updater ended with status {status}:\n{log}")
 
     def stop(self) -> int | None:
-        """End it as an operator does, and give its exit status; what is left is killed."""
+        """Stop it as an operator does, and return its exit status; kill what remains."""
         if self.process.poll() is None:
             processes = self.processes
             self.process.send_signal(signal.SIGTERM)
@@ -149,7 +149,7 @@ def em_updater(shared: Path, workers: int = 2) -> Iterator[EmUpdater]:
 def wait_for_rows(
     store: Store, ids: Sequence[int] | Ids, updater: UpdaterProcess, seconds: float, poll_s: float = 0.1
 ) -> float:
-    """Wait until all these rows are in the store; gives the time then, of ``time.perf_counter``.
+    """Wait until all these rows are in the store; returns ``time.perf_counter``.
 
     Raises RuntimeError where the updater ends, or it takes longer.
     """
@@ -161,16 +161,14 @@ def wait_for_rows(
         updater.check()
         if time.monotonic() > until:
             log = updater.log.read_text()[-3000:]
-            raise RuntimeError(
-                f"{len(missing)} rows are not there after {seconds:g} s, {missing[:3]}:\n{log}"
-            )
+            raise RuntimeError(f"{len(missing)} rows are missing after {seconds:g} s, {missing[:3]}:\n{log}")
         time.sleep(poll_s)
 
 
 def warm_up(
     dataset: EmDataset, chunks: Sequence[Chunk], feed: Feed, store: Store, updater: UpdaterProcess, n: int = 6
 ) -> None:
-    """Edits one after the other until the updater has done them: it has then all open that it needs."""
+    """Publish edits one by one until the updater has done them, and so opened all it needs."""
     editor = Editor(dataset, seed=1)
     for number in range(n):
         ids = editor.split(chunks[number % len(chunks)])

@@ -22,7 +22,7 @@ Info = Mapping[str, Any]
 
 
 class Layer(NamedTuple):
-    """Path of a layer, and its info where that is known already."""
+    """Path of a layer, and its info if known."""
 
     path: str
     info: Info | None = None

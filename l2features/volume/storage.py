@@ -1,7 +1,7 @@
 """Files of a segmentation, fetched: present, missing, forbidden, or an error.
 
 A 403 means either that access is refused, or that the file is missing from a bucket without list permission.
-One request for a name that cannot exist tells which.
+One request for a name that cannot exist decides.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Storage(ABC):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def fetch_one(self, request: Request) -> Found:
-        """Fetch one file; a 403 is a missing file where a file that cannot exist gets one too."""
+        """Fetch one file; a 403 is a missing file if a file that cannot exist has one too."""
         try:
             return self.get(request)
         except Forbidden as error:

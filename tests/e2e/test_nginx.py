@@ -115,7 +115,7 @@ def slow_readers(nginx: Nginx) -> list[socket.socket]:
 
 
 @pytest.mark.parametrize("slow", [slow_heads, slow_bodies, slow_readers])
-def test_slow_clients_delay_nobody(nginx: Nginx, slow: Callable[[Nginx], list[socket.socket]]) -> None:
+def test_slow_clients_delay_no_other(nginx: Nginx, slow: Callable[[Nginx], list[socket.socket]]) -> None:
     with ExitStack() as stack:
         for client in slow(nginx):
             stack.enter_context(client)

@@ -66,7 +66,7 @@ def test_workers_apart_from_the_launcher(
     assert [line.path for line in lines if line.event == IS_SENT] == []
 
 
-def test_what_is_not_there(
+def test_a_missing_worker_pool_or_job_service(
     cluster: Cluster, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataset_file(tmp_path, sample)

@@ -39,7 +39,7 @@ DEADLY = Chunk(1, 0, 0)
 WAITS = "--job_server_timeout=180"
 N_MESSAGES, N_BEFORE = 200, 90
 LOST = ("a worker is lost", "Channel closed prematurely")
-"""What the job service says of a worker that is gone."""
+"""The job service's error for a lost worker."""
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_a_missing_data_set_does_not_stop_the_others(undisturbed: Path, tmp_path
         assert "data set 'newer'" in refused.json()["message"]
 
 
-def test_no_data_set_is_there(undisturbed: Path, tmp_path: Path) -> None:
+def test_no_data_set_is_ready(undisturbed: Path, tmp_path: Path) -> None:
     entries = json.loads(undisturbed.read_text())
     entries["sample"]["l2cache_id"] = "gone"
     config = tmp_path / "datasets.yml"

@@ -98,7 +98,7 @@ class Up:
         return [path for path in self.elsewhere.rglob("*") if path.is_file()]
 
     def finish(self) -> tuple[int, str]:
-        """Its exit status, and what it said of errors."""
+        """Its exit status, and its error messages."""
         _, error = self.process.communicate(timeout=60)
         return self.process.returncode, error
 
@@ -121,7 +121,7 @@ def command_line(process: psutil.Process) -> str:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs; one that nobody has waited for does not."""
+    """Whether it runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -186,7 +186,7 @@ def soon(client: CAVEclient, ids: list[int]) -> dict[str, Any]:
 
 
 def snippet(said: str, ids: list[int]) -> Any:
-    """What the lines of Python give that it says one might try."""
+    """Run the Python example that it prints; returns the result."""
     found = re.search(r"^  from caveclient.*?(?=\n\n)", said, re.MULTILINE | re.DOTALL)
     assert found
     *first, last = textwrap.dedent(found[0]).replace("[ID]", str(ids)).splitlines()

@@ -124,7 +124,7 @@ def test_caveclient_get_l2data_table(
     assert table[[f"rep_coord_nm_{axis}" for axis in "xyz"]].to_numpy().tolist() == corners
 
 
-def test_caveclient_what_there_is(client: CAVEclient) -> None:
+def test_caveclient_attributes_and_tables(client: CAVEclient) -> None:
     assert sorted(client.l2cache.attributes) == sorted(NAMES)
     assert list(client.l2cache.table_mapping()) == [TABLE]
     assert client.l2cache.has_cache()

@@ -1,4 +1,4 @@
-"""What the graph says a chunk should have against what the store has, by the recordings."""
+"""Nodes of a chunk in the graph against rows in the store, by the recordings."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_older_graph_is_complete(recordings: Recordings, tmp_path: Path) -> 
         assert (summary.complete, summary.expected, summary.superfluous) == (True, 159, 0)
 
 
-def test_a_table_of_the_older_cache(recordings: Recordings) -> None:
+def test_a_table_of_pcgl2cache(recordings: Recordings) -> None:
     """It has no geometry; its rows are those of the genuine batch at T0."""
     update = {"store": STORE_URL, "l2cache_id": "l2cache_fixture"}
     dataset = entry(recordings, *V2).model_copy(update=update)
@@ -142,7 +142,7 @@ def test_rows_that_are_gone_invented_or_marked(recordings: Recordings, tmp_path:
     assert store.read([first + 5]).not_computed.tolist() == [True]
 
 
-def test_what_cannot_be_repaired_is_told(recordings: Recordings, tmp_path: Path) -> None:
+def test_failed_repairs_are_reported(recordings: Recordings, tmp_path: Path) -> None:
     dataset = dataset_at_t0(recordings, tmp_path, V2)
     audit = prepare_audit(dataset, T0, repair=True)
     first = audit.geometry.chunk_id(Chunk(0, 0, 0))

@@ -106,7 +106,7 @@ def test_without_a_graph_only_ingested_chunks_can_be_audited(tmp_path: Path, sam
     assert store.read(left).found.all()
 
 
-def test_a_chunk_that_kills_its_workers_is_told(
+def test_a_chunk_that_kills_its_workers_is_reported(
     tmp_path: Path, sample: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
@@ -163,7 +163,7 @@ def test_a_users_mistake(undisturbed: Path, flags: list[str], message: str) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_a_table_that_is_not_there(tmp_path: Path, sample: Path) -> None:
+def test_a_missing_table(tmp_path: Path, sample: Path) -> None:
     done = run_audit(dataset_file(tmp_path, sample))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: table l2cache_sample not found")

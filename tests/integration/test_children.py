@@ -27,7 +27,7 @@ from tests.support.jobs import Recordings
 Answers = dict[int, Callable[[], tuple[int, bytes]]]
 Server = tuple[GrapheneGraph, Answers, list[tuple[str, str]]]
 LIST, LIST_ROUTE = 0, "l2_chunk_children_binary"
-"""The answer of a chunk's list is told by an id that no node has."""
+"""An id that no node has marks the answer of a chunk's list."""
 GEOMETRY = Geometry((16, 16, 40), (1024, 512, 20), (160, 128, 48), (64, 64, 32), IdLayout({1: 10, 2: 10}))
 
 
@@ -44,7 +44,7 @@ def test_cells_of_children() -> None:
 # ------------------------------------------------------------------ a server that misbehaves
 @pytest.fixture
 def server(recordings: Recordings) -> Iterator[Server]:
-    """A graph's server that answers for each node what it is told to; and what it was asked, by whom."""
+    """A graph's server with configured answers; it records paths and tokens."""
     answers: Answers = {}
     asked: list[tuple[str, str]] = []
 
@@ -152,7 +152,7 @@ def asked_of(
 def test_many_nodes_of_a_chunk_take_one_request(
     recordings: Recordings, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what is said of each is what it says of it alone, of superseded and unknown ones too."""
+    """Each answer equals that of a single request, also for superseded and unknown nodes."""
     children, geometry, asked = asked_of(recordings, table, monkeypatch)
     layout = geometry.layout
     nodes = recordings.json("l2_children.json")["l2"]

@@ -1,4 +1,4 @@
-"""The command line: what each command prints, and how it says what is wrong."""
+"""The command line: what each command prints, and its error messages."""
 
 from __future__ import annotations
 

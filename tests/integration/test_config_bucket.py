@@ -50,7 +50,7 @@ def test_one_that_cannot_be_read(url: str, message: str) -> None:
         load_datasets(url)
 
 
-def test_the_server_is_told_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_receives_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = {"gs://my-bucket/l2/good.yml": "gs://my-bucket/l2/good.yml", "good.yml": f"{tmp_path}/good.yml"}
     for given, path in told.items():

@@ -1,4 +1,4 @@
-"""The cost of an ingest: what is measured is what is there, and money is what comes of it."""
+"""The cost of an ingest: measured counts are exact, and prices follow from them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def rows_and_inputs(tmp_path: Path) -> tuple[Inputs, list[bytes], int]:
     return inputs, content, sum(path.stat().st_size for path in files)
 
 
-def test_what_is_measured_is_what_is_there(rows_and_inputs: tuple[Inputs, list[bytes], int]) -> None:
+def test_measured_inputs_match_the_table_and_files(rows_and_inputs: tuple[Inputs, list[bytes], int]) -> None:
     inputs, rows, stored = rows_and_inputs
     assert inputs.nodes * inputs.chunks == len(rows) > 300
     assert inputs.row_bytes * len(rows) == pytest.approx(sum(map(len, rows)))

@@ -82,7 +82,7 @@ def test_an_updater_that_is_silent() -> None:
     assert silent.startswith("updater u, silent since 2026-11-21 01:00:00 UTC: 0 messages")
 
 
-def test_an_audit_in_words(tmp_path: Path) -> None:
+def test_an_audit_as_text(tmp_path: Path) -> None:
     config = small_table(tmp_path)
     record(config)
     with closing(open_table(config)) as store:

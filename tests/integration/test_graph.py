@@ -206,7 +206,7 @@ def test_urls_that_are_no_graph(wrong: str) -> None:
         BigtableGraph(wrong)
 
 
-def test_a_table_or_server_that_is_not_there(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_table_or_server(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = as_ids([V2.chunk_id(0, 0, 0, layer=1) + 1])
     with pytest.raises(GraphError, match=r"bigtable://\S+/no_such: there is no such table"):
         BigtableGraph(url("no_such")).l2_ids(geometry_of(V2), Chunk(0, 0, 0), ids, at(0))
@@ -233,7 +233,7 @@ def test_a_graphs_server_at_many_times(recordings: Recordings) -> None:
         assert found == expected, time
 
 
-def test_a_server_that_knows_no_supervoxel_gives_orphans(recordings: Recordings) -> None:
+def test_a_server_that_knows_no_supervoxel_returns_orphans(recordings: Recordings) -> None:
     """It then answers with the supervoxels themselves."""
     graph = GrapheneGraph(recordings.cv_path("fixture_v2"))
     time = at(edit_times(recordings)[0]) - timedelta(hours=2)

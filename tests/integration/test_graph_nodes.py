@@ -74,7 +74,7 @@ def test_nodes_that_are_valid_at_any_time(
 
 
 @pytest.mark.parametrize(("when", "count"), [("t0_ms", 159), ("t1_ms", 166)])
-def test_a_server_tells_what_is_valid_by_the_supervoxels(
+def test_a_server_maps_supervoxels_to_find_valid_nodes(
     recordings: Recordings, opened: Callable[..., tuple[Graph, Geometry]], when: str, count: int
 ) -> None:
     nodes, geometry = opened(*V2_GRAPHENE)
@@ -120,7 +120,7 @@ def test_a_server_is_asked_as_the_genuine_one_was(
             nodes.nodes(geometry, Chunk(0, 0, 0))
 
 
-def test_a_graph_that_is_not_there(recordings: Recordings) -> None:
+def test_a_missing_graph(recordings: Recordings) -> None:
     dataset = entry(recordings, "fixture_v2", f"bigtable://{PROJECT}/{INSTANCE}/no_such_graph")
     geometry = open_nodes(entry(recordings, *V2)).geometry
     with pytest.raises(GraphError, match="there is no such table"):

@@ -1,4 +1,4 @@
-"""Graph servers whose info leaves things out, or says more than it used to."""
+"""Graph servers whose info lacks keys, or has newer ones."""
 
 from __future__ import annotations
 

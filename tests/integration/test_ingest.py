@@ -99,7 +99,7 @@ def test_a_part_of_the_grid(tmp_path: Path, sample: Path, flags: list[str], chun
         (["--create"], {"graph": "bigtable://p"}, "key 'graph': expected flat, graphene or bigtable://"),
     ],
 )
-def test_a_users_mistake_is_told_before_anything_is_computed(
+def test_a_users_mistake_is_reported_before_computing(
     tmp_path: Path, sample: Path, flags: list[str], keys: dict[str, object], message: str
 ) -> None:
     config = dataset_file(tmp_path, sample, **keys)
@@ -207,7 +207,7 @@ def test_recompute_leaves_no_rows_of_segments_that_are_gone(
     assert table_bytes(config) == table_bytes(undisturbed)
 
 
-def test_a_graph_that_is_not_there_is_told_before_a_table_is_made(
+def test_a_missing_graph_is_reported_before_the_table_is_created(
     tmp_path: Path, sample: Path, recordings: Recordings
 ) -> None:
     graph = f"bigtable://{PROJECT}/{INSTANCE}/no_such_graph"
@@ -218,7 +218,7 @@ def test_a_graph_that_is_not_there_is_told_before_a_table_is_made(
     assert not (tmp_path / "l2cache.db").exists()
 
 
-def test_a_runner_that_there_is_not(tmp_path: Path, sample: Path) -> None:
+def test_an_unknown_runner(tmp_path: Path, sample: Path) -> None:
     done = run_ingest(dataset_file(tmp_path, sample), "--create", "--runner", "Nonsense")
     assert done.returncode == 2
     assert "error: runner Nonsense: " in done.stderr

@@ -25,7 +25,7 @@ def config(holes: Holes, tmp_path: Path) -> Path:
     return dataset_file(tmp_path, holes.path)
 
 
-def test_nothing_found_is_an_error_until_the_files_are_there(
+def test_nothing_found_is_an_error_until_the_files_exist(
     holes: Holes, config: Path, undisturbed: Path
 ) -> None:
     assert holes.take() == 12

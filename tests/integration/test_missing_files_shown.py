@@ -66,7 +66,7 @@ def test_status_of_records_that_count_no_files(config: Path) -> None:
 
 
 # ------------------------------------------------------------------ chunk
-def test_chunk_tells_missing_files(tmp_path: Path, sample: Path) -> None:
+def test_chunk_reports_missing_files(tmp_path: Path, sample: Path) -> None:
     holes = Holes(sample, tmp_path)
     config = dataset_file(tmp_path, holes.path)
     assert run("chunk", "sample", "1,1,1", "--config", config).stderr == ""

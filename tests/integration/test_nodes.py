@@ -181,7 +181,7 @@ def test_an_id_without_a_voxel_is_marked(recordings: Recordings, nodes: NodeSour
     assert rows.ids.tolist() == [*cells, first + 4]
 
 
-def test_a_table_that_is_not_there_may_come_back(recordings: Recordings, nodes: NodeSource) -> None:
+def test_a_missing_table_may_be_created_later(recordings: Recordings, nodes: NodeSource) -> None:
     dataset = entry(recordings, "fixture_v2", f"bigtable://{PROJECT}/{INSTANCE}/no_such_graph")
     with pytest.raises(GraphError, match="there is no such table"):
         NodeSource(dataset, nodes.geometry)

@@ -1,4 +1,4 @@
-"""What the server says of itself: its log, and its metrics."""
+"""The server's log and metrics."""
 
 from __future__ import annotations
 

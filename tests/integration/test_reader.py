@@ -1,4 +1,4 @@
-"""Reading a data set: what is there, what is missing, and why."""
+"""Reading a data set: present and missing rows, and the reasons."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 class Counts:
-    """What a reader tells of its cache and of its store."""
+    """A reader's reports on its cache and store."""
 
     def __init__(self, store: Store, cache_rows: int = 0) -> None:
         self.hits = self.misses = 0
@@ -111,7 +111,7 @@ def test_repeats_come_from_the_cache(store: Store) -> None:
     assert again.rows.features.tobytes() == first.rows.features[[1, 0, 1]].tobytes()
 
 
-def test_only_what_is_there_is_cached(store: Store) -> None:
+def test_only_existing_rows_are_cached(store: Store) -> None:
     counts = Counts(store, cache_rows=100)
     asked = as_ids([CHUNK + 3, EMPTY])
     counts.reader.read(asked)
@@ -132,7 +132,7 @@ def test_a_cached_row_serves_those_who_ask_for_less(store: Store) -> None:
     assert answer.rows.present[0].sum() == len(NAMES) - 2
 
 
-def test_waiting_ends_when_the_missing_ids_are_there(store: Store) -> None:
+def test_waiting_ends_when_the_missing_ids_exist(store: Store) -> None:
     reader = Reader(store, GEOMETRY)
     asked = as_ids([CHUNK + 4, CHUNK + 1, CHUNK + 4, BROKEN + 2])
     answer = reader.read(asked, with_reasons=True)

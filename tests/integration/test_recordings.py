@@ -26,7 +26,7 @@ from tests.support.recordings import check_values, ingest, valid_at_t0
         ("fixture_v2", "graphene"),
     ],
 )
-def test_ingest_gives_every_recorded_id_and_no_other(
+def test_ingest_writes_every_recorded_id_and_no_other(
     tmp_path: Path, recordings: Recordings, graph: str, source: str
 ) -> None:
     rows = all_rows(ingest(tmp_path, recordings, graph, source))

@@ -53,7 +53,7 @@ def test_each_is_named_and_the_other_is_read(mixed: Path) -> None:
     assert load_dataset("sample", mixed).name == "sample"
 
 
-def test_an_entry_that_stands_twice_is_not_guessed(mixed: Path) -> None:
+def test_a_duplicate_entry_is_not_guessed(mixed: Path) -> None:
     mixed.write_text(mixed.read_text() + "\nunknown_key: {cv_path: 'precomputed://file:///a', l2cache_id: t}")
     assert "'unknown_key' stands twice" in read_datasets(mixed).problems["unknown_key"]
 

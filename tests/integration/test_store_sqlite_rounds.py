@@ -147,7 +147,7 @@ os.wait()
 '''
 
 
-def test_a_child_process_has_locks_of_its_own(tmp_path: Path) -> None:
+def test_a_child_process_takes_its_own_locks(tmp_path: Path) -> None:
     """While it has the file open, another process does not take itself for the last and remove the log."""
     url = f"sqlite://{tmp_path}/store.db"
     with closing(open_store(url, "t")) as store:

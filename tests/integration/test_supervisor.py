@@ -105,7 +105,7 @@ def echo(data: bytes) -> bytes:
     return data
 
 
-def test_a_stopped_worker_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_worker_blocks_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not even receive its batch is killed after a short time."""
     monkeypatch.setattr(worker_module, "PICKUP_TIMEOUT_S", 1)
     worker = Worker()

@@ -72,7 +72,7 @@ def test_every_named_node_has_its_recorded_features(config: Path, recordings: Re
     assert next(iter(letters(dead).values())).attempts == 1
 
 
-def test_recompute_gives_the_same_bytes(config: Path, recordings: Recordings, tmp_path: Path) -> None:
+def test_recompute_writes_the_same_bytes(config: Path, recordings: Recordings, tmp_path: Path) -> None:
     """Messages in another order, each twice, and a row that was changed."""
     messages = tmp_path / "messages"
     messages.mkdir()

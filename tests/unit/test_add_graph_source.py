@@ -150,7 +150,7 @@ def test_its_contradictions_are_found(dataset: Dataset) -> None:
         prepare(other, BEFORE, create=True)
 
 
-def test_a_url_that_is_not_its_own(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_url_of_another_source(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="key 'graph': expected "):
         load_dataset("sample", dataset_file(tmp_path, tmp_path / "ws", graph="toy://relative"))
     gone = dataset.model_copy(update={"graph": "toy:///no/such/file"})

@@ -94,7 +94,7 @@ def test_a_default_of_ours_gives_way() -> None:
     assert pipeline_options(dataflow_flags("DataflowRunner", parsed)).get_all_options()["save_main_session"]
 
 
-def test_switches_with_a_no_spelling_of_their_own() -> None:
+def test_switches_with_a_custom_no_spelling() -> None:
     """Those of `argparse.BooleanOptionalAction`, of which Beam 2.77 has none."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--fast", action=argparse.BooleanOptionalAction, default=True)

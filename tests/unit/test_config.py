@@ -1,4 +1,4 @@
-"""The data sets file: what it may say, what is filled in, and how a mistake is reported."""
+"""The data sets file: valid values, defaults, and error messages."""
 
 from __future__ import annotations
 

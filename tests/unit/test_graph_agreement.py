@@ -1,4 +1,4 @@
-"""What a graph says of its segmentation, compared when that is opened, before a row is written."""
+"""A graph's description of its segmentation, compared before a row is written."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_a_node_is_marked_only_where_its_chunk_is_complete(dataset: Dataset) -> 
     nodes.close()
 
 
-def test_a_message_of_such_a_node_is_tried_again_and_at_last_a_dead_letter(dataset: Dataset) -> None:
+def test_a_message_of_such_a_node_is_retried_and_then_a_dead_letter(dataset: Dataset) -> None:
     path, first = layer_file(dataset), first_node()
     content = path.read_bytes()
     path.unlink()

@@ -208,7 +208,7 @@ def test_priority_of_edits(attributes: dict[str, str], priority: Priority) -> No
 
 
 @pytest.mark.parametrize("operation", [0, -1, 1 << 63, "7", None, 7.0, True, [7]])
-def test_a_strange_operation_does_not_lose_the_ids(operation: Any) -> None:
+def test_an_unexpected_operation_does_not_lose_the_ids(operation: Any) -> None:
     request = decode(edit([NODE], operation_id=operation), EDIT)
     assert (request.ids.tolist(), request.operation_id) == ([NODE], None)
 
@@ -260,7 +260,7 @@ def test_messages_that_ask_for_nothing_are_empty(data: bytes) -> None:
     ],
     ids=range(18),
 )
-def test_messages_that_can_never_succeed(
+def test_messages_with_permanent_errors(
     data: bytes, attributes: dict[str, str], reason: Reason, words: str
 ) -> None:
     error = refusal(data, attributes)
@@ -402,6 +402,6 @@ def test_data_sets_of_a_table() -> None:
     assert found("flat") == found("other") == found("fly", "cache_a") == []
 
 
-def test_reasons_have_words() -> None:
+def test_reasons_have_explanations() -> None:
     for reason in Reason:
         assert re.fullmatch(r"(is|has|names|lies) .+", reason.meaning)

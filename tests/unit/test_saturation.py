@@ -53,7 +53,7 @@ def test_a_vector_counts_once() -> None:
     assert saturated_counts(rows) == {"chunk_intersect_count": 2}
 
 
-def test_counts_in_words() -> None:
+def test_counts_as_text() -> None:
     assert saturated_text({"max_dt_nm": 1, "area_nm2": 6}) == "area_nm2 in 6 nodes, max_dt_nm in 1 nodes"
 
 

@@ -1,4 +1,4 @@
-"""What a SQLite file says of its formats: in unexpected forms, and while a writer adds one."""
+"""The formats recorded in a SQLite file: unexpected ones, and one that a writer adds meanwhile."""
 
 from __future__ import annotations
 

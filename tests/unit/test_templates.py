@@ -1,4 +1,4 @@
-"""The metadata of the Flex Templates say what the jobs take."""
+"""The metadata of the Flex Templates match the jobs' options."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_the_command_writes_the_files(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{job}.json" for job in JOBS]
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         templates.main(["--folder", str(tmp_path / "none")])
     assert f"--folder {tmp_path}/none: No such file or directory" in capsys.readouterr().err

@@ -113,7 +113,7 @@ def test_what_stays_wrong(error: Exception) -> None:
     assert not is_transient(volume_error("m", error))
 
 
-def test_a_cause_tells_where_the_error_does_not() -> None:
+def test_a_cause_decides_if_the_error_does_not() -> None:
     error = RuntimeError("cannot read")
     error.__cause__ = answered(403)
     assert has_transient_cause(error)

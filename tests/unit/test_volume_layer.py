@@ -161,7 +161,7 @@ def test_a_scale_is_chosen(two_scales: Path, labels: np.ndarray, keys: dict[str,
     np.testing.assert_array_equal(volume.read(Chunk(0, 0, 0), GEOMETRY).labels, labels)
 
 
-def test_scales_that_are_not_there(two_scales: Path) -> None:
+def test_missing_scales(two_scales: Path) -> None:
     there = "expected one of mip 0 ([8, 8, 40] nm), mip 1 ([16, 16, 40] nm)"
     assert refusal(two_scales, mip=2) == f"mip 2: {there}"
     assert refusal(two_scales, scale=(4, 4, 40)) == f"scale [4, 4, 40]: {there}"

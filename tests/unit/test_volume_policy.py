@@ -139,7 +139,7 @@ def test_files_on_this_machine(
 @pytest.mark.parametrize(
     ("status", "said"), [(401, "HTTP 401"), (410, "HTTP 410"), (429, "HTTP 429"), (500, "HTTP 500")]
 )
-def test_a_status_is_told(layers: dict[str, dict[str, bytes]], status: int, said: str) -> None:
+def test_an_http_status_is_reported(layers: dict[str, dict[str, bytes]], status: int, said: str) -> None:
     served = Served(dict(layers["plain"]))
     served.statuses[victim_of(served.files)] = status
     with serving(served) as paths, pytest.raises(VolumeError, match=said):

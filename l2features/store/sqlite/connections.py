@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 PROGRESS_STEPS = 20_000
-"""Steps of SQLite's machine between two looks at the clock: a few hundred microseconds."""
+"""Steps of SQLite's virtual machine between checks of the clock: a few hundred microseconds."""
 SETTLE_S, PAUSE_S = 0.5, 0.002
 """How long a call is retried while the file or its log is replaced, and the pause between two attempts."""
 READ_ONLY = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)

@@ -1,4 +1,4 @@
-"""The SQL tables of a SQLite file, and what the file says of their formats.
+"""The SQL tables of a SQLite file, and the formats that the file records.
 
 Why a table and not SQLite's ``user_version``: that is one number for the whole file, which may hold tables
 of several versions.

@@ -1,6 +1,6 @@
 """Publish edits while everything fails, and ask at the end whether anything was lost.
 
-Two made-up data sets over one segmentation, one with its graph in a table and one with a graph's server, are
+Two synthetic data sets on one segmentation, one with its graph in a table and one with a graph's server, are
 ingested at a time before all edits. Then the messages of the edits are published, in any order, some of them
 twice, with poison among them, while the updater is killed, Bigtable is stopped, and the graph's server fails.
 """
@@ -47,7 +47,7 @@ examples:
   python -m tests.e2e.chaos --messages 200 --kills 4 --pauses 1 --outages 1 --grid 5,5,4
 """
 QUIET_S = LEASE_S + 15.0
-"""From the last disturbance to the end: what a killed process held comes again."""
+"""From the last disturbance to the end: a killed process's messages are redelivered."""
 WIDTH, LINE_S = 140, 30.0
 
 
@@ -100,12 +100,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if not found:
             parser.error(how)
     if options.only == TABLE:
-        options.outages = 0  # nobody asks the graph's server
+        options.outages = 0  # no data set uses the graph's server
     return options
 
 
 def run(options: argparse.Namespace, folder: Path) -> list[Check]:
-    """All of it; gives what was asked at the end."""
+    """Run everything; returns the final checks."""
     random = np.random.default_rng(options.seed)
     letters, witness = folder / "dead_letters", folder / "witness"
     names = [options.only] if options.only else [TABLE, HTTP]
@@ -158,7 +158,7 @@ def check_storm(options: argparse.Namespace, world: World, storm: Storm) -> list
 
 
 def check_updater(updater: RestartedUpdater) -> list[Check]:
-    """How it ends, and whether it ended when nobody killed it."""
+    """Exit status, and whether it exited without being killed."""
     ends = [f"status {status}" for status in updater.ends]
     stops = [f"status {status}" for status in updater.stops if status != 0]
     orphans = [f"process {pid}" for pid in updater.orphans()]

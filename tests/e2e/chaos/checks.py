@@ -26,7 +26,7 @@ ORACLE_NODES = 100
 
 @dataclass
 class Check:
-    """What was asked, and what is wrong, in words; passed where nothing is."""
+    """A check, and its failures as text; passed if empty."""
 
     question: str
     wrong: list[str] = field(default_factory=list)
@@ -97,7 +97,7 @@ def check_letters(folder: Path, parcels: Iterable[Parcel]) -> list[Check]:
 
 
 def messages_left(subscriptions: Sequence[str], seconds: float) -> list[str]:
-    """Messages that are delivered within a time, by their ids; they are let go again."""
+    """Messages delivered within a time, by their ids; they are nacked."""
     left = []
     until = time.monotonic() + seconds
     opened = [Subscription(path) for path in subscriptions]

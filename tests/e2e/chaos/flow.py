@@ -35,7 +35,7 @@ PROGRESS_S, REST_S = 45.0, 4.0
 LIMIT_S, STOP_S = 900.0, 60.0
 """For how long it is waited until all is done, and until the updater ends."""
 SETTLED_S = 30.0
-"""From when all is there to the end: what came twice may still be tried again."""
+"""From all rows present to the end: duplicates may still be retried."""
 MORE_S = 3.0
 ROUNDS = 5
 LATE, LATE_S = 0.03, 2.0
@@ -180,7 +180,7 @@ class Storm:
         self.progress = progress
         self.figures = Figures()
         self.longest_pause_s = FIRST_PAUSE_S * 2 ** (attempts - 2) + MORE_S
-        """Within this time a message that nobody holds comes again, if it has attempts left."""
+        """Within this time an unleased message is redelivered, if it has attempts left."""
         self._outage: threading.Thread | None = None
 
     def rage(self, kills: int, pauses: int, outages: int, random: np.random.Generator) -> None:
@@ -203,7 +203,7 @@ class Storm:
         self.figures.storm_s = time.monotonic() - begun
 
     def finish(self, quiet_s: float) -> None:
-        """Wait until all is there, and what killed processes held has come again; then end the updater.
+        """Wait until all rows exist and leases of killed processes expired; then stop the updater.
 
         Where messages are left, they have some more time.
         """

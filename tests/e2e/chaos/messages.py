@@ -1,4 +1,4 @@
-"""What chaos.py publishes: edits, missing ids, poison of every kind; and what must become of each message."""
+"""What chaos.py publishes: edits, missing ids, poison of every kind; and the expected outcomes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _missing(good: Good) -> Parcel:
 
 
 def _of_nothing(target: Target) -> Parcel:
-    """As the older server publishes it for each request of which nothing is missing."""
+    """As PCGL2Cache publishes it for each request without missing ids."""
     return Parcel(Message(b"", {"table_id": target.name, "l2_cache_id": target.l2cache_id}))
 
 
@@ -105,7 +105,7 @@ class _Command:
 
 
 class Poison:
-    """Messages that can never succeed, of one kind after the other."""
+    """Messages with permanent errors, of one kind after the other."""
 
     def __init__(self, targets: Sequence[Target], random: np.random.Generator, witness: Path) -> None:
         self.targets, self.random, self.command = targets, random, f"touch {witness}"

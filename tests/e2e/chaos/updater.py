@@ -37,7 +37,7 @@ class RestartedUpdater:
         self.ends: list[int] = []
         """Exit statuses with which it ended by itself."""
         self.stops: list[int | None] = []
-        """Those with which it ended when it was told to; None where it did not."""
+        """Exit statuses after SIGTERM; None if it did not exit."""
         self.peak_mb = 0.0
         self._groups: list[int] = []
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What the updater takes when idle, what becomes of messages that nobody should send, whether it grows."""
+"""The updater's resources when idle, its handling of hostile messages, and whether it grows."""
 
 from __future__ import annotations
 

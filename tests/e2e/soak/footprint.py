@@ -40,7 +40,7 @@ def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
 
 
 def begin_peaks(processes: Sequence[psutil.Process]) -> dict[int, int]:
-    """Let the peak memory of processes begin anew; gives what they have now, in bytes."""
+    """Reset the peak memory of processes; returns their current memory in bytes."""
     for process in processes:
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")
     return {process.pid: process.memory_info().rss for process in processes}

@@ -1,4 +1,4 @@
-"""Messages that nobody should send, each with the reason for which it has to be refused."""
+"""Hostile messages, each with its expected reason code."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Strain:
             return
 
     def replay(self, message: Hostile) -> float:
-        """Apply a recorded message, as Pub/Sub may refuse it; gives the most memory that this took, in MB."""
+        """Apply a recorded message, as Pub/Sub may refuse it; returns the peak memory in MB."""
         folder, config = self.dataset.config.parent, self.dataset.config
         (folder / "recorded.bin").write_bytes(message.data)
         (folder / "recorded.json").write_text(json.dumps({"attributes": dict(message.attributes)}))
@@ -105,7 +105,7 @@ class Strain:
         return max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1e3
 
     def check_letters(self, seconds: float) -> list[str]:
-        """Wait until all dead letters are there; gives, in words, what is wrong with them."""
+        """Wait until all dead letters exist; returns their problems as text."""
         folder, until = self.updater.dead_letters, time.monotonic() + seconds
         while not all((folder / f"{name}.json").exists() for name in self.expected):
             self.updater.check()
@@ -122,7 +122,7 @@ class Strain:
         return wrong
 
     def soak(self, seconds: float) -> list[Footprint]:
-        """Strain the updater for so long; gives what it took meanwhile."""
+        """Strain the updater for this long; returns its resource use."""
         began, first = time.monotonic(), len(self.samples)
         hostile: Iterator[Hostile] = iter(())
         for tick in itertools.count():
@@ -148,7 +148,7 @@ class Strain:
         raise AssertionError("unreachable")
 
     def wait_for_all(self) -> int:
-        """Wait until the rows of all edits are there; gives how many are not."""
+        """Wait until the rows of all edits exist; returns the number of missing ones."""
         ids = as_ids([node for edit in self._sent for node in edit.ids])
         until = time.monotonic() + LONGEST_S
         while lost := int((~self.store.read(ids, (SIZE,)).found).sum()):
