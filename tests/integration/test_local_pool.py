@@ -52,7 +52,9 @@ def test_kill_9_of_a_worker_between_chunks(tmp_path: Path) -> None:
 
     def kill_once(chunks: int) -> None:
         if len(results) == 10:
-            os.kill(run.workers[0].pid or 0, signal.SIGKILL)
+            pid = run.workers[0].pid
+            assert pid
+            os.kill(pid, signal.SIGKILL)
 
     progress = run.run(kill_once)
     assert sorted(results) == sorted(double(chunk) for chunk in pending(run.store, 0, len(BOX)))

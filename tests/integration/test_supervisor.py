@@ -131,10 +131,14 @@ def test_a_worker_that_is_killed_is_replaced(
     caplog.set_level("INFO")
     supervised = supervisor(tmp_path, Feed())
 
+    def first_pid() -> int:
+        """Process id of the first worker; 0 if it has none yet, which would mean this process' group."""
+        return supervised.workers[0].pid or 0 if supervised.workers else 0
+
     def kill_one() -> None:
         try:
-            wait_for(lambda: caplog.text.count("is ready") == 2 if is_idle else bool(supervised.workers), 120)
-            os.kill(supervised.workers[0].pid or 0, signal.SIGKILL)
+            wait_for(lambda: caplog.text.count("is ready") == 2 if is_idle else bool(first_pid()), 120)
+            os.kill(first_pid(), signal.SIGKILL)
             wait_for(lambda: "a worker died (SIGKILL)" in caplog.text)
             wait_for(lambda: caplog.text.count("is ready") == 3 if is_idle else True, 120)
         finally:
