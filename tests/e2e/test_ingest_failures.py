@@ -195,11 +195,11 @@ def test_a_chunk_that_hangs_is_given_up(
 ) -> None:
     config = dataset_file(tmp_path, sample)
     sabotage_chunk_1_0_0(tmp_path, monkeypatch, "time.sleep(600)")
-    monkeypatch.setattr("l2features.local.pool.CHUNK_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("l2features.local.pool.CHUNK_TIMEOUT_S", 8.0)
     done = run_ingest(config, "--create", "--chunks", "0:2,0:1,0:1")
     assert done.returncode == 1
     assert "1 of 2 chunks done" in done.stdout
-    assert "error: chunk 1,0,0 failed: a worker was ended after 2 s at this chunk, 3 times" in done.stderr
+    assert "error: chunk 1,0,0 failed: a worker was ended after 8 s at this chunk, 3 times" in done.stderr
 
 
 def test_a_chunk_that_fails_later_keeps_what_is_known_of_its_segments(tmp_path: Path, sample: Path) -> None:
