@@ -120,7 +120,7 @@ def test_no_timer_is_of_processing_time(job: tuple[str, Launched]) -> None:
     ("name", "source", "after"),
     [
         ("ingest", "Chunks/Pending chunks", "Compute features/Compute"),
-        ("audit", "Chunks/Chunks", "Audit chunks/Compare"),
+        ("audit", "Chunks/Pending chunks", "Audit chunks/Compare"),
     ],
 )
 def test_chunks_are_shared_out_before_they_are_computed(
