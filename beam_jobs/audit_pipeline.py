@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
 from l2features.audit.chunk_audit import Audit
 from l2features.audit.summary import AuditSummary, audit_or_fail, save_audit, settle
 from l2features.core.geometry import Chunk
 
-from .transforms import NAMESPACE, EnumerateChunks, StoreFn
+from .transforms import EnumerateChunks, StoreFn, count
 
 COUNTED = (
     "chunks",
@@ -39,8 +38,7 @@ class _AuditFn(beam.DoFn):
 
     def process(self, chunk: Chunk) -> Iterator[AuditSummary]:
         found = audit_or_fail(self.source, chunk)
-        for name in COUNTED:
-            Metrics.counter(NAMESPACE, f"audit_{name}").inc(getattr(found, name))
+        count(**{f"audit_{name}": getattr(found, name) for name in COUNTED})
         yield found
 
     def teardown(self) -> None:

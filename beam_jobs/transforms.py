@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +20,26 @@ from l2features.store.base import FAILED
 NAMESPACE = "l2features"
 
 
-def _count(**counts: int) -> None:
-    for name, count in counts.items():
-        Metrics.counter(NAMESPACE, name).inc(count)
+def count(**counts: int) -> None:
+    """Add to the job's counters."""
+    for name, number in counts.items():
+        Metrics.counter(NAMESPACE, name).inc(number)
 
 
-def _time(step: str, millis: float) -> None:
-    Metrics.distribution(NAMESPACE, f"{step}_ms").update(round(millis))
+def measure(**values: float) -> None:
+    """Add to the job's distributions, in whole numbers."""
+    for name, value in values.items():
+        Metrics.distribution(NAMESPACE, name).update(round(value))
+
+
+def measure_steps(millis: Mapping[str, float]) -> None:
+    """Add the time of each step."""
+    measure(**{f"{step}_ms": time for step, time in millis.items()})
 
 
 def count_saturated(features: np.ndarray) -> None:
     """Count, by attribute, the nodes whose value is the largest that its type holds."""
-    _count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
+    count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
 
 
 class StoreFn(beam.DoFn):
@@ -53,7 +61,7 @@ class _PendingFn(StoreFn):
     def process(self, shard: tuple[int, int]) -> Iterator[Chunk]:
         chunks = self.run.pending(self.store, *shard)
         begin_anew(self.store, self.run.chunk_ids(*shard))
-        _count(chunks_done_before=shard[1] - shard[0] - len(chunks))
+        count(chunks_done_before=shard[1] - shard[0] - len(chunks))
         yield from chunks
 
 
@@ -102,11 +110,10 @@ class _ComputeFn(StoreFn):
 
 def _count_chunk(result: ChunkFeatures) -> None:
     nodes = len(result.features)
-    _count(chunks=1, empty_chunks=int(nodes == 0), nodes=nodes, orphan_supervoxels=result.orphans)
-    _count(**{f"files_{name}": files for name, files in result.files._asdict().items()})
+    count(chunks=1, empty_chunks=int(nodes == 0), nodes=nodes, orphan_supervoxels=result.orphans)
+    count(**{f"files_{name}": files for name, files in result.files._asdict().items()})
     count_saturated(result.features)
-    for step, millis in result.millis.items():
-        _time(step, millis)
+    measure_steps(result.millis)
 
 
 @dataclass
@@ -124,10 +131,10 @@ class _WriteFn(StoreFn):
     def process(self, result: ChunkFeatures) -> Iterator[ChunkResult]:
         saved = save_result(self.store, self.run.geometry, result)
         if saved.record.state == FAILED:
-            _count(failed_chunks=1)
+            count(failed_chunks=1)
         if not result.failure:
-            _time("write", saved.millis["write"])
-            _count(rows_written=len(result.features))
+            measure(write_ms=saved.millis["write"])
+            count(rows_written=len(result.features))
         yield saved
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.coders import FastPrimitivesCoder
-from apache_beam.metrics import Metrics
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import (
     BagStateSpec,
@@ -26,7 +25,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from l2features.updates.ledger import Plain, Tally, entry_of, plain_entry, unreported
 
-from .transforms import NAMESPACE
+from .transforms import count
 
 BATCH_MESSAGES = 200
 """Limit for the message parts that are computed together."""
@@ -115,7 +114,7 @@ class _CollectFn(beam.DoFn):
         before = Tally(*(tally.read() or ()))
         after = before.add(entry_of(entry))
         if after == before:
-            Metrics.counter(NAMESPACE, "repeated").inc()
+            count(repeated=1)
             return
         tally.write(tuple(after))
         now = max(published, Timestamp.of(time.time()))  # after a seek, messages are old

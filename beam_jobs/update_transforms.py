@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics
 
 from l2features.messages.outcomes import Verdict
 from l2features.messages.parts import Delivery, Place, batches
@@ -34,7 +33,7 @@ from l2features.updates.ledger import (
 from l2features.updates.recorder import Flusher, open_recorder
 from l2features.updates.updater import Update, Updater
 
-from .transforms import NAMESPACE, count_saturated
+from .transforms import count, count_saturated, measure, measure_steps
 from .update_stateful import BatchByKey, CollectByMessage
 
 _lock = threading.Lock()
@@ -57,14 +56,6 @@ def release_updater(update: Update) -> None:
             _updaters[update] = updater, users - 1
             return
     updater.close()
-
-
-def _count(name: str, by: int = 1) -> None:
-    Metrics.counter(NAMESPACE, name).inc(by)
-
-
-def _measure(name: str, value: float) -> None:
-    Metrics.distribution(NAMESPACE, name).update(round(value))
 
 
 class _UpdateFn(beam.DoFn):
@@ -138,12 +129,11 @@ class _ComputeNodesFn(_UpdateFn):
         if not place.dataset:
             yield from group[1]
             return
-        _count("groups")
+        count(groups=1)
         members = sorted(map(member_of, group[1]), key=lambda member: member.key)
         for computed in self.updater.compute(place, members):
             written = list(self.updater.write(computed))
-            for step, millis in computed.millis.items():
-                _measure(f"{step}_ms", millis)
+            measure_steps(computed.millis)
             count_saturated(computed.features)
             for member, outcomes in written:
                 yield member.key, plain_entry(Report(member.part, tuple(outcomes)))
@@ -166,10 +156,9 @@ class ComputeNodes(beam.PTransform):
 class _SettleFn(beam.DoFn):
     def process(self, message: tuple[str, Iterable[Plain]]) -> Iterator[Any]:
         result = message_result(*close_account(map(entry_of, message[1])))
-        for name, number in result.counters().items():
-            _count(name, number)
+        count(**result.counters())
         if result.lag_ms is not None:
-            _measure("lag_ms", result.lag_ms)
+            measure(lag_ms=result.lag_ms)
         yield result
 
 
@@ -194,7 +183,7 @@ class _KeepFn(beam.DoFn):
     def process(self, result: MessageResult) -> Iterator[Any]:
         if self.letters and result.letter:
             self.letters.put(result.letter)
-            _count("dead_letters")
+            count(dead_letters=1)
         yield result._replace(letter=None)
 
     def teardown(self) -> None:

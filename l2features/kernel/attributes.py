@@ -66,11 +66,11 @@ def computes(*fields: str) -> Callable[[Compute], Compute]:
 def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) -> None:
     """Compute the rows of the labels 1, 2, ... of the runs.
 
-    Raises NotImplementedError unless each field of the schema has one computation.
+    Raises RuntimeError unless each field of the schema has one computation.
     """
     fields = sorted(field for group in _COMPUTE for field in group)
     if fields != sorted(FEATURES.names[1:]):  # type: ignore[index]
-        raise NotImplementedError(f"computations for {fields}: expected one for each field of {FEATURES}")
+        raise RuntimeError(f"computations for {fields}: expected one for each field of {FEATURES}")
     moments = moved(compute_moments(runs, len(rows) + 1), frame.origin, np.array(runs.shape), frame.shape)
     measured = Measured(runs, moments, frame, nm)
     for group, compute in _COMPUTE.items():

@@ -43,7 +43,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Service:
-    """A command and its dependencies; whoever starts it resolves ``python`` and ``l2features``."""
+    """A command and its dependencies; the launcher resolves ``python`` and ``l2features``."""
 
     name: str
     argv: tuple[str, ...]

@@ -6,11 +6,8 @@ import fcntl
 import importlib.util
 import shlex
 import shutil
-import socket
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +20,7 @@ from ..core.errors import ConfigError
 from .emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_listening
 from .sample.folder import LOCK, check_config, others_in
 from .sample.segmentation_files import NAME, Sample
-from .serve import configuration
+from .serve import answers, bind_once, configuration
 from .services import API, GRAPH, UPDATER, Place, Service, services
 from .supervise import Ended, Stopped, Supervisor
 
@@ -130,9 +127,7 @@ def _choose_place(folder: Path, ports: Mapping[str, int]) -> Place:
         if list(ports.values()).count(port) > 1:
             raise ConfigError(f"port {port} is given twice: expected different ones")
         try:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((LOOPBACK, port))
+            bind_once(LOOPBACK, port)
         except OSError as error:
             raise ConfigError(
                 f"port {port}: {error.strerror}: choose another with --{name}-port, or none for a free one"
@@ -168,22 +163,13 @@ def _start(supervisor: Supervisor, place: Place, temporary: str) -> None:
             running[service.name] = supervisor.start(service.name, _here(service), service.environment)
     updater = running[UPDATER]
     supervisor.wait_until(lambda: WORKER_IS_READY in updater.printed(), UPDATER, START_S)
-    supervisor.wait_until(partial(_answers, f"http://{place.api}/ready"), API, START_S)
+    supervisor.wait_until(partial(answers, f"http://{place.api}/ready"), API, START_S)
 
 
 def _here(service: Service) -> list[str]:
     """Return a service's command, run by this Python."""
     program = {"python": [sys.executable], "l2features": [sys.executable, "-m", "l2features.cli"]}
     return [*program[service.argv[0]], *service.argv[1:]]
-
-
-def _answers(url: str) -> bool:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def greeting(place: Place) -> str:

@@ -27,7 +27,6 @@ from l2features.testing.emulators import free_port
 from l2features.testing.server import nodes_of
 from tests.support.jobs import dataset_file, run_ingest
 
-SITE = "/usr/local/lib/python3.11/site-packages"
 SERVE = [sys.executable, "-m", "l2features.cli", "serve", "gs://my-bucket/l2/datasets.yml"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
@@ -184,10 +185,15 @@ def exposed_names() -> Iterator[str]:
 
 
 def test_the_counters_table_is_complete() -> None:
-    source = "\n".join(path.read_text() for path in (ROOT / "beam_jobs").glob("*.py"))
-    literal = set(re.findall(r'(?:_measure\(|_counter\(|_count\(|Metrics\.\w+\(NAMESPACE, )"(\w+)"', source))
-    for keywords in re.findall(r"_count\((\w+=.*)\)$", source, re.M):
-        literal |= set(re.findall(r"(?:^|, )(\w+)=(?!=)", keywords))
+    made_calls = [
+        node
+        for path in (ROOT / "beam_jobs").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        if node.func.id in {"count", "measure"}
+    ]
+    literal = {keyword.arg for call in made_calls for keyword in call.keywords if keyword.arg}
+    assert len(literal) > 8
     made = {f"messages_{verdict}" for verdict in Verdict} | {f"ids_{fate}" for fate in Fate}
     made |= {f"audit_{name}" for name in COUNTED} | {f"{step}_ms" for step in (*STEPS, "graph")}
     made |= {f"files_{name}" for name in FileCounts._fields} | {f"saturated_{a.name}" for a in SATURATING}

@@ -27,8 +27,9 @@ FLOORS = (
     ("config",),
     ("pubsub", "ingest", "query"),
     ("audit", "updates"),
-    ("local", "testing"),
+    ("local",),
     ("cli",),
+    ("testing",),
 )
 """The rooms of `l2features`, from the ground: a room may import those of its own floor and of those below."""
 WITH_IO = {"google", "cloudvolume", "requests", "sqlite3", "yaml", "os", "subprocess", "socket"}
