@@ -156,4 +156,5 @@ def test_every_exchange(server: Server, recordings: Recordings, topic: Topic) ->
     failed_then = {e["name"] for e in exchanges(recordings.folder) if e["response"]["status"] == 500}
     assert set(different) == failed_then | DELIBERATE
     assert not wrong
+    assert server.stop() == 0  # it publishes what is queued
     assert Counter(topic.ids()) == expected
