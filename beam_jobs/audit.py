@@ -61,10 +61,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 parse = partial(command.parse, "audit", __doc__, add_options)
 
 
-def plan(own: argparse.Namespace) -> Audit:
+def plan(args: argparse.Namespace) -> Audit:
     """Return the audit that the options describe. Raises L2FeaturesError before any chunk is read."""
-    dataset = load_dataset(own.dataset, own.config)
-    return prepare_audit(dataset, own.timestamp, own.repair, partial(command.choose_box, own))
+    dataset = load_dataset(args.dataset, args.config)
+    return prepare_audit(dataset, args.timestamp, args.repair, partial(command.choose_box, args))
 
 
 def report(summary: AuditSummary) -> int:
@@ -93,10 +93,10 @@ def local_job(audit: Audit) -> ChunkJob[AuditSummary]:
     )
 
 
-def audit_locally(audit: Audit, own: argparse.Namespace, run: str) -> int:
+def audit_locally(audit: Audit, args: argparse.Namespace, run: str) -> int:
     """Audit on this machine; returns the exit status."""
     summary = AuditSummary()
-    progress = command.run_local(local_job(audit), own, summary.add)
+    progress = command.run_local(local_job(audit), args, summary.add)
     if progress.stopped:
         print(summary_text(summary))
         print(STOPPED, file=sys.stderr)
@@ -107,13 +107,13 @@ def audit_locally(audit: Audit, own: argparse.Namespace, run: str) -> int:
     return report(summary)
 
 
-def audit_on(own: argparse.Namespace, audit: Audit, flags: list[str], run: str) -> int:
+def audit_on(args: argparse.Namespace, audit: Audit, flags: list[str], run: str) -> int:
     """Audit on a Beam runner, which keeps the summary; returns the exit status."""
     from .audit_pipeline import build
 
     audit = replace(audit, counted=True)
     named = [table_job_name("audit", audit.dataset), *labels("audit", audit.dataset.name), *flags]
-    counts = command.run_on(own.runner, named, partial(build, audit=audit, run=run), command.waiting(own))
+    counts = command.run_on(args.runner, named, partial(build, audit=audit, run=run), command.waiting(args))
     if counts is None:
         return 0
     with closing(audit.open_store()) as store:
@@ -125,15 +125,14 @@ def audit_on(own: argparse.Namespace, audit: Audit, flags: list[str], run: str) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 complete, 1 incomplete or failed, 2 for a wrong option."""
-    command.configure_log()
-    own, flags = parse(sys.argv[1:] if argv is None else argv)
+    args, flags = parse(argv)
     run_id = uuid.uuid4().hex
 
     def run() -> int:
-        audit = plan(own)
-        if own.runner == LOCAL:
-            return audit_locally(audit, own, run_id)
-        return audit_on(own, audit, flags, run_id)
+        audit = plan(args)
+        if args.runner == LOCAL:
+            return audit_locally(audit, args, run_id)
+        return audit_on(args, audit, flags, run_id)
 
     return command.exit_status(run, STOPPED)
 

@@ -55,7 +55,9 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for the data set, the chunks and the number of processes."""
-    parser.add_argument("--dataset", help="name of the data set in the data sets file (required)")
+    parser.add_argument(
+        "--dataset", required=True, help="name of the data set in the data sets file (required)"
+    )
     parser.add_argument("--config", help=CONFIG_HELP)
     which = parser.add_mutually_exclusive_group()
     add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
@@ -63,8 +65,21 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="worker processes of a local run; default: one per core")
 
 
-def add_runner_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for where the job runs, and whether the command waits for it."""
+def parse(
+    name: str,
+    description: str | None,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    argv: Sequence[str] | None,
+    problem: Callable[[argparse.Namespace, list[str]], str] = lambda args, _: "",
+) -> tuple[argparse.Namespace, list[str]]:
+    """Return the job's own options, and the flags for Beam. Exits with status 2 if one is wrong.
+
+    ``problem`` returns what is wrong with the job's own options and Beam's flags, or "".
+    """
+    # Set the form of log lines before Beam sets its own when it reads options.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    parser = new_parser(name, description)
+    add_options(parser)
     parser.add_argument(
         "--runner", default=LOCAL, help="local (default), or a Beam runner such as DataflowRunner"
     )
@@ -72,61 +87,46 @@ def add_runner_options(parser: argparse.ArgumentParser) -> None:
     add_switch(until, "--wait", "wait for the end of a job on Dataflow: the default for batch jobs")
     add_switch(until, "--detach", "only start a job on Dataflow: the default for streaming jobs")
     parser.set_defaults(wait=None, detach=None)
-
-
-def check_runner_options(parser: argparse.ArgumentParser, own: argparse.Namespace) -> None:
-    """Exit with status 2 if the command is not to wait for a job that ends with this process."""
-    if waiting(own) is False and not is_dataflow(own.runner):
+    args, rest = parser.parse_known_args(argv)
+    if waiting(args) is False and not is_dataflow(args.runner):
         parser.error(
-            f"--detach, --wait=false: runner {own.runner} ends with this command; "
+            f"--detach, --wait=false: runner {args.runner} ends with this command; "
             "expected --runner=DataflowRunner"
         )
+    for option in ("attempts", "workers"):
+        if (number := getattr(args, option, None)) is not None and number < 1:
+            parser.error(f"--{option} {number}: expected 1 or more")
+    flags = beam_flags(parser, rest)
+    if text := problem(args, rest):
+        parser.error(text)
+    return args, flags
 
 
-def parse(
-    name: str,
-    description: str | None,
-    add_options: Callable[[argparse.ArgumentParser], None],
-    argv: Sequence[str],
-) -> tuple[argparse.Namespace, list[str]]:
-    """Return the job's own options, and the flags for Beam. Exits with status 2 if one is unknown."""
-    parser = new_parser(name, description)
-    add_options(parser)
-    add_runner_options(parser)
-    own, rest = parser.parse_known_args(argv)
-    check_runner_options(parser, own)
-    if not own.dataset:
-        parser.error("--dataset NAME is required")
-    if own.workers is not None and own.workers < 1:
-        parser.error(f"--workers {own.workers}: expected 1 or more")
-    return own, beam_flags(parser, rest)
-
-
-def choose_box(own: argparse.Namespace, grid: Triple) -> ChunkBox:
+def choose_box(args: argparse.Namespace, grid: Triple) -> ChunkBox:
     """Return the part of a grid that the options name."""
-    if own.test:
+    if args.test:
         return centre_box(grid)
-    return parse_box(own.chunks, grid) if own.chunks is not None else whole_box(grid)
+    return parse_box(args.chunks, grid) if args.chunks is not None else whole_box(grid)
 
 
 def run_local(
-    job: ChunkJob[R], own: argparse.Namespace, add: Callable[[R], object], starting: str = "starting"
+    job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object], starting: str = "starting"
 ) -> Progress:
     """Run on this machine with a progress bar; ``add`` receives the result of each chunk."""
-    run = LocalRun(job, own.workers or len(os.sched_getaffinity(0)), add)
+    run = LocalRun(job, args.workers or len(os.sched_getaffinity(0)), add)
     with logging_redirect_tqdm(), tqdm(total=len(job.box), unit="chunk") as bar:
-        bar.set_description(f"{own.dataset} ({starting})")
+        bar.set_description(f"{args.dataset} ({starting})")
 
         def advance(chunks: int) -> None:
-            bar.set_description(own.dataset, refresh=False)
+            bar.set_description(args.dataset, refresh=False)
             bar.update(chunks)
 
         return run.run(advance)
 
 
-def waiting(own: argparse.Namespace) -> bool | None:
+def waiting(args: argparse.Namespace) -> bool | None:
     """Return whether to wait for a job on Dataflow; None if the options leave it open."""
-    return own.wait if own.detach is None else not own.detach
+    return args.wait if args.detach is None else not args.detach
 
 
 def run_on(
@@ -142,6 +142,7 @@ def run_on(
         wait: whether to wait for the end of a job on Dataflow; default: unless it streams.
     """
     import apache_beam as beam
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
 
     from .portable import plain_errors, portable_flags
 
@@ -155,7 +156,12 @@ def run_on(
         add(pipeline)
         if is_dataflow(runner):
             return _on_dataflow(pipeline, options, wait)
-        return _on_runner(pipeline, options)
+        result = pipeline.run()
+        google = options.view_as(GoogleCloudOptions)
+        if options.view_as(TestOptions).dry_run or google.template_location:
+            return None
+        result.wait_until_finish()
+        return _counters(result)
 
 
 def _on_dataflow(pipeline: Any, options: PipelineOptions, wait: bool | None) -> dict[str, int] | None:
@@ -173,16 +179,6 @@ def _on_dataflow(pipeline: Any, options: PipelineOptions, wait: bool | None) -> 
     return None if standard.streaming else _counters(result)
 
 
-def _on_runner(pipeline: Any, options: PipelineOptions) -> dict[str, int] | None:
-    from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
-
-    result = pipeline.run()
-    if options.view_as(TestOptions).dry_run or options.view_as(GoogleCloudOptions).template_location:
-        return None
-    result.wait_until_finish()
-    return _counters(result)
-
-
 def _counters(result: Any) -> dict[str, int]:
     """Return the job's counters; those of one name, which several steps have, are added up."""
     from apache_beam.metrics import MetricsFilter
@@ -193,11 +189,6 @@ def _counters(result: Any) -> dict[str, int]:
     for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:
         total[metric.key.metric.name] += metric.result or 0
     return dict(total)
-
-
-def configure_log() -> None:
-    """Set the form of log lines, before Beam sets its own when it reads options."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
 def exit_status(run: Callable[[], int], stopped: str) -> int:

@@ -70,13 +70,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 parse = partial(command.parse, "ingest", __doc__, add_options)
 
 
-def plan(own: argparse.Namespace) -> Ingest:
+def plan(args: argparse.Namespace) -> Ingest:
     """Return the ingest that the options describe. Raises L2FeaturesError before anything is computed."""
-    dataset = load_dataset(own.dataset, own.config)
-    if own.sink == BIGTABLEIO and not dataset.store.startswith("bigtable://"):
-        raise ConfigError(f"sink {own.sink}: the data set's store is {dataset.store}, expected bigtable://…")
-    ingest = prepare(dataset, own.timestamp, own.create, partial(command.choose_box, own))
-    return replace(ingest, recompute=own.recompute, retry_missing=own.retry_missing)
+    dataset = load_dataset(args.dataset, args.config)
+    if args.sink == BIGTABLEIO and not dataset.store.startswith("bigtable://"):
+        raise ConfigError(f"sink {args.sink}: the data set's store is {dataset.store}, expected bigtable://…")
+    ingest = prepare(dataset, args.timestamp, args.create, partial(command.choose_box, args))
+    return replace(ingest, recompute=args.recompute, retry_missing=args.retry_missing)
 
 
 def report(summary: Summary, progress: Progress) -> int:
@@ -100,18 +100,7 @@ def report(summary: Summary, progress: Progress) -> int:
     return EXIT_FAILED if summary.n_failed else 0
 
 
-def report_counters(counts: dict[str, int]) -> int:
-    """Print what a Beam runner counted; returns the exit status."""
-    print(", ".join(f"{name} {value}" for name, value in sorted(counts.items())))
-    if counts.get("failed_chunks"):
-        print(
-            f"error: {counts['failed_chunks']} chunks failed: l2features status names them", file=sys.stderr
-        )
-        return EXIT_FAILED
-    return 0
-
-
-def judge(ingest: Ingest, own: argparse.Namespace, read: FileCounts, done_before: int) -> int:
+def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_before: int) -> int:
     """Report a box in which no file was found; returns the exit status.
 
     Args:
@@ -121,13 +110,13 @@ def judge(ingest: Ingest, own: argparse.Namespace, read: FileCounts, done_before
     if read.read:
         return 0
     files = read if read.expected and not done_before else None
-    if own.sink == STORE:
+    if args.sink == STORE:
         with closing(ingest.open_store()) as store:
             files = nothing_found(store, ingest.geometry, ingest.box)
     if files is None:
         return 0
     text = nothing_found_text(ingest.dataset, ingest.geometry, files)
-    if own.allow_empty:
+    if args.allow_empty:
         print(f"warning: {text}", file=sys.stderr)
         return 0
     print(f"error: {text}; {AFTERWARDS}", file=sys.stderr)
@@ -146,40 +135,39 @@ def local_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
     )
 
 
-def ingest_locally(ingest: Ingest, own: argparse.Namespace) -> int:
-    """Ingest on this machine; returns the exit status."""
-    starting = "starting; the first time, this compiles the kernel"
-    summary = Summary()
-    progress = command.run_local(local_job(ingest, own.sink == STORE), own, summary.add, starting)
-    return report(summary, progress) or judge(ingest, own, summary.files, progress.done_before)
-
-
-def ingest_on(ingest: Ingest, own: argparse.Namespace, flags: list[str]) -> int:
+def ingest_on(ingest: Ingest, args: argparse.Namespace, flags: list[str]) -> int:
     """Ingest on a Beam runner; returns the exit status."""
     from .transforms import build, pending_chunks
 
-    recorded = own.sink == STORE
+    recorded = args.sink == STORE
     chunks = pending_chunks(ingest)
     add = partial(build, ingest=ingest, chunks=chunks, recorded=recorded, counted=recorded)
-    named = [table_job_name("ingest", ingest.dataset), *labels("ingest", own.dataset), *flags]
-    counts = command.run_on(own.runner, named, add, command.waiting(own))
+    named = [table_job_name("ingest", ingest.dataset), *labels("ingest", args.dataset), *flags]
+    counts = command.run_on(args.runner, named, add, command.waiting(args))
     if counts is None:
         return 0
     files = FileCounts(*(counts.get(f"files_{name}", 0) for name in FileCounts._fields))
-    return report_counters(counts) or judge(ingest, own, files, counts.get("chunks_done_before", 0))
+    print(", ".join(f"{name} {value}" for name, value in sorted(counts.items())))
+    if failed := counts.get("failed_chunks"):
+        print(f"error: {failed} chunks failed: l2features status names them", file=sys.stderr)
+        return EXIT_FAILED
+    return judge(ingest, args, files, counts.get("chunks_done_before", 0))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 1 for failed chunks or no file found, 2 for a wrong option."""
     started = datetime.now(UTC)
-    command.configure_log()
-    own, flags = parse(sys.argv[1:] if argv is None else argv)
+    args, flags = parse(argv)
 
     def run() -> int:
-        ingest = plan(own)
+        ingest = plan(args)
         with closing(ingest.open_store()) as store:
             record_start(store, started)
-        return ingest_locally(ingest, own) if own.runner == LOCAL else ingest_on(ingest, own, flags)
+        if args.runner != LOCAL:
+            return ingest_on(ingest, args, flags)
+        summary, starting = Summary(), "starting; the first time, this compiles the kernel"
+        progress = command.run_local(local_job(ingest, args.sink == STORE), args, summary.add, starting)
+        return report(summary, progress) or judge(ingest, args, summary.files, progress.done_before)
 
     return command.exit_status(run, STOPPED)
 

@@ -79,7 +79,11 @@ def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | Non
         found = _ID.search(str(error))
         if found is None or google.update:
             raise LaunchFailed(str(error)) from error
-        raise LaunchFailed(_already_runs(job(found[1]))) from error
+        runs = job(found[1])
+        raise LaunchFailed(
+            f"job {runs.name} already runs as {runs.id}: {runs.page}; wait for it, or "
+            f"{runs.command('cancel')}, or give another --job_name"
+        ) from error
     except KeyboardInterrupt:
         raise StillRunning(
             f"stopped while job {google.job_name} was being started; whether it runs: gcloud dataflow jobs "
@@ -110,13 +114,6 @@ def wait_for(result: Any, job: CloudJob) -> None:
             raise LaunchFailed(f"job {job.id}: {state}: {why}; see {job.page}") from error
     except AssertionError as error:  # Beam raises it if its polling thread died
         raise LaunchFailed(f"cannot read the state of the job; {continues}") from error
-
-
-def _already_runs(job: CloudJob) -> str:
-    return (
-        f"job {job.name} already runs as {job.id}: {job.page}; wait for it, or {job.command('cancel')}, "
-        "or give another --job_name"
-    )
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from l2features.config.datasets import CONFIG_VARIABLE
@@ -109,22 +110,19 @@ def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
     A flag is ``--flag``, ``--flag=true``, ``--flag=false``, or has its value as the next argument. Raises
     ArgumentTypeError for another value.
     """
-    known = switches(beam_parser())
-    found: dict[str, bool] = {}
-    left, rest = list(flags), []
-    while left:
-        flag = left.pop(0)
-        name, given, value = flag.partition("=")
-        if name not in known:
-            rest.append(flag)
-            continue
-        if not given:
-            value = left.pop(0) if left and left[0].lower() in _BOOLEANS else "true"
-        try:
-            found[known[name].option] = known[name].on == boolean(value)
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentTypeError(f"{name}: {error}") from None
-    return found, rest
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag, (option, on, _) in switches(beam_parser()).items():
+        value: dict[str, Any] = {"nargs": "?", "const": on, "type": partial(_means, on=on)}
+        parser.add_argument(flag, dest=option, default=argparse.SUPPRESS, **value)
+    try:
+        found, rest = parser.parse_known_args(flags)
+    except argparse.ArgumentError as error:
+        raise argparse.ArgumentTypeError(f"{error.argument_name}: {error.message}") from None
+    return vars(found), rest
+
+
+def _means(text: str, on: bool) -> bool:
+    return boolean(text) == on
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:

@@ -27,6 +27,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from l2features.config.datasets import DATASET_NAME
 from l2features.core.errors import ConfigError
 from l2features.core.times import TIME_PATTERN
+from l2features.pubsub.topic import PROJECT
 
 from . import audit, command, ingest, update
 from .dataflow import DEFAULTS
@@ -35,12 +36,12 @@ from .options import actions, boolean
 FOLDER = Path("templates")
 MACHINE_TYPE = "n2-standard-4"
 """4 GB per core, and so per kernel."""
-LOCAL = {"help", "runner", "workers", "messages"}
+LOCAL = {"help", "runner", "workers", "messages", "ready_file"}
 """Options of local runs only."""
 
 WHAT, PART, HOW, WORKERS = "Data set", "Part of the grid", "What is computed", "Workers"
 _NAME = r"[A-Za-z][-A-Za-z0-9_.~+%]{2,254}"
-_PROJECT = r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*"
+_PROJECT = f"projects/{PROJECT}"
 _SUBSCRIPTION = f"{_PROJECT}/subscriptions/{_NAME}"
 _AT_LEAST_1 = "^[1-9][0-9]*$"
 _IMAGE = "^[^ ]+/[^ ]+[:@][^ /]+$"
@@ -199,7 +200,8 @@ def as_text(job: str) -> str:
     return json.dumps(metadata(job), indent=2, ensure_ascii=False) + "\n"
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options, and the parser's ``error``. Exits with status 2 if one is wrong."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "python -m beam_jobs.templates", None, __doc__, formatter_class=formatter
@@ -211,35 +213,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--image", help="image of the job, with its tag; required with --spec")
     parser.add_argument("--service_account", metavar="EMAIL", help="service account of the workers")
     parser.add_argument("--subnetwork", help="regions/REGION/subnetworks/NAME, with Private Google Access")
-    return parser
-
-
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options. Exits with status 2 if one is wrong."""
-    parser = _parser()
-    own = parser.parse_args(argv)
-    if own.spec and not own.image:
+    parser.set_defaults(error=parser.error)
+    args = parser.parse_args(argv)
+    if args.spec and not args.image:
         parser.error("--image IMAGE is required with --spec")
-    if own.image and not re.search(_IMAGE, own.image):
-        parser.error(f"--image {own.image!r}: expected HOST/PATH/NAME:TAG or HOST/PATH/NAME@DIGEST")
-    return own
+    if args.image and not re.search(_IMAGE, args.image):
+        parser.error(f"--image {args.image!r}: expected HOST/PATH/NAME:TAG or HOST/PATH/NAME@DIGEST")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point: write the files, or print a spec. Exits with status 2 for a wrong option."""
-    own = parse(argv)
-    if not own.spec:
-        try:
-            for job in TEMPLATES:
-                (own.folder / f"{job}.json").write_text(as_text(job))
-        except OSError as error:
-            _parser().error(
-                f"--folder {own.folder}: {error.strerror}: expected a folder that can be written to"
-            )
+    args = parse(argv)
+    if args.spec:
+        environment = {"serviceAccountEmail": args.service_account, "subnetwork": args.subnetwork}
+        given = {name: value for name, value in environment.items() if value}
+        print(json.dumps(spec(args.spec, args.image, **given), indent=2, ensure_ascii=False))
         return 0
-    environment = {"serviceAccountEmail": own.service_account, "subnetwork": own.subnetwork}
-    given = {name: value for name, value in environment.items() if value}
-    print(json.dumps(spec(own.spec, own.image, **given), indent=2, ensure_ascii=False))
+    try:
+        for job in TEMPLATES:
+            (args.folder / f"{job}.json").write_text(as_text(job))
+    except OSError as error:
+        args.error(f"--folder {args.folder}: {error.strerror}: expected a folder that can be written to")
     return 0
 
 

@@ -32,14 +32,10 @@ def measure(**values: float) -> None:
         Metrics.distribution(NAMESPACE, name).update(round(value))
 
 
-def measure_steps(millis: Mapping[str, float]) -> None:
-    """Add the time of each step."""
-    measure(**{f"{step}_ms": time for step, time in millis.items()})
-
-
-def count_saturated(features: np.ndarray) -> None:
-    """Count, by attribute, the nodes whose value is the largest that its type holds."""
+def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
+    """Count, by attribute, the nodes with the largest value of its type; add the time of each step."""
     count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
+    measure(**{f"{step}_ms": time for step, time in millis.items()})
 
 
 class StoreFn(beam.DoFn):
@@ -112,8 +108,7 @@ def _count_chunk(result: ChunkFeatures) -> None:
     nodes = len(result.features)
     count(chunks=1, empty_chunks=int(nodes == 0), nodes=nodes, orphan_supervoxels=result.orphans)
     count(**{f"files_{name}": files for name, files in result.files._asdict().items()})
-    count_saturated(result.features)
-    measure_steps(result.millis)
+    observe(result.features, result.millis)
 
 
 @dataclass

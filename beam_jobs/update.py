@@ -20,13 +20,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from l2features import kernel as features
 from l2features.config.datasets import read_datasets
 from l2features.config.reach import check_pubsub
 from l2features.core.errors import ConfigError
-from l2features.local.updater_run import Setup, Supervisor
+from l2features.local.updater_run import Supervisor
 from l2features.messages.outcomes import Fate, Verdict
 from l2features.pubsub.dead_letters import open_dead_letters
 from l2features.pubsub.letter_topic import LetterTopic
@@ -40,7 +41,7 @@ from l2features.updates.updater import Update
 from . import command
 from .command import EXIT_FAILED
 from .dataflow import is_dataflow, labels, update_job_name
-from .options import CONFIG_HELP, add_switch, beam_flags, booleans_of
+from .options import CONFIG_HELP, add_switch, booleans_of
 
 # Apache Beam is imported only where it is used, as the worker processes import this module.
 ALWAYS_ON = ("streaming", "enable_streaming_engine")
@@ -79,92 +80,80 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, help="worker processes for --subscriptions; default: one per core"
     )
+    parser.add_argument(
+        "--ready_file", type=Path, help="file to create when a worker is ready for --subscriptions"
+    )
 
 
-def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the job's own options, and the flags for Beam. Exits with status 2 for an unknown option."""
-    parser = command.new_parser("update", __doc__)
-    add_options(parser)
-    command.add_runner_options(parser)
-    own, rest = parser.parse_known_args(argv)
-    command.check_runner_options(parser, own)
-    if not own.messages and not own.subscriptions:
-        parser.error("--messages FOLDER or FILE, or --subscriptions PATH[,PATH…], is required")
-    if own.subscriptions and not own.dead_letters:
-        parser.error("--dead_letters FOLDER or TOPIC is required with --subscriptions")
-    for name in ("attempts", "workers"):
-        if getattr(own, name) is not None and getattr(own, name) < 1:
-            parser.error(f"--{name} {getattr(own, name)}: expected 1 or more")
-    flags = beam_flags(parser, rest)
-    if own.subscriptions:
-        for name in ALWAYS_ON:
-            if booleans_of(rest)[0].get(name) is False:
-                parser.error(f"--{name}=false: a job with --subscriptions always has it on; leave it out")
-    return own, flags
+def _problem(args: argparse.Namespace, flags: list[str]) -> str:
+    """Return what is wrong with the options, or "". ``flags`` are Beam's, as they were given."""
+    if not args.messages and not args.subscriptions:
+        return "--messages FOLDER or FILE, or --subscriptions PATH[,PATH…], is required"
+    if args.subscriptions and not args.dead_letters:
+        return "--dead_letters FOLDER or TOPIC is required with --subscriptions"
+    for name in ALWAYS_ON if args.subscriptions else ():
+        if booleans_of(flags)[0].get(name) is False:
+            return f"--{name}=false: a job with --subscriptions always has it on; leave it out"
+    return ""
 
 
-def replay(own: argparse.Namespace, flags: list[str]) -> int:
+parse = partial(command.parse, "update", __doc__, add_options, problem=_problem)
+
+
+def replay(args: argparse.Namespace, flags: list[str]) -> int:
     """Apply recorded messages, and return the exit status. Raises L2FeaturesError."""
-    update = _update(own, own.attempts or REPLAY_ATTEMPTS)
-    files = find_messages(Path(own.messages))
-    if own.dead_letters:
-        _check_topic(own.dead_letters)
+    update = _update(args, args.attempts or REPLAY_ATTEMPTS)
+    files = find_messages(Path(args.messages))
+    if args.dead_letters:
+        _check_topic(args.dead_letters)
     features.warm_up()
-    counts: Mapping[str, int] | None
-    if own.runner == command.LOCAL:
-        counts = _apply_files(update, files, own.dead_letters)
+    letters = args.dead_letters or ""
+    counts: dict[str, int] | None
+    if args.runner == command.LOCAL:
+        counts = total = Counter[str]()
+        keep = closing(open_dead_letters(letters)) if letters else nullcontext()
+        with keep as kept, closing(update.open()) as updater:
+            for result in apply_batch(updater, map(read_message, files), kept):
+                total += result.counters()
     else:
         from .update_transforms import ReadRecorded, build
 
         counted = replace(update, counted=True)
-        counts = command.run_on(
-            own.runner,
-            flags,
-            lambda pipeline: build(pipeline, ReadRecorded(files), counted, own.dead_letters or ""),
-            command.waiting(own),
-        )
-    return 0 if counts is None else report(counts, bool(own.dead_letters))
+        add = partial(build, messages=ReadRecorded(files), update=counted, dead_letters=letters)
+        counts = command.run_on(args.runner, flags, add, command.waiting(args))
+    return 0 if counts is None else report(counts, bool(args.dead_letters))
 
 
-def _apply_files(update: Update, files: Sequence[Path], dead_letters: str | None) -> Mapping[str, int]:
-    counts: Counter[str] = Counter()
-    kept = closing(open_dead_letters(dead_letters)) if dead_letters else nullcontext()
-    with kept as letters, closing(update.open()) as updater:
-        for result in apply_batch(updater, map(read_message, files), letters):
-            counts += result.counters()
-    return counts
-
-
-def stream(own: argparse.Namespace) -> int:
+def stream(args: argparse.Namespace) -> int:
     """Apply the messages of subscriptions on this machine, until a signal. Raises L2FeaturesError."""
-    subscriptions = [Subscription(path) for path in dict.fromkeys(own.subscriptions.split(","))]
-    update = _update(own, attempts=1)
+    subscriptions = [Subscription(path) for path in dict.fromkeys(args.subscriptions.split(","))]
+    update = _update(args, attempts=1, located=True)
     check_pubsub(subscriptions[0].path, SubscriptionError)
-    with closing(open_dead_letters(own.dead_letters)) as letters:
+    with closing(open_dead_letters(args.dead_letters)) as letters:
         letters.check()
-    setup = Setup(_located(update), own.dead_letters)
     logging.getLogger("l2features.local").setLevel(logging.INFO)
     features.warm_up()
     decoded.warm_up()
-    n_workers = own.workers or len(os.sched_getaffinity(0))
-    Supervisor(setup, subscriptions, n_workers, own.attempts or STREAM_ATTEMPTS).run()
+    n_workers = args.workers or len(os.sched_getaffinity(0))
+    attempts = args.attempts or STREAM_ATTEMPTS
+    Supervisor(update, args.dead_letters, subscriptions, n_workers, attempts, args.ready_file).run()
     return 0
 
 
-def stream_on(own: argparse.Namespace, flags: list[str]) -> int:
+def stream_on(args: argparse.Namespace, flags: list[str]) -> int:
     """Apply the messages of subscriptions on Dataflow, and return the exit status. Raises L2FeaturesError."""
-    if not is_dataflow(own.runner):
+    if not is_dataflow(args.runner):
         raise ConfigError(
-            f"runner {own.runner}: with --subscriptions expected {command.LOCAL} or DataflowRunner"
+            f"runner {args.runner}: with --subscriptions expected {command.LOCAL} or DataflowRunner"
         )
     from .update_dataflow import stream_to, streaming_flags
 
-    update = _located(_update(own, own.attempts or DATAFLOW_ATTEMPTS))
-    subscriptions = own.subscriptions.split(",")
-    add = stream_to(update, subscriptions, own.dead_letters)
-    _check_topic(own.dead_letters)
+    update = _update(args, args.attempts or DATAFLOW_ATTEMPTS, located=True)
+    subscriptions = args.subscriptions.split(",")
+    add = stream_to(update, subscriptions, args.dead_letters)
+    _check_topic(args.dead_letters)
     named = [update_job_name(subscriptions), *labels("update"), *streaming_flags(flags)]
-    command.run_on(own.runner, named, add, command.waiting(own))
+    command.run_on(args.runner, named, add, command.waiting(args))
     return 0
 
 
@@ -175,16 +164,13 @@ def _check_topic(dead_letters: str) -> None:
             letters.check()
 
 
-def _update(own: argparse.Namespace, attempts: int) -> Update:
-    datasets = read_datasets(own.config)
+def _update(args: argparse.Namespace, attempts: int, located: bool = False) -> Update:
+    """Return how messages are applied, with geometries if ``located``: then workers need not read them."""
+    datasets = read_datasets(args.config)
     for problem in datasets.errors:
         print(f"error: {problem}; its messages are refused", file=sys.stderr)
-    return Update(tuple(datasets.usable.values()), own.recompute, attempts)
-
-
-def _located(update: Update) -> Update:
-    """Return the update with the geometries of its data sets, so that workers need not read them."""
-    return replace(update, geometries=read_geometries(update.datasets))
+    usable = tuple(datasets.usable.values())
+    return Update(usable, args.recompute, attempts, geometries=read_geometries(usable) if located else ())
 
 
 def report(counts: Mapping[str, int], kept: bool) -> int:
@@ -203,15 +189,14 @@ def report(counts: Mapping[str, int], kept: bool) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 1 if messages failed or were refused, and 2 for a usage error."""
-    command.configure_log()
-    own, flags = parse(sys.argv[1:] if argv is None else argv)
-    if own.messages:
+    args, flags = parse(argv)
+    if args.messages:
         return command.exit_status(
-            lambda: replay(own, flags), "stopped: the same command continues from here"
+            lambda: replay(args, flags), "stopped: the same command continues from here"
         )
-    if own.runner != command.LOCAL:
-        return command.exit_status(lambda: stream_on(own, flags), "stopped: nothing was started")
-    return command.exit_status(lambda: stream(own), "stopped: unfinished messages will be redelivered")
+    if args.runner != command.LOCAL:
+        return command.exit_status(lambda: stream_on(args, flags), "stopped: nothing was started")
+    return command.exit_status(lambda: stream(args), "stopped: unfinished messages will be redelivered")
 
 
 if __name__ == "__main__":

@@ -58,20 +58,10 @@ def streaming_flags(flags: Sequence[str]) -> list[str]:
     return ["--streaming", hangs, *rest, *kept, f"{_SERVICE_OPTIONS[0]}={mode}"]
 
 
-class _DeliverFn(beam.DoFn):
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def process(self, message: PubsubMessage, published: Any = beam.DoFn.TimestampParam) -> Any:
-        key = f"{self.source}/{message.message_id or uuid.uuid4().hex}"
-        yield Delivery(
-            key,
-            message.data or b"",
-            dict(message.attributes or {}),
-            last=True,
-            overdue=True,
-            published=max(0.0, published.micros / 1e6),
-        )
+def _deliver(message: PubsubMessage, source: str, published: Any = beam.DoFn.TimestampParam) -> Delivery:
+    key = f"{source}/{message.message_id or uuid.uuid4().hex}"
+    data, attributes, seconds = message.data or b"", dict(message.attributes or {}), published.micros / 1e6
+    return Delivery(key, data, attributes, last=True, overdue=True, published=max(0.0, seconds))
 
 
 @dataclass
@@ -82,7 +72,7 @@ class Deliver(beam.PTransform):
     """Prefix of the keys of this subscription's messages."""
 
     def expand(self, messages: Any) -> Any:
-        return messages | "Deliver" >> beam.ParDo(_DeliverFn(self.source)).with_output_types(Delivery)
+        return messages | "Deliver" >> beam.Map(_deliver, self.source).with_output_types(Delivery)
 
 
 @dataclass

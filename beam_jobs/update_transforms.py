@@ -33,7 +33,7 @@ from l2features.updates.ledger import (
 from l2features.updates.recorder import Flusher, open_recorder
 from l2features.updates.updater import Update, Updater
 
-from .transforms import count, count_saturated, measure, measure_steps
+from .transforms import count, measure, observe
 from .update_stateful import BatchByKey, CollectByMessage
 
 _lock = threading.Lock()
@@ -133,8 +133,7 @@ class _ComputeNodesFn(_UpdateFn):
         members = sorted(map(member_of, group[1]), key=lambda member: member.key)
         for computed in self.updater.compute(place, members):
             written = list(self.updater.write(computed))
-            measure_steps(computed.millis)
-            count_saturated(computed.features)
+            observe(computed.features, computed.millis)
             for member, outcomes in written:
                 yield member.key, plain_entry(Report(member.part, tuple(outcomes)))
 
@@ -153,13 +152,12 @@ class ComputeNodes(beam.PTransform):
         return groups | "Compute" >> compute.with_output_types(tuple[str, Any])
 
 
-class _SettleFn(beam.DoFn):
-    def process(self, message: tuple[str, Iterable[Plain]]) -> Iterator[Any]:
-        result = message_result(*close_account(map(entry_of, message[1])))
-        count(**result.counters())
-        if result.lag_ms is not None:
-            measure(lag_ms=result.lag_ms)
-        yield result
+def _settle(message: tuple[str, Iterable[Plain]]) -> MessageResult:
+    result = message_result(*close_account(map(entry_of, message[1])))
+    count(**result.counters())
+    if result.lag_ms is not None:
+        measure(lag_ms=result.lag_ms)
+    return result
 
 
 @dataclass
@@ -170,7 +168,7 @@ class SettleMessages(beam.PTransform):
 
     def expand(self, entries: Any) -> Any:
         collect = CollectByMessage() if self.streaming else beam.GroupByKey()
-        return entries | "Group by message" >> collect | "Settle" >> beam.ParDo(_SettleFn())
+        return entries | "Group by message" >> collect | "Settle" >> beam.Map(_settle)
 
 
 class _KeepFn(beam.DoFn):

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .. import kernel
@@ -49,31 +49,31 @@ REGION_BITS = 32
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What every worker receives: how messages are applied, and where dead letters go."""
-
-    update: Update
-    dead_letters: str
-
-
 class Supervisor:
     """Runs the updater with ``n_workers`` processes.
 
-    Ids that are missing from the graph are refused after so many ``attempts``.
+    Ids that are missing from the graph are refused after so many ``attempts``. ``ready_file`` is created when
+    the first worker is ready.
     """
 
     def __init__(
-        self, setup: Setup, subscriptions: Sequence[Subscription], n_workers: int, attempts: int
+        self,
+        update: Update,
+        dead_letters: str,
+        subscriptions: Sequence[Subscription],
+        n_workers: int,
+        attempts: int,
+        ready_file: Path | None = None,
     ) -> None:
-        self.setup, self.n_workers, self.backoff = setup, n_workers, Backoff(attempts)
+        self.update, self.dead_letters = update, dead_letters
+        self.n_workers, self.backoff = n_workers, Backoff(attempts)
         self._events: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in signal handlers
         self.intake = Intake(subscriptions, judge, self._wake)
         self.workers: list[Worker] = []
         self.retries: list[list[Leased]] = []
         self.totals: Counter[str] = Counter()
-        self.recorder = open_recorder(setup.update.datasets)
-        self.stopped = False
+        self.recorder = open_recorder(update.datasets)
+        self.stopped, self.ready_file = False, ready_file
         self._early_deaths, self._start_at = 0, 0.0
         self._flushed = self._logged = time.monotonic()
         self._unlogged = False
@@ -84,6 +84,8 @@ class Supervisor:
         A second signal raises KeyboardInterrupt. Raises SubscriptionRefused for a missing subscription.
         """
         flusher = Flusher(self.recorder)
+        if self.ready_file:
+            self.ready_file.unlink(missing_ok=True)
         with handled(self._stop, *STOP_SIGNALS):
             try:
                 self.intake.start()
@@ -136,7 +138,7 @@ class Supervisor:
         """Wait for messages and workers, and handle what is new."""
         while not self.stopped and time.monotonic() >= self._start_at and len(self.workers) < self.n_workers:
             self.workers.append(Worker(self._wake))
-            self.workers[-1].schedule(_open, self.setup)
+            self.workers[-1].schedule(_open, self.update, self.dead_letters)
         with suppress(queue.Empty):
             self._events.get(timeout=self._timeout())
             while True:
@@ -174,7 +176,8 @@ class Supervisor:
             batch = self._next_batch(share)
             if not batch:
                 return
-            worker.schedule(_apply, self.setup, list(map(self.backoff.delivery, batch)), work=batch)
+            deliveries = list(map(self.backoff.delivery, batch))
+            worker.schedule(_apply, self.update, self.dead_letters, deliveries, work=batch)
 
     def _next_batch(self, share: int) -> list[Leased]:
         """Return up to ``share`` waiting messages; of one subscription, halves of failed batches first."""
@@ -210,6 +213,8 @@ class Supervisor:
         elif not was_ready:
             if not self._early_deaths:
                 logger.info("worker is ready: pid=%s", worker.pid)
+            if self.ready_file:
+                self.ready_file.touch()
             self._early_deaths = 0
         else:
             self._settle(batch, results)
@@ -248,7 +253,7 @@ class Supervisor:
         """Write the dead letter of a message that no worker can process; return whether it is durable."""
         letter = dead_letter(self.backoff.delivery(leased), [Outcome.refused(Reason.STILL_FAILED, why)])
         try:
-            with closing(open_dead_letters(self.setup.dead_letters)) as letters:
+            with closing(open_dead_letters(self.dead_letters)) as letters:
                 letters.put(letter)
         except L2FeaturesError as error:
             logger.error("%s", error)
@@ -277,17 +282,17 @@ def judge(message: Received) -> tuple[Region, int]:
 
 # ------------------------------------------------------------------ in the worker process
 @functools.cache
-def _opened(setup: Setup) -> tuple[Updater, DeadLetters]:
-    return setup.update.open(), open_dead_letters(setup.dead_letters)
+def _opened(update: Update, dead_letters: str) -> tuple[Updater, DeadLetters]:
+    return update.open(), open_dead_letters(dead_letters)
 
 
-def _open(setup: Setup) -> None:
+def _open(update: Update, dead_letters: str) -> None:
     """Load compiled code, and open what all batches use."""
     kernel.warm_up()
     decoded.warm_up()
-    _opened(setup)
+    _opened(update, dead_letters)
 
 
-def _apply(setup: Setup, deliveries: Sequence[Delivery]) -> list[MessageResult]:
-    updater, letters = _opened(setup)
+def _apply(update: Update, dead_letters: str, deliveries: Sequence[Delivery]) -> list[MessageResult]:
+    updater, letters = _opened(update, dead_letters)
     return apply_batch(updater, deliveries, letters, report_progress)

@@ -22,7 +22,7 @@ from l2features.config.datasets import load_datasets
 from l2features.core.geometry import Chunk
 from l2features.core.ids import Ids, as_ids
 from l2features.local import updater_run
-from l2features.local.updater_run import Setup, Supervisor
+from l2features.local.updater_run import Supervisor
 from l2features.pubsub.letter import DeadLetter
 from l2features.pubsub.letter_folder import Folder
 from l2features.pubsub.subscription import Subscription
@@ -54,12 +54,14 @@ class Running:
         geometry = self.store.geometry()
         assert geometry
         self.geometry, self.dead, self.feed = geometry, folder / "dead", Feed()
-        self.log = folder / "log"
+        self.log, ready = folder / "log", folder / "ready"
         command = [sys.executable, "-m", "beam_jobs.update", "--config", str(self.config)]
         command += ["--subscriptions", self.feed.subscription, "--dead_letters", str(self.dead), *flags]
+        command += ["--ready_file", str(ready)]
+        ready.unlink(missing_ok=True)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stderr=log, env={**os.environ, **more})
-        wait_for(lambda: "is ready" in self.log.read_text(), LONGEST_S)
+        wait_for(ready.exists, LONGEST_S)
 
     def ids(self, chunk: Chunk) -> Ids:
         """The nodes of a chunk."""
@@ -256,7 +258,7 @@ def test_a_long_batch_with_progress_is_not_killed(
         store.delete(node, node)
     feed.publish(ids.astype("<u8").tobytes(), attributes=ATTRIBUTES)
     update, dead = Update(tuple(load_datasets(config).values()), attempts=1), tmp_path / "dead"
-    supervisor = Supervisor(Setup(update, str(dead)), [Subscription(feed.subscription)], 1, 2)
+    supervisor = Supervisor(update, str(dead), [Subscription(feed.subscription)], 1, 2)
     with ended_when(lambda: bool(supervisor.totals)):
         supervisor.run()
     assert supervisor.totals == {"messages_done": 1, "ids_written": len(ids)}
@@ -320,7 +322,7 @@ def test_a_message_that_kills_its_workers(
         store.delete(chunk_id, geometry.layout.last_id(chunk_id))
         feed.publish(wanted[chunk].tobytes(), attributes=ATTRIBUTES)
     update, dead = Update(tuple(load_datasets(config).values()), attempts=1), tmp_path / "dead"
-    supervisor = Supervisor(Setup(update, str(dead)), [Subscription(feed.subscription)], 1, 2)
+    supervisor = Supervisor(update, str(dead), [Subscription(feed.subscription)], 1, 2)
     with ended_when(lambda: dead.exists() and bool(list(dead.glob("*.json")))):
         supervisor.run()
     (letter,) = [letter for _, letter in Folder(dead).letters()]

@@ -14,7 +14,7 @@ from l2features.core.ids import as_ids
 from l2features.local import updater_run
 from l2features.local import worker as worker_module
 from l2features.local.processes import handled, heeded
-from l2features.local.updater_run import Setup, Supervisor
+from l2features.local.updater_run import Supervisor
 from l2features.local.worker import Worker, WorkerDied
 from l2features.pubsub.intake import Leased, Limits
 from l2features.pubsub.letter_folder import Folder
@@ -29,7 +29,7 @@ ATTRIBUTES = {"table_id": "sample"}
 
 def supervisor(dead: Path, *feeds: Feed, attempts: int = 2) -> Supervisor:
     subscriptions = [Subscription(feed.subscription) for feed in feeds]
-    return Supervisor(Setup(Update(()), str(dead)), subscriptions, 2, attempts)
+    return Supervisor(Update(()), str(dead), subscriptions, 2, attempts)
 
 
 def test_failed_batches_go_after_more_urgent_messages(pubsub: PubSubEmulator, tmp_path: Path) -> None:
@@ -130,6 +130,7 @@ def test_a_worker_that_is_killed_is_replaced(
     """Whether it is idle or starting."""
     caplog.set_level("INFO")
     supervised = supervisor(tmp_path, Feed())
+    supervised.ready_file = tmp_path / "ready"
 
     def first_pid() -> int:
         """Process id of the first worker; 0 if it has none yet, which would mean this process' group."""
@@ -149,6 +150,7 @@ def test_a_worker_that_is_killed_is_replaced(
     supervised.run()
     watch.join()
     assert ("died (SIGKILL) before it was ready" in caplog.text) is not is_idle
+    assert supervised.ready_file.exists() or not is_idle
 
 
 def test_a_worker_that_cannot_start(
@@ -157,6 +159,8 @@ def test_a_worker_that_cannot_start(
     (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     supervised = supervisor(tmp_path, Feed())
+    supervised.ready_file = tmp_path / "ready"
+    supervised.ready_file.touch()  # an earlier updater's
 
     def stop_after_death() -> None:
         try:
@@ -169,6 +173,7 @@ def test_a_worker_that_cannot_start(
     supervised.run()
     watch.join()
     assert "a worker died (exit status 3) before it was ready" in caplog.text
+    assert not supervised.ready_file.exists()
 
 
 def test_an_ignored_hangup_stays_ignored() -> None:
