@@ -2,49 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
-
 from ..core.errors import ConfigError
-from .letter import DeadLetter
-from .letter_folder import ALL, folder_at
+from .letter_folder import Folder, folder_at
 from .letter_topic import LIMIT, LetterQueue, LetterTopic
 from .subscription import Subscription
 from .topic import TOPIC
 
+DeadLetters = Folder | LetterTopic
+"""Where dead letters are written, with `check`, `put` and `close`."""
+LetterBox = Folder | LetterQueue
+"""Where dead letters are listed and removed, with `letters`, `remove`, `refused`, `close`.
 
-class DeadLetters(Protocol):
-    """Where dead letters are written: a folder or a topic."""
-
-    def check(self) -> None:
-        """Raise DeadLetterError if letters cannot be written."""
-
-    def put(self, letter: DeadLetter) -> None:
-        """Write a letter; it is durable when this returns. Raises DeadLetterError."""
-
-    def close(self) -> None:
-        """Close connections."""
-
-
-class LetterBox(Protocol):
-    """Where dead letters are listed and removed: a folder or a subscription of a topic."""
-
-    limited: bool
-    """Whether the last listing stopped at its limit, so that there may be more letters."""
-    unread: list[str]
-    """Files and messages that are no letters and were skipped, each with the error."""
-
-    def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
-        """Yield (name, letter) for names with one of the prefixes, each once. Raises L2FeaturesError."""
-
-    def remove(self, name: str) -> None:
-        """Remove a listed letter: nothing is left to do. Raises L2FeaturesError."""
-
-    def refused(self, name: str, letter: DeadLetter) -> None:
-        """Keep a letter that was refused again. Raises L2FeaturesError."""
-
-    def close(self) -> None:
-        """Nack leased letters and close connections."""
+``limited`` is whether the last listing stopped at its limit, so that there may be more letters. ``unread``
+has the files and messages that are no letters and were skipped, each with the error.
+"""
 
 
 def open_dead_letters(where: str) -> DeadLetters:

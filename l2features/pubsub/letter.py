@@ -70,8 +70,8 @@ class DeadLetter:
     @property
     def name(self) -> str:
         """A digest of the payload and the message's own attributes: 32 hexadecimal digits."""
-        own = sorted((key, value) for key, value in self.attributes.items() if not key.startswith(PREFIX))
-        return hashlib.sha256(json.dumps([self.payload.sha256, own]).encode()).hexdigest()[:32]
+        kept = sorted((key, value) for key, value in self.attributes.items() if not key.startswith(PREFIX))
+        return hashlib.sha256(json.dumps([self.payload.sha256, kept]).encode()).hexdigest()[:32]
 
     @property
     def reasons(self) -> list[str]:

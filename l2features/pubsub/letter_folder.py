@@ -54,7 +54,7 @@ class Folder:
             raise DeadLetterError(f"folder {self.path}: cannot keep dead letters: {error}") from error
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
-        """Yield (name, letter), sorted by name; errors of other files are in ``unread``."""
+        """Yield (name, letter) for names with one of the prefixes, sorted. Raises DeadLetterError."""
         if not self.path.is_dir():
             raise DeadLetterError(f"folder {self.path}: there is no such folder")
         count = 0

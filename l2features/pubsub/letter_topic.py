@@ -29,29 +29,22 @@ _NUMBER, _SHA256 = re.compile("[0-9]{1,9}"), re.compile("[0-9a-f]{64}")
 _ID = re.compile("[0-9]{1,20}")
 
 
-class LetterTopic:
+class LetterTopic(Topic):
     """Publishes dead letters to a topic, ``projects/…/topics/…``."""
-
-    def __init__(self, path: str) -> None:
-        self._topic = Topic(path)
 
     def check(self) -> None:
         """Raise DeadLetterError if the topic is missing. Passes if looking it up is forbidden."""
         try:
-            self._topic.check()
+            super().check()
         except PublishError as error:
             raise DeadLetterError(f"dead letters: {error}") from error
 
     def put(self, letter: DeadLetter) -> None:
         """Publish a letter, without its payload if that is too large. Raises DeadLetterError."""
         try:
-            self._topic.publish(*topic_message(letter))
+            self.publish(*topic_message(letter))
         except PublishError as error:
             raise DeadLetterError(str(error)) from error
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._topic.close()
 
 
 class LetterQueue:
@@ -70,6 +63,7 @@ class LetterQueue:
         self._renewed = 0.0
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
+        """Yield (name, letter) for names with one of the prefixes, each once. Raises SubscriptionError."""
         self._nack()
         names: set[str] = set()
         self.limited = False
@@ -101,7 +95,10 @@ class LetterQueue:
             try:
                 letter = letter_of(message.data, message.attributes, message.published)
             except DeadLetterError as error:
-                self._skip(message.message_id, message.ack_id, error)
+                name = f"message {message.message_id}"  # that no letter has: its lease is kept
+                self._leased.setdefault(name, {})[message.message_id] = message.ack_id
+                if (problem := f"{name}: {error}") not in self.unread:
+                    self.unread.append(problem)
                 continue
             messages = self._leased.setdefault(letter.name, {})
             if message.message_id not in messages:
@@ -112,14 +109,8 @@ class LetterQueue:
             self.remove(name)
         return letters
 
-    def _skip(self, message_id: str, ack_id: str, error: DeadLetterError) -> None:
-        """Keep the lease of an unreadable message, under a name that no letter has."""
-        self._leased.setdefault(f"message {message_id}", {})[message_id] = ack_id
-        problem = f"message {message_id}: {error}"
-        if problem not in self.unread:
-            self.unread.append(problem)
-
     def remove(self, name: str) -> None:
+        """Acknowledge a listed letter. Raises SubscriptionError."""
         self.subscription.acknowledge(self._leased.pop(name, {}).values())
         self._removed.add(name)
 
@@ -127,6 +118,7 @@ class LetterQueue:
         """Do nothing: the letter stays in the subscription."""
 
     def close(self) -> None:
+        """Nack leased letters and close the connection."""
         with suppress(SubscriptionError):  # then the leases expire
             self._nack()
         self.subscription.close()
@@ -188,6 +180,8 @@ def letter_of(data: bytes, attributes: Mapping[str, str], published: float) -> D
     fields = {key.removeprefix(PREFIX): value for key, value in attributes.items() if key.startswith(PREFIX)}
     if (version := fields.get("format")) is not None:
         check_format(int(version) if _NUMBER.fullmatch(version) else version)
+    size, sha256 = fields.get("payload_bytes", ""), fields.get("payload_sha256", "")
+    left_out = not data and _NUMBER.fullmatch(size) and _SHA256.fullmatch(sha256)
     words = fields.get("ids", "").split(",")
     ids = tuple(sorted({int(word) for word in words if _ID.fullmatch(word) and int(word) < 1 << 64}))
     reasons, detail = fields.get("reasons", ""), fields.get("detail", "")
@@ -197,16 +191,9 @@ def letter_of(data: bytes, attributes: Mapping[str, str], published: float) -> D
         refusals=(Refusal(reasons, detail, ids),) if reasons or detail or ids else (),
         attempts=_number(fields.get("attempts", ""), 1),
         time=_time(fields.get("time", ""), published),
-        left_out=None if data else _left_out(fields),
+        left_out=LeftOut(int(size), sha256) if left_out else None,
         more_ids=max(0, _number(fields.get("id_count", ""), 0) - len(ids)),
     )
-
-
-def _left_out(fields: Mapping[str, str]) -> LeftOut | None:
-    size, sha256 = fields.get("payload_bytes", ""), fields.get("payload_sha256", "")
-    if not _NUMBER.fullmatch(size) or not _SHA256.fullmatch(sha256):
-        return None
-    return LeftOut(int(size), sha256)
 
 
 def _time(text: str, published: float) -> datetime:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..config.datasets import PUBSUB_VARIABLE, emulator_address
 from ..core.errors import ConfigError, L2FeaturesError
+from .topic import NAME, PROJECT
 
 if TYPE_CHECKING:
     from google.api_core.retry import Retry
@@ -25,9 +26,7 @@ TIMEOUT_S, RETRY_S = 20.0, 5.0
 """Deadline of a call, and how long a failed call is retried."""
 MAX_ACK_IDS = 1_000
 """Limit for one request, which may have 512 KiB."""
-_SUBSCRIPTION = re.compile(
-    r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/subscriptions/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}"
-)
+_SUBSCRIPTION = re.compile(f"projects/{PROJECT}/subscriptions/{NAME}")
 
 
 class SubscriptionError(L2FeaturesError):

@@ -12,7 +12,9 @@ from ..core.errors import L2FeaturesError
 if TYPE_CHECKING:
     from google.pubsub_v1 import PublisherClient
 
-TOPIC = re.compile(r"projects/[A-Za-z0-9][-.:A-Za-z0-9]*/topics/(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}")
+PROJECT, NAME = r"[A-Za-z0-9][-.:A-Za-z0-9]*", r"(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}"
+"""Patterns of the names of projects, and of topics and subscriptions."""
+TOPIC = re.compile(f"projects/{PROJECT}/topics/{NAME}")
 TIMEOUT_S, CHECK_S = 30.0, 10.0
 """Deadlines of publishing a message, and of checking that the topic exists."""
 MAX_REQUEST_BYTES = 10_000_000
