@@ -10,22 +10,9 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Generic, TypeVar
 
 from l2features.core.errors import StoreError
+from l2features.core.futures import in_background
 
 T = TypeVar("T")
-
-
-def in_background(function: Callable[[], T]) -> Future[T]:
-    """Run a function in a daemon thread."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except Exception as error:  # the future re-raises it
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
 
 
 class BackgroundCache(Generic[T]):

@@ -16,6 +16,7 @@ from l2features.config.datasets import Dataset
 from l2features.config.datasets import Datasets as File
 from l2features.config.entries import as_json
 from l2features.core.errors import L2FeaturesError, StoreError
+from l2features.core.futures import in_background
 from l2features.core.geometry import Geometry
 from l2features.ingest.compute import read_geometry
 from l2features.query.cache import RowCache
@@ -25,7 +26,7 @@ from l2features.store.notes import BadNote, LastAudit, last_audit
 from l2features.updates.freshness import Updates, read_updates
 
 from . import metrics
-from .background import BackgroundCache, in_background
+from .background import BackgroundCache
 from .config import Settings
 from .errors import ApiError
 

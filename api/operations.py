@@ -9,10 +9,10 @@ from flask import Response
 from flask_openapi3 import APIBlueprint, OpenAPI
 
 from l2features.core.errors import L2FeaturesError, StoreError, StoreUnavailable, TableNotFound, UnknownFormat
+from l2features.core.futures import in_background
 
 from . import metrics
 from .answers import json_response
-from .background import in_background
 from .config import Settings
 from .datasets import Datasets, Served
 from .schemas import NOT_READY, OPERATIONS, Health, plain_response

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..core.geometry import Triple, as_triple
-from .encodings import Encoding, Labels
+from ..core.geometry import Triple
+from .encodings import Labels
 from .storage import MAX_BYTES, Found, Request, Storage
 
 Cells = npt.NDArray[np.int64]
@@ -50,24 +50,12 @@ class Block(NamedTuple):
     found: Found
 
 
-class BlockReader(Protocol):
-    """Finds, and decodes, the blocks of one scale."""
-
-    grid: Grid
-
-    def fetch(self, cells: Cells) -> Iterator[Block]:
-        """Fetch blocks, in any order."""
-
-    def decode(self, content: bytes, shape: Triple) -> Labels:
-        """Return the labels of a block. Raises ValueError where it is broken."""
-
-    def forget(self) -> None:
-        """Drop what is cached of the files, since it may be wrong."""
-
-
 @dataclass
 class FileBlocks:
-    """Blocks that are files of at most ``most`` bytes each; ``names`` are the files of blocks."""
+    """Blocks that are files of at most ``most`` bytes each.
+
+    ``names`` returns the files of blocks. ``decode`` returns a block's labels, or raises ValueError.
+    """
 
     storage: Storage
     grid: Grid
@@ -76,28 +64,10 @@ class FileBlocks:
     most: int = MAX_BYTES
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
+        """Fetch blocks, in any order."""
         names = self.names(cells)
         found = self.storage.fetch([Request(name, most=self.most) for name in names])
         return map(Block, cells, names, found)
 
     def forget(self) -> None:
         """Nothing is cached."""
-
-
-def open_blocks(storage: Storage, scale: Mapping[str, Any], data_type: str) -> BlockReader:
-    """Return a reader of one scale of a precomputed layer that `check_scale` accepted."""
-    from .sharded import ShardedBlocks, Sharding
-
-    key = scale["key"]
-    offset, size, step = scale.get("voxel_offset", [0, 0, 0]), scale["size"], scale["chunk_sizes"][0]
-    grid = Grid(as_triple(offset), as_triple(size), as_triple(step))
-    block_size = as_triple(scale.get("compressed_segmentation_block_size", [8, 8, 8]))
-    encoding = Encoding(scale["encoding"], np.dtype(data_type).newbyteorder("<"), block_size)
-    if scale.get("sharding"):
-        return ShardedBlocks(storage, key, grid, encoding, Sharding.of(scale["sharding"]))
-
-    def names(cells: Cells) -> list[str]:
-        bounds = np.stack(grid.bounds(cells), axis=-1).tolist()
-        return [f"{key}/" + "_".join(f"{a}-{b}" for a, b in axes) for axes in bounds]
-
-    return FileBlocks(storage, grid, names, encoding.decode, encoding.most_bytes(grid.step))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -12,6 +11,7 @@ from requests.utils import get_environ_proxies, select_proxy
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
+from ..core.futures import in_background
 from .storage import MISSING, THREADS, Forbidden, Found, Request, Storage, StorageError, decompressed
 
 REACH_TIMEOUT_S = 4.0
@@ -86,23 +86,13 @@ def check_reachable(url: str) -> None:
     proxy = select_proxy(url, get_environ_proxies(url))
     parts = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}" if proxy else url)
     host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 443)
-    failure: list[OSError | UnicodeError] = []
-
-    def connect() -> None:
-        try:
-            socket.create_connection((host, port), REACH_TIMEOUT_S).close()
-        except (OSError, UnicodeError) as error:
-            failure.append(error)
-
-    attempt = threading.Thread(target=connect, daemon=True)  # name look-ups have no time limit
-    attempt.start()
-    attempt.join(REACH_TIMEOUT_S + 0.5)
-    if attempt.is_alive():
-        failure.append(TimeoutError("timed out"))
-    if failure:
-        text = getattr(failure[0], "strerror", None) or str(failure[0])
+    connection = in_background(lambda: socket.create_connection((host, port), REACH_TIMEOUT_S))
+    try:
+        connection.result(REACH_TIMEOUT_S + 0.5).close()  # name look-ups have no time limit
+    except (OSError, UnicodeError) as error:
+        text = getattr(error, "strerror", None) or str(error) or "timed out"
         what = "proxy" if proxy else "host"
-        raise StorageError(f"{what} {host}:{port} cannot be reached: {text}") from failure[0]
+        raise StorageError(f"{what} {host}:{port} cannot be reached: {text}") from error
 
 
 def _cause(error: BaseException, url: str) -> str:

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..core.geometry import Triple
-
 MULTISCALE = "neuroglancer_multiscale_volume"
 SHARDED = "neuroglancer_uint64_sharded_v1"
 INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
@@ -87,8 +85,8 @@ def listed(resolutions: Sequence[Any], mips: Iterable[int] | None = None) -> str
 
 def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
     """Raise ValueError where a scale lacks a key, or cannot be decoded."""
-    _triple_of(scale, "size", 1)
-    _triple_of(scale, "voxel_offset", None, [0, 0, 0])
+    _check_whole("size", scale.get("size"), 1)
+    _check_whole("voxel_offset", scale.get("voxel_offset", [0, 0, 0]))
     resolution: Any = scale.get("resolution")
     if not _is_triple(resolution) or not all(math.isfinite(r) and r > 0 for r in resolution):
         raise ValueError(f"its resolution is {resolution!r}, expected three positive numbers in nm")
@@ -97,7 +95,7 @@ def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
     sizes = scale.get("chunk_sizes")
     if not isinstance(sizes, list) or not sizes:
         raise ValueError(f"its chunk_sizes are {sizes!r}, expected a list of three integers each")
-    _triple_of({"chunk_sizes": sizes[0]}, "chunk_sizes", 1)
+    _check_whole("chunk_sizes", sizes[0], 1)
     _check_encoding(scale, data_type)
     _check_sharding(scale.get("sharding"))
 
@@ -116,7 +114,8 @@ def _check_encoding(scale: Mapping[str, Any], data_type: str) -> None:
     if decoder and importlib.util.find_spec(decoder[0]) is None:
         raise ValueError(f"its encoding is {encoding}, whose decoder is missing: pip install {decoder[1]}")
     if encoding == "compressed_segmentation":
-        _triple_of(scale, "compressed_segmentation_block_size", 1, [8, 8, 8])
+        name = "compressed_segmentation_block_size"
+        _check_whole(name, scale.get(name, [8, 8, 8]), 1)
 
 
 def _check_sharding(sharding: Any) -> None:
@@ -134,13 +133,10 @@ def _check_sharding(sharding: Any) -> None:
             raise ValueError(f"its sharding has the {name} {sharding[name]!r}, expected raw or gzip")
 
 
-def _triple_of(values: Mapping[str, Any], key: str, least: int | None, default: Any = None) -> Triple:
-    value = values.get(key, default)
-    whole = _is_triple(value) and all(float(v).is_integer() for v in value)
-    if not whole or (least is not None and min(value) < least):
-        raise ValueError(f"its {key} is {value!r}, expected three integers")
-    x, y, z = (int(v) for v in value)
-    return x, y, z
+def _check_whole(name: str, value: Any, least: float = -math.inf) -> None:
+    """Raise ValueError unless a value is three integers of at least ``least``."""
+    if not _is_triple(value) or not all(float(v).is_integer() and v >= least for v in value):
+        raise ValueError(f"its {name} is {value!r}, expected three integers")
 
 
 def _is_triple(value: Any) -> bool:

@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..core.geometry import as_triple
 from ..core.paths import GRAPHENE, Location, parse_path
-from .blocks import BlockReader, open_blocks
+from .blocks import Cells, FileBlocks, Grid
 from .buckets import open_storage
+from .encodings import Encoding
 from .http import check_reachable
 from .layer import check_layer, check_scale, choose_scale
+from .sharded import ShardedBlocks, Sharding
 from .storage import LocalStorage, Request, Storage, StorageError
 from .zarr import open_zarr
 
@@ -33,7 +36,7 @@ class Opened(NamedTuple):
 
     scales: Sequence[Info]
     mip: int
-    blocks: BlockReader
+    blocks: FileBlocks | ShardedBlocks
     dtype: np.dtype[Any]
     folder: Path | None
 
@@ -49,7 +52,7 @@ def open_layer(layer: Layer, mip: int | None, scale: Sequence[float] | None) -> 
         check_layer(info)
         chosen = choose_scale([s.get("resolution") for s in info["scales"]], mip, scale)
         check_scale(info["scales"][chosen], info["data_type"])
-        blocks = open_blocks(storage, info["scales"][chosen], info["data_type"])
+        blocks: FileBlocks | ShardedBlocks = _open_blocks(storage, info["scales"][chosen], info["data_type"])
     else:
         storage = open_storage(location.url)
         try:
@@ -60,6 +63,23 @@ def open_layer(layer: Layer, mip: int | None, scale: Sequence[float] | None) -> 
     folder = Path(storage.folder) if isinstance(storage, LocalStorage) else None
     dtype = np.dtype(f"u{np.dtype(info['data_type']).itemsize}")
     return Opened(info["scales"], chosen, blocks, dtype, folder)
+
+
+def _open_blocks(storage: Storage, scale: Info, data_type: str) -> FileBlocks | ShardedBlocks:
+    """Return a reader of one scale of a precomputed layer that `check_scale` accepted."""
+    key = scale["key"]
+    offset, size, step = scale.get("voxel_offset", [0, 0, 0]), scale["size"], scale["chunk_sizes"][0]
+    grid = Grid(as_triple(offset), as_triple(size), as_triple(step))
+    block_size = as_triple(scale.get("compressed_segmentation_block_size", [8, 8, 8]))
+    encoding = Encoding(scale["encoding"], np.dtype(data_type).newbyteorder("<"), block_size)
+    if scale.get("sharding"):
+        return ShardedBlocks(storage, key, grid, encoding, Sharding.of(scale["sharding"]))
+
+    def names(cells: Cells) -> list[str]:
+        bounds = np.stack(grid.bounds(cells), axis=-1).tolist()
+        return [f"{key}/" + "_".join(f"{a}-{b}" for a, b in axes) for axes in bounds]
+
+    return FileBlocks(storage, grid, names, encoding.decode, encoding.most_bytes(grid.step))
 
 
 def _find_info(location: Location) -> tuple[Storage, dict[str, Any]]:

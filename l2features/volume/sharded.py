@@ -72,9 +72,11 @@ class ShardedBlocks:
         self._indexes: LRUCache[Request, Any] = LRUCache(CACHE_BYTES, getsizeof=lambda index: index.nbytes)
 
     def forget(self) -> None:
+        """Drop the cached indexes, since they may be wrong."""
         self._indexes.clear()
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
+        """Fetch blocks, in any order."""
         codes = morton_codes(cells, self.grid.shape)
         shards, minishards = self.sharding.places(codes)
         where: list[tuple[int, Request]] = []
@@ -120,6 +122,7 @@ class ShardedBlocks:
                 yield Block(cells[i], block, Found(content))
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
+        """Return the labels of a block. Raises ValueError where it is broken."""
         if self.sharding.data_encoding == "gzip":
             content = gunzip(content, self.encoding.most_bytes(shape))
         return self.encoding.decode(content, shape)

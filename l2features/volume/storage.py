@@ -6,6 +6,7 @@ One request for a name that cannot exist decides.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import uuid
@@ -14,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 THREADS = 20
 """Requests in flight per reader."""
@@ -90,6 +91,26 @@ class Storage(ABC):
             if self._is_absence(request.name):
                 return Found(None, forbidden=True)
             raise StorageError(f"file {request.name}: {error}", error.code) from error
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Return a file of metadata; None where it is missing. Raises ValueError for anything else."""
+        content, forbidden = self.fetch_one(Request(name, most=1 << 28))
+        if content is None or forbidden:
+            return None
+        try:
+            values = json.loads(content)
+        except ValueError as error:
+            raise ValueError(f"file {name} is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"file {name}: expected a JSON object")
+        return values
+
+    def needed_json(self, name: str) -> dict[str, Any]:
+        """Return a file of metadata. Raises StorageError where it is missing."""
+        values = self.read_json(name)
+        if values is None:
+            raise StorageError(f"it has no file {name}")
+        return values
 
     def _is_absence(self, name: str) -> bool:
         with self._lock:

@@ -6,8 +6,7 @@ whose paths are not their numbers. Scales are those of OME-NGFF's ``multiscales`
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,7 @@ from .arrays import Array, spatial_axes
 from .blocks import FileBlocks
 from .codecs import CODECS
 from .layer import check_voxels, choose_scale
-from .n5 import read_n5
-from .storage import Request, Storage, StorageError
+from .storage import Storage
 
 _NM = {
     "angstrom": 0.1,
@@ -30,6 +28,7 @@ _NM = {
     "millimeter": 1e6,
     "meter": 1e9,
 }
+_N5_CODECS = {"raw": (), "gzip": ("gzip",), "blosc": ("blosc",), "zstd": ("zstd",), "bzip2": ("bzip2",)}
 _CODECS_3 = {"gzip", "zstd", "blosc", "crc32c"}
 Scales = list[tuple[Array, list[float] | None]]
 """Arrays, and their resolutions where known."""
@@ -70,40 +69,19 @@ def _scale_info(array: Array, resolution: list[float]) -> dict[str, Any]:
 
 def _find_scales(kind: str, storage: Storage) -> Scales:
     if kind == "n5":
-        return [(array, _in_nm(*resolution)) for array, resolution in read_n5(read_json, storage)]
-    group = read_json(storage, "zarr.json") if kind in ("zarr", "zarr3") else None
+        return list(_n5_scales(storage))
+    group = storage.read_json("zarr.json") if kind in ("zarr", "zarr3") else None
     if group is not None:
         if group.get("node_type") == "array":
             return [(_array_3("", group, _names(group, group.get("dimension_names"))), None)]
         ome = group.get("attributes", {}).get("ome", {})
         return _multiscales(storage, ome, "zarr.json", _array_3)
-    single = read_json(storage, ".zarray") if kind != "zarr3" else None
+    single = storage.read_json(".zarray") if kind != "zarr3" else None
     if single is not None:
-        named = (read_json(storage, ".zattrs") or {}).get("_ARRAY_DIMENSIONS")
+        named = (storage.read_json(".zattrs") or {}).get("_ARRAY_DIMENSIONS")
         return [(_array_2("", single, _names(single, named)), None)]
-    attributes = _needed(storage, "zarr.json" if kind == "zarr3" else ".zattrs")
+    attributes = storage.needed_json("zarr.json" if kind == "zarr3" else ".zattrs")
     return _multiscales(storage, attributes, ".zarray", _array_2)
-
-
-def read_json(storage: Storage, name: str) -> dict[str, Any] | None:
-    """Return a file of metadata; None where it is missing."""
-    content, forbidden = storage.fetch_one(Request(name, most=1 << 28))
-    if content is None or forbidden:
-        return None
-    try:
-        values = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"file {name} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"file {name}: expected a JSON object")
-    return values
-
-
-def _needed(storage: Storage, name: str) -> dict[str, Any]:
-    values = read_json(storage, name)
-    if values is None:
-        raise StorageError(f"it has no file {name}")
-    return values
 
 
 def _multiscales(storage: Storage, attributes: dict[str, Any], file: str, open_array: OpenArray) -> Scales:
@@ -117,7 +95,7 @@ def _multiscales(storage: Storage, attributes: dict[str, Any], file: str, open_a
     scales: Scales = []
     for dataset in datasets:
         path = dataset["path"].strip("/")
-        array = open_array(path, _needed(storage, f"{path}/{file}"), names)
+        array = open_array(path, storage.needed_json(f"{path}/{file}"), names)
         factors = np.ones(len(names))
         steps = [*dataset.get("coordinateTransformations", []), *whole]
         for step in (s for s in steps if s.get("type") == "scale"):
@@ -206,3 +184,44 @@ def _array_3(path: str, meta: dict[str, Any], names: list[str]) -> Array:
         tuple(order),
     )
     return _checked(array, meta.get("fill_value"))
+
+
+def _n5_scales(storage: Storage) -> Iterator[tuple[Array, list[float] | None]]:
+    """Yield the array at the root, or ``s0``, ``s1``, …, the finest first, with their resolutions."""
+    root = storage.needed_json("attributes.json")
+    if "dimensions" in root and "blockSize" in root:
+        yield _n5_scale("", root, root, [1, 1, 1])
+        return
+    factors = root.get("scales") or root.get("downsamplingFactors") or [[1, 1, 1]]
+    meta: dict[str, Any] | None = storage.needed_json("s0/attributes.json")
+    place = 0
+    while meta is not None:
+        factor = meta.get("downsamplingFactors", factors[place] if place < len(factors) else None)
+        if factor is None:
+            raise ValueError(f"its array s{place} has no downsamplingFactors")
+        yield _n5_scale(f"s{place}/", meta, root, factor)
+        place += 1
+        meta = storage.read_json(f"s{place}/attributes.json")
+
+
+def _n5_scale(
+    prefix: str, meta: dict[str, Any], root: dict[str, Any], factor: list[float]
+) -> tuple[Array, list[float] | None]:
+    shape, chunks = tuple(map(int, meta["dimensions"])), tuple(map(int, meta["blockSize"]))
+    if len(shape) != 3 or len(chunks) != 3 or min(shape) < 1 or min(chunks) < 1:
+        raise ValueError(f"its array has dimensions {list(shape)}, expected x, y and z")
+    names = meta.get("axes") or root.get("axes") or []
+    axes = spatial_axes(names if any(names) else ["x", "y", "z"], shape)
+    compression = meta.get("compression", {"type": meta.get("compressionType", "raw")})["type"]
+    if compression not in _N5_CODECS:
+        raise ValueError(f"its codec is {compression!r}, expected one of {', '.join(_N5_CODECS)}")
+    dtype, codecs = np.dtype(meta["dataType"]).newbyteorder(">"), _N5_CODECS[compression]
+    array = Array(prefix, "/", shape, chunks, axes, dtype, codecs, (2, 1, 0), has_header=True)
+    numbers, units = root.get("pixelResolution"), root.get("units") or ["nm"] * 3
+    if isinstance(numbers, dict):
+        units, numbers = [numbers.get("unit")] * 3, numbers.get("dimensions")
+    numbers = numbers or root.get("resolution")
+    if not numbers or len(numbers) != 3 or len(units) != 3:
+        return array, None
+    steps = [float(n) * float(f) for n, f in zip(numbers, factor, strict=True)]
+    return array, _in_nm([steps[axis] for axis in axes], [units[axis] for axis in axes])
