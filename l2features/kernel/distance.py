@@ -218,9 +218,10 @@ def _measure_row(block: Block, strip: int, row: int, rows: int, unit: Any) -> in
 
 def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Return distances from the ``edt`` package, in x, y, z order: its rounding depends on the order."""
-    dtype = np.uint16 if int(runs.labels.max()) < 2**16 else np.uint32
-    flat = np.empty(math.prod(runs.shape), dtype)
-    _paint(runs, flat)
+    labels = runs.labels.astype(np.uint16) if int(runs.labels.max()) < 2**16 else runs.labels
+    lines = np.repeat(np.arange(len(runs.offsets) - 1), np.diff(runs.offsets))
+    starts = lines * runs.shape[0] + runs.starts
+    flat = np.repeat(labels, np.diff(starts, append=math.prod(runs.shape)))
     in_xyz = np.argsort(axes)
     volume = np.asfortranarray(flat.reshape(runs.shape, order="F").transpose(in_xyz))
     del flat
@@ -228,14 +229,3 @@ def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) 
     distances = _empty_distances(runs, np.int32)
     distances[: nm.size].reshape(runs.shape, order="F")[...] = nm.transpose(axes)
     return distances
-
-
-@compiled
-def _paint(runs: Runs, flat: np.ndarray) -> None:
-    """Write the labels voxel by voxel."""
-    n0 = runs.shape[0]
-    for line in range(runs.shape[1] * runs.shape[2]):
-        end = runs.offsets[line + 1]
-        for run in range(runs.offsets[line], end):
-            stop = stop_of(runs, run, end)
-            flat[line * n0 + runs.starts[run] : line * n0 + stop] = runs.labels[run]

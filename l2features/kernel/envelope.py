@@ -37,46 +37,35 @@ _Envelope = tuple[np.ndarray, np.ndarray, np.ndarray]
 @compiled
 def measure_lines(block: Block, strip: int, rows: int, unit: Any, far: Any) -> None:
     """Write the results of a strip of LANES lines; unit and far are int64."""
-    labels, values, out, _, pitch = block
     vertex = np.empty(rows + 2, np.int64)
     height = np.empty(rows + 2, np.int64)
     begins = np.empty(rows + 2, np.int64)
-    for lane in range(LANES):
-        base = strip + lane
+    envelope = (vertex, height, begins)
+    for base in range(strip, strip + LANES):
+        labels = block.labels[base :: block.pitch][:rows]
+        values = block.values[base :: block.pitch][:rows]
+        out = block.out[base :: block.pitch][:rows]
         row = 0
         while row < rows:
-            label = labels[base + row * pitch]
+            label = labels[row]
             stop = row + 1
-            while stop < rows and labels[base + stop * pitch] == label:
+            while stop < rows and labels[stop] == label:
                 stop += 1
             if label == 0:
-                for i in range(row, stop):
-                    out[base + i * pitch] = 0
+                out[row:stop] = 0
             else:
-                envelope = (vertex, height, begins)
-                n = _build(values, base, pitch, row, stop, rows, unit, far, envelope)
-                _follow(out, base, pitch, row, stop, unit, far, envelope, n)
+                n = _build(values, row, stop, unit, far, envelope)
+                _follow(out, row, stop, unit, far, envelope, n)
             row = stop
 
 
 @compiled
-def _build(
-    values: np.ndarray,
-    base: int,
-    pitch: int,
-    start: int,
-    stop: int,
-    rows: int,
-    unit: Any,
-    far: Any,
-    envelope: _Envelope,
-) -> int:
+def _build(values: np.ndarray, start: int, stop: int, unit: Any, far: Any, envelope: _Envelope) -> int:
     """Find the parabolas of the lower envelope over ``start:stop``; its neighbours have height 0."""
     vertex, height, begins = envelope
     n = 0
-    for at in range(max(start - 1, 0), min(stop + 1, rows)):
-        inside = start <= at < stop
-        value = np.int64(values[base + at * pitch]) if inside else np.int64(0)
+    for at in range(max(start - 1, 0), min(stop + 1, len(values))):
+        value = np.int64(values[at]) if start <= at < stop else np.int64(0)
         if value >= far:
             continue
         begin = start
@@ -95,24 +84,13 @@ def _build(
 
 
 @compiled
-def _follow(
-    out: np.ndarray,
-    base: int,
-    pitch: int,
-    start: int,
-    stop: int,
-    unit: Any,
-    far: Any,
-    envelope: _Envelope,
-    n: int,
-) -> None:
+def _follow(out: np.ndarray, start: int, stop: int, unit: Any, far: Any, envelope: _Envelope, n: int) -> None:
     """Write the heights of n parabolas."""
     vertex, height, begins = envelope
     if n == 0:
-        for i in range(start, stop):
-            out[base + i * pitch] = far
+        out[start:stop] = far
     for parabola in range(n):
         end = begins[parabola + 1] if parabola + 1 < n else stop
         for i in range(begins[parabola], end):
             offset = i - vertex[parabola]
-            out[base + i * pitch] = height[parabola] + unit * offset * offset
+            out[i] = height[parabola] + unit * offset * offset

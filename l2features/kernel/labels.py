@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.schema import FEATURES
 from .attributes import Frame, fill
-from .runs import MAX_EXTENT, MAX_VOXELS, find_runs, relabel
+from .cut import cut_runs
+from .runs import MAX_EXTENT, MAX_VOXELS, find_runs
 
 _MAX_NM = 2**30
 
@@ -84,7 +85,8 @@ class SegmentedChunk:
         rows = np.zeros(len(distinct), FEATURES)
         rows["label"] = distinct
         if len(rows):
-            fill(rows, relabel(self.runs, table[self.rank]), self.frame, nm)
+            whole = np.array([self.frame.origin, self.frame.shape])
+            fill(rows, cut_runs(self.runs, table[self.rank], whole), self.frame, nm)
         return rows
 
 

@@ -46,17 +46,6 @@ def find_runs(volume: np.ndarray, shape: tuple[int, int, int]) -> tuple[Runs, np
     return runs, _number_values(volume, runs)
 
 
-def relabel(runs: Runs, table: np.ndarray) -> Runs:
-    """Replace label i with ``table[i]`` (uint32), and join neighbouring runs that become equal."""
-    offsets = np.zeros_like(runs.offsets)
-    _count_merged(runs, table, offsets)
-    if offsets[-1] == runs.offsets[-1]:
-        return runs._replace(labels=table[runs.labels])
-    merged = Runs(runs.shape, offsets, np.empty(offsets[-1], np.uint16), np.empty(offsets[-1], np.uint32))
-    _merge_runs(runs, table, merged)
-    return merged
-
-
 @inlined
 def start_of(runs: Runs, run: int) -> Any:
     """Return the index of a run's first voxel, as a signed integer."""
@@ -148,26 +137,3 @@ def _find_slot(slots: np.ndarray, ids: np.ndarray, value: int) -> np.uint64:
     while slots[slot] != 0 and ids[slots[slot]] != value:
         slot = (slot + np.uint64(1)) & mask
     return slot
-
-
-@compiled
-def _count_merged(runs: Runs, table: np.ndarray, offsets: np.ndarray) -> None:
-    for line in range(len(offsets) - 1):
-        first, end = runs.offsets[line], runs.offsets[line + 1]
-        count = 1
-        for run in range(first + 1, end):
-            count += table[runs.labels[run]] != table[runs.labels[run - 1]]
-        offsets[line + 1] = offsets[line] + count
-
-
-@compiled
-def _merge_runs(runs: Runs, table: np.ndarray, merged: Runs) -> None:
-    for line in range(len(merged.offsets) - 1):
-        first, end = runs.offsets[line], runs.offsets[line + 1]
-        target = merged.offsets[line]
-        for run in range(first, end):
-            label = table[runs.labels[run]]
-            if run == first or label != merged.labels[target - 1]:
-                merged.starts[target] = runs.starts[run]
-                merged.labels[target] = label
-                target += 1

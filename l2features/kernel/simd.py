@@ -49,10 +49,6 @@ def _spread(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_INDEX, LANES), [0] * LANES))
 
 
-def _bits(builder: Any, mask: Any) -> Any:
-    return builder.bitcast(mask, ir.IntType(LANES))
-
-
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     """Return the LANES elements of a one-dimensional array that start at an index."""
@@ -124,7 +120,7 @@ def any_greater(typing_context: Any, a: Any, b: Any) -> Any:
     """Return whether a, as signed, is greater than b in any element."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bits = _bits(builder, builder.icmp_signed(">", *arguments))
+        bits = builder.bitcast(builder.icmp_signed(">", *arguments), ir.IntType(LANES))
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(a, b), generate
