@@ -21,7 +21,8 @@ from google.cloud.pubsub_v1.types import BatchSettings, PublisherOptions
 
 from l2features.core.errors import ConfigError
 from l2features.core.ids import Ids, as_ids, sorted_unique
-from l2features.messages.decoding import MESSAGE_IDS, message_slices, missing_message
+from l2features.messages.decoding import MESSAGE_IDS, missing_message
+from l2features.pubsub.topic import NAME, PROJECT, TOPIC
 
 from .recent import RecentIds
 
@@ -30,8 +31,6 @@ PENDING_IDS, PENDING_MESSAGES = 1_000_000, 10_000
 BATCH = BatchSettings(max_messages=1_000, max_bytes=5 << 20, max_latency=0.5)
 """Limits of one publish request. In an outage each waiting request takes a thread: at most two a second."""
 RETRY_AFTER_S, TIMEOUT_S, LOG_EVERY_S = 5.0, 30.0, 10.0
-_PROJECT = r"[A-Za-z0-9][-.:A-Za-z0-9]*"
-_NAME = r"(?!goog)[A-Za-z][-_.~+%A-Za-z0-9]{2,254}"
 _TRANSIENT = if_exception_type(Aborted, ServerError, TooManyRequests)
 Table = tuple[str, str]
 logger = logging.getLogger("l2features.api")
@@ -42,14 +41,14 @@ def topic_path(exchange: str | None, project: str | None) -> str | None:
 
     Raises ConfigError for an invalid name, and for a short name without a project.
     """
-    if not exchange or re.fullmatch(f"projects/{_PROJECT}/topics/{_NAME}", exchange):
+    if not exchange or TOPIC.fullmatch(exchange):
         return exchange or None
-    if not re.fullmatch(_NAME, exchange):
+    if not re.fullmatch(NAME, exchange):
         raise ConfigError(
             f"L2CACHE_EXCHANGE={exchange!r}: expected projects/PROJECT/topics/NAME, or a NAME of 3 to 255 "
             "letters, digits and -_.~+% that starts with a letter, and not with goog"
         )
-    if not re.fullmatch(_PROJECT, project or ""):
+    if not re.fullmatch(PROJECT, project or ""):
         raise ConfigError(
             f"L2CACHE_EXCHANGE={exchange!r} needs a project: expected PROJECT_ID to name one, got {project!r}"
         )
@@ -98,9 +97,9 @@ class MissingIds:
             taken = due[: 0 if refusal else room]
             self._recent.add(table, taken, now)
             self._ids += len(taken)
-            for part in message_slices(len(taken)):
+            for first in range(0, len(taken), MESSAGE_IDS):
                 self._messages += 1
-                self._thread.submit(self._send, table, taken[part], now)
+                self._thread.submit(self._send, table, taken[first : first + MESSAGE_IDS], now)
         if len(due) > len(taken):
             self._report(len(due) - len(taken), refusal or "too many ids are waiting to be published")
         return len(taken)

@@ -144,8 +144,7 @@ class AuditSource:
             self.store.clear_attempts(chunk_id, [REPAIR])
 
     def _repair(self, found: ChunkAudit) -> ChunkAudit:
-        if self._nodes is None:
-            self._nodes = NodeSource(self.audit.dataset, self.geometry)
+        self._nodes = self._nodes or NodeSource(self.audit.dataset, self.geometry)
         result = self._nodes.compute(found.chunk, found.missing)
         self.store.write(result.features)
         unknown = dict.fromkeys(result.unknown.tolist(), "the graph has no supervoxels for it")

@@ -64,7 +64,12 @@ def save_result(
     """
     start = time.perf_counter()
     try:
-        record = _save(store, geometry, result, recorded)
+        if result.failure == GIVEN_UP:
+            record = save_given_up(store, geometry, result.chunk)
+        elif result.failure:
+            record = save_failure(store, geometry, result.chunk, result.failure)
+        else:
+            record = save_chunk(store, geometry, result, recorded)
     except StoreError:
         if result.failure != GIVEN_UP:
             clear_attempts(store, geometry, result.chunk)
@@ -75,22 +80,10 @@ def save_result(
     return ChunkResult(result.chunk, record, millis)
 
 
-def _save(store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool) -> ChunkRecord:
-    if result.failure == GIVEN_UP:
-        return save_given_up(store, geometry, result.chunk)
-    if result.failure:
-        return save_failure(store, geometry, result.chunk, result.failure)
-    return save_chunk(store, geometry, result, recorded)
-
-
 def open_ingest(ingest: Ingest, recorded: bool = True) -> Callable[[Chunk], ChunkResult]:
     """Open the volume, the graph and the store once; return the function that ingests a chunk."""
     source, store = ingest.open_source(), ingest.open_store()
-
-    def ingest_chunk(chunk: Chunk) -> ChunkResult:
-        return save_result(store, ingest.geometry, compute_or_fail(source, chunk), recorded)
-
-    return ingest_chunk
+    return lambda chunk: save_result(store, ingest.geometry, compute_or_fail(source, chunk), recorded)
 
 
 def give_up(geometry: Geometry, store: Store, chunk: Chunk, reason: str) -> ChunkResult:

@@ -67,7 +67,8 @@ class NodeSource:
                 del labels
                 features = group_features(segmented, known, self.geometry.resolution)
             if not files.complete:
-                features, unsure = _without_hollow(features)
+                hollow = features[SIZE] == 0  # nodes without voxels
+                features, unsure = features[~hollow], as_ids(features["label"][hollow])
                 forbidden = files.forbidden
                 why = f"no voxel, but of {files.expected} files of chunk {chunk} only {files.read} were read"
         errors |= children.errors
@@ -89,9 +90,3 @@ class NodeSource:
             int(node): f"id {node} is " + ("not of layer 2" if wrong else f"no node of chunk {chunk}")
             for node, wrong in zip(ids[~ours], wrong_layer[~ours], strict=True)
         }
-
-
-def _without_hollow(features: np.ndarray) -> tuple[np.ndarray, Ids]:
-    """Return the features of nodes with voxels, and the ids of nodes without."""
-    hollow = features[SIZE] == 0
-    return features[~hollow], as_ids(features["label"][hollow])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -125,12 +125,6 @@ def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priorit
     if priority is Priority.HIGH:
         attributes["priority"] = priority.value
     return Message(ids.astype(_WIRE, copy=False).tobytes(), attributes)
-
-
-def message_slices(count: int, size: int = MESSAGE_IDS) -> Iterator[slice]:
-    """Yield the slice of ``count`` ids for each message, at most ``size`` ids long."""
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
 
 
 def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:

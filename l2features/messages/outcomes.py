@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -64,10 +64,6 @@ class Outcome:
             what = f"id {ids[0]}" if len(ids) == 1 else f"{len(ids)} ids, the first {ids[0]}:"
             detail = f"{what} {reason.meaning}"
         return cls(Fate.REFUSED, ids, dataset, reason, detail[:MAX_DETAIL])
-
-    def of(self, ids: Ids) -> Outcome:
-        """Return the same outcome for other ids."""
-        return replace(self, ids=ids)
 
 
 @dataclass(frozen=True, eq=False)

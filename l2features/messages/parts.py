@@ -67,9 +67,9 @@ def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Place
     chunks = geometry.layout.chunk_ids(ids)
     starts = np.flatnonzero(np.concatenate([[True], chunks[1:] != chunks[:-1]]))
     coordinates = geometry.layout.chunk_coordinates(ids[starts]).tolist()
-    for xyz, own in zip(coordinates, np.split(ids, starts[1:]), strict=True):
-        for first in range(0, len(own), BATCH_IDS):
-            yield Place(dataset, *xyz), own[first : first + BATCH_IDS]
+    for xyz, share in zip(coordinates, np.split(ids, starts[1:]), strict=True):
+        for first in range(0, len(share), BATCH_IDS):
+            yield Place(dataset, *xyz), share[first : first + BATCH_IDS]
 
 
 def batches(members: Iterable[Member]) -> Iterator[list[Member]]:
@@ -78,7 +78,7 @@ def batches(members: Iterable[Member]) -> Iterator[list[Member]]:
 
 
 def batched(items: Iterable[_Item], size: Callable[[_Item], int], most: int) -> Iterator[list[_Item]]:
-    """Yield items in batches of at most ``most`` in size; a larger item is a batch of its own."""
+    """Yield items in batches of at most ``most`` in size; a larger item is a batch by itself."""
     batch: list[_Item] = []
     room = most
     for item in items:

@@ -1,15 +1,19 @@
-"""Open data sets: their stores, geometries, segmentations and graphs."""
+"""Open data sets: their stores, geometries, segmentations and graphs, and retries of calls for them."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from typing import Any, TypeVar
+
+import tenacity
 
 from ..config.datasets import Dataset
-from ..core.errors import L2FeaturesError
+from ..core.errors import ConfigError, L2FeaturesError, StoreUnavailable
 from ..core.geometry import Geometry
 from ..ingest.compute import read_geometry
 from ..ingest.node_features import NodeSource
@@ -18,6 +22,10 @@ from ..store.base import Store, open_store
 LAUNCH_DEADLINE_S = 10.0
 """Deadline of a launcher for a data set's store."""
 _AT_ONCE = 8
+LONGEST_PAUSE_S = 10.0
+REST_S = 5.0
+"""How long calls for a data set fail at once after its store could not be reached."""
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -33,18 +41,13 @@ class OpenDatasets:
 
     def store(self, name: str) -> Store:
         """Return the store of a data set."""
-        with self._opening[name]:
-            if name not in self._stores:
-                dataset = self._datasets[name]
-                self._stores[name] = open_store(dataset.store, dataset.l2cache_id)
-            return self._stores[name]
+        return self._once(self._stores, name, lambda dataset: open_store(dataset.store, dataset.l2cache_id))
 
     def geometry(self, name: str) -> Geometry:
         """Return the geometry of a data set, from its table or else from its segmentation."""
-        with self._opening[name]:
-            if name not in self._geometries:
-                self._geometries[name] = _geometry(self._datasets[name], self.store(name))
-            return self._geometries[name]
+        return self._once(
+            self._geometries, name, lambda dataset: self.store(name).geometry() or read_geometry(dataset)
+        )
 
     def close(self) -> None:
         """Close connections."""
@@ -56,10 +59,46 @@ class OpenDatasets:
         self._sources, self._stores = {}, {}
 
     def _source(self, name: str) -> NodeSource:
+        return self._once(self._sources, name, lambda dataset: NodeSource(dataset, self.geometry(name)))
+
+    def _once(self, opened: dict[str, T], name: str, open_it: Callable[[Dataset], T]) -> T:
         with self._opening[name]:
-            if name not in self._sources:
-                self._sources[name] = NodeSource(self._datasets[name], self.geometry(name))
-            return self._sources[name]
+            if name not in opened:
+                opened[name] = open_it(self._datasets[name])
+            return opened[name]
+
+
+class Retries:
+    """Retries with exponential backoff from ``pause_s``. It is safe to share among threads."""
+
+    def __init__(self, attempts: int, pause_s: float) -> None:
+        self.attempts, self.pause_s = attempts, pause_s
+        self._away: dict[str, tuple[L2FeaturesError, float]] = {}
+
+    def pauses(self) -> list[float]:
+        """Return the seconds between the attempts."""
+        return [min(self.pause_s * 2**n, LONGEST_PAUSE_S) for n in range(self.attempts - 1)]
+
+    def call(self, name: str, call: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of a call for a data set, retried after errors of this project.
+
+        While its store rests, the error that stopped it is raised again.
+        """
+        away, until = self._away.get(name, (None, 0.0))
+        if away is not None and time.monotonic() < until:
+            raise type(away)(str(away))
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.attempts),
+            wait=tenacity.wait_exponential_jitter(self.pause_s, LONGEST_PAUSE_S, jitter=self.pause_s),
+            retry=tenacity.retry_if_exception_type(L2FeaturesError)
+            & tenacity.retry_if_not_exception_type(ConfigError),  # it stays until the data sets file changes
+            reraise=True,
+        )
+        try:
+            return retrying(call, *arguments)
+        except StoreUnavailable as error:
+            self._away[name] = error, time.monotonic() + REST_S
+            raise
 
 
 def read_geometries(datasets: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
@@ -75,11 +114,7 @@ def read_geometries(datasets: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
 def _read_json(dataset: Dataset) -> str:
     try:
         with closing(open_store(dataset.store, dataset.l2cache_id, LAUNCH_DEADLINE_S)) as store:
-            return _geometry(dataset, store).to_json()
+            return (store.geometry() or read_geometry(dataset)).to_json()
     except L2FeaturesError as error:
         logger.warning("data set %s: cannot read its geometry yet: %s", dataset.name, error)
         return ""
-
-
-def _geometry(dataset: Dataset, store: Store) -> Geometry:
-    return store.geometry() or read_geometry(dataset)

@@ -95,7 +95,8 @@ class Recorder:
     def __init__(
         self, open_store: Callable[[str], Store], datasets: Iterable[str] = (), who: str = ""
     ) -> None:
-        self.who = (who or _new_name())[:100]
+        # Containers share host names and process 1, hence the random part.
+        self.who = (who or f"{socket.gethostname()[:60]}-{os.getpid()}-{uuid.uuid4().hex}")[:100]
         self._open_store = open_store
         self._since = time.time()
         self._lock, self._flushing = threading.Lock(), threading.Lock()
@@ -160,23 +161,22 @@ class Recorder:
             if name not in self._stores:
                 self._stores[name] = self._open_store(name)
             store = self._stores[name]
-            kept = self._kept(store)
+            try:
+                kept = read_updates(store)
+            except BadNote as error:
+                if isinstance(error, NewerNote):
+                    raise
+                log.warning("%s; it will be replaced", error)
+                kept = None
             put_note(store, NOTE, self._updates(figures, kept, now).model_dump(mode="json"))
         except L2FeaturesError as error:
             with self._lock:
                 figures.changed = True
-            self._warn(name, str(error))
+            if self._problems.get(name) != str(error):  # once, until it changes or is solved
+                log.warning("data set %s: cannot record its freshness: %s", name, error)
+            self._problems[name] = str(error)
         else:
             self._problems.pop(name, None)
-
-    def _kept(self, store: Store) -> Updates | None:
-        try:
-            return read_updates(store)
-        except NewerNote:
-            raise
-        except BadNote as error:
-            log.warning("%s; it will be replaced", error)
-            return None
 
     def _updates(self, figures: _Figures, kept: Updates | None, now: float) -> Updates:
         """Return the note to write: our figures, and those of other living updaters in the current note."""
@@ -187,7 +187,7 @@ class Recorder:
             if kept:
                 figures.merge(kept)
             operation = figures.operation
-            own = Updater(
+            this = Updater(
                 name=self.who,
                 since=_time(self._since),
                 time=time_,
@@ -196,19 +196,13 @@ class Recorder:
                 backlog=self._backlog,
             )
             newest = _known(figures.newest)
-        updaters = sorted([own, *living], key=lambda updater: updater.time, reverse=True)
+        updaters = sorted([this, *living], key=lambda updater: updater.time, reverse=True)
         return Updates(
             newest_operation=operation
             and Operation(operation_id=operation[1], published=_known(operation[0])),
             newest_message=newest,
             updaters=updaters[:MAX_UPDATERS],
         )
-
-    def _warn(self, name: str, problem: str) -> None:
-        """Log a problem once, until it changes or is solved."""
-        if self._problems.get(name) != problem:
-            log.warning("data set %s: cannot record its freshness: %s", name, problem)
-        self._problems[name] = problem
 
 
 class Flusher:
@@ -254,11 +248,6 @@ def open_recorder(datasets: Iterable[Dataset]) -> Recorder:
         return open_store(by_name[name].store, by_name[name].l2cache_id, STORE_DEADLINE_S)
 
     return Recorder(store_of, by_name)
-
-
-def _new_name() -> str:
-    """Return host, process id and a random part: containers share host names and process 1."""
-    return f"{socket.gethostname()[:60]}-{os.getpid()}-{uuid.uuid4().hex}"
 
 
 def _time(seconds: float) -> datetime:

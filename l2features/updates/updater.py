@@ -25,8 +25,7 @@ from ..messages.outcomes import Fate, Outcome
 from ..messages.parts import Delivery, Member, Place, all_ids, among, batches, by_place
 from .ledger import Opened
 from .message_attempts import Attempts, given_up
-from .opened import OpenDatasets
-from .retries import Retries
+from .opened import OpenDatasets, Retries
 
 MEMBERS_S = 60.0
 """How long the messages of a failed group are retried one by one."""
@@ -106,8 +105,8 @@ class Updater(OpenDatasets):
             ids, refused = check_ids(request.ids, geometry)
             outcomes += [Outcome.refused(why, "", bad, dataset.name) for why, bad in refused.items()]
             parts += [  # their numbers do not depend on errors of the other data sets
-                (place, Member(delivery.key, own, number + part * len(datasets), delivery.published))
-                for part, (place, own) in enumerate(by_place(dataset.name, geometry, ids))
+                (place, Member(delivery.key, share, number + part * len(datasets), delivery.published))
+                for part, (place, share) in enumerate(by_place(dataset.name, geometry, ids))
             ]
         numbers = frozenset(member.part for _, member in parts)
         names = tuple(dataset.name for dataset in datasets)
@@ -163,26 +162,24 @@ class Updater(OpenDatasets):
             logger.warning("chunk %s: cannot clear the counted attempts: %s", place.chunk, error)
 
     def _tried(self, place: Place, batch: Sequence[Member]) -> list[Computed]:
-        """Compute a batch as a whole or, after an error of single messages, each member alone."""
+        """Compute a batch as a whole or, after an error of single messages, each member alone.
+
+        After `MEMBERS_S`, the others have the error of the whole batch.
+        """
         try:
             return [self._retries.call(place.dataset, self._compute, place, batch)]
         except Exception as error:
             if len(batch) == 1 or isinstance(error, (ConfigError, VolumeError, StoreError)):
                 return [_stopped(place, batch, error)]
-            return list(self._each(place, batch, error))
-
-    def _each(self, place: Place, members: Sequence[Member], error: Exception) -> Iterator[Computed]:
-        """Compute each member alone until `MEMBERS_S` have passed; ``error`` is that of the whole batch."""
-        until = time.monotonic() + MEMBERS_S
-        for member in members:
-            if time.monotonic() > until:
-                yield _stopped(place, [member], error)
-                continue
-            try:
-                computed = self._compute(place, [member])
-            except Exception as own_error:
-                computed = _stopped(place, [member], own_error)
-            yield computed
+            until, results = time.monotonic() + MEMBERS_S, []
+            for member in batch:
+                try:
+                    if time.monotonic() > until:
+                        raise error
+                    results.append(self._compute(place, [member]))
+                except Exception as member_error:
+                    results.append(_stopped(place, [member], member_error))
+            return results
 
     def _checked(self, results: Sequence[Computed]) -> Iterator[Computed]:
         """Yield the results of a batch, or write them and raise an error that is to be repeated."""
@@ -214,8 +211,8 @@ class Updater(OpenDatasets):
                 outcomes.append(Outcome(Fate.WRITTEN, sorted_unique(rows["label"][~empty]), dataset))
                 outcomes.append(Outcome(Fate.EMPTY, sorted_unique(rows["label"][empty]), dataset))
         for member in computed.members:
-            own = [(outcome, among(member.ids, outcome.ids)) for outcome in outcomes]
-            yield member, [outcome.of(ids) for outcome, ids in own if len(ids)]
+            shares = [replace(outcome, ids=among(member.ids, outcome.ids)) for outcome in outcomes]
+            yield member, [share for share in shares if len(share.ids)]
 
     def _compute(self, place: Place, members: Sequence[Member]) -> Computed:
         ids, name = all_ids(members), place.dataset
