@@ -31,17 +31,6 @@ def metrics_folder() -> str:
     return folder
 
 
-def bound_memory() -> None:
-    """Return freed memory to the system; by default it stays in the arenas of dozens of threads."""
-    import pyarrow
-
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_ARENA_MAX, ARENAS)
-        libc.mallopt(_MMAP_THRESHOLD, MMAP_BYTES)
-
-
 def load_kernels(app: Any) -> None:
     """Load the compiled decoder of Bigtable, where a data set needs it, before the fork."""
     entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
@@ -52,14 +41,21 @@ def load_kernels(app: Any) -> None:
 
 
 def warm_worker(worker: Any) -> None:
-    """Read the data sets' metadata, and import what the first request would."""
+    """Read the data sets' metadata, and import what the first request would.
+
+    Freed memory returns to the system; by default it stays in the arenas of dozens of threads.
+    """
     import numpy as np
     import pyarrow
 
     end_at_once_on_ctrl_c(worker)
     # Imports pandas where it is installed, which starts threads: not before the fork.
     pyarrow.array(np.zeros(1))
-    bound_memory()
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_ARENA_MAX, ARENAS)
+        libc.mallopt(_MMAP_THRESHOLD, MMAP_BYTES)
     worker.wsgi.extensions["l2cache"].datasets.warm()
 
 

@@ -68,7 +68,12 @@ def list_letters(where: str, limit: int | None, as_json: bool) -> None:
     with _opened(where, limit) as box:
         for name, letter in box.letters():
             count += 1
-            click.echo(_json_line(name, letter) if as_json else _line(name, letter))
+            if not as_json:
+                click.echo(_line(name, letter))
+                continue
+            content = json.loads(letter.to_json())
+            del content["payload"]
+            click.echo(json.dumps({"name": name, "bytes": letter.payload.size, **content}))
         if not as_json:
             click.echo(f"{count} dead letters{_more(box)}", err=True)
 
@@ -146,15 +151,12 @@ def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
     for problem in datasets.errors:
         click.echo(f"error: {problem}; its letters stay", err=True)
     with closing(Update(tuple(datasets.usable.values())).open()) as updater:
-        for batch in batched(box.letters(list(names)), _share, BATCH_BYTES):
+        share = BATCH_BYTES // BATCH
+        letters = box.letters(list(names))
+        for batch in batched(letters, lambda named: max(len(named[1].data), share), BATCH_BYTES):
             counts += _apply(box, dict(batch), updater)
     click.echo(f"{counts[Verdict.DONE]} done, {counts[Verdict.DEAD]} refused, {counts[Verdict.RETRY]} failed")
     return bool(counts[Verdict.DEAD] or counts[Verdict.RETRY])
-
-
-def _share(named: tuple[str, DeadLetter]) -> int:
-    """Return the bytes of a batch that a letter takes up."""
-    return max(len(named[1].data), BATCH_BYTES // BATCH)
 
 
 def _apply(box: LetterBox, batch: dict[str, DeadLetter], updater: Updater) -> Counter[Verdict]:
@@ -254,12 +256,6 @@ def _line(name: str, letter: DeadLetter) -> str:
     when = f"{letter.time.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     why = _shown(",".join(letter.reasons)) or "-"
     return f"{name}  {when}  {letter.attempts:3}  {table}  {why}  {len(letter.ids) + letter.more_ids} ids"
-
-
-def _json_line(name: str, letter: DeadLetter) -> str:
-    content = json.loads(letter.to_json())
-    del content["payload"]
-    return json.dumps({"name": name, "bytes": letter.payload.size, **content})
 
 
 def _shown(text: str) -> str:

@@ -133,17 +133,13 @@ def read_status(store: Store, geometry: Geometry) -> Status:
         if status.newest - record.time <= RATE_WINDOW:
             recent.append(Recorded(record.time, record.nodes))
     status.failed.sort()
-    _add_rates(status, store, recent)
-    status.updates = _read_note(status, "updates", lambda: read_updates(store))
-    status.audit = _read_note(status, "audit", lambda: last_audit(store))
-    return status
-
-
-def _add_rates(status: Status, store: Store, recent: list[Recorded]) -> None:
     started = _read_note(status, "ingest", lambda: read_start(store))
     window = [entry for entry in recent if status.newest and status.newest - entry.time <= RATE_WINDOW]
     if found := rates(window, started):
         status.chunks_per_minute, status.nodes_per_second = found
+    status.updates = _read_note(status, "updates", lambda: read_updates(store))
+    status.audit = _read_note(status, "audit", lambda: last_audit(store))
+    return status
 
 
 def _read_note(status: Status, name: str, read: Callable[[], T]) -> T | None:

@@ -54,6 +54,7 @@ PRECOMPUTED = "precomputed://"
 ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\[\]:]+):([0-9]{1,5})")
 """HOST:PORT of a server."""
 _CHECKS: dict[str, Callable[[str], object]] = {
+    "cv_path": lambda path: (path.startswith(PRECOMPUTED) and path != PRECOMPUTED) or parse_path(path),
     "l2cache_id": TABLE_NAME.fullmatch,
     "graph": is_graph_url,
     "store": store_form,
@@ -108,13 +109,6 @@ class Dataset(BaseModel):
     def _is_valid(cls, value: str, info: ValidationInfo) -> str:
         if not _CHECKS[str(info.field_name)](value):
             raise ValueError("no match")
-        return value
-
-    @field_validator("cv_path")
-    @classmethod
-    def _is_path(cls, value: str) -> str:
-        if not value.removeprefix(PRECOMPUTED) or not value.startswith(PRECOMPUTED):
-            parse_path(value)
         return value
 
     @model_validator(mode="after")
@@ -234,13 +228,13 @@ def datasets_of_table(
 def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:
     """Return the environment in which the HTTP server serves these data sets."""
     file = os.fspath(path)
-    own = {
+    variables = {
         CONFIG_VARIABLE: file if file.startswith(BUCKETS) else str(Path(file).resolve()),
         "L2CACHE_BIND": bind,
         "L2CACHE_WORKERS": str(workers),
         "AUTH_DISABLED": "false" if auth else "true",
     }
-    return environment(**own)
+    return environment(**variables)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -16,11 +16,8 @@ NOT_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, 
 _MERGE = "tag:yaml.org,2002:merge"
 
 
-class Entries(NamedTuple):
-    """Parsed entries by name, and the problems of unreadable ones."""
-
-    values: dict[str, Any]
-    problems: dict[str, str]
+Entries = tuple[dict[str, Any], dict[str, str]]
+"""Parsed entries by name, and the problems of unreadable ones."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -74,17 +71,18 @@ def _parse(text: str, file: str) -> Entries:
             raise ConfigError(
                 f"data sets file {file}: expected data sets, <name>: {{cv_path: …, l2cache_id: …}}"
             )
-        found = Entries({}, {})
+        values: dict[str, Any] = {}
+        problems: dict[str, str] = {}
         for key, node in root.value:
             name = str(loader.construct_object(key, deep=True))
-            if name in found.values:
-                found.problems[name] = f"key {name!r} stands twice"
+            if name in values:
+                problems[name] = f"key {name!r} stands twice"
             try:
-                found.values[name] = loader.construct_object(node, deep=True)
+                values[name] = loader.construct_object(node, deep=True)
             except NOT_YAML as error:
-                found.values[name] = None
-                found.problems[name] = f"not YAML: {_reason(error)}"
-        return found
+                values[name] = None
+                problems[name] = f"not YAML: {_reason(error)}"
+        return values, problems
     finally:
         loader.dispose()
 

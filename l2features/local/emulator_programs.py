@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.datasets import PUBSUB_VARIABLE
+from ..config.datasets import BIGTABLE_VARIABLE, PUBSUB_VARIABLE
 from ..core.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
@@ -18,26 +18,19 @@ HOW_TO_GET_JAVA = (
 )
 
 
-def _how_to_get(name: str, program: str, component: str, package: str) -> str:
-    return (
-        f"the {name} emulator ({program}) is not installed: it comes with the Google Cloud SDK "
-        f"(`gcloud components install {component}`, or Debian's {package} from Google's package repository); "
-        "put it or its gcloud on PATH"
-    )
-
-
 @dataclass(frozen=True)
 class EmulatorProgram:
     """An emulator: its program, and the variable from which Google's clients read its address."""
 
     name: str
+    title: str
     variable: str
-    program: str
     in_platform: str
     """Path of the program below ``platform`` in the SDK."""
+    component: str
+    """Its name among the components of gcloud."""
     flags: tuple[str, ...]
     needs_java: bool
-    how_to_get_program: str
 
     def find(self) -> str | None:
         """Return the program's path, on PATH or in an SDK; None without it, or without the java it needs."""
@@ -46,18 +39,25 @@ class EmulatorProgram:
     @property
     def how_to_get_it(self) -> str:
         """What is missing and how to install it, one line each."""
-        missing = [] if self._find_program() else [self.how_to_get_program]
+        get_program = (
+            f"the {self.title} emulator ({Path(self.in_platform).name}) is not installed: it comes with the "
+            f"Google Cloud SDK (`gcloud components install {self.component}`, or Debian's "
+            f"google-cloud-cli-{self.name}-emulator from Google's package repository); put it or its gcloud "
+            "on PATH"
+        )
+        missing = [] if self._find_program() else [get_program]
         return "\n".join([*missing, HOW_TO_GET_JAVA] if self._lacks_java() else missing)
 
     def _lacks_java(self) -> bool:
         return self.needs_java and shutil.which("java") is None
 
     def _find_program(self) -> str | None:
-        found = shutil.which(self.program)
-        if found:
-            return found
-        paths = (root / "platform" / self.in_platform for root in _sdks())
-        return next((str(path) for path in paths if path.exists()), None)
+        gcloud = shutil.which("gcloud")
+        beside = [Path(gcloud).resolve().parent.parent] if gcloud else []
+        sdks = [*beside, *(path.expanduser() for path in _USUAL_PLACES)]
+        programs = [sdk / "platform" / self.in_platform for sdk in sdks]
+        found = shutil.which(Path(self.in_platform).name)
+        return found or next((str(program) for program in programs if program.exists()), None)
 
     def command(self, host: str, port: int) -> list[str]:
         """Return the command that runs it in the foreground. Raises ConfigError where it is not installed."""
@@ -69,21 +69,21 @@ class EmulatorProgram:
 
 BIGTABLE = EmulatorProgram(
     "bigtable",
-    "BIGTABLE_EMULATOR_HOST",
-    "cbtemulator",
+    "Bigtable",
+    BIGTABLE_VARIABLE,
     "bigtable-emulator/cbtemulator",
+    "bigtable",
     ("-host", "{host}", "-port", "{port}"),
-    False,
-    _how_to_get("Bigtable", "cbtemulator", "bigtable", "google-cloud-cli-bigtable-emulator"),
+    needs_java=False,
 )
 PUBSUB = EmulatorProgram(
     "pubsub",
+    "Pub/Sub",
     PUBSUB_VARIABLE,
-    "cloud-pubsub-emulator",
     "pubsub-emulator/bin/cloud-pubsub-emulator",
+    "pubsub-emulator",
     ("--host={host}", "--port={port}"),
-    True,
-    _how_to_get("Pub/Sub", "cloud-pubsub-emulator", "pubsub-emulator", "google-cloud-cli-pubsub-emulator"),
+    needs_java=True,
 )
 
 
@@ -101,10 +101,3 @@ def is_listening(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _sdks() -> list[Path]:
-    """Return the folders of Google Cloud SDKs: the one of ``gcloud`` on PATH, and the usual ones."""
-    gcloud = shutil.which("gcloud")
-    beside = [Path(gcloud).resolve().parent.parent] if gcloud else []
-    return [*beside, *(path.expanduser() for path in _USUAL_PLACES)]

@@ -85,7 +85,7 @@ class LocalRun(Generic[R]):
         try:
             with handled(self._stop, *STOP_SIGNALS):
                 self._start()
-                while busy := [worker for worker in self.workers if self._is_busy(worker)]:
+                while busy := [w for w in self.workers if w.future and (w.work or not self.progress.stopped)]:
                     wait([worker.future for worker in busy if worker.future], 1.0, FIRST_COMPLETED)
                     for worker in busy:
                         worker.end_overdue(CHUNK_TIMEOUT_S)
@@ -100,9 +100,6 @@ class LocalRun(Generic[R]):
         if self.progress.stopped:
             raise KeyboardInterrupt
         self.progress.stopped = True
-
-    def _is_busy(self, worker: Worker) -> bool:
-        return worker.future is not None and not (self.progress.stopped and worker.work is None)
 
     def _pending(self) -> Iterator[Chunk]:
         for first, last in shards(self.job.box):

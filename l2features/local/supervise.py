@@ -12,18 +12,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import FrameType
 
 from ..core.errors import L2FeaturesError
-from .processes import ending_with_parent, heeded
+from .processes import STOP_SIGNALS, ending_with_parent, handled
 
 POLL_S = 0.05
 STOP_S = 30.0
 """Time to exit after SIGTERM, before SIGKILL."""
 TAIL_LINES = 12
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):
@@ -83,22 +81,18 @@ class Supervisor:
         self.environment, self.logs = environment, logs
         self.stages: list[list[Command]] = [[]]
         self.signals = 0
-        self._before: dict[signal.Signals, object] = {}
+        self._handled = ExitStack()
 
     def __enter__(self) -> Supervisor:
-        for number in heeded(*SIGNALS):
-            self._before[number] = signal.signal(number, self._count)
+        self._handled.enter_context(handled(self._count, *STOP_SIGNALS))
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with self._handled:
             for stage in reversed(self.stages):
                 self._stop(stage)
-        finally:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _count(self, number: int, frame: FrameType | None) -> None:
+    def _count(self, *_: object) -> None:
         self.signals += 1
 
     def start(self, name: str, argv: Sequence[str], more: Mapping[str, str]) -> Command:
