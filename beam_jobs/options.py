@@ -115,10 +115,11 @@ def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
         value: dict[str, Any] = {"nargs": "?", "const": on, "type": partial(_means, on=on)}
         parser.add_argument(flag, dest=option, default=argparse.SUPPRESS, **value)
     try:
-        found, rest = parser.parse_known_args(flags)
+        # An unknown flag with a space would count as the value of the flag before it.
+        found, rest = parser.parse_known_args([flag.replace(" ", "\0") for flag in flags])
     except argparse.ArgumentError as error:
         raise argparse.ArgumentTypeError(f"{error.argument_name}: {error.message}") from None
-    return vars(found), rest
+    return vars(found), [flag.replace("\0", " ") for flag in rest]
 
 
 def _means(text: str, on: bool) -> bool:

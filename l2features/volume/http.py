@@ -86,9 +86,9 @@ def check_reachable(url: str) -> None:
     proxy = select_proxy(url, get_environ_proxies(url))
     parts = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}" if proxy else url)
     host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 443)
-    connection = in_background(lambda: socket.create_connection((host, port), REACH_TIMEOUT_S))
+    attempt = in_background(lambda: socket.create_connection((host, port), REACH_TIMEOUT_S).close())
     try:
-        connection.result(REACH_TIMEOUT_S + 0.5).close()  # name look-ups have no time limit
+        attempt.result(REACH_TIMEOUT_S + 0.5)  # name look-ups have no time limit
     except (OSError, UnicodeError) as error:
         text = getattr(error, "strerror", None) or str(error) or "timed out"
         what = "proxy" if proxy else "host"

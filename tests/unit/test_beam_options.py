@@ -83,6 +83,15 @@ def test_another_value_is_an_error_that_names_the_flag(
     assert error.endswith(f"error: {flag.name}: expected true or false, got 'maybe'")
 
 
+def test_a_value_with_a_space_is_not_that_of_the_flag_before() -> None:
+    _, parsed = ingest.parse(
+        ["--dataset=a", "--streaming", "--job_name=a b", "--temp_location", "gs://b/c d"]
+    )
+    google = pipeline_options(parsed).view_as(GoogleCloudOptions)
+    assert (google.job_name, google.temp_location) == ("a b", "gs://b/c d")
+    assert pipeline_options(parsed).view_as(StandardOptions).streaming
+
+
 def test_options_that_turn_each_other_off() -> None:
     for words in (["--use_public_ips", "--no_use_public_ips"], ["--use_public_ips=false"]):
         assert ingest.parse(["--dataset=a", *words])[1] == ["--no_use_public_ips"]
