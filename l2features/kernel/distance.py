@@ -200,7 +200,7 @@ def _measure_row(block: Block, strip: int, row: int, rows: int, unit: Any) -> in
     Beyond the ends of the lines the last voxels count again at larger distances, which changes nothing.
     """
     labels, values, out, _, pitch = block
-    own = load(labels, strip + row * pitch)
+    here = load(labels, strip + row * pitch)
     best = load(values, strip + row * pitch)
     cost = splat(values, unit)
     k = 1
@@ -208,8 +208,8 @@ def _measure_row(block: Block, strip: int, row: int, rows: int, unit: Any) -> in
     while k <= limit and any_greater(best, cost):
         back = strip + max(row - k, 0) * pitch
         forth = strip + min(row + k, rows - 1) * pitch
-        best = smaller(add(where_equal(load(labels, back), own, load(values, back)), cost), best)
-        best = smaller(add(where_equal(load(labels, forth), own, load(values, forth)), cost), best)
+        best = smaller(add(where_equal(load(labels, back), here, load(values, back)), cost), best)
+        best = smaller(add(where_equal(load(labels, forth), here, load(values, forth)), cost), best)
         k += 1
         cost = splat(values, k * k * unit)
     store(out, strip + row * pitch, best)

@@ -52,6 +52,9 @@ def test_one_that_cannot_be_read(url: str, message: str) -> None:
 
 def test_the_server_receives_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = {"gs://my-bucket/l2/good.yml": "gs://my-bucket/l2/good.yml", "good.yml": f"{tmp_path}/good.yml"}
-    for given, path in told.items():
+    expected = {
+        "gs://my-bucket/l2/good.yml": "gs://my-bucket/l2/good.yml",
+        "good.yml": f"{tmp_path}/good.yml",
+    }
+    for given, path in expected.items():
         assert server_environment(given, "127.0.0.1:1", 1, auth=False)[CONFIG_VARIABLE] == path

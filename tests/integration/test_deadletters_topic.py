@@ -82,21 +82,30 @@ def test_a_letter_is_rebuilt_from_its_attributes() -> None:
     assert again == DeadLetter(LETTER.data, LETTER.attributes, (joint,), 2, NOW)
     assert (again.name, again.reasons, again.ids) == (LETTER.name, LETTER.reasons, LETTER.ids)
     many = DeadLetter(b"x", {}, (Refusal("bad_node", "", tuple(range(1, 2_000))),), 1, NOW)
-    told = letter_of(*topic_message(many), published=5.0)
-    assert len(told.ids) + told.more_ids == 1_999
-    assert topic_message(told).attributes == topic_message(many).attributes
+    read = letter_of(*topic_message(many), published=5.0)
+    assert len(read.ids) + read.more_ids == 1_999
+    assert topic_message(read).attributes == topic_message(many).attributes
 
 
-told_names = ["reasons", "attempts", "time", "id_count", "ids", "detail", "payload_bytes", "payload_sha256"]
-strange_texts = st.one_of(
+letter_fields = [
+    "reasons",
+    "attempts",
+    "time",
+    "id_count",
+    "ids",
+    "detail",
+    "payload_bytes",
+    "payload_sha256",
+]
+any_texts = st.one_of(
     st.sampled_from(["", "-1", "9" * 400, "1e5", "nan", "1,,x", "0001-01-01T00:00:00+23:59", "2026", "²"]),
     texts,
 )
 
 
-@given(st.binary(max_size=5), st.dictionaries(st.sampled_from(told_names), strange_texts))
-def test_any_message_is_a_letter(data: bytes, told: dict[str, str]) -> None:
-    letter = letter_of(data, {f"dead_letter_{name}": value for name, value in told.items()}, 5.0)
+@given(st.binary(max_size=5), st.dictionaries(st.sampled_from(letter_fields), any_texts))
+def test_any_message_is_a_letter(data: bytes, fields: dict[str, str]) -> None:
+    letter = letter_of(data, {f"dead_letter_{name}": value for name, value in fields.items()}, 5.0)
     assert (letter.data, letter.attributes) == (data, {})
     assert DeadLetter.from_json(letter.to_json()) == letter
     assert 0 <= letter.attempts < 10**9

@@ -167,11 +167,11 @@ def test_nacks_rest_after_one_failed(
 
 def test_an_error_of_a_thread_ends_the_intake(pubsub: PubSubEmulator) -> None:
     """Otherwise it would receive nothing any more, silently."""
-    feed, told = Feed(), threading.Event()
-    intake = Intake([Subscription(feed.subscription)], lambda m: (("", 1 // len(m.data)), 1), told.set)
+    feed, woken = Feed(), threading.Event()
+    intake = Intake([Subscription(feed.subscription)], lambda m: (("", 1 // len(m.data)), 1), woken.set)
     intake.start()
     feed.publish(b"")
-    assert told.wait(20)
+    assert woken.wait(20)
     assert isinstance(intake.failure, ZeroDivisionError)
     intake.close()
 
@@ -193,11 +193,11 @@ def test_waiting_messages_are_redelivered_after_a_stop(pubsub: PubSubEmulator, o
 
 
 def test_a_missing_subscription(pubsub: PubSubEmulator) -> None:
-    told = threading.Event()
+    woken = threading.Event()
     intake = Intake(
-        [Subscription("projects/test-project/subscriptions/not-there")], lambda m: (("", 0), 1), told.set
+        [Subscription("projects/test-project/subscriptions/not-there")], lambda m: (("", 0), 1), woken.set
     )
     intake.start()
-    assert told.wait(20)
+    assert woken.wait(20)
     assert "not-there: cannot pull" in str(intake.failure)
     intake.close()

@@ -134,9 +134,9 @@ def test_named_resources_were_created(calls: list[list[str]]) -> None:
 def test_documented_roles_are_granted(calls: list[list[str]]) -> None:
     part = WRITTEN.partition("## Roles")[2].partition("\n## ")[0]
     column = [line.split("|")[3] for line in part.splitlines() if line.startswith("| ")]
-    told = set(re.findall(r"`(roles/[\w.]+)`", " ".join(column)))
+    documented = set(re.findall(r"`(roles/[\w.]+)`", " ".join(column)))
     granted = {role for call in calls if "add-iam-policy-binding" in call for role in values(call, "--role")}
-    assert told == granted | {"roles/bigtable.admin"}
+    assert documented == granted | {"roles/bigtable.admin"}
 
 
 def test_the_time_is_taken_after_subscribing(calls: list[list[str]]) -> None:

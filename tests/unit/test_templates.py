@@ -196,39 +196,39 @@ def test_how_a_job_runs_where_a_launch_says_nothing(job: str, workers: int) -> N
 
 def test_the_defaults_in_the_docs() -> None:
     """Each row of the table in docs/dataflow.md, against the specs and what the jobs' flags add."""
-    told = defaults_in_the_docs()
+    documented = defaults_in_the_docs()
     specs = {job: templates.spec(job, IMAGE) for job in JOBS}
     of_launch = {job: spec["defaultEnvironment"] for job, spec in specs.items()}
     [machine] = {environment["machineType"] for environment in of_launch.values()}
-    assert told.pop("machine").startswith(f"`{machine}`: a process per core")
+    assert documented.pop("machine").startswith(f"`{machine}`: a process per core")
     for row, name, unit in (
         ("threads", "number_of_worker_harness_threads", " per process"),
         ("disk", "disk_size_gb", " GB"),
     ):
         [default] = {parameters(job)[name]["defaultValue"] for job in JOBS}
-        assert told.pop(row).startswith(f"{default}{unit}, ")
+        assert documented.pop(row).startswith(f"{default}{unit}, ")
     bounds = {job: environment["maxWorkers"] for job, environment in of_launch.items()}
-    assert {job: int(bound) for bound, job in re.findall(r"(\d+) \((\w+)\)", told["workers"])} == bounds
-    assert told.pop("workers").startswith("by throughput, up to ")
+    assert {job: int(bound) for bound, job in re.findall(r"(\d+) \((\w+)\)", documented["workers"])} == bounds
+    assert documented.pop("workers").startswith("by throughput, up to ")
     assert {environment["autoscalingAlgorithm"] for environment in of_launch.values()} == {
         "AUTOSCALING_ALGORITHM_BASIC"
     }
-    assert told.pop("network").startswith("private addresses: ")
+    assert documented.pop("network").startswith("private addresses: ")
     assert {environment["ipConfiguration"] for environment in of_launch.values()} == {"WORKER_IP_PRIVATE"}
-    assert told.pop("account").startswith("that of the spec, ")
+    assert documented.pop("account").startswith("that of the spec, ")
     of_run = {label.removeprefix("--labels=").partition("=")[0] for label in labels("ingest", "minnie")}
-    assert {label.partition("=")[0] for label in re.findall("`([^`]+)`", told["labels"])} == of_run
-    assert told.pop("labels").startswith("`application=l2features`, ")
+    assert {label.partition("=")[0] for label in re.findall("`([^`]+)`", documented["labels"])} == of_run
+    assert documented.pop("labels").startswith("`application=l2features`, ")
     for job, environment in of_launch.items():
         assert environment["additionalUserLabels"] == {"application": "l2features", "l2features-job": job}
-    assert told.pop("streaming").startswith("Streaming Engine, at least once: ")
+    assert documented.pop("streaming").startswith("Streaming Engine, at least once: ")
     assert [job for job in JOBS if of_launch[job].get("enableStreamingEngine")] == ["update"]
     assert specs["update"]["metadata"]["defaultStreamingMode"] == "AT_LEAST_ONCE"
     flags = dict(flag.split("=") for flag in DEFAULTS if "=" in flag)
     minutes = flags["--element_processing_timeout_minutes"]
     hangs = f"at one chunk for {minutes} minutes, or at one batch of messages for {HANGS_MIN}, "
-    assert hangs in told.pop("hangs")
-    assert not told
+    assert hangs in documented.pop("hangs")
+    assert not documented
 
 
 def defaults_in_the_docs() -> dict[str, str]:
