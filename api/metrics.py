@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -41,24 +42,12 @@ CACHE_LOOKUPS = Counter("l2cache_cache_lookups_total", "Row cache lookups by res
 PUBLISHED = Counter("l2cache_published_ids_total", "Missing ids published.", ["dataset"])
 PUBLISH_FAILURES = Counter("l2cache_publish_failed_ids_total", "Missing ids that failed to publish.")
 REFUSED = Counter("l2cache_refused_total", "Refused requests by error code.", ["code"])
-NEWEST_MESSAGE = Gauge(
-    "l2cache_newest_message_timestamp_seconds",
-    "Publication time of the newest applied message.",
-    ["dataset"],
-    multiprocess_mode="mostrecent",
+_newest = partial(Gauge, labelnames=["dataset"], multiprocess_mode="mostrecent")
+NEWEST_MESSAGE = _newest(
+    "l2cache_newest_message_timestamp_seconds", "Publication time of the newest applied message."
 )
-UPDATER_SEEN = Gauge(
-    "l2cache_updater_timestamp_seconds",
-    "Last heartbeat of an updater, every minute.",
-    ["dataset"],
-    multiprocess_mode="mostrecent",
-)
-BACKLOG = Gauge(
-    "l2cache_update_backlog_messages",
-    "Leased or delayed messages of the updaters.",
-    ["dataset"],
-    multiprocess_mode="mostrecent",
-)
+UPDATER_SEEN = _newest("l2cache_updater_timestamp_seconds", "Last heartbeat of an updater, every minute.")
+BACKLOG = _newest("l2cache_update_backlog_messages", "Leased or delayed messages of the updaters.")
 
 
 def show_updates(dataset: str, updates: Updates | None) -> None:

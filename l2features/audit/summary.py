@@ -62,16 +62,13 @@ class AuditSummary:
         problems = {f"chunk {found.chunk}": found.problem[:MAX_REASON]} if found.problem else {}
         problems |= {f"node {node}": found.failed[node] for node in sorted(found.failed)[:EXAMPLES]}
         left = np.setdiff1d(found.missing, found.repaired, assume_unique=True)
+        names = ("expected", "empty", "missing", "repaired", "superfluous", "other")
+        nodes: dict[str, Any] = {name: len(getattr(found, name)) for name in names}
         return cls(
             **_one_chunk(found.recorded),
+            **nodes,
             files_missing=int(found.files_missing),
-            expected=len(found.expected),
             present=len(found.expected) - len(found.missing),
-            empty=len(found.empty),
-            missing=len(found.missing),
-            repaired=len(found.repaired),
-            superfluous=len(found.superfluous),
-            other=len(found.other),
             missing_ids=[str(node) for node in left[:EXAMPLES].tolist()],
             superfluous_ids=[str(node) for node in found.superfluous[:EXAMPLES].tolist()],
             problems=problems,

@@ -33,6 +33,10 @@ ROOM_BITS = 16
 """Minimum bits for the segments of a chunk, unless it has fewer voxels."""
 
 
+_TRIPLES = ("resolution", "voxel_offset", "voxel_size", "chunk_size")
+"""Names of these in the JSON of a geometry."""
+
+
 def as_triple(values: Any) -> Triple:
     """Return three integers. Raises ValueError for another number of values."""
     x, y, z = (int(v) for v in values)
@@ -98,29 +102,17 @@ class Geometry:
 
     def to_json(self) -> str:
         """Return the geometry as JSON."""
-        return json.dumps(
-            {
-                "resolution": self.resolution,
-                "voxel_offset": self.voxel_offset,
-                "voxel_size": self.voxel_size,
-                "chunk_size": self.chunk_size,
-                "layer_bits": self.layout.layer_bits,
-                "spatial_bits": {str(k): v for k, v in sorted(self.layout.spatial_bits.items())},
-            },
-            separators=(",", ":"),
-        )
+        content: dict[str, Any] = {name: getattr(self, name) for name in _TRIPLES}
+        content["layer_bits"] = self.layout.layer_bits
+        content["spatial_bits"] = {str(k): v for k, v in sorted(self.layout.spatial_bits.items())}
+        return json.dumps(content, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Geometry:
         """Return the geometry of `to_json`. Raises ValueError or KeyError for other text."""
         d: dict[str, Any] = json.loads(text)
-        return cls(
-            tuple(d["resolution"]),
-            tuple(d["voxel_offset"]),
-            tuple(d["voxel_size"]),
-            tuple(d["chunk_size"]),
-            IdLayout({int(k): v for k, v in d["spatial_bits"].items()}, int(d["layer_bits"])),
-        )
+        layout = IdLayout({int(k): v for k, v in d["spatial_bits"].items()}, int(d["layer_bits"]))
+        return cls(**{name: tuple(d[name]) for name in _TRIPLES}, layout=layout)
 
 
 def layout_for_grid(grid: Triple, chunk_size: Triple) -> IdLayout:

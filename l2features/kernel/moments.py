@@ -30,13 +30,8 @@ class Moments(NamedTuple):
 
 def compute_moments(runs: Runs, n_labels: int) -> Moments:
     """Return the moments of the labels 0 to ``n_labels - 1``."""
-    moments = Moments(
-        np.zeros(n_labels, np.int64),
-        np.zeros((n_labels, 3), np.int64),
-        np.zeros((n_labels, 3, 3), np.int64),
-        np.zeros((n_labels, 3), np.int64),
-        np.zeros((n_labels, 2, 3), np.int64),
-    )
+    shapes: tuple[tuple[int, ...], ...] = ((), (3,), (3, 3), (3,), (2, 3))
+    moments = Moments(*(np.zeros((n_labels, *shape), np.int64) for shape in shapes))
     _add_runs(runs, moments)
     _add_faces(runs, moments.faces)
     upper, lower = np.triu_indices(3, 1)

@@ -17,7 +17,6 @@ from ..core.errors import ConfigError, L2FeaturesError
 from .topic import NAME, PROJECT
 
 if TYPE_CHECKING:
-    from google.api_core.retry import Retry
     from google.pubsub_v1 import SubscriberClient
 
 LEASE_S = 20
@@ -85,23 +84,21 @@ class Subscription:
 
     def acknowledge(self, ack_ids: Iterable[str]) -> None:
         """Acknowledge messages. Raises SubscriptionError."""
-        for part in _parts(ack_ids):
-            with self._errors("acknowledge"):
-                self._open().acknowledge(
-                    subscription=self.path, ack_ids=part, timeout=TIMEOUT_S, retry=_retry()
-                )
+        self._call("acknowledge", "acknowledge", ack_ids)
 
     def lease(self, ack_ids: Iterable[str], seconds: int = LEASE_S) -> None:
         """Extend leases to so many seconds from now; 0 nacks the messages. Raises SubscriptionError."""
-        for part in _parts(ack_ids):
-            with self._errors("extend leases"):
-                self._open().modify_ack_deadline(
-                    subscription=self.path,
-                    ack_ids=part,
-                    ack_deadline_seconds=seconds,
-                    timeout=TIMEOUT_S,
-                    retry=_retry(),
-                )
+        self._call("extend leases", "modify_ack_deadline", ack_ids, ack_deadline_seconds=seconds)
+
+    def _call(self, what: str, method: str, ack_ids: Iterable[str], **more: int) -> None:
+        """Call a method of the client with as many ids at a time as a request may have."""
+        from google.api_core.retry import Retry
+
+        listed, retry = list(ack_ids), Retry(timeout=RETRY_S)  # Google's default retries for a minute
+        for first in range(0, len(listed), MAX_ACK_IDS):
+            part = {"subscription": self.path, "ack_ids": listed[first : first + MAX_ACK_IDS]}
+            with self._errors(what):
+                getattr(self._open(), method)(**part, **more, timeout=TIMEOUT_S, retry=retry)
 
     def close(self) -> None:
         """Close the connection."""
@@ -156,16 +153,3 @@ def _received(message: Any) -> Received:
         inner.publish_time.timestamp() if inner.publish_time else 0.0,
         max(message.delivery_attempt - 1, 0),
     )
-
-
-def _retry() -> Retry:
-    """Return our retry policy; Google's default retries for a minute."""
-    from google.api_core.retry import Retry
-
-    return Retry(timeout=RETRY_S)
-
-
-def _parts(ack_ids: Iterable[str]) -> Iterator[list[str]]:
-    listed = list(ack_ids)
-    for first in range(0, len(listed), MAX_ACK_IDS):
-        yield listed[first : first + MAX_ACK_IDS]
