@@ -64,14 +64,20 @@ def failures() -> Failures:
     return Failures()
 
 
-@pytest.fixture
-def own_pubsub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PubSubEmulator]:
-    """An emulator that the test can stop."""
+@pytest.fixture(scope="module")
+def second_pubsub() -> Iterator[PubSubEmulator]:
     need_program(find_pubsub_emulator(), HOW_TO_GET_PUBSUB)
     emulator = PubSubEmulator()
-    monkeypatch.setenv(emulator.variable, emulator.host)
     yield emulator
     emulator.stop()
+
+
+@pytest.fixture
+def own_pubsub(second_pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[PubSubEmulator]:
+    """An emulator that the test can pause, or stop and start."""
+    monkeypatch.setenv(second_pubsub.variable, second_pubsub.host)
+    yield second_pubsub
+    second_pubsub.process.send_signal(signal.SIGCONT)
 
 
 def test_message_is_the_recorded_one(shared: Callable[[str], Path]) -> None:

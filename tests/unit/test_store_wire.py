@@ -118,8 +118,10 @@ def values(name: str) -> st.SearchStrategy[bytes]:
 
 
 CELL = st.one_of(
-    st.tuples(st.sampled_from(["0", "0", "0", "1", "00"]), st.just(name.encode()), values(name))
-    for name in [*NAMES, *NAMES, "left_over", ""]
+    [
+        st.tuples(st.sampled_from(["0", "0", "0", "1", "00"]), st.just(name.encode()), values(name))
+        for name in [*NAMES, *NAMES, "left_over", ""]
+    ]
 )
 NODE_KEY = st.integers(0, 2**64 - 1).map(key_of)
 OTHER_KEY = st.sampled_from(
