@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from l2features.config.datasets import CONFIG_VARIABLE
@@ -57,8 +57,9 @@ class Switch(NamedTuple):
     bare: bool = True
 
 
+@cache
 def beam_parser() -> argparse.ArgumentParser:
-    """Return a parser of all of Beam's options."""
+    """Return a parser of all of Beam's options; it takes long to make."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     found: list[argparse.ArgumentParser] = []

@@ -35,18 +35,27 @@ from tests.support.jobs import (
 )
 
 SLOW = (
-    "test_chaos",
     "test_stream",
-    "test_up",
-    "test_portable",
+    "test_ingest_failures",
+    "test_server",
+    "test_chaos",
     "test_portable_deaths",
     "test_installed",
-    "test_server",
-    "test_api_limits",
+    "test_job_image",
+    "test_up",
     "test_nginx",
-    "test_ingest_failures",
+    "test_api_clients",
+    "test_api_auth",
+    "test_portable",
+    "test_api_image",
+    "test_reach",
+    "test_serve",
+    "test_audit_job",
+    "test_ingest",
 )
-"""Files of tests that take long."""
+"""Files of tests that take long, the longest first."""
+STARTED = {"emulator", "pubsub", "recordings"}
+"""Fixtures that start processes."""
 __all__ = ["bigtable_store", "new_store", "store", "store_url"]
 pytest.register_assert_rewrite("l2features.testing.store_suite", "l2features.testing.chunk_log_suite")
 
@@ -64,17 +73,22 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile the kernels once, before several processes of tests would each compile them."""
+    """Compile kernels and modules once, not in each of the many processes that the tests start."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         code = "from l2features import kernel; from l2features.store.bigtable import decoded"
         subprocess.run([sys.executable, "-c", f"{code}; kernel.warm_up(); decoded.warm_up()"], check=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its folder; files that take long come first, so that none is alone at the end."""
+    """Mark each test by its folder; files that take long come first, lest one is alone at the end."""
     for item in items:
-        item.add_marker(item.path.parent.name)
-    items.sort(key=lambda item: item.path.stem not in SLOW)
+        folder = item.path.parent.name
+        item.add_marker(folder)
+        if folder == "unit" and (started := STARTED & {*getattr(item, "fixturenames", ())}):
+            raise pytest.UsageError(f"{item.nodeid}: uses {', '.join(started)}: expected tests/integration")
+    rank = {stem: place for place, stem in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(SLOW)))
 
 
 @pytest.fixture(scope="session")

@@ -128,12 +128,22 @@ class _Handler(BaseHTTPRequestHandler):
     auth: AuthServer
 
     def setup(self) -> None:
-        self.auth._open.add(self.request)
+        self.opened = self.auth._open
+        self.opened.add(self.request)
         if self.auth.behaviour == NO_HANDSHAKE:
             self.auth.released.wait()
+        self.opened.discard(self.request)
         self.request = self.auth.context.wrap_socket(self.request, server_side=True)
-        self.auth._open.add(self.request)
+        self.opened.add(self.request)
         super().setup()
+
+    def finish(self) -> None:
+        """Close the connection: the server knows only the socket below its TLS."""
+        self.opened.discard(self.request)
+        try:
+            super().finish()
+        finally:
+            self.request.close()
 
     def do_GET(self) -> None:
         behaviour, header = self.auth.behaviour, self.headers["Authorization"]

@@ -80,10 +80,15 @@ def central_scores(coords: np.ndarray, dts: np.ndarray, nm: np.ndarray) -> np.nd
 
 
 def central_voxels(mask: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """The voxels that share the largest score of a label, in C order."""
+    """The voxels that share the largest score of a label, in C order.
+
+    No voxel outside is nearer than those next to the label's box, so distances are measured within these.
+    """
     coords = np.argwhere(mask)
-    distances = edt.edt(np.asfortranarray(mask), anisotropy=tuple(map(float, resolution)), black_border=False)
-    scores = central_scores(coords, distances[mask].astype(np.uint64), np.asarray(resolution, np.float64))
+    ends = zip(coords.min(axis=0).tolist(), coords.max(axis=0).tolist(), strict=True)
+    near = mask[tuple(slice(max(first - 1, 0), last + 2) for first, last in ends)]
+    distances = edt.edt(np.asfortranarray(near), anisotropy=tuple(map(float, resolution)), black_border=False)
+    scores = central_scores(coords, distances[near].astype(np.uint64), np.asarray(resolution, np.float64))
     return coords[scores == scores.max()]
 
 
@@ -130,8 +135,10 @@ def make_blobs(random: np.random.Generator, shape: tuple[int, int, int], n: int)
     nearest = np.full(shape, np.inf)
     volume = np.zeros(shape, np.uint32)
     for centre in centres:
-        offsets = np.indices(shape) - centre[:, None, None, None]
-        distance = np.sqrt(np.sum((offsets * random.uniform(0.5, 2, 3)[:, None, None, None]) ** 2, axis=0))
+        stretch = random.uniform(0.5, 2, 3)
+        x, y, z = np.ogrid[: shape[0], : shape[1], : shape[2]]
+        offsets = [(axis - at) * factor for axis, at, factor in zip((x, y, z), centre, stretch, strict=True)]
+        distance = np.sqrt(offsets[0] ** 2 + offsets[1] ** 2 + offsets[2] ** 2)
         won = distance < nearest
         nearest[won] = distance[won]
         volume[won] = random.integers(0, n)

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from l2features.store.base import DONE, FAILED
+from l2features.store.base import DONE, FAILED, open_store
 from l2features.testing.emulators import Emulator
 from l2features.testing.stores import STORE_URL
 from tests.support.ingest_jobs import (
@@ -104,7 +104,7 @@ def test_a_chunk_that_kills_its_workers_fails_and_the_others_complete(
 ) -> None:
     config = dataset_file(tmp_path, sample)
     sabotage_chunk_1_0_0(tmp_path, monkeypatch, "os.kill(os.getpid(), 9)")
-    done = run_ingest(config, "--create")
+    done = run_ingest(config, "--create", processes=True)
     assert done.returncode == 1
     assert "11 of 12 chunks done" in done.stdout
     assert "chunk 1,0,0 failed: a worker died (SIGKILL) at this chunk, 3 times" in done.stderr
@@ -181,9 +181,7 @@ def test_a_locked_store_is_an_error_and_not_a_hang(
     assert run_ingest(config, "--create", "--test").returncode == 0
     holder = sqlite3.connect(tmp_path / "l2cache.db")
     holder.execute("BEGIN EXCLUSIVE")
-    short = tmp_path / "sitecustomize.py"
-    short.write_text("import l2features.store as s\ns.open_store.__defaults__ = (0.5,)\n")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setattr(open_store, "__defaults__", (0.5,))
     done = run_ingest(config, "--recompute")
     assert done.returncode == 1
     assert "database is locked" in done.stderr
@@ -196,7 +194,7 @@ def test_a_chunk_that_hangs_is_given_up(
     config = dataset_file(tmp_path, sample)
     sabotage_chunk_1_0_0(tmp_path, monkeypatch, "time.sleep(600)")
     monkeypatch.setattr("l2features.local.pool.CHUNK_TIMEOUT_S", 8.0)
-    done = run_ingest(config, "--create", "--chunks", "0:2,0:1,0:1")
+    done = run_ingest(config, "--create", "--chunks", "0:2,0:1,0:1", processes=True)
     assert done.returncode == 1
     assert "1 of 2 chunks done" in done.stdout
     assert "error: chunk 1,0,0 failed: a worker was ended after 8 s at this chunk, 3 times" in done.stderr

@@ -29,7 +29,8 @@ from tests.support.jobs import ROOT, Recordings, dataset_file, run_ingest
 from tests.support.recordings import check_values
 from tests.support.update_replay import EDIT, T0, named, rep
 
-LONGEST_S = 90.0
+LONGEST_S = 300.0
+"""What the start of a few processes may take on a loaded machine."""
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ class Updater:
         self.edits, self.dead, self.log = Feed(), Feed("dead"), log
         command = [sys.executable, "-m", "beam_jobs.update", "--config", str(config)]
         command += ["--subscriptions", self.edits.subscription, "--dead_letters", self.dead.topic]
-        command += ["--attempts", "2"]
+        command += ["--attempts", "2", "--workers", "1"]
         with log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, stderr=file, env=dict(os.environ))
 
@@ -90,6 +91,7 @@ def test_edits_from_pubsub_to_bigtable(
     dataset = load_dataset("fixture_v2", config)
     store = open_store(dataset.store, dataset.l2cache_id)
     assert not store.read(as_ids(ids)).found.any()
+    wait_for(lambda: "is ready" in updater.log.read_text(), LONGEST_S)
     updater.edits.publish(b"poison", attributes=EDIT)
     files = sorted((recordings.folder / "pubsub").glob("*.bin"))
     assert len(files) == 19

@@ -9,6 +9,7 @@ import socket
 import pytest
 import requests
 
+from api.answers import ARROW, JSON, PARQUET
 from l2features.testing.server import Server
 from l2features.testing.small_table import DATASET, node_ids
 from tests.support.attacks import (
@@ -23,8 +24,10 @@ from tests.support.attacks import (
     is_error,
     server,
 )
+from tests.support.body import CHROME
 
 __all__ = ["genuine", "server"]
+API = "/l2cache/api/v1"
 
 
 @pytest.mark.parametrize(
@@ -181,3 +184,31 @@ def test_a_request_id_does_not_make_a_header(server: Server) -> None:
         answer = exchanged(server, head(f"X-Request-Id: {trick}", method="GET", path="/live"))
         assert answer.status == 400
         assert "set-cookie" not in answer.headers
+
+
+# ------------------------------------------------------------------ the Accept header
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", READ),
+        ("GET", f"{API}/table/{DATASET}"),
+        ("GET", f"{API}/attribute_metadata"),
+        ("GET", f"{API}/table_mapping"),
+    ],
+)
+def test_the_server_answers_406_in_json(server: Server, method: str, path: str) -> None:
+    length, body = (f"Content-Length: {len(GOOD)}", GOOD) if method == "POST" else ("X: x", b"")
+    refused = exchanged(server, head(length, "Accept: text/html", method=method, path=path), body)
+    is_error(refused, 406, "not_acceptable")
+    assert refused.headers["content-type"] == JSON
+    for accept in (CHROME, "*/*", JSON, "text/html", "application/*"):
+        answer = exchanged(server, head(length, f"Accept: {accept}", method=method, path=path), body)
+        assert answer.status == (406 if accept == "text/html" else 200)
+
+
+def test_a_description_has_no_columnar_form(server: Server) -> None:
+    for form in (ARROW, PARQUET):
+        path = f"{API}/table/{DATASET}"
+        is_error(
+            exchanged(server, head(f"Accept: {form}", method="GET", path=path), b""), 406, "not_acceptable"
+        )

@@ -26,7 +26,7 @@ from tests.support.recordings import check_values, valid_at_t0
 
 def test_from_the_ingest_to_the_history(at_t0: Path, recordings: Recordings) -> None:
     """Complete at T0; what the edits made is missing; repaired it is complete, with the recorded features."""
-    done = run_audit(at_t0, "--timestamp", T0)
+    done = run_audit(at_t0, "--timestamp", T0, processes=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "12 chunks; their ingest: 12 done, 0 failed, 0 not recorded",
@@ -122,7 +122,7 @@ def test_a_chunk_that_kills_its_workers_is_reported(
     config = tmp_path / "datasets.yml"
     config.write_text(undisturbed.read_text())
     records: list[ChunkRecord] = sorted(open_table(config).chunk_records(), key=lambda r: r.chunk_id)
-    done = run_audit(config)
+    done = run_audit(config, processes=True)
     assert done.returncode == 1
     assert "error: chunk 1,0,0: a worker died (SIGKILL) at this chunk, 3 times" in done.stderr
     assert "error: chunk 1,1,0: ZeroDivisionError: by design" in done.stderr

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,6 +15,7 @@ from google.pubsub_v1 import PublishRequest, PubsubMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_jobs.update import main
 from l2features.pubsub import topic as topic_module
 from l2features.pubsub.dead_letters import open_dead_letters, open_letter_box
 from l2features.pubsub.letter import DeadLetter, DeadLetterError, Refusal
@@ -29,6 +28,7 @@ from l2features.pubsub.letter_topic import (
 )
 from l2features.pubsub.topic import MAX_REQUEST_BYTES, ROOM_BYTES, Topic
 from l2features.testing.emulators import PubSubEmulator
+from tests.support.jobs import run_job
 from tests.support.letters import LARGEST, LETTER, NOW, REFUSALS, Subscribed, texts
 
 
@@ -195,9 +195,8 @@ def test_the_updater_does_not_start_without_its_topic(
 ) -> None:
     subscribed = Subscribed()
     open_dead_letters(subscribed.topic).check()
-    command = [sys.executable, "-m", "beam_jobs.update", "--config", str(config), "--dead_letters", where]
-    command += ["--subscriptions", subscribed.subscription]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    flags = ("--config", config, "--dead_letters", where, "--subscriptions", subscribed.subscription)
+    done = run_job(main, *flags)
     assert done.returncode == status, done.stderr
     assert f"error: dead letters{': ' if status == 1 else ' '}{words}" in done.stderr
     assert "Traceback" not in done.stderr

@@ -56,7 +56,7 @@ def test_beams_own_runners_give_the_same_table(
 
 def test_a_second_run_computes_nothing_and_recompute_computes_all(tmp_path: Path, sample: Path) -> None:
     config = dataset_file(tmp_path, sample)
-    assert "12 of 12 chunks done" in run_ingest(config, "--create").stdout
+    assert "12 of 12 chunks done" in run_ingest(config, "--create", processes=True).stdout
     before = table_bytes(config)
     again = run_ingest(config, "--create")
     assert again.returncode == 0
@@ -120,7 +120,7 @@ def test_beams_connector_writes_the_same_rows(
     tmp_path: Path, sample: Path, undisturbed: Path, emulator: Emulator
 ) -> None:
     config = dataset_file(tmp_path, sample, store=STORE_URL, l2cache_id="l2_bigtableio")
-    done = run_ingest(config, "--create", "--sink", "bigtableio")
+    done = run_ingest(config, "--create", "--sink", "bigtableio", processes=True)
     assert done.returncode == 0, done.stderr
     assert "12 of 12 chunks done" in done.stdout
     assert table_bytes(config) == table_bytes(undisturbed)

@@ -72,18 +72,32 @@ def test_a_streaming_job_is_left(undisturbed: Path, service: Service) -> None:
     ]
 
 
-@pytest.mark.parametrize("flag", ["--detach", "--detach=true", "--wait=false", "--no_wait_until_finish"])
-def test_a_batch_job_that_is_left(undisturbed: Path, service: Service, flag: str) -> None:
-    service.asked = pytest.fail
-    for main in (ingest.main, audit.main):
-        done = run(main, undisturbed, flag)
-        assert done.returncode == 0, done.stderr
-        assert "cancel: gcloud dataflow jobs cancel" in done.stdout
-
-
-@pytest.mark.parametrize("flag", ["--wait", "--detach=false"])
 @pytest.mark.parametrize(
-    ("state", "status"), [("DONE", 0), ("DRAINED", 0), ("UPDATED", 0), ("CANCELLED", 1), ("FAILED", 1)]
+    ("main", "flag"),
+    [
+        (audit.main, "--detach"),
+        (ingest.main, "--detach"),
+        (ingest.main, "--detach=true"),
+        (ingest.main, "--wait=false"),
+        (ingest.main, "--no_wait_until_finish"),
+    ],
+)
+def test_a_batch_job_that_is_left(undisturbed: Path, service: Service, main: Any, flag: str) -> None:
+    service.asked = pytest.fail
+    done = run(main, undisturbed, flag)
+    assert done.returncode == 0, done.stderr
+    assert "cancel: gcloud dataflow jobs cancel" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "flag"),
+    [
+        ("DONE", 0, "--wait"),
+        ("DRAINED", 0, "--detach=false"),
+        ("UPDATED", 0, "--wait"),
+        ("CANCELLED", 1, "--detach=false"),
+        ("FAILED", 1, "--wait"),
+    ],
 )
 def test_a_streaming_job_that_is_waited_for(
     undisturbed: Path, service: Service, state: str, status: int, flag: str

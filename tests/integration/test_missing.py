@@ -24,6 +24,8 @@ from tests.support.missing import Topic
 
 IDS = as_ids([144115188075860872, 144255994350796801, (1 << 64) - 1])
 TABLE = ("fixture_v2", "l2cache_fixture")
+LONG_S = 600.0
+"""Longer than a loaded machine takes for a test."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag is deprecated:DeprecationWarning")
 
@@ -64,14 +66,20 @@ def failures() -> Failures:
     return Failures()
 
 
-@pytest.fixture
-def own_pubsub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PubSubEmulator]:
-    """An emulator that the test can stop."""
+@pytest.fixture(scope="module")
+def second_pubsub() -> Iterator[PubSubEmulator]:
     need_program(find_pubsub_emulator(), HOW_TO_GET_PUBSUB)
     emulator = PubSubEmulator()
-    monkeypatch.setenv(emulator.variable, emulator.host)
     yield emulator
     emulator.stop()
+
+
+@pytest.fixture
+def own_pubsub(second_pubsub: PubSubEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[PubSubEmulator]:
+    """An emulator that the test can pause, or stop and start."""
+    monkeypatch.setenv(second_pubsub.variable, second_pubsub.host)
+    yield second_pubsub
+    second_pubsub.process.send_signal(signal.SIGCONT)
 
 
 def test_message_is_the_recorded_one(shared: Callable[[str], Path]) -> None:
@@ -237,15 +245,16 @@ def test_queue_is_bounded(own_pubsub: PubSubEmulator, failures: Failures) -> Non
     """While Pub/Sub hangs, ids and messages are bounded, and the rest counts as failed."""
     own_pubsub.process.send_signal(signal.SIGSTOP)
     path = "projects/test-project/topics/l2cache"
-    large = MissingIds(path, on_failure=failures)
+    large = MissingIds(path, on_failure=failures, timeout_s=LONG_S)
     ids = np.arange(PENDING_IDS + 1000, dtype=np.uint64)
     assert large.publish(*TABLE, ids) == PENDING_IDS
     assert failures.counts == [1000]
     assert large.publish(*TABLE, ids[-1:]) == 0
-    small = MissingIds(path)
+    small = MissingIds(path, timeout_s=LONG_S)
     taken = sum(small.publish(*TABLE, ids[i : i + 1]) for i in range(PENDING_MESSAGES + 1000))
     assert taken == PENDING_MESSAGES
     large.close(0)
+    small.close(0)
     assert sum(failures.counts) == len(ids) + 1
 
 

@@ -13,9 +13,10 @@ from tests.support.jobs import Ran, Recordings, dataset_file, run_ingest, run_jo
 T0 = "2026-11-21 00:27:44"
 
 
-def run_audit(config: Path, *flags: str) -> Ran:
+def run_audit(config: Path, *flags: str, processes: bool = False) -> Ran:
     """The audit command."""
-    return run_job(main, "--config", config, "--dataset", "sample", "--workers", 1, *flags)
+    argv = ("--config", config, "--dataset", "sample", "--workers", 1, *flags)
+    return run_job(main, *argv, processes=processes)
 
 
 @pytest.fixture

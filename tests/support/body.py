@@ -14,6 +14,8 @@ from api.errors import ApiError
 
 ID = 144115188075855873
 MANY = 1000
+CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+"""The Accept header of a browser."""
 LIMITS = Settings(max_ids=MANY, max_body_bytes=100_000)
 
 

@@ -7,9 +7,10 @@ import importlib.util
 import io
 import json
 import os
-import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from concurrent.futures import Future
+from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +19,13 @@ import pytest
 
 from beam_jobs.ingest import main as ingest_main
 from l2features.core.rows import Rows
+from l2features.local import pool, worker
 from l2features.store.base import Store
 from l2features.testing.emulators import Emulator, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_VARIABLE = "L2FEATURES_SHARED"
-MANY = (12, 10, 6)
+MANY = (12, 10, 3)
 
 
 def shared_folder() -> Path:
@@ -97,7 +99,9 @@ def dataset_file(folder: Path, segmentation: Path | str, **keys: Any) -> Path:
 
 def own_copy(config: Path, folder: Path) -> Path:
     """A copy of a data sets file and its SQLite store in a folder of its own, where it may be written to."""
-    shutil.copy(config.parent / "l2cache.db", folder)
+    names = (config.parent / "l2cache.db", folder / "l2cache.db")
+    with closing(sqlite3.connect(names[0])) as source, closing(sqlite3.connect(names[1])) as target:
+        source.backup(target)
     copy = folder / "datasets.yml"
     copy.write_text(config.read_text().replace(str(config.parent), str(folder)))
     return copy
@@ -111,10 +115,40 @@ class Ran(NamedTuple):
     stderr: str
 
 
-def run_job(main: Callable[[list[str]], int], *argv: object) -> Ran:
-    """The command of a job, in this process."""
+class WorkerHere:
+    """Does what a worker process of a local run does, in this one: a process takes seconds to start."""
+
+    def __init__(self) -> None:
+        self.future: Future[tuple[Any, str]] | None = None
+        self.work: Any = None
+        self.is_over = True
+
+    def schedule(self, task: Callable[..., Any], *arguments: object, work: Any = None) -> None:
+        self.work, self.future = work, Future()
+        self.future.set_result(worker._attempt(task, *arguments))
+
+    def result(self) -> tuple[Any, str]:
+        future, self.future = self.future, None
+        assert future
+        return future.result()
+
+    def end_overdue(self, timeout_s: float) -> None:
+        """Nothing hangs here."""
+
+    def kill(self) -> None:
+        """There is no process."""
+
+    def close(self) -> None:
+        """Close what the tasks have opened."""
+        pool._opened.clear()
+
+
+def run_job(main: Callable[[list[str]], int], *argv: object, processes: bool = False) -> Ran:
+    """Run the command of a job in this process, and its workers too, unless they are ``processes``."""
     out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        if not processes:
+            patch.setattr(pool, "Worker", WorkerHere)
         try:
             code = main([str(a) for a in argv])
         except SystemExit as exit_:
@@ -122,9 +156,10 @@ def run_job(main: Callable[[list[str]], int], *argv: object) -> Ran:
     return Ran(code, out.getvalue(), err.getvalue())
 
 
-def run_ingest(config: Path, *flags: str, dataset: str = "sample") -> Ran:
-    """The ingest command; its workers are processes of their own, one unless the flags say otherwise."""
-    return run_job(ingest_main, "--config", config, "--dataset", dataset, "--workers", 1, *flags)
+def run_ingest(config: Path, *flags: str, dataset: str = "sample", processes: bool = False) -> Ran:
+    """The ingest command, with one worker unless the flags say otherwise."""
+    argv = ("--config", config, "--dataset", dataset, "--workers", 1, *flags)
+    return run_job(ingest_main, *argv, processes=processes)
 
 
 def all_rows(store: Store) -> Rows:

@@ -7,13 +7,7 @@ import pytest
 from api.accept import accepted
 from api.answers import ARROW, FORMS, JSON, PARQUET
 from api.errors import ApiError
-from l2features.testing.server import Server
-from l2features.testing.small_table import DATASET
-from tests.support.attacks import GOOD, READ, exchanged, genuine, head, is_error, server
-
-__all__ = ["genuine", "server"]
-API = "/l2cache/api/v1"
-CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+from tests.support.body import CHROME
 
 
 @pytest.mark.parametrize("header", [None, "", " ", ",", "*/*", "*", CHROME, "*; q=.2, text/html"])
@@ -76,30 +70,3 @@ def test_a_long_header_is_shown_shortened() -> None:
     with pytest.raises(ApiError) as caught:
         accepted("text/html," * 5_000, FORMS)
     assert len(caught.value.body.message) < 500
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", READ),
-        ("GET", f"{API}/table/{DATASET}"),
-        ("GET", f"{API}/attribute_metadata"),
-        ("GET", f"{API}/table_mapping"),
-    ],
-)
-def test_the_server_answers_406_in_json(server: Server, method: str, path: str) -> None:
-    length, body = (f"Content-Length: {len(GOOD)}", GOOD) if method == "POST" else ("X: x", b"")
-    refused = exchanged(server, head(length, "Accept: text/html", method=method, path=path), body)
-    is_error(refused, 406, "not_acceptable")
-    assert refused.headers["content-type"] == JSON
-    for accept in (CHROME, "*/*", JSON, "text/html", "application/*"):
-        answer = exchanged(server, head(length, f"Accept: {accept}", method=method, path=path), body)
-        assert answer.status == (406 if accept == "text/html" else 200)
-
-
-def test_a_description_has_no_columnar_form(server: Server) -> None:
-    for form in (ARROW, PARQUET):
-        path = f"{API}/table/{DATASET}"
-        is_error(
-            exchanged(server, head(f"Accept: {form}", method="GET", path=path), b""), 406, "not_acceptable"
-        )

@@ -313,7 +313,7 @@ def test_centred_moments_of_long_volumes() -> None:
 
 def test_memory() -> None:
     """400 MB for 256 x 256 x 512 voxels is as much for each of these."""
-    volume = make_blobs(np.random.default_rng(6), (128, 128, 64), 200)
+    volume = make_blobs(np.random.default_rng(6), (128, 128, 64), 40)
     compute_features(volume, (16, 16, 40))
     tracemalloc.start()
     compute_features(volume, (16, 16, 40))

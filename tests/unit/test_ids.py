@@ -63,7 +63,7 @@ def test_parts_of_known_ids(node: int, layer: int, xyz: tuple[int, int, int], se
 @LAYOUTS
 @given(data=st.data())
 def test_mixed_layers_come_apart_and_together(layout: IdLayout, data: st.DataObject) -> None:
-    parts = data.draw(st.lists(nodes(layout), max_size=20))
+    parts = data.draw(st.lists(nodes(layout), max_size=8))
     ids = as_ids([assemble(layout, *part) for part in parts])
     assert layout.layers(ids).tolist() == [layer for layer, _, _ in parts]
     assert layout.chunk_coordinates(ids).tolist() == [list(xyz) for _, xyz, _ in parts]

@@ -20,7 +20,6 @@ from api.app import create_app
 from api.config import Settings
 from l2features.core.schema import NAMES
 from l2features.testing.small_table import DATASET, node_ids, small_table
-from tests.support.fuzz_api import fuzz
 
 DUPLICATES = {
     *("root_slash", "root_index", "api_index", "root_openapi"),
@@ -276,12 +275,3 @@ def test_the_page_loads_nothing_from_elsewhere(app: OpenAPI) -> None:
     found = re.search(r'new URL\("([^"]+)"', page)
     assert found
     assert client.get(urljoin(page_url, found[1])).get_json()["openapi"]
-
-
-# ------------------------------------------------------------------ Schemathesis
-def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
-    ran = fuzz(tmp_path, examples=15, arguments=["--seed", "1"])
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "8 selected / 8 total" in ran.stdout
-    assert "No issues found" in ran.stdout
-    assert "⚠" not in ran.stdout

@@ -1,31 +1,18 @@
-"""Values that their stored type cuts off: counted, and warned of when a table is made."""
+"""Values that their stored type cuts off: which they are, and how they are counted."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from beam_jobs.ingest import parse, plan
 from l2features import compute_features
 from l2features.core.geometry import Geometry
 from l2features.core.saturation import likely_saturated, saturated_counts, saturated_text
 from l2features.core.schema import ATTRIBUTES, FEATURES, SATURATING
 from l2features.testing.stores import GEOMETRY
-from tests.support.ingest_jobs import open_sample
-from tests.support.jobs import dataset_file, run_ingest
-
-COARSE = (7720.0, 7720.0, 7720.0)
-
-
-def cubes() -> np.ndarray:
-    """A cube of 20 voxels beside one of a single voxel."""
-    volume = np.zeros((32, 32, 32), np.uint64)
-    volume[4:24, 4:24, 4:24], volume[28, 28, 28] = 1, 2
-    return volume
+from tests.support.features import COARSE, cubes
 
 
 def test_attributes_that_saturate_are_those_that_the_kernel_cuts_off() -> None:
@@ -85,27 +72,3 @@ def test_a_warning_names_resolution_and_limit() -> None:
         "area_nm2 is likely to saturate at voxels of 7720 x 7720 x 7720 nm: a flat sheet across a chunk has "
         "488230092800 nm^2, the largest stored value is 4294967295 nm^2"
     )
-
-
-def test_warned_when_the_table_is_made_and_counted_by_the_ingest(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    from cloudvolume import CloudVolume
-
-    info = CloudVolume.create_new_info(1, "segmentation", "uint64", "raw", COARSE, (0, 0, 0), (32, 32, 32))
-    volume = CloudVolume(f"precomputed://file://{tmp_path}/seg", info=info, progress=False)
-    volume.commit_info()
-    volume[:] = cubes()[..., None]
-    config = dataset_file(tmp_path, tmp_path / "seg", chunk_size=[32, 32, 32])
-    flags = ["--config", str(config), "--dataset", "sample"]
-    with caplog.at_level(logging.WARNING, logger="l2features.ingest"):
-        plan(parse([*flags, "--create"])[0])
-        assert [line.split()[0] for line in caplog.messages] == ["area_nm2", "max_dt_nm"]
-        plan(parse(flags)[0])
-        assert len(caplog.messages) == 2
-    done = run_ingest(config)
-    assert "\nsaturated: area_nm2 in 1 nodes, max_dt_nm in 1 nodes\n" in done.stdout
-    [record] = open_sample(config)[0].chunk_records()
-    assert record.saturated == {"area_nm2": 1, "max_dt_nm": 1}
-    again = run_ingest(config, "--recompute", "--runner=FnApiRunner")
-    assert "saturated_area_nm2 1, saturated_max_dt_nm 1" in again.stdout

@@ -117,8 +117,11 @@ def values(name: str) -> st.SearchStrategy[bytes]:
     )
 
 
-CELL = st.sampled_from([*NAMES, *NAMES, "left_over", ""]).flatmap(
-    lambda name: st.tuples(st.sampled_from(["0", "0", "0", "1", "00"]), st.just(name.encode()), values(name))
+CELL = st.one_of(
+    [
+        st.tuples(st.sampled_from(["0", "0", "0", "1", "00"]), st.just(name.encode()), values(name))
+        for name in [*NAMES, *NAMES, "left_over", ""]
+    ]
 )
 NODE_KEY = st.integers(0, 2**64 - 1).map(key_of)
 OTHER_KEY = st.sampled_from(
@@ -187,7 +190,7 @@ def varint(n: int) -> bytes:
 
 
 # ------------------------------------------------------------------ properties
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(streams())
 def test_every_form_of_a_stream_is_decoded_as_googles_client_does(messages: list[bytes]) -> None:
     agree(messages)
@@ -215,7 +218,7 @@ def test_chunks_in_any_order_are_refused_as_googles_client_does(chunks: list[Any
     agree([Response(chunks=[chunk]).SerializeToString() for chunk in chunks])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     streams(), st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4), st.integers(0, 3)
 )
