@@ -7,6 +7,7 @@ an unreachable host is reported at once.
 from __future__ import annotations
 
 from ..core.errors import L2FeaturesError, StoreUnavailable
+from ..core.extras import naming_extras
 from .datasets import BIGTABLE_VARIABLE, PUBSUB_VARIABLE, emulator_address
 
 REACH_S = 3.0
@@ -16,16 +17,17 @@ BIGTABLE_HOST, PUBSUB_HOST = "bigtable.googleapis.com:443", "pubsub.googleapis.c
 def check_bigtable(url: str, kind: type[L2FeaturesError] = StoreUnavailable) -> None:
     """Raise ``kind`` where ``url`` is a Bigtable URL and Bigtable is unreachable. Other URLs pass."""
     if url.startswith("bigtable://"):
-        _check(url, BIGTABLE_VARIABLE, BIGTABLE_HOST, kind)
+        _check(url, BIGTABLE_VARIABLE, BIGTABLE_HOST, kind, "bigtable")
 
 
 def check_pubsub(path: str, kind: type[L2FeaturesError]) -> None:
     """Raise ``kind`` where Pub/Sub is unreachable; ``path`` names the resource in the message."""
-    _check(path, PUBSUB_VARIABLE, PUBSUB_HOST, kind)
+    _check(path, PUBSUB_VARIABLE, PUBSUB_HOST, kind, "jobs")
 
 
-def _check(what: str, variable: str, host: str, kind: type[L2FeaturesError]) -> None:
-    import grpc
+def _check(what: str, variable: str, host: str, kind: type[L2FeaturesError], extra: str) -> None:
+    with naming_extras(extra):
+        import grpc
 
     if emulator := emulator_address(variable):
         channel = grpc.insecure_channel(emulator)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ConfigError
-from .geometry import Triple
+from .geometry import Chunk, Triple
 
 _BOX = re.compile(r"(\d+):(\d+),(\d+):(\d+),(\d+):(\d+)")
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -42,6 +43,12 @@ class ChunkBox:
 
     def __str__(self) -> str:
         return ",".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True))
+
+    def in_order(self) -> Iterator[Chunk]:
+        """Yield the chunks in the order of their ids."""
+        for offset in np.ndindex(*self.shape):
+            x, y, z = (a + b for a, b in zip(self.start, offset, strict=True))
+            yield Chunk(x, y, z)
 
     def positions(self, first: int, last: int) -> npt.NDArray[np.int64]:
         """Return the chunks at positions ``first`` to ``last`` - 1 of the order, shape (n, 3)."""

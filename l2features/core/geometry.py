@@ -93,6 +93,11 @@ class Geometry:
         xyz = np.asarray(coordinates)
         return np.asarray(((xyz >= 0) & (xyz < np.array(self.grid))).all(axis=-1))
 
+    def check_in_grid(self, chunk: Chunk) -> None:
+        """Raise ConfigError for a chunk outside the grid."""
+        if not self.in_grid([chunk])[0]:
+            raise ConfigError(f"chunk {chunk}: expected coordinates below {Chunk(*self.grid)}")
+
     def origins(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Return the first voxel of chunks, (n, 3) -> (n, 3)."""
         return (

@@ -21,6 +21,7 @@ AxisBits = tuple[int, int, int]
 
 KEY_DIGITS = 20
 L2 = 2
+AN_ID = f"expected an integer from 0 to {(1 << 64) - 1}"
 _LAST_KEY = b"%d" % ((1 << 64) - 1)
 _POWERS = 10 ** np.arange(KEY_DIGITS - 1, -1, -1, dtype=np.uint64)
 
@@ -37,8 +38,20 @@ def as_ids(values: Any) -> Ids:
     items = values.ravel().tolist() if isinstance(values, np.ndarray) else list(values)
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (int, np.integer)) or not 0 <= int(item) < 1 << 64:
-            raise ValueError(f"{item!r} is not a node id: expected an integer from 0 to {(1 << 64) - 1}")
+            raise ValueError(f"{item!r} is not a node id: {AN_ID}")
     return np.array([int(item) for item in items], dtype=np.uint64)
+
+
+def parse_id(text: str) -> int:
+    """Return the id that decimal digits write. Raises ValueError, whose text is `AN_ID`."""
+    if text.isascii() and text.isdecimal() and len(text) <= KEY_DIGITS and int(text) < 1 << 64:
+        return int(text)
+    raise ValueError(AN_ID)
+
+
+def numbered_ids(chunk_id: int, n: int) -> Ids:
+    """Return the ids of a chunk's first n nodes, which are numbered from 1 on, shape (n,)."""
+    return np.uint64(chunk_id) + np.arange(1, n + 1, dtype=np.uint64)
 
 
 @dataclass(frozen=True)

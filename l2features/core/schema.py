@@ -6,11 +6,13 @@ To add an attribute, add its entry to `ATTRIBUTES` and its computation to `l2fea
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from .errors import ConfigError
 from .geometry import Geometry
 from .ids import Ids
 from .serving import POSITION, VOLUME, Known, Serving, finite
@@ -177,3 +179,10 @@ PCA_MIN_VOLUME_NM3 = 10_000_000
 
 PCA_MAX_SAMPLES = 10_000
 """``pca_val`` of a larger node is scaled to this many voxels."""
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ConfigError for a name that is not an attribute."""
+    for name in names:
+        if name not in NAMES:
+            raise ConfigError(f"{name!r} is not an attribute: expected one or more of {', '.join(NAMES)}")

@@ -58,6 +58,20 @@ def format_time(time: datetime) -> str:
     return f"{text}.{utc.microsecond // 1000:03d}" if utc.microsecond >= 1000 else text
 
 
+def iso_text(time: datetime, timespec: str = "seconds") -> str:
+    """Return a time as ISO 8601 in UTC.
+
+    >>> iso_text(parse_time("2026-11-21T02:27:44+02:00"))
+    '2026-11-21T00:27:44Z'
+    """
+    return time.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def whole_ms(time: datetime) -> datetime:
+    """Return a time rounded down to milliseconds, which Bigtable's times are."""
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
 def _iso_time(text: str) -> datetime:
     with suppress(ValueError):
         return datetime.strptime(text, TIME_FORMAT)  # also 0:05:00, which is not ISO 8601

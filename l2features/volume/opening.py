@@ -48,7 +48,7 @@ def open_layer(layer: Layer, mip: int | None, scale: Sequence[float] | None) -> 
     if location.format == GRAPHENE:
         raise ValueError(f"{layer.path} is a graph, expected a layer")
     if location.format == "precomputed":
-        storage, info = (open_storage(location.url), layer.info) if layer.info else _find_info(location)
+        storage, info = (open_storage(location.url), layer.info) if layer.info else find_info(location)
         check_layer(info)
         chosen = choose_scale([s.get("resolution") for s in info["scales"]], mip, scale)
         check_scale(info["scales"][chosen], info["data_type"])
@@ -82,8 +82,8 @@ def _open_blocks(storage: Storage, scale: Info, data_type: str) -> FileBlocks | 
     return FileBlocks(storage, grid, names, encoding.decode, encoding.most_bytes(grid.step))
 
 
-def _find_info(location: Location) -> tuple[Storage, dict[str, Any]]:
-    """Storage and info of a layer, after redirects."""
+def find_info(location: Location) -> tuple[Storage, dict[str, Any]]:
+    """Return storage and info of a layer, after redirects. Raises ValueError or StorageError."""
     for _ in range(MAX_REDIRECTS):
         storage = open_storage(location.url)
         content, forbidden = storage.fetch_one(Request("info", most=1 << 28))

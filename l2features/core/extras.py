@@ -1,0 +1,57 @@
+"""Extras of the package: optional dependencies, which a light installation lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import ConfigError
+
+EXTRAS = {
+    "compute": (
+        "blosc",
+        "cloudfiles",
+        "cloudvolume",
+        "compressed_segmentation",
+        "compresso",
+        "crackle",
+        "edt",
+        "numba",
+        "sklearn",
+        "threadpoolctl",
+    ),
+    "bigtable": ("google", "grpc"),
+    "skeletons": ("scipy",),
+    "jobs": ("apache_beam", "google.pubsub_v1", "pebble"),
+    "api": ("flask", "gunicorn"),
+}
+"""Modules by the extra of setup.py that installs them; a package stands for its modules."""
+_EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules}
+
+
+@contextmanager
+def naming_extras(extra: str | None = None) -> Iterator[None]:
+    """Turn the ModuleNotFoundError of an optional dependency into a ConfigError that names its extra.
+
+    ``extra`` is the one to name; by default `EXTRAS` determines it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        found = extra or extra_of(error.name or "")
+        if found is None:
+            raise
+        raise ConfigError(
+            f"the module {error.name!r} is not installed: pip install 'l2features[{found}]'"
+        ) from error
+
+
+def extra_of(module: str) -> str | None:
+    """Return the extra that installs a module; None if no extra does.
+
+    >>> extra_of("google.cloud.bigtable.data")
+    'bigtable'
+    """
+    parts = module.split(".")
+    names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((_EXTRA_OF[name] for name in names if name in _EXTRA_OF), None)
