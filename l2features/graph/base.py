@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..core.errors import GraphError
 from ..core.geometry import Bounds, Chunk, Geometry, Triple
@@ -19,6 +20,8 @@ from ..store.base import Store
 SUPERVOXEL = 1
 """Layer of the supervoxels."""
 OpenTable = Callable[[], Store]
+Pairs = npt.NDArray[np.uint64]
+"""Edges (n, 2): the smaller id of each comes first, and they are unique and sorted."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class GraphInfo:
     ``mip`` is the scale of the segmentation at ``watershed``; each is None where the graph does not name it.
     ``scales`` are the bounds of all scales, as far as the graph knows them. ``layer`` is the info file of the
     segmentation, where the graph serves one. ``ocdbt``: the supervoxels live in an OCDBT fork of it.
+    ``n_layers`` is the layer of the roots; where it is None, the grid and ``fan_out`` determine it.
     """
 
     chunk_size: Triple
@@ -37,6 +41,8 @@ class GraphInfo:
     scales: tuple[Bounds, ...] = ()
     ocdbt: bool = False
     layer: Mapping[str, Any] | None = field(default=None, compare=False)
+    n_layers: int | None = None
+    fan_out: int = 2
 
 
 @dataclass
@@ -45,6 +51,28 @@ class Children:
 
     supervoxels: dict[int, Ids] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class RootNodes:
+    """L2 ids by root. A root in none of the three is unknown to the graph.
+
+    ``l2_ids`` are sorted and unique. ``too_large`` maps roots above the limit to how many L2 nodes they have:
+    exactly, where all were read, or at least. ``errors`` maps roots to what is malformed.
+    """
+
+    l2_ids: dict[int, Ids] = field(default_factory=dict)
+    too_large: dict[int, int] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+class RootHistory(NamedTuple):
+    """When a root was made and retired (UTC, milliseconds), which roots replaced it and which it replaced."""
+
+    created: datetime
+    retired: datetime | None = None
+    successors: tuple[int, ...] = ()
+    predecessors: tuple[int, ...] = ()
 
 
 class Graph(ABC):
@@ -59,6 +87,10 @@ class Graph(ABC):
     """Pattern of valid values of a data set's key ``graph``."""
     expected: ClassVar[str]
     """The same as text for error messages."""
+    permanent: ClassVar[bool] = True
+    """Whether the L2 nodes of a root never change."""
+    deadline_s: float = 60.0
+    """Time limit of a call about roots, in seconds."""
 
     def __init__(self, url: str, open_table: OpenTable) -> None:
         self.url = url
@@ -94,6 +126,29 @@ class Graph(ABC):
 
         A node is valid at a time if it is the newest parent, not younger than that, of a supervoxel.
         """
+
+    @abstractmethod
+    def is_root(self, geometry: Geometry, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Return whether each id is of the layer of the roots, shape (n,); it need not exist."""
+
+    @abstractmethod
+    def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
+        """Return the L2 nodes of roots, which never change, or their number where it is above ``most``.
+
+        Ids that are no roots are unknown. Memory grows with the sum of the nodes.
+        """
+
+    @abstractmethod
+    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
+        """Return the L2 edges of each root, of which ``nodes`` has the L2 ids; they never change either."""
+
+    @abstractmethod
+    def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
+        """Return the root of each L2 node at a time, shape (n,); 0 where it had none, or a retired one."""
+
+    @abstractmethod
+    def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
+        """Return when roots were made and retired; unknown roots are left out."""
 
     def check(self) -> None:
         """Raise GraphError or ConfigError where the graph cannot be read."""

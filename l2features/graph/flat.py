@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 
 import numpy as np
+import numpy.typing as npt
 
-from ..core.errors import GraphError, StoreError
+from ..core.errors import GraphError, GraphUnavailable, StoreError, StoreUnavailable
 from ..core.geometry import Chunk, Geometry
-from ..core.ids import L2, Ids
+from ..core.ids import L2, Ids, as_ids, numbered_ids, sorted_unique
 from ..store.base import node_segments
-from .base import Children, Graph, OpenTable
+from .base import Children, Graph, OpenTable, Pairs, RootHistory, RootNodes
+from .l2_edges import unique_pairs
+
+FACES = "chunk_intersect_count"
 
 
 class FlatGraph(Graph):
-    """Nodes are the chunk's id plus the 1-based rank of their segment; the store keeps the segments."""
+    """Nodes are the chunk's id plus the 1-based rank of their segment; the store keeps the segments.
+
+    A root is a segment. The store's index finds its nodes, which are those of the chunks that are recorded.
+    """
 
     pattern, expected = re.compile("flat"), "flat"
+    permanent = False  # a segment gets nodes with each ingested chunk
 
     def __init__(self, url: str, open_table: OpenTable) -> None:
         super().__init__(url, open_table)
         self.store = open_table()
+        self._indexed = False
 
     def info(self) -> None:
         """Return None: there is no graph."""
@@ -30,7 +41,7 @@ class FlatGraph(Graph):
         most = (1 << geometry.layout.segment_bits(L2)) - 1
         if len(supervoxels) > most:
             raise GraphError(f"chunk {chunk} has {len(supervoxels)} segments: its ids have room for {most}")
-        return _numbered(geometry, chunk, len(supervoxels))
+        return numbered_ids(geometry.chunk_id(chunk), len(supervoxels))
 
     def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
         segments = node_segments(self.store, geometry.layout, ids)
@@ -41,11 +52,80 @@ class FlatGraph(Graph):
         segments = self.store.segments(geometry.chunk_id(chunk))
         if segments is None:
             raise StoreError(f"chunk {chunk}: its segments are not recorded: the ingest numbers them")
-        return _numbered(geometry, chunk, len(segments))
+        return numbered_ids(geometry.chunk_id(chunk), len(segments))
+
+    def is_root(self, geometry: Geometry, ids: Ids) -> npt.NDArray[np.bool_]:
+        return np.asarray(ids != 0)
+
+    def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
+        nodes = self._segment_nodes(roots, most)
+        return RootNodes(
+            {root: ids for root, ids in nodes.items() if len(ids) <= most},
+            {root: len(ids) for root, ids in nodes.items() if len(ids) > most},
+        )
+
+    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
+        """Join a segment's nodes in neighbouring chunks if both touch the face between them.
+
+        A node without a row has no edges.
+        """
+        ids = sorted_unique(np.sort(np.concatenate([as_ids([]), *nodes.values()])))
+        with self._store_errors():
+            touched = self.store.read(ids, (FACES,)).features[FACES] > 0
+        return {
+            root: _edges(geometry, own, touched[np.searchsorted(ids, own)]) for root, own in nodes.items()
+        }
+
+    def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
+        with self._store_errors():
+            return node_segments(self.store, geometry.layout, l2_ids)
+
+    def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
+        """Return the time of the table for each segment, as segments never change."""
+        with self._store_errors():
+            meta = self.store.meta()
+            if meta is None:
+                raise GraphError(f"table {self.store.name} has no meta: expected that of an ingest")
+            history = RootHistory(meta.time)
+        return dict.fromkeys(self._segment_nodes(roots, 0), history)
 
     def close(self) -> None:
         self.store.close()
 
+    def _segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
+        """The nodes of segments. Raises GraphError where the table has no complete index."""
+        from ..store.segment_index import index_state
 
-def _numbered(geometry: Geometry, chunk: Chunk, n: int) -> Ids:
-    return np.uint64(geometry.chunk_id(chunk)) + np.arange(1, n + 1, dtype=np.uint64)
+        with self._store_errors():
+            self._indexed = self._indexed or index_state(self.store).complete
+            if not self._indexed:
+                table = f"table {self.store.name}"
+                raise GraphError(f"{table}: its segments are not indexed: run `l2features index`")
+            return self.store.segment_nodes(segments[segments != 0], most)
+
+    @contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError as error:
+            kind = GraphUnavailable if isinstance(error, StoreUnavailable) else GraphError
+            raise kind(str(error)) from error
+
+
+def _edges(geometry: Geometry, nodes: Ids, touched: npt.NDArray[np.bool_]) -> Pairs:
+    """The edges of a segment, whose nodes are one for each chunk, sorted.
+
+    ``touched`` (n, 2, 3) says whether a node touches the lower and the upper face of its chunk on each axis.
+    """
+    chunks = geometry.layout.chunk_coordinates(nodes)
+    chunk_ids = geometry.layout.chunk_ids(nodes)
+    first, second = [as_ids([])], [as_ids([])]
+    for axis in range(3):
+        above = chunks + np.eye(3, dtype=np.int64)[axis]
+        places = np.flatnonzero(touched[:, 1, axis] & geometry.in_grid(above))
+        wanted = geometry.layout.chunk_id_array(above[places])
+        at = np.searchsorted(chunk_ids, wanted).clip(max=len(nodes) - 1)
+        joined = (chunk_ids[at] == wanted) & touched[at, 0, axis]
+        first.append(nodes[places[joined]])
+        second.append(nodes[at[joined]])
+    return unique_pairs(np.concatenate(first), np.concatenate(second))

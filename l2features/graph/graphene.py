@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -16,15 +17,25 @@ from ..core.errors import ConfigError, GraphError, L2FeaturesError, VolumeError,
 from ..core.geometry import Chunk, Geometry, as_triple
 from ..core.ids import L2, IdLayout, Ids, as_ids, from_bytes, sorted_unique
 from ..core.transient import graph_error, volume_error
-from .base import Children, Graph, GraphInfo, OpenTable, check_children, check_nodes, map_supervoxels
+from .base import (
+    Children,
+    Graph,
+    GraphInfo,
+    OpenTable,
+    Pairs,
+    RootHistory,
+    RootNodes,
+    check_children,
+    check_nodes,
+    map_supervoxels,
+)
+from .root_requests import REQUESTS, RootRequests
 from .table_meta import LAYER_BITS
 
 if TYPE_CHECKING:
     import requests
 
 API_VERSION = 1
-REQUESTS = 8
-"""Concurrent requests to a server."""
 TIMEOUT_S = (10.0, 60.0)
 """Time limits, in seconds: to connect, and to receive an answer."""
 LIST_TIMEOUT_S = (10.0, 300.0)
@@ -95,6 +106,49 @@ class GrapheneGraph(Graph):
         if mapped.errors:
             raise GraphError(f"chunk {chunk}: {'; '.join(mapped.errors[:3])}")
         return sorted_unique(mapped.l2_ids[mapped.l2_ids != 0])
+
+    def is_root(self, geometry: Geometry, ids: Ids) -> NDArray[np.bool_]:
+        return np.asarray(geometry.layout.layers(ids) == self.info().n_layers)
+
+    def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
+        found = RootNodes()
+        for root, ids in self._requests().leaves(self._roots_among(geometry, roots), most).items():
+            if ids is None or len(ids) > most:
+                found.too_large[root] = most + 1 if ids is None else len(ids)
+            elif (geometry.layout.layers(ids) != L2).any():
+                found.errors[root] = f"root {root}: the server lists nodes that are not of layer 2"
+            elif len(ids):
+                found.l2_ids[root] = sorted_unique(ids)
+        return found
+
+    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
+        several = [root for root, ids in nodes.items() if len(ids) > 1]
+        found = dict(zip(several, self._requests().edges(several), strict=True))
+        none = np.empty((0, 2), dtype=np.uint64)
+        return {root: found.get(root, none) for root in nodes}
+
+    def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
+        requests, layers = self._requests(), geometry.layout.layers
+        nodes, inverse = np.unique(l2_ids, return_inverse=True)
+        roots = np.zeros(len(nodes), dtype=np.uint64)
+        known = layers(nodes) == L2
+        roots[known] = requests.roots(nodes[known], time)
+        roots[~self.is_root(geometry, roots)] = 0
+        distinct = sorted_unique(roots[roots != 0])
+        roots[~np.isin(roots, distinct[requests.are_latest(distinct, time)])] = 0
+        return roots[inverse]
+
+    def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
+        requests, wanted = self._requests(), self._roots_among(geometry, roots)
+        known = requests.are_latest(wanted)
+        known[~known] = requests.have_children(wanted[~known])
+        return requests.histories(wanted[known])
+
+    def _requests(self) -> RootRequests:
+        return RootRequests(self.server, self._session, monotonic() + self.deadline_s)
+
+    def _roots_among(self, geometry: Geometry, ids: Ids) -> Ids:
+        return sorted_unique(ids[self.is_root(geometry, ids)])
 
     def close(self) -> None:
         self._session.close()
@@ -209,6 +263,7 @@ def server_info(info: Mapping[str, Any], url: str) -> GraphInfo:
             info.get("data_dir"),
             ocdbt=any(part.get(key) for part in (info, graph) for key in ("ocdbt_seg", "ocdbt_kvstore_spec")),
             layer=info,
+            n_layers=int(graph["n_layers"]) if graph.get("n_layers") else None,
         )
     except KeyError as error:
         raise GraphError(

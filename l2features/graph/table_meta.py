@@ -17,8 +17,9 @@ from .base import GraphInfo
 META_KEYS = (b"meta", b"params")
 LAYER_BITS = 8
 SPATIAL_BITS = 10
+FAN_OUT = 2
 """PyChunkedGraph's defaults."""
-_CHUNK_SIZE, _LAYER_BITS, _SPATIAL_BITS = 2, 4, 5
+_CHUNK_SIZE, _FAN_OUT, _LAYER_BITS, _SPATIAL_BITS = 2, 3, 4, 5
 """Fields of a GraphConfig."""
 _WATERSHED, _CV_MIP = 2, 4
 """Fields of a DataSource."""
@@ -48,7 +49,19 @@ def info_of_meta(meta: bytes) -> GraphInfo:
         _field(source, _CV_MIP, 0),
         source[_WATERSHED] if len(source) > _WATERSHED else None,
         ocdbt=_names_ocdbt((made.state or {}).get("custom_data") or {}),
+        fan_out=_field(config, _FAN_OUT, FAN_OUT),
     )
+
+
+def layers_of(chunks: float, fan_out: int) -> int:
+    """Return the layer of the roots of a grid with so many chunks along its longest axis.
+
+    PyChunkedGraph 2 does not store it, but computes it from the bounds of the segmentation.
+    """
+    above = 1
+    while fan_out**above < chunks:
+        above += 1
+    return L2 + above
 
 
 def _names_ocdbt(custom: Mapping[str, Any]) -> bool:
@@ -75,7 +88,13 @@ def _info_v1(cells: Mapping[bytes, bytes]) -> GraphInfo:
     mip = (info.get("graph") or {}).get("cv_mip")
     mip = None if mip is None else int(mip)
     return GraphInfo(
-        chunk_size, IdLayout({1: 8, L2: bits}), mip, info.get("data_dir"), _scales(info.get("scales"))
+        chunk_size,
+        IdLayout({1: 8, L2: bits}),
+        mip,
+        info.get("data_dir"),
+        _scales(info.get("scales")),
+        n_layers=layers,
+        fan_out=fan_out,
     )
 
 

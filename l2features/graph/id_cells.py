@@ -1,0 +1,122 @@
+"""Cells of ids in a graph's table: raw in PyChunkedGraph 1, compressed with zstd in 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from ..core.errors import GraphError
+from ..core.ids import Ids, as_ids, from_bytes
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+Places = npt.NDArray[np.int64]
+
+
+class Lists(NamedTuple):
+    """Lists of ids, one after the other: list ``i`` is ``values[starts[i] : starts[i + 1]]``."""
+
+    values: Ids
+    starts: Places
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ids]) -> Lists:
+        lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+        return cls(np.concatenate([as_ids([]), *parts]), np.concatenate([[0], np.cumsum(lengths)]))
+
+    @property
+    def lengths(self) -> Places:
+        return np.diff(self.starts)
+
+    def parts(self) -> list[Ids]:
+        """Return each list."""
+        return [self.values[start:end] for start, end in pairwise(self.starts.tolist())]
+
+    def take(self, which: Places) -> Lists:
+        """Return the lists of these numbers, in their order."""
+        lengths = self.lengths[which]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.arange(starts[-1]) + np.repeat(self.starts[which] - starts[:-1], lengths)
+        return Lists(self.values[places], starts)
+
+
+@dataclass(frozen=True)
+class NodeLists:
+    """A list for each of ``ids``, which are sorted and unique.
+
+    ``known`` is False where the table has none; ``errors`` has the ids of malformed ones. Both are empty.
+    """
+
+    ids: Ids
+    lists: Lists
+    known: npt.NDArray[np.bool_]
+    errors: dict[int, str]
+
+    @classmethod
+    def decoded(cls, ids: Ids, rows: Ids, cells: Sequence[bytes], most: int, what: str) -> NodeLists:
+        """Return the lists in cells of ``rows``, of which a row may have several; ``what`` names the ids."""
+        errors: dict[int, str] = {}
+        decompressor, parts = zstandard.ZstdDecompressor(), []
+        for row, cell in zip(rows.tolist(), cells, strict=True):
+            try:
+                parts.append(decode_ids(cell, most, what, decompressor))
+            except ValueError as error:
+                errors[row] = f"node {row}: {error}"
+                parts.append(as_ids([]))
+        order = np.argsort(rows, kind="stable")
+        joined = Lists.joined([parts[i] for i in order.tolist()])
+        ends = np.searchsorted(rows[order], ids, side="right")
+        lists = Lists(joined.values, joined.starts[np.concatenate([[0], ends])])
+        return cls(ids, lists, np.diff(ends, prepend=0) > 0, errors)
+
+    @classmethod
+    def joined(cls, parts: Sequence[NodeLists]) -> NodeLists:
+        """Return all parts as one; their ids ascend from one part to the next."""
+        lists = Lists(
+            np.concatenate([as_ids([]), *(part.lists.values for part in parts)]),
+            np.concatenate([[0], *(part.lists.lengths for part in parts)]).cumsum(),
+        )
+        ids = np.concatenate([as_ids([]), *(part.ids for part in parts)])
+        known = np.concatenate([np.empty(0, dtype=bool), *(part.known for part in parts)])
+        return cls(ids, lists, known, {node: why for part in parts for node, why in part.errors.items()})
+
+
+def check_lists(errors: Mapping[int, str]) -> None:
+    """Raise GraphError where the list of a node is malformed."""
+    if errors:
+        raise GraphError("; ".join(list(errors.values())[:3]))
+
+
+def decode_ids(
+    cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDecompressor | None = None
+) -> Ids:
+    """Return the ids in a cell, at most ``most`` of them; ``what`` names them in errors.
+
+    A raw cell never begins like compressed data: its chunk would need four billion supervoxels.
+
+    Raises:
+        ValueError: the cell is neither raw ids nor compressed ones.
+    """
+    if cell[:4] == _ZSTD_MAGIC:
+        try:
+            size = zstandard.frame_content_size(cell)
+            if size <= 8 * most:
+                reader = decompressor or zstandard.ZstdDecompressor()
+                cell = reader.decompress(cell, max_output_size=8 * most)
+        except zstandard.ZstdError as error:
+            raise ValueError(f"its {what} cannot be decompressed: {error}") from error
+        if size > 8 * most:
+            raise ValueError(f"its {what} are {size} bytes: expected {most} ids at most")
+    if len(cell) % 8:
+        raise ValueError(f"its {what} are {len(cell)} bytes: expected 8 for each")
+    return from_bytes(cell)
+
+
+def batches(ids: Ids, size: int) -> Iterable[Ids]:
+    """Return the ids in parts of ``size``."""
+    return (ids[first : first + size] for first in range(0, len(ids), size))

@@ -1,0 +1,104 @@
+"""Edges between the L2 nodes of roots, from the cross-chunk edges between their supervoxels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from ..core.errors import GraphError
+from ..core.ids import L2, IdLayout, Ids, as_ids, sorted_unique
+from .base import SUPERVOXEL, Pairs
+from .id_cells import NodeLists, check_lists
+from .root_walk import ReadLists
+
+
+class _Ends(NamedTuple):
+    """Nodes at the near end of edges, and at the far end; 0 where the far one is not known yet.
+
+    ``far`` are the supervoxels there.
+    """
+
+    near_nodes: Ids
+    far_nodes: Ids
+    far: Ids
+
+
+def unique_pairs(first: Ids, second: Ids) -> Pairs:
+    """Return the edges between ids in step with each other, but those between an id and itself."""
+    ends = np.sort(np.stack([first, second], axis=1), axis=1)
+    ends = ends[ends[:, 0] != ends[:, 1]]
+    ends = ends[np.lexsort((ends[:, 1], ends[:, 0]))]
+    new = np.ones(len(ends), dtype=bool)
+    new[1:] = (ends[1:] != ends[:-1]).any(axis=1)
+    return ends[new]
+
+
+def edges_of_roots(
+    layout: IdLayout, nodes: Mapping[int, Ids], crossing: NodeLists, read_children: ReadLists
+) -> dict[int, Pairs]:
+    """Return the edges of each root.
+
+    Both ends of a cross-chunk edge have it in their rows, with their own supervoxel first, so that the rows
+    map nearly all supervoxels to nodes. Of the chunks in which others lie, the children are read.
+
+    Args:
+        layout: the ids of layers 1 and 2.
+        nodes: L2 ids by root.
+        crossing: by L2 id, cross-chunk edges as pairs of supervoxels, one pair after the other.
+        read_children: returns the supervoxels of L2 nodes.
+
+    Raises GraphError for malformed edges and children.
+    """
+    check_lists(crossing.errors)
+    ends = {root: _ends(sorted_unique(ids), crossing) for root, ids in nodes.items()}
+    unmapped = {root: some.far[some.far_nodes == 0] for root, some in ends.items()}
+    candidates = {
+        root: _in_chunks_of(layout, sorted_unique(nodes[root]), far) for root, far in unmapped.items()
+    }
+    wanted = sorted_unique(np.concatenate([as_ids([]), *candidates.values()]))
+    children = read_children(wanted)
+    check_lists(children.errors)
+    for root, ids in candidates.items():
+        some = ends[root]
+        lists = children.lists.take(np.searchsorted(wanted, ids))
+        owners = np.repeat(ids, lists.lengths)
+        some.far_nodes[some.far_nodes == 0] = _mapped(lists.values, owners, unmapped[root])
+    return {root: _pairs(some) for root, some in ends.items()}
+
+
+def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
+    """The ends of the edges in the rows of a root's nodes, mapped by these rows."""
+    lists = crossing.lists.take(np.searchsorted(crossing.ids, ids))
+    if (lists.lengths % 2).any():
+        node = ids[lists.lengths % 2 > 0][0]
+        raise GraphError(f"node {node}: its cross-chunk edges are an odd number of supervoxels")
+    near, far = lists.values.reshape(-1, 2).T
+    near_nodes = np.repeat(ids, lists.lengths // 2)
+    return _Ends(near_nodes, _mapped(near, near_nodes, far), far)
+
+
+def _mapped(supervoxels: Ids, nodes: Ids, wanted: Ids) -> Ids:
+    """Return the node of each wanted supervoxel; 0 where it is none of ``supervoxels``."""
+    out = np.zeros(len(wanted), dtype=np.uint64)
+    if len(supervoxels):
+        order = np.argsort(supervoxels)
+        at = np.searchsorted(supervoxels, wanted, sorter=order).clip(max=len(order) - 1)
+        found = supervoxels[order[at]] == wanted
+        out[found] = nodes[order[at[found]]]
+    return out
+
+
+def _in_chunks_of(layout: IdLayout, ids: Ids, supervoxels: Ids) -> Ids:
+    """Return the nodes in the chunks of supervoxels."""
+    unexpected = supervoxels[layout.layers(supervoxels) != SUPERVOXEL]
+    if len(unexpected):
+        raise GraphError(f"cross-chunk edges end at {unexpected[0]}, which is not a supervoxel")
+    chunk_ids = layout.chunk_id_array(layout.chunk_coordinates(supervoxels), layer=L2)
+    return ids[np.isin(layout.chunk_ids(ids), chunk_ids)]
+
+
+def _pairs(ends: _Ends) -> Pairs:
+    mapped = ends.far_nodes != 0
+    return unique_pairs(ends.near_nodes[mapped], ends.far_nodes[mapped])

@@ -1,0 +1,134 @@
+"""Walks between roots and L2 nodes, layer by layer, for all roots at once.
+
+Layers are skipped where nothing branches, so that a node's children and its parent may be of any layer below
+or above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import GraphError
+from ..core.ids import L2, Ids, as_ids, sorted_unique
+from .base import RootNodes
+from .id_cells import Lists, NodeLists, Places
+
+ReadLists = Callable[[Ids], NodeLists]
+Layers = Callable[[Ids], Places]
+
+
+def descend(read_children: ReadLists, layers: Layers, roots: Ids, most: int) -> RootNodes:
+    """Return the L2 nodes of roots.
+
+    Args:
+        read_children: returns the children of nodes.
+        layers: returns the layer of each id.
+        roots: ids of the roots, of a layer above 2.
+        most: roots with more L2 nodes are counted only.
+    """
+    walk = _Walk(sorted_unique(roots), most)
+    owners: Places = np.arange(len(walk.roots))
+    nodes = walk.roots
+    while len(nodes):
+        owners, nodes = walk.step(read_children, layers, owners, nodes)
+    return walk.result()
+
+
+@dataclass
+class _Walk:
+    """What was found of each root; ``owners`` are numbers of roots, in step with ids."""
+
+    roots: Ids
+    most: int
+    found: RootNodes = field(default_factory=RootNodes)
+    l2: list[tuple[Places, Ids]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros(len(self.roots), dtype=np.int64)
+        self.active = np.ones(len(self.roots), dtype=bool)
+
+    def step(
+        self, read_children: ReadLists, layers: Layers, owners: Places, nodes: Ids
+    ) -> tuple[Places, Ids]:
+        """Replace nodes by their children; returns those above layer 2."""
+        unique, inverse = np.unique(nodes, return_inverse=True)
+        read = read_children(unique)
+        self._check_lists(read, owners, nodes, inverse)
+        kept = self.active[owners]
+        owners, parents = owners[kept], nodes[kept]
+        children = read.lists.take(inverse[kept])
+        owners, parents = np.repeat(owners, children.lengths), np.repeat(parents, children.lengths)
+        child_layers = layers(children.values)
+        self._fail(owners, (child_layers < L2) | (child_layers >= layers(parents)), parents, children.values)
+        is_l2 = child_layers == L2
+        self.l2.append((owners[is_l2], children.values[is_l2]))
+        self.counts += np.bincount(owners[is_l2], minlength=len(self.roots))
+        self._limit(owners[~is_l2])
+        above = ~is_l2 & self.active[owners]
+        return owners[above], children.values[above]
+
+    def _check_lists(self, read: NodeLists, owners: Places, nodes: Ids, inverse: Places) -> None:
+        """Drop unknown roots, and those of which a node has no valid children."""
+        empty = (read.lists.lengths == 0)[inverse]
+        for owner, node, known in zip(
+            owners[empty].tolist(), nodes[empty].tolist(), read.known[inverse][empty].tolist(), strict=True
+        ):
+            self.active[owner] = False
+            if known or node != self.roots[owner]:
+                error = read.errors.get(node, f"node {node}: it has no children")
+                self.found.errors.setdefault(int(self.roots[owner]), error)
+
+    def _fail(self, owners: Places, wrong: npt.NDArray[np.bool_], parents: Ids, children: Ids) -> None:
+        failed, first = np.unique(owners[wrong], return_index=True)
+        self.active[failed] = False
+        for owner, parent, child in zip(failed, parents[wrong][first], children[wrong][first], strict=True):
+            error = f"node {parent}: its child {child} is not of a layer below it, from 2 on"
+            self.found.errors.setdefault(int(self.roots[owner]), error)
+
+    def _limit(self, owners: Places) -> None:
+        """Drop roots with too many nodes: each node above layer 2 has one L2 node at least."""
+        least = self.counts + np.bincount(owners, minlength=len(self.roots))
+        over = self.active & (least > self.most)
+        self.active &= ~over
+        self.found.too_large |= dict(zip(self.roots[over].tolist(), least[over].tolist(), strict=True))
+
+    def result(self) -> RootNodes:
+        owners = np.concatenate([np.empty(0, dtype=np.int64), *(part[0] for part in self.l2)])
+        ids = np.concatenate([as_ids([]), *(part[1] for part in self.l2)])
+        order = np.argsort(owners, kind="stable")
+        ends = np.searchsorted(owners[order], np.arange(len(self.roots)), side="right")
+        lists = Lists(ids[order], np.concatenate([[0], ends])).take(np.flatnonzero(self.active))
+        for root, nodes in zip(self.roots[self.active].tolist(), lists.parts(), strict=True):
+            self.found.l2_ids[root] = sorted_unique(nodes)
+        return self.found
+
+
+def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: int) -> Ids:
+    """Return the last of each id's parents, shape (n,); an id without a parent is its own.
+
+    Args:
+        read_parents: returns the parent of each of some sorted, unique ids, 0 where there is none.
+        layers: returns the layer of each id.
+        ids: the ids, shape (n,).
+        top: the layer from which on nodes have no parents.
+
+    Raises GraphError where a parent is not of a higher layer.
+    """
+    unique, inverse = np.unique(ids, return_inverse=True)
+    last, climbing = unique.copy(), np.arange(len(unique))
+    while len(climbing):
+        nodes, back = np.unique(last[climbing], return_inverse=True)
+        parents = read_parents(nodes)
+        wrong = (parents != 0) & (layers(parents) <= layers(nodes))
+        if wrong.any():
+            node, parent = nodes[wrong][0], parents[wrong][0]
+            raise GraphError(f"node {node}: its parent {parent} is not of a higher layer")
+        found = parents[back]
+        climbing, found = climbing[found != 0], found[found != 0]
+        last[climbing] = found
+        climbing = climbing[layers(found) < top]
+    return last[inverse]
