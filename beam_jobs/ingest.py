@@ -34,6 +34,7 @@ from l2features.ingest.found import nothing_found, nothing_found_text
 from l2features.ingest.rates import record_start
 from l2features.ingest.steps import Ingest, prepare
 from l2features.local.pool import ChunkJob, Progress
+from l2features.store.rewrites import end_rewrites
 
 from . import command
 from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL
@@ -135,6 +136,11 @@ def local_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
     )
 
 
+def _end_rewrites(ingest: Ingest) -> None:
+    with closing(ingest.open_store()) as store:
+        end_rewrites(store)
+
+
 def ingest_on(ingest: Ingest, args: argparse.Namespace, flags: list[str]) -> int:
     """Ingest on a Beam runner; returns the exit status."""
     from .transforms import build, pending_chunks
@@ -146,6 +152,7 @@ def ingest_on(ingest: Ingest, args: argparse.Namespace, flags: list[str]) -> int
     counts = command.run_on(args.runner, named, add, command.waiting(args))
     if counts is None:
         return 0
+    _end_rewrites(ingest)
     files = FileCounts(*(counts.get(f"files_{name}", 0) for name in FileCounts._fields))
     print(", ".join(f"{name} {value}" for name, value in sorted(counts.items())))
     if failed := counts.get("failed_chunks"):
@@ -167,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return ingest_on(ingest, args, flags)
         summary, starting = Summary(), "starting; the first time, this compiles the kernel"
         progress = command.run_local(local_job(ingest, args.sink == STORE), args, summary.add, starting)
+        if summary.done or summary.n_failed:
+            _end_rewrites(ingest)
         return report(summary, progress) or judge(ingest, args, summary.files, progress.done_before)
 
     return command.exit_status(run, STOPPED)

@@ -16,6 +16,7 @@ from l2features.ingest.chunk_results import ChunkResult, compute_or_fail, failed
 from l2features.ingest.compute import ChunkFeatures
 from l2features.ingest.steps import ChunkRun, Ingest, begin_anew, begin_attempt
 from l2features.store.base import FAILED
+from l2features.store.rewrites import Rewriting
 
 NAMESPACE = "l2features"
 
@@ -123,8 +124,12 @@ class ComputeFeatures(beam.PTransform):
 
 
 class _WriteFn(StoreFn):
+    def setup(self) -> None:
+        super().setup()
+        self.rewriting = Rewriting(self.store)
+
     def process(self, result: ChunkFeatures) -> Iterator[ChunkResult]:
-        saved = save_result(self.store, self.run.geometry, result)
+        saved = save_result(self.store, self.run.geometry, result, rewriting=self.rewriting)
         if saved.record.state == FAILED:
             count(failed_chunks=1)
         if not result.failure:
@@ -155,7 +160,8 @@ class _DirectRowsFn(_WriteFn):
         if result.failure:
             list(super().process(result))
         else:
-            yield from direct_rows(result.features)
+            with self.rewriting.open():
+                yield from direct_rows(result.features)
 
 
 @dataclass

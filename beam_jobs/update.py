@@ -115,6 +115,7 @@ def replay(args: argparse.Namespace, flags: list[str]) -> int:
         with keep as kept, closing(update.open()) as updater:
             for result in apply_batch(updater, map(read_message, files), kept):
                 total += result.counters()
+            updater.end_rewrites()
     else:
         from .update_transforms import ReadRecorded, build
 

@@ -16,6 +16,7 @@ from ..core.errors import StoreError
 from ..core.geometry import Chunk, Geometry
 from ..core.schema import FEATURES
 from ..store.base import FAILED, ChunkRecord, Store
+from ..store.rewrites import Rewriting
 from .compute import ChunkFeatures, ChunkSource
 from .steps import (
     GIVEN_UP,
@@ -55,21 +56,20 @@ def compute_or_fail(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
 
 
 def save_result(
-    store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool = True
+    store: Store,
+    geometry: Geometry,
+    result: ChunkFeatures,
+    recorded: bool = True,
+    rewriting: Rewriting | None = None,
 ) -> ChunkResult:
     """Write a chunk's rows, wait until they are durable, and only then record the chunk; or its failure.
 
-    Unless it is ``recorded``, only a failure is. Raises StoreError; then no attempt at the chunk stays
-    counted, unless it was given up.
+    Unless it is ``recorded``, only a failure is. ``rewriting`` is the process's window, or else one of this
+    chunk. Raises StoreError; then no attempt at the chunk stays counted, unless it was given up.
     """
     start = time.perf_counter()
     try:
-        if result.failure == GIVEN_UP:
-            record = save_given_up(store, geometry, result.chunk)
-        elif result.failure:
-            record = save_failure(store, geometry, result.chunk, result.failure)
-        else:
-            record = save_chunk(store, geometry, result, recorded)
+        record = _save(store, geometry, result, recorded, rewriting or Rewriting(store))
     except StoreError:
         if result.failure != GIVEN_UP:
             clear_attempts(store, geometry, result.chunk)
@@ -80,10 +80,26 @@ def save_result(
     return ChunkResult(result.chunk, record, millis)
 
 
+def _save(
+    store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool, rewriting: Rewriting
+) -> ChunkRecord:
+    if result.failure == GIVEN_UP:
+        return save_given_up(store, geometry, result.chunk)
+    if result.failure:
+        return save_failure(store, geometry, result.chunk, result.failure)
+    with rewriting.open():
+        return save_chunk(store, geometry, result, recorded)
+
+
 def open_ingest(ingest: Ingest, recorded: bool = True) -> Callable[[Chunk], ChunkResult]:
     """Open the volume, the graph and the store once; return the function that ingests a chunk."""
     source, store = ingest.open_source(), ingest.open_store()
-    return lambda chunk: save_result(store, ingest.geometry, compute_or_fail(source, chunk), recorded)
+    rewriting = Rewriting(store)
+
+    def ingest_chunk(chunk: Chunk) -> ChunkResult:
+        return save_result(store, ingest.geometry, compute_or_fail(source, chunk), recorded, rewriting)
+
+    return ingest_chunk
 
 
 def give_up(geometry: Geometry, store: Store, chunk: Chunk, reason: str) -> ChunkResult:

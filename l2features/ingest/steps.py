@@ -28,6 +28,7 @@ from ..core.saturation import likely_saturated, saturated_counts
 from ..core.times import EXPECTED_TIME, format_time, parse_time
 from ..graph.sources import source_of
 from ..store.base import DONE, FAILED, ChunkRecord, Meta, Store, open_store
+from ..store.segment_index import start_index
 from .compute import ChunkFeatures, ChunkSource, read_geometry
 from .source import open_source
 
@@ -126,6 +127,8 @@ def prepare(
             store.create(meta)
         elif there != meta:
             store.stamp(meta)
+        if not dataset.has_graph:
+            start_index(store)
     return Ingest(dataset, geometry, box, meta)
 
 

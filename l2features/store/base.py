@@ -39,6 +39,9 @@ STORES = {
 }
 """The kinds of store by the form of their URLs, which messages show."""
 NOTE_NAME = re.compile(r"[a-z_]{1,50}")
+CELL_NAME = re.compile(r"[a-z0-9_]{1,50}")
+MOST_CELL_BYTES = 10_000_000
+"""Largest value of a root's cell: Bigtable recommends 10 MB at most."""
 DONE, FAILED = "done", "failed"
 DEADLINE_S = 60.0
 
@@ -111,7 +114,11 @@ class ChunkLog(Protocol):
     """A table's record of its chunks: their outcomes, open attempts and segments."""
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        """Record a chunk's outcome and, for a data set without a graph, the segment of each of its nodes."""
+        """Record a chunk's outcome and, for a data set without a graph, the segment of each of its nodes.
+
+        The segments are indexed, and the earlier ones of the chunk are removed from the index. The cells of
+        all these segments in `RootCells` are deleted, as they depend on the chunk.
+        """
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
         """Yield every record, in no particular order."""
@@ -142,6 +149,35 @@ class ChunkLog(Protocol):
         """Clear the open attempts at these works on a chunk."""
 
 
+class RootCells(Protocol):
+    """What is kept of roots: named byte strings of each, which never change unless they are deleted."""
+
+    def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
+        """Return the cells of these names by root; roots and names without a cell are left out."""
+
+    def put_root_cells(self, cells: Mapping[int, Mapping[str, bytes]]) -> None:
+        """Write cells by root and name (`CELL_NAME`), durably; a root's others stay.
+
+        Raises ValueError for a value of more than `MOST_CELL_BYTES`.
+        """
+
+    def delete_root_cells(self, roots: Ids) -> None:
+        """Delete all cells of these roots."""
+
+
+class SegmentIndex(Protocol):
+    """The nodes of each segment of a data set without a graph."""
+
+    def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
+        """Return the sorted nodes of segments, the first ``most`` + 1 at most; unknown ones are left out."""
+
+    def index_segments(self, chunk_id: int, segments: Ids) -> None:
+        """Add a chunk's segments to the index: the node of rank i is ``chunk_id`` + i, from 1 on.
+
+        Indexing them again changes nothing.
+        """
+
+
 class TableNotes(Protocol):
     """What describes a table as a whole: its meta, its geometry and named texts."""
 
@@ -166,7 +202,7 @@ class TableNotes(Protocol):
         """Write the text of this name (`NOTE_NAME`) in an existing table."""
 
 
-class Store(FeatureRows, ChunkLog, TableNotes, ABC):
+class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
     """One table of features.
 
     Every method raises `TableNotFound` if the table is missing, `StoreUnavailable` if the store cannot be
@@ -235,15 +271,10 @@ def store_form(url: str) -> str | None:
 
 
 def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
-    """Open the table ``name`` of the store at ``url``, without I/O.
+    """Open the table ``name``, which need not exist yet, of the store at ``url``, without I/O.
 
-    Args:
-        url: the store, of a form in `STORES`.
-        name: the table, which need not exist yet.
-        deadline_s: after how long a call gives up.
-
-    Raises:
-        ConfigError: for a malformed URL or name.
+    ``url`` has a form in `STORES`; a call fails after ``deadline_s``. Raises ConfigError for a malformed URL
+    or name.
     """
     if not TABLE_NAME.fullmatch(name):
         raise ConfigError(f"table name {name!r}: expected 1 to 50 letters, digits, '_', '-' or '.'")

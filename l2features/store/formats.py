@@ -17,10 +17,12 @@ from ..core.chunks import FileCounts
 from ..core.errors import StoreError, UnknownFormat
 from ..core.geometry import Geometry
 from ..core.ids import Ids
-from .base import ChunkRecord
+from .base import CELL_NAME, MOST_CELL_BYTES, ChunkRecord
 
 GEOMETRY_FORMAT = 2
 """1: id layouts with equally many bits on each axis. 2: ``spatial_bits`` with a number for each axis."""
+ROOT_FORMAT = 1
+"""The first byte of a root's cell; the rest is the value."""
 CHUNK_FORMAT = 2
 """1: nodes, orphans and reason. 2: also files and saturated."""
 
@@ -93,3 +95,18 @@ def parse_segments(value: bytes, what: str) -> Ids:
     if len(value) % 8:
         raise StoreError(f"{what}: the segments have {len(value)} bytes, expected a multiple of 8")
     return np.frombuffer(value, dtype="<u8")
+
+
+def root_cell(root: int, name: str, value: bytes) -> bytes:
+    """Return the stored form of a root's cell. Raises ValueError for a malformed name or a large value."""
+    if not CELL_NAME.fullmatch(name):
+        raise ValueError(f"root cell {name!r}: expected up to 50 small letters, digits or '_'")
+    if len(value) > MOST_CELL_BYTES:
+        raise ValueError(f"root {root}: {name} has {len(value)} bytes, expected {MOST_CELL_BYTES} at most")
+    return bytes([ROOT_FORMAT]) + value
+
+
+def parse_root_cell(stored: bytes, root: int, name: str, where: str) -> bytes:
+    """Return the value of `root_cell`. Raises UnknownFormat, naming ``where``."""
+    check_version(stored[0] if stored else 0, ROOT_FORMAT, f"{where}: {name} of root {root}")
+    return stored[1:]

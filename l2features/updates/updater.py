@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..ingest.node_features import NodeFeatures
 from ..messages.decoding import BadMessage, Reason, check_ids, decode
 from ..messages.outcomes import Fate, Outcome
 from ..messages.parts import Delivery, Member, Place, all_ids, among, batches, by_place
+from ..store.rewrites import Rewriting, end_rewrites
 from .ledger import Opened
 from .message_attempts import Attempts, given_up
 from .opened import OpenDatasets, Retries
@@ -78,6 +80,7 @@ class Updater(OpenDatasets):
     def __init__(self, update: Update) -> None:
         super().__init__(update.datasets, update.geometries)
         self.update = update
+        self._rewriting: dict[str, Rewriting] = {}
         self._retries = Retries(update.attempts, update.pause_s)
 
     def plan(self, delivery: Delivery) -> tuple[Opened, list[tuple[Place, Member]]]:
@@ -202,7 +205,7 @@ class Updater(OpenDatasets):
             dataset, empty = computed.place.dataset, rows[SIZE] == 0
             try:
                 with timed(computed.millis, "write"):
-                    self._retries.call(dataset, self.store(dataset).write, rows)
+                    self._retries.call(dataset, self._write, dataset, rows)
             except Exception as error:
                 if self._repeats(error, computed.members):
                     raise
@@ -213,6 +216,17 @@ class Updater(OpenDatasets):
         for member in computed.members:
             shares = [replace(outcome, ids=among(member.ids, outcome.ids)) for outcome in outcomes]
             yield member, [share for share in shares if len(share.ids)]
+
+    def _write(self, dataset: str, rows: np.ndarray) -> None:
+        store = self.store(dataset)
+        rewriting = self._rewriting.setdefault(dataset, Rewriting(store)) if self.update.recompute else None
+        with rewriting.open() if rewriting else nullcontext():
+            store.write(rows)
+
+    def end_rewrites(self) -> None:
+        """End the windows in which this process alone replaced rows. Raises StoreError."""
+        for dataset in self._rewriting:
+            end_rewrites(self.store(dataset))
 
     def _compute(self, place: Place, members: Sequence[Member]) -> Computed:
         ids, name = all_ids(members), place.dataset

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -34,8 +34,20 @@ from ..formats import geometry_text, parse_geometry, parse_segments
 from . import cells as cell
 from .calls import causes, create_table, reason, unavailable
 from .cells import CHUNK_PREFIX, CHUNKS_END, GEOMETRY_KEY, INCOMPLETE, META_KEY, STATES, RowEntry
-from .decoded import FEATURE_COLUMNS, Columns, features_of
-from .row_stream import BATCH_KEYS, BadAnswer, Connection
+from .root_rows import (
+    FIRST_CELL,
+    ROOT_PREFIX,
+    ROOTS,
+    SEGMENT_PREFIX,
+    first_nodes,
+    index_entries,
+    keys_of,
+    root_cells_of,
+    root_entries,
+    segment_nodes_of,
+)
+from .row_arrays import FEATURE_COLUMNS, BadAnswer, Columns, features_of
+from .row_stream import BATCH_KEYS, Connection
 
 WRITE_ROWS = 500
 """Rows of one bulk mutation: about 250 kB."""
@@ -112,20 +124,29 @@ class BigtableStore(Store):
             row_filter = cell.newest_attributes(names)
             parts = self._open().read_range(first, last, FEATURE_COLUMNS, row_filter)
         for part in parts:
-            if part.strange_key is not None:
+            if part.unexpected_key is not None:
                 raise StoreError(
-                    f"{self._where}: the row key {part.strange_key!r} is not the 20 digits of an id"
+                    f"{self._where}: the row key {part.unexpected_key!r} is not the 20 digits of an id"
                 )
         found = [Rows.empty([]), *map(features_of, parts)]
         return Rows(np.concatenate([r.features for r in found]), np.concatenate([r.present for r in found]))
 
     def delete(self, first_id: int, last_id: int) -> None:
         left = self.scan_chunk(first_id, last_id, NAMES[:1]).ids
-        for start in range(0, len(left), WRITE_ROWS):
-            keys = row_keys(left[start : start + WRITE_ROWS])
-            self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in keys])
+        self._delete_rows(row_keys(left))
+
+    def _delete_rows(self, keys: Sequence[bytes]) -> None:
+        for start in range(0, len(keys), WRITE_ROWS):
+            batch = keys[start : start + WRITE_ROWS]
+            self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in batch])
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
+        """Index the segments before the record is written, so that an interrupted call is made up for."""
+        earlier = self.segments(record.chunk_id)
+        before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
+        if not np.array_equal(before, after):
+            self._index(record.chunk_id, after, np.setdiff1d(before, after))
+        self._delete_existing(np.union1d(before, after))
         key = cell.chunk_key(record.chunk_id)
         self._mutate([RowEntry(key, cell.chunk_cells(record, segments), record.time)])
 
@@ -184,6 +205,39 @@ class BigtableStore(Store):
     def segments(self, chunk_id: int) -> Ids | None:
         row = self._row(cell.chunk_key(chunk_id), cell.newest(cell.SEGMENTS))
         return None if row is None else parse_segments(row.cells[0].value, f"{self._where}: chunk {chunk_id}")
+
+    def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
+        keys, row_filter = keys_of(ROOT_PREFIX, roots), cell.newest_of(names)
+        with self._errors():
+            parts = self._open().read_cells(keys, row_filter, ROOT_PREFIX)
+        return root_cells_of(parts, self._where)
+
+    def put_root_cells(self, cells: Mapping[int, Mapping[str, bytes]]) -> None:
+        for entries in root_entries(cells, WRITE_ROWS):
+            self._mutate(entries)
+
+    def delete_root_cells(self, roots: Ids) -> None:
+        self._delete_rows(keys_of(ROOT_PREFIX, roots))
+
+    def _delete_existing(self, roots: Ids) -> None:
+        """Delete the cells of roots that have some, as most have none and reads are cheaper."""
+        keys = keys_of(ROOT_PREFIX, roots)
+        with self._errors():
+            parts = self._open().read_keys(keys, ROOTS, FIRST_CELL) if keys else []
+        self.delete_root_cells(np.concatenate([as_ids([]), *(part.ids for part in parts)]))
+
+    def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
+        keys = keys_of(SEGMENT_PREFIX, segments)
+        with self._errors():
+            parts = self._open().read_cells(keys, first_nodes(most + 1), SEGMENT_PREFIX)
+        return segment_nodes_of(parts, self._where)
+
+    def index_segments(self, chunk_id: int, segments: Ids) -> None:
+        self._index(chunk_id, as_ids(segments), as_ids([]))
+
+    def _index(self, chunk_id: int, segments: Ids, stale: Ids) -> None:
+        for entries in index_entries(chunk_id, segments, stale, WRITE_ROWS):
+            self._mutate(entries)
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
         key = cell.chunk_key(chunk_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import timedelta
 from functools import partial
@@ -32,6 +32,8 @@ RETRYABLE = (Aborted, DeadlineExceeded, ServiceUnavailable, Unknown)
 _YEAR = timedelta(days=365)
 FAMILIES = {"0": None, "1": MaxVersionsGCRule(1), "2": None, "3": MaxAgeGCRule(_YEAR), "4": None}
 """Column families of a table and their garbage collection, as kvdbclient creates them."""
+GRAPH_FAMILIES = {"0": None, "1": MaxVersionsGCRule(1), "2": None, "3": None}
+"""The same of a graph's table, as PyChunkedGraph creates them."""
 _CUT_OFF = ("rst_stream", "rst stream", "received unexpected eos on data frame")
 _KINDS = ("", "read_rows_", "mutate_rows_")
 _CHANNEL = (
@@ -65,15 +67,17 @@ def open_table(project: str, instance: str, table: str, *, deadline_s: float | N
     return _Client(project=project).get_table(instance, table, **options)
 
 
-def create_table(project: str, instance: str, name: str, timeout_s: float) -> bool:
-    """Create a table; an existing one stays as it is, which returns False.
+def create_table(
+    project: str, instance: str, name: str, timeout_s: float, rules: Mapping[str, Any] = FAMILIES
+) -> bool:
+    """Create a table with these column families; an existing one stays as it is, which returns False.
 
     Raises GoogleAPIError or GoogleAuthError.
     """
     with closing(bigtable.Client(project=project, admin=True)) as admin, suppress(AlreadyExists):
         place = admin.instance(instance)
         table = place.table(name)
-        families = {family: table.column_family(family, rule).to_pb() for family, rule in FAMILIES.items()}
+        families = {family: table.column_family(family, rule).to_pb() for family, rule in rules.items()}
         admin.table_admin_client.create_table(
             parent=place.name, table_id=name, table={"column_families": families}, timeout=timeout_s
         )

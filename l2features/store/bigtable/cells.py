@@ -31,7 +31,7 @@ from ...core.schema import NAMES
 from ...core.unpickle import plain_loads
 from .. import formats
 from ..base import DONE, FAILED, ChunkRecord, Meta, check_note_name
-from .decoded import Columns
+from .row_arrays import Columns
 
 FAMILY = "0"
 META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
@@ -62,29 +62,51 @@ def note_key(name: str) -> bytes:
 
 
 # ------------------------------------------------------------------ mutations
-class RowEntry(RowMutationEntry):
-    """A mutation that replaces the whole content of a row's family by ``cells``.
+class _ProtoEntry(RowMutationEntry):
+    """A mutation of a row's family that is built as a protocol buffer.
 
-    It is built as a protocol buffer, as the client's own mutation objects take three times as long; see
-    docs/decisions/bigtable-client.md.
+    The client's own mutation objects take three times as long; see docs/decisions/bigtable-client.md.
     """
 
-    def __init__(self, row_key: bytes, cells: Cells, time: datetime | None = None) -> None:
-        micros = micros_of(time or datetime.now(UTC))
-        self.row_key = row_key
-        self.proto = _EntryProto(row_key=row_key)
-        self.proto.mutations.add().delete_from_family.family_name = FAMILY
-        for qualifier, value in cells:
-            cell = self.proto.mutations.add().set_cell
-            cell.family_name, cell.column_qualifier = FAMILY, qualifier
-            cell.value, cell.timestamp_micros = value, micros
-        self.mutations = tuple(self.proto.mutations)
+    def __init__(self, row_key: bytes, time: datetime | None) -> None:
+        self.row_key, self.proto = row_key, _EntryProto(row_key=row_key)
+        self.micros = micros_of(time or datetime.now(UTC))
+
+    def _set(self, qualifier: bytes, value: bytes) -> None:
+        cell = self.proto.mutations.add().set_cell
+        cell.family_name, cell.column_qualifier = FAMILY, qualifier
+        cell.value, cell.timestamp_micros = value, self.micros
 
     def _to_pb(self) -> Any:
         return MutateRowsRequest.Entry.wrap(self.proto)
 
     def is_idempotent(self) -> bool:
         return True
+
+
+class RowEntry(_ProtoEntry):
+    """A mutation that replaces the whole content of a row's family by ``cells``."""
+
+    def __init__(self, row_key: bytes, cells: Cells, time: datetime | None = None) -> None:
+        super().__init__(row_key, time)
+        self.proto.mutations.add().delete_from_family.family_name = FAMILY
+        for qualifier, value in cells:
+            self._set(qualifier, value)
+        self.mutations = tuple(self.proto.mutations)
+
+
+class CellEntry(_ProtoEntry):
+    """A mutation that replaces one cell of a row's family, or deletes it if ``value`` is None."""
+
+    def __init__(
+        self, row_key: bytes, qualifier: bytes, value: bytes | None, time: datetime | None = None
+    ) -> None:
+        super().__init__(row_key, time)
+        column = self.proto.mutations.add().delete_from_column
+        column.family_name, column.column_qualifier = FAMILY, qualifier
+        if value is not None:
+            self._set(qualifier, value)
+        self.mutations = tuple(self.proto.mutations)
 
 
 def direct_rows(features: np.ndarray) -> Iterator[DirectRow]:
@@ -185,6 +207,13 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
         return BlockAllFilter(True)
     ranges = [_columns(run) for run in runs]
     found = ranges[0] if len(ranges) == 1 else RowFilterUnion(filters=ranges)
+    return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])
+
+
+def newest_of(names: Sequence[str]) -> RowFilter:
+    """Return the filter for the newest cells of single columns of the family."""
+    ranges = [_columns([name]) for name in names]
+    found = RowFilterUnion(filters=ranges) if len(ranges) > 1 else (ranges or [BlockAllFilter(True)])[0]
     return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])
 
 

@@ -25,8 +25,10 @@ STATE = np.dtype(
         (name, np.int64)
         for name in (
             *("key", "key_end", "family", "family_end", "qualifier", "qualifier_end"),
-            *("last", "last_end", "scanned", "scanned_end", "strange", "strange_end", "rows", "committed"),
+            *("last", "last_end", "scanned", "scanned_end", "unexpected", "unexpected_end"),
+            *("rows", "committed"),
             *("column", "time", "newest", "length", "nonzero", "in_cell", "bad", "bad_length", "at"),
+            *("is_chunk", "first", "cells", "used", "name", "name_end"),
         )
     ]
 )
@@ -35,7 +37,7 @@ Places = npt.NDArray[np.int64]
 
 
 class Table(NamedTuple):
-    """`decoded.Columns` as arguments of the kernel."""
+    """`row_arrays.Columns` as arguments of the kernel."""
 
     family: Bytes
     prefix: Bytes
@@ -54,7 +56,7 @@ class Out(NamedTuple):
 
 
 @compiled
-def _id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]:
+def id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]:
     """Return the id in a row key, and whether the key is valid."""
     value = np.uint64(0)
     if end - at != len(prefix) + KEY_DIGITS or not equals(data, at, at + len(prefix), prefix, len(prefix)):
@@ -71,7 +73,7 @@ def _id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool
 
 
 @compiled
-def _continues(data: Bytes, c: Any, s: Any) -> bool:
+def continues(data: Bytes, c: Any, s: Any) -> bool:
     """Return whether a chunk may follow the previous ones, by the rules of Google's client."""
     if s.key == ABSENT:
         if c.key == c.key_end or c.reset:
@@ -98,19 +100,27 @@ def _continues(data: Bytes, c: Any, s: Any) -> bool:
 
 
 @compiled
+def start_place(c: Any, s: Any) -> None:
+    """Set key, family, qualifier and time of a new cell; what a chunk leaves out is that of the last cell."""
+    if s.key == ABSENT:
+        s.key, s.key_end, s.family, s.qualifier = c.key, c.key_end, ABSENT, ABSENT
+    if c.family not in (ABSENT, c.family_end):
+        s.family, s.family_end = c.family, c.family_end
+    if c.qualifier != ABSENT:
+        s.qualifier, s.qualifier_end = c.qualifier, c.qualifier_end
+    s.time = c.time
+
+
+@compiled
 def _start_cell(
     data: Bytes, c: Any, s: Any, family: Bytes, places: Places, letters: np.ndarray, seen: np.ndarray
 ) -> None:
     """Start a cell and find its column, which is -1 for unknown columns and for older versions."""
     if s.key == ABSENT:
-        s.key, s.key_end, s.family, s.qualifier = c.key, c.key_end, ABSENT, ABSENT
         s.bad, s.newest = ABSENT, 0
         seen[:] = False
-    if c.family not in (ABSENT, c.family_end):
-        s.family, s.family_end = c.family, c.family_end
-    if c.qualifier != ABSENT:
-        s.qualifier, s.qualifier_end = c.qualifier, c.qualifier_end
-    s.column, s.length, s.nonzero, s.time = ABSENT, 0, 0, c.time
+    start_place(c, s)
+    s.column, s.length, s.nonzero = ABSENT, 0, 0
     if not equals(data, s.family, s.family_end, family, len(family)):
         return
     for i in range(len(places)):
@@ -150,26 +160,32 @@ def _finish_cell(s: Any, places: Places, marked: int, present: np.ndarray) -> No
 @compiled
 def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
     """Commit the current row, or drop it if its key has no id; returns False if it has a bad cell."""
-    node, known = _id_of_key(data, s.key, s.key_end, prefix)
-    s.committed += 1
+    node, known = id_of_key(data, s.key, s.key_end, prefix)
     if known:
         if s.bad != ABSENT:
             return False
         out.ids[s.rows], out.times[s.rows] = node, s.newest
         s.rows += 1
     else:
-        if s.strange == ABSENT:
-            s.strange, s.strange_end = s.key, s.key_end
         out.record[s.rows] = 0
         out.present[s.rows] = False
-    s.last, s.last_end, s.key = s.key, s.key_end, ABSENT
+    commit(s, known)
     return True
+
+
+@compiled
+def commit(s: Any, known: bool) -> None:
+    """End the current row; remember the first key without an id."""
+    if not known and s.unexpected == ABSENT:
+        s.unexpected, s.unexpected_end = s.key, s.key_end
+    s.committed += 1
+    s.last, s.last_end, s.key = s.key, s.key_end, ABSENT
 
 
 @compiled
 def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, seen: np.ndarray, out: Out) -> int:
     """Add a chunk to the current row."""
-    if not _continues(data, c, s):
+    if not continues(data, c, s):
         return DISORDER
     if c.reset:
         out.record[s.rows] = 0
@@ -189,23 +205,33 @@ def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, seen: np.ndarray, o
 
 
 @compiled
+def next_chunk(data: Bytes, at: int, end: int, s: Any, c: Any) -> Any:
+    """Read a field of a message, and the chunk in it if ``s.is_chunk``; returns the next position, or -1."""
+    s.at = at
+    tag, start, stop, at = field(data, at, end)
+    s.is_chunk = np.int64(tag == 0x0A)
+    if at < 0:
+        return at
+    if tag == 0x12:
+        s.scanned, s.scanned_end = start, stop
+    elif tag == 0x0A and not read_chunk(data, start, stop, c):
+        return np.int64(-1)
+    return at
+
+
+@compiled
 def decode(data: Bytes, ends: np.ndarray, columns: Table, state: np.ndarray, out: Out) -> int:
     """Decode messages that end at ``ends``; returns one of the codes above, with details in ``state``."""
     s, c = state[0], np.zeros(1, dtype=CHUNK)[0]
     seen = np.zeros(len(columns.places), dtype=np.bool_)
-    s.key = s.strange = ABSENT
+    s.key = s.unexpected = ABSENT
     at: Any = np.int64(0)
     for end in ends:
         while at < end:
-            s.at = at
-            tag, start, stop, at = field(data, at, end)
+            at = next_chunk(data, at, end, s, c)
             if at < 0:
                 return MALFORMED
-            if tag == 0x12:
-                s.scanned, s.scanned_end = start, stop
-            elif tag == 0x0A:
-                if not read_chunk(data, start, stop, c):
-                    return MALFORMED
+            if s.is_chunk:
                 code = _take_chunk(data, c, s, columns, seen, out)
                 if code != OK:
                     return code

@@ -1,16 +1,20 @@
 """Reads of Bigtable by the raw stream: in concurrent batches, under one deadline, resumed after a break.
 
-Connection, credentials and routing are Google's client's. Only its decoding, an object per cell, is not used.
+Connection, credentials and routing are Google's client's. Its decoding, an object per cell, is used only
+where numba is missing.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Generic, TypeVar
 
 from google.api_core.exceptions import Cancelled, DeadlineExceeded, from_grpc_error
 from google.api_core.gapic_v1.routing_header import to_grpc_metadata
@@ -20,22 +24,22 @@ from google.cloud.bigtable_v2.types import ReadRowsRequest
 from grpc import RpcError
 
 from . import calls as client
-from .decoded import Columns, Decoded, decode
+from .google_rows import GoogleRead
+from .row_arrays import AnyCells, BadAnswer, Columns, Decoded, Part
 
 BATCH_KEYS = 2_500
+COMPILED = find_spec("numba") is not None
+"""Whether streams are decoded by compiled code; otherwise Google's client decodes them."""
 CONCURRENT = 4
 """Batches in flight at once, over all calls of one store."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 _GRACE_S = 0.2
 _METHOD = "/google.bigtable.v2.Bigtable/ReadRows"
-
-
-class BadAnswer(ValueError):
-    """An answer is malformed, or has a value of the wrong length."""
+P = TypeVar("P", bound=Part)
 
 
 @dataclass
-class Read:
+class Read(Generic[P]):
     """One ReadRows request and its retries, each of which asks for the rows that have not been read.
 
     ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or one range.
@@ -43,13 +47,13 @@ class Read:
 
     table: Any
     request: Any
-    columns: Columns
+    decode: Callable[[Sequence[bytes]], P]
     until: float
-    parts: list[Decoded] = field(default_factory=list)
+    parts: list[P] = field(default_factory=list)
     _call: Any = None
     _cancelled: bool = False
 
-    def run(self) -> list[Decoded]:
+    def run(self) -> list[P]:
         """Return the rows, in parts. Raises BadAnswer, or GoogleAPIError after the last retry."""
         left = max(0.0, self.until - time.monotonic())
         retry = Retry(
@@ -73,7 +77,7 @@ class Read:
         except RpcError as error:
             failure = from_grpc_error(error)
         try:
-            part = decode(messages, self.columns)
+            part = self.decode(messages)
         except ValueError as error:
             raise BadAnswer(str(error)) from error
         self.parts.append(part)
@@ -95,7 +99,7 @@ class Read:
             self._call.cancel()
         return self._call
 
-    def _ask_for_the_rest(self, part: Decoded) -> bool:
+    def _ask_for_the_rest(self, part: P) -> bool:
         """Remove ``part`` from the request; returns False if nothing is left."""
         rows, last = self.request.rows, part.last_key
         if self.request.rows_limit:
@@ -120,20 +124,42 @@ class Connection:
         self.pid, self.deadline_s = os.getpid(), deadline_s
         self.table = client.open_table(project, instance, name, deadline_s=deadline_s)
         self._pool = ThreadPoolExecutor(CONCURRENT, thread_name_prefix="read-rows")
+        self._compiled = COMPILED
+        self._decoder: Any = import_module(".decoded" if COMPILED else ".google_rows", __package__)
 
-    def read_keys(self, keys: Sequence[bytes], columns: Columns, row_filter: RowFilter) -> list[Decoded]:
-        """Return the rows with these keys, which are sorted and unique, in no particular order."""
-        until = time.monotonic() + self.deadline_s
+    def read_keys(
+        self, keys: Sequence[bytes], columns: Columns, row_filter: RowFilter, until: float | None = None
+    ) -> list[Decoded]:
+        """Return the rows with these keys, which are sorted and unique, in no particular order.
+
+        ``until`` is the deadline by `time.monotonic`, by default the connection's from now on.
+        """
+        return self._read_keys(keys, self._decode(columns), row_filter, until)
+
+    def read_cells(
+        self, keys: Sequence[bytes], row_filter: RowFilter, prefix: bytes = b"", until: float | None = None
+    ) -> list[AnyCells]:
+        """Return the cells of the rows with these keys, as `read_keys`; ``prefix`` precedes their ids."""
+        return self._read_keys(keys, partial(self._decoder.decode_cells, prefix=prefix), row_filter, until)
+
+    def _read_keys(
+        self,
+        keys: Sequence[bytes],
+        decode: Callable[[Any], P],
+        row_filter: RowFilter,
+        until: float | None,
+    ) -> list[P]:
+        until = time.monotonic() + self.deadline_s if until is None else until
         reads = []
         for start in range(0, len(keys), BATCH_KEYS):
-            read = self._read(columns, row_filter, until)
+            read = self._read(decode, row_filter, until)
             read.request.rows.row_keys.extend(keys[start : start + BATCH_KEYS])
             reads.append(read)
         return [part for parts in self._run(reads, until) for part in parts]
 
     def read_range(self, first: bytes, last: bytes, columns: Columns, row_filter: RowFilter) -> list[Decoded]:
         """Return the rows with keys from ``first`` to ``last``, in order."""
-        read = self._read(columns, row_filter, time.monotonic() + self.deadline_s)
+        read = self._read(self._decode(columns), row_filter, time.monotonic() + self.deadline_s)
         read.request.rows.row_ranges.add(start_key_closed=first, end_key_closed=last)
         return read.run()
 
@@ -142,7 +168,7 @@ class Connection:
     ) -> Iterator[list[Decoded]]:
         """Yield pages of the rows with keys between ``first`` and ``end``; each page has the deadline."""
         while True:
-            read = self._read(columns, row_filter, time.monotonic() + self.deadline_s)
+            read = self._read(self._decode(columns), row_filter, time.monotonic() + self.deadline_s)
             read.request.rows_limit = limit
             read.request.rows.row_ranges.add(start_key_open=first, end_key_open=end)
             page = read.run()
@@ -155,19 +181,28 @@ class Connection:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.table.client.close()
 
-    def _read(self, columns: Columns, row_filter: RowFilter, until: float) -> Read:
-        request = ReadRowsRequest(
-            table_name=self.table.table_name,
-            app_profile_id=self.table.app_profile_id or "",
-            filter=row_filter._to_pb(),
-        )
-        return Read(self.table, ReadRowsRequest.pb(request), columns, until)
+    def _decode(self, columns: Columns) -> Callable[[Any], Decoded]:
+        return partial(self._decoder.decode, columns=columns)
 
-    def _run(self, reads: list[Read], until: float) -> list[list[Decoded]]:
+    def _read(
+        self, decode: Callable[[Any], P], row_filter: RowFilter, until: float
+    ) -> Read[P] | GoogleRead[P]:
+        request = ReadRowsRequest.pb(
+            ReadRowsRequest(
+                table_name=self.table.table_name,
+                app_profile_id=self.table.app_profile_id or "",
+                filter=row_filter._to_pb(),
+            )
+        )
+        if self._compiled:
+            return Read(self.table, request, decode, until)
+        return GoogleRead(self.table, request, decode, until, row_filter)
+
+    def _run(self, reads: list[Read[P] | GoogleRead[P]], until: float) -> list[list[P]]:
         """Run all reads; if one fails, cancel the others."""
         if len(reads) < 2:
             return [read.run() for read in reads]
-        futures: list[Future[list[Decoded]]] = [self._pool.submit(read.run) for read in reads]
+        futures: list[Future[list[P]]] = [self._pool.submit(read.run) for read in reads]
         try:
             left = max(0.0, until - time.monotonic()) + _GRACE_S
             return [future.result() for future in as_completed(futures, left)]

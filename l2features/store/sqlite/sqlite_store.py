@@ -6,9 +6,8 @@ signed integers of the same 64 bits.
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -18,27 +17,21 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ...core.errors import StoreError, StoreUnavailable, TableNotFound
+from ...core.errors import StoreError
 from ...core.geometry import Geometry
 from ...core.ids import Ids, as_ids
 from ...core.rows import Rows
 from ...core.schema import FEATURES, NAMES
 from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, check_note_name
 from ..formats import geometry_text, parse_geometry, parse_segments
-from . import tables
-from .connections import READ_ONLY, Connections, FileMissing, error_code
+from . import root_tables, tables
+from .connections import Connections
+from .file_errors import store_error
 from .records import decode, encode
-from .tables import TableFormats, signed
+from .tables import TableFormats, listed, signed
 
 SCAN_ROWS = 20_000
 _INCOMPLETE = f"state = '{DONE}' AND json_extract(files, '$.missing') + json_extract(files, '$.empty') > 0"
-_TRANSIENT = (
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_INTERRUPT,
-)
 T = TypeVar("T")
 
 
@@ -123,7 +116,7 @@ class SqliteStore(Store):
         stored = self._rows(
             f"SELECT features FROM json_each(?) AS wanted CROSS JOIN {self._nodes} AS nodes "
             "ON nodes.id = wanted.value",
-            (_listed(unique),),
+            (listed(unique),),
         )
         rows, at = Rows.empty(unique), np.searchsorted(unique, stored.ids)
         if len(stored) and not np.array_equal(unique.take(at, mode="clip"), stored.ids):
@@ -151,6 +144,9 @@ class SqliteStore(Store):
         row = tables.row_of(record, segments)
         with self._transaction() as (db, formats):
             tables.upgrade_chunks(db, self.name, formats)
+            found = db.execute(f"SELECT segments FROM {self._chunks} WHERE id = ?", row[:1]).fetchone()
+            earlier = self._parsed(record.chunk_id, found)
+            root_tables.replace_segments(db, self.name, record.chunk_id, segments, earlier)
             db.execute(f"INSERT OR REPLACE INTO {self._chunks} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             tables.clear_attempts(db, self.name, row[0], ("",))
 
@@ -192,7 +188,7 @@ class SqliteStore(Store):
             f"SELECT chunks.id, {column} FROM json_each(?) AS wanted "
             f"CROSS JOIN {self._chunks} AS chunks ON chunks.id = wanted.value WHERE {condition}"
         )
-        found = self._fetch(query, (_listed(as_ids(chunk_ids)),), since)
+        found = self._fetch(query, (listed(as_ids(chunk_ids)),), since)
         return {i % (1 << 64): value for i, value in found}
 
     def coverage(self) -> Coverage:
@@ -203,9 +199,31 @@ class SqliteStore(Store):
 
     def segments(self, chunk_id: int) -> Ids | None:
         found = self._fetch(f"SELECT segments FROM {self._chunks} WHERE id = ?", signed([chunk_id]))
-        if not found or found[0][0] is None:
+        return self._parsed(chunk_id, found[0] if found else None)
+
+    def _parsed(self, chunk_id: int, row: Any) -> Ids | None:
+        """Return the segments in a row; None if there is no row or it has none."""
+        if row is None or row[0] is None:
             return None
-        return parse_segments(found[0][0], f"{self._where}: chunk {chunk_id}")
+        return parse_segments(row[0], f"{self._where}: chunk {chunk_id}")
+
+    def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
+        return self._read_table(lambda db: root_tables.read_roots(db, self.name, roots, names, self._where))
+
+    def put_root_cells(self, cells: Mapping[int, Mapping[str, bytes]]) -> None:
+        with self._transaction() as (db, _):
+            root_tables.put_roots(db, self.name, cells)
+
+    def delete_root_cells(self, roots: Ids) -> None:
+        with self._transaction() as (db, _):
+            root_tables.delete_roots(db, self.name, roots)
+
+    def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
+        return self._read_table(lambda db: root_tables.read_nodes(db, self.name, segments, most + 1))
+
+    def index_segments(self, chunk_id: int, segments: Ids) -> None:
+        with self._transaction() as (db, _):
+            root_tables.index(db, self.name, chunk_id, as_ids(segments), as_ids([]))
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
         [key] = signed([chunk_id])
@@ -228,6 +246,15 @@ class SqliteStore(Store):
         return self._read(
             lambda db, formats: db.execute(query, parameters).fetchall() if formats.chunks >= since else []
         )
+
+    def _read_table(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the result of a query of SQL tables that are created later than the table."""
+
+        def run(db: sqlite3.Connection, _: TableFormats) -> T:
+            self._check_table(db)
+            return query(db)
+
+        return self._read(run)
 
     def _read(self, query: Callable[[sqlite3.Connection, TableFormats], T]) -> T:
         """Return the result of a query. Raises UnknownFormat before it runs.
@@ -263,28 +290,7 @@ class SqliteStore(Store):
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise self._error(error, create, reading) from error
-
-    def _error(self, error: sqlite3.DatabaseError, create: bool, reading: bool) -> StoreError:
-        """Return the StoreError for an error of SQLite."""
-        code, log = error_code(error), self.path.with_name(f"{self.path.name}-wal")
-        if isinstance(error, FileMissing):
-            return TableNotFound(f"table {self.name} not found: there is no file {self.path}")
-        if "no such table" in str(error):
-            return TableNotFound(f"table {self.name} not found in {self.url}")
-        if reading and code in READ_ONLY and log.exists():
-            return StoreError(
-                f"{self.url}: its log {log} can only be applied where the folder may be written to: "
-                "open the file once with write permission"
-            )
-        if create and not self.path.parent.is_dir():
-            return StoreError(f"{self.url}: there is no folder {self.path.parent}")
-        return (StoreUnavailable if code in _TRANSIENT else StoreError)(f"{self.url}: {error}")
-
-
-def _listed(ids: Ids) -> str:
-    """Return ids as the argument of SQLite's json_each, which is faster than a long IN."""
-    return json.dumps(signed(ids))
+            raise store_error(error, self.path, self.name, self.url, create, reading) from error
 
 
 def _select(rows: Rows, names: Sequence[str]) -> Rows:

@@ -139,6 +139,11 @@ def signed(ids: Any) -> list[int]:
     return as_ids(ids).view(np.int64).tolist()
 
 
+def listed(ids: Ids) -> str:
+    """Return ids as the argument of SQLite's json_each, which is faster than a long IN."""
+    return json.dumps(signed(ids))
+
+
 def row_of(record: ChunkRecord, segments: Ids | None) -> tuple[Any, ...]:
     """Return the row of a chunk."""
     content = chunk_content(record)

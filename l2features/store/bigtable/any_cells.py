@@ -1,0 +1,88 @@
+"""Kernel that collects the cells of a ReadRows stream whatever their column and length; see `readrows`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...core.jit import compiled
+from .readrows import DISORDER, MALFORMED, OK, commit, continues, id_of_key, next_chunk, start_place
+from .wire import ABSENT, CHUNK, Bytes, field
+
+CELL = np.dtype(
+    [("id", np.uint64)] + [(name, np.int64) for name in ("name", "name_end", "value", "value_end", "time")]
+)
+"""A cell of any column: the id of its row, where qualifier and value lie, the time in microseconds."""
+
+
+@compiled
+def _take_any(data: Bytes, c: Any, s: Any, prefix: Bytes, cells: np.ndarray, heap: Bytes) -> int:
+    """Add a chunk to the current row, whatever its column; qualifiers and values go to the heap."""
+    if not continues(data, c, s):
+        return DISORDER
+    if c.reset:
+        s.key, s.in_cell, s.cells = ABSENT, 0, s.first
+        return OK
+    if not s.in_cell:
+        if s.key == ABSENT:
+            s.first = s.cells
+        start_place(c, s)
+        if c.qualifier != ABSENT:
+            s.name, s.name_end = s.used, _copy(data, c.qualifier, c.qualifier_end, heap, s)
+        cell = cells[s.cells]
+        cell.name, cell.name_end, cell.value, cell.time = s.name, s.name_end, s.used, s.time
+    cells[s.cells].value_end = _copy(data, c.value, c.value_end, heap, s)
+    s.in_cell = np.int64(c.size > 0)
+    if s.in_cell:
+        return OK
+    s.cells += 1
+    if c.commit:
+        node, known = id_of_key(data, s.key, s.key_end, prefix)
+        for i in range(s.first, s.cells):
+            cells[i].id = node
+        if not known:
+            s.cells = s.first
+        commit(s, known)
+    return OK
+
+
+@compiled
+def _copy(data: Bytes, at: int, end: int, heap: Bytes, s: Any) -> Any:
+    """Append bytes to the heap; returns its end."""
+    for i in range(at, end):
+        heap[s.used] = data[i]
+        s.used += 1
+    return s.used
+
+
+@compiled
+def count_chunks(data: Bytes, ends: np.ndarray) -> int:
+    """Count the cell chunks of messages up to the first malformed one: cells are never more."""
+    count = 0
+    at: Any = np.int64(0)
+    for end in ends:
+        while 0 <= at < end:
+            tag, _, _, at = field(data, at, end)
+            count += tag == 0x0A
+    return count
+
+
+@compiled
+def decode_any(
+    data: Bytes, ends: np.ndarray, prefix: Bytes, state: np.ndarray, cells: np.ndarray, heap: Bytes
+) -> int:
+    """As `decode`, for cells of any columns and lengths."""
+    s, c = state[0], np.zeros(1, dtype=CHUNK)[0]
+    s.key = s.unexpected = ABSENT
+    at: Any = np.int64(0)
+    for end in ends:
+        while at < end:
+            at = next_chunk(data, at, end, s, c)
+            if at < 0:
+                return MALFORMED
+            if s.is_chunk:
+                code = _take_any(data, c, s, prefix, cells, heap)
+                if code != OK:
+                    return code
+    return OK

@@ -1,0 +1,91 @@
+"""Rows of ReadRows answers as arrays; `decoded` and `google_rows` make them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...core.ids import Ids
+from ...core.rows import Rows, set_flags
+from ...core.schema import ATTRIBUTES, COLUMN, FEATURES, NAMES, SIZE
+
+
+class BadAnswer(ValueError):
+    """An answer is malformed, or has a value of the wrong length."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns to decode: the cell ``names[i]`` becomes the field of that name of ``record``.
+
+    Without ``record`` the cells are empty, because a filter has stripped their values. An empty ``optional``
+    cell counts as absent. ``marked`` is the column that may have the value `rows.NOT_COMPUTED`, or -1.
+    ``prefix`` precedes the digits of the id in a row key.
+    """
+
+    names: tuple[str, ...]
+    record: np.dtype | None = None
+    optional: frozenset[str] = frozenset()
+    marked: int = -1
+    family: bytes = b"0"
+    prefix: bytes = b""
+
+    @property
+    def itemsize(self) -> int:
+        return 0 if self.record is None else self.record.itemsize
+
+
+OPTIONAL = frozenset(a.name for a in ATTRIBUTES if a.optional)
+FEATURE_COLUMNS = Columns(NAMES, FEATURES, OPTIONAL, marked=COLUMN[SIZE])
+
+
+@dataclass(frozen=True)
+class Part:
+    """How far a stream was read.
+
+    ``committed`` counts all rows, also those whose key has no id; ``unexpected_key`` is the first such key.
+    ``last_key`` is the last key that the server scanned; ``whole`` is False if the stream breaks off within a
+    row.
+    """
+
+    committed: int
+    last_key: bytes
+    unexpected_key: bytes | None
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Decoded(Part):
+    """The committed rows of a stream, in its order.
+
+    ``records`` (n, itemsize) are the bytes of ``Columns.record``, ``present`` (n, columns) which cells each
+    row has, ``times`` (n,) the time of its newest cell in microseconds.
+    """
+
+    ids: Ids
+    records: npt.NDArray[np.uint8]
+    present: npt.NDArray[np.bool_]
+    times: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class AnyCells(Part):
+    """The cells of the committed rows of a stream, in its order, whatever their family and column.
+
+    ``ids`` (n,) are the ids of their rows, ``times`` (n,) are in microseconds. ``names`` are qualifiers.
+    """
+
+    ids: Ids
+    times: npt.NDArray[np.int64]
+    names: list[bytes]
+    values: list[bytes]
+
+
+def features_of(decoded: Decoded) -> Rows:
+    """Return the rows that were decoded with `FEATURE_COLUMNS`."""
+    rows = Rows(decoded.records.view(FEATURES).reshape(len(decoded.ids)), decoded.present)
+    rows.features["label"] = decoded.ids
+    set_flags(rows)
+    return rows

@@ -1,0 +1,36 @@
+"""Errors of SQLite as errors of a store."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from ...core.errors import StoreError, StoreUnavailable, TableNotFound
+from .connections import READ_ONLY, FileMissing, error_code
+
+_TRANSIENT = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_INTERRUPT,
+)
+
+
+def store_error(
+    error: sqlite3.DatabaseError, path: Path, name: str, url: str, create: bool, reading: bool
+) -> StoreError:
+    """Return the error of a call that creates a table, reads, or writes."""
+    code, log = error_code(error), path.with_name(f"{path.name}-wal")
+    if isinstance(error, FileMissing):
+        return TableNotFound(f"table {name} not found: there is no file {path}")
+    if "no such table" in str(error):
+        return TableNotFound(f"table {name} not found in {url}")
+    if reading and code in READ_ONLY and log.exists():
+        return StoreError(
+            f"{url}: its log {log} can only be applied where the folder may be written to: "
+            "open the file once with write permission"
+        )
+    if create and not path.parent.is_dir():
+        return StoreError(f"{url}: there is no folder {path.parent}")
+    return (StoreUnavailable if code in _TRANSIENT else StoreError)(f"{url}: {error}")

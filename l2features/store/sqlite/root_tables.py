@@ -1,0 +1,96 @@
+"""The SQL tables of roots and segments, which are created by the first write to them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...core.ids import Ids, as_ids, numbered_ids
+from ..formats import parse_root_cell, root_cell
+from .tables import exists, listed, signed
+
+_ROOTS = """
+CREATE TABLE IF NOT EXISTS "{name}.roots" (
+    root INTEGER NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (root, name)
+)
+"""
+_SEGMENTS = """
+CREATE TABLE IF NOT EXISTS "{name}.segments" (
+    segment INTEGER NOT NULL, node INTEGER NOT NULL, PRIMARY KEY (segment, node)
+) WITHOUT ROWID
+"""
+
+
+def read_roots(
+    db: sqlite3.Connection, name: str, roots: Ids, names: Sequence[str], where: str
+) -> dict[int, dict[str, bytes]]:
+    """Return the cells of roots by root and name. Raises UnknownFormat, naming ``where``."""
+    found: dict[int, dict[str, bytes]] = {}
+    if exists(db, f"{name}.roots"):
+        query = (
+            "SELECT roots.root, roots.name, roots.value FROM json_each(?) AS wanted "
+            f'CROSS JOIN "{name}.roots" AS roots ON roots.root = wanted.value '
+            "WHERE roots.name IN (SELECT value FROM json_each(?))"
+        )
+        parameters = (listed(np.unique(as_ids(roots))), json.dumps(list(names)))
+        for key, cell, value in db.execute(query, parameters):
+            root = key % (1 << 64)
+            found.setdefault(root, {})[cell] = parse_root_cell(value, root, cell, where)
+    return found
+
+
+def put_roots(db: sqlite3.Connection, name: str, cells: Mapping[int, Mapping[str, bytes]]) -> None:
+    """Write cells of roots. Raises ValueError for a malformed one."""
+    db.execute(_ROOTS.format(name=name))
+    for root, values in cells.items():
+        [key] = signed([root])
+        for cell, value in values.items():
+            row = (key, cell, root_cell(root, cell, value))
+            db.execute(f'INSERT OR REPLACE INTO "{name}.roots" VALUES (?, ?, ?)', row)
+
+
+def delete_roots(db: sqlite3.Connection, name: str, roots: Ids) -> None:
+    """Delete the cells of roots."""
+    if exists(db, f"{name}.roots"):
+        keys = [(key,) for key in signed(np.unique(as_ids(roots)))]
+        db.executemany(f'DELETE FROM "{name}.roots" WHERE root = ?', keys)
+
+
+def read_nodes(db: sqlite3.Connection, name: str, segments: Ids, most: int) -> dict[int, Ids]:
+    """Return the first ``most`` nodes of segments, which SQLite keeps in the order of signed integers."""
+    found: dict[int, Ids] = {}
+    if exists(db, f"{name}.segments"):
+        query = f'SELECT node FROM "{name}.segments" WHERE segment = ? ORDER BY node < 0, node LIMIT ?'
+        wanted = np.unique(as_ids(segments))
+        for segment, key in zip(wanted.tolist(), signed(wanted), strict=True):
+            nodes = [node for (node,) in db.execute(query, (key, most))]
+            if nodes:
+                found[segment] = np.array(nodes, dtype=np.int64).view(np.uint64)
+    return found
+
+
+def replace_segments(
+    db: sqlite3.Connection, name: str, chunk_id: int, segments: Ids | None, earlier: Ids | None
+) -> None:
+    """Replace a chunk's ``earlier`` segments in the index, and delete what is kept of them all."""
+    before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
+    if not np.array_equal(before, after):
+        index(db, name, chunk_id, after, before)
+    delete_roots(db, name, np.union1d(before, after))
+
+
+def index(db: sqlite3.Connection, name: str, chunk_id: int, segments: Ids, earlier: Ids) -> None:
+    """Replace a chunk's ``earlier`` segments in the index by others."""
+    db.execute(_SEGMENTS.format(name=name))
+    query = f'DELETE FROM "{name}.segments" WHERE segment = ? AND node = ?'
+    db.executemany(query, _numbered(chunk_id, earlier))
+    query = f'INSERT OR IGNORE INTO "{name}.segments" VALUES (?, ?)'
+    db.executemany(query, _numbered(chunk_id, segments))
+
+
+def _numbered(chunk_id: int, segments: Ids) -> list[tuple[int, int]]:
+    """Return rows of the index."""
+    return list(zip(signed(segments), signed(numbered_ids(chunk_id, len(segments))), strict=True))
