@@ -179,7 +179,7 @@ def arrow_table(
     ``status`` (n,) holds values of `Status`; ``reasons`` maps ids to text.
     """
     columns = [pa.array(rows.ids)]
-    columns += [_array(*served_column(rows, geometry, name)) for name in sorted(set(names))]
+    columns += [arrow_array(*served_column(rows, geometry, name)) for name in sorted(set(names))]
     columns.append(pa.DictionaryArray.from_arrays(pa.array(status.astype(np.int8)), _STATUS_NAMES))
     which, texts = _reasons(rows.ids, reasons)
     columns.append(pa.array(texts, pa.string()).take(pa.array(which, mask=which < 0)))
@@ -195,18 +195,33 @@ def arrow_stream(table: Any) -> bytes:
 
 
 def parquet(table: Any) -> bytes:
-    """Return the table as a Parquet file. Vectors are lists: Arrow cannot read back null fixed-size lists."""
-    schema = pa.schema([f.with_type(_listed(f.type)) for f in table.schema], metadata=table.schema.metadata)
+    """Return the table as a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table.cast(schema), sink, compression="zstd", use_dictionary=["status", "reason"])
+    pq.write_table(
+        table.cast(parquet_schema(table.schema)),
+        sink,
+        compression="zstd",
+        use_dictionary=["status", "reason"],
+    )
     return sink.getvalue().to_pybytes()
+
+
+def parquet_schema(schema: Any) -> Any:
+    """Return the schema of a Parquet file: vectors are lists, as Arrow cannot read back null vectors."""
+    return pa.schema([f.with_type(_listed(f.type)) for f in schema], metadata=schema.metadata)
+
+
+def with_metadata(schema: Any, about: Mapping[str, Any]) -> Any:
+    """Return a schema with more metadata, each value as JSON."""
+    more = {key: json.dumps(value) for key, value in about.items()}
+    return schema.with_metadata({**(schema.metadata or {}), **more})
 
 
 def _listed(arrow: Any) -> Any:
     return pa.list_(_listed(arrow.value_type)) if pa.types.is_fixed_size_list(arrow) else arrow
 
 
-def _array(values: np.ndarray, present: Mask) -> Any:
+def arrow_array(values: np.ndarray, present: Mask) -> Any:
     """Return an Arrow array of values (n, *shape); null where not present."""
     mask = None if present.all() else pa.array(~present)
     array = pa.array(values.reshape(-1), mask=None if values.ndim > 1 or mask is None else ~present)

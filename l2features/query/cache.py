@@ -35,6 +35,8 @@ class RowCache:
         self._known = np.zeros(shape, dtype=bool)
         self._next = np.zeros(sets, dtype=np.int64)
         self._lock = threading.Lock()
+        self.epoch = 0
+        """How often it was cleared."""
 
     @property
     def capacity(self) -> int:
@@ -59,11 +61,23 @@ class RowCache:
         rows.put(hit, found)
         return hit
 
-    def insert(self, rows: Rows, names: Sequence[str]) -> None:
-        """Cache rows of unique ids that were read with these attributes."""
+    def clear(self) -> None:
+        """Forget all rows, and those that are being read."""
+        with self._lock:
+            self._ids[...] = 0
+            self._known[...] = False
+            self.epoch += 1
+
+    def insert(self, rows: Rows, names: Sequence[str], epoch: int | None = None) -> None:
+        """Cache rows of unique ids that were read with these attributes.
+
+        Nothing is cached if ``epoch``, taken before they were read, is over.
+        """
         columns = np.isin(NAMES, list(names))
         sets = self._sets(rows.ids)
         with self._lock:
+            if epoch not in (None, self.epoch):
+                return
             hit, places = self._find(sets, rows.ids)
             places[~hit] = self._evict(sets[~hit])
             kept = places >= 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..config.datasets import Dataset
 from ..core.geometry import Chunk, Geometry
 from ..core.ids import as_ids
 from ..core.rows import Rows
+from ..core.schema import NAMES
 from ..store.base import DONE, FAILED, Store
 
 
@@ -19,7 +21,9 @@ class ChunkRows(NamedTuple):
     note: str = ""
 
 
-def read_chunk(store: Store, dataset: Dataset, geometry: Geometry, chunk: Chunk) -> ChunkRows:
+def read_chunk(
+    store: Store, dataset: Dataset, geometry: Geometry, chunk: Chunk, names: Sequence[str] = NAMES
+) -> ChunkRows:
     """Return the rows of a chunk, and whether they may be incomplete. Raises StoreError.
 
     A table of PCGL2Cache has no chunk records: its rows come with a note instead of an error.
@@ -27,7 +31,7 @@ def read_chunk(store: Store, dataset: Dataset, geometry: Geometry, chunk: Chunk)
     chunk_id = geometry.chunk_id(chunk)
     ids = as_ids([chunk_id])
     state = str(store.chunk_states(ids)[0])
-    rows = store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id))
+    rows = store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id), names)
     where = f"chunk {chunk} of data set {dataset.name!r}"
     if state == FAILED:
         reason = store.failures(ids).get(chunk_id, "")

@@ -130,13 +130,14 @@ class Reader:
         if hit.all():
             return rows
         unique, inverse = np.unique(ids[~hit], return_inverse=True)
+        epoch = None if self.cache is None else self.cache.epoch
         start = time.perf_counter()
         read = self.store.read(unique, tuple(n for n in NAMES if n in names))
         self.on_read(len(read), time.perf_counter() - start)
         rows.put(~hit, read.take(inverse))
         if self.cache is not None:
             ready = read.found & ~read.not_computed
-            self.cache.insert(read.take(np.flatnonzero(ready)), names)
+            self.cache.insert(read.take(np.flatnonzero(ready)), names, epoch)
         return rows
 
     def _reasons(self, ids: Ids, status: npt.NDArray[np.int8]) -> dict[int, str]:

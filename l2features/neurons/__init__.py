@@ -1,0 +1,1 @@
+"""Neurons: nodes, summaries, graphs and skeletons of roots."""

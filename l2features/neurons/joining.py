@@ -1,0 +1,60 @@
+"""Join the components of a skeleton where they are nearest to each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from .forest import components
+from .node_graph import Edges, Positions
+
+
+def gaps_between(positions: Positions, component: npt.NDArray[np.integer]) -> Edges:
+    """Return the edges that join all components at the least total length, (components - 1, 2).
+
+    They are the minimum spanning tree of the components, whose distance is that of their nearest vertices.
+    Each round (Boruvka) joins every component to its nearest one.
+    """
+    gaps = np.zeros((0, 2), dtype=np.int64)
+    group = np.unique(component, return_inverse=True)[1]
+    while group.max(initial=0):
+        gaps = np.concatenate([gaps, _without_cycles(_nearest(positions, group), group)])
+        joined = components(group[gaps], int(group.max()) + 1).of_node[group]
+        group = np.unique(joined, return_inverse=True)[1]
+    return gaps
+
+
+def _nearest(positions: Positions, group: npt.NDArray[np.int64]) -> Edges:
+    """Return the shortest edge from each group to another one, shortest first, (groups, 2).
+
+    The numbers of two groups differ in a bit, so the nearest vertex of another group is the nearest one, over
+    all bits, among the vertices with the other bit.
+    """
+    distance, other = np.full(len(group), np.inf), np.zeros(len(group), dtype=np.int64)
+    for bit in range(int(group.max()).bit_length()):
+        sides = [np.flatnonzero((group >> bit & 1) == side) for side in (0, 1)]
+        for here, there in (sides, sides[::-1]):
+            found, at = cKDTree(positions[there]).query(positions[here])
+            nearer = found < distance[here]
+            distance[here[nearer]], other[here[nearer]] = found[nearer], there[at[nearer]]
+    order = np.lexsort((np.arange(len(group)), distance))
+    shortest = order[np.sort(np.unique(group[order], return_index=True)[1])]
+    return np.stack([shortest, other[shortest]], axis=1)
+
+
+def _without_cycles(edges: Edges, group: npt.NDArray[np.int64]) -> Edges:
+    """Return, in order, the edges that join two groups not joined by edges before them (Kruskal)."""
+    parent = list(range(int(group.max()) + 1))
+
+    def top(one: int) -> int:
+        while parent[one] != one:
+            parent[one] = one = parent[parent[one]]
+        return one
+
+    kept = []
+    for edge, (one, other) in zip(edges, group[edges].tolist(), strict=True):
+        if top(one) != top(other):
+            parent[top(one)] = top(other)
+            kept.append(edge)
+    return np.array(kept, dtype=np.int64)

@@ -1,0 +1,213 @@
+"""Results of roots that are kept: in an LRU cache of this process, and in cells of the table.
+
+A result is an array. Its bytes are split over cells, each with a header that names the format and has a
+checksum. A cell of a newer format is refused; a malformed one is logged, and its result computed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from cachetools import LRUCache
+
+from ..core.errors import StoreError
+from ..core.ids import Ids
+from ..store.base import RootCells
+from ..store.formats import check_version
+from .neuron_summary import GRAPH_SUMMARIES, SUMMARIES
+
+FORMAT = 1
+"""Format of all cells. A change of what they hold, `SUMMARY` included, needs a new one."""
+FIRST_BYTES, CELL_BYTES = 320_000, 8_000_000
+"""Limits for the first cell of a result, so that many can be read at once, and for the others."""
+PUT_BYTES = 32_000_000
+"""Limit for a write of several roots."""
+REST_S = 60.0
+"""Time without writes after the store refused one."""
+MAGIC = b"L2"
+HEADER = struct.Struct("<2sHHIQ")
+"""Of each cell: `MAGIC`, `FORMAT`, number of cells, checksum of the payload, number of items in all cells."""
+BASIS_BYTES = 16
+_ENTRY_BYTES = 400
+"""Size of an entry of the cache beside its array."""
+logger = logging.getLogger(__name__)
+
+
+class Kind(NamedTuple):
+    """A kind of result: the name of its first cell, and the dtype and shape of its items."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...] = ()
+
+    def cells(self, number: int) -> list[str]:
+        """Return the names of this number of cells."""
+        return [self.name, *(f"{self.name}_{i}" for i in range(1, number))]
+
+
+def _with_basis(dtype: np.dtype) -> np.dtype:
+    return np.dtype([("basis", f"V{BASIS_BYTES}"), ("summary", dtype)])
+
+
+L2_IDS = Kind("l2_ids", np.dtype("<u8"))
+"""Sorted ids."""
+EDGES = Kind("edges", np.dtype("<u4"), (2,))
+"""Indices of the ends among the L2 ids."""
+SUMMARY = Kind("summary", _with_basis(SUMMARIES))
+"""One item: the summary, after its ``basis``, which identifies the rows that it depends on."""
+GRAPH_SUMMARY = Kind("graph_summary", _with_basis(GRAPH_SUMMARIES))
+
+
+class Malformed(ValueError):
+    """A cell cannot be read."""
+
+
+@dataclass
+class Found:
+    """Results by root; ``longer`` has the number of items of results above the requested limit."""
+
+    arrays: dict[int, np.ndarray] = field(default_factory=dict)
+    longer: dict[int, int] = field(default_factory=dict)
+
+
+class KeptRoots:
+    """The kept results of a table's roots. Thread-safe.
+
+    With ``write``, they are written to the table as well. A store that refuses that delays nothing: it is
+    logged, and tried again after `REST_S`.
+    """
+
+    def __init__(self, table: RootCells, name: str, write: bool, cache_bytes: int) -> None:
+        self._table, self._name, self._write = table, name, write
+        self._lock = threading.Lock()
+        self._cache: LRUCache[tuple[int, str], np.ndarray] = LRUCache(
+            cache_bytes, getsizeof=lambda array: array.nbytes + _ENTRY_BYTES
+        )
+        self._rest_until = float("-inf")
+
+    def get(
+        self, kind: Kind, roots: Ids, most: int | None = None, bases: Mapping[int, bytes] | None = None
+    ) -> Found:
+        """Return the kept results of roots.
+
+        Those with more than ``most`` items are only counted. With ``bases``, summaries with another basis
+        are left out. Raises StoreError, and UnknownFormat for what a newer version wrote.
+        """
+        wanted = roots.tolist()
+        with self._lock:
+            cached = {r: a for r in wanted if (a := self._cache.get((r, kind.name))) is not None}
+        found = Found(_on_bases(cached, bases))
+        if most is not None:
+            found.longer = {root: len(a) for root, a in found.arrays.items() if len(a) > most}
+            for root in found.longer:
+                del found.arrays[root]
+        missing = [r for r in wanted if r not in found.arrays and r not in found.longer]
+        if missing:
+            read = self._read(kind, np.array(missing, dtype=np.uint64), most)
+            read.arrays = _on_bases(read.arrays, bases)
+            self._remember(kind, read.arrays)
+            found.arrays |= read.arrays
+            found.longer |= read.longer
+        return found
+
+    def put(self, kind: Kind, arrays: Mapping[int, np.ndarray]) -> None:
+        """Keep results of roots. Never raises a StoreError: what is not kept is computed again."""
+        self._remember(kind, arrays)
+        if not arrays or not self._write or time.monotonic() < self._rest_until:
+            return
+        try:
+            batch, size = dict[int, dict[str, bytes]](), 0
+            for root, array in arrays.items():
+                batch[root] = encode(kind, array)
+                size += array.nbytes
+                if size > PUT_BYTES:
+                    self._table.put_root_cells(batch)
+                    batch, size = {}, 0
+            if batch:
+                self._table.put_root_cells(batch)
+        except StoreError as error:
+            self._rest_until = time.monotonic() + REST_S
+            logger.warning("cannot keep results of roots, next try in %g s: %s", REST_S, error)
+
+    def _remember(self, kind: Kind, arrays: Mapping[int, np.ndarray]) -> None:
+        with self._lock:
+            for root, array in arrays.items():
+                if isinstance(array.base, np.ndarray) and array.base.nbytes > array.nbytes:
+                    array = array.copy()  # or the cache would hold the whole array
+                array.flags.writeable = False
+                if array.nbytes + _ENTRY_BYTES <= self._cache.maxsize:
+                    self._cache[root, kind.name] = array
+
+    def _read(self, kind: Kind, roots: Ids, most: int | None) -> Found:
+        """Return the results in the table: the first cell of each, and then the others of those that fit."""
+        found = Found()
+        for root, cells in self._table.root_cells(roots, [kind.name]).items():
+            try:
+                number, items, payload = self._open(root, kind.name, cells)
+                if most is not None and items > most:
+                    found.longer[root] = items
+                    continue
+                if number > 1:
+                    payload += self._others(kind, root, number)
+                found.arrays[root] = decode(kind, items, payload)
+            except Malformed as error:
+                logger.warning("table %s: root %s: %s; it is computed again", self._name, root, error)
+        return found
+
+    def _others(self, kind: Kind, root: int, number: int) -> bytes:
+        """Return the payload of all cells but the first."""
+        names = kind.cells(number)[1:]
+        cells = self._table.root_cells(np.array([root], dtype=np.uint64), names).get(root, {})
+        return b"".join(self._open(root, name, cells)[2] for name in names)
+
+    def _open(self, root: int, name: str, cells: Mapping[str, bytes]) -> tuple[int, int, bytes]:
+        """Return the number of cells, that of items, and a cell's payload.
+
+        Raises Malformed, and UnknownFormat for a newer format.
+        """
+        data = cells.get(name, b"")
+        if len(data) < HEADER.size or not data.startswith(MAGIC):
+            raise Malformed(f"the cell {name!r} has {len(data)} bytes, expected a header of {HEADER.size}")
+        _, version, number, checksum, items = HEADER.unpack_from(data)
+        if version > FORMAT:
+            check_version(version, FORMAT, f"table {self._name}: root {root}: the cell {name!r}")
+        payload = data[HEADER.size :]
+        if version < FORMAT or checksum != zlib.crc32(payload):
+            raise Malformed(f"the cell {name!r} has a wrong checksum")
+        return number, items, payload
+
+
+def _on_bases(arrays: dict[int, np.ndarray], bases: Mapping[int, bytes] | None) -> dict[int, np.ndarray]:
+    if bases is None:
+        return arrays
+    return {root: array for root, array in arrays.items() if array["basis"].tobytes() == bases[root]}
+
+
+def encode(kind: Kind, array: np.ndarray) -> dict[str, bytes]:
+    """Return the cells of a result, by name."""
+    data = np.ascontiguousarray(array, dtype=kind.dtype).tobytes()
+    starts = [0, *range(FIRST_BYTES, len(data), CELL_BYTES)]
+    parts = [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
+    names = kind.cells(len(parts))
+    return {
+        name: HEADER.pack(MAGIC, FORMAT, len(parts), zlib.crc32(part), len(array)) + part
+        for name, part in zip(names, parts, strict=True)
+    }
+
+
+def decode(kind: Kind, items: int, payload: bytes) -> np.ndarray:
+    """Return the result of its cells' payload. Raises Malformed."""
+    shape = (items, *kind.shape)
+    expected = math.prod(shape) * kind.dtype.itemsize
+    if len(payload) != expected:
+        raise Malformed(f"the cells {kind.name!r} have {len(payload)} bytes, expected {expected}")
+    return np.frombuffer(payload, kind.dtype).reshape(shape)

@@ -1,0 +1,271 @@
+"""Read neurons: summaries, nodes, graphs and skeletons of roots, kept or computed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.ids import Ids, as_ids, sorted_unique, to_bytes
+from ..core.rows import Rows
+from ..core.schema import NAMES
+from ..graph.base import Graph, RootHistory, RootNodes
+from ..query.reader import Answer, Reader, Status
+from ..store.rewrites import read_generation
+from .kept import BASIS_BYTES, EDGES, GRAPH_SUMMARY, L2_IDS, SUMMARY, KeptRoots, Kind
+from .neuron_summary import GRAPH_SUMMARIES, SUMMARIES, summarize
+from .neuron_summary import with_graph as with_measures_of_graphs
+from .node_graph import NeuronGraph, edge_indices
+from .root_summaries import NOT_A_ROOT, UNKNOWN, Collected, RootError, RootStatus, Summaries, too_large
+
+if TYPE_CHECKING:
+    from .skeleton import Skeleton
+
+MOST_NODES = 1_000_000
+ROOTS, IDS = 100, 4_000_000
+"""Limits for the roots that are looked up at once, and for their L2 ids."""
+NODES = 200_000
+"""Limit for the nodes that are read at once, and for those of several roots that are summed at once."""
+logger = logging.getLogger(__name__)
+
+
+class NeuronReader:
+    """Reads the roots of one data set. Threads may share it.
+
+    L2 ids, edges and complete summaries are kept: in the table, if ``keep``, and in up to ``cache_bytes`` of
+    memory. Nothing that depends on time is kept, nor a summary with nodes missing.
+
+    Args:
+        reader: reads the data set's rows.
+        graph: the data set's graph.
+        keep: write results to the table; otherwise those in it are only read.
+        most_nodes: limit for the L2 nodes of a root.
+        cache_bytes: size of the LRU cache.
+
+    All methods raise StoreError and GraphError, StoreUnavailable and GraphUnavailable for transient errors.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        graph: Graph,
+        keep: bool = False,
+        most_nodes: int = MOST_NODES,
+        cache_bytes: int = 64_000_000,
+    ) -> None:
+        self.reader, self.most_nodes = reader, most_nodes
+        self._graph = graph
+        self._kept = KeptRoots(reader.store, reader.store.name, keep, cache_bytes)
+        self._cached: bytes | None = None
+
+    # ------------------------------------------------------------------ many roots
+    def summaries(self, roots: Ids, *, with_graph: bool = False) -> Summaries:
+        """Return the status and the summary of each root.
+
+        Memory does not grow with the number of nodes, apart from ids without features.
+        """
+        roots, generation = as_ids(roots), self._generation()
+        out = Collected(sorted_unique(roots), GRAPH_SUMMARIES if with_graph else SUMMARIES)
+        is_root = self._graph.is_root(self.reader.geometry, out.roots)
+        why = f"{NOT_A_ROOT}: expected an id of the layer of its roots"
+        out.refuse(RootStatus.NOT_A_ROOT, dict.fromkeys(out.roots[~is_root].tolist(), why))
+        left = out.roots[is_root]
+        kind = GRAPH_SUMMARY if with_graph else SUMMARY
+        if self._graph.permanent and generation:
+            left = self._take_kept(out, kind, dict.fromkeys(left.tolist(), generation))
+        for ids in self._groups(left, out):
+            bases = self._bases(generation, ids)
+            if bases and not self._graph.permanent:
+                ids = {root: ids[root] for root in self._take_kept(out, kind, bases).tolist()}
+            if ids:
+                self._summarize(out, ids, bases)
+        return out.result(roots)
+
+    def histories(self, roots: Ids) -> dict[int, RootHistory]:
+        """Return when roots were made and retired, as the graph has it now; unknown roots are left out."""
+        return self._graph.histories(self.reader.geometry, as_ids(roots))
+
+    def histories_of(self, found: Summaries) -> dict[int, RootHistory]:
+        """Return the `histories` of the roots that have a summary."""
+        return self.histories(np.unique(found.roots[found.summarized]))
+
+    def _generation(self) -> bytes | None:
+        """Return the generation of the rows, None while they are replaced; clear the cache of older rows."""
+        generation, cache = read_generation(self.reader.store), self.reader.cache
+        if generation is not None and generation != self._cached:
+            if cache is not None:
+                cache.clear()
+            self._cached = generation
+        return generation
+
+    def _bases(self, generation: bytes | None, ids: Mapping[int, Ids]) -> dict[int, bytes]:
+        """Return the basis of each root's summary; none while rows are replaced.
+
+        It is the rows' generation, with a digest of the L2 ids where these may change.
+        """
+        if generation is None:
+            return {}
+        if self._graph.permanent:
+            return dict.fromkeys(ids, generation)
+        return {
+            root: blake2b(generation + to_bytes(nodes), digest_size=BASIS_BYTES).digest()
+            for root, nodes in ids.items()
+        }
+
+    def _take_kept(self, out: Collected, kind: Kind, bases: Mapping[int, bytes]) -> Ids:
+        """Put kept summaries with these bases; return the other roots."""
+        roots = as_ids(list(bases))
+        found = self._kept.get(kind, roots, bases=bases).arrays
+        joined = b"".join(array.tobytes() for array in found.values())  # np.concatenate merges dtypes, slowly
+        out.put(as_ids(list(found)), np.frombuffer(joined, kind.dtype)["summary"])
+        return np.setdiff1d(roots, as_ids(list(found)), assume_unique=True)
+
+    def _summarize(self, out: Collected, ids: Mapping[int, Ids], bases: Mapping[int, bytes]) -> None:
+        """Put the summaries of roots, by their L2 ids; keep complete ones with their bases, if any."""
+        roots, starts = as_ids(list(ids)), np.cumsum([0, *map(len, ids.values())])
+        nodes = np.concatenate(list(ids.values()))
+        reader = self.reader if bases else replace(self.reader, cache=None)
+        answer = _read(reader, nodes)  # Bigtable reads all columns faster than some of them
+        found = {SUMMARY: summarize(answer.rows, answer.status, starts, self.reader.geometry)}
+        if out.dtype == GRAPH_SUMMARIES:
+            graphs = self._graphs(ids, answer, starts)
+            found[GRAPH_SUMMARY] = with_measures_of_graphs(found[SUMMARY], graphs)
+        out.put(roots, next(reversed(found.values())))
+        out.missing.append(answer.missing)
+        odd = np.unique(np.searchsorted(starts, np.flatnonzero(answer.status == Status.NOT_L2), "right") - 1)
+        out.reasons |= dict.fromkeys(roots[odd].tolist(), "it has nodes outside the grid of this data set")
+        for kind, summary in found.items() if bases else ():
+            items = np.zeros((len(roots), 1), dtype=kind.dtype)
+            items["summary"][:, 0] = summary
+            items["basis"][:, 0] = np.array([bases[root] for root in ids], items["basis"].dtype)
+            complete = np.flatnonzero(summary["n_missing"] == 0).tolist()
+            self._kept.put(kind, {int(roots[i]): items[i] for i in complete})
+
+    def _groups(self, roots: Ids, out: Collected) -> Iterator[dict[int, Ids]]:
+        """Yield L2 ids by root in groups of up to `NODES` nodes, or of one root; report roots without any.
+
+        The limit for the nodes of a root is lower among many roots: those above it follow, a few at once.
+        """
+        few, larger = max(1, IDS // self.most_nodes), list[int]()
+        for first in range(0, len(roots), ROOTS):
+            batch = roots[first : first + ROOTS]
+            most = self.most_nodes if len(batch) <= few else min(self.most_nodes, IDS // len(batch))
+            nodes = self._root_nodes(batch, most)
+            out.refuse(RootStatus.UNKNOWN, nodes.errors)
+            if most == self.most_nodes:
+                out.too_large(nodes.too_large, most)
+            else:
+                larger += nodes.too_large
+            yield from _grouped(nodes.l2_ids)
+        for first in range(0, len(larger), few):
+            yield from self._groups(as_ids(larger[first : first + few]), out)
+
+    # ------------------------------------------------------------------ one root
+    def nodes(self, root: int, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
+        """Return the rows and status of a root's nodes, in the order of their ids. Raises RootError."""
+        return _read(self.reader, self.l2_ids(root), names, with_reasons)
+
+    def graph(self, root: int, names: Sequence[str] = NAMES) -> NeuronGraph:
+        """Return a root's L2 graph, whose nodes have these attributes. Raises RootError."""
+        ids = {root: self.l2_ids(root)}
+        answer = _read(self.reader, ids[root], names)
+        return self._graphs(ids, answer, np.array([0, len(ids[root])]))[0]
+
+    def skeleton(self, root: int, **parameters: Any) -> Skeleton:
+        """Return a root's skeleton; the parameters are those of `skeletonize`. Raises RootError."""
+        from .skeleton import skeletonize
+
+        return skeletonize(self.graph(root), **parameters)
+
+    def l2_ids(self, root: int) -> Ids:
+        """Return the L2 ids of a root. Raises RootError."""
+        roots = as_ids([root])
+        if not self._graph.is_root(self.reader.geometry, roots)[0]:
+            raise RootError(root, RootStatus.NOT_A_ROOT, NOT_A_ROOT)
+        nodes = self._root_nodes(roots, self.most_nodes)
+        if root in nodes.l2_ids:
+            return nodes.l2_ids[root]
+        if root in nodes.too_large:
+            size = nodes.too_large[root]
+            raise RootError(root, RootStatus.TOO_LARGE, too_large(size, self.most_nodes), size)
+        raise RootError(root, RootStatus.UNKNOWN, nodes.errors.get(root, UNKNOWN))
+
+    # ------------------------------------------------------------------ kept, or from the graph
+    def _root_nodes(self, roots: Ids, most: int) -> RootNodes:
+        """Return the L2 ids of roots; roots with more than ``most`` are too large."""
+        if not self._graph.permanent:
+            return self._graph.root_nodes(self.reader.geometry, roots, most)
+        kept = self._kept.get(L2_IDS, roots, most)
+        nodes = RootNodes(kept.arrays, kept.longer)
+        known = as_ids([*kept.arrays, *kept.longer])
+        left = np.setdiff1d(roots, known, assume_unique=True)
+        if len(left):
+            read = self._graph.root_nodes(self.reader.geometry, left, most)
+            self._kept.put(L2_IDS, read.l2_ids)
+            nodes.l2_ids |= read.l2_ids
+            nodes.too_large |= read.too_large
+            nodes.errors |= read.errors
+        return nodes
+
+    def _edges(self, ids: Mapping[int, Ids]) -> dict[int, np.ndarray]:
+        """Return the edges of each root as indices of its L2 ids, shape (m, 2)."""
+        found: dict[int, np.ndarray] = {}
+        if self._graph.permanent:
+            found = self._kept.get(EDGES, as_ids(list(ids))).arrays
+            for root in [root for root, edges in found.items() if edges.max(initial=0) >= len(ids[root])]:
+                logger.warning("root %s: its kept edges do not fit its nodes; they are read again", root)
+                del found[root]
+        left = {root: nodes for root, nodes in ids.items() if root not in found}
+        if left:
+            pairs = self._graph.root_edges(self.reader.geometry, left)
+            read = {
+                root: edge_indices(root, nodes, pairs[root]).astype(EDGES.dtype)
+                for root, nodes in left.items()
+            }
+            if self._graph.permanent:
+                self._kept.put(EDGES, read)
+            found |= read
+        return found
+
+    def _graphs(self, ids: Mapping[int, Ids], answer: Answer, starts: np.ndarray) -> list[NeuronGraph]:
+        """Return the graph of each root, whose nodes are one after another in the answer."""
+        edges, geometry = self._edges(ids), self.reader.geometry
+        parts = [slice(a, b) for a, b in pairwise(starts.tolist())]
+        return [
+            NeuronGraph(root, nodes, edges[root].astype(np.int64), answer.rows[p], answer.status[p], geometry)
+            for (root, nodes), p in zip(ids.items(), parts, strict=True)
+        ]
+
+
+def _grouped(ids: Mapping[int, Ids]) -> Iterator[dict[int, Ids]]:
+    group, size = dict[int, Ids](), 0
+    for root, nodes in ids.items():
+        if group and size + len(nodes) > NODES:
+            yield group
+            group, size = {}, 0
+        group[root] = nodes
+        size += len(nodes)
+    if group:
+        yield group
+
+
+def _read(reader: Reader, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
+    """Return the rows and status of ids, in reads of up to `NODES`."""
+    if len(ids) <= NODES:
+        return reader.read(ids, names, with_reasons)
+    rows, status, reasons = Rows.empty(ids), np.zeros(len(ids), dtype=np.int8), dict[int, str]()
+    for first in range(0, len(ids), NODES):
+        part = slice(first, first + NODES)
+        answer = reader.read(ids[part], names, with_reasons)
+        rows.features[part], rows.present[part], status[part] = (
+            answer.rows.features,
+            answer.rows.present,
+            answer.status,
+        )
+        reasons |= answer.reasons
+    return Answer(rows, status, reasons)

@@ -1,0 +1,128 @@
+"""The L2 graph of one root: its nodes with features, positions and edges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import GraphError
+from ..core.geometry import Geometry
+from ..core.ids import L2, Ids
+from ..core.rows import Rows, served_column
+from ..graph.base import Pairs
+from ..query.reader import Status
+
+Edges = npt.NDArray[np.int64]
+"""Pairs of indices of nodes or vertices, shape (m, 2)."""
+Positions = npt.NDArray[np.float64]
+"""Positions in nm, shape (n, 3)."""
+INTERPOLATION_ROUNDS = 10
+"""Longest chain of nodes that positions are carried along, as in pcg_skel."""
+
+
+@dataclass(frozen=True)
+class NeuronGraph:
+    """The L2 graph of a root.
+
+    ``node_ids`` (n,) are sorted. ``edges`` (m, 2) are indices of nodes, the lower one first, unique and
+    sorted. ``rows`` and ``status`` (n,) are what the table has of each node.
+    """
+
+    root_id: int
+    node_ids: Ids
+    edges: Edges
+    rows: Rows
+    status: npt.NDArray[np.int8]
+    geometry: Geometry
+
+    @classmethod
+    def of(
+        cls,
+        root_id: int,
+        node_ids: Ids,
+        pairs: Pairs,
+        rows: Rows,
+        status: npt.NDArray[np.int8],
+        geometry: Geometry,
+    ) -> NeuronGraph:
+        """Return the graph of a root whose edges are pairs of L2 ids, shape (m, 2).
+
+        Raises GraphError for a node of another layer, and for an edge to a node that the root does not have.
+        """
+        layers = geometry.layout.layers(node_ids)
+        if (layers != L2).any():
+            node, layer = int(node_ids[layers != L2][0]), int(layers[layers != L2][0])
+            raise GraphError(f"root {root_id} has node {node} of layer {layer}: expected layer {L2}")
+        return cls(root_id, node_ids, edge_indices(root_id, node_ids, pairs), rows, status, geometry)
+
+    def __len__(self) -> int:
+        return len(self.node_ids)
+
+    @cached_property
+    def component(self) -> npt.NDArray[np.int64]:
+        """Connected component of each node, (n,): 0 is the largest; equal ones count by their lowest id."""
+        from .forest import components
+
+        return components(self.edges, len(self)).of_node
+
+    @property
+    def positions(self) -> Positions:
+        """Position of each node in nm, (n, 3): see `place_nodes`."""
+        return self._placed[0]
+
+    @property
+    def interpolated(self) -> npt.NDArray[np.bool_]:
+        """Which nodes have no representative coordinate, (n,)."""
+        return self._placed[1]
+
+    @cached_property
+    def _placed(self) -> tuple[Positions, npt.NDArray[np.bool_]]:
+        return place_nodes(self.rows, self.status, self.edges, self.geometry)
+
+
+def edge_indices(root_id: int, node_ids: Ids, pairs: Pairs) -> Edges:
+    """Return edges (m, 2) between sorted nodes as indices of the nodes.
+
+    Raises GraphError for an edge to a node that the root does not have.
+    """
+    edges = np.searchsorted(node_ids, pairs)
+    unknown = np.append(node_ids, np.uint64(0))[edges] != pairs
+    if unknown.any():
+        raise GraphError(
+            f"root {root_id} has an edge to node {pairs[unknown][0]}: expected one of its own nodes"
+        )
+    return edges
+
+
+def place_nodes(
+    rows: Rows, status: npt.NDArray[np.int8], edges: Edges, geometry: Geometry
+) -> tuple[Positions, npt.NDArray[np.bool_]]:
+    """Return a position in nm of each node (n, 3), and which are interpolated (n,).
+
+    A node without a representative coordinate takes the mean of its neighbours' positions, round by round as
+    in pcg_skel, which also moves a node with a single neighbour by 1 nm along z. After
+    `INTERPOLATION_ROUNDS`, the rest takes the centre of its chunk.
+    """
+    positions, present = served_column(rows, geometry, "rep_coord_nm")
+    known = present & (status == Status.READY)
+    interpolated = ~known
+    one, other = np.concatenate([edges, edges[:, ::-1]])[interpolated[np.concatenate(edges.T)]].T
+    alone = np.bincount(one, minlength=len(rows)) == 1
+    for _ in range(INTERPOLATION_ROUNDS):
+        helped = ~known[one] & known[other]
+        if not helped.any():
+            break
+        at, near = one[helped], positions[other[helped]]
+        count = np.bincount(at, minlength=len(rows))
+        new = np.flatnonzero(count)
+        sums = [np.bincount(at, near[:, axis], len(rows))[new] for axis in range(3)]
+        positions[new] = np.stack(sums, axis=1) / count[new, None]
+        positions[new, 2] += alone[new]
+        known[new] = True
+    rest = np.flatnonzero(~known)
+    origins = geometry.origins(geometry.layout.chunk_coordinates(rows.ids[rest]))
+    positions[rest] = (origins + np.array(geometry.chunk_size) / 2) * geometry.resolution
+    return positions, interpolated

@@ -1,0 +1,113 @@
+"""The status of roots, and the summaries of many roots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.errors import L2FeaturesError
+from ..core.ids import Ids, as_ids, sorted_unique
+
+
+class RootStatus(IntEnum):
+    """Status of an id that was asked for as a root."""
+
+    READY = 0
+    """The features of all its nodes have been computed."""
+    INCOMPLETE = 1
+    """Some of its nodes have no features yet."""
+    UNKNOWN = 2
+    """It is missing from the graph, or malformed there."""
+    NOT_A_ROOT = 3
+    """It is not of the layer of the roots."""
+    TOO_LARGE = 4
+    """It has more nodes than the limit."""
+
+
+SUMMARIZED = (RootStatus.READY, RootStatus.INCOMPLETE)
+"""The status of roots that have a summary."""
+UNKNOWN, NOT_A_ROOT = "unknown to the graph", "not a root of this data set"
+"""Default reasons of roots without a summary."""
+
+
+class RootError(L2FeaturesError):
+    """A root that has no nodes to return; ``size`` is the number of nodes of one that is too large."""
+
+    def __init__(self, root: int, status: RootStatus, reason: str, size: int = 0) -> None:
+        super().__init__(f"root {root}: {reason}")
+        self.root, self.status, self.reason, self.size = root, status, reason, size
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """Summaries of roots in the requested order, repeats included.
+
+    Attributes:
+        roots: (n,) ids.
+        status: (n,) values of `RootStatus`.
+        summary: (n,) `SUMMARIES`, or `GRAPH_SUMMARIES`; null unless the status is ready or incomplete.
+        missing: sorted and unique L2 ids, of all roots, without features yet.
+        sizes: the nodes of roots that are too large, by root: all of them, or at least so many.
+        reasons: why a root has no summary or an odd one, by root.
+    """
+
+    roots: Ids
+    status: npt.NDArray[np.int8]
+    summary: np.ndarray
+    missing: Ids
+    sizes: Mapping[int, int]
+    reasons: Mapping[int, str]
+
+    @property
+    def summarized(self) -> npt.NDArray[np.bool_]:
+        """Which roots have a summary, shape (n,)."""
+        return np.isin(self.status, SUMMARIZED)
+
+
+@dataclass
+class Collected:
+    """Summaries of sorted and unique roots while they are found; roots are unknown at first."""
+
+    roots: Ids
+    dtype: np.dtype
+    missing: list[Ids] = field(default_factory=list)
+    sizes: dict[int, int] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.status = np.full(len(self.roots), RootStatus.UNKNOWN, dtype=np.int8)
+        self.summary = np.zeros(len(self.roots), dtype=self.dtype)
+        for name in self.dtype.names or ():
+            if self.dtype[name].base.kind == "f":
+                self.summary[name] = np.nan
+
+    def put(self, roots: Ids, summary: np.ndarray) -> None:
+        """Put the summaries of roots."""
+        at = np.searchsorted(self.roots, roots)
+        self.summary[at] = summary
+        self.status[at] = np.where(summary["n_missing"] == 0, RootStatus.READY, RootStatus.INCOMPLETE)
+
+    def refuse(self, status: RootStatus, reasons: Mapping[int, str]) -> None:
+        """Set the status of roots that have no summary, and why."""
+        self.status[np.searchsorted(self.roots, as_ids(list(reasons)))] = status
+        self.reasons |= reasons
+
+    def too_large(self, sizes: Mapping[int, int], most: int) -> None:
+        """Refuse roots with more than ``most`` nodes."""
+        self.refuse(RootStatus.TOO_LARGE, {root: too_large(size, most) for root, size in sizes.items()})
+        self.sizes |= sizes
+
+    def result(self, roots: Ids) -> Summaries:
+        """Return the summaries of these roots."""
+        at = np.searchsorted(self.roots, roots)
+        missing = sorted_unique(np.concatenate([as_ids([]), *self.missing]))
+        return Summaries(roots, self.status[at], self.summary[at], missing, self.sizes, self.reasons)
+
+
+def too_large(size: int, most: int) -> str:
+    """Return why a root is too large."""
+    return f"it has {size} L2 nodes or more, expected {most} at most"

@@ -1,0 +1,126 @@
+"""The nodes in a chunk, or in a box of voxels, of a table."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..config.datasets import Dataset
+from ..core.chunks import ChunkBox
+from ..core.errors import StoreUnavailable
+from ..core.geometry import Chunk, Geometry, Triple
+from ..core.rows import Rows
+from ..core.schema import COLUMN, NAMES, SIZE
+from ..store.base import Store
+from .chunk_lookup import read_chunk
+from .reader import Answer, Status
+
+POSITION = "rep_coord_nm"
+_RANGE = r"(-?\d{1,18})-(-?\d{1,18})"
+BOUNDS = re.compile("_".join([_RANGE] * 3), re.ASCII)
+EXPECTED = "three ranges of voxels such as 0-512_0-512_0-128, each with its end after its start"
+
+
+class VoxelBox(NamedTuple):
+    """Voxels from ``start`` up to but not including ``stop``."""
+
+    start: Triple
+    stop: Triple
+
+    @classmethod
+    def parse(cls, text: str) -> VoxelBox:
+        """Parse "x0-x1_y0-y1_z0-z1", as PyChunkedGraph writes bounds. Raises ValueError."""
+        match = BOUNDS.fullmatch(text)
+        if match:
+            x0, x1, y0, y1, z0, z1 = map(int, match.groups())
+            if x0 < x1 and y0 < y1 and z0 < z1:
+                return cls((x0, y0, z0), (x1, y1, z1))
+        raise ValueError(f"{text!r:.200}: expected {EXPECTED}")
+
+    def chunks(self, geometry: Geometry) -> ChunkBox:
+        """Return the chunks of the grid that overlap this box."""
+        steps = tuple(zip(geometry.voxel_offset, geometry.chunk_size, geometry.grid, strict=True))
+        low = [max(0, (a - origin) // size) for a, (origin, size, _) in zip(self.start, steps, strict=True)]
+        high = [
+            min(n, -((origin - b) // size)) for b, (origin, size, n) in zip(self.stop, steps, strict=True)
+        ]
+        if any(a >= b for a, b in zip(low, high, strict=True)):
+            return ChunkBox((0, 0, 0), (0, 0, 0))
+        (x0, y0, z0), (x1, y1, z1) = low, high
+        return ChunkBox((x0, y0, z0), (x1, y1, z1))
+
+    def holds(self, rows: Rows, geometry: Geometry) -> npt.NDArray[np.bool_]:
+        """Return whether the representative coordinate of each row lies in this box, shape (n,)."""
+        origins = geometry.origins(geometry.layout.chunk_coordinates(rows.ids))
+        voxels = origins + rows.features[POSITION]
+        inside = ((voxels >= self.start) & (voxels < self.stop)).all(axis=1)
+        return np.asarray(inside & rows.present[:, COLUMN[POSITION]] & ~rows.not_computed)
+
+
+@dataclass(frozen=True)
+class FoundNodes:
+    """Nodes of a part of a table, sorted by id.
+
+    ``count`` is their number; if it is above the limit, ``answer`` is empty. ``problems`` has a reason for
+    each chunk that may lack nodes.
+    """
+
+    answer: Answer
+    count: int
+    problems: tuple[str, ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """The first problem, and the number of the others."""
+        others = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        return f"{self.problems[0]}{others}"
+
+
+class RegionReader(NamedTuple):
+    """Reads chunks and boxes of a data set's table; ``most`` is the limit for the nodes of an answer.
+
+    Its methods raise StoreError, and StoreUnavailable if they do not end before ``until`` (monotonic time).
+    """
+
+    store: Store
+    dataset: Dataset
+    geometry: Geometry
+    most: int
+
+    def chunk(self, chunk: Chunk, names: Sequence[str] = NAMES) -> FoundNodes:
+        """Return all nodes of a chunk that have a row."""
+        found = read_chunk(self.store, self.dataset, self.geometry, chunk, _columns(names))
+        return self._found([found.rows], len(found.rows), [found.error] if found.error else [])
+
+    def box(self, box: VoxelBox, names: Sequence[str] = NAMES, until: float = float("inf")) -> FoundNodes:
+        """Return the nodes whose representative coordinate lies in a box."""
+        parts, count, problems = list[Rows](), 0, list[str]()
+        for chunk in box.chunks(self.geometry).in_order():
+            if time.monotonic() > until:
+                raise StoreUnavailable(f"table {self.store.name}: its chunks were not read in time")
+            found = read_chunk(self.store, self.dataset, self.geometry, chunk, _columns((*names, POSITION)))
+            places = np.flatnonzero(box.holds(found.rows, self.geometry))
+            count += len(places)
+            if count <= self.most:
+                parts.append(found.rows.take(places))
+            else:
+                parts.clear()
+            problems += [found.error] if found.error else []
+        return self._found(parts, count, problems)
+
+    def _found(self, parts: Sequence[Rows], count: int, problems: Sequence[str]) -> FoundNodes:
+        parts = [Rows.empty([]), *(parts if count <= self.most else ())]
+        rows = Rows(np.concatenate([p.features for p in parts]), np.concatenate([p.present for p in parts]))
+        status = np.where(rows.not_computed, Status.EMPTY, Status.READY).astype(np.int8)
+        rows.present[status == Status.EMPTY] = False
+        return FoundNodes(Answer(rows, status), count, tuple(problems))
+
+
+def _columns(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in NAMES if name in names or name == SIZE)

@@ -1,0 +1,81 @@
+"""Write Arrow tables, one after another, to a Parquet or CSV file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from .answers import parquet_schema, with_metadata
+
+AXES = ("x", "y", "z")
+NUMBERED = ("extents_nm",)
+"""Vectors whose components are no axes."""
+
+
+class TableFile:
+    """A file to which tables of one schema are appended. Use it in ``with``.
+
+    ``about`` goes into the metadata of Parquet, each value as JSON.
+    In CSV, a vector is a column per axis (``centroid_nm_x``), bounds are columns of lower and upper ends
+    (``rep_bounds_nm_lower_x``), and lists are joined by spaces.
+    """
+
+    def __init__(self, path: Path, suffix: str, about: Mapping[str, str]) -> None:
+        self.path, self.as_csv, self.about = path, suffix == ".csv", about
+        self._writer: Any = None
+
+    def write(self, table: Any) -> None:
+        """Append a table."""
+        if self.as_csv:
+            table = flat_table(table)
+        else:
+            table = table.cast(parquet_schema(with_metadata(table.schema, self.about)))
+        if self._writer is None and self.as_csv:
+            options = pa_csv.WriteOptions(quoting_style="needed")
+            self._writer = pa_csv.CSVWriter(self.path, table.schema, write_options=options)
+        elif self._writer is None:
+            self._writer = pq.ParquetWriter(self.path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+    def __enter__(self) -> TableFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def flat_table(table: Any) -> Any:
+    """Return a table without nested columns, as it is written to CSV."""
+    names, columns = list[str](), list[Any]()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        for inner, values in _flat(name, column.combine_chunks(), "123" if name in NUMBERED else AXES):
+            names.append(inner)
+            columns.append(values)
+    return pa.table(columns, names=names)
+
+
+def _flat(name: str, column: Any, axes: Sequence[str]) -> list[tuple[str, Any]]:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return [(name, column.cast(kind.value_type))]
+    if pa.types.is_fixed_size_list(kind):
+        parts = axes if kind.list_size == len(axes) else ("lower", "upper")
+        elements = [pc.list_element(column, place) for place in range(kind.list_size)]
+        return [
+            pair
+            for part, values in zip(parts, elements, strict=True)
+            for pair in _flat(f"{name}_{part}", values, axes)
+        ]
+    if pa.types.is_list(kind):
+        return [(name, pc.binary_join(column.cast(pa.list_(pa.string())), " "))]
+    return [(name, column)]
