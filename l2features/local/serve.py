@@ -25,7 +25,7 @@ from ..core.errors import ConfigError, L2FeaturesError, TableNotFound
 from ..store.base import open_store
 
 PACKAGE = "api"
-APP = f"{PACKAGE}.app:create_app()"
+APP, CAVE_APP = (f"{PACKAGE}.{module}:create_app()" for module in ("app", "cave"))
 UP_AFTER_S, STORE_S = 60.0, 4.0
 CHUNKS_TRIED, RECORDS_READ = 64, 10_000
 """Bounds of the search for an example node."""
@@ -61,9 +61,9 @@ def bind_once(host: str, port: int) -> None:
         probe.bind(address)
 
 
-def run_server(path: Path, environment: Mapping[str, str]) -> None:
+def run_server(path: Path, environment: Mapping[str, str], app: str = APP) -> None:
     """Replace this process by the server."""
-    command = [sys.executable, "-P", "-m", "gunicorn", "-c", str(path), APP]
+    command = [sys.executable, "-P", "-m", "gunicorn", "-c", str(path), app]
     os.execve(sys.executable, command, dict(environment))
 
 

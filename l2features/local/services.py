@@ -78,7 +78,7 @@ def services(place: Place) -> list[Service]:
         ),
         Service(
             API,
-            ("l2features", "serve", place.config, "--bind", place.api),
+            ("l2features", "serve", place.config, "--bind", place.api, "--cave"),
             {**place.environment, **missing},
             {INGEST: DONE},
         ),

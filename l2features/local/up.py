@@ -26,8 +26,6 @@ from .supervise import Ended, Stopped, Supervisor
 
 START_S, RUN_S = 120.0, 600.0
 """Time for a service to become ready, and for a finite one to exit."""
-WORKER_IS_READY = "is ready"
-"""Logged by the updater."""
 TEMPORARY = "up-tmp-"
 """Prefix of temporary folders."""
 
@@ -154,15 +152,15 @@ def _start(supervisor: Supervisor, place: Place, temporary: str) -> None:
         supervisor.wait_until(partial(is_listening, number), name, START_S)
     supervisor.next_stage()
     listed = services(place)
-    running = {}
+    ready = Path(temporary) / "updater-ready"
     for service in listed:
         click.echo(f"starting {service.name}: {shlex.join(service.argv)}")
         if service.is_finite(listed):
             supervisor.run(service.name, _here(service), service.environment, RUN_S)
         else:
-            running[service.name] = supervisor.start(service.name, _here(service), service.environment)
-    updater = running[UPDATER]
-    supervisor.wait_until(lambda: WORKER_IS_READY in updater.printed(), UPDATER, START_S)
+            more = ("--ready_file", str(ready)) if service.name == UPDATER else ()
+            supervisor.start(service.name, [*_here(service), *more], service.environment)
+    supervisor.wait_until(ready.exists, UPDATER, START_S)
     supervisor.wait_until(partial(answers, f"http://{place.api}/ready"), API, START_S)
 
 
@@ -188,13 +186,13 @@ Everything is up, in {place.folder}. Ctrl-C stops it. In another terminal:
   curl -s -H 'Content-Type: application/json' -d '{{"l2_ids": [ID]}}' \\
     {api}/table/{NAME}/attributes
 
-The same with caveclient:
+The same with caveclient, as with any deployment of CAVE; pcg_skel takes this client:
 
-  from caveclient.auth import AuthClient
-  from caveclient.l2cache import L2CacheClient
-  auth = AuthClient(server_address="{url}", token="none")
-  client = L2CacheClient("{url}", "{NAME}", auth)
-  client.get_l2data([ID])
+  from caveclient import CAVEclient
+  client = CAVEclient("{NAME}", server_address="{url}", auth_token="none", write_server_cache=False)
+  root = client.chunkedgraph.get_root_id(ID)
+  nodes = client.chunkedgraph.get_leaves(root, stop_layer=2)
+  client.l2cache.get_l2data(nodes)
 
   {api}/docs/
   {api}/table/{NAME}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 
 from ..local.emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_listening
 
@@ -27,6 +28,7 @@ class Emulator:
     """A running Bigtable emulator; its tables are lost when it stops."""
 
     program = BIGTABLE
+    preexec_fn: Callable[[], object] | None = None
 
     def __init__(self, port: int | None = None) -> None:
         self.port = port or free_port()
@@ -39,7 +41,12 @@ class Emulator:
 
     def start(self) -> None:
         command = self.program.command(LOOPBACK, self.port)
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=self.preexec_fn,  # noqa: PLW1509
+        )
         wait_for_port(self.port)
 
     def pause(self) -> None:

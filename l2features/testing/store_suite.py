@@ -26,6 +26,7 @@ from ..core.rows import Rows
 from ..core.schema import FEATURES, NAMES
 from ..store.base import DONE, ChunkRecord, Meta, Store, open_store
 from .chunk_log_suite import ChunkLogSuite
+from .root_suite import RootCellsSuite, SegmentIndexSuite
 from .stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, META_REST, T0, NewStore, features_of, served_values
 
 
@@ -112,7 +113,7 @@ class FeatureRowsSuite:
         assert served_values(store.read([FIRST])) == [{"size_nm3": 0}]
 
 
-class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
+class StoreSuite(FeatureRowsSuite, ChunkLogSuite, RootCellsSuite, SegmentIndexSuite):
     """Tests of `l2features.store.base.Store`."""
 
     def test_create_twice_and_with_another_meta(self, store: Store) -> None:
@@ -156,6 +157,11 @@ class StoreSuite(FeatureRowsSuite, ChunkLogSuite):
             store.coverage,
             lambda: store.failures(as_ids([CHUNK])),
             store.ping,
+            lambda: store.root_cells(as_ids([7]), ["a"]),
+            lambda: store.put_root_cells({7: {"a": b""}}),
+            lambda: store.delete_root_cells(as_ids([7])),
+            lambda: store.segment_nodes(as_ids([7]), 1),
+            lambda: store.index_segments(CHUNK, as_ids([7])),
         ):
             with pytest.raises(TableNotFound, match=f"table {store.name}.* not found"):
                 use()

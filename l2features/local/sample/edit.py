@@ -1,13 +1,14 @@
 """Merge or split objects of a sample's graph, and publish the edit.
 
-The operation id seeds the choice, so each edit differs. As in PyChunkedGraph, only the nodes that are merged
-or split are replaced; the objects' other nodes get a new root.
+The operation id seeds the choice, so each edit differs. As in PyChunkedGraph, the nodes that are merged or
+split are replaced, with all that are above them; the objects' other nodes stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,12 +16,24 @@ import numpy as np
 from ...config.datasets import Dataset
 from ...core.errors import GraphError
 from ...core.geometry import Chunk, Geometry
-from ...core.ids import Ids, as_ids, to_bytes
+from ...core.ids import Ids, as_ids
 from ...graph.bigtable import BigtableGraph, parse_graph_url
 from ...ingest.compute import read_geometry
 from ...pubsub.topic import PublishError, Topic
-from .graph_cells import CHILDREN, Cell, Edit, n_layers, node_cells
+from .graph_cells import (
+    CHILDREN,
+    LAYER_SHIFT,
+    Edit,
+    Status,
+    cross_edge_cells,
+    fake_edge_cell,
+    n_layers,
+    node_cells,
+    root_cells,
+)
 from .graph_table import OPERATIONS, SampleTable, open_sample_table
+from .hierarchy import cross_layers, nodes_of, parents_above
+from .objects import Objects, parts_of
 from .topics import EDITS, TopicError, check_topic, topic_path
 
 MERGE, SPLIT = "merge", "split"
@@ -32,6 +45,7 @@ class SampleEditor:
     def __init__(self, dataset: Dataset) -> None:
         self.table: SampleTable = open_sample_table(dataset.graph)
         self.geometry: Geometry = read_geometry(dataset)
+        self.layers = n_layers(self.geometry)
         self._graph = BigtableGraph(dataset.graph)
 
     def close(self) -> None:
@@ -47,9 +61,16 @@ class SampleEditor:
             now = datetime.now(UTC)
             edit = (self._merge if kind == MERGE else self._split)(operation, random, Chunk(*xyz), now)
             if edit:
-                self.table.put(edit.cells)
+                self._write(edit)
                 return edit
         raise GraphError(f"graph {self.table.url}: nothing left to {kind}")
+
+    def _write(self, edit: Edit) -> None:
+        """Write the cells, and the operation's progress before and after."""
+        self.table.put(edit.log(Status.CREATED, edit.ms))
+        self.table.put(edit.log(Status.WRITE_STARTED, milliseconds(datetime.now(UTC))))
+        self.table.put(edit.cells)
+        self.table.put(edit.log(Status.SUCCESS, milliseconds(datetime.now(UTC))))
 
     def _merge(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
         """Two nodes of different objects become one, and so do these; None where there is but one object."""
@@ -58,54 +79,63 @@ class SampleEditor:
             return None
         one = int(random.choice(list(roots)))
         other = int(random.choice([node for node, root in roots.items() if root != roots[one]]))
-        pieces = self._graph.children(self.geometry, chunk, as_ids([one, other])).supervoxels
-        (made,) = self.table.new_nodes(self.geometry.chunk_id(chunk), 1)
-        old = [roots[one], roots[other]]
-        rest = np.setdiff1d(self._of_roots(old), as_ids([one, other]))
-        nodes = {made: np.sort(np.concatenate([pieces[one], pieces[other]]))}
-        return self._edit(operation, nodes, [np.append(rest, np.uint64(made))], old, now)
+        old = roots[one], roots[other]
+        objects = Objects(self.table, self.geometry, old)
+        pieces = [objects.nodes.pop(node) for node in (one, other)]
+        chunk_id = self.geometry.chunk_id(chunk)
+        (made,) = self.table.new_nodes(chunk_id, 1, self.layers)
+        edge = int(pieces[0][0]), int(pieces[1][0])
+        new = {made: np.sort(np.concatenate(pieces))}
+        edit = self._edit(operation, objects, new, old, now, {"added_edges": (edge,)})
+        return replace(edit, cells=(*edit.cells, fake_edge_cell(chunk_id, edge, edit.ms)))
 
     def _split(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
-        """Split a node of several supervoxels, and its object; None where there is no such node.
-
-        The object's other nodes go to the first part if their chunk's id is lower, else to the second.
-        """
-        valid = self._graph.nodes(self.geometry, chunk, now)
-        nodes = self._graph.children(self.geometry, chunk, valid).supervoxels
-        divisible = [node for node, pieces in nodes.items() if len(pieces) > 1]
-        if not divisible:
-            return None
-        node = int(random.choice(divisible))
-        chunk_id = self.geometry.chunk_id(chunk)
-        lower, upper = self.table.new_nodes(chunk_id, 2)
-        old = self.table.roots(as_ids([node]))[node]
-        rest = np.setdiff1d(self._of_roots([old]), as_ids([node]))
-        before = rest < chunk_id
-        half = len(nodes[node]) // 2
-        made = {lower: nodes[node][:half], upper: nodes[node][half:]}
-        parts = [np.append(rest[before], np.uint64(lower)), np.append(rest[~before], np.uint64(upper))]
-        return self._edit(operation, made, parts, [old], now)
-
-    def _of_roots(self, roots: Sequence[int]) -> Ids:
-        """Return all nodes of these roots."""
-        return np.concatenate(list(self.table.newest(as_ids(roots), CHILDREN).values()))
+        """Split a node, and its object in the parts that only the node connects; None without such a node."""
+        nodes = self.table.newest(self._graph.nodes(self.geometry, chunk, now), CHILDREN)
+        divisible = as_ids([node for node, pieces in nodes.items() if len(pieces) > 1])
+        roots = self.table.roots(divisible)
+        for node in random.permutation(divisible).tolist():
+            objects = Objects(self.table, self.geometry, [roots[node]])
+            parts = parts_of(objects.nodes.pop(node), objects.nodes, objects.edges)
+            if len(parts) < 2:
+                continue
+            made = self.table.new_nodes(self.geometry.chunk_id(chunk), 2, self.layers)
+            new = dict(zip(made, (parts[0], np.sort(np.concatenate(parts[1:]))), strict=True))
+            edge = int(parts[0][0]), int(parts[1][0])
+            return self._edit(operation, objects, new, [roots[node]], now, {"removed_edges": (edge,)})
+        return None
 
     def _edit(
         self,
         operation: int,
-        made: dict[int, Ids],
-        parts: Sequence[Ids],
+        objects: Objects,
+        new: dict[int, Ids],
         old: Sequence[int],
         now: datetime,
+        edges: Mapping[str, tuple[tuple[int, int]]],
     ) -> Edit:
-        """Build the edit: new nodes with their supervoxels, and a new root for each part."""
-        ms = int(now.timestamp() * 1000)
-        new = self.table.new_roots(n_layers(self.geometry), len(parts))
-        cells = [cell for node, pieces in made.items() for cell in node_cells(node, pieces, ms)]
-        for root, nodes in zip(new, parts, strict=True):
-            cells += [*node_cells(root, nodes, ms), Cell(root, "former_parents", _bytes(old), ms)]
-        cells += [Cell(root, "new_parents", _bytes(new), ms) for root in old]
-        return Edit(operation, tuple(made), tuple(new), tuple(old), tuple(cells))
+        """Build the edit: new nodes with their supervoxels, and what is above them and the other nodes."""
+        ms = milliseconds(now)
+        nodes = dict(sorted({**objects.nodes, **new}.items()))
+        ends = nodes_of(nodes, objects.edges.ravel()).reshape(-1, 2)
+        layers = cross_layers(self.geometry, objects.edges)
+        own = np.isin(ends[:, 0], as_ids(new))
+        cells = [cell for node, pieces in new.items() for cell in node_cells(node, pieces, ms)]
+        cells += cross_edge_cells(ends[own, 0], objects.edges[own], layers[own], ms)
+        known = {children.tobytes(): node for node, children in objects.tree.items()}
+
+        def name(chunk_id: int, children: Ids) -> int:
+            same = known.get(children.tobytes())
+            return self.table.new_nodes(chunk_id, 1, self.layers)[0] if same is None else same
+
+        roots = []
+        for parent, children in parents_above(self.geometry, as_ids(nodes), ends, layers, name):
+            if parent not in objects.tree:
+                cells += node_cells(parent, children, ms)
+            if parent >> LAYER_SHIFT == self.layers:
+                roots.append(parent)
+        cells += root_cells(roots, old, operation, ms)
+        return Edit(operation, tuple(new), tuple(roots), tuple(old), tuple(cells), ms, **edges)
 
 
 def edit_sample(dataset: Dataset, kind: str, topic: str | None) -> tuple[Edit, str]:
@@ -127,5 +157,6 @@ def edit_sample(dataset: Dataset, kind: str, topic: str | None) -> tuple[Edit, s
     return edit, path
 
 
-def _bytes(ids: Sequence[int]) -> bytes:
-    return to_bytes(as_ids(ids))
+def milliseconds(time: datetime) -> int:
+    """Return a time in milliseconds since 1970."""
+    return int(time.timestamp() * 1000)

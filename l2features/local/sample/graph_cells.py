@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import zstandard
 
 from ...core.geometry import Geometry
@@ -17,28 +21,52 @@ BITS = 10
 """Bits per axis in ids of layers 1 and 2, as in PyChunkedGraph."""
 LAYER_SHIFT = 56
 CHILDREN, PARENTS = "children", "parents"
+FORMER, NEW, OPERATION = "former_parents", "new_parents", "operation_id"
+"""Columns of a root: predecessors, successors, and the operations that made and retired it."""
+CROSS_EDGES, EDGE_FAMILY = "atomic_cross_edges_", "3"
+FAKE_EDGES, FAKE_PREFIX = "fake_edges", b"f"
+USER = "0"
 _META = b"cpychunkedgraph.graph.meta\n%b\n"
 _NEW_OBJECT, _PAIR, _STATE = b"\x81", b"\x86", b"}(%bub"
 
 
 class Cell(NamedTuple):
-    """A cell of a graph's table: row id, column of family 0, value, and when it became valid."""
+    """A cell of a graph's table: row id, column, value, and when it became valid.
+
+    ``prefix`` precedes the id in the row key.
+    """
 
     node: int
     column: str
     value: bytes
     ms: int
+    family: str = "0"
+    prefix: bytes = b""
+
+
+class Status(IntEnum):
+    """Progress of an operation in PyChunkedGraph's log."""
+
+    SUCCESS = 0
+    CREATED = 1
+    WRITE_STARTED = 3
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A proofreading operation: its new nodes and roots, and the cells to write."""
+    """A proofreading operation: its new nodes and roots, and the cells to write.
+
+    ``ms`` is its time. ``added_edges`` and ``removed_edges`` are pairs of supervoxels.
+    """
 
     operation_id: int
     new_l2_ids: tuple[int, ...]
     new_root_ids: tuple[int, ...]
     old_root_ids: tuple[int, ...]
     cells: tuple[Cell, ...]
+    ms: int = 0
+    added_edges: tuple[tuple[int, int], ...] = ()
+    removed_edges: tuple[tuple[int, int], ...] = ()
 
     def message(self, table_id: str, high: bool = True) -> Message:
         """Return the message that PyChunkedGraph publishes."""
@@ -52,6 +80,23 @@ class Edit:
         attributes = {"table_id": table_id, "user_id": "0", "remesh_priority": priority, "remesh": "true"}
         return Message(pickle.dumps(edit, protocol=4), attributes)
 
+    def log(self, status: Status, ms: int) -> Iterator[Cell]:
+        """Yield the cells of the operation's row in the log, as of a time."""
+        time = datetime.fromtimestamp(self.ms / 1000, UTC)
+        roots = () if status is Status.CREATED else self.new_root_ids
+        columns = {
+            "operation_status": pickle.dumps(int(status), protocol=4),
+            "operation_exception": b"",
+            "operation_ts": pickle.dumps(time, protocol=4),
+        }
+        columns_2 = {"user": USER.encode(), "roots": id_bytes(roots)}
+        for name, edges in (("added_edges", self.added_edges), ("removed_edges", self.removed_edges)):
+            if edges:
+                columns_2[name] = id_bytes(np.array(edges, dtype=np.uint64))
+        for family, values in (("0", columns), ("2", columns_2)):
+            for name, value in values.items():
+                yield Cell(self.operation_id, name, value, ms, family)
+
 
 def n_layers(geometry: Geometry) -> int:
     """Return the layer of the roots."""
@@ -63,6 +108,42 @@ def node_cells(node: int, children: Ids, ms: int) -> list[Cell]:
     value = zstandard.compress(to_bytes(children))
     parent = to_bytes(as_ids([node]))
     return [Cell(node, CHILDREN, value, ms), *(Cell(i, PARENTS, parent, ms) for i in children.tolist())]
+
+
+def cross_edge_cells(nodes: Ids, pairs: Ids, layers: npt.NDArray[np.int64], ms: int) -> Iterator[Cell]:
+    """Yield the cells of cross-chunk edges.
+
+    Args:
+        nodes: the L2 node of each edge, (n,).
+        pairs: supervoxels, (n, 2), those of the node first.
+        layers: the layer of each edge, (n,).
+        ms: when the nodes became valid.
+    """
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], layers, nodes))
+    nodes, pairs, layers = nodes[order], pairs[order], layers[order]
+    changes = (nodes[1:] != nodes[:-1]) | (layers[1:] != layers[:-1])
+    starts = np.flatnonzero(np.concatenate([[len(nodes) > 0], changes]))
+    for start, own in zip(starts.tolist(), np.split(pairs, starts)[1:], strict=True):
+        value = zstandard.compress(to_bytes(own))
+        yield Cell(int(nodes[start]), f"{CROSS_EDGES}{layers[start]}", value, ms, EDGE_FAMILY)
+
+
+def fake_edge_cell(chunk_id: int, edge: tuple[int, int], ms: int) -> Cell:
+    """Return the cell of an edge that a merge adds within a chunk, where the segmentation has none."""
+    return Cell(chunk_id, FAKE_EDGES, id_bytes(edge[::-1]), ms, EDGE_FAMILY, FAKE_PREFIX)
+
+
+def root_cells(new: Sequence[int], old: Sequence[int], operation: int, ms: int) -> Iterator[Cell]:
+    """Yield the cells by which new and old roots name each other."""
+    by = b"%020d" % operation
+    for roots, column, others in ((new, FORMER, sorted(old)), (old, NEW, new)):
+        for root in roots:
+            yield Cell(root, column, id_bytes(others), ms)
+            yield Cell(root, OPERATION, by, ms)
+
+
+def id_bytes(ids: Sequence[int] | Ids) -> bytes:
+    return to_bytes(as_ids(ids))
 
 
 def graph_meta(

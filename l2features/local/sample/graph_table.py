@@ -1,23 +1,24 @@
-"""A sample's graph table in PyChunkedGraph 2's format: nodes, roots, counters, and a mark.
+"""A sample's graph table in PyChunkedGraph 2's format: nodes, edges, roots, counters, log, and a mark.
 
-Roots are the parents of L2 nodes, without layers between. The mark prevents accidental edits of other graphs.
+The mark prevents accidental edits of other graphs.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from ...config.reach import check_bigtable
 from ...core.errors import ConfigError, GraphError
-from ...core.ids import KEY_DIGITS, Ids, as_ids, ids_of_row_keys, row_keys
+from ...core.ids import KEY_DIGITS, L2, Ids, as_ids, ids_of_row_keys, row_keys
 from ...core.times import format_time
 from ...graph.bigtable import decode_children, graph_errors, parse_graph_url
-from .graph_cells import LAYER_SHIFT, PARENTS, Cell, graph_meta, n_layers, node_cells
-from .segmentation_files import Sample, sample_chunks
+from .graph_cells import CHILDREN, CROSS_EDGES, EDGE_FAMILY, LAYER_SHIFT, PARENTS, Cell
 
 MADE = datetime(2026, 1, 1, tzinfo=UTC)
 """When the nodes of every sample become valid; the time for its ingest."""
@@ -27,8 +28,11 @@ ROOT_STEP = 256
 """PyChunkedGraph's number of root counters; the sample uses the first."""
 ROWS = 2_000
 DEADLINE_S = 30.0
-_MARK, _TITLE, _COMPLETE = b"l2features_sample", b"title", b"complete"
+MARK, TITLE, COMPLETE = b"l2features_sample", b"title", b"complete"
+FORMAT = b"2"
+"""Value of the column ``complete``. Format 1 had neither cross-chunk edges nor layers below the roots."""
 _COUNTER = "1", b"counter"
+_MOST_IDS = 1 << 30
 
 
 class SampleTable:
@@ -49,15 +53,15 @@ class SampleTable:
 
     def create(self) -> bool:
         """Create the table; return False where it exists."""
-        from ...store.bigtable.calls import create_table
+        from ...store.bigtable.calls import GRAPH_FAMILIES, create_table
 
         with self._errors():
-            return create_table(*self._path, DEADLINE_S)
+            return create_table(*self._path, DEADLINE_S, GRAPH_FAMILIES)
 
     def marks(self) -> dict[bytes, bytes]:
         """Return the columns of the mark; empty where this is not a sample's graph."""
         with self._errors():
-            row = self._table.read_row(_MARK)
+            row = self._table.read_row(MARK)
         return {cell.qualifier: cell.value for cell in reversed(row.cells)} if row else {}
 
     def set(self, key: bytes, column: bytes, value: bytes) -> None:
@@ -72,10 +76,14 @@ class SampleTable:
         from google.cloud.bigtable.data import SetCell
         from google.cloud.bigtable.data.mutations import RowMutationEntry
 
-        rows: defaultdict[int, list[Any]] = defaultdict(list)
-        for node, column, value, ms in cells:
-            rows[node].append(SetCell("0", column.encode(), value, timestamp_micros=1000 * ms))
-        entries = [RowMutationEntry(*row) for row in zip(row_keys(as_ids(rows)), rows.values(), strict=True)]
+        rows: defaultdict[tuple[int, bytes], list[Any]] = defaultdict(list)
+        for node, column, value, ms, family, prefix in cells:
+            rows[node, prefix].append(SetCell(family, column.encode(), value, timestamp_micros=1000 * ms))
+        keys = row_keys(as_ids([node for node, _ in rows]))
+        entries = [
+            RowMutationEntry(prefix + key, own)
+            for key, ((_, prefix), own) in zip(keys, rows.items(), strict=True)
+        ]
         for first in range(0, len(entries), ROWS):
             with self._errors():
                 self._table.bulk_mutate_rows(entries[first : first + ROWS])
@@ -95,33 +103,52 @@ class SampleTable:
         if count and not used:
             self.take(counter, count)
 
-    def new_nodes(self, chunk_id: int, count: int) -> list[int]:
-        """Reserve ids for a chunk's new L2 nodes."""
-        last = self.take(node_counter(chunk_id), count)
-        return [chunk_id + number for number in range(last - count + 1, last + 1)]
+    def new_nodes(self, chunk_id: int, count: int, layers: int) -> list[int]:
+        """Reserve ids for new nodes of a chunk; the roots' layer is ``layers``."""
+        last = self.take(node_counter(chunk_id, layers), count)
+        return [node_id(chunk_id, number, layers) for number in range(last - count + 1, last + 1)]
 
-    def new_roots(self, layers: int, count: int) -> list[int]:
-        """Reserve ids for new roots."""
-        last = self.take(root_counter(layers), count)
-        return [root_id(layers, number) for number in range(last - count + 1, last + 1)]
+    def newest(self, ids: Ids, column: str, family: str = "0") -> dict[int, Ids]:
+        """Return the ids in the newest cells of the columns that begin so, by node, in order of the columns.
 
-    def newest(self, ids: Ids, column: str) -> dict[int, Ids]:
-        """Return the ids in the newest cell of a column, by node; nodes without a cell are left out."""
+        Nodes without a cell are left out.
+        """
         from google.cloud.bigtable.data import ReadRowsQuery
         from google.cloud.bigtable.data import row_filters as f
 
-        name = column.encode()
-        newest = f.RowFilterChain(filters=[f.ColumnRangeFilter("0", name, name), f.CellsColumnLimitFilter(1)])
+        if not len(ids):
+            return {}
+        named = f.ColumnRangeFilter(family, column.encode(), column.encode() + b"~")
+        newest = f.RowFilterChain(filters=[named, f.CellsColumnLimitFilter(1)])
         with self._errors():
             rows = self._table.read_rows(ReadRowsQuery(row_keys=row_keys(ids), row_filter=newest))
         nodes = ids_of_row_keys([row.row_key for row in rows]).tolist()
         return {
-            node: decode_children(row.cells[0].value, 1 << 30) for node, row in zip(nodes, rows, strict=True)
+            node: np.concatenate([decode_children(cell.value, _MOST_IDS) for cell in row.cells])
+            for node, row in zip(nodes, rows, strict=True)
         }
 
     def roots(self, nodes: Ids) -> dict[int, int]:
-        """Return the root of each of these L2 nodes."""
-        return {node: int(root[0]) for node, root in self.newest(nodes, PARENTS).items()}
+        """Return the present root of each of these nodes."""
+        found = dict(zip(nodes.tolist(), nodes.tolist(), strict=True))
+        while above := self.newest(as_ids(set(found.values())), PARENTS):
+            found = {node: int(above[at][0]) if at in above else at for node, at in found.items()}
+        return found
+
+    def tree(self, roots: Ids) -> dict[int, Ids]:
+        """Return the children of these roots, and of all nodes below them down to layer 2."""
+        tree: dict[int, Ids] = {}
+        while len(roots):
+            found = self.newest(roots, CHILDREN)
+            tree |= found
+            below = np.concatenate([as_ids([]), *found.values()])
+            roots = below[below >= np.uint64(L2 << LAYER_SHIFT)]
+        return tree
+
+    def cross_edges(self, nodes: Ids) -> Ids:
+        """Return the cross-chunk edges of L2 nodes: pairs of supervoxels, (n, 2), the node's own first."""
+        edges = self.newest(nodes, CROSS_EDGES, EDGE_FAMILY).values()
+        return np.concatenate([as_ids([]), *edges]).reshape(-1, 2)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -136,69 +163,37 @@ class SampleTable:
             raise GraphError(f"cannot write {self.url}: {reason(error)}") from error
 
 
-def node_counter(chunk_id: int) -> bytes:
-    """Return the key of a chunk's node counter."""
-    return b"i%0*d" % (KEY_DIGITS, chunk_id)
+def node_counter(chunk_id: int, layers: int) -> bytes:
+    """Return the key of the counter of a chunk's nodes; the roots' layer is ``layers``."""
+    of_root = b"_0" if chunk_id >> LAYER_SHIFT == layers else b""
+    return b"i%0*d" % (KEY_DIGITS, chunk_id) + of_root
 
 
-def root_counter(layers: int) -> bytes:
-    """Return the key of the root counter."""
-    return b"i%0*d_0" % (KEY_DIGITS, layers << LAYER_SHIFT)
-
-
-def root_id(layers: int, number: int) -> int:
-    return (layers << LAYER_SHIFT) + number * ROOT_STEP
-
-
-def make_graph(sample: Sample, watershed: str) -> bool:
-    """Write a sample's graph into its table; return False where it exists.
-
-    Raises ConfigError for a table with other contents, and GraphError.
-    """
-    with closing(SampleTable(str(sample.graph))) as table:
-        title = sample.title.encode()
-        if table.create():
-            table.set(_MARK, _TITLE, title)
-        marks = table.marks()
-        if marks.get(_TITLE) != title:
-            what = f"is {marks[_TITLE].decode()!r}" if _TITLE in marks else "is not a sample's"
-            raise ConfigError(f"graph {sample.graph}: a table exists that {what}: choose another")
-        if _COMPLETE in marks:
-            return False
-        name = parse_graph_url(table.url)[2]
-        table.set(b"meta", b"meta", graph_meta(sample.geometry, name, n_layers(sample.geometry), watershed))
-        table.put(_first_cells(table, sample))
-        table.set(_MARK, _COMPLETE, b"1")
-        return True
+def node_id(chunk_id: int, number: int, layers: int) -> int:
+    """Return the id of a chunk's node by its number, from 1."""
+    return chunk_id + number * (ROOT_STEP if chunk_id >> LAYER_SHIFT == layers else 1)
 
 
 def open_sample_table(url: str) -> SampleTable:
     """Open a sample's graph table. Raises ConfigError for any other graph, and GraphError."""
     table = SampleTable(url) if url.startswith("bigtable://") else None
-    if table is None or _COMPLETE not in table.marks():
-        if table:
-            table.close()
+    marks = table.marks() if table else {}
+    if table and marks.get(COMPLETE) == FORMAT:
+        return table
+    if table:
+        table.close()
+    if COMPLETE in marks:
+        check_format(url, marks[COMPLETE])
+    raise ConfigError(
+        f"graph {url}: not a sample's graph: expected one made by "
+        "`l2features sample FOLDER --graph bigtable://project/instance/table`"
+    )
+
+
+def check_format(url: str, found: bytes) -> None:
+    """Raise ConfigError for a sample's graph of another format."""
+    if found != FORMAT:
         raise ConfigError(
-            f"graph {url}: not a sample's graph: expected one made by "
-            "`l2features sample FOLDER --graph bigtable://project/instance/table`"
+            f"graph {url}: a sample of format {found.decode(errors='replace')}, expected {FORMAT.decode()}: "
+            "delete the table and write the sample again, or choose another"
         )
-    return table
-
-
-def _first_cells(table: SampleTable, sample: Sample) -> Iterator[Cell]:
-    """Yield the cells of a sample's nodes and roots; reserve their numbers unless an earlier attempt did."""
-    ms, geometry = int(MADE.timestamp() * 1000), sample.geometry
-    nodes: defaultdict[int, list[int]] = defaultdict(list)
-    for chunk in sample_chunks(sample):
-        chunk_id = geometry.chunk_id(chunk.chunk)
-        own: defaultdict[int, list[int]] = defaultdict(list)
-        for supervoxel, owner in chunk.objects.items():
-            own[owner].append(supervoxel)
-        for number, (owner, supervoxels) in enumerate(sorted(own.items()), 1):
-            nodes[owner].append(chunk_id + number)
-            yield from node_cells(chunk_id + number, as_ids(supervoxels), ms)
-        table.take_once(node_counter(chunk_id), len(own))
-    layers = n_layers(geometry)
-    for number, (_, of_root) in enumerate(sorted(nodes.items()), 1):
-        yield from node_cells(root_id(layers, number), as_ids(of_root), ms)
-    table.take_once(root_counter(layers), len(nodes))

@@ -1,0 +1,40 @@
+"""The services of CAVE over a data sets file, opened when they are first asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from threading import Lock
+from typing import Any
+
+from ...config.datasets import Dataset
+from .graph_app import GraphApp
+from .info_app import SERVER_PATH, InfoApp
+from .pcg import NotFound, Pcg
+from .served_graph import ServedGraph
+from .served_info import served_info
+
+
+class Graphs:
+    """The graphs of data sets that have a table, by the names of the data sets."""
+
+    def __init__(self, datasets: Iterable[Dataset]) -> None:
+        self.urls = {d.name: d.graph for d in datasets if d.graph.startswith("bigtable://")}
+        self._open: dict[str, Pcg] = {}
+        self._lock = Lock()
+
+    def __getitem__(self, name: str) -> Pcg:
+        """Return a graph. Raises NotFound, GraphError and VolumeError."""
+        if name not in self.urls:
+            raise NotFound(f"table {name!r}: expected one of {', '.join(self.urls) or 'no tables'}")
+        with self._lock:
+            if name not in self._open:
+                graph = ServedGraph(self.urls[name])
+                self._open[name] = Pcg(graph, served_info(graph))
+            return self._open[name]
+
+
+def cave_apps(datasets: Iterable[Dataset]) -> Mapping[str, Any]:
+    """Return the WSGI applications by the path at which each belongs."""
+    graphs = Graphs(datasets)
+    info = InfoApp(graphs.urls, graphs.__getitem__)
+    return {SERVER_PATH: GraphApp(graphs.__getitem__), "/info": info}

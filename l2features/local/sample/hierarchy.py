@@ -1,0 +1,96 @@
+"""Nodes above layer 2, nested as in PyChunkedGraph.
+
+Cross-chunk edges join the nodes of a layer that lie in one chunk of the next layer; these get one parent
+there. A node without such edges skips to the first layer in which it has some, or to that of the roots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from ...core.geometry import Geometry
+from ...core.ids import L2, IdLayout, Ids, as_ids
+from .graph_cells import n_layers
+
+
+def upper_layout(geometry: Geometry) -> IdLayout:
+    """Return the id layout with the layers above 2."""
+    top = n_layers(geometry)
+    upper = {layer: max(1, top - layer) for layer in range(L2 + 1, top + 1)}
+    return IdLayout({**geometry.layout.spatial_bits, **upper}, geometry.layout.layer_bits)
+
+
+def cross_layers(geometry: Geometry, pairs: Ids) -> npt.NDArray[np.int64]:
+    """Return the layer of each edge between supervoxels, (n, 2) -> (n,): 1 within a chunk.
+
+    It is the last one in which the two lie in different chunks.
+    """
+    one, other = (geometry.layout.chunk_coordinates(side) for side in pairs.T)
+    layers = np.ones(len(pairs), dtype=np.int64)
+    for shift in range(n_layers(geometry) - L2):
+        layers += ((one >> shift) != (other >> shift)).any(axis=1)
+    return layers
+
+
+def nodes_of(children: Mapping[int, Ids], supervoxels: Ids) -> Ids:
+    """Return the node of each supervoxel, given the nodes' children; 0 where it is in none of them."""
+    nodes = np.repeat(as_ids(children), [len(own) for own in children.values()])
+    known = np.concatenate([as_ids([]), *children.values()])
+    order = np.argsort(known)
+    at = np.searchsorted(known, supervoxels, sorter=order)
+    found = np.zeros(len(supervoxels), dtype=np.uint64)
+    inside = at < len(known)
+    at = order[at[inside]]
+    found[inside] = np.where(known[at] == supervoxels[inside], nodes[at], np.uint64(0))
+    return found
+
+
+def parents_above(
+    geometry: Geometry,
+    nodes: Ids,
+    ends: Ids,
+    layers: npt.NDArray[np.int64],
+    name: Callable[[int, Ids], int],
+) -> Iterator[tuple[int, Ids]]:
+    """Yield each node above layer 2 with its children, from the lowest layer to the roots.
+
+    Args:
+        geometry: of the graph.
+        nodes: the L2 nodes, (n,), sorted.
+        ends: the L2 nodes that each cross-chunk edge joins, (m, 2).
+        layers: the layer of each edge, (m,).
+        name: returns the id of a new node from the id of its chunk and its children.
+    """
+    top, layout = n_layers(geometry), upper_layout(geometry)
+    at, above = np.searchsorted(nodes, ends), nodes.copy()
+    for layer in range(L2, top):
+        here, index = np.unique(above, return_inverse=True)
+        joined, later = index[at[layers == layer]], layers > layer
+        following = np.full(len(here), top)
+        np.minimum.at(following, index[at[later]].ravel(), np.repeat(layers[later], 2))
+        parents = here.copy()
+        for members in components(len(here), joined, layout.layers(here) == layer):
+            first = here[members[:1]]
+            parent_layer = layer + 1 if len(members) > 1 else int(following[members[0]])
+            chunk = layout.chunk_coordinates(first) >> (parent_layer - layer)
+            parent = name(int(layout.chunk_id_array(chunk, parent_layer)[0]), here[members])
+            parents[members] = parent
+            yield parent, here[members]
+        above = parents[index]
+
+
+def components(
+    n: int, edges: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_]
+) -> list[npt.NDArray[np.int64]]:
+    """Return the wanted vertices of each connected component of ``n`` vertices, given edges (m, 2)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    matrix = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n, n))
+    _, component = connected_components(matrix, directed=False)
+    vertices = np.flatnonzero(wanted)
+    order = vertices[np.argsort(component[vertices], kind="stable")]
+    return np.split(order, np.flatnonzero(np.diff(component[order])) + 1) if len(order) else []

@@ -1,0 +1,42 @@
+"""What a sample's graph table holds of some objects, and where they can be split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ...core.geometry import Geometry
+from ...core.ids import L2, Ids, as_ids
+from .graph_table import SampleTable
+from .hierarchy import components, nodes_of
+
+
+class Objects:
+    """The objects of some roots.
+
+    ``tree`` has the children of each node, and ``nodes`` those of the L2 nodes. ``edges`` are the cross-chunk
+    edges, (n, 2) supervoxels, each in both directions.
+    """
+
+    def __init__(self, table: SampleTable, geometry: Geometry, roots: Sequence[int]) -> None:
+        self.tree = table.tree(as_ids(roots))
+        ids = as_ids(self.tree)
+        self.nodes = {node: self.tree[node] for node in ids[geometry.layout.layers(ids) == L2].tolist()}
+        self.edges = table.cross_edges(as_ids(self.nodes))
+
+
+def parts_of(supervoxels: Ids, others: Mapping[int, Ids], edges: Ids) -> list[Ids]:
+    """Return the groups of a node's supervoxels that only the node connects, largest object first.
+
+    Args:
+        supervoxels: of the node, (n,), sorted.
+        others: the supervoxels of the object's other nodes.
+        edges: cross-chunk edges of all of them, (m, 2).
+    """
+    alone = {supervoxel: as_ids([supervoxel]) for supervoxel in supervoxels.tolist()}
+    vertices = as_ids(sorted([*alone, *others]))
+    ends = np.searchsorted(vertices, nodes_of({**alone, **others}, edges.ravel()).reshape(-1, 2))
+    groups = components(len(vertices), ends, np.ones(len(vertices), dtype=np.bool_))
+    parts = [np.intersect1d(vertices[group], supervoxels) for group in sorted(groups, key=len, reverse=True)]
+    return [part for part in parts if len(part)]
