@@ -21,9 +21,12 @@ from .config import Settings, load_settings
 from .datasets import Datasets
 from .document import register_document
 from .errors import ErrorBody, register_errors
+from .limiter import wait_limiter
 from .missing import MissingIds, topic_path
+from .neuron_routes import register_neurons
 from .observe import observe
 from .operations import register_operations
+from .region_routes import register_regions
 from .routes import register_contract
 from .schemas import validation_error
 
@@ -63,7 +66,10 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         discard_rest(request, settings.max_body_bytes)
         return response
 
-    open_endpoints = register_contract(app, settings, datasets, missing)
+    waits = wait_limiter(settings)
+    open_endpoints = register_contract(app, settings, datasets, missing, waits)
+    register_neurons(app, settings, datasets, missing, waits)
+    register_regions(app, settings, datasets)
     open_endpoints |= register_operations(app, settings, datasets)
     register_document(app, settings, names, None if auth_disabled() else open_endpoints)
     protect(

@@ -1,4 +1,4 @@
-"""A stale-while-revalidate cache of one slow value."""
+"""Slow values: opened once, or cached and refreshed, in the background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,56 @@ from typing import Generic, TypeVar
 from l2features.core.errors import StoreError
 from l2features.core.futures import in_background
 
+FAILURE_KEPT_S, PATIENCE_S = 2.0, 30.0
+"""Time before a failed open is retried, and before another attempt starts beside a hanging one."""
 T = TypeVar("T")
+
+
+class Opener(Generic[T]):
+    """Opens something once, in the background, on first use; a failed open is retried after `FAILURE_KEPT_S`.
+
+    A server that never answers would block an attempt forever, so another one starts beside it, with
+    exponential backoff. ``on_failure`` receives the reason of each failure.
+    """
+
+    def __init__(self, open_: Callable[[], T], on_failure: Callable[[str], None]) -> None:
+        self._open, self._on_failure = open_, on_failure
+        self._lock = threading.Lock()
+        self._opened: Future[T] | None = None
+        self._begun_at = self._failed_at = 0.0
+        self._patience_s = PATIENCE_S
+
+    def opening(self) -> Future[T]:
+        """Return the pending or finished open."""
+        with self._lock:
+            now = time.monotonic()
+            if self._opened is None or (self._failed() and now > self._failed_at + FAILURE_KEPT_S):
+                self._opened = self._begin(now)
+            elif not self._opened.done() and now > self._begun_at + self._patience_s:
+                self._on_failure(f"no answer in {self._patience_s:g} s")
+                self._patience_s *= 2
+                self._opened = self._begin(now)
+            return self._opened
+
+    def result(self, timeout_s: float) -> T:
+        """Return what was opened. Raises as the open, and TimeoutError ``timeout_s`` after it began."""
+        opening = self.opening()
+        return opening.result(max(0.0, self._begun_at + timeout_s - time.monotonic()))
+
+    def _begin(self, now: float) -> Future[T]:
+        self._begun_at = now
+        return in_background(self._attempt)
+
+    def _failed(self) -> bool:
+        return self._opened is not None and self._opened.done() and self._opened.exception() is not None
+
+    def _attempt(self) -> T:
+        try:
+            return self._open()
+        except Exception as error:
+            self._failed_at = time.monotonic()
+            self._on_failure(str(error))
+            raise
 
 
 class BackgroundCache(Generic[T]):

@@ -14,12 +14,12 @@ import orjson
 from flask import Request
 from gunicorn.http.errors import ParseException
 
-from l2features.core.ids import Ids
+from l2features.core.ids import AN_ID, Ids
 
 from .config import Settings
 from .errors import ApiError, shown, shown_repr
 
-FIELD = "l2_ids"
+FIELD, ROOT_FIELD = "l2_ids", "root_ids"
 BINARY = "application/octet-stream"
 REFUSED = ("application/x-www-form-urlencoded", "multipart/form-data")
 PIECE = 1 << 16
@@ -33,22 +33,31 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"-?(NaN|Infinity)")
 EXACT_FLOATS = 1 << 53
 """Below this a float holds every integer."""
-AN_ID = f"expected an integer from 0 to {(1 << 64) - 1}"
 NO_FLOAT = f"{AN_ID}; a float cannot hold an id exactly: send integers or strings"
 
 
 def requested_ids(request: Request, settings: Settings) -> Ids:
-    """Return a request's ids in its order, shape (n,). Raises ApiError."""
+    """Return a request's node ids in its order, shape (n,). Raises ApiError."""
+    ids = _ids(request, settings, settings.max_ids, FIELD)
+    without_layer = ids[ids >> np.uint64(56) == 0]
+    if len(without_layer):
+        raise _bad_id(int(without_layer[0]), "expected an id with a layer in its top 8 bits", FIELD)
+    return ids
+
+
+def requested_roots(request: Request, settings: Settings) -> Ids:
+    """Return a request's root ids in its order, shape (n,). Raises ApiError."""
+    return _ids(request, settings, settings.max_roots, ROOT_FIELD)
+
+
+def _ids(request: Request, settings: Settings, most: int, field: str) -> Ids:
     mimetype = request.mimetype
     if mimetype in REFUSED:
         message = f"Content-Type {mimetype}: expected application/json or {BINARY}"
         raise ApiError(415, "unsupported_media_type", message, field="Content-Type", value=mimetype)
     body = received(request, settings)
-    ids = ids_of_buffer(body, settings.max_ids) if mimetype == BINARY else ids_of_json(body, settings.max_ids)
-    without_layer = ids[ids >> np.uint64(56) == 0]
-    if len(without_layer):
-        raise _bad_id(int(without_layer[0]), "expected an id with a layer in its top 8 bits")
-    return ids
+    read = ids_of_buffer if mimetype == BINARY else ids_of_json
+    return read(body, most, field)
 
 
 def received(request: Request, settings: Settings) -> bytearray:
@@ -125,39 +134,41 @@ def gunzipped(pieces: Iterable[bytes], limit: int) -> bytearray:
     return out
 
 
-def ids_of_buffer(body: bytes | bytearray, max_ids: int) -> Ids:
+def ids_of_buffer(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Ids:
     """Return the ids of a buffer of little-endian uint64. Raises ApiError."""
     if len(body) % 8:
         message = f"a buffer of {len(body)} bytes: expected ids of 8 bytes each (little-endian uint64)"
         raise ApiError(422, "not_ids", message, field="body", value=f"{len(body)} bytes")
-    _check_count(len(body) // 8, max_ids)
+    _check_count(len(body) // 8, max_ids, field)
     return np.frombuffer(body, dtype="<u8").astype(np.uint64, copy=False)
 
 
-def ids_of_json(body: bytes | bytearray, max_ids: int) -> Ids:
-    """Return the ids of ``{"l2_ids": …}``: integers or strings of digits, in a list, a nested list or alone.
+def ids_of_json(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Ids:
+    """Return the ids of ``{field: …}``: integers or strings of digits, in a list, a nested list or alone.
 
     As in PCGL2Cache, a negative integer stands for the uint64 of the same 64 bits. Floats of 2^53 or more are
     refused, since they may have been rounded. Raises ApiError.
     """
-    _check_values(body, max_ids)
+    _check_values(body, max_ids, field)
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise _not_json(error) from error
-    if not isinstance(content, dict) or FIELD not in content:
-        message = f'expected a JSON object such as {{"{FIELD}": [144115188075855873]}}: it has no "{FIELD}"'
-        raise ApiError(422, "missing_field", message, field=FIELD)
-    values = content[FIELD]
-    items = values if isinstance(values, list) and set(map(type, values)) <= {int} else list(_flat(values))
-    _check_count(len(items), max_ids)
+        raise _not_json(error, field) from error
+    if not isinstance(content, dict) or field not in content:
+        message = f'expected a JSON object such as {{"{field}": [144115188075855873]}}: it has no "{field}"'
+        raise ApiError(422, "missing_field", message, field=field)
+    values = content[field]
+    items = (
+        values if isinstance(values, list) and set(map(type, values)) <= {int} else list(_flat(values, field))
+    )
+    _check_count(len(items), max_ids, field)
     try:
         return np.array(items, dtype=np.uint64)
     except (OverflowError, ValueError, TypeError):
-        return np.array([_id(item) for item in items], dtype=np.uint64)
+        return np.array([_id(item, field) for item in items], dtype=np.uint64)
 
 
-def _flat(values: Any) -> Iterator[Any]:
+def _flat(values: Any, field: str) -> Iterator[Any]:
     """Yield a nested list's items in order; items other than integers are converted to ids."""
     stack = [iter([values])]
     while stack:
@@ -165,30 +176,30 @@ def _flat(values: Any) -> Iterator[Any]:
             if isinstance(item, list):
                 stack.append(iter(item))
                 break
-            yield item if type(item) is int else _id(item)
+            yield item if type(item) is int else _id(item, field)
         else:
             stack.pop()
 
 
-def _id(item: Any) -> int:
+def _id(item: Any, field: str) -> int:
     value = item
     if isinstance(item, str) and _DIGITS.fullmatch(item):
         value = int(item)
     elif isinstance(item, float) and abs(item) >= EXACT_FLOATS:
-        raise _bad_id(item, NO_FLOAT)
+        raise _bad_id(item, NO_FLOAT, field)
     elif isinstance(item, float) and item.is_integer():
         value = int(item)
     if isinstance(value, bool) or not isinstance(value, int) or not -(1 << 63) <= value < 1 << 64:
-        raise _bad_id(item, AN_ID)
+        raise _bad_id(item, AN_ID, field)
     return value % (1 << 64)
 
 
-def _bad_id(value: Any, why: str) -> ApiError:
+def _bad_id(value: Any, why: str, field: str) -> ApiError:
     message = f"{shown_repr(value)} is not an id: {why}"
-    return ApiError(422, "not_an_id", message, field=FIELD, value=value)
+    return ApiError(422, "not_an_id", message, field=field, value=value)
 
 
-def _not_json(error: orjson.JSONDecodeError) -> ApiError:
+def _not_json(error: orjson.JSONDecodeError, field: str) -> ApiError:
     """Return the error for a body that the parser refuses.
 
     The parser also refuses valid JSON numbers that exceed a float, such as 1e400.
@@ -196,7 +207,7 @@ def _not_json(error: orjson.JSONDecodeError) -> ApiError:
     number = _NUMBER.match(error.doc, error.pos)
     if number and isinf(float(number[0])):
         message = f"{shown(number[0])} is not an id: {NO_FLOAT}"
-        return ApiError(422, "not_an_id", message, field=FIELD, value=number[0])
+        return ApiError(422, "not_an_id", message, field=field, value=number[0])
     message = f"the body is not JSON: {error}"
     at = max(0, error.pos - 1)  # for -Infinity the parser reports the second character
     if named := _NOT_FINITE.match(error.doc, at) or _NOT_FINITE.match(error.doc, error.pos):
@@ -204,20 +215,20 @@ def _not_json(error: orjson.JSONDecodeError) -> ApiError:
     return ApiError(400, "not_json", message, field="body")
 
 
-def _check_count(count: int, max_ids: int) -> None:
+def _check_count(count: int, max_ids: int, field: str) -> None:
     if count > max_ids:
         message = f"{count} ids in one request: expected at most {max_ids}"
-        raise ApiError(413, "too_many_ids", message, field=FIELD, value=count, limit=max_ids)
+        raise ApiError(413, "too_many_ids", message, field=field, value=count, limit=max_ids)
 
 
-def _check_values(body: bytes | bytearray, max_ids: int) -> None:
+def _check_values(body: bytes | bytearray, max_ids: int, field: str) -> None:
     """Refuse JSON of far more values than ids before parsing, which takes a hundred times its size."""
     most = 2 * max_ids + OTHER_VALUES
     if len(body) > most:
         values = 1 + body.count(b",") + body.count(b"[") + body.count(b"{")
         if values > most:
             message = f"{values} values in one request: expected at most {max_ids} ids"
-            raise ApiError(413, "too_many_ids", message, field=FIELD, value=values, limit=max_ids)
+            raise ApiError(413, "too_many_ids", message, field=field, value=values, limit=max_ids)
 
 
 def _too_large(limit: int) -> ApiError:

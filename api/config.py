@@ -50,6 +50,26 @@ class Settings(BaseSettings):
     store_timeout_s: float = Field(10.0, gt=0, description="Deadline of a read of the store.")
     auth_timeout_s: float = Field(10.0, gt=0, description="Deadline of the authentication service.")
     retry_after_s: int = Field(2, ge=1, description="Value of Retry-After.")
+    max_roots: int = Field(10_000, ge=1, le=1_000_000, description="Roots of one request.")
+    max_root_nodes: int = Field(250_000, ge=1, le=10_000_000, description="L2 nodes of a root.")
+    max_chunks: int = Field(
+        64, ge=1, le=100_000, description="Chunks that the bounds of one request overlap."
+    )
+    max_root_requests: int = Field(
+        6,
+        ge=1,
+        description="Concurrent requests of one process for roots, and as many for chunks and bounds.",
+    )
+    graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a call of the graph.")
+    root_timeout_s: float = Field(
+        60.0, gt=0, description="Deadline of a request for roots, a chunk or bounds."
+    )
+    keep_roots: bool = Field(
+        False, description="Write L2 ids, edges and complete summaries of roots to the table."
+    )
+    cache_root_bytes: int = Field(
+        64 * MIB, ge=0, description="Results of roots that a process caches per data set."
+    )
     cache_rows: int = Field(500_000, ge=0, description="Rows that a process caches per data set; 0 for none.")
 
     exchange: str | None = Field(
@@ -88,7 +108,10 @@ class Settings(BaseSettings):
         return {name: getattr(self, name) for name in LIMITS}
 
 
-LIMITS = ("max_ids", "max_body_bytes", "max_wait_s", "max_waiting", "max_requests", "max_ids_in_flight")
+LIMITS = (
+    *("max_ids", "max_body_bytes", "max_wait_s", "max_waiting", "max_requests", "max_ids_in_flight"),
+    *("max_roots", "max_root_nodes", "max_chunks", "max_root_requests"),
+)
 """Settings that `GET /table/<dataset>` publishes."""
 
 

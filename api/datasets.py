@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -16,9 +14,11 @@ from l2features.config.datasets import Dataset
 from l2features.config.datasets import Datasets as File
 from l2features.config.entries import as_json
 from l2features.core.errors import L2FeaturesError, StoreError
-from l2features.core.futures import in_background
 from l2features.core.geometry import Geometry
+from l2features.graph.base import Graph
+from l2features.graph.sources import open_graph
 from l2features.ingest.compute import read_geometry
+from l2features.neurons.neuron_reader import NeuronReader
 from l2features.query.cache import RowCache
 from l2features.query.reader import Reader
 from l2features.store.base import Coverage, Meta, Store, open_store
@@ -26,12 +26,10 @@ from l2features.store.notes import BadNote, LastAudit, last_audit
 from l2features.updates.freshness import Updates, read_updates
 
 from . import metrics
-from .background import BackgroundCache
+from .background import BackgroundCache, Opener
 from .config import Settings
 from .errors import ApiError
 
-FAILURE_KEPT_S, PATIENCE_S = 2.0, 30.0
-"""Time before a failed open is retried, and before another attempt starts beside a hanging one."""
 WAIT_S = 2.0
 """Time that a caller waits for the first coverage or notes."""
 log = logging.getLogger("l2features.api")
@@ -66,10 +64,9 @@ class Served:
     def __init__(self, entry: Dataset, settings: Settings) -> None:
         self.entry, self.settings = entry, settings
         self.store: Store = open_store(entry.store, entry.l2cache_id, deadline_s=settings.store_timeout_s)
-        self._lock = threading.Lock()
-        self._opened: Future[Opened] | None = None
-        self._begun_at = self._failed_at = 0.0
-        self._patience_s = PATIENCE_S
+        self._metadata = Opener(self._open, self._cannot("cannot open data set"))
+        self._neurons = Opener(self._open_neurons, self._cannot("cannot open graph"))
+        self._graph: Graph | None = None
         self.counted = BackgroundCache(self._count, age_s=30.0, share=20.0, first_s=WAIT_S, later_s=0.0)
         """The table's coverage, cached, since counting a large one is slow."""
         self.noted = BackgroundCache(self._read_notes, age_s=10.0, share=20.0, first_s=WAIT_S, later_s=0.5)
@@ -81,52 +78,61 @@ class Served:
         return self.entry.name
 
     def opening(self) -> Future[Opened]:
-        """Return the pending or finished open; a failed one is retried after `FAILURE_KEPT_S`.
-
-        A server that never answers would block an attempt forever, so another one starts beside it, with
-        exponential backoff.
-        """
-        with self._lock:
-            now = time.monotonic()
-            if self._opened is None or (self._failed() and now > self._failed_at + FAILURE_KEPT_S):
-                self._opened = self._begin(now)
-            elif not self._opened.done() and now > self._begun_at + self._patience_s:
-                fields = {"dataset": self.name, "error": f"no answer in {self._patience_s:g} s"}
-                log.warning("cannot open data set", extra=fields)
-                self._patience_s *= 2
-                self._opened = self._begin(now)
-            return self._opened
+        """Return the pending or finished open."""
+        return self._metadata.opening()
 
     def opened(self) -> Opened:
         """Return the metadata. Raises StoreError, or ApiError 503 where it does not arrive in time."""
-        opening = self.opening()
-        left = self._begun_at + self.settings.store_timeout_s - time.monotonic()
         try:
-            return opening.result(max(0.0, left))
+            return self._metadata.result(self.settings.store_timeout_s)
         except StoreError:
             raise
         except (FutureTimeout, L2FeaturesError) as error:
             message = f"the metadata of data set {self.name!r} is not known yet: its graph does not answer"
-            retry_after = self.settings.retry_after_s
-            raise ApiError(503, "metadata_unavailable", message, retry_after=retry_after) from error
+            raise self._unavailable("metadata_unavailable", message) from error
 
-    def _begin(self, now: float) -> Future[Opened]:
-        self._begun_at = now
-        return in_background(self._open)
+    def neurons(self) -> NeuronReader:
+        """Return the reader of its roots. Raises as `opened`, also without an answer of its graph."""
+        self.opened()
+        try:
+            return self._neurons.result(self.settings.graph_timeout_s)
+        except StoreError:
+            raise
+        except (FutureTimeout, L2FeaturesError) as error:
+            message = f"the graph of data set {self.name!r} cannot be opened at the moment"
+            raise self._unavailable("graph_unavailable", message) from error
 
-    def _failed(self) -> bool:
-        return self._opened is not None and self._opened.done() and self._opened.exception() is not None
+    def close(self) -> None:
+        """Close all connections."""
+        self.store.close()
+        if self._graph is not None:
+            self._graph.close()
+
+    def _unavailable(self, code: str, message: str) -> ApiError:
+        return ApiError(503, code, message, retry_after=self.settings.retry_after_s)
+
+    def _cannot(self, what: str) -> Callable[[str], None]:
+        """Return a function that logs why something failed."""
+        return lambda error: log.warning(what, extra={"dataset": self.name, "error": error})
 
     def _open(self) -> Opened:
-        try:
-            geometry = self.store.geometry() or self._geometry_of_graph()
-            meta = self.store.meta()
-        except Exception as error:
-            self._failed_at = time.monotonic()
-            log.warning("cannot open data set", extra={"dataset": self.name, "error": str(error)})
-            raise
+        geometry = self.store.geometry() or self._geometry_of_graph()
+        meta = self.store.meta()
         cache = RowCache(self.settings.cache_rows) if self.settings.cache_rows else None
         return Opened(Reader(self.store, geometry, cache, self._on_lookup, self._on_read), meta)
+
+    def _open_neurons(self) -> NeuronReader:
+        settings = self.settings
+        graph = open_graph(self.entry.graph_url, lambda: self.store)
+        graph.deadline_s = settings.graph_timeout_s
+        self._graph = graph
+        return NeuronReader(
+            self.opened().reader,
+            graph,
+            settings.keep_roots,
+            settings.max_root_nodes,
+            settings.cache_root_bytes,
+        )
 
     def _geometry_of_graph(self) -> Geometry:
         """The geometry of the segmentation or its graph; kept in the table, for when they are down."""
@@ -201,7 +207,7 @@ class Datasets:
 
     def close(self) -> None:
         for served in self._served.values():
-            served.store.close()
+            served.close()
 
     def all(self) -> list[Served]:
         return list(self._served.values())

@@ -15,6 +15,7 @@ from flask_openapi3_swagger.templates import swagger_html_string
 from .answers import JSON, json_response
 from .config import Settings
 from .errors import ErrorBody
+from .neuron_schemas import ANY_ID, ROOT_ID, graph_schema, roots_schema, summary_schema
 from .observe import REQUEST_ID
 from .problems import AUTH_ERROR, AUTH_PROBLEMS
 from .schemas import ID, OPERATIONS, ids_schema, node_schema, plain_response
@@ -74,6 +75,8 @@ def openapi_document(
     document: dict[str, Any] = deepcopy(app.api_doc)
     schemas = document["components"]["schemas"]
     schemas |= {"Node": node_schema(), "Id": ID, "Ids": ids_schema(settings)}
+    schemas |= {"RootId": ROOT_ID, "RootIds": roots_schema(settings), "AnyId": ANY_ID}
+    schemas |= {"RootSummary": summary_schema(), "RootGraph": graph_schema()}
     schemas["ErrorBody"] = ErrorBody.model_json_schema()  # the library leaves out its example
     document["components"]["headers"] = HEADERS
     document["components"].pop("securitySchemes", None)

@@ -11,7 +11,8 @@ from flask import Flask, Response, g, request
 from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.exceptions import HTTPException
 
-from l2features.core.errors import StoreError, TableNotFound, UnknownFormat
+from l2features.core.errors import GraphError, StoreError, TableNotFound, UnknownFormat
+from l2features.core.transient import is_transient
 
 from . import metrics
 from .answers import json_response
@@ -95,6 +96,14 @@ def register_errors(app: Flask, retry_after_s: int) -> None:
             name = (request.view_args or {}).get("dataset", "")
             code = "unknown_format"
             message = f"the table of data set {name!r:.120} is of a newer format than this server reads"
+        return _response(ApiError(503, code, message, retry_after=retry_after_s))
+
+    @app.errorhandler(GraphError)
+    def graph_error(error: GraphError) -> Response:
+        log.warning("graph error", extra={"error": str(error)})
+        code, message = "graph_error", "the graph of this data set cannot be read: see the server's log"
+        if is_transient(error):
+            code, message = "graph_unavailable", "the graph of this data set cannot answer at the moment"
         return _response(ApiError(503, code, message, retry_after=retry_after_s))
 
     @app.errorhandler(HTTPException)

@@ -7,7 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .config import Settings
 from .errors import ApiError
+
+SHARE = 75
+"""Percent of the concurrent requests that one of several data sets may use."""
 
 
 class Limiter:
@@ -59,3 +63,15 @@ class Limiter:
     def _too_many(self, what: str, limit: int) -> ApiError:
         message = f"this server works on {limit} {what} at the same time: try again later"
         return ApiError(429, f"too_many_{what}", message, limit=limit, retry_after=self.retry_after_s)
+
+
+def read_limiter(most: int, settings: Settings, data_sets: int) -> Limiter:
+    """Return the limiter of ``most`` concurrent reads of some data sets."""
+    share = -(-most * SHARE // 100) if data_sets > 1 else most
+    return Limiter(most, share, settings.max_ids_in_flight, settings.queue_timeout_s, settings.retry_after_s)
+
+
+def wait_limiter(settings: Settings) -> Limiter:
+    """Return the limiter of requests that wait until missing ids are computed."""
+    most = settings.max_waiting
+    return Limiter(most, most, 1 << 62, settings.queue_timeout_s, settings.retry_after_s)

@@ -16,6 +16,7 @@ from gunicorn.glogging import Logger
 from pythonjsonlogger.json import JsonFormatter
 
 from l2features.core.errors import L2FeaturesError
+from l2features.core.times import iso_text
 
 OURS = ("l2features", "gunicorn")
 """Loggers of the chosen level; others only warn."""
@@ -45,8 +46,7 @@ class JsonLines(JsonFormatter):
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        log_data["time"] = time.replace("+00:00", "Z")
+        log_data["time"] = iso_text(datetime.fromtimestamp(record.created, UTC), "milliseconds")
         log_data["level"] = record.levelname.lower()
         if has_request_context() and "request_id" in g:
             log_data["request_id"] = g.request_id

@@ -36,6 +36,7 @@ IN_FLIGHT = Gauge(
     multiprocess_mode="livesum",
 )
 IDS = Counter("l2cache_ids_total", "Requested ids by status.", ["dataset", "status"])
+ROOTS = Counter("l2cache_roots_total", "Requested summaries of roots by status.", ["dataset", "status"])
 STORE_READS = Histogram("l2cache_store_read_seconds", "Seconds per store read.", ["dataset"], buckets=SECONDS)
 STORE_IDS = Counter("l2cache_store_ids_total", "Ids read from the store.", ["dataset"])
 CACHE_LOOKUPS = Counter("l2cache_cache_lookups_total", "Row cache lookups by result.", ["dataset", "result"])

@@ -19,11 +19,13 @@ from google.api_core.retry import Retry, if_exception_type
 from google.cloud.pubsub_v1 import PublisherClient
 from google.cloud.pubsub_v1.types import BatchSettings, PublisherOptions
 
+from l2features.config.datasets import Dataset
 from l2features.core.errors import ConfigError
 from l2features.core.ids import Ids, as_ids, sorted_unique
 from l2features.messages.decoding import MESSAGE_IDS, missing_message
 from l2features.pubsub.topic import NAME, PROJECT, TOPIC
 
+from . import metrics
 from .recent import RecentIds
 
 PENDING_IDS, PENDING_MESSAGES = 1_000_000, 10_000
@@ -103,6 +105,11 @@ class MissingIds:
         if len(due) > len(taken):
             self._report(len(due) - len(taken), refusal or "too many ids are waiting to be published")
         return len(taken)
+
+    def publish_for(self, entry: Dataset, ids: Ids) -> None:
+        """Queue the missing ids of a data set, and count them."""
+        if len(ids):
+            metrics.PUBLISHED.labels(entry.name).inc(self.publish(entry.name, entry.l2cache_id, ids))
 
     def close(self, timeout_s: float) -> None:
         """Send what is queued, for at most ``timeout_s``; then nothing more is published."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .accept import not_acceptable
@@ -10,6 +11,7 @@ from .answers import JSON
 from .body import FIELD, NO_FLOAT
 from .errors import EXAMPLE
 
+NO_EXAMPLES: Mapping[int, dict[str, Any]] = MappingProxyType({})
 FLOAT_ID = "1.4411518807585587e+17"
 
 
@@ -20,8 +22,13 @@ class Problem(NamedTuple):
     example: dict[str, Any]
 
 
+def example_error(code: str, message: str, **rest: Any) -> dict[str, Any]:
+    """Return the body of an error, for the OpenAPI document."""
+    return {"code": code, "message": message, **rest, "request_id": EXAMPLE["request_id"]}
+
+
 def _problem(meaning: str, code: str, message: str, **rest: Any) -> Problem:
-    return Problem(meaning, {"code": code, "message": message, **rest, "request_id": EXAMPLE["request_id"]})
+    return Problem(meaning, example_error(code, message, **rest))
 
 
 PROBLEMS = {
@@ -31,7 +38,7 @@ PROBLEMS = {
         "the body is not JSON: NaN is neither a JSON number nor an id: leave it out",
         field="body",
     ),
-    404: Problem("The data set is unknown.", EXAMPLE),
+    404: Problem("The data set, or what is asked of it, does not exist.", EXAMPLE),
     406: Problem("The client accepts none of the available media types.", {}),
     413: _problem(
         "The request exceeds a limit.",
@@ -93,9 +100,16 @@ AUTH_PROBLEMS = {
 }
 
 
-def errors(*statuses: int, forms: Sequence[str] = (JSON,)) -> dict[int, Any]:
-    """Return error responses for the OpenAPI document; ``forms`` are the media types of success."""
-    return {status: _response(status, PROBLEMS[status], forms) for status in statuses}
+def errors(
+    *statuses: int, forms: Sequence[str] = (JSON,), examples: Mapping[int, dict[str, Any]] = NO_EXAMPLES
+) -> dict[int, Any]:
+    """Return error responses for the OpenAPI document.
+
+    ``forms`` are the media types of success; ``examples`` are other bodies than those of `PROBLEMS`.
+    """
+    problems = {status: PROBLEMS[status] for status in statuses}
+    problems |= {status: Problem(problems[status].meaning, body) for status, body in examples.items()}
+    return {status: _response(status, problem, forms) for status, problem in problems.items()}
 
 
 def _response(status: int, problem: Problem, forms: Sequence[str]) -> dict[str, Any]:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from datetime import UTC, datetime
-from typing import Any
-
-import numpy as np
-from flask import Response, g, request
+from flask import Response, request
 from flask_openapi3 import APIBlueprint, OpenAPI
 
-from l2features.core.errors import StoreUnavailable
 from l2features.core.schema import ATTRIBUTES, NAMES
-from l2features.query.answers import arrow_stream, arrow_table, json_parts, parquet
-from l2features.query.reader import Answer, Reader, Status
+from l2features.core.times import iso_text
+from l2features.query.provenance import provenance
 
-from . import metrics
 from .accept import accepted
-from .answers import ARROW, FORMS, JSON, body_response, json_response
+from .answers import FORMS, JSON, json_response
 from .body import requested_ids
 from .config import Settings
 from .datasets import Datasets, Served
-from .errors import ApiError
-from .limiter import Limiter
+from .feature_reads import Read, check_wait
+from .limiter import Limiter, read_limiter
 from .missing import MissingIds
 from .problems import errors
 from .schemas import (
@@ -41,17 +34,14 @@ from .schemas import (
 
 VERSION = "PCGL2Cache v1.3.1"
 """The service whose contract this is, as its index pages report it."""
-SHARE = 75
-"""Percent of the concurrent reads that one of several data sets may use."""
-log = logging.getLogger("l2features.api")
 
 
 def register_contract(
-    app: OpenAPI, settings: Settings, datasets: Datasets, missing: MissingIds
+    app: OpenAPI, settings: Settings, datasets: Datasets, missing: MissingIds, waits: Limiter
 ) -> frozenset[str]:
     """Register the routes of PCGL2Cache; return the endpoints that need no token."""
     api = APIBlueprint("api", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
-    _read_route(api, settings, datasets, missing)
+    _read_route(api, settings, datasets, missing, waits)
     _description_routes(api, settings, datasets)
     app.register_api(api)
     roots = _index_routes(app, settings.url_prefix, "root")
@@ -59,12 +49,10 @@ def register_contract(
     return roots
 
 
-def _read_route(api: APIBlueprint, settings: Settings, datasets: Datasets, missing: MissingIds) -> None:
-    rest = (settings.queue_timeout_s, settings.retry_after_s)
-    most, several = settings.max_requests, len(datasets.all()) > 1
-    share = -(-most * SHARE // 100) if several else most
-    reads = Limiter(most, share, settings.max_ids_in_flight, *rest)
-    waits = Limiter(settings.max_waiting, settings.max_waiting, 1 << 62, *rest)
+def _read_route(
+    api: APIBlueprint, settings: Settings, datasets: Datasets, missing: MissingIds, waits: Limiter
+) -> None:
+    reads = read_limiter(settings.max_requests, settings, len(datasets.all()))
 
     @api.post(
         "/table/<dataset>/attributes",
@@ -76,7 +64,7 @@ def _read_route(api: APIBlueprint, settings: Settings, datasets: Datasets, missi
     def attributes(path: DatasetPath, query: AttributesQuery) -> Response:
         """Return the features of each id in the body, in nm. Missing ids are published for computation."""
         served = datasets[path.dataset]
-        _check_wait(query.wait, settings.max_wait_s)
+        check_wait(query.wait, settings.max_wait_s)
         mimetype = accepted(request.headers.get("Accept"), FORMS)
         with reads.request(served.name):
             ids = requested_ids(request, settings)
@@ -151,67 +139,27 @@ def _index_routes(app: OpenAPI, prefix: str, name: str, shown: str | None = None
     return frozenset({f"{name}_slash", f"{name}_index"})
 
 
-class Read:
-    """One request for features, after its parameters are parsed."""
-
-    def __init__(self, served: Served, missing: MissingIds, query: AttributesQuery, mimetype: str) -> None:
-        self.served, self.missing, self.mimetype = served, missing, mimetype
-        self.names, self.seconds = query.names, query.wait
-        self.int64_as_str, self.update_cache, with_status = query.flags
-        self.with_status = with_status or mimetype != JSON
-        self.reader: Reader = served.opened().reader
-
-    def answer(self, ids: Any) -> Answer:
-        """Read the ids and publish the missing ones."""
-        answer = self.reader.read(ids, self.names, self.with_status)
-        g.ids = len(ids)
-        if self.update_cache and len(answer.missing):
-            entry = self.served.entry
-            published = self.missing.publish(entry.name, entry.l2cache_id, answer.missing)
-            metrics.PUBLISHED.labels(entry.name).inc(published)
-        return answer
-
-    def waited(self, answer: Answer) -> Answer:
-        """Wait until nothing is missing, the time is up, or the store is unavailable."""
-        try:
-            return self.reader.wait(answer, self.names, self.seconds, self.with_status)
-        except StoreUnavailable as error:
-            log.warning("wait ended early", extra={"dataset": self.served.name, "error": str(error)})
-            return answer
-
-    def response(self, answer: Answer) -> Response:
-        for known in np.flatnonzero(counts := np.bincount(answer.status)).tolist():
-            metrics.IDS.labels(self.served.name, Status(known).name.lower()).inc(int(counts[known]))
-        rows, geometry, names = answer.rows, self.reader.geometry, self.names
-        if self.mimetype == JSON:
-            status, reasons = (answer.status, answer.reasons) if self.with_status else (None, None)
-            as_str = self.int64_as_str
-            parts = json_parts(rows, geometry, names, int64_as_str=as_str, status=status, reasons=reasons)
-            return body_response(parts, JSON)
-        table = arrow_table(rows, geometry, names, answer.status, answer.reasons)
-        body = arrow_stream(table) if self.mimetype == ARROW else parquet(table)
-        return body_response([body], self.mimetype)
-
-
 def table_info(served: Served, settings: Settings) -> TableInfo:
     """Describe a data set. Raises as `Served.opened`."""
     opened, counted, noted = served.opened(), served.counted.get(), served.noted.get()
     geometry, meta = opened.reader.geometry, opened.meta
-    with_graph, time = served.entry.has_graph, iso(meta.time) if meta else None
+    with_graph, time = served.entry.has_graph, iso_text(meta.time) if meta else None
     coverage, newest, updates = None, None, None
     if counted is not None:
         done, failed = counted.coverage.done, counted.coverage.failed
-        coverage = CoverageInfo(done=done, failed=failed, total=geometry.n_chunks, as_of=iso(counted.time))
+        coverage = CoverageInfo(
+            done=done, failed=failed, total=geometry.n_chunks, as_of=iso_text(counted.time)
+        )
         newest = counted.coverage.newest
     if noted is not None and noted.updates:
-        updates = UpdatesInfo(**dict(noted.updates), as_of=iso(noted.time))
+        updates = UpdatesInfo(**dict(noted.updates), as_of=iso_text(noted.time))
     return TableInfo(
         dataset=served.name,
         l2cache_id=served.entry.l2cache_id,
         graph_id=meta.graph_id if meta else None,
         timestamp=time if with_graph else None,
         ingested_at=None if with_graph else time,
-        newest_update=iso(newest) if newest else None,
+        newest_update=iso_text(newest) if newest else None,
         resolution=list(geometry.resolution),
         voxel_offset=list(geometry.voxel_offset),
         voxel_size=list(geometry.voxel_size),
@@ -227,17 +175,8 @@ def table_info(served: Served, settings: Settings) -> TableInfo:
         updates=updates,
         audit=noted.audit if noted else None,
         limits=settings.limits,
+        provenance=provenance(served.entry, meta),
     )
-
-
-def iso(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _check_wait(seconds: float, limit: float) -> None:
-    if seconds > limit:
-        message = f"wait={seconds:g}: expected at most {limit:g} seconds"
-        raise ApiError(422, "wait_too_long", message, field="wait", value=f"{seconds:g}", limit=limit)
 
 
 def _index() -> Response:

@@ -19,7 +19,7 @@ from .config import Settings
 from .errors import ApiError
 from .problems import errors
 
-READS, OPERATIONS = Tag(name="reads"), Tag(name="operations")
+READS, NEURONS, OPERATIONS = Tag(name="reads"), Tag(name="neurons"), Tag(name="operations")
 EXAMPLE_ID = "144115188075855873"
 MISSPELLINGS = {
     "attributes": "attribute_names",
@@ -35,24 +35,10 @@ class DatasetPath(BaseModel):
     dataset: str = Field(description="A data set, as table_mapping names it.")
 
 
-class AttributesQuery(BaseModel):
+class Query(BaseModel):
     """Parameters of a read. Unknown ones are ignored, as in PCGL2Cache, except frequent misspellings."""
 
     model_config = ConfigDict(extra="ignore")
-
-    attribute_names: list[Annotated[str, Field(pattern=f"^{_NAME}(,{_NAME})*$")]] | None = Field(
-        None,
-        description="Attributes, separated by commas or in repeated parameters. All, unless given.",
-        json_schema_extra={"example": ["rep_coord_nm,size_nm3"]},
-    )
-    int64_as_str: str = Field("false", description=f"`true`, `yes` or `1`: {', '.join(INT64)} is a string.")
-    update_cache: str = Field(
-        "true", description="`false`, `no` or `0`: missing ids are not published for computation."
-    )
-    with_status: str = Field(
-        "false", description="`true`, `yes` or `1`: each id has its status and, where known, the reason."
-    )
-    wait: float = Field(0.0, ge=0, description="Seconds to wait until missing ids have been computed.")
 
     @model_validator(mode="before")
     @classmethod
@@ -70,6 +56,20 @@ class AttributesQuery(BaseModel):
         """Cache pydantic's schema, because every request asks for it."""
         return super().model_json_schema(*args, **kwargs)
 
+
+class FeaturesQuery(Query):
+    """Parameters of a read that returns features of nodes."""
+
+    attribute_names: list[Annotated[str, Field(pattern=f"^{_NAME}(,{_NAME})*$")]] | None = Field(
+        None,
+        description="Attributes, separated by commas or in repeated parameters. All, unless given.",
+        json_schema_extra={"example": ["rep_coord_nm,size_nm3"]},
+    )
+    int64_as_str: str = Field("false", description=f"`true`, `yes` or `1`: {', '.join(INT64)} is a string.")
+    with_status: str = Field(
+        "false", description="`true`, `yes` or `1`: each id has its status and, where known, the reason."
+    )
+
     @property
     def names(self) -> tuple[str, ...]:
         """Requested attributes in alphabetical order."""
@@ -77,10 +77,18 @@ class AttributesQuery(BaseModel):
             return tuple(sorted(NAMES))
         return tuple(sorted({name.strip(" ") for name in ",".join(self.attribute_names).split(",")}))
 
-    @property
-    def flags(self) -> tuple[bool, bool, bool]:
-        """int64_as_str, update_cache and with_status."""
-        return is_true(self.int64_as_str), not is_false(self.update_cache), is_true(self.with_status)
+
+class MissingQuery(Query):
+    """Parameters of a read that finds missing ids."""
+
+    update_cache: str = Field(
+        "true", description="`false`, `no` or `0`: missing ids are not published for computation."
+    )
+    wait: float = Field(0.0, ge=0, description="Seconds to wait until missing ids have been computed.")
+
+
+class AttributesQuery(FeaturesQuery, MissingQuery):
+    """Parameters of a read of ids."""
 
 
 def is_true(text: str) -> bool:
@@ -100,7 +108,9 @@ def validation_error(error: Any) -> Any:
         bad = next((part for part in given if part not in NAMES), first["input"])
         message = f"{bad!r:.200} is not an attribute: expected one or more of {', '.join(NAMES)}"
         raise ApiError(422, "unknown_attribute", message, field=name, value=bad)
-    message = f"{name}={first['input']!r:.200}: {first['msg']}"
+    if first["type"] == "missing":
+        raise ApiError(422, "missing_parameter", f"the parameter {name!r} is missing", field=name)
+    message = f"{name}={first['input']!r:.200}: {first['msg'].removeprefix('Value error, ')}"
     raise ApiError(422, "invalid_parameter", message, field=name, value=first["input"])
 
 
@@ -152,6 +162,9 @@ class TableInfo(BaseModel):
     updates: UpdatesInfo | None = Field(description="Null until an updater has written to the table.")
     audit: LastAudit | None = Field(description="Null until the whole table has been audited.")
     limits: dict[str, int | float] = Field(description="Limits of one request.")
+    provenance: dict[str, str] = Field(
+        description="Data set, segmentation, graph, time of the ingest, and version of the software."
+    )
 
 
 class Health(BaseModel):
@@ -231,18 +244,23 @@ def ids_schema(settings: Settings) -> dict[str, Any]:
 
 def attributes_request(settings: Settings) -> dict[str, Any]:
     """Return the request body of a read, for the OpenAPI document."""
-    ids = {"$ref": "#/components/schemas/Ids"}
-    content = {"type": "object", "required": [FIELD], "properties": {FIELD: ids}}
+    return ids_request(FIELD, "Ids", EXAMPLE_ID, settings.max_ids, settings)
+
+
+def ids_request(field: str, schema: str, example: str, most: int, settings: Settings) -> dict[str, Any]:
+    """Return a request body of at most ``most`` ids, for the OpenAPI document."""
+    ids = {"$ref": f"#/components/schemas/{schema}"}
+    content = {"type": "object", "required": [field], "properties": {field: ids}}
     return {
         "required": True,
         "description": f"At most {settings.max_body_bytes} bytes, optionally with `Content-Encoding: gzip`.",
         "content": {
-            JSON: {"schema": content, "example": {FIELD: [EXAMPLE_ID]}},
+            JSON: {"schema": content, "example": {field: [example]}},
             BINARY: {
                 "schema": {
                     "type": "string",
                     "format": "binary",
-                    "maxLength": min(8 * settings.max_ids, settings.max_body_bytes),
+                    "maxLength": min(8 * most, settings.max_body_bytes),
                     "description": "The ids as a buffer of little-endian uint64.",
                 }
             },

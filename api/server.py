@@ -34,7 +34,7 @@ def metrics_folder() -> str:
 def load_kernels(app: Any) -> None:
     """Load the compiled decoder of Bigtable, where a data set needs it, before the fork."""
     entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
-    if any(entry.store.startswith("bigtable:") for entry in entries):
+    if any(url.startswith("bigtable:") for entry in entries for url in (entry.store, entry.graph_url)):
         from l2features.store.bigtable.decoded import warm_up
 
         warm_up()

@@ -1,0 +1,79 @@
+"""Reads of nodes' features, and their responses."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from flask import Response, g
+
+from l2features.core.errors import StoreUnavailable
+from l2features.core.ids import Ids
+from l2features.query.answers import arrow_stream, arrow_table, json_parts, parquet
+from l2features.query.reader import Answer, Reader, Status
+
+from . import metrics
+from .answers import ARROW, JSON, body_response
+from .datasets import Served
+from .errors import ApiError
+from .missing import MissingIds
+from .schemas import AttributesQuery, FeaturesQuery, MissingQuery, is_false, is_true
+
+log = logging.getLogger("l2features.api")
+
+
+class Read:
+    """One request for features of ids, after its parameters are parsed."""
+
+    def __init__(self, served: Served, missing: MissingIds, query: AttributesQuery, mimetype: str) -> None:
+        self.served, self.missing, self.query, self.mimetype = served, missing, query, mimetype
+        self.with_status = is_true(query.with_status) or mimetype != JSON
+        self.reader: Reader = served.opened().reader
+
+    def answer(self, ids: Ids) -> Answer:
+        """Read the ids and publish the missing ones."""
+        return self.found(self.reader.read(ids, self.query.names, self.with_status))
+
+    def found(self, answer: Answer) -> Answer:
+        """Publish the missing ids of an answer."""
+        g.ids = len(answer.rows)
+        publish(self.served, self.missing, self.query, answer.missing)
+        return answer
+
+    def waited(self, answer: Answer) -> Answer:
+        """Wait until nothing is missing, the time is up, or the store is unavailable."""
+        try:
+            return self.reader.wait(answer, self.query.names, self.query.wait, self.with_status)
+        except StoreUnavailable as error:
+            log.warning("wait ended early", extra={"dataset": self.served.name, "error": str(error)})
+            return answer
+
+    def response(self, answer: Answer) -> Response:
+        return features_response(self.served, answer, self.query, self.mimetype)
+
+
+def features_response(served: Served, answer: Answer, query: FeaturesQuery, mimetype: str) -> Response:
+    """Return the features of an answer, and count its ids by status."""
+    for known in np.flatnonzero(counts := np.bincount(answer.status)).tolist():
+        metrics.IDS.labels(served.name, Status(known).name.lower()).inc(int(counts[known]))
+    rows, geometry, names = answer.rows, served.opened().reader.geometry, query.names
+    if mimetype == JSON:
+        status, reasons = (answer.status, answer.reasons) if is_true(query.with_status) else (None, None)
+        as_str = is_true(query.int64_as_str)
+        parts = json_parts(rows, geometry, names, int64_as_str=as_str, status=status, reasons=reasons)
+        return body_response(parts, JSON)
+    table = arrow_table(rows, geometry, names, answer.status, answer.reasons)
+    return body_response([arrow_stream(table) if mimetype == ARROW else parquet(table)], mimetype)
+
+
+def publish(served: Served, missing: MissingIds, query: MissingQuery, ids: Ids) -> None:
+    """Publish missing ids for computation, unless the client does not want that."""
+    if not is_false(query.update_cache):
+        missing.publish_for(served.entry, ids)
+
+
+def check_wait(seconds: float, limit: float) -> None:
+    """Raise ApiError 422 for a wait above the limit."""
+    if seconds > limit:
+        message = f"wait={seconds:g}: expected at most {limit:g} seconds"
+        raise ApiError(422, "wait_too_long", message, field="wait", value=f"{seconds:g}", limit=limit)

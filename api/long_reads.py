@@ -1,0 +1,58 @@
+"""Reads that may take long: with permits and a deadline of their own, so that they delay no others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
+
+from l2features.core.futures import in_background
+
+from .errors import ApiError
+from .limiter import Limiter
+
+T = TypeVar("T")
+
+
+class LongRead:
+    """The read of one request; ``until`` is its deadline, in monotonic time."""
+
+    def __init__(self, timeout_s: float, retry_after_s: int) -> None:
+        self.timeout_s, self.retry_after_s = timeout_s, retry_after_s
+        self.until = time.monotonic() + timeout_s
+        self.running: Future[Any] | None = None
+
+    def run(self, read: Callable[[], T]) -> T:
+        """Return the result of ``read``, which runs in a thread. Raises as it does, or ApiError 503."""
+        future = in_background(read)
+        self.running = future
+        try:
+            return future.result(max(0.0, self.until - time.monotonic()))
+        except FutureTimeout as error:
+            message = (
+                f"this read takes longer than {self.timeout_s:g} seconds: try again later, or ask for less"
+            )
+            raise ApiError(503, "too_slow", message, retry_after=self.retry_after_s) from error
+
+
+class LongReads:
+    """Admits such reads; a request is answered within ``timeout_s``."""
+
+    def __init__(self, limiter: Limiter, timeout_s: float) -> None:
+        self.limiter, self.timeout_s = limiter, timeout_s
+
+    @contextmanager
+    def request(self, dataset: str) -> Iterator[LongRead]:
+        """Hold a permit until the request and its read have ended. Raises ApiError 429 if none is free."""
+        with ExitStack() as permit:
+            permit.enter_context(self.limiter.request(dataset))
+            read = LongRead(self.timeout_s, self.limiter.retry_after_s)
+            try:
+                yield read
+            finally:
+                if read.running is not None:
+                    held = permit.pop_all()
+                    read.running.add_done_callback(lambda _: held.close())

@@ -1,0 +1,79 @@
+"""Responses with summaries, graphs and skeletons of roots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from flask import Response, g
+
+from l2features.core.ids import Ids
+from l2features.graph.base import RootHistory
+from l2features.neurons.node_graph import NeuronGraph
+from l2features.neurons.root_answers import STATUS_NAMES, root_objects, root_table
+from l2features.neurons.root_summaries import Summaries
+from l2features.neurons.skeleton import Skeleton
+from l2features.neurons.skeleton_files import skeleton_file
+from l2features.query.answers import arrow_stream, parquet
+from l2features.query.provenance import provenance
+from l2features.query.reader import Answer
+
+from . import metrics
+from .answers import ARROW, JSON, body_response
+from .datasets import Served
+from .neuron_schemas import SKELETON_FORMS, GraphQuery, RootQuery, SkeletonQuery
+from .schemas import is_true
+
+JSON_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+
+
+def summaries_response(
+    served: Served,
+    found: Summaries,
+    histories: Mapping[int, RootHistory],
+    query: RootQuery,
+    mimetype: str,
+) -> Response:
+    """Return the summaries of roots, and count the roots by status."""
+    for code, count in zip(*np.unique(found.status, return_counts=True), strict=True):
+        metrics.ROOTS.labels(served.name, STATUS_NAMES[code]).inc(int(count))
+    g.ids = len(found.roots)
+    if mimetype == JSON:
+        objects = root_objects(found, histories, int64_as_str=is_true(query.int64_as_str))
+        return body_response([orjson.dumps(objects, option=JSON_OPTIONS)], JSON)
+    table = root_table(found, histories)
+    return body_response([arrow_stream(table) if mimetype == ARROW else parquet(table)], mimetype)
+
+
+def graph_response(graph: NeuronGraph, query: GraphQuery, mimetype: str) -> Response:
+    """Return the ids of a root's nodes, and its edges as pairs of ids."""
+    nodes, edges = graph.node_ids, graph.node_ids[graph.edges]
+    if mimetype == ARROW:
+        listed = pa.FixedSizeListArray.from_arrays(pa.array(edges.ravel()), 2)
+        row = {
+            "root_id": pa.array([graph.root_id], pa.uint64()),
+            "node_ids": pa.ListArray.from_arrays([0, len(nodes)], pa.array(nodes)),
+            "edges": pa.ListArray.from_arrays([0, len(edges)], listed),
+        }
+        return body_response([arrow_stream(pa.table(row))], ARROW)
+    as_str = is_true(query.int64_as_str)
+    content = {
+        "root_id": str(graph.root_id) if as_str else graph.root_id,
+        "node_ids": nodes.astype(str).tolist() if as_str else np.ascontiguousarray(nodes),
+        "edges": edges.astype(str).tolist() if as_str else np.ascontiguousarray(edges),
+    }
+    return body_response([orjson.dumps(content, option=JSON_OPTIONS)], JSON)
+
+
+def missing_nodes(graph: NeuronGraph) -> Ids:
+    """Return the nodes of a graph without features yet."""
+    return Answer(graph.rows, graph.status).missing
+
+
+def skeleton_response(served: Served, skeleton: Skeleton, query: SkeletonQuery) -> Response:
+    """Return a skeleton in the requested format, with its provenance."""
+    about, as_str = provenance(served.entry, served.opened().meta), is_true(query.int64_as_str)
+    body = skeleton_file(skeleton, query.format, about, int64_as_str=as_str)
+    return body_response([body], SKELETON_FORMS[query.format])

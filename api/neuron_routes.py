@@ -1,0 +1,129 @@
+"""The routes of roots: summaries, nodes, graphs and skeletons of neurons."""
+
+from __future__ import annotations
+
+from flask import Response, request
+from flask_openapi3 import APIBlueprint, OpenAPI
+
+from l2features.core.ids import Ids, as_ids
+from l2features.neurons.neuron_reader import NeuronReader
+from l2features.neurons.skeleton import skeletonize
+
+from .accept import accepted
+from .answers import ARROW, FORMS, JSON
+from .body import requested_roots
+from .config import Settings
+from .datasets import Datasets, Served
+from .feature_reads import features_response
+from .limiter import Limiter
+from .missing import MissingIds
+from .neuron_answers import graph_response, missing_nodes, skeleton_response, summaries_response
+from .neuron_schemas import (
+    GraphQuery,
+    RootPath,
+    SkeletonQuery,
+    SummaryQuery,
+    graph_responses,
+    root_nodes_responses,
+    roots_request,
+    skeleton_responses,
+    summary_responses,
+)
+from .root_reads import Found, RootReads
+from .schemas import NEURONS, AttributesQuery, DatasetPath, MissingQuery, is_true
+
+
+def register_neurons(
+    app: OpenAPI, settings: Settings, datasets: Datasets, missing: MissingIds, waits: Limiter
+) -> None:
+    """Register the routes of roots."""
+    api = APIBlueprint("neurons", __name__, url_prefix=settings.api_prefix, abp_tags=[NEURONS])
+    reads = RootReads(settings, missing, waits, len(datasets.all()))
+    _summary_routes(api, settings, datasets, reads)
+    _root_routes(api, datasets, reads)
+    app.register_api(api)
+
+
+def _summary_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, reads: RootReads) -> None:
+    @api.post(
+        "/table/<dataset>/roots/summary",
+        summary="Summaries of many roots",
+        operation_id="root_summaries",
+        responses=summary_responses(),
+        openapi_extensions={"requestBody": roots_request(settings)},
+    )
+    def root_summaries(path: DatasetPath, query: SummaryQuery) -> Response:
+        """Return status and summary of each root in the body. Missing nodes are published for computation."""
+        return answer(datasets[path.dataset], query, requested_roots(request, settings))
+
+    @api.get(
+        "/table/<dataset>/root/<root_id>",
+        summary="Summary of a root",
+        operation_id="root",
+        responses=summary_responses(),
+    )
+    def root(path: RootPath, query: SummaryQuery) -> Response:
+        """Return status and summary of one root, in the same form."""
+        return answer(datasets[path.dataset], query, as_ids([path.root_id]))
+
+    def answer(served: Served, query: SummaryQuery, roots: Ids) -> Response:
+        mimetype = accepted(request.headers.get("Accept"), FORMS)
+
+        def read(neurons: NeuronReader) -> Found:
+            found = neurons.summaries(roots, with_graph=is_true(query.graph))
+            histories = neurons.histories_of(found)
+            return Found(found.missing, lambda: summaries_response(served, found, histories, query, mimetype))
+
+        return reads.answer(served, query, read)
+
+
+def _root_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> None:
+    @api.get(
+        "/table/<dataset>/root/<root_id>/nodes",
+        summary="Features of a root's nodes",
+        operation_id="root_nodes",
+        responses=root_nodes_responses(),
+    )
+    def root_nodes(path: RootPath, query: AttributesQuery) -> Response:
+        """Return the features of all L2 nodes of a root. Missing nodes are published for computation."""
+        served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), FORMS)
+        with_reasons = is_true(query.with_status) or mimetype != JSON
+
+        def read(neurons: NeuronReader) -> Found:
+            found = neurons.nodes(path.root_id, query.names, with_reasons)
+            return Found(found.missing, lambda: features_response(served, found, query, mimetype))
+
+        return reads.answer(served, query, read, path.root_id)
+
+    @api.get(
+        "/table/<dataset>/root/<root_id>/graph",
+        summary="L2 graph of a root",
+        operation_id="root_graph",
+        responses=graph_responses(),
+    )
+    def root_graph(path: RootPath, query: GraphQuery) -> Response:
+        """Return the L2 nodes of a root and the edges between them."""
+        served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), (JSON, ARROW))
+
+        def read(neurons: NeuronReader) -> Found:
+            graph = neurons.graph(path.root_id, ())
+            return Found(as_ids([]), lambda: graph_response(graph, query, mimetype))
+
+        return reads.answer(served, MissingQuery(), read, path.root_id)
+
+    @api.get(
+        "/table/<dataset>/root/<root_id>/skeleton",
+        summary="Skeleton of a root",
+        operation_id="root_skeleton",
+        responses=skeleton_responses(),
+    )
+    def root_skeleton(path: RootPath, query: SkeletonQuery) -> Response:
+        """Return the skeleton of a root's L2 graph, in nm. Missing nodes are published for computation."""
+        served = datasets[path.dataset]
+
+        def read(neurons: NeuronReader) -> Found:
+            graph = neurons.graph(path.root_id)
+            skeleton = skeletonize(graph, **query.parameters)
+            return Found(missing_nodes(graph), lambda: skeleton_response(served, skeleton, query))
+
+        return reads.answer(served, query, read, path.root_id)

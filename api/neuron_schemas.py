@@ -1,0 +1,292 @@
+"""Models of requests for roots, chunks and bounds, and of their responses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from l2features.core.ids import parse_id
+from l2features.core.schema import SIZE
+from l2features.neurons.neuron_summary import SUMMARY, Measure
+from l2features.neurons.root_answers import STATUS_NAMES
+from l2features.query.box_lookup import EXPECTED, VoxelBox
+
+from .answers import ARROW, FORMS, JSON
+from .body import ROOT_FIELD
+from .config import Settings
+from .errors import ApiError
+from .problems import errors, example_error
+from .schemas import EXAMPLE_ID, DatasetPath, FeaturesQuery, MissingQuery, Query, ids_request, is_true
+
+EXAMPLE_ROOT = "864691136040432126"
+NODES = {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Node"}}
+NODES_EXAMPLE = {EXAMPLE_ID: {"rep_coord_nm": [17056.0, 8464.0, 1760.0], SIZE: 367534080}}
+TOO_MANY_NODES = example_error(
+    "too_many_nodes",
+    f"root {EXAMPLE_ROOT}: it has 300000 L2 nodes or more, expected 250000 at most",
+    field="root_id",
+    value="300000",
+    limit=250_000,
+)
+TOO_MANY_CHUNKS = example_error(
+    "too_many_chunks", "80 chunks in one request: expected at most 64", field="bounds", value="80", limit=64
+)
+INVALID_PARAMETER = example_error(
+    "invalid_parameter", "wait='soon': Input should be a valid number", field="wait", value="soon"
+)
+SWC, BYTES = "text/plain", "application/octet-stream"
+SKELETON_FORMS = {"swc": SWC, "json": JSON, "arrow": ARROW, "precomputed": BYTES}
+"""Media types of skeletons by format."""
+
+
+def _bounds(text: str) -> str:
+    try:
+        VoxelBox.parse(text)
+    except ValueError as error:
+        raise ValueError(f"expected {EXPECTED}") from error  # pydantic's error has the value
+    return text
+
+
+def _point(text: str) -> str:
+    values = [float(part) for part in text.split(",")]
+    if len(values) != 3 or not all(abs(value) < 1e12 for value in values):
+        raise ValueError("expected three numbers of nm such as 17056,8464,1760")
+    return text
+
+
+class RootPath(DatasetPath):
+    root_id: Annotated[int, BeforeValidator(parse_id)] = Field(
+        ge=0, le=(1 << 64) - 1, description="A root, or a segment of a data set without a graph."
+    )
+
+
+class ChunkPath(DatasetPath):
+    chunk: str = Field(
+        pattern="^[0-9]{1,9}_[0-9]{1,9}_[0-9]{1,9}$",
+        description="A chunk's coordinates in the grid, x_y_z.",
+        json_schema_extra={"format": "chunk", "example": "1_0_0"},
+    )
+
+
+class RegionQuery(FeaturesQuery):
+    """Parameters of a read of a chunk or of bounds."""
+
+    partial: str = Field(
+        "false", description="`true`, `yes` or `1`: also where chunks failed or are not ingested; else 404."
+    )
+
+
+class BoundsQuery(RegionQuery):
+    """Parameters of a read of bounds."""
+
+    bounds: Annotated[str, AfterValidator(_bounds)] = Field(
+        description="x0-x1_y0-y1_z0-z1 in voxels of the data set's resolution, without the ends.",
+        json_schema_extra={"format": "voxel-bounds", "example": "1024-1536_512-1024_20-84"},
+    )
+
+
+class RootQuery(MissingQuery):
+    """Parameters of a read of roots."""
+
+    int64_as_str: str = Field(
+        "false", description="`true`, `yes` or `1`: ids and 64-bit integers are strings."
+    )
+
+
+class SummaryQuery(RootQuery):
+    """Parameters of summaries."""
+
+    graph: str = Field("false", description="`true`, `yes` or `1`: also the measures of the L2 graph.")
+
+
+class GraphQuery(Query):
+    """Parameters of a graph."""
+
+    int64_as_str: str = Field("false", description="`true`, `yes` or `1`: ids are strings.")
+
+
+class SkeletonQuery(RootQuery):
+    """Parameters of a skeleton."""
+
+    format: Literal["swc", "json", "arrow", "precomputed"] = Field(
+        "json", description="Format of the skeleton."
+    )
+    invalidation_nm: float = Field(
+        7500.0, gt=0, le=1e9, description="Nodes within this distance of a path, in nm, belong to it."
+    )
+    root_point: Annotated[str, AfterValidator(_point)] | None = Field(
+        None,
+        description="x,y,z in nm: the nearest vertex becomes the root.",
+        json_schema_extra={"format": "point", "example": "17056,8464,1760"},
+    )
+    collapse_nm: float | None = Field(
+        None, ge=0, le=1e9, description="Collapse nodes within this distance of `root_point`, in nm, into it."
+    )
+    join: str = Field(
+        "false", description="`true`, `yes` or `1`: components are joined at their nearest points."
+    )
+
+    @model_validator(mode="after")
+    def check_point(self) -> Self:
+        """Return the parameters as they are. Raises ApiError for a collapse without a root point."""
+        if self.collapse_nm is not None and self.root_point is None:
+            message = f"collapse_nm={self.collapse_nm:g} without root_point: expected both"
+            raise ApiError(422, "missing_parameter", message, field="root_point")
+        return self
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of `skeletonize`."""
+        point = None if self.root_point is None else [float(part) for part in self.root_point.split(",")]
+        return {
+            "invalidation_nm": self.invalidation_nm,
+            "root_point": point,
+            "collapse_nm": self.collapse_nm,
+            "join": is_true(self.join),
+        }
+
+
+# ------------------------------------------------------------------ the document
+def summary_schema() -> dict[str, Any]:
+    """Return the JSON schema of the summary of one root."""
+    properties: dict[str, Any] = {
+        "status": {"type": "string", "enum": STATUS_NAMES},
+        "reason": {"type": "string", "description": "Why there is no summary, or what is unexpected in it."},
+        "retired_at": {
+            "anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}],
+            "description": "When it was retired (UTC); null for a root of today.",
+        },
+        "successors": {
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/AnyId"},
+            "description": "Roots that replaced it.",
+        },
+    }
+    return {
+        "type": "object",
+        "required": ["status"],
+        "properties": properties | {measure.name: _measure_schema(measure) for measure in SUMMARY},
+        "additionalProperties": False,
+        "description": "Only `ready` and `incomplete` roots have measures; a large one has `n_nodes`.",
+    }
+
+
+def _measure_schema(measure: Measure) -> dict[str, Any]:
+    value: dict[str, Any] = {"type": "number"}
+    if measure.dtype.kind == "u":
+        value = {"type": "integer", "minimum": 0}
+        if measure.dtype.itemsize == 8:
+            value = {"anyOf": [value, {"type": "string", "pattern": "^[0-9]+$"}]}
+    for length in reversed(measure.shape):
+        value = {"type": "array", "items": value, "minItems": length, "maxItems": length}
+    if measure.dtype.kind == "f":
+        value = {"anyOf": [value, {"type": "null"}]}
+    return {**value, "description": f"{measure.meaning} ({measure.unit})"}
+
+
+def graph_schema() -> dict[str, Any]:
+    """Return the JSON schema of a graph."""
+    node = {"$ref": "#/components/schemas/AnyId"}
+    edge = {"type": "array", "items": node, "minItems": 2, "maxItems": 2}
+    return {
+        "type": "object",
+        "required": ["root_id", "node_ids", "edges"],
+        "properties": {
+            "root_id": node,
+            "node_ids": {"type": "array", "items": node, "description": "L2 ids, sorted."},
+            "edges": {"type": "array", "items": edge, "description": "Pairs of L2 ids."},
+        },
+        "additionalProperties": False,
+    }
+
+
+ANY_ID: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": 0, "maximum": (1 << 64) - 1},
+        {"type": "string", "pattern": "^[0-9]{1,20}$"},
+    ],
+    "description": "An id; a string with `int64_as_str`.",
+}
+
+
+ROOT_ID: dict[str, Any] = {
+    "anyOf": [
+        {"type": "integer", "minimum": -(1 << 63), "maximum": (1 << 64) - 1},
+        {"type": "string", "pattern": "^ *(0|[1-9][0-9]{0,18}|1[0-7][0-9]{18}) *$"},
+    ],
+    "description": "A 64-bit id, never a float. A negative integer is the uint64 with the same bits.",
+}
+
+
+def roots_schema(settings: Settings) -> dict[str, Any]:
+    """Return the schema of requested roots: a list, a nested list or a single id."""
+    listed = {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/RootIds"},
+        "maxItems": settings.max_roots,
+    }
+    return {
+        "anyOf": [{"$ref": "#/components/schemas/RootId"}, listed],
+        "description": f"At most {settings.max_roots} ids, usually a list. Repeats are allowed.",
+    }
+
+
+def roots_request(settings: Settings) -> dict[str, Any]:
+    """Return the request body of summaries, for the OpenAPI document."""
+    return ids_request(ROOT_FIELD, "RootIds", EXAMPLE_ROOT, settings.max_roots, settings)
+
+
+# ------------------------------------------------------------------ responses
+def summary_responses() -> dict[int, dict[str, Any]]:
+    """Return the responses to a request for summaries, for the OpenAPI document."""
+    example = {EXAMPLE_ROOT: {"status": "unknown"}}
+    schema = {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/RootSummary"}}
+    return _responses("Summary by root; one row per root in Arrow and Parquet.", schema, example, FORMS)
+
+
+def root_nodes_responses() -> dict[int, dict[str, Any]]:
+    """Return the responses to a request for a root's nodes, for the OpenAPI document."""
+    return _responses("Features by L2 id.", NODES, NODES_EXAMPLE, FORMS, TOO_MANY_NODES)
+
+
+def region_responses() -> dict[int, dict[str, Any]]:
+    """Return the responses to a request for a chunk or bounds, for the OpenAPI document."""
+    return _responses("Features by L2 id, in numeric order.", NODES, NODES_EXAMPLE, FORMS, TOO_MANY_CHUNKS)
+
+
+def graph_responses() -> dict[int, dict[str, Any]]:
+    """Return the responses to a request for a graph, for the OpenAPI document."""
+    example = {"root_id": int(EXAMPLE_ROOT), "node_ids": [int(EXAMPLE_ID)], "edges": []}
+    schema = {"$ref": "#/components/schemas/RootGraph"}
+    what = "Nodes and edges; one row in Arrow."
+    return _responses(what, schema, example, (JSON, ARROW), TOO_MANY_NODES)
+
+
+def skeleton_responses() -> dict[int, dict[str, Any]]:
+    """Return the responses to a request for a skeleton, for the OpenAPI document."""
+    responses = _responses("The skeleton.", {"type": "object"}, {}, (JSON, ARROW), TOO_MANY_NODES)
+    del responses[406]
+    content = responses[200]["content"]
+    del content[JSON]["example"]
+    content[SWC] = {"schema": {"type": "string"}}
+    content[BYTES] = {"schema": {"type": "string", "format": "binary"}}
+    return responses
+
+
+def _responses(
+    what: str,
+    schema: dict[str, Any],
+    example: Any,
+    forms: Sequence[str],
+    too_many: dict[str, Any] | None = None,
+) -> dict[int, dict[str, Any]]:
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    content = {form: {"schema": schema, "example": example} if form == JSON else binary for form in forms}
+    statuses = (404, 406, 413, 422, 429, 503) if too_many else (400, 404, 406, 413, 415, 422, 429, 503)
+    examples = {413: too_many, 422: INVALID_PARAMETER} if too_many else {}
+    return {
+        200: {"description": what, "content": content},
+        **errors(*statuses, forms=forms, examples=examples),
+    }

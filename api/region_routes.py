@@ -1,0 +1,93 @@
+"""The routes of chunks and bounds: the nodes in a part of the volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Response, g, request
+from flask_openapi3 import APIBlueprint, OpenAPI
+
+from l2features.core.geometry import Chunk, Geometry
+from l2features.query.box_lookup import FoundNodes, RegionReader, VoxelBox
+
+from .accept import accepted
+from .answers import FORMS
+from .config import Settings
+from .datasets import Datasets, Served
+from .errors import ApiError
+from .feature_reads import features_response
+from .limiter import read_limiter
+from .long_reads import LongRead, LongReads
+from .neuron_schemas import BoundsQuery, ChunkPath, RegionQuery, region_responses
+from .schemas import READS, DatasetPath, is_true
+
+
+def register_regions(app: OpenAPI, settings: Settings, datasets: Datasets) -> None:
+    """Register the routes of chunks and bounds."""
+    api = APIBlueprint("regions", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
+    limiter = read_limiter(settings.max_root_requests, settings, len(datasets.all()))
+    reads = LongReads(limiter, settings.root_timeout_s)
+
+    @api.get(
+        "/table/<dataset>/chunk/<chunk>/nodes",
+        summary="Features of a chunk's nodes",
+        operation_id="chunk_nodes",
+        responses=region_responses(),
+    )
+    def chunk_nodes(path: ChunkPath, query: RegionQuery) -> Response:
+        """Return the features of all nodes of a chunk that have been computed, superseded ones too."""
+        served = datasets[path.dataset]
+        chunk = Chunk(*map(int, path.chunk.split("_")))
+        _check_in_grid(served.opened().reader.geometry, chunk)
+        return answer(served, query, lambda reader, _: reader.chunk(chunk, query.names))
+
+    @api.get(
+        "/table/<dataset>/nodes",
+        summary="Features of the nodes in bounds",
+        operation_id="nodes",
+        responses=region_responses(),
+    )
+    def nodes(path: DatasetPath, query: BoundsQuery) -> Response:
+        """Return the features of the nodes whose representative coordinate lies inside."""
+        served = datasets[path.dataset]
+        box = VoxelBox.parse(query.bounds)
+        overlapped = len(box.chunks(served.opened().reader.geometry))
+        if overlapped > settings.max_chunks:
+            raise _too_many("chunks", "bounds", overlapped, settings.max_chunks)
+        return answer(served, query, lambda reader, read: reader.box(box, query.names, read.until))
+
+    def answer(
+        served: Served, query: RegionQuery, find: Callable[[RegionReader, LongRead], FoundNodes]
+    ) -> Response:
+        mimetype = accepted(request.headers.get("Accept"), FORMS)
+        reader = RegionReader(served.store, served.entry, served.opened().reader.geometry, settings.max_ids)
+        with reads.request(served.name) as read:
+            found = read.run(lambda: find(reader, read))
+            _check(found, query, settings)
+            g.ids = found.count
+            with limiter.ids(found.count):
+                return features_response(served, found.answer, query, mimetype)
+
+    app.register_api(api)
+
+
+def _check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
+    if not geometry.in_grid([chunk])[0]:
+        message = f"chunk {chunk} does not exist: expected coordinates below {Chunk(*geometry.grid)}"
+        raise ApiError(404, "unknown_chunk", message, field="chunk", value="_".join(map(str, chunk)))
+
+
+def _check(found: FoundNodes, query: RegionQuery, settings: Settings) -> None:
+    """Raise ApiError where nodes are too many, or some are absent and the client did not allow that."""
+    if found.count > settings.max_ids:
+        raise _too_many(
+            "nodes", "chunk" if "bounds" not in request.args else "bounds", found.count, settings.max_ids
+        )
+    if found.problems and not is_true(query.partial):
+        message = f"{found.problem}: partial=true returns the nodes that exist"
+        raise ApiError(404, "chunk_not_computed", message, field="partial")
+
+
+def _too_many(what: str, field: str, count: int, limit: int) -> ApiError:
+    message = f"{count} {what} in one request: expected at most {limit}"
+    return ApiError(413, f"too_many_{what}", message, field=field, value=count, limit=limit)

@@ -1,0 +1,98 @@
+"""Reads of roots: their limits, the publication of missing nodes, and waits for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from flask import Response, g
+
+from l2features.core.errors import StoreUnavailable
+from l2features.core.ids import Ids
+from l2features.core.schema import SIZE
+from l2features.neurons.neuron_reader import NeuronReader
+from l2features.neurons.root_summaries import RootError, RootStatus
+
+from .config import Settings
+from .datasets import Served
+from .errors import ApiError
+from .feature_reads import check_wait, publish
+from .limiter import Limiter, read_limiter
+from .long_reads import LongReads
+from .missing import MissingIds
+from .schemas import MissingQuery
+
+CODES = {
+    RootStatus.UNKNOWN: (404, "unknown_root"),
+    RootStatus.NOT_A_ROOT: (404, "not_a_root"),
+    RootStatus.TOO_LARGE: (413, "too_many_nodes"),
+}
+"""Status and code of the response where such a root has no nodes to return."""
+log = logging.getLogger("l2features.api")
+
+
+class Found(NamedTuple):
+    """What was read: ids without features, and a function that returns the response."""
+
+    missing: Ids
+    respond: Callable[[], Response]
+
+
+class RootReads:
+    """Reads roots beside other reads, so that a slow graph delays only these."""
+
+    def __init__(self, settings: Settings, missing: MissingIds, waits: Limiter, data_sets: int) -> None:
+        self.settings, self.missing, self.waits = settings, missing, waits
+        self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)
+        self.long = LongReads(self.limiter, settings.root_timeout_s)
+
+    def answer(
+        self,
+        served: Served,
+        query: MissingQuery,
+        read: Callable[[NeuronReader], Found],
+        root: int | None = None,
+    ) -> Response:
+        """Return the response to a read of many roots, or of one whose nodes are in memory at once."""
+        check_wait(query.wait, self.settings.max_wait_s)
+        with self._found(served, read, root) as found:
+            publish(served, self.missing, query, found.missing)
+            if not (query.wait and len(found.missing)):
+                return found.respond()
+        with self.waits.request(served.name):
+            _wait(served, found.missing, query.wait)
+        with self._found(served, read, root) as found:
+            return found.respond()
+
+    @contextmanager
+    def _found(
+        self, served: Served, read: Callable[[NeuronReader], Found], root: int | None
+    ) -> Iterator[Found]:
+        """Read with permits, which are held until the response is made. Raises ApiError."""
+        with self.long.request(served.name) as long, ExitStack() as permits:
+            neurons = long.run(served.neurons)
+            try:
+                if root is not None:
+                    g.ids = long.run(lambda: len(neurons.l2_ids(root)))
+                    permits.enter_context(self.limiter.ids(g.ids))
+                found = long.run(lambda: read(neurons))
+            except RootError as error:
+                raise self._refused(error) from error
+            yield found
+
+    def _refused(self, error: RootError) -> ApiError:
+        status, code = CODES[error.status]
+        large = error.status == RootStatus.TOO_LARGE
+        value, limit = (error.size, self.settings.max_root_nodes) if large else (error.root, None)
+        return ApiError(status, code, str(error), field="root_id", value=value, limit=limit)
+
+
+def _wait(served: Served, ids: Ids, seconds: float) -> None:
+    """Wait until the features of these ids are computed, the time is up, or the store is unavailable."""
+    reader = served.opened().reader
+    try:
+        reader.wait(reader.read(ids, [SIZE]), [SIZE], seconds)
+    except StoreUnavailable as error:
+        log.warning("wait ended early", extra={"dataset": served.name, "error": str(error)})
