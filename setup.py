@@ -7,6 +7,48 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = (ROOT / "l2features" / "__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
+COMPUTE = [
+    "blosc>=1.11",
+    "cloud-files>=6.4",
+    "cloud-volume>=12.15",
+    "compressed-segmentation>=2.3",
+    "compresso>=3.3",
+    "crackle-codec>=0.20",
+    "edt>=3.1",
+    "google-cloud-storage>=3",
+    "numba==0.68.1",  # docs/decisions/simd.md: vectors and cache locators use its internals
+    "scikit-learn>=1.4",
+    "threadpoolctl>=3",
+]
+BIGTABLE = [
+    "google-cloud-bigtable>=2.42,<2.51",  # docs/decisions/bigtable-client.md
+    "google-cloud-storage>=3",
+]
+PUBSUB = ["google-cloud-pubsub>=2.27"]
+SKELETONS = ["scipy>=1.11"]
+JOBS = [
+    *COMPUTE,
+    *BIGTABLE,
+    *PUBSUB,
+    "apache-beam[gcp]>=2.77,<2.78",
+    "pebble>=5.2",
+]
+API = [
+    *COMPUTE,
+    *BIGTABLE,
+    *PUBSUB,
+    *SKELETONS,
+    "flask>=3",
+    "flask-cors>=6",
+    "flask-openapi3[swagger]>=4.3",
+    "gunicorn>=27",
+    "isal>=1.7",
+    "middle-auth-client>=3.19",
+    "prometheus-client>=0.21",
+    "pydantic-settings>=2.6",
+    "python-json-logger>=3",
+]
+
 setup(
     name="l2features",
     version=VERSION,
@@ -15,19 +57,8 @@ setup(
     package_data={"l2features": ["py.typed", "testing/golden.npz"]},
     python_requires=">=3.11",
     install_requires=[
-        "blosc>=1.11",
         "cachetools>=5",
         "click>=8.1",
-        "cloud-files>=6.4",
-        "cloud-volume>=12.15",
-        "compressed-segmentation>=2.3",
-        "compresso>=3.3",
-        "crackle-codec>=0.20",
-        "edt>=3.1",
-        "google-cloud-bigtable>=2.42,<2.51",  # docs/decisions/bigtable-client.md
-        "google-cloud-pubsub>=2.27",
-        "google-cloud-storage>=3",
-        "numba==0.68.1",  # docs/decisions/simd.md: vectors and cache locators use its internals
         "numpy>=2.0,<2.5",
         "orjson>=3.10",
         "pyarrow>=18",
@@ -35,28 +66,17 @@ setup(
         "pyyaml>=6.0",
         "requests>=2.32",
         "rich>=13",
-        "scikit-learn>=1.4",
         "tenacity>=9",
-        "threadpoolctl>=3",
         "tqdm>=4.66",
         "zstandard>=0.23",
     ],
-    extras_require={
-        "jobs": [
-            "apache-beam[gcp]>=2.77,<2.78",
-            "pebble>=5.2",
-        ],
-        "api": [
-            "flask>=3",
-            "flask-cors>=6",
-            "flask-openapi3[swagger]>=4.3",
-            "gunicorn>=27",
-            "isal>=1.7",
-            "middle-auth-client>=3.19",
-            "prometheus-client>=0.21",
-            "pydantic-settings>=2.6",
-            "python-json-logger>=3",
-        ],
+    extras_require={  # l2features.core.extras names the extra of a missing module
+        "compute": COMPUTE,
+        "bigtable": BIGTABLE,
+        "skeletons": SKELETONS,
+        "jobs": JOBS,
+        "api": API,
+        "all": sorted({*JOBS, *API}),
         "test": [
             "caveclient>=8.2,<8.3",
             "compose-spec>=0.2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["compute_features"]
+__all__ = ["Client", "compute_features"]
 
 
 def __dir__() -> list[str]:
@@ -13,6 +13,10 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Client":
+        from .client import Client
+
+        return Client
     if name == "compute_features":
         from .kernel import compute_features
 

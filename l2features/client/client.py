@@ -1,0 +1,309 @@
+"""The client: one interface over a server of features and over a table that is read directly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import index
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ..core.errors import ConfigError
+from ..core.extras import naming_extras
+
+if TYPE_CHECKING:
+    from ..core.geometry import Triple
+    from ..core.ids import Ids
+    from ..query.box_lookup import VoxelBox
+
+_SERVER = re.compile(r"https?://", re.I)
+SKELETON_FILES = {".swc": "swc", ".json": "json", ".arrow": "arrow"}
+"""Formats of skeletons by the suffix of their file."""
+Names = Sequence[str] | None
+"""Attributes; None for all."""
+
+
+class L2Graph(NamedTuple):
+    """The L2 graph of a root: ``nodes`` has the column ``id``; ``edges`` has ``id`` and ``other_id``."""
+
+    nodes: Any
+    edges: Any
+
+    def to_networkx(self) -> Any:
+        """Return an undirected NetworkX graph of L2 ids."""
+        import networkx as nx  # type: ignore[import-untyped]
+
+        graph = nx.Graph()
+        graph.add_nodes_from(self.nodes["id"].to_pylist())
+        graph.add_edges_from(zip(*(column.to_pylist() for column in self.edges.columns), strict=True))
+        return graph
+
+
+class Source(Protocol):
+    """Where a client reads; all tables have the provenance in their metadata."""
+
+    where: str
+
+    def features(self, ids: Ids, names: Names) -> Any:
+        """Return a row per id, in their order."""
+
+    def wait(self, ids: Ids, names: Names, seconds: float) -> Any:
+        """As `features`, after missing ids are computed or the time is up."""
+
+    def chunk(self, chunk: Triple, names: Names, partial: bool) -> Any:
+        """Return all nodes of a chunk, sorted by id."""
+
+    def nodes_in(self, box: VoxelBox, names: Names, partial: bool) -> Any:
+        """Return the nodes in a box of voxels, sorted by id."""
+
+    def summaries(self, roots: Ids, with_graph: bool) -> Any:
+        """Return a row per root, in their order."""
+
+    def root_nodes(self, root: int, names: Names) -> Any:
+        """Return the nodes of a root, sorted by id."""
+
+    def root_graph(self, root: int) -> tuple[Any, Any]:
+        """Return tables of the nodes and edges of a root."""
+
+    def skeleton(self, root: int, form: str, parameters: dict[str, Any]) -> bytes:
+        """Return the skeleton of a root as a file."""
+
+    def close(self) -> None:
+        """Close connections."""
+
+
+class Client:
+    """Reads the features of L2 nodes and neurons of one data set.
+
+    Results are pyarrow tables, in nm: ``.to_pandas()`` makes a DataFrame. Their metadata name the data set,
+    its segmentation, the time of the ingest and the version of the software.
+
+        client = Client("https://l2cache.example.org", "minnie65")
+        client.neuron(864691136040432126).summary.to_pandas()
+
+    Args:
+        where: the URL of a server, or a data sets file whose tables are read directly, which needs the extra
+            ``bigtable`` for Bigtable and ``skeletons`` for skeletons.
+        dataset: the name of the data set.
+        token: for a server; by default that of caveclient's secret files.
+        timeout_s: how long an answer of a server may take.
+
+    Raises ConfigError for a malformed file or name, and if an extra is missing. The errors of all methods are
+    kinds of `L2FeaturesError`: `ServiceError` of a server, `StoreError` of a table, `GraphError` of a graph.
+    """
+
+    def __init__(
+        self,
+        where: str | PathLike[str],
+        dataset: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 120.0,
+    ) -> None:
+        self.dataset = dataset
+        if isinstance(where, str) and _SERVER.match(where):
+            from .http_source import HttpSource
+
+            self._source: Source = HttpSource(where, dataset, token, timeout_s)
+            return
+        if token is not None:
+            raise ConfigError(f"a token is for a server: expected its URL, got the data sets file {where}")
+        from .direct_source import DirectSource
+
+        with naming_extras():
+            self._source = DirectSource(where, dataset)
+
+    def __repr__(self) -> str:
+        return f"Client({self._source.where!r}, {self.dataset!r})"
+
+    def features(self, ids: Any, attributes: Names = None) -> Any:
+        """Return the features of L2 nodes: a row per id, in their order.
+
+        A node without features has nulls; ``status`` is ``ready``, ``missing``, ``failed``, ``empty`` or
+        ``not_l2``; ``reason`` is why, if known.
+
+        Args:
+            ids: L2 ids: a sequence, an array, or a column of a table.
+            attributes: names of attributes, by default all.
+        """
+        return self._source.features(node_ids(ids), attribute_names(attributes))
+
+    def wait(self, ids: Any, seconds: float = 60.0, attributes: Names = None) -> Any:
+        """Return the features of L2 nodes, once missing ones are computed or the time is up."""
+        return self._source.wait(node_ids(ids), attribute_names(attributes), seconds)
+
+    def chunk(self, x: int, y: int, z: int, attributes: Names = None, *, partial: bool = False) -> Any:
+        """Return the features of a chunk's nodes, also of superseded ones.
+
+        A chunk that failed or is not ingested is an error, unless ``partial``: then its computed nodes are
+        returned.
+        """
+        try:
+            chunk = index(x), index(y), index(z)
+        except TypeError as error:
+            raise ConfigError(f"chunk {x!r}, {y!r}, {z!r}: expected three integers") from error
+        return self._source.chunk(chunk, attribute_names(attributes), partial)
+
+    def nodes_in(self, bounds: Any, attributes: Names = None, *, partial: bool = False) -> Any:
+        """Return the features of the nodes whose representative coordinate lies in bounds.
+
+        Args:
+            bounds: voxels at the data set's resolution, as PyChunkedGraph writes them:
+                ``"x0-x1_y0-y1_z0-z1"``, or as in caveclient an array [[x0, x1], [y0, y1], [z0, z1]].
+            attributes: names of attributes, by default all.
+            partial: also where chunks failed or are not ingested.
+        """
+        return self._source.nodes_in(voxel_box(bounds), attribute_names(attributes), partial)
+
+    def neuron(self, root_id: int, *, graph: bool = False) -> Neuron:
+        """Return a neuron, read lazily; ``graph`` adds the measures of the L2 graph to its summary."""
+        (root,) = node_ids([root_id]).tolist()
+        return Neuron(root, graph, self._source)
+
+    def neurons(self, root_ids: Any, *, graph: bool = False) -> Any:
+        """Return the summaries of roots: a row per root, in their order.
+
+        ``status`` is ``ready``, ``incomplete`` (sums lack the features of ``n_missing`` nodes), ``unknown``,
+        ``not_a_root`` or ``too_large``; the last three have no summary. ``retired_at`` and ``successors`` are
+        set if a root was edited since.
+
+        Args:
+            root_ids: ids, or segments of a data set without a graph.
+            graph: also measure the L2 graphs, such as the cable length.
+        """
+        return self._source.summaries(node_ids(root_ids), graph)
+
+    def close(self) -> None:
+        """Close connections."""
+        self._source.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """A root, read lazily. All reads raise `RootError` for a root that is unknown or too large."""
+
+    root_id: int
+    _graph: bool
+    _source: Source
+
+    def __repr__(self) -> str:
+        return f"Neuron({self.root_id})"
+
+    @cached_property
+    def summary(self) -> Any:
+        """The summary: one row as in `Client.neurons`, read once. ``n_missing`` counts missing features."""
+        from ..neurons.root_summaries import SUMMARIZED, UNKNOWN, RootError, RootStatus
+
+        table = self._source.summaries(node_ids([self.root_id]), self._graph)
+        (row,) = table.select(["status", "reason", "n_nodes"]).to_pylist()
+        status = RootStatus[row["status"].upper()]
+        if status not in SUMMARIZED:
+            raise RootError(self.root_id, status, row["reason"] or UNKNOWN, row["n_nodes"] or 0)
+        return table
+
+    def nodes(self, attributes: Names = None) -> Any:
+        """Return the features of its L2 nodes, as `Client.features`, sorted by id."""
+        return self._source.root_nodes(self.root_id, attribute_names(attributes))
+
+    def graph(self) -> L2Graph:
+        """Return its L2 graph."""
+        return L2Graph(*self._source.root_graph(self.root_id))
+
+    def skeleton(
+        self,
+        *,
+        invalidation_nm: float = 7500.0,
+        root_point: Sequence[float] | None = None,
+        collapse_nm: float | None = None,
+        join: bool = False,
+    ) -> Any:
+        """Return its skeleton: a row per vertex, with its parent, position, radii and L2 id.
+
+        Args:
+            invalidation_nm: distance along the graph within which a path stands for the nodes around it.
+            root_point: (3,) position in nm; the vertex nearest to it becomes the root.
+            collapse_nm: collapse the vertices within this distance of ``root_point`` into one.
+            join: join components at their nearest vertices.
+        """
+        import pyarrow as pa
+
+        given = _parameters(invalidation_nm, root_point, collapse_nm, join)
+        return pa.ipc.open_stream(self._source.skeleton(self.root_id, "arrow", given)).read_all()
+
+    def save_skeleton(
+        self,
+        path: str | PathLike[str],
+        *,
+        invalidation_nm: float = 7500.0,
+        root_point: Sequence[float] | None = None,
+        collapse_nm: float | None = None,
+        join: bool = False,
+    ) -> None:
+        """Write its skeleton to a file, ``.swc``, ``.json`` or ``.arrow``, in nm; see `skeleton`."""
+        file = Path(path)
+        if file.suffix not in SKELETON_FILES:
+            raise ConfigError(f"skeleton file {path}: expected {', '.join(SKELETON_FILES)}")
+        given = _parameters(invalidation_nm, root_point, collapse_nm, join)
+        file.write_bytes(self._source.skeleton(self.root_id, SKELETON_FILES[file.suffix], given))
+
+
+def _parameters(
+    invalidation_nm: float, root_point: Sequence[float] | None, collapse_nm: float | None, join: bool
+) -> dict[str, Any]:
+    try:
+        point = None if root_point is None else [float(value) for value in root_point]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"root_point {root_point!r}: expected x, y and z in nm") from error
+    return {
+        "invalidation_nm": invalidation_nm,
+        "root_point": point,
+        "collapse_nm": collapse_nm,
+        "join": join,
+    }
+
+
+def attribute_names(names: Names) -> Names:
+    """Return the names as they are. Raises ConfigError for a text, which is a sequence too."""
+    if isinstance(names, str):
+        raise ConfigError(f"attributes {names!r}: expected a list of names, such as [{names!r}]")
+    return names
+
+
+def node_ids(values: Any) -> Ids:
+    """Return ids as a flat uint64 array. Raises ConfigError for anything but integers from 0 to 2^64 - 1."""
+    import numpy as np
+
+    from ..core.ids import as_ids
+
+    if isinstance(values, int):
+        values = [values]
+    try:
+        return as_ids(np.asarray(values) if hasattr(values, "__array__") else values).ravel()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def voxel_box(bounds: Any) -> VoxelBox:
+    """Return bounds in voxels. Raises ConfigError."""
+    import numpy as np
+
+    from ..query.box_lookup import VoxelBox
+
+    try:
+        if not isinstance(bounds, str):
+            array = np.asarray(bounds)
+            if array.shape != (3, 2) or array.dtype.kind not in "iu":
+                raise ValueError(f"{bounds!r}: expected integers [[x0, x1], [y0, y1], [z0, z1]] or a text")
+            bounds = "_".join(f"{low}-{high}" for low, high in array.tolist())
+        return VoxelBox.parse(bounds)
+    except ValueError as error:
+        raise ConfigError(f"bounds {error}") from error

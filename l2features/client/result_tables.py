@@ -1,0 +1,53 @@
+"""Tables that clients return: joined, in order, and with their provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..core.ids import Ids, sorted_unique
+from ..query.answers import with_metadata
+
+WAITING = ("missing", "failed")
+"""Status of nodes whose features may still be computed."""
+
+
+def stamped(table: Any, provenance: Mapping[str, str]) -> Any:
+    """Return a table with its provenance added to the metadata, each value as JSON."""
+    return table.replace_schema_metadata(with_metadata(table.schema, provenance).metadata)
+
+
+def joined(tables: Sequence[Any]) -> Any:
+    """Return the rows of all tables, one after another."""
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def waiting(table: Any) -> Ids:
+    """Return the unique ids without features yet, sorted."""
+    mask = np.isin(table["status"].to_pylist(), WAITING)
+    return sorted_unique(table["id"].to_numpy()[mask])
+
+
+def in_order(table: Any, fresh: Any) -> Any:
+    """Return a table with the rows of ``fresh``, whose ids are unique and sorted, in place of its own."""
+    ids, known = table["id"].to_numpy(), fresh["id"].to_numpy()
+    at = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    places = np.where(known[at] == ids, at + len(ids), np.arange(len(ids)))
+    return joined([table, fresh.cast(table.schema)]).take(pa.array(places))
+
+
+def graph_tables(node_ids: Ids, edges: Ids) -> tuple[Any, Any]:
+    """Return the tables of a graph: ids (n,) of the nodes, and edges (m, 2)."""
+    pairs = np.asarray(edges, dtype=np.uint64).reshape(-1, 2)
+    sides = {name: pa.array(np.ascontiguousarray(pairs[:, i])) for i, name in enumerate(("id", "other_id"))}
+    return pa.table({"id": pa.array(node_ids)}), pa.table(sides)
+
+
+def one_row_graph(row: Any) -> tuple[Any, Any]:
+    """Return the tables of the graph that a server sends as one row."""
+    nodes, edges = (row[name].combine_chunks() for name in ("node_ids", "edges"))
+    pairs = edges.flatten().flatten().to_numpy(zero_copy_only=False)
+    return graph_tables(nodes.flatten().to_numpy(zero_copy_only=False), pairs)

@@ -1,0 +1,21 @@
+"""Errors of a server of features, as its clients see them."""
+
+from __future__ import annotations
+
+from ..core.errors import L2FeaturesError
+
+
+class ServiceError(L2FeaturesError):
+    """A server refused a request, or its answer is malformed.
+
+    ``status`` is the HTTP status (0 without an answer), ``code`` the server's name of the error, and
+    ``request_id`` identifies the request in its log.
+    """
+
+    def __init__(self, message: str, status: int = 0, code: str = "", request_id: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code, self.request_id = status, code, request_id
+
+
+class ServiceUnavailable(ServiceError):
+    """A server cannot be reached, or cannot answer at the moment: a transient error."""
