@@ -11,8 +11,9 @@ from ..config.datasets import load_dataset
 from ..config.reach import check_bigtable
 from ..core.errors import GraphError, TableNotFound
 from ..core.geometry import Chunk, Triple
+from ..core.schema import NAMES
 from ..core.times import format_time
-from .options import TripleType, config_option, json_option
+from .options import FITTING, TripleType, config_option, json_option
 
 
 @click.command()
@@ -34,7 +35,7 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
     from ..core.rows import Rows
     from ..ingest.compute import ChunkSource, read_geometry
     from ..ingest.steps import time_of_graph
-    from .tables import check_in_grid, open_table, print_rows
+    from .tables import open_table, print_rows
 
     entry = load_dataset(dataset, config)
     asked = None if timestamp is None else time_of_graph(entry, timestamp)
@@ -45,10 +46,10 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
         except TableNotFound:
             meta = None
     geometry = read_geometry(entry, meta.geometry if meta else None)
-    check_in_grid(geometry, Chunk(*chunk))
+    geometry.check_in_grid(Chunk(*chunk))
     time = asked or (meta.time if meta else datetime.now(UTC))
     result = ChunkSource(entry, geometry, time).compute(Chunk(*chunk))
-    print_rows(Rows.complete(result.features), geometry, as_json)
+    print_rows(Rows.complete(result.features), geometry, as_json, NAMES if as_json else FITTING)
     for error in result.errors:
         click.echo(f"error: {error}", err=True)
     if result.files.background:

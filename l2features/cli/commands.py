@@ -9,9 +9,14 @@ import click
 
 from .. import __version__
 from ..core.errors import ConfigError, L2FeaturesError
+from ..core.extras import naming_extras
 from .chunk_command import chunk
 from .dead_letters_command import deadletters
+from .export_command import export
 from .get_command import get
+from .index_command import index
+from .neuron_command import neuron
+from .neurons_command import neurons
 from .options import EXIT_FAILED, EXIT_USAGE
 from .sample_command import sample, sample_edit
 from .serve_command import serve
@@ -24,7 +29,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with naming_extras():
+                return super().invoke(ctx)
         except L2FeaturesError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
@@ -46,5 +52,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
 
 
-for command in (sample, sample_edit, up, status, get, chunk, serve, deadletters):
+COMMANDS = (
+    *(sample, sample_edit, up, status),
+    *(get, neuron, neurons, export),
+    *(chunk, serve, index, deadletters),
+)
+for command in COMMANDS:
     main.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
@@ -10,8 +11,12 @@ import numpy as np
 from ..config.datasets import Dataset, load_dataset
 from ..core.errors import ConfigError, StoreError
 from ..core.geometry import Chunk, Triple
-from ..core.ids import KEY_DIGITS, Ids
-from .options import TripleType, config_option, json_option
+from ..core.ids import Ids, parse_id
+from ..core.schema import NAMES
+from .options import FITTING, TripleType, attribute_names, config_option, json_option
+
+if TYPE_CHECKING:
+    from ..query.chunk_lookup import ChunkRows
 
 
 @click.command()
@@ -19,6 +24,11 @@ from .options import TripleType, config_option, json_option
 @click.argument("ids", nargs=-1, metavar="[ID…]")
 @click.option("--chunk", "of_chunk", type=TripleType(), help="All nodes of this chunk instead of ID….")
 @click.option("--limit", type=click.IntRange(1), help="Maximum number of nodes.")
+@click.option(
+    "--attributes",
+    metavar="NAME,…",
+    help=f"Attributes to print.  [default: {','.join(FITTING)}; with --json all]",
+)
 @click.option("--segments", is_flag=True, help="Print each node's segment instead of features (graph: flat).")
 @config_option
 @json_option
@@ -27,6 +37,7 @@ def get(
     ids: tuple[str, ...],
     of_chunk: Triple | None,
     limit: int | None,
+    attributes: str | None,
     segments: bool,
     config: str | None,
     as_json: bool,
@@ -36,31 +47,41 @@ def get(
     \b
     Example:
       l2features get sample --chunk 1,1,1 --limit 5 --config sample/datasets.yml
+      l2features get sample 144185625606619137 --attributes pca,pca_val --config sample/datasets.yml
       l2features get sample 144185625606619137 --json --config sample/datasets.yml
       l2features get sample 144185625606619137 --segments --config sample/datasets.yml
     """
     from ..query.chunk_lookup import ChunkRows, read_chunk
     from ..store.base import node_segments
-    from .tables import check_in_grid, open_table, print_rows, table_geometry
+    from .tables import open_table, print_rows, table_geometry
 
     if bool(ids) == bool(of_chunk):
         raise click.UsageError("expected either node ids or --chunk X,Y,Z")
     wanted = np.array([_node_id(text) for text in ids], dtype=np.uint64)
+    names = attribute_names(attributes) if attributes else NAMES if as_json else FITTING
     entry = load_dataset(dataset, config)
     if segments:
         _check_flat(entry)
     with closing(open_table(entry)) as store:
         geometry = table_geometry(entry, store)
         if of_chunk is None:
-            found = ChunkRows(store.read(wanted[:limit]))
+            found, total = ChunkRows(store.read(wanted[:limit])), len(wanted)
         else:
-            check_in_grid(geometry, Chunk(*of_chunk))
+            geometry.check_in_grid(Chunk(*of_chunk))
             found = read_chunk(store, entry, geometry, Chunk(*of_chunk))
+            total = len(found.rows)
         rows = found.rows[:limit]
         if segments:
             _print_segments(node_segments(store, geometry.layout, rows.ids), rows.ids, as_json)
         elif len(rows) or as_json:
-            print_rows(rows, geometry, as_json)
+            print_rows(rows, geometry, as_json, names)
+    if len(rows) < total:
+        click.echo(f"{len(rows)} of {total} nodes: --limit leaves out the others", err=True)
+    _report(found)
+
+
+def _report(found: ChunkRows) -> None:
+    """Print the note on a chunk. Raises StoreError where rows may be missing."""
     if found.note:
         click.echo(found.note, err=True)
     if found.error:
@@ -68,9 +89,10 @@ def get(
 
 
 def _node_id(text: str) -> int:
-    if not text.isdecimal() or len(text) > KEY_DIGITS or int(text) >= 1 << 64:
-        raise ConfigError(f"{text!r} is not a node id: expected an integer from 0 to {(1 << 64) - 1}")
-    return int(text)
+    try:
+        return parse_id(text)
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a node id: {error}") from error
 
 
 def _check_flat(dataset: Dataset) -> None:

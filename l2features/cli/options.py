@@ -8,7 +8,10 @@ import click
 
 from ..config.datasets import CONFIG_VARIABLE
 from ..core.geometry import Triple
+from ..core.schema import ATTRIBUTES, check_names
 
+FITTING = tuple(a.name for a in ATTRIBUTES if len(a.shape) < 2 and not a.optional)
+"""Attributes of a table that fits a terminal of 100 columns."""
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
 config_option = click.option(
@@ -17,7 +20,21 @@ config_option = click.option(
     type=click.Path(dir_okay=False),
     help=f"Data sets file (YAML).  [default: ${CONFIG_VARIABLE}]",
 )
+max_nodes_option = click.option(
+    "--max-nodes",
+    type=click.IntRange(1),
+    default=1_000_000,
+    show_default=True,
+    help="Limit for the L2 nodes of a root.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the HTTP API returns it.")
+
+
+def attribute_names(text: str) -> tuple[str, ...]:
+    """Return the attributes in a list with commas. Raises ConfigError for an unknown one."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    check_names(names)
+    return names
 
 
 class TripleType(click.ParamType[Triple]):

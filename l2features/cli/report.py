@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from ..core.geometry import Chunk, Geometry
 from ..core.ids import as_ids
 from ..core.rows import Rows
 from ..core.saturation import saturated_text
-from ..core.schema import ATTRIBUTES
+from ..core.schema import BY_NAME, NAMES
 from ..ingest.rates import RATE_WINDOW, Recorded, rates, read_start
 from ..query.answers import json_parts
 from ..store.base import FAILED, ChunkRecord, Store
@@ -29,9 +29,9 @@ T = TypeVar("T")
 MAX_LISTED, MAX_KEPT = 20, 10_000
 
 
-def served_rows(rows: Rows, geometry: Geometry) -> dict[str, dict[str, Any]]:
+def served_rows(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES) -> dict[str, dict[str, Any]]:
     """Return each row as clients receive it, by id, in numeric order."""
-    served: dict[str, dict[str, Any]] = orjson.loads(b"".join(json_parts(rows, geometry)))
+    served: dict[str, dict[str, Any]] = orjson.loads(b"".join(json_parts(rows, geometry, names)))
     return served
 
 
@@ -39,16 +39,22 @@ def json_text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def features_table(rows: Rows, geometry: Geometry) -> str:
-    """Return a text table, one line per row."""
+def features_table(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES) -> str:
+    """Return a text table of these attributes, one line per row."""
+    attributes = [BY_NAME[name] for name in names]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("L2 id", justify="right", no_wrap=True)
-    for attribute in ATTRIBUTES:
+    for attribute in attributes:
         table.add_column(attribute.name, justify="right" if not attribute.shape else "left", no_wrap=True)
-    served = served_rows(rows, geometry)
-    for label in dict.fromkeys(map(str, rows.ids.tolist())):
-        cells = [_cell(served[label].get(attribute.name)) for attribute in ATTRIBUTES]
-        table.add_row(label, *(cells if served[label] else ["not in the table", *cells[1:]]))
+    served, found = served_rows(rows, geometry, names), dict(zip(rows.ids.tolist(), rows.found, strict=True))
+    for label, known in found.items():
+        cells = [_cell(served[str(label)].get(name)) for name in names]
+        table.add_row(str(label), *(cells if known else ["not in the table", *cells[1:]]))
+    return rendered(table)
+
+
+def rendered(table: Table) -> str:
+    """Return a table as text."""
     console = Console(width=400, color_system=None)
     with console.capture() as captured:
         console.print(table)
@@ -60,7 +66,9 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, list):
         return (" | " if isinstance(value[0], list) else " ").join(map(_cell, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
+    return str(value)
 
 
 @dataclass

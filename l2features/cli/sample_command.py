@@ -46,7 +46,7 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None,
       l2features sample proofread --graph bigtable://local/local/sample --topics local
     """
     from ..local.sample.folder import is_sample, segmentation_path
-    from ..local.sample.graph_table import make_graph
+    from ..local.sample.initial_graph import make_graph
     from ..local.sample.segmentation_files import Sample, make_sample
     from ..local.sample.topics import TopicError, make_topics
 

@@ -14,23 +14,30 @@ from ..config.datasets import read_datasets, server_environment, url_prefix
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
 @click.option("--auth", is_flag=True, help="Require tokens of the service at $AUTH_URL.")
-def serve(config: str, bind: str, workers: int, auth: bool) -> None:
+@click.option(
+    "--cave",
+    is_flag=True,
+    help="Also serve the routes of PyChunkedGraph and the info service over graphs in Bigtable.",
+)
+def serve(config: str, bind: str, workers: int, auth: bool, cave: bool) -> None:
     """Serve the data sets of DATASET-FILE over HTTP, until Ctrl-C.
 
     Runs gunicorn as in production, configured by the environment (see docs/api.md), with JSON log lines on
-    stderr. Everyone who can reach it may read, unless --auth is given.
+    stderr. Everyone who can reach it may read, unless --auth is given, which excludes --cave.
 
     \b
     Example:
       l2features serve sample/datasets.yml
       l2features serve datasets.yml --bind 0.0.0.0:8080 --workers 4 --auth
     """
-    from ..local.serve import check_port, configuration, greet_when_up, run_server
+    from ..local.serve import APP, CAVE_APP, check_port, configuration, greet_when_up, run_server
 
+    if auth and cave:
+        raise click.UsageError("--cave checks no tokens: expected no --auth")
     datasets = read_datasets(config)
     program = configuration()
     check_port(bind)
     for problem in datasets.errors:
         click.echo(f"error: {problem}; it is not served", err=True)
     greet_when_up(bind, url_prefix(), list(datasets.usable.values()), auth)
-    run_server(program, server_environment(config, bind, workers, auth))
+    run_server(program, server_environment(config, bind, workers, auth), CAVE_APP if cave else APP)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
 import click
 
 from ..config.datasets import Dataset
 from ..config.reach import check_bigtable
-from ..core.errors import ConfigError
-from ..core.geometry import Chunk, Geometry
+from ..core.errors import GraphUnavailable
+from ..core.geometry import Geometry
 from ..core.rows import Rows
 from ..store.base import Store, open_store
 from .report import features_table, json_text, served_rows
+
+if TYPE_CHECKING:
+    from ..graph.base import Graph
+    from ..neurons.neuron_reader import NeuronReader
 
 
 def open_table(dataset: Dataset) -> Store:
@@ -21,23 +29,37 @@ def open_table(dataset: Dataset) -> Store:
 
 def table_geometry(dataset: Dataset, store: Store) -> Geometry:
     """Return the geometry that the table states, or else the segmentation's."""
-    from ..ingest.compute import read_geometry
-
     meta = store.meta()
     if meta and meta.geometry:
         return meta.geometry
+    from ..ingest.compute import read_geometry
+
     return read_geometry(dataset)
 
 
-def check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
-    """Raise ConfigError for a chunk outside the grid."""
-    if not geometry.in_grid([chunk])[0]:
-        raise ConfigError(f"chunk {chunk}: expected coordinates below {Chunk(*geometry.grid)}")
+def open_roots(dataset: Dataset, store: Store) -> Graph:
+    """Open a data set's graph. Raises GraphUnavailable at once where its host cannot be reached."""
+    from ..graph.sources import open_graph
+
+    check_bigtable(dataset.graph_url, GraphUnavailable)
+    return open_graph(dataset.graph_url, lambda: store)
 
 
-def print_rows(rows: Rows, geometry: Geometry, as_json: bool) -> None:
-    """Print features as a table, or as the HTTP API's JSON in numeric order."""
+@contextmanager
+def open_neurons(dataset: Dataset, most_nodes: int) -> Iterator[NeuronReader]:
+    """Open the reader of a data set's roots, which keeps complete results in the table."""
+    from ..neurons.neuron_reader import NeuronReader
+    from ..query.reader import Reader
+
+    with closing(open_table(dataset)) as store:
+        reader = Reader(store, table_geometry(dataset, store))
+        with closing(open_roots(dataset, store)) as graph:
+            yield NeuronReader(reader, graph, keep=True, most_nodes=most_nodes)
+
+
+def print_rows(rows: Rows, geometry: Geometry, as_json: bool, names: Sequence[str]) -> None:
+    """Print attributes as a table, or as the HTTP API's JSON in numeric order."""
     if as_json:
-        click.echo(json_text(served_rows(rows, geometry)))
+        click.echo(json_text(served_rows(rows, geometry, names)))
     else:
-        click.echo(features_table(rows, geometry), nl=False)
+        click.echo(features_table(rows, geometry, names), nl=False)

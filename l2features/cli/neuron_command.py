@@ -1,0 +1,88 @@
+"""``l2features neuron``: what the nodes of one root add up to, and its skeleton."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..client.client import SKELETON_FILES
+from ..config.datasets import Dataset, load_dataset
+from ..core.errors import L2FeaturesError
+from ..core.ids import as_ids
+from .options import config_option, json_option, max_nodes_option
+from .output import check_suffix, new_file
+
+if TYPE_CHECKING:
+    from ..neurons.neuron_reader import NeuronReader
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("root")
+@click.option(
+    "--no-graph", is_flag=True, help="Leave out the measures of the L2 graph, such as cable length."
+)
+@click.option(
+    "--skeleton",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help=f"Also write the skeleton to this file, {' or '.join(SKELETON_FILES)}, in nm.",
+)
+@max_nodes_option
+@config_option
+@json_option
+def neuron(
+    dataset: str,
+    root: str,
+    no_graph: bool,
+    skeleton: Path | None,
+    max_nodes: int,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Print volume, area and cable length of ROOT.
+
+    It sums over the L2 nodes of the root, or of the segment ROOT in a data set without a graph. Complete
+    results are kept in the table.
+
+    \b
+    Example:
+      l2features neuron sample 5 --config sample/datasets.yml
+      l2features neuron sample 5 --skeleton neuron.swc --config sample/datasets.yml
+    """
+    from ..neurons.root_answers import root_objects
+    from .neuron_report import neuron_card, problems
+    from .report import json_text
+    from .root_ids import root_id
+    from .tables import open_neurons
+
+    number = root_id(root)
+    if skeleton is not None:
+        check_suffix(skeleton, *SKELETON_FILES)
+    entry = load_dataset(dataset, config)
+    with open_neurons(entry, max_nodes) as reader:
+        roots = as_ids([number])
+        found = reader.summaries(roots, with_graph=not no_graph)
+        objects = root_objects(found, reader.histories_of(found))
+        if as_json:
+            click.echo(json_text(objects))
+        if lines := problems(objects):
+            raise L2FeaturesError(lines[0])
+        if not as_json:
+            click.echo(neuron_card(number, dataset, objects[str(number)]), nl=False)
+        if skeleton is not None:
+            _write_skeleton(reader, entry, number, skeleton)
+
+
+def _write_skeleton(reader: NeuronReader, dataset: Dataset, root: int, file: Path) -> None:
+    """Write the skeleton of a root in the format that the file's suffix names."""
+    from ..neurons.skeleton_files import skeleton_file
+    from ..query.provenance import provenance
+
+    skeleton = reader.skeleton(root)
+    about = provenance(dataset, reader.reader.store.meta())
+    with new_file(file) as part:
+        part.write_bytes(skeleton_file(skeleton, SKELETON_FILES[file.suffix], about))
+    click.echo(f"wrote {len(skeleton)} vertices to {file}", err=True)

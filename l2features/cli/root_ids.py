@@ -1,0 +1,94 @@
+"""Root ids in arguments and files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+import numpy as np
+
+from ..core.errors import ConfigError
+from ..core.ids import Ids, parse_id
+
+NAMES = ("root_id", "pt_root_id", "segment_id")
+"""Columns that are found by their name."""
+
+
+def root_id(text: str, where: str = "") -> int:
+    """Return the id in a text. Raises ConfigError, whose message starts with ``where``."""
+    try:
+        return parse_id(text)
+    except ValueError as error:
+        rounded = _is_number(text) and not text.lstrip("-").isdecimal()
+        why = "a spreadsheet has rounded it, export it as text" if rounded else error
+        raise ConfigError(f"{where}{text!r:.100} is not a root id: {why}") from error
+
+
+def read_root_ids(file: TextIO, name: str, column: str | None = None) -> Ids:
+    """Return the root ids of a text file, each once and in its order, shape (n,).
+
+    The file has an id per line, or is a CSV file with a header. Empty lines and lines that begin with # are
+    skipped. ``column`` names the column; by default it is the only one, or one of `NAMES`.
+
+    Raises ConfigError that names the line.
+    """
+    try:
+        rows = _rows(file)
+        ids = dict.fromkeys(
+            root_id(text, f"{name}: line {line}: ") for line, text in _texts(rows, name, column)
+        )
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{name}: expected a text file of root ids: {error}") from error
+    if not ids:
+        raise ConfigError(f"{name}: it has no root id")
+    return np.array(list(ids), dtype=np.uint64)
+
+
+def _rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
+    """Yield line number and cells of each line that is not empty or a comment."""
+    reader = csv.reader(file, skipinitialspace=True)
+    for cells in reader:
+        stripped = [cell.strip().removeprefix("\ufeff") for cell in cells]
+        if any(stripped) and not stripped[0].startswith("#"):
+            yield reader.line_num, stripped
+
+
+def _texts(rows: Iterator[tuple[int, list[str]]], name: str, column: str | None) -> Iterator[tuple[int, str]]:
+    """Yield line number and text of each id."""
+    first = next(rows, None)
+    if first is None:
+        return
+    line, header = first
+    has_header = column is not None or not any(map(_is_number, header))
+    place = _place(header, name, column) if has_header else 0
+    if not has_header:
+        if len(header) > 1:
+            raise ConfigError(
+                f"{name}: line {line} has {len(header)} cells: expected one id, or a header before it"
+            )
+        yield line, header[0]
+    for line, cells in rows:
+        if place >= len(cells):
+            raise ConfigError(f"{name}: line {line} has {len(cells)} cells: expected {place + 1} or more")
+        yield line, cells[place]
+
+
+def _place(header: Sequence[str], name: str, column: str | None) -> int:
+    """Return the place of the column of root ids."""
+    wanted = (column,) if column is not None else NAMES
+    for known in wanted:
+        if known in header:
+            return header.index(known)
+    if len(header) == 1 and column is None:
+        return 0
+    what = f"no column {column!r}" if column is not None else "no column of root ids that is known"
+    raise ConfigError(f"{name}: {what}: expected --column with one of {', '.join(header)}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
