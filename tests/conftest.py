@@ -24,6 +24,7 @@ from l2features.testing.emulators import (
 from l2features.testing.stores import INSTANCE, PROJECT, bigtable_store, new_store, store, store_url
 from tests.support.jobs import (
     MANY,
+    ROOT,
     SHARED_VARIABLE,
     Recordings,
     dataset_file,
@@ -56,8 +57,11 @@ SLOW = (
 """Files of tests that take long, the longest first."""
 STARTED = {"emulator", "pubsub", "recordings"}
 """Fixtures that start processes."""
+RECORDED = ("graph_{}.json.gz", "watershed_{}.npz")
 __all__ = ["bigtable_store", "new_store", "store", "store_url"]
-pytest.register_assert_rewrite("l2features.testing.store_suite", "l2features.testing.chunk_log_suite")
+pytest.register_assert_rewrite(
+    *(f"l2features.testing.{suite}" for suite in ("store_suite", "chunk_log_suite", "root_suite"))
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -132,7 +136,7 @@ def dead_topic(pubsub: PubSubEmulator) -> str:
 def recordings(
     shared: Callable[[str], Path], emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Recordings]:
-    """The three recorded tables in the emulator, and the stand-in for the graph's server."""
+    """The three recorded tables in the emulator, and a server of the graphs."""
     folder = shared("cave")
     recordings = Recordings(folder, tmp_path_factory.mktemp("layers"))
     from google.cloud import bigtable
@@ -143,15 +147,14 @@ def recordings(
     server = subprocess.Popen(
         [
             sys.executable,
-            str(folder / "mini_graphene.py"),
-            "--port",
+            "-m",
+            "l2features.testing.pcg_server",
             str(recordings.graphene_port),
-            "--layer-dir",
             str(recordings.layers),
-            f"fixture_v2={folder / 'watershed_v2.npz'}",
-            f"fixture_v1={folder / 'watershed_v1.npz'}",
+            *(str(folder / file.format(v)) for v in ("v2", "v1") for file in RECORDED),
         ],
-        env=emulator.environment(BIGTABLE_PROJECT=PROJECT, BIGTABLE_INSTANCE=INSTANCE),
+        cwd=ROOT,
+        env=emulator.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,13 +14,18 @@ from typing import NamedTuple
 import pytest
 
 from l2features.config.datasets import CONFIG_VARIABLE
-from tests.support.elsewhere import copy_kernels, environment, make_python, pip, site_packages
+from tests.support.elsewhere import (
+    clone_repository,
+    copy_kernels,
+    environment,
+    make_python,
+    pip,
+    site_packages,
+)
 from tests.support.ingest_jobs import table_bytes
 from tests.support.jobs import ROOT
 
 PACKAGES = ("api", "beam_jobs", "l2features")
-NOT_CLONED = (".*", "*.egg-info", "__pycache__")
-PRODUCTS = {"build", "dist", "sample"}
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 """What every build frontend calls."""
 BESIDE = {
@@ -75,18 +79,12 @@ class Installed(NamedTuple):
         return ran.stdout
 
 
-def not_cloned(folder: str, names: list[str]) -> set[str]:
-    """What of a folder of the checkout is not the repository's."""
-    products = PRODUCTS if Path(folder) == ROOT else set()
-    return shutil.ignore_patterns(*NOT_CLONED)(folder, names) | products
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The source distribution, from what is in the repository; the wheel, from nothing but that."""
     folder = tmp_path_factory.mktemp("built")
     clone, tools = folder / "clone", folder / "tools"
-    shutil.copytree(ROOT, clone, ignore=not_cloned)
+    clone_repository(clone)
     required = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     pip("install", "--no-compile", f"--target={tools}", *required)
 

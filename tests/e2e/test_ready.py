@@ -135,7 +135,7 @@ def test_no_data_set_is_ready(undisturbed: Path, tmp_path: Path) -> None:
 
 
 def test_a_graph_that_never_answers_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.datasets.PATIENCE_S", 0.3)
+    monkeypatch.setattr("api.background.PATIENCE_S", 0.3)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from caveclient import CAVEclient
@@ -31,8 +32,6 @@ from l2features.local.emulator_programs import BIGTABLE, PUBSUB
 from l2features.local.sample.segmentation_files import Sample, make_sample
 from l2features.local.services import GRAPH
 from l2features.local.supervise import Ended, Supervisor
-from l2features.testing.cave_deployment import Deployment
-from tests.support.api_clients import DATASTACK
 from tests.support.jobs import need_program
 
 TOKEN = "0123456789abcdef" * 2
@@ -145,22 +144,26 @@ def test_from_one_command_to_the_features_of_an_edit(up: Up) -> None:
     assert exports["GRAPH_L2CACHE_CONFIG_PATH"] == f"{up.folder}/datasets.yml"
     command = [sys.executable, "-m", "l2features.cli", "sample-edit", "sample", "--split", "--json"]
     env = {**os.environ, **NO_SUCH_PROXY, **exports}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    ids = json.loads(done.stdout)["new_l2_ids"]
-    assert len(ids) == 2
-
     match = re.search(r"^  (http\S+)/ready$", up.said, re.MULTILINE)
     assert match
-    cv_path = f"graphene://{match[1]}/segmentation/table/sample"
-    info = Deployment(DATASTACK, match[1], cv_path, (16, 16, 40))
-    client = CAVEclient(DATASTACK, server_address=info.url, auth_token=TOKEN, write_server_cache=False)
+    client = CAVEclient("sample", server_address=match[1], auth_token=TOKEN, write_server_cache=False)
+    check_datastack(client, match[1])
+    before = largest_root(client)
+    skeleton_of(client, before)
+
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    edit = json.loads(done.stdout)
+    ids = edit["new_l2_ids"]
+    assert len(ids) == 2
     data = soon(client, ids)
-    info.stop()
     for node in ids:
         assert data[str(node)]["size_nm3"] > 0
         assert set(data[str(node)]) == set(NAMES)
-    assert snippet(up.said, ids) == data
+    for root in edit["new_root_ids"]:
+        skeleton_of(client, root)
+    check_history(client, edit)
+    assert snippet(up.said, ids[0])[str(ids[0])] == data[str(ids[0])]
 
     again = CliRunner().invoke(main, ["up", str(up.folder)])
     assert (again.exit_code, f"error: {up.folder} is in use by another" in again.output) == (2, True)
@@ -171,6 +174,58 @@ def test_from_one_command_to_the_features_of_an_edit(up: Up) -> None:
     assert up.leftovers() == []
     assert up.temporary() == up.written_elsewhere() == []
     assert "Traceback" not in "".join(log.read_text() for log in (up.folder / "logs").iterdir())
+
+
+def check_datastack(client: CAVEclient, url: str) -> None:
+    info = client.info.get_datastack_info()
+    assert client.info.get_datastacks() == ["sample"]
+    assert info["local_server"] == url
+    assert info["segmentation_source"] == f"graphene://{url}/segmentation/table/sample"
+    assert client.chunkedgraph.segmentation_info["graph"]["n_layers"] == 4
+    assert str(client.chunkedgraph.server_version) == "2.21.1"
+    assert client.l2cache.has_cache()
+
+
+def largest_root(client: CAVEclient) -> int:
+    """Of those of the supervoxels of the first chunk."""
+    roots = set(client.chunkedgraph.get_roots([(1 << 56) + number for number in range(1, 30)]).tolist()) - {0}
+    leaves = client.chunkedgraph.get_leaves_many(sorted(roots), stop_layer=2)
+    return int(max(leaves, key=lambda root: len(leaves[root])))
+
+
+def skeleton_of(client: CAVEclient, root: int) -> None:
+    """The genuine pcg_skel makes one of a root whose nodes all have features."""
+    from pcg_skel import pcg_skel
+
+    nodes = client.chunkedgraph.get_leaves(root, stop_layer=2)
+    assert client.chunkedgraph.is_latest_roots([root]).tolist() == [True]
+    edges = client.chunkedgraph.level2_chunk_graph(root)
+    assert {node for edge in edges for node in edge} == (set(nodes.tolist()) if len(nodes) > 1 else set())
+    soon(client, nodes.tolist())
+    skeleton, mesh = pcg_skel.pcg_skeleton(root, client=client, return_mesh=True, require_complete=True)
+    assert len(mesh.vertices) == len(nodes)
+    assert np.isfinite(skeleton.vertices).all()
+    assert (skeleton.path_length() > 0) == (len(nodes) > 1)
+    bounds = np.array([[1024, 1088], [512, 576], [20, 52]])
+    here = client.chunkedgraph.get_leaves(root, bounds=bounds, stop_layer=2).tolist()
+    assert here == [node for node in nodes.tolist() if not node & ((1 << 56) - (1 << 26))]
+    among = client.chunkedgraph.level2_chunk_graph(root, bounds=bounds)
+    assert among == [edge for edge in edges if set(edge) <= set(here)]
+
+
+def check_history(client: CAVEclient, edit: dict[str, list[int]]) -> None:
+    """The edit's roots, as the genuine client follows them."""
+    graph, (old,), new = client.chunkedgraph, edit["old_root_ids"], edit["new_root_ids"]
+    assert graph.is_latest_roots([old, *new]).tolist() == [False, *[True for _ in new]]
+    assert sorted(graph.get_latest_roots(old).tolist()) == sorted(new)
+    assert graph.get_original_roots(new).tolist() == [old]
+    (made,) = set(graph.get_root_timestamps(new).tolist())
+    assert graph.get_root_timestamps([old], latest=True)[0] < made
+    assert graph.get_root_id(edit["new_l2_ids"][0]) in new
+    past = graph.get_oldest_timestamp()
+    gone, come = graph.get_delta_roots(past)
+    assert (set(gone.tolist()), sorted(come.tolist())) == ({old}, sorted(new))
+    assert set(graph.get_leaves(old, stop_layer=2).tolist()) - set(edit["new_l2_ids"])
 
 
 def soon(client: CAVEclient, ids: list[int]) -> dict[str, Any]:
@@ -185,11 +240,11 @@ def soon(client: CAVEclient, ids: list[int]) -> dict[str, Any]:
         time.sleep(0.1)
 
 
-def snippet(said: str, ids: list[int]) -> Any:
-    """Run the Python example that it prints; returns the result."""
+def snippet(said: str, node: int) -> Any:
+    """Run the Python example that it prints, with an L2 id; returns the result."""
     found = re.search(r"^  from caveclient.*?(?=\n\n)", said, re.MULTILINE | re.DOTALL)
     assert found
-    *first, last = textwrap.dedent(found[0]).replace("[ID]", str(ids)).splitlines()
+    *first, last = textwrap.dedent(found[0]).replace("(ID)", f"({node})").splitlines()
     scope: dict[str, Any] = {}
     exec("\n".join(first), scope)
     return eval(last, scope)

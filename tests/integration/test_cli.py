@@ -20,7 +20,20 @@ from tests.support.command import run
 from tests.support.jobs import dataset_file
 from tests.support.one_chunk import NOW, config, stored
 
-COMMANDS = ["sample", "sample-edit", "up", "status", "get", "chunk", "serve", "deadletters"]
+COMMANDS = [
+    "sample",
+    "sample-edit",
+    "up",
+    "status",
+    "get",
+    "chunk",
+    "serve",
+    "index",
+    "neuron",
+    "neurons",
+    "export",
+    "deadletters",
+]
 __all__ = ["config"]
 
 

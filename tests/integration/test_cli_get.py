@@ -40,7 +40,9 @@ def test_get_as_a_table(config: Path) -> None:
     rows, geometry = stored(config)
     ids = rows.ids[:2].tolist()
     lines = run("get", "sample", ids[1], 77, ids[0], "--config", config).output.splitlines()
-    assert lines[0].split()[:4] == ["L2", "id", "size_nm3", "area_nm2"]
+    shown = ["size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "rep_coord_nm"]
+    assert lines[0].split() == ["L2", "id", *shown]
+    assert max(map(len, lines)) <= 100
     assert [line.split()[0] for line in lines[1:]] == [str(ids[1]), "77", str(ids[0])]
     assert "not in the table" in lines[2]
     size = served_rows(rows, geometry)[str(ids[0])]["size_nm3"]
@@ -84,9 +86,27 @@ def test_get_of_a_chunk(config: Path) -> None:
     whole = run("get", "sample", "--chunk", "1,0,0", "--config", config, "--json")
     assert json.loads(whole.output) == expected
     two = run("get", "sample", "--chunk", "1,0,0", "--limit", 2, "--config", config, "--json")
-    assert json.loads(two.output) == {k: expected[k] for k in list(expected)[:2]}
+    assert json.loads(two.stdout) == {k: expected[k] for k in list(expected)[:2]}
+    assert two.stderr == f"2 of {len(expected)} nodes: --limit leaves out the others\n"
+    assert run("get", "sample", 5, 6, "--limit", 1, "--config", config).stderr.startswith("1 of 2 nodes")
+    assert not run("get", "sample", "--chunk", "1,0,0", "--limit", len(expected), "--config", config).stderr
     outside = run("get", "sample", "--chunk", "3,0,0", "--config", config)
     assert (outside.exit_code, "chunk 3,0,0" in outside.output) == (2, True)
+
+
+def test_get_some_attributes(config: Path) -> None:
+    rows, geometry = stored(config)
+    flags = ("--attributes", "pca_val, size_nm3", "--config", config)
+    lines = run("get", "sample", *rows.ids[:2], *flags).output.splitlines()
+    assert lines[0].split() == ["L2", "id", "pca_val", "size_nm3"]
+    found = json.loads(run("get", "sample", *rows.ids, *flags, "--json").output)
+    expected = served_rows(rows, geometry)
+    assert found == {
+        node: {name: values[name] for name in ("pca_val", "size_nm3") if name in values}
+        for node, values in expected.items()
+    }
+    wrong = run("get", "sample", 5, "--attributes", "color", "--config", config)
+    assert (wrong.exit_code, wrong.output.startswith("error: 'color' is not an attribute")) == (2, True)
 
 
 def test_get_segments(config: Path) -> None:

@@ -70,7 +70,7 @@ def objects_of(url: str) -> dict[int, int]:
 
 # ------------------------------------------------------------------ the graph
 def test_the_graph_as_kvdbclient_reads_it(config: Path, url: str) -> None:
-    """Each object is a root, and each of its chunks a node."""
+    """Each object's part of a chunk is a node; an object has a root, or several where it is cut."""
     objects = objects_of(url)
     client, supervoxels = pcg(load_dataset("sample", config)), as_ids(list(objects))
     nodes = client.root_ext.get_roots(supervoxels, time_stamp=MADE, stop_layer=2)
@@ -79,7 +79,7 @@ def test_the_graph_as_kvdbclient_reads_it(config: Path, url: str) -> None:
     assert (layout.chunk_coordinates(nodes) == layout.chunk_coordinates(supervoxels)).all()
     assert {int(root) >> 56 for root in roots} == {4}
     owner_of_root = dict(zip(roots.tolist(), objects.values(), strict=True))
-    assert len(owner_of_root) == len(set(objects.values())) > 5
+    assert len(owner_of_root) >= len(set(objects.values())) > 5
     assert [owner_of_root[root] for root in roots.tolist()] == list(objects.values())
     per_node = {
         (owner, c) for owner, c in zip(objects.values(), layout.chunk_ids(nodes).tolist(), strict=True)

@@ -214,6 +214,28 @@ def test_only_the_columns_asked_for_are_sent(bigtable_store: Store, n: int) -> N
         assert {cell.qualifier.decode() for cell in row.cells} == set(names)
 
 
+def test_roots_and_segments_that_are_malformed_or_newer(bigtable_store: Store) -> None:
+    bigtable_store.put_root_cells({8: {"a": b"1"}})
+    raw = raw_table(bigtable_store.name)
+    raw.mutate_row(b"root_" + row_keys(as_ids([7]))[0], SetCell("0", b"a", b"\x02new"))
+    with pytest.raises(UnknownFormat, match="a of root 7: format 2, expected 1 at most"):
+        bigtable_store.root_cells(as_ids([7, 8]), ["a"])
+    raw.mutate_row(b"segment_" + row_keys(as_ids([7]))[0], SetCell("0", bytes(8), b"1234"))
+    with pytest.raises(StoreError, match="segment 7: a node has 4 bytes, expected 8"):
+        bigtable_store.segment_nodes(as_ids([7]), 1)
+
+
+def test_repeated_writes_of_roots_and_segments_leave_one_version(bigtable_store: Store) -> None:
+    for i in range(3):
+        bigtable_store.put_root_cells({7: {"a": b"%d" % i, "b": b"2"}})
+        bigtable_store.put_chunk(ChunkRecord(CHUNK, DONE, T0), as_ids([1, 2 + i]))
+        bigtable_store.index_segments(CHUNK, as_ids([1, 2 + i]))
+    found = versions(bigtable_store.name)
+    assert set(found.values()) == {1}
+    keys = {key for key, _ in found if key.startswith((b"root_", b"segment_"))}
+    assert keys == {b"root_%020d" % 7, b"segment_%020d" % 1, b"segment_%020d" % 4}
+
+
 def test_row_keys_without_an_id(bigtable_store: Store) -> None:
     bigtable_store.write(features_of([FIRST]))
     key = row_keys(as_ids([FIRST]))[0] + b"x"

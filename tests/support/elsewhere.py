@@ -11,6 +11,19 @@ from pathlib import Path
 
 from tests.support.jobs import ROOT
 
+NOT_CLONED = (".*", "*.egg-info", "__pycache__")
+PRODUCTS = {"build", "dist", "sample"}
+
+
+def clone_repository(folder: Path) -> None:
+    """Copy what of the checkout is the repository's."""
+
+    def others(here: str, names: list[str]) -> set[str]:
+        products = PRODUCTS if Path(here) == ROOT else set()
+        return shutil.ignore_patterns(*NOT_CLONED)(here, names) | products
+
+    shutil.copytree(ROOT, folder, ignore=others)
+
 
 def make_python(folder: Path, wheel: Path | None = None) -> Path:
     """A new environment, with a wheel installed; gives its python.

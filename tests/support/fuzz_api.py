@@ -11,14 +11,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
+from l2features.store.base import DONE, ChunkRecord
+from l2features.store.segment_index import start_index
 from l2features.testing.auth_server import DATASET as AUTH_DATASET
 from l2features.testing.auth_server import VIEWER, AuthServer
 from l2features.testing.server import ROOT, Server
-from l2features.testing.small_table import DATASET, small_table
+from l2features.testing.small_table import DATASET, GEOMETRY, node_ids, small_table
+from l2features.testing.stores import open_table
 
-LIMITS = {"L2CACHE_MAX_WAIT_S": "0.05"}
+LIMITS = {"L2CACHE_MAX_WAIT_S": "0.05", "L2CACHE_MAX_ROOTS": "250000"}
+"""Schemathesis makes lists as long as the limit, unless that is large."""
 PROGRAM = "X-Requested-With: schemathesis"
 """Says that this is no browser, which would be sent to where it gets a token."""
 
@@ -32,7 +40,7 @@ def fuzz(folder: Path, examples: int, arguments: Sequence[str] = ()) -> subproce
     auth.tables[DATASET] = AUTH_DATASET
     environment = {**auth.environment, "AUTH_DISABLED": "false", **LIMITS}
     try:
-        with Server(small_table(folder), environment) as server:
+        with Server(indexed_table(folder), environment) as server:
             command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.api}/openapi.json"]
             command += ["--header", f"Authorization: Bearer {VIEWER}", "--header", PROGRAM, "--checks", "all"]
             command += ["--max-examples", str(examples), "--continue-on-failure", *arguments]
@@ -49,6 +57,20 @@ def fuzz(folder: Path, examples: int, arguments: Sequence[str] = ()) -> subproce
             return ran
     finally:
         auth.stop()
+
+
+def indexed_table(folder: Path) -> Path:
+    """A small table of a finished ingest, whose nodes are those of segments 1 to 100."""
+    config = small_table(folder)
+    with closing(open_table(config)) as store:
+        start_index(store)
+        for xyz in np.ndindex(*GEOMETRY.grid):
+            nodes = len(node_ids()) if xyz == (1, 0, 0) else 0
+            segments = np.arange(nodes, dtype=np.uint64) + 1
+            store.put_chunk(
+                ChunkRecord(GEOMETRY.layout.chunk_id(*xyz), DONE, datetime.now(UTC), nodes), segments
+            )
+    return config
 
 
 def main() -> int:

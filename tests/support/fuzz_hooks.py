@@ -13,6 +13,20 @@ ids = st.sampled_from(node_ids().tolist()) | st.integers(1 << 56, (1 << 64) - 1)
 buffers = st.lists(ids, max_size=50).map(lambda all_ids: b"".join(i.to_bytes(8, "little") for i in all_ids))
 schemathesis.openapi.media_type("application/octet-stream", buffers)
 
+spans = st.tuples(st.integers(-200, 1500), st.integers(1, 1500)).map(lambda s: f"{s[0]}-{s[0] + s[1]}")
+schemathesis.openapi.format("voxel-bounds", st.tuples(spans, spans, spans).map("_".join))
+chunks = st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 1))
+schemathesis.openapi.format("chunk", chunks.map(lambda xyz: "_".join(map(str, xyz))))
+coordinates = st.integers(-100_000, 100_000).map(str)
+schemathesis.openapi.format("point", st.tuples(coordinates, coordinates, coordinates).map(",".join))
+
+
+@schemathesis.hook
+def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
+    """Give a root point to a collapse, which needs one."""
+    if case.query and "collapse_nm" in case.query:
+        case.query.setdefault("root_point", "17056,8464,1760")
+
 
 @schemathesis.deserializer("text/html")
 def text_of(_context: Any, response: Any) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from l2features.audit.chunk_audit import Audit, audit_chunk, prepare_audit
@@ -17,14 +20,27 @@ from l2features.config.datasets import Dataset, load_dataset
 from l2features.core.errors import ConfigError, GraphError
 from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout, Ids, as_ids
-from l2features.graph.base import Children, Graph, GraphInfo, OpenTable, check_children
+from l2features.core.times import parse_time
+from l2features.graph.base import (
+    Children,
+    Graph,
+    GraphInfo,
+    OpenTable,
+    Pairs,
+    RootHistory,
+    RootNodes,
+    check_children,
+)
+from l2features.graph.l2_edges import unique_pairs
 from l2features.graph.sources import SOURCES
+from l2features.ingest.source import open_dataset_graph
 from l2features.ingest.steps import Ingest, compute_chunk, prepare, save_chunk
 from l2features.testing.layers import make_layer
 from tests.support.jobs import dataset_file
 
 CHUNK_SIZE, GRID = (32, 32, 16), (2, 1, 1)
 LAYOUT = IdLayout({1: 10, 2: 10})
+TOP, ROOT = 3, (3 << 56) + 1
 BEFORE, AFTER = "2026-01-01 00:00:00", "2026-01-03 00:00:00"
 EDIT = "2026-01-02T00:00:00+00:00"
 
@@ -57,8 +73,32 @@ class ToyGraph(Graph):
         nodes = as_ids([n["id"] for n in (self._valid(time) if time else self.content["nodes"])])
         return np.sort(nodes[geometry.layout.chunk_ids(nodes) == np.uint64(geometry.chunk_id(chunk))])
 
+    def is_root(self, geometry: Geometry, ids: Ids) -> npt.NDArray[np.bool_]:
+        return np.asarray(geometry.layout.layers(ids) == TOP)
+
+    def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
+        owned = {root: as_ids(self._nodes_of(root)) for root in roots.tolist()}
+        return RootNodes(
+            {root: np.sort(ids) for root, ids in owned.items() if 0 < len(ids) <= most},
+            {root: len(ids) for root, ids in owned.items() if len(ids) > most},
+        )
+
+    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
+        """Join the nodes of a root in a row."""
+        return {root: unique_pairs(ids[:-1], ids[1:]) for root, ids in nodes.items()}
+
+    def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
+        roots = {n["id"]: n["root"] for n in self._valid(time)}
+        return as_ids([roots.get(i, 0) for i in l2_ids.tolist()])
+
+    def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
+        return {root: RootHistory(parse_time(BEFORE)) for root in roots.tolist() if self._nodes_of(root)}
+
     def close(self) -> None:
         self.content = {}
+
+    def _nodes_of(self, root: int) -> list[int]:
+        return [n["id"] for n in self.content["nodes"] if n["root"] == root]
 
     def _valid(self, time: datetime) -> list[dict[str, Any]]:
         return [n for n in self.content["nodes"] if n["from"] <= time.isoformat() < n["until"]]
@@ -70,7 +110,8 @@ def supervoxel(x: int, number: int) -> int:
 
 def node(x: int, number: int, children: list[int], valid: tuple[str, str] = ("", "9")) -> dict[str, Any]:
     ids = [supervoxel(x, child) for child in children]
-    return {"id": LAYOUT.chunk_id(x, 0, 0) + number, "children": ids, "from": valid[0], "until": valid[1]}
+    made = {"id": LAYOUT.chunk_id(x, 0, 0) + number, "children": ids, "root": ROOT}
+    return made | {"from": valid[0], "until": valid[1]}
 
 
 @pytest.fixture
@@ -142,6 +183,18 @@ def test_an_ingest_and_an_audit(dataset: Dataset, tmp_path: Path) -> None:
     assert sorted(rows_of(ingest)) == [first + 1, first + 2, first + 3, first + 4, second + 1]
     after = rows_of(ingested(dataset.model_copy(update={"l2cache_id": "after"}), AFTER))
     assert after == {i: row for i, row in rows_of(ingest).items() if i != first + 2}
+
+
+def test_its_roots(dataset: Dataset) -> None:
+    ingest = ingested(dataset, BEFORE)
+    with closing(open_dataset_graph(dataset)) as graph:
+        nodes = graph.root_nodes(ingest.geometry, as_ids([ROOT, ROOT + 1]), 10)
+        assert [len(ids) for ids in nodes.l2_ids.values()] == [5]
+        [pairs] = graph.root_edges(ingest.geometry, nodes.l2_ids).values()
+        assert pairs.shape == (4, 2)
+        valid = graph.roots_of(ingest.geometry, nodes.l2_ids[ROOT], parse_time(BEFORE))
+        assert (valid == np.uint64(ROOT)).sum() == 3
+        assert list(graph.histories(ingest.geometry, as_ids([ROOT, 5]))) == [ROOT]
 
 
 def test_its_contradictions_are_found(dataset: Dataset) -> None:

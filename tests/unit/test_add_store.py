@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from l2features.store.base import (
     check_note_name,
     register_store,
 )
+from l2features.store.formats import root_cell
 from l2features.testing.store_suite import StoreSuite
 from l2features.testing.stores import chunk_rows
 from tests.support.jobs import dataset_file
@@ -48,6 +49,8 @@ class Table:
     chunks: dict[int, tuple[ChunkRecord, Ids | None]] = field(default_factory=dict)
     attempts: dict[int, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     notes: dict[str, str] = field(default_factory=dict)
+    roots: dict[int, dict[str, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    index: dict[int, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
 
 
 TABLES: dict[tuple[str, str], Table] = {}
@@ -114,6 +117,11 @@ class MemoryStore(Store):
 
     # chunk log
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
+        earlier, new = (as_ids([] if s is None else s) for s in (self.segments(record.chunk_id), segments))
+        for segment in earlier.tolist():
+            del self.table.index[segment][record.chunk_id]
+        self.index_segments(record.chunk_id, new)
+        self.delete_root_cells(np.union1d(earlier, new))
         self.table.chunks[record.chunk_id] = record, segments
         self.clear_attempts(record.chunk_id)
 
@@ -149,6 +157,31 @@ class MemoryStore(Store):
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
         for work in works:
             self.table.attempts[chunk_id].pop(work, None)
+
+    # roots and segments
+    def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
+        kept = {root: self.table.roots.get(root, {}) for root in roots.tolist()}
+        found = {root: {n: v for n, v in cells.items() if n in names} for root, cells in kept.items()}
+        return {root: cells for root, cells in found.items() if cells}
+
+    def put_root_cells(self, cells: Mapping[int, Mapping[str, bytes]]) -> None:
+        for root, values in cells.items():
+            checked = {name: root_cell(root, name, value)[1:] for name, value in values.items()}
+            self.table.roots[root].update(checked)
+        assert self.table
+
+    def delete_root_cells(self, roots: Ids) -> None:
+        for root in roots.tolist():
+            self.table.roots.pop(root, None)
+
+    def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
+        index = self.table.index
+        found = {i: as_ids(sorted(index.get(i, {}).values())[: most + 1]) for i in segments.tolist()}
+        return {segment: nodes for segment, nodes in found.items() if len(nodes)}
+
+    def index_segments(self, chunk_id: int, segments: Ids) -> None:
+        for rank, segment in enumerate(segments.tolist(), 1):
+            self.table.index[segment][chunk_id] = chunk_id + rank
 
 
 @pytest.fixture

@@ -45,6 +45,17 @@ def test_rows_come_back_and_others_do_not() -> None:
     assert not rows.present[[1, 2]].any()
 
 
+def test_a_cleared_cache_takes_no_rows_that_were_read_before() -> None:
+    cache, epoch = RowCache(100), 0
+    cache.insert(rows_of([5, 6]), NAMES, cache.epoch)
+    cache.clear()
+    assert found(cache, [5, 6])[1] == [False, False]
+    cache.insert(rows_of([5]), NAMES, epoch)
+    assert found(cache, [5])[1] == [False]
+    cache.insert(rows_of([5]), NAMES, cache.epoch)
+    assert found(cache, [5, 6])[1] == [True, False]
+
+
 def test_a_row_is_found_by_those_who_ask_for_no_more_than_was_read() -> None:
     cache = RowCache(8)
     read = rows_of([5])

@@ -11,10 +11,15 @@ from beam_jobs import audit, ingest, update
 from l2features.messages.decoding import Reason
 from tests.support.attribute_table import attribute_table
 from tests.support.jobs import ROOT
+from tests.support.summary_table import measure_table
 
 
 def test_the_attributes_in_the_docs() -> None:
     assert attribute_table() in (ROOT / "docs" / "features.md").read_text()
+
+
+def test_the_measures_in_the_docs() -> None:
+    assert measure_table() in (ROOT / "docs" / "neurons.md").read_text()
 
 
 @pytest.mark.parametrize(

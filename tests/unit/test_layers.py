@@ -26,8 +26,8 @@ FLOORS = (
     ("graph",),
     ("config",),
     ("pubsub", "ingest", "query"),
-    ("audit", "updates"),
-    ("local",),
+    ("audit", "neurons", "updates"),
+    ("client", "local"),
     ("cli",),
     ("testing",),
 )

@@ -114,7 +114,8 @@ def test_duplicates_answer_as_what_is_documented(app: OpenAPI, document: dict[st
 def test_every_operation_is_named_and_described(document: dict[str, Any]) -> None:
     ids = Counter(operation["operationId"] for _, _, operation in operations(document))
     assert set(ids.values()) == {1}
-    reads = {"attributes", "table", "attribute_metadata", "table_mapping"}
+    reads = {"attributes", "table", "attribute_metadata", "table_mapping", "chunk_nodes", "nodes"}
+    reads |= {"root_summaries", "root", "root_nodes", "root_graph", "root_skeleton"}
     assert reads | {"live", "ready", "metrics", "openapi", "api_slash"} == set(ids)
     for path, _, operation in operations(document):
         assert operation["summary"], path

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from l2features.core.errors import UnknownFormat
+from l2features.core.ids import as_ids
 from l2features.store.base import Store, open_store
 from l2features.store.sqlite import tables
 from l2features.testing.stores import FIRST, META, features_of
@@ -71,3 +72,13 @@ def write_between(monkeypatch: pytest.MonkeyPatch, write: Callable[[], None]) ->
         return rows
 
     monkeypatch.setattr(tables, "stored_formats", stored_formats)
+
+
+def test_a_root_cell_of_a_newer_format_is_refused_by_name(table: Store) -> None:
+    table.put_root_cells({7: {"a": b"1"}, 8: {"a": b"2"}})
+    for stored, version in (("x'0231'", 2), ("x''", 0)):
+        change(table, f"UPDATE 't.roots' SET value = {stored} WHERE root = 7")
+        said = rf"table t in .*: a of root 7: format {version}, expected 1 at most"
+        with pytest.raises(UnknownFormat, match=said):
+            table.root_cells(as_ids([7, 8]), ["a"])
+    assert table.root_cells(as_ids([8]), ["a"]) == {8: {"a": b"2"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 from l2features.core.ids import ids_of_row_keys, row_keys
 from l2features.core.rows import NOT_COMPUTED, Rows
 from l2features.core.schema import ATTRIBUTES, NAMES
-from l2features.store.bigtable.decoded import FEATURE_COLUMNS, Columns, Decoded, decode, features_of
-from l2features.testing.reference import decode_cells
+from l2features.store.bigtable.decoded import decode, decode_cells
+from l2features.store.bigtable.row_arrays import FEATURE_COLUMNS, Columns, Decoded, features_of
+from l2features.testing.reference import decode_cells as set_cells
 
 Response: Any = type(ReadRowsResponse.pb(ReadRowsResponse()))
 Chunk: Any = Response.CellChunk
@@ -54,7 +56,7 @@ def merged(messages: Sequence[bytes]) -> Iterator[tuple[bytes, Cells]]:
 
 
 def plainly_decoded(messages: Sequence[bytes]) -> Rows | str:
-    """The rows of a stream with the protocol buffer library and `decode_cells`, or what is wrong."""
+    """The rows of a stream with the protocol buffer library and `set_cells`, or what is wrong."""
     rows: list[tuple[bytes, Cells]] = []
     complaint = ""
     try:
@@ -69,7 +71,7 @@ def plainly_decoded(messages: Sequence[bytes]) -> Rows | str:
             if family == "0":
                 newest.setdefault(qualifier, value)
         try:
-            decode_cells(out, i, newest.items())
+            set_cells(out, i, newest.items())
         except ValueError as error:
             return str(error)
     return complaint or out
@@ -93,6 +95,7 @@ def attempt(messages: Sequence[bytes]) -> Decoded | str:
 
 def agree(messages: Sequence[bytes]) -> Decoded | None:
     """Decode both ways, compare, and give what came out."""
+    agree_on_cells(messages)
     expected, decoded = plainly_decoded(messages), attempt(messages)
     if isinstance(decoded, str) or isinstance(expected, str):
         assert isinstance(decoded, str), f"decoded, but Google's client says: {expected}"
@@ -103,6 +106,26 @@ def agree(messages: Sequence[bytes]) -> Decoded | None:
     assert rows.features.tobytes() == expected.features.tobytes()
     np.testing.assert_array_equal(rows.present, expected.present)
     return decoded
+
+
+def agree_on_cells(messages: Sequence[bytes]) -> None:
+    """Decode the cells of any columns both ways, and compare."""
+    expected: list[tuple[int, bytes, bytes]] = []
+    complaint = ""
+    try:
+        for key, cells in merged(messages):
+            expected += [(int(key), name, value) for _, name, value in cells if is_key(key)]
+    except InvalidChunk as error:
+        complaint = error.message
+    found = None
+    with suppress(ValueError):
+        found = decode_cells(messages)
+    if complaint:
+        assert found is None or not found.whole
+        return
+    assert found
+    assert found.whole
+    assert list(zip(found.ids.tolist(), found.names, found.values, strict=True)) == expected
 
 
 # ------------------------------------------------------------------ streams as a server may send them
@@ -294,9 +317,28 @@ def test_the_last_scanned_key() -> None:
 
 
 def test_keys_without_an_id_are_reported() -> None:
-    strange = cell("size_nm3", b"wrong length", row_key=b"00000x", commit_row=True)
-    decoded = decode(one_message(strange), FEATURE_COLUMNS)
-    assert (len(decoded.ids), decoded.committed, decoded.strange_key) == (0, 1, b"00000x")
+    unexpected = cell("size_nm3", b"wrong length", row_key=b"00000x", commit_row=True)
+    decoded = decode(one_message(unexpected), FEATURE_COLUMNS)
+    assert (len(decoded.ids), decoded.committed, decoded.unexpected_key) == (0, 1, b"00000x")
+
+
+def test_cells_of_any_column_behind_a_prefix_with_their_times() -> None:
+    key, other = b"root_" + key_of(7), b"root_y"
+    messages = one_message(
+        cell("a", b"12", row_key=key, timestamp_micros=2000, value_size=5),
+        Chunk(value=b"345"),
+        Chunk(value=b"", timestamp_micros=1000),
+        cell("b", b"", timestamp_micros=3000, commit_row=True),
+        cell("a", b"x", row_key=b"root_x", commit_row=True),
+        cell("a", b"begun", row_key=other),
+    )
+    found = decode_cells(messages, b"root_")
+    assert found.ids.tolist() == [7, 7, 7]
+    assert (found.names, found.values) == ([b"a", b"a", b"b"], [b"12345", b"", b""])
+    assert found.times.tolist() == [2000, 1000, 3000]
+    assert (found.committed, found.unexpected_key, found.whole) == (2, b"root_x", False)
+    assert found.last_key == b"root_x"
+    assert not len(decode_cells(messages).ids)
 
 
 def test_other_columns_without_values_behind_a_prefix() -> None:

@@ -1,0 +1,76 @@
+"""The API over a small table and a graph of known roots, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+
+from api.app import create_app
+from api.config import Settings
+from l2features.core.ids import Ids, sorted_unique
+from l2features.store.base import Meta, Store, open_store
+from l2features.testing.stores import features_of
+from tests.support.known_roots import GEOMETRY, KnownGraph
+
+API = "/l2cache/api/v1/table/sample"
+ARROW, PARQUET = "application/vnd.apache.arrow.stream", "application/vnd.apache.parquet"
+
+
+@dataclass
+class NeuronApi:
+    """A client of the API, and what stands behind it; ``published`` are the ids that it published."""
+
+    client: FlaskClient
+    store: Store
+    graph: KnownGraph
+    published: list[int] = field(default_factory=list)
+
+    def get(self, path: str, **headers: str) -> Any:
+        return self.client.get(f"{API}/{path}", headers=headers)
+
+    def post(self, path: str, **content: Any) -> Any:
+        return self.client.post(f"{API}/{path}", **content)
+
+    def summaries(self, roots: Any, query: str = "", **headers: str) -> Any:
+        return self.post(f"roots/summary{query}", json={"root_ids": roots}, headers=headers)
+
+
+def features_in_chunks(ids: Ids, seed: int = 1) -> np.ndarray:
+    """Random features whose representative coordinates lie in the chunk."""
+    rows = features_of(ids, seed)
+    rows["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
+    return rows
+
+
+def neuron_api(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, roots: Mapping[int, Ids], **settings: Any
+) -> NeuronApi:
+    """The API of a data set ``sample`` with all nodes of these roots."""
+    url = f"sqlite://{folder}/l2cache.db"
+    store = open_store(url, "l2cache_sample")
+    store.create(Meta("known", "precomputed://file:///nowhere", "2026-11-21 00:27:44", GEOMETRY))
+    store.write(features_in_chunks(sorted_unique(np.concatenate(list(roots.values())))))
+    entry = {"cv_path": "precomputed://file:///nowhere", "l2cache_id": "l2cache_sample", "store": url}
+    config = folder / "datasets.yml"
+    config.write_text(json.dumps({"sample": {**entry, "graph": "bigtable://p/i/t"}}))
+    graph = KnownGraph(roots)
+    monkeypatch.setattr("api.app.auth_disabled", lambda: True)
+    monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
+    monkeypatch.setattr("api.datasets.open_graph", lambda *_: graph)
+    app = create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings))
+    api = NeuronApi(app.test_client(), store, graph)
+
+    def publish(dataset: str, table: str, ids: Ids) -> int:
+        assert (dataset, table) == ("sample", "l2cache_sample")
+        api.published += ids.tolist()
+        return len(ids)
+
+    monkeypatch.setattr(app.extensions["l2cache"].missing, "publish", publish)
+    return api

@@ -1,0 +1,105 @@
+"""What a light installation lacks, and how commands say so."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from importlib.metadata import packages_distributions
+from typing import Any
+
+import click
+import pytest
+import setuptools  # type: ignore[import-untyped]
+from click.testing import CliRunner
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from l2features.cli.commands import Commands
+from l2features.core.errors import ConfigError
+from l2features.core.extras import EXTRAS, extra_of, naming_extras
+from tests.support.jobs import ROOT
+
+HEAVY = {"apache-beam", "cloud-volume", "google-cloud-bigtable", "numba", "scikit-learn", "scipy"}
+ALL_BUT_TESTS = ("compute", "bigtable", "skeletons", "jobs", "api")
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The arguments of setup.py."""
+    arguments: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", arguments.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    return arguments
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in requirements}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_installs_the_modules_that_it_is_named_for(declared: dict[str, Any], extra: str) -> None:
+    distributions = {**packages_distributions()}
+    distributions |= {"google": ["google-cloud-bigtable"], "google.pubsub_v1": ["google-cloud-pubsub"]}
+    listed = names_of(declared["extras_require"][extra]) | {"grpcio"}  # which the bigtable client needs
+    for module in EXTRAS[extra]:
+        assert {canonicalize_name(name) for name in distributions[module]} & listed, module
+
+
+def test_without_extras_nothing_heavy_is_installed(declared: dict[str, Any]) -> None:
+    assert not names_of(declared["install_requires"]) & HEAVY
+    assert names_of(declared["extras_require"]["all"]) >= HEAVY
+
+
+def test_all_has_every_extra_but_the_tests(declared: dict[str, Any]) -> None:
+    extras = declared["extras_require"]
+    assert {*ALL_BUT_TESTS, "all", "test"} == set(extras)
+    assert {line for name in ALL_BUT_TESTS for line in extras[name]} == set(extras["all"])
+
+
+def test_the_lock_has_all_extras(declared: dict[str, Any]) -> None:
+    text = (ROOT / "requirements.txt").read_text()
+    locked = {canonicalize_name(n): v for n, v in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
+    for line in [*declared["install_requires"], *declared["extras_require"]["all"]]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), line
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        ("numba", "compute"),
+        ("numba.core", "compute"),
+        ("scipy.sparse", "skeletons"),
+        ("google", "bigtable"),
+        ("google.cloud.bigtable.data", "bigtable"),
+        ("google.pubsub_v1", "jobs"),
+        ("numbat", None),
+        ("", None),
+    ],
+)
+def test_the_extra_of_a_module(module: str, extra: str | None) -> None:
+    assert extra_of(module) == extra
+
+
+def test_a_missing_module_of_no_extra_stays_an_error() -> None:
+    with pytest.raises(ModuleNotFoundError, match="l2features_typo"), naming_extras():
+        import l2features_typo  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_an_extra_that_is_named_counts() -> None:
+    with pytest.raises(ConfigError, match=r"pip install 'l2features\[jobs\]'"), naming_extras("jobs"):
+        raise ModuleNotFoundError("No module named 'grpc'", name="grpc")
+
+
+def test_a_command_without_its_extra_ends_with_status_2() -> None:
+    @click.group(cls=Commands)
+    def group() -> None:
+        pass
+
+    @group.command()
+    def work() -> None:
+        raise ModuleNotFoundError("No module named 'numba'", name="numba")
+
+    ran = CliRunner().invoke(group, ["work"])
+    assert ran.exit_code == 2
+    assert ran.output == "error: the module 'numba' is not installed: pip install 'l2features[compute]'\n"
