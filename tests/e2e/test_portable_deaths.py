@@ -37,7 +37,7 @@ from tests.support.updates import edit
 __all__ = ["cluster", "python"]
 DEADLY = Chunk(1, 0, 0)
 WAITS = "--job_server_timeout=180"
-N_MESSAGES, N_BEFORE = 120, 50
+N_MESSAGES, N_BEFORE = 200, 90
 LOST = ("a worker is lost", "Channel closed prematurely")
 """The job service's error for a lost worker."""
 
@@ -119,7 +119,7 @@ def run_stream(config: Path, folder: Path, flags: list[str]) -> Ran:
 def test_a_stream_with_a_message_that_kills_its_worker_is_drained(
     cluster: Cluster, undisturbed: Path, tmp_path: Path, deadly: Path
 ) -> None:
-    """120 messages, of which one kills, one is poison and one names an unknown node; the store pauses."""
+    """200 messages, of which one kills, one is poison and one names an unknown node; the store pauses."""
     config = own_copy(undisturbed, tmp_path)
     store = open_table(config)
     geometry = store.geometry()
