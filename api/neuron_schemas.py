@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from l2features.core.ids import parse_id
 from l2features.core.schema import SIZE
 from l2features.neurons.neuron_summary import SUMMARY, Measure
-from l2features.neurons.root_answers import STATUS_NAMES
+from l2features.neurons.root_answers import REASON, RETIRED, STATUS_NAMES, SUCCESSORS
 from l2features.query.box_lookup import EXPECTED, VoxelBox
 
 from .answers import ARROW, FORMS, JSON
@@ -153,15 +153,15 @@ def summary_schema() -> dict[str, Any]:
     """Return the JSON schema of the summary of one root."""
     properties: dict[str, Any] = {
         "status": {"type": "string", "enum": STATUS_NAMES},
-        "reason": {"type": "string", "description": "Why there is no summary, or what is unexpected in it."},
+        "reason": {"type": "string", "description": REASON},
         "retired_at": {
             "anyOf": [{"type": "string", "format": "date-time"}, {"type": "null"}],
-            "description": "When it was retired (UTC); null for a root of today.",
+            "description": RETIRED,
         },
         "successors": {
             "type": "array",
             "items": {"$ref": "#/components/schemas/AnyId"},
-            "description": "Roots that replaced it.",
+            "description": SUCCESSORS,
         },
     }
     return {

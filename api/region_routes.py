@@ -39,7 +39,7 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: Datasets) -> No
         served = datasets[path.dataset]
         chunk = Chunk(*map(int, path.chunk.split("_")))
         _check_in_grid(served.opened().reader.geometry, chunk)
-        return answer(served, query, lambda reader, _: reader.chunk(chunk, query.names))
+        return answer(served, query, "chunk", lambda reader, _: reader.chunk(chunk, query.names))
 
     @api.get(
         "/table/<dataset>/nodes",
@@ -54,16 +54,18 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: Datasets) -> No
         overlapped = len(box.chunks(served.opened().reader.geometry))
         if overlapped > settings.max_chunks:
             raise _too_many("chunks", "bounds", overlapped, settings.max_chunks)
-        return answer(served, query, lambda reader, read: reader.box(box, query.names, read.until))
+        return answer(served, query, "bounds", lambda reader, read: reader.box(box, query.names, read.until))
 
     def answer(
-        served: Served, query: RegionQuery, find: Callable[[RegionReader, LongRead], FoundNodes]
+        served: Served, query: RegionQuery, field: str, find: Callable[[RegionReader, LongRead], FoundNodes]
     ) -> Response:
         mimetype = accepted(request.headers.get("Accept"), FORMS)
         reader = RegionReader(served.store, served.entry, served.opened().reader.geometry, settings.max_ids)
         with reads.request(served.name) as read:
             found = read.run(lambda: find(reader, read))
-            _check(found, query, settings)
+            if found.count > settings.max_ids:
+                raise _too_many("nodes", field, found.count, settings.max_ids)
+            _check_complete(found, query)
             g.ids = found.count
             with limiter.ids(found.count):
                 return features_response(served, found.answer, query, mimetype)
@@ -77,12 +79,8 @@ def _check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
         raise ApiError(404, "unknown_chunk", message, field="chunk", value="_".join(map(str, chunk)))
 
 
-def _check(found: FoundNodes, query: RegionQuery, settings: Settings) -> None:
-    """Raise ApiError where nodes are too many, or some are absent and the client did not allow that."""
-    if found.count > settings.max_ids:
-        raise _too_many(
-            "nodes", "chunk" if "bounds" not in request.args else "bounds", found.count, settings.max_ids
-        )
+def _check_complete(found: FoundNodes, query: RegionQuery) -> None:
+    """Raise ApiError where nodes may be absent, unless the client allows that."""
     if found.problems and not is_true(query.partial):
         message = f"{found.problem}: partial=true returns the nodes that exist"
         raise ApiError(404, "chunk_not_computed", message, field="partial")

@@ -92,7 +92,8 @@ class NeuronReader:
 
     def histories_of(self, found: Summaries) -> dict[int, RootHistory]:
         """Return the `histories` of the roots that have a summary."""
-        return self.histories(np.unique(found.roots[found.summarized]))
+        roots = np.unique(found.roots[found.summarized])
+        return self.histories(roots) if len(roots) else {}
 
     def _generation(self) -> bytes | None:
         """Return the generation of the rows, None while they are replaced; clear the cache of older rows."""

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..core.times import iso_text
 from ..graph.base import RootHistory
 from .neuron_summary import summary_objects, summary_table
 from .root_summaries import SUMMARIZED, RootStatus, Summaries
 
+REASON = "why there is no summary, or what is unexpected in it"
+RETIRED, SUCCESSORS = "when it was retired (UTC); null for a root of today", "roots that replaced it"
+"""Meanings of what clients receive beside the measures."""
 STATUS_NAMES = [status.name.lower() for status in RootStatus]
 
 
@@ -42,41 +44,26 @@ def root_objects(
 def root_table(found: Summaries, histories: Mapping[int, RootHistory]) -> Any:
     """Return the summaries as an Arrow table, a row per requested root, in order."""
     import pyarrow as pa
-
-    table, known = summary_table(found.roots, found.summary), found.summarized
-    for place, values in enumerate(table.columns[1:], 1):
-        if not pa.types.is_nested(values.type):
-            table = table.set_column(place, table.field(place), _where(known, values))
-    roots = found.roots.tolist()
-    sizes = [found.sizes.get(root) for root in roots]
-    if any(size is not None for size in sizes):
-        place = table.column_names.index("n_nodes")
-        counts = pa.compute.coalesce(table.column(place), pa.array(sizes, table.field(place).type))
-        table = table.set_column(place, table.field(place), counts)
-    known_histories = [histories.get(root) if has else None for root, has in zip(roots, known, strict=True)]
-    names = pa.DictionaryArray.from_arrays(pa.array(found.status.astype(np.int8)), STATUS_NAMES)
-    retired = [one.retired if one else None for one in known_histories]
-    successors = [list(one.successors) if one else None for one in known_histories]
-    about = {"description": "when it was retired; null for a root of today"}
-    table = table.add_column(1, pa.field("status", names.type), names)
-    for name, column, what in (
-        ("reason", pa.array([found.reasons.get(root) for root in roots], pa.string()), {}),
-        ("retired_at", pa.array(retired, pa.timestamp("ms", "UTC")), about),
-        (
-            "successors",
-            pa.array(successors, pa.list_(pa.uint64())),
-            {"description": "roots that replaced it"},
-        ),
-    ):
-        table = table.append_column(pa.field(name, column.type, metadata=what or None), column)
-    return table
-
-
-def _where(known: npt.NDArray[np.bool_], values: Any) -> Any:
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.if_else(pa.array(known), values, pa.scalar(None, values.type))
+    table, roots, known = summary_table(found.roots, found.summary), found.roots.tolist(), found.summarized
+    for place, values in enumerate(table.columns[1:], 1):
+        if not pa.types.is_nested(values.type):
+            values = pc.if_else(pa.array(known), values, pa.scalar(None, values.type))
+        if table.column_names[place] == "n_nodes":
+            values = pc.coalesce(values, pa.array([found.sizes.get(root) for root in roots], values.type))
+        table = table.set_column(place, table.field(place), values)
+    status = pa.DictionaryArray.from_arrays(pa.array(found.status.astype(np.int8)), STATUS_NAMES)
+    table = table.add_column(1, pa.field("status", status.type), status)
+    lives = [histories.get(root) if has else None for root, has in zip(roots, known, strict=True)]
+    for name, kind, values, meaning in (
+        ("reason", pa.string(), [found.reasons.get(root) for root in roots], REASON),
+        ("retired_at", pa.timestamp("ms", "UTC"), [one and one.retired for one in lives], RETIRED),
+        ("successors", pa.list_(pa.uint64()), [one and list(one.successors) for one in lives], SUCCESSORS),
+    ):
+        described = pa.field(name, kind, metadata={"description": meaning})
+        table = table.append_column(described, pa.array(values, kind))
+    return table
 
 
 def _history(history: RootHistory | None, as_str: bool) -> dict[str, Any]:

@@ -29,7 +29,7 @@ TIME = datetime(2026, 11, 21, 1, 2, 3, 456_000, UTC)
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NeuronApi:
-    return neuron_api(tmp_path, monkeypatch, ROOTS, max_root_nodes=50, max_roots=5, root_timeout_s=5)
+    return neuron_api(tmp_path, monkeypatch, ROOTS, max_root_nodes=50, max_roots=5)
 
 
 def without(api: NeuronApi, ids: Ids) -> None:
