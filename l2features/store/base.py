@@ -116,8 +116,7 @@ class ChunkLog(Protocol):
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         """Record a chunk's outcome and, for a data set without a graph, the segment of each of its nodes.
 
-        The segments are indexed, and the earlier ones of the chunk are removed from the index. The cells of
-        all these segments in `RootCells` are deleted, as they depend on the chunk.
+        The segments are indexed, and the earlier ones of the chunk are removed from the index.
         """
 
     def chunk_records(self) -> Iterator[ChunkRecord]:

@@ -1,8 +1,8 @@
 """When rows of a table are replaced, so that results which depend on them are computed again.
 
 A job that may replace rows opens a window before it writes, and renews it while it writes (`Rewriting`).
-Every renewal gives the table a new generation. Whoever keeps a result of rows stores the generation that it
-read before the rows, and uses the result only while the generation is the same. Nothing is kept while a
+Every renewal gives the table a new generation. A result of rows is stored with the generation that was
+read before the rows, and is used only while the generation is the same. Nothing is kept while a
 window is open. A window ends by itself, so a killed job leaves nothing to clean up.
 """
 

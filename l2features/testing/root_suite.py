@@ -127,14 +127,6 @@ class SegmentIndexSuite:
         expected = {segment: [CHUNK + rank] for rank, segment in enumerate(segments.tolist(), 1)}
         assert nodes_of(store, segments) == expected
 
-    def test_what_is_kept_of_the_segments_of_a_recorded_chunk_is_deleted(self, store: Store) -> None:
-        store.put_chunk(record(CHUNK), as_ids([1, 2]))
-        kept = {root: {"a": b"1"} for root in (1, 2, 3, 4)}
-        for segments, left in (([1, 2], [3, 4]), ([2, 3], [4]), ([2, 3], [1, 4])):
-            store.put_root_cells(kept)
-            store.put_chunk(record(CHUNK), as_ids(segments))
-            assert list(store.root_cells(as_ids([1, 2, 3, 4]), ["a"])) == left
-
     def test_tables_have_indexes_of_their_own(self, store: Store, new_store: NewStore) -> None:
         other = new_store(f"{store.name}-b")
         other.create_table()

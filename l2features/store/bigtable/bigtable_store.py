@@ -35,9 +35,7 @@ from . import cells as cell
 from .calls import causes, create_table, reason, unavailable
 from .cells import CHUNK_PREFIX, CHUNKS_END, GEOMETRY_KEY, INCOMPLETE, META_KEY, STATES, RowEntry
 from .root_rows import (
-    FIRST_CELL,
     ROOT_PREFIX,
-    ROOTS,
     SEGMENT_PREFIX,
     first_nodes,
     index_entries,
@@ -146,7 +144,6 @@ class BigtableStore(Store):
         before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
         if not np.array_equal(before, after):
             self._index(record.chunk_id, after, np.setdiff1d(before, after))
-        self._delete_existing(np.union1d(before, after))
         key = cell.chunk_key(record.chunk_id)
         self._mutate([RowEntry(key, cell.chunk_cells(record, segments), record.time)])
 
@@ -218,13 +215,6 @@ class BigtableStore(Store):
 
     def delete_root_cells(self, roots: Ids) -> None:
         self._delete_rows(keys_of(ROOT_PREFIX, roots))
-
-    def _delete_existing(self, roots: Ids) -> None:
-        """Delete the cells of roots that have some, as most have none and reads are cheaper."""
-        keys = keys_of(ROOT_PREFIX, roots)
-        with self._errors():
-            parts = self._open().read_keys(keys, ROOTS, FIRST_CELL) if keys else []
-        self.delete_root_cells(np.concatenate([as_ids([]), *(part.ids for part in parts)]))
 
     def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
         keys = keys_of(SEGMENT_PREFIX, segments)

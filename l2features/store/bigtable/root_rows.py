@@ -16,19 +16,15 @@ from google.cloud.bigtable.data.row_filters import (
     FamilyNameRegexFilter,
     RowFilter,
     RowFilterChain,
-    StripValueTransformerFilter,
 )
 
 from ...core.errors import StoreError
 from ...core.ids import Ids, as_ids, from_bytes, numbered_ids, row_keys, to_bytes
 from ..formats import parse_root_cell, root_cell
 from .cells import FAMILY, CellEntry
-from .row_arrays import AnyCells, Columns
+from .row_arrays import AnyCells
 
 ROOT_PREFIX, SEGMENT_PREFIX = b"root_", b"segment_"
-ROOTS = Columns(("any",), prefix=ROOT_PREFIX)
-"""Decodes the ids of rows of roots, whatever cells they have."""
-FIRST_CELL = RowFilterChain(filters=[CellsRowLimitFilter(1), StripValueTransformerFilter(True)])
 WRITE_BYTES = 10_000_000
 """Bytes of values in one bulk mutation, unless one value alone is larger."""
 

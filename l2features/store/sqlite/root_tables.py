@@ -75,11 +75,10 @@ def read_nodes(db: sqlite3.Connection, name: str, segments: Ids, most: int) -> d
 def replace_segments(
     db: sqlite3.Connection, name: str, chunk_id: int, segments: Ids | None, earlier: Ids | None
 ) -> None:
-    """Replace a chunk's ``earlier`` segments in the index, and delete what is kept of them all."""
+    """Replace a chunk's ``earlier`` segments in the index."""
     before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
     if not np.array_equal(before, after):
         index(db, name, chunk_id, after, before)
-    delete_roots(db, name, np.union1d(before, after))
 
 
 def index(db: sqlite3.Connection, name: str, chunk_id: int, segments: Ids, earlier: Ids) -> None:
