@@ -10,7 +10,7 @@ import pyarrow as pa
 from flask import Response, g
 
 from l2features.core.ids import Ids
-from l2features.graph.base import RootHistory
+from l2features.graph.base import Pairs, RootHistory
 from l2features.neurons.node_graph import NeuronGraph
 from l2features.neurons.root_answers import STATUS_NAMES, root_objects, root_table
 from l2features.neurons.root_summaries import Summaries
@@ -47,20 +47,19 @@ def summaries_response(
     return body_response([arrow_stream(table) if mimetype == ARROW else parquet(table)], mimetype)
 
 
-def graph_response(graph: NeuronGraph, query: GraphQuery, mimetype: str) -> Response:
+def graph_response(root: int, nodes: Ids, edges: Pairs, query: GraphQuery, mimetype: str) -> Response:
     """Return the ids of a root's nodes, and its edges as pairs of ids."""
-    nodes, edges = graph.node_ids, graph.node_ids[graph.edges]
     if mimetype == ARROW:
         listed = pa.FixedSizeListArray.from_arrays(pa.array(edges.ravel()), 2)
         row = {
-            "root_id": pa.array([graph.root_id], pa.uint64()),
+            "root_id": pa.array([root], pa.uint64()),
             "node_ids": pa.ListArray.from_arrays([0, len(nodes)], pa.array(nodes)),
             "edges": pa.ListArray.from_arrays([0, len(edges)], listed),
         }
         return body_response([arrow_stream(pa.table(row))], ARROW)
     as_str = is_true(query.int64_as_str)
     content = {
-        "root_id": str(graph.root_id) if as_str else graph.root_id,
+        "root_id": str(root) if as_str else root,
         "node_ids": nodes.astype(str).tolist() if as_str else np.ascontiguousarray(nodes),
         "edges": edges.astype(str).tolist() if as_str else np.ascontiguousarray(edges),
     }

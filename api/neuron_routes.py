@@ -106,8 +106,8 @@ def _root_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
         served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), (JSON, ARROW))
 
         def read(neurons: NeuronReader) -> Found:
-            graph = neurons.graph(path.root_id, ())
-            return Found(as_ids([]), lambda: graph_response(graph, query, mimetype))
+            nodes, edges = neurons.edges(path.root_id)
+            return Found(as_ids([]), lambda: graph_response(path.root_id, nodes, edges, query, mimetype))
 
         return reads.answer(served, MissingQuery(), read, path.root_id)
 

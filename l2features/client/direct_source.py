@@ -74,8 +74,7 @@ class DirectSource:
 
     def root_graph(self, root: int) -> tuple[Any, Any]:
         with naming_extras():
-            graph = self._neurons.graph(root, ())
-        nodes, edges = graph_tables(graph.node_ids, graph.node_ids[graph.edges])
+            nodes, edges = graph_tables(*self._neurons.edges(root))
         return self._stamped(nodes), self._stamped(edges)
 
     def skeleton(self, root: int, form: str, parameters: dict[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..core.ids import Ids, sorted_unique
 from ..query.answers import with_metadata
@@ -27,8 +28,8 @@ def joined(tables: Sequence[Any]) -> Any:
 
 def waiting(table: Any) -> Ids:
     """Return the unique ids without features yet, sorted."""
-    mask = np.isin(table["status"].to_pylist(), WAITING)
-    return sorted_unique(table["id"].to_numpy()[mask])
+    mask = pc.is_in(table["status"].cast(pa.string()), pa.array(WAITING))
+    return sorted_unique(table["id"].to_numpy()[mask.to_numpy()])
 
 
 def in_order(table: Any, fresh: Any) -> Any:

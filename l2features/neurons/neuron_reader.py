@@ -14,7 +14,7 @@ import numpy as np
 from ..core.ids import Ids, as_ids, sorted_unique, to_bytes
 from ..core.rows import Rows
 from ..core.schema import NAMES
-from ..graph.base import Graph, RootHistory, RootNodes
+from ..graph.base import Graph, Pairs, RootHistory, RootNodes
 from ..query.reader import Answer, Reader, Status
 from ..store.rewrites import read_generation
 from .kept import BASIS_BYTES, EDGES, GRAPH_SUMMARY, L2_IDS, SUMMARY, KeptRoots, Kind
@@ -171,10 +171,15 @@ class NeuronReader:
         """Return the rows and status of a root's nodes, in the order of their ids. Raises RootError."""
         return _read(self.reader, self.l2_ids(root), names, with_reasons)
 
-    def graph(self, root: int, names: Sequence[str] = NAMES) -> NeuronGraph:
-        """Return a root's L2 graph, whose nodes have these attributes. Raises RootError."""
+    def edges(self, root: int) -> tuple[Ids, Pairs]:
+        """Return a root's L2 ids (n,) and the edges between them (m, 2). Raises RootError."""
+        ids = self.l2_ids(root)
+        return ids, ids[self._edges({root: ids})[root]]
+
+    def graph(self, root: int) -> NeuronGraph:
+        """Return a root's L2 graph, whose nodes have all attributes. Raises RootError."""
         ids = {root: self.l2_ids(root)}
-        answer = _read(self.reader, ids[root], names)
+        answer = _read(self.reader, ids[root])
         return self._graphs(ids, answer, np.array([0, len(ids[root])]))[0]
 
     def skeleton(self, root: int, **parameters: Any) -> Skeleton:

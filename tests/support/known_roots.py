@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from l2features.core.errors import StoreError
-from l2features.core.geometry import Chunk, Geometry
+from l2features.core.geometry import Geometry
 from l2features.core.ids import IdLayout, Ids, as_ids, sorted_unique
 from l2features.core.rows import Rows
 from l2features.core.schema import FEATURES, NAMES
-from l2features.graph.base import Children, Graph, Pairs, RootHistory, RootNodes
+from l2features.graph.base import Pairs, RootHistory, RootNodes
 from l2features.testing.stores import features_of
 
 GEOMETRY = Geometry((16.0, 16.0, 40.0), (0, 0, 0), (640, 640, 320), (64, 64, 32), IdLayout({2: 10, 6: 4}))
@@ -90,15 +89,11 @@ class MemoryTable(CellTable):
         self.notes[name] = text
 
 
-class KnownGraph(Graph):
-    """A graph of given roots; ``calls`` are the names of its methods, in order."""
-
-    pattern, expected = re.compile("known"), "known"
+class KnownGraph:
+    """What a neuron reader uses of a graph, over given roots; ``calls`` are the names of its methods."""
 
     def __init__(self, roots: Mapping[int, Ids], permanent: bool = True) -> None:
-        super().__init__("known", lambda: None)  # type: ignore[arg-type,return-value]
-        self.roots = dict(roots)
-        self.permanent = permanent  # type: ignore[misc]
+        self.roots, self.permanent = dict(roots), permanent
         self.calls: list[str] = []
         self.limits: list[tuple[int, int]] = []
         self.errors: dict[int, str] = {}
@@ -129,21 +124,6 @@ class KnownGraph(Graph):
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
         self._called("histories")
         return {root: RootHistory(T0, None, (), ()) for root in roots.tolist() if root in self.roots}
-
-    def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
-        raise NotImplementedError
-
-    def info(self) -> None:
-        return None
-
-    def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
-        raise NotImplementedError
-
-    def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
-        raise NotImplementedError
-
-    def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
-        raise NotImplementedError
 
     def close(self) -> None:
         return

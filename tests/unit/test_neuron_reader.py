@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from l2features.core.errors import GraphError, GraphUnavailable, StoreError, StoreUnavailable, UnknownFormat
 from l2features.core.ids import Ids, as_ids
 from l2features.core.rows import Rows, served_column
+from l2features.graph.base import Graph
 from l2features.neurons import neuron_reader
 from l2features.neurons.kept import FORMAT, MAGIC
 from l2features.neurons.neuron_reader import NeuronReader
@@ -47,7 +48,8 @@ class Setting:
 
     def reader(self, cache_bytes: int = 0, cache: RowCache | None = None, **options: Any) -> NeuronReader:
         rows = Reader(self.table, GEOMETRY, cache)  # type: ignore[arg-type]
-        return NeuronReader(rows, self.graph, cache_bytes=cache_bytes, **{"keep": True, **options})
+        graph = cast(Graph, self.graph)
+        return NeuronReader(rows, graph, cache_bytes=cache_bytes, **{"keep": True, **options})
 
     def uses(self) -> tuple[list[str], int]:
         """Return the calls of the graph, and the number of reads of rows, since the last call of this."""
