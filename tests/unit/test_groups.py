@@ -36,7 +36,7 @@ def alone(volume: np.ndarray, label: int, members: list[int], resolution: tuple[
     return compute_features(np.where(mask, np.uint64(label), np.uint64(0)), resolution).tobytes()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), SHAPES, st.sampled_from("CF"), st.sampled_from(RESOLUTIONS), st.data())
 def test_groups_have_the_bytes_of_the_whole_chunk(
     seed: int, shape: Shape, order: Literal["C", "F"], resolution: tuple[float, ...], data: st.DataObject

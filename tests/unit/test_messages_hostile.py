@@ -73,7 +73,7 @@ def decoded(data: bytes, attributes: dict[str, str]) -> NodeRequest | None:
     return request
 
 
-@settings(max_examples=400)
+@settings(max_examples=1000)
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join), st.booleans())
 def test_any_opcodes_give_a_request_or_a_named_error(body: bytes, as_ids_of_edit: bool) -> None:
     head, tail = (b"\x80\x04}\x8c\x0cnew_lvl2_ids", b"s.") if as_ids_of_edit else (b"\x80\x04", b".")
@@ -84,7 +84,7 @@ words = st.text(max_size=20) | st.sampled_from(["true", "false", "fixture_v2", "
 names = st.sampled_from(["table_id", "l2_cache_id", "remesh_priority", "remesh", "user_id", "priority"])
 
 
-@settings(max_examples=200)
+@settings(max_examples=500)
 @given(st.binary(max_size=100), st.dictionaries(names | words, words))
 def test_any_message_gives_a_request_or_a_named_error(data: bytes, attributes: dict[str, str]) -> None:
     decoded(data, attributes)
@@ -95,7 +95,7 @@ SEEDS += [edit(np.array([NODE, NODE + 1], np.uint64), 5), edit({NODE}, 5), edit(
 SEEDS += [edit(np.array([NODE, NODE + 1], np.uint64), 2), edit(np.array([NODE], np.uint64), 0)]
 
 
-@settings(max_examples=400)
+@settings(max_examples=1000)
 @given(st.sampled_from(SEEDS), st.data())
 def test_damaged_edits_give_a_request_or_a_named_error(seed: bytes, data: st.DataObject) -> None:
     damaged = bytearray(seed)

@@ -213,7 +213,7 @@ def varint(n: int) -> bytes:
 
 
 # ------------------------------------------------------------------ properties
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(streams())
 def test_every_form_of_a_stream_is_decoded_as_googles_client_does(messages: list[bytes]) -> None:
     agree(messages)
@@ -241,7 +241,7 @@ def test_chunks_in_any_order_are_refused_as_googles_client_does(chunks: list[Any
     agree([Response(chunks=[chunk]).SerializeToString() for chunk in chunks])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     streams(), st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4), st.integers(0, 3)
 )

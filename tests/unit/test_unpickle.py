@@ -232,7 +232,7 @@ def test_inconsistent_arrays_are_refused() -> None:
             plain_loads(array.replace(old, new), ARRAYS)
 
 
-@settings(max_examples=200)
+@settings(max_examples=500)
 @given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda tail: b"\x80\x04" + tail))
 @example(b"(" * 100 + b"t.")
 def test_any_bytes_give_an_object_or_value_error(data: bytes) -> None:
@@ -243,7 +243,7 @@ def test_any_bytes_give_an_object_or_value_error(data: bytes) -> None:
     assert b"." in data
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(plain, st.data())
 def test_damaged_pickles_give_an_object_or_value_error(value: Any, data: st.DataObject) -> None:
     damaged = bytearray(pickle.dumps({"operation_id": 7, "value": value}, 4))
