@@ -9,19 +9,24 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from flask.testing import FlaskClient
 
 from api.app import create_app
 from api.config import Settings
-from l2features.core.schema import FEATURES, NAMES
 from l2features.core.times import format_time
 from l2features.store.base import Meta
 from l2features.testing.stores import INSTANCE, PROJECT, open_table
 from tests.support.command import run
-from tests.support.graph_roots import GEOMETRY, UNKNOWN_ROOT, at, pairs_of, roots_of_recording
+from tests.support.graph_roots import (
+    GEOMETRY,
+    UNKNOWN_ROOT,
+    at,
+    features_of_recording,
+    pairs_of,
+    roots_of_recording,
+)
 from tests.support.jobs import Recordings, dataset_file
 from tests.support.root_server import RootServer, serve_roots
 
@@ -44,17 +49,9 @@ def config(
     server.fail = lambda route: None
     graph = f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2" if request.param == "table" else "graphene"
     config = dataset_file(tmp_path, server.url, graph=graph, chunk_size=None)
-    recorded = recordings.json("features.json")["features"]
-    rows = np.zeros(len(recorded), FEATURES)
-    for row, (node, values) in zip(rows, recorded.items(), strict=True):
-        row["label"] = int(node)
-        for name in NAMES:
-            if values[name]:
-                row[name] = values[name]
-        row["has_pca"] = bool(values["pca_val"])
     with closing(open_table(config)) as store:
         store.create(Meta("fixture_v2", server.url, "2026-11-21 00:27:44", GEOMETRY))
-        store.write(rows)
+        store.write(features_of_recording(recordings))
     return config
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from l2features.core.ids import Ids, as_ids
-from l2features.core.schema import FEATURES, NAMES
 from l2features.graph.bigtable import BigtableGraph
 from l2features.neurons.neuron_reader import NeuronReader
 from l2features.neurons.root_summaries import RootStatus, Summaries
@@ -20,7 +19,7 @@ from l2features.query.reader import Reader
 from l2features.store.base import Meta, Store, open_store
 from l2features.store.rewrites import Rewriting, end_rewrites
 from l2features.testing.stores import INSTANCE, PROJECT, NewStore, forget
-from tests.support.graph_roots import GEOMETRY, UNKNOWN_ROOT, roots_of_recording
+from tests.support.graph_roots import GEOMETRY, UNKNOWN_ROOT, features_of_recording, roots_of_recording
 from tests.support.jobs import Recordings
 
 GRAPH = f"bigtable://{PROJECT}/{INSTANCE}/fixture_v2"
@@ -30,16 +29,7 @@ READY, INCOMPLETE, UNKNOWN, *_ = RootStatus
 
 @pytest.fixture
 def features(recordings: Recordings) -> np.ndarray:
-    """The recorded features of every node, as rows."""
-    recorded = recordings.json("features.json")["features"]
-    rows = np.zeros(len(recorded), FEATURES)
-    for row, (node, values) in zip(rows, recorded.items(), strict=True):
-        row["label"] = int(node)
-        for name in NAMES:
-            if values[name]:
-                row[name] = values[name]
-        row["has_pca"] = bool(values["pca_val"])
-    return rows
+    return features_of_recording(recordings)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import numpy as np
 
 from l2features.core.geometry import Geometry
 from l2features.core.ids import IdLayout, as_ids
+from l2features.core.schema import FEATURES, NAMES
 from l2features.graph.base import Graph, RootHistory
 from tests.support.jobs import Recordings
 
@@ -28,6 +29,19 @@ def at(ms: int) -> datetime:
 
 def roots_of_recording(recordings: Recordings) -> dict[int, dict[str, Any]]:
     return {int(root): entry for root, entry in recordings.json("roots.json")["roots"].items()}
+
+
+def features_of_recording(recordings: Recordings) -> np.ndarray:
+    """The recorded features of every node, as rows."""
+    recorded = recordings.json("features.json")["features"]
+    rows = np.zeros(len(recorded), FEATURES)
+    for row, (node, values) in zip(rows, recorded.items(), strict=True):
+        row["label"] = int(node)
+        for name in NAMES:
+            if values[name]:
+                row[name] = values[name]
+        row["has_pca"] = bool(values["pca_val"])
+    return rows
 
 
 def history_of(entry: dict[str, Any]) -> RootHistory:

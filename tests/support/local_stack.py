@@ -1,0 +1,105 @@
+"""`l2features up` as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+GUARD_S = 120.0
+NO_SUCH_PROXY = {"http_proxy": "http://127.0.0.1:9"}
+"""What is on this machine is not reached through it."""
+
+
+class Up:
+    """``l2features up`` as a process; nothing but its folder is there for it to write to."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder, self.elsewhere = path / "a stack", path / "elsewhere"
+        variables = {"HOME": "home", "TMPDIR": "tmp", "XDG_CACHE_HOME": "cache", "CLOUDSDK_CONFIG": "gcloud"}
+        for name in (*variables.values(), "cwd"):
+            (self.elsewhere / name).mkdir(parents=True)
+        self.own = {name: str(self.elsewhere / folder) for name, folder in variables.items()}
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "l2features.cli", "up", str(self.folder)],
+            cwd=self.elsewhere / "cwd",
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **NO_SUCH_PROXY, **self.own},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.said = ""
+        self.family: list[psutil.Process] = []
+
+    def read_until(self, end: str) -> None:
+        """Read what it prints until a line ends so."""
+        guard = threading.Timer(GUARD_S, self.process.kill)
+        guard.start()
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.said += line
+            if line.rstrip("\n").endswith(end):
+                break
+        else:
+            _, error = self.process.communicate()
+            pytest.fail(f"it ended: {self.said}{error}")
+        guard.cancel()
+        own = psutil.Process(self.process.pid)
+        self.family = [own, *own.children(recursive=True)]
+
+    def leftovers(self) -> list[str]:
+        """What still runs of it after a moment: what was its family, or names its folder."""
+        until = time.monotonic() + 10
+        while True:
+            named = [p for p in psutil.process_iter() if str(self.folder) in command_line(p)]
+            left = [str(p) for p in (*self.family, *named) if is_alive(p)]
+            if not left or time.monotonic() > until:
+                return left
+            time.sleep(0.1)
+
+    def temporary(self) -> list[Path]:
+        return list(self.folder.glob("up-tmp-*"))
+
+    def written_elsewhere(self) -> list[Path]:
+        return [path for path in self.elsewhere.rglob("*") if path.is_file()]
+
+    def finish(self) -> tuple[int, str]:
+        """Its exit status, and its error messages."""
+        _, error = self.process.communicate(timeout=60)
+        return self.process.returncode, error
+
+    def kill(self) -> None:
+        """Leave nothing behind, whatever a test did."""
+        with suppress(psutil.NoSuchProcess):
+            own = psutil.Process(self.process.pid)
+            self.family += [own, *own.children(recursive=True)]
+        for process in self.family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.communicate()
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
