@@ -25,9 +25,10 @@ class Lists(NamedTuple):
     starts: Places
 
     @classmethod
-    def joined(cls, parts: Sequence[Ids]) -> Lists:
-        lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-        return cls(np.concatenate([as_ids([]), *parts]), np.concatenate([[0], np.cumsum(lengths)]))
+    def joined(cls, parts: Sequence[bytes]) -> Lists:
+        """Return lists from the bytes of each."""
+        lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts)) // 8
+        return cls(from_bytes(b"".join(parts)), np.concatenate([[0], np.cumsum(lengths)]))
 
     @property
     def lengths(self) -> Places:
@@ -64,10 +65,10 @@ class NodeLists:
         decompressor, parts = zstandard.ZstdDecompressor(), []
         for row, cell in zip(rows.tolist(), cells, strict=True):
             try:
-                parts.append(decode_ids(cell, most, what, decompressor))
+                parts.append(id_bytes(cell, most, what, decompressor))
             except ValueError as error:
                 errors[row] = f"node {row}: {error}"
-                parts.append(as_ids([]))
+                parts.append(b"")
         order = np.argsort(rows, kind="stable")
         joined = Lists.joined([parts[i] for i in order.tolist()])
         ends = np.searchsorted(rows[order], ids, side="right")
@@ -92,10 +93,13 @@ def check_lists(errors: Mapping[int, str]) -> None:
         raise GraphError("; ".join(list(errors.values())[:3]))
 
 
-def decode_ids(
-    cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDecompressor | None = None
-) -> Ids:
-    """Return the ids in a cell, at most ``most`` of them; ``what`` names them in errors.
+def decode_ids(cell: bytes, most: int, what: str) -> Ids:
+    """Return the ids in a cell; see `id_bytes`."""
+    return from_bytes(id_bytes(cell, most, what, zstandard.ZstdDecompressor()))
+
+
+def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDecompressor) -> bytes:
+    """Return the little-endian ids in a cell, at most ``most`` of them; ``what`` names them in errors.
 
     A raw cell never begins like compressed data: its chunk would need four billion supervoxels.
 
@@ -106,15 +110,14 @@ def decode_ids(
         try:
             size = zstandard.frame_content_size(cell)
             if size <= 8 * most:
-                reader = decompressor or zstandard.ZstdDecompressor()
-                cell = reader.decompress(cell, max_output_size=8 * most)
+                cell = decompressor.decompress(cell, max_output_size=8 * most)
         except zstandard.ZstdError as error:
             raise ValueError(f"its {what} cannot be decompressed: {error}") from error
         if size > 8 * most:
             raise ValueError(f"its {what} are {size} bytes: expected {most} ids at most")
     if len(cell) % 8:
         raise ValueError(f"its {what} are {len(cell)} bytes: expected 8 for each")
-    return from_bytes(cell)
+    return cell
 
 
 def batches(ids: Ids, size: int) -> Iterable[Ids]:
