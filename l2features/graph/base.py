@@ -12,9 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..core.chunks import ChunkBox
 from ..core.errors import GraphError
 from ..core.geometry import Bounds, Chunk, Geometry, Triple
-from ..core.ids import L2, IdLayout, Ids
+from ..core.ids import L2, IdLayout, Ids, as_ids, sorted_unique
+from ..core.rows import Rows
 from ..store.base import Store
 
 SUPERVOXEL = 1
@@ -66,6 +68,14 @@ class RootNodes:
     errors: dict[int, str] = field(default_factory=dict)
 
 
+class MalformedEdges(GraphError):
+    """The edges of some roots are malformed; ``roots`` maps these to what is."""
+
+    def __init__(self, roots: Mapping[int, str]) -> None:
+        super().__init__("; ".join(list(roots.values())[:3]))
+        self.roots = roots
+
+
 class RootHistory(NamedTuple):
     """When a root was made and retired (UTC, milliseconds), which roots replaced it and which it replaced."""
 
@@ -73,6 +83,20 @@ class RootHistory(NamedTuple):
     retired: datetime | None = None
     successors: tuple[int, ...] = ()
     predecessors: tuple[int, ...] = ()
+
+
+class NodeRoots(NamedTuple):
+    """L2 nodes and the root of each, in step, sorted by node."""
+
+    l2_ids: Ids
+    roots: Ids
+
+
+class ChangedRoots(NamedTuple):
+    """Roots that were retired and roots that were made between two times, each sorted."""
+
+    retired: Ids
+    made: Ids
 
 
 class Graph(ABC):
@@ -89,6 +113,8 @@ class Graph(ABC):
     """The same as text for error messages."""
     permanent: ClassVar[bool] = True
     """Whether the L2 nodes of a root never change."""
+    expected_root: ClassVar[str] = "an id of the layer of its roots"
+    """What a root is, for error messages."""
     deadline_s: float = 60.0
     """Time limit of a call about roots, in seconds."""
 
@@ -139,8 +165,14 @@ class Graph(ABC):
         """
 
     @abstractmethod
-    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
-        """Return the L2 edges of each root, of which ``nodes`` has the L2 ids; they never change either."""
+    def root_edges(
+        self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
+    ) -> dict[int, Pairs]:
+        """Return the L2 edges of each root, of which ``nodes`` has the L2 ids; they never change either.
+
+        ``rows`` are the features of all nodes, root after root, where the caller has read them.
+        Raises MalformedEdges where those of some roots are malformed.
+        """
 
     @abstractmethod
     def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
@@ -149,6 +181,29 @@ class Graph(ABC):
     @abstractmethod
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
         """Return when roots were made and retired; unknown roots are left out."""
+
+    def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
+        """Return the L2 nodes of the chunks of a box that are valid at a time, with their roots.
+
+        A node is valid at a time if it was made by then, and its root at that time was not retired by then.
+        The box may leave the grid and be of any size; memory grows with its nodes.
+        """
+        chunks = (chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0])
+        nodes = [self.nodes(geometry, chunk, time) for chunk in chunks]
+        ids = sorted_unique(np.concatenate([as_ids([]), *nodes]))
+        roots = self.roots_of(geometry, ids, time)
+        return NodeRoots(ids[roots != 0], roots[roots != 0])
+
+    def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
+        """Return the roots of ``since`` that were retired by ``until``, and those of ``until`` made after it.
+
+        Changes at ``since`` are before it, and those at ``until`` are not after it. A root that was both made
+        and retired in between is in neither. ``since`` is after the graph's ingest, which no log has.
+        Raises GraphError where the graph has no history.
+        """
+        raise GraphError(
+            f"graph {self.url}: it has no history of its roots: expected a fresh version, without a base"
+        )
 
     def check(self) -> None:
         """Raise GraphError or ConfigError where the graph cannot be read."""

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime
-from functools import cache, partial
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ..core.chunks import ChunkBox
 from ..core.errors import ConfigError, GraphError
 from ..core.geometry import Chunk, Geometry
-from ..core.ids import L2, Ids, as_ids, row_keys, sorted_unique
-from ..core.transient import graph_error
+from ..core.ids import L2, Ids, as_ids, sorted_unique
+from ..core.rows import Rows
 from .base import (
     SUPERVOXEL,
+    ChangedRoots,
     Children,
     Graph,
     GraphInfo,
+    NodeRoots,
     OpenTable,
     Pairs,
     RootHistory,
@@ -30,23 +31,24 @@ from .base import (
     check_children,
     check_nodes,
 )
-from .id_cells import NodeLists, batches, decode_ids
+from .chunk_ranges import batches_of, ranges_within
+from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, batches, decode_ids
+from .known_roots import KnownRoots
 from .l2_edges import edges_of_roots
-from .root_walk import ascend, descend
-from .table_meta import META_KEYS, info_of_cells, layers_of
+from .root_lives import RootLives, changes, lives_of, log_since
+from .root_walk import ascend, descend, highest_among
+from .table_meta import META_KEYS, info_of_cells, layers_of, layout_above
+from .table_reads import ROWS, TableReads, column, graph_errors
 
 if TYPE_CHECKING:
-    from google.cloud.bigtable.data import ReadRowsQuery
-    from google.cloud.bigtable.data.row_filters import RowFilter
+    pass
 
-    from ..store.bigtable.row_arrays import AnyCells, Columns, Decoded
-
-ROWS = 20_000
-"""Rows that are read and decoded at a time."""
+SETTLED = timedelta(seconds=60)
+"""What the graph was that long ago no longer changes."""
 _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 
 
-class BigtableGraph(Graph):
+class BigtableGraph(TableReads, Graph):
     """Children are raw in PyChunkedGraph 1 and compressed with zstd in 2; all else is the same.
 
     Rows of nodes are never removed, and lack the time a node was superseded. The nodes that are valid at a
@@ -63,7 +65,8 @@ class BigtableGraph(Graph):
         self.url, self.deadline_s = url, calls.OPERATION_TIMEOUT_S
         with graph_errors(url):
             self._connection = Connection(*parse_graph_url(url), calls.OPERATION_TIMEOUT_S)
-        self._top: int | None = None
+        self._top_and_fan_out: tuple[int, int] | None = None
+        self._known: tuple[datetime, KnownRoots] | None = None
 
     def info(self) -> GraphInfo:
         from google.cloud.bigtable.data import ReadRowsQuery
@@ -103,28 +106,51 @@ class BigtableGraph(Graph):
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
         from google.cloud.bigtable.data.row_filters import RowFilterChain, StripValueTransformerFilter
 
-        from .graph_rows import CHILDREN, newest
+        from .graph_rows import newest
 
         layer = L2 if time is None else SUPERVOXEL
         chunk_id = geometry.layout.chunk_id(*chunk, layer=layer)
         first, last = chunk_id + 1, geometry.layout.last_id(chunk_id)
         if time is None:
             stripped = RowFilterChain(filters=[newest(CHILDREN), StripValueTransformerFilter(True)])
-            parts = self._scan(first, last, _columns(CHILDREN), stripped)
+            parts = self._scan([as_ids([first, last])], column(CHILDREN), stripped)
             return np.concatenate([as_ids([]), *(part.ids for part in parts)])
         return check_nodes(geometry, chunk, sorted_unique(self._parents(first, last, time)[1]))
+
+    def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
+        """See `Graph.valid_nodes`.
+
+        The rows of all nodes ever made in the box's chunks are scanned, of layer 2 and of those chunks above
+        that lie in the box: eight bytes of each. A node without a parent at the time was made later. What is
+        above the box is read by key, and all roots are, as only a root's row tells whether it is retired:
+        one read of a row for each root in the box, of which only retired ones return a cell. Roots at a time
+        more than `SETTLED` ago are cached from one box to the next. Each read has its own deadline.
+        """
+        top, fan_out = self._levels(geometry)
+        layout = layout_above(geometry.layout, top, fan_out)
+        ranges = batches_of(ranges_within(layout, geometry.grid, box, top, fan_out))
+        rows = self._parents_in([np.stack([part.first, part.last], axis=1) for part in ranges], time)
+        nodes, highest = rows[0], highest_among(layout.layers, *rows)
+        n = int(np.count_nonzero(layout.layers(nodes) == L2))
+        above, inverse = np.unique(highest[:n], return_inverse=True)
+
+        def read(ids: Ids) -> Ids:
+            return np.concatenate([self._roots_above(geometry, part, time) for part in batches(ids, ROWS)])
+
+        roots = self._known_roots(time).roots(above, read)[inverse]
+        return NodeRoots(nodes[:n][roots != 0], roots[roots != 0])
 
     def is_root(self, geometry: Geometry, ids: Ids) -> npt.NDArray[np.bool_]:
         return np.asarray(geometry.layout.layers(ids) == self._root_layer(geometry))
 
     def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
-        from .graph_rows import MOST_IDS
-
         read = partial(self._children, MOST_IDS, self._until())
         return descend(read, geometry.layout.layers, roots[self.is_root(geometry, roots)], most)
 
-    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
-        from .graph_rows import MOST_IDS, newest_cross_edges
+    def root_edges(
+        self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
+    ) -> dict[int, Pairs]:
+        from .graph_rows import newest_cross_edges
 
         until = self._until()
         ids = sorted_unique(np.concatenate([as_ids([]), *nodes.values()]))
@@ -133,60 +159,43 @@ class BigtableGraph(Graph):
         return edges_of_roots(geometry.layout, nodes, crossing, read)
 
     def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
-        from .graph_rows import SUCCESSORS, newest
-
-        until, top, layers = self._until(), self._root_layer(geometry), geometry.layout.layers
         nodes, inverse = np.unique(l2_ids, return_inverse=True)
-        nodes[layers(nodes) != L2] = 0
-        roots = ascend(partial(self._parents_of, time, until), layers, nodes, top)
-        roots[layers(roots) != top] = 0
-        found = sorted_unique(roots[roots != 0])
-        for part in self._cells(found, newest(SUCCESSORS, until=time), until):
-            roots[np.isin(roots, part.ids)] = 0
-        return roots[inverse]
+        nodes[geometry.layout.layers(nodes) != L2] = 0
+        return self._roots_above(geometry, nodes, time)[inverse]
 
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
-        from .graph_rows import CHILDREN, PREDECESSORS, SUCCESSORS, histories_of, newest
+        from .graph_rows import histories_of, newest
 
         wanted = sorted_unique(roots[self.is_root(geometry, roots)])
         row_filter = newest(CHILDREN, PREDECESSORS, SUCCESSORS)
         return histories_of(self._cells(wanted, row_filter, self._until()))
 
+    def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
+        """See `Graph.changed_roots`. The log of operations names the roots, whose own rows decide."""
+        from .operation_log import logged_roots
+
+        logged = sorted_unique(logged_roots(self._read, log_since(since)))
+        new, former = self._lives(logged[self.is_root(geometry, logged)])
+        old, _ = self._lives(former[~np.isin(former, new.roots)])
+        parts = [changes(some.roots, some.valid(since), some.valid(until)) for some in (new, old)]
+        return ChangedRoots(*(sorted_unique(np.concatenate(ids)) for ids in zip(*parts, strict=True)))
+
     def close(self) -> None:
         self._connection.close()
 
-    def _parents(self, first: int | np.uint64, last: int | np.uint64, time: datetime) -> tuple[Ids, Ids]:
-        """Supervoxels from ``first`` to ``last``, sorted, and the parent of each at a time."""
-        from .graph_rows import PARENTS, newest
-
-        return _ids_and_parents(
-            self._scan(first, last, _columns(PARENTS, "<u8"), newest(PARENTS, until=time))
-        )
-
-    def _scan(
-        self, first: int | np.uint64, last: int | np.uint64, columns: Columns, row_filter: RowFilter
-    ) -> list[Decoded]:
-        """The rows of a range of ids, by the stream of raw rows."""
-        start, end = row_keys(np.array([first, last], dtype=np.uint64))
-        with self._reading():
-            parts = self._connection.read_range(start, end, columns, row_filter)
-        for part in parts:
-            if part.unexpected_key is not None:
-                raise GraphError(f"{self.url}: the row key {part.unexpected_key!r} is not 20 digits of an id")
-        return parts
-
-    def _until(self) -> float:
-        return monotonic() + self.deadline_s
-
     def _root_layer(self, geometry: Geometry) -> int:
-        """The layer of the roots. Older versions of PyChunkedGraph 2 rounded the grid down."""
-        if self._top is None:
+        return self._levels(geometry)[0]
+
+    def _levels(self, geometry: Geometry) -> tuple[int, int]:
+        """The layer of the roots, and the fan-out. PyChunkedGraph 2 used to round the grid down."""
+        if self._top_and_fan_out is None:
             info = self.info()
             chunks = [size / step for size, step in zip(geometry.voxel_size, info.chunk_size, strict=True)]
             top = info.n_layers or layers_of(max(chunks), info.fan_out)
             lower = info.n_layers or layers_of(int(max(chunks)), info.fan_out)
-            self._top = top if top == lower or self._counts_ids(geometry, top) else lower
-        return self._top
+            top = top if top == lower or self._counts_ids(geometry, top) else lower
+            self._top_and_fan_out = top, info.fan_out
+        return self._top_and_fan_out
 
     def _counts_ids(self, geometry: Geometry, layer: int) -> bool:
         """Whether the graph has made ids in the first chunk of a layer, where all roots are."""
@@ -195,71 +204,34 @@ class BigtableGraph(Graph):
         key = b"i%020d" % (layer << (64 - geometry.layout.layer_bits))
         return len(self._read(ReadRowsQuery(row_ranges=[RowRange(key, key + b"`")], limit=1))) > 0
 
-    def _parents_of(self, time: datetime, until: float, ids: Ids) -> Ids:
-        """The parent of each of some sorted, unique ids at a time; 0 where it has none."""
-        from .graph_rows import PARENTS, newest
+    def _known_roots(self, time: datetime) -> KnownRoots:
+        """The cache of roots at a time, which replaces that of another time; empty where they may change."""
+        if time > datetime.now(UTC) - SETTLED:
+            return KnownRoots()
+        time_and_roots = self._known
+        if time_and_roots is None or time_and_roots[0] != time:
+            self._known = time_and_roots = time, KnownRoots()
+        return time_and_roots[1]
 
-        columns, row_filter = _columns(PARENTS, "<u8"), newest(PARENTS, until=time)
-        with self._reading():
-            found, parents = _ids_and_parents(
-                self._connection.read_keys(row_keys(ids), columns, row_filter, until)
-            )
-        out = np.zeros(len(ids), dtype=np.uint64)
-        out[np.searchsorted(ids, found)] = parents
-        return out
+    def _roots_above(self, geometry: Geometry, ids: Ids, time: datetime) -> Ids:
+        """The root of each id at a time; 0 where it has none, or a retired one."""
+        from .graph_rows import newest
 
-    def _children(self, most: int, until: float, ids: Ids) -> NodeLists:
-        from .graph_rows import CHILDREN, newest
+        until, top, layers = self._until(), self._root_layer(geometry), geometry.layout.layers
+        roots = ascend(partial(self._parents_of, time, until), layers, ids, top)
+        roots[layers(roots) != top] = 0
+        found = sorted_unique(roots[roots != 0])
+        for part in self._cells(found, newest(SUCCESSORS, until=time), until):
+            roots[np.isin(roots, part.ids)] = 0
+        return roots
 
-        return self._lists(ids, newest(CHILDREN), most, "children", until)
+    def _lives(self, roots: Ids) -> tuple[RootLives, Ids]:
+        """When some sorted, unique roots were made and retired, and their predecessors."""
+        from .graph_rows import newest
 
-    def _lists(self, ids: Ids, row_filter: RowFilter, most: int, what: str, until: float) -> NodeLists:
-        """The ids in the cells of some sorted, unique nodes."""
-        read = []
-        for batch in batches(ids, ROWS):
-            parts = self._cells(batch, row_filter, until)
-            rows = np.concatenate([as_ids([]), *(part.ids for part in parts)])
-            cells = [cell for part in parts for cell in part.values]
-            read.append(NodeLists.decoded(batch, rows, cells, most, what))
-        return NodeLists.joined(read)
-
-    def _cells(self, ids: Ids, row_filter: RowFilter, until: float) -> list[AnyCells]:
-        with self._reading():
-            return self._connection.read_cells(row_keys(ids), row_filter, until=until)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Raise errors of the stream of raw rows as GraphError."""
-        from ..store.bigtable.row_arrays import BadAnswer
-
-        try:
-            with graph_errors(self.url):
-                yield
-        except BadAnswer as error:
-            raise GraphError(f"{self.url}: {error}") from error
-
-    def _read(self, query: ReadRowsQuery) -> Sequence[Any]:
-        """Rows as Google's client returns them."""
-        from ..store.bigtable import calls
-
-        limits = {"attempt_timeout": min(calls.ATTEMPT_TIMEOUT_S, self.deadline_s)}
-        limits["operation_timeout"] = self.deadline_s
-        with graph_errors(self.url):
-            return list(self._connection.table.read_rows(query, **limits))
-
-
-@cache
-def _columns(name: str, dtype: str | None = None) -> Columns:
-    """One column as the decoder of raw rows takes it; without ``dtype`` its cells are empty."""
-    from ..store.bigtable.row_arrays import Columns
-
-    return Columns((name,), np.dtype([(name, dtype)]) if dtype else None)
-
-
-def _ids_and_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
-    """The ids of rows, and their parents, in step."""
-    parents = [part.records.view("<u8").reshape(-1).astype(np.uint64) for part in parts]
-    return np.concatenate([as_ids([]), *(p.ids for p in parts)]), np.concatenate([as_ids([]), *parents])
+        row_filter = newest(CHILDREN, PREDECESSORS, SUCCESSORS)
+        parts = [self._cells(batch, row_filter, self._until()) for batch in batches(roots, ROWS)]
+        return lives_of([part for some in parts for part in some])
 
 
 def parse_graph_url(url: str) -> tuple[str, str, str]:
@@ -269,22 +241,6 @@ def parse_graph_url(url: str) -> tuple[str, str, str]:
         raise ConfigError(f"graph {url!r}: expected {BigtableGraph.expected}")
     project, instance, table = match.groups()
     return project, instance, table
-
-
-@contextmanager
-def graph_errors(url: str) -> Iterator[None]:
-    """Raise errors of the Bigtable client as GraphError."""
-    from google.api_core.exceptions import GoogleAPIError, NotFound
-    from google.auth.exceptions import GoogleAuthError
-
-    from ..store.bigtable.calls import reason
-
-    try:
-        yield
-    except NotFound as error:
-        raise GraphError(f"{url}: there is no such table") from error
-    except (GoogleAPIError, GoogleAuthError) as error:
-        raise graph_error(f"cannot read {url}: {reason(error)}", error) from error
 
 
 def decode_children(cell: bytes, most: int) -> Ids:

@@ -10,11 +10,13 @@ from datetime import datetime
 import numpy as np
 import numpy.typing as npt
 
+from ..core.chunks import ChunkBox
 from ..core.errors import GraphError, GraphUnavailable, StoreError, StoreUnavailable
 from ..core.geometry import Chunk, Geometry
-from ..core.ids import L2, Ids, as_ids, numbered_ids, sorted_unique
+from ..core.ids import L2, Ids, as_ids, numbered_ids
+from ..core.rows import Rows
 from ..store.base import node_segments
-from .base import Children, Graph, OpenTable, Pairs, RootHistory, RootNodes
+from .base import Children, Graph, NodeRoots, OpenTable, Pairs, RootHistory, RootNodes
 from .l2_edges import unique_pairs
 
 FACES = "chunk_intersect_count"
@@ -28,6 +30,7 @@ class FlatGraph(Graph):
 
     pattern, expected = re.compile("flat"), "flat"
     permanent = False  # a segment gets nodes with each ingested chunk
+    expected_root = "a segment, and 0 is none"
 
     def __init__(self, url: str, open_table: OpenTable) -> None:
         super().__init__(url, open_table)
@@ -54,6 +57,18 @@ class FlatGraph(Graph):
             raise StoreError(f"chunk {chunk}: its segments are not recorded: the ingest numbers them")
         return numbered_ids(geometry.chunk_id(chunk), len(segments))
 
+    def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
+        """Return the nodes of the chunks that are recorded, with their segments, whatever the time."""
+        nodes, segments = [as_ids([])], [as_ids([])]
+        with self._store_errors():
+            for chunk in box.in_order():
+                if geometry.in_grid([chunk])[0]:
+                    own = self.store.segments(geometry.chunk_id(chunk))
+                    if own is not None:
+                        nodes.append(numbered_ids(geometry.chunk_id(chunk), len(own)))
+                        segments.append(own)
+        return NodeRoots(np.concatenate(nodes), np.concatenate(segments))
+
     def is_root(self, geometry: Geometry, ids: Ids) -> npt.NDArray[np.bool_]:
         return np.asarray(ids != 0)
 
@@ -64,16 +79,20 @@ class FlatGraph(Graph):
             {root: len(ids) for root, ids in nodes.items() if len(ids) > most},
         )
 
-    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
+    def root_edges(
+        self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
+    ) -> dict[int, Pairs]:
         """Join a segment's nodes in neighbouring chunks if both touch the face between them.
 
         A node without a row has no edges.
         """
-        ids = sorted_unique(np.sort(np.concatenate([as_ids([]), *nodes.values()])))
-        with self._store_errors():
-            touched = self.store.read(ids, (FACES,)).features[FACES] > 0
+        if rows is None:
+            with self._store_errors():
+                rows = self.store.read(np.concatenate([as_ids([]), *nodes.values()]), (FACES,))
+        touched = np.split(rows.features[FACES] > 0, np.cumsum([len(own) for own in nodes.values()]))
         return {
-            root: _edges(geometry, own, touched[np.searchsorted(ids, own)]) for root, own in nodes.items()
+            root: _edges(geometry, own, faces)
+            for (root, own), faces in zip(nodes.items(), touched, strict=False)
         }
 
     def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:

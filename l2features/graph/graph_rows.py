@@ -11,14 +11,11 @@ from google.cloud.bigtable.data import row_filters as f
 from ..core.errors import GraphError
 from ..core.times import whole_ms
 from .base import RootHistory
-from .id_cells import decode_ids
+from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, decode_ids
 
 if TYPE_CHECKING:
     from ..store.bigtable.row_arrays import AnyCells
 
-MOST_IDS = 1 << 24
-"""Maximum ids in a cell."""
-CHILDREN, PARENTS, SUCCESSORS, PREDECESSORS = "children", "parents", "new_parents", "former_parents"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -13,14 +13,18 @@ from urllib.parse import SplitResult, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.chunks import ChunkBox
 from ..core.errors import ConfigError, GraphError, L2FeaturesError, VolumeError, reason_of
 from ..core.geometry import Chunk, Geometry, as_triple
 from ..core.ids import L2, IdLayout, Ids, as_ids, from_bytes, sorted_unique
+from ..core.rows import Rows
 from ..core.transient import graph_error, volume_error
 from .base import (
+    ChangedRoots,
     Children,
     Graph,
     GraphInfo,
+    NodeRoots,
     OpenTable,
     Pairs,
     RootHistory,
@@ -29,6 +33,8 @@ from .base import (
     check_nodes,
     map_supervoxels,
 )
+from .id_cells import batches
+from .root_lives import changes, log_since
 from .root_requests import REQUESTS, RootRequests
 from .table_meta import LAYER_BITS
 
@@ -42,6 +48,8 @@ LIST_TIMEOUT_S = (10.0, 300.0)
 """The same for a list of a whole chunk."""
 FEW = 64
 """Up to this many nodes of a chunk are requested one by one; more need a list of the whole chunk."""
+AT_ONCE, NODES = 64, 1_000_000
+"""Chunks of which the nodes, and nodes of which the roots are requested before one deadline."""
 _PATHS = re.compile(r"/*(\w+)/(?:table|[\d.]+|api/v[\d.]+(?:/table)?)/([\w.-]+)")
 """``segmentation`` and the table, in ``…/table/T``, ``…/1.0/T``, ``…/api/v1/T`` and ``…/api/v1/table/T``."""
 
@@ -107,6 +115,34 @@ class GrapheneGraph(Graph):
             raise GraphError(f"chunk {chunk}: {'; '.join(mapped.errors[:3])}")
         return sorted_unique(mapped.l2_ids[mapped.l2_ids != 0])
 
+    def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
+        """See `Graph.valid_nodes`.
+
+        The server lists each chunk's nodes made by the time, with all their supervoxels, and superseded nodes
+        too: these have a retired root. Roots are requested for all chunks at once. `AT_ONCE` chunks, or the
+        roots of `NODES` nodes, have one deadline.
+        """
+        chunks = [chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0]]
+        ids = [as_ids([])]
+        for first in range(0, len(chunks), AT_ONCE):
+            part = chunks[first : first + AT_ONCE]
+            listed = self._requests().chunk_nodes(geometry.layout.chunk_id_array(part), time)
+            ids += [check_nodes(geometry, *one) for one in zip(part, listed, strict=True)]
+        l2_ids = np.concatenate(ids)
+        parts = [self.roots_of(geometry, part, time) for part in batches(l2_ids, NODES)]
+        roots = np.concatenate([as_ids([]), *parts])
+        return NodeRoots(l2_ids[roots != 0], roots[roots != 0])
+
+    def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
+        """See `Graph.changed_roots`.
+
+        The server's log names the roots that were made since, also after ``until``, as the entry of an
+        operation may be much later than its time. Whether each is valid at the two times decides.
+        """
+        logged = self._requests().logged_roots(log_since(since))
+        roots = logged[self.is_root(geometry, logged)]
+        return changes(roots, *(self._requests().are_latest(roots, time) for time in (since, until)))
+
     def is_root(self, geometry: Geometry, ids: Ids) -> NDArray[np.bool_]:
         return np.asarray(geometry.layout.layers(ids) == self.info().n_layers)
 
@@ -121,7 +157,9 @@ class GrapheneGraph(Graph):
                 found.l2_ids[root] = sorted_unique(ids)
         return found
 
-    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
+    def root_edges(
+        self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
+    ) -> dict[int, Pairs]:
         several = [root for root, ids in nodes.items() if len(ids) > 1]
         found = dict(zip(several, self._requests().edges(several), strict=True))
         none = np.empty((0, 2), dtype=np.uint64)

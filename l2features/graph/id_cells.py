@@ -14,6 +14,10 @@ import zstandard
 from ..core.errors import GraphError
 from ..core.ids import Ids, as_ids, from_bytes
 
+CHILDREN, PARENTS, SUCCESSORS, PREDECESSORS = "children", "parents", "new_parents", "former_parents"
+"""Columns of a node; the last two are those of roots that were retired, and of those that replaced them."""
+MOST_IDS = 1 << 24
+"""Maximum ids in a cell."""
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 Places = npt.NDArray[np.int64]
 
@@ -118,6 +122,14 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
     if len(cell) % 8:
         raise ValueError(f"its {what} are {len(cell)} bytes: expected 8 for each")
     return cell
+
+
+def places_of(known: Ids, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
+    """Return where each id is among the sorted ``known`` ones, and whether it is there, (n,) each."""
+    at = np.searchsorted(known, ids)
+    found = at < len(known)
+    found[found] = known[at[found]] == ids[found]
+    return at, found
 
 
 def batches(ids: Ids, size: int) -> Iterable[Ids]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from ..core.errors import GraphError
 from ..core.ids import L2, IdLayout, Ids, as_ids, sorted_unique
-from .base import SUPERVOXEL, Pairs
-from .id_cells import NodeLists, check_lists
+from .base import SUPERVOXEL, MalformedEdges, Pairs
+from .id_cells import NodeLists
 from .root_walk import ReadLists
+
+T = TypeVar("T")
 
 
 class _Ends(NamedTuple):
@@ -49,27 +51,50 @@ def edges_of_roots(
         crossing: by L2 id, cross-chunk edges as pairs of supervoxels, one pair after the other.
         read_children: returns the supervoxels of L2 nodes.
 
-    Raises GraphError for malformed edges and children.
+    Raises MalformedEdges for the roots with malformed edges or children.
     """
-    check_lists(crossing.errors)
-    ends = {root: _ends(sorted_unique(ids), crossing) for root, ids in nodes.items()}
+    ends = _of_each(nodes, lambda root: _ends(sorted_unique(nodes[root]), crossing))
     unmapped = {root: some.far[some.far_nodes == 0] for root, some in ends.items()}
-    candidates = {
-        root: _in_chunks_of(layout, sorted_unique(nodes[root]), far) for root, far in unmapped.items()
-    }
+    candidates = _of_each(
+        nodes, lambda root: _in_chunks_of(layout, sorted_unique(nodes[root]), unmapped[root])
+    )
     wanted = sorted_unique(np.concatenate([as_ids([]), *candidates.values()]))
     children = read_children(wanted)
-    check_lists(children.errors)
-    for root, ids in candidates.items():
-        some = ends[root]
+
+    def pairs(root: int) -> Pairs:
+        some, ids = ends[root], candidates[root]
+        _check(ids, children)
         lists = children.lists.take(np.searchsorted(wanted, ids))
         owners = np.repeat(ids, lists.lengths)
         some.far_nodes[some.far_nodes == 0] = _mapped(lists.values, owners, unmapped[root])
-    return {root: _pairs(some) for root, some in ends.items()}
+        return _pairs(some)
+
+    return _of_each(nodes, pairs)
+
+
+def _of_each(roots: Iterable[int], find: Callable[[int], T]) -> dict[int, T]:
+    """What ``find`` returns of each root. Raises MalformedEdges for those of which it raises GraphError."""
+    found, malformed = dict[int, T](), dict[int, str]()
+    for root in roots:
+        try:
+            found[root] = find(root)
+        except GraphError as error:
+            malformed[root] = str(error)
+    if malformed:
+        raise MalformedEdges(malformed)
+    return found
+
+
+def _check(ids: Ids, lists: NodeLists) -> None:
+    """Raise GraphError where the list of one of these ids is malformed."""
+    wrong = ids[np.isin(ids, as_ids(list(lists.errors)))]
+    if len(wrong):
+        raise GraphError("; ".join(lists.errors[node] for node in wrong[:3].tolist()))
 
 
 def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
     """The ends of the edges in the rows of a root's nodes, mapped by these rows."""
+    _check(ids, crossing)
     lists = crossing.lists.take(np.searchsorted(crossing.ids, ids))
     if (lists.lengths % 2).any():
         node = ids[lists.lengths % 2 > 0][0]

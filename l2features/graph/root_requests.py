@@ -16,7 +16,7 @@ import orjson
 import tenacity
 
 from ..core.errors import GraphError, GraphUnavailable
-from ..core.ids import Ids, as_ids, from_bytes, to_bytes
+from ..core.ids import Ids, as_ids, from_bytes, sorted_unique, to_bytes
 from ..core.transient import graph_error, has_transient_cause
 from .base import Pairs, RootHistory
 from .id_cells import batches
@@ -100,6 +100,24 @@ class RootRequests:
         if len(found) != len(ids):
             raise ValueError(f"{len(found)} roots for {len(ids)} ids")
         return found
+
+    def chunk_nodes(self, chunk_ids: Ids, time: datetime) -> list[Ids]:
+        """Return the sorted L2 nodes of each chunk that were made by a time, superseded ones too."""
+        return self._each(partial(self._chunk_nodes, _seconds(time)), chunk_ids.tolist())
+
+    def _chunk_nodes(self, seconds: float, chunk_id: int) -> Ids:
+        arguments = {"as_array": "True", "timestamp": seconds}
+        pairs = from_bytes(self._fetch("GET", f"l2_chunk_children_binary/{chunk_id}", arguments))
+        return sorted_unique(pairs.reshape(-1, 2)[:, 0])
+
+    def logged_roots(self, since: datetime) -> Ids:
+        """Return the roots that operations made or retired, as logged from a time until now; sorted."""
+        (roots,) = self._each(self._logged_roots, [_seconds(since)])
+        return sorted_unique(roots)
+
+    def _logged_roots(self, seconds: float) -> Ids:
+        answer = self._json("GET", "delta_roots", {"timestamp_past": seconds})
+        return _ids_of([*answer["old_roots"], *answer["new_roots"]])
 
     def are_latest(self, roots: Ids, time: datetime | None = None) -> npt.NDArray[np.bool_]:
         """Return whether roots are valid at a time or now, shape (n,). Unknown roots are not.

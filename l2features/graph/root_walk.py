@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from ..core.errors import GraphError
 from ..core.ids import L2, Ids, as_ids, sorted_unique
 from .base import RootNodes
-from .id_cells import Lists, NodeLists, Places
+from .id_cells import Lists, NodeLists, Places, places_of
 
 ReadLists = Callable[[Ids], NodeLists]
 Layers = Callable[[Ids], Places]
@@ -119,16 +120,36 @@ def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: in
     Raises GraphError where a parent is not of a higher layer.
     """
     unique, inverse = np.unique(ids, return_inverse=True)
-    last, climbing = unique.copy(), np.arange(len(unique))
+    last, climbing = unique.copy(), np.flatnonzero(layers(unique) < top)
     while len(climbing):
         nodes, back = np.unique(last[climbing], return_inverse=True)
         parents = read_parents(nodes)
-        wrong = (parents != 0) & (layers(parents) <= layers(nodes))
-        if wrong.any():
-            node, parent = nodes[wrong][0], parents[wrong][0]
-            raise GraphError(f"node {node}: its parent {parent} is not of a higher layer")
+        check_parents(layers, nodes[parents != 0], parents[parents != 0])
         found = parents[back]
         climbing, found = climbing[found != 0], found[found != 0]
         last[climbing] = found
         climbing = climbing[layers(found) < top]
     return last[inverse]
+
+
+def highest_among(layers: Layers, nodes: Ids, parents: Ids) -> Ids:
+    """Return the last of each node's parents that is reached through these nodes alone, shape (n,).
+
+    ``parents`` are those of ``nodes``, which are sorted and unique. Raises GraphError where a parent is not
+    of a higher layer.
+    """
+    check_parents(layers, nodes, parents)
+    at, inside = places_of(nodes, parents)
+    highest, changes = parents.copy(), np.flatnonzero(np.diff(layers(nodes))) + 1
+    for first, end in reversed(list(pairwise([0, *changes.tolist(), len(nodes)]))):  # higher layers first
+        climbing = first + np.flatnonzero(inside[first:end])
+        highest[climbing] = highest[at[climbing]]
+    return highest
+
+
+def check_parents(layers: Layers, nodes: Ids, parents: Ids) -> None:
+    """Raise GraphError where the parent of a node is not of a higher layer."""
+    wrong = layers(parents) <= layers(nodes)
+    if wrong.any():
+        node, parent = nodes[wrong][0], parents[wrong][0]
+        raise GraphError(f"node {node}: its parent {parent} is not of a higher layer")

@@ -64,6 +64,19 @@ def layers_of(chunks: float, fan_out: int) -> int:
     return L2 + above
 
 
+def layout_above(layout: IdLayout, top: int, fan_out: int) -> IdLayout:
+    """Return the layout with the layers from 3 to ``top``, which is that of the roots.
+
+    Each has the bits that its part of the octree needs, as in PyChunkedGraph, unless ``layout`` has it.
+    """
+    above = {layer: _bits(fan_out, top - layer) for layer in range(L2 + 1, top + 1)}
+    return IdLayout({**above, **layout.spatial_bits}, layout.layer_bits)
+
+
+def _bits(fan_out: int, layers_below: int) -> int:
+    return max(1, (fan_out**layers_below - 1).bit_length())
+
+
 def _names_ocdbt(custom: Mapping[str, Any]) -> bool:
     """Whether PyChunkedGraph takes the supervoxels from an OCDBT fork, by its newer or its older setting."""
     config = custom.get("ocdbt_config")
@@ -83,7 +96,7 @@ def _info_v1(cells: Mapping[bytes, bytes]) -> GraphInfo:
     chunk_size = as_triple(np.frombuffer(cells[b"chunk_size"], dtype="<u8"))
     fan_out = int.from_bytes(cells[b"fan_out"], "little")
     layers = int.from_bytes(cells[b"n_layers"], "little")
-    bits = max(1, (fan_out ** (layers - L2) - 1).bit_length())
+    bits = _bits(fan_out, layers - L2)
     info = json.loads(cells.get(b"dataset_info", b"{}"))
     mip = (info.get("graph") or {}).get("cv_mip")
     mip = None if mip is None else int(mip)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
+from l2features.core.chunks import ChunkBox
 from l2features.core.errors import StoreError
 from l2features.core.schema import NAMES
 from l2features.graph.bigtable import BigtableGraph
 from l2features.store.base import Store, open_store
 from l2features.store.bigtable import row_stream
 from l2features.testing.emulators import Emulator
+from l2features.testing.graph_history import roots_by_node
 from l2features.testing.store_suite import StoreSuite
 from l2features.testing.stores import FIRST, INSTANCE, PROJECT, STORE_URL, features_of, raw_table
-from tests.support.graph_roots import check_roots, check_roots_at_times
+from tests.support.graph_roots import GEOMETRY, check_roots, check_roots_at_times, known_history
 from tests.support.jobs import Recordings
 
 
@@ -69,5 +72,8 @@ def test_roots_of_the_recorded_graph(recordings: Recordings) -> None:
     try:
         check_roots(graph, recordings)
         check_roots_at_times(graph, recordings)
+        time = datetime.now(UTC)
+        found = graph.valid_nodes(GEOMETRY, ChunkBox((0, 0, 0), (3, 2, 2)), time)
+        assert roots_by_node(found) == known_history(recordings).nodes(int(1000 * time.timestamp()))
     finally:
         graph.close()

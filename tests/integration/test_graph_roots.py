@@ -16,10 +16,11 @@ import zstandard
 from google.cloud import bigtable
 from google.cloud.bigtable.data.mutations import DeleteAllFromRow, SetCell
 
+from l2features.core.chunks import whole_box
 from l2features.core.errors import GraphError, GraphUnavailable
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids, row_keys
-from l2features.graph.base import Graph
+from l2features.graph.base import Graph, MalformedEdges
 from l2features.graph.bigtable import BigtableGraph
 from l2features.local.sample.graph_cells import graph_meta
 from l2features.testing import graph_tables
@@ -202,14 +203,17 @@ def test_malformed_edges_and_parents_are_errors(recordings: Recordings) -> None:
     copy = Copy(recordings, "fixture_bad_edges")
     recorded = roots_of_recording(recordings)
     root, nodes = next((root, sorted(e["l2_ids"])) for root, e in recorded.items() if e["l2_edges"])
+    other = next(root for root, e in recorded.items() if not set(nodes) & set(e["l2_ids"]))
+    of_roots = {root: as_ids(nodes), other: as_ids(sorted(recorded[other]["l2_ids"]))}
     for value, said in (
         (bytes(8), "its cross-chunk edges are an odd number of supervoxels"),
         (bytes(7), "its cross-chunk edges are 7 bytes: expected 8 for each"),
         (as_ids([(1 << 56) + 5, 3 << 56]).tobytes(), f"end at {3 << 56}, which is not a supervoxel"),
     ):
         copy.put(nodes[0], value, "atomic_cross_edges_2", "3")
-        with pytest.raises(GraphError, match=said):
-            copy.open().root_edges(GEOMETRY, {root: as_ids(nodes)})
+        with pytest.raises(MalformedEdges, match=said) as error:
+            copy.open().root_edges(GEOMETRY, of_roots)
+        assert list(error.value.roots) == [root]
     copy.put(nodes[0], as_ids([nodes[0]]).tobytes(), "parents")
     with pytest.raises(GraphError, match=f"node {nodes[0]}: its parent {nodes[0]} is not of a higher layer"):
         copy.open().roots_of(GEOMETRY, as_ids(nodes), datetime.now(UTC))
@@ -254,6 +258,8 @@ def test_a_table_that_is_down_or_silent(
             lambda: graph.root_edges(GEOMETRY, {UNKNOWN_ROOT: l2_ids}),
             lambda: graph.roots_of(GEOMETRY, l2_ids, at(0)),
             lambda: graph.histories(GEOMETRY, ids),
+            lambda: graph.valid_nodes(GEOMETRY, whole_box(GEOMETRY.grid), at(0)),
+            lambda: graph.changed_roots(GEOMETRY, at(0), at(1)),
         ):
             start = monotonic()
             with pytest.raises(GraphUnavailable, match=r"cannot read bigtable://\S+/g: "):

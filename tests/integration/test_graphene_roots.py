@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from l2features.core.chunks import whole_box
 from l2features.core.errors import GraphError, GraphUnavailable
 from l2features.core.ids import as_ids
 from l2features.graph import root_requests
@@ -150,6 +151,7 @@ def test_wrong_answers_are_errors(
         lambda: graph.root_edges(GEOMETRY, {roots[0]: l2_ids}),
         lambda: graph.roots_of(GEOMETRY, l2_ids, NOW),
         lambda: graph.histories(GEOMETRY, as_ids(roots[:1])),
+        lambda: graph.changed_roots(GEOMETRY, NOW, NOW),
     ):
         with pytest.raises(
             kind, match=rf"http://127\.0\.0\.1:{server.server_port}/segmentation/api/v1/table"
@@ -203,6 +205,8 @@ def check_unavailable(graph: GrapheneGraph, roots: list[int]) -> None:
         lambda: graph.root_edges(GEOMETRY, dict.fromkeys(roots, l2_ids)),
         lambda: graph.roots_of(GEOMETRY, l2_ids, NOW),
         lambda: graph.histories(GEOMETRY, as_ids(roots)),
+        lambda: graph.valid_nodes(GEOMETRY, whole_box(GEOMETRY.grid), NOW),
+        lambda: graph.changed_roots(GEOMETRY, NOW, NOW),
     ):
         start = monotonic()
         with pytest.raises(GraphUnavailable):

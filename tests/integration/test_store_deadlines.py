@@ -15,13 +15,26 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.cloud.bigtable.data.row_filters import CellsColumnLimitFilter
 from google.cloud.bigtable_v2.types import ReadRowsRequest
 
 from l2features.core.errors import StoreError, StoreUnavailable, TableNotFound
-from l2features.core.ids import Ids
+from l2features.core.ids import Ids, row_keys
 from l2features.store.base import DONE, ChunkRecord, Store, open_store
+from l2features.store.bigtable.row_arrays import FEATURE_COLUMNS
+from l2features.store.bigtable.row_stream import Connection
 from l2features.testing.emulators import Emulator, free_port
-from l2features.testing.stores import CHUNK, FIRST, LAYOUT, META, STORE_URL, T0, features_of
+from l2features.testing.stores import (
+    CHUNK,
+    FIRST,
+    INSTANCE,
+    LAYOUT,
+    META,
+    PROJECT,
+    STORE_URL,
+    T0,
+    features_of,
+)
 
 DEADLINE_S = 2.0
 LATE_S = 1.5
@@ -208,6 +221,29 @@ def test_after_a_break_only_the_rest_is_asked_for(
     assert store.scan_chunk(CHUNK, LAYOUT.last_id(CHUNK)).features.tobytes() == features.tobytes()
     starts = [request.rows.row_ranges[0].start_key_open for request in handler.asked]
     assert starts == sorted(starts)
+
+
+@pytest.mark.parametrize(("cuts", "after"), [(0, 0), (1, 0), (3, 7), (2, 13), (1, 14)])
+def test_after_a_break_only_the_rest_of_ranges_is_asked_for(
+    bigtable_store: Store, cut_store: Callable[[int, int], tuple[Store, CutStreams]], cuts: int, after: int
+) -> None:
+    """Of each ten rows, seven are asked for; ranges that were read are left out."""
+    features = features_of(ids_from(100))
+    bigtable_store.write(features)
+    keys = row_keys(features["label"])
+    ranges = [(keys[first], keys[first + 6]) for first in range(0, 100, 10)]
+    _, handler = cut_store(cuts, after)
+    connection, row_filter = (
+        Connection(PROJECT, INSTANCE, bigtable_store.name, 5.0),
+        CellsColumnLimitFilter(1),
+    )
+    found = list(connection.read_ranges([ranges], FEATURE_COLUMNS, row_filter, 5.0))
+    assert [len(part.ids) for part in found] == [*[after] * cuts, 70 - after * cuts]
+    wanted = features["label"][np.arange(100) % 10 < 7]
+    assert np.concatenate([part.ids for part in found]).tolist() == wanted.tolist()
+    left = [10 - after * cut // 7 for cut in range(cuts + 1)]
+    assert [len(request.rows.row_ranges) for request in handler.asked] == left
+    connection.close()
 
 
 @pytest.mark.parametrize("after", [0, 3])

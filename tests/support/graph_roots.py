@@ -11,6 +11,7 @@ from l2features.core.geometry import Geometry
 from l2features.core.ids import IdLayout, as_ids
 from l2features.core.schema import FEATURES, NAMES
 from l2features.graph.base import Graph, RootHistory
+from l2features.testing.graph_history import KnownHistory, KnownRoot
 from tests.support.jobs import Recordings
 
 MOST = 1_000
@@ -99,3 +100,13 @@ def check_roots_at_times(graph: Graph, recordings: Recordings, geometry: Geometr
     assert counts == [159, 157, 166]
     long_ago = graph.roots_of(geometry, every, datetime(2020, 1, 1, tzinfo=UTC))
     assert not long_ago.any()
+
+
+def known_history(recordings: Recordings) -> KnownHistory:
+    """The recorded roots, as the tests of graph sources take them."""
+    return KnownHistory(
+        {
+            root: KnownRoot(entry["created_ms"], entry["retired_ms"], tuple(entry["l2_ids"]))
+            for root, entry in roots_of_recording(recordings).items()
+        }
+    )

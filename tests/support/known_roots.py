@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from l2features.core.errors import StoreError
-from l2features.core.geometry import Geometry
+from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout, Ids, as_ids, sorted_unique
 from l2features.core.rows import Rows
 from l2features.core.schema import FEATURES, NAMES
-from l2features.graph.base import Pairs, RootHistory, RootNodes
+from l2features.graph.base import Graph, MalformedEdges, Pairs, RootHistory, RootNodes
 from l2features.testing.stores import features_of
 
 GEOMETRY = Geometry((16.0, 16.0, 40.0), (0, 0, 0), (640, 640, 320), (64, 64, 32), IdLayout({2: 10, 6: 4}))
@@ -92,11 +92,14 @@ class MemoryTable(CellTable):
 class KnownGraph:
     """What a neuron reader uses of a graph, over given roots; ``calls`` are the names of its methods."""
 
+    expected_root = Graph.expected_root
+
     def __init__(self, roots: Mapping[int, Ids], permanent: bool = True) -> None:
         self.roots, self.permanent = dict(roots), permanent
         self.calls: list[str] = []
         self.limits: list[tuple[int, int]] = []
         self.errors: dict[int, str] = {}
+        self.bad_edges: dict[int, str] = {}
         self.failure: Exception | None = None
 
     def _called(self, name: str) -> None:
@@ -117,13 +120,32 @@ class KnownGraph:
             {root: self.errors[root] for root in roots.tolist() if root in self.errors},
         )
 
-    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
+    def root_edges(
+        self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
+    ) -> dict[int, Pairs]:
         self._called("root_edges")
+        malformed = {root: self.bad_edges[root] for root in nodes if root in self.bad_edges}
+        if malformed:
+            raise MalformedEdges(malformed)
         return {root: chain(ids) for root, ids in nodes.items()}
 
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
         self._called("histories")
         return {root: RootHistory(T0, None, (), ()) for root in roots.tolist() if root in self.roots}
+
+    def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
+        """The nodes in a chunk of the roots that are left."""
+        self._called("nodes")
+        ids, first = self._ids(), geometry.chunk_id(chunk)
+        return ids[(ids > first) & (ids <= geometry.layout.last_id(first))]
+
+    def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
+        self._called("roots_of")
+        of_node = {node: root for root, ids in self.roots.items() for node in ids.tolist()}
+        return as_ids([of_node.get(node, 0) for node in l2_ids.tolist()])
+
+    def _ids(self) -> Ids:
+        return sorted_unique(np.concatenate([as_ids([]), *self.roots.values()]))
 
     def close(self) -> None:
         return

@@ -17,9 +17,11 @@ import pytest
 from l2features.audit.chunk_audit import Audit, audit_chunk, prepare_audit
 from l2features.audit.summary import AuditSummary
 from l2features.config.datasets import Dataset, load_dataset
+from l2features.core.chunks import ChunkBox
 from l2features.core.errors import ConfigError, GraphError
 from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout, Ids, as_ids
+from l2features.core.rows import Rows
 from l2features.core.times import parse_time
 from l2features.graph.base import (
     Children,
@@ -83,7 +85,9 @@ class ToyGraph(Graph):
             {root: len(ids) for root, ids in owned.items() if len(ids) > most},
         )
 
-    def root_edges(self, geometry: Geometry, nodes: Mapping[int, Ids]) -> dict[int, Pairs]:
+    def root_edges(
+        self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
+    ) -> dict[int, Pairs]:
         """Join the nodes of a root in a row."""
         return {root: unique_pairs(ids[:-1], ids[1:]) for root, ids in nodes.items()}
 
@@ -195,6 +199,22 @@ def test_its_roots(dataset: Dataset) -> None:
         valid = graph.roots_of(ingest.geometry, nodes.l2_ids[ROOT], parse_time(BEFORE))
         assert (valid == np.uint64(ROOT)).sum() == 3
         assert list(graph.histories(ingest.geometry, as_ids([ROOT, 5]))) == [ROOT]
+
+
+def test_its_valid_nodes(dataset: Dataset) -> None:
+    """Of boxes, chunk by chunk, without another line of code; a history needs its own."""
+    geometry, first, second = ingested(dataset, BEFORE).geometry, *(LAYOUT.chunk_id(x, 0, 0) for x in (0, 1))
+    with closing(open_dataset_graph(dataset)) as graph:
+        for box, time, numbers in (
+            (ChunkBox((0, 0, 0), (9, 9, 9)), BEFORE, [first + 1, first + 2, second + 1]),
+            (ChunkBox((0, 0, 0), (1, 1, 1)), AFTER, [first + 1, first + 3, first + 4]),
+            (ChunkBox((2, 0, 0), (9, 9, 9)), AFTER, []),
+        ):
+            found = graph.valid_nodes(geometry, box, parse_time(time))
+            assert found.l2_ids.tolist() == numbers
+            assert found.roots.tolist() == [ROOT] * len(numbers)
+        with pytest.raises(GraphError, match=r"toy:///\S+: it has no history of its roots: expected a fresh"):
+            graph.changed_roots(geometry, parse_time(BEFORE), parse_time(AFTER))
 
 
 def test_its_contradictions_are_found(dataset: Dataset) -> None:

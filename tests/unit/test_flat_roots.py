@@ -13,15 +13,18 @@ import numpy as np
 import pytest
 
 from l2features.config.datasets import load_dataset
+from l2features.core.chunks import ChunkBox, whole_box
 from l2features.core.errors import GraphError
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
 from l2features.graph.base import Graph, RootHistory
+from l2features.graph.flat import FlatGraph
 from l2features.ingest.source import open_dataset_graph
 from l2features.ingest.steps import Ingest, compute_chunk, prepare, save_chunk
 from l2features.store import segment_index
 from l2features.store.base import Store
 from l2features.store.segment_index import IndexState, build_index, index_state
+from l2features.testing.graph_history import roots_by_node
 from l2features.testing.layers import make_layer
 from tests.support.jobs import dataset_file
 
@@ -128,6 +131,33 @@ def test_segments_have_the_time_of_their_table(ingest: Ingest, graph: Graph) -> 
     assert graph.roots_of(ingest.geometry, unknown, NOW).tolist() == [0, 0, 0]
 
 
+def test_nodes_of_boxes_have_their_segments(ingest: Ingest, graph: Graph) -> None:
+    """Those of chunks that are recorded, at any time."""
+    voxels, _ = counted(ingest, random_labels(0))
+    expected = {node: segment for segment, nodes in voxels.items() for node in nodes}
+    for cut in range(4):
+        boxes = ChunkBox((0, 0, 0), (cut, 5, 5)), ChunkBox((cut, 0, 0), (5, 2, 2))
+        parts = [roots_by_node(graph.valid_nodes(ingest.geometry, box, NOW)) for box in boxes]
+        assert len(parts[0]) + len(parts[1]) == len(expected)
+        assert parts[0] | parts[1] == expected
+    with pytest.raises(
+        GraphError, match="graph flat: it has no history of its roots: expected a fresh version"
+    ):
+        graph.changed_roots(ingest.geometry, NOW, NOW)
+
+
+def test_chunks_without_a_record_have_no_nodes(tmp_path: Path) -> None:
+    make_layer(tmp_path / "ws", random_labels(0), chunk_size=CHUNK_SIZE)
+    config = dataset_file(tmp_path, tmp_path / "ws", chunk_size=list(CHUNK_SIZE))
+    ingest = prepare(load_dataset("sample", config), create=True)
+    chunk = Chunk(1, 1, 0)
+    with closing(ingest.open_store()) as store, closing(open_dataset_graph(ingest.dataset)) as graph:
+        save_chunk(store, ingest.geometry, compute_chunk(ingest.open_source(), chunk))
+        found = graph.valid_nodes(ingest.geometry, whole_box(ingest.geometry.grid), NOW)
+        assert found.l2_ids.tolist() == graph.nodes(ingest.geometry, chunk).tolist()
+        assert len(found.roots) > 1
+
+
 def test_large_segments_are_counted(ingest: Ingest, graph: Graph) -> None:
     found = graph.root_nodes(ingest.geometry, as_ids([1, 2]), 11)
     assert (list(found.l2_ids), found.too_large) == ([], {1: 12, 2: 12})
@@ -141,6 +171,20 @@ def test_a_node_without_a_row_has_no_edges(ingest: Ingest, graph: Graph) -> None
         store.delete(lost, lost)
     after = graph.root_edges(ingest.geometry, nodes)[1]
     assert after.tolist() == before[~(before == np.uint64(lost)).any(axis=1)].tolist()
+
+
+def test_edges_are_those_of_rows_that_have_been_read(
+    ingest: Ingest, graph: FlatGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = graph.root_nodes(ingest.geometry, as_ids([1, 2, 5]), MOST).l2_ids
+    expected = graph.root_edges(ingest.geometry, nodes)
+    rows = graph.store.read(np.concatenate(list(nodes.values())))
+    monkeypatch.setattr(graph.store, "read", None)
+    got = graph.root_edges(ingest.geometry, nodes, rows)
+    assert {root: pairs.tolist() for root, pairs in got.items()} == {
+        root: pairs.tolist() for root, pairs in expected.items()
+    }
+    assert graph.root_edges(ingest.geometry, {}, rows[:0]) == {}
 
 
 # ------------------------------------------------------------------ tables of older versions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +16,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
 from ...core.errors import L2FeaturesError
+from ...core.gunzip import GunzipTooLarge, gunzipped
 from ...core.ids import L2, Ids, as_ids, from_bytes, to_bytes
 from ...core.times import FIRST_YEAR, LAST_YEAR
 from ...core.transient import OURS
@@ -30,8 +30,6 @@ MOST_BYTES = 64 << 20
 """Limit of a request's body, as sent and after gunzip."""
 MOST_IDS = 4_000_000
 TRUE = ("1", "true", "yes", "t")
-_GZIP = 31
-"""zlib's wbits of a gzip stream."""
 _TABLE = "/api/v1/table/<table>"
 _ROUTES = {
     "GET": {
@@ -158,15 +156,12 @@ class Asked:
         if "gzip" not in self.request.headers.get("Content-Encoding", ""):
             return data
         try:
-            reader = zlib.decompressobj(_GZIP)
-            data = reader.decompress(data, MOST_BYTES)
-        except zlib.error as error:
+            return bytes(gunzipped([data], MOST_BYTES))
+        except GunzipTooLarge as error:
+            message = f"the body is larger than {MOST_BYTES} bytes after gunzip"
+            raise RequestEntityTooLarge(message) from error
+        except ValueError as error:
             raise BadRequest(f"the body is not gzip: {error}") from error
-        if reader.unconsumed_tail:
-            raise RequestEntityTooLarge(f"the body is larger than {MOST_BYTES} bytes after gunzip")
-        if not reader.eof:
-            raise BadRequest("the body is not gzip: it is cut off")
-        return data
 
     def ids(self, name: str = "node_ids") -> Ids:
         """Return the ids of a JSON body."""

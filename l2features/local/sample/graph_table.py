@@ -17,7 +17,8 @@ from ...config.reach import check_bigtable
 from ...core.errors import ConfigError, GraphError
 from ...core.ids import KEY_DIGITS, L2, Ids, as_ids, ids_of_row_keys, row_keys
 from ...core.times import format_time
-from ...graph.bigtable import decode_children, graph_errors, parse_graph_url
+from ...graph.bigtable import decode_children, parse_graph_url
+from ...graph.table_reads import graph_errors
 from .graph_cells import CHILDREN, CROSS_EDGES, EDGE_FAMILY, LAYER_SHIFT, PARENTS, Cell
 
 MADE = datetime(2026, 1, 1, tzinfo=UTC)

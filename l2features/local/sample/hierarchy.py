@@ -13,14 +13,13 @@ import numpy.typing as npt
 
 from ...core.geometry import Geometry
 from ...core.ids import L2, IdLayout, Ids, as_ids
+from ...graph.table_meta import FAN_OUT, layout_above
 from .graph_cells import n_layers
 
 
 def upper_layout(geometry: Geometry) -> IdLayout:
     """Return the id layout with the layers above 2."""
-    top = n_layers(geometry)
-    upper = {layer: max(1, top - layer) for layer in range(L2 + 1, top + 1)}
-    return IdLayout({**geometry.layout.spatial_bits, **upper}, geometry.layout.layer_bits)
+    return layout_above(geometry.layout, n_layers(geometry), FAN_OUT)
 
 
 def cross_layers(geometry: Geometry, pairs: Ids) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ where numba is missing.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -35,6 +36,8 @@ CONCURRENT = 4
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 _GRACE_S = 0.2
 _METHOD = "/google.bigtable.v2.Bigtable/ReadRows"
+KeyRange = tuple[bytes, bytes]
+"""First and last key."""
 P = TypeVar("P", bound=Part)
 
 
@@ -42,13 +45,16 @@ P = TypeVar("P", bound=Part)
 class Read(Generic[P]):
     """One ReadRows request and its retries, each of which asks for the rows that have not been read.
 
-    ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or one range.
+    ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The reads of a
+    call share ``turn``: one takes its messages at a time, while gRPC receives those of the others. Threads
+    that do so at once contend for the interpreter's lock at each message.
     """
 
     table: Any
     request: Any
     decode: Callable[[Sequence[bytes]], P]
     until: float
+    turn: threading.Lock
     parts: list[P] = field(default_factory=list)
     _call: Any = None
     _cancelled: bool = False
@@ -72,8 +78,10 @@ class Read(Generic[P]):
         messages: list[bytes] = []
         failure: Exception | None = None
         try:
-            for message in self._open():
-                messages.append(message)
+            call = self._open()
+            with self.turn:
+                for message in call:
+                    messages.append(message)
         except RpcError as error:
             failure = from_grpc_error(error)
         try:
@@ -99,21 +107,25 @@ class Read(Generic[P]):
             self._call.cancel()
         return self._call
 
-    def _ask_for_the_rest(self, part: P) -> bool:
-        """Remove ``part`` from the request; returns False if nothing is left."""
-        rows, last = self.request.rows, part.last_key
+    def _ask_for_the_rest(self, done: P) -> bool:
+        """Remove the part that is done from the request; returns False if nothing is left."""
+        rows, last = self.request.rows, done.last_key
         if self.request.rows_limit:
-            self.request.rows_limit -= part.committed
+            self.request.rows_limit -= done.committed
             if self.request.rows_limit <= 0:
                 return False
         if last:
             keys = [key for key in rows.row_keys if key > last]
             del rows.row_keys[:]
             rows.row_keys.extend(keys)
-            for row_range in rows.row_ranges:
-                row_range.start_key_open = last
-                if row_range.end_key_closed and row_range.end_key_closed <= last:
-                    return False
+            ranges = [
+                part for part in rows.row_ranges if not part.end_key_closed or part.end_key_closed > last
+            ]
+            for part in ranges:
+                if last >= (part.start_key_closed or part.start_key_open):
+                    part.start_key_open = last
+            del rows.row_ranges[:]
+            rows.row_ranges.extend(ranges)
         return bool(rows.row_keys or rows.row_ranges)
 
 
@@ -150,18 +162,38 @@ class Connection:
         until: float | None,
     ) -> list[P]:
         until = time.monotonic() + self.deadline_s if until is None else until
-        reads = []
+        reads, turn = [], threading.Lock()
         for start in range(0, len(keys), BATCH_KEYS):
-            read = self._read(decode, row_filter, until)
+            read = self._read(decode, row_filter, until, turn)
             read.request.rows.row_keys.extend(keys[start : start + BATCH_KEYS])
             reads.append(read)
         return [part for parts in self._run(reads, until) for part in parts]
 
     def read_range(self, first: bytes, last: bytes, columns: Columns, row_filter: RowFilter) -> list[Decoded]:
         """Return the rows with keys from ``first`` to ``last``, in order."""
-        read = self._read(self._decode(columns), row_filter, time.monotonic() + self.deadline_s)
-        read.request.rows.row_ranges.add(start_key_closed=first, end_key_closed=last)
-        return read.run()
+        return list(self.read_ranges([[(first, last)]], columns, row_filter, self.deadline_s))
+
+    def read_ranges(
+        self,
+        batches: Sequence[Sequence[KeyRange]],
+        columns: Columns,
+        row_filter: RowFilter,
+        deadline_s: float,
+    ) -> Iterator[Decoded]:
+        """Yield the rows of ranges of keys, in no particular order.
+
+        Each batch of ranges is one request; it is not empty, and its ranges ascend and do not overlap. Some
+        requests run at once, with one deadline.
+        """
+        for start in range(0, len(batches), CONCURRENT):
+            until, reads = time.monotonic() + deadline_s, []
+            for batch in batches[start : start + CONCURRENT]:
+                read = self._read(self._decode(columns), row_filter, until)
+                for first, last in batch:
+                    read.request.rows.row_ranges.add(start_key_closed=first, end_key_closed=last)
+                reads.append(read)
+            for parts in self._run(reads, until):
+                yield from parts
 
     def read_pages(
         self, first: bytes, end: bytes, columns: Columns, row_filter: RowFilter, limit: int
@@ -185,7 +217,11 @@ class Connection:
         return partial(self._decoder.decode, columns=columns)
 
     def _read(
-        self, decode: Callable[[Any], P], row_filter: RowFilter, until: float
+        self,
+        decode: Callable[[Any], P],
+        row_filter: RowFilter,
+        until: float,
+        turn: threading.Lock | None = None,
     ) -> Read[P] | GoogleRead[P]:
         request = ReadRowsRequest.pb(
             ReadRowsRequest(
@@ -195,7 +231,7 @@ class Connection:
             )
         )
         if self._compiled:
-            return Read(self.table, request, decode, until)
+            return Read(self.table, request, decode, until, turn or threading.Lock())
         return GoogleRead(self.table, request, decode, until, row_filter)
 
     def _run(self, reads: list[Read[P] | GoogleRead[P]], until: float) -> list[list[P]]:

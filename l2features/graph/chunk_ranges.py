@@ -1,0 +1,68 @@
+"""Ranges of ids of all layers within a box of chunks.
+
+The coordinates of a chunk are in the id, z lowest, so that the ids of chunks in a row along z are one range.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.chunks import ChunkBox
+from ..core.geometry import Triple
+from ..core.ids import L2, IdLayout, Ids, as_ids
+
+LONGEST = 32
+"""Maximum number of chunks in a range."""
+
+
+class IdRanges(NamedTuple):
+    """Ascending ranges of ids: the first and last id of each, and its number of chunks."""
+
+    first: Ids
+    last: Ids
+    chunks: npt.NDArray[np.int64]
+
+
+def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, top: int, fan_out: int) -> IdRanges:
+    """Return the ranges of all chunks of the layers from 2 to ``top`` - 1 that lie in a box.
+
+    A chunk of layer l has ``fan_out`` ** (l - 2) chunks of layer 2 along each axis; at the end of the grid,
+    those that are left. ``layout`` has the layers up to ``top`` - 1.
+    """
+    parts = [IdRanges(as_ids([]), as_ids([]), np.empty(0, dtype=np.int64))]
+    edge = np.array(grid)
+    start, stop = np.maximum(box.start, 0), np.minimum(box.stop, edge)
+    for layer in range(L2, top):
+        size = fan_out ** (layer - L2)
+        first, last = -(-start // size), np.where(stop == edge, -(-edge // size), stop // size)
+        last = np.minimum(last, [1 << bits for bits in layout.axis_bits(layer)])
+        if (first >= last).any():
+            break
+        parts.append(_rows_along_z(layout, layer, first, last))
+    return IdRanges(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def batches_of(ranges: IdRanges) -> list[IdRanges]:
+    """Return the ranges in parts of about `LONGEST` chunks."""
+    before = np.cumsum(ranges.chunks) - ranges.chunks
+    cuts = np.flatnonzero(np.diff(before // LONGEST, prepend=-1))
+    return [IdRanges(*part) for part in zip(*(np.split(array, cuts)[1:] for array in ranges), strict=True)]
+
+
+def _rows_along_z(
+    layout: IdLayout, layer: int, first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]
+) -> IdRanges:
+    """The ranges of the chunks of a layer from ``first`` up to but not including ``last``."""
+    x, y, z = np.meshgrid(
+        np.arange(first[0], last[0]),
+        np.arange(first[1], last[1]),
+        np.arange(first[2], last[2], LONGEST),
+        indexing="ij",
+    )
+    end = np.minimum(z + LONGEST, last[2])
+    starts, ends = (layout.chunk_id_array(np.stack([x, y, along], axis=-1), layer) for along in (z, end - 1))
+    room = np.uint64((1 << layout.segment_bits(layer)) - 1)
+    return IdRanges(starts + np.uint64(1), ends | room, (end - z).ravel())

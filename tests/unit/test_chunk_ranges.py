@@ -1,0 +1,85 @@
+"""Ranges of ids within boxes of chunks, against a look at every chunk."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from l2features.core.chunks import ChunkBox, whole_box
+from l2features.core.geometry import Triple, as_triple
+from l2features.core.ids import IdLayout, as_ids
+from l2features.graph import chunk_ranges
+from l2features.graph.chunk_ranges import IdRanges, batches_of, ranges_within
+from l2features.graph.table_meta import layout_above
+
+Chunks = set[tuple[int, ...]]
+
+
+def layout_of(top: int, fan_out: int = 2) -> IdLayout:
+    return layout_above(IdLayout({1: 10, 2: 10}), top, fan_out)
+
+
+def covered(layout: IdLayout, ranges: IdRanges) -> Chunks:
+    """Layer and coordinates of the chunks in ranges, which ascend, do not overlap and have no other ids."""
+    found: Chunks = set()
+    assert (ranges.first[1:] > ranges.last[:-1]).all()
+    for first, last, chunks in zip(*(array.tolist() for array in ranges), strict=True):
+        ends = as_ids([first, last])
+        (layer,) = {*layout.layers(ends).tolist()}
+        (x, y, z0), (x1, y1, z1) = layout.chunk_coordinates(ends).tolist()
+        assert (x, y, z1 - z0 + 1) == (x1, y1, chunks)
+        assert first == layout.chunk_id(x, y, z0, layer) + 1
+        assert last == layout.last_id(layout.chunk_id(x, y, z1, layer))
+        found |= {(layer, x, y, z) for z in range(z0, z1 + 1)}
+    assert len(found) == ranges.chunks.sum()
+    return found
+
+
+def within(grid: Triple, box: ChunkBox, top: int, fan_out: int) -> Chunks:
+    """The chunks of all layers whose chunks of layer 2 in the grid lie in the box."""
+    members: dict[tuple[int, ...], list[bool]] = {}
+    for xyz in np.ndindex(*grid):
+        inside = all(a <= n < b for n, a, b in zip(xyz, box.start, box.stop, strict=True))
+        for layer in range(2, top):
+            chunk = layer, *(n // fan_out ** (layer - 2) for n in xyz)
+            members.setdefault(chunk, []).append(inside)
+    return {chunk for chunk, inside in members.items() if all(inside)}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_chunks_that_lie_in_a_random_box(seed: int) -> None:
+    """The box may be empty, cut anywhere and reach beyond the grid."""
+    random = np.random.default_rng(seed)
+    grid, fan_out = as_triple(random.integers(1, 10, 3)), int(random.integers(2, 4))
+    top = next(top for top in range(3, 9) if fan_out ** (top - 2) >= max(grid))
+    start = random.integers(0, grid)
+    box = ChunkBox(as_triple(start), as_triple(start + random.integers(0, 11, 3)))
+    layout = layout_of(top, fan_out)
+    assert covered(layout, ranges_within(layout, grid, box, top, fan_out)) == within(grid, box, top, fan_out)
+
+
+def test_an_aligned_block_has_the_chunks_of_its_layers() -> None:
+    layout = layout_of(6)
+    ranges = ranges_within(layout, (16, 16, 16), ChunkBox((8, 0, 8), (16, 8, 16)), 6, 2)
+    assert len(ranges.first) == 64 + 16 + 4 + 1
+    assert ranges.chunks.sum() == 512 + 64 + 8 + 1
+
+
+def test_requests_have_about_as_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunk_ranges, "LONGEST", 10)
+    grid, layout = (5, 4, 37), layout_of(8)
+    ranges = ranges_within(layout, grid, whole_box(grid), 8, 2)
+    assert covered(layout, ranges) == within(grid, whole_box(grid), 8, 2)
+    batches = batches_of(ranges)
+    assert ranges.chunks.max() == 10
+    assert all(0 < batch.chunks.sum() < 20 for batch in batches)
+    assert len(batches) > len(within(grid, whole_box(grid), 8, 2)) / 20
+    assert all(one.last[-1] < other.first[0] for one, other in pairwise(batches))
+    assert np.concatenate([batch.first for batch in batches]).tolist() == ranges.first.tolist()
+
+
+def test_no_chunks_are_no_requests() -> None:
+    ranges = ranges_within(layout_of(4), (4, 4, 4), ChunkBox((1, 1, 1), (1, 4, 4)), 4, 2)
+    assert batches_of(ranges) == []
