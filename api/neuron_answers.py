@@ -11,14 +11,12 @@ from flask import Response, g
 
 from l2features.core.ids import Ids
 from l2features.graph.base import Pairs, RootHistory
-from l2features.neurons.node_graph import NeuronGraph
 from l2features.neurons.root_answers import STATUS_NAMES, root_objects, root_table
 from l2features.neurons.root_summaries import Summaries
 from l2features.neurons.skeleton import Skeleton
 from l2features.neurons.skeleton_files import skeleton_file
 from l2features.query.answers import arrow_stream, parquet
 from l2features.query.provenance import provenance
-from l2features.query.reader import Answer
 
 from . import metrics
 from .answers import ARROW, JSON, body_response
@@ -32,18 +30,18 @@ JSON_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 def summaries_response(
     served: Served,
     found: Summaries,
-    histories: Mapping[int, RootHistory],
+    histories: Mapping[int, RootHistory] | None,
     query: RootQuery,
     mimetype: str,
 ) -> Response:
-    """Return the summaries of roots, and count the roots by status."""
+    """Return the summaries of roots, and count the roots by status; None for histories that are unknown."""
     for code, count in zip(*np.unique(found.status, return_counts=True), strict=True):
         metrics.ROOTS.labels(served.name, STATUS_NAMES[code]).inc(int(count))
     g.ids = len(found.roots)
     if mimetype == JSON:
         objects = root_objects(found, histories, int64_as_str=is_true(query.int64_as_str))
         return body_response([orjson.dumps(objects, option=JSON_OPTIONS)], JSON)
-    table = root_table(found, histories)
+    table = root_table(found, histories or {})
     return body_response([arrow_stream(table) if mimetype == ARROW else parquet(table)], mimetype)
 
 
@@ -64,11 +62,6 @@ def graph_response(root: int, nodes: Ids, edges: Pairs, query: GraphQuery, mimet
         "edges": edges.astype(str).tolist() if as_str else np.ascontiguousarray(edges),
     }
     return body_response([orjson.dumps(content, option=JSON_OPTIONS)], JSON)
-
-
-def missing_nodes(graph: NeuronGraph) -> Ids:
-    """Return the nodes of a graph without features yet."""
-    return Answer(graph.rows, graph.status).missing
 
 
 def skeleton_response(served: Served, skeleton: Skeleton, query: SkeletonQuery) -> Response:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from flask import Response, g
 
-from l2features.core.errors import StoreUnavailable
-from l2features.core.ids import Ids
+from l2features.core.ids import Ids, as_ids
 from l2features.core.schema import SIZE
 from l2features.neurons.neuron_reader import NeuronReader
 from l2features.neurons.root_summaries import RootError, RootStatus
@@ -18,7 +16,7 @@ from l2features.neurons.root_summaries import RootError, RootStatus
 from .config import Settings
 from .datasets import Served
 from .errors import ApiError
-from .feature_reads import check_wait, publish
+from .feature_reads import check_wait, publish, unless_unavailable
 from .limiter import Limiter, read_limiter
 from .long_reads import LongReads
 from .missing import MissingIds
@@ -30,7 +28,6 @@ CODES = {
     RootStatus.TOO_LARGE: (413, "too_many_nodes"),
 }
 """Status and code of the response where such a root has no nodes to return."""
-log = logging.getLogger("l2features.api")
 
 
 class Found(NamedTuple):
@@ -38,6 +35,9 @@ class Found(NamedTuple):
 
     missing: Ids
     respond: Callable[[], Response]
+
+
+ReadRoots = Callable[[NeuronReader, Ids], Found]
 
 
 class RootReads:
@@ -52,10 +52,13 @@ class RootReads:
         self,
         served: Served,
         query: MissingQuery,
-        read: Callable[[NeuronReader], Found],
+        read: ReadRoots,
         root: int | None = None,
     ) -> Response:
-        """Return the response to a read of many roots, or of one whose nodes are in memory at once."""
+        """Return the response to a read of many roots, or of one whose nodes are in memory at once.
+
+        ``read`` receives the L2 ids of the one.
+        """
         check_wait(query.wait, self.settings.max_wait_s)
         with self._found(served, read, root) as found:
             publish(served, self.missing, query, found.missing)
@@ -67,17 +70,16 @@ class RootReads:
             return found.respond()
 
     @contextmanager
-    def _found(
-        self, served: Served, read: Callable[[NeuronReader], Found], root: int | None
-    ) -> Iterator[Found]:
+    def _found(self, served: Served, read: ReadRoots, root: int | None) -> Iterator[Found]:
         """Read with permits, which are held until the response is made. Raises ApiError."""
         with self.long.request(served.name) as long, ExitStack() as permits:
-            neurons = long.run(served.neurons)
+            neurons, ids = long.run(served.neurons), as_ids([])
             try:
                 if root is not None:
-                    g.ids = long.run(lambda: len(neurons.l2_ids(root)))
+                    ids = long.run(lambda: neurons.l2_ids(root))
+                    g.ids = len(ids)
                     permits.enter_context(self.limiter.ids(g.ids))
-                found = long.run(lambda: read(neurons))
+                found = long.run(lambda: read(neurons, ids))
             except RootError as error:
                 raise self._refused(error) from error
             yield found
@@ -92,7 +94,5 @@ class RootReads:
 def _wait(served: Served, ids: Ids, seconds: float) -> None:
     """Wait until the features of these ids are computed, the time is up, or the store is unavailable."""
     reader = served.opened().reader
-    try:
+    with unless_unavailable(served):
         reader.wait(reader.read(ids, [SIZE]), [SIZE], seconds)
-    except StoreUnavailable as error:
-        log.warning("wait ended early", extra={"dataset": served.name, "error": str(error)})

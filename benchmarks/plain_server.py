@@ -1,4 +1,4 @@
-"""A reference server of the same reads: an object per cell, a loop per id.
+"""A reference server of the same reads: an object per cell, a loop per id; and a walk to a root's L2 ids.
 
 Like PCGL2Cache it uses kvdbclient's ``read_nodes`` and ``flask.json``, but it needs no graph server for
 metadata, opens its client once, computes positions in plain integers, and checks nothing.
@@ -17,11 +17,12 @@ import deflate
 import numpy as np
 from flask import Flask, Response, jsonify, request
 from kvdbclient import BigTableClient
-from kvdbclient.attributes import _Attribute
+from kvdbclient.attributes import Hierarchy, _Attribute
 from kvdbclient.bigtable import BigTableConfig
 from kvdbclient.serializers import NumPyArray, NumPyValue
 
 from l2features.core.geometry import Geometry
+from l2features.core.ids import L2
 from l2features.core.schema import ATTRIBUTES
 
 GZIP_LEVEL = 9
@@ -65,6 +66,19 @@ def create_app(project: str, instance: str, table: str, geometry_file: str) -> F
         return response
 
     return app
+
+
+def leaves(project: str, instance: str, graph: str, geometry: Geometry, root: int) -> list[int]:
+    """Return the L2 ids of a root, read layer by layer through kvdbclient as PyChunkedGraph does."""
+    client = BigTableClient(graph, config=BigTableConfig(PROJECT=project, INSTANCE=instance))
+    nodes, found = np.array([root], dtype=np.uint64), list[int]()
+    while len(nodes):
+        rows = client.read_nodes(node_ids=nodes, properties=Hierarchy.Child)
+        below = np.concatenate([cells[0].value for cells in rows.values()])
+        is_l2 = geometry.layout.layers(below) == L2
+        found += below[is_l2].tolist()
+        nodes = below[~is_l2]
+    return found
 
 
 def served(node: int, cells: dict[Any, Any], geometry: Geometry) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Functions that run in a daemon thread."""
+"""Functions that run in a daemon thread, and calls that threads share."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TypeVar
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, wait
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -22,3 +22,37 @@ def in_background(function: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+class SharedCalls:
+    """Calls in progress, by key: threads that make the same call at once share one. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[Hashable, Future[Any]] = {}
+
+    def run(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
+        """Return the result of ``call``, or that of the call with this key in progress, if it is usable.
+
+        If the call in progress fails, ``call`` runs as well.
+        """
+        with self._lock:
+            running = self._running.get(key)
+            mine: Future[T] = Future()
+            if running is None:
+                self._running[key] = mine
+        if running is not None:
+            wait([running])
+            if running.exception() is None and usable(running.result()):
+                result: T = running.result()
+                return result
+            return call()
+        try:
+            mine.set_result(call())
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._running[key]
+        return mine.result()

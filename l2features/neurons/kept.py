@@ -65,6 +65,8 @@ EDGES = Kind("edges", np.dtype("<u4"), (2,))
 SUMMARY = Kind("summary", _with_basis(SUMMARIES))
 """One item: the summary, after its ``basis``, which identifies the rows that it depends on."""
 GRAPH_SUMMARY = Kind("graph_summary", _with_basis(GRAPH_SUMMARIES))
+SKELETON = Kind("skeleton", np.dtype("u1"))
+"""The bytes of a drawn skeleton, after those of the basis."""
 
 
 class Malformed(ValueError):
@@ -189,7 +191,11 @@ class KeptRoots:
 def _on_bases(arrays: dict[int, np.ndarray], bases: Mapping[int, bytes] | None) -> dict[int, np.ndarray]:
     if bases is None:
         return arrays
-    return {root: array for root, array in arrays.items() if array["basis"].tobytes() == bases[root]}
+    return {root: array for root, array in arrays.items() if _basis(array) == bases[root]}
+
+
+def _basis(array: np.ndarray) -> bytes:
+    return (array["basis"] if array.dtype.names else array[:BASIS_BYTES]).tobytes()
 
 
 def encode(kind: Kind, array: np.ndarray) -> dict[str, bytes]:

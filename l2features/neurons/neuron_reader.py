@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..core.futures import SharedCalls
 from ..core.ids import Ids, as_ids, sorted_unique, to_bytes
 from ..core.rows import Rows
 from ..core.schema import NAMES
-from ..graph.base import Graph, Pairs, RootHistory, RootNodes
+from ..graph.base import Graph, Pairs, RootHistory
 from ..query.reader import Answer, Reader, Status
 from ..store.rewrites import read_generation
-from .kept import BASIS_BYTES, EDGES, GRAPH_SUMMARY, L2_IDS, SUMMARY, KeptRoots, Kind
+from .kept import BASIS_BYTES, GRAPH_SUMMARY, SUMMARY, KeptRoots, Kind
+from .kept_graph import KeptGraph
 from .neuron_summary import GRAPH_SUMMARIES, SUMMARIES, summarize
 from .neuron_summary import with_graph as with_measures_of_graphs
-from .node_graph import NeuronGraph, edge_indices
+from .node_graph import NeuronGraph
 from .root_summaries import NOT_A_ROOT, UNKNOWN, Collected, RootError, RootStatus, Summaries, too_large
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ ROOTS, IDS = 100, 4_000_000
 """Limits for the roots that are looked up at once, and for their L2 ids."""
 NODES = 200_000
 """Limit for the nodes that are read at once, and for those of several roots that are summed at once."""
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class NeuronReader:
@@ -58,9 +59,11 @@ class NeuronReader:
         most_nodes: int = MOST_NODES,
         cache_bytes: int = 64_000_000,
     ) -> None:
-        self.reader, self.most_nodes = reader, most_nodes
-        self._graph = graph
+        self.reader, self.source, self.most_nodes = reader, graph, most_nodes
         self._kept = KeptRoots(reader.store, reader.store.name, keep, cache_bytes)
+        self._roots = KeptGraph(graph, reader.geometry, self._kept)
+        self._calls = SharedCalls()
+        self._not_a_root = f"{NOT_A_ROOT}: expected {graph.expected_root}"
         self._cached: bytes | None = None
 
     # ------------------------------------------------------------------ many roots
@@ -69,18 +72,27 @@ class NeuronReader:
 
         Memory does not grow with the number of nodes, apart from ids without features.
         """
-        roots, generation = as_ids(roots), self._generation()
+        roots, generation = as_ids(roots), self.generation()
+
+        def read() -> Summaries:
+            return self._read_summaries(roots, with_graph, generation)
+
+        if not generation:
+            return read()
+        key = "summaries", generation, with_graph, roots.tobytes()
+        return self._share(key, read, lambda found: bool((found.status == RootStatus.READY).all()))
+
+    def _read_summaries(self, roots: Ids, with_graph: bool, generation: bytes | None) -> Summaries:
         out = Collected(sorted_unique(roots), GRAPH_SUMMARIES if with_graph else SUMMARIES)
-        is_root = self._graph.is_root(self.reader.geometry, out.roots)
-        why = f"{NOT_A_ROOT}: expected an id of the layer of its roots"
-        out.refuse(RootStatus.NOT_A_ROOT, dict.fromkeys(out.roots[~is_root].tolist(), why))
+        is_root = self.source.is_root(self.reader.geometry, out.roots)
+        out.refuse(RootStatus.NOT_A_ROOT, dict.fromkeys(out.roots[~is_root].tolist(), self._not_a_root))
         left = out.roots[is_root]
         kind = GRAPH_SUMMARY if with_graph else SUMMARY
-        if self._graph.permanent and generation:
+        if self.source.permanent and generation:
             left = self._take_kept(out, kind, dict.fromkeys(left.tolist(), generation))
         for ids in self._groups(left, out):
             bases = self._bases(generation, ids)
-            if bases and not self._graph.permanent:
+            if bases and not self.source.permanent:
                 ids = {root: ids[root] for root in self._take_kept(out, kind, bases).tolist()}
             if ids:
                 self._summarize(out, ids, bases)
@@ -88,14 +100,14 @@ class NeuronReader:
 
     def histories(self, roots: Ids) -> dict[int, RootHistory]:
         """Return when roots were made and retired, as the graph has it now; unknown roots are left out."""
-        return self._graph.histories(self.reader.geometry, as_ids(roots))
+        return self.source.histories(self.reader.geometry, as_ids(roots))
 
     def histories_of(self, found: Summaries) -> dict[int, RootHistory]:
         """Return the `histories` of the roots that have a summary."""
         roots = np.unique(found.roots[found.summarized])
         return self.histories(roots) if len(roots) else {}
 
-    def _generation(self) -> bytes | None:
+    def generation(self) -> bytes | None:
         """Return the generation of the rows, None while they are replaced; clear the cache of older rows."""
         generation, cache = read_generation(self.reader.store), self.reader.cache
         if generation is not None and generation != self._cached:
@@ -111,7 +123,7 @@ class NeuronReader:
         """
         if generation is None:
             return {}
-        if self._graph.permanent:
+        if self.source.permanent:
             return dict.fromkeys(ids, generation)
         return {
             root: blake2b(generation + to_bytes(nodes), digest_size=BASIS_BYTES).digest()
@@ -134,18 +146,30 @@ class NeuronReader:
         answer = _read(reader, nodes)  # Bigtable reads all columns faster than some of them
         found = {SUMMARY: summarize(answer.rows, answer.status, starts, self.reader.geometry)}
         if out.dtype == GRAPH_SUMMARIES:
-            graphs = self._graphs(ids, answer, starts)
+            edges, malformed = self._roots.edges(ids, answer.rows)
+            if malformed:
+                out.refuse(RootStatus.UNKNOWN, malformed)
+                if edges:
+                    self._summarize(out, {root: ids[root] for root in edges}, bases)
+                return
+            graphs = self._graphs(ids, edges, answer, starts)
             found[GRAPH_SUMMARY] = with_measures_of_graphs(found[SUMMARY], graphs)
         out.put(roots, next(reversed(found.values())))
         out.missing.append(answer.missing)
+        self._keep_complete(found, ids, bases)
         odd = np.unique(np.searchsorted(starts, np.flatnonzero(answer.status == Status.NOT_L2), "right") - 1)
         out.reasons |= dict.fromkeys(roots[odd].tolist(), "it has nodes outside the grid of this data set")
+
+    def _keep_complete(
+        self, found: Mapping[Kind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
+    ) -> None:
+        """Keep the complete ones of the roots' summaries with their bases, if any."""
         for kind, summary in found.items() if bases else ():
-            items = np.zeros((len(roots), 1), dtype=kind.dtype)
+            items = np.zeros((len(summary), 1), dtype=kind.dtype)
             items["summary"][:, 0] = summary
-            items["basis"][:, 0] = np.array([bases[root] for root in ids], items["basis"].dtype)
-            complete = np.flatnonzero(summary["n_missing"] == 0).tolist()
-            self._kept.put(kind, {int(roots[i]): items[i] for i in complete})
+            items["basis"][:, 0] = np.array([bases[root] for root in roots], items["basis"].dtype)
+            complete = (summary["n_missing"] == 0).tolist()
+            self._kept.put(kind, {root: items[i] for i, root in enumerate(roots) if complete[i]})
 
     def _groups(self, roots: Ids, out: Collected) -> Iterator[dict[int, Ids]]:
         """Yield L2 ids by root in groups of up to `NODES` nodes, or of one root; report roots without any.
@@ -156,7 +180,7 @@ class NeuronReader:
         for first in range(0, len(roots), ROOTS):
             batch = roots[first : first + ROOTS]
             most = self.most_nodes if len(batch) <= few else min(self.most_nodes, IDS // len(batch))
-            nodes = self._root_nodes(batch, most)
+            nodes = self._roots.nodes(batch, most)
             out.refuse(RootStatus.UNKNOWN, nodes.errors)
             if most == self.most_nodes:
                 out.too_large(nodes.too_large, most)
@@ -167,20 +191,52 @@ class NeuronReader:
             yield from self._groups(as_ids(larger[first : first + few]), out)
 
     # ------------------------------------------------------------------ one root
-    def nodes(self, root: int, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
+    # ``ids`` are its L2 ids, where the caller has them.
+    def nodes(
+        self,
+        root: int,
+        names: Sequence[str] = NAMES,
+        with_reasons: bool = False,
+        *,
+        ids: Ids | None = None,
+    ) -> Answer:
         """Return the rows and status of a root's nodes, in the order of their ids. Raises RootError."""
-        return _read(self.reader, self.l2_ids(root), names, with_reasons)
+        return _read(self.reader, self.l2_ids(root) if ids is None else ids, names, with_reasons)
 
-    def edges(self, root: int) -> tuple[Ids, Pairs]:
+    def edges(self, root: int, *, ids: Ids | None = None) -> tuple[Ids, Pairs]:
         """Return a root's L2 ids (n,) and the edges between them (m, 2). Raises RootError."""
-        ids = self.l2_ids(root)
-        return ids, ids[self._edges({root: ids})[root]]
+        ids = self.l2_ids(root) if ids is None else ids
+        return ids, ids[self._edges_of(root, ids)]
 
-    def graph(self, root: int) -> NeuronGraph:
+    def graph(self, root: int, *, ids: Ids | None = None) -> NeuronGraph:
         """Return a root's L2 graph, whose nodes have all attributes. Raises RootError."""
-        ids = {root: self.l2_ids(root)}
-        answer = _read(self.reader, ids[root])
-        return self._graphs(ids, answer, np.array([0, len(ids[root])]))[0]
+        nodes = self.l2_ids(root) if ids is None else ids
+
+        def read() -> NeuronGraph:
+            answer = _read(self.reader, nodes)
+            edges = {root: self._edges_of(root, nodes, answer.rows)}
+            return self._graphs({root: nodes}, edges, answer, np.array([0, len(nodes)]))[0]
+
+        return self._share(("graph", root), read, lambda graph: not len(graph.missing))
+
+    def kept_bytes(
+        self, kind: Kind, root: int, make: Callable[[NeuronGraph], bytes]
+    ) -> tuple[bytes, Ids, bool]:
+        """Return bytes that are made of a root's graph, its missing nodes, and whether the bytes are kept.
+
+        They are if no node is missing and rows are not being replaced. Raises RootError.
+        """
+        nodes = self.l2_ids(root)
+        bases = self._bases(self.generation(), {root: nodes})
+        if found := self._kept.get(kind, as_ids(list(bases)), bases=bases).arrays:
+            return found[root][BASIS_BYTES:].tobytes(), as_ids([]), True
+        answer = _read(self.reader if bases else replace(self.reader, cache=None), nodes)
+        edges = {root: self._edges_of(root, nodes, answer.rows)}
+        made = make(self._graphs({root: nodes}, edges, answer, np.array([0, len(nodes)]))[0])
+        keep = bool(bases) and not len(answer.missing)
+        if keep:
+            self._kept.put(kind, {root: np.frombuffer(bases[root] + made, kind.dtype)})
+        return made, answer.missing, keep
 
     def skeleton(self, root: int, **parameters: Any) -> Skeleton:
         """Return a root's skeleton; the parameters are those of `skeletonize`. Raises RootError."""
@@ -191,9 +247,13 @@ class NeuronReader:
     def l2_ids(self, root: int) -> Ids:
         """Return the L2 ids of a root. Raises RootError."""
         roots = as_ids([root])
-        if not self._graph.is_root(self.reader.geometry, roots)[0]:
-            raise RootError(root, RootStatus.NOT_A_ROOT, NOT_A_ROOT)
-        nodes = self._root_nodes(roots, self.most_nodes)
+        if not self.source.is_root(self.reader.geometry, roots)[0]:
+            raise RootError(root, RootStatus.NOT_A_ROOT, self._not_a_root)
+        nodes = self._share(
+            ("l2_ids", root),
+            lambda: self._roots.nodes(roots, self.most_nodes),
+            lambda found: root in found.l2_ids,
+        )
         if root in nodes.l2_ids:
             return nodes.l2_ids[root]
         if root in nodes.too_large:
@@ -201,46 +261,22 @@ class NeuronReader:
             raise RootError(root, RootStatus.TOO_LARGE, too_large(size, self.most_nodes), size)
         raise RootError(root, RootStatus.UNKNOWN, nodes.errors.get(root, UNKNOWN))
 
-    # ------------------------------------------------------------------ kept, or from the graph
-    def _root_nodes(self, roots: Ids, most: int) -> RootNodes:
-        """Return the L2 ids of roots; roots with more than ``most`` are too large."""
-        if not self._graph.permanent:
-            return self._graph.root_nodes(self.reader.geometry, roots, most)
-        kept = self._kept.get(L2_IDS, roots, most)
-        nodes = RootNodes(kept.arrays, kept.longer)
-        known = as_ids([*kept.arrays, *kept.longer])
-        left = np.setdiff1d(roots, known, assume_unique=True)
-        if len(left):
-            read = self._graph.root_nodes(self.reader.geometry, left, most)
-            self._kept.put(L2_IDS, read.l2_ids)
-            nodes.l2_ids |= read.l2_ids
-            nodes.too_large |= read.too_large
-            nodes.errors |= read.errors
-        return nodes
+    def _edges_of(self, root: int, ids: Ids, rows: Rows | None = None) -> np.ndarray:
+        """Return the edges of one root, as `KeptGraph.edges`. Raises RootError."""
+        found, malformed = self._share(("edges", root), lambda: self._roots.edges({root: ids}, rows))
+        if malformed:
+            raise RootError(root, RootStatus.UNKNOWN, malformed[root])
+        return found[root]
 
-    def _edges(self, ids: Mapping[int, Ids]) -> dict[int, np.ndarray]:
-        """Return the edges of each root as indices of its L2 ids, shape (m, 2)."""
-        found: dict[int, np.ndarray] = {}
-        if self._graph.permanent:
-            found = self._kept.get(EDGES, as_ids(list(ids))).arrays
-            for root in [root for root, edges in found.items() if edges.max(initial=0) >= len(ids[root])]:
-                logger.warning("root %s: its kept edges do not fit its nodes; they are read again", root)
-                del found[root]
-        left = {root: nodes for root, nodes in ids.items() if root not in found}
-        if left:
-            pairs = self._graph.root_edges(self.reader.geometry, left)
-            read = {
-                root: edge_indices(root, nodes, pairs[root]).astype(EDGES.dtype)
-                for root, nodes in left.items()
-            }
-            if self._graph.permanent:
-                self._kept.put(EDGES, read)
-            found |= read
-        return found
+    def _share(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
+        """Return the result of ``call``, or of the same call in progress if that is final: ``usable``."""
+        return self._calls.run(key, call, usable) if self.source.permanent else call()
 
-    def _graphs(self, ids: Mapping[int, Ids], answer: Answer, starts: np.ndarray) -> list[NeuronGraph]:
+    def _graphs(
+        self, ids: Mapping[int, Ids], edges: Mapping[int, np.ndarray], answer: Answer, starts: np.ndarray
+    ) -> list[NeuronGraph]:
         """Return the graph of each root, whose nodes are one after another in the answer."""
-        edges, geometry = self._edges(ids), self.reader.geometry
+        geometry = self.reader.geometry
         parts = [slice(a, b) for a, b in pairwise(starts.tolist())]
         return [
             NeuronGraph(root, nodes, edges[root].astype(np.int64), answer.rows[p], answer.status[p], geometry)

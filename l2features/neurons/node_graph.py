@@ -13,7 +13,7 @@ from ..core.geometry import Geometry
 from ..core.ids import L2, Ids
 from ..core.rows import Rows, served_column
 from ..graph.base import Pairs
-from ..query.reader import Status
+from ..query.reader import Answer, Status
 
 Edges = npt.NDArray[np.int64]
 """Pairs of indices of nodes or vertices, shape (m, 2)."""
@@ -60,6 +60,11 @@ class NeuronGraph:
 
     def __len__(self) -> int:
         return len(self.node_ids)
+
+    @property
+    def missing(self) -> Ids:
+        """Sorted nodes whose features have not been computed yet."""
+        return Answer(self.rows, self.status).missing
 
     @cached_property
     def component(self) -> npt.NDArray[np.int64]:

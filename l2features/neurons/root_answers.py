@@ -19,11 +19,12 @@ STATUS_NAMES = [status.name.lower() for status in RootStatus]
 
 
 def root_objects(
-    found: Summaries, histories: Mapping[int, RootHistory], *, int64_as_str: bool = False
+    found: Summaries, histories: Mapping[int, RootHistory] | None, *, int64_as_str: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Return an object for JSON for each root, by id, each id once and in numeric order.
 
-    A root with a summary has its measures, ``retired_at`` and ``successors``. One that is too large has
+    A root with a summary has its measures, and ``retired_at`` and ``successors`` if there are histories. One
+    that is too large has
     ``n_nodes``, its nodes or at least so many. With ``int64_as_str``, 64-bit integers are strings.
     """
     places = np.unique(found.roots, return_index=True)[1]
@@ -35,7 +36,7 @@ def root_objects(
         if root in found.reasons:
             one["reason"] = found.reasons[root]
         if code in SUMMARIZED:
-            one |= values | _history(histories.get(root), int64_as_str)
+            one |= values | ({} if histories is None else _history(histories.get(root), int64_as_str))
         elif root in found.sizes:
             one["n_nodes"] = found.sizes[root]
     return out

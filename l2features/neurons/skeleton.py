@@ -130,10 +130,7 @@ def skeletonize(
     parts = components(graph.edges, len(graph))
     trees, root = _covering(graph, parts, invalidation_nm), None
     if root_point is not None:
-        point = np.asarray(root_point, dtype=np.float64)
-        if collapse_nm is not None:
-            trees = _without_duplicates(_collapsed(trees, point, collapse_nm))
-        root = int(np.linalg.norm(trees.vertices - point, axis=1).argmin())
+        trees, root = _around(trees, np.asarray(root_point, dtype=np.float64), collapse_nm)
     component = np.empty(len(trees.vertices), dtype=np.int64)
     component[trees.vertex_of_node] = parts.of_node
     gaps = gaps_between(trees.vertices, component) if join else np.zeros((0, 2), dtype=np.int64)
@@ -181,6 +178,13 @@ def _covering(graph: NeuronGraph, parts: Components, invalidation_nm: float) -> 
     found = cover(weights, far_ends(weights, parts), invalidation_nm)
     edges, nearest = np.searchsorted(found.nodes, found.edges), np.searchsorted(found.nodes, found.nearest)
     return _without_duplicates(_Trees(graph.positions[found.nodes], edges, found.nodes, nearest))
+
+
+def _around(trees: _Trees, point: npt.NDArray[np.float64], collapse_nm: float | None) -> tuple[_Trees, int]:
+    """Return the trees, collapsed around a point if so asked, and the vertex nearest to it."""
+    if collapse_nm is not None:
+        trees = _without_duplicates(_collapsed(trees, point, collapse_nm))
+    return trees, int(np.linalg.norm(trees.vertices - point, axis=1).argmin())
 
 
 def _merged(trees: _Trees, into: Indices) -> _Trees:

@@ -7,7 +7,7 @@ cv_path, timestamp, software version.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,20 +165,25 @@ def node_table(skeleton: Skeleton) -> Any:
     return pa.table({"l2_id": skeleton.node_ids, "vertex": skeleton.vertex_of_node.astype(np.int32)})
 
 
-def precomputed_info() -> dict[str, Any]:
-    """Return the ``info`` of a source whose skeletons are `precomputed`, in nm."""
-    attributes = [{"id": n, "data_type": "float32", "num_components": 1} for n in PRECOMPUTED_ATTRIBUTES]
+def precomputed_info(attributes: Sequence[str] = PRECOMPUTED_ATTRIBUTES) -> dict[str, Any]:
+    """Return the ``info`` of a source of skeletons in nm, whose vertices have these float32 attributes."""
+    described = [{"id": name, "data_type": "float32", "num_components": 1} for name in attributes]
     transform = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
-    return {"@type": "neuroglancer_skeletons", "transform": transform, "vertex_attributes": attributes}
+    return {"@type": "neuroglancer_skeletons", "transform": transform, "vertex_attributes": described}
 
 
 def precomputed(skeleton: Skeleton) -> bytes:
-    """Return the bytes that Neuroglancer reads, with the attributes of `precomputed_info`.
+    """Return the bytes that Neuroglancer reads, with the attributes of `precomputed_info`."""
+    attributes = skeleton.radius_nm, skeleton.segment_radius_nm, skeleton.interpolated, skeleton.component
+    return precomputed_bytes(skeleton, attributes)
 
-    Unknown radii are 0. Source: Neuroglancer's specification of ``neuroglancer_skeletons``.
+
+def precomputed_bytes(skeleton: Skeleton, attributes: Sequence[np.ndarray]) -> bytes:
+    """Return the bytes that Neuroglancer reads; each attribute has a value per vertex, NaN becomes 0.
+
+    Source: Neuroglancer's specification of ``neuroglancer_skeletons``.
     """
     edges = skeleton.edges
-    attributes = skeleton.radius_nm, skeleton.segment_radius_nm, skeleton.interpolated, skeleton.component
     parts = [
         np.array([len(skeleton), len(edges)], dtype="<u4"),
         skeleton.vertices.astype("<f4"),

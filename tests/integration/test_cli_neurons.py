@@ -7,7 +7,6 @@ import json
 from contextlib import closing
 from pathlib import Path
 
-import navis
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -74,6 +73,8 @@ def test_a_skeleton(ingested: Path, voxels: dict[int, int], tmp_path: Path, suff
     done = run("neuron", "sample", segment, "--config", ingested, "--skeleton", file)
     assert done.exit_code == 0, done.output
     if suffix == ".swc":
+        import navis  # takes eight seconds, which each worker of the tests would need
+
         neuron = navis.read_swc(str(file))
         cable = run("neuron", "sample", segment, "--config", ingested, "--json").stdout
         assert neuron.cable_length == pytest.approx(json.loads(cable)[str(segment)]["cable_length_nm"])
@@ -88,7 +89,8 @@ def test_a_skeleton(ingested: Path, voxels: dict[int, int], tmp_path: Path, suff
         (("neuron", "sample", "5", "--max-nodes", "1"), 1, "expected 1 at most\n"),
         (("neuron", "sample", "x"), 2, "error: 'x' is not a root id: expected an integer"),
         (("neuron", "sample", "5", "--skeleton", "out.obj"), 2, "ends with .swc or .json or .arrow\n"),
-        (("neuron", "sample", "5", "--skeleton", "no/folder.swc"), 2, "its folder does not exist\n"),
+        (("neuron", "sample", "999999", "--skeleton", "no/folder.swc"), 2, "its folder does not exist\n"),
+        (("export", "sample", "--to", "no/out.parquet"), 2, "its folder does not exist\n"),
         (("neurons", "sample", "-", "--to", "out.txt"), 2, "ends with .parquet or .csv\n"),
         (("neurons", "sample", "-", "--to", "out.csv", "--json"), 2, "expected one of them\n"),
         (("neurons", "sample", "-"), 2, "error: <stdin>: it has no root id\n"),

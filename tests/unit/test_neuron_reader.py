@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from l2features.core.errors import GraphError, GraphUnavailable, StoreError, StoreUnavailable, UnknownFormat
+from l2features.core.errors import GraphUnavailable, StoreError, StoreUnavailable, UnknownFormat
 from l2features.core.ids import Ids, as_ids
 from l2features.core.rows import Rows, served_column
 from l2features.graph.base import Graph
@@ -393,8 +394,79 @@ def test_the_graph_of_a_root(setting: Setting, caplog: pytest.LogCaptureFixture)
 
 
 def test_an_edge_to_another_root_is_an_error(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root, ids), (_, others), *_ = ROOTS.items()
-    pairs = np.array([[ids[0], others[-1]]])
-    monkeypatch.setattr(setting.graph, "root_edges", lambda *_: {root: pairs})
-    with pytest.raises(GraphError, match=f"root {root} has an edge to node {others[-1]}"):
+    (root, ids), (other, others), *_ = ROOTS.items()
+    pairs = {root: np.array([[ids[0], others[-1]]]), other: chain(others)}
+    monkeypatch.setattr(setting.graph, "root_edges", lambda *_: pairs)
+    with pytest.raises(RootError, match=f"root {root} has an edge to node {others[-1]}") as error:
         setting.reader().graph(root)
+    assert error.value.status == UNKNOWN
+    found = setting.reader().summaries(as_ids([root, other]), with_graph=True)
+    assert found.status.tolist() == [UNKNOWN, READY]
+
+
+def test_malformed_edges_fail_only_their_root(setting: Setting) -> None:
+    roots, bad = list(ROOTS), list(ROOTS)[1]
+    expected = setting.reader(keep=False).summaries(as_ids(roots), with_graph=True)
+    setting.graph.bad_edges = {bad: "node 5: its cross-chunk edges are 7 bytes: expected 8 for each"}
+    for _ in range(2):  # the second is from what was kept
+        found = setting.reader().summaries(as_ids(roots), with_graph=True)
+        assert found.status.tolist() == [UNKNOWN if root == bad else READY for root in roots]
+        assert found.reasons == setting.graph.bad_edges
+        others = found.roots != bad
+        assert found.summary[others].tobytes() == expected.summary[others].tobytes()
+    for read in (setting.reader().edges, setting.reader().graph, setting.reader().skeleton):
+        with pytest.raises(
+            RootError, match=f"root {bad}: node 5: its cross-chunk edges are 7 bytes"
+        ) as error:
+            read(bad)
+        assert error.value.status == UNKNOWN
+    assert setting.reader().summaries(as_ids([bad])).status.tolist() == [READY]
+
+
+# ------------------------------------------------------------------ at once
+@pytest.mark.parametrize("read", ["summaries", "graph", "edges", "l2_ids"])
+def test_requests_at_once_share_one_computation(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    """The second begins while the first reads the nodes of the root, and keeps nothing."""
+    root, second, original = next(iter(ROOTS)), threading.Event(), KnownGraph.root_nodes
+
+    def slow(graph: KnownGraph, *arguments: Any) -> Any:
+        second.wait(10)
+        time.sleep(0.2)
+        return original(graph, *arguments)
+
+    monkeypatch.setattr(KnownGraph, "root_nodes", slow)
+    reader = setting.reader(keep=False)
+    use = (
+        (lambda: reader.summaries(as_ids([root])))
+        if read == "summaries"
+        else lambda: getattr(reader, read)(root)
+    )
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(use)
+        pool.submit(second.set)
+        assert repr(use()) == repr(first.result())
+    assert setting.uses()[0].count("root_nodes") == 1
+
+
+def test_what_may_change_is_not_shared(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root, ids), *_ = ROOTS.items()
+    lost = setting.table.features[setting.table.features["label"] == ids[3]]
+    setting.table.delete(ids[3:4])
+    reader, reading, original = setting.reader(keep=False), threading.Event(), setting.table.read
+
+    def slow(*arguments: Any) -> Rows:
+        rows = original(*arguments)
+        if not reading.is_set():
+            reading.set()
+            time.sleep(0.2)
+        return rows
+
+    monkeypatch.setattr(setting.table, "read", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(reader.summaries, as_ids([root]))
+        reading.wait(10)
+        setting.table.write(lost)
+        assert reader.summaries(as_ids([root])).status.tolist() == [READY]
+        assert first.result().status.tolist() == [INCOMPLETE]

@@ -1,0 +1,78 @@
+"""What a graph says of roots: their L2 ids and edges, kept where they never change."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.errors import GraphError
+from ..core.geometry import Geometry
+from ..core.ids import Ids, as_ids
+from ..core.rows import Rows
+from ..graph.base import Graph, MalformedEdges, RootNodes
+from .kept import EDGES, L2_IDS, KeptRoots
+from .node_graph import edge_indices
+
+logger = logging.getLogger(__name__)
+Found = tuple[dict[int, np.ndarray], dict[int, str]]
+"""Edges by root, as indices of its L2 ids (m, 2); and what is malformed in those of the other roots."""
+
+
+@dataclass(frozen=True)
+class KeptGraph:
+    """The L2 ids and edges of roots: kept ones, or else the graph's, which are then kept."""
+
+    graph: Graph
+    geometry: Geometry
+    kept: KeptRoots
+
+    def nodes(self, roots: Ids, most: int) -> RootNodes:
+        """Return the L2 ids of roots; roots with more than ``most`` are too large."""
+        if not self.graph.permanent:
+            return self.graph.root_nodes(self.geometry, roots, most)
+        kept = self.kept.get(L2_IDS, roots, most)
+        nodes = RootNodes(kept.arrays, kept.longer)
+        known = as_ids([*kept.arrays, *kept.longer])
+        left = np.setdiff1d(roots, known, assume_unique=True)
+        if len(left):
+            read = self.graph.root_nodes(self.geometry, left, most)
+            self.kept.put(L2_IDS, read.l2_ids)
+            nodes.l2_ids |= read.l2_ids
+            nodes.too_large |= read.too_large
+            nodes.errors |= read.errors
+        return nodes
+
+    def edges(self, ids: Mapping[int, Ids], rows: Rows | None = None) -> Found:
+        """Return the edges of roots, of which ``ids`` are the L2 ids.
+
+        ``rows`` are the features of all of these, root after root, if they have been read.
+        """
+        found: dict[int, np.ndarray] = {}
+        if self.graph.permanent:
+            found = self.kept.get(EDGES, as_ids(list(ids))).arrays
+            for root in [root for root, edges in found.items() if edges.max(initial=0) >= len(ids[root])]:
+                logger.warning("root %s: its kept edges do not fit its nodes; they are read again", root)
+                del found[root]
+        left = {root: nodes for root, nodes in ids.items() if root not in found}
+        read, malformed = self._read_edges(left, rows if len(left) == len(ids) else None)
+        if self.graph.permanent:
+            self.kept.put(EDGES, read)
+        return found | read, malformed
+
+    def _read_edges(self, ids: Mapping[int, Ids], rows: Rows | None) -> Found:
+        read, malformed = dict[int, np.ndarray](), dict[int, str]()
+        try:
+            pairs = self.graph.root_edges(self.geometry, ids, rows) if ids else {}
+        except MalformedEdges as error:
+            rest = {root: nodes for root, nodes in ids.items() if root not in error.roots}
+            read, malformed = self._read_edges(rest, None)
+            return read, malformed | dict(error.roots)
+        for root, nodes in ids.items():
+            try:
+                read[root] = edge_indices(root, nodes, pairs[root]).astype(EDGES.dtype)
+            except GraphError as error:
+                malformed[root] = str(error)
+        return read, malformed

@@ -1,0 +1,61 @@
+"""Calls that threads share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from l2features.core.futures import SharedCalls
+
+
+class Calls:
+    """A call that takes a while, and counts."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.count, self.failure, self.begun = 0, failure, threading.Event()
+
+    def __call__(self) -> int:
+        self.count += 1
+        number = self.count
+        self.begun.set()
+        time.sleep(0.2)
+        if self.failure is not None and number == 1:
+            raise self.failure
+        return number
+
+
+def at_once(call: Calls, usable: Callable[[int], bool] = lambda _: True) -> tuple[object, int]:
+    """The results of a call, and of one with the same key that begins while it runs."""
+    shared = SharedCalls()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(shared.run, "key", call, usable)
+        call.begun.wait(10)
+        second = shared.run("key", call, usable)
+        return first.exception() or first.result(), second
+
+
+def test_a_call_in_progress_is_shared() -> None:
+    assert at_once(call := Calls()) == (1, 1)
+    assert call.count == 1
+
+
+def test_an_unusable_result_is_not_shared() -> None:
+    assert at_once(Calls(), usable=lambda number: number > 1) == (1, 2)
+
+
+def test_a_failure_is_not_shared() -> None:
+    failure = ValueError("once")
+    assert at_once(Calls(failure)) == (failure, 2)
+
+
+def test_only_calls_with_the_same_key_at_once_are_shared() -> None:
+    shared, call = SharedCalls(), Calls(ValueError("once"))
+    with pytest.raises(ValueError, match="once"):
+        shared.run("a", call)
+    assert [shared.run("a", call), shared.run("a", call)] == [2, 3]
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(lambda key: shared.run(key, call), ("b", "c"))) == [4, 5]
