@@ -58,6 +58,7 @@ _CHECKS: dict[str, Callable[[str], object]] = {
     "l2cache_id": TABLE_NAME.fullmatch,
     "graph": is_graph_url,
     "store": store_form,
+    "versions": re.compile(r"(/|file:///|gs://[^/]+/?).*").fullmatch,
 }
 EXPECTED = {
     "cv_path": EXPECTED_PATHS,
@@ -69,6 +70,7 @@ EXPECTED = {
     "mip": "an integer of 0 or more",
     "scale": "three positive numbers of nm, such as [16, 16, 40]",
     "empty_files": "fail or background",
+    "versions": "a folder of versions: an absolute path, file:///… or gs://bucket/path",
 }
 """Valid values of a data set's keys."""
 
@@ -92,6 +94,7 @@ class Dataset(BaseModel):
     mip: int | None = Field(None, ge=0)
     scale: tuple[_Nanometres, _Nanometres, _Nanometres] | None = None
     empty_files: Literal["fail", "background"] = "fail"
+    versions: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -106,8 +109,8 @@ class Dataset(BaseModel):
 
     @field_validator(*_CHECKS)
     @classmethod
-    def _is_valid(cls, value: str, info: ValidationInfo) -> str:
-        if not _CHECKS[str(info.field_name)](value):
+    def _is_valid(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not _CHECKS[str(info.field_name)](value):
             raise ValueError("no match")
         return value
 

@@ -51,6 +51,36 @@ class TableExists(StoreError):
     """The table exists, with another meta."""
 
 
+class VersionError(L2FeaturesError):
+    """A version cannot be read or written, or its files are malformed."""
+
+
+class VersionNotFound(VersionError):
+    """There is no version of this number."""
+
+
+class DamagedVersion(VersionError):
+    """A file of a version is missing, truncated or malformed; ``path`` is relative to the folder."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
+
+
+class LookupTooLarge(VersionError):
+    """A lookup in a version exceeds a limit on ``what``: rows, or row groups."""
+
+    def __init__(self, what: str, count: int, limit: int) -> None:
+        super().__init__(what, count, limit)
+        self.what, self.count, self.limit = what, count, limit
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.what} in one lookup: expected at most {self.limit}, ask for fewer ids"
+
+
 def reason_of(error: BaseException) -> str:
     """Return an error in one line, with its type where the message may not say what failed."""
     text = " ".join(_ANSI.sub("", str(error)).split())

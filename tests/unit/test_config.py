@@ -65,6 +65,7 @@ def test_all_keys(tmp_path: Path) -> None:
         "watershed": "gs://bucket/ws",
         "mip": 2,
         "empty_files": "background",
+        "versions": "gs://bucket/versions",
     }
     dataset = load_dataset("minnie", write(tmp_path, {"minnie": keys}))
     assert dataset.model_dump() == keys | {"name": "minnie", "chunk_size": (256, 256, 512), "scale": None}

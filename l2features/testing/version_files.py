@@ -1,0 +1,201 @@
+"""Folders of versions from arrays, and what belongs to a version by a plain reading of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..core.chunks import whole_box
+from ..core.geometry import Geometry
+from ..core.ids import Ids, as_ids
+from ..core.rows import Rows
+from ..neurons.neuron_summary import summarize
+from ..query.reader import Status
+from ..versions.columns import (
+    L2_ID,
+    MISSING,
+    ROOT_ID,
+    missing_schema,
+    node_table,
+    retired_schema,
+    root_table,
+    signed,
+)
+from ..versions.folders import Folder
+from ..versions.manifest import (
+    Layer,
+    Layout,
+    Manifest,
+    Totals,
+    VersionFile,
+    folder_name,
+    manifest_path,
+    read_manifest,
+)
+
+TIME = datetime(2026, 11, 21, 0, 27, 44, 368_000, UTC)
+SIZE = "size_nm3"
+
+
+@dataclass
+class NodeRows:
+    """Nodes to be written: (n,) roots, their features, and which have none yet."""
+
+    roots: Ids
+    rows: Rows
+    missing: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, roots: Any, features: np.ndarray, missing: Any = ()) -> NodeRows:
+        """Return nodes with these features (n,); those at the places ``missing`` have none."""
+        rows, absent = Rows.complete(features), np.zeros(len(features), dtype=bool)
+        absent[np.array(missing, dtype=int)] = True
+        rows.present[rows.not_computed | absent] = False
+        return cls(as_ids(roots), rows, absent)
+
+    def sorted_by(self, *keys: Ids) -> NodeRows:
+        order = np.lexsort(keys)
+        return NodeRows(self.roots[order], self.rows.take(order), self.missing[order])
+
+
+@dataclass
+class VersionWriter:
+    """Writes versions in small files: ``parts`` per layout, with row groups of ``group_rows`` rows."""
+
+    folder: Folder
+    geometry: Geometry
+    parts: int = 1
+    group_rows: int = 20_000
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(
+        self,
+        number: int,
+        nodes: NodeRows,
+        *,
+        base: int | None = None,
+        retired: Any = (),
+        time: datetime = TIME,
+    ) -> Manifest:
+        """Write a version: a fresh one, or one that retires roots of its base and adds these nodes."""
+        by_root = nodes.sorted_by(nodes.rows.ids, nodes.roots)
+        by_node = nodes.sorted_by(nodes.rows.ids)
+        files = self._layout(number, "by_root", self._nodes(by_root))
+        files += self._layout(number, "by_node", self._nodes(by_node))
+        files += self._layout(number, "roots", self._roots(by_root))
+        absent = [pa.array(signed(ids[by_root.missing])) for ids in (by_root.roots, by_root.rows.ids)]
+        files += self._layout(number, "missing_nodes", pa.table(absent, schema=missing_schema()))
+        layers: tuple[Layer, ...] = ()
+        if base is not None:
+            layers = read_manifest(self.folder, base).layers
+            gone = pa.table([pa.array(signed(np.sort(as_ids(retired))))], schema=retired_schema())
+            files.append(self.file(f"{folder_name(number)}/retired.parquet", "retired", gone))
+        manifest = Manifest(
+            number=number,
+            timestamp=time,
+            created=time,
+            base=base,
+            layers=(*layers, Layer(version=number, files=tuple(files))),
+            totals=Totals(nodes=0, roots=0, missing=0, empty=0),
+            **{**ABOUT, "box": str(whole_box(self.geometry.grid)), **self.about},
+        )
+        manifest = manifest.model_copy(update={"totals": totals(self.folder, manifest)})
+        assert self.folder.create(manifest_path(number), manifest.to_json())
+        return manifest
+
+    def _nodes(self, nodes: NodeRows) -> Any:
+        return node_table(nodes.roots, nodes.rows, nodes.missing, self.geometry)
+
+    def _roots(self, nodes: NodeRows) -> Any:
+        roots, starts = np.unique(nodes.roots, return_index=True)
+        empty = ~nodes.rows.found & ~nodes.missing
+        status = np.select(
+            [nodes.missing, empty], [np.int8(Status.MISSING), np.int8(Status.EMPTY)], np.int8(0)
+        )
+        return root_table(
+            roots, summarize(nodes.rows, status, np.append(starts, len(nodes.rows)), self.geometry)
+        )
+
+    def _layout(self, number: int, layout: Layout, table: Any) -> list[VersionFile]:
+        ends = np.linspace(0, len(table), self.parts + 1).astype(int)
+        cuts = [(a, b) for a, b in pairwise(ends) if a < b]
+        return [
+            self.file(f"{folder_name(number)}/{layout}/part-{i:05d}.parquet", layout, table.slice(a, b - a))
+            for i, (a, b) in enumerate(cuts)
+        ]
+
+    def file(self, path: str, layout: Layout, table: Any) -> VersionFile:
+        """Write one file, and return its entry in the manifest."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            table,
+            sink,
+            row_group_size=self.group_rows,
+            compression="zstd",
+            write_statistics=[name for name in (ROOT_ID, L2_ID) if name in table.column_names],
+            write_page_index=True,
+            write_page_checksum=True,
+        )
+        content = sink.getvalue().to_pybytes()
+        self.folder.write(path, content)
+        return VersionFile(
+            path=path,
+            layout=layout,
+            rows=len(table),
+            bytes=len(content),
+            sha256=sha256(content).hexdigest(),
+            **_ends(table, ROOT_ID, "root"),
+            **_ends(table, L2_ID, "node"),
+        )
+
+
+def _ends(table: Any, column: str, name: str) -> dict[str, Any]:
+    """Return the fields of a file for the smallest and largest value of a column."""
+    if column not in table.column_names:
+        return {}
+    ids = table[column].to_numpy()
+    return {f"min_{name}": int(ids.min()) if len(ids) else 0, f"max_{name}": int(ids.max(initial=0))}
+
+
+ABOUT = {
+    "dataset": "sample",
+    "l2cache_id": "l2cache_sample",
+    "graph_id": "known",
+    "cv_path": "precomputed://file:///nowhere",
+    "software": "l2features test",
+}
+"""What manifests say of their data set."""
+
+
+def visible_rows(folder: Folder, manifest: Manifest, layout: Layout) -> list[dict[str, Any]]:
+    """Return all rows of a version, by reading each file as a whole; sorted by the ids of the layout."""
+    rows = []
+    for layer, file in manifest.files(layout):
+        gone = {row[ROOT_ID] for later in manifest.removing(layer) for row in _rows(folder, later)}
+        rows += [row for row in _rows(folder, file) if row[ROOT_ID] not in gone]
+    keys = (L2_ID,) if layout == "by_node" else (ROOT_ID, L2_ID)
+    return sorted(rows, key=lambda row: tuple(row.get(key) for key in keys))
+
+
+def totals(folder: Folder, manifest: Manifest) -> Totals:
+    """Count what belongs to a version."""
+    rows = visible_rows(folder, manifest, "by_node")
+    missing = sum(row[MISSING] for row in rows)
+    empty = sum(row[SIZE] is None and not row[MISSING] for row in rows)
+    return Totals(nodes=len(rows), roots=len({row[ROOT_ID] for row in rows}), missing=missing, empty=empty)
+
+
+def _rows(folder: Folder, file: VersionFile) -> list[dict[str, Any]]:
+    content = folder.read(file.path)
+    assert content is not None
+    rows: list[dict[str, Any]] = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False).to_pylist()
+    return rows

@@ -1,0 +1,145 @@
+"""The versions in a folder, as a process that reads them for long sees them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import NamedTuple, TypeVar
+
+from cachetools import LRUCache  # type: ignore[import-untyped]
+from pydantic import BaseModel, Field
+
+from ..core.errors import DamagedVersion, VersionError, VersionNotFound
+from ..store.notes import Time
+from .folders import Folder
+from .lookup import MOST_GROUPS, MOST_ROWS, VersionReader
+from .manifest import Manifest, manifest_path, not_found, parse_manifest, version_numbers
+from .parquet_files import ParquetFiles
+
+NUMBERS_S, MANIFEST_S = 2.0, 30.0
+"""Time for which a list of versions, and a manifest, are used before they are read again."""
+MANIFEST_BYTES = 128_000_000
+PARSED = 6
+"""How much larger a manifest is in memory than in its file."""
+T = TypeVar("T")
+
+
+class VersionSummary(BaseModel):
+    """One version in a list."""
+
+    number: int
+    timestamp: Time | None = Field(
+        None, description="Its nodes and roots are those valid at this time (UTC)."
+    )
+    created: Time | None = Field(None, description="When it was made (UTC).")
+    base: int | None = Field(None, description="The version that it renews; null for a fresh one.")
+    nodes: int | None = Field(None, description="Its L2 nodes.")
+    roots: int | None = Field(None, description="Its roots.")
+    missing: int | None = Field(None, description="Nodes whose features had not been computed.")
+    empty: int | None = Field(None, description="Nodes that could not be computed.")
+    bytes: int | None = Field(None, description="Size of its files, those of older versions included.")
+    problem: str | None = Field(None, description="Why it cannot be read; then all else is null.")
+
+
+class _Entry(NamedTuple):
+    """A reader of a version, the digest of its manifest, its size, and when it was read (monotonic)."""
+
+    reader: VersionReader
+    digest: bytes
+    size: int
+    read_at: float
+
+
+class Catalog:
+    """The versions in a folder. Threads may share it.
+
+    A new version is seen after `NUMBERS_S`. Footers, retired roots and manifests are cached; the limits are
+    those of `VersionReader`. All methods raise VersionError.
+    """
+
+    def __init__(self, folder: Folder, most_rows: int = MOST_ROWS, most_groups: int = MOST_GROUPS) -> None:
+        self.folder, self._limits = folder, (most_rows, most_groups)
+        self._files = ParquetFiles(folder)
+        self._entries: LRUCache[int, _Entry] = LRUCache(MANIFEST_BYTES, getsizeof=lambda entry: entry.size)
+        self._numbers: tuple[float, list[int]] = (float("-inf"), [])
+        self._lock = threading.Lock()
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all versions, sorted."""
+        read_at, numbers = self._numbers
+        if time.monotonic() - read_at > NUMBERS_S:
+            numbers = version_numbers(self.folder)
+            self._numbers = time.monotonic(), numbers
+        return numbers
+
+    def newest(self) -> int:
+        """Return the number of the newest version. Raises VersionNotFound where there is none."""
+        numbers = self.numbers()
+        if not numbers:
+            raise VersionNotFound(
+                f"no version is in {self.folder.url}: python -m beam_jobs.materialize makes one"
+            )
+        return numbers[-1]
+
+    def reader(self, number: int | None = None) -> VersionReader:
+        """Return the reader of a version, by default of the newest. Raises as `read_manifest`."""
+        number = self.newest() if number is None else number
+        with self._lock:
+            entry = self._entries.get(number)
+        if entry is not None and time.monotonic() - entry.read_at < MANIFEST_S:
+            return entry.reader
+        return self._read(number, entry)
+
+    def use(self, number: int | None, read: Callable[[VersionReader], T]) -> T:
+        """Return the result of ``read``, which is repeated where the version was replaced meanwhile."""
+        reader = self.reader(number)
+        try:
+            return read(reader)
+        except DamagedVersion:
+            found = reader.manifest.number
+            fresh = self._read(found, None)
+            if fresh.manifest == reader.manifest:
+                raise
+            return read(fresh)
+
+    def list(self) -> list[VersionSummary]:
+        """Return a summary of each version, in their order; one that cannot be read has its problem."""
+        return [self._summary(number) for number in self.numbers()]
+
+    def _summary(self, number: int) -> VersionSummary:
+        try:
+            return summary_of(self.reader(number).manifest)
+        except VersionError as error:
+            return VersionSummary(number=number, problem=str(error))
+
+    def _read(self, number: int, known: _Entry | None) -> VersionReader:
+        """Read a manifest; one that has not changed keeps its reader."""
+        content = self.folder.read(manifest_path(number))
+        if content is None:
+            with self._lock:
+                self._entries.pop(number, None)
+            raise not_found(self.folder, number)
+        digest = blake2b(content, digest_size=16).digest()
+        if known is not None and known.digest == digest:
+            reader = known.reader
+        else:
+            manifest = parse_manifest(content, number)
+            reader = VersionReader(self._files, manifest, *self._limits)
+        entry = _Entry(reader, digest, min(PARSED * len(content), MANIFEST_BYTES), time.monotonic())
+        with self._lock:
+            self._entries[number] = entry
+        return reader
+
+
+def summary_of(manifest: Manifest) -> VersionSummary:
+    """Return a version's line in a list."""
+    return VersionSummary(
+        number=manifest.number,
+        timestamp=manifest.timestamp,
+        created=manifest.created,
+        base=manifest.base,
+        bytes=sum(file.bytes for layer in manifest.layers for file in layer.files),
+        **manifest.totals.model_dump(),
+    )

@@ -1,0 +1,192 @@
+"""Folders of files on a disk or in a bucket, by URL: an absolute path, ``file:///…`` or ``gs://…``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+
+from ..core.errors import ConfigError, VersionError
+
+EXPECTED = "an absolute path, file:///… or gs://bucket/path"
+_SCHEMES = ("file", "gs")
+
+
+class Folder:
+    """A folder; paths are relative to it, with ``/`` between their parts.
+
+    It need not exist, and is made when a file is written. Every method raises VersionError where the folder
+    cannot be reached, read or written.
+    """
+
+    def __init__(self, url: str) -> None:
+        scheme, _, rest = url.partition("://")
+        if not (url.startswith("/") or (scheme in _SCHEMES and rest.strip("/"))):
+            raise ConfigError(f"folder {url!r}: expected {EXPECTED}")
+        self.url = url.rstrip("/")
+        with self._errors("open", ""):
+            self._files, path = pa_fs.FileSystem.from_uri(self.url)
+        self._base = PurePosixPath(path)
+
+    @property
+    def local(self) -> Path | None:
+        """The folder on this machine; None for a bucket."""
+        return Path(self._base) if isinstance(self._files, pa_fs.LocalFileSystem) else None
+
+    def names(self, path: str = "") -> list[str]:
+        """Return the sorted names in a folder; none where it does not exist."""
+        with self._errors("list", path):
+            selector = pa_fs.FileSelector(self._path(path), allow_not_found=True)
+            return sorted(info.base_name for info in self._files.get_file_info(selector))
+
+    def exists(self, path: str) -> bool:
+        """Return whether a file or folder exists."""
+        with self._errors("read", path):
+            return bool(self._files.get_file_info(self._path(path)).type != pa_fs.FileType.NotFound)
+
+    def size(self, path: str) -> int | None:
+        """Return the size of a file in bytes; None where it does not exist."""
+        with self._errors("read", path):
+            size: int | None = self._files.get_file_info(self._path(path)).size
+            return size
+
+    def is_folder(self, path: str) -> bool:
+        """Return whether there is a folder."""
+        with self._errors("read", path):
+            return bool(self._files.get_file_info(self._path(path)).type == pa_fs.FileType.Directory)
+
+    def read(self, path: str) -> bytes | None:
+        """Return the content of a file; None where it does not exist."""
+        with self._errors("read", path):
+            try:
+                with self._files.open_input_stream(self._path(path)) as stream:
+                    return bytes(stream.read())
+            except FileNotFoundError:
+                return None
+
+    def open(self, path: str) -> Any:
+        """Return a file open for reading at any place, a `pyarrow.NativeFile`."""
+        with self._errors("open", path):
+            return self._files.open_input_file(self._path(path))
+
+    def dataset(self, paths: Sequence[str], schema: Any) -> Any:
+        """Return Parquet files as a `pyarrow.dataset.Dataset`; they are read when it is."""
+        import pyarrow.dataset as pa_dataset
+
+        with self._errors("open", paths[0]):
+            files = [self._path(path) for path in paths]
+            return pa_dataset.dataset(files, schema, format="parquet", filesystem=self._files)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[Any]:
+        """Yield a binary stream; its file appears, or replaces an older one, only when the block ends."""
+        local = self.local
+        with self._errors("write", path):
+            if local is None:
+                with self._files.open_output_stream(self._path(path)) as stream:
+                    yield stream
+                return
+            with _temporary(local / path) as (file, name):
+                yield file
+                _sync(file)
+                os.replace(name, local / path)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file, or replace it."""
+        with self.writing(path) as stream:
+            stream.write(content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file unless it exists; returns whether it was written. Of two writers only one succeeds."""
+        local = self.local
+        with self._errors("write", path):
+            if local is None:
+                return _create_object(self._path(path), content)
+            with _temporary(local / path) as (file, name):
+                file.write(content)
+                _sync(file)
+                try:
+                    os.link(name, local / path)
+                except FileExistsError:
+                    return False
+        return True
+
+    @contextmanager
+    def locked(self, path: str) -> Iterator[bool]:
+        """Hold the lock of a file for the block; yields False where another process holds it.
+
+        It ends with the process. A bucket has no locks, and yields True.
+        """
+        local = self.local
+        if local is None:
+            yield True
+            return
+        with self._errors("lock", path):
+            file = (local / path).open("rb")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def delete(self, path: str) -> None:
+        """Delete a file; one that does not exist is no error."""
+        with self._errors("delete", path), suppress(FileNotFoundError):
+            self._files.delete_file(self._path(path))
+
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder with all that is in it; one that does not exist is no error."""
+        with self._errors("delete", path), suppress(FileNotFoundError):
+            self._files.delete_dir(self._path(path))
+
+    def _path(self, path: str) -> str:
+        return str(self._base / path)
+
+    @contextmanager
+    def _errors(self, what: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            where = f"{self.url}/{path}".rstrip("/")
+            raise VersionError(f"cannot {what} {where}: {error}") from error
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[tuple[Any, Path]]:
+    """Yield a new file beside the target, and its name; it is deleted at the end."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    name = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        with name.open("xb") as file:
+            yield file, name
+    finally:
+        name.unlink(missing_ok=True)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _create_object(path: str, content: bytes) -> bool:
+    from google.api_core.exceptions import GoogleAPIError, PreconditionFailed
+    from google.cloud import storage
+
+    bucket, _, name = path.partition("/")
+    try:
+        blob = storage.Client().bucket(bucket).blob(name)
+        blob.upload_from_string(content, if_generation_match=0)
+    except PreconditionFailed:
+        return False
+    except GoogleAPIError as error:
+        raise OSError(str(error)) from error
+    return True

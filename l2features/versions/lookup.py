@@ -1,0 +1,292 @@
+"""Rows of a version by root or node ids, read from the few row groups that can have them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ..core.errors import ConfigError, LookupTooLarge, VersionError
+from ..core.ids import Ids, as_ids, sorted_unique
+from .columns import L2_ID, NODE_COLUMNS, ROOT_COLUMNS, ROOT_ID, columns_of, node_schema, root_schema
+from .manifest import Layout, Manifest, VersionFile
+from .parquet_files import KEYS, Int64s, ParquetFiles
+
+MOST_ROWS, MOST_GROUPS = 1_000_000, 512
+"""Limits of one lookup: rows that are returned, and row groups that are read."""
+WORKERS = 4
+"""Row groups that are read at the same time, over all lookups of a process."""
+FOREVER = float("inf")
+LARGEST = np.uint64((1 << 63) - 1)
+Names = Sequence[str] | None
+"""Attributes, measures or columns; None for all."""
+
+
+class Found(NamedTuple):
+    """Rows of a version, sorted; ids are uint64. ``row_groups`` is how many were read for them."""
+
+    table: Any
+    row_groups: int
+
+
+class Bounds(NamedTuple):
+    """Smallest and largest key of each file of a layer, shape (files,)."""
+
+    files: Sequence[VersionFile]
+    low: Int64s
+    high: Int64s
+
+
+class Piece(NamedTuple):
+    """A row group to read, and the sorted keys that are wanted of it."""
+
+    low: int
+    layer: int
+    file: VersionFile
+    group: int
+    wanted: Int64s
+
+
+class VersionReader:
+    """Reads one version. Threads may share it.
+
+    A lookup reads only row groups whose range of ids has a wanted one, and raises LookupTooLarge before it
+    reads more than ``most_groups`` of them, or returns more than ``most_rows`` rows.
+
+    All methods raise VersionError, DamagedVersion for a file that is not what the manifest says, and
+    ConfigError for an unknown column.
+    """
+
+    def __init__(
+        self,
+        files: ParquetFiles,
+        manifest: Manifest,
+        most_rows: int = MOST_ROWS,
+        most_groups: int = MOST_GROUPS,
+    ) -> None:
+        self.files, self.manifest = files, manifest
+        self.most_rows, self.most_groups = most_rows, most_groups
+        layouts: tuple[Layout, ...] = ("by_root", "by_node", "roots")
+        self._bounds = {
+            layout: [_bounds(layer.of(layout)) for layer in manifest.layers] for layout in layouts
+        }
+
+    def nodes_of(
+        self, roots: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
+    ) -> Found:
+        """Return the nodes of roots, sorted by root and node: ``root_id``, ``l2_id`` and these columns.
+
+        ``limit`` keeps the first rows. Roots that are not in the version have none. Raises VersionError after
+        ``until`` (monotonic time).
+        """
+        return self._found("by_root", roots, node_columns(names), limit, until)
+
+    def nodes(
+        self, l2_ids: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
+    ) -> Found:
+        """Return nodes, sorted; arguments and columns as of `nodes_of`."""
+        return self._found("by_node", l2_ids, node_columns(names), limit, until)
+
+    def roots(
+        self, roots: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
+    ) -> Found:
+        """Return one row per root with ``root_id`` and these columns, sorted; arguments as of `nodes_of`."""
+        return self._found("roots", roots, root_columns(names), limit, until)
+
+    def batches(self, layout: Layout, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield all rows of a layout in tables of one row group, layer by layer, with ids as in the files.
+
+        The rows of a layer are sorted. ``columns`` must have ``root_id``.
+        """
+        for layer, _ in enumerate(self.manifest.layers):
+            yield from self.layer_batches(layer, layout, columns)
+
+    def layer_batches(self, layer: int, layout: Layout, columns: Sequence[str]) -> Iterator[Any]:
+        """Yield the rows of one layer that belong to the version, sorted, in tables of one row group."""
+        gone = self._retired(layer)[0]
+        for file in self.manifest.layers[layer].of(layout):
+            groups = range(len(self.files.footer(file).rows))
+            for table in self.files.groups(file, groups, columns):
+                yield _filtered(table, ~_in_any(table[ROOT_ID].to_numpy(), gone))
+
+    # ------------------------------------------------------------------ lookups
+    def _found(
+        self, layout: Layout, ids: Ids, columns: Sequence[str], limit: int | None, until: float
+    ) -> Found:
+        wanted = sorted_unique(as_ids(ids))
+        keys = wanted[wanted <= LARGEST].astype(np.int64)
+        pieces, read = self._pieces(layout, keys, until)
+        tables, count = list[Any](), 0
+        for table, then in self._read(pieces, columns, KEYS[layout], until):
+            read += 1
+            tables.append(table)
+            count += len(table)
+            if limit is not None and count >= limit and _complete(tables, KEYS[layout], then, limit):
+                break
+            if count > self.most_rows and (limit is None or limit > self.most_rows):
+                raise LookupTooLarge("rows", count, self.most_rows)
+        joined = _sorted(pa.concat_tables([_schema(layout, columns).empty_table(), *tables]), layout)
+        return Found(with_unsigned_ids(joined.slice(0, limit)), read)
+
+    def _pieces(self, layout: Layout, keys: Int64s, until: float) -> tuple[list[Piece], int]:
+        """Return the row groups that may have these keys, by their first key; and how many were read."""
+        candidates, read = list[tuple[int, VersionFile, Int64s]](), 0
+        for layer, bounds in enumerate(self._bounds[layout]):
+            places = np.flatnonzero(_overlaps(keys, bounds.low, bounds.high))
+            if not len(places):
+                continue
+            gone, groups = self._retired(layer)
+            left = keys[~_in_any(keys, gone)] if KEYS[layout] == ROOT_ID else keys
+            read += groups
+            places = places[_overlaps(left, bounds.low[places], bounds.high[places])]
+            candidates += [(layer, bounds.files[place], left) for place in places.tolist()]
+        _check_groups(len(candidates), self.most_groups)
+        pieces = list[Piece]()
+        for layer, file, left in candidates:
+            _check_time(until)
+            footer = self.files.footer(file)
+            for group in np.flatnonzero(_overlaps(left, footer.low, footer.high)).tolist():
+                pieces.append(Piece(int(footer.low[group]), layer, file, group, left))
+        _check_groups(len(pieces), self.most_groups)
+        return sorted(pieces, key=lambda piece: (piece.low, piece.layer, piece.file.path, piece.group)), read
+
+    def _read(
+        self, pieces: Sequence[Piece], columns: Sequence[str], key: str, until: float
+    ) -> Iterator[tuple[Any, int | None]]:
+        """Yield the wanted rows of each piece, and the first key of the next piece (None for the last)."""
+        thens = [*(piece.low for piece in pieces[1:]), None]
+        for first in range(0, len(pieces), WORKERS):
+            _check_time(until)
+            window = pieces[first : first + WORKERS]
+            if len(window) == 1:
+                tables = iter([self._rows_of(window[0], columns, key)])
+            else:
+                tables = _pool().map(lambda piece: self._rows_of(piece, columns, key), window)
+            yield from zip(tables, thens[first : first + WORKERS], strict=True)
+
+    def _rows_of(self, piece: Piece, columns: Sequence[str], key: str) -> Any:
+        (table,) = self.files.groups(piece.file, [piece.group], columns)
+        wanted = _in_any(table[key].to_numpy(), [piece.wanted])
+        if key != ROOT_ID:
+            wanted &= ~_in_any(table[ROOT_ID].to_numpy(), self._retired(piece.layer)[0])
+        return _filtered(table, wanted)
+
+    def _retired(self, layer: int) -> tuple[list[Int64s], int]:
+        """Return the roots that were retired after a layer, by file, and the row groups read for them."""
+        found = [self.files.retired(file) for file in self.manifest.removing(layer)]
+        return [roots for roots, _ in found], sum(read for _, read in found)
+
+
+# ------------------------------------------------------------------ columns
+def node_columns(names: Names) -> list[str]:
+    """Return ``root_id``, ``l2_id`` and the columns of these attributes. Raises ConfigError."""
+    return _columns(names, NODE_COLUMNS, (ROOT_ID, L2_ID))
+
+
+def root_columns(names: Names) -> list[str]:
+    """Return ``root_id`` and the columns of these measures. Raises ConfigError."""
+    return _columns(names, ROOT_COLUMNS, (ROOT_ID,))
+
+
+def with_unsigned_ids(table: Any) -> Any:
+    """Return a table whose columns of ids are uint64."""
+    for name in (ROOT_ID, L2_ID):
+        if name in table.column_names:
+            place = table.column_names.index(name)
+            field = table.field(place).with_type(pa.uint64())
+            table = table.set_column(place, field, table[name].cast(pa.uint64()))
+    return table
+
+
+def _columns(names: Names, known: Sequence[str], always: Sequence[str]) -> list[str]:
+    if names is None:
+        return list(known)
+    listed = list(always)
+    for name in names:
+        try:
+            listed += columns_of([name])
+        except KeyError as error:
+            raise _unknown(name, known) from error
+        if listed[-1] not in known:
+            raise _unknown(name, known)
+    return list(dict.fromkeys(listed))
+
+
+def _unknown(name: str, known: Sequence[str]) -> ConfigError:
+    return ConfigError(f"{name!r:.100} is not a column: expected one or more of {', '.join(known)}")
+
+
+def _schema(layout: Layout, columns: Sequence[str]) -> Any:
+    schema = root_schema() if layout == "roots" else node_schema()
+    return pa.schema([schema.field(name) for name in columns])
+
+
+# ------------------------------------------------------------------ rows
+def _filtered(table: Any, wanted: npt.NDArray[np.bool_]) -> Any:
+    """Return some rows without metadata; a copy, so that the others are freed."""
+    if wanted.all():
+        return table
+    return table.take(pa.array(np.flatnonzero(wanted)))
+
+
+def _sorted(table: Any, layout: Layout) -> Any:
+    """Return the rows sorted, which they are already unless they come from several layers."""
+    key, second = table[KEYS[layout]].to_numpy(), None
+    ordered = key[1:] > key[:-1]
+    if layout == "by_root":
+        second = table[L2_ID].to_numpy()
+        ordered |= (key[1:] == key[:-1]) & (second[1:] > second[:-1])
+    if ordered.all():
+        return table
+    return table.take(pa.array(np.lexsort((key,) if second is None else (second, key))))
+
+
+def _complete(tables: Sequence[Any], key: str, then: int | None, limit: int) -> bool:
+    """Return whether the first ``limit`` rows were read: later pieces have no key below ``then``.
+
+    A key's rows are in one layer, whose pieces are in their order.
+    """
+    if then is None:
+        return True
+    return sum(int((table[key].to_numpy() <= then).sum()) for table in tables) >= limit
+
+
+def _overlaps(keys: Int64s, low: Int64s, high: Int64s) -> npt.NDArray[np.bool_]:
+    """Return whether a sorted key lies in each range from low to high, shape (ranges,)."""
+    return np.asarray(np.searchsorted(keys, low, "left") < np.searchsorted(keys, high, "right"))
+
+
+def _in_any(values: Int64s, sorted_arrays: Sequence[Int64s]) -> npt.NDArray[np.bool_]:
+    """Return whether each value is in one of the sorted arrays, shape (n,)."""
+    found = np.zeros(len(values), dtype=bool)
+    for known in sorted_arrays:
+        if len(known):
+            found |= known[np.searchsorted(known, values).clip(max=len(known) - 1)] == values
+    return found
+
+
+def _bounds(files: Sequence[VersionFile]) -> Bounds:
+    ends = [file.node_range if file.layout == "by_node" else (file.min_root, file.max_root) for file in files]
+    low, high = np.array(ends, dtype=np.int64).reshape(-1, 2).T
+    return Bounds(files, low, high)
+
+
+def _check_groups(count: int, most: int) -> None:
+    if count > most:
+        raise LookupTooLarge("row groups", count, most)
+
+
+def _check_time(until: float) -> None:
+    if time.monotonic() > until:
+        raise VersionError("the version was not read in time: ask for fewer ids")
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(WORKERS, "version-reader")

@@ -1,0 +1,184 @@
+"""Reads of the Parquet files of versions, row group by row group, with their footers in a cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from cachetools import LRUCache  # type: ignore[import-untyped]
+
+from ..core.errors import DamagedVersion, VersionError
+from .columns import L2_ID, ROOT_ID, schema_of
+from .folders import Folder
+from .manifest import Layout, VersionFile
+
+Int64s = npt.NDArray[np.int64]
+KEYS: dict[Layout, str] = {
+    "by_root": ROOT_ID,
+    "by_node": L2_ID,
+    "roots": ROOT_ID,
+    "retired": ROOT_ID,
+    "missing_nodes": ROOT_ID,
+}
+"""The column that the rows of a layout are sorted by first."""
+FOOTER_BYTES, RETIRED_BYTES = 64_000_000, 128_000_000
+"""Sizes of the caches of footers and of retired roots."""
+BYTES_PER_ENTRY = 200
+"""What an entry takes beside its content."""
+T = TypeVar("T")
+
+
+class Footer(NamedTuple):
+    """A file's footer; rows, smallest and largest key of each row group, shape (groups,)."""
+
+    metadata: Any
+    rows: Int64s
+    low: Int64s
+    high: Int64s
+
+
+class BoundedCache(Generic[T]):
+    """An LRU cache of at most ``capacity`` bytes; a larger value is not kept. Thread-safe."""
+
+    def __init__(self, capacity: int, size: Callable[[T], int]) -> None:
+        self._capacity, self._size = capacity, size
+        self._values: LRUCache[Hashable, T] = LRUCache(capacity, getsizeof=self._entry_size)
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return the value of a key, or else make it."""
+        with self._lock:
+            value = self._values.get(key)
+        if value is None:
+            value = make()
+            with self._lock:
+                if self._entry_size(value) <= self._capacity:
+                    self._values[key] = value
+        return value
+
+    def _entry_size(self, value: T) -> int:
+        return self._size(value) + BYTES_PER_ENTRY
+
+
+class ParquetFiles:
+    """The Parquet files of a folder of versions. Threads may share it.
+
+    Caches are by the sha256 of the files, so that a file of the same path is not taken for a deleted one. All
+    methods raise DamagedVersion for a file that is not what its manifest says, and VersionError.
+    """
+
+    def __init__(
+        self, folder: Folder, footer_bytes: int = FOOTER_BYTES, retired_bytes: int = RETIRED_BYTES
+    ) -> None:
+        self.folder = folder
+        self._footers: BoundedCache[Footer] = BoundedCache(
+            footer_bytes, lambda footer: 3 * footer.metadata.serialized_size
+        )
+        self._retired: BoundedCache[Int64s] = BoundedCache(retired_bytes, lambda roots: roots.nbytes)
+
+    def footer(self, file: VersionFile) -> Footer:
+        """Return the footer of a file."""
+        return self._footers.get((file.layout, file.sha256), lambda: self._read_footer(file))
+
+    def retired(self, file: VersionFile) -> tuple[Int64s, int]:
+        """Return the roots in a file of retired ones, sorted; and how many row groups were read for it."""
+        read = 0
+
+        def load() -> Int64s:
+            nonlocal read
+            read = len(self.footer(file).rows)
+            parts = [table[ROOT_ID].to_numpy() for table in self.groups(file, range(read), [ROOT_ID])]
+            roots = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+            if (roots[1:] <= roots[:-1]).any():
+                raise DamagedVersion(file.path, "is not sorted by root_id")
+            return roots
+
+        return self._retired.get(file.sha256, load), read
+
+    def groups(self, file: VersionFile, groups: Sequence[int], columns: Sequence[str]) -> Iterator[Any]:
+        """Yield these row groups of a file as Arrow tables with these columns."""
+        footer = self.footer(file)
+        expected = _types(file.layout, columns)
+        with self._opened(file, footer.metadata) as parquet:
+            for group in groups:
+                table = parquet.read_row_group(group, columns=list(columns), use_threads=False)
+                table = table.select(columns)
+                if table.schema.types != expected:
+                    raise DamagedVersion(file.path, f"has other types than expected in {', '.join(columns)}")
+                yield table
+
+    def _read_footer(self, file: VersionFile) -> Footer:
+        with self._opened(file) as parquet:
+            metadata = parquet.metadata
+        if metadata.num_rows != file.rows:
+            raise DamagedVersion(
+                file.path, f"has {metadata.num_rows} rows, expected {file.rows}: its manifest says so"
+            )
+        names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+        key = KEYS[file.layout]
+        if key not in names:
+            raise DamagedVersion(file.path, f"has no column {key}")
+        place = names.index(key)
+        count = metadata.num_row_groups
+        groups = [metadata.row_group(i) for i in range(count)]
+        ends = [_ends(group, place, file.path, key) for group in groups]
+        low, high = np.array(ends, dtype=np.int64).reshape(-1, 2).T
+        return Footer(metadata, np.array([group.num_rows for group in groups], dtype=np.int64), low, high)
+
+    @contextmanager
+    def _opened(self, file: VersionFile, metadata: Any = None) -> Iterator[Any]:
+        """Yield a file as a `pyarrow.parquet.ParquetFile`; what fails in the block becomes DamagedVersion."""
+        try:
+            source = self.folder.open(file.path)
+        except VersionError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise DamagedVersion(file.path, "is missing") from error
+            raise
+        with source:
+            if (size := source.size()) != file.bytes:
+                raise DamagedVersion(
+                    file.path, f"has {size} bytes, expected {file.bytes}: it is truncated or was replaced"
+                )
+            try:
+                yield pq.ParquetFile(
+                    source,
+                    metadata=metadata,
+                    pre_buffer=self._remote,
+                    page_checksum_verification=True,
+                )
+            except OSError as error:  # also a page that cannot be decoded
+                if self._remote:
+                    raise VersionError(f"cannot read {self.folder.url}/{file.path}: {error}") from error
+                raise DamagedVersion(file.path, f"cannot be decoded: {_line(error)}") from error
+            except (pa.ArrowException, KeyError) as error:
+                raise DamagedVersion(file.path, f"cannot be decoded: {_line(error)}") from error
+
+    @cached_property
+    def _remote(self) -> bool:
+        return self.folder.local is None
+
+
+def _ends(group: Any, place: int, path: str, name: str) -> tuple[int, int]:
+    """Return the smallest and largest value of a column of a row group; 0 and -1 without rows."""
+    if not group.num_rows:
+        return 0, -1
+    statistics = group.column(place).statistics
+    if statistics is None or not statistics.has_min_max:
+        raise DamagedVersion(path, f"has no statistics of {name}")
+    return statistics.min, statistics.max
+
+
+def _types(layout: Layout, columns: Sequence[str]) -> list[Any]:
+    schema = schema_of(layout)
+    return [schema.field(name).type for name in columns]
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

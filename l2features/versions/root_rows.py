@@ -1,0 +1,30 @@
+"""Summaries of roots as a version has them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..core.ids import Ids, as_ids, sorted_unique
+from ..neurons.neuron_summary import SUMMARIES
+from ..neurons.root_summaries import Collected, RootStatus, Summaries
+from .columns import ROOT_ID, unsigned, vectors
+from .lookup import FOREVER, VersionReader
+
+
+def version_summaries(reader: VersionReader, roots: Ids, until: float = FOREVER) -> tuple[Summaries, int]:
+    """Return the status and summary of each root, and how many row groups were read.
+
+    A root that is not in the version is unknown. ``missing`` is empty, as versions do not change. Raises as
+    the methods of `VersionReader`.
+    """
+    out = Collected(sorted_unique(as_ids(roots)), SUMMARIES)
+    found = reader.roots(out.roots, until=until)
+    known = unsigned(found.table[ROOT_ID])
+    records = np.zeros(len(known), dtype=SUMMARIES)
+    for name in SUMMARIES.names or ():
+        records[name] = vectors(found.table, name)
+    out.put(known, records)
+    absent = np.setdiff1d(out.roots, known, assume_unique=True)
+    reason = f"not in version {reader.manifest.number}"
+    out.refuse(RootStatus.UNKNOWN, dict.fromkeys(absent.tolist(), reason))
+    return out.result(as_ids(roots)), found.row_groups

@@ -1,0 +1,67 @@
+"""Chains of versions: a fresh one and its renewals, over random roots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from l2features.core.ids import Ids
+from l2features.testing.stores import features_of
+from l2features.testing.version_files import NodeRows, VersionWriter
+from l2features.versions.folders import Folder
+from l2features.versions.manifest import Manifest
+from tests.support.known_roots import FIRST_ROOT, GEOMETRY
+
+ROOTS, NODES = 40, 300
+
+
+class Chain(NamedTuple):
+    folder: Folder
+    manifests: list[Manifest]
+
+
+def node_ids(count: int, seed: int = 0) -> Ids:
+    """Distinct L2 ids of random chunks, sorted."""
+    rng = np.random.default_rng(seed)
+    chunks = GEOMETRY.layout.chunk_id_array(rng.integers(0, GEOMETRY.grid, (count, 3)))
+    return np.sort(chunks + np.arange(1, count + 1, dtype=np.uint64))
+
+
+def write_chain(
+    path: Path, renewals: int = 2, seed: int = 0, parts: int = 3, group_rows: int = 17, nodes: int = NODES
+) -> Chain:
+    """Write a fresh version and its renewals: each retires some roots, and their nodes get new ones."""
+    rng, folder = np.random.default_rng(seed), Folder(str(path))
+    writer = VersionWriter(folder, GEOMETRY, parts, group_rows)
+    ids, features = node_ids(nodes, seed), features_of(node_ids(nodes, seed), seed)
+    features["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
+    # one root has a fifth of all nodes
+    owners = rng.integers(0, ROOTS, nodes) * (rng.random(nodes) > 0.2)
+    roots = np.uint64(FIRST_ROOT + 1) + owners.astype(np.uint64)
+    missing = np.flatnonzero(rng.random(nodes) < 0.1)
+    manifests = [writer.write(1, NodeRows.of(roots, features, missing))]
+    for number in range(2, renewals + 2):
+        known = np.unique(roots)
+        retired = rng.choice(known, rng.integers(0, 1 + len(known) // 3), replace=False)
+        moved = np.isin(roots, retired)
+        fresh = np.uint64(FIRST_ROOT + 1 + number * 1000) + rng.integers(0, 6, moved.sum()).astype(np.uint64)
+        # some nodes are superseded: they are in no root since
+        stay = rng.random(len(fresh)) > 0.1
+        keep = ~moved
+        keep[np.flatnonzero(moved)[stay]] = True
+        roots[moved] = fresh
+        added = np.flatnonzero(moved)[stay]
+        late = np.intersect1d(missing, added)
+        manifests.append(
+            writer.write(
+                number,
+                NodeRows.of(roots[added], features[added], np.flatnonzero(np.isin(added, late))),
+                base=number - 1,
+                retired=retired,
+            )
+        )
+        ids, roots, features = ids[keep], roots[keep], features[keep]
+        missing = np.flatnonzero(np.isin(np.flatnonzero(keep), missing))
+    return Chain(folder, manifests)
