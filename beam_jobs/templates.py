@@ -28,8 +28,9 @@ from l2features.config.datasets import DATASET_NAME
 from l2features.core.errors import ConfigError
 from l2features.core.times import TIME_PATTERN
 from l2features.pubsub.topic import PROJECT
+from l2features.versions.materialization import TODAY
 
-from . import audit, command, ingest, update
+from . import audit, command, ingest, materialize, update
 from .dataflow import DEFAULTS
 from .options import actions, boolean
 
@@ -60,7 +61,12 @@ class Field(NamedTuple):
 FIELDS = {
     "dataset": Field("Data set", WHAT, f"^{DATASET_NAME.pattern}$", required=True),
     "config": Field("Data sets file", WHAT, "^gs://[^/]+/.+$", "GCS_READ_FILE", required=True),
-    "timestamp": Field("Time of the graph", WHAT, f"^{TIME_PATTERN}$"),
+    "timestamp": Field("Time of the graph", WHAT, f"^({TODAY}|{TIME_PATTERN})$"),
+    "output": Field("Folder of versions", WHAT, "^gs://[^/]+/.+$", required=True),
+    "base": Field("Version to renew", WHAT, _AT_LEAST_1),
+    "rebase": Field("Fresh version", HOW),
+    "delta": Field("Delta Lake table", HOW),
+    "settle_seconds": Field("Time to settle", HOW, r"^[0-9]+(\.[0-9]+)?$"),
     "create": Field("Create the table", WHAT),
     "test": Field("Eight chunks only", PART),
     "chunks": Field("Chunks", PART, "^[0-9]+:[0-9]+,[0-9]+:[0-9]+,[0-9]+:[0-9]+$"),
@@ -107,6 +113,11 @@ TEMPLATES = {
         "Check that every level-2 node of the graph has its row in the store; repair what is missing.",
         audit.add_options,
         max_workers=20,
+    ),
+    "materialize": Template(
+        "Make a version: all valid nodes with their roots and features at a time, as Parquet files.",
+        materialize.add_options,
+        max_workers=100,
     ),
     "update": Template(
         "Compute and store the features of nodes named by edits and missing ids from Pub/Sub.",
@@ -173,12 +184,13 @@ def _parameter(job: str, action: argparse.Action, default: str | None = None) ->
     if action.dest not in FIELDS:
         raise ConfigError(f"option --{action.dest} of {job}: expected in FIELDS or LOCAL of {__name__}")
     field = FIELDS[action.dest]
+    required = field.required or action.required
     parameter: dict[str, Any] = {
         "name": action.dest,
         "label": field.label,
         "helpText": action.help,
         "groupName": field.group,
-        "isOptional": not field.required,
+        "isOptional": not required,
         "paramType": field.kind or "TEXT",
     }
     if action.choices:

@@ -104,7 +104,7 @@ class FeatureRows(Protocol):
         """Return the rows of these ids, in the order of the ids."""
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
-        """Return all rows of a chunk, sorted by id."""
+        """Return all rows from one id to another, both included, as of a chunk; sorted by id."""
 
     def delete(self, first_id: int, last_id: int) -> None:
         """Delete the rows from ``first_id`` to ``last_id``, both included."""

@@ -1,0 +1,137 @@
+"""The pipeline that makes a version, for every runner: units, rows, partitions, files. It is linear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from l2features.core.chunks import ChunkBox
+from l2features.ingest.steps import shards
+from l2features.versions.completion import finish
+from l2features.versions.materialization import Materialization, put_done, read_done
+from l2features.versions.node_rows import NODE_ROW
+from l2features.versions.partitions import Partition, Written, divide
+
+from .transforms import count
+
+Key = tuple[str, int]
+"""A partition: its layout and its number."""
+ELEMENT_ROWS = 10_000
+"""Rows of an element, about 3 MB: runners limit its size."""
+
+
+def unit_shards(run: Materialization) -> Iterator[tuple[int, int]]:
+    """Yield ranges of units."""
+    yield from shards(ChunkBox((0, 0, 0), (run.plan.units, 1, 1)))
+
+
+def units_of(first: int, last: int) -> Iterator[int]:
+    """Yield the units of a range."""
+    yield from range(first, last)
+
+
+class _ScanFn(beam.DoFn):
+    def __init__(self, run: Materialization) -> None:
+        self.run = run
+
+    def setup(self) -> None:
+        self.run = self.run.whole()
+        self.source = self.run.units.open()
+
+    def process(self, unit: int) -> Iterator[tuple[Key, bytes]]:
+        rows = self.source.read(unit)
+        count(units=1, nodes=len(rows))
+        for partition, part in divide(rows, self.run.plan):
+            for first in range(0, len(part), ELEMENT_ROWS):
+                piece = part[first : first + ELEMENT_ROWS]
+                yield (partition.layout, partition.number), piece.tobytes()
+
+    def teardown(self) -> None:
+        if hasattr(self, "source"):
+            self.source.close()
+
+
+class _WriteFn(beam.DoFn):
+    def __init__(self, run: Materialization) -> None:
+        self.run = run
+
+    def setup(self) -> None:
+        self.writer = self.run.writer()
+
+    def process(self, element: tuple[Key, Iterable[bytes]]) -> Iterator[str]:
+        (layout, number), parts = element
+        partition = Partition(layout, number)  # type: ignore[arg-type]
+        written = read_done(self.run, partition)
+        if written is None:
+            written = self.writer.write(
+                partition, lambda: (np.frombuffer(part, dtype=NODE_ROW) for part in parts)
+            )
+            put_done(self.run, partition, written)
+        count(files=len(written.files))
+        yield written.model_dump_json()
+
+
+class _FinishFn(beam.DoFn):
+    def __init__(self, run: Materialization) -> None:
+        self.run = run
+
+    def process(self, done: list[str]) -> Iterator[int]:
+        manifest = finish(self.run.whole(), [Written.model_validate_json(text) for text in done])
+        yield manifest.number
+
+
+@dataclass
+class ScanUnits(beam.PTransform):
+    """Read the rows of each unit; returns their bytes by partition."""
+
+    run: Materialization
+
+    def expand(self, begin: Any) -> Any:
+        return (
+            begin
+            | "Run" >> beam.Create([self.run])
+            | "Shards" >> beam.FlatMap(unit_shards)
+            | "Spread shards" >> beam.Reshuffle()
+            | "Units" >> beam.FlatMapTuple(units_of)
+            | "Spread units" >> beam.Reshuffle()
+            | "Scan" >> beam.ParDo(_ScanFn(self.run)).with_output_types(tuple[tuple[str, int], bytes])
+        )
+
+
+@dataclass
+class WritePartitions(beam.PTransform):
+    """Write the files of each partition; returns what was written as JSON."""
+
+    run: Materialization
+
+    def expand(self, rows: Any) -> Any:
+        return (
+            rows
+            | "Group" >> beam.GroupByKey()
+            | "Write" >> beam.ParDo(_WriteFn(self.run)).with_output_types(str)
+        )
+
+
+@dataclass
+class WriteManifest(beam.PTransform):
+    """Write the manifest once all files are there; returns the number of the version."""
+
+    run: Materialization
+
+    def expand(self, written: Any) -> Any:
+        return written | "List" >> beam.combiners.ToList() | "Manifest" >> beam.ParDo(_FinishFn(self.run))
+
+
+def build(pipeline: Any, run: Materialization) -> Any:
+    """Add a version to a pipeline; returns its number."""
+    light = run.light()
+    return (
+        pipeline
+        | "Scan units" >> ScanUnits(light)
+        | "Write partitions" >> WritePartitions(light)
+        | "Write manifest" >> WriteManifest(light)
+    )

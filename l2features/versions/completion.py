@@ -1,0 +1,143 @@
+"""The end of a version: its manifest, and the removal of what an interrupted run left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+
+import numpy as np
+
+from .. import __version__
+from ..core.errors import VersionError
+from ..core.times import iso_text
+from ..store.notes import put_note
+from .delta_table import commit_version
+from .folders import Folder
+from .leftovers import WORK, clean, leftovers
+from .lookup import VersionReader
+from .manifest import Layer, Manifest, Totals, VersionFile, folder_name, manifest_path, read_manifest
+from .materialization import Materialization
+from .parquet_files import ParquetFiles
+from .partitions import LAYOUTS, Written
+from .places import NOTE, Place
+from .plan import Plan, plan_path
+
+
+class OtherJob(VersionError):
+    """Another job makes the version, or has finished it."""
+
+
+@contextmanager
+def alone(run: Materialization) -> Iterator[None]:
+    """Keep other jobs of this machine from the version for the block; in a bucket its manifest tells.
+
+    Raises OtherJob where one makes it.
+    """
+    with run.folder.locked(plan_path(run.plan.number)) as locked:
+        if not locked:
+            raise OtherJob(
+                f"version {run.plan.number} in {run.folder.url} is being made by another job: wait for it"
+            )
+        yield
+
+
+def finished_before(run: Materialization) -> Manifest | None:
+    """Return the manifest of a version whose job was interrupted after writing it; None if there is none.
+
+    Removes what that job left. Raises OtherJob where another job finished the version meanwhile.
+    """
+    folder, number = run.folder, run.plan.number
+    if not folder.exists(manifest_path(number)):
+        return None
+    manifest = read_manifest(folder, number)
+    if not leftovers(folder, manifest):
+        raise OtherJob(f"version {number} in {folder.url} was finished by another job")
+    _close(run, manifest)
+    return manifest
+
+
+def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
+    """Write the note of the table and the manifest; then remove what is unfinished.
+
+    Raises VersionError where nothing is valid or a file is missing, OtherJob where another job finished the
+    version.
+    """
+    folder, number = run.folder, run.plan.number
+    _check_same_rows(run, done)
+    files = [file for part in done for file in part.files]
+    layers: tuple[Layer, ...] = ()
+    counts = dict.fromkeys(Totals.model_fields, 0)
+    if run.plan.base is not None:
+        base = read_manifest(folder, run.plan.base)
+        layers, counts = base.layers, _without(folder, base, run.plan).model_dump()
+        files.append(run.writer().retired(np.array(run.plan.retired, dtype=np.uint64)))
+    for name in counts:
+        counts[name] += sum(getattr(part, name) for part in done)
+    if not counts["nodes"]:
+        raise VersionError(
+            f"nothing is valid at {iso_text(run.plan.timestamp, 'milliseconds')} in chunks {run.plan.box}: "
+            "expected a time after the graph was made"
+        )
+    _check_written(folder, files)
+    own = Layer(version=number, files=tuple(sorted(files, key=lambda file: file.path)))
+    manifest = _manifest(run, (*layers, own), Totals(**counts))
+    with closing(run.open_store()) as store:
+        put_note(store, NOTE, Place(url=folder.url).model_dump())
+    created = folder.create(manifest_path(number), manifest.to_json())
+    if not created and read_manifest(folder, number).job != run.job:  # else a runner repeats this step
+        raise OtherJob(f"version {number} in {folder.url} was finished by another job")
+    _close(run, manifest)
+    return manifest
+
+
+def _close(run: Materialization, manifest: Manifest) -> None:
+    """Do what follows the manifest; what is unfinished is removed last, so that a killed job is continued."""
+    if run.delta:
+        commit_version(run.folder, manifest)
+    clean(run.folder, manifest)
+
+
+def _manifest(run: Materialization, layers: tuple[Layer, ...], totals: Totals) -> Manifest:
+    names = ("number", "timestamp", "base", "dataset", "l2cache_id", "graph_id", "cv_path", "box")
+    return Manifest(
+        **{name: getattr(run.plan, name) for name in names},
+        created=datetime.now(UTC),
+        software=f"l2features {__version__}",
+        job=run.job,
+        layers=layers,
+        totals=totals,
+    )
+
+
+def _without(folder: Folder, base: Manifest, plan: Plan) -> Totals:
+    """Return the totals of the base without the roots that are retired."""
+    retired = np.array(plan.retired, dtype=np.uint64)
+    reader = VersionReader(ParquetFiles(folder), base, most_rows=len(retired) + 1, most_groups=1 << 40)
+    gone = reader.roots(retired, ["n_nodes", "n_missing", "n_empty"]).table
+    sums = {name: int(gone[name].to_numpy().sum()) for name in ("n_nodes", "n_missing", "n_empty")}
+    return Totals(
+        nodes=base.totals.nodes - sums["n_nodes"],
+        roots=base.totals.roots - len(gone),
+        missing=base.totals.missing - sums["n_missing"],
+        empty=base.totals.empty - sums["n_empty"],
+    )
+
+
+def _check_same_rows(run: Materialization, done: Sequence[Written]) -> None:
+    """Raise VersionError where the rows by root are not those by node, and begin anew with the next run."""
+    sums = {layout: sum(part.digest for part in done if part.layout == layout) for layout in LAYOUTS}
+    if len({total % (1 << 64) for total in sums.values()}) > 1:
+        run.folder.delete_folder(f"{folder_name(run.plan.number)}/{WORK}")
+        raise VersionError(
+            f"version {run.plan.number} in {run.folder.url}: rows of the table changed while it was made: "
+            "expected the same by root and by node; run the command again"
+        )
+
+
+def _check_written(folder: Folder, files: Sequence[VersionFile]) -> None:
+    """Raise VersionError where a file is missing or has another size."""
+    for file in files:
+        size = folder.size(file.path)
+        if size != file.bytes:
+            raise VersionError(f"{folder.url}/{file.path} has {size} bytes: expected {file.bytes}")

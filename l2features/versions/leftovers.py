@@ -1,0 +1,32 @@
+"""What an interrupted job leaves in a version's folder beside the version."""
+
+from __future__ import annotations
+
+import re
+
+from .folders import Folder
+from .manifest import Manifest, folder_name, manifest_path
+from .plan import plan_path
+
+WORK = "work"
+"""Folder of a version with what is unfinished."""
+_OURS = re.compile(r"work|part-\d{5}-\d{3}\.parquet|\.(part-|retired|plan|manifest)[^/]*")
+"""Names of the work, of files that no manifest has, and of those that were being written."""
+
+
+def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
+    """Return what jobs left in a version's folder; files of others are not among it."""
+    own = folder_name(manifest.number)
+    known = {file.path for file in manifest.layers[-1].files}
+    known |= {manifest_path(manifest.number), plan_path(manifest.number)}
+    found = list[str]()
+    for path in (f"{own}/{name}" for name in folder.names(own)):
+        inside = path != f"{own}/{WORK}" and folder.is_folder(path)
+        found += [f"{path}/{name}" for name in folder.names(path)] if inside else [path]
+    return [path for path in found if path not in known and _OURS.fullmatch(path.rsplit("/", 1)[-1])]
+
+
+def clean(folder: Folder, manifest: Manifest) -> None:
+    """Remove the `leftovers` of a version that has its manifest."""
+    for path in leftovers(folder, manifest):
+        (folder.delete_folder if folder.is_folder(path) else folder.delete)(path)

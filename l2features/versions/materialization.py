@@ -1,0 +1,275 @@
+"""A version that is to be made: its preparation, and which of its partitions are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from ..config.datasets import Dataset
+from ..config.reach import check_bigtable
+from ..core.chunks import ChunkBox, whole_box
+from ..core.errors import ConfigError, GraphError, StoreError, VersionError
+from ..core.geometry import Geometry, Triple
+from ..core.ids import Ids
+from ..core.times import iso_text, parse_time, whole_ms
+from ..ingest.source import open_dataset_graph
+from ..store.base import Store, open_store
+from .delta_table import check_delta
+from .folders import Folder
+from .leftovers import WORK, leftovers
+from .manifest import Manifest, folder_name, read_manifest, version_numbers
+from .partitions import Partition, PartitionWriter, Written, partitions
+from .plan import (
+    BLOCK,
+    PARTITION_ROWS,
+    ROOTS_PER_UNIT,
+    SAMPLE,
+    UNIT_ROWS,
+    Plan,
+    begin,
+    bounds_of,
+    chunk_bounds,
+    next_number,
+    read_plan,
+    scattered,
+)
+from .renewal import Changes, find_changes
+from .units import Units, block_grid
+
+SETTLED = timedelta(seconds=60)
+"""How far in the past a version is: clocks differ, and an edit is written with a time before its end."""
+TODAY = "today"
+"""A time for schedules, the same all day, so that the same command continues."""
+LATEST: Final = "latest"
+"""The base that is the newest version, if there is one."""
+RENEWALS = 20
+"""Renewals after which a version is made anew."""
+
+
+@dataclass(frozen=True)
+class Materialization:
+    """One version that is being made; small enough to send to every worker."""
+
+    units: Units
+    url: str
+    job: str = field(default_factory=lambda: uuid4().hex)
+    """Tells this run of the job from others."""
+    delta: bool = False
+    """Whether it is committed to the folder's Delta table."""
+
+    @property
+    def plan(self) -> Plan:
+        return self.units.plan
+
+    @property
+    def folder(self) -> Folder:
+        """The folder of all versions."""
+        return Folder(self.url)
+
+    def light(self) -> Materialization:
+        """Return it without the roots of a renewal, which may be millions, for a pipeline of limited size."""
+        plan = self.plan.model_copy(update={"made": (), "retired": ()})
+        return replace(self, units=replace(self.units, plan=plan))
+
+    def whole(self) -> Materialization:
+        """Return it with the roots of its plan, from the folder. Raises VersionError."""
+        plan = read_plan(self.folder, self.plan.number)
+        if plan is None or not plan.same_work(self.plan):
+            raise VersionError(f"the plan of version {self.plan.number} in {self.url} was replaced")
+        return replace(self, units=replace(self.units, plan=plan))
+
+    def open_store(self) -> Store:
+        return open_store(self.units.dataset.store, self.units.dataset.l2cache_id)
+
+    def writer(self) -> PartitionWriter:
+        """Return what writes the partitions."""
+        return PartitionWriter(self.folder, self.units.geometry, self.plan.number)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks for: the time, the folder, and the version to renew, if any."""
+
+    dataset: Dataset
+    timestamp: str
+    output: str
+    base: int | Literal["latest"] | None = None
+    rebase: bool = False
+    settled: timedelta = SETTLED
+    delta: bool = False
+
+
+def prepare(wanted: Wanted, choose_box: Callable[[Triple], ChunkBox] = whole_box) -> Materialization:
+    """Return the version to make; ``choose_box`` picks its part of the grid.
+
+    Raises ConfigError, GraphError, StoreError or VersionError before any of its rows is read.
+    """
+    dataset, folder = wanted.dataset, Folder(wanted.output)
+    check_bigtable(dataset.store)
+    check_bigtable(dataset.graph, GraphError)
+    time = settled_time(wanted.timestamp, wanted.settled)
+    with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
+        geometry = store.geometry()
+    if geometry is None:
+        raise StoreError(
+            f"table {dataset.l2cache_id} has no geometry: expected that of an ingest or an audit of it"
+        )
+    box, base = choose_box(geometry.grid), _base(folder, wanted)
+    if wanted.delta:
+        check_delta(base)
+    plan = Plan(
+        number=next_number(folder),
+        timestamp=time,
+        base=base,
+        dataset=dataset.name,
+        l2cache_id=dataset.l2cache_id,
+        graph_id=dataset.graph_id,
+        cv_path=dataset.cv_path,
+        box=str(box),
+        units=math.prod(block_grid(box, BLOCK)),
+    )
+    units = Units(dataset, geometry, time, plan)
+    plan = _interrupted(folder, plan) or begin(
+        folder, plan, lambda new: divided(replace(units, plan=_changed(folder, units, new)))
+    )
+    return Materialization(replace(units, plan=plan), wanted.output, delta=wanted.delta)
+
+
+def _interrupted(folder: Folder, wanted: Plan) -> Plan | None:
+    """Return the last version's plan if it is the same work, and its job was killed while it cleaned up."""
+    number = wanted.number - 1
+    plan = read_plan(folder, number) if number else None
+    if plan is None or not plan.same_work(wanted) or not leftovers(folder, read_manifest(folder, number)):
+        return None
+    return plan
+
+
+def settled_time(timestamp: str, settled: timedelta = SETTLED) -> datetime:
+    """Return the time of a version; ``today`` is the last midnight, UTC.
+
+    Raises ConfigError unless it lies so far in the past.
+    """
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    time = midnight if timestamp == TODAY else whole_ms(parse_time(timestamp))
+    if settled < timedelta(0):
+        raise ConfigError(f"--settle_seconds {settled.total_seconds():g}: expected 0 or more")
+    if time > now - settled:
+        raise ConfigError(
+            f"timestamp {timestamp!r}: expected one before {iso_text(now - settled)}, "
+            f"{settled.total_seconds():g} s ago: what is younger may still change"
+        )
+    return time
+
+
+def _base(folder: Folder, wanted: Wanted) -> int | None:
+    """Return the number of the version to renew; None where a fresh one is due or wanted."""
+    if wanted.base is None:
+        return None
+    if not wanted.dataset.has_graph:
+        raise ConfigError(
+            f"data set {wanted.dataset.name!r} has no graph, and so no history: expected no --base"
+        )
+    number = max(version_numbers(folder), default=None) if wanted.base == LATEST else wanted.base
+    if number is None:
+        return None
+    layers = len(read_manifest(folder, number).layers)
+    return None if wanted.rebase or layers > RENEWALS else number
+
+
+def _changed(folder: Folder, units: Units, plan: Plan) -> Plan:
+    """Complete the plan of a renewal with the roots that changed."""
+    if plan.base is None:
+        return plan
+    base = read_manifest(folder, plan.base)
+    _check_base(base, plan)
+    with (
+        closing(open_dataset_graph(units.dataset)) as graph,
+        closing(open_store(units.dataset.store, units.dataset.l2cache_id)) as store,
+    ):
+        changes: Changes = find_changes(folder, base, graph, store, units.geometry, plan.timestamp)
+    made = tuple(changes.made.tolist())
+    return plan.model_copy(
+        update={
+            "made": made,
+            "retired": tuple(changes.retired.tolist()),
+            "units": -(-len(made) // ROOTS_PER_UNIT),
+        }
+    )
+
+
+def _check_base(base: Manifest, plan: Plan) -> None:
+    """Raise ConfigError for a base that is not of the same data, or not older."""
+    for name in ("dataset", "l2cache_id", "graph_id", "cv_path", "box"):
+        was, now = getattr(base, name), getattr(plan, name)
+        if was != now:
+            raise ConfigError(f"--base {base.number} is of {name} {was!r}: expected {now!r}")
+    if base.timestamp >= plan.timestamp:
+        raise ConfigError(
+            f"--base {base.number} is of {iso_text(base.timestamp, 'milliseconds')}: "
+            f"expected one before {iso_text(plan.timestamp, 'milliseconds')}"
+        )
+
+
+def divided(units: Units) -> Plan:
+    """Return the plan with its partitions, whose number and bounds are taken from a sample of the units.
+
+    Blocks in which the sample finds too many nodes are made smaller.
+    """
+    plan = units.plan
+    if plan.units == 0:
+        return plan
+    numbers, roots = list(scattered(plan.units, SAMPLE)), list[Ids]()
+    with closing(units.open()) as source:
+        for unit in numbers:
+            rows = source.read(unit)
+            if len(rows) > UNIT_ROWS and plan.base is None and plan.block > 1:
+                return divided(replace(units, plan=_smaller(plan, units.geometry)))
+            roots.append(rows["root"].copy())
+    expected = sum(map(len, roots)) * plan.units / len(numbers)
+    count = max(1, math.ceil(expected / PARTITION_ROWS))
+    nodes = chunk_bounds(plan.chunk_box(units.geometry), units.geometry, count)
+    return plan.model_copy(update={"root_bounds": bounds_of(roots, count), "node_bounds": nodes})
+
+
+def _smaller(plan: Plan, geometry: Geometry) -> Plan:
+    """Return the plan with blocks of half the edge."""
+    block = plan.block // 2
+    units = math.prod(block_grid(plan.chunk_box(geometry), block))
+    return plan.model_copy(update={"block": block, "units": units})
+
+
+# ------------------------------------------------------------------ what is done
+def done_path(plan: Plan, partition: Partition) -> str:
+    """Return the path of the record that a partition is written."""
+    return f"{folder_name(plan.number)}/{WORK}/{partition.layout}-{partition.number:05d}.json"
+
+
+def read_done(run: Materialization, partition: Partition) -> Written | None:
+    """Return the files of a partition that an earlier run wrote; None where it did not, or they are gone."""
+    content = run.folder.read(done_path(run.plan, partition))
+    if content is None:
+        return None
+    try:
+        written = Written.model_validate_json(content)
+    except ValidationError:
+        return None
+    there = all(run.folder.size(file.path) == file.bytes for file in written.files)
+    return written if there else None
+
+
+def put_done(run: Materialization, partition: Partition, written: Written) -> None:
+    """Record that a partition is written."""
+    run.folder.write(done_path(run.plan, partition), written.model_dump_json().encode())
+
+
+def all_partitions(plan: Plan) -> list[Partition]:
+    """Return the partitions to write; none where a renewal adds no rows."""
+    return partitions(plan) if plan.units else []

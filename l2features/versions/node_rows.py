@@ -1,0 +1,60 @@
+"""Rows of nodes with their roots, as they pass from the scan of the graph to the files."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..core.ids import Ids
+from ..core.rows import Rows
+from ..core.schema import FEATURES, NAMES, SIZE
+from ..graph.base import NodeRoots
+from ..query.reader import Status
+
+NODE_ROW = np.dtype(
+    [("root", "<u8"), ("missing", "?"), ("present", "?", (len(NAMES),)), ("features", FEATURES)]
+)
+"""A node: its root, whether the store has no row of it, and the row with the mask of its attributes."""
+
+
+class StatedRows(NamedTuple):
+    """Features of nodes (n,), and the `Status` of each."""
+
+    rows: Rows
+    status: np.ndarray
+
+
+def blank(nodes: NodeRoots) -> np.ndarray:
+    """Return nodes (n,) without rows, dtype `NODE_ROW`."""
+    out = np.zeros(len(nodes.l2_ids), dtype=NODE_ROW)
+    out["root"], out["features"]["label"], out["missing"] = nodes.roots, nodes.l2_ids, True
+    return out
+
+
+def put_rows(nodes: np.ndarray, rows: Rows) -> None:
+    """Fill in the rows of nodes, dtype `NODE_ROW`, that the store has; ``rows`` are sorted by id."""
+    if not len(rows) or not len(nodes):
+        return
+    ids = labels(nodes)
+    at = np.searchsorted(rows.ids, ids).clip(max=len(rows) - 1)
+    known = (rows.ids[at] == ids) & rows.found[at]
+    nodes["features"][known] = rows.features[at[known]]
+    nodes["present"][known] = rows.present[at[known]]
+    nodes["missing"] = ~known
+
+
+def stated(nodes: np.ndarray) -> StatedRows:
+    """Return the features and the status of nodes; those that could not be computed have no attributes."""
+    rows = Rows(np.ascontiguousarray(nodes["features"]), np.ascontiguousarray(nodes["present"]))
+    empty = ~nodes["missing"] & (rows.features[SIZE] == 0)
+    rows.present[empty] = False
+    status = np.select(
+        [nodes["missing"], empty], [np.int8(Status.MISSING), np.int8(Status.EMPTY)], np.int8(Status.READY)
+    )
+    return StatedRows(rows, status)
+
+
+def labels(nodes: np.ndarray) -> Ids:
+    """Return the L2 ids of nodes."""
+    return np.ascontiguousarray(nodes["features"]["label"])

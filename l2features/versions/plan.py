@@ -1,0 +1,169 @@
+"""The plan of a version: which part of the data set it holds, and how its work and its files are divided.
+
+The plan is written once, before the work begins. A job that is run again finds it and makes the same files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..core.chunks import ChunkBox, parse_box
+from ..core.errors import UnknownFormat, VersionError
+from ..core.geometry import Geometry
+from ..core.ids import Ids, as_ids
+from ..core.times import iso_text
+from ..store.formats import check_version
+from ..store.notes import Time
+from .folders import Folder
+from .manifest import folder_name, version_numbers
+
+FORMAT = 1
+"""The newest format of a plan that this code reads, which it writes."""
+PLAN = "plan.json"
+BLOCK = 8
+"""Chunks of a block along each axis, unless it has too many nodes."""
+UNIT_ROWS = 1_000_000
+"""Nodes of a block from which on smaller blocks are taken: a worker holds about 300 bytes of each."""
+ROOTS_PER_UNIT = 16
+"""Roots that a renewal reads at a time."""
+PARTITION_ROWS = 2_500_000
+"""Rows of a partition, which is about 256 MB in a file."""
+SAMPLE = 16
+"""Units of which the rows are counted, to divide the ids into partitions."""
+_Id = Annotated[int, Field(ge=0, lt=1 << 64)]
+
+
+class _Format(BaseModel):
+    format: int
+
+
+class Plan(BaseModel):
+    """What a version is to hold.
+
+    Its rows come from ``units``: blocks of chunks or, in a renewal, parts of ``made``. Partition i of the
+    roots begins at ``root_bounds[i - 1]``, and likewise for the nodes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    number: int = Field(ge=1)
+    timestamp: Time
+    base: int | None = None
+    dataset: str
+    l2cache_id: str
+    graph_id: str
+    cv_path: str
+    box: str
+    units: int = Field(ge=0)
+    block: int = BLOCK
+    root_bounds: tuple[_Id, ...] = ()
+    node_bounds: tuple[_Id, ...] = ()
+    made: tuple[_Id, ...] = ()
+    retired: tuple[_Id, ...] = ()
+
+    def chunk_box(self, geometry: Geometry) -> ChunkBox:
+        """Return the part of the grid. Raises ConfigError where the grid has changed."""
+        return parse_box(self.box, geometry.grid)
+
+    def same_work(self, other: Plan) -> bool:
+        """Whether two plans make the same version."""
+        names = ("timestamp", "base", "dataset", "l2cache_id", "graph_id", "cv_path", "box")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+
+def plan_path(number: int) -> str:
+    """Return the path of a version's plan in the folder of all versions."""
+    return f"{folder_name(number)}/{PLAN}"
+
+
+def next_number(folder: Folder) -> int:
+    """Return the number of the next version: one above the highest that has a manifest."""
+    return max(version_numbers(folder), default=0) + 1
+
+
+def read_plan(folder: Folder, number: int) -> Plan | None:
+    """Return the plan of an unfinished version; None if there is none. Raises VersionError."""
+    content = folder.read(plan_path(number))
+    if content is None:
+        return None
+    where = f"{folder.url}/{plan_path(number)}"
+    try:
+        check_version(_Format.model_validate_json(content).format, FORMAT, where)
+        plan = Plan.model_validate_json(content)
+    except ValidationError as error:
+        raise VersionError(f"{where} is not a plan: delete the folder {folder_name(number)}") from error
+    except UnknownFormat as error:
+        raise VersionError(str(error)) from error
+    return plan
+
+
+def begin(folder: Folder, wanted: Plan, divide: Callable[[Plan], Plan]) -> Plan:
+    """Return the plan of an unfinished version of the same work, or else write a new one.
+
+    ``divide`` completes the new plan. Raises VersionError where the number is taken by other work.
+    """
+    plan = read_plan(folder, wanted.number)
+    if plan is None:
+        check_ours(folder, wanted.number)
+        plan = divide(wanted)
+        if not folder.create(plan_path(plan.number), plan.model_dump_json(indent=1).encode()):
+            plan = read_plan(folder, wanted.number)
+    if plan is None or not plan.same_work(wanted):
+        raise VersionError(_other_work(folder, wanted, plan))
+    return plan
+
+
+def check_ours(folder: Folder, number: int) -> None:
+    """Raise VersionError where the folder of a version without a plan has files, which are of others."""
+    for name in folder.names(folder_name(number)):
+        if not name.startswith(f".{PLAN}."):  # of a job that was killed, or writes its plan
+            raise VersionError(
+                f"{folder.url}/{folder_name(number)} has {name!r} but no {PLAN}: expected an empty folder, "
+                "or that of a version"
+            )
+
+
+def bounds_of(samples: Sequence[Ids], partitions: int) -> tuple[int, ...]:
+    """Return the ids at which partitions begin, but for the first, from sampled ids, one for each row.
+
+    >>> bounds_of([as_ids([1, 2, 3, 4])], 2)
+    (3,)
+    """
+    ids = np.sort(np.concatenate([as_ids([]), *samples]))
+    if not len(ids):
+        return ()
+    places = np.arange(1, partitions) * len(ids) // partitions
+    return tuple(sorted(set(ids[places].tolist()) - {int(ids[0])}))
+
+
+def chunk_bounds(box: ChunkBox, geometry: Geometry, partitions: int) -> tuple[int, ...]:
+    """Return the ids of the chunks at which partitions with equally many chunks begin, but for the first."""
+    places = np.arange(1, partitions) * len(box) // partitions
+    chunks = np.stack(np.unravel_index(places, box.shape), axis=-1) + np.array(box.start)
+    return tuple(sorted(set(geometry.layout.chunk_id_array(chunks).tolist())))
+
+
+def scattered(n: int, count: int) -> Iterable[int]:
+    """Return ``count`` of n numbers, evenly spread; all where there are no more."""
+    return range(n) if n <= count else (i * n // count for i in range(count))
+
+
+def _other_work(folder: Folder, wanted: Plan, found: Plan | None) -> str:
+    number = wanted.number
+    if found is None:
+        return f"version {number} in {folder.url} is being deleted"
+    return (
+        f"version {number} in {folder.url} is unfinished: it is of data set {found.dataset!r} at "
+        f"{_shown(found)}: expected {wanted.dataset!r} at {_shown(wanted)}; finish it by the same options, "
+        f"or delete it by `l2features versions delete {found.dataset} {number}`"
+    )
+
+
+def _shown(plan: Plan) -> str:
+    base = "" if plan.base is None else f" from version {plan.base}"
+    return f"{iso_text(plan.timestamp, 'milliseconds')}{base}, chunks {plan.box}"

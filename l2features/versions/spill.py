@@ -1,0 +1,95 @@
+"""Rows between the two parts of a local run: a file for each unit, in a folder of this machine."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..core.errors import VersionError, reason_of
+from ..core.geometry import Chunk
+from .folders import Folder
+from .manifest import BY_ROOT
+from .node_rows import NODE_ROW, labels
+from .partitions import Partition, Written
+from .plan import Plan
+from .units import Units
+
+if TYPE_CHECKING:
+    from .materialization import Materialization
+
+
+class UnitFailed(VersionError):
+    """A part of a version killed or hung its workers."""
+
+
+@dataclass(frozen=True)
+class Spill:
+    """The folder with the rows of each unit, twice: sorted by root and node, and sorted by node.
+
+    So only the rows of a partition are read for it.
+    """
+
+    path: Path
+
+    def has(self, unit: int) -> bool:
+        """Return whether the rows of a unit are there."""
+        return self._file(unit).exists()
+
+    def put(self, unit: int, rows: np.ndarray) -> None:
+        """Keep the rows of a unit, sorted by root and node, unless they are there. Raises VersionError."""
+        content = rows.tobytes() + rows[np.argsort(labels(rows))].tobytes()
+        Folder(str(self.path)).create(self._file(unit).name, content)
+
+    def rows(self, plan: Plan, partition: Partition) -> Iterator[np.ndarray]:
+        """Yield the rows of a partition, unit by unit. Raises VersionError."""
+        bounds = plan.root_bounds if partition.layout == BY_ROOT else plan.node_bounds
+        for unit in range(plan.units):
+            rows = self._mapped(unit)
+            by_root, by_node = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+            own = by_root if partition.layout == BY_ROOT else by_node
+            keys = own["root"] if partition.layout == BY_ROOT else own["features"]["label"]
+            first, last = (
+                0 if end == 0 else len(own) if end > len(bounds) else bisect_left(keys, bounds[end - 1])
+                for end in (partition.number, partition.number + 1)
+            )
+            yield np.array(own[first:last])
+
+    def open_worker(self, units: Units) -> Callable[[Chunk], None]:
+        """Return what a worker does with a unit, which is the x of a chunk."""
+        source = units.open()
+
+        def scan(chunk: Chunk) -> None:
+            self.put(chunk.x, source.read(chunk.x))
+
+        return scan
+
+    def open_writer(self, run: Materialization, parts: Sequence[Partition]) -> Callable[[Chunk], Written]:
+        """Return what a worker does with a partition, whose number in ``parts`` is the x of a chunk."""
+        from .materialization import put_done
+
+        writer = run.writer()
+
+        def write(chunk: Chunk) -> Written:
+            part = parts[chunk.x]
+            written = writer.write(part, lambda: self.rows(run.plan, part))
+            put_done(run, part, written)
+            return written
+
+        return write
+
+    def _file(self, unit: int) -> Path:
+        return self.path / f"unit-{unit:08d}.rows"
+
+    def _mapped(self, unit: int) -> np.ndarray:
+        path = self._file(unit)
+        try:
+            if path.stat().st_size == 0:
+                return np.empty(0, dtype=NODE_ROW)
+            return np.memmap(path, dtype=NODE_ROW, mode="r")
+        except OSError as error:
+            raise VersionError(f"cannot read {self._file(unit)}: {reason_of(error)}") from error

@@ -1,0 +1,132 @@
+"""Read the rows of one unit of work: the valid nodes of a block of chunks, or those of some new roots."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from ..config.datasets import Dataset
+from ..core.chunks import ChunkBox
+from ..core.errors import GraphError, GraphUnavailable, StoreError, StoreUnavailable
+from ..core.geometry import Chunk, Geometry, Triple, as_triple
+from ..core.ids import Ids, as_ids, sorted_unique
+from ..graph.base import NodeRoots
+from ..ingest.source import open_dataset_graph
+from ..ingest.steps import in_attempts
+from ..store.base import DONE, open_store
+from .node_rows import blank, labels, put_rows
+from .plan import ROOTS_PER_UNIT, Plan
+
+THREADS = 8
+"""Chunks whose rows are read at the same time."""
+MOST_NODES = 200_000_000
+"""Maximum nodes of the roots of a unit."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the units of a version are read from; small enough to send to every worker."""
+
+    dataset: Dataset
+    geometry: Geometry
+    time: datetime
+    plan: Plan
+
+    def open(self) -> UnitSource:
+        """Return an open source. Raises ConfigError, GraphError, StoreError or VolumeError."""
+        return UnitSource(self)
+
+    def box(self, unit: int) -> ChunkBox:
+        """Return the chunks of a block."""
+        box, edge = self.plan.chunk_box(self.geometry), self.plan.block
+        place = np.unravel_index(unit, block_grid(box, edge))
+        first = (np.array(box.start) // edge + np.array(place)) * edge
+        start, stop = np.maximum(box.start, first), np.minimum(box.stop, first + edge)
+        return ChunkBox(as_triple(start), as_triple(stop))
+
+
+class UnitSource:
+    """Reads units; holds the graph and the store open."""
+
+    def __init__(self, units: Units) -> None:
+        self.units, self.geometry = units, units.geometry
+        self.graph = open_dataset_graph(units.dataset)
+        self.store = open_store(units.dataset.store, units.dataset.l2cache_id)
+        self._threads = ThreadPoolExecutor(THREADS)
+
+    def close(self) -> None:
+        """Close connections."""
+        self._threads.shutdown()
+        self.graph.close()
+        self.store.close()
+
+    def read(self, unit: int) -> np.ndarray:
+        """Return the nodes of a unit, dtype `NODE_ROW`, sorted by root and node.
+
+        Transient errors are retried. Raises GraphError and StoreError.
+        """
+        fresh = self.units.plan.base is None
+        read = self._block if fresh else self._roots
+        try:
+            rows = in_attempts(lambda: read(unit), GraphUnavailable, StoreUnavailable)
+        except (GraphError, StoreError) as error:
+            what = f"chunks {self.units.box(unit)}" if fresh else f"part {unit} of the changed roots"
+            raise type(error)(f"{what}: {error}") from error
+        return rows[np.lexsort((labels(rows), rows["root"]))]
+
+    def _block(self, unit: int) -> np.ndarray:
+        layout = self.geometry.layout
+        box = self.units.box(unit)
+        nodes = self.graph.valid_nodes(self.geometry, box, self.units.time)
+        if not self.graph.permanent:
+            self._check_ingested(box)
+        rows = blank(nodes)
+        columns = layout.chunk_coordinates(nodes.l2_ids)[:, :2]
+        starts = np.flatnonzero((columns[1:] != columns[:-1]).any(axis=1)) + 1
+
+        def fill(part: np.ndarray) -> None:
+            ids = labels(part)
+            put_rows(part, self.store.scan_chunk(int(ids[0]), int(ids[-1])))
+
+        list(self._threads.map(fill, np.split(rows, starts) if len(rows) else []))
+        return rows
+
+    def _check_ingested(self, box: ChunkBox) -> None:
+        """Raise StoreError where a chunk of a data set without a graph has no nodes yet."""
+        chunk_ids = self.geometry.layout.chunk_id_array(list(box.in_order()))
+        for chunk_id in chunk_ids[self.store.chunk_states(chunk_ids) != DONE].tolist():
+            if self.store.segments(chunk_id) is None:
+                chunk = Chunk(*self.geometry.layout.chunk_coordinates(as_ids([chunk_id]))[0].tolist())
+                raise StoreError(f"chunk {chunk} was not ingested: ingest it, or choose others by --chunks")
+
+    def _roots(self, unit: int) -> np.ndarray:
+        plan = self.units.plan
+        roots = as_ids(plan.made[unit * ROOTS_PER_UNIT : (unit + 1) * ROOTS_PER_UNIT])
+        nodes = self._nodes_of(roots)
+        rows = blank(nodes)
+        put_rows(rows, self.store.read(sorted_unique(nodes.l2_ids)))
+        return rows
+
+    def _nodes_of(self, roots: Ids) -> NodeRoots:
+        found = self.graph.root_nodes(self.geometry, roots, MOST_NODES)
+        if found.errors or found.too_large:
+            root, why = next(iter({**found.errors, **found.too_large}.items()))
+            raise GraphError(f"root {root}: {why}")
+        unknown = roots[~np.isin(roots, as_ids(found.l2_ids))]
+        if len(unknown):
+            raise GraphError(f"root {unknown[0]}: the graph has no nodes of it")
+        ids = np.concatenate([as_ids([]), *found.l2_ids.values()])
+        owners = np.repeat(as_ids(found.l2_ids), [len(own) for own in found.l2_ids.values()])
+        box = self.units.plan.chunk_box(self.geometry)
+        chunks = self.geometry.layout.chunk_coordinates(ids)
+        inside = ((chunks >= box.start) & (chunks < box.stop)).all(axis=1)
+        return NodeRoots(ids[inside], owners[inside])
+
+
+def block_grid(box: ChunkBox, edge: int) -> Triple:
+    """Return the number of aligned blocks that a box touches along each axis."""
+    x, y, z = (-(-b // edge) - a // edge for a, b in zip(box.start, box.stop, strict=True))
+    return x, y, z
