@@ -26,10 +26,13 @@ BIGTABLE = [
 ]
 PUBSUB = ["google-cloud-pubsub>=2.27"]
 SKELETONS = ["scipy>=1.11"]
+DELTA = ["deltalake>=1.6,<1.7"]
+QUERY = ["duckdb>=1.2", "polars>=1"]
 JOBS = [
     *COMPUTE,
     *BIGTABLE,
     *PUBSUB,
+    *DELTA,
     "apache-beam[gcp]>=2.77,<2.78",
     "pebble>=5.2",
 ]
@@ -74,9 +77,11 @@ setup(
         "compute": COMPUTE,
         "bigtable": BIGTABLE,
         "skeletons": SKELETONS,
+        "delta": DELTA,
         "jobs": JOBS,
         "api": API,
-        "all": sorted({*JOBS, *API}),
+        "query": QUERY,
+        "all": sorted({*JOBS, *API, *QUERY, *DELTA}),
         "test": [
             "caveclient>=8.2,<8.3",
             "compose-spec>=0.2",

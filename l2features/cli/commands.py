@@ -18,10 +18,12 @@ from .index_command import index
 from .neuron_command import neuron
 from .neurons_command import neurons
 from .options import EXIT_FAILED, EXIT_USAGE
+from .query_command import query
 from .sample_command import sample, sample_edit
 from .serve_command import serve
 from .status_command import status
 from .up_command import up
+from .versions_command import versions
 
 
 class Commands(click.Group):
@@ -55,6 +57,7 @@ def main() -> None:
 COMMANDS = (
     *(sample, sample_edit, up, status),
     *(get, neuron, neurons, export),
+    *(versions, query),
     *(chunk, serve, index, deadletters),
 )
 for command in COMMANDS:

@@ -15,7 +15,7 @@ from ..core.chunks import parse_box, whole_box
 from ..core.errors import ConfigError, StoreError
 from ..core.times import format_time, parse_time
 from .options import config_option
-from .output import check_suffix, new_file
+from .output import check_file, new_file
 
 if TYPE_CHECKING:
     from ..query.node_export import Exported
@@ -56,7 +56,7 @@ def export(
     from ..query.provenance import provenance
     from .tables import open_roots, open_table, table_geometry
 
-    check_suffix(file, ".parquet")
+    check_file(file, ".parquet")
     entry = load_dataset(dataset, config)
     if timestamp is not None and (no_roots or not entry.has_graph):
         raise ConfigError(

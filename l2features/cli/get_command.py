@@ -10,13 +10,14 @@ import numpy as np
 
 from ..config.datasets import Dataset, load_dataset
 from ..core.errors import ConfigError, StoreError
-from ..core.geometry import Chunk, Triple
+from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import Ids, parse_id
 from ..core.schema import NAMES
 from .options import FITTING, TripleType, attribute_names, config_option, json_option
 
 if TYPE_CHECKING:
     from ..query.chunk_lookup import ChunkRows
+    from ..store.base import Store
 
 
 @click.command()
@@ -51,7 +52,6 @@ def get(
       l2features get sample 144185625606619137 --json --config sample/datasets.yml
       l2features get sample 144185625606619137 --segments --config sample/datasets.yml
     """
-    from ..query.chunk_lookup import ChunkRows, read_chunk
     from ..store.base import node_segments
     from .tables import open_table, print_rows, table_geometry
 
@@ -64,12 +64,7 @@ def get(
         _check_flat(entry)
     with closing(open_table(entry)) as store:
         geometry = table_geometry(entry, store)
-        if of_chunk is None:
-            found, total = ChunkRows(store.read(wanted[:limit])), len(wanted)
-        else:
-            geometry.check_in_grid(Chunk(*of_chunk))
-            found = read_chunk(store, entry, geometry, Chunk(*of_chunk))
-            total = len(found.rows)
+        found, total = _found(store, entry, geometry, wanted if of_chunk is None else of_chunk, limit)
         rows = found.rows[:limit]
         if segments:
             _print_segments(node_segments(store, geometry.layout, rows.ids), rows.ids, as_json)
@@ -78,6 +73,19 @@ def get(
     if len(rows) < total:
         click.echo(f"{len(rows)} of {total} nodes: --limit leaves out the others", err=True)
     _report(found)
+
+
+def _found(
+    store: Store, dataset: Dataset, geometry: Geometry, wanted: Ids | Triple, limit: int | None
+) -> tuple[ChunkRows, int]:
+    """Return the rows of ids or of a chunk, up to ``limit`` of the ids, and the number of all."""
+    from ..query.chunk_lookup import ChunkRows, read_chunk
+
+    if isinstance(wanted, np.ndarray):
+        return ChunkRows(store.read(wanted[:limit])), len(wanted)
+    geometry.check_in_grid(Chunk(*wanted))
+    found = read_chunk(store, dataset, geometry, Chunk(*wanted))
+    return found, len(found.rows)
 
 
 def _report(found: ChunkRows) -> None:

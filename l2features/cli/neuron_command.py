@@ -12,7 +12,7 @@ from ..config.datasets import Dataset, load_dataset
 from ..core.errors import L2FeaturesError
 from ..core.ids import as_ids
 from .options import config_option, json_option, max_nodes_option
-from .output import check_suffix, new_file
+from .output import check_file, new_file
 
 if TYPE_CHECKING:
     from ..neurons.neuron_reader import NeuronReader
@@ -60,7 +60,7 @@ def neuron(
 
     number = root_id(root)
     if skeleton is not None:
-        check_suffix(skeleton, *SKELETON_FILES)
+        check_file(skeleton, *SKELETON_FILES)
     entry = load_dataset(dataset, config)
     with open_neurons(entry, max_nodes) as reader:
         roots = as_ids([number])

@@ -15,7 +15,7 @@ from ..config.datasets import load_dataset
 from ..core.errors import ConfigError
 from ..core.ids import Ids
 from .options import config_option, json_option, max_nodes_option
-from .output import check_suffix, new_file
+from .output import check_file, new_file
 
 if TYPE_CHECKING:
     from ..neurons.neuron_reader import NeuronReader
@@ -63,7 +63,7 @@ def neurons(
     from .tables import open_neurons
 
     if to is not None:
-        check_suffix(to, ".parquet", ".csv")
+        check_file(to, ".parquet", ".csv")
     if to is not None and as_json:
         raise ConfigError("--json prints, --to writes a file: expected one of them")
     roots = read_root_ids(file, file.name, column)

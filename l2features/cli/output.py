@@ -16,8 +16,6 @@ def new_file(path: Path) -> Iterator[Path]:
 
     Raises L2FeaturesError where it cannot be written.
     """
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: its folder does not exist")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -28,8 +26,9 @@ def new_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def check_suffix(path: Path, *suffixes: str) -> str:
-    """Return the suffix of a path. Raises ConfigError for another one than these."""
+def check_file(path: Path, *suffixes: str) -> None:
+    """Raise ConfigError for a path with another suffix than these, or in a folder that does not exist."""
     if path.suffix not in suffixes:
         raise ConfigError(f"{path}: expected a file name that ends with {' or '.join(suffixes)}")
-    return path.suffix
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: its folder does not exist")

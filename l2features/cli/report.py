@@ -48,7 +48,7 @@ def features_table(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES)
         table.add_column(attribute.name, justify="right" if not attribute.shape else "left", no_wrap=True)
     served, found = served_rows(rows, geometry, names), dict(zip(rows.ids.tolist(), rows.found, strict=True))
     for label, known in found.items():
-        cells = [_cell(served[str(label)].get(name)) for name in names]
+        cells = [cell_text(served[str(label)].get(name)) for name in names]
         table.add_row(str(label), *(cells if known else ["not in the table", *cells[1:]]))
     return rendered(table)
 
@@ -61,11 +61,11 @@ def rendered(table: Table) -> str:
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
     if value is None:
         return "-"
-    if isinstance(value, list):
-        return (" | " if isinstance(value[0], list) else " ").join(map(_cell, value))
+    if isinstance(value, list) and value:
+        return (" | " if isinstance(value[0], list) else " ").join(map(cell_text, value))
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() else f"{value:.6g}"
     return str(value)

@@ -19,6 +19,7 @@ from .report import features_table, json_text, served_rows
 if TYPE_CHECKING:
     from ..graph.base import Graph
     from ..neurons.neuron_reader import NeuronReader
+    from ..versions.catalog import Catalog
 
 
 def open_table(dataset: Dataset) -> Store:
@@ -43,6 +44,18 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 
     check_bigtable(dataset.graph_url, GraphUnavailable)
     return open_graph(dataset.graph_url, lambda: store)
+
+
+def open_catalog(dataset: Dataset) -> Catalog:
+    """Open the folder of a data set's versions; the table is opened only where it alone knows the folder."""
+    from ..versions.catalog import Catalog
+    from ..versions.folders import Folder
+    from ..versions.places import versions_folder
+
+    if dataset.versions is not None:
+        return Catalog(Folder(dataset.versions))
+    with closing(open_table(dataset)) as store:
+        return Catalog(versions_folder(dataset, store))
 
 
 @contextmanager

@@ -11,13 +11,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, L2FeaturesError
 from ..core.extras import naming_extras
 
 if TYPE_CHECKING:
     from ..core.geometry import Triple
     from ..core.ids import Ids
     from ..query.box_lookup import VoxelBox
+    from .frozen import Version, VersionSource
 
 _SERVER = re.compile(r"https?://", re.I)
 SKELETON_FILES = {".swc": "swc", ".json": "json", ".arrow": "arrow"}
@@ -70,6 +71,12 @@ class Source(Protocol):
 
     def skeleton(self, root: int, form: str, parameters: dict[str, Any]) -> bytes:
         """Return the skeleton of a root as a file."""
+
+    def versions(self) -> Any:
+        """Return a row per version, in their order."""
+
+    def version(self, number: int | None) -> VersionSource:
+        """Return where a version is read; the newest for None."""
 
     def close(self) -> None:
         """Close connections."""
@@ -176,6 +183,21 @@ class Client:
         """
         return self._source.summaries(node_ids(root_ids), graph)
 
+    def versions(self) -> Any:
+        """Return the versions of the data set: number, time, base, counts and size of each, oldest first."""
+        return self._source.versions()
+
+    def version(self, number: int | None = None) -> Version:
+        """Return a version of the data set, by default the newest: all its nodes and roots at one time.
+
+        client.version(7).roots([864691136040432126]).to_pandas()
+        """
+        from .frozen import Version
+
+        if number is not None and (type(number) is not int or number < 1):
+            raise ConfigError(f"version {number!r}: expected a number from 1 on, or none for the newest")
+        return Version(self._source.version(number))
+
     def close(self) -> None:
         """Close connections."""
         self._source.close()
@@ -252,8 +274,14 @@ class Neuron:
         file = Path(path)
         if file.suffix not in SKELETON_FILES:
             raise ConfigError(f"skeleton file {path}: expected {', '.join(SKELETON_FILES)}")
+        if not file.parent.is_dir():
+            raise ConfigError(f"skeleton file {path}: its folder does not exist")
         given = _parameters(invalidation_nm, root_point, collapse_nm, join)
-        file.write_bytes(self._source.skeleton(self.root_id, SKELETON_FILES[file.suffix], given))
+        content = self._source.skeleton(self.root_id, SKELETON_FILES[file.suffix], given)
+        try:
+            file.write_bytes(content)
+        except OSError as error:
+            raise L2FeaturesError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _parameters(

@@ -23,12 +23,19 @@ from ..query.cache import RowCache
 from ..query.provenance import provenance
 from ..query.reader import Answer, Reader
 from ..store.base import open_store
+from ..versions.catalog import Catalog
+from ..versions.lookup import VersionReader
+from ..versions.places import versions_folder
+from ..versions.sql import Files
 from .client import Names
-from .result_tables import graph_tables, stamped
+from .frozen import Columns, Kind, VersionSource
+from .result_tables import graph_tables, stamped, version_table
 
 CACHED_ROWS = 100_000
 MOST_NODES = 10_000_000
-"""Limit for the nodes of a chunk or box."""
+"""Limit for the nodes of a chunk or box, and for the rows of a version."""
+MOST_GROUPS = 20_000
+"""Limit for the row groups of a version that one call reads."""
 
 
 class DirectSource:
@@ -87,6 +94,18 @@ class DirectSource:
                 raise ConfigError(str(error)) from error
         return skeleton_file(skeleton, form, self._provenance)
 
+    # ------------------------------------------------------------------ versions
+    def versions(self) -> Any:
+        return version_table(self._catalog.list())
+
+    def version(self, number: int | None) -> VersionSource:
+        return _DirectVersion(self._catalog.reader(number))
+
+    @cached_property
+    def _catalog(self) -> Catalog:
+        folder = versions_folder(self._entry, self._store)
+        return Catalog(folder, most_rows=MOST_NODES, most_groups=MOST_GROUPS)
+
     # ------------------------------------------------------------------ opened on first use
     @cached_property
     def _neurons(self) -> NeuronReader:
@@ -131,6 +150,20 @@ class DirectSource:
 
     def _stamped(self, table: Any) -> Any:
         return stamped(table, self._provenance)
+
+
+class _DirectVersion:
+    """A version whose files are read here; see `frozen.VersionSource`."""
+
+    def __init__(self, reader: VersionReader) -> None:
+        self._reader, self.manifest = reader, reader.manifest
+
+    def rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
+        find = {"nodes_of": self._reader.nodes_of, "nodes": self._reader.nodes, "roots": self._reader.roots}
+        return find[kind](ids, columns).table
+
+    def files(self) -> Files:
+        return self._reader.files.folder
 
 
 def _checked(names: Names) -> Sequence[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,14 @@ from requests.auth import AuthBase
 from urllib3.util import Retry
 
 from .. import __version__
+from ..core.errors import ConfigError
 from ..core.geometry import Geometry, Triple, as_triple
 from ..core.ids import IdLayout, Ids, to_bytes
 from ..neurons.root_summaries import RootError, RootStatus
 from .client import Names
-from .result_tables import in_order, joined, one_row_graph, stamped, waiting
+from .frozen import VersionSource
+from .http_versions import HttpVersion, summaries_of
+from .result_tables import in_order, joined, one_row_graph, stamped, version_table, waiting
 from .service_errors import ServiceError, ServiceUnavailable
 from .tokens import check_token, find_token, token_files
 
@@ -66,6 +69,8 @@ class HttpSource:
 
     def __init__(self, url: str, dataset: str, token: str | None, timeout_s: float) -> None:
         self.where = api_url(url)
+        if not dataset:
+            raise ConfigError("the name of the data set is empty: expected one that the server lists")
         self._dataset, self._timeout_s = dataset, timeout_s
         token = find_token(self.where) if token is None else check_token(token, "token")
         self._session = requests.Session()
@@ -141,6 +146,18 @@ class HttpSource:
             asked["root_point"] = ",".join(map(repr, asked["root_point"]))
         return bytes(self._of_root(root, "skeleton", _asked(None, **asked), "*/*").content)
 
+    # ------------------------------------------------------------------ versions
+    def versions(self) -> Any:
+        answer = self._ask("GET", "/versions", {}, accept=JSON)
+        return version_table(summaries_of(answer.content, self.where))
+
+    def version(self, number: int | None) -> VersionSource:
+        answer = self._ask("GET", f"/versions/{'latest' if number is None else number}", {}, accept=JSON)
+        return HttpVersion(self.where, answer.content, self._query, self._limit)
+
+    def _query(self, path: str, body: bytes) -> Any:
+        return _arrow(self._ask("POST", path, {}, body, content_type=JSON))
+
     def _of_root(
         self, root: int, what: str, parameters: Mapping[str, str], accept: str = ARROW
     ) -> requests.Response:
@@ -151,7 +168,9 @@ class HttpSource:
             if error.code not in ROOT_STATUS:
                 raise
             reason = str(error).removeprefix(f"root {root}: ")
-            raise RootError(root, ROOT_STATUS[error.code], reason) from error
+            status = ROOT_STATUS[error.code]
+            counted = status == RootStatus.TOO_LARGE and error.value.isdecimal()
+            raise RootError(root, status, reason, int(error.value) if counted else 0) from error
 
     # ------------------------------------------------------------------ the data set
     @cached_property
@@ -187,13 +206,14 @@ class HttpSource:
         body: bytes | None = None,
         wait: float = 0.0,
         accept: str = ARROW,
+        content_type: str = IDS,
     ) -> requests.Response:
         """Return an answer with status 200. Raises ServiceError."""
-        headers = {"Accept": accept} | ({"Content-Type": IDS} if body is not None else {})
+        headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
         try:
             answer = self._session.request(
                 method,
-                f"{self.where}/table/{self._dataset}{path}",
+                f"{self.where}/table/{quote(self._dataset, safe='')}{path}",
                 params=parameters,
                 data=body,
                 headers=headers,
@@ -213,12 +233,12 @@ class HttpSource:
         except ValueError:
             content = None
         fields: dict[str, Any] = content if isinstance(content, dict) else {}
-        code = str(fields.get("code") or fields.get("error") or "")
+        code, request_id, value = (str(fields.get(key) or "") for key in ("code", "request_id", "value"))
         message = str(fields.get("message") or f"HTTP {answer.status_code} {answer.reason}")
         if answer.status_code == 401 and self._session.auth is None:
             message += f": expected a token in {' or '.join(map(str, token_files(self.where)[:2]))}"
         kind = ServiceUnavailable if answer.status_code in TRANSIENT else ServiceError
-        return kind(message, answer.status_code, code, str(fields.get("request_id") or ""))
+        return kind(message, answer.status_code, code or str(fields.get("error") or ""), request_id, value)
 
 
 def api_url(url: str) -> str:

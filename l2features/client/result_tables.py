@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from ..core.ids import Ids, sorted_unique
 from ..query.answers import with_metadata
+from ..versions.catalog import VersionSummary
 
 WAITING = ("missing", "failed")
 """Status of nodes whose features may still be computed."""
@@ -19,6 +20,14 @@ WAITING = ("missing", "failed")
 def stamped(table: Any, provenance: Mapping[str, str]) -> Any:
     """Return a table with its provenance added to the metadata, each value as JSON."""
     return table.replace_schema_metadata(with_metadata(table.schema, provenance).metadata)
+
+
+def version_table(versions: Sequence[VersionSummary]) -> Any:
+    """Return a row per version."""
+    time, count = pa.timestamp("ms", "UTC"), pa.int64()
+    kinds = {"number": count, "timestamp": time, "created": time, "problem": pa.string()}
+    schema = pa.schema([(name, kinds.get(name, count)) for name in VersionSummary.model_fields])
+    return pa.Table.from_pylist([one.model_dump() for one in versions], schema)
 
 
 def joined(tables: Sequence[Any]) -> Any:

@@ -8,13 +8,15 @@ from ..core.errors import L2FeaturesError
 class ServiceError(L2FeaturesError):
     """A server refused a request, or its answer is malformed.
 
-    ``status`` is the HTTP status (0 without an answer), ``code`` the server's name of the error, and
-    ``request_id`` identifies the request in its log.
+    ``status`` is the HTTP status (0 without an answer), ``code`` the server's name of the error, ``value``
+    what is wrong in the request, and ``request_id`` identifies the request in the server's log.
     """
 
-    def __init__(self, message: str, status: int = 0, code: str = "", request_id: str = "") -> None:
+    def __init__(
+        self, message: str, status: int = 0, code: str = "", request_id: str = "", value: str = ""
+    ) -> None:
         super().__init__(message)
-        self.status, self.code, self.request_id = status, code, request_id
+        self.status, self.code, self.request_id, self.value = status, code, request_id, value
 
 
 class ServiceUnavailable(ServiceError):

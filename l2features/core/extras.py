@@ -22,8 +22,10 @@ EXTRAS = {
     ),
     "bigtable": ("google", "grpc"),
     "skeletons": ("scipy",),
+    "delta": ("deltalake",),
     "jobs": ("apache_beam", "google.pubsub_v1", "pebble"),
     "api": ("flask", "gunicorn"),
+    "query": ("duckdb", "polars"),
 }
 """Modules by the extra of setup.py that installs them; a package stands for its modules."""
 _EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules}

@@ -1,0 +1,146 @@
+"""``l2features query``: SQL over a version of a data set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from ..config.datasets import load_dataset
+from ..core.errors import ConfigError
+from .options import config_option, json_option
+from .output import check_file, new_file
+
+if TYPE_CHECKING:
+    from ..versions.sql import VersionSql
+
+SHOWN = 40
+
+
+@click.command()
+@click.argument("dataset")
+@click.argument("sql")
+@click.option(
+    "--version", "number", type=click.IntRange(1), metavar="N", help="Version.  [default: the newest]"
+)
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write all rows to this .parquet or .csv file instead of printing some.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1), help=f"Rows that are printed.  [default: {SHOWN}; with --json all]"
+)
+@config_option
+@json_option
+def query(
+    dataset: str,
+    sql: str,
+    number: int | None,
+    to: Path | None,
+    limit: int | None,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Run one SELECT statement over a version of DATASET, by DuckDB.
+
+    \b
+    The views are
+      nodes        root_id, l2_id, features, missing; sorted by root
+      nodes_by_id  the same, sorted by node
+      roots        root_id, n_nodes, size_nm3, … of each root
+    DESCRIBE nodes lists the columns. A query reads the files in place, and can read others: 'cells.csv'.
+
+    \b
+    Example:
+      l2features query minnie "SELECT root_id, size_nm3 FROM roots ORDER BY size_nm3 DESC LIMIT 10"
+      l2features query minnie "SELECT sum(size_nm3) FROM nodes" --version 7
+      l2features query minnie "SELECT * FROM roots JOIN 'cells.csv' USING (root_id)" --to cells.parquet
+    """
+    from ..versions.sql import open_sql
+    from .tables import open_catalog
+
+    if to is not None:
+        check_file(to, ".parquet", ".csv")
+    if to is not None and (as_json or limit):
+        raise ConfigError("--to writes all rows to a file: expected it without --json and --limit")
+    reader = open_catalog(load_dataset(dataset, config)).reader(number)
+    with open_sql(reader) as connection:
+        if to is not None:
+            about = {"dataset": dataset, "version": str(reader.manifest.number), "query": sql}
+            _write(connection, sql, to, about)
+        elif as_json:
+            _print_json(connection, sql, limit)
+        else:
+            _print(connection, sql, limit or SHOWN)
+
+
+def _tables(connection: VersionSql, sql: str) -> Iterator[Any]:
+    """Yield the result in Arrow tables; the first has no rows."""
+    import pyarrow as pa
+
+    batches = connection.batches(sql)
+    yield batches.schema.empty_table()
+    with connection.errors():
+        for batch in batches:
+            yield pa.Table.from_batches([batch])
+
+
+def _write(connection: VersionSql, sql: str, file: Path, about: dict[str, str]) -> None:
+    from ..query.table_files import TableFile
+
+    count = 0
+    with ExitStack() as stack:
+        part = stack.enter_context(new_file(file))
+        writer = stack.enter_context(TableFile(part, file.suffix, about))
+        for table in _tables(connection, sql):
+            writer.write(table)
+            count += len(table)
+    click.echo(f"wrote {count} rows to {file}")
+
+
+def _print_json(connection: VersionSql, sql: str, limit: int | None) -> None:
+    """Print a list with an object per row, as they come."""
+    count = 0
+    click.echo("[", nl=False)
+    for table in _tables(connection, sql):
+        rows = table.slice(0, None if limit is None else limit - count).to_pylist()
+        for row in rows:
+            text = json.dumps(row, separators=(",", ":"), default=_plain)
+            click.echo(f"{',' if count else ''}{text}", nl=False)
+            count += 1
+        if count == limit:
+            break
+    click.echo("]")
+
+
+def _print(connection: VersionSql, sql: str, limit: int) -> None:
+    """Print the first rows as a table."""
+    from .report import cell_text, rendered
+
+    shown, more = Table(box=None, pad_edge=False, header_style="bold"), False
+    for table in _tables(connection, sql):
+        for name in table.column_names if not shown.columns else ():
+            shown.add_column(name, justify="right", no_wrap=True)
+        room = limit - shown.row_count
+        for row in table.slice(0, room).to_pylist():
+            shown.add_row(*map(cell_text, row.values()))
+        if more := len(table) > room:
+            break
+    click.echo(rendered(shown), nl=False)
+    if more:
+        click.echo(f"the first {limit} rows: --limit prints more, --to writes all", err=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value for JSON: sums of integers are decimals."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)

@@ -1,0 +1,193 @@
+"""``l2features versions``: list, show, check, compare and delete the versions of a data set."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from tqdm import tqdm
+
+from ..config.datasets import Dataset, load_dataset
+from ..core.errors import L2FeaturesError
+from .options import EXIT_FAILED, config_option, json_option
+from .output import check_file, new_file
+
+if TYPE_CHECKING:
+    from ..versions.lookup import VersionReader
+    from ..versions.verify import Findings
+
+MAX_LISTED = 20
+number_argument = click.argument("number", type=click.IntRange(1, 999_999), metavar="N")
+
+
+@click.group()
+def versions() -> None:
+    """List, show, check, compare and delete the versions of a data set.
+
+    A version is the whole data set at a time, as Parquet files: every valid node with its root and features,
+    and a summary of every root. python -m beam_jobs.materialize makes them.
+
+    \b
+    Example:
+      l2features versions list minnie
+      l2features versions show minnie 7
+      l2features versions verify minnie 7
+      l2features versions diff minnie 6 7 --to moved.parquet
+      l2features versions delete minnie 6
+    """
+
+
+@versions.command("list")
+@click.argument("dataset")
+@config_option
+@json_option
+def list_versions(dataset: str, config: str | None, as_json: bool) -> None:
+    """List the versions of DATASET: time, base, counts and size.
+
+    The exit status is 1 if a version cannot be read.
+    """
+    from .report import json_text
+    from .tables import open_catalog
+    from .version_report import versions_table
+
+    found = open_catalog(load_dataset(dataset, config)).list()
+    if as_json:
+        click.echo(json_text([one.model_dump(mode="json", exclude_none=True) for one in found]))
+    elif found:
+        click.echo(versions_table(found), nl=False)
+    else:
+        click.echo("no version yet")
+    problems = [f"error: version {one.number}: {one.problem}" for one in found if one.problem]
+    for problem in problems:
+        click.echo(problem, err=True)
+    if problems:
+        sys.exit(EXIT_FAILED)
+
+
+@versions.command()
+@click.argument("dataset")
+@number_argument
+@config_option
+@json_option
+def show(dataset: str, number: int, config: str | None, as_json: bool) -> None:
+    """Show version N of DATASET: its times, its source, its counts, and its files by layer.
+
+    --json prints its manifest.
+    """
+    from .tables import open_catalog
+    from .version_report import version_text
+
+    manifest = open_catalog(load_dataset(dataset, config)).reader(number).manifest
+    click.echo(manifest.to_json().decode() if as_json else version_text(manifest), nl=False)
+
+
+@versions.command()
+@click.argument("dataset")
+@number_argument
+@click.option("--files-only", is_flag=True, help="Do not compare samples with the graph and the table.")
+@config_option
+@json_option
+def verify(dataset: str, number: int, files_only: bool, config: str | None, as_json: bool) -> None:
+    """Check version N of DATASET: every byte and row of its files, and samples of its rows.
+
+    Files are hashed and counted, those of older versions that it has included. Random nodes and roots are
+    compared with the graph at the time of the version, and features with the table. The exit status is 1 if
+    anything is wrong.
+    """
+    from ..versions.verify import Findings, verify_files
+    from .report import json_text
+    from .tables import open_catalog
+
+    entry = load_dataset(dataset, config)
+    reader, found = open_catalog(entry).reader(number), Findings()
+    files = [file for layer in reader.manifest.layers for file in layer.files]
+    total = sum(file.bytes for file in files)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", delay=0.5) as bar:
+        verify_files(reader, found, bar.update)
+    sampled = 0 if files_only or found.count else _sample(entry, reader, found)
+    if as_json:
+        about = {"version": number, "files": len(files), "bytes": total, "sampled": sampled}
+        click.echo(json_text({**about, "findings": found.lines, "count": found.count}))
+    else:
+        click.echo("".join(f"{line}\n" for line in found.lines), nl=False)
+        nodes = reader.manifest.totals.nodes
+        samples = f", {sampled} nodes compared with graph and table" if sampled else ""
+        click.echo(f"version {number}: {len(files)} files, {nodes} nodes{samples}: {found.count} findings")
+    if found.count:
+        sys.exit(EXIT_FAILED)
+
+
+@versions.command()
+@click.argument("dataset")
+@click.argument("a", type=click.IntRange(1, 999_999))
+@click.argument("b", type=click.IntRange(1, 999_999))
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write every node that differs, with its root in A and in B, to this .parquet or .csv file.",
+)
+@config_option
+@json_option
+def diff(dataset: str, a: int, b: int, to: Path | None, config: str | None, as_json: bool) -> None:
+    """Compare versions A and B of DATASET: the roots of only one, and the nodes whose root differs.
+
+    Memory does not grow with the versions.
+    """
+    from ..query.table_files import TableFile
+    from .report import json_text
+    from .tables import open_catalog
+    from .version_report import compared, diff_text
+
+    if to is not None:
+        check_file(to, ".parquet", ".csv")
+    catalog = open_catalog(load_dataset(dataset, config))
+    readers = catalog.reader(a), catalog.reader(b)
+    with ExitStack() as stack:
+        writer = None
+        if to is not None:
+            part = stack.enter_context(new_file(to))
+            about = {"dataset": dataset, "version_a": str(a), "version_b": str(b)}
+            writer = stack.enter_context(TableFile(part, to.suffix, about))
+        found = compared(*readers, MAX_LISTED, writer.write if writer else None)
+    click.echo(json_text(found.as_dict()) if as_json else diff_text(found, a, b))
+
+
+@versions.command()
+@click.argument("dataset")
+@number_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@config_option
+def delete(dataset: str, number: int, yes: bool, config: str | None) -> None:
+    """Delete version N of DATASET, finished or not.
+
+    A version that others stand on is refused: renewed versions have the files of their base.
+    """
+    from ..versions.removal import delete_version, is_unfinished
+    from .tables import open_catalog
+
+    folder = open_catalog(load_dataset(dataset, config)).folder
+    unfinished = is_unfinished(folder, number)
+    if not yes:
+        state = "unfinished, and a job may be making it" if unfinished else "finished"
+        click.confirm(f"version {number} in {folder.url} is {state}: delete it?", abort=True)
+    delete_version(folder, number)
+    click.echo(f"deleted version {number}")
+
+
+def _sample(dataset: Dataset, reader: VersionReader, found: Findings) -> int:
+    """Compare samples with graph and table; return the number of nodes."""
+    from ..query.reader import Reader
+    from ..versions.sampling import verify_samples
+    from .tables import open_roots, open_table, table_geometry
+
+    if reader.manifest.l2cache_id != dataset.l2cache_id:
+        raise L2FeaturesError(
+            f"version {reader.manifest.number} is of table {reader.manifest.l2cache_id}, not of "
+            f"{dataset.l2cache_id}: --files-only checks its files"
+        )
+    with closing(open_table(dataset)) as store, closing(open_roots(dataset, store)) as graph:
+        return verify_samples(reader, Reader(store, table_geometry(dataset, store)), graph, found)

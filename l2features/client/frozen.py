@@ -1,0 +1,123 @@
+"""A version of a data set, as clients read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from ..core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..core.ids import Ids
+    from ..versions.manifest import Manifest
+    from ..versions.sql import Files, VersionSql
+
+Kind = Literal["nodes_of", "nodes", "roots"]
+"""What ids ask for: the nodes of roots, nodes, or summaries of roots."""
+Columns = Sequence[str] | None
+"""Attributes, measures or columns; None for all."""
+
+
+class VersionSource(Protocol):
+    """Where a version is read."""
+
+    manifest: Manifest
+
+    def rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
+        """Return the rows of ids, sorted, as an Arrow table whose ids are uint64."""
+
+    def files(self) -> Files:
+        """Return where the files are. Raises ConfigError where they cannot be reached."""
+
+
+class Version:
+    """The data set at one time, frozen. Read it with `Client.version`.
+
+    Results are pyarrow tables with flat columns (``rep_coord_nm_x``), in nm: ``.to_pandas()`` makes a
+    DataFrame, ``polars.from_arrow(…)`` one of polars. ``manifest`` says what the version holds.
+    """
+
+    def __init__(self, source: VersionSource) -> None:
+        self._source = source
+        self._sql: VersionSql | None = None
+        self.manifest = source.manifest
+
+    def __repr__(self) -> str:
+        return f"Version({self.number}, {self.timestamp.isoformat(timespec='milliseconds')!r})"
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+        return self.manifest.number
+
+    @property
+    def timestamp(self) -> datetime:
+        """Its nodes and roots are those valid at this time (UTC)."""
+        return self.manifest.timestamp
+
+    def nodes(self, *, root_ids: Any = None, node_ids: Any = None, columns: Columns = None) -> Any:
+        """Return nodes with their roots and features, sorted by root and node.
+
+        Args:
+            root_ids: all nodes of these roots; or else
+            node_ids: these nodes.
+            columns: attributes (``rep_coord_nm``) or columns (``rep_coord_nm_x``), by default all;
+                ``root_id`` and ``l2_id`` are always there.
+
+        Ids that are not in the version have no row; ``missing`` marks nodes that had no features yet.
+        """
+        from .client import node_ids as checked
+
+        if (root_ids is None) == (node_ids is None):
+            raise ConfigError("nodes: expected either root_ids or node_ids; sql('SELECT …') reads all")
+        if root_ids is not None:
+            return self._rows("nodes_of", checked(root_ids), columns)
+        return self._rows("nodes", checked(node_ids), columns)
+
+    def roots(self, root_ids: Any = None, columns: Columns = None) -> Any:
+        """Return the summaries of roots, sorted; all roots of the version by default.
+
+        Roots that are not in the version have no row. ``root_id`` is always there.
+        """
+        from ..versions.lookup import root_columns, with_unsigned_ids
+        from .client import node_ids as checked
+
+        if root_ids is not None:
+            return self._rows("roots", checked(root_ids), columns)
+        listed = ", ".join(root_columns(_listed(columns)))
+        return self._stamped(with_unsigned_ids(self.sql(f"SELECT {listed} FROM roots ORDER BY root_id")))
+
+    def sql(self, query: str) -> Any:
+        """Return the result of a SELECT statement over the views ``nodes``, ``nodes_by_id`` and ``roots``.
+
+        DuckDB reads the files in place, which needs the extra ``query``; of a server, its operator must
+        publish their URLs. Ids are int64.
+        """
+        from ..versions.sql import VersionSql
+
+        if self._sql is None:
+            self._sql = VersionSql(self.manifest, self._source.files())
+        return self._sql.table(query)
+
+    def _rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
+        return self._stamped(self._source.rows(kind, ids, _listed(columns)))
+
+    def _stamped(self, table: Any) -> Any:
+        from .result_tables import stamped
+
+        manifest = self.manifest
+        about = {
+            "dataset": manifest.dataset,
+            "version": str(manifest.number),
+            "timestamp": manifest.timestamp.isoformat(),
+            "software": manifest.software,
+        }
+        return stamped(table.replace_schema_metadata(None), about)
+
+
+def _listed(columns: Columns) -> Columns:
+    """Return the columns. Raises ConfigError for a text, which is a sequence too."""
+    if isinstance(columns, str):
+        raise ConfigError(f"columns {columns!r}: expected a list of names, such as [{columns!r}]")
+    return columns

@@ -1,0 +1,122 @@
+"""Files at URLs, read in parts by HTTP ranges, as a file system of pyarrow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import pyarrow as pa
+import pyarrow.dataset as pa_dataset
+import pyarrow.fs as pa_fs
+import requests
+
+from ..core.errors import ConfigError
+from ..versions.manifest import Manifest
+
+TIMEOUT_S = (10.0, 60.0)
+
+
+class Place(NamedTuple):
+    """Where a file is, and its size in bytes."""
+
+    url: str
+    size: int
+
+
+class VersionUrls:
+    """The files of a version at the URLs that its server publishes; see `versions.sql.Files`.
+
+    Requests have no token. Raises ConfigError where the server publishes none.
+    """
+
+    local = None
+
+    def __init__(self, where: str, manifest: Manifest, urls: Mapping[str, str | None]) -> None:
+        sizes = {file.path: file.bytes for layer in manifest.layers for file in layer.files}
+        if any(urls.get(path) is None for path in sizes):
+            raise ConfigError(
+                f"{where} publishes no URLs of the files of version {manifest.number}: its operator sets "
+                "L2CACHE_PUBLIC_URL, or open the data sets file instead of the server"
+            )
+        places = {path: Place(str(urls[path]), size) for path, size in sizes.items()}
+        self._files = pa_fs.PyFileSystem(_RangeFiles(places))
+
+    def dataset(self, paths: Sequence[str], schema: Any) -> Any:
+        return pa_dataset.dataset(list(paths), schema, format="parquet", filesystem=self._files)
+
+
+class _RangeFile(io.RawIOBase):
+    """A file that is open for reading; each read is a request."""
+
+    def __init__(self, session: requests.Session, place: Place) -> None:
+        self._session, self._place, self._at = session, place, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._place.size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return bytes from here on. Raises OSError."""
+        left = max(0, self._place.size - self._at)
+        count = left if size is None or size < 0 else min(size, left)
+        if not count:
+            return b""
+        headers = {"Range": f"bytes={self._at}-{self._at + count - 1}", "Accept-Encoding": "identity"}
+        answer = self._session.get(self._place.url, headers=headers, timeout=TIMEOUT_S, stream=True)
+        with answer:
+            if answer.status_code != 206:
+                what = f"{self._place.url}: HTTP {answer.status_code} {answer.reason}"
+                raise OSError(f"{what}: expected 206, a part of the file")
+            content = answer.content
+        if len(content) != count:
+            raise OSError(f"{self._place.url}: {len(content)} bytes at {self._at}, expected {count}")
+        self._at += count
+        return content
+
+
+class _RangeFiles(pa_fs.FileSystemHandler):  # type: ignore[misc]
+    """Known files at URLs, by their path; they can only be read."""
+
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        self._places, self._session = places, requests.Session()
+
+    def get_type_name(self) -> str:
+        return "http ranges"
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: Sequence[str]) -> list[Any]:
+        return [self._info(path) for path in paths]
+
+    def get_file_info_selector(self, selector: Any) -> list[Any]:
+        return [self._info(path) for path in self._places if path.startswith(selector.base_dir)]
+
+    def open_input_file(self, path: str) -> Any:
+        if path not in self._places:
+            raise FileNotFoundError(path)
+        return pa.PythonFile(_RangeFile(self._session, self._places[path]), mode="r")
+
+    open_input_stream = open_input_file
+
+    def _info(self, path: str) -> Any:
+        if path not in self._places:
+            return pa_fs.FileInfo(path, pa_fs.FileType.NotFound)
+        return pa_fs.FileInfo(path, pa_fs.FileType.File, size=self._places[path].size)
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise PermissionError("files at URLs can only be read")
+
+    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
+    delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse

@@ -1,0 +1,96 @@
+"""Versions of a server, by its HTTP API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from ..core.ids import Ids, sorted_unique
+from ..versions.catalog import VersionSummary
+from ..versions.manifest import Manifest
+from .frozen import Columns, Kind
+from .http_files import VersionUrls
+from .result_tables import joined
+from .service_errors import ServiceError
+
+if TYPE_CHECKING:
+    from ..versions.sql import Files
+
+SPLIT = ("too_many_rows", "too_many_row_groups")
+"""Errors of a server after which half of the ids are asked for."""
+Model = TypeVar("Model", bound=BaseModel)
+Post = Callable[[str, bytes], Any]
+"""Sends JSON to a path below the data set, and returns the table of the answer."""
+
+
+class _Listed(BaseModel):
+    versions: list[VersionSummary]
+
+
+class _File(BaseModel):
+    path: str
+    url: str | None = None
+
+
+class _Layer(BaseModel):
+    files: list[_File]
+
+
+class _Urls(BaseModel):
+    layers: list[_Layer]
+
+
+class HttpVersion:
+    """A version that a server reads; see `frozen.VersionSource`."""
+
+    def __init__(self, where: str, content: bytes, post: Post, limits: Callable[[str], int]) -> None:
+        self.manifest = parsed(Manifest, content, where)
+        self._where, self._post, self._limits = where, post, limits
+        layers = parsed(_Urls, content, where).layers
+        self._urls = {file.path: file.url for layer in layers for file in layer.files}
+
+    def rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
+        ids = sorted_unique(ids)
+        most = self._limits("max_ids" if kind == "nodes" else "max_roots")
+        most = min(most, self._limits("max_body_bytes") // 21)
+        firsts = range(0, max(1, len(ids)), most)
+        return joined([part for i in firsts for part in self._parts(kind, ids[i : i + most], columns)])
+
+    def files(self) -> Files:
+        return VersionUrls(self._where, self.manifest, self._urls)
+
+    def _parts(self, kind: Kind, ids: Ids, columns: Columns) -> Iterator[Any]:
+        """Yield the rows of sorted ids, in parts that the server's limits admit."""
+        asked: dict[str, Any] = {"node_ids" if kind == "nodes" else "root_ids": np.ascontiguousarray(ids)}
+        if columns is not None:
+            asked["columns"] = list(columns)
+        if kind == "roots":
+            asked["part"] = kind
+        try:
+            path = f"/versions/{self.manifest.number}/query"
+            yield self._post(path, orjson.dumps(asked, option=orjson.OPT_SERIALIZE_NUMPY))
+            return
+        except ServiceError as error:
+            if error.code not in SPLIT or len(ids) < 2:
+                raise
+        middle = len(ids) // 2
+        for half in (ids[:middle], ids[middle:]):
+            yield from self._parts(kind, half, columns)
+
+
+def summaries_of(content: bytes, where: str) -> list[VersionSummary]:
+    """Return the versions in a server's list. Raises ServiceError."""
+    return parsed(_Listed, content, where).versions
+
+
+def parsed(model: type[Model], content: bytes, where: str) -> Model:
+    """Return the content of an answer. Raises ServiceError where it is malformed."""
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        message = f"{where}: expected a {model.__name__}: {error.errors()[0]['msg']}"
+        raise ServiceError(message, 200) from error

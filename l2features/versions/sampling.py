@@ -1,0 +1,102 @@
+"""Compare samples of a version's rows with the graph at its time, and with the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from ..core.chunks import parse_box
+from ..core.ids import Ids, as_ids, sorted_unique
+from ..graph.base import Graph
+from ..query.reader import Reader, Status
+from .columns import L2_ID, MISSING, NODE_COLUMNS, ROOT_ID, node_table, unsigned
+from .lookup import VersionReader
+from .verify import Findings
+
+NODES, ROOTS, GROUPS = 1_000, 20, 20
+"""Nodes and roots that are compared, and the row groups that the nodes are taken from."""
+MOST_NODES = 40_000
+"""Larger roots are not compared."""
+
+
+def verify_samples(
+    version: VersionReader, table: Reader, graph: Graph, found: Findings, seed: int = 0
+) -> int:
+    """Compare random nodes and roots; return the number of nodes.
+
+    Roots and valid nodes are compared with those of the graph at the time of the version, and features with
+    those of the table. A node that had no features yet may have some since. Raises GraphError and StoreError.
+    """
+    rng = np.random.default_rng(seed)
+    nodes = _random_nodes(version, rng)
+    rows = version.nodes(nodes).table
+    _compare_features(rows, table, found)
+    roots = unsigned(rows[ROOT_ID])
+    now = graph.roots_of(table.geometry, unsigned(rows[L2_ID]), version.manifest.timestamp)
+    for place in np.flatnonzero(now != roots).tolist():
+        node = rows[L2_ID][place].as_py()
+        found.add(f"node {node}: its root is {roots[place]}, expected {now[place]}, as the graph has it")
+    some = rng.permutation(np.unique(roots))[:ROOTS]
+    _compare_roots(version, table, graph, sorted_unique(np.sort(some)), found)
+    return len(rows)
+
+
+def _random_nodes(version: VersionReader, rng: np.random.Generator) -> Ids:
+    """Return the nodes of some row groups."""
+    groups = [
+        (file, layer, group)
+        for layer, file in version.manifest.files("by_node")
+        for group in range(len(version.files.footer(file).rows))
+    ]
+    chosen = rng.permutation(len(groups))[:GROUPS]
+    nodes = as_ids([])
+    for place in chosen.tolist():
+        file, _, group = groups[place]
+        (table,) = version.files.groups(file, [group], [L2_ID])
+        some = rng.permutation(unsigned(table[L2_ID]))[: -(-NODES // len(chosen))]
+        nodes = np.union1d(nodes, some)
+    return nodes
+
+
+def _compare_features(rows: Any, table: Reader, found: Findings) -> None:
+    answer = table.read(unsigned(rows[L2_ID]))
+    missing = np.isin(answer.status, (Status.MISSING, Status.FAILED))
+    was_missing = rows[MISSING].to_numpy(zero_copy_only=False)
+    for node in unsigned(rows[L2_ID])[missing & ~was_missing].tolist():
+        found.add(f"node {node}: it has a row in the version, and none in the table")
+    expected = node_table(unsigned(rows[ROOT_ID]), answer.rows, missing, table.geometry)
+    both = ~missing & ~was_missing
+    for name in NODE_COLUMNS[2:-1]:
+        was, now = rows[name].combine_chunks(), expected[name].combine_chunks()
+        same = pc.or_(pc.fill_null(pc.equal(was, now), False), pc.and_(pc.is_null(was), pc.is_null(now)))
+        for place in np.flatnonzero(~same.to_numpy(zero_copy_only=False) & both).tolist():
+            where = f"node {rows[L2_ID][place].as_py()}: {name}"
+            found.add(f"{where} is {was[place].as_py()}, and {now[place].as_py()} in the table")
+
+
+def _compare_roots(version: VersionReader, table: Reader, graph: Graph, roots: Ids, found: Findings) -> None:
+    summaries = version.roots(roots, ["n_nodes"]).table
+    known, counts = unsigned(summaries[ROOT_ID]), summaries["n_nodes"].to_numpy()
+    for root in np.setdiff1d(roots, known).tolist():
+        found.add(f"root {root}: it has nodes, and no summary")
+    known, counts = known[counts <= MOST_NODES], counts[counts <= MOST_NODES]
+    rows = version.nodes_of(known, []).table
+    owners, nodes = unsigned(rows[ROOT_ID]), unsigned(rows[L2_ID])
+    in_graph = graph.root_nodes(table.geometry, known, MOST_NODES)
+    for root, count in zip(known.tolist(), counts.tolist(), strict=True):
+        own = nodes[owners == np.uint64(root)]
+        found.expect(f"root {root}: n_nodes", count, len(own))
+        if root in in_graph.too_large:
+            continue
+        expected = _in_box(version, table, in_graph.l2_ids.get(root, as_ids([])))
+        if not np.array_equal(own, expected):
+            found.add(f"root {root}: it has {len(own)} nodes, not the {len(expected)} of the graph")
+
+
+def _in_box(version: VersionReader, table: Reader, nodes: Ids) -> Ids:
+    """Return the nodes in the chunks of the version."""
+    box = parse_box(version.manifest.box, table.geometry.grid)
+    xyz = table.geometry.layout.chunk_coordinates(nodes)
+    return nodes[((xyz >= box.start) & (xyz < box.stop)).all(axis=1)]

@@ -1,0 +1,158 @@
+"""SQL over a version, by DuckDB, which reads its files in place.
+
+Files on a disk are read by DuckDB itself, those elsewhere as pyarrow data sets; so no extension of DuckDB is
+installed or loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from ..core.errors import ConfigError, DamagedVersion, VersionError
+from ..core.extras import naming_extras
+from .columns import node_schema, retired_schema, root_schema
+from .lookup import VersionReader
+from .manifest import Layout, Manifest
+
+VIEWS: dict[str, Layout] = {"nodes": "by_root", "nodes_by_id": "by_node", "roots": "roots"}
+"""The layout of each view."""
+BATCH_ROWS = 50_000
+_GLOB = re.compile(r"([*?\[])")
+_SETTINGS = ("autoinstall_known_extensions = false", "autoload_known_extensions = false")
+
+
+class Files(Protocol):
+    """Where the files of a version are."""
+
+    @property
+    def local(self) -> Path | None:
+        """The folder on this machine; None if it is elsewhere."""
+
+    def dataset(self, paths: Sequence[str], schema: Any) -> Any:
+        """Return files as a `pyarrow.dataset.Dataset`."""
+
+
+class VersionSql:
+    """A connection to DuckDB with the views `VIEWS` of one version. Use it from one thread, and in ``with``.
+
+    Queries are SELECT statements; others are refused, so that nothing is written. They may read other files
+    that the user can read, such as ``'cells.csv'``. Ids are BIGINT, as in the files.
+
+    Raises ConfigError if DuckDB is not installed.
+    """
+
+    def __init__(self, manifest: Manifest, files: Files) -> None:
+        with naming_extras():
+            import duckdb
+        self._duckdb = duckdb
+        self._connection = duckdb.connect(":memory:")
+        with self._errors("cannot open the version"):
+            for view in VIEWS:
+                self._connection.execute(self._view(view, manifest, files))
+            for setting in (*_SETTINGS, "lock_configuration = true"):
+                self._connection.execute(f"SET {setting}")
+
+    def batches(self, query: str) -> Any:
+        """Return the result of a query as a `pyarrow.RecordBatchReader`, which is read within `errors`.
+
+        Raises ConfigError for anything but one SELECT statement, and for one that is wrong.
+        """
+        with self.errors():
+            statements = self._connection.extract_statements(query)
+            kinds = [statement.type.name for statement in statements]
+            if kinds != ["SELECT"]:
+                found = ", ".join(kinds) or "nothing"
+                raise ConfigError(f"expected one SELECT statement, got {found}: queries write nothing")
+            result = self._connection.sql(query)
+            return result.to_arrow_reader(BATCH_ROWS)
+
+    def table(self, query: str) -> Any:
+        """Return the result of a query as an Arrow table. Raises as `batches`."""
+        reader = self.batches(query)
+        with self.errors():
+            return reader.read_all()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn errors of DuckDB into ConfigError and VersionError of one line."""
+        with self._errors("query"):
+            yield
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def __enter__(self) -> VersionSql:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ views
+    def _view(self, view: str, manifest: Manifest, files: Files) -> str:
+        """Return the statement that makes a view: a part per layer, each without the roots retired since."""
+        layout, schema = VIEWS[view], root_schema() if view == "roots" else node_schema()
+        columns, parts = ", ".join(schema.names), list[str]()
+        for i, layer in enumerate(manifest.layers):
+            paths = [file.path for file in layer.of(layout) if file.rows]
+            gone = [file.path for file in manifest.removing(i) if file.rows]
+            if paths:
+                source = self._source(f"{view}_{i}", paths, schema, files)
+                less = self._source(f"{view}_retired_{i}", gone, retired_schema(), files) if gone else None
+                join = f" ANTI JOIN {less} AS retired USING (root_id)" if less else ""
+                parts.append(f"SELECT {columns} FROM {source} AS layer{join}")
+        if not parts:
+            self._connection.register(f"{view}_none", schema.empty_table())
+            parts.append(f"SELECT {columns} FROM {view}_none")
+        return f"CREATE VIEW {view} AS {' UNION ALL '.join(parts)}"
+
+    def _source(self, name: str, paths: Sequence[str], schema: Any, files: Files) -> str:
+        """Return the text that names these files in a query."""
+        if files.local is None:
+            self._connection.register(name, files.dataset(paths, schema))
+            return name
+        missing = next((path for path in paths if not (files.local / path).exists()), None)
+        if missing is not None:
+            raise DamagedVersion(missing, "is missing")
+        listed = ", ".join(_text(_GLOB.sub(r"[\1]", str(files.local / path))) for path in paths)
+        return f"read_parquet([{listed}], hive_partitioning = false)"
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Faults of the query become ConfigError, of the files VersionError."""
+        errors = self._duckdb
+        try:
+            yield
+        except (errors.IOException, errors.InternalException, errors.InvalidInputException) as error:
+            raise VersionError(f"{what}: {_line(error)}") from error
+        except errors.Error as error:
+            raise ConfigError(f"{what}: {_line(error)}") from error
+        except (OSError, pa.ArrowException) as error:
+            raise VersionError(f"{what}: {_line(error)}") from error
+
+
+def open_sql(version: VersionReader) -> VersionSql:
+    """Return a connection to DuckDB with the views of a version. Raises as `VersionSql`."""
+    return VersionSql(version.manifest, version.files.folder)
+
+
+def _text(value: str) -> str:
+    """Return a text as SQL.
+
+    >>> print(_text("it's"))
+    'it''s'
+    """
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line of an error, and what DuckDB suggests."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("LINE ", "^"))]
+    return " ".join(kept)[:400]
