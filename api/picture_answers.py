@@ -1,0 +1,44 @@
+"""Responses with pictures: when browsers may keep them, and pages that list a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+from flask import Response, request
+from markupsafe import escape
+
+from .answers import JSON, body_response
+from .picture_schemas import HTML
+
+A_DAY, A_MINUTE, NOT_KEPT = "private, max-age=86400", "private, max-age=60", "private, no-cache"
+"""Values of Cache-Control: for what only changes where rows are replaced, for what follows the graph, and for
+what is asked for each time."""
+TAG_BYTES = 16
+
+
+def picture_response(body: bytes, cache: str, mimetype: str) -> Response:
+    """Return a picture, gzipped if the client accepts that, or 304 if it has the same bytes."""
+    response = body_response([body], mimetype, zipped=True)
+    response.vary.add("Accept-Encoding")
+    response.headers["Cache-Control"] = cache
+    response.set_etag(blake2b(body, digest_size=TAG_BYTES).hexdigest(), weak=True)
+    response.make_conditional(request)
+    return response
+
+
+def info_response(info: Mapping[str, Any]) -> Response:
+    """Return an info file."""
+    return picture_response(orjson.dumps(info, option=orjson.OPT_APPEND_NEWLINE), NOT_KEPT, JSON)
+
+
+def listing(title: str, entries: Mapping[str, str]) -> Response:
+    """Return a page that links to the entries of a folder, each with what it is."""
+    lines = [
+        f'<li><a href="{escape(name)}">{escape(name)}</a> {escape(what)}' for name, what in entries.items()
+    ]
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+    page = "\n".join([head, f"<h1>{escape(title)}</h1>", "<ul>", *lines, "</ul>", ""])
+    return Response(page, mimetype=HTML)

@@ -1,0 +1,221 @@
+"""The routes of pictures: layers that Neuroglancer reads as precomputed, from the table and its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Response
+from flask_openapi3 import APIBlueprint, OpenAPI
+
+from l2features.core.geometry import Chunk
+from l2features.core.ids import Ids, sorted_unique
+from l2features.neurons.neuron_reader import NeuronReader
+from l2features.pictures.node_layers import NODE_LAYERS, ROOT, NodeLayer
+from l2features.pictures.picture_reader import Picture, PictureReader
+from l2features.pictures.segment_list import segment_list
+from l2features.pictures.skeleton_layer import skeleton_info
+
+from .body import BINARY
+from .config import Settings
+from .datasets import Datasets, Served
+from .errors import ApiError
+from .limiter import Limiter
+from .missing import MissingIds
+from .neuron_schemas import RootPath
+from .picture_answers import A_DAY, A_MINUTE, NOT_KEPT, info_response, listing, picture_response
+from .picture_schemas import (
+    FOLDERS,
+    FolderPath,
+    LayerChunkPath,
+    LayerNodePath,
+    LayerPath,
+    LayerRootPath,
+    SegmentsPath,
+    SegmentsQuery,
+    info_responses,
+    page_responses,
+    parse_roots,
+    picture_responses,
+)
+from .region_routes import check_in_grid
+from .root_reads import Found, RootReads
+from .schemas import PICTURES, DatasetPath, MissingQuery
+
+PLACE = "/table/<dataset>/precomputed"
+CONTENTS = {
+    **dict.fromkeys(NODE_LAYERS, "beside it: by_id/NODE, rel_root/ROOT and chunks/X_Y_Z"),
+    "skeletons": "beside it: a skeleton by its ROOT",
+    "segment_properties": "beside it: ROOT,ROOT/ lists these roots",
+}
+Read = Callable[[PictureReader], Picture]
+
+
+def register_pictures(
+    app: OpenAPI, settings: Settings, datasets: Datasets, missing: MissingIds, waits: Limiter
+) -> None:
+    """Register the routes of pictures."""
+    api = APIBlueprint("pictures", __name__, url_prefix=settings.api_prefix, abp_tags=[PICTURES])
+    reads = RootReads(settings, missing, waits, len(datasets.all()))
+    _listing_routes(api, datasets)
+    _node_routes(api, datasets, reads)
+    _neuron_routes(api, settings, datasets, reads)
+    app.register_api(api)
+
+
+def _listing_routes(api: APIBlueprint, datasets: Datasets) -> None:
+    @api.get(f"{PLACE}/", summary="Layers", operation_id="layers", responses=page_responses())
+    def layers(path: DatasetPath) -> Response:
+        """Return links to the layers of a data set."""
+        name = datasets[path.dataset].name
+        return listing(f"{name}: layers", {f"{folder}/": what for folder, what in FOLDERS.items()})
+
+    @api.get(
+        f"{PLACE}/<folder>/", summary="Files of a layer", operation_id="layer", responses=page_responses()
+    )
+    def layer(path: FolderPath) -> Response:
+        """Return a link to the info file of a layer."""
+        name = datasets[path.dataset].name
+        if path.folder not in FOLDERS:
+            raise _unknown_layer(path.folder, "folder")
+        return listing(f"{name}: {path.folder}", {"info": CONTENTS[path.folder]})
+
+
+def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> None:
+    place = f"{PLACE}/<layer>"
+
+    @api.get(
+        f"{place}/info",
+        summary="Description of a layer of nodes",
+        operation_id="layer_info",
+        responses=info_responses(),
+    )
+    def layer_info(path: LayerPath) -> Response:
+        """Return properties, bounds and cells, which are the chunks."""
+        served, layer = datasets[path.dataset], _layer(path)
+        geometry = served.opened().reader.geometry
+        return info_response(layer.annotations.info(geometry, [ROOT], served.largest.get() or 1))
+
+    @api.get(
+        f"{place}/by_id/<node_id>",
+        summary="A node as an annotation",
+        operation_id="layer_node",
+        responses=picture_responses(),
+    )
+    def layer_node(path: LayerNodePath) -> Response:
+        """Return a node and its root now; 404 for one without features."""
+        served, layer = datasets[path.dataset], _layer(path)
+
+        def read(pictures: PictureReader) -> Picture:
+            if picture := pictures.node(layer, path.node_id):
+                return picture
+            message = f"node {path.node_id} has no features, or nothing to draw in this layer"
+            raise ApiError(404, "nothing_to_draw", message, field="node_id", value=path.node_id)
+
+        return _answer(reads, served, read, changes=A_MINUTE)
+
+    @api.get(
+        f"{place}/rel_root/<root_id>",
+        summary="The nodes of a root as annotations",
+        operation_id="layer_root",
+        responses=picture_responses(),
+    )
+    def layer_root(path: LayerRootPath) -> Response:
+        """Return the nodes of a root that have features. Missing nodes are published for computation."""
+        served, layer, root = datasets[path.dataset], _layer(path), path.root_id
+        return _answer(reads, served, lambda pictures: pictures.nodes_of_root(layer, root), root)
+
+    @api.get(
+        f"{place}/chunks/<chunk>",
+        summary="The nodes of a chunk as annotations",
+        operation_id="layer_chunk",
+        responses=picture_responses(),
+    )
+    def layer_chunk(path: LayerChunkPath) -> Response:
+        """Return the nodes of a chunk that are valid now and have features."""
+        served, layer = datasets[path.dataset], _layer(path)
+        chunk = Chunk(*map(int, path.chunk.split("_")))
+        check_in_grid(served.opened().reader.geometry, chunk)
+        return _answer(reads, served, lambda p: p.nodes_of_chunk(layer, chunk), changes=A_MINUTE)
+
+
+def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, reads: RootReads) -> None:
+    @api.get(
+        f"{PLACE}/skeletons/info",
+        summary="Description of the skeletons",
+        operation_id="skeletons_info",
+        responses=info_responses(),
+    )
+    def skeletons_info(path: DatasetPath) -> Response:
+        """Return the attributes of the vertices."""
+        _ = datasets[path.dataset]
+        return info_response(skeleton_info())
+
+    @api.get(
+        f"{PLACE}/skeletons/<root_id>",
+        summary="Skeleton of a root for the viewer",
+        operation_id="skeletons_root",
+        responses=picture_responses(),
+    )
+    def skeletons_root(path: RootPath) -> Response:
+        """Return the default skeleton of a root's L2 graph. Missing nodes are published for computation."""
+        root = path.root_id
+        return _answer(reads, datasets[path.dataset], lambda pictures: pictures.skeleton(root), root)
+
+    @api.get(
+        f"{PLACE}/segment_properties/info",
+        summary="Segments with their measures",
+        operation_id="segment_properties",
+        responses=info_responses(413, 422, 429),
+    )
+    def segment_properties(path: DatasetPath, query: SegmentsQuery) -> Response:
+        """Return volume, area, cable length and nodes of roots, to sort and filter the viewer's list."""
+        return answer(datasets[path.dataset], query.roots)
+
+    @api.get(
+        f"{PLACE}/segment_properties/<roots>/info",
+        summary="The same, as a source of the viewer",
+        operation_id="segments",
+        responses=info_responses(413, 422, 429),
+    )
+    def segments(path: SegmentsPath) -> Response:
+        """Return the same of the roots in the path, since a source of the viewer has no parameters."""
+        return answer(datasets[path.dataset], path.roots)
+
+    def answer(served: Served, listed: str) -> Response:
+        roots = sorted_unique(parse_roots(listed))
+        if len(roots) > settings.max_roots:
+            message = f"{len(roots)} roots in one request: expected at most {settings.max_roots}"
+            raise ApiError(413, "too_many_ids", message, field="roots", limit=settings.max_roots)
+
+        def read(neurons: NeuronReader, _: Ids) -> Found:
+            found = neurons.summaries(roots, with_graph=True)
+            known = found.summarized
+            info = segment_list(found.roots[known], found.summary[known])
+            return Found(found.missing, lambda: info_response(info))
+
+        return reads.answer(served, MissingQuery(), read)
+
+
+def _answer(
+    reads: RootReads, served: Served, read: Read, root: int | None = None, changes: str = NOT_KEPT
+) -> Response:
+    """Return the response to a read of a picture; ``changes`` is how long one that may change is kept."""
+
+    def found(neurons: NeuronReader, _: Ids) -> Found:
+        picture = read(PictureReader(neurons))
+        cache = A_DAY if picture.lasting else changes
+        return Found(picture.missing, lambda: picture_response(picture.body, cache, BINARY))
+
+    return reads.answer(served, MissingQuery(), found, root)
+
+
+def _layer(path: LayerPath) -> NodeLayer:
+    """Return a layer of nodes. Raises ApiError 404."""
+    if path.layer not in NODE_LAYERS:
+        raise _unknown_layer(path.layer, "layer")
+    return NODE_LAYERS[path.layer]
+
+
+def _unknown_layer(name: str, field: str) -> ApiError:
+    message = f"layer {name!r:.120} does not exist: expected one of {', '.join(FOLDERS)}"
+    return ApiError(404, "unknown_layer", message, field=field, value=name)

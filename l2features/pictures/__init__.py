@@ -1,0 +1,1 @@
+"""Layers that Neuroglancer draws: nodes, axes, skeletons and lists of segments, as precomputed bytes."""

@@ -1,0 +1,104 @@
+"""Neuroglancer's precomputed annotations, ``neuroglancer_annotations_v1``, as bytes of numpy records.
+
+A record has float32 coordinates, then the properties of 4 bytes, of 2 and of 1, padded to a multiple of 4.
+Source: Neuroglancer's specification of its precomputed annotation format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ..core.geometry import Geometry
+from ..core.ids import Ids, to_bytes
+
+Kind = Literal["POINT", "LINE"]
+POINTS: dict[Kind, int] = {"POINT": 1, "LINE": 2}
+"""Points of an annotation of each kind."""
+COORDINATES = "coordinates"
+PADDING = "padding"
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+class Property(NamedTuple):
+    """A property of each annotation: float32, or an integer of 32 bits or less."""
+
+    name: str
+    dtype: np.dtype
+    description: str
+
+
+class AnnotationLayer(NamedTuple):
+    """What the annotations of a layer are: their kind and their properties, the larger types first."""
+
+    kind: Kind
+    properties: tuple[Property, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """A record: `COORDINATES` of its points in nm, a field per property, and padding."""
+        fields: list[tuple[Any, ...]] = [(COORDINATES, np.dtype("<f4"), (3 * POINTS[self.kind],))]
+        fields += [(p.name, p.dtype) for p in self.properties]
+        padding = -np.dtype(fields).itemsize % 4
+        return np.dtype([*fields, (PADDING, np.dtype("u1"), (padding,))] if padding else fields)
+
+    def info(self, geometry: Geometry, relationships: Sequence[str], largest: int) -> dict[str, Any]:
+        """Return the ``info`` file of a layer whose cells are chunks, of ``largest`` nodes at most.
+
+        The bounds are those of whole chunks, since cloud-volume leaves out cells that exceed them.
+        """
+        lower = np.multiply(geometry.voxel_offset, geometry.resolution)
+        step = np.multiply(geometry.chunk_size, geometry.resolution)
+        cells = {
+            "key": "chunks",
+            "grid_shape": list(geometry.grid),
+            "chunk_size": step.tolist(),
+            "limit": max(1, largest),
+        }
+        return {
+            "@type": "neuroglancer_annotations_v1",
+            "dimensions": {axis: [1e-9, "m"] for axis in "xyz"},
+            "lower_bound": lower.tolist(),
+            "upper_bound": (lower + step * geometry.grid).tolist(),
+            "annotation_type": self.kind,
+            "properties": [
+                {"id": p.name, "type": p.dtype.name, "description": p.description} for p in self.properties
+            ],
+            "relationships": [{"id": name, "key": f"rel_{name}"} for name in relationships],
+            "by_id": {"key": "by_id"},
+            "spatial": [cells],
+        }
+
+
+def larger_first(properties: Sequence[Property]) -> tuple[Property, ...]:
+    """Return properties in the order of a record, which is stable among types of the same size."""
+    return tuple(sorted(properties, key=lambda p: -p.dtype.itemsize))
+
+
+def annotation_list(records: np.ndarray, ids: Ids) -> bytes:
+    """Return a list of annotations, as of a cell or of a segment: their number, the records, the ids."""
+    return b"".join((len(ids).to_bytes(8, "little"), records.tobytes(), to_bytes(ids)))
+
+
+def one_annotation(record: np.ndarray, related: Sequence[Ids]) -> bytes:
+    """Return an annotation (1,) by its id: the record and, for each relationship, the related ids."""
+    parts = [part for ids in related for part in (len(ids).to_bytes(4, "little"), to_bytes(ids))]
+    return b"".join((record.tobytes(), *parts))
+
+
+def hashes(ids: Ids) -> Ids:
+    """Return a hash of each id, (n,), the same in every process: the finalizer of SplitMix64."""
+    mixed = ids ^ (ids >> np.uint64(30))
+    mixed = mixed * _MIX[0]
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX[1]
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def scattered(ids: Ids) -> np.ndarray:
+    """Return the places of ids in the order of their hashes, (n,).
+
+    The viewer draws the first part of a cell, which must be a random sample of it.
+    """
+    return np.argsort(hashes(ids), kind="stable")

@@ -1,0 +1,105 @@
+"""The layers ``nodes`` and ``axes``: the records of L2 nodes as annotations, by their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.geometry import Geometry
+from ..core.ids import Ids
+from ..core.rows import Rows, served_column
+from ..core.schema import BY_NAME, PCA_MAX_SAMPLES, SIZE
+from .annotations import COORDINATES, AnnotationLayer, Property, larger_first
+
+F4, U1 = np.dtype("<f4"), np.dtype("u1")
+ROOT = "root"
+"""The relationship between a node and its root."""
+POSITION, FACES, AXES, SPREADS = "rep_coord_nm", "chunk_intersect_count", "pca", "pca_val"
+Values = npt.NDArray[np.floating | np.integer]
+Mask = npt.NDArray[np.bool_]
+
+
+class _Drawn(NamedTuple):
+    """A property, and the attribute that it is computed of."""
+
+    shown: Property
+    attribute: str
+    compute: Callable[[np.ndarray], Values]
+
+
+def _scaled(name: str, attribute: str, unit: str, scale: float) -> _Drawn:
+    shown = Property(name, F4, f"{BY_NAME[attribute].meaning} ({unit})")
+    return _Drawn(shown, attribute, lambda values: values.astype(np.float64) * scale)
+
+
+def _touched(counts: np.ndarray) -> Values:
+    return np.count_nonzero(counts.reshape(len(counts), 6), axis=1)
+
+
+DRAWN = (
+    _scaled("size_um3", SIZE, "um^3", 1e-9),
+    _scaled("area_um2", "area_nm2", "um^2", 1e-6),
+    _scaled("max_dt_nm", "max_dt_nm", "nm", 1.0),
+    _scaled("mean_dt_nm", "mean_dt_nm", "nm", 1.0),
+    _Drawn(Property("n_faces_touched", U1, "faces of its chunk that the node touches"), FACES, _touched),
+)
+PROPERTIES = larger_first([drawn.shown for drawn in DRAWN])
+
+
+@dataclass(frozen=True)
+class NodeLayer:
+    """A layer of nodes.
+
+    ``attributes`` are those that it needs. ``points`` returns the k points of each row in nm, (n, 3 k), and
+    which rows have them, (n,).
+    """
+
+    annotations: AnnotationLayer
+    attributes: tuple[str, ...]
+    points: Callable[[Rows, Geometry], tuple[npt.NDArray[np.float64], Mask]]
+
+    def records(self, rows: Rows, geometry: Geometry) -> tuple[np.ndarray, Ids]:
+        """Return the records and the ids of the nodes that the layer has, in the order of the rows.
+
+        A node without features has none. A property is NaN where its attribute is absent.
+        """
+        points, drawn = self.points(rows, geometry)
+        places = np.flatnonzero(drawn & rows.found & ~rows.not_computed)
+        records = np.zeros(len(places), dtype=self.annotations.dtype)
+        records[COORDINATES], rows = points[places], rows.take(places)
+        for shown, attribute, compute in DRAWN:
+            values, present = served_column(rows, geometry, attribute)
+            records[shown.name] = compute(values)
+            if shown.dtype.kind == "f":
+                records[shown.name][~present] = np.nan
+        return records, rows.ids
+
+
+def _positions(rows: Rows, geometry: Geometry) -> tuple[npt.NDArray[np.float64], Mask]:
+    return served_column(rows, geometry, POSITION)
+
+
+def _lines(rows: Rows, geometry: Geometry) -> tuple[npt.NDArray[np.float64], Mask]:
+    """Return the ends of each node's first principal axis, (n, 6).
+
+    The line is as long as a uniform rod of the node's standard deviation along the axis: sqrt(12) times that.
+    Its middle is the representative coordinate. ``pca_val`` is the deviation times sqrt(voxels - 1).
+    """
+    (middle, placed), (axes, known) = (served_column(rows, geometry, name) for name in (POSITION, AXES))
+    spreads, measured = served_column(rows, geometry, SPREADS)
+    voxels = np.minimum(rows.features[SIZE], PCA_MAX_SAMPLES).astype(np.float64)
+    half = np.sqrt(3 / np.maximum(voxels - 1, 1)) * spreads[:, 0]
+    arm = axes[:, 0].astype(np.float64) * half[:, None]
+    return np.concatenate([middle - arm, middle + arm], axis=1), placed & known & measured
+
+
+_READ = tuple(dict.fromkeys((POSITION, *(drawn.attribute for drawn in DRAWN))))
+NODE_LAYERS = {
+    "nodes": NodeLayer(AnnotationLayer("POINT", PROPERTIES), _READ, _positions),
+    "axes": NodeLayer(AnnotationLayer("LINE", PROPERTIES), (*_READ, AXES, SPREADS), _lines),
+}
+"""The layers by the name of their folder."""

@@ -1,0 +1,75 @@
+"""Read what a layer draws: the nodes of a root or a chunk, one node, the skeleton of a root."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from ..core.geometry import Chunk
+from ..core.ids import Ids, as_ids
+from ..core.schema import NAMES
+from ..neurons.kept import SKELETON
+from ..neurons.neuron_reader import NeuronReader
+from .annotations import annotation_list, one_annotation, scattered
+from .node_layers import NodeLayer
+from .skeleton_layer import skeleton_bytes
+
+
+class Picture(NamedTuple):
+    """Bytes that the viewer reads, and the ids of nodes that have no features yet.
+
+    ``lasting``: the bytes stay the same unless rows are replaced.
+    """
+
+    body: bytes
+    missing: Ids
+    lasting: bool = False
+
+
+class PictureReader(NamedTuple):
+    """Reads the layers of one data set. Its methods raise as `NeuronReader`."""
+
+    neurons: NeuronReader
+
+    def nodes_of_root(self, layer: NodeLayer, root: int) -> Picture:
+        """Return the annotations of a root's nodes. Raises RootError."""
+        reader, generation = self.neurons.reader, self.neurons.generation()
+        answer = self.neurons.nodes(root, layer.attributes)
+        body = annotation_list(*layer.records(answer.rows, reader.geometry))
+        lasting = self.neurons.source.permanent and generation is not None and not len(answer.missing)
+        return Picture(body, answer.missing, lasting)
+
+    def nodes_of_chunk(self, layer: NodeLayer, chunk: Chunk) -> Picture:
+        """Return the annotations of the nodes of a chunk that are valid now, in the order of their hashes."""
+        reader, source = self.neurons.reader, self.neurons.source
+        first = reader.geometry.chunk_id(chunk)
+        names = tuple(name for name in NAMES if name in layer.attributes)
+        rows = reader.store.scan_chunk(first, reader.geometry.layout.last_id(first), names)
+        if source.permanent and len(rows):
+            valid = source.nodes(reader.geometry, chunk, _now())
+            rows = rows.take(np.flatnonzero(np.isin(rows.ids, valid)))
+        records, ids = layer.records(rows, reader.geometry)
+        order = scattered(ids)
+        return Picture(annotation_list(records[order], ids[order]), as_ids([]))
+
+    def node(self, layer: NodeLayer, node: int) -> Picture | None:
+        """Return one annotation with the node's root now, or none; None where the layer lacks the node."""
+        reader, source = self.neurons.reader, self.neurons.source
+        answer = reader.read(as_ids([node]), layer.attributes)
+        record, ids = layer.records(answer.rows, reader.geometry)
+        if not len(ids):
+            return None
+        roots = source.roots_of(reader.geometry, ids, _now())
+        return Picture(one_annotation(record, [roots[roots != 0]]), as_ids([]))
+
+    def skeleton(self, root: int) -> Picture:
+        """Return the skeleton of a root. Raises RootError."""
+        body, missing, kept = self.neurons.kept_bytes(SKELETON, root, skeleton_bytes)
+        return Picture(body, missing, self.neurons.source.permanent and kept)
+
+
+def _now() -> datetime:
+    """Return the last whole second: a graph's server takes no fractions and no times to come."""
+    return datetime.now(UTC).replace(microsecond=0)
