@@ -25,10 +25,16 @@ def json_response(value: Any, status: int = 200) -> Response:
     return body_response([orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)], JSON, status)
 
 
-def body_response(parts: Iterable[bytes], mimetype: str, status: int = 200) -> Response:
-    """Return a response in pieces, gzipped one by one if it is JSON and the client accepts gzip."""
+def body_response(
+    parts: Iterable[bytes], mimetype: str, status: int = 200, *, zipped: bool | None = None
+) -> Response:
+    """Return a response in pieces, gzipped one by one if the client accepts gzip.
+
+    Without ``zipped``, only JSON is.
+    """
     headers = {}
-    if mimetype == JSON and request.accept_encodings.quality("gzip") > 0:
+    zipped = mimetype == JSON if zipped is None else zipped
+    if zipped and request.accept_encodings.quality("gzip") > 0:
         packer = isal_zlib.compressobj(level=1, wbits=_GZIP)
         pieces = [packer.compress(part) for part in parts]
         pieces.append(packer.flush())

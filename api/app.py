@@ -26,9 +26,12 @@ from .missing import MissingIds, topic_path
 from .neuron_routes import register_neurons
 from .observe import observe
 from .operations import register_operations
+from .picture_routes import register_pictures
 from .region_routes import register_regions
 from .routes import register_contract
 from .schemas import validation_error
+from .version_reads import VersionReads
+from .version_routes import register_versions
 
 
 class Service(NamedTuple):
@@ -47,17 +50,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     missing = MissingIds(
         topic, interval_s=settings.publish_interval_s, on_failure=metrics.PUBLISH_FAILURES.inc
     )
-    app = OpenAPI(
-        __name__,
-        info=Info(title="L2 feature cache", version=__version__),
-        doc_ui=False,
-        static_folder=None,
-        validation_error_callback=validation_error,
-        validation_error_model=ErrorBody,
-        # Every route documents a 200, so the library adds no response of its own.
-        validation_error_status=200,
-    )
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app = _new_app()
     observe(app, names)
     register_errors(app, settings.retry_after_s)
 
@@ -68,8 +61,11 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
 
     waits = wait_limiter(settings)
     open_endpoints = register_contract(app, settings, datasets, missing, waits)
-    register_neurons(app, settings, datasets, missing, waits)
+    versions = VersionReads(settings, len(names))
+    register_neurons(app, settings, datasets, missing, waits, versions)
     register_regions(app, settings, datasets)
+    register_pictures(app, settings, datasets, missing, waits)
+    register_versions(app, settings, datasets, versions)
     open_endpoints |= register_operations(app, settings, datasets)
     register_document(app, settings, names, None if auth_disabled() else open_endpoints)
     protect(
@@ -81,4 +77,19 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     log_who_may_ask()
     CORS(app, expose_headers=["WWW-Authenticate"])
     app.extensions["l2cache"] = Service(datasets, missing)
+    return app
+
+
+def _new_app() -> OpenAPI:
+    app = OpenAPI(
+        __name__,
+        info=Info(title="L2 feature cache", version=__version__),
+        doc_ui=False,
+        static_folder=None,
+        validation_error_callback=validation_error,
+        validation_error_model=ErrorBody,
+        # Every route documents a 200, so the library adds no response of its own.
+        validation_error_status=200,
+    )
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     return app

@@ -97,6 +97,11 @@ def auth_disabled() -> bool:
     return bool(decorators.AUTH_DISABLED)
 
 
+def login_url() -> str | None:
+    """Return the URL of the service where browsers get tokens, None if no route needs one."""
+    return None if auth_disabled() else f"https://{decorators.STICKY_AUTH_URL}"
+
+
 def log_who_may_ask() -> None:
     """Log which service checks tokens; warn if none does, or none is named."""
     if auth_disabled():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from math import isinf
 from typing import Any
@@ -14,20 +13,18 @@ import orjson
 from flask import Request
 from gunicorn.http.errors import ParseException
 
+from l2features.core.gunzip import GunzipTooLarge, gunzipped
 from l2features.core.ids import AN_ID, Ids
 
 from .config import Settings
 from .errors import ApiError, shown, shown_repr
 
-FIELD, ROOT_FIELD = "l2_ids", "root_ids"
+FIELD, ROOT_FIELD, NODE_FIELD = "l2_ids", "root_ids", "node_ids"
 BINARY = "application/octet-stream"
 REFUSED = ("application/x-www-form-urlencoded", "multipart/form-data")
 PIECE = 1 << 16
-MAX_MEMBERS = 1000
-"""Members of a gzip file; many empty ones would take long."""
 OTHER_VALUES = 1000
 """JSON values allowed besides the ids, each of which may be in a list of its own."""
-_GZIP = 31
 _DIGITS = re.compile(r"\s*-?[0-9]{1,40}\s*")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"-?(NaN|Infinity)")
@@ -39,10 +36,15 @@ NO_FLOAT = f"{AN_ID}; a float cannot hold an id exactly: send integers or string
 def requested_ids(request: Request, settings: Settings) -> Ids:
     """Return a request's node ids in its order, shape (n,). Raises ApiError."""
     ids = _ids(request, settings, settings.max_ids, FIELD)
+    check_layers(ids, FIELD)
+    return ids
+
+
+def check_layers(ids: Ids, field: str) -> None:
+    """Raise ApiError for an id without a layer."""
     without_layer = ids[ids >> np.uint64(56) == 0]
     if len(without_layer):
-        raise _bad_id(int(without_layer[0]), "expected an id with a layer in its top 8 bits", FIELD)
-    return ids
+        raise _bad_id(int(without_layer[0]), "expected an id with a layer in its top 8 bits", field)
 
 
 def requested_roots(request: Request, settings: Settings) -> Ids:
@@ -68,12 +70,18 @@ def received(request: Request, settings: Settings) -> bytearray:
         message = f"Content-Encoding {shown(encoding)!r}: expected gzip or none"
         raise ApiError(415, "unsupported_encoding", message, field="Content-Encoding", value=encoding)
     pieces = _pieces(request, limit)
-    if encoding == "gzip":
+    if encoding != "gzip":
+        body = bytearray()
+        for piece in pieces:
+            body += piece
+        return body
+    try:
         return gunzipped(pieces, limit)
-    body = bytearray()
-    for piece in pieces:
-        body += piece
-    return body
+    except GunzipTooLarge as error:
+        raise _too_large(limit) from error
+    except ValueError as error:
+        message = f"Content-Encoding is gzip, but the body is not valid gzip: {error}"
+        raise ApiError(400, "not_gzip", message, field="Content-Encoding", value="gzip") from error
 
 
 def _pieces(request: Request, limit: int) -> Iterator[bytes]:
@@ -107,31 +115,6 @@ def discard_rest(request: Request, limit: int) -> None:
         for _ in range(limit // PIECE + 1):
             if not request.stream.read(PIECE):
                 break
-
-
-def gunzipped(pieces: Iterable[bytes], limit: int) -> bytearray:
-    """Return the content of a gzip file that arrives in pieces.
-
-    Raises ApiError for invalid gzip, more than `MAX_MEMBERS` members, or content over ``limit`` bytes.
-    """
-    out, members, ended = bytearray(), 0, True
-    try:
-        for piece in pieces:
-            while piece:
-                if ended:
-                    unpacker, members = zlib.decompressobj(_GZIP), members + 1
-                    if members > MAX_MEMBERS:
-                        raise zlib.error(f"it has more than {MAX_MEMBERS} members")
-                out += unpacker.decompress(piece, limit + 1 - len(out))
-                if len(out) > limit:
-                    raise _too_large(limit)
-                piece, ended = unpacker.unused_data, unpacker.eof
-        if not ended:
-            raise zlib.error("it ends too early")
-    except zlib.error as error:
-        message = f"Content-Encoding is gzip, but the body is not valid gzip: {error}"
-        raise ApiError(400, "not_gzip", message, field="Content-Encoding", value="gzip") from error
-    return out
 
 
 def ids_of_buffer(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Ids:

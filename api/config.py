@@ -58,17 +58,25 @@ class Settings(BaseSettings):
     max_root_requests: int = Field(
         6,
         ge=1,
-        description="Concurrent requests of one process for roots, and as many for chunks and bounds.",
+        description="Concurrent requests of one process for roots, as many for chunks and bounds, and as "
+        "many for pictures.",
     )
     graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a call of the graph.")
     root_timeout_s: float = Field(
-        60.0, gt=0, description="Deadline of a request for roots, a chunk or bounds."
+        60.0, gt=0, description="Deadline of a request for roots, a chunk, bounds or a picture."
     )
     keep_roots: bool = Field(
         False, description="Write L2 ids, edges and complete summaries of roots to the table."
     )
     cache_root_bytes: int = Field(
         64 * MIB, ge=0, description="Results of roots that a process caches per data set."
+    )
+    max_row_groups: int = Field(
+        512, ge=1, le=100_000, description="Row groups of a version that a request reads."
+    )
+    public_url: str | None = Field(
+        None,
+        description="URL of the folder of versions for clients, with {dataset} for the name of the data set.",
     )
     cache_rows: int = Field(500_000, ge=0, description="Rows that a process caches per data set; 0 for none.")
 
@@ -97,6 +105,17 @@ class Settings(BaseSettings):
             raise ValueError("expected HOST:PORT such as 127.0.0.1:4100")
         return value
 
+    @field_validator("public_url")
+    @classmethod
+    def _public_url(cls, value: str | None) -> str | None:
+        if value and not re.fullmatch(r"https?://[^\s{}]+(\{dataset\}[^\s{}]*)*", value):
+            raise ValueError("expected a URL such as https://host/versions/{dataset}")
+        return value or None
+
+    def public_folder(self, dataset: str) -> str | None:
+        """Return the URL of a data set's folder of versions for clients; None if the operator names none."""
+        return self.public_url and self.public_url.replace("{dataset}", dataset).rstrip("/")
+
     @property
     def api_prefix(self) -> str:
         """Path of the API's routes."""
@@ -111,6 +130,7 @@ class Settings(BaseSettings):
 LIMITS = (
     *("max_ids", "max_body_bytes", "max_wait_s", "max_waiting", "max_requests", "max_ids_in_flight"),
     *("max_roots", "max_root_nodes", "max_chunks", "max_root_requests"),
+    "max_row_groups",
 )
 """Settings that `GET /table/<dataset>` publishes."""
 

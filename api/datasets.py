@@ -13,17 +13,19 @@ from typing import NamedTuple, TypeVar
 from l2features.config.datasets import Dataset
 from l2features.config.datasets import Datasets as File
 from l2features.config.entries import as_json
-from l2features.core.errors import L2FeaturesError, StoreError
+from l2features.core.errors import L2FeaturesError, StoreError, VersionNotFound
 from l2features.core.geometry import Geometry
 from l2features.graph.base import Graph
 from l2features.graph.sources import open_graph
-from l2features.ingest.compute import read_geometry
 from l2features.neurons.neuron_reader import NeuronReader
+from l2features.pictures.largest_chunk import largest_chunk
 from l2features.query.cache import RowCache
 from l2features.query.reader import Reader
 from l2features.store.base import Coverage, Meta, Store, open_store
 from l2features.store.notes import BadNote, LastAudit, last_audit
 from l2features.updates.freshness import Updates, read_updates
+from l2features.versions.catalog import Catalog
+from l2features.versions.places import versions_folder
 
 from . import metrics
 from .background import BackgroundCache, Opener
@@ -58,6 +60,12 @@ class Noted(NamedTuple):
     time: datetime
 
 
+class Place(NamedTuple):
+    """A data set's versions; None where no folder is known."""
+
+    catalog: Catalog | None
+
+
 class Served:
     """A served data set. Its metadata is read once, in the background, on first use."""
 
@@ -67,10 +75,14 @@ class Served:
         self._metadata = Opener(self._open, self._cannot("cannot open data set"))
         self._neurons = Opener(self._open_neurons, self._cannot("cannot open graph"))
         self._graph: Graph | None = None
+        self._catalogs: dict[str, Catalog] = {}
         self.counted = BackgroundCache(self._count, age_s=30.0, share=20.0, first_s=WAIT_S, later_s=0.0)
         """The table's coverage, cached, since counting a large one is slow."""
         self.noted = BackgroundCache(self._read_notes, age_s=10.0, share=20.0, first_s=WAIT_S, later_s=0.5)
         """Its notes on updates and the last audit, cached."""
+        self.largest = BackgroundCache(self._largest, age_s=60.0, share=20.0, first_s=WAIT_S, later_s=0.0)
+        """The most nodes of a chunk, cached likewise."""
+        self._place = BackgroundCache(self._find_versions, age_s=5.0, share=20.0, first_s=WAIT_S, later_s=0.5)
         self._warned: dict[str, str] = {}
 
     @property
@@ -90,6 +102,21 @@ class Served:
         except (FutureTimeout, L2FeaturesError) as error:
             message = f"the metadata of data set {self.name!r} is not known yet: its graph does not answer"
             raise self._unavailable("metadata_unavailable", message) from error
+
+    def catalog(self) -> Catalog:
+        """Return its versions. Raises VersionNotFound where it has none, StoreError, and ApiError 503."""
+        catalog = self.catalog_or_none()
+        if catalog is None:
+            raise VersionNotFound(f"data set {self.name!r} has no versions")
+        return catalog
+
+    def catalog_or_none(self) -> Catalog | None:
+        """Return its versions, None where no folder is known. Raises StoreError, and ApiError 503."""
+        place = self._place.get()
+        if place is None:
+            message = f"the folder of versions of data set {self.name!r} is not known yet"
+            raise self._unavailable("metadata_unavailable", message)
+        return place.catalog
 
     def neurons(self) -> NeuronReader:
         """Return the reader of its roots. Raises as `opened`, also without an answer of its graph."""
@@ -121,6 +148,19 @@ class Served:
         cache = RowCache(self.settings.cache_rows) if self.settings.cache_rows else None
         return Opened(Reader(self.store, geometry, cache, self._on_lookup, self._on_read), meta)
 
+    def _find_versions(self) -> Place:
+        """Return the catalog of the folder that the table or the entry names; a known one is kept."""
+        try:
+            folder = versions_folder(self.entry, self.store)
+        except VersionNotFound:
+            return Place(None)
+        known = self._catalogs.get(folder.url)
+        if known is None:
+            settings = self.settings
+            known = Catalog(folder, settings.max_ids, settings.max_row_groups)
+            self._catalogs = {folder.url: known}
+        return Place(known)
+
     def _open_neurons(self) -> NeuronReader:
         settings = self.settings
         graph = open_graph(self.entry.graph_url, lambda: self.store)
@@ -136,6 +176,9 @@ class Served:
 
     def _geometry_of_graph(self) -> Geometry:
         """The geometry of the segmentation or its graph; kept in the table, for when they are down."""
+        # Only PCGL2Cache's tables need it: a second of imports that other servers do without.
+        from l2features.ingest.compute import read_geometry
+
         geometry = read_geometry(self.entry)
         try:
             self.store.put_geometry(geometry)
@@ -146,6 +189,10 @@ class Served:
     def _count(self) -> Counted:
         with self._warnings("cannot count chunks"):
             return Counted(self.store.coverage(), datetime.now(UTC))
+
+    def _largest(self) -> int:
+        with self._warnings("cannot read the records of chunks"):
+            return largest_chunk(self.store)
 
     def _read_notes(self) -> Noted:
         updates = self._note("how fresh the table is", read_updates)

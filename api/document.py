@@ -19,6 +19,7 @@ from .neuron_schemas import ANY_ID, ROOT_ID, graph_schema, roots_schema, summary
 from .observe import REQUEST_ID
 from .problems import AUTH_ERROR, AUTH_PROBLEMS
 from .schemas import ID, OPERATIONS, ids_schema, node_schema, plain_response
+from .version_schemas import row_schema
 
 PLACE = "../openapi.json"
 """URL of the document, relative to the page that shows it."""
@@ -76,7 +77,7 @@ def openapi_document(
     schemas = document["components"]["schemas"]
     schemas |= {"Node": node_schema(), "Id": ID, "Ids": ids_schema(settings)}
     schemas |= {"RootId": ROOT_ID, "RootIds": roots_schema(settings), "AnyId": ANY_ID}
-    schemas |= {"RootSummary": summary_schema(), "RootGraph": graph_schema()}
+    schemas |= {"RootSummary": summary_schema(), "RootGraph": graph_schema(), "VersionRow": row_schema()}
     schemas["ErrorBody"] = ErrorBody.model_json_schema()  # the library leaves out its example
     document["components"]["headers"] = HEADERS
     document["components"].pop("securitySchemes", None)

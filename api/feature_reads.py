@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from flask import Response, g
@@ -42,11 +44,9 @@ class Read:
 
     def waited(self, answer: Answer) -> Answer:
         """Wait until nothing is missing, the time is up, or the store is unavailable."""
-        try:
+        with unless_unavailable(self.served):
             return self.reader.wait(answer, self.query.names, self.query.wait, self.with_status)
-        except StoreUnavailable as error:
-            log.warning("wait ended early", extra={"dataset": self.served.name, "error": str(error)})
-            return answer
+        return answer
 
     def response(self, answer: Answer) -> Response:
         return features_response(self.served, answer, self.query, self.mimetype)
@@ -64,6 +64,15 @@ def features_response(served: Served, answer: Answer, query: FeaturesQuery, mime
         return body_response(parts, JSON)
     table = arrow_table(rows, geometry, names, answer.status, answer.reasons)
     return body_response([arrow_stream(table) if mimetype == ARROW else parquet(table)], mimetype)
+
+
+@contextmanager
+def unless_unavailable(served: Served) -> Iterator[None]:
+    """End a wait early, with a log line, when the store is unavailable."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        log.warning("wait ended early", extra={"dataset": served.name, "error": str(error)})
 
 
 def publish(served: Served, missing: MissingIds, query: MissingQuery, ids: Ids) -> None:

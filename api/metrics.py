@@ -39,6 +39,12 @@ IDS = Counter("l2cache_ids_total", "Requested ids by status.", ["dataset", "stat
 ROOTS = Counter("l2cache_roots_total", "Requested summaries of roots by status.", ["dataset", "status"])
 STORE_READS = Histogram("l2cache_store_read_seconds", "Seconds per store read.", ["dataset"], buckets=SECONDS)
 STORE_IDS = Counter("l2cache_store_ids_total", "Ids read from the store.", ["dataset"])
+VERSION_READS = Histogram(
+    "l2cache_version_read_seconds", "Seconds per read of a version.", ["dataset"], buckets=SECONDS
+)
+VERSION_GROUPS = Counter(
+    "l2cache_version_row_groups_total", "Row groups read from the files of versions.", ["dataset"]
+)
 CACHE_LOOKUPS = Counter("l2cache_cache_lookups_total", "Row cache lookups by result.", ["dataset", "result"])
 PUBLISHED = Counter("l2cache_published_ids_total", "Missing ids published.", ["dataset"])
 PUBLISH_FAILURES = Counter("l2cache_publish_failed_ids_total", "Missing ids that failed to publish.")

@@ -8,16 +8,17 @@ from flask_openapi3 import APIBlueprint, OpenAPI
 from l2features.core.ids import Ids, as_ids
 from l2features.neurons.neuron_reader import NeuronReader
 from l2features.neurons.skeleton import skeletonize
+from l2features.versions.root_rows import version_summaries
 
 from .accept import accepted
 from .answers import ARROW, FORMS, JSON
-from .body import requested_roots
+from .body import ROOT_FIELD, requested_roots
 from .config import Settings
 from .datasets import Datasets, Served
 from .feature_reads import features_response
 from .limiter import Limiter
 from .missing import MissingIds
-from .neuron_answers import graph_response, missing_nodes, skeleton_response, summaries_response
+from .neuron_answers import graph_response, skeleton_response, summaries_response
 from .neuron_schemas import (
     GraphQuery,
     RootPath,
@@ -31,20 +32,29 @@ from .neuron_schemas import (
 )
 from .root_reads import Found, RootReads
 from .schemas import NEURONS, AttributesQuery, DatasetPath, MissingQuery, is_true
+from .version_reads import VersionReads
 
 
 def register_neurons(
-    app: OpenAPI, settings: Settings, datasets: Datasets, missing: MissingIds, waits: Limiter
+    app: OpenAPI,
+    settings: Settings,
+    datasets: Datasets,
+    missing: MissingIds,
+    waits: Limiter,
+    versions: VersionReads,
 ) -> None:
     """Register the routes of roots."""
     api = APIBlueprint("neurons", __name__, url_prefix=settings.api_prefix, abp_tags=[NEURONS])
     reads = RootReads(settings, missing, waits, len(datasets.all()))
-    _summary_routes(api, settings, datasets, reads)
+    _summary_routes(api, settings, datasets, reads, versions)
     _root_routes(api, datasets, reads)
+    _skeleton_route(api, datasets, reads)
     app.register_api(api)
 
 
-def _summary_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, reads: RootReads) -> None:
+def _summary_routes(
+    api: APIBlueprint, settings: Settings, datasets: Datasets, reads: RootReads, versions: VersionReads
+) -> None:
     @api.post(
         "/table/<dataset>/roots/summary",
         summary="Summaries of many roots",
@@ -68,8 +78,16 @@ def _summary_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, r
 
     def answer(served: Served, query: SummaryQuery, roots: Ids) -> Response:
         mimetype = accepted(request.headers.get("Accept"), FORMS)
+        if query.version is not None:
+            with versions.of_version(
+                served,
+                query.version,
+                lambda reader, until: version_summaries(reader, roots, until),
+                ROOT_FIELD,
+            ) as found:
+                return summaries_response(served, found, None, query, mimetype)
 
-        def read(neurons: NeuronReader) -> Found:
+        def read(neurons: NeuronReader, _: Ids) -> Found:
             found = neurons.summaries(roots, with_graph=is_true(query.graph))
             histories = neurons.histories_of(found)
             return Found(found.missing, lambda: summaries_response(served, found, histories, query, mimetype))
@@ -89,8 +107,8 @@ def _root_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
         served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), FORMS)
         with_reasons = is_true(query.with_status) or mimetype != JSON
 
-        def read(neurons: NeuronReader) -> Found:
-            found = neurons.nodes(path.root_id, query.names, with_reasons)
+        def read(neurons: NeuronReader, ids: Ids) -> Found:
+            found = neurons.nodes(path.root_id, query.names, with_reasons, ids=ids)
             return Found(found.missing, lambda: features_response(served, found, query, mimetype))
 
         return reads.answer(served, query, read, path.root_id)
@@ -105,12 +123,14 @@ def _root_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
         """Return the L2 nodes of a root and the edges between them."""
         served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), (JSON, ARROW))
 
-        def read(neurons: NeuronReader) -> Found:
-            nodes, edges = neurons.edges(path.root_id)
+        def read(neurons: NeuronReader, ids: Ids) -> Found:
+            nodes, edges = neurons.edges(path.root_id, ids=ids)
             return Found(as_ids([]), lambda: graph_response(path.root_id, nodes, edges, query, mimetype))
 
         return reads.answer(served, MissingQuery(), read, path.root_id)
 
+
+def _skeleton_route(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> None:
     @api.get(
         "/table/<dataset>/root/<root_id>/skeleton",
         summary="Skeleton of a root",
@@ -121,9 +141,9 @@ def _root_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
         """Return the skeleton of a root's L2 graph, in nm. Missing nodes are published for computation."""
         served = datasets[path.dataset]
 
-        def read(neurons: NeuronReader) -> Found:
-            graph = neurons.graph(path.root_id)
+        def read(neurons: NeuronReader, ids: Ids) -> Found:
+            graph = neurons.graph(path.root_id, ids=ids)
             skeleton = skeletonize(graph, **query.parameters)
-            return Found(missing_nodes(graph), lambda: skeleton_response(served, skeleton, query))
+            return Found(graph.missing, lambda: skeleton_response(served, skeleton, query))
 
         return reads.answer(served, query, read, path.root_id)

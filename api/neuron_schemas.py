@@ -99,6 +99,20 @@ class SummaryQuery(RootQuery):
     """Parameters of summaries."""
 
     graph: str = Field("false", description="`true`, `yes` or `1`: also the measures of the L2 graph.")
+    version: str | None = Field(
+        None,
+        pattern="^(latest|[0-9]{1,6})$",
+        description="Answer from this version, or `latest`, instead of today's graph and table.",
+        json_schema_extra={"format": "version", "example": "latest"},
+    )
+
+    @model_validator(mode="after")
+    def check_graph(self) -> Self:
+        """Return the parameters as they are. Raises ApiError for measures that versions do not have."""
+        if self.version is not None and is_true(self.graph):
+            message = f"graph=true with version={self.version}: versions have no measures of the L2 graph"
+            raise ApiError(422, "invalid_parameter", message, field="graph")
+        return self
 
 
 class GraphQuery(Query):

@@ -1,4 +1,4 @@
-"""Routes for operators: health and metrics."""
+"""Routes for operators and clients of any data set: health, metrics, and where to get a token."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from l2features.core.futures import in_background
 
 from . import metrics
 from .answers import json_response
+from .auth import login_url
 from .config import Settings
 from .datasets import Datasets, Served
-from .schemas import NOT_READY, OPERATIONS, Health, plain_response
+from .errors import ApiError
+from .problems import errors
+from .schemas import NOT_READY, OPERATIONS, AuthInfo, Health, plain_response
 
 UNREACHABLE = "unreachable"
 MISCONFIGURED = "its entry in the data sets file is invalid: see the server's log"
@@ -35,7 +38,26 @@ def register_operations(app: OpenAPI, settings: Settings, datasets: Datasets) ->
         _health_routes(health, datasets, settings, "" if prefix else "root_")
         app.register_api(health)
         open_endpoints += [f"{health.name}.{view}" for view in ("live", "ready", "metrics_text")]
-    return frozenset(open_endpoints)
+    return frozenset({*open_endpoints, _auth_info_route(app)})
+
+
+def _auth_info_route(app: OpenAPI) -> str:
+    """Register what Neuroglancer requests of the origin of ``middleauth+https://…``; return its endpoint."""
+
+    @app.get(
+        "/auth_info",
+        tags=[OPERATIONS],
+        summary="Where to get a token",
+        operation_id="auth_info",
+        responses={200: AuthInfo, **errors(404)},
+    )
+    def auth_info() -> Response:
+        """Return the authentication service, as PyChunkedGraph does; 404 if no route needs a token."""
+        if (url := login_url()) is None:
+            raise ApiError(404, "no_authentication", "no route of this server needs a token")
+        return json_response(AuthInfo(login_url=url).model_dump())
+
+    return "auth_info"
 
 
 def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings, name: str) -> None:

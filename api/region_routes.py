@@ -22,11 +22,38 @@ from .neuron_schemas import BoundsQuery, ChunkPath, RegionQuery, region_response
 from .schemas import READS, DatasetPath, is_true
 
 
+class RegionReads:
+    """Reads regions beside other reads, so that a slow one delays only these."""
+
+    def __init__(self, settings: Settings, data_sets: int) -> None:
+        self.most = settings.max_ids
+        self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)
+        self.long = LongReads(self.limiter, settings.root_timeout_s)
+
+    def answer(
+        self,
+        served: Served,
+        query: RegionQuery,
+        field: str,
+        find: Callable[[RegionReader, LongRead], FoundNodes],
+    ) -> Response:
+        """Return the response to a read; ``field`` is the part of the request that names the region."""
+        mimetype = accepted(request.headers.get("Accept"), FORMS)
+        reader = RegionReader(served.store, served.entry, served.opened().reader.geometry, self.most)
+        with self.long.request(served.name) as read:
+            found = read.run(lambda: find(reader, read))
+            if found.count > self.most:
+                raise _too_many("nodes", field, found.count, self.most)
+            _check_complete(found, query)
+            g.ids = found.count
+            with self.limiter.ids(found.count):
+                return features_response(served, found.answer, query, mimetype)
+
+
 def register_regions(app: OpenAPI, settings: Settings, datasets: Datasets) -> None:
     """Register the routes of chunks and bounds."""
     api = APIBlueprint("regions", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
-    limiter = read_limiter(settings.max_root_requests, settings, len(datasets.all()))
-    reads = LongReads(limiter, settings.root_timeout_s)
+    reads = RegionReads(settings, len(datasets.all()))
 
     @api.get(
         "/table/<dataset>/chunk/<chunk>/nodes",
@@ -38,8 +65,8 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: Datasets) -> No
         """Return the features of all nodes of a chunk that have been computed, superseded ones too."""
         served = datasets[path.dataset]
         chunk = Chunk(*map(int, path.chunk.split("_")))
-        _check_in_grid(served.opened().reader.geometry, chunk)
-        return answer(served, query, "chunk", lambda reader, _: reader.chunk(chunk, query.names))
+        check_in_grid(served.opened().reader.geometry, chunk)
+        return reads.answer(served, query, "chunk", lambda reader, _: reader.chunk(chunk, query.names))
 
     @api.get(
         "/table/<dataset>/nodes",
@@ -54,26 +81,15 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: Datasets) -> No
         overlapped = len(box.chunks(served.opened().reader.geometry))
         if overlapped > settings.max_chunks:
             raise _too_many("chunks", "bounds", overlapped, settings.max_chunks)
-        return answer(served, query, "bounds", lambda reader, read: reader.box(box, query.names, read.until))
-
-    def answer(
-        served: Served, query: RegionQuery, field: str, find: Callable[[RegionReader, LongRead], FoundNodes]
-    ) -> Response:
-        mimetype = accepted(request.headers.get("Accept"), FORMS)
-        reader = RegionReader(served.store, served.entry, served.opened().reader.geometry, settings.max_ids)
-        with reads.request(served.name) as read:
-            found = read.run(lambda: find(reader, read))
-            if found.count > settings.max_ids:
-                raise _too_many("nodes", field, found.count, settings.max_ids)
-            _check_complete(found, query)
-            g.ids = found.count
-            with limiter.ids(found.count):
-                return features_response(served, found.answer, query, mimetype)
+        return reads.answer(
+            served, query, "bounds", lambda reader, read: reader.box(box, query.names, read.until)
+        )
 
     app.register_api(api)
 
 
-def _check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
+def check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
+    """Raise ApiError 404 for a chunk outside the grid."""
     if not geometry.in_grid([chunk])[0]:
         message = f"chunk {chunk} does not exist: expected coordinates below {Chunk(*geometry.grid)}"
         raise ApiError(404, "unknown_chunk", message, field="chunk", value="_".join(map(str, chunk)))

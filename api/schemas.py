@@ -20,6 +20,8 @@ from .errors import ApiError
 from .problems import errors
 
 READS, NEURONS, OPERATIONS = Tag(name="reads"), Tag(name="neurons"), Tag(name="operations")
+PICTURES = Tag(name="pictures", description="Layers for Neuroglancer.")
+VERSIONS = Tag(name="versions")
 EXAMPLE_ID = "144115188075855873"
 MISSPELLINGS = {
     "attributes": "attribute_names",
@@ -165,6 +167,10 @@ class TableInfo(BaseModel):
     provenance: dict[str, str] = Field(
         description="Data set, segmentation, graph, time of the ingest, and version of the software."
     )
+
+
+class AuthInfo(BaseModel):
+    login_url: str = Field(description="The authentication service; `/api/v1/authorize` below it logs in.")
 
 
 class Health(BaseModel):

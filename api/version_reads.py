@@ -1,0 +1,110 @@
+"""Reads of versions: their permits, deadline and errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from flask import g
+
+from l2features.core.errors import (
+    ConfigError,
+    DamagedVersion,
+    LookupTooLarge,
+    UnknownFormat,
+    VersionError,
+    VersionNotFound,
+)
+from l2features.versions.catalog import VersionSummary
+from l2features.versions.lookup import Found, VersionReader
+
+from . import metrics
+from .config import Settings
+from .datasets import Served
+from .errors import ApiError, log
+from .limiter import read_limiter
+from .long_reads import LongReads
+from .version_schemas import LATEST
+
+T = TypeVar("T")
+
+
+class VersionReads:
+    """Reads versions beside other reads, so that a slow bucket delays only these."""
+
+    def __init__(self, settings: Settings, data_sets: int) -> None:
+        self.settings = settings
+        self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)
+        self.long = LongReads(self.limiter, settings.root_timeout_s)
+
+    def summaries(self, served: Served) -> list[VersionSummary]:
+        """Return a summary of each version, none where there is none. Raises ApiError."""
+        with self.long.request(served.name) as long, self._errors(served, None):
+            catalog = served.catalog_or_none()
+            return [] if catalog is None else long.run(catalog.list)
+
+    @contextmanager
+    def of_version(
+        self,
+        served: Served,
+        version: str,
+        read: Callable[[VersionReader, float], tuple[T, int]],
+        field: str = "version",
+    ) -> Iterator[T]:
+        """Yield what is read of one version; its permit is held until the response is made.
+
+        ``read`` receives a deadline, and returns also how many row groups it read. Raises ApiError.
+        """
+        number = None if version == LATEST else int(version)
+        with self.long.request(served.name) as long:
+            begun = time.perf_counter()
+            with self._errors(served, number, field):
+                found, groups = long.run(
+                    lambda: served.catalog().use(number, lambda reader: read(reader, long.until))
+                )
+            metrics.VERSION_READS.labels(served.name).observe(time.perf_counter() - begun)
+            metrics.VERSION_GROUPS.labels(served.name).inc(groups)
+            yield found
+
+    @contextmanager
+    def holding(self, found: Found) -> Iterator[Any]:
+        """Yield the rows that were found, with permits for them."""
+        g.ids = len(found.table)
+        with self.limiter.ids(g.ids):
+            yield found.table
+
+    @contextmanager
+    def _errors(self, served: Served, number: int | None, field: str = "version") -> Iterator[None]:
+        """Turn the errors of versions into ApiError; none has the path of a folder."""
+        name, retry = served.name, self.settings.retry_after_s
+        shown = f"version {number}" if number is not None else "the newest version"
+        try:
+            yield
+        except VersionNotFound as error:
+            raise self._not_found(served, number) from error
+        except LookupTooLarge as error:
+            code = f"too_many_{error.what.replace(' ', '_')}"
+            raise ApiError(
+                413, code, str(error), field=field, value=error.count, limit=error.limit
+            ) from error
+        except DamagedVersion as error:
+            log.warning("version damaged", extra={"dataset": name, "error": str(error)})
+            code = "unknown_format" if isinstance(error.__cause__, UnknownFormat) else "version_damaged"
+            raise ApiError(503, code, f"{shown} cannot be read: {error}", retry_after=retry) from error
+        except VersionError as error:
+            log.warning("version error", extra={"dataset": name, "error": str(error)})
+            message = f"the versions of data set {name!r} cannot be read at the moment"
+            raise ApiError(503, "version_unavailable", message, retry_after=retry) from error
+        except ConfigError as error:  # of a column
+            raise ApiError(422, "unknown_column", str(error), field="columns") from error
+
+    def _not_found(self, served: Served, number: int | None) -> ApiError:
+        catalog = served.catalog_or_none()
+        if catalog is None or number is None:
+            message = f"data set {served.name!r} has no version"
+            return ApiError(404, "no_version", message, field="version")
+        listed = ", ".join(map(str, catalog.numbers())) or "none"
+        message = f"version {number} of data set {served.name!r} does not exist: expected one of {listed}"
+        return ApiError(404, "unknown_version", message, field="version", value=number)

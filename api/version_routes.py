@@ -1,0 +1,153 @@
+"""The routes of versions: the list, manifests and queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from flask import Response, request
+from flask_openapi3 import APIBlueprint, OpenAPI
+
+from l2features.query.answers import arrow_stream, parquet, with_metadata
+from l2features.versions.lookup import Found, VersionReader
+from l2features.versions.manifest import Manifest
+
+from .accept import accepted
+from .answers import ARROW, FORMS, JSON, body_response, json_response
+from .body import ROOT_FIELD
+from .config import Settings
+from .datasets import Datasets, Served
+from .schemas import VERSIONS, DatasetPath, is_true
+from .version_body import ROOTS, Wanted, wanted_rows
+from .version_reads import VersionReads
+from .version_schemas import (
+    FileInfo,
+    LayerInfo,
+    ManifestInfo,
+    VersionList,
+    VersionPath,
+    VersionQuery,
+    list_responses,
+    manifest_responses,
+    query_request,
+    query_responses,
+)
+
+ROWS_PER_PART = 5_000
+
+
+def register_versions(app: OpenAPI, settings: Settings, datasets: Datasets, reads: VersionReads) -> None:
+    """Register the routes of versions."""
+    api = APIBlueprint("versions", __name__, url_prefix=settings.api_prefix, abp_tags=[VERSIONS])
+    _description_routes(api, settings, datasets, reads)
+    _query_route(api, settings, datasets, reads)
+    app.register_api(api)
+
+
+def _description_routes(
+    api: APIBlueprint, settings: Settings, datasets: Datasets, reads: VersionReads
+) -> None:
+    @api.get(
+        "/table/<dataset>/versions",
+        summary="The versions of a data set",
+        operation_id="versions",
+        responses=list_responses(),
+    )
+    def versions(path: DatasetPath) -> Response:
+        """Return number, time, counts and size of each version, oldest first; an empty list for none."""
+        served = datasets[path.dataset]
+        accepted(request.headers.get("Accept"), (JSON,))
+        found = VersionList(dataset=served.name, versions=reads.summaries(served))
+        return json_response(found.model_dump(mode="json"))
+
+    @api.get(
+        "/table/<dataset>/versions/<version>",
+        summary="The manifest of a version",
+        operation_id="version",
+        responses=manifest_responses(),
+    )
+    def version(path: VersionPath) -> Response:
+        """Return the manifest: time, source, counts and files, each with its `url` if it has one."""
+        served = datasets[path.dataset]
+        accepted(request.headers.get("Accept"), (JSON,))
+        with reads.of_version(served, path.version, lambda reader, _: (reader.manifest, 0)) as manifest:
+            info = manifest_info(manifest, settings.public_folder(served.name))
+            return json_response(info.model_dump(mode="json"))
+
+
+def _query_route(api: APIBlueprint, settings: Settings, datasets: Datasets, reads: VersionReads) -> None:
+    @api.post(
+        "/table/<dataset>/versions/<version>/query",
+        summary="Rows of a version",
+        operation_id="version_query",
+        responses=query_responses(),
+        openapi_extensions={"requestBody": query_request(settings)},
+    )
+    def version_query(path: VersionPath, query: VersionQuery) -> Response:
+        """Return the nodes of roots, nodes by their ids, or summaries of roots, from a version."""
+        served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), FORMS)
+        wanted = wanted_rows(request, settings)
+
+        def read(reader: VersionReader, until: float) -> tuple[tuple[Found, Manifest], int]:
+            found = rows_of(reader, wanted, until)
+            return (found, reader.manifest), found.row_groups
+
+        with (
+            reads.of_version(served, path.version, read, wanted.field) as (found, manifest),
+            reads.holding(found) as table,
+        ):
+            return rows_response(served, table, manifest, query, mimetype)
+
+
+def rows_of(reader: VersionReader, wanted: Wanted, until: float) -> Found:
+    """Return the rows that a query asks for."""
+    if wanted.field != ROOT_FIELD:
+        return reader.nodes(wanted.ids, wanted.columns, wanted.limit, until)
+    if wanted.part == ROOTS:
+        return reader.roots(wanted.ids, wanted.columns, wanted.limit, until)
+    return reader.nodes_of(wanted.ids, wanted.columns, wanted.limit, until)
+
+
+def rows_response(
+    served: Served, table: Any, manifest: Manifest, query: VersionQuery, mimetype: str
+) -> Response:
+    """Return rows as JSON, Arrow or Parquet; the metadata of the last two name the version."""
+    if mimetype == JSON:
+        return body_response(_json_parts(table, manifest.number, is_true(query.int64_as_str)), JSON)
+    about = {
+        "dataset": served.name,
+        "version": str(manifest.number),
+        "timestamp": manifest.timestamp.isoformat(),
+        "software": manifest.software,
+    }
+    table = table.replace_schema_metadata(with_metadata(table.schema, about).metadata)
+    return body_response([arrow_stream(table) if mimetype == ARROW else parquet(table)], mimetype)
+
+
+def _json_parts(table: Any, version: int, as_str: bool) -> Iterator[bytes]:
+    """Yield ``{"version": …, "rows": […]}`` in parts."""
+    yield b'{"version":%d,"rows":[' % version
+    for first in range(0, len(table), ROWS_PER_PART):
+        part = table.slice(first, ROWS_PER_PART)
+        if as_str:
+            texts = [pa.string() if pa.types.is_integer(kind) else kind for kind in part.schema.types]
+            part = part.cast(pa.schema(list(zip(part.column_names, texts, strict=True))))
+        yield (b"," if first else b"") + orjson.dumps(part.to_pylist())[1:-1]
+    yield b"]}\n"
+
+
+def manifest_info(manifest: Manifest, folder: str | None) -> ManifestInfo:
+    """Return a manifest whose files have URLs below that of a folder, if there is one."""
+    layers = [
+        LayerInfo(
+            version=layer.version,
+            files=tuple(
+                FileInfo(**dict(file), url=None if folder is None else f"{folder}/{file.path}")
+                for file in layer.files
+            ),
+        )
+        for layer in manifest.layers
+    ]
+    return ManifestInfo(**{**dict(manifest), "layers": tuple(layers)})
