@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 from cloudvolume import CloudVolume
+from google.cloud.bigtable_v2.types import MutateRowsRequest, MutateRowsResponse
 
 from benchmarks.servers import make_features
+from l2features.config.datasets import emulator_address
 from l2features.core.geometry import Geometry
 from l2features.core.ids import IdLayout, Ids, as_ids
+from l2features.graph.bigtable import parse_graph_url
+from l2features.local.emulator_programs import BIGTABLE
 from l2features.local.sample.graph_cells import (
     CHILDREN,
     Cell,
@@ -36,6 +42,12 @@ GEOMETRY = Geometry(
 )
 TIME_MS = 1_767_225_600_000
 """When all nodes were made: 2026-01-01."""
+_Request, _Response = MutateRowsRequest.pb(), MutateRowsResponse.pb()
+_Entry = MutateRowsRequest.Entry.pb()
+ROWS = 5_000
+"""Rows of one request."""
+NODES = 50_000
+"""Nodes whose cells are made at a time."""
 BRANCHING, LOOPS = 0.01, 0.14
 """Share of the nodes that begin a branch, and of additional edges; as in pcg_skel's test neuron."""
 
@@ -49,27 +61,58 @@ class Neuron:
     edges: npt.NDArray[np.int64]
 
 
-def make_neurons(url: str, watershed: str, sizes: Sequence[int]) -> list[Neuron]:
+def make_neurons(url: str, watershed: str, sizes: Sequence[int], scattered: bool = False) -> list[Neuron]:
     """Write a graph with one neuron per size, a number of nodes; returns the neurons in that order.
 
-    ``watershed`` is the layer of the segmentation, of which there is only the info.
+    ``watershed`` is the layer of the segmentation, of which there is only the info. Neurons begin in the
+    chunk at the centre, or ``scattered`` all over the grid.
     """
     random = np.random.default_rng(0)
     taken: Counter[int] = Counter()
-    neurons = []
+    neurons: list[Neuron] = []
     with closing(SampleTable(url)) as table:
         table.create()
         name = url.rsplit("/", 1)[-1]
         table.set(b"meta", b"meta", graph_meta(GEOMETRY, name, n_layers(GEOMETRY), watershed))
+        batch: list[Neuron] = []
         for size in sizes:
-            chunks, edges = _tree(random, size)
+            start = random.integers(0, GRID) if scattered else np.array(GRID) // 2
+            chunks, edges = _tree(random, size, start)
             chunk_ids = GEOMETRY.layout.chunk_id_array(chunks)
             ids = as_ids([_next(taken, chunk_id) for chunk_id in chunk_ids.tolist()])
             order = np.argsort(ids)
-            neuron = Neuron(0, ids[order], np.argsort(order)[edges])
-            table.put(_cells(neuron, taken))
-            neurons.append(neuron)
-    return neurons
+            batch.append(Neuron(0, ids[order], np.argsort(order)[edges]))
+            if sum(len(neuron.l2_ids) for neuron in batch) >= NODES:
+                put_cells(url, _cells(batch, taken))
+                neurons += batch
+                batch = []
+        put_cells(url, _cells(batch, taken))
+    return neurons + batch
+
+
+def put_cells(url: str, cells: Iterable[Cell]) -> None:
+    """Write cells into a table of the emulator, in a quarter of the time that `SampleTable.put` takes."""
+    project, instance, name = parse_graph_url(url)
+    entries: dict[bytes, Any] = {}
+    for node, column, value, ms, family, prefix in cells:
+        key = prefix + b"%020d" % node
+        entry = entries.get(key)
+        if entry is None:
+            entry = entries[key] = _Entry(row_key=key)
+        cell = entry.mutations.add().set_cell
+        cell.family_name, cell.column_qualifier = family, column.encode()
+        cell.value, cell.timestamp_micros = value, 1000 * ms
+    with grpc.insecure_channel(emulator_address(BIGTABLE.variable)) as channel:
+        mutate = channel.unary_stream(
+            "/google.bigtable.v2.Bigtable/MutateRows",
+            request_serializer=_Request.SerializeToString,
+            response_deserializer=_Response.FromString,
+        )
+        rows, path = list(entries.values()), f"projects/{project}/instances/{instance}/tables/{name}"
+        for first in range(0, len(rows), ROWS):
+            request = _Request(table_name=path, entries=rows[first : first + ROWS])
+            codes = [entry.status.code for answer in mutate(request) for entry in answer.entries]
+            assert codes == [0] * len(request.entries), f"{url}: rows were not written: {codes}"
 
 
 def write_info(watershed: str) -> None:
@@ -95,7 +138,9 @@ def features_of(neurons: Sequence[Neuron]) -> np.ndarray:
     return features
 
 
-def _tree(random: np.random.Generator, size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _tree(
+    random: np.random.Generator, size: int, start: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Grow a branching walk through neighbouring chunks; returns chunks (size, 3) and edges (m, 2)."""
     steps = np.concatenate([np.eye(3, dtype=np.int64), -np.eye(3, dtype=np.int64)])[
         random.integers(0, 6, size)
@@ -103,7 +148,7 @@ def _tree(random: np.random.Generator, size: int) -> tuple[npt.NDArray[np.int64]
     branches = random.random(size) < BRANCHING
     places = random.random(size)
     chunks = np.empty((size, 3), dtype=np.int64)
-    chunks[0] = np.array(GRID) // 2
+    chunks[0] = start
     parents = np.arange(-1, size - 1)
     for i in range(1, size):
         if branches[i]:
@@ -123,25 +168,36 @@ def _next(taken: Counter[int], chunk_id: int) -> int:
     return chunk_id + taken[chunk_id]
 
 
-def _cells(neuron: Neuron, taken: Counter[int]) -> Iterator[Cell]:
-    """Yield a neuron's cells, and set its root; each L2 node has one supervoxel of the same number."""
-    layout, ids = GEOMETRY.layout, neuron.l2_ids
-    chunk_ids = layout.chunk_ids(ids)
-    bases = layout.chunk_id_array(layout.chunk_coordinates(ids), 1)
-    supervoxels = bases + (ids - chunk_ids)
+def _cells(neurons: Sequence[Neuron], taken: Counter[int]) -> Iterator[Cell]:
+    """Yield the cells of neurons, and set their roots; each L2 node has one supervoxel of the same number."""
+    ids = np.concatenate([as_ids([]), *(neuron.l2_ids for neuron in neurons)])
+    supervoxels = supervoxels_of(ids)
     for node, supervoxel in zip(ids.tolist(), supervoxels.tolist(), strict=True):
         cells = node_cells(node, as_ids([supervoxel]), TIME_MS)
         yield next(cell for cell in cells if cell.column == CHILDREN)
-    pairs = supervoxels[neuron.edges]
+    starts = np.cumsum([0, *(len(neuron.l2_ids) for neuron in neurons)])
+    joined = [neuron.edges + start for neuron, start in zip(neurons, starts[:-1], strict=True)]
+    edges = np.concatenate([np.empty((0, 2), dtype=np.int64), *joined])
+    pairs, ends = supervoxels[edges], ids[edges]
     layers = cross_layers(GEOMETRY, pairs)
-    ends = ids[neuron.edges]
     both = np.concatenate([pairs, pairs[:, ::-1]])
     yield from cross_edge_cells(ends.T.ravel(), both, np.tile(layers, 2), TIME_MS)
 
     def name(chunk_id: int, _children: Ids) -> int:
         taken[chunk_id] += 1
-        neuron.root = node_id(chunk_id, taken[chunk_id], n_layers(GEOMETRY))
-        return neuron.root
+        return node_id(chunk_id, taken[chunk_id], n_layers(GEOMETRY))
 
-    for parent, below in parents_above(GEOMETRY, ids, ends, layers, name):
+    above: dict[int, int] = {}
+    for parent, below in parents_above(GEOMETRY, np.sort(ids), ends, layers, name):
+        above |= dict.fromkeys(below.tolist(), parent)
         yield from node_cells(parent, below, TIME_MS)
+    for neuron in neurons:
+        neuron.root = int(neuron.l2_ids[0])
+        while neuron.root in above:
+            neuron.root = above[neuron.root]
+
+
+def supervoxels_of(ids: Ids) -> Ids:
+    """Return the supervoxel of each L2 node as `make_neurons` writes it, shape (n,)."""
+    layout = GEOMETRY.layout
+    return layout.chunk_id_array(layout.chunk_coordinates(ids), 1) + (ids - layout.chunk_ids(ids))

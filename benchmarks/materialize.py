@@ -1,0 +1,302 @@
+"""Time versions beside a loop over all roots by caveclient, on the same emulator.
+
+Today: for each root, caveclient asks a graph server for its L2 ids and a straightforward server of features
+(benchmarks/plain_server.py) for their rows; measured on a sample of the roots, and multiplied.
+Ours: `python -m beam_jobs.materialize`, fresh, and as a renewal after some roots were split.
+Reads are the bytes that pass from the emulator to the job; they are counted in runs of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.neurons import DATASET, GRAPH, todays_client
+from benchmarks.servers import INSTANCE, PROJECT, ROOT, TABLE, Server
+from benchmarks.synthetic_neurons import GEOMETRY, TIME_MS, Neuron, features_of, make_neurons, write_info
+from benchmarks.synthetic_splits import split_neurons
+from l2features.config.datasets import environment
+from l2features.core.ids import Ids
+from l2features.core.times import iso_text
+from l2features.local.emulator_programs import BIGTABLE
+from l2features.store.base import Meta, open_store
+from l2features.testing.bars import Bar, begin, print_bars
+from l2features.testing.emulators import Emulator
+
+EPILOG = """
+examples:
+  python benchmarks/materialize.py
+  python benchmarks/materialize.py --roots 2000 --giant 0 --no-check
+"""
+GIANT = "giant"
+STORE = f"bigtable://{PROJECT}/{INSTANCE}"
+NODES_PER_ROOT = 50
+MADE = datetime.fromtimestamp(TIME_MS / 1000, UTC)
+EDITED = MADE + timedelta(days=1)
+BEFORE, AFTER = MADE + timedelta(hours=12), MADE + timedelta(days=30)
+"""Times of the versions: before and after the edits."""
+
+
+@dataclass
+class Run:
+    """One run of the job: seconds, core-seconds, and the largest memory of one of its processes in MB."""
+
+    seconds: float
+    core_seconds: float
+    memory_mb: float
+    read_mb: float = 0.0
+
+
+@dataclass
+class Bench:
+    """The running emulator, and the folder of everything else."""
+
+    folder: Path
+    host: str
+    options: argparse.Namespace
+
+    def materialize(self, dataset: str, output: str, time_: datetime, *more: str, host: str = "") -> Run:
+        """Run the job as users do. Raises RuntimeError where it fails."""
+        command = [sys.executable, "-m", "beam_jobs.materialize", f"--dataset={dataset}"]
+        command += [f"--config={self.config}", f"--timestamp={iso_text(time_, 'milliseconds')}"]
+        command += [f"--output={self.folder / output}", f"--workers={self.options.workers}", *more]
+        variables = environment(**{BIGTABLE.variable: host or self.host})
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        log = self.folder / "job.log"
+        with log.open("wb") as file, MemoryPeak() as peak:
+            process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=file, stderr=file)
+            peak.follow(process.pid)
+            if process.wait() != 0:
+                raise RuntimeError(f"the job failed:\n{log.read_text()[-3000:]}")
+        seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cores = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return Run(seconds, cores, peak.mb)
+
+    def reads(self, dataset: str, output: str, time_: datetime, *more: str) -> float:
+        """Run the job through a proxy; returns the MB that it read."""
+        with counting_proxy(self.host) as (host, counted):
+            self.materialize(dataset, output, time_, *more, host=host)
+        return counted() / 1e6
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "datasets.yml"
+
+
+class MemoryPeak:
+    """The largest proportional memory of one process below another, looked at every half second."""
+
+    def __enter__(self) -> MemoryPeak:
+        self.mb, self._done = 0.0, threading.Event()
+        return self
+
+    def follow(self, pid: int) -> None:
+        self._thread = threading.Thread(target=self._look, args=(pid,), daemon=True)
+        self._thread.start()
+
+    def _look(self, pid: int) -> None:
+        import psutil
+
+        while not self._done.wait(0.5):
+            try:
+                parent = psutil.Process(pid)
+                for process in (parent, *parent.children(recursive=True)):
+                    self.mb = max(self.mb, process.memory_full_info().pss / 1e6)
+            except psutil.Error:
+                continue
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    console = begin()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder, ExitStack() as running:
+        bench, neurons = start(Path(folder), options, running, console)
+        passed = print_bars(console, measure(bench, neurons, running, console))
+    return 0 if passed or options.no_check else 1
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--roots", type=int, default=20_000, help="roots of 50 nodes; default 20,000")
+    parser.add_argument("--giant", type=int, default=1_000_000, help="nodes of one large root; 0: none")
+    parser.add_argument("--sample", type=int, default=200, help="roots of today's loop; default 200")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the job")
+    parser.add_argument("--folder", type=Path, help="where to write the versions; default: a temporary one")
+    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a bar is missed")
+    return parser.parse_args(arguments)
+
+
+def start(
+    folder: Path, options: argparse.Namespace, running: ExitStack, console: Console
+) -> tuple[Bench, list[Neuron]]:
+    """Start the emulator, and write the graphs and their features."""
+    emulator = Emulator()
+    running.callback(emulator.stop)
+    os.environ[BIGTABLE.variable] = emulator.host
+    layer = f"precomputed://file://{folder}/ws"
+    write_info(layer)
+    entries = {}
+    made: dict[str, list[Neuron]] = {}
+    for name, dataset, sizes in (
+        (GRAPH, DATASET, [NODES_PER_ROOT] * options.roots),
+        (GIANT, GIANT, [options.giant] if options.giant else []),
+    ):
+        made[name] = make_neurons(f"{STORE}/{name}", layer, sizes, scattered=True)
+        table = TABLE if name == GRAPH else f"{TABLE}_{name}"
+        with closing(open_store(STORE, table)) as store:
+            store.create(Meta(name, layer, "2026-01-01 00:00:00", GEOMETRY))
+            if made[name]:
+                store.write(features_of(made[name]))
+        entries[dataset] = {"cv_path": layer, "l2cache_id": table, "store": STORE, "graph": f"{STORE}/{name}"}
+        console.print(f"{name}: {sum(sizes):,} nodes of {len(sizes):,} roots written")
+    bench = Bench(folder, emulator.host, options)
+    bench.config.write_text(json.dumps(entries))
+    return bench, made[GRAPH]
+
+
+def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Console) -> list[Bar]:
+    """Return the figures and their bars."""
+    nodes = sum(len(neuron.l2_ids) for neuron in neurons)
+    today = todays_seconds(bench, neurons, running)
+    fresh = bench.materialize(DATASET, "versions", BEFORE)
+    fresh.read_mb = bench.reads(DATASET, "counted", BEFORE)
+    described(console, "fresh", fresh, nodes)
+    empty = bench.materialize(DATASET, "part", BEFORE, "--chunks=0:1,0:1,0:1")
+    edit(neurons[: len(neurons) // 100])
+    renewal = bench.materialize(DATASET, "versions", AFTER, "--base=1")
+    renewal.read_mb = bench.reads(DATASET, "counted", AFTER, "--base=1")
+    described(console, "renewal after 1 % of the roots were split", renewal, nodes)
+    work = max(0.01, renewal.seconds - empty.seconds), fresh.seconds - empty.seconds
+    console.print(f"start-up, by a version of one chunk: {empty.seconds:.1f} s")
+    bars = [
+        Bar("fresh: today's loop ÷ ours", today * nodes / fresh.seconds, 20),
+        Bar("renewal's reads ÷ fresh", 100 * renewal.read_mb / fresh.read_mb, 5, most=True, unit="%"),
+        Bar("renewal's time ÷ fresh, without start-up", 100 * work[0] / work[1], 10, most=True, unit="%"),
+        Bar("fresh: memory of the largest process", fresh.memory_mb, None, unit="MB"),
+    ]
+    if bench.options.giant:
+        giant = bench.materialize(GIANT, "giant", BEFORE)
+        described(console, "fresh, one large root", giant, bench.options.giant)
+        bars.append(Bar("one large root: memory of the largest process", giant.memory_mb, None, unit="MB"))
+    return bars
+
+
+def described(console: Console, name: str, run: Run, nodes: int) -> None:
+    """Print a run."""
+    read = f", {run.read_mb:,.1f} MB read" if run.read_mb else ""
+    console.print(
+        f"{name}: {run.seconds:.1f} s, {run.core_seconds:.1f} core-seconds, "
+        f"{nodes / run.core_seconds:,.0f} nodes a core-second{read}"
+    )
+
+
+def todays_seconds(bench: Bench, neurons: Sequence[Neuron], running: ExitStack) -> float:
+    """Return the seconds that today's loop takes for a node."""
+    geometry = bench.folder / "geometry.json"
+    geometry.write_text(GEOMETRY.to_json())
+    threads = ["--worker-class=gthread", "--keep-alive=75", "--workers=1", "--threads=8"]
+    plain = f"benchmarks.plain_server:create_app('{PROJECT}', '{INSTANCE}', '{TABLE}', '{geometry}')"
+    variables = {
+        BIGTABLE.variable: bench.host,
+        "GRAPH_L2CACHE_CONFIG_PATH": str(bench.config),
+        "AUTH_DISABLED": "true",
+    }
+    with ExitStack() as servers:
+        started = []
+        for name, given in (("features", plain), ("graph", "api.cave:create_app()")):
+            server = Server(name, [*threads, given], variables, bench.folder / f"{name}.log")
+            servers.callback(server.stop)
+            started.append(server)
+        client: Any = todays_client(started[1], started[0])
+        step = max(1, len(neurons) // bench.options.sample)
+        sample = neurons[::step][: bench.options.sample]
+        rows(client, sample[0])
+        start = time.perf_counter()
+        counts = [rows(client, neuron) for neuron in sample]
+        seconds = time.perf_counter() - start
+    assert counts == [len(neuron.l2_ids) for neuron in sample]
+    return seconds / sum(counts)
+
+
+def rows(client: Any, neuron: Neuron) -> int:
+    """Return the number of rows of a root that today's clients receive."""
+    ids = client.chunkedgraph.get_leaves(neuron.root, stop_layer=2)
+    return len(client.l2cache.get_l2data(ids.tolist()))
+
+
+def edit(neurons: Sequence[Neuron]) -> Ids:
+    """Split these neurons, and write the features of the new nodes."""
+    made = split_neurons(f"{STORE}/{GRAPH}", neurons, int(EDITED.timestamp() * 1000))
+    features = features_of(neurons)[: len(made)]
+    features["label"] = np.sort(made)
+    with closing(open_store(STORE, TABLE)) as store:
+        store.write(features)
+    return made
+
+
+@contextmanager
+def counting_proxy(host: str) -> Iterator[tuple[str, Any]]:
+    """Pass connections on to an address; yield another address, and what returns the bytes sent back."""
+    target = host.rsplit(":", 1)
+    server = socket.create_server(("127.0.0.1", 0))
+    counts: list[int] = []
+
+    def copy(source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with source, sink:
+            while piece := _received(source):
+                if counted:
+                    counts.append(len(piece))
+                try:
+                    sink.sendall(piece)
+                except OSError:
+                    return
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = server.accept()
+            except OSError:
+                return
+            upstream = socket.create_connection((target[0], int(target[1])))
+            for pair in ((client, upstream, False), (upstream, client, True)):
+                threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with server:
+        yield f"127.0.0.1:{server.getsockname()[1]}", lambda: sum(counts)
+
+
+def _received(source: socket.socket) -> bytes:
+    try:
+        return source.recv(1 << 16)
+    except OSError:
+        return b""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
