@@ -57,10 +57,21 @@ SLOW = (
 """Files of tests that take long, the longest first."""
 STARTED = {"emulator", "pubsub", "recordings"}
 """Fixtures that start processes."""
+COMPILE = (
+    "from l2features import kernel; kernel.warm_up()",
+    "from l2features.store.bigtable import decoded; decoded.warm_up()",
+)
+"""Each compiles one package: processes that compile the same functions at once spoil the cache."""
+JAVA_OPTS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+"""The Pub/Sub emulator lives for minutes: compiling it well takes more than it saves."""
+COMPILING: list[subprocess.Popen[bytes]] = []
 RECORDED = ("graph_{}.json.gz", "watershed_{}.npz")
 __all__ = ["bigtable_store", "new_store", "store", "store_url"]
 pytest.register_assert_rewrite(
-    *(f"l2features.testing.{suite}" for suite in ("store_suite", "chunk_log_suite", "root_suite"))
+    *(
+        f"l2features.testing.{suite}"
+        for suite in ("store_suite", "chunk_log_suite", "root_suite", "graph_history")
+    )
 )
 
 
@@ -79,9 +90,24 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Compile kernels and modules once, not in each of the many processes that the tests start."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("JAVA_OPTS", JAVA_OPTS)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
-        code = "from l2features import kernel; from l2features.store.bigtable import decoded"
-        subprocess.run([sys.executable, "-c", f"{code}; kernel.warm_up(); decoded.warm_up()"], check=True)
+        COMPILING.extend(subprocess.Popen([sys.executable, "-c", code]) for code in COMPILE)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished() -> None:
+    """Wait until all is compiled: workers collect meanwhile, and start no test before this returns."""
+    for process in COMPILING:
+        if process.wait():
+            raise subprocess.CalledProcessError(process.returncode, process.args)
+
+
+def pytest_unconfigure() -> None:
+    """End the compilation where no worker got as far as a test."""
+    for process in COMPILING:
+        process.kill()
+        process.wait()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

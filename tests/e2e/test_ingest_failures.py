@@ -18,6 +18,7 @@ from l2features.store.base import DONE, FAILED
 from l2features.testing.emulators import Emulator
 from l2features.testing.stores import STORE_URL
 from tests.support.ingest_jobs import (
+    N_CHUNKS,
     N_MANY,
     done_chunks,
     open_sample,
@@ -161,17 +162,15 @@ def test_an_emulator_that_comes_back_empty_is_an_error(tmp_path: Path, many_chun
         emulator.stop()
 
 
-def test_kill_9_of_a_worker_that_keeps_no_records(
-    tmp_path: Path, many_chunks: Path, emulator: Emulator
-) -> None:
-    config = dataset_file(tmp_path, many_chunks, store=STORE_URL, l2cache_id="l2_bigtableio_dies")
+def test_kill_9_of_a_worker_that_keeps_no_records(tmp_path: Path, sample: Path, emulator: Emulator) -> None:
+    config = dataset_file(tmp_path, sample, store=STORE_URL, l2cache_id="l2_bigtableio_dies")
     job = start(config, "--create", "--sink", "bigtableio", "--workers", "1")
     wait_until(lambda: len(workers_of(job)) == 1)
     workers_of(job)[0].kill()
     out, err = job.communicate(timeout=120)
     assert job.returncode == 0, err
     assert "a worker died (SIGKILL)" in err
-    assert f"{N_MANY} of {N_MANY} chunks done" in out
+    assert f"{N_CHUNKS} of {N_CHUNKS} chunks done" in out
 
 
 def test_a_locked_store_is_an_error_and_not_a_hang(

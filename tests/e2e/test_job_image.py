@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.dataflow_launch import FLAGS
+from tests.support.dataflow_launch import FLAGS, NO_FREEZE
 from tests.support.dockerfile import (
+    SITE,
     Step,
     below,
     build,
@@ -31,6 +32,11 @@ DOCKERFILE = "templates/Dockerfile"
 OPTIONS = {
     "ingest": ["--dataset=sample", "--recompute=true"],
     "audit": ["--dataset=sample"],
+    "materialize": [
+        "--dataset=sample",
+        "--timestamp=2026-11-21T00:27:44Z",
+        "--output={folder}/versions",
+    ],
     "update": [
         "--subscriptions=projects/my-project/subscriptions/edits",
         "--dead_letters=projects/my-project/topics/dead",
@@ -51,19 +57,28 @@ def targets() -> dict[str, list[Step]]:
     return stages(read_steps(DOCKERFILE))
 
 
+@pytest.fixture(scope="module")
+def root(targets: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of the stage that all jobs share: its COPY lines are followed, and the packages built."""
+    root = tmp_path_factory.mktemp("image")
+    follow_copies(DOCKERFILE, targets["jobs"], root)
+    assert {path.name for path in build(root).iterdir()} == {"l2features", "beam_jobs"}
+    return root
+
+
 @pytest.mark.parametrize("job", OPTIONS)
 def test_an_image_launches_its_job(
-    targets: dict[str, list[Step]], job: str, undisturbed: Path, tmp_path: Path
+    targets: dict[str, list[Step]], root: Path, job: str, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Its COPY lines are followed, the packages built from these files alone, its own commands run."""
-    steps = targets[job]
-    follow_copies(DOCKERFILE, steps, tmp_path)
-    site = build(tmp_path)
-    assert {path.name for path in site.iterdir()} == {"l2features", "beam_jobs"}
-    variables = {name: below(value, tmp_path) for name, value in environment(steps).items()}
+    """The other COPY lines are followed, and its own commands run with the packages of these files alone."""
+    steps, site = targets[job], root / SITE.strip("/")
+    assert steps[: len(targets["jobs"])] == targets["jobs"]
+    follow_copies(DOCKERFILE, steps[len(targets["jobs"]) :], root)
+    variables = {name: below(value, root) for name, value in environment(steps).items()}
     inside = {**os.environ, **variables, "PYTHONPATH": str(site)}
     launcher = [sys.executable, "-c", LAUNCHER, str(site), variables["FLEX_TEMPLATE_PYTHON_PY_FILE"]]
-    flags = [f"--config={undisturbed}", *OPTIONS[job], *FLAGS, "--dry_run=True"]
+    options = [option.format(folder=tmp_path) for option in OPTIONS[job]]
+    flags = [f"--config={undisturbed}", *options, *FLAGS, NO_FREEZE, "--dry_run=True"]
     ran = subprocess.run(
         [*launcher, *flags], cwd=tmp_path, env=inside, capture_output=True, text=True, check=False
     )
@@ -113,6 +128,7 @@ def test_who_runs_in_an_image(targets: dict[str, list[Step]]) -> None:
 def test_the_lock_holds_every_library_that_the_jobs_need() -> None:
     code = (
         "import beam_jobs.ingest, beam_jobs.audit, beam_jobs.update, beam_jobs.update_dataflow\n"
+        "import beam_jobs.materialize, beam_jobs.materialize_pipeline\n"
         "import l2features.store.bigtable.bigtable_store, l2features.volume\n"
         "import l2features.ingest.node_features\n"
     )

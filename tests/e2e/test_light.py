@@ -84,7 +84,7 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Light:
     python = place / "bin" / "python"
     pip(f"--python={python}", "install", str(clone))
     size = sum(path.stat().st_size for path in site_packages(place).rglob("*") if path.is_file())
-    pip(f"--python={python}", "install", "pandas")
+    pip(f"--python={python}", "install", "--no-compile", "pandas")
     (folder / "empty").mkdir()
     return Light(python, clone, size, folder / "empty")
 
@@ -181,7 +181,7 @@ def test_other_commands_name_the_extra(
 def test_with_the_extra_bigtable_rows_are_those_of_the_compiled_decoder(
     light: Light, undisturbed: Path, emulator: Emulator, segment: Segment, tmp_path: Path
 ) -> None:
-    pip(f"--python={light.python}", "install", f"{light.clone}[bigtable]")
+    pip(f"--python={light.python}", "install", "--no-compile", f"{light.clone}[bigtable]")
     assert light.run("python", "-c", ABSENT, "google", "numba").stdout.split() == ["google"]
     config, ids = copied_to_bigtable(undisturbed, tmp_path)
     arguments = (str(config), "sample", str(segment.root_id), *map(str, ids.tolist()))

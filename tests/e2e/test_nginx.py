@@ -247,7 +247,8 @@ def test_a_rolling_restart_fails_no_read(pair: Pair, nginx: Nginx) -> None:
         drain(pair, number)
         assert pair.servers[number].stop() == 0
         clients.wait_for(50)
-        pair.servers[number] = pair.start(number, pair.servers[number].port)
+        with clients.paced():
+            pair.servers[number] = pair.start(number, pair.servers[number].port)
         assert requests.get(f"{pair.servers[number].url}/ready", timeout=20).status_code == 200
     clients.wait_for(50)
     clients.end()

@@ -319,7 +319,7 @@ def test_all_routes_but_the_open_ones_need_a_token(tmp_path: Path, monkeypatch: 
         answer = app.test_client().open(url, method=method, headers={"X-Requested-With": "x"})
         (asked if answer.status_code == 401 else open_).add(url)
     health = {"/live", "/ready", "/metrics"}
-    assert open_ == {*health, *(API + path for path in health), "/l2cache/", "/l2cache/index"}
+    assert open_ == {*health, "/auth_info", *(API + path for path in health), "/l2cache/", "/l2cache/index"}
     below = {"/", "/index", "/attribute_metadata", "/table_mapping", "/openapi.json", "/table/nope"}
     assert {API + path for path in {*below, "/docs/", "/table/nope/attributes"}} <= asked
 
@@ -332,6 +332,24 @@ def test_a_table_of_another_data_set_is_refused(server: Client, auth: AuthServer
     assert server.ask(f"{API}/table/foreign", VIEWER).status_code == 403
     auth.tables["elsewhere"] = DATASET
     assert server.ask(f"{API}/table/elsewhere", VIEWER).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "nodes/", "nodes/info", "axes/by_id/5", "nodes/rel_root/5", "nodes/chunks/0_0_0", "skeletons/5"],
+)
+def test_pictures_are_refused_as_features_are(path: str, server: Client) -> None:
+    picture = f"{API}/table/fixture_v2/precomputed/{path}"
+    for token in (None, NOBODY, WITHOUT_TERMS, "unknown-one"):
+        features, answer = server.ask(token=token), server.ask(picture, token)
+        assert answer.status_code == features.status_code in (401, 403)
+        assert answer.json() == features.json()
+    assert server.ask(picture, VIEWER).status_code in (200, 404, 503)
+
+
+def test_viewers_ask_where_to_get_a_token(server: Client, auth: AuthServer) -> None:
+    answer = server.send("GET", "/auth_info", {"Origin": "https://viewer.example.org"}, None)
+    assert answer.json() == {"login_url": f"https://localhost:{auth.port}/sticky_auth"}
 
 
 def test_no_token_is_logged(server: Client, patient: Client) -> None:

@@ -19,6 +19,7 @@ from tests.support.audit_job import (
     at_t0,  # noqa: F401 (fixtures)
     run_audit,
 )
+from tests.support.dataflow_launch import NO_FREEZE
 from tests.support.ingest_jobs import open_sample
 from tests.support.jobs import ROOT, Recordings, all_rows, dataset_file, run_ingest
 from tests.support.recordings import check_values, valid_at_t0
@@ -177,6 +178,7 @@ def test_dataflow_is_given_the_whole_job(undisturbed: Path, capfd: pytest.Captur
         "--project=my-project",
         "--region=us-east1",
         "--temp_location=gs://bucket/temp",
+        NO_FREEZE,
     ]
     done = run_audit(undisturbed, "--runner=DataflowRunner", *flags)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -142,6 +142,16 @@ def test_roots_at_three_times(server: GraphServer, recorded: dict[str, Any]) -> 
         assert from_bytes(found).tolist() == list(roots.values())
 
 
+def test_changed_roots_between_three_times(server: GraphServer, recorded: dict[str, Any]) -> None:
+    """A root that was both made and retired is in both lists; one that was replaced twice, twice."""
+    for window in recorded["delta_roots"]:
+        times = {f"timestamp_{name}": window[f"{name}_ms"] / 1000 for name in ("past", "future")}
+        found = get(server, "/delta_roots", **times)
+        assert {name: sorted(roots) for name, roots in found.items()} == {
+            name: sorted(window[name]) for name in ("old_roots", "new_roots")
+        }
+
+
 def test_supervoxels_and_layers_between(server: GraphServer, recorded: dict[str, Any]) -> None:
     root = max(recorded["roots"], key=lambda root: len(recorded["roots"][root]["l2_ids"]))
     children = get(server, f"/node/{root}/children")["children_ids"]
@@ -192,15 +202,15 @@ def test_a_compressed_body(server: GraphServer) -> None:
         (f"{ROUTE}/roots?timestamp=253402300799.9", b'{"node_ids": [ROOT]}', 400, "a year up to 2999"),
         (f"{ROUTE}/roots?timestamp=-1e10", b'{"node_ids": [ROOT]}', 400, "expected seconds since 1970"),
         (f"{ROUTE}/node/5/root", None, 404, "node 5: no node of layer 4 is above it"),
-        (f"{ROUTE}/node/{1 << 64}/children", None, 400, "is not a node id"),
+        (f"{ROUTE}/node/{1 << 64}/children", None, 400, "is not an id"),
         (f"{ROUTE}/node/x/children", None, 404, "not found"),
         (f"{ROUTE}/merge", b"[]", 404, "not found"),
         (f"{ROUTE}/roots", None, 405, "not allowed"),
         (f"{ROUTE}/roots", b"{", 400, "body: expected JSON such as"),
         (f"{ROUTE}/roots", b"[" * 100_000, 400, "body: expected JSON such as"),
         (f"{ROUTE}/roots", b"[1]", 400, "body: expected JSON such as"),
-        (f"{ROUTE}/roots", b'{"node_ids": [1.5]}', 400, "1.5 is not a node id"),
-        (f"{ROUTE}/roots", b'{"node_ids": 7}', 400, "7 are not node ids"),
+        (f"{ROUTE}/roots", b'{"node_ids": [1.5]}', 400, "1.5 is not an id"),
+        (f"{ROUTE}/roots", b'{"node_ids": 7}', 400, "7 are not ids"),
         (f"{ROUTE}/roots_binary", b"1234567", 400, "multiple"),
         (f"{ROUTE}/root_timestamps", b'{"node_ids": [5]}', 404, "5 is not a root of the graph"),
         (f"{ROUTE}/root_timestamps?latest=1&timestamp=0", b'{"node_ids": [ROOT]}', 404, "made after 1970"),

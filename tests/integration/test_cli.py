@@ -33,6 +33,8 @@ COMMANDS = [
     "neurons",
     "export",
     "deadletters",
+    "versions",
+    "query",
 ]
 __all__ = ["config"]
 

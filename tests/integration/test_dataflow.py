@@ -12,13 +12,17 @@ import pytest
 from apache_beam.portability.api import beam_runner_api_pb2 as beam_api
 from apache_beam.runners.pipeline_context import PipelineContext
 
-from beam_jobs import audit, ingest, update
-from tests.support.dataflow_launch import IMAGE, Launched, launch
+from beam_jobs import audit, ingest, materialize, update
+from tests.support.dataflow_launch import IMAGE, NO_FREEZE, Launched, launch
 from tests.support.jobs import ROOT
 
 JOBS: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
     "ingest": (ingest.main, ["--dataset=sample", "--create=true", "--recompute=false"]),
     "audit": (audit.main, ["--dataset=sample", "--repair=true"]),
+    "materialize": (
+        materialize.main,
+        ["--dataset=sample", "--timestamp=2026-11-21T00:27:44.368Z"],
+    ),
     "update": (
         update.main,
         [
@@ -45,7 +49,8 @@ pytestmark = pytest.mark.usefixtures("dead_topic")
 
 
 @pytest.fixture(scope="module")
-def launched(undisturbed: Path) -> Iterator[dict[str, Launched]]:
+def launched(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Launched]]:
+    JOBS["materialize"][1].append(f"--output={tmp_path_factory.mktemp('versions')}")
     with pytest.MonkeyPatch.context() as patch:
         yield {
             job: launch(patch, main, [f"--config={undisturbed}", *options])
@@ -86,6 +91,7 @@ def test_a_kernel_for_each_core(job: tuple[str, Launched]) -> None:
 
 def test_a_flag_that_is_given_counts(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--number_of_worker_harness_threads=2", "--disk_size_gb=100", "--labels=application=mine"]
+    flags.append(NO_FREEZE)
     for name, (main, options) in JOBS.items():
         found = launch(monkeypatch, main, [f"--config={undisturbed}", *options, *flags])
         assert (found.pool["numThreadsPerWorker"], found.pool["diskSizeGb"]) == (2, 100), name
@@ -95,7 +101,7 @@ def test_a_flag_that_is_given_counts(undisturbed: Path, monkeypatch: pytest.Monk
 def test_batch_and_streaming(launched: dict[str, Launched]) -> None:
     kinds = {name: found.job["type"] for name, found in launched.items()}
     batch, streaming = "JOB_TYPE_BATCH", "JOB_TYPE_STREAMING"
-    assert kinds == {"ingest": batch, "audit": batch, "update": streaming}
+    assert kinds == {"ingest": batch, "audit": batch, "materialize": batch, "update": streaming}
     streams = launched["update"].environment
     assert {"enable_streaming_engine", "enable_windmill_service"} <= set(streams["experiments"])
     assert streams["serviceOptions"] == ["streaming_mode_at_least_once"]
@@ -106,7 +112,7 @@ def test_a_process_that_hangs_ends_itself(launched: dict[str, Launched]) -> None
         name: found.environment["sdkPipelineOptions"]["options"]["element_processing_timeout_minutes"]
         for name, found in launched.items()
     }
-    assert minutes == {"ingest": 20, "audit": 20, "update": 60}
+    assert minutes == {"ingest": 20, "audit": 20, "materialize": 20, "update": 60}
 
 
 def test_no_timer_is_of_processing_time(job: tuple[str, Launched]) -> None:
@@ -121,6 +127,7 @@ def test_no_timer_is_of_processing_time(job: tuple[str, Launched]) -> None:
     [
         ("ingest", "Chunks/Pending chunks", "Compute features/Compute"),
         ("audit", "Chunks/Pending chunks", "Audit chunks/Compare"),
+        ("materialize", "Scan units/Units", "Scan units/Scan"),
     ],
 )
 def test_chunks_are_shared_out_before_they_are_computed(
@@ -128,7 +135,8 @@ def test_chunks_are_shared_out_before_they_are_computed(
 ) -> None:
     """Without the reshuffle, the source and all that follows would be one worker's."""
     transforms = launched[name].pipeline.components.transforms.values()
-    (spread,) = [step for step in transforms if step.unique_name == "Chunks/Spread chunks"]
+    names = {"Chunks/Spread chunks", "Scan units/Spread units"}
+    (spread,) = [step for step in transforms if step.unique_name in names]
     assert spread.spec.urn == RESHUFFLE
     steps = launched[name].steps
     assert set(spread.inputs.values()) == set(steps[source].outputs.values())

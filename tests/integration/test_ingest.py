@@ -175,9 +175,7 @@ def test_a_genuine_table_is_ingested_onto(tmp_path: Path, recordings: Recordings
     assert len(all_rows(open_store(STORE_URL, "l2_genuine"))) == 159
 
 
-def test_another_segmentation_does_not_mix_into_a_table(
-    tmp_path: Path, sample: Path, many_chunks: Path
-) -> None:
+def test_another_segmentation_does_not_mix_into_a_table(tmp_path: Path, sample: Path) -> None:
     config = dataset_file(tmp_path, sample)
     assert run_ingest(config, "--create", "--test").returncode == 0
     copy = tmp_path / "copy"

@@ -9,10 +9,11 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from tests.support.jobs import need_program
+import pytest
+import yaml
+
+from tests.support.jobs import ROOT, need_program
 from tests.support.operations import calls, completions, of_program, values
 from tests.support.templates import HOW_TO_GET_GCLOUD
 
@@ -21,20 +22,6 @@ PRINTED = "a"
 """Stands for what a program of the page would print."""
 MOST_TIMES_THE_FEWEST = 10
 """https://cloud.google.com/bigtable/docs/autoscaling: the maximum is at most ten times the minimum."""
-
-
-def parsed(commands: list[list[str]], folder: Path) -> list[dict[str, Any]]:
-    """What gcloud's own parsers say of commands, of which none is run."""
-    program = shutil.which("gcloud")
-    need_program(program, HOW_TO_GET_GCLOUD)
-    file = folder / "commands.json"
-    file.write_text(json.dumps([{"command_string": one_word_flags(words)} for words in commands]))
-    lint = ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file}"]
-    done = subprocess.run(lint, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert len(found) == len({one_word_flags(words) for words in commands})
-    return list(found)
 
 
 def one_word_flags(words: list[str]) -> str:
@@ -64,18 +51,6 @@ def takes_no_value(words: list[str], flag: str) -> bool:
     return bool(kinds.get(flag) == "bool")
 
 
-def errors(commands: list[list[str]], folder: Path) -> list[str]:
-    return [
-        f"{r['command_string']}: {r['error_message']}" for r in parsed(commands, folder) if not r["success"]
-    ]
-
-
-def test_gcloud_parses_every_command(calls: list[list[str]], tmp_path: Path) -> None:
-    commands = of_program(calls, "gcloud")
-    assert len(commands) > 20
-    assert errors(commands, tmp_path) == []
-
-
 REFUSED = {
     "pubsub subscriptions create a --topic b --message-retention-duration 32d": "less than or equal to 31d",
     "pubsub subscriptions create a --topic b --retain-acked-message": "unrecognized arguments",
@@ -86,11 +61,44 @@ REFUSED = {
 }
 
 
-def test_a_wrong_command_is_reported(tmp_path: Path) -> None:
-    found = errors([command.split() for command in REFUSED], tmp_path)
-    assert len(found) == len(REFUSED)
-    for error, words in zip(found, REFUSED.values(), strict=True):
-        assert words in error
+@pytest.fixture(scope="module")
+def errors(calls: list[list[str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What gcloud's own parsers say of the page's commands and of wrong ones, of which none is run.
+
+    "" for a command that they accept.
+    """
+    need_program(shutil.which("gcloud"), HOW_TO_GET_GCLOUD)
+    words = [*of_program(calls, "gcloud"), *(command.split() for command in REFUSED)]
+    commands = {one_word_flags(command) for command in words}
+    file = tmp_path_factory.mktemp("gcloud") / "commands.json"
+    file.write_text(json.dumps([{"command_string": command} for command in sorted(commands)]))
+    lint = ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file}"]
+    done = subprocess.run(lint, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {one["command_string"]: one for one in json.loads(done.stdout)}
+    assert set(found) == commands
+    return {name: "" if one["success"] else one["error_message"] for name, one in found.items()}
+
+
+def test_gcloud_parses_every_command(calls: list[list[str]], errors: dict[str, str]) -> None:
+    commands = [one_word_flags(words) for words in of_program(calls, "gcloud")]
+    assert len(commands) > 20
+    assert {command: errors[command] for command in commands if errors[command]} == {}
+
+
+def test_a_wrong_command_is_reported(errors: dict[str, str]) -> None:
+    for command, words in REFUSED.items():
+        assert words in errors[one_word_flags(command.split())]
+
+
+def test_gcloud_reads_a_templates_metadata() -> None:
+    need_program(shutil.which("gcloud"), HOW_TO_GET_GCLOUD)
+    command = ["gcloud", "dataflow", "flex-template", "build", "gs://bucket/update.json", "--print-only"]
+    image, metadata = "us-docker.pkg.dev/p/jobs/ingest:1", ROOT / "templates" / "update.json"
+    flags = [f"--image={image}", "--sdk-language=PYTHON", f"--metadata-file={metadata}"]
+    printed = subprocess.run([*command, *flags], capture_output=True, text=True, check=True).stdout
+    read = yaml.safe_load(yaml.safe_load(printed))["metadata"]
+    assert read["parameters"] == json.loads(metadata.read_text())["parameters"]
 
 
 def clusters(calls: list[list[str]]) -> Iterator[dict[str, str]]:

@@ -1,10 +1,12 @@
-"""Clients that read features without a pause, and the outcome of each request."""
+"""Clients that read features, and the outcome of each request."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import requests
 
@@ -12,19 +14,20 @@ from l2features.core.ids import Ids
 
 BINARY = {"Content-Type": "application/octet-stream"}
 REFUSED, CUT_OFF = "refused", "cut off"
+PAUSE_S = 0.05
 
 
 class Clients:
     """Half of them keep a connection; the others open one per request. They count their ``outcomes``.
 
-    An outcome is a status, `CUT_OFF` for an answer that began and did not end, or an error. A client whose
-    connection is `REFUSED` stops.
+    They read without a pause, unless they are `paced`. An outcome is a status, `CUT_OFF` for an answer that
+    began and did not end, or an error. A client whose connection is `REFUSED` stops.
     """
 
     def __init__(self, api: str, ids: Ids, count: int = 8) -> None:
         self.url, self.ids = f"{api}/table/sample/attributes", ids
         self.outcomes: Counter[str] = Counter()
-        self._ended = threading.Event()
+        self._ended, self._pause_s = threading.Event(), 0.0
         self._threads = [threading.Thread(target=self._ask, args=(i % 2 == 0,)) for i in range(count)]
         for thread in self._threads:
             thread.start()
@@ -35,6 +38,13 @@ class Clients:
         while self.outcomes["200"] < goal:
             assert time.monotonic() < until, self.outcomes
             time.sleep(0.01)
+
+    @contextmanager
+    def paced(self) -> Iterator[None]:
+        """Have them pause after each request, for a server to start on the same cores."""
+        self._pause_s = PAUSE_S
+        yield
+        self._pause_s = 0.0
 
     def end(self) -> None:
         self._ended.set()
@@ -56,3 +66,4 @@ class Clients:
             self.outcomes[outcome] += 1
             if outcome == REFUSED:
                 return
+            time.sleep(self._pause_s)

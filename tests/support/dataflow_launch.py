@@ -15,6 +15,8 @@ from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationC
 
 IMAGE = "us-east1-docker.pkg.dev/my-project/jobs/ingest:1"
 JOB_OBJECT = "gs://bucket/staging/template_launches/1/job_object"
+NO_FREEZE = "--experiments=disable_logging_submission_environment"
+"""Saves the `pip freeze` that Beam stages with each job."""
 FLAGS = [
     "--runner=DataflowRunner",
     "--no_auth",

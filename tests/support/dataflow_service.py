@@ -14,6 +14,8 @@ from apache_beam.runners.dataflow.internal.apiclient import DataflowApplicationC
 from google.cloud import dataflow
 from google.protobuf.struct_pb2 import Value
 
+from tests.support.dataflow_launch import NO_FREEZE
+
 STATES = dataflow.JobState
 FLAGS = [
     "--runner=DataflowRunner",
@@ -22,9 +24,8 @@ FLAGS = [
     "--region=us-east1",
     "--temp_location=gs://bucket/temp",
     "--sdk_container_image=us-east1-docker.pkg.dev/my-project/jobs/ingest:1",
-    "--experiments=disable_logging_submission_environment",
+    NO_FREEZE,
 ]
-"""The last one saves a `pip freeze` for each job."""
 
 
 class Service:

@@ -17,13 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
+from l2features.core.ids import as_ids
+from l2features.query.reader import Reader
 from l2features.store.base import DONE, ChunkRecord
+from l2features.store.notes import put_note
 from l2features.store.segment_index import start_index
 from l2features.testing.auth_server import DATASET as AUTH_DATASET
 from l2features.testing.auth_server import VIEWER, AuthServer
 from l2features.testing.server import ROOT, Server
 from l2features.testing.small_table import DATASET, GEOMETRY, node_ids, small_table
 from l2features.testing.stores import open_table
+from l2features.testing.version_files import NodeRows, VersionWriter
+from l2features.versions.folders import Folder
 
 LIMITS = {"L2CACHE_MAX_WAIT_S": "0.05", "L2CACHE_MAX_ROOTS": "250000"}
 """Schemathesis makes lists as long as the limit, unless that is large."""
@@ -40,7 +45,7 @@ def fuzz(folder: Path, examples: int, arguments: Sequence[str] = ()) -> subproce
     auth.tables[DATASET] = AUTH_DATASET
     environment = {**auth.environment, "AUTH_DISABLED": "false", **LIMITS}
     try:
-        with Server(indexed_table(folder), environment) as server:
+        with Server(with_a_version(indexed_table(folder)), environment) as server:
             command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.api}/openapi.json"]
             command += ["--header", f"Authorization: Bearer {VIEWER}", "--header", PROGRAM, "--checks", "all"]
             command += ["--max-examples", str(examples), "--continue-on-failure", *arguments]
@@ -57,6 +62,17 @@ def fuzz(folder: Path, examples: int, arguments: Sequence[str] = ()) -> subproce
             return ran
     finally:
         auth.stop()
+
+
+def with_a_version(config: Path) -> Path:
+    """Add a version to a table of `indexed_table`."""
+    url = f"{config.parent}/versions"
+    with closing(open_table(config)) as store:
+        rows = Reader(store, GEOMETRY).read(node_ids()).rows
+        put_note(store, "versions", {"url": url})
+    nodes = NodeRows(as_ids(np.arange(len(rows)) + 1), rows, np.zeros(len(rows), dtype=bool))
+    VersionWriter(Folder(url), GEOMETRY, about={"l2cache_id": "l2cache_small"}).write(1, nodes)
+    return config
 
 
 def indexed_table(folder: Path) -> Path:

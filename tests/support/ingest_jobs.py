@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -61,12 +62,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
+        time.sleep(0.1)
 
 
 def done_chunks(config: Path) -> int:
-    try:
-        records = open_table(config).chunk_records()
-        return sum(record.state == DONE for record in records)
-    except TableNotFound:
-        return 0
+    with closing(open_table(config)) as store:
+        try:
+            return sum(record.state == DONE for record in store.chunk_records())
+        except TableNotFound:
+            return 0

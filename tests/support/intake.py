@@ -10,4 +10,4 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
-        time.sleep(0.02)
+        time.sleep(0.05)

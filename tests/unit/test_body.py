@@ -15,8 +15,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from api.body import MAX_MEMBERS, ids_of_buffer, ids_of_json, requested_ids
+from api.body import ids_of_buffer, ids_of_json, requested_ids
 from api.errors import MAX_SHOWN, ApiError
+from l2features.core.gunzip import MAX_MEMBERS
 from tests.support.body import ID, LIMITS, MANY, packed, refused, request_of
 
 LAST = (1 << 64) - 1

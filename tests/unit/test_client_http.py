@@ -16,7 +16,7 @@ import pytest
 from l2features import Client
 from l2features.client import ServiceError, ServiceUnavailable, http_source
 from l2features.client.tokens import find_token, token_files
-from l2features.core.errors import ConfigError
+from l2features.core.errors import ConfigError, L2FeaturesError
 from l2features.core.ids import Ids
 from l2features.neurons.root_summaries import RootError, RootStatus
 from l2features.query.box_lookup import VoxelBox
@@ -307,7 +307,34 @@ def test_a_root_without_nodes_is_an_error_that_names_it(stub: Stub, code: str, s
     for read in (Client(stub.url, "d").neuron(77).nodes, Client(stub.url, "d").neuron(77).skeleton):
         with pytest.raises(RootError, match=r"^root 77: it is odd$") as error:
             read()
-        assert (error.value.root, error.value.status) == (77, status)
+        assert (error.value.root, error.value.status, error.value.size) == (77, status, 0)
+
+
+def test_the_name_of_a_data_set_is_one_part_of_the_path(stub: Stub) -> None:
+    with pytest.raises(ConfigError, match="the name of the data set is empty"):
+        Client(stub.url, "")
+    with pytest.raises(ServiceError, match="does not exist"):
+        Client(stub.url, "d?a=1").features([NODE])
+    assert [asked.path.rpartition("/")[2] for asked in stub.asked] == ["d%3Fa%3D1"]
+
+
+def test_a_root_that_is_too_large_says_how_large(stub: Stub) -> None:
+    body = {"code": "too_many_nodes", "message": "root 77: it has 1200 L2 nodes or more", "value": "1200"}
+    stub.answer = lambda _: Answer(body, 413)
+    with pytest.raises(RootError) as error:
+        Client(stub.url, "d").neuron(77).nodes()
+    assert error.value.size == 1200
+
+
+def test_a_skeleton_file_that_cannot_be_written_is_refused(stub: Stub, tmp_path: Path) -> None:
+    neuron = Client(stub.url, "d").neuron(77)
+    with pytest.raises(ConfigError, match=r"no/one\.swc: its folder does not exist$"):
+        neuron.save_skeleton(tmp_path / "no" / "one.swc")
+    assert not stub.asked
+    stub.answer = lambda _: Answer("1 0 0 0 0 0 -1")
+    (tmp_path / "taken.swc").mkdir()
+    with pytest.raises(L2FeaturesError, match=r"cannot write .*taken"):
+        neuron.save_skeleton(tmp_path / "taken.swc")
 
 
 def summaries(ids: Ids) -> pa.Table:

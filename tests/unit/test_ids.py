@@ -140,10 +140,13 @@ def test_large_ids_survive(values: Any) -> None:
 
 @pytest.mark.parametrize("value", [-1, 2**64, 1.0, float(2**60), "5", True, None, np.float64(3), b"1"])
 def test_what_is_no_id(value: Any) -> None:
-    with pytest.raises(
-        ValueError, match="is not a node id: expected an integer from 0 to 18446744073709551615"
-    ):
+    with pytest.raises(ValueError, match="is not an id: expected an integer from 0 to 18446744073709551615"):
         as_ids([1, value])
+
+
+def test_ids_that_nulls_have_made_floats() -> None:
+    with pytest.raises(ValueError, match="floats, which a column with nulls becomes"):
+        as_ids(np.array([2**60 + 1, np.nan]))
 
 
 @pytest.mark.parametrize("values", [np.array([1.0]), np.array([-1]), np.array([True]), "12", 7, None])

@@ -27,6 +27,7 @@ FLOORS = (
     ("config",),
     ("pubsub", "ingest", "query"),
     ("audit", "neurons", "updates"),
+    ("pictures", "versions"),
     ("client", "local"),
     ("cli",),
     ("testing",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ TIME = datetime(2026, 11, 21, 1, 2, 3, 456_000, UTC)
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NeuronApi:
     return neuron_api(tmp_path, monkeypatch, ROOTS, max_root_nodes=50, max_roots=5)
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NeuronApi]:
+    """The same, once for the tests that change nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield neuron_api(tmp_path_factory.mktemp("api"), patch, ROOTS, max_root_nodes=50, max_roots=5)
 
 
 def without(api: NeuronApi, ids: Ids) -> None:
@@ -91,16 +99,16 @@ def test_history_is_looked_up_at_each_request(api: NeuronApi, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("form", [ARROW, PARQUET])
-def test_summaries_as_a_table(api: NeuronApi, form: str) -> None:
+def test_summaries_as_a_table(unchanged: NeuronApi, form: str) -> None:
     asked = [LARGE, FIRST, UNKNOWN, FIRST]
-    answer = api.summaries(asked, Accept=form)
+    answer = unchanged.summaries(asked, Accept=form)
     assert answer.mimetype == form
     buffer = io.BytesIO(answer.data)
     table = pa.ipc.open_stream(buffer).read_all() if form == ARROW else pq.read_table(buffer)
     assert table.column("root_id").to_pylist() == asked
     assert table.column("status").to_pylist() == ["too_large", "ready", "unknown", "ready"]
     assert table.column("n_nodes").to_pylist() == [51, 30, None, 30]
-    expected = api.summaries([FIRST]).json[str(FIRST)]
+    expected = unchanged.summaries([FIRST]).json[str(FIRST)]
     for name in SUMMARIES.names or ():
         values = table.column(name).to_pylist()
         assert values[1] == values[3] == expected[name], name
@@ -110,9 +118,9 @@ def test_summaries_as_a_table(api: NeuronApi, form: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "?graph=true"])
-def test_no_root(api: NeuronApi, query: str) -> None:
-    assert api.summaries([], query).json == {}
-    assert len(pa.ipc.open_stream(api.summaries([], query, Accept=ARROW).data).read_all()) == 0
+def test_no_root(unchanged: NeuronApi, query: str) -> None:
+    assert unchanged.summaries([], query).json == {}
+    assert len(pa.ipc.open_stream(unchanged.summaries([], query, Accept=ARROW).data).read_all()) == 0
 
 
 def test_ids_as_a_buffer(api: NeuronApi) -> None:
@@ -233,8 +241,8 @@ def test_missing_nodes_of_a_skeleton_are_published_and_flagged(api: NeuronApi) -
         ("wait=-1", "wait"),
     ],
 )
-def test_bad_parameters_of_a_skeleton(api: NeuronApi, query: str, field: str) -> None:
-    answer = api.get(f"root/{FIRST}/skeleton?{query}")
+def test_bad_parameters_of_a_skeleton(unchanged: NeuronApi, query: str, field: str) -> None:
+    answer = unchanged.get(f"root/{FIRST}/skeleton?{query}")
     assert (answer.status_code, answer.json["field"]) == (422, field)
 
 
@@ -255,8 +263,10 @@ def test_bad_parameters_of_a_skeleton(api: NeuronApi, query: str, field: str) ->
         ("\u00b2", 422, "invalid_parameter"),
     ],
 )
-def test_a_root_that_cannot_be_read(api: NeuronApi, path: str, root: Any, status: int, code: str) -> None:
-    answer = api.get(f"root/{root}/{path}")
+def test_a_root_that_cannot_be_read(
+    unchanged: NeuronApi, path: str, root: Any, status: int, code: str
+) -> None:
+    answer = unchanged.get(f"root/{root}/{path}")
     assert (answer.status_code, answer.json["code"], answer.json["field"]) == (status, code, "root_id")
     if status == 413:
         assert (answer.json["value"], answer.json["limit"]) == ("51", 50)
@@ -278,8 +288,8 @@ def test_a_root_that_cannot_be_read(api: NeuronApi, path: str, root: Any, status
         ({"root_ids": [FIRST] * 500_000}, 413, "too_many_ids"),
     ],
 )
-def test_bodies_that_are_no_roots(api: NeuronApi, body: Any, status: int, code: str) -> None:
-    answer = api.post("roots/summary", json=body)
+def test_bodies_that_are_no_roots(unchanged: NeuronApi, body: Any, status: int, code: str) -> None:
+    answer = unchanged.post("roots/summary", json=body)
     assert (answer.status_code, answer.json["code"]) == (status, code)
     assert answer.json["field"] == "root_ids"
 
@@ -287,8 +297,8 @@ def test_bodies_that_are_no_roots(api: NeuronApi, body: Any, status: int, code: 
 @pytest.mark.parametrize(
     "path", [f"root/{FIRST}", f"root/{FIRST}/nodes", f"root/{FIRST}/graph", "nodes?bounds=0-1_0-1_0-1"]
 )
-def test_formats_that_are_not_offered(api: NeuronApi, path: str) -> None:
-    answer = api.get(path, Accept="text/csv")
+def test_formats_that_are_not_offered(unchanged: NeuronApi, path: str) -> None:
+    answer = unchanged.get(path, Accept="text/csv")
     assert (answer.status_code, answer.json["field"]) == (406, "Accept")
 
 

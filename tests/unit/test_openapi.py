@@ -116,6 +116,9 @@ def test_every_operation_is_named_and_described(document: dict[str, Any]) -> Non
     assert set(ids.values()) == {1}
     reads = {"attributes", "table", "attribute_metadata", "table_mapping", "chunk_nodes", "nodes"}
     reads |= {"root_summaries", "root", "root_nodes", "root_graph", "root_skeleton"}
+    reads |= {"layers", "layer", "layer_info", "layer_node", "layer_root", "layer_chunk"}
+    reads |= {"skeletons_info", "skeletons_root", "segment_properties", "segments", "auth_info"}
+    reads |= {"versions", "version", "version_query"}
     assert reads | {"live", "ready", "metrics", "openapi", "api_slash"} == set(ids)
     for path, _, operation in operations(document):
         assert operation["summary"], path
@@ -147,7 +150,7 @@ def test_who_needs_a_token(document: dict[str, Any], with_tokens: dict[str, Any]
     free = {
         operation["operationId"] for _, _, operation in operations(with_tokens) if "security" not in operation
     }
-    assert free == {"live", "ready", "metrics"}
+    assert free == {"live", "ready", "metrics", "auth_info"}
     for _, _, operation in operations(with_tokens):
         if "security" in operation:
             assert {"302", "400", "401", "403"} <= set(operation["responses"])

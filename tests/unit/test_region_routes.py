@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ TIME = datetime(2026, 11, 21, tzinfo=UTC)
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NeuronApi:
     return neuron_api(tmp_path, monkeypatch, ROOTS, max_chunks=500, max_ids=150)
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NeuronApi]:
+    """The same, once for the tests that change nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield neuron_api(tmp_path_factory.mktemp("api"), patch, ROOTS, max_chunks=500, max_ids=150)
 
 
 def record(api: NeuronApi, xyz: Any, state: str = DONE, reason: str = "") -> None:
@@ -111,9 +119,9 @@ def test_chunks_that_are_not_ingested(api: NeuronApi) -> None:
         assert api.get(path).json == {}
 
 
-def test_bounds_outside_the_volume_have_no_node(api: NeuronApi) -> None:
+def test_bounds_outside_the_volume_have_no_node(unchanged: NeuronApi) -> None:
     for bounds in ("640-900_0-10_0-10", "-50--10_0-10_0-10"):
-        answer = api.get(f"nodes?bounds={bounds}")
+        answer = unchanged.get(f"nodes?bounds={bounds}")
         assert (answer.status_code, answer.json) == (200, {})
 
 
@@ -124,15 +132,15 @@ def test_bounds_outside_the_volume_have_no_node(api: NeuronApi) -> None:
         *("0-1,0-1,0-1", "0-1_0-1_0-" + "9" * 30, "0-1_0-1_0-1\n", "\u0660-1_0-1_0-1"),
     ],
 )
-def test_malformed_bounds(api: NeuronApi, bounds: str) -> None:
-    answer = api.get(f"nodes?{urlencode({'bounds': bounds})}")
+def test_malformed_bounds(unchanged: NeuronApi, bounds: str) -> None:
+    answer = unchanged.get(f"nodes?{urlencode({'bounds': bounds})}")
     assert (answer.status_code, answer.json["code"]) == (422, "invalid_parameter")
     assert answer.json["field"] == "bounds"
     assert answer.json["message"].startswith(f"bounds={bounds!r}: expected three ranges of voxels")
 
 
-def test_missing_bounds(api: NeuronApi) -> None:
-    answer = api.get("nodes")
+def test_missing_bounds(unchanged: NeuronApi) -> None:
+    answer = unchanged.get("nodes")
     assert (answer.status_code, answer.json["code"], answer.json["field"]) == (
         422,
         "missing_parameter",
@@ -143,18 +151,18 @@ def test_missing_bounds(api: NeuronApi) -> None:
 @pytest.mark.parametrize(
     "chunk", ["1_2", "1_2_3_4", "-1_0_0", "a_b_c", "1.5_0_0", "1,2,3", "1_2_\u0663", "9" * 20]
 )
-def test_malformed_chunks(api: NeuronApi, chunk: str) -> None:
-    answer = api.get(f"chunk/{chunk}/nodes")
+def test_malformed_chunks(unchanged: NeuronApi, chunk: str) -> None:
+    answer = unchanged.get(f"chunk/{chunk}/nodes")
     assert (answer.status_code, answer.json["field"]) == (422, "chunk")
 
 
 @pytest.mark.parametrize("chunk", ["10_0_0", "999999999_0_0", "0_0_10"])
-def test_chunks_outside_the_grid(api: NeuronApi, chunk: str) -> None:
-    answer = api.get(f"chunk/{chunk}/nodes")
+def test_chunks_outside_the_grid(unchanged: NeuronApi, chunk: str) -> None:
+    answer = unchanged.get(f"chunk/{chunk}/nodes")
     assert (answer.status_code, answer.json["code"], answer.json["field"]) == (404, "unknown_chunk", "chunk")
 
 
-def test_unknown_attributes(api: NeuronApi) -> None:
+def test_unknown_attributes(unchanged: NeuronApi) -> None:
     for path in ("nodes?bounds=0-1_0-1_0-1&", "chunk/0_0_0/nodes?"):
-        answer = api.get(f"{path}attribute_names=color")
+        answer = unchanged.get(f"{path}attribute_names=color")
         assert (answer.status_code, answer.json["field"]) == (422, "attribute_names")

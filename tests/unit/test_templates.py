@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,22 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from google.cloud.dataflow_v1beta3.types import ContainerSpec, ParameterType, WorkerIPAddressConfiguration
 from google.protobuf import json_format
 
-from beam_jobs import audit, ingest, templates, update
+from beam_jobs import audit, ingest, materialize, templates, update
 from beam_jobs.dataflow import DEFAULTS, labels
 from beam_jobs.templates import TEMPLATES, as_text, metadata
 from beam_jobs.update_dataflow import HANGS_MIN
 from l2features.core.errors import ConfigError
-from tests.support.jobs import ROOT, need_program
-from tests.support.templates import HOW_TO_GET_GCLOUD
+from tests.support.jobs import ROOT
 
 JOBS = sorted(TEMPLATES)
 PARSE: dict[str, Callable[[Sequence[str]], tuple[argparse.Namespace, list[str]]]] = {
     "ingest": ingest.parse,
     "audit": audit.parse,
+    "materialize": materialize.parse,
     "update": update.parse,
 }
 HIGH, LOW = "projects/my-project/subscriptions/edits-high", "projects/ab:c/subscriptions/low_1"
@@ -37,6 +35,9 @@ EXAMPLES = {
     "config": ("gs://my-bucket/l2/datasets.yml", "datasets.yml", "gs://bucket"),
     "timestamp": ("2026-11-21T02:27:44.5+02:00", "2026-11-21", "now", "2026-11-21 00:27:44 CET"),
     "chunks": ("0:12,3:4,0:1", "0:1", "a:b,c:d,e:f"),
+    "output": ("gs://my-bucket/versions/minnie", "versions", "gs://bucket"),
+    "base": ("12", "0", "one"),
+    "settle_seconds": ("60.0", "-1", "a minute"),
     "sink": ("bigtableio",),
     "attempts": ("12", "0", "-1", "many"),
     "subscriptions": (f"{HIGH},{LOW}", "edits", f"{HIGH},", "projects/my-project/topics/edits"),
@@ -75,7 +76,8 @@ def test_an_option_without_metadata_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_metadata_that_no_job_has_any_more() -> None:
     taken = {name for job in JOBS for name in parameters(job)}
     assert set(templates.FIELDS) == taken
-    assert set(EXAMPLES) | {"test", "create", "recompute", "retry_missing", "allow_empty", "repair"} == taken
+    switches = {"test", "create", "recompute", "retry_missing", "allow_empty", "repair", "rebase", "delta"}
+    assert set(EXAMPLES) | switches == taken
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -108,8 +110,11 @@ def test_what_the_service_lets_pass_the_job_takes(job: str, capsys: pytest.Captu
 def test_what_is_required_and_what_is_not(job: str) -> None:
     found = parameters(job)
     required = {name for name, parameter in found.items() if not parameter["isOptional"]}
-    of_the_job = {"subscriptions", "dead_letters"} if job == "update" else {"dataset"}
-    assert required == {"config", "sdk_container_image", *of_the_job}
+    of_the_job = {
+        "update": {"subscriptions", "dead_letters"},
+        "materialize": {"dataset", "timestamp", "output"},
+    }
+    assert required == {"config", "sdk_container_image", *of_the_job.get(job, {"dataset"})}
     with_default = {name: p["defaultValue"] for name, p in found.items() if "defaultValue" in p}
     own, _ = PARSE[job]([f"--{name}={EXAMPLES[name][0]}" for name in required])
     for name, default in with_default.items():
@@ -132,15 +137,6 @@ def test_labels_are_labels() -> None:
         "--labels=l2features-job=audit",
         "--labels=l2features-dataset=h01_release-c3",
     ]
-
-
-def test_gcloud_reads_the_metadata() -> None:
-    need_program(shutil.which("gcloud"), HOW_TO_GET_GCLOUD)
-    command = ["gcloud", "dataflow", "flex-template", "build", "gs://bucket/update.json", "--print-only"]
-    flags = [f"--image={IMAGE}", "--sdk-language=PYTHON", f"--metadata-file={ROOT}/templates/update.json"]
-    printed = subprocess.run([*command, *flags], capture_output=True, text=True, check=True).stdout
-    read = yaml.safe_load(yaml.safe_load(printed))["metadata"]
-    assert read["parameters"] == metadata("update")["parameters"]
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -178,7 +174,9 @@ def test_an_image_that_no_launch_would_take(image: str, capsys: pytest.CaptureFi
     assert not printed.out
 
 
-@pytest.mark.parametrize(("job", "workers"), [("ingest", 100), ("audit", 20), ("update", 5)])
+@pytest.mark.parametrize(
+    ("job", "workers"), [("ingest", 100), ("audit", 20), ("materialize", 100), ("update", 5)]
+)
 def test_how_a_job_runs_where_a_launch_says_nothing(job: str, workers: int) -> None:
     defaults = {
         "machineType": "n2-standard-4",

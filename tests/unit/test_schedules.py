@@ -1,0 +1,79 @@
+"""The examples of schedules: their commands and options are those of the job."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from datetime import UTC, datetime, timedelta
+
+import yaml
+
+from beam_jobs import materialize
+from beam_jobs.templates import metadata
+from l2features.versions.folders import Folder
+from l2features.versions.materialization import settled_time
+from tests.support.jobs import ROOT
+
+DOCS = (ROOT / "docs" / "versions.md").read_text()
+CRON = re.compile(r"([0-9*,/-]+ ){4}[0-9*,/-]+")
+
+
+def check_options(words: list[str]) -> None:
+    """A command line is one that the job takes, and its time and folder are well-formed."""
+    args, flags = materialize.parse(words)
+    assert flags == []
+    assert (args.dataset, args.timestamp) == ("minnie", "today")
+    assert Folder(args.output if "://" not in args.output else "/bucket").url
+    assert args.output.endswith("/versions/minnie")
+
+
+def test_the_cron_line() -> None:
+    (line,) = [line for line in DOCS.splitlines() if " l2 python -m beam_jobs.materialize " in line]
+    times, _, command = line.partition(" l2 ")
+    assert CRON.fullmatch(times)
+    assert "%" not in line  # cron would end the command there
+    check_options(shlex.split(command)[3:])
+
+
+def test_the_cron_job_of_kubernetes() -> None:
+    found = yaml.safe_load((ROOT / "deploy" / "cronjob-materialize.yaml").read_text())
+    assert (found["apiVersion"], found["kind"]) == ("batch/v1", "CronJob")
+    assert CRON.fullmatch(found["spec"]["schedule"])
+    assert found["spec"]["concurrencyPolicy"] == "Forbid"
+    pod = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["restartPolicy"] == "OnFailure"
+    (container,) = pod["containers"]
+    module, *options = container["args"]
+    assert module == materialize.__name__
+    assert "command" not in container  # the image's own is python -m
+    assert 'ENTRYPOINT ["python", "-m"]' in (ROOT / "templates" / "Dockerfile").read_text()
+    check_options(options)
+
+
+def test_the_body_for_cloud_scheduler() -> None:
+    text = (ROOT / "deploy" / "scheduler-materialize.json").read_text()
+    launch = json.loads(text)["launchParameter"]
+    assert set(launch) == {"jobName", "containerSpecGcsPath", "parameters"}
+    assert launch["containerSpecGcsPath"].endswith("/materialize.json")
+    described = {parameter["name"]: parameter for parameter in metadata("materialize")["parameters"]}
+    required = {name for name, parameter in described.items() if not parameter["isOptional"]}
+    assert required <= set(launch["parameters"]) <= set(described)
+    for name, value in launch["parameters"].items():
+        assert all(re.search(regex, value) for regex in described[name].get("regexes", [])), name
+    own = {name: value for name, value in launch["parameters"].items() if name != "sdk_container_image"}
+    check_options([f"--{name}={value}" for name, value in own.items()])
+    assert "--message-body-from-file deploy/scheduler-materialize.json" in DOCS
+
+
+def test_today_is_the_last_midnight() -> None:
+    time = settled_time("today", timedelta(0))
+    assert (time.tzinfo, time.hour, time.minute, time.second, time.microsecond) == (UTC, 0, 0, 0, 0)
+    assert timedelta(0) <= datetime.now(UTC) - time < timedelta(days=1, minutes=1)
+
+
+def test_the_table_of_layers() -> None:
+    rows = re.findall(r"^\| (\d+)(?: \([^|]*\))? \| (\d+) \|", DOCS, re.MULTILINE)
+    assert len(rows) == 4
+    assert all(int(limit) == (int(layer) + 1) << 56 for layer, limit in rows)
+    assert int(rows[-1][1]) == 1 << 63
