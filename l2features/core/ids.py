@@ -22,6 +22,7 @@ AxisBits = tuple[int, int, int]
 KEY_DIGITS = 20
 L2 = 2
 AN_ID = f"expected an integer from 0 to {(1 << 64) - 1}"
+_NO_FLOAT = f"{AN_ID}; floats, which a column with nulls becomes, cannot hold an id exactly"
 _LAST_KEY = b"%d" % ((1 << 64) - 1)
 _POWERS = 10 ** np.arange(KEY_DIGITS - 1, -1, -1, dtype=np.uint64)
 
@@ -34,11 +35,11 @@ def as_ids(values: Any) -> Ids:
     if isinstance(values, np.ndarray) and values.dtype.kind == "u":
         return np.ascontiguousarray(values, dtype=np.uint64)
     if not isinstance(values, Iterable):
-        raise ValueError(f"{values!r} are not node ids: expected a sequence of integers")
+        raise ValueError(f"{values!r} are not ids: expected a sequence of integers")
     items = values.ravel().tolist() if isinstance(values, np.ndarray) else list(values)
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (int, np.integer)) or not 0 <= int(item) < 1 << 64:
-            raise ValueError(f"{item!r} is not a node id: {AN_ID}")
+            raise ValueError(f"{item!r} is not an id: {_NO_FLOAT if isinstance(item, float) else AN_ID}")
     return np.array([int(item) for item in items], dtype=np.uint64)
 
 

@@ -124,10 +124,15 @@ def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int])
 
 
 def _flatten(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Return the voxels in memory order (copied if they have gaps), and the axes, fastest first."""
+    """Return the voxels in memory order (copied if they have gaps), and the axes, fastest first.
+
+    They are read-only, whatever the volume is: numba compiles writeable arrays a second time.
+    """
     steps = [(extent == 1, abs(step)) for extent, step in zip(volume.shape, volume.strides, strict=True)]
     axes = tuple(sorted(range(3), key=steps.__getitem__))
-    return np.ascontiguousarray(volume.transpose(axes[::-1])).reshape(-1), axes
+    flat = np.ascontiguousarray(volume.transpose(axes[::-1])).reshape(-1)
+    flat.flags.writeable = False
+    return flat, axes
 
 
 def _number_labels(labels: ArrayLike, n_ids: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:

@@ -12,6 +12,8 @@ from ..local.emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_
 
 __all__ = ["free_port"]
 HOW_TO_GET_IT, HOW_TO_GET_PUBSUB = BIGTABLE.how_to_get_it, PUBSUB.how_to_get_it
+START_S = 60.0
+"""What the start of a Java program may take on a loaded machine."""
 find_emulator, find_pubsub_emulator = BIGTABLE.find, PUBSUB.find
 
 
@@ -47,7 +49,11 @@ class Emulator:
             stderr=subprocess.DEVNULL,
             preexec_fn=self.preexec_fn,  # noqa: PLW1509
         )
-        wait_for_port(self.port)
+        try:
+            wait_for_port(self.port, START_S)
+        except TimeoutError:
+            self.stop()
+            raise
 
     def pause(self) -> None:
         """Pause the whole process until SIGCONT; wait until its threads have stopped."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import edt
 import fastremap
 import numpy as np
-from sklearn.decomposition import PCA
 
 from ..core.schema import FEATURES, LARGE, PCA_MAX_SAMPLES
 
@@ -98,6 +97,8 @@ def _border_counts(coords: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Axes, one per row, and singular values of points (n, 3) in nm; zero where there are too few points."""
+    from sklearn.decomposition import PCA
+
     axes, values = np.zeros((3, 3)), np.zeros(3)
     n = min(len(points), 3)
     if n > 1:

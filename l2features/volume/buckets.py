@@ -1,25 +1,30 @@
-"""Files in buckets of Google Cloud Storage and S3, and the storage of a URL."""
+"""Files in buckets of Google Cloud Storage and S3, and the storage of a URL.
+
+cloud-files takes a second to import, so local files are opened without it.
+"""
 
 from __future__ import annotations
 
 import json
+import os.path
 import posixpath
 from pathlib import Path
 from typing import Any
-
-from cloudfiles import paths, secrets
 
 from .http import REACH_TIMEOUT_S, HttpStorage
 from .storage import MISSING, Forbidden, Found, LocalStorage, Request, Storage, StorageError, decompressed
 
 TIMEOUT_S = 60.0
+_LOCAL = "file://"
 
 
 def open_storage(url: str) -> Storage:
     """Return the folder at a URL. Raises StorageError for an unsupported protocol."""
+    if url.startswith(_LOCAL):
+        return LocalStorage(os.path.abspath(os.path.expanduser(url.removeprefix(_LOCAL))))
+    from cloudfiles import paths, secrets
+
     path = paths.extract(url)
-    if path.protocol == "file":
-        return LocalStorage(paths.asfilepath(path))
     if path.protocol in ("http", "https"):
         known = secrets.http_credentials() or {}
         login = (known["user"], known["password"]) if {"user", "password"} <= set(known) else None
@@ -67,6 +72,7 @@ class GoogleStorage(Storage):
 
 def _google_client(bucket: str) -> Any:
     """A client with the credentials of cloud-volume's secrets, of the environment, or with none."""
+    from cloudfiles import secrets
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud.storage import Client
 
@@ -143,6 +149,8 @@ def _s3_client(bucket: str, endpoint: str | None, service: str) -> Any:
 
 
 def _s3_secret(bucket: str, service: str) -> dict[str, str]:
+    from cloudfiles import secrets
+
     for name in (f"{bucket}-{service}-secret.json", f"{service}-secret.json"):
         path = Path(secrets.secretpath(name))
         if path.is_file():

@@ -1,0 +1,41 @@
+"""Decompression of gzip that clients send, within limits."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+MAX_MEMBERS = 1000
+"""Members of a gzip file; many empty ones would take long."""
+_GZIP = 31
+"""zlib's wbits of a gzip stream."""
+
+
+class GunzipTooLarge(ValueError):
+    """The content is larger than the limit."""
+
+
+def gunzipped(pieces: Iterable[bytes], most: int) -> bytearray:
+    """Return the content of a gzip file that arrives in pieces.
+
+    Raises:
+        GunzipTooLarge: the content has more than ``most`` bytes, the last of which are not unpacked.
+        ValueError: the file is not valid gzip, or has more than `MAX_MEMBERS` members.
+    """
+    out, members, ended = bytearray(), 0, True
+    for piece in pieces:
+        while piece:
+            if ended:
+                unpacker, members = zlib.decompressobj(_GZIP), members + 1
+                if members > MAX_MEMBERS:
+                    raise ValueError(f"it has more than {MAX_MEMBERS} members")
+            try:
+                out += unpacker.decompress(piece, most + 1 - len(out))
+            except zlib.error as error:
+                raise ValueError(str(error)) from error
+            if len(out) > most:
+                raise GunzipTooLarge(f"more than {most} bytes")
+            piece, ended = unpacker.unused_data, unpacker.eof
+    if not ended:
+        raise ValueError("it ends too early")
+    return out
