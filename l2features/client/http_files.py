@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import io
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
+from weakref import WeakSet
 
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
@@ -15,6 +18,8 @@ from ..core.errors import ConfigError
 from ..versions.manifest import Manifest
 
 TIMEOUT_S = (10.0, 60.0)
+CLOSED_S = 10.0
+"""How long the end of the program waits for reads in flight."""
 
 
 class Place(NamedTuple):
@@ -46,11 +51,34 @@ class VersionUrls:
         return pa_dataset.dataset(list(paths), schema, format="parquet", filesystem=self._files)
 
 
+class _OpenFiles:
+    """The files that Arrow has open, which it closes before the interpreter ends.
+
+    Arrow reads ahead in threads of its own, also after a query has ended by LIMIT or an error. One that calls
+    Python while the interpreter ends aborts it.
+    """
+
+    def __init__(self) -> None:
+        self._files: WeakSet[_RangeFile] = WeakSet()
+        self.ended = False
+        atexit.register(self.end)
+
+    def add(self, file: _RangeFile) -> None:
+        self._files.add(file)
+
+    def end(self) -> None:
+        """Refuse further reads, and wait until Arrow has closed the files, for `CLOSED_S` at most."""
+        self.ended, until = True, time.monotonic() + CLOSED_S
+        while len(self._files) and time.monotonic() < until:
+            time.sleep(0.01)
+
+
 class _RangeFile(io.RawIOBase):
     """A file that is open for reading; each read is a request."""
 
-    def __init__(self, session: requests.Session, place: Place) -> None:
-        self._session, self._place, self._at = session, place, 0
+    def __init__(self, session: requests.Session, opened: _OpenFiles, place: Place) -> None:
+        self._session, self._opened, self._place, self._at = session, opened, place, 0
+        opened.add(self)
 
     def readable(self) -> bool:
         return True
@@ -72,6 +100,8 @@ class _RangeFile(io.RawIOBase):
         count = left if size is None or size < 0 else min(size, left)
         if not count:
             return b""
+        if self._opened.ended:
+            raise OSError(f"{self._place.url}: not read, as the program ends")
         headers = {"Range": f"bytes={self._at}-{self._at + count - 1}", "Accept-Encoding": "identity"}
         answer = self._session.get(self._place.url, headers=headers, timeout=TIMEOUT_S, stream=True)
         with answer:
@@ -89,7 +119,7 @@ class _RangeFiles(pa_fs.FileSystemHandler):  # type: ignore[misc]
     """Known files at URLs, by their path; they can only be read."""
 
     def __init__(self, places: Mapping[str, Place]) -> None:
-        self._places, self._session = places, requests.Session()
+        self._places, self._session, self._opened = places, requests.Session(), _OpenFiles()
 
     def get_type_name(self) -> str:
         return "http ranges"
@@ -106,7 +136,7 @@ class _RangeFiles(pa_fs.FileSystemHandler):  # type: ignore[misc]
     def open_input_file(self, path: str) -> Any:
         if path not in self._places:
             raise FileNotFoundError(path)
-        return pa.PythonFile(_RangeFile(self._session, self._places[path]), mode="r")
+        return pa.PythonFile(_RangeFile(self._session, self._opened, self._places[path]), mode="r")
 
     open_input_stream = open_input_file
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,6 +112,27 @@ def test_files_are_asked_for_in_parts_and_without_a_token(site: Site) -> None:
         site.files.answers.clear()
         assert f"HTTP {status}" in str(raised.value)
         assert "\n" not in str(raised.value)
+
+
+END_EARLY = """
+import sys
+from l2features.client.http_files import VersionUrls
+from l2features.versions.manifest import Manifest
+from l2features.versions.sql import VersionSql
+manifest, url = Manifest.model_validate_json(open(sys.argv[1]).read()), sys.argv[2]
+urls = {file.path: f"{url}/{file.path}" for layer in manifest.layers for file in layer.files}
+print(len(VersionSql(manifest, VersionUrls(url, manifest, urls)).table("SELECT * FROM nodes LIMIT 1")))
+"""
+"""A program that ends while Arrow still reads ahead."""
+
+
+def test_a_program_may_end_while_files_are_read_ahead(tmp_path: Path) -> None:
+    chain = write_chain(tmp_path, renewals=0, parts=30, nodes=900)
+    with range_server(tmp_path) as files:
+        for _ in range(3):
+            command = [sys.executable, "-c", END_EARLY, str(tmp_path / "000001" / "manifest.json"), files.url]
+            ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+            assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", ""), chain.folder.url
 
 
 def test_a_server_that_publishes_no_files(site: Site, tmp_path: Path) -> None:
