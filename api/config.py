@@ -61,7 +61,7 @@ class Settings(BaseSettings):
         description="Concurrent requests of one process for roots, as many for chunks and bounds, and as "
         "many for pictures.",
     )
-    graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a call of the graph.")
+    graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a read of the graph.")
     root_timeout_s: float = Field(
         60.0, gt=0, description="Deadline of a request for roots, a chunk, bounds or a picture."
     )

@@ -116,7 +116,7 @@ class Graph(ABC):
     expected_root: ClassVar[str] = "an id of the layer of its roots"
     """What a root is, for error messages."""
     deadline_s: float = 60.0
-    """Time limit of a call about roots, in seconds."""
+    """Time limit of a call about roots, in seconds; in a table, of each of its reads of up to some rows."""
 
     def __init__(self, url: str, open_table: OpenTable) -> None:
         self.url = url

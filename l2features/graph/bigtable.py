@@ -32,7 +32,7 @@ from .base import (
     check_nodes,
 )
 from .chunk_ranges import batches_of, ranges_within
-from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, batches, decode_ids
+from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, NodeLists, batches, decode_ids
 from .known_roots import KnownRoots
 from .l2_edges import edges_of_roots
 from .root_lives import RootLives, changes, lives_of, log_since
@@ -144,7 +144,9 @@ class BigtableGraph(TableReads, Graph):
         return np.asarray(geometry.layout.layers(ids) == self._root_layer(geometry))
 
     def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
-        read = partial(self._children, MOST_IDS, self._until())
+        def read(ids: Ids) -> NodeLists:
+            return self._children(MOST_IDS, self._until(), ids)
+
         return descend(read, geometry.layout.layers, roots[self.is_root(geometry, roots)], most)
 
     def root_edges(
@@ -152,10 +154,11 @@ class BigtableGraph(TableReads, Graph):
     ) -> dict[int, Pairs]:
         from .graph_rows import newest_cross_edges
 
-        until = self._until()
+        def read(ids: Ids) -> NodeLists:
+            return self._children(math.prod(geometry.chunk_size), self._until(), ids)
+
         ids = sorted_unique(np.concatenate([as_ids([]), *nodes.values()]))
-        crossing = self._lists(ids, newest_cross_edges(), MOST_IDS, "cross-chunk edges", until)
-        read = partial(self._children, math.prod(geometry.chunk_size), until)
+        crossing = self._lists(ids, newest_cross_edges(), MOST_IDS, "cross-chunk edges", self._until())
         return edges_of_roots(geometry.layout, nodes, crossing, read)
 
     def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:

@@ -87,10 +87,11 @@ class TableReads:
         return self._lists(ids, newest(CHILDREN), most, "children", until)
 
     def _lists(self, ids: Ids, row_filter: RowFilter, most: int, what: str, until: float) -> NodeLists:
-        """The ids in the cells of some sorted, unique nodes."""
+        """The ids in the cells of some sorted, unique nodes. ``until`` is the deadline of the first rows."""
         read = []
         for batch in batches(ids, ROWS):
             parts = self._cells(batch, row_filter, until)
+            until = self._until()
             rows = np.concatenate([as_ids([]), *(part.ids for part in parts)])
             cells = [cell for part in parts for cell in part.values]
             read.append(NodeLists.decoded(batch, rows, cells, most, what))

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 MOST_NODES = 1_000_000
 ROOTS, IDS = 100, 4_000_000
 """Limits for the roots that are looked up at once, and for their L2 ids."""
-NODES = 200_000
-"""Limit for the nodes that are read at once, and for those of several roots that are summed at once."""
+NODES, READ_NODES = 200_000, 50_000
+"""Limits for the nodes of several roots that are summed at once, and for those of one read of the store."""
 T = TypeVar("T")
 
 
@@ -297,12 +297,12 @@ def _grouped(ids: Mapping[int, Ids]) -> Iterator[dict[int, Ids]]:
 
 
 def _read(reader: Reader, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
-    """Return the rows and status of ids, in reads of up to `NODES`."""
-    if len(ids) <= NODES:
+    """Return the rows and status of ids, in reads of up to `READ_NODES`."""
+    if len(ids) <= READ_NODES:
         return reader.read(ids, names, with_reasons)
     rows, status, reasons = Rows.empty(ids), np.zeros(len(ids), dtype=np.int8), dict[int, str]()
-    for first in range(0, len(ids), NODES):
-        part = slice(first, first + NODES)
+    for first in range(0, len(ids), READ_NODES):
+        part = slice(first, first + READ_NODES)
         answer = reader.read(ids[part], names, with_reasons)
         rows.features[part], rows.present[part], status[part] = (
             answer.rows.features,

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from l2features.core.ids import as_ids, row_keys
 from l2features.graph.base import Graph, MalformedEdges
 from l2features.graph.bigtable import BigtableGraph
 from l2features.local.sample.graph_cells import graph_meta
+from l2features.store.bigtable.row_stream import Connection
 from l2features.testing import graph_tables
 from l2features.testing.emulators import Emulator
 from l2features.testing.graph_tables import put_rows
@@ -236,6 +237,25 @@ def test_edges_that_only_one_end_has(recordings: Recordings) -> None:
     assert 0 < len(expected) < len(recorded[root]["l2_edges"])
     [pairs] = copy.open().root_edges(GEOMETRY, {root: as_ids(ids)}).values()
     assert [tuple(pair) for pair in pairs.tolist()] == expected
+
+
+def test_the_deadline_is_that_of_each_read(recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = roots_of_recording(recordings)
+    root = max(recorded, key=lambda root: len(recorded[root]["l2_ids"]))
+    graph, read = Copy(recordings, "fixture_slow").open(), Connection.read_cells
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        sleep(0.5)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(Connection, "read_cells", slow)
+    monkeypatch.setattr("l2features.graph.table_reads.ROWS", 2)
+    found = graph.root_nodes(GEOMETRY, as_ids([root]), MOST)
+    graph.deadline_s = 2.0
+    begun = monotonic()
+    [pairs] = graph.root_edges(GEOMETRY, found.l2_ids).values()
+    assert pairs.tolist() == [list(pair) for pair in pairs_of(recorded[root]["l2_edges"])]
+    assert monotonic() - begun > graph.deadline_s
 
 
 @pytest.mark.parametrize("listening", [False, True], ids=["refused", "silent"])

@@ -274,6 +274,7 @@ def test_large_roots_among_many_are_read_in_bounded_batches(monkeypatch: pytest.
     monkeypatch.setattr(neuron_reader, "ROOTS", 8)
     monkeypatch.setattr(neuron_reader, "IDS", 2_000)
     monkeypatch.setattr(neuron_reader, "NODES", 256)
+    monkeypatch.setattr(neuron_reader, "READ_NODES", 100)
     setting = Setting(roots)
     largest = list(roots)[-1]
     for again in (False, True):
@@ -281,7 +282,7 @@ def test_large_roots_among_many_are_read_in_bounded_batches(monkeypatch: pytest.
         assert found.sizes == {largest: 1_001}
         assert found.status[-1] == TOO_LARGE
         check(setting, first_of(found, len(roots) - 1), roots)
-        assert all(len(ids) <= 256 for ids in setting.table.reads)
+        assert all(len(ids) <= 100 for ids in setting.table.reads)
         assert all(count * most <= 2_000 for count, most in setting.graph.limits)
         if again:
             assert setting.uses() == (["root_nodes"], 0)
