@@ -114,11 +114,11 @@ class Running:
 
 @pytest.fixture
 def running(
-    request: pytest.FixtureRequest, undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path
+    request: pytest.FixtureRequest, config: Path, pubsub: PubSubEmulator, tmp_path: Path
 ) -> Iterator[Running]:
     """An updater of two workers, or as many as its parameter."""
     workers = str(getattr(request, "param", 2))
-    running = Running(undisturbed, tmp_path, "--workers", workers, "--attempts", "2")
+    running = Running(config, tmp_path, "--workers", workers, "--attempts", "2")
     yield running
     children = running.workers() if running.process.poll() is None else []
     running.process.kill()
@@ -220,7 +220,7 @@ def test_killed_workers(running: Running) -> None:
 
 
 @pytest.mark.parametrize("running", [1], indirect=True)
-def test_a_killed_updater(running: Running, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_killed_updater(running: Running, config: Path, tmp_path: Path) -> None:
     """Its messages are redelivered when the leases expire; its workers exit, even if they hang."""
     ids = running.ids(Chunk(0, 1, 0))
     before, workers = running.rows(ids), running.workers()
@@ -231,7 +231,7 @@ def test_a_killed_updater(running: Running, undisturbed: Path, tmp_path: Path) -
     time.sleep(1)
     running.process.kill()
     assert not psutil.wait_procs(workers, LONGEST_S)[1]
-    again = Running(undisturbed, tmp_path, "--workers", "1", "--subscriptions", running.feed.subscription)
+    again = Running(config, tmp_path, "--workers", "1", "--subscriptions", running.feed.subscription)
     again.forget(ids)
     again.wait_for_rows(ids)
     assert again.rows(ids) == before
@@ -290,12 +290,12 @@ def ended_when(condition: Callable[[], bool]) -> Iterator[None]:
     watching.join()
 
 
-def test_a_signal_to_all_processes(undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path) -> None:
+def test_a_signal_to_all_processes(config: Path, pubsub: PubSubEmulator, tmp_path: Path) -> None:
     """Service managers and terminals send it to all; batches in progress are finished."""
     reading, go = tmp_path / "reading", tmp_path / "go"
     wait = f"open({str(reading)!r}, 'w')\n    while not os.path.exists({str(go)!r}): time.sleep(0.05)"
     path = before_reads(tmp_path, wait)
-    running = Running(undisturbed, tmp_path, "--workers", "2", PYTHONPATH=path)
+    running = Running(config, tmp_path, "--workers", "2", PYTHONPATH=path)
     ids = running.ids(Chunk(0, 1, 0))
     before, workers = running.rows(ids), running.workers()
     running.forget(ids)

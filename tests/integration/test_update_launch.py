@@ -46,11 +46,12 @@ def test_no_job_on_dataflow_without_its_topic(
 
 @pytest.mark.parametrize("runner", [[], ["--runner=FnApiRunner"]], ids=["local", "FnApiRunner"])
 def test_no_replay_without_its_topic(
-    pubsub: PubSubEmulator, undisturbed: Path, tmp_path: Path, runner: list[str]
+    pubsub: PubSubEmulator, config: Path, tmp_path: Path, runner: list[str]
 ) -> None:
     """The message has no ids, so only the launch can find the error."""
-    record(tmp_path, "nothing", edit(), EDIT)
-    flags = [f"--config={undisturbed}", f"--messages={tmp_path}", *runner]
+    messages = tmp_path / "messages"
+    record(messages, "nothing", edit(), EDIT)
+    flags = [f"--config={config}", f"--messages={messages}", *runner]
     assert refused(run_job(update.main, *flags, f"--dead_letters={MISSING}"))
     done = run_job(update.main, *flags, f"--dead_letters={Subscribed().topic}")
     assert done.stdout.startswith("1 of 1 messages done"), done.stderr
