@@ -166,7 +166,7 @@ def start(
         (GRAPH, DATASET, [NODES_PER_ROOT] * options.roots),
         (GIANT, GIANT, [options.giant] if options.giant else []),
     ):
-        made[name] = make_neurons(f"{STORE}/{name}", layer, sizes, scattered=True)
+        made[name] = make_neurons(f"{STORE}/{name}", layer, sizes, full=True)
         table = TABLE if name == GRAPH else f"{TABLE}_{name}"
         with closing(open_store(STORE, table)) as store:
             store.create(Meta(name, layer, "2026-01-01 00:00:00", GEOMETRY))

@@ -16,7 +16,7 @@ from google.cloud.bigtable_v2.types import MutateRowsRequest, MutateRowsResponse
 
 from benchmarks.servers import make_features
 from l2features.config.datasets import emulator_address
-from l2features.core.geometry import Geometry
+from l2features.core.geometry import Geometry, Triple
 from l2features.core.ids import IdLayout, Ids, as_ids
 from l2features.graph.bigtable import parse_graph_url
 from l2features.local.emulator_programs import BIGTABLE
@@ -40,6 +40,8 @@ GEOMETRY = Geometry(
     CHUNK,
     IdLayout({1: 10, 2: 10}),
 )
+FULL = ((24, 24, 14), (40, 40, 18))
+"""A part of the grid that 1,000,000 nodes fill as densely as those of EM: 977 a chunk."""
 TIME_MS = 1_767_225_600_000
 """When all nodes were made: 2026-01-01."""
 _Request, _Response = MutateRowsRequest.pb(), MutateRowsResponse.pb()
@@ -61,11 +63,11 @@ class Neuron:
     edges: npt.NDArray[np.int64]
 
 
-def make_neurons(url: str, watershed: str, sizes: Sequence[int], scattered: bool = False) -> list[Neuron]:
+def make_neurons(url: str, watershed: str, sizes: Sequence[int], full: bool = False) -> list[Neuron]:
     """Write a graph with one neuron per size, a number of nodes; returns the neurons in that order.
 
     ``watershed`` is the layer of the segmentation, of which there is only the info. Neurons begin in the
-    chunk at the centre, or ``scattered`` all over the grid.
+    chunk at the centre, or anywhere in `FULL` and stay there.
     """
     random = np.random.default_rng(0)
     taken: Counter[int] = Counter()
@@ -76,8 +78,8 @@ def make_neurons(url: str, watershed: str, sizes: Sequence[int], scattered: bool
         table.set(b"meta", b"meta", graph_meta(GEOMETRY, name, n_layers(GEOMETRY), watershed))
         batch: list[Neuron] = []
         for size in sizes:
-            start = random.integers(0, GRID) if scattered else np.array(GRID) // 2
-            chunks, edges = _tree(random, size, start)
+            start = random.integers(*FULL) if full else np.array(GRID) // 2
+            chunks, edges = _tree(random, size, start, FULL if full else ((0, 0, 0), GRID))
             chunk_ids = GEOMETRY.layout.chunk_id_array(chunks)
             ids = as_ids([_next(taken, chunk_id) for chunk_id in chunk_ids.tolist()])
             order = np.argsort(ids)
@@ -139,7 +141,7 @@ def features_of(neurons: Sequence[Neuron]) -> np.ndarray:
 
 
 def _tree(
-    random: np.random.Generator, size: int, start: npt.NDArray[np.int64]
+    random: np.random.Generator, size: int, start: npt.NDArray[np.int64], box: tuple[Triple, Triple]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Grow a branching walk through neighbouring chunks; returns chunks (size, 3) and edges (m, 2)."""
     steps = np.concatenate([np.eye(3, dtype=np.int64), -np.eye(3, dtype=np.int64)])[
@@ -154,7 +156,7 @@ def _tree(
         if branches[i]:
             parents[i] = int(places[i] * i)
         before = chunks[parents[i]]
-        inside = ((before + steps[i] >= 0) & (before + steps[i] < GRID)).all()
+        inside = ((before + steps[i] >= box[0]) & (before + steps[i] < box[1])).all()
         chunks[i] = before + (steps[i] if inside else -steps[i])
     edges = np.stack([parents[1:], np.arange(1, size)], axis=1)
     loops = random.integers(2, max(3, size), int(LOOPS * size)).clip(max=size - 1)

@@ -16,8 +16,7 @@ from ..config.datasets import Dataset
 from ..config.reach import check_bigtable
 from ..core.chunks import ChunkBox, whole_box
 from ..core.errors import ConfigError, GraphError, StoreError, VersionError
-from ..core.geometry import Geometry, Triple
-from ..core.ids import Ids
+from ..core.geometry import Triple
 from ..core.times import iso_text, parse_time, whole_ms
 from ..ingest.source import open_dataset_graph
 from ..store.base import Store, open_store
@@ -31,6 +30,7 @@ from .plan import (
     PARTITION_ROWS,
     ROOTS_PER_UNIT,
     SAMPLE,
+    SAMPLE_EDGE,
     UNIT_ROWS,
     Plan,
     begin,
@@ -41,7 +41,7 @@ from .plan import (
     scattered,
 )
 from .renewal import Changes, find_changes
-from .units import Units, block_grid
+from .units import Units, block_grid, block_of
 
 SETTLED = timedelta(seconds=60)
 """How far in the past a version is: clocks differ, and an edit is written with a time before its end."""
@@ -219,31 +219,37 @@ def _check_base(base: Manifest, plan: Plan) -> None:
 
 
 def divided(units: Units) -> Plan:
-    """Return the plan with its partitions, whose number and bounds are taken from a sample of the units.
+    """Return the plan with its blocks and partitions, from the nodes of a sample of its chunks or roots.
 
-    Blocks in which the sample finds too many nodes are made smaller.
+    Blocks are smaller where the sample has too many nodes for a worker.
     """
     plan = units.plan
     if plan.units == 0:
         return plan
-    numbers, roots = list(scattered(plan.units, SAMPLE)), list[Ids]()
-    with closing(units.open()) as source:
-        for unit in numbers:
-            rows = source.read(unit)
-            if len(rows) > UNIT_ROWS and plan.base is None and plan.block > 1:
-                return divided(replace(units, plan=_smaller(plan, units.geometry)))
-            roots.append(rows["root"].copy())
-    expected = sum(map(len, roots)) * plan.units / len(numbers)
-    count = max(1, math.ceil(expected / PARTITION_ROWS))
+    if plan.base is None:
+        whole = plan.chunk_box(units.geometry)
+        parts = math.prod(block_grid(whole, SAMPLE_EDGE))
+        boxes = [block_of(whole, SAMPLE_EDGE, part) for part in scattered(parts, SAMPLE)]
+        with closing(units.open()) as source:
+            roots = [source.nodes_in(box).roots for box in boxes]
+        most = max(len(own) / len(box) for own, box in zip(roots, boxes, strict=True))
+        plan, share = _with_blocks(plan, whole, most), len(whole) / sum(map(len, boxes))
+    else:
+        numbers = list(scattered(plan.units, SAMPLE))
+        with closing(units.open()) as source:
+            roots = [source.nodes_of(unit).roots for unit in numbers]
+        share = plan.units / len(numbers)
+    count = max(1, math.ceil(sum(map(len, roots)) * share / PARTITION_ROWS))
     nodes = chunk_bounds(plan.chunk_box(units.geometry), units.geometry, count)
     return plan.model_copy(update={"root_bounds": bounds_of(roots, count), "node_bounds": nodes})
 
 
-def _smaller(plan: Plan, geometry: Geometry) -> Plan:
-    """Return the plan with blocks of half the edge."""
-    block = plan.block // 2
-    units = math.prod(block_grid(plan.chunk_box(geometry), block))
-    return plan.model_copy(update={"block": block, "units": units})
+def _with_blocks(plan: Plan, box: ChunkBox, most: float) -> Plan:
+    """Return the plan with the largest blocks that hold `UNIT_ROWS` nodes at ``most`` nodes a chunk."""
+    block = BLOCK
+    while block > 1 and most * block**3 > UNIT_ROWS:
+        block //= 2
+    return plan.model_copy(update={"block": block, "units": math.prod(block_grid(box, block))})
 
 
 # ------------------------------------------------------------------ what is done

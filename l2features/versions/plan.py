@@ -27,13 +27,13 @@ PLAN = "plan.json"
 BLOCK = 8
 """Chunks of a block along each axis, unless it has too many nodes."""
 UNIT_ROWS = 1_000_000
-"""Nodes of a block from which on smaller blocks are taken: a worker holds about 300 bytes of each."""
+"""Nodes of a block at most, as the sample has it: a worker holds about 300 bytes of each."""
 ROOTS_PER_UNIT = 16
 """Roots that a renewal reads at a time."""
 PARTITION_ROWS = 2_500_000
 """Rows of a partition, which is about 256 MB in a file."""
-SAMPLE = 16
-"""Units of which the rows are counted, to divide the ids into partitions."""
+SAMPLE, SAMPLE_EDGE = 32, 2
+"""Boxes, or units of a renewal, whose nodes are counted to divide the work; chunks along a box's edge."""
 _Id = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from ..store.base import DONE, open_store
 from .node_rows import blank, labels, put_rows
 from .plan import ROOTS_PER_UNIT, Plan
 
+T = TypeVar("T")
 THREADS = 8
 """Chunks whose rows are read at the same time."""
 MOST_NODES = 200_000_000
@@ -41,11 +44,11 @@ class Units:
 
     def box(self, unit: int) -> ChunkBox:
         """Return the chunks of a block."""
-        box, edge = self.plan.chunk_box(self.geometry), self.plan.block
-        place = np.unravel_index(unit, block_grid(box, edge))
-        first = (np.array(box.start) // edge + np.array(place)) * edge
-        start, stop = np.maximum(box.start, first), np.minimum(box.stop, first + edge)
-        return ChunkBox(as_triple(start), as_triple(stop))
+        return block_of(self.plan.chunk_box(self.geometry), self.plan.block, unit)
+
+    def roots(self, unit: int) -> Ids:
+        """Return the roots of a part of a renewal."""
+        return as_ids(self.plan.made[unit * ROOTS_PER_UNIT : (unit + 1) * ROOTS_PER_UNIT])
 
 
 class UnitSource:
@@ -68,22 +71,39 @@ class UnitSource:
 
         Transient errors are retried. Raises GraphError and StoreError.
         """
-        fresh = self.units.plan.base is None
-        read = self._block if fresh else self._roots
-        try:
-            rows = in_attempts(lambda: read(unit), GraphUnavailable, StoreUnavailable)
-        except (GraphError, StoreError) as error:
-            what = f"chunks {self.units.box(unit)}" if fresh else f"part {unit} of the changed roots"
-            raise type(error)(f"{what}: {error}") from error
+        units = self.units
+        if units.plan.base is None:
+            box = units.box(unit)
+            rows = self._attempted(f"chunks {box}", lambda: self._block(box))
+        else:
+            what = f"part {unit} of the changed roots"
+            rows = self._attempted(what, lambda: self._roots(units.roots(unit)))
         return rows[np.lexsort((labels(rows), rows["root"]))]
 
-    def _block(self, unit: int) -> np.ndarray:
-        layout = self.geometry.layout
-        box = self.units.box(unit)
+    def nodes_in(self, box: ChunkBox) -> NodeRoots:
+        """Return the valid nodes of chunks, with retries. Raises GraphError and StoreError."""
+        return self._attempted(f"chunks {box}", lambda: self._nodes_in(box))
+
+    def nodes_of(self, unit: int) -> NodeRoots:
+        """Return the nodes of a part of a renewal, likewise."""
+        roots = self.units.roots(unit)
+        return self._attempted(f"part {unit} of the changed roots", lambda: self._nodes_of(roots))
+
+    def _attempted(self, what: str, read: Callable[[], T]) -> T:
+        try:
+            return in_attempts(read, GraphUnavailable, StoreUnavailable)
+        except (GraphError, StoreError) as error:
+            raise type(error)(f"{what}: {error}") from error
+
+    def _nodes_in(self, box: ChunkBox) -> NodeRoots:
         nodes = self.graph.valid_nodes(self.geometry, box, self.units.time)
         if not self.graph.permanent:
             self._check_ingested(box)
-        rows = blank(nodes)
+        return nodes
+
+    def _block(self, box: ChunkBox) -> np.ndarray:
+        layout = self.geometry.layout
+        rows = blank(nodes := self._nodes_in(box))
         columns = layout.chunk_coordinates(nodes.l2_ids)[:, :2]
         starts = np.flatnonzero((columns[1:] != columns[:-1]).any(axis=1)) + 1
 
@@ -102,11 +122,8 @@ class UnitSource:
                 chunk = Chunk(*self.geometry.layout.chunk_coordinates(as_ids([chunk_id]))[0].tolist())
                 raise StoreError(f"chunk {chunk} was not ingested: ingest it, or choose others by --chunks")
 
-    def _roots(self, unit: int) -> np.ndarray:
-        plan = self.units.plan
-        roots = as_ids(plan.made[unit * ROOTS_PER_UNIT : (unit + 1) * ROOTS_PER_UNIT])
-        nodes = self._nodes_of(roots)
-        rows = blank(nodes)
+    def _roots(self, roots: Ids) -> np.ndarray:
+        rows = blank(nodes := self._nodes_of(roots))
         put_rows(rows, self.store.read(sorted_unique(nodes.l2_ids)))
         return rows
 
@@ -130,3 +147,11 @@ def block_grid(box: ChunkBox, edge: int) -> Triple:
     """Return the number of aligned blocks that a box touches along each axis."""
     x, y, z = (-(-b // edge) - a // edge for a, b in zip(box.start, box.stop, strict=True))
     return x, y, z
+
+
+def block_of(box: ChunkBox, edge: int, number: int) -> ChunkBox:
+    """Return the part of a box that one of the blocks of `block_grid` covers."""
+    place = np.unravel_index(number, block_grid(box, edge))
+    first = (np.array(box.start) // edge + np.array(place)) * edge
+    start, stop = np.maximum(box.start, first), np.minimum(box.stop, first + edge)
+    return ChunkBox(as_triple(start), as_triple(stop))
