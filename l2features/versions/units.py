@@ -23,7 +23,7 @@ from .node_rows import blank, labels, put_rows
 from .plan import ROOTS_PER_UNIT, Plan
 
 T = TypeVar("T")
-THREADS = 8
+THREADS = 4
 """Chunks whose rows are read at the same time."""
 MOST_NODES = 200_000_000
 """Maximum nodes of the roots of a unit."""

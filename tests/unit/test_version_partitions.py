@@ -138,6 +138,10 @@ def test_partitions_share_out_all_rows_once() -> None:
         assert np.sort(labels(together)).tolist() == labels(rows).tolist()
 
 
+def test_a_block_without_nodes_has_no_part() -> None:
+    assert list(divide(rows_of(300)[:0], a_plan())) == []
+
+
 def a_plan(**fields: Any) -> Plan:
     about = {"dataset": "d", "l2cache_id": "t", "graph_id": "g", "cv_path": "c", "box": "0:1,0:1,0:1"}
     known = {"number": 1, "timestamp": "2026-11-21T00:00:00Z", "units": 1, **about}

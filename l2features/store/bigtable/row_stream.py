@@ -185,10 +185,11 @@ class Connection:
         Each batch of ranges is one request; it is not empty, and its ranges ascend and do not overlap. Some
         requests run at once, with one deadline.
         """
+        turn = threading.Lock()
         for start in range(0, len(batches), CONCURRENT):
             until, reads = time.monotonic() + deadline_s, []
             for batch in batches[start : start + CONCURRENT]:
-                read = self._read(self._decode(columns), row_filter, until)
+                read = self._read(self._decode(columns), row_filter, until, turn)
                 for first, last in batch:
                     read.request.rows.row_ranges.add(start_key_closed=first, end_key_closed=last)
                 reads.append(read)
