@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil, prod
@@ -126,13 +125,11 @@ def em_rows(shared: Path) -> tuple[np.ndarray, int]:
 
 def core_seconds(roots: int) -> float:
     """Return the core-seconds of the job for a million nodes, without its start-up."""
-    options = materialize.parse([f"--roots={roots}", "--giant=0"])
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
-        bench, neurons = materialize.start(Path(folder), options, running, Console(stderr=True))
+    options, sizes = materialize.parse([f"--roots={roots}"]), [materialize.NODES_PER_ROOT] * roots
+    with materialize.started(sizes, options, Console(stderr=True)) as (bench, _, _):
         fresh = bench.materialize(DATASET, "versions", materialize.BEFORE)
         empty = bench.materialize(DATASET, "part", materialize.BEFORE, "--chunks=0:1,0:1,0:1")
-    nodes = sum(len(neuron.l2_ids) for neuron in neurons)
-    return (fresh.core_seconds - empty.core_seconds) / nodes * 1e6
+    return (fresh.core_seconds - empty.core_seconds) / sum(sizes) * 1e6
 
 
 def measured_text(m: Measured) -> list[str]:
