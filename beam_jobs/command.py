@@ -55,13 +55,18 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for the data set, the chunks and the number of processes."""
+    add_dataset_options(parser)
+    which = parser.add_mutually_exclusive_group()
+    add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
+    which.add_argument("--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this part of the grid")
+
+
+def add_dataset_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the data set and the number of processes."""
     parser.add_argument(
         "--dataset", required=True, help="name of the data set in the data sets file (required)"
     )
     parser.add_argument("--config", help=CONFIG_HELP)
-    which = parser.add_mutually_exclusive_group()
-    add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
-    which.add_argument("--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this part of the grid")
     parser.add_argument("--workers", type=int, help="worker processes of a local run; default: one per core")
 
 
@@ -93,7 +98,7 @@ def parse(
             f"--detach, --wait=false: runner {args.runner} ends with this command; "
             "expected --runner=DataflowRunner"
         )
-    for option in ("attempts", "workers"):
+    for option in ("attempts", "workers", "version", "segments", "shard_size", "cell_nodes"):
         if (number := getattr(args, option, None)) is not None and number < 1:
             parser.error(f"--{option} {number}: expected 1 or more")
     flags = beam_flags(parser, rest)

@@ -30,7 +30,7 @@ from l2features.core.times import TIME_PATTERN
 from l2features.pubsub.topic import PROJECT
 from l2features.versions.materialization import TODAY
 
-from . import audit, command, ingest, materialize, update
+from . import audit, command, ingest, materialize, precomputed, update
 from .dataflow import DEFAULTS
 from .options import actions, boolean
 
@@ -62,11 +62,16 @@ FIELDS = {
     "dataset": Field("Data set", WHAT, f"^{DATASET_NAME.pattern}$", required=True),
     "config": Field("Data sets file", WHAT, "^gs://[^/]+/.+$", "GCS_READ_FILE", required=True),
     "timestamp": Field("Time of the graph", WHAT, f"^({TODAY}|{TIME_PATTERN})$"),
-    "output": Field("Folder of versions", WHAT, "^gs://[^/]+/.+$", required=True),
+    "output": Field("Folder of the output", WHAT, "^gs://[^/]+/.+$", required=True),
     "base": Field("Version to renew", WHAT, _AT_LEAST_1),
     "rebase": Field("Fresh version", HOW),
     "delta": Field("Delta Lake table", HOW),
     "settle_seconds": Field("Time to settle", HOW, r"^[0-9]+(\.[0-9]+)?$"),
+    "version": Field("Version", WHAT, _AT_LEAST_1),
+    "layers": Field("Layers", WHAT, "^[a-z_]+(,[a-z_]+)*$"),
+    "segments": Field("Segments", WHAT, _AT_LEAST_1),
+    "shard_size": Field("Size of files", HOW, _AT_LEAST_1),
+    "cell_nodes": Field("Nodes of a cell", HOW, _AT_LEAST_1),
     "create": Field("Create the table", WHAT),
     "test": Field("Eight chunks only", PART),
     "chunks": Field("Chunks", PART, "^[0-9]+:[0-9]+,[0-9]+:[0-9]+,[0-9]+:[0-9]+$"),
@@ -117,6 +122,11 @@ TEMPLATES = {
     "materialize": Template(
         "Make a version: all valid nodes with their roots and features at a time, as Parquet files.",
         materialize.add_options,
+        max_workers=100,
+    ),
+    "precomputed": Template(
+        "Export a version as layers for Neuroglancer, which any file server serves.",
+        precomputed.add_options,
         max_workers=100,
     ),
     "update": Template(

@@ -1,9 +1,11 @@
-"""The layers ``nodes`` and ``axes``: the records of L2 nodes as annotations, by their rows."""
+"""The layers ``nodes`` and ``axes``: the records of L2 nodes as annotations, by their features."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ ROOT = "root"
 POSITION, FACES, AXES, SPREADS = "rep_coord_nm", "chunk_intersect_count", "pca", "pca_val"
 Values = npt.NDArray[np.floating | np.integer]
 Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.intp]
 
 
 class _Drawn(NamedTuple):
@@ -50,48 +53,71 @@ DRAWN = (
 PROPERTIES = larger_first([drawn.shown for drawn in DRAWN])
 
 
+class Served(NamedTuple):
+    """Nodes as clients receive them.
+
+    Args:
+        ids: (n,) the nodes.
+        computed: (n,) whether a node has features.
+        column: returns an attribute (n, *shape), and which nodes have it, (n,).
+        voxel_nm3: volume of a voxel.
+    """
+
+    ids: Ids
+    computed: Mask
+    column: Callable[[str], tuple[np.ndarray, Mask]]
+    voxel_nm3: float
+
+
 @dataclass(frozen=True)
 class NodeLayer:
     """A layer of nodes.
 
-    ``attributes`` are those that it needs. ``points`` returns the k points of each row in nm, (n, 3 k), and
-    which rows have them, (n,).
+    ``attributes`` are those that it needs. ``points`` returns the k points of each node in nm, (n, 3 k), and
+    which nodes have them, (n,).
     """
 
     annotations: AnnotationLayer
     attributes: tuple[str, ...]
-    points: Callable[[Rows, Geometry], tuple[npt.NDArray[np.float64], Mask]]
+    points: Callable[[Served], tuple[npt.NDArray[np.float64], Mask]]
 
     def records(self, rows: Rows, geometry: Geometry) -> tuple[np.ndarray, Ids]:
         """Return the records and the ids of the nodes that the layer has, in the order of the rows.
 
         A node without features has none. A property is NaN where its attribute is absent.
         """
-        points, drawn = self.points(rows, geometry)
-        places = np.flatnonzero(drawn & rows.found & ~rows.not_computed)
+        computed = rows.found & ~rows.not_computed
+        column = partial(served_column, rows, geometry)
+        records, places = self.drawn(Served(rows.ids, computed, column, math.prod(geometry.resolution)))
+        return records, rows.ids[places]
+
+    def drawn(self, nodes: Served) -> tuple[np.ndarray, Places]:
+        """Return the records of the nodes that the layer has, and their places, in the order of the nodes."""
+        points, drawn = self.points(nodes)
+        places = np.flatnonzero(drawn & nodes.computed)
         records = np.zeros(len(places), dtype=self.annotations.dtype)
-        records[COORDINATES], rows = points[places], rows.take(places)
+        records[COORDINATES] = points[places]
         for shown, attribute, compute in DRAWN:
-            values, present = served_column(rows, geometry, attribute)
+            values, present = (found[places] for found in nodes.column(attribute))
             records[shown.name] = compute(values)
             if shown.dtype.kind == "f":
                 records[shown.name][~present] = np.nan
-        return records, rows.ids
+        return records, places
 
 
-def _positions(rows: Rows, geometry: Geometry) -> tuple[npt.NDArray[np.float64], Mask]:
-    return served_column(rows, geometry, POSITION)
+def _positions(nodes: Served) -> tuple[npt.NDArray[np.float64], Mask]:
+    return nodes.column(POSITION)
 
 
-def _lines(rows: Rows, geometry: Geometry) -> tuple[npt.NDArray[np.float64], Mask]:
+def _lines(nodes: Served) -> tuple[npt.NDArray[np.float64], Mask]:
     """Return the ends of each node's first principal axis, (n, 6).
 
     The line is as long as a uniform rod of the node's standard deviation along the axis: sqrt(12) times that.
     Its middle is the representative coordinate. ``pca_val`` is the deviation times sqrt(voxels - 1).
     """
-    (middle, placed), (axes, known) = (served_column(rows, geometry, name) for name in (POSITION, AXES))
-    spreads, measured = served_column(rows, geometry, SPREADS)
-    voxels = np.minimum(rows.features[SIZE], PCA_MAX_SAMPLES).astype(np.float64)
+    (middle, placed), (axes, known) = (nodes.column(name) for name in (POSITION, AXES))
+    spreads, measured = nodes.column(SPREADS)
+    voxels = np.minimum(np.rint(nodes.column(SIZE)[0] / nodes.voxel_nm3), PCA_MAX_SAMPLES)
     half = np.sqrt(3 / np.maximum(voxels - 1, 1)) * spreads[:, 0]
     arm = axes[:, 0].astype(np.float64) * half[:, None]
     return np.concatenate([middle - arm, middle + arm], axis=1), placed & known & measured

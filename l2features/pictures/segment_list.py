@@ -28,9 +28,14 @@ COLUMNS = (
 
 
 def segment_list(roots: Ids, summaries: np.ndarray) -> dict[str, Any]:
-    """Return the ``info`` file of roots (R,) with their summaries (R,), dtype `GRAPH_SUMMARIES`."""
+    """Return the ``info`` file of roots (R,) with their summaries (R,).
+
+    Summaries of dtype `SUMMARIES` have no cable length; those of `GRAPH_SUMMARIES` have all columns.
+    """
     properties = []
     for name, data_type, measure, scale, description in COLUMNS:
+        if measure not in (summaries.dtype.names or ()):
+            continue
         values = (summaries[measure] * scale).astype(data_type)
         properties.append(
             {

@@ -109,11 +109,17 @@ class VersionReader:
 
     def layer_batches(self, layer: int, layout: Layout, columns: Sequence[str]) -> Iterator[Any]:
         """Yield the rows of one layer that belong to the version, sorted, in tables of one row group."""
-        gone = self._retired(layer)[0]
         for file in self.manifest.layers[layer].of(layout):
-            groups = range(len(self.files.footer(file).rows))
-            for table in self.files.groups(file, groups, columns):
-                yield _filtered(table, ~_in_any(table[ROOT_ID].to_numpy(), gone))
+            yield from self.file_batches(layer, file, columns)
+
+    def file_batches(
+        self, layer: int, file: VersionFile, columns: Sequence[str], part: int = 0, parts: int = 1
+    ) -> Iterator[Any]:
+        """Yield the rows of a file of a layer as `layer_batches`, or those of one of its equal ``parts``."""
+        gone, count = self._retired(layer)[0], len(self.files.footer(file).rows)
+        groups = range(part * count // parts, (part + 1) * count // parts)
+        for table in self.files.groups(file, groups, columns):
+            yield _filtered(table, ~_in_any(table[ROOT_ID].to_numpy(), gone))
 
     # ------------------------------------------------------------------ lookups
     def _found(

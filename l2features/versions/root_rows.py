@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..core.ids import Ids, as_ids, sorted_unique
@@ -20,11 +22,16 @@ def version_summaries(reader: VersionReader, roots: Ids, until: float = FOREVER)
     out = Collected(sorted_unique(as_ids(roots)), SUMMARIES)
     found = reader.roots(out.roots, until=until)
     known = unsigned(found.table[ROOT_ID])
-    records = np.zeros(len(known), dtype=SUMMARIES)
-    for name in SUMMARIES.names or ():
-        records[name] = vectors(found.table, name)
-    out.put(known, records)
+    out.put(known, summaries_of(found.table))
     absent = np.setdiff1d(out.roots, known, assume_unique=True)
     reason = f"not in version {reader.manifest.number}"
     out.refuse(RootStatus.UNKNOWN, dict.fromkeys(absent.tolist(), reason))
     return out.result(as_ids(roots)), found.row_groups
+
+
+def summaries_of(table: Any) -> np.ndarray:
+    """Return the summaries in a table of roots, dtype `SUMMARIES`, in its order."""
+    records = np.zeros(len(table), dtype=SUMMARIES)
+    for name in SUMMARIES.names or ():
+        records[name] = vectors(table, name)
+    return records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+import tensorstore
 from cloudvolume import Skeleton, from_cloudpath
 
 from l2features.core.geometry import Chunk, Geometry
@@ -208,6 +210,27 @@ def test_segments_sort_by_their_measures(layers: Layers) -> None:
     assert info["inline"]["ids"] == [str(root) for root in sorted(roots)]
     assert columns["n_nodes"] == [len(layers.roots[root]) for root in sorted(roots)]
     assert set(columns["n_missing"]) == {0}
+
+
+@pytest.mark.parametrize("layer", ["nodes", "axes"])
+def test_tensorstore_reads_every_node_by_its_cell_its_id_and_its_root(layers: Layers, layer: str) -> None:
+    store = tensorstore.KvStore.open({"driver": "http", "base_url": f"{layers.url}/{layer}/"}).result()
+    decoder, drawn = Decoder(json.loads(store.read("info").result().value)), layers.drawn(layer)
+    expected = {node: decoder.annotation(record.tobytes()) for node, record in drawn.items()}
+    (level,) = decoder.info["spatial"]
+    cells = [store.read(f"{level['key']}/{x}_{y}_{z}") for x, y, z in np.ndindex(*level["grid_shape"])]
+    found = [item for cell in cells for item in decoder.listed(cell.result().value).items()]
+    valid = {node: one for node, one in expected.items() if node in layers.root_now}
+    assert sorted(found) == sorted(valid.items())
+    for node, one in expected.items():
+        root = layers.root_now.get(node)
+        related = {"root": [root] if root else []}
+        assert decoder.by_id(store.read(f"by_id/{node}").result().value) == one._replace(related=related)
+    for root, nodes in layers.roots.items():
+        listed = decoder.listed(store.read(f"rel_root/{root}").result().value)
+        assert listed == {node: expected[node] for node in nodes if node in drawn}
+    unknown = int(layers.rows.ids.max()) + 1
+    assert store.read(f"by_id/{unknown}").result().state == "missing"
 
 
 def test_a_root_that_is_missing_is_no_data(recorded: Layers) -> None:

@@ -1,0 +1,195 @@
+"""Export a version as layers that Neuroglancer reads, in files that any file server or bucket serves.
+
+Writes the layers nodes, axes and segment_properties of a version below --output, a folder of its own, and on
+request skeletons. An export that was interrupted is continued by the same command; it gets the same files.
+See docs/pictures.md.
+
+example:
+  python -m beam_jobs.precomputed --config datasets.yml --dataset minnie --version 7 \\
+      --output gs://bucket/precomputed/minnie-7
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from l2features.config.datasets import load_dataset
+from l2features.core.chunks import ChunkBox
+from l2features.core.errors import VersionError
+from l2features.core.geometry import Chunk
+from l2features.local.pool import ChunkJob
+from l2features.local.worker import report_progress
+from l2features.pictures.row_files import RowFiles
+from l2features.pictures.static_export import (
+    DEFAULT_LAYERS,
+    LAYERS,
+    StaticExport,
+    Wanted,
+    WrittenPart,
+    alone,
+    prepare,
+)
+from l2features.pictures.static_finish import StaticManifest, finish, finished_before
+from l2features.store.base import Store
+from l2features.versions.leftovers import WORK
+from l2features.versions.spill import UnitFailed
+
+from . import command
+from .command import EXIT_STOPPED, LOCAL
+from .dataflow import labels, table_job_name
+from .materialize import STOPPED, output_url
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the job's own options, beside Beam's."""
+    command.add_dataset_options(parser)
+    parser.add_argument("--version", type=int, required=True, help="number of the version (required)")
+    parser.add_argument(
+        "--output", required=True, help="folder of the export: a path, file:///… or gs://… (required)"
+    )
+    parser.add_argument(
+        "--layers",
+        default=",".join(DEFAULT_LAYERS),
+        help=f"some of {', '.join(LAYERS)}, which needs the graph; default: %(default)s",
+    )
+    parser.add_argument(
+        "--segments",
+        type=int,
+        default=Wanted.segments,
+        help="roots in segment_properties and skeletons, the largest of the version; default %(default)s",
+    )
+    parser.add_argument(
+        "--shard_size",
+        type=int,
+        default=Wanted.shard_size,
+        help="wanted size of a file in bytes; default %(default)s",
+    )
+    parser.add_argument(
+        "--cell_nodes",
+        type=int,
+        default=Wanted.cell_nodes,
+        help="nodes in the fullest cell of a level coarser than chunks; default %(default)s",
+    )
+
+
+parse = partial(command.parse, "precomputed", __doc__, add_options)
+
+
+def plan(args: argparse.Namespace) -> StaticExport:
+    """Return the export that the options describe. Raises L2FeaturesError before a file of it is written."""
+    wanted = Wanted(
+        load_dataset(args.dataset, args.config),
+        args.version,
+        output_url(args.output),
+        tuple(args.layers.split(",")),
+        args.segments,
+        args.shard_size,
+        args.cell_nodes,
+    )
+    return prepare(wanted)
+
+
+# ------------------------------------------------------------------ on this machine
+def scan_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
+    """Return the first part of a local run: read the units, and keep the rows of each in files."""
+    return _job(run, units, files.has, partial(files.open_worker, run), "unit of the scan")
+
+
+def write_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
+    """Return the second part of a local run: write the shards."""
+
+    def written(part: int) -> bool:
+        return run.read_done(part) is not None
+
+    return _job(run, run.parts, written, partial(files.open_writer, run, units, report_progress), "shard")
+
+
+def _job(
+    run: StaticExport, count: int, has: Callable[[int], bool], open_worker: Callable[[], Any], what: str
+) -> ChunkJob[Any]:
+    box = ChunkBox((0, 0, 0), (count, 1, 1))
+
+    def pending(_: Store, first: int, last: int) -> list[Chunk]:
+        chunks = [Chunk(*xyz) for xyz in box.positions(first, last).tolist()]
+        return [chunk for chunk in chunks if not has(chunk.x)]
+
+    return ChunkJob(box, run.open_store, pending, _nothing, open_worker, partial(_give_up, what))
+
+
+def _give_up(what: str, _: Store, chunk: Chunk, reason: str) -> NoReturn:
+    raise UnitFailed(f"{what} {chunk.x}: {reason}")
+
+
+def _nothing() -> None:
+    return
+
+
+def export_locally(run: StaticExport, args: argparse.Namespace) -> int:
+    """Make the export on this machine; returns the exit status."""
+    with ExitStack() as stack:
+        local, units = run.folder.local, run.open().count
+        work = local / WORK if local else None
+        work = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="l2features-")))
+        files = RowFiles(work, run.row_layers)
+        for job in (scan_job(run, files, units), write_job(run, files, units)) if run.parts else ():
+            if command.run_local(job, args, lambda _: None).stopped:
+                print(STOPPED, file=sys.stderr)
+                return EXIT_STOPPED
+        return report(finish(run, [_done(run, part) for part in range(run.parts)]), run)
+
+
+def _done(run: StaticExport, part: int) -> WrittenPart:
+    written = run.read_done(part)
+    if written is None:
+        raise VersionError(f"part {part} of the export: its file is gone; run the command again")
+    return written
+
+
+# ------------------------------------------------------------------ on a Beam runner
+def export_on(run: StaticExport, args: argparse.Namespace, flags: list[str]) -> int:
+    """Make the export on a Beam runner; returns the exit status."""
+    from .precomputed_pipeline import build
+
+    named = [table_job_name("precomputed", run.dataset), *labels("precomputed", args.dataset), *flags]
+    counts = command.run_on(args.runner, named, partial(build, run=run), command.waiting(args))
+    if counts is None:
+        return 0
+    manifest = finished_before(run)
+    if manifest is None:
+        raise VersionError(f"the export in {run.url} has no manifest after its job")
+    return report(manifest, run)
+
+
+def report(manifest: StaticManifest, run: StaticExport) -> int:
+    """Print what an export holds; returns the exit status."""
+    counts = ", ".join(f"{count} in {layer}" for layer, count in manifest.counts.items())
+    print(f"version {manifest.version}: {counts}")
+    print(f"{len(manifest.shards)} shards of {sum(manifest.shards.values()) / 1e6:.1f} MB in {run.url}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 1 for an error, 2 for a wrong option."""
+    args, flags = parse(argv)
+
+    def run() -> int:
+        export = plan(args)
+        with alone(export):
+            if manifest := finished_before(export):
+                return report(manifest, export)
+            if args.runner == LOCAL:
+                return export_locally(export, args)
+            return export_on(export, args, flags)
+
+    return command.exit_status(run, STOPPED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

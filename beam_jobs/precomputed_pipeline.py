@@ -1,0 +1,113 @@
+"""The pipeline of a static export, for every runner: units, rows, parts, shards. It is linear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from l2features.pictures.static_export import PartWriter, StaticExport, WrittenPart
+from l2features.pictures.static_finish import finish
+from l2features.pictures.static_index import row_dtype
+
+from .transforms import count
+
+ELEMENT_ROWS = 20_000
+"""Rows of an element, about 1 MB: runners limit its size."""
+
+
+class _ScanFn(beam.DoFn):
+    def __init__(self, run: StaticExport) -> None:
+        self.run = run
+
+    def setup(self) -> None:
+        self.source = self.run.open()
+
+    def process(self, unit: int) -> Iterator[tuple[int, bytes]]:
+        for rows in self.source.scan(unit).values():
+            count(rows=len(rows))
+            parts, starts = np.unique(rows["part"], return_index=True)
+            for part, own in zip(parts.tolist(), np.split(rows, starts[1:]), strict=True):
+                for first in range(0, len(own), ELEMENT_ROWS):
+                    yield part, own[first : first + ELEMENT_ROWS].tobytes()
+
+
+class _WriteFn(beam.DoFn):
+    def __init__(self, run: StaticExport) -> None:
+        self.run = run
+
+    def setup(self) -> None:
+        self.writer = PartWriter(self.run)
+
+    def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[str]:
+        part, pieces = element
+        dtype = row_dtype(self.run.index_of(part)[0].layer)
+        written = self.run.read_done(part)
+        if written is None:
+            written = self.writer.write(part, (np.frombuffer(piece, dtype=dtype) for piece in pieces))
+        count(files=1)
+        yield written.model_dump_json()
+
+    def teardown(self) -> None:
+        if hasattr(self, "writer"):
+            self.writer.close()
+
+
+class _FinishFn(beam.DoFn):
+    def __init__(self, run: StaticExport) -> None:
+        self.run = run
+
+    def process(self, done: list[str]) -> Iterator[int]:
+        yield finish(self.run, [WrittenPart.model_validate_json(text) for text in done]).version
+
+
+@dataclass
+class ScanNodes(beam.PTransform):
+    """Read the nodes of each unit; returns the bytes of their rows by part."""
+
+    run: StaticExport
+
+    def expand(self, begin: Any) -> Any:
+        units = self.run.open().count
+        return (
+            begin
+            | "Units" >> beam.Create(range(units), reshuffle=True)
+            | "Scan" >> beam.ParDo(_ScanFn(self.run)).with_output_types(tuple[int, bytes])
+        )
+
+
+@dataclass
+class WriteShards(beam.PTransform):
+    """Write the shard of each part; returns what was written as JSON."""
+
+    run: StaticExport
+
+    def expand(self, rows: Any) -> Any:
+        return (
+            rows
+            | "Group" >> beam.GroupByKey()
+            | "Write" >> beam.ParDo(_WriteFn(self.run)).with_output_types(str)
+        )
+
+
+@dataclass
+class WriteInfo(beam.PTransform):
+    """Write the info files and the manifest once all shards are there; returns the number of the version."""
+
+    run: StaticExport
+
+    def expand(self, written: Any) -> Any:
+        return written | "List" >> beam.combiners.ToList() | "Info" >> beam.ParDo(_FinishFn(self.run))
+
+
+def build(pipeline: Any, run: StaticExport) -> Any:
+    """Add an export to a pipeline; returns the number of its version."""
+    return (
+        pipeline
+        | "Scan nodes" >> ScanNodes(run)
+        | "Write shards" >> WriteShards(run)
+        | "Write info" >> WriteInfo(run)
+    )

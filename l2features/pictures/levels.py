@@ -1,0 +1,115 @@
+"""Levels of a spatial index: cells of chunks, from one for the whole grid down to single chunks.
+
+A level has the nodes whose hash lies in its range. So levels share no node, and each is a random sample.
+Source: Neuroglancer's specification of its multi-level annotation index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..core.geometry import Geometry, Triple, as_triple
+from ..core.ids import Ids
+from ..volume.sharded import morton_codes
+from .annotations import hashes
+
+SPAN = 1 << 32
+"""The level of a node is chosen by the high 32 bits of its hash, its place in a cell by the low ones."""
+Counts = npt.NDArray[np.int64]
+_LOW, _HIGH = np.uint64(SPAN - 1), np.uint64(32)
+
+
+class Level(BaseModel):
+    """Cells of ``edge`` chunks along each axis, a power of two, but no longer than the `padded` grid.
+
+    They have the nodes of hashes from ``start`` to ``stop`` - 1.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    edge: int = Field(ge=1)
+    start: int = Field(ge=0, le=SPAN)
+    stop: int = Field(ge=0, le=SPAN)
+
+    @property
+    def share(self) -> float:
+        """Expected share of all nodes."""
+        return (self.stop - self.start) / SPAN
+
+    def cell_chunks(self, grid: Triple) -> Triple:
+        """Return the chunks of a cell along each axis."""
+        return as_triple(min(self.edge, n) for n in padded(grid))
+
+    def cell_grid(self, grid: Triple) -> Triple:
+        """Return the cells along each axis."""
+        return as_triple(np.array(padded(grid)) // self.cell_chunks(grid))
+
+    def cells(self, chunks: npt.NDArray[np.int64], grid: Triple) -> Ids:
+        """Return the compressed Morton code of the cell of each chunk (n, 3), shape (n,)."""
+        return morton_codes(chunks // np.array(self.cell_chunks(grid)), self.cell_grid(grid))
+
+
+def padded(grid: Triple) -> Triple:
+    """Return the next power of two of each axis: cells of all levels are whole in it.
+
+    >>> padded((1, 5, 8))
+    (1, 8, 8)
+    """
+    return as_triple(1 << (n - 1).bit_length() for n in grid)
+
+
+def make_levels(counts: Counts, most: int) -> list[Level]:
+    """Return the levels of chunks with these numbers of nodes (x, y, z), the coarsest first.
+
+    Each has an expected ``most`` nodes in its fullest cell, and chunks have the rest. The levels end where no
+    node is left.
+    """
+    whole = padded(as_triple(counts.shape))
+    pyramid = [np.pad(counts, [(0, size - n) for size, n in zip(whole, counts.shape, strict=True)])]
+    while max(pyramid[-1].shape) > 1:
+        pyramid.append(_halved(pyramid[-1]))
+    levels, start = list[Level](), 0
+    for depth in range(len(pyramid) - 1, -1, -1):
+        fullest = int(pyramid[depth].max()) * (SPAN - start) / SPAN
+        last = depth == 0 or fullest <= most
+        stop = SPAN if last else start + int((SPAN - start) * most / fullest)
+        levels.append(Level(edge=1 << depth, start=start, stop=stop))
+        start = stop
+        if last:
+            break
+    return levels
+
+
+def _halved(counts: Counts) -> Counts:
+    """Return the sums of pairs along each axis that has more than one."""
+    for axis, size in enumerate(counts.shape):
+        if size > 1:
+            counts = np.add.reduceat(counts, np.arange(0, size, 2), axis=axis)
+    return counts
+
+
+def levels_of(ids: Ids, levels: Sequence[Level]) -> npt.NDArray[np.intp]:
+    """Return the index of each node's level, (n,)."""
+    stops = np.array([level.stop for level in levels], dtype=np.uint64)
+    return np.searchsorted(stops, hashes(ids) >> _HIGH, side="right")
+
+
+def cell_order(ids: Ids) -> Ids:
+    """Return numbers by which the nodes of a cell are sorted: random, and the same in every process."""
+    return hashes(ids) & _LOW
+
+
+def chunk_counts(geometry: Geometry) -> Counts:
+    """Return zeros for the nodes of each chunk."""
+    return np.zeros(geometry.grid, dtype=np.int64)
+
+
+def count_chunks(counts: Counts, ids: Ids, geometry: Geometry) -> None:
+    """Add nodes to the counts of their chunks."""
+    chunks, nodes = np.unique(geometry.layout.chunk_ids(ids), return_counts=True)
+    x, y, z = geometry.layout.chunk_coordinates(chunks).T
+    counts[x, y, z] += nodes

@@ -1,0 +1,69 @@
+"""Rows between the two parts of a local export: files of each unit, in a folder of this machine."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import VersionError, reason_of
+from ..core.geometry import Chunk
+from ..versions.folders import Folder
+from .static_export import PartWriter, StaticExport, WrittenPart
+from .static_index import row_dtype
+
+
+@dataclass(frozen=True)
+class RowFiles:
+    """Rows of each unit in files of this machine, one for each layer, sorted by part."""
+
+    path: Path
+    layers: Sequence[str]
+
+    def has(self, unit: int) -> bool:
+        """Return whether the rows of a unit are there."""
+        return all(self._file(unit, layer).exists() for layer in self.layers)
+
+    def put(self, unit: int, rows: dict[str, np.ndarray]) -> None:
+        """Keep the rows of a unit. Raises VersionError."""
+        for layer in self.layers:
+            found = rows.get(layer, np.empty(0, dtype=row_dtype(layer)))
+            Folder(str(self.path)).create(self._file(unit, layer).name, found.tobytes())
+
+    def rows(self, units: int, layer: str, part: int) -> Iterator[np.ndarray]:
+        """Yield the rows of a part, unit by unit. Raises VersionError."""
+        for unit in range(units):
+            path, dtype = self._file(unit, layer), row_dtype(layer)
+            try:
+                rows = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+            except OSError as error:
+                raise VersionError(f"cannot read {path}: {reason_of(error)}") from error
+            first, last = (bisect_left(rows["part"], end) for end in (part, part + 1))
+            yield np.array(rows[first:last])
+
+    def open_worker(self, run: StaticExport) -> Callable[[Chunk], None]:
+        """Return what a worker does with a unit, which is the x of a chunk."""
+        source = run.open()
+
+        def scan(chunk: Chunk) -> None:
+            self.put(chunk.x, source.scan(chunk.x))
+
+        return scan
+
+    def open_writer(
+        self, run: StaticExport, units: int, progress: Callable[[], object]
+    ) -> Callable[[Chunk], WrittenPart]:
+        """Return what a worker does with a part, which is the x of a chunk."""
+        writer = PartWriter(run, progress)
+
+        def write(chunk: Chunk) -> WrittenPart:
+            layer = run.index_of(chunk.x)[0].layer
+            return writer.write(chunk.x, self.rows(units, layer, chunk.x))
+
+        return write
+
+    def _file(self, unit: int, layer: str) -> Path:
+        return self.path / f"unit-{unit:08d}.{layer}.rows"

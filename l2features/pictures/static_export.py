@@ -1,0 +1,258 @@
+"""A static export: layers of a version as files that any file server serves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from ..config.datasets import Dataset
+from ..config.reach import check_bigtable
+from ..core.errors import ConfigError, GraphUnavailable, StoreError, VersionError
+from ..core.geometry import Geometry
+from ..store.base import Store, open_store
+from ..versions.columns import ROOT_ID, unsigned
+from ..versions.folders import Folder
+from ..versions.leftovers import WORK
+from ..versions.lookup import VersionReader
+from ..versions.manifest import manifest_path, not_found, parse_manifest
+from ..versions.parquet_files import ParquetFiles
+from ..versions.places import versions_folder
+from .node_layers import NODE_LAYERS
+from .static_index import SKELETONS, Index, Shard, divided, make_shard, parts_of, row_dtype, sharded
+from .static_plan import PLAN, StaticPlan, begin, digest, make_indexes
+from .static_skeletons import Skeletons
+from .version_nodes import Unit, drawn_rows, largest_roots, read_unit, units_of
+
+SEGMENTS = "segment_properties"
+DEFAULT_LAYERS = (*NODE_LAYERS, SEGMENTS)
+LAYERS = (*DEFAULT_LAYERS, SKELETONS)
+"""Layers of an export. Skeletons need the graph, so they are made on request."""
+
+
+class OtherExport(VersionError):
+    """Another job makes the export."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks for: a version, the folder, and how its files are divided."""
+
+    dataset: Dataset
+    version: int
+    output: str
+    layers: tuple[str, ...] = DEFAULT_LAYERS
+    segments: int = 10_000
+    shard_size: int = 50_000_000
+    cell_nodes: int = 10_000
+
+
+class WrittenPart(BaseModel):
+    """One part of an export: its file, unless it has no rows, and counts of what is in it."""
+
+    part: int
+    path: str = ""
+    bytes: int = 0
+    keys: int = 0
+    nodes: int = 0
+    largest: int = 0
+
+
+@dataclass(frozen=True)
+class StaticExport:
+    """One export that is being made; small enough to send to every worker."""
+
+    dataset: Dataset
+    geometry: Geometry
+    versions: str
+    url: str
+    plan: StaticPlan
+
+    @property
+    def folder(self) -> Folder:
+        """The folder of the export."""
+        return Folder(self.url)
+
+    @property
+    def node_layers(self) -> list[str]:
+        """The layers of nodes."""
+        return [layer for layer in self.plan.layers if layer in NODE_LAYERS]
+
+    @property
+    def row_layers(self) -> list[str]:
+        """The layers that are made of rows."""
+        return [layer for layer in self.plan.layers if layer != SEGMENTS]
+
+    @property
+    def parts(self) -> int:
+        """Number of parts."""
+        return parts_of(self.plan.indexes)[-1]
+
+    def open_store(self) -> Store:
+        return open_store(self.dataset.store, self.dataset.l2cache_id)
+
+    def open(self) -> ExportSource:
+        """Return what reads the version. Raises VersionError where it was replaced."""
+        return ExportSource(self)
+
+    def index_of(self, part: int) -> tuple[Index, int]:
+        """Return the index of a part, and its shard."""
+        firsts = parts_of(self.plan.indexes)
+        place = int(np.searchsorted(firsts, part, side="right")) - 1
+        return self.plan.indexes[place], part - firsts[place]
+
+    def read_done(self, part: int) -> WrittenPart | None:
+        """Return what an earlier run wrote of a part; None where it did not, or the file is gone."""
+        content = self.folder.read(done_path(part))
+        if content is None:
+            return None
+        try:
+            written = WrittenPart.model_validate_json(content)
+        except ValidationError:
+            return None
+        there = not written.path or self.folder.size(written.path) == written.bytes
+        return written if there else None
+
+
+@dataclass
+class PartWriter:
+    """Writes parts; ``progress`` is called after each skeleton."""
+
+    run: StaticExport
+    progress: Callable[[], object] | None = None
+    skeletons: Skeletons | None = None
+
+    def write(self, part: int, pieces: Iterable[np.ndarray]) -> WrittenPart:
+        """Write the file of a part from its rows, in any order, and record that.
+
+        Raises VersionError, and for skeletons GraphError, StoreError or RootError.
+        """
+        index, shard = self.run.index_of(part)
+        rows = np.concatenate([np.empty(0, dtype=row_dtype(index.layer)), *pieces])
+        written = WrittenPart(part=part)
+        if len(rows):
+            content, keys, largest = self._shard(index, rows)
+            path = index.file(shard)
+            self.run.folder.write(path, content)
+            written = WrittenPart(
+                part=part, path=path, bytes=len(content), keys=keys, nodes=len(rows), largest=largest
+            )
+        self.run.folder.write(done_path(part), written.model_dump_json().encode())
+        return written
+
+    def close(self) -> None:
+        """Close connections."""
+        if self.skeletons is not None:
+            self.skeletons.close()
+
+    def _shard(self, index: Index, rows: np.ndarray) -> Shard:
+        if index.kind != SKELETONS:
+            return make_shard(index, rows, self.run.geometry)
+        if self.skeletons is None:
+            self.skeletons = Skeletons(self.run.dataset, self.run.geometry)
+        roots = np.sort(rows["id"])
+        return Shard(sharded(index.sharding, roots, self.skeletons.read(roots, self.progress)), len(roots), 1)
+
+
+def done_path(part: int) -> str:
+    """Return the path of the record that a part is written."""
+    return f"{WORK}/part-{part:06d}.json"
+
+
+def prepare(wanted: Wanted) -> StaticExport:
+    """Return the export to make, whose plan is written. Raises ConfigError, StoreError or VersionError."""
+    dataset, folder = wanted.dataset, Folder(wanted.output)
+    check_bigtable(dataset.store)
+    for layer in wanted.layers:
+        if layer not in LAYERS:
+            raise ConfigError(f"layer {layer!r}: expected one or more of {', '.join(LAYERS)}")
+    with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
+        geometry, versions = store.geometry(), versions_folder(dataset, store)
+    if geometry is None:
+        raise StoreError(
+            f"table {dataset.l2cache_id} has no geometry: expected that of an ingest or an audit of it"
+        )
+    content = versions.read(manifest_path(wanted.version))
+    if content is None:
+        raise not_found(versions, wanted.version)
+    manifest = parse_manifest(content, wanted.version)
+    if manifest.l2cache_id != dataset.l2cache_id:
+        raise ConfigError(
+            f"version {wanted.version} in {versions.url} is of table {manifest.l2cache_id!r}: "
+            f"expected {dataset.l2cache_id!r}"
+        )
+    plan = StaticPlan(
+        dataset=dataset.name,
+        l2cache_id=dataset.l2cache_id,
+        version=wanted.version,
+        manifest=digest(content),
+        layers=tuple(layer for layer in LAYERS if layer in wanted.layers),
+        segments=wanted.segments,
+        shard_size=wanted.shard_size,
+        cell_nodes=wanted.cell_nodes,
+    )
+    reader = VersionReader(ParquetFiles(versions), manifest)
+
+    def indexes() -> Iterator[Index]:
+        yield from make_indexes(plan, reader, geometry)
+        if SKELETONS in plan.layers:
+            check_bigtable(dataset.graph_url, GraphUnavailable)
+            with closing(Skeletons(dataset, geometry)) as skeletons:
+                roots = unsigned(largest_roots(reader, plan.segments, [])[ROOT_ID])
+                yield skeletons.index(roots, plan.shard_size)
+
+    return StaticExport(dataset, geometry, versions.url, wanted.output, begin(folder, plan, indexes))
+
+
+@contextmanager
+def alone(run: StaticExport) -> Iterator[None]:
+    """Keep other jobs of this machine from the export for the block. Raises OtherExport."""
+    with run.folder.locked(PLAN) as locked:
+        if not locked:
+            raise OtherExport(f"the export in {run.url} is being made by another job: wait for it")
+        yield
+
+
+class ExportSource:
+    """Reads the version of an export. Raises VersionError where it is not that of the plan."""
+
+    def __init__(self, run: StaticExport) -> None:
+        folder, number = Folder(run.versions), run.plan.version
+        content = folder.read(manifest_path(number))
+        if content is None:
+            raise not_found(folder, number)
+        if digest(content) != run.plan.manifest:
+            raise VersionError(f"version {number} in {run.versions} was replaced: choose an empty folder")
+        self.run, self.reader = run, VersionReader(ParquetFiles(folder), parse_manifest(content, number))
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        """The units of nodes."""
+        return units_of(self.reader.manifest) if self.run.node_layers else []
+
+    @property
+    def count(self) -> int:
+        """Number of units; the last one is that of the roots whose skeletons are wanted, if any."""
+        return len(self.units) + (SKELETONS in self.run.plan.layers)
+
+    def scan(self, unit: int) -> dict[str, np.ndarray]:
+        """Return the rows of a unit by layer, for each part that they are in, sorted by part."""
+        run, parts = self.run, dict[str, list[np.ndarray]]()
+        if unit == len(self.units):
+            roots = unsigned(largest_roots(self.reader, run.plan.segments, [])[ROOT_ID])
+            rows = np.zeros(len(roots), dtype=row_dtype(SKELETONS))
+            rows["id"] = roots
+            return {SKELETONS: divided(rows, SKELETONS, run.plan.indexes, run.geometry)}
+        voxel = math.prod(run.geometry.resolution)
+        for table in read_unit(self.reader, self.units[unit], run.node_layers):
+            for layer in run.node_layers:
+                parts.setdefault(layer, []).append(drawn_rows(table, layer, voxel))
+        return {
+            layer: divided(np.concatenate(found), layer, run.plan.indexes, run.geometry)
+            for layer, found in parts.items()
+        }

@@ -1,0 +1,174 @@
+"""Indexes of static layers: what their keys are, and the bytes of their shards.
+
+An index is a folder of shards. It has annotations by their ids, by their roots or by the cells of a level, or
+skeletons by their roots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from ..core.geometry import Geometry
+from ..core.ids import Ids
+from ..volume.sharded import Sharding
+from .annotations import AnnotationLayer, annotation_list
+from .levels import Level, cell_order, levels_of
+from .node_layers import NODE_LAYERS, ROOT
+
+SHARDED = "neuroglancer_uint64_sharded_v1"
+Kind = Literal["by_id", "related", "cells", "skeletons"]
+SKELETONS = "skeletons"
+
+
+class Index(BaseModel):
+    """One index of a layer, in the folder ``layer``/``key``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    layer: str
+    kind: Kind
+    key: str
+    sharding: Sharding
+    level: Level | None = None
+
+    @property
+    def annotations(self) -> AnnotationLayer:
+        return NODE_LAYERS[self.layer].annotations
+
+    def keys(self, rows: np.ndarray, geometry: Geometry) -> Ids:
+        """Return the key of each row, (n,)."""
+        if self.level is None:
+            return np.ascontiguousarray(rows["root" if self.kind == "related" else "id"])
+        return self.level.cells(geometry.layout.chunk_coordinates(rows["id"]), geometry.grid)
+
+    @property
+    def path(self) -> str:
+        """Its folder in that of the export."""
+        return f"{self.layer}/{self.key}".rstrip("/")
+
+    def file(self, shard: int) -> str:
+        """Return the path of a shard in the folder of the export."""
+        return f"{self.path}/{self.sharding.file(shard)}"
+
+    def info(self) -> dict[str, Any]:
+        """Return what the ``info`` file says of every index."""
+        return {"key": self.key, "sharding": {"@type": SHARDED, **self.sharding._asdict()}}
+
+
+def row_dtype(layer: str) -> np.dtype:
+    """Return the type of a row for a ``part``: a node's id, its root and its record, or the id of a root."""
+    if layer == SKELETONS:
+        return np.dtype([("part", "<u4"), ("id", "<u8")])
+    record = NODE_LAYERS[layer].annotations.dtype
+    return np.dtype([("part", "<u4"), ("id", "<u8"), ("root", "<u8"), ("record", record)])
+
+
+def parts_of(indexes: Sequence[Index]) -> list[int]:
+    """Return the first part of each index of an export, and the number of parts at the end.
+
+    A part is one shard of one index.
+    """
+    ends = np.cumsum([0, *(1 << index.sharding.shard_bits for index in indexes)])
+    return [int(end) for end in ends]
+
+
+def divided(
+    rows: np.ndarray, layer: str, indexes: Sequence[Index], geometry: Geometry
+) -> npt.NDArray[np.void]:
+    """Return the rows of a layer for each part that they are in, sorted by part."""
+    firsts = parts_of(indexes)
+    own = [(index, first) for index, first in zip(indexes, firsts[:-1], strict=True) if index.layer == layer]
+    levels = [index.level for index, _ in own if index.level]
+    which, depth, found = levels_of(rows["id"], levels), 0, list[np.ndarray]()
+    for index, first in own:
+        some = rows
+        if index.level is not None:
+            some = _taken(rows, np.flatnonzero(which == depth))
+            depth += 1
+        some = some.copy()
+        some["part"] = index.sharding.places(index.keys(some, geometry))[0] + np.uint64(first)
+        found.append(some)
+    every = np.concatenate([rows[:0], *found])
+    return _taken(every, np.argsort(every["part"], kind="stable"))
+
+
+def _taken(rows: np.ndarray, places: npt.NDArray[np.intp]) -> np.ndarray:
+    """Return rows at these places; records are copied as bytes, as numpy copies field by field."""
+    return rows.view((np.void, rows.dtype.itemsize))[places].view(rows.dtype)
+
+
+class Shard(NamedTuple):
+    """The bytes of a shard, its number of keys, and the most nodes of a key."""
+
+    content: bytes
+    keys: int
+    largest: int
+
+
+def make_shard(index: Index, rows: np.ndarray, geometry: Geometry) -> Shard:
+    """Return the shard of these rows, (n,) in any order, dtype `row_dtype`; n is at least 1."""
+    keys = index.keys(rows, geometry)
+    within = cell_order(rows["id"]) if index.kind == "cells" else rows["id"]
+    order = np.lexsort((rows["id"], within, keys))
+    rows, keys = _taken(np.ascontiguousarray(rows), order), keys[order]
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    ends = np.append(starts[1:], len(keys))
+    values = _annotations(rows) if index.kind == "by_id" else _lists(rows, starts, ends)
+    content = sharded(index.sharding, keys[starts], values)
+    return Shard(content, len(starts), int((ends - starts).max()))
+
+
+def _annotations(rows: np.ndarray) -> Iterator[bytes]:
+    """Yield each annotation with its root, as `one_annotation` returns it."""
+    out = np.zeros(len(rows), [("record", rows["record"].dtype), ("count", "<u4"), ("root", "<u8")])
+    out["record"], out["count"], out["root"] = rows["record"], 1, rows["root"]
+    body, step = out.tobytes(), out.dtype.itemsize
+    return (body[i : i + step] for i in range(0, len(body), step))
+
+
+def _lists(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Iterator[bytes]:
+    records, ids = np.ascontiguousarray(rows["record"]), np.ascontiguousarray(rows["id"])
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        yield annotation_list(records[start:end], ids[start:end])
+
+
+def sharded(sharding: Sharding, keys: Ids, values: Iterator[bytes]) -> bytes:
+    """Return a shard with these values; all keys (n,) are of this shard, sorted."""
+    from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
+
+    minishards: dict[int, dict[int, bytes]] = {}
+    places = sharding.places(keys)[1].tolist()
+    for minishard, key, value in zip(places, keys.tolist(), values, strict=True):
+        minishards.setdefault(minishard, {})[key] = value
+    specification = ShardingSpecification(SHARDED, **sharding._asdict())
+    content: bytes = specification.synthesize_shard(minishards, presorted=True)
+    return content
+
+
+def static_info(
+    layer: str, geometry: Geometry, indexes: Sequence[Index], largest: Callable[[Index], int]
+) -> dict[str, Any]:
+    """Return the ``info`` file of a layer; ``largest`` returns the most nodes of a cell of an index.
+
+    The bounds are those of whole cells of every level, since cloud-volume leaves out cells that exceed them.
+    """
+    own = [index for index in indexes if index.layer == layer]
+    info = NODE_LAYERS[layer].annotations.info(geometry, [ROOT], 0)
+    step, spatial = np.array(info["spatial"][0]["chunk_size"]), list[dict[str, Any]]()
+    for index in own:
+        if index.kind == "by_id":
+            info["by_id"] = index.info()
+        elif index.kind == "related":
+            info["relationships"] = [{"id": ROOT, **index.info()}]
+        elif index.level is not None:
+            cell = index.level.cell_chunks(geometry.grid)
+            grid = index.level.cell_grid(geometry.grid)
+            sizes = {"grid_shape": list(grid), "chunk_size": (step * cell).tolist()}
+            spatial.append({**index.info(), **sizes, "limit": max(1, largest(index))})
+    extent = np.multiply(spatial[0]["grid_shape"], spatial[0]["chunk_size"])
+    return {**info, "upper_bound": (info["lower_bound"] + extent).tolist(), "spatial": spatial}

@@ -1,0 +1,193 @@
+"""The plan of a static export: of which version it is, its levels and its shards. It is written first.
+
+A job that is run again finds the plan and makes the same files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..core.errors import UnknownFormat, VersionError
+from ..core.geometry import Geometry
+from ..store.formats import check_version
+from ..versions.columns import L2_ID, ROOT_ID, unsigned
+from ..versions.folders import Folder
+from ..versions.lookup import VersionReader
+from ..versions.manifest import BY_NODE, BY_ROOT, Layout
+from ..versions.plan import scattered
+from ..volume.sharded import Sharding
+from .levels import Level, chunk_counts, count_chunks, levels_of, make_levels
+from .node_layers import NODE_LAYERS, ROOT
+from .shard_sizes import GZIP, IDENTITY, MURMUR, RAW, Encoding, cell_sharding, hashed_sharding, minishard_bits
+from .static_index import Index, make_shard, row_dtype
+from .version_nodes import columns_for, drawn_rows
+
+FORMAT = 1
+"""The newest format of a plan that this code reads, which it writes."""
+PLAN = "plan.json"
+SAMPLE, SAMPLE_ROWS = 16, 4_000
+"""Parts of files, and rows of each, that are encoded to estimate the sizes of shards."""
+_LISTS = ((GZIP, GZIP), (RAW, GZIP), (RAW, RAW))
+_RECORDS = ((RAW, GZIP), (RAW, RAW))
+"""Encodings of data and of indexes; gzip makes single annotations larger."""
+
+
+class _Format(BaseModel):
+    format: int
+
+
+class StaticPlan(BaseModel):
+    """What an export is to hold: a part is one shard of one index."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = FORMAT
+    dataset: str
+    l2cache_id: str
+    version: int = Field(ge=1)
+    manifest: str = Field(description="sha256 of the version's manifest")
+    layers: tuple[str, ...]
+    segments: int = Field(ge=1)
+    shard_size: int = Field(ge=1)
+    cell_nodes: int = Field(ge=1)
+    indexes: tuple[Index, ...] = ()
+
+    def same_work(self, other: StaticPlan) -> bool:
+        """Whether two plans make the same export."""
+        return self.model_copy(update={"indexes": ()}) == other.model_copy(update={"indexes": ()})
+
+    def __str__(self) -> str:
+        return (
+            f"version {self.version} of {self.dataset!r}, layers {','.join(self.layers)}, {self.segments} "
+            f"segments, shards of {self.shard_size} bytes, cells of {self.cell_nodes} nodes"
+        )
+
+
+def digest(content: bytes) -> str:
+    """Return the digest of a manifest."""
+    return sha256(content).hexdigest()
+
+
+def read_plan(folder: Folder) -> StaticPlan | None:
+    """Return the plan of an export; None if there is none. Raises VersionError."""
+    content = folder.read(PLAN)
+    if content is None:
+        return None
+    where = f"{folder.url}/{PLAN}"
+    try:
+        check_version(_Format.model_validate_json(content).format, FORMAT, where)
+        return StaticPlan.model_validate_json(content)
+    except ValidationError as error:
+        raise VersionError(f"{where} is not the plan of an export: choose an empty folder") from error
+    except UnknownFormat as error:
+        raise VersionError(str(error)) from error
+
+
+def begin(folder: Folder, wanted: StaticPlan, indexes: Callable[[], Iterable[Index]]) -> StaticPlan:
+    """Return the plan of an export of the same work, or else write a new one, with these indexes.
+
+    Raises VersionError where the folder has something else.
+    """
+    plan = read_plan(folder)
+    if plan is None:
+        others = [name for name in folder.names() if not name.startswith(f".{PLAN}.")]
+        if others:
+            raise VersionError(f"{folder.url} has {others[0]!r} but no {PLAN}: expected an empty folder")
+        plan = wanted.model_copy(update={"indexes": tuple(indexes())})
+        if not folder.create(PLAN, plan.model_dump_json(indent=1).encode() + b"\n"):
+            plan = read_plan(folder)
+    if plan is None or not plan.same_work(wanted):
+        raise VersionError(f"{folder.url} has another export: {plan}: expected {wanted}, or an empty folder")
+    return plan
+
+
+# ------------------------------------------------------------------ indexes
+def make_indexes(plan: StaticPlan, reader: VersionReader, geometry: Geometry) -> Iterator[Index]:
+    """Yield the indexes of the layers of nodes. Reads the ids of all nodes, and a sample of their rows."""
+    layers = [layer for layer in plan.layers if layer in NODE_LAYERS]
+    if not layers:
+        return
+    counts = chunk_counts(geometry)
+    for table in reader.batches(BY_NODE, [ROOT_ID, L2_ID]):
+        count_chunks(counts, unsigned(table[L2_ID]), geometry)
+    levels = make_levels(counts, plan.cell_nodes)
+    roots = reader.manifest.totals.roots
+    tables = {layout: _sample(reader, layout, columns_for(layers)) for layout in (BY_NODE, BY_ROOT)}
+    for layer in layers:
+        voxel, none = math.prod(geometry.resolution), np.empty(0, dtype=row_dtype(layer))
+        rows, related = (
+            np.concatenate([none, *(drawn_rows(table, layer, voxel) for table in tables[layout])])
+            for layout in (BY_NODE, BY_ROOT)
+        )
+        share = len(rows) / max(1, sum(map(len, tables[BY_NODE])))
+        nodes = round(int(counts.sum()) * share)
+        sizes = _Sizes(layer, geometry, plan.shard_size)
+        yield sizes.hashed("by_id", "by_id", rows, nodes, nodes)
+        yield sizes.hashed("related", f"rel_{ROOT}", related, roots, nodes)
+        which = levels_of(rows["id"], levels)
+        for depth, level in enumerate(levels):
+            yield sizes.cells(f"level{depth}", level, rows[which == depth], counts * (share * level.share))
+
+
+def _sample(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> list[Any]:
+    """Return some rows of files of a layout."""
+    files = reader.manifest.files(layout)
+    tables = list[Any]()
+    for i in scattered(len(files), SAMPLE):
+        layer, file = files[i]
+        parts = min(len(reader.files.footer(file).rows), max(1, file.rows // SAMPLE_ROWS))
+        tables += [
+            table.slice(0, SAMPLE_ROWS)
+            for part in scattered(parts, max(1, SAMPLE // len(files)))
+            for table in reader.file_batches(layer, file, columns, part, parts)
+        ]
+    return tables
+
+
+class _Sizes:
+    """Chooses the shards of the indexes of a layer by what a sample of its nodes takes."""
+
+    def __init__(self, layer: str, geometry: Geometry, wanted: int) -> None:
+        self.layer, self.geometry, self.wanted = layer, geometry, wanted
+
+    def hashed(self, kind: Any, key: str, rows: np.ndarray, keys: int, nodes: int) -> Index:
+        whole = Index(
+            layer=self.layer, kind=kind, key=key, sharding=Sharding(0, minishard_bits(len(rows)), 0, MURMUR)
+        )
+        encodings = self._encodings(whole, rows, _RECORDS if kind == "by_id" else _LISTS)
+        sharding = hashed_sharding(keys, nodes, encodings, self.wanted)
+        return whole.model_copy(update={"sharding": sharding})
+
+    def cells(self, key: str, level: Level, rows: np.ndarray, counts: np.ndarray) -> Index:
+        """Return the index of a level, of an expected number of nodes in each chunk, (x, y, z)."""
+        whole = Index(
+            layer=self.layer, kind="cells", key=key, sharding=Sharding(0, 0, 0, IDENTITY), level=level
+        )
+        chunks = np.argwhere(counts)
+        codes = level.cells(chunks, self.geometry.grid)
+        order = np.argsort(codes)
+        codes, nodes = codes[order], counts[tuple(chunks[order].T)]
+        starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])[: len(codes)])
+        bits = sum((n - 1).bit_length() for n in level.cell_grid(self.geometry.grid))
+        encodings = self._encodings(whole, rows, _LISTS)
+        nodes = np.add.reduceat(nodes, starts) if len(starts) else nodes
+        sharding = cell_sharding(codes[starts], nodes, bits, encodings, self.wanted)
+        return whole.model_copy(update={"sharding": sharding})
+
+    def _encodings(self, whole: Index, rows: np.ndarray, pairs: Any) -> list[Encoding]:
+        """Return the encodings and what they take, by shards of a sample; the best one first."""
+        found = list[Encoding]()
+        for data, index in pairs:
+            sharding = whole.sharding._replace(data_encoding=data, minishard_index_encoding=index)
+            size = 0
+            if len(rows):
+                shard = make_shard(whole.model_copy(update={"sharding": sharding}), rows, self.geometry)
+                size = len(shard.content) - sharding.index_bytes
+            found.append(Encoding(data, index, size / max(1, len(rows))))
+        return found

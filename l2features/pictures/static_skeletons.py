@@ -1,0 +1,71 @@
+"""Skeletons of a static export, read from the graph and the table as those of the live layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from ..config.datasets import Dataset
+from ..core.errors import GraphUnavailable, StoreUnavailable
+from ..core.geometry import Geometry
+from ..core.ids import Ids
+from ..ingest.source import open_dataset_graph
+from ..ingest.steps import in_attempts
+from ..neurons.kept import SKELETON
+from ..neurons.neuron_reader import NeuronReader
+from ..query.reader import Reader
+from ..store.base import open_store
+from ..versions.plan import scattered
+from ..volume.sharded import Sharding
+from .shard_sizes import GZIP, MURMUR, RAW, Encoding, hashed_sharding
+from .skeleton_layer import skeleton_bytes, skeleton_info
+from .static_index import SKELETONS, Index, sharded
+
+MOST_NODES = 20_000_000
+"""Maximum nodes of a root."""
+SAMPLE = 16
+"""Skeletons that are made to estimate the sizes of shards."""
+
+
+class Skeletons:
+    """Reads skeletons; holds the graph and the store open."""
+
+    def __init__(self, dataset: Dataset, geometry: Geometry) -> None:
+        self._graph = open_dataset_graph(dataset)
+        self._store = open_store(dataset.store, dataset.l2cache_id)
+        self._neurons = NeuronReader(Reader(self._store, geometry), self._graph, most_nodes=MOST_NODES)
+
+    def close(self) -> None:
+        """Close connections."""
+        self._graph.close()
+        self._store.close()
+
+    def read(self, roots: Ids, progress: Callable[[], object] | None = None) -> Iterator[bytes]:
+        """Yield the skeleton of each root, and call ``progress`` after each. Transient errors are retried.
+
+        Raises GraphError, StoreError, and RootError for a root that the graph does not have.
+        """
+        for root in roots.tolist():
+            yield in_attempts(partial(self._one, root), GraphUnavailable, StoreUnavailable)
+            if progress is not None:
+                progress()
+
+    def _one(self, root: int) -> bytes:
+        return self._neurons.kept_bytes(SKELETON, root, skeleton_bytes)[0]
+
+    def index(self, roots: Ids, wanted: int) -> Index:
+        """Return the index of these roots (n,), in files of about ``wanted`` bytes. Raises as `read`."""
+        some = roots[list(scattered(len(roots), SAMPLE))]
+        values, encodings = list(self.read(some)), list[Encoding]()
+        for data in (GZIP, RAW):
+            sharding = Sharding(0, 0, 0, MURMUR, GZIP, data)
+            size = len(sharded(sharding, some, iter(values))) - sharding.index_bytes
+            encodings.append(Encoding(data, GZIP, size / max(1, len(some))))
+        found = hashed_sharding(len(roots), len(roots), encodings, wanted)
+        return Index(layer=SKELETONS, kind="skeletons", key="", sharding=found)
+
+
+def skeletons_info(index: Index) -> dict[str, Any]:
+    """Return the ``info`` file of the layer."""
+    return {**skeleton_info(), "sharding": index.info()["sharding"]}

@@ -1,0 +1,82 @@
+"""Nodes of a version, as the layers draw them, and its largest roots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from ..core.errors import VersionError
+from ..core.schema import SIZE
+from ..versions.columns import L2_ID, ROOT_ID, columns_of, unsigned, vectors
+from ..versions.lookup import VersionReader
+from ..versions.manifest import BY_NODE, ROOTS, Manifest, VersionFile
+from .node_layers import NODE_LAYERS, Mask, Served
+from .static_index import row_dtype
+
+UNIT_ROWS = 250_000
+"""Rows that a worker reads at a time."""
+
+
+class Unit(NamedTuple):
+    """A part of a file of a version's nodes, and the place of its layer among the version's layers."""
+
+    layer: int
+    file: VersionFile
+    part: int
+    parts: int
+
+
+def units_of(manifest: Manifest) -> list[Unit]:
+    """Return the units of a version, whose rows are all of its nodes."""
+    units = list[Unit]()
+    for layer, file in manifest.files(BY_NODE):
+        parts = -(-file.rows // UNIT_ROWS)
+        units += [Unit(layer, file, part, parts) for part in range(parts)]
+    return units
+
+
+def columns_for(layers: Sequence[str]) -> list[str]:
+    """Return the columns that these layers need."""
+    names = {name for layer in layers for name in NODE_LAYERS[layer].attributes}
+    return [ROOT_ID, L2_ID, *columns_of(sorted(names))]
+
+
+def read_unit(reader: VersionReader, unit: Unit, layers: Sequence[str]) -> Iterator[Any]:
+    """Yield the rows of a unit that belong to the version, by row groups. Raises VersionError."""
+    yield from reader.file_batches(unit.layer, unit.file, columns_for(layers), unit.part, unit.parts)
+
+
+def drawn_rows(table: Any, layer: str, voxel_nm3: float) -> np.ndarray:
+    """Return the nodes of a table that a layer draws, dtype `row_dtype`, in their order."""
+    records, places = NODE_LAYERS[layer].drawn(served_nodes(table, voxel_nm3))
+    rows = np.zeros(len(records), dtype=row_dtype(layer))
+    rows["id"], rows["root"] = (unsigned(table[name])[places] for name in (L2_ID, ROOT_ID))
+    rows["record"] = records
+    return rows
+
+
+def served_nodes(table: Any, voxel_nm3: float) -> Served:
+    """Return nodes of a version as clients receive them; absent values are 0, as in the table of features."""
+
+    def column(name: str) -> tuple[np.ndarray, Mask]:
+        values = vectors(table, name)
+        known = ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
+        return np.nan_to_num(values), known
+
+    computed = table[SIZE].is_valid().to_numpy()
+    return Served(unsigned(table[L2_ID]), computed, column, voxel_nm3)
+
+
+def largest_roots(reader: VersionReader, most: int, columns: Sequence[str]) -> Any:
+    """Return the roots with the largest volumes, at most ``most``, as a table sorted by their ids."""
+    kept = None
+    for table in reader.batches(ROOTS, list(dict.fromkeys((ROOT_ID, SIZE, *columns)))):
+        table = table if kept is None else pa.concat_tables([kept, table])
+        order = np.lexsort((table[ROOT_ID].to_numpy(), -table[SIZE].to_numpy()))
+        kept = table.take(pa.array(order[:most]))
+    if kept is None:
+        raise VersionError(f"version {reader.manifest.number} has no roots")
+    return kept.sort_by(ROOT_ID)

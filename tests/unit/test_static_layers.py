@@ -1,0 +1,228 @@
+"""Levels, Morton codes, sizes and bytes of the shards of a static export."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from cloudvolume.datasource.precomputed.common import compressed_morton_code
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2features.core.ids import as_ids
+from l2features.core.rows import Rows
+from l2features.pictures.annotations import annotation_list, one_annotation, scattered
+from l2features.pictures.levels import (
+    SPAN,
+    Level,
+    cell_order,
+    chunk_counts,
+    count_chunks,
+    levels_of,
+    make_levels,
+    padded,
+)
+from l2features.pictures.node_layers import NODE_LAYERS, ROOT
+from l2features.pictures.shard_sizes import (
+    GZIP,
+    IDENTITY,
+    MOST_BITS,
+    MURMUR,
+    RAW,
+    Encoding,
+    cell_sharding,
+    hashed_sharding,
+)
+from l2features.pictures.static_index import (
+    Index,
+    divided,
+    make_shard,
+    parts_of,
+    row_dtype,
+    static_info,
+)
+from l2features.volume.sharded import Sharding
+from tests.support.known_roots import GEOMETRY
+from tests.support.neuron_api import features_in_chunks
+from tests.support.version_chains import node_ids
+
+ENCODINGS = [Encoding(RAW, GZIP, 51.0), Encoding(RAW, RAW, 68.0)]
+IDS = node_ids(4_000)
+
+
+def rows_of(layer: str) -> np.ndarray:
+    """Nodes of 50 roots."""
+    records, ids = NODE_LAYERS[layer].records(Rows.complete(features_in_chunks(IDS)), GEOMETRY)
+    rows = np.zeros(len(ids), row_dtype(layer))
+    rows["id"], rows["root"], rows["record"] = ids, 10 + ids % np.uint64(50), records
+    return rows
+
+
+# ------------------------------------------------------------------ levels
+@pytest.mark.parametrize("shape", [(1, 1, 1), (8, 8, 8), (5, 3, 1), (10, 10, 10), (3, 17, 2)])
+def test_levels_share_no_node_and_end_at_chunks(shape: tuple[int, int, int]) -> None:
+    counts = np.random.default_rng(0).integers(500, 1500, shape)
+    levels = make_levels(counts, 300)
+    assert (levels[0].start, levels[-1].stop) == (0, SPAN)
+    assert all(one.stop == other.start for one, other in pairwise(levels))
+    assert [level.edge for level in levels] == [1 << k for k in range(len(levels) - 1, -1, -1)]
+    assert levels[0].cell_grid(shape) == (1, 1, 1)
+    assert levels[-1].cell_grid(shape) == padded(shape)
+    for level in levels:
+        assert tuple(np.multiply(level.cell_grid(shape), level.cell_chunks(shape))) == padded(shape)
+        if level.edge > 1:
+            cells = np.zeros(level.cell_grid(shape))
+            for chunk in np.ndindex(*shape):
+                cells[tuple(np.array(chunk) // level.cell_chunks(shape))] += counts[chunk] * level.share
+            assert cells.max() == pytest.approx(300, rel=0.01)
+
+
+def test_a_few_nodes_are_in_one_cell() -> None:
+    (level,) = make_levels(np.ones((4, 4, 4), dtype=np.int64), 64)
+    assert (level.edge, level.share) == (4, 1.0)
+    one, two = make_levels(np.ones((4, 4, 4), dtype=np.int64), 50)
+    assert (one.edge, two.edge, one.share) == (4, 2, pytest.approx(50 / 64))
+    (none,) = make_levels(np.zeros((4, 1, 1), dtype=np.int64), 50)
+    assert none.share == 1.0
+
+
+def test_every_node_has_one_level_and_levels_are_random_samples() -> None:
+    ids = np.arange(1, 100_001, dtype=np.uint64) + np.uint64(2 << 56)
+    levels = [Level(edge=4, start=0, stop=SPAN // 10), Level(edge=2, start=SPAN // 10, stop=SPAN)]
+    which = levels_of(ids, levels)
+    assert set(which.tolist()) == {0, 1}
+    assert np.mean(which == 0) == pytest.approx(0.1, rel=0.05)
+    assert np.mean(ids[which == 0].astype(float)) == pytest.approx(float(ids.astype(float).mean()), rel=1e-6)
+    # the order in a cell tells nothing of the level
+    own = ids[which == 0]
+    order = np.argsort(cell_order(own))
+    assert np.corrcoef(order, scattered(own))[0, 1] == pytest.approx(0, abs=0.05)
+
+
+def test_chunks_are_counted() -> None:
+    counts = chunk_counts(GEOMETRY)
+    for part in np.array_split(IDS, 3):
+        count_chunks(counts, part, GEOMETRY)
+    assert counts.sum() == len(IDS)
+    x, y, z = GEOMETRY.layout.chunk_coordinates(IDS[:1])[0].tolist()
+    assert counts[x, y, z] == np.sum(GEOMETRY.layout.chunk_ids(IDS) == GEOMETRY.layout.chunk_ids(IDS[:1]))
+
+
+@pytest.mark.parametrize("edge", [1, 2, 8, 16])
+def test_cells_have_the_codes_of_cloud_volume(edge: int) -> None:
+    level = Level(edge=edge, start=0, stop=1)
+    for grid in ((10, 10, 10), (5, 3, 1), (1, 1, 1), (64, 2, 33)):
+        chunks = np.random.default_rng(0).integers(0, grid, (100, 3))
+        cells = chunks // np.array(level.cell_chunks(grid))
+        expected = compressed_morton_code(cells, np.array(level.cell_grid(grid)))
+        assert level.cells(chunks, grid).tolist() == np.asarray(expected).tolist()
+
+
+# ------------------------------------------------------------------ sizes of shards
+@given(st.integers(200_000, 10**11), st.integers(10**6, 10**8))
+def test_files_of_ids_are_within_a_fifth_of_the_wanted_size(nodes: int, wanted: int) -> None:
+    sharding = hashed_sharding(nodes, nodes, ENCODINGS, wanted)
+    encoding = next(e for e in ENCODINGS if e.of_index == sharding.minishard_index_encoding)
+    size = nodes * encoding.node_bytes / (1 << sharding.shard_bits)
+    if sharding.shard_bits:
+        assert 0.79 * wanted <= size <= 1.21 * wanted
+    else:
+        assert nodes * ENCODINGS[0].node_bytes < 1.5 * wanted
+    assert sharding.hash == MURMUR
+    per_minishard = nodes / (1 << (sharding.shard_bits + sharding.minishard_bits))
+    assert per_minishard <= 1_000 or sharding.minishard_bits == MOST_BITS
+
+
+@pytest.mark.parametrize(("nodes", "bits"), [(1, 0), (40, 0), (60, 2), (4000, 6)])
+def test_cells_fill_ranges_of_morton_codes(nodes: int, bits: int) -> None:
+    """A cube of 16 x 16 x 16 cells, in files of 10,000 bytes at 41 bytes a node."""
+    counts = np.full(4096, nodes / 100)
+    wanted = 10_000
+    encodings = [Encoding(GZIP, GZIP, 41.0), Encoding(RAW, GZIP, 55.0)]
+    sharding = cell_sharding(np.arange(4096, dtype=np.uint64), counts, 12, encodings, wanted)
+    assert sharding.preshift_bits + sharding.minishard_bits + sharding.shard_bits == 12
+    assert sharding.hash == IDENTITY
+    size = 4096 * nodes / 100 / (1 << sharding.shard_bits)
+    if sharding.shard_bits:
+        node_bytes = {GZIP: 41.0, RAW: 55.0}[sharding.data_encoding]
+        assert 0.8 * wanted <= size * node_bytes <= 1.2 * wanted
+    assert sharding.shard_bits >= bits
+
+
+def test_empty_levels_have_one_shard() -> None:
+    none = np.zeros(0)
+    sharding = cell_sharding(as_ids([]), none, 9, [Encoding(GZIP, GZIP, 0.0)], 1000)
+    assert (sharding.shard_bits, sharding.preshift_bits) == (0, 9)
+    assert hashed_sharding(0, 0, ENCODINGS, 1000).shard_bits == 0
+    assert hashed_sharding(3, 3, ENCODINGS, 1).shard_bits <= 2
+
+
+# ------------------------------------------------------------------ bytes
+def decoded(sharding: Sharding, content: bytes) -> dict[int, bytes]:
+    """The values in a shard of raw data and raw indexes, by a plain reading of the specification."""
+    head = np.frombuffer(content, "<u8", 2 << sharding.minishard_bits).reshape(-1, 2)
+    found: dict[int, bytes] = {}
+    for start, end in (head + np.uint64(sharding.index_bytes)).tolist():
+        ids, offsets, sizes = np.frombuffer(content[start:end], "<u8").reshape(3, -1)
+        at = sharding.index_bytes
+        for key, offset, size in zip(np.cumsum(ids).tolist(), offsets.tolist(), sizes.tolist(), strict=True):
+            found[key] = content[at + offset : at + offset + size]
+            at += offset + size
+    return found
+
+
+@pytest.mark.parametrize("layer", NODE_LAYERS)
+@pytest.mark.parametrize("kind", ["by_id", "related", "cells"])
+def test_shards_have_the_bytes_of_the_live_layers(layer: str, kind: str) -> None:
+    rows = rows_of(layer)
+    level = Level(edge=2, start=0, stop=SPAN) if kind == "cells" else None
+    sharding = Sharding(0, 3, 0, IDENTITY if level else MURMUR)
+    index = Index(layer=layer, kind=kind, key="key", sharding=sharding, level=level)  # type: ignore[arg-type]
+    shard = make_shard(index, np.random.default_rng(0).permutation(rows), GEOMETRY)
+    found, largest = decoded(sharding, shard.content), 0
+    keys = index.keys(rows, GEOMETRY)
+    assert sorted(found) == np.unique(keys).tolist()
+    assert shard.keys == len(found)
+    for key, body in found.items():
+        own = rows[keys == np.uint64(key)]
+        largest = max(largest, len(own))
+        if kind == "by_id":
+            assert body == one_annotation(own["record"], [own["root"]])
+            continue
+        order = np.argsort(cell_order(own["id"]) if level else own["id"])
+        assert body == annotation_list(own["record"][order], own["id"][order])
+    assert shard.largest == largest
+
+
+def test_rows_are_divided_among_parts() -> None:
+    rows = rows_of("nodes")
+    levels = [Level(edge=16, start=0, stop=SPAN // 4), Level(edge=8, start=SPAN // 4, stop=SPAN)]
+    indexes = [
+        Index(layer="axes", kind="by_id", key="by_id", sharding=Sharding(0, 0, 2, MURMUR)),
+        Index(layer="nodes", kind="by_id", key="by_id", sharding=Sharding(0, 1, 3, MURMUR)),
+        Index(layer="nodes", kind="related", key=f"rel_{ROOT}", sharding=Sharding(0, 0, 1, MURMUR)),
+        *(
+            Index(
+                layer="nodes", kind="cells", key="level", sharding=Sharding(0, 0, bits, IDENTITY), level=level
+            )
+            for bits, level in zip((0, 3), levels, strict=True)
+        ),
+    ]
+    assert parts_of(indexes) == [0, 4, 12, 14, 15, 23]
+    found = divided(rows, "nodes", indexes, GEOMETRY)
+    assert (np.diff(found["part"].astype(int)) >= 0).all()
+    assert len(found) == 3 * len(rows)
+    for first, last in ((4, 12), (12, 14), (14, 23)):
+        own = found[(found["part"] >= first) & (found["part"] < last)]
+        assert np.sort(own["id"]).tolist() == rows["id"].tolist()
+    cells = found[found["part"] >= 15]
+    assert (levels_of(cells["id"], levels) == 1).all()
+    info = static_info("nodes", GEOMETRY, indexes, lambda index: len(index.key))
+    assert info["by_id"]["sharding"]["shard_bits"] == 3
+    assert [level["limit"] for level in info["spatial"]] == [5, 5]
+    step = np.multiply(GEOMETRY.chunk_size, GEOMETRY.resolution)
+    extent = np.subtract(info["upper_bound"], info["lower_bound"])
+    assert (extent == step * padded(GEOMETRY.grid)).all()
+    for level in info["spatial"]:
+        assert (np.multiply(level["grid_shape"], level["chunk_size"]) == extent).all()
