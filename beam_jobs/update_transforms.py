@@ -215,6 +215,8 @@ class _RecordFn(beam.DoFn):
     def process(self, result: MessageResult) -> Iterable[None]:
         if result.verdict != Verdict.RETRY:
             self.flusher.recorder.applied(result.datasets, result.published, result.operation_id)
+        if result.verdict == Verdict.DEAD:
+            self.flusher.recorder.refused(result.datasets, result.reasons)
         return ()
 
     def finish_bundle(self) -> None:

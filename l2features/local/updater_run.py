@@ -232,6 +232,8 @@ class Supervisor:
             self.totals += result.counters()
             self._unlogged = True
             self.recorder.applied(result.datasets, result.published, result.operation_id)
+            if result.verdict == Verdict.DEAD:
+                self.recorder.refused(result.datasets, result.reasons)
         self.intake.acknowledge(done)
 
     def _failed(self, batch: Sequence[Leased], why: str, died: bool) -> None:
@@ -260,6 +262,7 @@ class Supervisor:
             return False
         logger.error("message %s: refused: %s", leased.key, why)
         self.totals[f"messages_{Verdict.DEAD}"] += 1
+        self.recorder.refused((), [Reason.STILL_FAILED])
         self._unlogged = True
         self.intake.acknowledge([leased])
         return True

@@ -24,6 +24,7 @@ class MessageResult(NamedTuple):
     Attributes:
         published: publication time in seconds since 1970; 0 if unknown.
         letter: the dead letter of a refused message, until it is written.
+        reasons: the reason codes of a refused message.
     """
 
     key: str
@@ -34,6 +35,7 @@ class MessageResult(NamedTuple):
     published: float = 0.0
     operation_id: int | None = None
     letter: DeadLetter | None = None
+    reasons: tuple[str, ...] = ()
 
     @property
     def lag_ms(self) -> int | None:
@@ -64,7 +66,12 @@ def message_result(opened: Opened, settled: Settled) -> MessageResult:
         opened.delivery.published,
         opened.operation_id,
         dead_letter(opened.delivery, settled.causes) if settled.verdict is Verdict.DEAD else None,
+        _reasons(settled) if settled.verdict is Verdict.DEAD else (),
     )
+
+
+def _reasons(settled: Settled) -> tuple[str, ...]:
+    return tuple(sorted({str(outcome.reason) for outcome in settled.causes if outcome.reason}))
 
 
 def apply_messages(

@@ -23,6 +23,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ from ..core.errors import L2FeaturesError
 from ..store.base import Store, open_store
 from ..store.notes import BadNote, NewerNote, put_note
 from .freshness import NOTE, Backlog, Lag, Operation, Updater, Updates, read_updates
+from .lag_history import NOTE as HISTORY_NOTE
+from .lag_history import Pending, read_history
 
 WRITE_S, ALIVE_S = 5.0, 60.0
 """How often changed figures are written, and unchanged ones, as a sign of life."""
@@ -41,6 +44,7 @@ LAG_MESSAGES, LAG_S = 1000, 3600.0
 FORGOTTEN = timedelta(minutes=10)
 """An updater that has not written for so long is removed by the next one that writes."""
 MAX_UPDATERS = 50
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +57,7 @@ class _Figures:
         self.newest = 0.0
         self.messages = 0
         self.lags: deque[tuple[float, float]] = deque(maxlen=LAG_MESSAGES)
+        self.pending = Pending()
         self.changed = True
         self.tried_at = float("-inf")
 
@@ -61,8 +66,10 @@ class _Figures:
         self.newest = max(self.newest, published)
         if operation_id is not None:
             self.operation = max(self.operation or (0.0, 0), (published, operation_id))
-        if published > 0:
-            self.lags.append((now, max(0.0, now - published)))
+        lag = max(0.0, now - published) if published > 0 else None
+        if lag is not None:
+            self.lags.append((now, lag))
+        self.pending.add(lag)
         self.changed = True
 
     def merge(self, kept: Updates) -> None:
@@ -118,6 +125,15 @@ class Recorder:
             for name in datasets:
                 self._figures.setdefault(name, _Figures()).add(published, operation_id, now)
 
+    def refused(self, datasets: Iterable[str], reasons: Iterable[str]) -> None:
+        """Count a dead letter; one that names no data set, in all of this process."""
+        names, reasons = list(datasets), list(reasons)
+        with self._lock:
+            for name in names or self._figures:
+                figures = self._figures.setdefault(name, _Figures())
+                figures.pending.refuse(reasons)
+                figures.changed = True
+
     def backlog(self, messages: int, oldest: float | None = None) -> None:
         """Set the number of messages that are not done, and when the oldest was published."""
         backlog = Backlog(messages=messages, oldest=_known(oldest or 0.0))
@@ -142,7 +158,7 @@ class Recorder:
                 due = [(f.tried_at, name) for name, f in self._figures.items() if final or f.due(now)]
             for _, name in sorted(due):
                 if time.monotonic() < until:
-                    self._write(name, now)
+                    self._write(name, now, final)
         finally:
             self._flushing.release()
 
@@ -153,7 +169,7 @@ class Recorder:
                 store.close()
             self._stores.clear()
 
-    def _write(self, name: str, now: float) -> None:
+    def _write(self, name: str, now: float, final: bool) -> None:
         figures = self._figures[name]
         with self._lock:
             figures.tried_at, figures.changed = now, False
@@ -161,14 +177,10 @@ class Recorder:
             if name not in self._stores:
                 self._stores[name] = self._open_store(name)
             store = self._stores[name]
-            try:
-                kept = read_updates(store)
-            except BadNote as error:
-                if isinstance(error, NewerNote):
-                    raise
-                log.warning("%s; it will be replaced", error)
-                kept = None
+            kept = _replaceable(lambda: read_updates(store))
             put_note(store, NOTE, self._updates(figures, kept, now).model_dump(mode="json"))
+            if figures.pending.due(now) or final:
+                self._add_to_history(store, figures, now)
         except L2FeaturesError as error:
             with self._lock:
                 figures.changed = True
@@ -177,6 +189,19 @@ class Recorder:
             self._problems[name] = str(error)
         else:
             self._problems.pop(name, None)
+
+    def _add_to_history(self, store: Store, figures: _Figures, now: float) -> None:
+        kept = _replaceable(lambda: read_history(store))
+        with self._lock:
+            pending, figures.pending = figures.pending, Pending(now)
+            backlog = self._backlog.messages if self._backlog else None
+        try:
+            history = pending.added_to(kept, backlog, now)
+            put_note(store, HISTORY_NOTE, history.model_dump(mode="json"))
+        except L2FeaturesError:
+            with self._lock:
+                figures.pending.take_back(pending)
+            raise
 
     def _updates(self, figures: _Figures, kept: Updates | None, now: float) -> Updates:
         """Return the note to write: our figures, and those of other living updaters in the current note."""
@@ -248,6 +273,17 @@ def open_recorder(datasets: Iterable[Dataset]) -> Recorder:
         return open_store(by_name[name].store, by_name[name].l2cache_id, STORE_DEADLINE_S)
 
     return Recorder(store_of, by_name)
+
+
+def _replaceable(read: Callable[[], T | None]) -> T | None:
+    """Return a note; None where it is invalid, and will be replaced. Raises NewerNote."""
+    try:
+        return read()
+    except NewerNote:
+        raise
+    except BadNote as error:
+        log.warning("%s; it will be replaced", error)
+        return None
 
 
 def _time(seconds: float) -> datetime:

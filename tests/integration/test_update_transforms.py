@@ -33,6 +33,7 @@ from l2features.pubsub.letter_folder import Folder
 from l2features.testing.stores import chunk_rows, lose, open_table
 from l2features.updates.apply import MessageResult
 from l2features.updates.freshness import read_updates
+from l2features.updates.lag_history import read_history
 from l2features.updates.ledger import (
     UNREPORTED,
     Entry,
@@ -125,6 +126,9 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
     updates = read_updates(store)
     assert updates
     assert updates.newest_message == datetime.fromtimestamp(published, UTC)
+    history = read_history(store)
+    assert history
+    assert history.dead == {"bad_pickle": 1, "unknown_node": 1}
     own = f"{socket.gethostname()}-{os.getpid()}"
     assert [updater.backlog for updater in updates.updaters if updater.name.startswith(f"{own}-")] == [None]
 

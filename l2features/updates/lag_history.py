@@ -1,0 +1,118 @@
+"""The last hours of a table's updates: a ring with an entry per minute, in the table's note `update_history`.
+
+Each updater adds its figures of the last minute. Where several write in the same minute, their messages and
+backlogs are summed, and the lag is that of the slowest. Two that write at the same moment may lose an entry.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat, model_validator
+
+from ..store.base import Store
+from ..store.notes import read_note
+
+NOTE = "update_history"
+MINUTE_S = 60
+MOST_MINUTES = 12 * 60
+"""Entries that are kept; at about 25 bytes each, the note stays below 20 kB."""
+LAG_MESSAGES = 1000
+"""Messages of which a minute's lag is computed, the latest."""
+
+
+class UpdateHistory(BaseModel):
+    """The ring, oldest first; lists in step."""
+
+    minutes: list[int] = Field(default_factory=list, description="Minutes since 1970 (UTC).")
+    messages: list[int] = Field(default_factory=list, description="Messages done since the entry before.")
+    median_s: list[FiniteFloat | None] = Field(
+        default_factory=list, description="Median lag in seconds; null without messages."
+    )
+    p99_s: list[FiniteFloat | None] = Field(default_factory=list, description="Its 99th percentile.")
+    backlog: list[int | None] = Field(
+        default_factory=list, description="Leased messages; null if messages wait elsewhere."
+    )
+    dead: dict[str, int] = Field(
+        default_factory=dict,
+        description="Dead letters by reason since `dead_since`. One with several reasons counts in each; "
+        "one that names no table, in every table of its updater.",
+    )
+    dead_since: int | None = Field(None, description="When counting began, in minutes since 1970.")
+
+    @model_validator(mode="after")
+    def _in_step(self) -> Self:
+        lengths = {len(column) for column in self.columns}
+        if len(lengths) > 1:
+            raise ValueError(f"expected lists of one length, got {sorted(lengths)}")
+        return self
+
+    @property
+    def columns(
+        self,
+    ) -> tuple[list[int], list[int], list[float | None], list[float | None], list[int | None]]:
+        """The lists."""
+        return self.minutes, self.messages, self.median_s, self.p99_s, self.backlog
+
+
+class Pending:
+    """Figures of one updater since its last entry, which it wrote at ``written`` (seconds since 1970)."""
+
+    def __init__(self, written: float = 0.0) -> None:
+        self.written = int(written // MINUTE_S)
+        """The minute of the last entry."""
+        self.messages = 0
+        self.lags: deque[float] = deque(maxlen=LAG_MESSAGES)
+        self.dead: Counter[str] = Counter()
+
+    def add(self, lag_s: float | None) -> None:
+        """Count a message, and its lag if that is known."""
+        self.messages += 1
+        if lag_s is not None:
+            self.lags.append(lag_s)
+
+    def refuse(self, reasons: Iterable[str]) -> None:
+        """Count a dead letter under each of its reasons."""
+        self.dead.update(reasons)
+
+    def take_back(self, unwritten: Pending) -> None:
+        """Add the figures of an entry that could not be written."""
+        self.written = unwritten.written
+        self.messages += unwritten.messages
+        self.lags.extendleft(reversed(unwritten.lags))
+        self.dead += unwritten.dead
+
+    def due(self, now: float) -> bool:
+        """Whether a minute has passed since the last entry."""
+        return int(now // MINUTE_S) != self.written
+
+    def added_to(self, kept: UpdateHistory | None, backlog: int | None, now: float) -> UpdateHistory:
+        """Return the ring with an entry for this minute."""
+        kept = kept or UpdateHistory()
+        minute = int(now // MINUTE_S)
+        median = p99 = None
+        if self.lags:
+            median, p99 = np.percentile(list(self.lags), [50, 99]).round(3).tolist()
+        entry = [minute, self.messages, median, p99, backlog]
+        columns: list[list[Any]] = [list(column) for column in kept.columns]
+        if kept.minutes and kept.minutes[-1] == minute:
+            _, *others = (column.pop() for column in columns)
+            for at, other in enumerate(others, 1):
+                known = [value for value in (other, entry[at]) if value is not None]
+                entry[at] = (max(known) if at in (2, 3) else sum(known)) if known else None
+        for column, value in zip(columns, entry, strict=True):
+            column.append(value)
+        names = ("minutes", "messages", "median_s", "p99_s", "backlog")
+        return UpdateHistory(
+            **{name: column[-MOST_MINUTES:] for name, column in zip(names, columns, strict=True)},
+            dead=dict(sorted((Counter(kept.dead) + self.dead).items())),
+            dead_since=kept.dead_since or minute,
+        )
+
+
+def read_history(store: Store) -> UpdateHistory | None:
+    """Return the ring; None if no updater has written it. Raises StoreError."""
+    return read_note(store, NOTE, UpdateHistory)
