@@ -19,6 +19,7 @@ from .body import BINARY
 from .config import Settings
 from .datasets import Datasets, Served
 from .errors import ApiError
+from .largest_lists import LargestLists, add_list_route
 from .limiter import Limiter
 from .missing import MissingIds
 from .neuron_schemas import RootPath
@@ -40,18 +41,25 @@ from .picture_schemas import (
 from .region_routes import check_in_grid
 from .root_reads import Found, RootReads
 from .schemas import PICTURES, DatasetPath, MissingQuery
+from .version_reads import VersionReads
+from .view_routes import add_view_routes
 
 PLACE = "/table/<dataset>/precomputed"
 CONTENTS = {
     **dict.fromkeys(NODE_LAYERS, "beside it: by_id/NODE, rel_root/ROOT and chunks/X_Y_Z"),
     "skeletons": "beside it: a skeleton by its ROOT",
-    "segment_properties": "beside it: ROOT,ROOT/ lists these roots",
+    "segment_properties": "beside it: ROOT,ROOT/ lists these roots, version-N/ the largest of a version",
 }
 Read = Callable[[PictureReader], Picture]
 
 
 def register_pictures(
-    app: OpenAPI, settings: Settings, datasets: Datasets, missing: MissingIds, waits: Limiter
+    app: OpenAPI,
+    settings: Settings,
+    datasets: Datasets,
+    missing: MissingIds,
+    waits: Limiter,
+    versions: VersionReads,
 ) -> None:
     """Register the routes of pictures."""
     api = APIBlueprint("pictures", __name__, url_prefix=settings.api_prefix, abp_tags=[PICTURES])
@@ -59,6 +67,9 @@ def register_pictures(
     _listing_routes(api, datasets)
     _node_routes(api, datasets, reads)
     _neuron_routes(api, settings, datasets, reads)
+    lists = LargestLists()
+    add_list_route(api, PLACE, datasets, versions, lists)
+    add_view_routes(api, settings, datasets, reads, versions, lists)
     app.register_api(api)
 
 

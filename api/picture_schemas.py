@@ -32,7 +32,8 @@ def parse_roots(text: str) -> Ids:
     return as_ids([parse_id(part) for part in text.split(",") if text])
 
 
-def _roots(text: str) -> str:
+def check_roots(text: str) -> str:
+    """Return a list of root ids as it is. Raises ValueError."""
     try:
         parse_roots(text)
     except ValueError as error:
@@ -63,7 +64,7 @@ class LayerChunkPath(LayerPath, ChunkPath):
 
 
 class SegmentsPath(DatasetPath):
-    roots: Annotated[str, AfterValidator(_roots)] = Field(
+    roots: Annotated[str, AfterValidator(check_roots)] = Field(
         description=ROOTS,
         json_schema_extra={"pattern": f"^{LIST_PATTERN}$", "format": "roots", "example": EXAMPLE_ROOT},
     )
@@ -72,7 +73,7 @@ class SegmentsPath(DatasetPath):
 class SegmentsQuery(Query):
     """Parameters of a list of segments."""
 
-    roots: Annotated[str, AfterValidator(_roots)] = Field(
+    roots: Annotated[str, AfterValidator(check_roots)] = Field(
         "",
         description=ROOTS,
         json_schema_extra={"pattern": f"^({LIST_PATTERN})?$", "example": EXAMPLE_ROOT},

@@ -81,14 +81,16 @@ class RootReads:
                     permits.enter_context(self.limiter.ids(g.ids))
                 found = long.run(lambda: read(neurons, ids))
             except RootError as error:
-                raise self._refused(error) from error
+                raise refused(error, self.settings.max_root_nodes) from error
             yield found
 
-    def _refused(self, error: RootError) -> ApiError:
-        status, code = CODES[error.status]
-        large = error.status == RootStatus.TOO_LARGE
-        value, limit = (error.size, self.settings.max_root_nodes) if large else (error.root, None)
-        return ApiError(status, code, str(error), field="root_id", value=value, limit=limit)
+
+def refused(error: RootError, most_nodes: int | None) -> ApiError:
+    """Return the error for a root that has no nodes to return, or more than ``most_nodes``."""
+    status, code = CODES[error.status]
+    large = error.status == RootStatus.TOO_LARGE
+    value, limit = (error.size, most_nodes) if large else (error.root, None)
+    return ApiError(status, code, str(error), field="root_id", value=value, limit=limit)
 
 
 def _wait(served: Served, ids: Ids, seconds: float) -> None:

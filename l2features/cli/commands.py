@@ -24,6 +24,7 @@ from .serve_command import serve
 from .status_command import status
 from .up_command import up
 from .versions_command import versions
+from .view_command import view
 
 
 class Commands(click.Group):
@@ -57,7 +58,7 @@ def main() -> None:
 COMMANDS = (
     *(sample, sample_edit, up, status),
     *(get, neuron, neurons, export),
-    *(versions, query),
+    *(versions, query, view),
     *(chunk, serve, index, deadletters),
 )
 for command in COMMANDS:

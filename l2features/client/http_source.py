@@ -67,7 +67,9 @@ class HttpSource:
     the limits that the server publishes, and retried with exponential backoff.
     """
 
-    def __init__(self, url: str, dataset: str, token: str | None, timeout_s: float) -> None:
+    def __init__(
+        self, url: str, dataset: str, token: str | None, timeout_s: float, retries: int | None = None
+    ) -> None:
         self.where = api_url(url)
         if not dataset:
             raise ConfigError("the name of the data set is empty: expected one that the server lists")
@@ -77,7 +79,7 @@ class HttpSource:
         self._session.auth = _Bearer(token) if token else None
         self._session.headers["User-Agent"] = f"l2features/{__version__}"
         retry = Retry(
-            RETRIES,
+            RETRIES if retries is None else retries,
             status_forcelist=TRANSIENT,
             allowed_methods=None,
             backoff_factor=BACKOFF_S,
@@ -154,6 +156,13 @@ class HttpSource:
     def version(self, number: int | None) -> VersionSource:
         answer = self._ask("GET", f"/versions/{'latest' if number is None else number}", {}, accept=JSON)
         return HttpVersion(self.where, answer.content, self._query, self._limit)
+
+    # ------------------------------------------------------------------ pictures
+    def view_link(self, roots: Ids, version: int | None) -> str:
+        """Return a link to a viewer that draws roots, or the largest one of a version."""
+        asked = _asked(None, roots=",".join(map(str, roots.tolist())) or None, version=version)
+        answer = self._ask("GET", "/view", asked, accept=JSON)
+        return str(_checked(answer, lambda: answer.json()["url"], "a link"))
 
     def _query(self, path: str, body: bytes) -> Any:
         return _arrow(self._ask("POST", path, {}, body, content_type=JSON))
@@ -292,7 +301,7 @@ def _checked(answer: requests.Response, read: Callable[[], Any], expected: str) 
     """Return the content of an answer. Raises ServiceError where it is not what was asked for."""
     try:
         return read()
-    except (ValueError, pa.ArrowException) as error:
+    except (ValueError, LookupError, TypeError, pa.ArrowException) as error:
         kind = answer.headers.get("Content-Type", "no type")
         raise ServiceError(
             f"{answer.url}: expected {expected}, got {kind}: is this a server of L2 features?", 200

@@ -26,6 +26,7 @@ EXTRAS = {
     "jobs": ("apache_beam", "google.pubsub_v1", "pebble"),
     "api": ("flask", "gunicorn"),
     "query": ("duckdb", "polars"),
+    "viewer": ("neuroglancer",),
 }
 """Modules by the extra of setup.py that installs them; a package stands for its modules."""
 _EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules}
