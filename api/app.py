@@ -18,6 +18,7 @@ from . import metrics
 from .auth import auth_disabled, log_who_may_ask, protect
 from .body import discard_rest
 from .config import Settings, load_settings
+from .dashboards import Dashboards, register_dashboards
 from .datasets import Datasets
 from .document import register_document
 from .errors import ErrorBody, register_errors
@@ -32,6 +33,19 @@ from .routes import register_contract
 from .schemas import validation_error
 from .version_reads import VersionReads
 from .version_routes import register_versions
+from .viewer_routes import register_viewer
+
+DESCRIPTION = """Features of level-2 (L2) nodes: the parts of a neuron's segmentation within one chunk.
+
+Read them by node, by root or by place; as JSON, Arrow or Parquet; as they are now, or from a frozen version.
+Ids are 64-bit integers, which browsers round: send them as strings. The examples exist in a data set here.
+"""
+
+DESCRIPTION = """Features of level-2 (L2) nodes: the parts of a neuron's segmentation within one chunk.
+
+Read them by node, by root or by place; as JSON, Arrow or Parquet; as they are now, or from a frozen version.
+Ids are 64-bit integers, which browsers round: send them as strings. The examples exist in a data set here.
+"""
 
 
 class Service(NamedTuple):
@@ -60,14 +74,17 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         return response
 
     waits = wait_limiter(settings)
-    open_endpoints = register_contract(app, settings, datasets, missing, waits)
+    dashboards = Dashboards(app, settings, datasets)
+    open_endpoints = register_contract(app, settings, datasets, missing, waits, dashboards.landing)
+    open_endpoints |= register_dashboards(app, settings, dashboards)
     versions = VersionReads(settings, len(names))
     register_neurons(app, settings, datasets, missing, waits, versions)
     register_regions(app, settings, datasets)
-    register_pictures(app, settings, datasets, missing, waits)
+    register_pictures(app, settings, datasets, missing, waits, versions)
     register_versions(app, settings, datasets, versions)
     open_endpoints |= register_operations(app, settings, datasets)
-    register_document(app, settings, names, None if auth_disabled() else open_endpoints)
+    open_endpoints |= register_viewer(app, settings, datasets)
+    register_document(app, settings, names, None if auth_disabled() else open_endpoints, dashboards)
     protect(
         app,
         open_endpoints=open_endpoints,
@@ -83,9 +100,10 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
 def _new_app() -> OpenAPI:
     app = OpenAPI(
         __name__,
-        info=Info(title="L2 feature cache", version=__version__),
+        info=Info(title="L2 feature cache", version=__version__, description=DESCRIPTION),
         doc_ui=False,
         static_folder=None,
+        template_folder="pages",
         validation_error_callback=validation_error,
         validation_error_model=ErrorBody,
         # Every route documents a 200, so the library adds no response of its own.

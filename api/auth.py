@@ -12,10 +12,11 @@ import re
 from collections.abc import Collection
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from threading import Lock
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
 import requests
@@ -42,6 +43,7 @@ SECRETS = (decorators.TOKEN_NAME, "token")
 """Query parameters that contain a token."""
 UNSET_URL = "localhost:5000/auth"
 """The library's default AUTH_URL."""
+VIEWABLE = "l2cache_viewable"
 MAX_LOOKUPS = 64
 PAUSES = [tenacity.wait_fixed(seconds) for seconds in (0.1, 0.3, 1.0)]
 """Backoff between the attempts of a lookup."""
@@ -66,6 +68,7 @@ def protect(
         raise ConfigError(f"AUTH_URL={decorators.AUTH_URL!r}: expected HOST/PATH without https://")
     service = _Service(deadline_s, retry_after_s)
     setPermissionLookupOverride(service.user)
+    app.extensions[VIEWABLE] = partial(_viewable, service)
 
     @auth_required
     def check(**arguments: Any) -> ResponseReturnValue | None:
@@ -90,6 +93,42 @@ def protect(
         g.auth_until = monotonic() + deadline_s
         response: ResponseReturnValue | None = check(**(request.view_args or {}))
         return response
+
+
+class Viewable(NamedTuple):
+    """Whether a visitor has a valid token, and the data sets that it may view."""
+
+    known: bool
+    names: frozenset[str]
+
+
+def viewable(app: Flask, names: Collection[str]) -> Viewable:
+    """Return which of these data sets the current request may view, at an endpoint that needs no token.
+
+    Raises ApiError 503 where the authentication service does not answer.
+    """
+    found: Viewable = app.extensions[VIEWABLE](names)
+    return found
+
+
+def _viewable(service: _Service, names: Collection[str]) -> Viewable:
+    if auth_disabled():
+        return Viewable(True, frozenset(names))
+    g.auth_until = monotonic() + service.deadline_s
+    token = _token()
+    user = service.user(token) if token else None
+    if user is None or token is None:
+        return Viewable(False, frozenset())
+    found = {name: service.dataset(name, token) for name in names}
+    return Viewable(True, frozenset(n for n in names if decorators.has_permission(user, found[n], "view")))
+
+
+def _token() -> str | None:
+    """Return the token of a request: of its header first, as the library has it."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme == "Bearer" and token:
+        return token
+    return request.cookies.get(decorators.TOKEN_NAME)
 
 
 def auth_disabled() -> bool:

@@ -88,6 +88,11 @@ class BackgroundCache(Generic[T]):
                 self._running = in_background(self._begin)
             return self._running
 
+    def peek(self) -> T | None:
+        """Return the newest value without waiting, None before the first; start a refresh if one is due."""
+        self.refresh()
+        return self._last
+
     def get(self) -> T | None:
         """Return the newest value, None before the first. Raises StoreError where the first read did."""
         running = self.refresh()

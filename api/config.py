@@ -78,6 +78,18 @@ class Settings(BaseSettings):
         None,
         description="URL of the folder of versions for clients, with {dataset} for the name of the data set.",
     )
+    viewer: str | None = Field(
+        None,
+        description="URL of the viewer of links. By default /viewer/ of this server, or else a public one.",
+    )
+    viewer_origins: str = Field(
+        "",
+        description="Origins of which the viewer at /viewer/ may read, separated by spaces, beside those of "
+        "the data sets.",
+    )
+    docs_url: str | None = Field(
+        None, pattern=r"https?://\S+", description="URL of the documentation, for a link on the pages."
+    )
     cache_rows: int = Field(500_000, ge=0, description="Rows that a process caches per data set; 0 for none.")
 
     exchange: str | None = Field(
@@ -103,6 +115,20 @@ class Settings(BaseSettings):
     def _bind(cls, value: str) -> str:
         if not ADDRESS.fullmatch(value):
             raise ValueError("expected HOST:PORT such as 127.0.0.1:4100")
+        return value
+
+    @field_validator("viewer")
+    @classmethod
+    def _viewer(cls, value: str | None) -> str | None:
+        if value and not re.fullmatch(r"https?://[^\s#]+", value):
+            raise ValueError("expected a URL such as https://host/viewer/")
+        return value or None
+
+    @field_validator("viewer_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        if not all(re.fullmatch(r"https?://[-.:*\[\]a-zA-Z0-9]+", part) for part in value.split()):
+            raise ValueError("expected origins such as https://host, separated by spaces")
         return value
 
     @field_validator("public_url")

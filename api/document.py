@@ -6,15 +6,16 @@ from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
-from flask import Response, render_template_string
+from flask import Response
 from flask_openapi3 import OpenAPI
 from flask_openapi3.utils import parse_rule
 from flask_openapi3_swagger.plugins import RegisterPlugin
-from flask_openapi3_swagger.templates import swagger_html_string
 
 from .answers import JSON, json_response
 from .config import Settings
+from .dashboards import Dashboards
 from .errors import ErrorBody
+from .first_commands import Example
 from .neuron_schemas import ANY_ID, ROOT_ID, graph_schema, roots_schema, summary_schema
 from .observe import REQUEST_ID
 from .problems import AUTH_ERROR, AUTH_PROBLEMS
@@ -23,6 +24,8 @@ from .version_schemas import row_schema
 
 PLACE = "../openapi.json"
 """URL of the document, relative to the page that shows it."""
+BOOLEAN = "boolean"
+"""Format of a text that the page shows as a check box; the server accepts other texts too."""
 TOKEN = "token"
 SECURITY_SCHEMES = {
     TOKEN: {"type": "http", "scheme": "bearer", "description": "A token of the authentication service."}
@@ -35,22 +38,29 @@ HEADERS = {
 
 
 def register_document(
-    app: OpenAPI, settings: Settings, datasets: Sequence[str], open_endpoints: Collection[str] | None
+    app: OpenAPI,
+    settings: Settings,
+    datasets: Sequence[str],
+    open_endpoints: Collection[str] | None,
+    dashboards: Dashboards,
 ) -> None:
-    """Register the document and a page that shows it. Arguments as of `openapi_document`."""
+    """Register the document and a page that shows it. Arguments as of `openapi_document`.
+
+    The examples are of a data set that the visitor may view, where one is known.
+    """
     prefix = settings.api_prefix
-    kept: list[dict[str, Any]] = []
+    kept: dict[tuple[str, Example] | None, dict[str, Any]] = {}
 
     def document() -> Response:
         """Return this OpenAPI 3.1 document."""
-        if not kept:
-            kept.append(openapi_document(app, settings, datasets, open_endpoints))
-        return json_response(kept[0])
-
-    def docs() -> str:
-        return render_template_string(
-            swagger_html_string, doc_url=PLACE, swagger_config=None, oauth_config=None
-        )
+        example = dashboards.example()
+        if None not in kept:
+            kept[None] = openapi_document(app, settings, datasets, open_endpoints)
+        if example not in kept:
+            found = with_example(kept[None], *example) if example else kept[None]
+            kept.update({example: found} if len(kept) <= len(datasets) else {})
+            return json_response(found)
+        return json_response(kept[example])
 
     for place, name in ((prefix, "openapi"), ("", "root_openapi")):
         app.get(
@@ -63,7 +73,7 @@ def register_document(
             doc_ui=place == prefix,
         )(document)
     app.register_blueprint(RegisterPlugin.register(doc_url=PLACE), url_prefix=f"{prefix}/docs")
-    app.add_url_rule(f"{prefix}/docs/", "docs", docs)
+    app.add_url_rule(f"{prefix}/docs/", "docs", dashboards.docs)
 
 
 def openapi_document(
@@ -105,6 +115,25 @@ def _set_known_values(operation: dict[str, Any], settings: Settings, datasets: S
             parameter["schema"]["enum"] = list(datasets)
         if parameter["name"] == "wait":
             parameter["schema"]["maximum"] = settings.max_wait_s
+        if parameter["schema"].get("default") in ("true", "false"):
+            parameter["schema"]["format"] = BOOLEAN
+
+
+def with_example(document: dict[str, Any], dataset: str, example: Example) -> dict[str, Any]:
+    """Return a copy of the document whose parameters and bodies start with ids that exist."""
+    found = deepcopy(document)
+    parameters: dict[str, Any] = {"dataset": dataset, "node_id": example.node, "root_id": example.root}
+    bodies: dict[str, Any] = {"l2_ids": example.node, "root_ids": example.root}
+    for _, operation in _operations(found):
+        for parameter in operation.get("parameters", ()):
+            if (value := parameters.get(parameter["name"])) is not None:
+                parameter["schema"].pop("example", None)
+                parameter["example"] = str(value)  # JavaScript rounds larger numbers
+        content = operation.get("requestBody", {}).get("content", {}).get(JSON, {})
+        for field in bodies.keys() & content.get("example", {}).keys():
+            if bodies[field] is not None:
+                content["example"][field] = [str(bodies[field])]
+    return found
 
 
 def _need_token(operation: dict[str, Any]) -> None:

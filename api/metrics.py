@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
+from typing import NamedTuple
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -24,8 +25,9 @@ from l2features.updates.freshness import SILENT, Updates
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
+REQUEST_SECONDS = "l2cache_request_seconds"
 REQUESTS = Histogram(
-    "l2cache_request_seconds",
+    REQUEST_SECONDS,
     "Seconds until a response is ready.",
     ["route", "dataset", "status"],
     buckets=SECONDS,
@@ -67,6 +69,26 @@ def show_updates(dataset: str, updates: Updates | None) -> None:
     BACKLOG.labels(dataset).set(sum(updater.backlog.messages for updater in living if updater.backlog))
     if updates.newest_message:
         NEWEST_MESSAGE.labels(dataset).set(updates.newest_message.timestamp())
+
+
+class Requests(NamedTuple):
+    """Requests since the start of the server, and those that it failed (status 5xx)."""
+
+    total: float = 0
+    failed: float = 0
+
+
+def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
+    """Return the requests by data set, summed as in `exposition`, without those of some routes."""
+    counts: dict[str, Requests] = {}
+    families = _AllProcesses().collect() if values.ValueClass._multiprocess else REQUESTS.collect()
+    for sample in (sample for family in families for sample in family.samples):
+        if sample.name != f"{REQUEST_SECONDS}_count" or sample.labels["route"] in left_out:
+            continue
+        known = counts.get(sample.labels["dataset"], Requests())
+        failed = sample.value if sample.labels["status"] >= "500" else 0
+        counts[sample.labels["dataset"]] = Requests(known.total + sample.value, known.failed + failed)
+    return counts
 
 
 def exposition() -> tuple[bytes, str]:

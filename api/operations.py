@@ -112,14 +112,19 @@ def state(served: Served, timeout_s: float) -> str:
     try:
         served.store.ping()
         served.opening().result(timeout_s)
-    except TableNotFound:
-        return "its table is missing"
-    except StoreUnavailable:
-        return f"{UNREACHABLE}: its store does not answer"
-    except UnknownFormat:
-        return "its table is of a newer format than this server reads"
-    except StoreError:
-        return "its table cannot be read"
-    except (L2FeaturesError, FutureTimeout):
-        return "its metadata is not known: its graph does not answer"
+    except (L2FeaturesError, FutureTimeout) as error:
+        return problem_text(error)
     return "ready"
+
+
+def problem_text(error: Exception) -> str:
+    """Return what keeps a data set from being ready, for everyone: without names of stores or paths."""
+    if isinstance(error, TableNotFound):
+        return "its table is missing"
+    if isinstance(error, StoreUnavailable):
+        return f"{UNREACHABLE}: its store does not answer"
+    if isinstance(error, UnknownFormat):
+        return "its table is of a newer format than this server reads"
+    if isinstance(error, StoreError):
+        return "its table cannot be read"
+    return "its metadata is not known: its graph does not answer"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flask import Response, request
 from flask_openapi3 import APIBlueprint, OpenAPI
 
@@ -13,6 +15,7 @@ from .accept import accepted
 from .answers import FORMS, JSON, json_response
 from .body import requested_ids
 from .config import Settings
+from .dashboards import wants_page
 from .datasets import Datasets, Served
 from .feature_reads import Read, check_wait
 from .limiter import Limiter, read_limiter
@@ -37,14 +40,27 @@ VERSION = "PCGL2Cache v1.3.1"
 
 
 def register_contract(
-    app: OpenAPI, settings: Settings, datasets: Datasets, missing: MissingIds, waits: Limiter
+    app: OpenAPI,
+    settings: Settings,
+    datasets: Datasets,
+    missing: MissingIds,
+    waits: Limiter,
+    landing: Callable[[], Response],
 ) -> frozenset[str]:
-    """Register the routes of PCGL2Cache; return the endpoints that need no token."""
+    """Register the routes of PCGL2Cache; return the endpoints that need no token.
+
+    ``landing`` returns what the root page is for clients that name HTML.
+    """
+
+    def index() -> Response:
+        """Return the name and version of the contract; browsers receive a page."""
+        return landing() if wants_page() else _index()
+
     api = APIBlueprint("api", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
     _read_route(api, settings, datasets, missing, waits)
     _description_routes(api, settings, datasets)
     app.register_api(api)
-    roots = _index_routes(app, settings.url_prefix, "root")
+    roots = _index_routes(app, settings.url_prefix, "root", slash=index)
     _index_routes(app, settings.api_prefix, "api", shown="api_slash")
     return roots
 
@@ -123,8 +139,17 @@ def _check_accepts_json() -> None:
     accepted(request.headers.get("Accept"), (JSON,))
 
 
-def _index_routes(app: OpenAPI, prefix: str, name: str, shown: str | None = None) -> frozenset[str]:
-    """Register the index pages below a prefix. They are equal, so the document shows only ``shown``."""
+def _index_routes(
+    app: OpenAPI,
+    prefix: str,
+    name: str,
+    shown: str | None = None,
+    slash: Callable[[], Response] | None = None,
+) -> frozenset[str]:
+    """Register the index pages below a prefix. They are equal, so the document shows only ``shown``.
+
+    ``slash`` is the view of the prefix itself, by default as that of ``index``.
+    """
     for place in ("", "index"):
         endpoint = f"{name}_{place or 'slash'}"
         app.get(
@@ -135,7 +160,7 @@ def _index_routes(app: OpenAPI, prefix: str, name: str, shown: str | None = None
             operation_id=endpoint,
             responses=plain_response("text/html", {"const": VERSION}, "As PCGL2Cache reports it."),
             doc_ui=endpoint == shown,
-        )(_index)
+        )((not place and slash) or _index)
     return frozenset({f"{name}_slash", f"{name}_index"})
 
 

@@ -21,7 +21,8 @@ def status(dataset: str, config: str | None, as_json: bool) -> None:
     Example:
       l2features status sample --config sample/datasets.yml
     """
-    from .report import json_text, read_status, status_text
+    from ..overview.table_status import read_status
+    from .report import json_text, status_text
     from .tables import open_table, table_geometry
 
     entry = load_dataset(dataset, config)

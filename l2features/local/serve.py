@@ -25,6 +25,8 @@ from ..core.errors import ConfigError, L2FeaturesError, TableNotFound
 from ..store.base import open_store
 
 PACKAGE = "api"
+VIEWER = "/viewer/"
+"""Path of the viewer."""
 APP, CAVE_APP = (f"{PACKAGE}.{module}:create_app()" for module in ("app", "cave"))
 UP_AFTER_S, STORE_S = 60.0, 4.0
 CHUNKS_TRIED, RECORDS_READ = 64, 10_000
@@ -101,8 +103,10 @@ def greeting(
     lines = [
         f"Serving {', '.join(d.name for d in datasets)} at {url} to {who}. Ctrl-C ends it. Try:",
         "",
+        f"  {url}{prefix}/",
         f"  {api}/docs/",
         f"  {api}/table/{name}",
+        f"  {url}{VIEWER}",
         f"  {url}/ready",
         f"  {url}/metrics",
         "",

@@ -20,7 +20,7 @@ from ..core.errors import ConfigError
 from .emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_listening
 from .sample.folder import LOCK, check_config, others_in
 from .sample.segmentation_files import NAME, Sample
-from .serve import answers, bind_once, configuration
+from .serve import VIEWER, answers, bind_once, configuration
 from .services import API, GRAPH, UPDATER, Place, Service, services
 from .supervise import Ended, Stopped, Supervisor
 
@@ -183,6 +183,7 @@ Everything is up, in {place.folder}. Ctrl-C stops it. In another terminal:
 
   l2features sample-edit {NAME}             # merge two objects; --split cuts one in two
   l2features status {NAME}
+  l2features view {NAME} --server {url}     # in Neuroglancer
   curl -s -H 'Content-Type: application/json' -d '{{"l2_ids": [ID]}}' \\
     {api}/table/{NAME}/attributes
 
@@ -194,8 +195,10 @@ The same with caveclient, as with any deployment of CAVE; pcg_skel takes this cl
   nodes = client.chunkedgraph.get_leaves(root, stop_layer=2)
   client.l2cache.get_l2data(nodes)
 
+  {url}{url_prefix()}/
   {api}/docs/
   {api}/table/{NAME}
+  {url}{VIEWER}
   {url}/ready
   {url}/metrics
 """

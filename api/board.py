@@ -1,0 +1,220 @@
+"""The state of a data set for its dashboard. All is read in the background, and what is slow, seldom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import blake2b
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from isal import isal_zlib
+
+from l2features.core.errors import GraphError, StoreError, TableNotFound
+from l2features.core.geometry import Chunk
+from l2features.core.ids import as_ids
+from l2features.overview.chunk_map import ChunkMap
+from l2features.overview.node_sample import NodeSample, example_root, histogram, sample_nodes
+from l2features.overview.table_status import read_status
+from l2features.store.notes import BadNote, last_audit
+from l2features.updates.freshness import read_updates
+from l2features.updates.lag_history import read_history
+
+from .background import BackgroundCache
+from .board_parts import Notes, Sampled, Scan, map_info, progress_info, sample_info
+from .board_schemas import (
+    AuditInfo,
+    BoardInfo,
+    CellInfo,
+    FailedChunk,
+    HistoryInfo,
+    VersionsInfo,
+)
+from .board_text import all_lines
+from .datasets import Served
+from .errors import ApiError
+from .first_commands import Example
+from .operations import problem_text
+from .request_rates import RequestRates
+from .schemas import UpdatesInfo
+
+FIRST_S, LATER_S = 2.0, 0.3
+"""Time that is waited for the first value of a part, and for a newer one."""
+LOOKED_UP, LISTED = 4096, 20
+"""Chunks of a cell whose reasons are looked up, beside its example, and those that are listed."""
+log = logging.getLogger("l2features.api")
+T = TypeVar("T")
+
+
+class Kept(NamedTuple):
+    """The state as it is sent."""
+
+    info: BoardInfo
+    body: bytes
+    zipped: bytes
+    etag: str
+
+
+class Board:
+    """The state of one data set."""
+
+    def __init__(self, served: Served, requests: RequestRates) -> None:
+        self.served, self._requests = served, requests
+        self.problem: str | None = None
+        self._scanned = self._cache(self._scan, age_s=10.0, share=40.0)
+        self._noted = self._cache(self._read_notes, age_s=5.0)
+        self._sampled = self._cache(self._sample, age_s=120.0)
+        self._versioned = self._cache(self._versions, age_s=15.0)
+        self._kept = BackgroundCache(self._keep, age_s=2.0, share=10.0, first_s=2 * FIRST_S, later_s=LATER_S)
+
+    def _cache(
+        self, read: Callable[[], T | None], age_s: float, share: float = 20.0
+    ) -> BackgroundCache[T | None]:
+        kept = partial(self._unless_gone, read)
+        return BackgroundCache(kept, age_s=age_s, share=share, first_s=FIRST_S, later_s=LATER_S)
+
+    def kept(self) -> Kept:
+        """Return the state. Raises ApiError 503 before the first."""
+        if (kept := self._kept.get()) is None:
+            message = f"the state of data set {self.served.name!r} is not known yet"
+            raise ApiError(503, "metadata_unavailable", message, retry_after=2)
+        return kept
+
+    def begin(self) -> Future[Sampled | None] | None:
+        """Start looking for an example, if that is due; return the pending search."""
+        return self._sampled.refresh()
+
+    def example(self) -> Example | None:
+        """Return a node with features and its root, None where they are not known yet. Never waits."""
+        found = self._sampled.peek()
+        return found.example if found else None
+
+    def cell(self, plane: str, column: int, row: int) -> CellInfo:
+        """Return a cell of the map with reasons. Raises ApiError 404, StoreError, and ApiError 503."""
+        scan = self._scanned.get()
+        if scan is None:
+            raise ApiError(503, "metadata_unavailable", "the chunks are not counted yet", retry_after=2)
+        try:
+            box = scan.map.box(plane, column, row)
+        except IndexError as error:
+            raise ApiError(404, "unknown_cell", str(error), field="column", value=column) from error
+        projection, layout = scan.map.planes[plane], scan.map.geometry.layout
+        example = projection.failed[column, row : row + 1]
+        ids = np.concatenate([example, layout.chunk_id_array(box.positions(0, LOOKED_UP))])
+        found = self.served.store.failures(np.unique(ids[ids > 0]))
+        chunks = layout.chunk_coordinates(as_ids(list(found))).tolist()
+        listed = sorted(zip((Chunk(*xyz) for xyz in chunks), found.values(), strict=True))[:LISTED]
+        done, failed, empty = projection.counts[:, column, row].tolist()
+        return CellInfo(
+            chunks=str(box),
+            total=len(box),
+            done=done,
+            failed=failed,
+            empty=empty,
+            failures=[FailedChunk(chunk=str(chunk), reason=reason) for chunk, reason in listed],
+        )
+
+    # ------------------------------------------------------------------ reads
+    def _unless_gone(self, read: Callable[[], T | None]) -> T | None:
+        """Return what is read; None where the table is missing, or its metadata is not known."""
+        try:
+            return read()
+        except (TableNotFound, ApiError):
+            return None
+
+    def _scan(self) -> Scan:
+        store, now = self.served.store, datetime.now(UTC)
+        chunk_map = ChunkMap(self.served.opened().reader.geometry)
+        records = chunk_map.counting(store.chunk_records())
+        return Scan(read_status(store, chunk_map.geometry, records, most_failed=0), chunk_map, now)
+
+    def _read_notes(self) -> Notes:
+        """Read the notes, and note why the table cannot be read."""
+        store, now = self.served.store, datetime.now(UTC)
+        try:
+            store.ping()
+            updates = _readable(partial(read_updates, store))
+            history = _readable(partial(read_history, store))
+            audit = _readable(partial(last_audit, store))
+            self.served.opened()
+        except (StoreError, ApiError) as error:
+            self.problem = problem_text(error)
+            raise
+        self.problem = None
+        return Notes(updates, history, audit, now)
+
+    def _sample(self) -> Sampled:
+        """Return nodes of recorded chunks; of any, while the records are not read yet."""
+        scan, geometry = self._scanned.get(), self.served.opened().reader.geometry
+        nodes = sample_nodes(self.served.store, geometry, scan.map.sample if scan else [])
+        return Sampled(
+            nodes,
+            histogram(nodes.size_um3),
+            histogram(nodes.max_dt_nm),
+            self._example(nodes),
+            datetime.now(UTC),
+        )
+
+    def _example(self, nodes: NodeSample) -> Example | None:
+        """Return a node and its root; the graph may be down."""
+        if not len(nodes.ids):
+            return None
+        try:
+            neurons = self.served.neurons()
+            found = example_root(neurons.source, neurons.reader.geometry, nodes.ids, datetime.now(UTC))
+        except (ApiError, GraphError) as error:
+            log.info("no example of a root", extra={"dataset": self.served.name, "error": str(error)})
+            found = None
+        return Example(*found) if found else Example(int(nodes.ids[0]), None)
+
+    def _versions(self) -> VersionsInfo:
+        catalog = self.served.catalog_or_none()
+        return VersionsInfo(as_of=datetime.now(UTC), versions=catalog.list() if catalog else [])
+
+    # ------------------------------------------------------------------ the answer
+    def _keep(self) -> Kept:
+        info = self._info()
+        info.lines = all_lines(info, datetime.now(UTC))
+        body = info.model_dump_json().encode() + b"\n"
+        packer = isal_zlib.compressobj(level=1, wbits=31)
+        zipped = packer.compress(body) + packer.flush()
+        return Kept(info, body, zipped, blake2b(body, digest_size=16).hexdigest())
+
+    def _info(self) -> BoardInfo:
+        parts: list[BackgroundCache[Any]] = [self._scanned, self._noted, self._sampled, self._versioned]
+        wait(
+            [begun for part in parts if (begun := part.refresh())],
+            FIRST_S if self._noted.peek() is None else LATER_S,
+        )
+        scan, notes = self._scanned.peek(), self._noted.peek()
+        sampled, versions = self._sampled.peek(), self._versioned.peek()
+        updates = history = audit = None
+        if notes:
+            as_of = notes.time
+            updates = notes.updates and UpdatesInfo(**dict(notes.updates), as_of=as_of.isoformat())
+            history = notes.history and HistoryInfo(**dict(notes.history), as_of=as_of)
+            audit = notes.audit and AuditInfo(**dict(notes.audit), as_of=as_of)
+        return BoardInfo(
+            dataset=self.served.name,
+            problem=self.problem,
+            progress=scan and progress_info(scan),
+            map=scan and map_info(scan),
+            updates=updates,
+            history=history,
+            audit=audit,
+            versions=versions,
+            requests=self._requests.of(self.served.name),
+            sample=sampled and sample_info(sampled),
+            lines={},
+        )
+
+
+def _readable(read: Callable[[], T | None]) -> T | None:
+    """Return a note; None where it is invalid, which `l2features status` reports."""
+    try:
+        return read()
+    except BadNote:
+        return None

@@ -1,0 +1,140 @@
+"""Models of the state of a data set, as its dashboard shows it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from l2features.store.notes import LastAudit, Time
+from l2features.updates.lag_history import UpdateHistory
+from l2features.versions.catalog import VersionSummary
+
+from .schemas import DatasetPath, UpdatesInfo
+
+AS_OF = Field(description="When this was read (UTC).")
+Plane = Literal["xy", "xz", "yz"]
+
+
+class ProgressInfo(BaseModel):
+    """The ingest, from the records of its chunks, as `l2features status` has it."""
+
+    as_of: Time = AS_OF
+    total: int = Field(description="Chunks of the grid.")
+    done: int
+    failed: int
+    nodes: int = Field(description="Nodes of the done chunks.")
+    orphans: int = Field(description="Supervoxels without a parent.")
+    chunks_missing_files: int
+    newest: Time | None = Field(description="When a chunk was last recorded; null for none.")
+    chunks_per_minute: float | None = Field(description="In the last ten minutes of work; null if unknown.")
+    nodes_per_second: float | None
+    seconds_left: float | None = Field(description="At that rate; null if no ingest runs.")
+
+
+class CellsInfo(BaseModel):
+    """A projection of the grid; lists are row by row."""
+
+    columns: int
+    rows: int
+    span: int = Field(description="Chunks along each side of a cell.")
+    total: list[int] = Field(description="Chunks of each cell, along the third axis too.")
+    done: list[int] = Field(description="Those with nodes.")
+    failed: list[int]
+    empty: list[int] = Field(description="Those that are done and have no nodes.")
+
+
+class MapInfo(BaseModel):
+    as_of: Time = AS_OF
+    planes: dict[Plane, CellsInfo]
+
+
+class RequestsInfo(BaseModel):
+    """Requests for the data set, without those of dashboards."""
+
+    as_of: Time = AS_OF
+    total: int = Field(description="Since the server started.")
+    failed: int = Field(description="Those of them with a status of 500 or above.")
+    window_s: float | None = Field(None, description="Seconds that the rates cover.")
+    per_second: float | None = None
+    failed_per_second: float | None = None
+
+
+class HistogramInfo(BaseModel):
+    edges: list[float] = Field(description="One more than counts.")
+    counts: list[int]
+
+
+class SampleInfo(BaseModel):
+    """Computed nodes of random chunks."""
+
+    as_of: Time = AS_OF
+    chunks: int
+    nodes: int
+    size_um3: HistogramInfo | None
+    max_dt_nm: HistogramInfo | None
+    node: str | None = Field(description="A node with features; one with a root, where that is known.")
+    root: str | None = Field(description="Its root.")
+
+
+class VersionsInfo(BaseModel):
+    as_of: Time = AS_OF
+    versions: list[VersionSummary]
+
+
+class AuditInfo(LastAudit):
+    as_of: Time = AS_OF
+
+
+class HistoryInfo(UpdateHistory):
+    as_of: Time = AS_OF
+
+
+class Line(BaseModel):
+    """A figure as text."""
+
+    label: str
+    value: str
+    tone: Literal["", "good", "bad", "none"] = Field("", description="`none` for no data.")
+
+
+class BoardInfo(BaseModel):
+    """State of a data set. A part is null while nothing is known of it."""
+
+    dataset: str
+    problem: str | None = Field(description="Why the table cannot be read.")
+    progress: ProgressInfo | None
+    map: MapInfo | None
+    updates: UpdatesInfo | None
+    history: HistoryInfo | None
+    audit: AuditInfo | None
+    versions: VersionsInfo | None
+    requests: RequestsInfo | None
+    sample: SampleInfo | None
+    lines: dict[str, list[Line]] = Field(description="The figures as text, by section of the page.")
+
+
+class CellPath(DatasetPath):
+    """A cell of a projection of the chunks."""
+
+
+class CellQuery(BaseModel):
+    plane: Plane = Field(description="A projection.", json_schema_extra={"example": "xy"})
+    column: int = Field(ge=0, le=1000, description="Of the cell, from 0.")
+    row: int = Field(ge=0, le=1000, description="Of the cell, from 0.")
+
+
+class FailedChunk(BaseModel):
+    chunk: str
+    reason: str
+
+
+class CellInfo(BaseModel):
+    """The chunks of a cell."""
+
+    chunks: str = Field(description="x0:x1,y0:y1,z0:z1")
+    total: int
+    done: int
+    failed: int
+    empty: int
+    failures: list[FailedChunk] = Field(description="Up to 20 failed chunks.")

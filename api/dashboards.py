@@ -1,0 +1,248 @@
+"""Pages for people: a landing page, and a dashboard of each data set, which polls one route."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from flask import Response, redirect, render_template, request, send_from_directory
+from flask_openapi3 import APIBlueprint, OpenAPI
+
+from l2features.core.times import iso_text
+
+from .accept import accepted
+from .answers import JSON, json_response
+from .auth import Viewable, auth_disabled, login_url, viewable
+from .board import FIRST_S, Board, Kept
+from .board_schemas import BoardInfo, CellInfo, CellPath, CellQuery
+from .config import Settings
+from .datasets import Datasets, Served
+from .errors import ApiError
+from .first_commands import Example, first_commands
+from .picture_answers import NOT_KEPT
+from .problems import errors
+from .request_rates import RequestRates
+from .schemas import READS, DatasetPath
+from .viewer_routes import PLACE, is_built
+
+PAGES = Path(__file__).parent / "pages"
+HTML = "text/html"
+TABLE = "/table/<dataset>"
+STATE = f"{TABLE}/dashboard"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Content-Security-Policy of a page: only files of this server, and no script or style inside the page."""
+SECTIONS = {
+    "progress": "Coverage",
+    "updates": "Updates",
+    "dead": "Dead letters",
+    "audit": "Audit",
+    "versions": "Versions",
+    "requests": "Requests",
+    "sample": "Nodes",
+}
+
+
+class Dashboards:
+    """The pages of one application."""
+
+    def __init__(self, app: OpenAPI, settings: Settings, datasets: Datasets) -> None:
+        self.app, self.settings, self.datasets = app, settings, datasets
+        rates = RequestRates(
+            frozenset({f"{settings.api_prefix}{STATE}", f"{settings.url_prefix}/table/<dataset>"})
+        )
+        self._boards = {served.name: Board(served, rates) for served in datasets.all()}
+
+    def board(self, name: str) -> Board:
+        """Return the board of a data set. Raises ApiError as `Datasets`."""
+        return self._boards[self.datasets[name].name]
+
+    def landing(self) -> Response:
+        """Return the page with the data sets that the visitor may view."""
+        names = [*self._boards, *self.datasets.problems]
+        try:
+            visitor, down = viewable(self.app, names), False
+        except ApiError:
+            visitor, down = Viewable(False, frozenset()), True
+        self._look_for_examples(visitor.names)
+        response = page(
+            "landing.html",
+            entries=[self._entry(name) for name in names if name in visitor.names],
+            known=visitor.known,
+            down=down,
+            hidden=len(visitor.names) < len(names),
+            login=login_url(),
+            **self._links(),
+        )
+        response.vary.add("Accept")
+        return response
+
+    def example(self) -> tuple[str, Example] | None:
+        """Return a data set that the visitor may view, and a node of it; None where none is known soon."""
+        visitor = viewable(self.app, list(self._boards))
+        self._look_for_examples(visitor.names)
+        examples = ((name, self._boards[name].example()) for name in self._boards if name in visitor.names)
+        return next(((name, example) for name, example in examples if example), None)
+
+    def _look_for_examples(self, names: Collection[str]) -> None:
+        """Wait, but not long, for the first examples of data sets."""
+        pending = [self._boards[name].begin() for name in names if name in self._boards]
+        wait([search for search in pending if search], FIRST_S)
+
+    def docs(self) -> Response:
+        """Return the page of the API's document."""
+        names = viewable(self.app, list(self._boards)).names
+        tables = {name: self._place(name) for name in self._boards if name in names}
+        return page("api.html", tables=tables, **self._links())
+
+    def dashboard(self, name: str) -> Response:
+        """Return the dashboard of a data set."""
+        board = self.board(name)
+        kept = board.kept()
+        return page(
+            "dashboard.html",
+            dataset=name,
+            what=described(board.served),
+            info=kept.info,
+            sections=SECTIONS,
+            state=f"{self.settings.api_prefix}/table/{quote(name)}/dashboard",
+            viewer=self.viewer(name, kept.info.sample.root if kept.info.sample else None),
+            **self._links(),
+        )
+
+    def viewer(self, name: str, root: str | None) -> str | None:
+        """Return the URL of a root in the viewer, or of the viewer; None where this server has none."""
+        if root:
+            return f"{self.settings.api_prefix}/table/{quote(name)}/root/{root}/view"
+        return PLACE if is_built() else None
+
+    def _place(self, name: str) -> str:
+        return f"{self.settings.url_prefix}/table/{quote(name)}"
+
+    def _links(self) -> dict[str, str | None]:
+        return {
+            "home": f"{self.settings.url_prefix}/",
+            "api": f"{self.settings.api_prefix}/docs/",
+            "api_prefix": self.settings.api_prefix,
+            "static": f"{self.settings.url_prefix}/static",
+            "docs": self.settings.docs_url,
+        }
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        if name in self.datasets.problems:
+            return {"name": name, "what": "its entry in the data sets file is invalid", "broken": True}
+        board = self._boards[name]
+        example = board.example()
+        root = str(example.root) if example and example.root is not None else None
+        prefix, with_token = self.settings.api_prefix, not auth_disabled()
+        return {
+            "name": name,
+            "what": described(board.served),
+            "commands": example and first_commands(here(), prefix, name, example, with_token=with_token),
+            "dashboard": self._place(name),
+            "viewer": self.viewer(name, root),
+        }
+
+
+def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards) -> frozenset[str]:
+    """Register the pages and the route that they poll; return the endpoints that need no token."""
+    prefix = settings.url_prefix
+    api = APIBlueprint("dashboards", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
+    _state_routes(api, dashboards)
+    app.register_api(api)
+
+    def dashboard(dataset: str) -> Response:
+        return dashboards.dashboard(dataset)
+
+    def static(path: str) -> Response:
+        return send_from_directory(PAGES / "static", path, max_age=3600)
+
+    def login() -> Response:
+        return redirect(f"{prefix}/")  # type: ignore[return-value]
+
+    app.add_url_rule(f"{prefix}{TABLE}", "dashboard_page", dashboard)
+    app.add_url_rule(f"{prefix}/static/<path:path>", "page_files", static)
+    app.add_url_rule(f"{prefix}/login", "login", login)
+    return frozenset({"page_files"})
+
+
+def _state_routes(api: APIBlueprint, dashboards: Dashboards) -> None:
+    @api.get(
+        STATE,
+        summary="State of a data set",
+        operation_id="dashboard",
+        responses={200: BoardInfo, **errors(404, 406, 503)},
+    )
+    def dashboard(path: DatasetPath) -> Response:
+        """Return what the dashboard shows: progress, updates, audit, versions, requests, some nodes."""
+        board = dashboards.board(path.dataset)
+        accepted(request.headers.get("Accept"), (JSON,))
+        return state_response(board.kept())
+
+    @api.get(
+        f"{STATE}/cell",
+        summary="A cell of the map of chunks",
+        operation_id="dashboard_cell",
+        responses={200: CellInfo, **errors(404, 406, 422, 503)},
+    )
+    def dashboard_cell(path: CellPath, query: CellQuery) -> Response:
+        """Return the chunks of a cell by state, with the reasons of failed ones."""
+        board = dashboards.board(path.dataset)
+        accepted(request.headers.get("Accept"), (JSON,))
+        return json_response(board.cell(query.plane, query.column, query.row).model_dump())
+
+
+def state_response(kept: Kept) -> Response:
+    """Return the state as JSON, or 304 if the client has it."""
+    zipped = request.accept_encodings.quality("gzip") > 0
+    response = Response(kept.zipped if zipped else kept.body, mimetype=JSON)
+    if zipped:
+        response.headers["Content-Encoding"] = "gzip"
+    response.vary.add("Accept-Encoding")
+    response.headers["Cache-Control"] = NOT_KEPT
+    response.set_etag(kept.etag, weak=True)
+    response.make_conditional(request)
+    return response
+
+
+def page(template: str, **values: object) -> Response:
+    """Return a page of this package, which loads only files of this server."""
+    response = Response(render_template(template, **values), mimetype=HTML)
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cache-Control"] = NOT_KEPT
+    return response
+
+
+def wants_page() -> bool:
+    """Return whether the client names HTML, as browsers do; ``*/*`` is not enough."""
+    named = {part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")}
+    return HTML in named
+
+
+def here() -> str:
+    """Return the URL of this server as the client knows it, also behind a proxy that ends TLS."""
+    secure = request.headers.get("X-Forwarded-Proto") == "https" or request.is_secure
+    return f"{'https' if secure else 'http'}://{request.host}"
+
+
+def described(served: Served) -> str:
+    """Return what a data set is, from what is known without a read."""
+    entry, opening = served.entry, served.opening()
+    parts = [
+        "L2 nodes of a graph under proofreading" if entry.has_graph else "One node per segment and chunk"
+    ]
+    if opening.done() and opening.exception() is None:
+        opened = opening.result()
+        geometry, meta = opened.reader.geometry, opened.meta
+        x, y, z = (f"{nm:g}" for nm in geometry.resolution)
+        parts.append(f"{geometry.n_chunks:,} chunks at {x} x {y} x {z} nm")
+        if meta:
+            parts.append(f"as of {iso_text(meta.time)}")
+    return ", ".join(parts)

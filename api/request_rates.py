@@ -1,0 +1,54 @@
+"""Requests per second by data set, from the metrics of all processes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from . import metrics
+from .background import BackgroundCache
+from .board_schemas import RequestsInfo
+
+EVERY_S, WINDOW_S = 5.0, 60.0
+"""How often the metrics are read, while somebody asks; and over how long a rate is computed, if known."""
+
+
+class _Sample(NamedTuple):
+    at: float
+    """Monotonic."""
+    time: datetime
+    counts: dict[str, metrics.Requests]
+
+
+class RequestRates:
+    """Request rates of one server. ``left_out`` are routes that do not count, as those of dashboards."""
+
+    def __init__(self, left_out: frozenset[str]) -> None:
+        self._left_out = left_out
+        self._samples: deque[_Sample] = deque()
+        self._newest = BackgroundCache(self._read, age_s=EVERY_S, share=50.0, first_s=1.0, later_s=0.3)
+
+    def of(self, dataset: str) -> RequestsInfo | None:
+        """Return the requests of a data set; rates are null until two reads of the metrics."""
+        samples = self._newest.get()
+        if samples is None:
+            return None
+        first, last = samples
+        counts = last.counts.get(dataset, metrics.Requests())
+        info = RequestsInfo(as_of=last.time, total=round(counts.total), failed=round(counts.failed))
+        if last.at > first.at:
+            before, seconds = first.counts.get(dataset, metrics.Requests()), last.at - first.at
+            info.window_s = round(seconds, 1)
+            info.per_second = round(max(0.0, counts.total - before.total) / seconds, 3)
+            info.failed_per_second = round(max(0.0, counts.failed - before.failed) / seconds, 3)
+        return info
+
+    def _read(self) -> tuple[_Sample, _Sample]:
+        """Return the samples whose difference is the rate: the newest, and one of `WINDOW_S` before."""
+        now = _Sample(time.monotonic(), datetime.now(UTC), metrics.request_counts(self._left_out))
+        self._samples.append(now)
+        while len(self._samples) > 2 and now.at - self._samples[1].at >= WINDOW_S:
+            self._samples.popleft()
+        return self._samples[0], now
