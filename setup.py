@@ -28,6 +28,7 @@ PUBSUB = ["google-cloud-pubsub>=2.27"]
 SKELETONS = ["scipy>=1.11"]
 DELTA = ["deltalake>=1.6,<1.7"]
 QUERY = ["duckdb>=1.2", "polars>=1"]
+VIEWER = ["neuroglancer>=2.40,<2.41"]  # later ones need a google-apitools that Beam excludes
 JOBS = [
     *COMPUTE,
     *BIGTABLE,
@@ -41,6 +42,7 @@ API = [
     *BIGTABLE,
     *PUBSUB,
     *SKELETONS,
+    *VIEWER,
     "flask>=3",
     "flask-cors>=6",
     "flask-openapi3[swagger]>=4.3",
@@ -57,7 +59,13 @@ setup(
     version=VERSION,
     description="Compute, store and serve features of level-2 nodes of chunked graphs",
     packages=find_packages(include=["l2features*", "beam_jobs*", "api*"]),
-    package_data={"l2features": ["py.typed", "testing/golden.npz"]},
+    package_data={
+        "api": [
+            *("pages/*.html", "pages/static/*", "pages/static/uplot/*"),
+            *("viewer/*.html", "viewer/assets/*"),  # where `npm run build` in viewer/ has made it
+        ],
+        "l2features": ["py.typed", "testing/golden.npz"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "cachetools>=5",
@@ -81,6 +89,7 @@ setup(
         "jobs": JOBS,
         "api": API,
         "query": QUERY,
+        "viewer": VIEWER,
         "all": sorted({*JOBS, *API, *QUERY, *DELTA}),
         "test": [
             "caveclient>=8.2,<8.3",
@@ -93,11 +102,14 @@ setup(
             "mypy>=1.10",
             "openapi-spec-validator>=0.7",
             "pcg-skel>=1.3,<1.4",
+            "pillow>=10",
             "psutil>=5.9",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
             "schemathesis>=4",
+            "selenium>=4.30",
+            "tensorstore>=0.1.70",
             "trustme>=1.2",
             "types-PyYAML",
             "types-psutil",

@@ -101,7 +101,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     (wheel,) = folder.glob("*.whl")
     modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     data = [ROOT / "l2features" / name for name in ("py.typed", "testing/golden.npz")]
-    files = {str(path.relative_to(ROOT)) for path in (*modules, *data)}
+    pages = [
+        path for name in ("pages", "viewer") for path in (ROOT / "api" / name).rglob("*") if path.is_file()
+    ]
+    files = {str(path.relative_to(ROOT)) for path in (*modules, *data, *pages)}
     return Built(files, sdist, wheel)
 
 
@@ -116,7 +119,7 @@ def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Install
 
 
 def test_what_is_published(built: Built) -> None:
-    """Every module of the packages, and of the tests and benchmarks nothing."""
+    """Every module of the packages, the viewer if it is built, and of the tests and benchmarks nothing."""
     with zipfile.ZipFile(built.wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == built.files
     with tarfile.open(built.sdist) as archive:

@@ -66,6 +66,7 @@ def test_serve_prints_what_to_try_and_ends_with_ctrl_c(
     process, said = serving
     pages = re.findall(r"^  (http\S+)$", said, re.MULTILINE)
     assert [page.partition("/my/cache")[2] or page.rpartition("/")[2] for page in pages] == [
+        "/",
         "/api/v1/docs/",
         "/api/v1/table/sample",
         "ready",

@@ -10,31 +10,18 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 from caveclient import CAVEclient
 from click.testing import CliRunner
 
 from l2features.cli.commands import main
 from l2features.core.schema import NAMES
-from l2features.local.emulator_programs import BIGTABLE, PUBSUB
 from tests.support.cave_checks import check_datastack, check_history, largest_root, skeleton_of, soon
-from tests.support.jobs import need_program
-from tests.support.local_stack import NO_SUCH_PROXY, Up
+from tests.support.local_stack import NO_SUCH_PROXY, Up, up
 
 TOKEN = "0123456789abcdef" * 2
-
-
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    for program in (BIGTABLE, PUBSUB):
-        need_program(program.find(), program.how_to_get_it)
-    stack = Up(tmp_path)
-    yield stack
-    stack.kill()
+__all__ = ["up"]
 
 
 # ------------------------------------------------------------------ l2features up

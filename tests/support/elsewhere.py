@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.jobs import ROOT
 
-NOT_CLONED = (".*", "*.egg-info", "__pycache__")
+NOT_CLONED = (".*", "*.egg-info", "__pycache__", "node_modules")
 PRODUCTS = {"build", "dist", "sample"}
 
 

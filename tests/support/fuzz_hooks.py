@@ -21,6 +21,7 @@ schemathesis.openapi.format("version", st.sampled_from(["latest", "1", "000001",
 schemathesis.openapi.format(
     "roots", st.lists(st.integers(0, 200), min_size=1).map(lambda ids: ",".join(map(str, ids)))
 )
+schemathesis.openapi.format("boolean", st.sampled_from(["true", "false", "yes", "0", "maybe"]))
 coordinates = st.integers(-100_000, 100_000).map(str)
 schemathesis.openapi.format("point", st.tuples(coordinates, coordinates, coordinates).map(",".join))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,6 +120,7 @@ class WorkerHere:
     """Does what a worker process of a local run does, in this one: a process takes seconds to start."""
 
     def __init__(self) -> None:
+        worker._shared["progress"] = SimpleNamespace(value=0.0)
         self.future: Future[tuple[Any, str]] | None = None
         self.work: Any = None
         self.is_over = True

@@ -7,11 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+
+from l2features.local.emulator_programs import BIGTABLE, PUBSUB
+from tests.support.jobs import need_program
 
 GUARD_S = 120.0
 NO_SUCH_PROXY = {"http_proxy": "http://127.0.0.1:9"}
@@ -88,6 +92,15 @@ class Up:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.communicate()
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    for program in (BIGTABLE, PUBSUB):
+        need_program(program.find(), program.how_to_get_it)
+    stack = Up(tmp_path)
+    yield stack
+    stack.kill()
 
 
 def command_line(process: psutil.Process) -> str:
