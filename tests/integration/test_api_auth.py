@@ -319,7 +319,8 @@ def test_all_routes_but_the_open_ones_need_a_token(tmp_path: Path, monkeypatch: 
         answer = app.test_client().open(url, method=method, headers={"X-Requested-With": "x"})
         (asked if answer.status_code == 401 else open_).add(url)
     health = {"/live", "/ready", "/metrics"}
-    assert open_ == {*health, "/auth_info", *(API + path for path in health), "/l2cache/", "/l2cache/index"}
+    pages = {"/l2cache/", "/l2cache/index", "/l2cache/static/nope"}
+    assert open_ == {*health, "/auth_info", *(API + path for path in health), *pages}
     below = {"/", "/index", "/attribute_metadata", "/table_mapping", "/openapi.json", "/table/nope"}
     assert {API + path for path in {*below, "/docs/", "/table/nope/attributes"}} <= asked
 
@@ -336,10 +337,14 @@ def test_a_table_of_another_data_set_is_refused(server: Client, auth: AuthServer
 
 @pytest.mark.parametrize(
     "path",
-    ["", "nodes/", "nodes/info", "axes/by_id/5", "nodes/rel_root/5", "nodes/chunks/0_0_0", "skeletons/5"],
+    [
+        *("precomputed/", "precomputed/nodes/", "precomputed/nodes/info", "precomputed/axes/by_id/5"),
+        *("precomputed/nodes/rel_root/5", "precomputed/nodes/chunks/0_0_0", "precomputed/skeletons/5"),
+        *("precomputed/segment_properties/version-1/info", "root/5/view", "view?version=1"),
+    ],
 )
 def test_pictures_are_refused_as_features_are(path: str, server: Client) -> None:
-    picture = f"{API}/table/fixture_v2/precomputed/{path}"
+    picture = f"{API}/table/fixture_v2/{path}"
     for token in (None, NOBODY, WITHOUT_TERMS, "unknown-one"):
         features, answer = server.ask(token=token), server.ask(picture, token)
         assert answer.status_code == features.status_code in (401, 403)

@@ -35,6 +35,7 @@ COMMANDS = [
     "deadletters",
     "versions",
     "query",
+    "view",
 ]
 __all__ = ["config"]
 

@@ -7,13 +7,13 @@ from types import ModuleType
 
 import pytest
 
-from beam_jobs import audit, ingest, materialize, update
+from beam_jobs import audit, ingest, materialize, precomputed, update
 from l2features.messages.decoding import Reason
 from tests.support.attribute_table import attribute_table
 from tests.support.jobs import ROOT
 from tests.support.summary_table import measure_table
 
-DOCS = {"materialize": "versions"}
+DOCS = {"materialize": "versions", "precomputed": "pictures"}
 """Pages of the jobs that have another name."""
 
 
@@ -39,7 +39,9 @@ def test_the_reasons_in_the_docs() -> None:
     assert not [reason for reason in Reason if f"| `{reason}` | {reason.meaning} |" not in written]
 
 
-@pytest.mark.parametrize(("job", "least"), [(ingest, 8), (audit, 7), (materialize, 10), (update, 5)])
+@pytest.mark.parametrize(
+    ("job", "least"), [(ingest, 8), (audit, 7), (materialize, 10), (precomputed, 10), (update, 5)]
+)
 def test_every_option_of_a_job_is_in_its_docs(
     job: ModuleType, least: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

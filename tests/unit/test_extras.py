@@ -20,7 +20,7 @@ from l2features.core.extras import EXTRAS, extra_of, naming_extras
 from tests.support.jobs import ROOT
 
 HEAVY = {"apache-beam", "cloud-volume", "google-cloud-bigtable", "numba", "scikit-learn", "scipy"}
-ALL_BUT_TESTS = ("compute", "bigtable", "skeletons", "delta", "jobs", "api", "query")
+ALL_BUT_TESTS = ("compute", "bigtable", "skeletons", "delta", "jobs", "api", "query", "viewer")
 
 
 @pytest.fixture

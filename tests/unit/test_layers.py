@@ -27,7 +27,7 @@ FLOORS = (
     ("config",),
     ("pubsub", "ingest", "query"),
     ("audit", "neurons", "updates"),
-    ("pictures", "versions"),
+    ("overview", "pictures", "versions"),
     ("client", "local"),
     ("cli",),
     ("testing",),
