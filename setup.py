@@ -57,6 +57,7 @@ API = [
 setup(
     name="l2features",
     version=VERSION,
+    license="GPL-3.0-or-later",
     description="Compute, store and serve features of level-2 nodes of chunked graphs",
     packages=find_packages(include=["l2features*", "beam_jobs*", "api*"]),
     package_data={

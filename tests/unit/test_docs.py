@@ -25,9 +25,12 @@ def test_the_measures_in_the_docs() -> None:
     assert measure_table() in (ROOT / "docs" / "neurons.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "path", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-)
+PAGES = [
+    path for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "decisions") for path in folder.glob("*.md")
+]
+
+
+@pytest.mark.parametrize("path", sorted(str(path.relative_to(ROOT)) for path in PAGES))
 def test_links_resolve(path: str) -> None:
     file = ROOT / path
     for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
