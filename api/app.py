@@ -41,12 +41,6 @@ Read them by node, by root or by place; as JSON, Arrow or Parquet; as they are n
 Ids are 64-bit integers, which browsers round: send them as strings. The examples exist in a data set here.
 """
 
-DESCRIPTION = """Features of level-2 (L2) nodes: the parts of a neuron's segmentation within one chunk.
-
-Read them by node, by root or by place; as JSON, Arrow or Parquet; as they are now, or from a frozen version.
-Ids are 64-bit integers, which browsers round: send them as strings. The examples exist in a data set here.
-"""
-
 
 class Service(NamedTuple):
     """An app's open resources, as ``app.extensions["l2cache"]``."""

@@ -115,8 +115,10 @@ def _viewable(service: _Service, names: Collection[str]) -> Viewable:
     if auth_disabled():
         return Viewable(True, frozenset(names))
     g.auth_until = monotonic() + service.deadline_s
-    token = _token()
-    user = service.user(token) if token else None
+    user, token = g.get("auth_user"), g.get("auth_token")  # of a route that needs a token
+    if user is None:
+        token = _token()
+        user = service.user(token) if token else None
     if user is None or token is None:
         return Viewable(False, frozenset())
     found = {name: service.dataset(name, token) for name in names}

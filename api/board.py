@@ -136,15 +136,16 @@ class Board:
         store, now = self.served.store, datetime.now(UTC)
         try:
             store.ping()
-            updates = _readable(partial(read_updates, store))
-            history = _readable(partial(read_history, store))
-            audit = _readable(partial(last_audit, store))
+            unreadable = dict[str, str]()
+            updates = _read("updates", partial(read_updates, store), unreadable)
+            history = _read("history", partial(read_history, store), unreadable)
+            audit = _read("audit", partial(last_audit, store), unreadable)
             self.served.opened()
         except (StoreError, ApiError) as error:
             self.problem = problem_text(error)
             raise
         self.problem = None
-        return Notes(updates, history, audit, now)
+        return Notes(updates, history, audit, unreadable, now)
 
     def _sample(self) -> Sampled:
         """Return nodes of recorded chunks; of any, while the records are not read yet."""
@@ -208,13 +209,15 @@ class Board:
             versions=versions,
             requests=self._requests.of(self.served.name),
             sample=sampled and sample_info(sampled),
+            unreadable=notes.unreadable if notes else {},
             lines={},
         )
 
 
-def _readable(read: Callable[[], T | None]) -> T | None:
-    """Return a note; None where it is invalid, which `l2features status` reports."""
+def _read(name: str, read: Callable[[], T | None], unreadable: dict[str, str]) -> T | None:
+    """Return a note; None where it is invalid, which is added to ``unreadable`` by its name."""
     try:
         return read()
-    except BadNote:
+    except BadNote as error:
+        unreadable[name] = str(error)
         return None

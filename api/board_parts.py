@@ -26,11 +26,12 @@ class Scan(NamedTuple):
 
 
 class Notes(NamedTuple):
-    """The notes of the table."""
+    """The notes of the table; ``unreadable`` says why one cannot be read, by its name."""
 
     updates: Updates | None
     history: UpdateHistory | None
     audit: LastAudit | None
+    unreadable: dict[str, str]
     time: datetime
 
 

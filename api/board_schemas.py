@@ -111,6 +111,7 @@ class BoardInfo(BaseModel):
     versions: VersionsInfo | None
     requests: RequestsInfo | None
     sample: SampleInfo | None
+    unreadable: dict[str, str] = Field(description="Why a part cannot be read, by its name.")
     lines: dict[str, list[Line]] = Field(description="The figures as text, by section of the page.")
 
 

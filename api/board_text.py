@@ -20,10 +20,12 @@ def all_lines(info: BoardInfo, now: datetime) -> dict[str, list[Line]]:
     """Return the lines of every section."""
     known = info.problem is None
     none_reported, none_recorded = ("none has reported", "none is recorded") if known else ("", "")
+    none_reported = info.unreadable.get("updates", none_reported)
+    none_recorded = info.unreadable.get("audit", none_recorded)
     return {
         "progress": _progress(info.progress) if info.progress else [_none("Chunks")],
         "updates": _updates(info.updates, now) if info.updates else [_none("Updaters", none_reported)],
-        "dead": _dead(info.history),
+        "dead": _dead(info.history, info.unreadable.get("history", "")),
         "audit": _audit(info) if info.audit else [_none("Last audit", none_recorded)],
         "versions": _versions(info.versions.versions) if info.versions else [_none("Versions")],
         "requests": _requests(info.requests) if info.requests else [_none("Requests")],
@@ -91,9 +93,9 @@ def _updates(found: UpdatesInfo, now: datetime) -> list[Line]:
     return lines
 
 
-def _dead(found: HistoryInfo | None) -> list[Line]:
+def _dead(found: HistoryInfo | None, why: str) -> list[Line]:
     if found is None or found.dead_since is None:
-        return [_none("Dead letters")]
+        return [_none("Dead letters", why)]
     since = f"since {shown(datetime.fromtimestamp(60 * found.dead_since, tz=found.as_of.tzinfo))}"
     if not found.dead:
         return [Line(label=f"Dead letters {since}", value="0", tone="good")]

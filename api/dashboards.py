@@ -227,9 +227,8 @@ def wants_page() -> bool:
 
 
 def here() -> str:
-    """Return the URL of this server as the client knows it, also behind a proxy that ends TLS."""
-    secure = request.headers.get("X-Forwarded-Proto") == "https" or request.is_secure
-    return f"{'https' if secure else 'http'}://{request.host}"
+    """Return the URL of this server as the client knows it; the server trusts a proxy's word for https."""
+    return request.host_url.rstrip("/")
 
 
 def described(served: Served) -> str:

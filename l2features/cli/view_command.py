@@ -16,9 +16,13 @@ TIMEOUT_S, RETRIES = 60.0, 1
 @click.command()
 @click.argument("dataset")
 @click.option("--root", "roots", metavar="ROOT", multiple=True, help="Select this root. Repeatable.")
-@click.option("--version", type=click.IntRange(0), help="List the largest roots of this version.")
+@click.option("--version", type=click.IntRange(1), help="List the largest roots of this version.")
 @click.option("--server", metavar="URL", help=f"HTTP API with the data set.  [default: {SERVER}]")
-@click.option("--layers", metavar="URL", help="Folder of exported layers, instead of a server.")
+@click.option(
+    "--layers",
+    metavar="URL",
+    help="Folder of exported layers, instead of a server: they know their data set.",
+)
 @click.option("--viewer", metavar="URL", help="Viewer to open.  [default: the server's, or a public one]")
 @click.option("--no-open", is_flag=True, help="Only print the link. Without a terminal, it is never opened.")
 def view(
@@ -42,6 +46,8 @@ def view(
     """
     from .root_ids import root_id
 
+    if viewer and not viewer.startswith(("http://", "https://")):
+        raise click.UsageError(f"--viewer {viewer!r}: expected http://… or https://…")
     if layers and (server or version is not None):
         raise click.UsageError("--layers has its own version: expected neither --server nor --version")
     ids = sorted_unique(as_ids([root_id(root) for root in roots]))

@@ -25,6 +25,8 @@ def exported_view(url: str, roots: Ids) -> View:
     if not folder.startswith(("http://", "https://", GS)):
         raise ConfigError(f"layers {url!r}: expected https://… or gs://…")
     nodes = _info(folder, "nodes")
+    if nodes is None:
+        raise ConfigError(f"{folder}/nodes/info is missing or forbidden: expected the folder of an export")
     try:
         box = np.array([nodes["lower_bound"], nodes["upper_bound"]], dtype=np.float64).reshape(2, 3)
     except (KeyError, TypeError, ValueError) as error:

@@ -17,8 +17,8 @@ from ..store.notes import BadNote, LastAudit, last_audit
 from ..updates.freshness import Updates, read_updates
 
 T = TypeVar("T")
-MAX_KEPT = 10_000
-"""Failed chunks whose reasons are kept."""
+MAX_KEPT, MAX_RECENT = 10_000, 100_000
+"""Failed chunks whose reasons are kept, and recent ones that are kept before older ones are dropped."""
 
 
 @dataclass
@@ -87,6 +87,7 @@ def read_status(
     """
     status = Status(store.name, geometry.n_chunks)
     recent: list[Recorded] = []
+    most = MAX_RECENT
     for record in store.chunk_records() if records is None else records:
         if record.state == FAILED:
             status.n_failed += 1
@@ -97,8 +98,9 @@ def read_status(
         status.add_done(record)
         if status.newest is None or record.time > status.newest:
             status.newest = record.time
-            if len(recent) > 100_000:
+            if len(recent) > most:  # doubled, so that each record is looked at a few times
                 recent = [entry for entry in recent if record.time - entry.time <= RATE_WINDOW]
+                most = max(MAX_RECENT, 2 * len(recent))
         if status.newest - record.time <= RATE_WINDOW:
             recent.append(Recorded(record.time, record.nodes))
     status.failed.sort()

@@ -104,7 +104,7 @@ class StaticExport:
         """Return the index of a part, and its shard."""
         firsts = parts_of(self.plan.indexes)
         place = int(np.searchsorted(firsts, part, side="right")) - 1
-        return self.plan.indexes[place], part - firsts[place]
+        return self.plan.indexes[place], self.plan.indexes[place].shard(part - firsts[place])
 
     def read_done(self, part: int) -> WrittenPart | None:
         """Return what an earlier run wrote of a part; None where it did not, or the file is gone."""

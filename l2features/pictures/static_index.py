@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from ..core.geometry import Geometry
-from ..core.ids import Ids
+from ..core.ids import Ids, as_ids
 from ..volume.sharded import Sharding
 from .annotations import AnnotationLayer, annotation_list
 from .levels import Level, cell_order, levels_of
@@ -26,7 +26,10 @@ SKELETONS = "skeletons"
 
 
 class Index(BaseModel):
-    """One index of a layer, in the folder ``layer``/``key``."""
+    """One index of a layer, in the folder ``layer``/``key``.
+
+    ``shards`` are the numbers of those that may have something, sorted; None for all.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,6 +38,21 @@ class Index(BaseModel):
     key: str
     sharding: Sharding
     level: Level | None = None
+    shards: tuple[int, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of shards."""
+        return 1 << self.sharding.shard_bits if self.shards is None else len(self.shards)
+
+    def shard(self, place: int) -> int:
+        """Return the number of a shard by its place among all."""
+        return place if self.shards is None else self.shards[place]
+
+    def places(self, rows: np.ndarray, geometry: Geometry) -> Ids:
+        """Return the place of the shard of each row, (n,)."""
+        shards = self.sharding.places(self.keys(rows, geometry))[0]
+        return shards if self.shards is None else as_ids(np.searchsorted(as_ids(self.shards), shards))
 
     @property
     def annotations(self) -> AnnotationLayer:
@@ -73,7 +91,7 @@ def parts_of(indexes: Sequence[Index]) -> list[int]:
 
     A part is one shard of one index.
     """
-    ends = np.cumsum([0, *(1 << index.sharding.shard_bits for index in indexes)])
+    ends = np.cumsum([0, *(index.count for index in indexes)])
     return [int(end) for end in ends]
 
 
@@ -91,7 +109,7 @@ def divided(
             some = _taken(rows, np.flatnonzero(which == depth))
             depth += 1
         some = some.copy()
-        some["part"] = index.sharding.places(index.keys(some, geometry))[0] + np.uint64(first)
+        some["part"] = index.places(some, geometry) + np.uint64(first)
         found.append(some)
     every = np.concatenate([rows[:0], *found])
     return _taken(every, np.argsort(every["part"], kind="stable"))

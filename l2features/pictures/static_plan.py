@@ -178,7 +178,8 @@ class _Sizes:
         encodings = self._encodings(whole, rows, _LISTS)
         nodes = np.add.reduceat(nodes, starts) if len(starts) else nodes
         sharding = cell_sharding(codes[starts], nodes, bits, encodings, self.wanted)
-        return whole.model_copy(update={"sharding": sharding})
+        shards = np.unique(sharding.places(codes[starts])[0])
+        return whole.model_copy(update={"sharding": sharding, "shards": tuple(shards.tolist())})
 
     def _encodings(self, whole: Index, rows: np.ndarray, pairs: Any) -> list[Encoding]:
         """Return the encodings and what they take, by shards of a sample; the best one first."""

@@ -281,6 +281,14 @@ def test_headers_that_hold_no_token(header: str, status: int, server: Client, au
     assert auth.taken_calls() == []
 
 
+def test_who_may_view_what_is_asked_once(server: Client, auth: AuthServer) -> None:
+    headers = {"Authorization": f"Bearer {VIEWER}"}
+    assert server.send("GET", f"{API}/openapi.json", headers, None).status_code == 200
+    auth.taken_calls()
+    assert server.send("GET", f"{API}/openapi.json", headers, None).status_code == 200
+    assert auth.taken_calls() == []
+
+
 @pytest.mark.parametrize("value", ["%C3%A9", "a%0d%0aSet-Cookie:x=y", "%00", "%20", "%ff"])
 @pytest.mark.parametrize("headers", [{"X-Requested-With": "x"}, {}])
 def test_query_parameters_that_hold_no_token(value: str, headers: dict[str, str], server: Client) -> None:

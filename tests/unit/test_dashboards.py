@@ -162,6 +162,18 @@ def test_no_data_is_not_zero(everyone: None, tmp_path: Path) -> None:
     assert tones == {"none"}
 
 
+def test_notes_that_cannot_be_read_are_named(everyone: None, tmp_path: Path) -> None:
+    config = small_table(tmp_path)
+    with closing(open_table(config)) as store:
+        for name in ("updates", "update_history", "audit"):
+            store.put_note(name, "no JSON")
+    state = state_of(client_of(config), lambda state: state["progress"])
+    for section, name in (("updates", "updates"), ("dead", "history"), ("audit", "audit")):
+        (line,) = state["lines"][section]
+        assert line["value"] == f"no data: {state['unreadable'][name]}"
+        assert len(state["unreadable"][name]) > 10
+
+
 def test_an_updater_that_died_is_silent(everyone: None, tmp_path: Path) -> None:
     config = small_table(tmp_path)
     with closing(open_table(config)) as store:

@@ -226,3 +226,15 @@ def test_rows_are_divided_among_parts() -> None:
     assert (extent == step * padded(GEOMETRY.grid)).all()
     for level in info["spatial"]:
         assert (np.multiply(level["grid_shape"], level["chunk_size"]) == extent).all()
+
+
+def test_only_shards_with_cells_are_parts() -> None:
+    rows = rows_of("nodes")[:100]
+    sharding, level = Sharding(0, 0, 9, IDENTITY), Level(edge=1, start=0, stop=SPAN)
+    whole = Index(layer="nodes", kind="cells", key="level0", sharding=sharding, level=level)
+    numbers = np.unique(whole.places(rows, GEOMETRY))
+    index = whole.model_copy(update={"shards": tuple(numbers.tolist())})
+    assert 1 < index.count == len(numbers) < whole.count == 512
+    found, expected = (divided(rows, "nodes", [one], GEOMETRY) for one in (index, whole))
+    assert [index.shard(part) for part in found["part"].tolist()] == expected["part"].tolist()
+    assert found["id"].tolist() == expected["id"].tolist()

@@ -109,7 +109,7 @@ def test_a_link_to_exported_layers(stub: Stub) -> None:
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("empty", "empty/nodes/info: expected a layer of annotations"),
+        ("empty", "empty/nodes/info is missing or forbidden: expected the folder of an export"),
         ("odd", "odd/nodes/info: expected a layer of annotations"),
         ("page", "page/nodes/info: expected JSON"),
     ],

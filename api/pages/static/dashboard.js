@@ -104,19 +104,30 @@ async function showCell(plane, column, row) {
 function showPlots() {
   const history = state.history, sample = state.sample;
   if (history && history.minutes.length) {
-    const times = history.minutes.map((minute) => minute * 60);
-    draw("plot-lag", [times, history.median_s, history.p99_s], lines(["median", "--median"], ["p99", "--p99"]));
-    draw("plot-backlog", [times, history.backlog], lines(["messages", "--median"]));
+    const [times, median, p99, backlog] = withGaps(history);
+    draw("plot-lag", [times, median, p99], lines(["median", "--median"], ["p99", "--p99"]));
+    draw("plot-backlog", [times, backlog], lines(["messages", "--median"]));
     const last = (values) => values.findLast((value) => value !== null) ?? "no data";
     name("plot-lag", `Lag over time: newest median ${last(history.median_s)} s, p99 ${last(history.p99_s)} s`);
     name("plot-backlog", `Backlog over time: newest ${last(history.backlog)} messages`);
   }
   for (const [id, values] of [["plot-size", sample?.size_um3], ["plot-thickness", sample?.max_dt_nm]]) {
     if (!values) continue;
-    draw(id, [values.counts.map((_, i) => i), values.counts], bars(values.edges));
+    draw(id, [values.counts.map((_, i) => i), values.counts], bars(values.edges), `${values.edges}`);
     const most = values.edges[values.counts.indexOf(Math.max(...values.counts))];
     name(id, `Histogram from ${values.edges[0]} to ${values.edges.at(-1)}, most nodes near ${most}`);
   }
+}
+
+// Returns times in seconds, and values of them; a null lies in each gap of more than two minutes.
+function withGaps(history) {
+  const columns = [[], [], [], []];
+  history.minutes.forEach((minute, i) => {
+    const add = (...row) => row.forEach((value, k) => columns[k].push(value));
+    if (i && minute - history.minutes[i - 1] > 2) add((history.minutes[i - 1] + 1) * 60, null, null, null);
+    add(minute * 60, history.median_s[i], history.p99_s[i], history.backlog[i]);
+  });
+  return columns;
 }
 
 function name(id, text) {
@@ -156,12 +167,14 @@ function bars(edges) {
   };
 }
 
-function draw(id, data, options) {
+function draw(id, data, options, key = "") {
   const place = document.getElementById(id);
-  if (plots[id]) return plots[id].setData(data);
+  if (plots[id]?.key === key) return plots[id].setData(data);
+  plots[id]?.destroy();
   place.replaceChildren();
   plots[id] = new uPlot({ width: place.clientWidth, height: 150, cursor: { drag: { x: false, y: false } }, ...options },
     data, place);
+  plots[id].key = key;  // what the options depend on
   return plots[id];
 }
 
