@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Response, send_from_directory
 from flask_openapi3 import OpenAPI
 
-from l2features.pictures.viewers import PUBLIC_VIEWER, origin_of
+from l2features.pictures.viewers import PUBLIC_VIEWER, origins_of
 
 from .config import Settings
 from .datasets import Datasets
@@ -42,8 +42,8 @@ def is_built() -> bool:
 
 def register_viewer(app: OpenAPI, settings: Settings, datasets: Datasets) -> frozenset[str]:
     """Register the viewer; return the endpoints, which need no token as they have no data."""
-    found = (origin_of(served.entry.cv_path) for served in datasets.all())
-    policy = content_policy([*filter(None, found), *settings.viewer_origins.split()])
+    found = (origin for served in datasets.all() for origin in origins_of(served.entry.cv_path))
+    policy = content_policy([*found, *settings.viewer_origins.split()])
 
     def viewer() -> Response:
         if not is_built():

@@ -33,14 +33,17 @@ def browsable(cv_path: str, with_login: bool = False) -> str | None:
     return location.cloudpath
 
 
-def origin_of(cv_path: str) -> str | None:
-    """Return the origin that a browser reads a segmentation from; None where it cannot read it.
+def origins_of(cv_path: str) -> tuple[str, ...]:
+    """Return the origins that a browser reads a segmentation from; none where it cannot read it.
 
-    >>> origin_of("graphene://https://server.org/segmentation/table/minnie")
-    'https://server.org'
+    A graph's server names a folder of supervoxels and meshes, most often in a bucket.
+
+    >>> origins_of("https://server.org/seg")
+    ('https://server.org',)
     """
     source = browsable(cv_path)
     if source is None:
-        return None
+        return ()
     parts = urlsplit(source.partition("://")[2].removeprefix(LOGIN))
-    return BUCKETS.get(parts.scheme, f"{parts.scheme}://{parts.netloc}")
+    origin = BUCKETS.get(parts.scheme, f"{parts.scheme}://{parts.netloc}")
+    return (origin, *BUCKETS.values()) if source.startswith("graphene://") else (origin,)
