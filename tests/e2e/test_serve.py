@@ -13,12 +13,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 import requests
 from click.testing import CliRunner
 
+from api.viewer_routes import is_built
 from l2features.cli.commands import main
 from l2features.config.datasets import load_datasets
 from l2features.local.serve import check_port, greeting, some_node, table_problem
@@ -65,15 +67,17 @@ def test_serve_prints_what_to_try_and_ends_with_ctrl_c(
 ) -> None:
     process, said = serving
     pages = re.findall(r"^  (http\S+)$", said, re.MULTILINE)
-    assert [page.partition("/my/cache")[2] or page.rpartition("/")[2] for page in pages] == [
+    assert [urlsplit(page).path.removeprefix("/my/cache") for page in pages] == [
         "/",
         "/api/v1/docs/",
         "/api/v1/table/sample",
-        "ready",
-        "metrics",
+        "/viewer/",
+        "/ready",
+        "/metrics",
     ]
     for page in pages:
-        assert requests.get(page, timeout=20).ok, page
+        expected = 200 if is_built() or not page.endswith("/viewer/") else 404
+        assert requests.get(page, timeout=20).status_code == expected, page
     command = shlex.split(said[said.index("curl ") :])
     asked = json.loads(command[command.index("-d") + 1])["l2_ids"]
     assert asked[0] in nodes_of(undisturbed)
