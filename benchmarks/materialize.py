@@ -32,7 +32,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.neurons import DATASET, GRAPH, todays_client
 from benchmarks.servers import INSTANCE, PROJECT, ROOT, TABLE, Server
-from benchmarks.synthetic_neurons import GEOMETRY, TIME_MS, Neuron, features_of, make_neurons, write_info
+from benchmarks.synthetic_neurons import (
+    FULL,
+    GEOMETRY,
+    TIME_MS,
+    Neuron,
+    features_of,
+    make_neurons,
+    write_info,
+)
 from benchmarks.synthetic_splits import split_neurons
 from l2features.config.datasets import environment
 from l2features.core.ids import Ids
@@ -49,6 +57,7 @@ examples:
 """
 STORE = f"bigtable://{PROJECT}/{INSTANCE}"
 NODES_PER_ROOT = 50
+ONE_CHUNK = "--chunks=" + ",".join(f"{start}:{start + 1}" for start in FULL[0])
 MADE = datetime.fromtimestamp(TIME_MS / 1000, UTC)
 EDITED = MADE + timedelta(days=1)
 BEFORE, AFTER = MADE + timedelta(hours=12), MADE + timedelta(days=30)
@@ -181,7 +190,7 @@ def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Co
     fresh = bench.materialize(DATASET, "versions", BEFORE)
     fresh.read_mb = bench.reads(DATASET, "counted", BEFORE)
     described(console, "fresh", fresh, nodes)
-    empty = bench.materialize(DATASET, "part", BEFORE, "--chunks=0:1,0:1,0:1")
+    empty = bench.materialize(DATASET, "part", BEFORE, ONE_CHUNK)
     edit(neurons[: len(neurons) // 100])
     renewal = bench.materialize(DATASET, "versions", AFTER, "--base=1")
     renewal.read_mb = bench.reads(DATASET, "counted", AFTER, "--base=1")

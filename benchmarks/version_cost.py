@@ -128,7 +128,7 @@ def core_seconds(roots: int) -> float:
     options, sizes = materialize.parse([f"--roots={roots}"]), [materialize.NODES_PER_ROOT] * roots
     with materialize.started(sizes, options, Console(stderr=True)) as (bench, _, _):
         fresh = bench.materialize(DATASET, "versions", materialize.BEFORE)
-        empty = bench.materialize(DATASET, "part", materialize.BEFORE, "--chunks=0:1,0:1,0:1")
+        empty = bench.materialize(DATASET, "part", materialize.BEFORE, materialize.ONE_CHUNK)
     return (fresh.core_seconds - empty.core_seconds) / sum(sizes) * 1e6
 
 
