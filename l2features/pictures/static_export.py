@@ -27,7 +27,7 @@ from .node_layers import NODE_LAYERS
 from .static_index import SKELETONS, Index, Shard, divided, make_shard, parts_of, row_dtype, sharded
 from .static_plan import PLAN, StaticPlan, begin, digest, make_indexes
 from .static_skeletons import Skeletons
-from .version_nodes import Unit, drawn_rows, largest_roots, read_unit, units_of
+from .version_nodes import Unit, drawn_rows, largest_by_id, read_unit, units_of
 
 SEGMENTS = "segment_properties"
 DEFAULT_LAYERS = (*NODE_LAYERS, SEGMENTS)
@@ -203,7 +203,7 @@ def prepare(wanted: Wanted) -> StaticExport:
         if SKELETONS in plan.layers:
             check_bigtable(dataset.graph_url, GraphUnavailable)
             with closing(Skeletons(dataset, geometry)) as skeletons:
-                roots = unsigned(largest_roots(reader, plan.segments, [])[ROOT_ID])
+                roots = unsigned(largest_by_id(reader, plan.segments, [])[ROOT_ID])
                 yield skeletons.index(roots, plan.shard_size)
 
     return StaticExport(dataset, geometry, versions.url, wanted.output, begin(folder, plan, indexes))
@@ -244,7 +244,7 @@ class ExportSource:
         """Return the rows of a unit by layer, for each part that they are in, sorted by part."""
         run, parts = self.run, dict[str, list[np.ndarray]]()
         if unit == len(self.units):
-            roots = unsigned(largest_roots(self.reader, run.plan.segments, [])[ROOT_ID])
+            roots = unsigned(largest_by_id(self.reader, run.plan.segments, [])[ROOT_ID])
             rows = np.zeros(len(roots), dtype=row_dtype(SKELETONS))
             rows["id"] = roots
             return {SKELETONS: divided(rows, SKELETONS, run.plan.indexes, run.geometry)}

@@ -21,7 +21,7 @@ from .static_export import SEGMENTS, StaticExport, WrittenPart
 from .static_index import SKELETONS, Index, static_info
 from .static_plan import FORMAT
 from .static_skeletons import skeletons_info
-from .version_nodes import largest_roots
+from .version_nodes import largest_by_id
 
 INFO, PAGE = "info", "index.html"
 _UNFINISHED = re.compile(r"\.(info|index\.html|(plan|manifest)\.json|[0-9a-f]+\.shard)\.[0-9a-f]{32}")
@@ -66,7 +66,7 @@ def finish(run: StaticExport, done: Sequence[WrittenPart]) -> StaticManifest:
         info = static_info(layer, run.geometry, run.plan.indexes, largest)
         folder.write(f"{layer}/{INFO}", _as_json(info))
     if SEGMENTS in run.plan.layers:
-        roots = largest_roots(source.reader, run.plan.segments, ROOT_COLUMNS)
+        roots = largest_by_id(source.reader, run.plan.segments, ROOT_COLUMNS)
         counts[SEGMENTS] = len(roots)
         info = segment_list(unsigned(roots[ROOT_ID]), summaries_of(roots))
         folder.write(f"{SEGMENTS}/{INFO}", _as_json(info))

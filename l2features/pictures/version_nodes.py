@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from ..core.errors import VersionError
 from ..core.schema import SIZE
 from ..versions.columns import L2_ID, ROOT_ID, columns_of, unsigned, vectors
+from ..versions.largest_roots import largest_rows
 from ..versions.lookup import VersionReader
-from ..versions.manifest import BY_NODE, ROOTS, Manifest, VersionFile
+from ..versions.manifest import BY_NODE, Manifest, VersionFile
 from .node_layers import NODE_LAYERS, Mask, Served
 from .static_index import row_dtype
 
@@ -70,13 +70,9 @@ def served_nodes(table: Any, voxel_nm3: float) -> Served:
     return Served(unsigned(table[L2_ID]), computed, column, voxel_nm3)
 
 
-def largest_roots(reader: VersionReader, most: int, columns: Sequence[str]) -> Any:
+def largest_by_id(reader: VersionReader, most: int, columns: Sequence[str]) -> Any:
     """Return the roots with the largest volumes, at most ``most``, as a table sorted by their ids."""
-    kept = None
-    for table in reader.batches(ROOTS, list(dict.fromkeys((ROOT_ID, SIZE, *columns)))):
-        table = table if kept is None else pa.concat_tables([kept, table])
-        order = np.lexsort((table[ROOT_ID].to_numpy(), -table[SIZE].to_numpy()))
-        kept = table.take(pa.array(order[:most]))
-    if kept is None:
+    table = largest_rows(reader, most, columns).table
+    if not len(table):
         raise VersionError(f"version {reader.manifest.number} has no roots")
-    return kept.sort_by(ROOT_ID)
+    return table.sort_by(ROOT_ID)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from ..core.errors import VersionError
-from ..core.ids import Ids, as_ids
+from ..core.ids import Ids
 from ..neurons.neuron_summary import SUMMARIES
-from .columns import ROOT_ID
+from .columns import ROOT_ID, root_schema, unsigned
 from .lookup import FOREVER, VersionReader
 from .root_rows import version_summaries
 
@@ -25,21 +27,37 @@ class LargestRoots(NamedTuple):
     row_groups: int
 
 
-def largest_roots(reader: VersionReader, count: int, until: float = FOREVER) -> LargestRoots:
-    """Return the ``count`` largest roots of a version.
+class LargestRows(NamedTuple):
+    """Rows of roots, the largest first, as an Arrow table, and how many row groups were read for them."""
 
-    Reads the volumes of all roots, a row group at a time, and then whole rows of those that are returned.
-    Raises VersionError after ``until`` (monotonic time), and as the methods of `VersionReader`.
+    table: Any
+    row_groups: int
+
+
+def largest_rows(
+    reader: VersionReader, count: int, columns: Sequence[str] = (), until: float = FOREVER
+) -> LargestRows:
+    """Return ``root_id``, the volume and ``columns`` of the ``count`` largest roots of a version.
+
+    Reads these columns of all roots, a row group at a time. Raises VersionError after ``until`` (monotonic
+    time), and as the methods of `VersionReader`.
     """
-    roots, volumes, groups = as_ids([]), np.zeros(0, dtype=np.int64), 0
-    for table in reader.batches("roots", [ROOT_ID, VOLUME]):
+    names = list(dict.fromkeys((ROOT_ID, VOLUME, *columns)))
+    kept, groups = root_schema().empty_table().select(names), 0
+    for table in reader.batches("roots", names):
         if time.monotonic() > until:
             raise VersionError("the version was not read in time")
         groups += 1
-        roots = np.concatenate([roots, table[ROOT_ID].to_numpy().astype(np.uint64)])
-        volumes = np.concatenate([volumes, table[VOLUME].to_numpy()])
-        order = np.lexsort((roots, -volumes))[:count]
-        roots, volumes = roots[order], volumes[order]
+        table = pa.concat_tables([kept, table])
+        order = np.lexsort((table[ROOT_ID].to_numpy(), -table[VOLUME].to_numpy()))
+        kept = table.take(pa.array(order[:count]))
+    return LargestRows(kept, groups)
+
+
+def largest_roots(reader: VersionReader, count: int, until: float = FOREVER) -> LargestRoots:
+    """Return the ``count`` largest roots of a version, with whole rows of those. Raises as `largest_rows`."""
+    table, groups = largest_rows(reader, count, until=until)
+    roots = unsigned(table[ROOT_ID])
     found = np.zeros(len(roots), dtype=SUMMARIES)
     step = max(1, reader.most_groups // max(1, len(reader.manifest.layers)))
     for first in range(0, len(roots), step):
