@@ -24,15 +24,13 @@ from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from l2features.config.datasets import load_dataset
-from l2features.core.chunks import ChunkBox
 from l2features.core.errors import VersionError
-from l2features.core.geometry import Chunk
 from l2features.core.times import iso_text
+from l2features.local.numbered_job import numbered_job
 from l2features.local.pool import ChunkJob, Progress
-from l2features.store.base import Store
 from l2features.store.bigtable import decoded
 from l2features.versions.completion import alone, finish, finished_before
 from l2features.versions.leftovers import WORK
@@ -47,7 +45,7 @@ from l2features.versions.materialization import (
     read_done,
 )
 from l2features.versions.partitions import Partition, Written
-from l2features.versions.spill import Spill, UnitFailed
+from l2features.versions.spill import Spill
 
 from . import command
 from .command import EXIT_STOPPED, LOCAL
@@ -118,46 +116,19 @@ def output_url(text: str) -> str:
 # ------------------------------------------------------------------ on this machine
 def scan_job(run: Materialization, spill: Spill) -> ChunkJob[Any]:
     """Return the first part of a local run: read the units, and keep the rows of each in a file."""
-    box = ChunkBox((0, 0, 0), (run.plan.units, 1, 1))
-
-    def pending(_: Store, first: int, last: int) -> list[Chunk]:
-        chunks = [Chunk(*xyz) for xyz in box.positions(first, last).tolist()]
-        return [chunk for chunk in chunks if not spill.has(chunk.x)]
-
-    return ChunkJob(
-        box=box,
-        open_store=run.open_store,
-        pending=pending,
-        warm_up=decoded.warm_up,
-        open_worker=partial(spill.open_worker, run.units),
-        give_up=partial(_give_up, "unit of the scan"),
-    )
+    worker = partial(spill.open_worker, run.units)
+    units = run.plan.units
+    return numbered_job(units, "unit of the scan", run.open_store, spill.has, worker, decoded.warm_up)
 
 
 def write_job(run: Materialization, spill: Spill, parts: Sequence[Partition]) -> ChunkJob[Any]:
     """Return the second part of a local run: write the files of each partition."""
-    box = ChunkBox((0, 0, 0), (len(parts), 1, 1))
 
-    def pending(_: Store, first: int, last: int) -> list[Chunk]:
-        chunks = [Chunk(*xyz) for xyz in box.positions(first, last).tolist()]
-        return [chunk for chunk in chunks if read_done(run, parts[chunk.x]) is None]
+    def is_done(part: int) -> bool:
+        return read_done(run, parts[part]) is not None
 
-    return ChunkJob(
-        box=box,
-        open_store=run.open_store,
-        pending=pending,
-        warm_up=_nothing,
-        open_worker=partial(spill.open_writer, run, parts),
-        give_up=partial(_give_up, "partition"),
-    )
-
-
-def _give_up(what: str, _: Store, chunk: Chunk, reason: str) -> NoReturn:
-    raise UnitFailed(f"{what} {chunk.x}: {reason}")
-
-
-def _nothing() -> None:
-    return
+    worker = partial(spill.open_writer, run, parts)
+    return numbered_job(len(parts), "partition", run.open_store, is_done, worker)
 
 
 def materialize_locally(run: Materialization, args: argparse.Namespace) -> int:

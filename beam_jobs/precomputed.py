@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from l2features.config.datasets import load_dataset
-from l2features.core.chunks import ChunkBox
 from l2features.core.errors import VersionError
-from l2features.core.geometry import Chunk
+from l2features.local.numbered_job import numbered_job
 from l2features.local.pool import ChunkJob
 from l2features.local.worker import report_progress
 from l2features.pictures.row_files import RowFiles
@@ -37,9 +36,7 @@ from l2features.pictures.static_export import (
     prepare,
 )
 from l2features.pictures.static_finish import StaticManifest, finish, finished_before
-from l2features.store.base import Store
 from l2features.versions.leftovers import WORK
-from l2features.versions.spill import UnitFailed
 
 from . import command
 from .command import EXIT_STOPPED, LOCAL
@@ -99,36 +96,18 @@ def plan(args: argparse.Namespace) -> StaticExport:
 # ------------------------------------------------------------------ on this machine
 def scan_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
     """Return the first part of a local run: read the units, and keep the rows of each in files."""
-    return _job(run, units, files.has, partial(files.open_worker, run), "unit of the scan")
+    worker = partial(files.open_worker, run)
+    return numbered_job(units, "unit of the scan", run.open_store, files.has, worker)
 
 
 def write_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
     """Return the second part of a local run: write the shards."""
 
-    def written(part: int) -> bool:
+    def is_done(part: int) -> bool:
         return run.read_done(part) is not None
 
-    return _job(run, run.parts, written, partial(files.open_writer, run, units, report_progress), "shard")
-
-
-def _job(
-    run: StaticExport, count: int, has: Callable[[int], bool], open_worker: Callable[[], Any], what: str
-) -> ChunkJob[Any]:
-    box = ChunkBox((0, 0, 0), (count, 1, 1))
-
-    def pending(_: Store, first: int, last: int) -> list[Chunk]:
-        chunks = [Chunk(*xyz) for xyz in box.positions(first, last).tolist()]
-        return [chunk for chunk in chunks if not has(chunk.x)]
-
-    return ChunkJob(box, run.open_store, pending, _nothing, open_worker, partial(_give_up, what))
-
-
-def _give_up(what: str, _: Store, chunk: Chunk, reason: str) -> NoReturn:
-    raise UnitFailed(f"{what} {chunk.x}: {reason}")
-
-
-def _nothing() -> None:
-    return
+    worker = partial(files.open_writer, run, units, report_progress)
+    return numbered_job(run.parts, "shard", run.open_store, is_done, worker)
 
 
 def export_locally(run: StaticExport, args: argparse.Namespace) -> int:

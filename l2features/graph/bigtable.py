@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +31,13 @@ from .base import (
     check_nodes,
 )
 from .chunk_ranges import batches_of, ranges_within
-from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, NodeLists, batches, decode_ids
+from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, batches, decode_ids
 from .known_roots import KnownRoots
 from .l2_edges import edges_of_roots
 from .root_lives import RootLives, changes, lives_of, log_since
 from .root_walk import ascend, descend, highest_among
 from .table_meta import META_KEYS, info_of_cells, layers_of, layout_above
 from .table_reads import ROWS, TableReads, column, graph_errors
-
-if TYPE_CHECKING:
-    pass
 
 SETTLED = timedelta(seconds=60)
 """What the graph was that long ago no longer changes."""
@@ -97,7 +93,7 @@ class BigtableGraph(TableReads, Graph):
         return parents
 
     def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
-        read = self._children(math.prod(geometry.chunk_size), self._until(), sorted_unique(ids))
+        read = self._children(math.prod(geometry.chunk_size), sorted_unique(ids))
         places = np.flatnonzero(read.known)
         parts = zip(read.ids[places].tolist(), read.lists.take(places).parts(), strict=True)
         found = Children({node: part for node, part in parts if node not in read.errors}, read.errors)
@@ -144,9 +140,7 @@ class BigtableGraph(TableReads, Graph):
         return np.asarray(geometry.layout.layers(ids) == self._root_layer(geometry))
 
     def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
-        def read(ids: Ids) -> NodeLists:
-            return self._children(MOST_IDS, self._until(), ids)
-
+        read = partial(self._children, MOST_IDS)
         return descend(read, geometry.layout.layers, roots[self.is_root(geometry, roots)], most)
 
     def root_edges(
@@ -154,11 +148,9 @@ class BigtableGraph(TableReads, Graph):
     ) -> dict[int, Pairs]:
         from .graph_rows import newest_cross_edges
 
-        def read(ids: Ids) -> NodeLists:
-            return self._children(math.prod(geometry.chunk_size), self._until(), ids)
-
+        read = partial(self._children, math.prod(geometry.chunk_size))
         ids = sorted_unique(np.concatenate([as_ids([]), *nodes.values()]))
-        crossing = self._lists(ids, newest_cross_edges(), MOST_IDS, "cross-chunk edges", self._until())
+        crossing = self._lists(ids, newest_cross_edges(), MOST_IDS, "cross-chunk edges")
         return edges_of_roots(geometry.layout, nodes, crossing, read)
 
     def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:

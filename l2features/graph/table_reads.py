@@ -81,17 +81,16 @@ class TableReads:
         out[np.searchsorted(ids, found)] = parents
         return out
 
-    def _children(self, most: int, until: float, ids: Ids) -> NodeLists:
+    def _children(self, most: int, ids: Ids) -> NodeLists:
         from .graph_rows import newest
 
-        return self._lists(ids, newest(CHILDREN), most, "children", until)
+        return self._lists(ids, newest(CHILDREN), most, "children")
 
-    def _lists(self, ids: Ids, row_filter: RowFilter, most: int, what: str, until: float) -> NodeLists:
-        """The ids in the cells of some sorted, unique nodes. ``until`` is the deadline of the first rows."""
+    def _lists(self, ids: Ids, row_filter: RowFilter, most: int, what: str) -> NodeLists:
+        """The ids in the cells of some sorted, unique nodes. Each read of some rows has the deadline."""
         read = []
         for batch in batches(ids, ROWS):
-            parts = self._cells(batch, row_filter, until)
-            until = self._until()
+            parts = self._cells(batch, row_filter, self._until())
             rows = np.concatenate([as_ids([]), *(part.ids for part in parts)])
             cells = [cell for part in parts for cell in part.values]
             read.append(NodeLists.decoded(batch, rows, cells, most, what))

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from .materialization import Materialization
 
 
-class UnitFailed(VersionError):
-    """A part of a version killed or hung its workers."""
-
-
 @dataclass(frozen=True)
 class Spill:
     """The folder with the rows of each unit, twice: sorted by root and node, and sorted by node.

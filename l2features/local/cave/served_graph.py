@@ -36,7 +36,7 @@ class ServedGraph(BigtableGraph):
         if not len(ids):
             return {}
         made = newest(CHILDREN, until=time)
-        read = self._lists(sorted_unique(np.sort(ids)), made, MOST_IDS, CHILDREN, self._until())
+        read = self._lists(sorted_unique(np.sort(ids)), made, MOST_IDS, CHILDREN)
         check_lists(read.errors)
         lists = np.split(read.lists.values, read.lists.starts[1:-1])
         return {
@@ -48,7 +48,7 @@ class ServedGraph(BigtableGraph):
     def l2_nodes(self, geometry: Geometry, ids: Ids) -> dict[int, Ids]:
         """Return the L2 nodes below nodes; an L2 node has itself, and supervoxels and unknown ids none."""
         layers = geometry.layout.layers(ids)
-        read = partial(self._children, MOST_IDS, self._until())
+        read = partial(self._children, MOST_IDS)
         found = descend(read, geometry.layout.layers, ids[layers > L2], MOST_NODES)
         check_lists(found.errors)
         for node, count in found.too_large.items():

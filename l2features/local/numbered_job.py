@@ -1,0 +1,48 @@
+"""A local run whose units of work have numbers: what a `ChunkJob` does with chunks, by their x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn, TypeVar
+
+from ..core.chunks import ChunkBox
+from ..core.errors import VersionError
+from ..core.geometry import Chunk
+from ..store.base import Store
+from .pool import ChunkJob
+
+R = TypeVar("R")
+
+
+class UnitFailed(VersionError):
+    """A unit killed or hung its workers."""
+
+
+def nothing() -> None:
+    """Compile nothing."""
+
+
+def numbered_job(
+    count: int,
+    what: str,
+    open_store: Callable[[], Store],
+    is_done: Callable[[int], bool],
+    open_worker: Callable[[], Callable[[Chunk], R]],
+    warm_up: Callable[[], None] = nothing,
+) -> ChunkJob[R]:
+    """Return the job of the units below ``count`` that are not done; each is the x of a chunk.
+
+    ``what`` names a unit in the error of one that killed its workers, `UnitFailed`.
+    """
+    box = ChunkBox((0, 0, 0), (count, 1, 1))
+
+    def pending(_: Store, first: int, last: int) -> list[Chunk]:
+        chunks = [Chunk(*xyz) for xyz in box.positions(first, last).tolist()]
+        return [chunk for chunk in chunks if not is_done(chunk.x)]
+
+    return ChunkJob(box, open_store, pending, warm_up, open_worker, partial(_give_up, what))
+
+
+def _give_up(what: str, _: Store, chunk: Chunk, reason: str) -> NoReturn:
+    raise UnitFailed(f"{what} {chunk.x}: {reason}")
