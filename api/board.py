@@ -18,8 +18,8 @@ from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
 from l2features.overview.chunk_map import ChunkMap
 from l2features.overview.node_sample import NodeSample, example_root, histogram, sample_nodes
-from l2features.overview.table_status import read_status
-from l2features.store.notes import BadNote, last_audit
+from l2features.overview.table_status import read_progress
+from l2features.store.notes import last_audit, note_or_problem
 from l2features.updates.freshness import read_updates
 from l2features.updates.lag_history import read_history
 
@@ -129,7 +129,7 @@ class Board:
         store, now = self.served.store, datetime.now(UTC)
         chunk_map = ChunkMap(self.served.opened().reader.geometry)
         records = chunk_map.counting(store.chunk_records())
-        return Scan(read_status(store, chunk_map.geometry, records, most_failed=0), chunk_map, now)
+        return Scan(read_progress(store, chunk_map.geometry, records, most_failed=0), chunk_map, now)
 
     def _read_notes(self) -> Notes:
         """Read the notes, and note why the table cannot be read."""
@@ -137,9 +137,9 @@ class Board:
         try:
             store.ping()
             unreadable = dict[str, str]()
-            updates = _read("updates", partial(read_updates, store), unreadable)
-            history = _read("history", partial(read_history, store), unreadable)
-            audit = _read("audit", partial(last_audit, store), unreadable)
+            updates = note_or_problem("updates", partial(read_updates, store), unreadable)
+            history = note_or_problem("history", partial(read_history, store), unreadable)
+            audit = note_or_problem("audit", partial(last_audit, store), unreadable)
             self.served.opened()
         except (StoreError, ApiError) as error:
             self.problem = problem_text(error)
@@ -212,12 +212,3 @@ class Board:
             unreadable=notes.unreadable if notes else {},
             lines={},
         )
-
-
-def _read(name: str, read: Callable[[], T | None], unreadable: dict[str, str]) -> T | None:
-    """Return a note; None where it is invalid, which is added to ``unreadable`` by its name."""
-    try:
-        return read()
-    except BadNote as error:
-        unreadable[name] = str(error)
-        return None

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from ..core.chunks import NO_FILES, FileCounts
 from ..core.geometry import Chunk, Geometry
 from ..core.ids import as_ids
 from ..ingest.rates import RATE_WINDOW, Recorded, rates, read_start
 from ..store.base import FAILED, ChunkRecord, Store
-from ..store.notes import BadNote, LastAudit, last_audit
+from ..store.notes import LastAudit, last_audit, note_or_problem
 from ..updates.freshness import Updates, read_updates
 
-T = TypeVar("T")
 MAX_KEPT, MAX_RECENT = 10_000, 100_000
 """Failed chunks whose reasons are kept, and recent ones that are kept before older ones are dropped."""
 
@@ -74,21 +73,25 @@ class Status:
         }
 
 
-def read_status(
-    store: Store,
-    geometry: Geometry,
-    records: Iterable[ChunkRecord] | None = None,
-    *,
-    most_failed: int = MAX_KEPT,
-) -> Status:
-    """Return the status of a table from its chunk records. Keeps only those of the last ten minutes.
+def read_status(store: Store, geometry: Geometry) -> Status:
+    """Return the status of a table, from its chunk records and its notes."""
+    status = read_progress(store, geometry, store.chunk_records())
+    status.updates = note_or_problem("updates", lambda: read_updates(store), status.problems)
+    status.audit = note_or_problem("audit", lambda: last_audit(store), status.problems)
+    return status
 
-    ``records`` are those of the store, for a caller that reads them too.
+
+def read_progress(
+    store: Store, geometry: Geometry, records: Iterable[ChunkRecord], *, most_failed: int = MAX_KEPT
+) -> Status:
+    """Return the status from these records of chunks, without updates and audit.
+
+    Keeps only those of the last ten minutes, and the reasons of ``most_failed`` chunks.
     """
     status = Status(store.name, geometry.n_chunks)
     recent: list[Recorded] = []
     most = MAX_RECENT
-    for record in store.chunk_records() if records is None else records:
+    for record in records:
         if record.state == FAILED:
             status.n_failed += 1
             if len(status.failed) < most_failed:
@@ -104,19 +107,8 @@ def read_status(
         if status.newest - record.time <= RATE_WINDOW:
             recent.append(Recorded(record.time, record.nodes))
     status.failed.sort()
-    started = _read_note(status, "ingest", lambda: read_start(store))
+    started = note_or_problem("ingest", lambda: read_start(store), status.problems)
     window = [entry for entry in recent if status.newest and status.newest - entry.time <= RATE_WINDOW]
     if found := rates(window, started):
         status.chunks_per_minute, status.nodes_per_second = found
-    status.updates = _read_note(status, "updates", lambda: read_updates(store))
-    status.audit = _read_note(status, "audit", lambda: last_audit(store))
     return status
-
-
-def _read_note(status: Status, name: str, read: Callable[[], T]) -> T | None:
-    """Return a note; record why it is unreadable."""
-    try:
-        return read()
-    except BadNote as error:
-        status.problems[name] = str(error)
-        return None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from ..core.errors import StoreError
 from ..store.base import Store
-from ..store.notes import BadNote, NewerNote, Time, put_note, read_note
+from ..store.notes import Time, put_note, replaceable_note
 
 NOTE = "largest_chunk"
 LEAST_S, SHARE = 60.0, 100.0
@@ -36,13 +36,7 @@ class LargestChunk(BaseModel):
 
 def largest_chunk(store: Store) -> int:
     """Return the most nodes that a record of a chunk has; 0 without records. Raises StoreError."""
-    try:
-        known = read_note(store, NOTE, LargestChunk)
-    except NewerNote:
-        raise
-    except BadNote as error:
-        logger.warning("%s; it will be replaced", error)
-        known = None
+    known = replaceable_note(store, NOTE, LargestChunk)
     if known is not None and datetime.now(UTC) < known.due:
         return known.nodes
     start = time.monotonic()

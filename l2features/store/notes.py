@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -18,6 +19,8 @@ AUDIT = "audit"
 FORMAT = 1
 """The newest format of a note that this code reads, which it writes; a note without one is of format 1."""
 Note = TypeVar("Note", bound=BaseModel)
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
@@ -55,6 +58,29 @@ def read_note(notes: TableNotes, name: str, model: type[Note]) -> Note | None:
         return None if content is None else model.model_validate_json(json.dumps(content))
     except ValidationError as error:
         raise _bad_note(notes, name, error) from error
+
+
+def replaceable_note(notes: TableNotes, name: str, model: type[Note]) -> Note | None:
+    """Return a note that the caller will write anew; None, and a warning, where it is malformed.
+
+    Raises NewerNote, and StoreError as the store.
+    """
+    try:
+        return read_note(notes, name, model)
+    except NewerNote:
+        raise
+    except BadNote as error:
+        logger.warning("%s; it will be replaced", error)
+        return None
+
+
+def note_or_problem(name: str, read: Callable[[], T | None], problems: dict[str, str]) -> T | None:
+    """Return a note; None where it is malformed, which is added to ``problems`` by its name."""
+    try:
+        return read()
+    except BadNote as error:
+        problems[name] = str(error)
+        return None
 
 
 def _bad_note(notes: TableNotes, name: str, error: ValueError) -> BadNote:

@@ -23,17 +23,16 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
 import numpy as np
 
 from ..config.datasets import Dataset
 from ..core.errors import L2FeaturesError
 from ..store.base import Store, open_store
-from ..store.notes import BadNote, NewerNote, put_note
-from .freshness import NOTE, Backlog, Lag, Operation, Updater, Updates, read_updates
+from ..store.notes import put_note, replaceable_note
+from .freshness import NOTE, Backlog, Lag, Operation, Updater, Updates
 from .lag_history import NOTE as HISTORY_NOTE
-from .lag_history import Pending, read_history
+from .lag_history import Pending, UpdateHistory
 
 WRITE_S, ALIVE_S = 5.0, 60.0
 """How often changed figures are written, and unchanged ones, as a sign of life."""
@@ -44,7 +43,6 @@ LAG_MESSAGES, LAG_S = 1000, 3600.0
 FORGOTTEN = timedelta(minutes=10)
 """An updater that has not written for so long is removed by the next one that writes."""
 MAX_UPDATERS = 50
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -177,7 +175,7 @@ class Recorder:
             if name not in self._stores:
                 self._stores[name] = self._open_store(name)
             store = self._stores[name]
-            kept = _replaceable(lambda: read_updates(store))
+            kept = replaceable_note(store, NOTE, Updates)
             put_note(store, NOTE, self._updates(figures, kept, now).model_dump(mode="json"))
             if figures.pending.due(now) or final:
                 self._add_to_history(store, figures, now)
@@ -191,7 +189,7 @@ class Recorder:
             self._problems.pop(name, None)
 
     def _add_to_history(self, store: Store, figures: _Figures, now: float) -> None:
-        kept = _replaceable(lambda: read_history(store))
+        kept = replaceable_note(store, HISTORY_NOTE, UpdateHistory)
         with self._lock:
             pending, figures.pending = figures.pending, Pending(now)
             backlog = self._backlog.messages if self._backlog else None
@@ -273,17 +271,6 @@ def open_recorder(datasets: Iterable[Dataset]) -> Recorder:
         return open_store(by_name[name].store, by_name[name].l2cache_id, STORE_DEADLINE_S)
 
     return Recorder(store_of, by_name)
-
-
-def _replaceable(read: Callable[[], T | None]) -> T | None:
-    """Return a note; None where it is invalid, and will be replaced. Raises NewerNote."""
-    try:
-        return read()
-    except NewerNote:
-        raise
-    except BadNote as error:
-        log.warning("%s; it will be replaced", error)
-        return None
 
 
 def _time(seconds: float) -> datetime:
