@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
+
+from rich.filesize import decimal
 
 from l2features.store.notes import shown
 from l2features.updates.freshness import SILENT
@@ -137,7 +139,7 @@ def _version(version: VersionSummary) -> Line:
         return Line(label=label, value=version.problem, tone="bad")
     at = shown(version.timestamp) if version.timestamp else NO_DATA
     value = f"valid at {at}: {version.nodes or 0:,} nodes, {version.roots or 0:,} roots"
-    return Line(label=label, value=f"{value}, {megabytes(version.bytes or 0)}")
+    return Line(label=label, value=f"{value}, {decimal(version.bytes or 0)}")
 
 
 def _requests(found: RequestsInfo) -> list[Line]:
@@ -168,20 +170,8 @@ def duration(seconds: float) -> str:
     """
     if seconds < 60:
         return f"{seconds:.0f} s"
-    minutes = round(timedelta(seconds=seconds).total_seconds() / 60)
+    minutes = round(seconds / 60)
     days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
-def megabytes(size: int) -> str:
-    """Return a size for people.
-
-    >>> megabytes(1_234_567)
-    '1.23 MB'
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size} bytes"

@@ -23,13 +23,13 @@ from .datasets import Datasets, Served
 from .errors import ApiError
 from .first_commands import Example, first_commands
 from .picture_answers import NOT_KEPT
+from .picture_schemas import HTML
 from .problems import errors
 from .request_rates import RequestRates
 from .schemas import READS, DatasetPath
-from .viewer_routes import PLACE, is_built
+from .viewer_routes import PLACE, here, is_built
 
 PAGES = Path(__file__).parent / "pages"
-HTML = "text/html"
 TABLE = "/table/<dataset>"
 STATE = f"{TABLE}/dashboard"
 POLICY = (
@@ -224,11 +224,6 @@ def wants_page() -> bool:
     """Return whether the client names HTML, as browsers do; ``*/*`` is not enough."""
     named = {part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")}
     return HTML in named
-
-
-def here() -> str:
-    """Return the URL of this server as the client knows it; the server trusts a proxy's word for https."""
-    return request.host_url.rstrip("/")
 
 
 def described(served: Served) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 from flask import Response, request
-from markupsafe import escape
+
+from l2features.pictures.listing import listing_page
 
 from .answers import JSON, body_response
 from .picture_schemas import HTML
@@ -36,9 +37,4 @@ def info_response(info: Mapping[str, Any]) -> Response:
 
 def listing(title: str, entries: Mapping[str, str]) -> Response:
     """Return a page that links to the entries of a folder, each with what it is."""
-    lines = [
-        f'<li><a href="{escape(name)}">{escape(name)}</a> {escape(what)}' for name, what in entries.items()
-    ]
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-    page = "\n".join([head, f"<h1>{escape(title)}</h1>", "<ul>", *lines, "</ul>", ""])
-    return Response(page, mimetype=HTML)
+    return Response(listing_page(title, entries), mimetype=HTML)

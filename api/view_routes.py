@@ -34,7 +34,7 @@ from .root_reads import Found, RootReads, refused
 from .schemas import DatasetPath, MissingQuery, Query
 from .version_reads import VersionReads
 from .version_schemas import VERSION_PATTERN
-from .viewer_routes import PLACE, is_built
+from .viewer_routes import PLACE, here, is_built
 
 MOST_ROOTS = 100
 """Roots of a link, which has the id of each twice."""
@@ -150,8 +150,7 @@ def _response(
 ) -> Response:
     """Return the link; ``listed`` names the folder of the segments' properties."""
     login = "" if auth_disabled() else LOGIN
-    origin = request.host_url.rstrip("/")
-    folder = f"precomputed://{login}{origin}{settings.api_prefix}/table/{served.name}/precomputed"
+    folder = f"precomputed://{login}{here()}{settings.api_prefix}/table/{served.name}/precomputed"
     view = View(
         nodes=f"{folder}/nodes",
         skeletons=f"{folder}/skeletons",
@@ -160,7 +159,7 @@ def _response(
         roots=roots,
         box=box,
     )
-    url = view.link(settings.viewer or (f"{origin}{PLACE}" if is_built() else PUBLIC_VIEWER))
+    url = view.link(settings.viewer or (f"{here()}{PLACE}" if is_built() else PUBLIC_VIEWER))
     link = ViewLink(url=url).model_dump()
     response = Response(status=302, headers={"Location": url}) if kind == HTML else json_response(link)
     response.vary.add("Accept")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from rich.filesize import decimal
 from rich.table import Table
 from tqdm import tqdm
 
@@ -32,7 +33,7 @@ def versions_table(found: Sequence[VersionSummary]) -> str:
             continue
         counts = [str(count) for count in (one.nodes, one.roots, one.missing)]
         time = iso_text(one.timestamp, "milliseconds")
-        table.add_row(str(one.number), time, str(one.base or "-"), *counts, size_text(one.bytes))
+        table.add_row(str(one.number), time, str(one.base or "-"), *counts, decimal(one.bytes))
     return rendered(table)
 
 
@@ -56,20 +57,8 @@ def _layer_text(layer: Layer) -> str:
     for file in layer.files:
         rows[file.layout] += file.rows
         sizes[file.layout] += file.bytes
-    parts = [f"{name} {rows[name]} rows ({size_text(sizes[name])})" for name in sorted(rows)]
+    parts = [f"{name} {rows[name]} rows ({decimal(sizes[name])})" for name in sorted(rows)]
     return f"files of version {layer.version}: {', '.join(parts) or 'none'}"
-
-
-def size_text(size: float) -> str:
-    """Return a size in bytes for people.
-
-    >>> size_text(999), size_text(1_234_567)
-    ('999 B', '1.23 MB')
-    """
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.3g} {units[0]}"
 
 
 @dataclass

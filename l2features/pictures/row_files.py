@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import VersionError, reason_of
 from ..core.geometry import Chunk
 from ..versions.folders import Folder
+from ..versions.spill import mapped
 from .static_export import PartWriter, StaticExport, WrittenPart
 from .static_index import row_dtype
 
@@ -36,11 +36,7 @@ class RowFiles:
     def rows(self, units: int, layer: str, part: int) -> Iterator[np.ndarray]:
         """Yield the rows of a part, unit by unit. Raises VersionError."""
         for unit in range(units):
-            path, dtype = self._file(unit, layer), row_dtype(layer)
-            try:
-                rows = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
-            except OSError as error:
-                raise VersionError(f"cannot read {path}: {reason_of(error)}") from error
+            rows = mapped(self._file(unit, layer), row_dtype(layer))
             first, last = (bisect_left(rows["part"], end) for end in (part, part + 1))
             yield np.array(rows[first:last])
 

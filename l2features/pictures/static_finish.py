@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ..core.errors import VersionError
 from ..store.notes import Time
@@ -16,6 +15,7 @@ from ..versions.columns import ROOT_COLUMNS, ROOT_ID, unsigned
 from ..versions.leftovers import WORK
 from ..versions.manifest import MANIFEST
 from ..versions.root_rows import summaries_of
+from .listing import listing_page
 from .segment_list import segment_list
 from .static_export import SEGMENTS, StaticExport, WrittenPart
 from .static_index import SKELETONS, Index, static_info
@@ -40,14 +40,9 @@ class StaticManifest(BaseModel):
 
 def finished_before(run: StaticExport) -> StaticManifest | None:
     """Return the manifest of an export that is complete, and remove what is unfinished; None if it is not."""
-    content = run.folder.read(MANIFEST)
-    if content is None:
-        return None
-    try:
-        manifest = StaticManifest.model_validate_json(content)
-    except ValidationError as error:
-        raise VersionError(f"{run.url}/{MANIFEST} is malformed: choose an empty folder") from error
-    _clean(run)
+    manifest = run.folder.read_model(MANIFEST, StaticManifest, FORMAT, "is malformed: choose an empty folder")
+    if manifest is not None:
+        _clean(run)
     return manifest
 
 
@@ -122,17 +117,15 @@ def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart
 
 def pages(run: StaticExport, shards: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     """Yield the listing of each folder, for servers that make none."""
-    folders: dict[str, dict[str, None]] = {"": {}}
+    folders: dict[str, dict[str, str]] = {"": {}}
     for path in [*(f"{layer}/{INFO}" for layer in run.plan.layers), *shards]:
         parts = path.split("/")
         for depth, name in enumerate(parts):
             place = "".join(f"{part}/" for part in parts[:depth])
-            folders.setdefault(place, {})[name if depth == len(parts) - 1 else f"{name}/"] = None
+            folders.setdefault(place, {})[name if depth == len(parts) - 1 else f"{name}/"] = ""
     for place, names in folders.items():
-        title = html.escape(f"{run.plan.dataset}, version {run.plan.version}: /{place}")
-        links = "".join(f'<li><a href="{name}">{name}</a></li>\n' for name in names)
-        page = f"<!doctype html>\n<title>{title}</title>\n<h1>{title}</h1>\n<ul>\n{links}</ul>\n"
-        yield f"{place}{PAGE}", page.encode()
+        title = f"{run.plan.dataset}, version {run.plan.version}: /{place}"
+        yield f"{place}{PAGE}", listing_page(title, names).encode()
 
 
 def _as_json(info: dict[str, Any]) -> bytes:

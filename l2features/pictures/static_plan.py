@@ -11,16 +11,15 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from ..core.errors import UnknownFormat, VersionError
+from ..core.errors import VersionError
 from ..core.geometry import Geometry
-from ..store.formats import check_version
 from ..versions.columns import L2_ID, ROOT_ID, unsigned
 from ..versions.folders import Folder
 from ..versions.lookup import VersionReader
 from ..versions.manifest import BY_NODE, BY_ROOT, Layout
-from ..versions.plan import scattered
+from ..versions.plan import evenly_spread
 from ..volume.sharded import Sharding
 from .levels import Level, chunk_counts, count_chunks, levels_of, make_levels
 from .node_layers import NODE_LAYERS, ROOT
@@ -36,10 +35,6 @@ SAMPLE, SAMPLE_ROWS = 16, 4_000
 _LISTS = ((GZIP, GZIP), (RAW, GZIP), (RAW, RAW))
 _RECORDS = ((RAW, GZIP), (RAW, RAW))
 """Encodings of data and of indexes; gzip makes single annotations larger."""
-
-
-class _Format(BaseModel):
-    format: int
 
 
 class StaticPlan(BaseModel):
@@ -76,17 +71,7 @@ def digest(content: bytes) -> str:
 
 def read_plan(folder: Folder) -> StaticPlan | None:
     """Return the plan of an export; None if there is none. Raises VersionError."""
-    content = folder.read(PLAN)
-    if content is None:
-        return None
-    where = f"{folder.url}/{PLAN}"
-    try:
-        check_version(_Format.model_validate_json(content).format, FORMAT, where)
-        return StaticPlan.model_validate_json(content)
-    except ValidationError as error:
-        raise VersionError(f"{where} is not the plan of an export: choose an empty folder") from error
-    except UnknownFormat as error:
-        raise VersionError(str(error)) from error
+    return folder.read_model(PLAN, StaticPlan, FORMAT, "is not the plan of an export: choose an empty folder")
 
 
 def begin(folder: Folder, wanted: StaticPlan, indexes: Callable[[], Iterable[Index]]) -> StaticPlan:
@@ -139,12 +124,12 @@ def _sample(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> li
     """Return some rows of files of a layout."""
     files = reader.manifest.files(layout)
     tables = list[Any]()
-    for i in scattered(len(files), SAMPLE):
+    for i in evenly_spread(len(files), SAMPLE):
         layer, file = files[i]
         parts = min(len(reader.files.footer(file).rows), max(1, file.rows // SAMPLE_ROWS))
         tables += [
             table.slice(0, SAMPLE_ROWS)
-            for part in scattered(parts, max(1, SAMPLE // len(files)))
+            for part in evenly_spread(parts, max(1, SAMPLE // len(files)))
             for table in reader.file_batches(layer, file, columns, part, parts)
         ]
     return tables

@@ -16,7 +16,7 @@ from ..neurons.kept import SKELETON
 from ..neurons.neuron_reader import NeuronReader
 from ..query.reader import Reader
 from ..store.base import open_store
-from ..versions.plan import scattered
+from ..versions.plan import evenly_spread
 from ..volume.sharded import Sharding
 from .shard_sizes import GZIP, MURMUR, RAW, Encoding, hashed_sharding
 from .skeleton_layer import skeleton_bytes, skeleton_info
@@ -56,7 +56,7 @@ class Skeletons:
 
     def index(self, roots: Ids, wanted: int) -> Index:
         """Return the index of these roots (n,), in files of about ``wanted`` bytes. Raises as `read`."""
-        some = roots[list(scattered(len(roots), SAMPLE))]
+        some = roots[list(evenly_spread(len(roots), SAMPLE))]
         values, encodings = list(self.read(some)), list[Encoding]()
         for data in (GZIP, RAW):
             sharding = Sharding(0, 0, 0, MURMUR, GZIP, data)

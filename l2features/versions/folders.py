@@ -7,16 +7,23 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
+from pydantic import BaseModel, ValidationError
 
-from ..core.errors import ConfigError, VersionError
+from ..core.errors import ConfigError, UnknownFormat, VersionError
+from ..store.formats import check_version
 
+Model = TypeVar("Model", bound=BaseModel)
 EXPECTED = "an absolute path, file:///… or gs://bucket/path"
 _SCHEMES = ("file", "gs")
+
+
+class _Format(BaseModel):
+    format: int
 
 
 class Folder:
@@ -70,6 +77,22 @@ class Folder:
                     return bytes(stream.read())
             except FileNotFoundError:
                 return None
+
+    def read_model(self, path: str, model: type[Model], newest: int, problem: str) -> Model | None:
+        """Return a JSON file that says its ``format``, of ``newest`` at most; None where it does not exist.
+
+        Raises VersionError for a malformed one, of which it says the ``problem``, and for a newer format.
+        """
+        content, where = self.read(path), f"{self.url}/{path}"
+        if content is None:
+            return None
+        try:
+            check_version(_Format.model_validate_json(content).format, newest, where)
+            return model.model_validate_json(content)
+        except ValidationError as error:
+            raise VersionError(f"{where} {problem}") from error
+        except UnknownFormat as error:
+            raise VersionError(str(error)) from error
 
     def open(self, path: str) -> Any:
         """Return a file open for reading at any place, a `pyarrow.NativeFile`."""

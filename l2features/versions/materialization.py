@@ -36,9 +36,9 @@ from .plan import (
     begin,
     bounds_of,
     chunk_bounds,
+    evenly_spread,
     next_number,
     read_plan,
-    scattered,
 )
 from .renewal import Changes, find_changes
 from .units import Units, block_grid, block_of
@@ -229,13 +229,13 @@ def divided(units: Units) -> Plan:
     if plan.base is None:
         whole = plan.chunk_box(units.geometry)
         parts = math.prod(block_grid(whole, SAMPLE_EDGE))
-        boxes = [block_of(whole, SAMPLE_EDGE, part) for part in scattered(parts, SAMPLE)]
+        boxes = [block_of(whole, SAMPLE_EDGE, part) for part in evenly_spread(parts, SAMPLE)]
         with closing(units.open()) as source:
             roots = [source.nodes_in(box).roots for box in boxes]
         most = max(len(own) / len(box) for own, box in zip(roots, boxes, strict=True))
         plan, share = _with_blocks(plan, whole, most), len(whole) / sum(map(len, boxes))
     else:
-        numbers = list(scattered(plan.units, SAMPLE))
+        numbers = list(evenly_spread(plan.units, SAMPLE))
         with closing(units.open()) as source:
             roots = [source.nodes_of(unit).roots for unit in numbers]
         share = plan.units / len(numbers)

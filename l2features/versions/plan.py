@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.chunks import ChunkBox, parse_box
-from ..core.errors import UnknownFormat, VersionError
+from ..core.errors import VersionError
 from ..core.geometry import Geometry
 from ..core.ids import Ids, as_ids
 from ..core.times import iso_text
-from ..store.formats import check_version
 from ..store.notes import Time
 from .folders import Folder
 from .manifest import folder_name, version_numbers
@@ -35,10 +34,6 @@ PARTITION_ROWS = 2_500_000
 SAMPLE, SAMPLE_EDGE = 32, 2
 """Boxes, or units of a renewal, whose nodes are counted to divide the work; chunks along a box's edge."""
 _Id = Annotated[int, Field(ge=0, lt=1 << 64)]
-
-
-class _Format(BaseModel):
-    format: int
 
 
 class Plan(BaseModel):
@@ -88,18 +83,8 @@ def next_number(folder: Folder) -> int:
 
 def read_plan(folder: Folder, number: int) -> Plan | None:
     """Return the plan of an unfinished version; None if there is none. Raises VersionError."""
-    content = folder.read(plan_path(number))
-    if content is None:
-        return None
-    where = f"{folder.url}/{plan_path(number)}"
-    try:
-        check_version(_Format.model_validate_json(content).format, FORMAT, where)
-        plan = Plan.model_validate_json(content)
-    except ValidationError as error:
-        raise VersionError(f"{where} is not a plan: delete the folder {folder_name(number)}") from error
-    except UnknownFormat as error:
-        raise VersionError(str(error)) from error
-    return plan
+    problem = f"is not a plan: delete the folder {folder_name(number)}"
+    return folder.read_model(plan_path(number), Plan, FORMAT, problem)
 
 
 def begin(folder: Folder, wanted: Plan, divide: Callable[[Plan], Plan]) -> Plan:
@@ -148,7 +133,7 @@ def chunk_bounds(box: ChunkBox, geometry: Geometry, partitions: int) -> tuple[in
     return tuple(sorted(set(geometry.layout.chunk_id_array(chunks).tolist())))
 
 
-def scattered(n: int, count: int) -> Iterable[int]:
+def evenly_spread(n: int, count: int) -> Iterable[int]:
     """Return ``count`` of n numbers, evenly spread; all where there are no more."""
     return range(n) if n <= count else (i * n // count for i in range(count))
 

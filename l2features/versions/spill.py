@@ -45,7 +45,7 @@ class Spill:
         """Yield the rows of a partition, unit by unit. Raises VersionError."""
         bounds = plan.root_bounds if partition.layout == BY_ROOT else plan.node_bounds
         for unit in range(plan.units):
-            rows = self._mapped(unit)
+            rows = mapped(self._file(unit), NODE_ROW)
             by_root, by_node = rows[: len(rows) // 2], rows[len(rows) // 2 :]
             own = by_root if partition.layout == BY_ROOT else by_node
             keys = own["root"] if partition.layout == BY_ROOT else own["features"]["label"]
@@ -81,11 +81,10 @@ class Spill:
     def _file(self, unit: int) -> Path:
         return self.path / f"unit-{unit:08d}.rows"
 
-    def _mapped(self, unit: int) -> np.ndarray:
-        path = self._file(unit)
-        try:
-            if path.stat().st_size == 0:
-                return np.empty(0, dtype=NODE_ROW)
-            return np.memmap(path, dtype=NODE_ROW, mode="r")
-        except OSError as error:
-            raise VersionError(f"cannot read {self._file(unit)}: {reason_of(error)}") from error
+
+def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
+    """Return the rows in a file, which are read when they are used. Raises VersionError."""
+    try:
+        return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
+    except OSError as error:
+        raise VersionError(f"cannot read {path}: {reason_of(error)}") from error

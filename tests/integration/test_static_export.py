@@ -356,6 +356,24 @@ def test_a_plan_of_a_newer_version_is_refused(chain: Path, tmp_path: Path) -> No
     assert "is not the plan of an export: choose an empty folder" in run_export(chain, tmp_path, 3).stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 2}', "manifest.json: format 2, expected 1"),
+        ("{}", "is malformed: choose an empty folder"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_is_kept(
+    chain: Path, whole: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "plan.json").write_bytes((whole / "plan.json").read_bytes())
+    (tmp_path / "manifest.json").write_text(content)
+    done = run_export(chain, tmp_path, 3, *SMALL)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert (tmp_path / "manifest.json").read_text() == content
+
+
 def test_only_the_largest_segments_are_listed(chain: Path, tmp_path: Path) -> None:
     done = run_export(chain, tmp_path, 3, "--layers", "segment_properties", "--segments", 3)
     assert done.returncode == 0, done.stderr

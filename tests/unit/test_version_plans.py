@@ -14,7 +14,7 @@ from l2features.core.ids import as_ids
 from l2features.versions.folders import Folder
 from l2features.versions.manifest import version_numbers
 from l2features.versions.materialization import settled_time
-from l2features.versions.plan import Plan, begin, bounds_of, next_number, plan_path, read_plan, scattered
+from l2features.versions.plan import Plan, begin, bounds_of, evenly_spread, next_number, plan_path, read_plan
 from tests.support.version_chains import write_chain
 
 TIME = datetime(2026, 11, 21, tzinfo=UTC)
@@ -133,8 +133,8 @@ def test_bounds_and_samples() -> None:
     assert bounds_of([as_ids([5, 5, 5])], 3) == ()
     assert bounds_of([as_ids([1, 1, 1, 9])], 4) == (9,)
     assert bounds_of([as_ids([4, 2]), as_ids([3, 1])], 4) == (2, 3, 4)
-    assert list(scattered(3, 16)) == [0, 1, 2]
-    assert list(scattered(100, 4)) == [0, 25, 50, 75]
+    assert list(evenly_spread(3, 16)) == [0, 1, 2]
+    assert list(evenly_spread(100, 4)) == [0, 25, 50, 75]
 
 
 @pytest.mark.parametrize(
