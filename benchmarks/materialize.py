@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,8 +28,9 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.job_runs import Run, run_job
 from benchmarks.neurons import DATASET, GRAPH, todays_client
-from benchmarks.servers import INSTANCE, PROJECT, ROOT, TABLE, Server
+from benchmarks.servers import INSTANCE, PROJECT, TABLE, Server
 from benchmarks.synthetic_neurons import (
     FULL,
     GEOMETRY,
@@ -65,16 +64,6 @@ BEFORE, AFTER = MADE + timedelta(hours=12), MADE + timedelta(days=30)
 
 
 @dataclass
-class Run:
-    """One run of the job: seconds, core-seconds, and the largest memory of one of its processes in MB."""
-
-    seconds: float
-    core_seconds: float
-    memory_mb: float
-    read_mb: float = 0.0
-
-
-@dataclass
 class Bench:
     """The running emulator, and the folder of everything else."""
 
@@ -82,59 +71,23 @@ class Bench:
     host: str
     options: argparse.Namespace
 
-    def materialize(self, dataset: str, output: str, time_: datetime, *more: str, host: str = "") -> Run:
+    def materialize(self, output: str, time_: datetime, *more: str, host: str = "") -> Run:
         """Run the job as users do. Raises RuntimeError where it fails."""
-        command = [sys.executable, "-m", "beam_jobs.materialize", f"--dataset={dataset}"]
-        command += [f"--config={self.config}", f"--timestamp={iso_text(time_, 'milliseconds')}"]
-        command += [f"--output={self.folder / output}", f"--workers={self.options.workers}", *more]
+        arguments = [f"--dataset={DATASET}", f"--config={self.config}", f"--output={self.folder / output}"]
+        arguments += [f"--timestamp={iso_text(time_, 'milliseconds')}", *more]
+        arguments += [f"--workers={self.options.workers}"]
         variables = environment(**{BIGTABLE.variable: host or self.host})
-        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        log = self.folder / "job.log"
-        with log.open("wb") as file, MemoryPeak() as peak:
-            process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=file, stderr=file)
-            peak.follow(process.pid)
-            if process.wait() != 0:
-                raise RuntimeError(f"the job failed:\n{log.read_text()[-3000:]}")
-        seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-        cores = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Run(seconds, cores, peak.mb)
+        return run_job("beam_jobs.materialize", arguments, self.folder / "job.log", variables)
 
-    def reads(self, dataset: str, output: str, time_: datetime, *more: str) -> float:
+    def reads(self, output: str, time_: datetime, *more: str) -> float:
         """Run the job through a proxy; returns the MB that it read."""
         with counting_proxy(self.host) as (host, counted):
-            self.materialize(dataset, output, time_, *more, host=host)
+            self.materialize(output, time_, *more, host=host)
         return counted() / 1e6
 
     @property
     def config(self) -> Path:
         return self.folder / "datasets.yml"
-
-
-class MemoryPeak:
-    """The largest proportional memory of one process below another, looked at every half second."""
-
-    def __enter__(self) -> MemoryPeak:
-        self.mb, self._done = 0.0, threading.Event()
-        return self
-
-    def follow(self, pid: int) -> None:
-        self._thread = threading.Thread(target=self._look, args=(pid,), daemon=True)
-        self._thread.start()
-
-    def _look(self, pid: int) -> None:
-        import psutil
-
-        while not self._done.wait(0.5):
-            try:
-                parent = psutil.Process(pid)
-                for process in (parent, *parent.children(recursive=True)):
-                    self.mb = max(self.mb, process.memory_full_info().pss / 1e6)
-            except psutil.Error:
-                continue
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -187,13 +140,13 @@ def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Co
     """Return the figures and their bars."""
     nodes = sum(len(neuron.l2_ids) for neuron in neurons)
     today = todays_seconds(bench, neurons, running)
-    fresh = bench.materialize(DATASET, "versions", BEFORE)
-    fresh.read_mb = bench.reads(DATASET, "counted", BEFORE)
+    fresh = bench.materialize("versions", BEFORE)
+    fresh.read_mb = bench.reads("counted", BEFORE)
     described(console, "fresh", fresh, nodes)
-    empty = bench.materialize(DATASET, "part", BEFORE, ONE_CHUNK)
+    empty = bench.materialize("part", BEFORE, ONE_CHUNK)
     edit(neurons[: len(neurons) // 100])
-    renewal = bench.materialize(DATASET, "versions", AFTER, "--base=1")
-    renewal.read_mb = bench.reads(DATASET, "counted", AFTER, "--base=1")
+    renewal = bench.materialize("versions", AFTER, "--base=1")
+    renewal.read_mb = bench.reads("counted", AFTER, "--base=1")
     described(console, "renewal after 1 % of the roots were split", renewal, nodes)
     work = max(0.01, renewal.seconds - empty.seconds), fresh.seconds - empty.seconds
     console.print(f"start-up, by a version of one chunk: {empty.seconds:.1f} s")
@@ -207,7 +160,7 @@ def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Co
 
 def measure_giant(bench: Bench, console: Console) -> list[Bar]:
     """Return the memory of a version of one large root."""
-    run = bench.materialize(DATASET, "versions", BEFORE)
+    run = bench.materialize("versions", BEFORE)
     described(console, "fresh, one large root", run, bench.options.giant)
     return [Bar("one large root: memory of the largest process", run.memory_mb, None, unit="MB")]
 

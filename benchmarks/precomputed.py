@@ -9,11 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +22,8 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.materialize import MemoryPeak
-from benchmarks.servers import ROOT, make_features
+from benchmarks.job_runs import run_job
+from benchmarks.servers import make_features
 from benchmarks.synthetic_neurons import GEOMETRY
 from l2features.core.chunks import whole_box
 from l2features.core.rows import Rows
@@ -116,25 +113,16 @@ def write_version(folder: Path, nodes: int, root_nodes: int) -> None:
 def measure(folder: Path, options: argparse.Namespace, console: Console) -> list[Bar]:
     """Return the figures and their bars."""
     output = folder / "export"
-    command = [sys.executable, "-m", "beam_jobs.precomputed", "--dataset=bench", "--version=1"]
-    command += [f"--config={folder}/datasets.yml", f"--output={output}", f"--workers={options.workers}"]
-    command += [f"--shard_size={options.shard_size}"]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    log = folder / "job.log"
-    with log.open("wb") as file, MemoryPeak() as peak:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
-        peak.follow(process.pid)
-        if process.wait() != 0:
-            raise RuntimeError(f"the job failed:\n{log.read_text()[-3000:]}")
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cores = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    arguments = ["--dataset=bench", "--version=1", f"--config={folder}/datasets.yml", f"--output={output}"]
+    arguments += [f"--workers={options.workers}", f"--shard_size={options.shard_size}"]
+    run = run_job("beam_jobs.precomputed", arguments, folder / "job.log")
     counts = json.loads((output / "manifest.json").read_text())["counts"]
-    console.print(f"{counts}: {seconds:.1f} s, {cores:.1f} core-seconds")
+    console.print(f"{counts}: {run.seconds:.1f} s, {run.core_seconds:.1f} core-seconds")
     described = sizes(output, options.shard_size, console)
     wrong = sum(wrong_cells(output / layer, layer, counts[layer]) for layer in NODE_LAYERS)
     return [
-        Bar("nodes a core-second, both layers", options.nodes / cores, None, unit=""),
-        Bar("memory of the largest process", peak.mb, None, unit="MB"),
+        Bar("nodes a core-second, both layers", options.nodes / run.core_seconds, None, unit=""),
+        Bar("memory of the largest process", run.memory_mb, None, unit="MB"),
         Bar("files of by_id within 20 % of the wanted size", described["by_id"], 100, unit="%"),
         Bar("levels whose limit or number of nodes is wrong", wrong, 0, most=True, unit=""),
     ]

@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import materialize
 from benchmarks.cost import VOLUMES
-from benchmarks.neurons import DATASET
 from l2features.config.datasets import Dataset
 from l2features.core.chunks import ChunkBox, whole_box
 from l2features.core.geometry import Geometry
@@ -107,7 +106,7 @@ def measure(options: argparse.Namespace) -> Measured:
 
 
 def em_rows(shared: Path) -> tuple[np.ndarray, int]:
-    """Return the nodes of EM chunks, dtype `NODE_ROW`, of made-up roots; and the number of chunks."""
+    """Return the nodes of EM chunks, dtype `NODE_ROW`, with random roots; and the number of chunks."""
     crops, random = make_crops(read_labels(shared, CHUNK[2]), CHUNK, 4), np.random.default_rng(0)
     parts = []
     for x, crop in enumerate(crops):
@@ -127,8 +126,8 @@ def core_seconds(roots: int) -> float:
     """Return the core-seconds of the job for a million nodes, without its start-up."""
     options, sizes = materialize.parse([f"--roots={roots}"]), [materialize.NODES_PER_ROOT] * roots
     with materialize.started(sizes, options, Console(stderr=True)) as (bench, _, _):
-        fresh = bench.materialize(DATASET, "versions", materialize.BEFORE)
-        empty = bench.materialize(DATASET, "part", materialize.BEFORE, materialize.ONE_CHUNK)
+        fresh = bench.materialize("versions", materialize.BEFORE)
+        empty = bench.materialize("part", materialize.BEFORE, materialize.ONE_CHUNK)
     return (fresh.core_seconds - empty.core_seconds) / sum(sizes) * 1e6
 
 

@@ -8,8 +8,7 @@ from html import escape
 
 def listing_page(title: str, entries: Mapping[str, str]) -> str:
     """Return a page that links to the entries of a folder, each with what it is."""
-    lines = [
-        f'<li><a href="{escape(name)}">{escape(name)}</a> {escape(what)}' for name, what in entries.items()
-    ]
+    named = ((escape(name), escape(what)) for name, what in entries.items())
+    lines = [f'<li><a href="{name}">{name}</a> {what}' for name, what in named]
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
     return "\n".join([head, f"<h1>{escape(title)}</h1>", "<ul>", *lines, "</ul>", ""])
