@@ -33,6 +33,7 @@ from tests.support.jobs import (
     run_ingest,
     running,
     shared_folder,
+    write_protect,
 )
 
 SLOW = (
@@ -200,10 +201,11 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data sets file of a finished ingest of the sample."""
+    """The data sets file of a finished ingest of the sample, whose store cannot be written to."""
     config = dataset_file(tmp_path_factory.mktemp("undisturbed"), sample)
     done = run_ingest(config, "--create")
     assert done.returncode == 0, done.stderr
+    write_protect(config.parent / "l2cache.db")
     return config
 
 

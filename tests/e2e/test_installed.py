@@ -29,6 +29,7 @@ PACKAGES = ("api", "beam_jobs", "l2features")
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 """What every build frontend calls."""
 BESIDE = {
+    "LICENSE",
     "MANIFEST.in",
     "PKG-INFO",
     "README.md",

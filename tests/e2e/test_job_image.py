@@ -68,7 +68,7 @@ def root(targets: dict[str, list[Step]], tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("job", OPTIONS)
 def test_an_image_launches_its_job(
-    targets: dict[str, list[Step]], root: Path, job: str, undisturbed: Path, tmp_path: Path
+    targets: dict[str, list[Step]], root: Path, job: str, config: Path, tmp_path: Path
 ) -> None:
     """The other COPY lines are followed, and its own commands run with the packages of these files alone."""
     steps, site = targets[job], root / SITE.strip("/")
@@ -78,7 +78,7 @@ def test_an_image_launches_its_job(
     inside = {**os.environ, **variables, "PYTHONPATH": str(site)}
     launcher = [sys.executable, "-c", LAUNCHER, str(site), variables["FLEX_TEMPLATE_PYTHON_PY_FILE"]]
     options = [option.format(folder=tmp_path) for option in OPTIONS[job]]
-    flags = [f"--config={undisturbed}", *options, *FLAGS, NO_FREEZE, "--dry_run=True"]
+    flags = [f"--config={config}", *options, *FLAGS, NO_FREEZE, "--dry_run=True"]
     ran = subprocess.run(
         [*launcher, *flags], cwd=tmp_path, env=inside, capture_output=True, text=True, check=False
     )

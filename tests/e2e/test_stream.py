@@ -357,9 +357,9 @@ def test_a_message_that_kills_its_workers(
     ],
 )
 def test_a_users_mistake(
-    undisturbed: Path, pubsub: PubSubEmulator, tmp_path: Path, flags: list[str], status: int, words: str
+    config: Path, pubsub: PubSubEmulator, tmp_path: Path, flags: list[str], status: int, words: str
 ) -> None:
-    done = run_job(main, "--config", undisturbed, "--dead_letters", tmp_path / "dead", *flags)
+    done = run_job(main, "--config", config, "--dead_letters", tmp_path / "dead", *flags)
     assert done.returncode == status, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr

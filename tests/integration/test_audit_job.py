@@ -108,7 +108,7 @@ def test_without_a_graph_only_ingested_chunks_can_be_audited(tmp_path: Path, sam
 
 
 def test_a_chunk_that_kills_its_workers_is_reported(
-    tmp_path: Path, sample: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import os, l2features.audit.chunk_audit as a\n"
@@ -120,8 +120,6 @@ def test_a_chunk_that_kills_its_workers_is_reported(
         "a.AuditSource.look = deadly\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
-    config = tmp_path / "datasets.yml"
-    config.write_text(undisturbed.read_text())
     records: list[ChunkRecord] = sorted(open_table(config).chunk_records(), key=lambda r: r.chunk_id)
     done = run_audit(config, processes=True)
     assert done.returncode == 1

@@ -14,7 +14,7 @@ from apache_beam.runners.pipeline_context import PipelineContext
 
 from beam_jobs import audit, ingest, materialize, update
 from tests.support.dataflow_launch import IMAGE, NO_FREEZE, Launched, launch
-from tests.support.jobs import ROOT
+from tests.support.jobs import ROOT, own_copy
 
 JOBS: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
     "ingest": (ingest.main, ["--dataset=sample", "--create=true", "--recompute=false"]),
@@ -50,10 +50,11 @@ pytestmark = pytest.mark.usefixtures("dead_topic")
 
 @pytest.fixture(scope="module")
 def launched(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Launched]]:
+    config = own_copy(undisturbed, tmp_path_factory.mktemp("launched"))
     JOBS["materialize"][1].append(f"--output={tmp_path_factory.mktemp('versions')}")
     with pytest.MonkeyPatch.context() as patch:
         yield {
-            job: launch(patch, main, [f"--config={undisturbed}", *options])
+            job: launch(patch, main, [f"--config={config}", *options])
             for job, (main, options) in JOBS.items()
         }
 
@@ -89,11 +90,11 @@ def test_a_kernel_for_each_core(job: tuple[str, Launched]) -> None:
     assert found.job["labels"] == {**ours, "team": "connectomics"}
 
 
-def test_a_flag_that_is_given_counts(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_that_is_given_counts(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--number_of_worker_harness_threads=2", "--disk_size_gb=100", "--labels=application=mine"]
     flags.append(NO_FREEZE)
     for name, (main, options) in JOBS.items():
-        found = launch(monkeypatch, main, [f"--config={undisturbed}", *options, *flags])
+        found = launch(monkeypatch, main, [f"--config={config}", *options, *flags])
         assert (found.pool["numThreadsPerWorker"], found.pool["diskSizeGb"]) == (2, 100), name
         assert found.job["labels"]["application"] == "mine"
 

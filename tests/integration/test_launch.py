@@ -47,12 +47,12 @@ def name_of(config: Path, job: str = "ingest") -> str:
     return table_job_name(job, load_dataset("sample", config)).removeprefix("--job_name=")
 
 
-def test_a_batch_job_is_waited_for(undisturbed: Path, service: Service) -> None:
+def test_a_batch_job_is_waited_for(config: Path, service: Service) -> None:
     """Its counters are those of all its steps."""
     service.counters = [("s1", "failed_chunks", 3), ("s2", "failed_chunks", 1), ("s3", "nodes", 7)]
-    done = run(ingest.main, undisturbed)
+    done = run(ingest.main, config)
     assert done.stdout.splitlines() == [
-        f"started: job {ID} ({name_of(undisturbed)})",
+        f"started: job {ID} ({name_of(config)})",
         f"page: {PAGE}",
         f"cancel: {CANCEL}",
         "failed_chunks 4, nodes 7",
@@ -61,9 +61,9 @@ def test_a_batch_job_is_waited_for(undisturbed: Path, service: Service) -> None:
     assert "error: 4 chunks failed" in done.stderr
 
 
-def test_a_streaming_job_is_left(undisturbed: Path, service: Service) -> None:
+def test_a_streaming_job_is_left(config: Path, service: Service) -> None:
     service.asked = pytest.fail
-    done = run(update.main, undisturbed)
+    done = run(update.main, config)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1:] == [
         f"page: {PAGE}",
@@ -82,9 +82,9 @@ def test_a_streaming_job_is_left(undisturbed: Path, service: Service) -> None:
         (ingest.main, "--no_wait_until_finish"),
     ],
 )
-def test_a_batch_job_that_is_left(undisturbed: Path, service: Service, main: Any, flag: str) -> None:
+def test_a_batch_job_that_is_left(config: Path, service: Service, main: Any, flag: str) -> None:
     service.asked = pytest.fail
-    done = run(main, undisturbed, flag)
+    done = run(main, config, flag)
     assert done.returncode == 0, done.stderr
     assert "cancel: gcloud dataflow jobs cancel" in done.stdout
 
@@ -100,25 +100,25 @@ def test_a_batch_job_that_is_left(undisturbed: Path, service: Service, main: Any
     ],
 )
 def test_a_streaming_job_that_is_waited_for(
-    undisturbed: Path, service: Service, state: str, status: int, flag: str
+    config: Path, service: Service, state: str, status: int, flag: str
 ) -> None:
     service.ends = STATES[f"JOB_STATE_{state}"]
-    done = run(update.main, undisturbed, flag)
+    done = run(update.main, config, flag)
     assert done.returncode == status, done.stderr
     if status:
         assert done.stderr.splitlines()[-1].startswith(f"error: job {ID}: {state}: ")
 
 
-def test_a_job_that_fails_is_one_line(undisturbed: Path, service: Service) -> None:
+def test_a_job_that_fails_is_one_line(config: Path, service: Service) -> None:
     service.ends = STATES.JOB_STATE_FAILED
     service.error = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: no such thing\n'
-    done = run(ingest.main, undisturbed)
+    done = run(ingest.main, config)
     assert done.returncode == 1
     assert f"error: job {ID}: FAILED: ValueError: no such thing; see {PAGE}" in done.stderr.splitlines()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_says_that_the_job_goes_on(undisturbed: Path, service: Service, number: int) -> None:
+def test_ctrl_c_says_that_the_job_goes_on(config: Path, service: Service, number: int) -> None:
     def stop() -> None:
         """Once, as the thread that asks outlives the command."""
         service.asked = lambda: None
@@ -126,47 +126,47 @@ def test_ctrl_c_says_that_the_job_goes_on(undisturbed: Path, service: Service, n
 
     service.asked = stop
     service.ends = STATES.JOB_STATE_RUNNING
-    done = run(ingest.main, undisturbed)
+    done = run(ingest.main, config)
     assert done.returncode == 130
     assert done.stderr.splitlines()[-1] == f"stopped waiting; job {ID} continues: {PAGE}; cancel: {CANCEL}"
 
 
-def test_ctrl_c_while_a_job_is_being_started(undisturbed: Path, service: Service) -> None:
+def test_ctrl_c_while_a_job_is_being_started(config: Path, service: Service) -> None:
     service.before = lambda: signal.raise_signal(signal.SIGINT)
-    done = run(ingest.main, undisturbed)
+    done = run(ingest.main, config)
     assert done.returncode == 130
-    name = name_of(undisturbed)
+    name = name_of(config)
     assert f"stopped while job {name} was being started; whether it runs: gcloud dataflow" in done.stderr
     assert f"--filter=name={name} --project=my-project --region=us-east1" in done.stderr
 
 
 @pytest.mark.parametrize("main", [ingest.main, audit.main, update.main], ids=["ingest", "audit", "update"])
-def test_a_second_job_for_the_same_table_is_refused(undisturbed: Path, service: Service, main: Any) -> None:
-    assert run(main, undisturbed, "--detach").returncode == 0
-    second = run(main, undisturbed, "--detach")
+def test_a_second_job_for_the_same_table_is_refused(config: Path, service: Service, main: Any) -> None:
+    assert run(main, config, "--detach").returncode == 0
+    second = run(main, config, "--detach")
     assert second.returncode == 1
     assert not second.stdout
     error = second.stderr.splitlines()[-1]
     (name,) = service.jobs
     assert error.startswith(f"error: job {name} already runs as {ID}: {PAGE}; ")
     assert CANCEL in error
-    assert run(main, undisturbed, "--detach", "--job_name=another").returncode == 0
+    assert run(main, config, "--detach", "--job_name=another").returncode == 0
     assert list(service.jobs) == [name, "another"]
 
 
-def test_what_google_refuses_is_one_line(undisturbed: Path, service: Service) -> None:
+def test_what_google_refuses_is_one_line(config: Path, service: Service) -> None:
     def refuse() -> None:
         raise PermissionDenied("dataflow.jobs.create is denied")
 
     service.before = refuse
-    done = run(ingest.main, undisturbed)
+    done = run(ingest.main, config)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "error: Dataflow: 403 dataflow.jobs.create is denied"
 
 
-def test_who_else_may_be_left(undisturbed: Path) -> None:
+def test_who_else_may_be_left(config: Path) -> None:
     for flag in ("--detach", "--wait=false"):
-        done = run_job(ingest.main, f"--config={undisturbed}", "--dataset=sample", flag)
+        done = run_job(ingest.main, f"--config={config}", "--dataset=sample", flag)
         assert done.returncode == 2
         assert "runner local ends with this command; expected --runner=DataflowRunner" in done.stderr
 

@@ -166,31 +166,29 @@ def test_a_transient_error_makes_no_dead_letter(config: Path, recordings: Record
         (["--config", "no.yml"], 2, "error: data sets file no.yml: No such file"),
     ],
 )
-def test_a_users_mistake(
-    undisturbed: Path, tmp_path: Path, flags: list[str], status: int, words: str
-) -> None:
+def test_a_users_mistake(config: Path, tmp_path: Path, flags: list[str], status: int, words: str) -> None:
     record(tmp_path / "messages", "one", b"", MISSING)
-    done = run_update(undisturbed, tmp_path / "messages", *flags)
+    done = run_update(config, tmp_path / "messages", *flags)
     assert done.returncode == status
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"attributes": 5}', '{"payload": "!"}', None])
-def test_files_without_a_message(undisturbed: Path, tmp_path: Path, content: str | None) -> None:
+def test_files_without_a_message(config: Path, tmp_path: Path, content: str | None) -> None:
     record(tmp_path / "messages", "one", b"", MISSING)
     if content is None:
         (tmp_path / "messages" / "one.json").unlink()
     else:
         (tmp_path / "messages" / "one.json").write_text(content)
-    done = run_update(undisturbed, tmp_path / "messages")
+    done = run_update(config, tmp_path / "messages")
     assert done.returncode == 2
     assert done.stderr.startswith("error: message ")
     assert "one.json" in done.stderr
     assert "Traceback" not in done.stderr
     (tmp_path / "messages" / "one.bin").unlink()
     if content is not None:
-        assert "this is no dead letter" in run_update(undisturbed, tmp_path / "messages").stderr
+        assert "this is no dead letter" in run_update(config, tmp_path / "messages").stderr
 
 
 def test_only_the_last_attempt_makes_a_dead_letter(config: Path, tmp_path: Path) -> None:

@@ -98,11 +98,26 @@ def dataset_file(folder: Path, segmentation: Path | str, **keys: Any) -> Path:
     return path
 
 
+def write_protect(database: Path) -> None:
+    """Refuse every change of the rows of a SQLite store; `own_copy` makes one that may be changed."""
+    with closing(sqlite3.connect(database)) as db:
+        for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for change in ("INSERT", "UPDATE", "DELETE"):
+                db.execute(
+                    f'CREATE TRIGGER "{table} {change}" BEFORE {change} ON "{table}" '
+                    "BEGIN SELECT RAISE(ABORT, 'this table is for reading only: write to an own copy'); END"
+                )
+        db.commit()
+
+
 def own_copy(config: Path, folder: Path) -> Path:
     """A copy of a data sets file and its SQLite store in a folder of its own, where it may be written to."""
     names = (config.parent / "l2cache.db", folder / "l2cache.db")
     with closing(sqlite3.connect(names[0])) as source, closing(sqlite3.connect(names[1])) as target:
         source.backup(target)
+        for (name,) in target.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            target.execute(f'DROP TRIGGER "{name}"')
+        target.commit()
     copy = folder / "datasets.yml"
     copy.write_text(config.read_text().replace(str(config.parent), str(folder)))
     return copy
