@@ -21,7 +21,7 @@ from .transforms import count
 Key = tuple[str, int]
 """A partition: its layout and its number."""
 ELEMENT_ROWS = 10_000
-"""Rows of an element, about 3 MB: runners limit its size."""
+"""Rows of an element, about 0.9 MB: runners limit its size."""
 
 
 def unit_shards(run: Materialization) -> Iterator[tuple[int, int]]:
