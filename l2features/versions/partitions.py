@@ -36,13 +36,13 @@ class Sizes(NamedTuple):
     """How rows are divided among files and row groups, and how many are in memory.
 
     Args:
-        file_rows: maximum rows of a file, which then has about 256 MB.
+        file_rows: maximum rows of a file, which then has about 260 MB.
         group_rows: rows of a row group, so that one neuron is in a few of them.
         most_rows: rows of a partition that are sorted at once; those of a larger one are read several times.
         summary_rows: nodes that are summarized at a time, unless one root has more.
     """
 
-    file_rows: int = 2_500_000
+    file_rows: int = 4_000_000
     group_rows: int = GROUP_ROWS
     most_rows: int = 5_000_000
     summary_rows: int = 100_000

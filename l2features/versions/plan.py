@@ -26,11 +26,11 @@ PLAN = "plan.json"
 BLOCK = 8
 """Chunks of a block along each axis, unless it has too many nodes."""
 UNIT_ROWS = 1_000_000
-"""Nodes of a block at most, as the sample has it: a worker holds about 300 bytes of each."""
+"""Nodes of a block at most, as the sample has it: a worker holds about 220 bytes of each."""
 ROOTS_PER_UNIT = 16
 """Roots that a renewal reads at a time."""
-PARTITION_ROWS = 2_500_000
-"""Rows of a partition, which is about 256 MB in a file."""
+PARTITION_ROWS = 4_000_000
+"""Rows of a partition on average: in EM, about 65 bytes each in a file, 260 MB."""
 SAMPLE, SAMPLE_EDGE = 32, 2
 """Boxes, or units of a renewal, whose nodes are counted to divide the work; chunks along a box's edge."""
 _Id = Annotated[int, Field(ge=0, lt=1 << 64)]
