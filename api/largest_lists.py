@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from threading import Lock
 from weakref import WeakKeyDictionary
 
 from flask import Response
 from flask_openapi3 import APIBlueprint
 
-from l2features.core.futures import SharedCalls
+from l2features.core.errors import VersionError
+from l2features.core.futures import in_background
 from l2features.pictures.segment_list import segment_list
 from l2features.versions.largest_roots import LargestRoots, largest_roots
 from l2features.versions.lookup import VersionReader
@@ -24,21 +28,34 @@ COUNT = 1_000
 
 
 class LargestLists:
-    """The largest roots of each version that was asked for. Thread-safe."""
+    """The largest roots of each version that was asked for. Thread-safe.
+
+    Each list is read once and to its end, one list at a time: a request that is over before finds it later.
+    """
 
     def __init__(self) -> None:
-        self._kept: WeakKeyDictionary[VersionReader, LargestRoots] = WeakKeyDictionary()
-        self._lock, self._calls = Lock(), SharedCalls()
+        self._lists: WeakKeyDictionary[VersionReader, Future[LargestRoots]] = WeakKeyDictionary()
+        self._lock, self._reading = Lock(), Lock()
 
     def largest(self, reader: VersionReader, until: float) -> tuple[LargestRoots, int]:
-        """Return the largest roots, and how many row groups were read now. Raises as `largest_roots`."""
+        """Return the largest roots, and how many row groups were read for this request.
+
+        Raises VersionError after ``until`` (monotonic time), and as `largest_roots`.
+        """
         with self._lock:
-            known = self._kept.get(reader)
-        if known is not None:
-            return known, 0
-        found = self._calls.run(id(reader), lambda: largest_roots(reader, COUNT, until))
-        with self._lock:
-            return self._kept.setdefault(reader, found), found.row_groups
+            found = self._lists.get(reader)
+            begun = found is None or (found.done() and found.exception() is not None)
+            if found is None or begun:
+                found = self._lists[reader] = in_background(lambda: self._read(reader))
+        try:
+            largest = found.result(max(0.0, until - time.monotonic()))
+        except FutureTimeout as error:
+            raise VersionError("its largest roots are being read: try again later") from error
+        return largest, largest.row_groups if begun else 0
+
+    def _read(self, reader: VersionReader) -> LargestRoots:
+        with self._reading:
+            return largest_roots(reader, COUNT)
 
 
 def add_list_route(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,14 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
+from api.largest_lists import COUNT, LargestLists
+from l2features.core.errors import VersionError
 from l2features.pictures.viewers import PUBLIC_VIEWER
 from l2features.testing.small_table import DATASET
 from l2features.testing.version_files import visible_rows
+from l2features.versions.catalog import Catalog
+from l2features.versions.largest_roots import LargestRoots, largest_roots
+from l2features.versions.lookup import VersionReader
 from tests.support.known_roots import FIRST_ROOT, GEOMETRY, random_roots
 from tests.support.neuron_api import NeuronApi, neuron_api
 from tests.support.version_chains import Chain, write_chain
@@ -167,6 +174,23 @@ def test_a_list_has_only_the_largest_and_is_read_once(
     assert answer.json["inline"]["ids"] == [str(row["root_id"]) for row in largest(chain, 2)[:7]]
     monkeypatch.setattr("api.largest_lists.largest_roots", None)
     assert versions.get(path).data == answer.data
+
+
+def test_a_list_that_takes_long_is_read_to_its_end(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    def slow(reader: VersionReader, count: int) -> LargestRoots:
+        assert release.wait(30)
+        return largest_roots(reader, count)
+
+    monkeypatch.setattr("api.largest_lists.largest_roots", slow)
+    lists, reader = LargestLists(), Catalog(chain.folder).reader(2)
+    with pytest.raises(VersionError, match="its largest roots are being read: try again later"):
+        lists.largest(reader, time.monotonic())
+    release.set()
+    found, read_now = lists.largest(reader, time.monotonic() + 30)
+    assert found.roots.tolist() == [row["root_id"] for row in largest(chain, 2)][:COUNT]
+    assert read_now == 0
 
 
 def test_a_link_to_a_version(versions: FlaskClient, chain: Chain) -> None:
