@@ -169,8 +169,8 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, re
     )
     def skeletons_root(path: RootPath) -> Response:
         """Return the default skeleton of a root's L2 graph. Missing nodes are published for computation."""
-        root = path.root_id
-        return _answer(reads, datasets[path.dataset], lambda pictures: pictures.skeleton(root), root)
+        root, served = path.root_id, datasets[path.dataset]
+        return _answer(reads, served, lambda p: p.skeleton(root), root, kept=lambda p: p.kept_skeleton(root))
 
     @api.get(
         f"{PLACE}/segment_properties/info",
@@ -208,16 +208,31 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, re
 
 
 def _answer(
-    reads: RootReads, served: Served, read: Read, root: int | None = None, changes: str = NOT_KEPT
+    reads: RootReads,
+    served: Served,
+    read: Read,
+    root: int | None = None,
+    *,
+    changes: str = NOT_KEPT,
+    kept: Callable[[PictureReader], Picture | None] | None = None,
 ) -> Response:
-    """Return the response to a read of a picture; ``changes`` is how long one that may change is kept."""
+    """Return the response to a read of a picture: of the ``kept`` one, or where there is none by ``read``.
 
-    def found(neurons: NeuronReader, _: Ids) -> Found:
-        picture = read(PictureReader(neurons))
+    ``changes`` is how long browsers keep one that may change.
+    """
+
+    def found(picture: Picture) -> Found:
         cache = A_DAY if picture.lasting else changes
         return Found(picture.missing, lambda: picture_response(picture.body, cache, BINARY))
 
-    return reads.answer(served, MissingQuery(), found, root)
+    def find_kept(neurons: NeuronReader) -> Found | None:
+        picture = kept(PictureReader(neurons)) if kept else None
+        return picture and found(picture)
+
+    def find(neurons: NeuronReader, _: Ids) -> Found:
+        return found(read(PictureReader(neurons)))
+
+    return reads.answer(served, MissingQuery(), find, root, find_kept)
 
 
 def _layer(path: LayerPath) -> NodeLayer:

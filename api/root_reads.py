@@ -38,6 +38,7 @@ class Found(NamedTuple):
 
 
 ReadRoots = Callable[[NeuronReader, Ids], Found]
+ReadKept = Callable[[NeuronReader], Found | None]
 
 
 class RootReads:
@@ -54,13 +55,14 @@ class RootReads:
         query: MissingQuery,
         read: ReadRoots,
         root: int | None = None,
+        kept: ReadKept = lambda _: None,
     ) -> Response:
         """Return the response to a read of many roots, or of one whose nodes are in memory at once.
 
-        ``read`` receives the L2 ids of the one.
+        ``read`` receives the L2 ids of the one. What ``kept`` finds needs neither them nor features.
         """
         check_wait(query.wait, self.settings.max_wait_s)
-        with self._found(served, read, root) as found:
+        with self._found(served, read, root, kept) as found:
             publish(served, self.missing, query, found.missing)
             if not (query.wait and len(found.missing)):
                 return found.respond()
@@ -70,11 +72,16 @@ class RootReads:
             return found.respond()
 
     @contextmanager
-    def _found(self, served: Served, read: ReadRoots, root: int | None) -> Iterator[Found]:
+    def _found(
+        self, served: Served, read: ReadRoots, root: int | None, kept: ReadKept = lambda _: None
+    ) -> Iterator[Found]:
         """Read with permits, which are held until the response is made. Raises ApiError."""
         with self.long.request(served.name) as long, ExitStack() as permits:
             neurons, ids = long.run(served.neurons), as_ids([])
             try:
+                if found := long.run(lambda: kept(neurons)):
+                    yield found
+                    return
                 if root is not None:
                     ids = long.run(lambda: neurons.l2_ids(root))
                     g.ids = len(ids)

@@ -219,6 +219,17 @@ class NeuronReader:
 
         return self._share(("graph", root), read, lambda graph: not len(graph.missing))
 
+    def kept(self, kind: Kind, root: int) -> bytes | None:
+        """Return the bytes that `kept_bytes` keeps of a root, without reading its L2 ids.
+
+        None if there are none, or if they depend on L2 ids that may change.
+        """
+        generation = self.generation() if self.source.permanent else None
+        if generation is None:
+            return None
+        found = self._kept.get(kind, as_ids([root]), bases={root: generation}).arrays
+        return found[root][BASIS_BYTES:].tobytes() if found else None
+
     def kept_bytes(
         self, kind: Kind, root: int, make: Callable[[NeuronGraph], bytes]
     ) -> tuple[bytes, Ids, bool]:

@@ -64,6 +64,11 @@ class PictureReader(NamedTuple):
         roots = source.roots_of(reader.geometry, ids, _now())
         return Picture(one_annotation(record, [roots[roots != 0]]), as_ids([]))
 
+    def kept_skeleton(self, root: int) -> Picture | None:
+        """Return the skeleton of a root, if it is kept and lasts."""
+        body = self.neurons.kept(SKELETON, root)
+        return None if body is None else Picture(body, as_ids([]), True)
+
     def skeleton(self, root: int) -> Picture:
         """Return the skeleton of a root. Raises RootError."""
         body, missing, kept = self.neurons.kept_bytes(SKELETON, root, skeleton_bytes)

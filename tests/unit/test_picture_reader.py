@@ -61,6 +61,21 @@ def test_the_skeleton_of_a_complete_root_is_kept(permanent: bool) -> None:
     assert setting.table.asked == []
 
 
+@pytest.mark.parametrize("permanent", [True, False])
+def test_a_kept_skeleton_is_found_without_the_roots_nodes(permanent: bool) -> None:
+    setting = Setting(permanent)
+    assert setting.pictures().kept_skeleton(ROOT) is None
+    made = setting.pictures().skeleton(ROOT)
+    setting.table.asked.clear()
+    setting.graph.calls.clear()
+    found = setting.pictures().kept_skeleton(ROOT)
+    assert (found and (found.body, found.lasting)) == ((made.body, True) if permanent else None)
+    assert setting.table.asked == ([["skeleton"]] if permanent else [])
+    assert setting.graph.calls == []
+    with Rewriting(cast(Store, setting.table)).open():
+        assert setting.pictures().kept_skeleton(ROOT) is None
+
+
 def test_a_kept_skeleton_ends_with_its_rows() -> None:
     setting = Setting()
     pictures = setting.pictures(cache_bytes=10_000_000)
