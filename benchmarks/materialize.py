@@ -2,7 +2,8 @@
 
 Today: for each root, caveclient asks a graph server for its L2 ids and a straightforward server of features
 (benchmarks/plain_server.py) for their rows; measured on a sample of the roots, and multiplied.
-Ours: `python -m beam_jobs.materialize`, fresh, and as a renewal after some roots were split.
+Ours: `python -m beam_jobs.materialize`, fresh, and as a renewal after some roots were split. The graph is in
+the emulator; ours reads the features from there or, with ``--store sqlite``, from a file.
 Reads are the bytes that pass from the emulator to the job; they are counted in runs of their own.
 """
 
@@ -52,6 +53,7 @@ from l2features.testing.emulators import Emulator
 EPILOG = """
 examples:
   python benchmarks/materialize.py
+  python benchmarks/materialize.py --store sqlite
   python benchmarks/materialize.py --roots 2000 --giant 0 --no-check
 """
 STORE = f"bigtable://{PROJECT}/{INSTANCE}"
@@ -85,6 +87,17 @@ class Bench:
             self.materialize(output, time_, *more, host=host)
         return counted() / 1e6
 
+    def write(self, features: np.ndarray) -> None:
+        """Write features to the tables that the two ways read."""
+        for url in {STORE, self.store}:
+            with closing(open_store(url, TABLE)) as store:
+                store.write(features)
+
+    @property
+    def store(self) -> str:
+        """The store of our table."""
+        return STORE if self.options.store == "bigtable" else f"sqlite://{self.folder}/features.db"
+
     @property
     def config(self) -> Path:
         return self.folder / "datasets.yml"
@@ -108,6 +121,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--roots", type=int, default=20_000, help="roots of 50 nodes; default 20,000")
     parser.add_argument("--giant", type=int, default=1_000_000, help="nodes of one large root; 0: none")
     parser.add_argument("--sample", type=int, default=200, help="roots of today's loop; default 200")
+    parser.add_argument("--store", choices=["bigtable", "sqlite"], default="bigtable", help="of our features")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the job")
     parser.add_argument("--folder", type=Path, help="where to write the versions; default: a temporary one")
     parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a bar is missed")
@@ -126,12 +140,13 @@ def started(
         layer = f"precomputed://file://{folder}/ws"
         write_info(layer)
         neurons = make_neurons(f"{STORE}/{GRAPH}", layer, sizes, full=True)
-        with closing(open_store(STORE, TABLE)) as store:
-            store.create(Meta(GRAPH, layer, "2026-01-01 00:00:00", GEOMETRY))
-            store.write(features_of(neurons))
-        entry = {"cv_path": layer, "l2cache_id": TABLE, "store": STORE, "graph": f"{STORE}/{GRAPH}"}
-        console.print(f"{sum(sizes):,} nodes of {len(sizes):,} roots written")
         bench = Bench(folder, emulator.host, options)
+        for url in {STORE, bench.store}:
+            with closing(open_store(url, TABLE)) as store:
+                store.create(Meta(GRAPH, layer, "2026-01-01 00:00:00", GEOMETRY))
+        bench.write(features_of(neurons))
+        entry = {"cv_path": layer, "l2cache_id": TABLE, "store": bench.store, "graph": f"{STORE}/{GRAPH}"}
+        console.print(f"{sum(sizes):,} nodes of {len(sizes):,} roots written")
         bench.config.write_text(json.dumps({DATASET: entry}))
         yield bench, neurons, running
 
@@ -144,7 +159,7 @@ def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Co
     fresh.read_mb = bench.reads("counted", BEFORE)
     described(console, "fresh", fresh, nodes)
     empty = bench.materialize("part", BEFORE, ONE_CHUNK)
-    edit(neurons[: len(neurons) // 100])
+    edit(bench, neurons[: len(neurons) // 100])
     renewal = bench.materialize("versions", AFTER, "--base=1")
     renewal.read_mb = bench.reads("counted", AFTER, "--base=1")
     described(console, "renewal after 1 % of the roots were split", renewal, nodes)
@@ -208,13 +223,12 @@ def rows(client: Any, neuron: Neuron) -> int:
     return len(client.l2cache.get_l2data(ids.tolist()))
 
 
-def edit(neurons: Sequence[Neuron]) -> Ids:
+def edit(bench: Bench, neurons: Sequence[Neuron]) -> Ids:
     """Split these neurons, and write the features of the new nodes."""
     made = split_neurons(f"{STORE}/{GRAPH}", neurons, int(EDITED.timestamp() * 1000))
     features = features_of(neurons)[: len(made)]
     features["label"] = np.sort(made)
-    with closing(open_store(STORE, TABLE)) as store:
-        store.write(features)
+    bench.write(features)
     return made
 
 
