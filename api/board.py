@@ -16,15 +16,13 @@ from isal import isal_zlib
 from l2features.core.errors import GraphError, StoreError, TableNotFound
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
-from l2features.overview.chunk_map import ChunkMap
 from l2features.overview.node_sample import NodeSample, example_root, histogram, sample_nodes
-from l2features.overview.table_status import read_progress
 from l2features.store.notes import last_audit, note_or_problem
 from l2features.updates.freshness import read_updates
 from l2features.updates.lag_history import read_history
 
 from .background import BackgroundCache
-from .board_parts import Notes, Sampled, Scan, map_info, progress_info, sample_info
+from .board_parts import Notes, Sampled, map_info, progress_info, sample_info
 from .board_schemas import (
     AuditInfo,
     BoardInfo,
@@ -64,7 +62,7 @@ class Board:
     def __init__(self, served: Served, requests: RequestRates) -> None:
         self.served, self._requests = served, requests
         self.problem: str | None = None
-        self._scanned = self._cache(self._scan, age_s=10.0, share=40.0)
+        self._scanned = self._cache(served.scan, age_s=10.0, share=40.0)
         self._noted = self._cache(self._read_notes, age_s=5.0)
         self._sampled = self._cache(self._sample, age_s=120.0)
         self._versioned = self._cache(self._versions, age_s=15.0)
@@ -124,12 +122,6 @@ class Board:
             return read()
         except (TableNotFound, ApiError):
             return None
-
-    def _scan(self) -> Scan:
-        store, now = self.served.store, datetime.now(UTC)
-        chunk_map = ChunkMap(self.served.opened().reader.geometry)
-        records = chunk_map.counting(store.chunk_records())
-        return Scan(read_progress(store, chunk_map.geometry, records, most_failed=0), chunk_map, now)
 
     def _read_notes(self) -> Notes:
         """Read the notes, and note why the table cannot be read."""

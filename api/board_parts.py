@@ -6,23 +6,15 @@ from datetime import datetime
 from typing import NamedTuple
 
 from l2features.ingest.rates import RATE_WINDOW
-from l2features.overview.chunk_map import ChunkMap, Projection
+from l2features.overview.chunk_map import Projection
+from l2features.overview.chunk_scan import ChunkScan
 from l2features.overview.node_sample import Histogram, NodeSample
-from l2features.overview.table_status import Status
 from l2features.store.notes import LastAudit
 from l2features.updates.freshness import Updates
 from l2features.updates.lag_history import UpdateHistory
 
 from .board_schemas import CellsInfo, HistogramInfo, MapInfo, ProgressInfo, SampleInfo
 from .first_commands import Example
-
-
-class Scan(NamedTuple):
-    """What the records of the chunks say, and when they were read."""
-
-    status: Status
-    map: ChunkMap
-    time: datetime
 
 
 class Notes(NamedTuple):
@@ -45,29 +37,17 @@ class Sampled(NamedTuple):
     time: datetime
 
 
-def progress_info(scan: Scan) -> ProgressInfo:
+def progress_info(scan: ChunkScan) -> ProgressInfo:
     """Return the progress; an ingest runs if it recorded a chunk in the last ten minutes."""
-    status, left = scan.status, None
-    missing = status.total - status.done - status.n_failed
-    runs = status.newest is not None and scan.time - status.newest < RATE_WINDOW
-    if missing > 0 and runs and status.chunks_per_minute:
-        left = round(missing / status.chunks_per_minute * 60, 1)
-    return ProgressInfo(
-        as_of=scan.time,
-        total=status.total,
-        done=status.done,
-        failed=status.n_failed,
-        nodes=status.nodes,
-        orphans=status.orphans,
-        chunks_missing_files=status.chunks_missing_files,
-        newest=status.newest,
-        chunks_per_minute=status.chunks_per_minute,
-        nodes_per_second=status.nodes_per_second,
-        seconds_left=left,
-    )
+    progress, left = scan.progress, None
+    missing = progress.total - progress.done - progress.failed
+    runs = progress.newest is not None and scan.time - progress.newest < RATE_WINDOW
+    if missing > 0 and runs and progress.chunks_per_minute:
+        left = round(missing / progress.chunks_per_minute * 60, 1)
+    return ProgressInfo(**dict(progress), as_of=scan.time, seconds_left=left)
 
 
-def map_info(scan: Scan) -> MapInfo:
+def map_info(scan: ChunkScan) -> MapInfo:
     """Return the projections, row by row."""
     return MapInfo(as_of=scan.time, planes={name: _cells(each) for name, each in scan.map.planes.items()})  # type: ignore[misc]
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from l2features.overview.chunk_scan import Progress
 from l2features.store.notes import LastAudit, Time
 from l2features.updates.lag_history import UpdateHistory
 from l2features.versions.catalog import VersionSummary
@@ -16,19 +17,10 @@ AS_OF = Field(description="When this was read (UTC).")
 Plane = Literal["xy", "xz", "yz"]
 
 
-class ProgressInfo(BaseModel):
+class ProgressInfo(Progress):
     """The ingest, from the records of its chunks, as `l2features status` has it."""
 
     as_of: Time = AS_OF
-    total: int = Field(description="Chunks of the grid.")
-    done: int
-    failed: int
-    nodes: int = Field(description="Nodes of the done chunks.")
-    orphans: int = Field(description="Supervoxels without a parent.")
-    chunks_missing_files: int
-    newest: Time | None = Field(description="When a chunk was last recorded; null for none.")
-    chunks_per_minute: float | None = Field(description="In the last ten minutes of work; null if unknown.")
-    nodes_per_second: float | None
     seconds_left: float | None = Field(description="At that rate; null if no ingest runs.")
 
 

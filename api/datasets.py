@@ -18,7 +18,7 @@ from l2features.core.geometry import Geometry
 from l2features.graph.base import Graph
 from l2features.graph.sources import open_graph
 from l2features.neurons.neuron_reader import NeuronReader
-from l2features.pictures.largest_chunk import largest_chunk
+from l2features.overview.chunk_scan import ChunkScan, shared_scan
 from l2features.query.cache import RowCache
 from l2features.query.reader import Reader
 from l2features.store.base import Coverage, Meta, Store, open_store
@@ -190,9 +190,13 @@ class Served:
         with self._warnings("cannot count chunks"):
             return Counted(self.store.coverage(), datetime.now(UTC))
 
+    def scan(self) -> ChunkScan:
+        """Return what the chunk records say in all. Raises StoreError, and ApiError as `opened`."""
+        return shared_scan(self.store, self.opened().reader.geometry)
+
     def _largest(self) -> int:
         with self._warnings("cannot read the records of chunks"):
-            return largest_chunk(self.store)
+            return self.scan().map.most_nodes
 
     def _read_notes(self) -> Noted:
         updates = self._note("how fresh the table is", read_updates)

@@ -65,11 +65,12 @@ class Projection:
 
 @dataclass
 class ChunkMap:
-    """The projections of a grid, and a random sample of the ids of chunks with nodes."""
+    """The projections of a grid, a random sample of chunks with nodes, and the most nodes of one."""
 
     geometry: Geometry
     planes: dict[str, Projection] = field(default_factory=dict)
     sample: list[int] = field(default_factory=list)
+    most_nodes: int = 0
 
     def __post_init__(self) -> None:
         self.planes = {plane: Projection.of(self.geometry, plane) for plane in PLANES}
@@ -94,6 +95,7 @@ class ChunkMap:
         return ChunkBox((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
     def _add(self, block: list[ChunkRecord]) -> None:
+        self.most_nodes = max(self.most_nodes, *(record.nodes for record in block))
         ids = as_ids([record.chunk_id for record in block])
         states = np.array([_state(record) for record in block])
         chunks = self.geometry.layout.chunk_coordinates(ids)

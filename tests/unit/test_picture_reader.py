@@ -1,26 +1,20 @@
-"""What is kept of pictures, and the largest chunk of a table."""
+"""What is kept of pictures."""
 
 from __future__ import annotations
 
-import json
 import logging
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
 
-from l2features.core.errors import StoreUnavailable, UnknownFormat
 from l2features.graph.base import Graph
 from l2features.neurons.neuron_reader import NeuronReader
-from l2features.pictures import largest_chunk
 from l2features.pictures.node_layers import NODE_LAYERS
 from l2features.pictures.picture_reader import PictureReader
 from l2features.query.reader import Reader
-from l2features.store.base import DONE, FAILED, ChunkRecord, Store, open_store
+from l2features.store.base import Store
 from l2features.store.rewrites import Rewriting, end_rewrites
-from l2features.testing.stores import CHUNK, META
 from tests.support.known_roots import GEOMETRY, KnownGraph, random_roots, table_of
 from tests.support.neuron_api import features_in_chunks
 
@@ -123,64 +117,3 @@ def test_a_list_of_nodes_lasts_if_none_is_missing() -> None:
     found = setting.pictures().nodes_of_root(NODES, ROOT)
     assert (found.lasting, found.missing.tolist()) == (False, IDS[:1].tolist())
     assert not Setting(permanent=False).pictures().nodes_of_root(NODES, ROOT).lasting
-
-
-# ------------------------------------------------------------------ the largest chunk
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = open_store(f"sqlite://{tmp_path}/store.db", "largest")
-    store.create(META)
-    return store
-
-
-def put_chunks(store: Store, *nodes: int) -> None:
-    for i, count in enumerate(nodes):
-        state = FAILED if count < 0 else DONE
-        store.put_chunk(ChunkRecord(CHUNK + (i << 24), state, datetime.now(UTC), max(count, 0)))
-
-
-def note_of(store: Store) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(store.note(largest_chunk.NOTE) or "{}")
-    return content
-
-
-def test_the_largest_chunk_is_that_of_the_records(store: Store) -> None:
-    assert largest_chunk.largest_chunk(store) == 0
-    put_chunks(store, 3, 17, -1, 5)
-    assert largest_chunk.largest_chunk(store) == 0  # of the note
-    store.put_note(largest_chunk.NOTE, json.dumps({**note_of(store), "time": "2026-01-01T00:00:00Z"}))
-    assert largest_chunk.largest_chunk(store) == 17
-    assert note_of(store)["nodes"] == 17
-
-
-def test_a_slow_scan_is_repeated_later() -> None:
-    now = datetime.now(UTC)
-    fast, slow = (largest_chunk.LargestChunk(nodes=1, time=now, seconds=s) for s in (0.01, 300))
-    assert fast.due - now == timedelta(seconds=60)
-    assert slow.due - now == timedelta(seconds=30_000)
-
-
-def test_a_malformed_note_is_replaced_and_a_newer_one_refused(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    put_chunks(store, 4)
-    store.put_note(largest_chunk.NOTE, '{"nodes": "x"}')
-    with caplog.at_level(logging.WARNING):
-        assert largest_chunk.largest_chunk(store) == 4
-    assert "the note 'largest_chunk' cannot be read" in caplog.text
-    store.put_note(largest_chunk.NOTE, '{"format": 99}')
-    with pytest.raises(UnknownFormat, match="format 99"):
-        largest_chunk.largest_chunk(store)
-
-
-def test_a_store_that_refuses_writes_is_read(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*_: object) -> None:
-        raise StoreUnavailable("read only")
-
-    put_chunks(store, 4)
-    monkeypatch.setattr(store, "put_note", refuse)
-    with caplog.at_level(logging.WARNING):
-        assert largest_chunk.largest_chunk(store) == 4
-    assert "cannot keep the note 'largest_chunk': read only" in caplog.text

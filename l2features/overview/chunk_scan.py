@@ -1,0 +1,131 @@
+"""What the chunk records of a table say in all: progress, map and largest chunk; kept in a note.
+
+A scan of millions of records takes minutes, so processes share its result: it is repeated when it is
+`SHARE` times as old as it took, and `LEAST_S` at least.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from ..core.errors import StoreError
+from ..core.geometry import Geometry
+from ..store.base import Store
+from ..store.notes import NewerNote, Time, put_note, replaceable_note
+from .chunk_map import ChunkMap
+from .table_status import read_progress
+
+NOTE = "chunk_scan"
+LEAST_S, SHARE = 10.0, 40.0
+SPREAD = 16
+"""Processes wait up to half as long again, by their ids in so many steps, so that one of them scans first."""
+logger = logging.getLogger(__name__)
+
+
+class Progress(BaseModel):
+    """The progress of an ingest, as `table_status.Status` has it."""
+
+    total: int = Field(description="Chunks of the grid.")
+    done: int
+    failed: int
+    nodes: int = Field(description="Nodes of the done chunks.")
+    orphans: int = Field(description="Supervoxels without a parent.")
+    chunks_missing_files: int
+    newest: Time | None = Field(description="When a chunk was last recorded; null for none.")
+    chunks_per_minute: float | None = Field(description="In the last ten minutes of work; null if unknown.")
+    nodes_per_second: float | None
+
+
+@dataclass(frozen=True)
+class ChunkScan:
+    """What a scan found, when it ended and how long it took."""
+
+    progress: Progress
+    map: ChunkMap
+    time: datetime
+    seconds: float
+
+
+class PlaneNote(BaseModel):
+    """The counts of a `Projection`."""
+
+    counts: list[list[list[int]]]
+    failed: list[list[int]]
+
+
+class ScanNote(BaseModel):
+    """The note of the last scan."""
+
+    time: Time = Field(description="When the scan ended.")
+    seconds: float = Field(ge=0, description="How long it took.")
+    progress: Progress
+    most_nodes: int = Field(ge=0, description="Most nodes of a chunk.")
+    planes: dict[str, PlaneNote] = Field(description="The map of chunks, by plane.")
+    sample: list[int] = Field(description="Ids of random chunks with nodes.")
+
+    def due(self, process: int) -> datetime:
+        """Return when a process scans again."""
+        patience = 1 + process % SPREAD / SPREAD / 2
+        return self.time + patience * timedelta(seconds=max(LEAST_S, SHARE * self.seconds))
+
+    def scan(self, geometry: Geometry) -> ChunkScan | None:
+        """Return what it keeps; None if it is not of this grid."""
+        found = ChunkMap(geometry, sample=self.sample, most_nodes=self.most_nodes)
+        try:
+            for name, plane in found.planes.items():
+                counts = np.array(self.planes[name].counts)
+                failed = np.array(self.planes[name].failed, np.uint64)
+                if counts.shape != plane.counts.shape or failed.shape != plane.failed.shape:
+                    return None
+                plane.counts[:], plane.failed[:] = counts, failed
+        except (KeyError, ValueError, OverflowError):
+            return None
+        return ChunkScan(self.progress, found, self.time, self.seconds)
+
+
+def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
+    """Return the last scan of a table's chunk records by any process, or a new one. Raises StoreError."""
+    try:
+        known = replaceable_note(store, NOTE, ScanNote)
+    except NewerNote as error:
+        logger.warning("%s; it is not replaced", error)
+        return _scan(store, geometry)
+    if known is not None and datetime.now(UTC) < known.due(os.getpid()) and (kept := known.scan(geometry)):
+        return kept
+    found = _scan(store, geometry)
+    try:
+        put_note(store, NOTE, _note(found).model_dump(mode="json"))
+    except StoreError as error:
+        logger.warning("table %s: cannot keep the note %r: %s", store.name, NOTE, error)
+    return found
+
+
+def _scan(store: Store, geometry: Geometry) -> ChunkScan:
+    start, chunk_map = time.monotonic(), ChunkMap(geometry)
+    status = read_progress(store, geometry, chunk_map.counting(store.chunk_records()), most_failed=0)
+    progress = Progress(failed=status.n_failed, **{n: getattr(status, n) for n in _SAME})
+    return ChunkScan(progress, chunk_map, datetime.now(UTC), time.monotonic() - start)
+
+
+_SAME = sorted(Progress.model_fields.keys() - {"failed"})
+
+
+def _note(scan: ChunkScan) -> ScanNote:
+    return ScanNote(
+        time=scan.time,
+        seconds=scan.seconds,
+        progress=scan.progress,
+        most_nodes=scan.map.most_nodes,
+        planes={
+            name: PlaneNote(counts=plane.counts.tolist(), failed=plane.failed.tolist())
+            for name, plane in scan.map.planes.items()
+        },
+        sample=scan.map.sample,
+    )
