@@ -22,6 +22,7 @@ from .config import Settings
 from .datasets import Datasets, Served
 from .errors import ApiError
 from .first_commands import Example, first_commands
+from .limiter import read_limiter
 from .picture_answers import NOT_KEPT
 from .picture_schemas import HTML
 from .problems import errors
@@ -37,6 +38,8 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Content-Security-Policy of a page: only files of this server, and no script or style inside the page."""
+CELL_READS = 8
+"""Cells of maps that are looked up at the same time."""
 SECTIONS = {
     "progress": "Coverage",
     "updates": "Updates",
@@ -56,6 +59,7 @@ class Dashboards:
         rates = RequestRates(
             frozenset({f"{settings.api_prefix}{STATE}", f"{settings.url_prefix}/table/<dataset>"})
         )
+        self.limiter = read_limiter(CELL_READS, settings, len(datasets.all()))
         self._boards = {served.name: Board(served, rates) for served in datasets.all()}
 
     def board(self, name: str) -> Board:
@@ -188,13 +192,14 @@ def _state_routes(api: APIBlueprint, dashboards: Dashboards) -> None:
         f"{STATE}/cell",
         summary="A cell of the map of chunks",
         operation_id="dashboard_cell",
-        responses={200: CellInfo, **errors(404, 406, 422, 503)},
+        responses={200: CellInfo, **errors(404, 406, 422, 429, 503)},
     )
     def dashboard_cell(path: CellPath, query: CellQuery) -> Response:
         """Return the chunks of a cell by state, with the reasons of failed ones."""
         board = dashboards.board(path.dataset)
         accepted(request.headers.get("Accept"), (JSON,))
-        return json_response(board.cell(query.plane, query.column, query.row).model_dump())
+        with dashboards.limiter.request(board.served.name):
+            return json_response(board.cell(query.plane, query.column, query.row).model_dump())
 
 
 def state_response(kept: Kept) -> Response:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from html import unescape
 from pathlib import Path
@@ -19,7 +21,9 @@ from api.app import create_app
 from api.config import Settings
 from api.routes import VERSION
 from api.viewer_routes import is_built
+from l2features.core.ids import Ids
 from l2features.store.notes import last_audit
+from l2features.store.sqlite.sqlite_store import SqliteStore
 from l2features.testing.small_table import DATASET, node_ids, small_table
 from l2features.testing.stores import open_table
 from l2features.updates.freshness import read_updates
@@ -109,6 +113,29 @@ def test_the_map_is_that_of_the_records(client: FlaskClient) -> None:
     ):
         answer: Any = client.get(f"{STATE}/cell?{wrong}")
         assert (answer.status_code, answer.json["code"]) == (status, code)
+
+
+def test_cells_are_looked_up_a_few_at_a_time(
+    everyone: None, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.dashboards.CELL_READS", 1)
+    client, path = client_of(config), f"{STATE}/cell?plane=xy&column=0&row=0"
+    state_of(client)
+    entered, release, failures = threading.Event(), threading.Event(), SqliteStore.failures
+
+    def slow(self: SqliteStore, chunk_ids: Ids) -> dict[int, str]:
+        entered.set()
+        assert release.wait(30)
+        return failures(self, chunk_ids)
+
+    monkeypatch.setattr(SqliteStore, "failures", slow)
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(lambda: client.application.test_client().get(path))
+        assert entered.wait(30)
+        answer: Any = client.get(path)
+        assert (answer.status_code, answer.json["code"]) == (429, "too_many_requests")
+        release.set()
+        assert first.result().status_code == 200
 
 
 def test_the_requests_are_those_of_the_metrics(
