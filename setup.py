@@ -97,6 +97,7 @@ setup(
             "compose-spec>=0.2",
             "fafbseg>=3.2,<3.3",
             "fastremap>=1.15",
+            "gcp-storage-emulator==2026.7.19",  # testing/storage_emulator.py uses its parts
             "hypothesis>=6",
             "jsonschema>=4.20",
             "kvdbclient>=0.7",

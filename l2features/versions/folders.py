@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 from pydantic import BaseModel, ValidationError
 
+from ..config.datasets import environment
 from ..core.errors import ConfigError, UnknownFormat, VersionError
 from ..store.formats import check_version
+from . import buckets
 
 Model = TypeVar("Model", bound=BaseModel)
 EXPECTED = "an absolute path, file:///… or gs://bucket/path"
@@ -39,7 +41,7 @@ class Folder:
             raise ConfigError(f"folder {url!r}: expected {EXPECTED}")
         self.url = url.rstrip("/")
         with self._errors("open", ""):
-            self._files, path = pa_fs.FileSystem.from_uri(self.url)
+            self._files, path = _file_system(self.url)
         self._base = PurePosixPath(path)
 
     @property
@@ -49,9 +51,20 @@ class Folder:
 
     def names(self, path: str = "") -> list[str]:
         """Return the sorted names in a folder; none where it does not exist."""
+        local = self.local
         with self._errors("list", path):
-            selector = pa_fs.FileSelector(self._path(path), allow_not_found=True)
-            return sorted(info.base_name for info in self._files.get_file_info(selector))
+            if local is None:
+                return buckets.names(self._path(path))
+            with suppress(FileNotFoundError):
+                return sorted(os.listdir(local / path))
+            return []
+
+    def folders_with(self, name: str) -> list[str]:
+        """Return the sorted names of the folders in this one that have such a file."""
+        if self.local:
+            return [folder for folder in self.names() if self.exists(f"{folder}/{name}")]
+        with self._errors("list", ""):
+            return buckets.folders_with(self._path(""), name)
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder exists."""
@@ -131,7 +144,7 @@ class Folder:
         local = self.local
         with self._errors("write", path):
             if local is None:
-                return _create_object(self._path(path), content)
+                return buckets.create(self._path(path), content)
             with _temporary(local / path) as (file, name):
                 file.write(content)
                 _sync(file)
@@ -169,7 +182,8 @@ class Folder:
     def delete_folder(self, path: str) -> None:
         """Delete a folder with all that is in it; one that does not exist is no error."""
         with self._errors("delete", path), suppress(FileNotFoundError):
-            self._files.delete_dir(self._path(path))
+            if self.is_folder(path):  # a bucket has another error for one that does not exist
+                self._files.delete_dir(self._path(path))
 
     def _path(self, path: str) -> str:
         return str(self._base / path)
@@ -200,16 +214,11 @@ def _sync(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _create_object(path: str, content: bytes) -> bool:
-    from google.api_core.exceptions import GoogleAPIError, PreconditionFailed
-    from google.cloud import storage
-
-    bucket, _, name = path.partition("/")
-    try:
-        blob = storage.Client().bucket(bucket).blob(name)
-        blob.upload_from_string(content, if_generation_match=0)
-    except PreconditionFailed:
-        return False
-    except GoogleAPIError as error:
-        raise OSError(str(error)) from error
-    return True
+def _file_system(url: str) -> tuple[Any, str]:
+    """Return what reads and writes files, and the path of a folder in it."""
+    if url.startswith("gs://") and (host := environment().get(buckets.EMULATOR)):
+        scheme, _, address = host.rpartition("://")
+        emulated = pa_fs.GcsFileSystem(anonymous=True, endpoint_override=address, scheme=scheme or "http")
+        return emulated, url.removeprefix("gs://")
+    found: tuple[Any, str] = pa_fs.FileSystem.from_uri(url)
+    return found

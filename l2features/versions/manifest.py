@@ -123,8 +123,8 @@ def manifest_path(number: int) -> str:
 
 def version_numbers(folder: Folder) -> list[int]:
     """Return the numbers of all versions that have a manifest, sorted. Raises VersionError."""
-    names = [name for name in folder.names() if len(name) == 6 and name.isdecimal()]
-    return sorted(int(name) for name in names if folder.exists(manifest_path(int(name))))
+    names = folder.folders_with(MANIFEST)
+    return sorted(int(name) for name in names if len(name) == 6 and name.isdecimal())
 
 
 def read_manifest(folder: Folder, number: int) -> Manifest:

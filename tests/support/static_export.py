@@ -24,7 +24,9 @@ ROUNDED_NM = 0.01
 """How far the middle of a line may be from its place, as its ends are float32."""
 
 
-def run_export(config: Path, output: Path, version: int, *flags: object, processes: bool = False) -> Ran:
+def run_export(
+    config: Path, output: Path | str, version: int, *flags: object, processes: bool = False
+) -> Ran:
     """The command, with one worker."""
     argv = ("--config", config, "--dataset", "sample", "--workers", 1, "--output", output)
     return run_job(main, *argv, "--version", version, *flags, processes=processes)

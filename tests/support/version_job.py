@@ -32,7 +32,7 @@ def run_materialize(
     return run_job(main, *argv, "--timestamp", text, *flags, processes=processes)
 
 
-def made(config: Path, output: Path, time: int | str, *flags: object) -> Manifest:
+def made(config: Path, output: Path | str, time: int | str, *flags: object) -> Manifest:
     """Make a version by the command; returns its manifest."""
     done = run_materialize(config, output, time, *flags)
     assert done.returncode == 0, done.stderr
@@ -86,7 +86,7 @@ def geometry_of(store: Store) -> Geometry:
     return geometry
 
 
-def content(manifest: Manifest, folder: Path) -> list[Any]:
+def content(manifest: Manifest, folder: Path | str) -> list[Any]:
     """All rows of a version and its totals, however they are divided among layers."""
     files = Folder(str(folder))
     return [manifest.totals, *(visible_rows(files, manifest, layout) for layout in LAYOUTS)]

@@ -1,0 +1,71 @@
+"""What pyarrow cannot do in a bucket of Cloud Storage: list folders, and write a file unless it exists.
+
+Its listing of a folder leaves out the folders in it, unless an object stands for each. Paths are
+``bucket/name``. All functions raise OSError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from ..core.extras import naming_extras
+
+EMULATOR = "STORAGE_EMULATOR_HOST"
+"""The environment variable with an emulator's URL, which Google's library reads."""
+
+
+def names(path: str) -> list[str]:
+    """Return the sorted names of files and folders in a folder; none where it does not exist."""
+    bucket, prefix = _split(path)
+    with _errors():
+        found = _client().list_blobs(bucket, prefix=prefix, delimiter="/")
+        listed = {blob.name for blob in found} | set(found.prefixes)
+    return sorted({name.removeprefix(prefix).rstrip("/") for name in listed} - {""})
+
+
+def folders_with(path: str, name: str) -> list[str]:
+    """Return the sorted names of the folders in a folder that have a file of this name."""
+    bucket, prefix = _split(path)
+    with _errors():
+        found = [blob.name for blob in _client().list_blobs(bucket, match_glob=f"{prefix}*/{name}")]
+    return sorted(each.removeprefix(prefix).partition("/")[0] for each in found)
+
+
+def create(path: str, content: bytes) -> bool:
+    """Write a file unless it exists; return whether it was written. Of two writers only one succeeds."""
+    from google.api_core.exceptions import PreconditionFailed
+
+    bucket, _, name = path.partition("/")
+    with _errors():
+        try:
+            _client().bucket(bucket).blob(name).upload_from_string(content, if_generation_match=0)
+        except PreconditionFailed:
+            return False
+    return True
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return the bucket of a folder, and what the names of its objects begin with."""
+    bucket, _, name = path.partition("/")
+    return bucket, f"{name.rstrip('/')}/" if name else ""
+
+
+@cache
+def _client() -> Any:
+    with naming_extras():
+        from google.cloud import storage
+    return storage.Client()
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        yield
+    except (GoogleAPIError, GoogleAuthError) as error:
+        raise OSError(str(error)) from error
