@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pa_fs
 from pydantic import BaseModel, ValidationError
 
-from ..config.datasets import environment
+from ..config.datasets import emulator_address
 from ..core.errors import ConfigError, UnknownFormat, VersionError
 from ..store.formats import check_version
 from . import buckets
@@ -216,7 +216,7 @@ def _sync(file: Any) -> None:
 
 def _file_system(url: str) -> tuple[Any, str]:
     """Return what reads and writes files, and the path of a folder in it."""
-    if url.startswith("gs://") and (host := environment().get(buckets.EMULATOR)):
+    if url.startswith("gs://") and (host := emulator_address(buckets.EMULATOR)):
         scheme, _, address = host.rpartition("://")
         emulated = pa_fs.GcsFileSystem(anonymous=True, endpoint_override=address, scheme=scheme or "http")
         return emulated, url.removeprefix("gs://")
