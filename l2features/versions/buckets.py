@@ -1,11 +1,13 @@
-"""What pyarrow cannot do in a bucket of Cloud Storage: list folders, and write a file unless it exists.
+"""What pyarrow cannot do in a bucket of Cloud Storage: list folders, create files, read beside other threads.
 
-Its listing of a folder leaves out the folders in it, unless an object stands for each. Paths are
-``bucket/name``. All functions raise OSError.
+Its listing of a folder leaves out the folders in it, unless an object stands for each. When it opens a file,
+it requests all of it, and holds the interpreter until the answer begins. Paths are ``bucket/name``. All
+functions raise OSError.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -45,6 +47,47 @@ def create(path: str, content: bytes) -> bool:
         except PreconditionFailed:
             return False
     return True
+
+
+class BucketFile(io.RawIOBase):
+    """A file open for reading at any place; each read is a request for that range.
+
+    Raises FileNotFoundError where it does not exist.
+    """
+
+    def __init__(self, path: str) -> None:
+        bucket, _, name = path.partition("/")
+        with _errors():
+            self._blob = _client().bucket(bucket).get_blob(name)
+        if self._blob is None:
+            raise FileNotFoundError(path)
+        self._size, self._at = int(self._blob.size), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._at + len(buffer), self._size)
+        if stop <= self._at:
+            return 0
+        with _errors():
+            found = self._blob.download_as_bytes(start=self._at, end=stop - 1, checksum=None)
+        buffer[: len(found)] = found
+        self._at += len(found)
+        return len(found)
+
+    def readall(self) -> bytes:
+        return self.read(self._size - self._at) or b""
 
 
 def _split(path: str) -> tuple[str, str]:

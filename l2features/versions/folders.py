@@ -110,6 +110,8 @@ class Folder:
     def open(self, path: str) -> Any:
         """Return a file open for reading at any place, a `pyarrow.NativeFile`."""
         with self._errors("open", path):
+            if self.local is None:
+                return pa.PythonFile(buckets.BucketFile(self._path(path)), "r")
             return self._files.open_input_file(self._path(path))
 
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:

@@ -72,6 +72,20 @@ def test_a_folder_lists_files_and_folders(bucket: Folder) -> None:
     assert bucket.names() == ["000002", "a", "other"]
 
 
+def test_a_file_is_read_at_any_place(bucket: Folder) -> None:
+    content = bytes(range(256)) * 100
+    bucket.write("a", content)
+    with bucket.open("a") as file:
+        assert (file.size(), file.read(5), file.tell()) == (25_600, content[:5], 5)
+        file.seek(-3, 2)
+        assert (file.read(10), file.read(10)) == (content[-3:], b"")
+        file.seek(20_000)
+        assert file.read() == content[20_000:]
+    with pytest.raises(VersionError, match=f"cannot open {FOLDER}/none") as raised:
+        bucket.open("none")
+    assert isinstance(raised.value.__cause__, FileNotFoundError)
+
+
 def test_of_two_writers_one_creates_a_file(bucket: Folder) -> None:
     barrier = threading.Barrier(8)
 
