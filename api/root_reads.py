@@ -77,11 +77,11 @@ class RootReads:
     ) -> Iterator[Found]:
         """Read with permits, which are held until the response is made. Raises ApiError."""
         with self.long.request(served.name) as long, ExitStack() as permits:
-            neurons, ids = long.run(served.neurons), as_ids([])
             try:
-                if found := long.run(lambda: kept(neurons)):
+                if found := long.run(lambda: kept(served.neurons())):
                     yield found
                     return
+                neurons, ids = served.neurons(), as_ids([])
                 if root is not None:
                     ids = long.run(lambda: neurons.l2_ids(root))
                     g.ids = len(ids)
