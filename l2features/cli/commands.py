@@ -12,6 +12,7 @@ from ..core.errors import ConfigError, L2FeaturesError
 from ..core.extras import naming_extras
 from .chunk_command import chunk
 from .dead_letters_command import deadletters
+from .doctor_command import doctor, register
 from .export_command import export
 from .get_command import get
 from .index_command import index
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(sample, sample_edit, up, status),
+    *(sample, sample_edit, up, status, doctor, register),
     *(get, neuron, neurons, export),
     *(versions, query, view),
     *(chunk, serve, index, deadletters),

@@ -53,6 +53,11 @@ def graph_error(message: str, cause: BaseException) -> GraphError:
     return (GraphUnavailable if has_transient_cause(cause) else GraphError)(message)
 
 
+def is_refused(error: BaseException) -> bool:
+    """Return whether a service refused access: HTTP status 401 or 403 of an error of any library."""
+    return any(_status(cause) in (401, 403) for cause in _chain(error))
+
+
 def has_transient_cause(error: BaseException) -> bool:
     """Return whether an error of any library is transient: the first of its causes that is known decides."""
     verdicts = map(_verdict, _chain(error))

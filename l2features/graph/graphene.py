@@ -247,6 +247,17 @@ def cloudpath(url: str) -> str:
     return f"graphene://{parts.scheme}://{parts.netloc}/{match[1]}/api/v{API_VERSION}/{match[2]}"
 
 
+def info_url(url: str) -> str:
+    """Return the address of the info of a server's graph, which needs a token with view permission.
+
+    >>> info_url("graphene://https://host/segmentation/1.0/fly_v31/")
+    'https://host/segmentation/table/fly_v31/info'
+    """
+    parts, match = _split(url)
+    path = f"{match[1]}/table/{match[2]}" if match else parts.path.strip("/")
+    return f"{parts.scheme}://{parts.netloc}/{path}/info"
+
+
 def open_server(url: str) -> Any:
     """Return an open ``graphene://`` CloudVolume, at the scale that its graph was made of.
 

@@ -25,7 +25,7 @@ TIMEOUT_S, RETRY_S = 20.0, 5.0
 """Deadline of a call, and how long a failed call is retried."""
 MAX_ACK_IDS = 1_000
 """Limit for one request, which may have 512 KiB."""
-_SUBSCRIPTION = re.compile(f"projects/{PROJECT}/subscriptions/{NAME}")
+SUBSCRIPTION = re.compile(f"projects/{PROJECT}/subscriptions/{NAME}")
 
 
 class SubscriptionError(L2FeaturesError):
@@ -58,7 +58,7 @@ class Subscription:
     """
 
     def __init__(self, path: str) -> None:
-        if not _SUBSCRIPTION.fullmatch(path):
+        if not SUBSCRIPTION.fullmatch(path):
             raise ConfigError(f"subscription {path!r}: expected projects/PROJECT/subscriptions/NAME")
         self.path = path
         self._client: SubscriberClient | None = None
@@ -105,6 +105,11 @@ class Subscription:
         if self._client is not None:
             self._client.transport.close()
             self._client = None
+
+    @property
+    def client(self) -> SubscriberClient:
+        """Google's client, whose errors are not translated."""
+        return self._open()
 
     def _open(self) -> SubscriberClient:
         with self._lock:

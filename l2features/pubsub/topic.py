@@ -47,7 +47,7 @@ class Topic:
         from google.auth.exceptions import GoogleAuthError
 
         try:
-            self._client.get_topic(topic=self.path, timeout=CHECK_S, retry=Retry(timeout=CHECK_S))
+            self.client.get_topic(topic=self.path, timeout=CHECK_S, retry=Retry(timeout=CHECK_S))
         except (InvalidArgument, NotFound) as error:
             raise PublishError(f"topic {self.path}: cannot publish: {error}") from error
         except (GoogleAPIError, GoogleAuthError):
@@ -66,7 +66,7 @@ class Topic:
             raise Unpublishable(f"cannot publish {len(data)} bytes: expected {ROOM_BYTES} at most")
         try:
             message: dict[str, Any] = {"data": data, "attributes": dict(attributes)}
-            self._client.publish(
+            self.client.publish(
                 topic=self.path, messages=[message], timeout=TIMEOUT_S, retry=Retry(timeout=TIMEOUT_S)
             )
         except InvalidArgument as error:
@@ -76,11 +76,12 @@ class Topic:
 
     def close(self) -> None:
         """Close the connection."""
-        if client := self.__dict__.pop("_client", None):
+        if client := self.__dict__.pop("client", None):
             client.transport.close()
 
     @cached_property
-    def _client(self) -> PublisherClient:
+    def client(self) -> PublisherClient:
+        """Google's client, whose errors are not translated."""
         from google.pubsub_v1 import PublisherClient
 
         return PublisherClient()

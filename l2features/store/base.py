@@ -85,6 +85,13 @@ class ChunkRecord:
     saturated: Mapping[str, int] = field(default_factory=dict)
 
 
+class Structure(NamedTuple):
+    """How a store keeps a table, in one line, and what is wrong with it."""
+
+    text: str = ""
+    problems: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Coverage:
     """Number of recorded chunks by state, and the time of the newest record (UTC)."""
@@ -105,6 +112,9 @@ class FeatureRows(Protocol):
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
         """Return all rows from one id to another, both included, as of a chunk; sorted by id."""
+
+    def first_ids(self, first_id: int, most: int) -> Ids:
+        """Return the ids of the first ``most`` rows from an id on, sorted."""
 
     def delete(self, first_id: int, last_id: int) -> None:
         """Delete the rows from ``first_id`` to ``last_id``, both included."""
@@ -229,6 +239,10 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
     @abstractmethod
     def ping(self) -> None:
         """Check that the store can be reached and has the table."""
+
+    def structure(self) -> Structure:
+        """Describe how the table is kept, for messages; a kind of store may have nothing to say."""
+        return Structure()
 
     @abstractmethod
     def close(self) -> None:

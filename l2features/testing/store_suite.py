@@ -53,6 +53,15 @@ class FeatureRowsSuite:
         expected = served_values(Rows.complete(features))
         assert served_values(rows) == [expected[i] if i < 5 else {} for i in (3, 0, 99, 3, 4, 0, 77)]
 
+    def test_the_first_ids_from_an_id_on(self, store: Store) -> None:
+        ids = [1, FIRST, FIRST + 1, FIRST + 9, (1 << 64) - 1]
+        store.write(features_of(ids))
+        store.put_chunk(ChunkRecord(CHUNK, DONE, T0))
+        assert store.first_ids(0, 3).tolist() == ids[:3]
+        assert store.first_ids(FIRST + 1, 2).tolist() == ids[2:4]
+        assert store.first_ids(FIRST + 2, 9).tolist() == ids[3:]
+        assert store.first_ids((1 << 64) - 1, 9).tolist() == ids[4:]
+
     @pytest.mark.parametrize("ids", [[], (), np.empty(0, dtype=np.uint64)])
     def test_empty_reads_and_writes(self, store: Store, ids: Any) -> None:
         store.write(features_of([]))

@@ -112,6 +112,9 @@ class MemoryStore(Store):
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
         return self.read(sorted(node for node in self.table.rows if chunk_id <= node <= last_id), names)
 
+    def first_ids(self, first_id: int, most: int) -> Ids:
+        return as_ids(sorted(i for i in self.table.rows if i >= first_id)[:most])
+
     def delete(self, first_id: int, last_id: int) -> None:
         self.table.rows = {i: row for i, row in self.table.rows.items() if not first_id <= i <= last_id}
 

@@ -27,7 +27,7 @@ FLOORS = (
     ("config",),
     ("pubsub", "ingest", "query"),
     ("audit", "neurons", "updates"),
-    ("overview", "pictures", "versions"),
+    ("overview", "pictures", "versions", "doctor"),
     ("client", "local"),
     ("cli",),
     ("testing",),

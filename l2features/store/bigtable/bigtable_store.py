@@ -26,13 +26,13 @@ from google.cloud.bigtable.data.row_filters import RowFilter
 from ... import __version__
 from ...core.errors import StoreError, StoreUnavailable, TableNotFound
 from ...core.geometry import Geometry
-from ...core.ids import Ids, as_ids, row_keys
+from ...core.ids import Ids, as_ids, ids_of_row_keys, row_keys
 from ...core.rows import Rows, encode_cells
 from ...core.schema import NAMES
-from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store
+from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, Structure
 from ..formats import geometry_text, parse_geometry, parse_segments
 from . import cells as cell
-from .calls import causes, create_table, reason, unavailable
+from .calls import causes, column_families, create_table, reason, unavailable
 from .cells import CHUNK_PREFIX, CHUNKS_END, GEOMETRY_KEY, INCOMPLETE, META_KEY, STATES, RowEntry
 from .root_rows import (
     ROOT_PREFIX,
@@ -128,6 +128,16 @@ class BigtableStore(Store):
                 )
         found = [Rows.empty([]), *map(features_of, parts)]
         return Rows(np.concatenate([r.features for r in found]), np.concatenate([r.present for r in found]))
+
+    def first_ids(self, first_id: int, most: int) -> Ids:
+        rows = RowRange(row_keys(as_ids([first_id]))[0], cell.NODES_END)
+        query = ReadRowsQuery(row_ranges=[rows], row_filter=cell.keys_only(), limit=most)
+        with self._errors():
+            keys = [row.row_key for row in self._table.read_rows(query)]
+        try:
+            return ids_of_row_keys(keys)
+        except ValueError as error:
+            raise StoreError(f"{self._where}: {error}") from error
 
     def delete(self, first_id: int, last_id: int) -> None:
         left = self.scan_chunk(first_id, last_id, NAMES[:1]).ids
@@ -242,6 +252,14 @@ class BigtableStore(Store):
     def ping(self) -> None:
         with self._errors():
             self._open().read_keys([META_KEY], STATES, cell.cells_only(STATES))
+
+    def structure(self) -> Structure:
+        with self._errors():
+            families = column_families(self.project, self.instance, self.name, self.deadline_s)
+        text = f"column families {', '.join(families) or 'none'}"
+        if cell.FAMILY in families:
+            return Structure(text)
+        return Structure(text, (f"it has the {text}: expected {cell.FAMILY!r} among them",))
 
     def close(self) -> None:
         with self._lock:

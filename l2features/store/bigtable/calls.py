@@ -85,6 +85,14 @@ def create_table(
     return False
 
 
+def column_families(project: str, instance: str, name: str, timeout_s: float) -> list[str]:
+    """Return the names of a table's column families, sorted. Raises GoogleAPIError or GoogleAuthError."""
+    with closing(bigtable.Client(project=project, admin=True)) as admin:
+        path = f"{admin.instance(instance).name}/tables/{name}"
+        found = admin.table_admin_client.get_table(request={"name": path}, timeout=timeout_s)
+        return sorted(found.column_families)
+
+
 def is_transient(error: BaseException) -> bool:
     """Return whether the same call may succeed when it is retried."""
     if isinstance(error, InternalServerError):

@@ -15,6 +15,7 @@ from google.cloud.bigtable.data.mutations import DeleteRangeFromColumn, RowMutat
 from google.cloud.bigtable.data.row_filters import (
     BlockAllFilter,
     CellsColumnLimitFilter,
+    CellsRowLimitFilter,
     ColumnRangeFilter,
     RowFilter,
     RowFilterChain,
@@ -36,6 +37,8 @@ from .row_arrays import Columns
 FAMILY = "0"
 META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
 NOTE_PREFIX = b"note_"
+NODES_END = b":"
+"""The first key after those of nodes, which are digits."""
 CHUNKS_END = CHUNK_PREFIX[:-1] + bytes([CHUNK_PREFIX[-1] + 1])
 SEGMENTS, ATTEMPTS = "segments", "attempts"
 STATES = Columns((DONE, FAILED), prefix=CHUNK_PREFIX)
@@ -220,6 +223,11 @@ def newest_of(names: Sequence[str]) -> RowFilter:
 def cells_only(columns: Columns) -> RowFilter:
     """Return the filter for the cells of these columns, without their values."""
     return RowFilterChain(filters=[newest(*columns.names), StripValueTransformerFilter(True)])
+
+
+def keys_only() -> RowFilter:
+    """Return the filter for one cell of each row, without its value."""
+    return RowFilterChain(filters=[CellsRowLimitFilter(1), StripValueTransformerFilter(True)])
 
 
 def attempts_only() -> RowFilter:

@@ -22,7 +22,7 @@ from ...core.geometry import Geometry
 from ...core.ids import Ids, as_ids
 from ...core.rows import Rows
 from ...core.schema import FEATURES, NAMES
-from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, check_note_name
+from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, Structure, check_note_name
 from ..formats import geometry_text, parse_geometry, parse_segments
 from . import root_tables, tables
 from .connections import Connections
@@ -31,6 +31,7 @@ from .records import decode, encode
 from .tables import TableFormats, listed, signed
 
 SCAN_ROWS = 20_000
+_HALF = 1 << 63
 _INCOMPLETE = f"state = '{DONE}' AND json_extract(files, '$.missing') + json_extract(files, '$.empty') > 0"
 T = TypeVar("T")
 
@@ -136,6 +137,15 @@ class SqliteStore(Store):
         except ValueError as error:
             raise StoreError(f"{self._where}: {error}") from error
 
+    def first_ids(self, first_id: int, most: int) -> Ids:
+        """See `FeatureRows.first_ids`. Ids from 2^63 on are negative in SQL, and follow in a second query."""
+        found: list[int] = []
+        for first, last in ((first_id, _HALF - 1), (max(first_id, _HALF), 2 * _HALF - 1)):
+            if first <= last and len(found) < most:
+                query = f"SELECT id FROM {self._nodes} WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?"
+                found += [i for (i,) in self._fetch(query, (*signed([first, last]), most - len(found)))]
+        return np.array(found, dtype=np.int64).view(np.uint64)
+
     def delete(self, first_id: int, last_id: int) -> None:
         with self._transaction() as (db, _):
             db.execute(f"DELETE FROM {self._nodes} WHERE id BETWEEN ? AND ?", signed([first_id, last_id]))
@@ -237,6 +247,10 @@ class SqliteStore(Store):
 
     def ping(self) -> None:
         self._read(lambda db, _: self._check_table(db))
+
+    def structure(self) -> Structure:
+        found = self._read(lambda db, formats: (formats.chunks, formats.described))
+        return Structure(f"chunks of format {found[0]}, {'described' if found[1] else 'undescribed'} records")
 
     def close(self) -> None:
         self._connections.close()

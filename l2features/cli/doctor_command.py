@@ -1,0 +1,108 @@
+"""``l2features doctor``: check a deployment; ``l2features register``: name its graph to the auth service."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import click
+
+from ..config.datasets import load_dataset
+from ..core.errors import ConfigError
+from .options import EXIT_FAILED, config_option
+
+
+@click.command()
+@click.argument("dataset")
+@config_option
+@click.option("--subscriptions", default="", metavar="PATH[,PATH…]", help="Pub/Sub subscriptions to check.")
+@click.option("--topics", default="", metavar="PATH[,PATH…]", help="Pub/Sub topics to check.")
+@click.option(
+    "--sample",
+    type=click.IntRange(0, 1000),
+    default=4,
+    show_default=True,
+    metavar="CHUNKS",
+    help="Chunks of which up to 60 rows are recomputed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(
+    dataset: str, config: str | None, subscriptions: str, topics: str, sample: int, as_json: bool
+) -> None:
+    """Check DATASET's table, graph, segmentation, token, queues and rows; say what to do. Writes nothing.
+
+    The exit status is 0 if there is no problem, 1 if there is one, 2 for a wrong option or data set.
+
+    \b
+    Example:
+      l2features doctor sample --config sample/datasets.yml
+      l2features doctor minnie --subscriptions projects/my/subscriptions/edits \\
+          --topics projects/my/topics/l2-missing
+    """
+    from ..doctor.deployment import Deployment
+    from ..doctor.examination import examine
+    from ..doctor.findings import Status
+    from ..doctor.queue_checks import check_paths
+
+    entry = load_dataset(dataset, config)
+    paths = [[part for part in text.split(",") if part] for text in (subscriptions, topics)]
+    check_paths(*paths)
+
+    def say(text: str) -> None:
+        click.echo(f"{dataset}: {text}", err=True)
+
+    findings = []
+    with closing(Deployment(entry, *paths, sample, say)) as deployment:
+        for finding in examine(deployment):
+            findings.append(finding)
+            if not as_json:
+                click.echo(f"{finding.status:<8} {finding.check}: {finding.text}")
+                if finding.fix:
+                    click.echo(f"         fix: {finding.fix}")
+    bad = sum(finding.status is Status.PROBLEM for finding in findings)
+    if as_json:
+        listed = [finding.as_dict() for finding in findings]
+        click.echo(json.dumps({"dataset": dataset, "problems": bad, "findings": listed}))
+    if bad:
+        raise SystemExit(EXIT_FAILED)
+
+
+@click.command()
+@click.argument("dataset")
+@click.option(
+    "--as",
+    "auth_dataset",
+    metavar="NAME",
+    help="Data set of the auth service, whose permissions count.  [default: DATASET]",
+)
+@click.option("--service", default="pychunkedgraph", show_default=True, help="Service of the table.")
+@click.option("--server", metavar="URL", help="Server of the auth service.  [default: that of cv_path]")
+@config_option
+def register(
+    dataset: str, auth_dataset: str | None, service: str, server: str | None, config: str | None
+) -> None:
+    """Register the graph of DATASET with CAVE's auth service, so that its permissions are known.
+
+    Posts to SERVER/sticky_auth with the token of cloud-volume's secrets, which must be an administrator's.
+
+    \b
+    Example:
+      l2features register minnie --as minnie65_public --config datasets.yml
+    """
+    from urllib.parse import urlsplit
+
+    from ..doctor.registration import register as post
+    from ..doctor.registration import server_of, token_of
+
+    entry = load_dataset(dataset, config)
+    if not entry.has_graph:
+        raise ConfigError(f"data set {dataset!r} has no graph to register")
+    url = server or server_of(entry.cv_path)
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ConfigError(f"server {url!r}: expected a URL such as https://host: give --server")
+    host = urlsplit(url).netloc
+    token = token_of(host)
+    if token is None:
+        raise ConfigError(f"no token: expected one in ~/.cloudvolume/secrets/{host}-cave-secret.json")
+    address = post(url, entry.graph_id, auth_dataset or dataset, token, service)
+    click.echo(f"registered: POST {address}")

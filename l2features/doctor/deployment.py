@@ -1,0 +1,104 @@
+"""A data set's deployment: its table, graph and segmentation, opened when a check first needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ..config.datasets import SERVED, Dataset
+from ..core.geometry import Geometry
+from ..core.ids import L2, IdLayout, Ids, as_ids, sorted_unique
+from ..ingest.compute import read_geometry
+from ..ingest.source import Source, open_source
+from ..store.base import Meta, Store, open_store
+
+STORE_DEADLINE_S = 20.0
+PROBES, OF_A_PROBE = 56, 8
+"""Places in the range of L2 ids from which rows are sampled, and rows of each."""
+
+
+@dataclass
+class Deployment:
+    """What the checks share.
+
+    Attributes:
+        subscriptions, topics: paths of Pub/Sub resources to check.
+        chunks: how many chunks have rows recomputed.
+        say: receives a line before what takes long.
+    """
+
+    dataset: Dataset
+    subscriptions: Sequence[str] = ()
+    topics: Sequence[str] = ()
+    chunks: int = 4
+    say: Callable[[str], object] = lambda text: None
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        """Close connections."""
+        self._open.close()
+
+    @cached_property
+    def store(self) -> Store:
+        store = open_store(self.dataset.store, self.dataset.l2cache_id, STORE_DEADLINE_S)
+        self._open.callback(store.close)
+        return store
+
+    @cached_property
+    def meta(self) -> Meta | None:
+        return self.store.meta()
+
+    @cached_property
+    def source(self) -> Source:
+        """The segmentation and the graph, which agree. Raises L2FeaturesError."""
+        source = open_source(self.dataset)
+        self._open.callback(source.close)
+        return source
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """The geometry of segmentation and graph; without a graph, the table has the layout of the ids."""
+        return read_geometry(self.dataset, self.store.geometry(), self.source)
+
+    @property
+    def graph_urls(self) -> list[str]:
+        """The graph's server, where that serves the segmentation, and the graph."""
+        served = [self.dataset.cv_path] if self.dataset.served else []
+        return [*dict.fromkeys([*served, self.dataset.graph_url])] if self.dataset.has_graph else []
+
+    @property
+    def servers(self) -> list[str]:
+        """Those of `graph_urls` that are servers."""
+        return [url for url in self.graph_urls if url.startswith(f"{SERVED}://")]
+
+    @cached_property
+    def node_ids(self) -> Ids:
+        """Ids of layer 2 of some rows, from all of the table.
+
+        The rows from 0, 1, 2, 4, 8 … above the first id on are read, so that chunks that are far apart on any
+        axis are among them, whatever the bits of the ids are.
+        """
+        begin, end = layer_range(L2)
+        first = self.store.first_ids(begin, 1)
+        if not len(first) or int(first[0]) > end:
+            return as_ids([])
+        starts = [int(first[0]), *(int(first[0]) + (1 << bit) for bit in range(PROBES))]
+        found = [self.store.first_ids(start, OF_A_PROBE) for start in starts if start <= end]
+        ids = sorted_unique(np.concatenate(found))
+        return ids[ids <= np.uint64(end)]
+
+    def sampled_chunks(self) -> Iterator[int]:
+        """Yield the ids of chunks of the sampled rows, evenly among these."""
+        found = np.unique(self.geometry.layout.chunk_ids(self.node_ids))
+        places = np.linspace(0, len(found) - 1, min(self.chunks, len(found))).astype(int)
+        yield from found[places].tolist()
+
+
+def layer_range(layer: int) -> tuple[int, int]:
+    """The first and the last id of a layer, in ids with eight bits for it."""
+    shift = 64 - IdLayout().layer_bits
+    return layer << shift, ((layer + 1) << shift) - 1

@@ -1,0 +1,56 @@
+"""What a check finds, and what to do about it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from ..core.errors import L2FeaturesError, TableNotFound
+from ..core.transient import is_refused
+
+
+class Status(StrEnum):
+    """How serious a finding is; a check that cannot run is skipped."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+    SKIPPED = "skipped"
+
+
+class Finding(NamedTuple):
+    """One line of a report; ``fix`` is what to do, where something must be done."""
+
+    status: Status
+    text: str
+    fix: str = ""
+    check: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding for JSON."""
+        return {"check": self.check, "status": str(self.status), "text": self.text, "fix": self.fix or None}
+
+
+def ok(text: str) -> Finding:
+    return Finding(Status.OK, text)
+
+
+def warning(text: str, fix: str) -> Finding:
+    return Finding(Status.WARNING, text, fix)
+
+
+def problem(text: str, fix: str) -> Finding:
+    return Finding(Status.PROBLEM, text, fix)
+
+
+def skipped(text: str) -> Finding:
+    return Finding(Status.SKIPPED, text)
+
+
+def problem_of(error: L2FeaturesError, fix: str, role: str = "") -> Finding:
+    """Return the problem that an error is; ``role`` is what an account needs whose access is refused."""
+    if role and is_refused(error):
+        fix = f"grant {role} to the account of this command (gcloud auth application-default login)"
+    elif isinstance(error, TableNotFound):
+        fix = "correct store and l2cache_id in the data sets file; l2features ingest --create makes a table"
+    return problem(" ".join(str(error).split()), fix)

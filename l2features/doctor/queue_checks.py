@@ -1,0 +1,116 @@
+"""Checks of Pub/Sub: topics and subscriptions exist, and this account may use them.
+
+The emulator has no permissions, and says so: they are checked where they exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+from ..config.reach import check_pubsub
+from ..core.errors import ConfigError, L2FeaturesError
+from ..pubsub.subscription import SUBSCRIPTION, Subscription
+from ..pubsub.topic import TOPIC, Topic
+from .deployment import Deployment
+from .findings import Finding, ok, problem, skipped
+
+TIMEOUT_S = 10.0
+PUBLISH, CONSUME = "pubsub.topics.publish", "pubsub.subscriptions.consume"
+DELETED = "_deleted-topic_"
+
+
+class QueueError(L2FeaturesError):
+    """Pub/Sub cannot be reached."""
+
+
+def topics_check(deployment: Deployment) -> Iterator[Finding]:
+    """Check each named topic."""
+    yield from _each(deployment.topics, "--topics", _topic)
+
+
+def subscriptions_check(deployment: Deployment) -> Iterator[Finding]:
+    """Check each named subscription, and which messages it receives."""
+    yield from _each(deployment.subscriptions, "--subscriptions", _subscription)
+
+
+def check_paths(subscriptions: Sequence[str], topics: Sequence[str]) -> None:
+    """Raise ConfigError for a malformed path."""
+    for paths, pattern, kind in ((subscriptions, SUBSCRIPTION, "subscription"), (topics, TOPIC, "topic")):
+        for path in paths:
+            if not pattern.fullmatch(path):
+                raise ConfigError(f"{kind} {path!r}: expected projects/PROJECT/{kind}s/NAME")
+
+
+def _each(paths: Sequence[str], option: str, check: Callable[[str], Finding]) -> Iterator[Finding]:
+    if not paths:
+        yield skipped(f"none is named: give {option} to check them")
+        return
+    check_pubsub(paths[0], QueueError)
+    for path in paths:
+        yield check(path)
+
+
+def _topic(path: str) -> Finding:
+    _, project, _, name = path.split("/")
+    with closing(Topic(path)) as topic:
+        create = f"gcloud pubsub topics create {name} --project {project}"
+        return _found(path, topic.client, {"topic": path}, create, (PUBLISH, "roles/pubsub.publisher"))
+
+
+def _subscription(path: str) -> Finding:
+    _, project, _, name = path.split("/")
+    with closing(Subscription(path)) as subscription:
+        create = f"gcloud pubsub subscriptions create {name} --project {project} --topic TOPIC"
+        request, needed = {"subscription": path}, (CONSUME, "roles/pubsub.subscriber")
+        return _found(path, subscription.client, request, create, needed)
+
+
+def _found(path: str, client: Any, request: dict[str, str], create: str, needed: tuple[str, str]) -> Finding:
+    """Look at a topic or a subscription, and whether its permission is granted."""
+    from google.api_core.exceptions import GoogleAPIError, NotFound, PermissionDenied
+    from google.auth.exceptions import GoogleAuthError
+
+    permission, role = needed
+    grant = f"grant {role} on {path} to the account that needs it"
+    get = client.get_topic if "topic" in request else client.get_subscription
+    described = ""
+    try:
+        described = _described(get(request=request, timeout=TIMEOUT_S, retry=None))
+    except NotFound:
+        return problem(f"{path} is missing", create)
+    except PermissionDenied:  # whether it may be used is another permission
+        described = "its description may not be read"
+    except (GoogleAPIError, GoogleAuthError) as error:
+        return problem(f"{path}: {' '.join(str(error).split())}", "check network, project and credentials")
+    if DELETED in described:
+        return problem(
+            f"{path}: its topic is deleted, so that it receives nothing", f"delete it, then: {create}"
+        )
+    allowed = _allowed(client, path, permission)
+    if allowed is None:
+        return ok(f"{path}: {described}; permissions cannot be checked here")
+    if not allowed:
+        return problem(f"{path}: this account lacks {permission}", grant)
+    return ok(f"{path}: {described}; this account has {permission}")
+
+
+def _described(found: Any) -> str:
+    if not hasattr(found, "ack_deadline_seconds"):
+        return "exists"
+    wanted = f", of messages with {found.filter}" if found.filter else ""
+    return f"reads {found.topic}{wanted}"
+
+
+def _allowed(client: Any, path: str, permission: str) -> bool | None:
+    """Whether this account has a permission; None where that cannot be asked, as of the emulator."""
+    from google.api_core.exceptions import GoogleAPIError, MethodNotImplemented, PermissionDenied
+
+    request = {"resource": path, "permissions": [permission]}
+    try:
+        return permission in client.test_iam_permissions(request=request, timeout=TIMEOUT_S).permissions
+    except PermissionDenied:
+        return False
+    except (MethodNotImplemented, GoogleAPIError):
+        return None

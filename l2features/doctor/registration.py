@@ -1,0 +1,66 @@
+"""The registration of a graph with CAVE's auth service, and the token of cloud-volume for a host."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlsplit
+
+from ..core.errors import ConfigError, L2FeaturesError
+from ..graph.graphene import cloudpath
+
+TIMEOUT_S = (10.0, 30.0)
+SERVICE = "pychunkedgraph"
+"""The service of which a data set's permissions are those of its graph's table."""
+
+
+class RegistrationError(L2FeaturesError):
+    """The auth service cannot be reached, or refused."""
+
+
+def token_of(host: str) -> str | None:
+    """Return cloud-volume's token for a host; None without any. Raises ConfigError for a malformed file."""
+    from cloudvolume.secrets import cave_credentials
+
+    try:
+        return cave_credentials(host).get("token") or None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f'the token for {host} cannot be read: expected {{"token": "…"}}: {error}'
+        ) from error
+
+
+def server_of(cv_path: str) -> str:
+    """Return the address of the server of a ``graphene://`` path; "" for another path.
+
+    >>> server_of("graphene://middleauth+https://host/segmentation/table/minnie")
+    'https://host'
+    """
+    parts = urlsplit(cloudpath(cv_path).removeprefix("graphene://"))
+    return f"{parts.scheme}://{parts.netloc}" if cv_path.startswith("graphene://") else ""
+
+
+def register(url: str, table: str, dataset: str, token: str, service: str = SERVICE) -> str:
+    """Register a graph's table with a data set of permissions; returns the address that was called.
+
+    Raises RegistrationError that names any status but success.
+
+    Args:
+        url: of the server, such as ``https://host``.
+        table: the graph's table, of which permissions are asked.
+        dataset: the data set of the auth service to which it belongs.
+        token: of a user who may register tables.
+    """
+    import requests
+
+    parts = (quote(part, safe="") for part in (service, table, dataset))
+    address = "{}/sticky_auth/api/v1/service/{}/table/{}/dataset/{}".format(url.rstrip("/"), *parts)
+    headers = {"Authorization": f"Bearer {token}"}
+    try:
+        answer = requests.post(address, headers=headers, timeout=TIMEOUT_S, allow_redirects=False)
+    except requests.RequestException as error:
+        raise RegistrationError(f"POST {address}: {type(error).__name__}: {error}") from error
+    if not 200 <= answer.status_code < 300:
+        said = " ".join(answer.text.split())[:200]
+        raise RegistrationError(
+            f"POST {address}: HTTP {answer.status_code} {answer.reason}{f': {said}' if said else ''}"
+        )
+    return address

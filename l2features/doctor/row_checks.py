@@ -1,0 +1,143 @@
+"""Checks of a table's rows: their ids, and a sample of nodes that are recomputed."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import numpy as np
+
+from ..core.geometry import Chunk
+from ..core.ids import L2, Ids, as_ids
+from ..core.rows import Rows
+from ..core.schema import SIZE
+from ..ingest.node_features import NodeFeatures, NodeSource
+from .deployment import Deployment, layer_range
+from .findings import Finding, ok, problem, skipped, warning
+from .row_causes import BORDERS, differing
+
+NODES_OF_A_CHUNK = 60
+"""Rows of a chunk that are recomputed: a graph's server lists the supervoxels of so few one by one."""
+MOST_SHOWN = 3
+UNKNOWN = "of nodes that the graph does not have"
+
+
+def ids_check(deployment: Deployment) -> Iterator[Finding]:
+    """Look for rows that are no L2 nodes, which PCGL2Cache wrote."""
+    below, _ = layer_range(L2)
+    some = deployment.store.first_ids(0, MOST_SHOWN)
+    some = some[some < np.uint64(below)]
+    if len(some) and some[0] == 0:
+        yield warning(
+            "the table has a row 0, in which PCGL2Cache merged supervoxels without a parent",
+            "none is needed: l2features neither writes nor reads it",
+        )
+    if len(some := some[some > 0]):
+        yield problem(
+            f"the table has rows of ids below layer 2, such as {_shown(some)}: PCGL2Cache stored supervoxels "
+            "whose L2 node the graph's server did not know",
+            "delete them (cbt deleterow), then: l2features audit --repair",
+        )
+    if not len(deployment.node_ids):
+        yield warning("the table has no row of an L2 node", "l2features ingest computes them")
+    elif not len(some):
+        yield ok(f"{len(deployment.node_ids)} sampled rows have ids of layer 2")
+
+
+def bits_check(deployment: Deployment) -> Iterator[Finding]:
+    """Compare the bits of the graph's ids with the ids of rows, and with the table's geometry.
+
+    By wrong bits, ids lie outside the grid, or have larger numbers than a chunk has voxels.
+    """
+    geometry, table, ids = deployment.geometry, deployment.store.geometry(), deployment.node_ids
+    layout = geometry.layout
+    bits = f"{layout.layer_bits} bits for the layer and {layout.spatial_bits[L2]} per axis for the chunk"
+    wrong_graph = "name the graph that the rows were made of in the data sets file, or use another table"
+    own = table.layout.spatial_bits.get(L2) if table else layout.spatial_bits[L2]
+    if own != layout.spatial_bits[L2]:
+        yield problem(f"the graph's ids have {bits}, the table's {own}", wrong_graph)
+        return
+    fits = np.ones(len(ids), dtype=bool)
+    if len(ids):
+        fits = geometry.in_grid(layout.chunk_coordinates(ids))
+        fits &= layout.segments(ids) <= np.uint64(math.prod(geometry.chunk_size))
+    if not fits.all():
+        yield problem(
+            f"the graph's ids have {bits}: by these, {np.count_nonzero(~fits)} of {len(ids)} sampled rows "
+            f"are of no chunk of its grid of {'x'.join(map(str, geometry.grid))}: {_shown(ids[~fits])}",
+            wrong_graph,
+        )
+    else:
+        yield ok(f"the graph's ids have {bits}; all {len(ids)} sampled rows lie in its grid")
+
+
+def rows_check(deployment: Deployment) -> Iterator[Finding]:
+    """Recompute sampled rows, and name the causes of those that differ."""
+    if not deployment.chunks:
+        yield skipped("no chunk is sampled")
+        return
+    nodes = NodeSource(deployment.dataset, deployment.geometry)
+    wrong: dict[str, list[Ids]] = defaultdict(list)
+    total, chunks, unsure = 0, 0, ""
+    try:
+        for chunk_id in deployment.sampled_chunks():
+            (xyz,) = deployment.geometry.layout.chunk_coordinates(as_ids([chunk_id])).tolist()
+            chunk = Chunk(*xyz)
+            stored = _suspects(
+                deployment.store.scan_chunk(chunk_id, deployment.geometry.layout.last_id(chunk_id))
+            )
+            deployment.say(f"computing {len(stored)} nodes of chunk {chunk}")
+            result = nodes.compute(chunk, stored.ids)
+            unsure = unsure or result.unsure_why
+            total, chunks = total + len(stored) - len(result.unsure), chunks + 1
+            for cause, ids in _compared(deployment, nodes, chunk, stored, result).items():
+                wrong[cause].append(ids)
+    finally:
+        nodes.close()
+    if unsure:
+        yield warning(
+            f"some nodes could not be recomputed: {unsure}", "complete the files of the segmentation"
+        )
+    for cause, parts in wrong.items():
+        ids = np.concatenate(parts)
+        yield problem(f"{len(ids)} of {total} sampled rows are wrong: {cause}: {_shown(ids)}", _fix(cause))
+    if not wrong:
+        yield ok(f"{total} sampled rows of {chunks} chunks equal their recomputation")
+
+
+def _compared(
+    deployment: Deployment, nodes: NodeSource, chunk: Chunk, stored: Rows, result: NodeFeatures
+) -> dict[str, Ids]:
+    """The wrong rows of a chunk by cause."""
+    rows = stored.take(np.flatnonzero(np.isin(stored.ids, result.features["label"])))
+    found = differing(rows, result.features, np.zeros(len(rows), bool))
+    if found and deployment.dataset.has_graph:
+        valid = nodes.graph.nodes(deployment.geometry, chunk, datetime.now(UTC))
+        found = differing(rows, result.features, ~np.isin(rows.ids, valid))
+    unknown = as_ids([*result.unknown.tolist(), *result.errors])
+    return found | ({UNKNOWN: unknown} if len(unknown) else {})
+
+
+def _suspects(rows: Rows) -> Rows:
+    """Some rows of a chunk: without distance, not computed and large ones first, then any."""
+    features = rows.features
+    suspect = rows.not_computed | (rows.found & (features["max_dt_nm"] == 0))
+    chance = np.random.default_rng(0).permutation(len(rows))
+    large = np.zeros(len(rows), dtype=bool)
+    large[np.argsort(features[SIZE], kind="stable")[::-1][: NODES_OF_A_CHUNK // 4]] = True
+    order = np.lexsort((chance, ~large, ~suspect))
+    return rows.take(np.sort(order[:NODES_OF_A_CHUNK]))
+
+
+def _fix(cause: str) -> str:
+    if cause == UNKNOWN:
+        return "l2features audit counts them (superfluous); check that the table is that of this graph"
+    if cause == BORDERS:
+        return "publish their ids as missing ids to an updater with --recompute"
+    return "l2features ingest --recompute computes every row of the table's time again"
+
+
+def _shown(ids: Ids) -> str:
+    return " ".join(map(str, ids[:MOST_SHOWN].tolist())) + (" …" if len(ids) > MOST_SHOWN else "")
