@@ -23,88 +23,16 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from l2features import kernel
-from l2features.audit.chunk_audit import Audit, prepare_audit
-from l2features.audit.summary import (
-    AuditSummary,
-    give_up,
-    open_audit,
-    read_run,
-    save_audit,
-    settle,
-    summary_text,
-)
-from l2features.config.datasets import load_dataset
+from l2features.audit.chunk_audit import Audit
+from l2features.audit.summary import read_run
 from l2features.core.errors import StoreError
-from l2features.local.pool import ChunkJob
-from l2features.store.bigtable import decoded
+from l2features.jobs.audit_run import STOPPED, add_options, audit_locally, plan, report
 
 from . import command
-from .command import EXIT_FAILED, EXIT_STOPPED, LOCAL
+from .command import LOCAL
 from .dataflow import labels, table_job_name
-from .options import add_switch
-
-STOPPED = "stopped: the audit is of a part only, and is not kept"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the job's own options, beside Beam's."""
-    command.add_data_options(parser)
-    parser.add_argument(
-        "--timestamp",
-        help='expect the nodes that are valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; '
-        "default: all nodes that ever existed",
-    )
-    add_switch(parser, "--repair", "compute the features of missing nodes and write them")
-
 
 parse = partial(command.parse, "audit", __doc__, add_options)
-
-
-def plan(args: argparse.Namespace) -> Audit:
-    """Return the audit that the options describe. Raises L2FeaturesError before any chunk is read."""
-    dataset = load_dataset(args.dataset, args.config)
-    return prepare_audit(dataset, args.timestamp, args.repair, partial(command.choose_box, args))
-
-
-def report(summary: AuditSummary) -> int:
-    """Print what an audit found; returns the exit status."""
-    print(summary_text(summary))
-    for what, reason in summary.problems.items():
-        print(f"error: {what}: {reason}", file=sys.stderr)
-    return 0 if summary.complete else EXIT_FAILED
-
-
-def local_job(audit: Audit) -> ChunkJob[AuditSummary]:
-    """Return the audit as a job of a local run."""
-
-    def warm_up() -> None:
-        decoded.warm_up()
-        if audit.repair:
-            kernel.warm_up()
-
-    return ChunkJob(
-        box=audit.box,
-        open_store=audit.open_store,
-        pending=lambda _, first, last: audit.chunks(first, last),
-        warm_up=warm_up,
-        open_worker=partial(open_audit, audit),
-        give_up=partial(give_up, audit),
-    )
-
-
-def audit_locally(audit: Audit, args: argparse.Namespace, run: str) -> int:
-    """Audit on this machine; returns the exit status."""
-    summary = AuditSummary()
-    progress = command.run_local(local_job(audit), args, summary.add)
-    if progress.stopped:
-        print(summary_text(summary))
-        print(STOPPED, file=sys.stderr)
-        return EXIT_STOPPED
-    with closing(audit.open_store()) as store:
-        summary = settle(store, audit, summary)
-        save_audit(store, audit, summary, run)
-    return report(summary)
 
 
 def audit_on(args: argparse.Namespace, audit: Audit, flags: list[str], run: str) -> int:

@@ -1,4 +1,4 @@
-"""What the commands of the jobs share: options, runners, and exit statuses.
+"""What the commands of the jobs share: options and runners.
 
 Apache Beam is imported only where it is used: a worker of a local run imports the command's module.
 """
@@ -7,39 +7,26 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import re
-import select
-import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
-from l2features.core.chunks import ChunkBox, centre_box, parse_box, whole_box
-from l2features.core.errors import ConfigError, L2FeaturesError
-from l2features.core.geometry import Triple
-from l2features.local.pool import ChunkJob, LocalRun, Progress
-from l2features.local.processes import heeded
+from l2features.core.errors import ConfigError
+from l2features.jobs import job_command
+from l2features.jobs.job_command import show_levels
+from l2features.jobs.job_options import add_switch, check_numbers
 
 from .dataflow import dataflow_flags, is_dataflow
-from .options import CONFIG_HELP, add_switch, beam_flags, pipeline_options
+from .options import beam_flags, pipeline_options
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 LOCAL = "local"
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 _WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 """The step that Beam adds to the message of an error."""
-R = TypeVar("R")
-
-
-class StillRunning(L2FeaturesError):
-    """The command was stopped; its job on Dataflow continues."""
 
 
 def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -51,23 +38,6 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         epilog="Beam's options (--runner, --project, --region, --temp_location, …) are taken as well.",
         allow_abbrev=False,
     )
-
-
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the data set, the chunks and the number of processes."""
-    add_dataset_options(parser)
-    which = parser.add_mutually_exclusive_group()
-    add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
-    which.add_argument("--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this part of the grid")
-
-
-def add_dataset_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the data set and the number of processes."""
-    parser.add_argument(
-        "--dataset", required=True, help="name of the data set in the data sets file (required)"
-    )
-    parser.add_argument("--config", help=CONFIG_HELP)
-    parser.add_argument("--workers", type=int, help="worker processes of a local run; default: one per core")
 
 
 def parse(
@@ -82,7 +52,7 @@ def parse(
     ``problem`` returns what is wrong with the job's own options and Beam's flags, or "".
     """
     # Set the form of log lines before Beam sets its own when it reads options.
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    show_levels()
     parser = new_parser(name, description)
     add_options(parser)
     parser.add_argument(
@@ -98,35 +68,11 @@ def parse(
             f"--detach, --wait=false: runner {args.runner} ends with this command; "
             "expected --runner=DataflowRunner"
         )
-    for option in ("attempts", "workers", "version", "segments", "shard_size", "cell_nodes"):
-        if (number := getattr(args, option, None)) is not None and number < 1:
-            parser.error(f"--{option} {number}: expected 1 or more")
+    check_numbers(parser, args)
     flags = beam_flags(parser, rest)
     if text := problem(args, rest):
         parser.error(text)
     return args, flags
-
-
-def choose_box(args: argparse.Namespace, grid: Triple) -> ChunkBox:
-    """Return the part of a grid that the options name."""
-    if args.test:
-        return centre_box(grid)
-    return parse_box(args.chunks, grid) if args.chunks is not None else whole_box(grid)
-
-
-def run_local(
-    job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object], starting: str = "starting"
-) -> Progress:
-    """Run on this machine with a progress bar; ``add`` receives the result of each chunk."""
-    run = LocalRun(job, args.workers or len(os.sched_getaffinity(0)), add)
-    with logging_redirect_tqdm(), tqdm(total=len(job.box), unit="chunk") as bar:
-        bar.set_description(f"{args.dataset} ({starting})")
-
-        def advance(chunks: int) -> None:
-            bar.set_description(args.dataset, refresh=False)
-            bar.update(chunks)
-
-        return run.run(advance)
 
 
 def waiting(args: argparse.Namespace) -> bool | None:
@@ -196,35 +142,5 @@ def _counters(result: Any) -> dict[str, int]:
     return dict(total)
 
 
-def exit_status(run: Callable[[], int], stopped: str) -> int:
-    """Run a command; returns its exit status: 1 for an error, 2 for a wrong option, 130 if it was stopped."""
-    for number in heeded(signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    try:
-        status = run()
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        if not _nobody_reads():
-            raise
-        return EXIT_FAILED
-    except StillRunning as error:
-        print(error, file=sys.stderr)
-        return EXIT_STOPPED
-    except L2FeaturesError as error:
-        print(f"error: {_WHILE_RUNNING.sub('', str(error))}", file=sys.stderr)
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
-    except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
-        return EXIT_STOPPED
-
-
-def _nobody_reads() -> bool:
-    """Return whether standard output is a closed pipe; then nothing more is printed."""
-    reader = select.poll()
-    reader.register(sys.stdout.fileno(), 0)
-    if not any(event & select.POLLERR for _, event in reader.poll(0)):
-        return False
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    return True
+exit_status = partial(job_command.exit_status, shown=partial(_WHILE_RUNNING.sub, ""))
+"""Run a command, whose errors are shown without Beam's step; returns its exit status."""

@@ -13,8 +13,8 @@ from google.api_core.exceptions import GoogleAPIError
 from google.auth.exceptions import GoogleAuthError
 
 from l2features.core.errors import L2FeaturesError
+from l2features.jobs.job_command import StillRunning
 
-from .command import StillRunning
 from .portable import reason
 
 _ID = re.compile(r"\bwith id: (\S+?)\.(?:\s|$)")

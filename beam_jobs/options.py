@@ -1,49 +1,16 @@
-"""Options of the jobs: as flags of a command, and as ``name=value``, the only form a template passes."""
+"""Beam's options, of which some are boolean in ways of their own."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from l2features.config.datasets import CONFIG_VARIABLE
+from l2features.jobs.job_options import actions, boolean
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
-
-CONFIG_HELP = f"data sets file (YAML), a path or gs://…; default: ${CONFIG_VARIABLE}"
-_BOOLEANS = {"true": True, "false": False}
-
-
-class Arguments(Protocol):
-    """A parser, or a group of its arguments."""
-
-    def add_argument(self, *flags: str, **kwargs: Any) -> argparse.Action: ...
-
-
-def boolean(text: str) -> bool:
-    """Return the value of ``true`` or ``false``."""
-    try:
-        return _BOOLEANS[text.lower()]
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}") from None
-
-
-def add_switch(parser: Arguments, flag: str, what: str) -> None:
-    """Add an option that is off unless given: ``--flag``, or ``--flag=true``.
-
-    A flag with dashes is also accepted with underscores, which is how a template passes it.
-    """
-    spellings = dict.fromkeys((flag, "--" + flag.removeprefix("--").replace("-", "_")))
-    parser.add_argument(
-        *spellings, nargs="?", const=True, default=False, type=boolean, metavar="true|false", help=what
-    )
-
-
-def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Return the arguments of a parser, for which argparse has no public name."""
-    return parser._actions
 
 
 class Switch(NamedTuple):

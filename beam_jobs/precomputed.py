@@ -22,6 +22,9 @@ from typing import Any
 
 from l2features.config.datasets import load_dataset
 from l2features.core.errors import VersionError
+from l2features.jobs.job_command import EXIT_STOPPED, run_local
+from l2features.jobs.job_options import add_dataset_options
+from l2features.jobs.materialize_run import STOPPED, output_url
 from l2features.local.numbered_job import numbered_job
 from l2features.local.pool import ChunkJob
 from l2features.local.worker import report_progress
@@ -39,14 +42,13 @@ from l2features.pictures.static_finish import StaticManifest, finish, finished_b
 from l2features.versions.leftovers import WORK
 
 from . import command
-from .command import EXIT_STOPPED, LOCAL
+from .command import LOCAL
 from .dataflow import labels, table_job_name
-from .materialize import STOPPED, output_url
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the job's own options, beside Beam's."""
-    command.add_dataset_options(parser)
+    add_dataset_options(parser)
     parser.add_argument("--version", type=int, required=True, help="number of the version (required)")
     parser.add_argument(
         "--output", required=True, help="folder of the export: a path, file:///… or gs://… (required)"
@@ -118,7 +120,7 @@ def export_locally(run: StaticExport, args: argparse.Namespace) -> int:
         work = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="l2features-")))
         files = RowFiles(work, run.row_layers)
         for job in (scan_job(run, files, units), write_job(run, files, units)) if run.parts else ():
-            if command.run_local(job, args, lambda _: None).stopped:
+            if run_local(job, args, lambda _: None).stopped:
                 print(STOPPED, file=sys.stderr)
                 return EXIT_STOPPED
         return report(finish(run, [_done(run, part) for part in range(run.parts)]), run)

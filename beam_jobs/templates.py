@@ -27,12 +27,13 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from l2features.config.datasets import DATASET_NAME
 from l2features.core.errors import ConfigError
 from l2features.core.times import TIME_PATTERN
+from l2features.jobs import audit_run, ingest_run, materialize_run
+from l2features.jobs.job_options import actions, boolean
 from l2features.pubsub.topic import PROJECT
 from l2features.versions.materialization import TODAY
 
-from . import audit, command, ingest, materialize, precomputed, update
+from . import command, precomputed, update
 from .dataflow import DEFAULTS
-from .options import actions, boolean
 
 FOLDER = Path("templates")
 MACHINE_TYPE = "n2-standard-4"
@@ -111,17 +112,17 @@ class Template:
 TEMPLATES = {
     "ingest": Template(
         "Compute the features of every level-2 node of a segmentation, and store them.",
-        ingest.add_options,
+        ingest_run.add_options,
         max_workers=100,
     ),
     "audit": Template(
         "Check that every level-2 node of the graph has its row in the store; repair what is missing.",
-        audit.add_options,
+        audit_run.add_options,
         max_workers=20,
     ),
     "materialize": Template(
         "Make a version: all valid nodes with their roots and features at a time, as Parquet files.",
-        materialize.add_options,
+        materialize_run.add_options,
         max_workers=100,
     ),
     "precomputed": Template(

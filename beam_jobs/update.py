@@ -23,10 +23,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from l2features import kernel as features
 from l2features.config.datasets import read_datasets
 from l2features.config.reach import check_pubsub
 from l2features.core.errors import ConfigError
+from l2features.jobs.job_command import EXIT_FAILED, compile_kernel
+from l2features.jobs.job_options import CONFIG_HELP, add_switch
 from l2features.local.updater_run import Supervisor
 from l2features.messages.outcomes import Fate, Verdict
 from l2features.pubsub.dead_letters import open_dead_letters
@@ -39,9 +40,8 @@ from l2features.updates.opened import read_geometries
 from l2features.updates.updater import Update
 
 from . import command
-from .command import EXIT_FAILED
 from .dataflow import is_dataflow, labels, update_job_name
-from .options import CONFIG_HELP, add_switch, booleans_of
+from .options import booleans_of
 
 # Apache Beam is imported only where it is used, as the worker processes import this module.
 ALWAYS_ON = ("streaming", "enable_streaming_engine")
@@ -106,7 +106,7 @@ def replay(args: argparse.Namespace, flags: list[str]) -> int:
     files = find_messages(Path(args.messages))
     if args.dead_letters:
         _check_topic(args.dead_letters)
-    features.warm_up()
+    compile_kernel()
     letters = args.dead_letters or ""
     counts: dict[str, int] | None
     if args.runner == command.LOCAL:
@@ -133,7 +133,7 @@ def stream(args: argparse.Namespace) -> int:
     with closing(open_dead_letters(args.dead_letters)) as letters:
         letters.check()
     logging.getLogger("l2features.local").setLevel(logging.INFO)
-    features.warm_up()
+    compile_kernel()
     decoded.warm_up()
     n_workers = args.workers or len(os.sched_getaffinity(0))
     attempts = args.attempts or STREAM_ATTEMPTS

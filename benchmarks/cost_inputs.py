@@ -23,7 +23,6 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from beam_jobs.ingest import local_job
 from l2features.config.datasets import load_dataset
 from l2features.core.chunks import whole_box
 from l2features.core.geometry import Chunk, Triple
@@ -33,6 +32,7 @@ from l2features.graph.base import map_supervoxels
 from l2features.ingest.chunk_results import STEPS
 from l2features.ingest.compute import ChunkFeatures, ChunkSource
 from l2features.ingest.steps import Ingest, save_chunk
+from l2features.jobs.ingest_run import local_job
 from l2features.kernel import SegmentedChunk, warm_up
 from l2features.local.pool import LocalRun
 from l2features.store.base import Store, open_store

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from beam_jobs.ingest import local_job
 from l2features.config.datasets import load_dataset
 from l2features.ingest.chunk_results import STEPS, Summary
 from l2features.ingest.steps import prepare
+from l2features.jobs.ingest_run import local_job
 from l2features.local.pool import LocalRun
 from l2features.local.sample.segmentation_files import NAME, Sample, make_sample
 

@@ -11,11 +11,13 @@ from .. import __version__
 from ..core.errors import ConfigError, L2FeaturesError
 from ..core.extras import naming_extras
 from .chunk_command import chunk
+from .datasets_command import completion, datasets
 from .dead_letters_command import deadletters
 from .doctor_command import doctor, register
 from .export_command import export
 from .get_command import get
 from .index_command import index
+from .job_commands import audit, ingest, materialize
 from .neuron_command import neuron
 from .neurons_command import neurons
 from .options import EXIT_FAILED, EXIT_USAGE
@@ -49,7 +51,7 @@ def main() -> None:
     Try everything at once with Google's emulators, or step by step:
       l2features up
       l2features sample sample
-      python -m beam_jobs.ingest --config sample/datasets.yml --dataset sample --create
+      l2features ingest sample --config sample/datasets.yml --create
       l2features status sample --config sample/datasets.yml
       l2features serve sample/datasets.yml
     """
@@ -57,10 +59,12 @@ def main() -> None:
 
 
 COMMANDS = (
-    *(sample, sample_edit, up, status, doctor, register),
+    *(sample, sample_edit, up),
+    *(ingest, audit, materialize),
+    *(datasets, status, doctor, register),
     *(get, neuron, neurons, export),
     *(versions, query, view),
-    *(chunk, serve, index, deadletters),
+    *(chunk, serve, index, deadletters, completion),
 )
 for command in COMMANDS:
     main.add_command(command)

@@ -45,14 +45,14 @@ def doctor(
     from ..doctor.queue_checks import check_paths
 
     entry = load_dataset(dataset, config)
-    paths = [[part for part in text.split(",") if part] for text in (subscriptions, topics)]
-    check_paths(*paths)
+    subscribed, published = ([p for p in text.split(",") if p] for text in (subscriptions, topics))
+    check_paths(subscribed, published)
 
     def say(text: str) -> None:
         click.echo(f"{dataset}: {text}", err=True)
 
     findings = []
-    with closing(Deployment(entry, *paths, sample, say)) as deployment:
+    with closing(Deployment(entry, subscribed, published, sample, say)) as deployment:
         for finding in examine(deployment):
             findings.append(finding)
             if not as_json:

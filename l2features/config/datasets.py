@@ -213,19 +213,42 @@ def _read(path: str | os.PathLike[str] | None) -> Datasets:
     return datasets
 
 
+def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
+    """Return the data set of PCGL2Cache's arguments, without a data sets file.
+
+    The graph is the server at ``cv_path`` where that serves ``graph_id``, or else its table in the Bigtable
+    instance of the environment. The store is this instance, or else a file in this folder.
+    Raises ConfigError.
+    """
+    served = cv_path.startswith(f"{SERVED}://") and source_of(cv_path).name_of(cv_path) == graph_id
+    project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
+    if not served and not (project and instance):
+        raise ConfigError(
+            f"graph {graph_id!r} is not that of {cv_path}: expected graphene://https://HOST/segmentation/table/"
+            f"{graph_id}, or ${PROJECT_VARIABLE} and ${INSTANCE_VARIABLE} of its table"
+        )
+    entry = {
+        "cv_path": cv_path,
+        "l2cache_id": cache_id,
+        "graph": SERVED if served else f"bigtable://{project}/{instance}/{graph_id}",
+    }
+    return _dataset(str(Path.cwd() / "datasets.yml"), cache_id, entry)
+
+
 def datasets_of_table(
     datasets: Iterable[Dataset], table_id: str, l2cache_id: str | None = None
 ) -> list[Dataset]:
     """Return the data sets that a message names: those of this name, or whose graph has this table.
 
-    A graph may have several caches; ``l2cache_id`` selects one. The list is empty where nothing matches.
+    A graph may have several caches; ``l2cache_id`` selects one. Of data sets that share a table, the first
+    stands for all. The list is empty where nothing matches.
     """
-    return [
-        d
-        for d in datasets
-        if (table_id == d.name or (d.has_graph and table_id == d.graph_id))
-        and l2cache_id in {None, d.l2cache_id}
-    ]
+    found: dict[tuple[str, str], Dataset] = {}
+    for d in datasets:
+        named = table_id == d.name or (d.has_graph and table_id == d.graph_id)
+        if named and l2cache_id in {None, d.l2cache_id}:
+            found.setdefault((d.store, d.l2cache_id), d)
+    return list(found.values())
 
 
 def server_environment(path: str | os.PathLike[str], bind: str, workers: int, auth: bool) -> dict[str, str]:

@@ -11,7 +11,7 @@ from ..config.reach import check_bigtable
 from ..core.chunks import whole_box
 from ..core.errors import StoreError
 from ..core.times import EXPECTED_TIME
-from ..ingest.steps import shards
+from ..ingest.steps import SHARD_CHUNKS, shards
 from ..store.base import DONE, FAILED
 from .deployment import Deployment
 from .findings import Finding, ok, problem, warning
@@ -85,11 +85,12 @@ def coverage_check(deployment: Deployment) -> Iterator[Finding]:
     step = -(-len(box) // MOST_CHUNKS)
     done = failed = looked = 0
     for first, last in shards(box):
-        if first // 1_000 % step:
+        if first // SHARD_CHUNKS % step:
             continue
         chunk_ids = deployment.geometry.layout.chunk_id_array(box.positions(first, last))
         states = deployment.store.chunk_states(chunk_ids)
-        done, failed = done + np.count_nonzero(states == DONE), failed + np.count_nonzero(states == FAILED)
+        done += int(np.count_nonzero(states == DONE))
+        failed += int(np.count_nonzero(states == FAILED))
         looked += last - first
         if looked % 20_000 == 0:
             deployment.say(f"read the records of {looked} chunks")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .groups import group_features
 from .labels import SegmentedChunk, check_chunk, compute_features
 
-__all__ = ["SegmentedChunk", "check_chunk", "compute_features", "group_features", "warm_up"]
+__all__ = ["WARM_UP_STEPS", "SegmentedChunk", "check_chunk", "compute_features", "group_features", "warm_up"]
 
 
-def warm_up() -> None:
+WARM_UP_STEPS = 13
+"""How often `warm_up` calls ``on_step``."""
+
+
+def warm_up(on_step: Callable[[], object] = lambda: None) -> None:
     """Compile everything, or load it from numba's cache. Run it when an image is built.
+
+    ``on_step`` is called after each step.
 
     The cache is beside the modules, or in ``NUMBA_CACHE_DIR``; if neither is writable, in the user's cache
     directory. It depends on the type of the processor: if an image is built on another type than it runs
@@ -22,4 +30,6 @@ def warm_up() -> None:
         volume[1, 1, 1] = 1
         for resolution in ((1, 1, 1), (10**6, 10**6, 10**6 + 1), (1.5, 1, 1)):
             compute_features(volume, resolution)
+            on_step()
     group_features(SegmentedChunk(volume), {1: [1]}, (1, 1, 1))
+    on_step()

@@ -86,7 +86,8 @@ def test_an_old_table_without_meta(recordings: Recordings, tmp_path: Path) -> No
         TABLE.format(table="l2cache_old", families="0")
         + "warning  meta: the table has no row meta, as older tables of PCGL2Cache: its rows are "
         "served, and the time of its nodes is unknown\n"
-        '         fix: l2features ingest --timestamp "…" writes it, with the time at which the rows were made\n'
+        '         fix: l2features ingest --timestamp "…" writes it, with the time at which the rows were '
+        "made\n"
         "warning  timestamp: unknown, as the table has no meta\n"
         "         fix: give audit and materialize a --timestamp\n"
         + graph_lines(recordings)
@@ -107,9 +108,8 @@ def test_a_wrong_graph(recordings: Recordings, tmp_path: Path) -> None:
         + "problem  bits: the graph's ids have 8 bits for the layer and 2 per axis for the chunk: by these, "
         "32 of 47 sampled rows are of no chunk of its grid of 3x2x2: 144115188142964737 "
         "144115188142964738 144115188142964739 …\n"
-        "         fix: name the graph that the rows were made of in the data sets file, or use another table\n"
-        + (COVERAGE + QUEUES)
-        + "skipped  rows: not run: it needs bits without a problem\n"
+        "         fix: name the graph that the rows were made of in the data sets file, or use another "
+        "table\n" + (COVERAGE + QUEUES) + "skipped  rows: not run: it needs bits without a problem\n"
     )
     assert ran.exit_code == 1
 
@@ -194,7 +194,7 @@ def test_planted_rows(config: Path) -> None:
         store.write(features_of([0, (1 << 56) + 7]))
         ids = rows["label"].tolist()
     ran = run("doctor", "sample", "--config", config, "--sample", 12)
-    total = int(ran.stdout.splitlines()[-2].split()[3])
+    total = int(ran.stdout.splitlines()[-2].split()[4])
     assert ran.stdout.splitlines()[-6:] == [
         line
         for cause in (

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.ingest import parse, plan
+from beam_jobs.ingest import parse
+from l2features.jobs.ingest_run import plan
 from tests.support.features import COARSE, cubes
 from tests.support.ingest_jobs import open_sample
 from tests.support.jobs import dataset_file, run_ingest

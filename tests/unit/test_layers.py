@@ -29,6 +29,7 @@ FLOORS = (
     ("audit", "neurons", "updates"),
     ("overview", "pictures", "versions", "doctor"),
     ("client", "local"),
+    ("jobs",),
     ("cli",),
     ("testing",),
 )

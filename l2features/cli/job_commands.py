@@ -1,0 +1,134 @@
+"""``l2features ingest``, ``audit`` and ``materialize``: the jobs on this machine, without Apache Beam."""
+
+from __future__ import annotations
+
+import argparse
+from functools import cache, partial
+from importlib import import_module
+from typing import Any
+
+import click
+
+from ..config.datasets import Dataset, dataset_of_graph
+from ..core.errors import ConfigError
+
+INGEST = """Compute the features of every L2 node of a data set, and store them. See docs/ingest.md.
+
+Worker processes share the chunks. The same command continues a run that was stopped. As in PCGL2Cache,
+CACHE_ID GRAPH_ID CV_PATH TIMESTAMP take the place of DATASET and a data sets file.
+
+\b
+Example:
+  l2features ingest sample --config sample/datasets.yml --create
+  l2features ingest minnie --create --timestamp "2026-11-21 00:27:44"
+  l2features ingest l2cache_minnie minnie graphene://https://host/segmentation/table/minnie \\
+      "2026-11-21 00:27:44" --create --test
+"""
+AUDIT = """Check that every L2 node of the graph has its row; compute missing ones. See docs/audit.md.
+
+\b
+Example:
+  l2features audit minnie --timestamp "2026-11-21 00:27:44"
+  l2features audit minnie --repair
+"""
+MATERIALIZE = """Freeze a data set at a time as Parquet files of nodes, roots, features. See docs/versions.md.
+
+\b
+Example:
+  l2features materialize minnie --timestamp 2026-11-21T00:27:44.368Z --output versions
+"""
+
+
+class JobCommand(click.Command):
+    """A command with the options of a job, which are those of ``python -m beam_jobs.NAME``.
+
+    They are made when they are first needed, as this imports the job.
+    """
+
+    def __init__(self, name: str, text: str, most_words: int = 1) -> None:
+        super().__init__(name, help=text, callback=self._run, options_metavar="[OPTIONS]")
+        self.most_words = most_words
+
+    @property
+    def module(self) -> Any:
+        return import_module(f"..jobs.{self.name}_run", __package__)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        if not self.params:
+            shown = "[DATASET]" if self.most_words == 1 else "[DATASET | CACHE_ID GRAPH_ID CV_PATH TIMESTAMP]"
+            self.params = [click.Argument(["words"], nargs=-1, metavar=shown)]
+            self.params += [_option(action) for action in _actions(self)]
+            self.params.append(click.Option(["--runner"], hidden=True))
+        return super().get_params(ctx)
+
+    def _run(self, words: tuple[str, ...], runner: str | None, **values: Any) -> None:
+        from ..jobs.job_command import exit_status, show_levels
+        from ..jobs.job_options import check_numbers
+
+        if runner not in (None, "local"):
+            raise ConfigError(
+                f"--runner {runner}: l2features {self.name} runs on this machine; for a Beam runner: "
+                f"python -m beam_jobs.{self.name}"
+            )
+        parser, dataset = _parser(self), None
+        if len(words) == 4 == self.most_words:
+            dataset = _old_form(words, values)
+        elif len(words) > 1:
+            raise ConfigError(
+                f"{' '.join(words)!r}: expected {self.get_params(click.get_current_context())[0].metavar}"
+            )
+        elif words:
+            values["dataset"] = words[0]
+        args = parser.parse_args([f"--{name}={value}" for name, value in values.items() if value is not None])
+        check_numbers(parser, args)
+        show_levels()
+        raise SystemExit(exit_status(partial(self.module.run, args, dataset), self.module.STOPPED))
+
+
+def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
+    """The data set of PCGL2Cache's arguments; the others of ``values`` are completed."""
+    cache_id, graph_id, cv_path, timestamp = words
+    for name in ("dataset", "config", "timestamp"):
+        if values[name] is not None:
+            raise ConfigError(f"--{name}: not taken beside CACHE_ID GRAPH_ID CV_PATH TIMESTAMP")
+    dataset = dataset_of_graph(cache_id, graph_id, cv_path)
+    values.update(dataset=cache_id, timestamp=timestamp)
+    click.echo(
+        f"as an entry of a data sets file, for other commands: {cache_id}: {{cv_path: {cv_path}, "
+        f"l2cache_id: {cache_id}, graph: {dataset.graph}, store: {dataset.store}}}",
+        err=True,
+    )
+    return dataset
+
+
+@cache
+def _parser(command: JobCommand) -> argparse.ArgumentParser:
+    """The job's own parser, which checks values and which options go together."""
+    parser = argparse.ArgumentParser(prog=f"l2features {command.name}", add_help=False, allow_abbrev=False)
+    command.module.add_options(parser)
+    return parser
+
+
+def _actions(command: JobCommand) -> list[argparse.Action]:
+    from ..jobs.job_options import actions
+
+    return actions(_parser(command))
+
+
+def _option(action: argparse.Action) -> click.Option:
+    """The click option of an argparse action: its flags, its help, and whether it needs a value."""
+    text = (action.help or "") % {"default": action.default}
+    switch = action.nargs == "?"
+    return click.Option(
+        [action.dest, *action.option_strings],
+        help=f"{text[:1].upper()}{text[1:]}.".replace(" (required).", "."),
+        metavar=None if action.choices else "" if switch else str(action.metavar or action.dest.upper()),
+        type=click.Choice([str(choice) for choice in action.choices]) if action.choices else str,
+        is_flag=False,
+        flag_value="true" if switch else None,
+    )
+
+
+ingest = JobCommand("ingest", INGEST, most_words=4)
+audit = JobCommand("audit", AUDIT)
+materialize = JobCommand("materialize", MATERIALIZE)

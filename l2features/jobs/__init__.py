@@ -1,0 +1,1 @@
+"""Jobs of one machine: their options, and what the commands of each do."""

@@ -1,0 +1,80 @@
+"""Audit on this machine: its options, its run and its report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import uuid
+from contextlib import closing
+from functools import partial
+
+from ..audit.chunk_audit import Audit, prepare_audit
+from ..audit.summary import AuditSummary, give_up, open_audit, save_audit, settle, summary_text
+from ..config.datasets import Dataset, load_dataset
+from ..local.pool import ChunkJob
+from .job_command import EXIT_FAILED, EXIT_STOPPED, compile_decoder, compile_kernel, run_local
+from .job_options import add_data_options, add_switch, choose_box
+
+STOPPED = "stopped: the audit is of a part only, and is not kept"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the job's own options, beside Beam's."""
+    add_data_options(parser)
+    parser.add_argument(
+        "--timestamp",
+        help='expect the nodes that are valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; '
+        "default: all nodes that ever existed",
+    )
+    add_switch(parser, "--repair", "compute the features of missing nodes and write them")
+
+
+def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Audit:
+    """Return the audit that the options describe. Raises L2FeaturesError before any chunk is read."""
+    dataset = dataset or load_dataset(args.dataset, args.config)
+    return prepare_audit(dataset, args.timestamp, args.repair, partial(choose_box, args))
+
+
+def report(summary: AuditSummary) -> int:
+    """Print what an audit found; returns the exit status."""
+    print(summary_text(summary))
+    for what, reason in summary.problems.items():
+        print(f"error: {what}: {reason}", file=sys.stderr)
+    return 0 if summary.complete else EXIT_FAILED
+
+
+def local_job(audit: Audit) -> ChunkJob[AuditSummary]:
+    """Return the audit as a job of a local run."""
+
+    def warm_up() -> None:
+        compile_decoder(audit.dataset)
+        if audit.repair:
+            compile_kernel()
+
+    return ChunkJob(
+        box=audit.box,
+        open_store=audit.open_store,
+        pending=lambda _, first, last: audit.chunks(first, last),
+        warm_up=warm_up,
+        open_worker=partial(open_audit, audit),
+        give_up=partial(give_up, audit),
+    )
+
+
+def audit_locally(audit: Audit, args: argparse.Namespace, run: str) -> int:
+    """Audit on this machine; returns the exit status."""
+    summary = AuditSummary()
+    progress = run_local(local_job(audit), args, summary.add)
+    if progress.stopped:
+        print(summary_text(summary))
+        print(STOPPED, file=sys.stderr)
+        return EXIT_STOPPED
+    with closing(audit.open_store()) as store:
+        summary = settle(store, audit, summary)
+        save_audit(store, audit, summary, run)
+    return report(summary)
+
+
+def run(args: argparse.Namespace, dataset: Dataset | None = None) -> int:
+    """Audit what the options describe; returns the exit status. Raises L2FeaturesError."""
+    return audit_locally(plan(args, dataset), args, uuid.uuid4().hex)

@@ -1,0 +1,147 @@
+"""Batch ingest on this machine: its options, its run and its report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from ..config.datasets import Dataset, load_dataset
+from ..core.chunks import FileCounts
+from ..core.errors import ConfigError
+from ..core.saturation import saturated_text
+from ..ingest.chunk_results import Summary, give_up, open_ingest
+from ..ingest.found import nothing_found, nothing_found_text
+from ..ingest.rates import record_start
+from ..ingest.steps import Ingest, prepare
+from ..local.pool import ChunkJob, Progress
+from ..store.rewrites import end_rewrites
+from .job_command import EXIT_FAILED, EXIT_STOPPED, compile_kernel, run_local
+from .job_options import add_data_options, add_switch, choose_box
+
+STORE, BIGTABLEIO = "store", "bigtableio"
+SINKS = (STORE, BIGTABLEIO)
+AFTERWARDS = "then --retry-missing computes these chunks again; --allow-empty accepts an empty segmentation"
+STOPPED = "stopped: the same command goes on from here"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the job's own options, beside Beam's."""
+    add_data_options(parser)
+    parser.add_argument(
+        "--timestamp",
+        help='time at which the graph is read, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; required to create '
+        "a table, unless the data set has no graph; later runs read it from the table",
+    )
+    add_switch(parser, "--create", "create the table if it is missing")
+    add_switch(parser, "--recompute", "compute chunks again that are done")
+    add_switch(parser, "--retry-missing", "compute chunks again that are done with missing or empty files")
+    add_switch(parser, "--allow-empty", "exit with 0 even if no file of the segmentation was found")
+    parser.add_argument(
+        "--sink",
+        choices=SINKS,
+        default=STORE,
+        help="store (default): rows and a record of each chunk. bigtableio: rows only, on a Beam runner by "
+        "Beam's own connector; without records, no chunk can be skipped afterwards",
+    )
+
+
+def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Ingest:
+    """Return the ingest that the options describe, by default of the data set that they name.
+
+    Raises L2FeaturesError before anything is computed.
+    """
+    dataset = dataset or load_dataset(args.dataset, args.config)
+    if args.sink == BIGTABLEIO and not dataset.store.startswith("bigtable://"):
+        raise ConfigError(f"sink {args.sink}: the data set's store is {dataset.store}, expected bigtable://…")
+    ingest = prepare(dataset, args.timestamp, args.create, partial(choose_box, args))
+    return replace(ingest, recompute=args.recompute, retry_missing=args.retry_missing)
+
+
+def report(summary: Summary, progress: Progress) -> int:
+    """Print what a run did; returns the exit status."""
+    before = f" ({progress.done_before} were done before)" if progress.done_before else ""
+    print(
+        f"{summary.done} of {progress.total} chunks done{before}: {summary.nodes} nodes, "
+        f"{summary.orphans} supervoxels without a parent, {summary.n_failed} chunks failed"
+    )
+    if summary.files.expected:
+        print(f"files: {summary.files}")
+    if summary.saturated:
+        print(f"saturated: {saturated_text(summary.saturated)}")
+    for chunk, reason in summary.failed.items():
+        print(f"error: chunk {chunk} failed: {reason}", file=sys.stderr)
+    if summary.n_failed > len(summary.failed):
+        print(f"error: and {summary.n_failed - len(summary.failed)} chunks more", file=sys.stderr)
+    if progress.stopped:
+        print(STOPPED, file=sys.stderr)
+        return EXIT_STOPPED
+    return EXIT_FAILED if summary.n_failed else 0
+
+
+def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_before: int) -> int:
+    """Report a box in which no file was found; returns the exit status.
+
+    Args:
+        read: the files of the chunks that this run computed.
+        done_before: how many chunks it skipped.
+    """
+    if read.read:
+        return 0
+    files = read if read.expected and not done_before else None
+    if args.sink == STORE:
+        with closing(ingest.open_store()) as store:
+            files = nothing_found(store, ingest.geometry, ingest.box)
+    if files is None:
+        return 0
+    text = nothing_found_text(ingest.dataset, ingest.geometry, files)
+    if args.allow_empty:
+        print(f"warning: {text}", file=sys.stderr)
+        return 0
+    print(f"error: {text}; {AFTERWARDS}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def local_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
+    """Return the ingest as a job of a local run."""
+    return ChunkJob(
+        box=ingest.box,
+        open_store=ingest.open_store,
+        pending=ingest.pending,
+        warm_up=compile_kernel,
+        open_worker=partial(open_ingest, ingest, recorded),
+        give_up=partial(give_up, ingest.geometry),
+    )
+
+
+def begin(ingest: Ingest, started: datetime) -> None:
+    """Record when a run started."""
+    with closing(ingest.open_store()) as store:
+        record_start(store, started)
+
+
+def end_window(ingest: Ingest) -> None:
+    """End the window in which rows may be replaced."""
+    with closing(ingest.open_store()) as store:
+        end_rewrites(store)
+
+
+def ingest_locally(ingest: Ingest, args: argparse.Namespace) -> int:
+    """Ingest on this machine; returns the exit status."""
+    summary = Summary()
+    progress = run_local(local_job(ingest, args.sink == STORE), args, summary.add)
+    if summary.done or summary.n_failed:
+        end_window(ingest)
+    return report(summary, progress) or judge(ingest, args, summary.files, progress.done_before)
+
+
+def run(args: argparse.Namespace, dataset: Dataset | None = None) -> int:
+    """Ingest what the options describe; returns the exit status. Raises L2FeaturesError."""
+    started = datetime.now(UTC)
+    ingest = plan(args, dataset)
+    begin(ingest, started)
+    return ingest_locally(ingest, args)

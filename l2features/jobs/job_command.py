@@ -1,0 +1,103 @@
+"""What the commands of local jobs share: progress, compilation, and exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ..config.datasets import Dataset
+from ..core.errors import ConfigError, L2FeaturesError
+from ..local.pool import ChunkJob, LocalRun, Progress
+from ..local.processes import heeded
+
+EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+COMPILING_S = 1.0
+"""Loading compiled kernels takes less; compilation shows its progress after it."""
+R = TypeVar("R")
+
+
+class StillRunning(L2FeaturesError):
+    """The command was stopped; its job continues elsewhere."""
+
+
+def show_levels() -> None:
+    """Set the form of log lines; warnings and errors are shown."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+def run_local(
+    job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object], starting: str = "starting"
+) -> Progress:
+    """Run on this machine with a progress bar; ``add`` receives the result of each chunk."""
+    run = LocalRun(job, args.workers or len(os.sched_getaffinity(0)), add)
+    with logging_redirect_tqdm(), tqdm(total=len(job.box), unit="chunk") as bar:
+        bar.set_description(f"{args.dataset} ({starting})")
+
+        def advance(chunks: int) -> None:
+            bar.set_description(args.dataset, refresh=False)
+            bar.update(chunks)
+
+        return run.run(advance)
+
+
+def compile_kernel() -> None:
+    """Compile the kernel, or load it. A first compilation takes half a minute and shows its progress."""
+    from .. import kernel
+
+    with tqdm(total=kernel.WARM_UP_STEPS, unit="step", delay=COMPILING_S, leave=False) as bar:
+        bar.set_description("compiling the kernel, the first time only", refresh=False)
+        kernel.warm_up(bar.update)
+
+
+def compile_decoder(dataset: Dataset) -> None:
+    """Compile the decoder of Bigtable's rows, or load it, where the data set has such a table."""
+    if any(url.startswith("bigtable://") for url in (dataset.store, dataset.graph_url)):
+        from ..store.bigtable import decoded
+
+        decoded.warm_up()
+
+
+def exit_status(run: Callable[[], int], stopped: str, shown: Callable[[str], str] = str) -> int:
+    """Run a command; returns its exit status: 1 for an error, 2 for a wrong option, 130 if it was stopped.
+
+    ``shown`` shortens the message of an error.
+    """
+    for number in heeded(signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        status = run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return EXIT_FAILED
+    except StillRunning as error:
+        print(error, file=sys.stderr)
+        return EXIT_STOPPED
+    except L2FeaturesError as error:
+        print(f"error: {shown(str(error))}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return EXIT_STOPPED
+
+
+def _nobody_reads() -> bool:
+    """Return whether standard output is a closed pipe; then nothing more is printed."""
+    reader = select.poll()
+    reader.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in reader.poll(0)):
+        return False
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return True

@@ -1,0 +1,74 @@
+"""Options of the jobs: as flags of a command, and as ``name=value``, the only form a template passes."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Protocol
+
+from ..config.datasets import CONFIG_VARIABLE
+from ..core.chunks import ChunkBox, centre_box, parse_box, whole_box
+from ..core.geometry import Triple
+
+CONFIG_HELP = f"data sets file (YAML), a path or gs://…; default: ${CONFIG_VARIABLE}"
+_BOOLEANS = {"true": True, "false": False}
+
+
+class Arguments(Protocol):
+    """A parser, or a group of its arguments."""
+
+    def add_argument(self, *flags: str, **kwargs: Any) -> argparse.Action: ...
+
+
+def boolean(text: str) -> bool:
+    """Return the value of ``true`` or ``false``."""
+    try:
+        return _BOOLEANS[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}") from None
+
+
+def add_switch(parser: Arguments, flag: str, what: str) -> None:
+    """Add an option that is off unless given: ``--flag``, or ``--flag=true``.
+
+    A flag with dashes is also accepted with underscores, which is how a template passes it.
+    """
+    spellings = dict.fromkeys((flag, "--" + flag.removeprefix("--").replace("-", "_")))
+    parser.add_argument(
+        *spellings, nargs="?", const=True, default=False, type=boolean, metavar="true|false", help=what
+    )
+
+
+def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Return the arguments of a parser, for which argparse has no public name."""
+    return parser._actions
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the data set, the chunks and the number of processes."""
+    add_dataset_options(parser)
+    which = parser.add_mutually_exclusive_group()
+    add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
+    which.add_argument("--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this part of the grid")
+
+
+def add_dataset_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the data set and the number of processes."""
+    parser.add_argument(
+        "--dataset", required=True, help="name of the data set in the data sets file (required)"
+    )
+    parser.add_argument("--config", help=CONFIG_HELP)
+    parser.add_argument("--workers", type=int, help="worker processes of a local run; default: one per core")
+
+
+def check_numbers(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with status 2 for a number below 1."""
+    for option in ("attempts", "workers", "version", "segments", "shard_size", "cell_nodes"):
+        if (number := getattr(args, option, None)) is not None and number < 1:
+            parser.error(f"--{option} {number}: expected 1 or more")
+
+
+def choose_box(args: argparse.Namespace, grid: Triple) -> ChunkBox:
+    """Return the part of a grid that the options name."""
+    if args.test:
+        return centre_box(grid)
+    return parse_box(args.chunks, grid) if args.chunks is not None else whole_box(grid)
