@@ -17,6 +17,7 @@ COMPUTE = [
     "edt>=3.1",
     "google-cloud-storage>=3",
     "numba==0.68.1",  # docs/decisions/simd.md: vectors and cache locators use its internals
+    "pebble>=5.2",
     "scikit-learn>=1.4",
     "threadpoolctl>=3",
 ]
@@ -35,7 +36,6 @@ JOBS = [
     *PUBSUB,
     *DELTA,
     "apache-beam[gcp]>=2.77,<2.78",
-    "pebble>=5.2",
 ]
 API = [
     *COMPUTE,

@@ -43,6 +43,7 @@ def doctor(
     from ..doctor.examination import examine
     from ..doctor.findings import Status
     from ..doctor.queue_checks import check_paths
+    from ..jobs.job_command import compile_kernel
 
     entry = load_dataset(dataset, config)
     subscribed, published = ([p for p in text.split(",") if p] for text in (subscriptions, topics))
@@ -52,7 +53,7 @@ def doctor(
         click.echo(f"{dataset}: {text}", err=True)
 
     findings = []
-    with closing(Deployment(entry, subscribed, published, sample, say)) as deployment:
+    with closing(Deployment(entry, subscribed, published, sample, say, compile_kernel)) as deployment:
         for finding in examine(deployment):
             findings.append(finding)
             if not as_json:

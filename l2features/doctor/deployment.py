@@ -29,6 +29,7 @@ class Deployment:
         subscriptions, topics: paths of Pub/Sub resources to check.
         chunks: how many chunks have rows recomputed.
         say: receives a line before what takes long.
+        compile: compiles the kernel before rows are recomputed.
     """
 
     dataset: Dataset
@@ -36,6 +37,7 @@ class Deployment:
     topics: Sequence[str] = ()
     chunks: int = 4
     say: Callable[[str], object] = lambda text: None
+    compile: Callable[[], object] = lambda: None
     _open: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:

@@ -78,6 +78,7 @@ def rows_check(deployment: Deployment) -> Iterator[Finding]:
     if not deployment.chunks:
         yield skipped("no chunk is sampled")
         return
+    deployment.compile()
     nodes = NodeSource(deployment.dataset, deployment.geometry)
     wrong: dict[str, list[Ids]] = defaultdict(list)
     total, chunks, unsure = 0, 0, ""

@@ -142,7 +142,7 @@ def test_from_a_sample_to_its_features(installed: Installed, undisturbed: Path) 
     installed.run("l2features", "sample", "sample", "--grid", "3,2,2", "--chunk-size", "32,32,16")
     config = "sample/datasets.yml"
     data = ["--config", config, "--dataset", "sample", "--workers", "1"]
-    ingested = installed.run("python", "-m", "beam_jobs.ingest", *data, "--create")
+    ingested = installed.run("l2features", "ingest", *data, "--create")
     assert ingested.startswith("12 of 12 chunks done: ")
     assert table_bytes(installed.folder / config) == table_bytes(undisturbed)
     assert "12/12 chunks done" in installed.run("l2features", "status", "sample", "--config", config)

@@ -163,6 +163,7 @@ def test_commands_that_need_no_extra(
     [
         ("sample made", "compute"),
         ("chunk sample 1,1,1 --config {config}", "compute"),
+        ("ingest sample --config {config}", "compute"),
         ("neuron sample {root} --config {config}", "skeletons"),
         ("sample made --graph bigtable://project/instance/table", "bigtable"),
         ("serve {config}", "api"),

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from api.app import create_app
 
+from api.app import create_app
 from api.config import Settings
 from l2features.config.datasets import datasets_of_table, load_datasets
 from l2features.testing.small_table import DATASET, node_ids, small_table
