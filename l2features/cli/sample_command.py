@@ -78,7 +78,7 @@ def _ingest_command(directory: Path, has_graph: bool) -> str:
 
     config = shlex.quote(str(directory.resolve() / "datasets.yml"))
     time = f' --timestamp "{TIMESTAMP}"' if has_graph else ""
-    return f"python -m beam_jobs.ingest --config {config} --dataset {NAME} --create{time}"
+    return f"l2features ingest {NAME} --config {config} --create{time}"
 
 
 @click.command()

@@ -13,7 +13,7 @@ from .queue_checks import subscriptions_check, topics_check
 from .row_checks import bits_check, ids_check, rows_check
 from .table_checks import coverage_check, meta_check, table_check, timestamp_check
 
-RETRY = "run this command again; if it fails in the same way, the message names what to correct"
+RETRY = "run this command again; if the error stays, check addresses, network and credentials"
 
 
 class Check(NamedTuple):

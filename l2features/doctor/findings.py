@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from ..core.errors import L2FeaturesError, TableNotFound
+from ..core.errors import ConfigError, L2FeaturesError, TableNotFound
 from ..core.transient import is_refused
 
 
@@ -51,6 +51,8 @@ def problem_of(error: L2FeaturesError, fix: str, role: str = "") -> Finding:
     """Return the problem that an error is; ``role`` is what an account needs whose access is refused."""
     if role and is_refused(error):
         fix = f"grant {role} to the account of this command (gcloud auth application-default login)"
+    elif isinstance(error, ConfigError):
+        fix = "correct the data sets file as the message says"
     elif isinstance(error, TableNotFound):
         fix = "correct store and l2cache_id in the data sets file; l2features ingest --create makes a table"
     return problem(" ".join(str(error).split()), fix)

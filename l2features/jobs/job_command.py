@@ -8,8 +8,10 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -53,9 +55,29 @@ def compile_kernel() -> None:
     """Compile the kernel, or load it. A first compilation takes half a minute and shows its progress."""
     from .. import kernel
 
-    with tqdm(total=kernel.WARM_UP_STEPS, unit="step", delay=COMPILING_S, leave=False) as bar:
+    with tqdm(total=kernel.WARM_UP_STEPS, unit="step", delay=COMPILING_S, leave=False) as bar, _ticking(bar):
         bar.set_description("compiling the kernel, the first time only", refresh=False)
         kernel.warm_up(bar.update)
+
+
+@contextmanager
+def _ticking(bar: tqdm[Any]) -> Iterator[None]:
+    """Show a bar after `COMPILING_S`, and on a terminal again each time: its first step is the longest."""
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(COMPILING_S):
+            bar.refresh()
+            if not sys.stderr.isatty():
+                return
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def compile_decoder(dataset: Dataset) -> None:

@@ -130,10 +130,7 @@ def table_problem(dataset: Dataset) -> str | None:
         with closing(open_store(dataset.store, dataset.l2cache_id, deadline_s=STORE_S)) as store:
             store.ping()
     except TableNotFound:
-        return (
-            f"{where} is not in {dataset.store}: "
-            f"python -m beam_jobs.ingest --dataset {dataset.name} --create makes it"
-        )
+        return f"{where} is not in {dataset.store}: l2features ingest {dataset.name} --create makes it"
     except L2FeaturesError as error:
         return f"{where}: {error}"
     return None

@@ -40,5 +40,5 @@ def read_chunk(
         return ChunkRows(rows, note="" if len(rows) else f"{where} is done and has no nodes in the table")
     if len(rows):
         return ChunkRows(rows, note=f"{where} has no record of an ingest: these may not be all of its nodes")
-    again = f"python -m beam_jobs.ingest --dataset {dataset.name}"
+    again = f"l2features ingest {dataset.name}"
     return ChunkRows(rows, f"{where} is not ingested: {again} computes it")

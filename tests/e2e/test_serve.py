@@ -181,7 +181,7 @@ def test_a_missing_table_is_named_and_no_node_is_invented(undisturbed: Path, tmp
     assert table_problem(present) is None
     assert table_problem(missing) == (
         f"data set 'sample': table l2cache_sample is not in {missing.store}: "
-        "python -m beam_jobs.ingest --dataset sample --create makes it"
+        "l2features ingest sample --create makes it"
     )
     assert some_node([missing]) is None
     assert "curl" not in greeting("http://h:1", "/l2cache", [missing], auth=False, found=None)

@@ -53,7 +53,7 @@ def test_help_names_every_command() -> None:
     result = run("--help")
     assert all(f"\n  {command} " in result.output for command in COMMANDS)
     assert set(COMMANDS) == set(main.commands)
-    assert "beam_jobs.ingest --config sample/datasets.yml --dataset sample --create" in result.output
+    assert "l2features ingest sample --config sample/datasets.yml --create" in result.output
     assert run("--version").output.startswith("l2features, version ")
 
 

@@ -128,8 +128,7 @@ def test_get_segments(config: Path) -> None:
 # ------------------------------------------------------------------ why there are no rows
 FAILED_TEXT = "error: chunk 2,1,1 of data set 'sample' failed: cannot read it\n"
 ABSENT_TEXT = (
-    "error: chunk 0,0,0 of data set 'sample' is not ingested: "
-    "python -m beam_jobs.ingest --dataset sample computes it\n"
+    "error: chunk 0,0,0 of data set 'sample' is not ingested: l2features ingest sample computes it\n"
 )
 
 

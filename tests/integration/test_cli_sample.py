@@ -16,10 +16,7 @@ def test_sample_makes_a_data_set_that_works(tmp_path: Path) -> None:
     result = run("sample", folder, "--grid", "2,1,1", "--chunk-size", "16,16,8")
     assert result.exit_code == 0
     config = folder / "datasets.yml"
-    assert (
-        f"wrote {config}\nnext: python -m beam_jobs.ingest --config {config} --dataset sample --create"
-        in result.output
-    )
+    assert f"wrote {config}\nnext: l2features ingest sample --config {config} --create" in result.output
     dataset = load_dataset("sample", config)
     geometry = read_geometry(dataset)
     assert (geometry.grid, geometry.chunk_size, geometry.voxel_size) == ((2, 1, 1), (16, 16, 8), (28, 12, 6))
