@@ -36,13 +36,11 @@ def show_levels() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
-def run_local(
-    job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object], starting: str = "starting"
-) -> Progress:
+def run_local(job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object]) -> Progress:
     """Run on this machine with a progress bar; ``add`` receives the result of each chunk."""
     run = LocalRun(job, args.workers or len(os.sched_getaffinity(0)), add)
     with logging_redirect_tqdm(), tqdm(total=len(job.box), unit="chunk") as bar:
-        bar.set_description(f"{args.dataset} ({starting})")
+        bar.set_description(f"{args.dataset} (starting)")
 
         def advance(chunks: int) -> None:
             bar.set_description(args.dataset, refresh=False)

@@ -92,7 +92,6 @@ def output_url(text: str) -> str:
     return text if "://" in text else str(Path(text).resolve())
 
 
-# ------------------------------------------------------------------ on this machine
 def scan_job(run: Materialization, spill: Spill) -> ChunkJob[Any]:
     """Return the first part of a local run: read the units, and keep the rows of each in a file."""
     worker = partial(spill.open_worker, run.units)

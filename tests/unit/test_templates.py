@@ -20,6 +20,7 @@ from beam_jobs.dataflow import DEFAULTS, labels
 from beam_jobs.templates import TEMPLATES, as_text, metadata
 from beam_jobs.update_dataflow import HANGS_MIN
 from l2features.core.errors import ConfigError
+from l2features.jobs import ingest_run
 from tests.support.jobs import ROOT
 
 JOBS = sorted(TEMPLATES)
@@ -71,7 +72,7 @@ def test_the_files_hold_what_the_options_say(job: str) -> None:
 
 def test_an_option_without_metadata_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def more(parser: argparse.ArgumentParser) -> None:
-        ingest.add_options(parser)
+        ingest_run.add_options(parser)
         parser.add_argument("--more", help="what nobody described")
 
     monkeypatch.setitem(TEMPLATES, "ingest", replace(TEMPLATES["ingest"], add_options=more))
