@@ -36,6 +36,13 @@ COMMANDS = [
     "versions",
     "query",
     "view",
+    "ingest",
+    "audit",
+    "materialize",
+    "datasets",
+    "doctor",
+    "register",
+    "completion",
 ]
 __all__ = ["config"]
 

@@ -240,7 +240,7 @@ def test_one_that_finishes_first_keeps_its_manifest(
         firsts.append(finish(other, done))
         return finish(run, done)
 
-    monkeypatch.setattr("beam_jobs.materialize.finish", overtaken)
+    monkeypatch.setattr("l2features.jobs.materialize_run.finish", overtaken)
     done = run_materialize(v2, tmp_path, T0)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         1,
