@@ -32,18 +32,22 @@ class Finding(NamedTuple):
 
 
 def ok(text: str) -> Finding:
+    """Return a finding that needs nothing."""
     return Finding(Status.OK, text)
 
 
 def warning(text: str, fix: str) -> Finding:
+    """Return a finding that may need something."""
     return Finding(Status.WARNING, text, fix)
 
 
 def problem(text: str, fix: str) -> Finding:
+    """Return a finding that must be corrected."""
     return Finding(Status.PROBLEM, text, fix)
 
 
 def skipped(text: str) -> Finding:
+    """Return why a check does not run."""
     return Finding(Status.SKIPPED, text)
 
 

@@ -56,7 +56,7 @@ def _topic(path: str) -> Finding:
     _, project, _, name = path.split("/")
     with closing(Topic(path)) as topic:
         create = f"gcloud pubsub topics create {name} --project {project}"
-        return _found(path, topic.client, {"topic": path}, create, (PUBLISH, "roles/pubsub.publisher"))
+        return look_at(path, topic.client, {"topic": path}, create, (PUBLISH, "roles/pubsub.publisher"))
 
 
 def _subscription(path: str) -> Finding:
@@ -64,10 +64,10 @@ def _subscription(path: str) -> Finding:
     with closing(Subscription(path)) as subscription:
         create = f"gcloud pubsub subscriptions create {name} --project {project} --topic TOPIC"
         request, needed = {"subscription": path}, (CONSUME, "roles/pubsub.subscriber")
-        return _found(path, subscription.client, request, create, needed)
+        return look_at(path, subscription.client, request, create, needed)
 
 
-def _found(path: str, client: Any, request: dict[str, str], create: str, needed: tuple[str, str]) -> Finding:
+def look_at(path: str, client: Any, request: dict[str, str], create: str, needed: tuple[str, str]) -> Finding:
     """Look at a topic or a subscription, and whether its permission is granted."""
     from google.api_core.exceptions import GoogleAPIError, NotFound, PermissionDenied
     from google.auth.exceptions import GoogleAuthError

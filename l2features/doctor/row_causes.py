@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -78,5 +80,5 @@ def _saturated(computed: np.ndarray, name: str) -> Mask:
     return full.reshape(len(computed), -1).any(axis=1)
 
 
-def _any(masks: object) -> Mask:
-    return np.logical_or.reduce(list(masks))  # type: ignore[call-overload, no-any-return]
+def _any(masks: Iterable[Mask]) -> Mask:
+    return np.asarray(np.logical_or.reduce(list(masks)))
