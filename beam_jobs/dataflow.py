@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import re
 from collections.abc import Sequence
@@ -25,6 +26,15 @@ _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 def is_dataflow(runner: str) -> bool:
     """Return whether Beam maps a runner's name to Dataflow."""
     return runner.lower().removesuffix("runner") == "dataflow"
+
+
+def output_problem(args: argparse.Namespace, _: Sequence[str]) -> str:
+    """Return what is wrong with ``--output``, "" for nothing: workers of Dataflow share no folder."""
+    if is_dataflow(args.runner) and not args.output.startswith("gs://"):
+        return (
+            f"--output {args.output}: no folder that the workers of Dataflow share: expected gs://bucket/path"
+        )
+    return ""
 
 
 def dataflow_flags(runner: str, flags: Sequence[str]) -> list[str]:

@@ -28,9 +28,9 @@ from l2features.versions.materialization import Materialization
 
 from . import command
 from .command import LOCAL
-from .dataflow import labels, table_job_name
+from .dataflow import labels, output_problem, table_job_name
 
-parse = partial(command.parse, "materialize", __doc__, add_options)
+parse = partial(command.parse, "materialize", __doc__, add_options, problem=output_problem)
 
 
 def materialize_on(run: Materialization, args: argparse.Namespace, flags: list[str]) -> int:

@@ -43,7 +43,7 @@ from l2features.versions.leftovers import WORK
 
 from . import command
 from .command import LOCAL
-from .dataflow import labels, table_job_name
+from .dataflow import labels, output_problem, table_job_name
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-parse = partial(command.parse, "precomputed", __doc__, add_options)
+parse = partial(command.parse, "precomputed", __doc__, add_options, problem=output_problem)
 
 
 def plan(args: argparse.Namespace) -> StaticExport:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from l2features.testing.storage_emulator import storage_emulator
+from l2features.versions import buckets
 from tests.support.dataflow_launch import FLAGS, NO_FREEZE
 from tests.support.dockerfile import (
     SITE,
@@ -35,7 +37,7 @@ OPTIONS = {
     "materialize": [
         "--dataset=sample",
         "--timestamp=2026-11-21T00:27:44Z",
-        "--output={folder}/versions",
+        "--output=gs://versions/sample",
     ],
     "update": [
         "--subscriptions=projects/my-project/subscriptions/edits",
@@ -77,11 +79,12 @@ def test_an_image_launches_its_job(
     variables = {name: below(value, root) for name, value in environment(steps).items()}
     inside = {**os.environ, **variables, "PYTHONPATH": str(site)}
     launcher = [sys.executable, "-c", LAUNCHER, str(site), variables["FLEX_TEMPLATE_PYTHON_PY_FILE"]]
-    options = [option.format(folder=tmp_path) for option in OPTIONS[job]]
-    flags = [f"--config={config}", *options, *FLAGS, NO_FREEZE, "--dry_run=True"]
-    ran = subprocess.run(
-        [*launcher, *flags], cwd=tmp_path, env=inside, capture_output=True, text=True, check=False
-    )
+    flags = [f"--config={config}", *OPTIONS[job], *FLAGS, NO_FREEZE, "--dry_run=True"]
+    with storage_emulator("versions") as host:
+        inside[buckets.EMULATOR] = host
+        ran = subprocess.run(
+            [*launcher, *flags], cwd=tmp_path, env=inside, capture_output=True, text=True, check=False
+        )
     assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
     assert "Traceback" not in ran.stderr
 

@@ -13,6 +13,8 @@ from apache_beam.portability.api import beam_runner_api_pb2 as beam_api
 from apache_beam.runners.pipeline_context import PipelineContext
 
 from beam_jobs import audit, ingest, materialize, update
+from l2features.testing.storage_emulator import storage_emulator
+from l2features.versions import buckets
 from tests.support.dataflow_launch import IMAGE, NO_FREEZE, Launched, launch
 from tests.support.jobs import ROOT, own_copy
 
@@ -21,7 +23,7 @@ JOBS: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
     "audit": (audit.main, ["--dataset=sample", "--repair=true"]),
     "materialize": (
         materialize.main,
-        ["--dataset=sample", "--timestamp=2026-11-21T00:27:44.368Z"],
+        ["--dataset=sample", "--timestamp=2026-11-21T00:27:44.368Z", "--output=gs://versions/sample"],
     ),
     "update": (
         update.main,
@@ -45,13 +47,22 @@ what it holds of messages would be lost; dashboards and alerts name steps as wel
 new names into the file, and say in docs/dataflow.md that the job must be drained and started anew, or be
 updated with --transform-name-mappings."""
 
-pytestmark = pytest.mark.usefixtures("dead_topic")
+pytestmark = pytest.mark.usefixtures("dead_topic", "versions")
 
 
 @pytest.fixture(scope="module")
-def launched(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Launched]]:
+def versions() -> Iterator[None]:
+    """The bucket of versions."""
+    with storage_emulator("versions") as host, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(buckets.EMULATOR, host)
+        yield
+
+
+@pytest.fixture(scope="module")
+def launched(
+    versions: None, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Launched]]:
     config = own_copy(undisturbed, tmp_path_factory.mktemp("launched"))
-    JOBS["materialize"][1].append(f"--output={tmp_path_factory.mktemp('versions')}")
     with pytest.MonkeyPatch.context() as patch:
         yield {
             job: launch(patch, main, [f"--config={config}", *options])

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
-from beam_jobs import audit, ingest, update
+from beam_jobs import audit, ingest, materialize, precomputed, update
 from beam_jobs.dataflow import dataflow_flags
 from beam_jobs.options import Switch, pipeline_options, switches
 from beam_jobs.update_dataflow import streaming_flags
@@ -172,3 +172,14 @@ def test_a_word_that_looks_like_a_mode_is_none() -> None:
     for given in ([], ["--job_name=streaming_mode_exactly_once"], [f"--dataflow_service_options={DEFAULT}"]):
         options = pipeline_options(streaming_flags(given))
         assert options.view_as(GoogleCloudOptions).dataflow_service_options == [DEFAULT]
+
+
+@pytest.mark.parametrize("output", ["versions", "/data/versions", "file:///data/versions"])
+def test_dataflow_has_no_folder_on_this_machine(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--dataset=a", f"--output={output}"]
+    for parse, more in ((materialize.parse, "--timestamp=2026-11-21"), (precomputed.parse, "--version=1")):
+        assert parse([*given, more])[0].output == output
+        with pytest.raises(SystemExit, match="2"):
+            parse([*given, more, "--runner=DataflowRunner"])
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"error: --output {output}: no folder that the workers of Dataflow share" in error
