@@ -7,8 +7,6 @@ import re
 import shlex
 from datetime import UTC, datetime, timedelta
 
-import yaml
-
 from beam_jobs import materialize
 from beam_jobs.templates import metadata
 from l2features.versions.folders import Folder
@@ -34,21 +32,6 @@ def test_the_cron_line() -> None:
     assert CRON.fullmatch(times)
     assert "%" not in line  # cron would end the command there
     check_options(shlex.split(command)[3:])
-
-
-def test_the_cron_job_of_kubernetes() -> None:
-    found = yaml.safe_load((ROOT / "deploy" / "cronjob-materialize.yaml").read_text())
-    assert (found["apiVersion"], found["kind"]) == ("batch/v1", "CronJob")
-    assert CRON.fullmatch(found["spec"]["schedule"])
-    assert found["spec"]["concurrencyPolicy"] == "Forbid"
-    pod = found["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    assert pod["restartPolicy"] == "OnFailure"
-    (container,) = pod["containers"]
-    module, *options = container["args"]
-    assert module == materialize.__name__
-    assert "command" not in container  # the image's own is python -m
-    assert 'ENTRYPOINT ["python", "-m"]' in (ROOT / "templates" / "Dockerfile").read_text()
-    check_options(options)
 
 
 def test_the_body_for_cloud_scheduler() -> None:
