@@ -18,6 +18,7 @@ COMPUTE = [
     "google-cloud-storage>=3",
     "numba==0.68.1",  # docs/decisions/simd.md: vectors and cache locators use its internals
     "pebble>=5.2",
+    "python-json-logger>=3",
     "scikit-learn>=1.4",
     "threadpoolctl>=3",
 ]
@@ -51,7 +52,6 @@ API = [
     "middle-auth-client>=3.19",
     "prometheus-client>=0.21",
     "pydantic-settings>=2.6",
-    "python-json-logger>=3",
 ]
 
 setup(

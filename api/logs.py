@@ -5,18 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import threading
-from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any
 
 from flask import g, has_request_context
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
-from pythonjsonlogger.json import JsonFormatter
 
-from l2features.core.errors import L2FeaturesError
-from l2features.core.times import iso_text
+from l2features.local.log_lines import JsonLines, log_uncaught
 
 OURS = ("l2features", "gunicorn")
 """Loggers of the chosen level; others only warn."""
@@ -27,26 +22,21 @@ log = logging.getLogger("l2features.api")
 def configure(level: str = "info") -> None:
     """Log to stderr as JSON lines: messages, warnings and uncaught errors."""
     handler = logging.StreamHandler(sys.stderr)
-    names = {"name": "logger", "process": "pid"}
-    formatter = JsonLines(["message", *names], rename_fields=names, json_ensure_ascii=True)
-    handler.setFormatter(formatter)
+    handler.setFormatter(RequestLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     for name in OURS:
         logging.getLogger(name).setLevel(level.upper())
-    logging.captureWarnings(True)
-    sys.excepthook = _uncaught
-    threading.excepthook = _uncaught_in_thread
+    log_uncaught(log)
 
 
-class JsonLines(JsonFormatter):
-    """A record as a line of JSON: time (UTC), level, message, logger, process and request."""
+class RequestLines(JsonLines):
+    """A line as jobs log it, with the level, the request, and without secrets."""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        log_data["time"] = iso_text(datetime.fromtimestamp(record.created, UTC), "milliseconds")
         log_data["level"] = record.levelname.lower()
         if has_request_context() and "request_id" in g:
             log_data["request_id"] = g.request_id
@@ -77,18 +67,3 @@ class ServerLog(Logger):
 
     def access(self, *_args: Any) -> None:
         """Log nothing."""
-
-
-def _uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        return
-    if issubclass(kind, L2FeaturesError):
-        log.critical("%s", error)
-    else:
-        log.critical("uncaught error", exc_info=(kind, error, traceback))
-
-
-def _uncaught_in_thread(failed: threading.ExceptHookArgs) -> None:
-    error = failed.exc_value or failed.exc_type()
-    fields = {"thread_name": failed.thread.name if failed.thread else None}
-    log.error("uncaught error in a thread", exc_info=error, extra=fields)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from l2features.core.errors import ConfigError
 from l2features.jobs import job_command
-from l2features.jobs.job_command import show_levels
 from l2features.jobs.job_options import add_switch, check_numbers
+from l2features.local import log_lines
 
 from .dataflow import dataflow_flags, is_dataflow
 from .options import beam_flags, pipeline_options
@@ -52,7 +52,7 @@ def parse(
     ``problem`` returns what is wrong with the job's own options and Beam's flags, or "".
     """
     # Set the form of log lines before Beam sets its own when it reads options.
-    show_levels()
+    log_lines.configure()
     parser = new_parser(name, description)
     add_options(parser)
     parser.add_argument(

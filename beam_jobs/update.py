@@ -13,7 +13,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections import Counter
@@ -132,7 +131,6 @@ def stream(args: argparse.Namespace) -> int:
     check_pubsub(subscriptions[0].path, SubscriptionError)
     with closing(open_dead_letters(args.dead_letters)) as letters:
         letters.check()
-    logging.getLogger("l2features.local").setLevel(logging.INFO)
     compile_kernel()
     decoded.warm_up()
     n_workers = args.workers or len(os.sched_getaffinity(0))

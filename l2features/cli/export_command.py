@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tqdm import tqdm
 
 from ..config.datasets import load_dataset
 from ..core.chunks import parse_box, whole_box
 from ..core.errors import ConfigError, StoreError
 from ..core.times import format_time, parse_time
+from ..local.progress import progress_bar
 from .options import config_option
 from .output import check_file, new_file
 
@@ -74,7 +74,7 @@ def export(
             about["roots_at"] = format_time(time)
         nodes = NodeExport(entry, store, geometry, graph, time)
         part = stack.enter_context(new_file(file))
-        bar = stack.enter_context(tqdm(total=len(box), unit="chunk", desc="export", delay=0.5))
+        bar = stack.enter_context(progress_bar(len(box), "chunk", "export", delay=0.5))
         done = nodes.write(
             box, part, {**provenance(entry, store.meta()), "chunks": str(box), **about}, bar.update
         )

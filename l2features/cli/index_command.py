@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 
 import click
-from tqdm import tqdm
 
 from ..config.datasets import load_dataset
 from ..core.errors import ConfigError
+from ..local.progress import progress_bar
 from .options import config_option
 
 
@@ -32,7 +32,7 @@ def index(dataset: str, config: str | None) -> None:
         raise ConfigError(f"data set {dataset!r} needs no index: its graph {entry.graph_url} has the roots")
     with closing(open_table(entry)) as store:
         geometry = table_geometry(entry, store)
-        with tqdm(total=geometry.n_chunks, unit="chunk", desc="index") as bar:
+        with progress_bar(geometry.n_chunks, "chunk", "index") as bar:
             for done in build_index(store, geometry):
                 bar.update(done - bar.n)
     click.echo(f"the segments of {geometry.n_chunks} chunks are indexed")

@@ -62,8 +62,9 @@ class JobCommand(click.Command):
         return super().get_params(ctx)
 
     def _run(self, words: tuple[str, ...], runner: str | None, **values: Any) -> None:
-        from ..jobs.job_command import exit_status, show_levels
+        from ..jobs.job_command import exit_status
         from ..jobs.job_options import check_numbers
+        from ..local import log_lines
 
         if runner not in (None, "local"):
             raise ConfigError(
@@ -81,7 +82,7 @@ class JobCommand(click.Command):
             values["dataset"] = words[0]
         args = parser.parse_args([f"--{name}={value}" for name, value in values.items() if value is not None])
         check_numbers(parser, args)
-        show_levels()
+        log_lines.configure()
         raise SystemExit(exit_status(partial(self.module.run, args, dataset), self.module.STOPPED))
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-from tqdm import tqdm
 
 from ..config.datasets import load_dataset
 from ..core.errors import ConfigError
 from ..core.ids import Ids
+from ..local.progress import progress_bar
 from .options import config_option, json_option, max_nodes_option
 from .output import check_file, new_file
 
@@ -109,7 +109,7 @@ def _write(reader: NeuronReader, roots: Ids, graph: bool, file: Path, about: Map
 
 
 def _parts(roots: Ids) -> Iterator[Ids]:
-    with tqdm(total=len(roots), unit="root", desc="neurons", delay=1) as bar:
+    with progress_bar(len(roots), "root", "neurons", delay=1) as bar:
         for first in range(0, len(roots), BATCH):
             part = roots[first : first + BATCH]
             yield part

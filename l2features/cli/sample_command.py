@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 import numpy as np
-from tqdm import tqdm
 
 from ..config.reach import check_bigtable, check_pubsub
 from ..core.errors import GraphError
 from ..core.geometry import Triple
+from ..local.progress import progress_bar
 from .options import TripleType, config_option, json_option
 
 
@@ -60,7 +60,7 @@ def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None,
         if graph is None:
             return
     else:
-        with tqdm(total=int(np.prod(grid)), unit="chunk", desc="sample", delay=0.01) as bar:
+        with progress_bar(int(np.prod(grid)), "chunk", "sample", delay=0.01) as bar:
             config = make_sample(directory, shape, bar.update)
         click.echo(f"wrote {config}")
     if graph is not None:

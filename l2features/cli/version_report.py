@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from rich.filesize import decimal
 from rich.table import Table
-from tqdm import tqdm
 
 from ..core.times import iso_text
+from ..local.progress import progress_bar
 from ..versions.catalog import VersionSummary
 from ..versions.columns import L2_ID, unsigned
 from ..versions.diff import NodeDifference, node_differences, root_differences
@@ -87,7 +87,7 @@ def compared(
         found.roots_only_b += len(part.only_b)
     if write:
         write(_node_table(NodeDifference(*np.zeros((3, 0), dtype=np.int64))))
-    with tqdm(total=total, unit="node", unit_scale=True, desc="diff", delay=0.5) as bar:
+    with progress_bar(total, "node", "diff", unit_scale=True, delay=0.5) as bar:
         for read, nodes in node_differences(a, b):
             bar.update(read)
             found.nodes_only_a += int((nodes.roots_b == 0).sum())

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from tqdm import tqdm
 
 from ..config.datasets import Dataset, load_dataset
 from ..core.errors import L2FeaturesError
+from ..local.progress import progress_bar
 from .options import EXIT_FAILED, config_option, json_option
 from .output import check_file, new_file
 
@@ -105,7 +105,7 @@ def verify(dataset: str, number: int, files_only: bool, config: str | None, as_j
     reader, found = open_catalog(entry).reader(number), Findings()
     files = [file for layer in reader.manifest.layers for file in layer.files]
     total = sum(file.bytes for file in files)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", delay=0.5) as bar:
+    with progress_bar(total, "B", "verify", unit_scale=True, delay=0.5) as bar:
         verify_files(reader, found, bar.update)
     sampled = 0 if files_only or found.count else _sample(entry, reader, found)
     if as_json:

@@ -18,6 +18,7 @@ EXTRAS = {
         "edt",
         "numba",
         "pebble",
+        "pythonjsonlogger",
         "sklearn",
         "threadpoolctl",
     ),
@@ -29,7 +30,7 @@ EXTRAS = {
     "query": ("duckdb", "polars"),
     "viewer": ("neuroglancer",),
 }
-"""Modules by the extra of setup.py that installs them; a package stands for its modules."""
+"""Modules by the extra of pyproject.toml that installs them; a package stands for its modules."""
 _EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in modules}
 
 

@@ -20,31 +20,31 @@ from ..config.datasets import Dataset
 from ..core.errors import ConfigError, L2FeaturesError
 from ..local.pool import ChunkJob, LocalRun, Progress
 from ..local.processes import heeded
+from ..local.progress import ProgressLines, progress_bar
 
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
-COMPILING_S = 1.0
+COMPILING, COMPILING_S = "compiling the kernel, the first time only", 1.0
 """Loading compiled kernels takes less; compilation shows its progress after it."""
 R = TypeVar("R")
+logger = logging.getLogger(__name__)
 
 
 class StillRunning(L2FeaturesError):
     """The command was stopped; its job continues elsewhere."""
 
 
-def show_levels() -> None:
-    """Set the form of log lines; warnings and errors are shown."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-
-
 def run_local(job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object]) -> Progress:
-    """Run on this machine with a progress bar; ``add`` receives the result of each chunk."""
+    """Run on this machine and show the progress; ``add`` receives the result of each chunk."""
     run = LocalRun(job, args.workers or len(os.sched_getaffinity(0)), add)
-    with logging_redirect_tqdm(), tqdm(total=len(job.box), unit="chunk") as bar:
+    lines = ProgressLines(args.dataset, len(job.box))
+    with logging_redirect_tqdm(), progress_bar(len(job.box), "chunk") as bar:
         bar.set_description(f"{args.dataset} (starting)")
 
         def advance(chunks: int) -> None:
             bar.set_description(args.dataset, refresh=False)
             bar.update(chunks)
+            if bar.disable:
+                lines.advance(chunks)
 
         return run.run(advance)
 
@@ -53,21 +53,22 @@ def compile_kernel() -> None:
     """Compile the kernel, or load it. A first compilation takes half a minute and shows its progress."""
     from .. import kernel
 
-    with tqdm(total=kernel.WARM_UP_STEPS, unit="step", delay=COMPILING_S, leave=False) as bar, _ticking(bar):
-        bar.set_description("compiling the kernel, the first time only", refresh=False)
+    bar = progress_bar(kernel.WARM_UP_STEPS, "step", COMPILING, delay=COMPILING_S, leave=False)
+    with bar, _ticking(bar):
         kernel.warm_up(bar.update)
 
 
 @contextmanager
 def _ticking(bar: tqdm[Any]) -> Iterator[None]:
-    """Show a bar after `COMPILING_S`, and on a terminal again each time: its first step is the longest."""
+    """Show a bar each `COMPILING_S`, as its first step is the longest; a log has one line instead."""
     done = threading.Event()
 
     def tick() -> None:
         while not done.wait(COMPILING_S):
-            bar.refresh()
-            if not sys.stderr.isatty():
+            if bar.disable:
+                logger.info(COMPILING)
                 return
+            bar.refresh()
 
     thread = threading.Thread(target=tick, daemon=True)
     thread.start()

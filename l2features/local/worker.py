@@ -6,7 +6,6 @@ killed while it holds the lock of that pipe stalls all others.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import time
@@ -22,6 +21,7 @@ from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 
 from ..core.errors import L2FeaturesError
+from . import log_lines
 from .processes import STOP_SIGNALS, exit_reason, follow
 
 PICKUP_TIMEOUT_S = 30.0
@@ -146,7 +146,7 @@ _shared: dict[str, Any] = {}
 def _start(parent: int, progress: Any) -> None:
     follow(parent)
     threadpool_limits(1)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    log_lines.configure()
     _shared["progress"] = progress
 
 

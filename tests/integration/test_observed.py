@@ -47,6 +47,7 @@ def test_every_line_is_json_and_says_when_what_and_where(server: Server, node_id
     assert line["pid"] == server.workers[0].pid
     expected = {
         "level": "info",
+        "severity": "INFO",
         "message": "request",
         "method": "POST",
         "route": ROUTE,

@@ -1,0 +1,34 @@
+"""Progress of a command: a bar on a terminal; a log has a line a minute instead."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+LINE_S = 60.0
+"""Seconds between two lines of a log."""
+logger = logging.getLogger(__name__)
+
+
+def progress_bar(total: int, unit: str, description: str | None = None, **more: Any) -> tqdm[Any]:
+    """Return a progress bar, which is hidden where stderr is no terminal; ``more`` are tqdm's options."""
+    return tqdm(total=total, unit=unit, desc=description, disable=None, **more)
+
+
+class ProgressLines:
+    """Logs how many chunks of a data set are done, once a minute."""
+
+    def __init__(self, dataset: str, total: int) -> None:
+        self.dataset, self.total, self.done = dataset, total, 0
+        self._logged = time.monotonic()
+
+    def advance(self, chunks: int) -> None:
+        """Count chunks that are done."""
+        self.done += chunks
+        now = time.monotonic()
+        if now >= self._logged + LINE_S:
+            self._logged = now
+            logger.info("progress: dataset=%s done=%d total=%d", self.dataset, self.done, self.total)
