@@ -30,7 +30,7 @@ from tests.support.dockerfile import (
 from tests.support.jobs import ROOT
 
 pytestmark = pytest.mark.usefixtures("dead_topic")
-DOCKERFILE = "templates/Dockerfile"
+DOCKERFILE, BASE = "templates/Dockerfile", "python:3.11-slim-bookworm"
 OPTIONS = {
     "ingest": ["--dataset=sample", "--recompute=true"],
     "audit": ["--dataset=sample"],
@@ -100,7 +100,7 @@ def test_launcher_and_worker_are_of_one_beam(targets: dict[str, list[Step]]) -> 
     assert bases == [
         "apache/beam_python3.11_sdk:${BEAM_VERSION}",
         "gcr.io/dataflow-templates-base/python311-template-launcher-base:${LAUNCHER_VERSION}",
-        "python:3.11-slim-bookworm",
+        BASE,
     ]
     assert all(step.rest.count("==") for step in steps if "setuptools" in step.rest)
 
@@ -126,6 +126,34 @@ def test_who_runs_in_an_image(targets: dict[str, list[Step]]) -> None:
         assert environment(targets[job])["FLEX_TEMPLATE_PYTHON_PY_FILE"] == "/template/main.py"
         flex = [name for name in environment(targets[job]) if name.startswith("FLEX_")]
         assert flex == ["FLEX_TEMPLATE_PYTHON_PY_FILE"]
+
+
+def test_the_definition_for_apptainer_has_the_same_steps(targets: dict[str, list[Step]]) -> None:
+    """But for users: Apptainer runs as whoever starts it, so that everyone may write to the cache."""
+    steps, text = targets["jobs"], (ROOT / "deploy" / "apptainer" / "jobs.def").read_text()
+    head, *parts = re.split(
+        r"^%(\w+)\n", re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE
+    )
+    sections = {
+        name: [line.strip() for line in body.strip().splitlines()]
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert f"\nFrom: {BASE}\n" in f"\n{head}"
+    copies = [step.rest.split() for step in steps if step.word == "COPY"]
+    assert [line.split() for line in sections["files"]] == [
+        [source, target] for *sources, target in copies for source in sources
+    ]
+    variables = environment(steps)
+    exports = [line.removeprefix("export ").split("=", 1) for line in sections["environment"]]
+    assert dict(exports) == variables
+    commands = [part.strip() for step in steps if step.word == "RUN" for part in step.rest.split("&&")]
+    kept = [re.sub(" -o l2jobs", "", command) for command in commands if "useradd" not in command]
+    first, *others, last_one = sections["post"]
+    assert others == kept
+    assert {*first.split()[1:]} <= {f"{name}={value}" for name, value in variables.items()}
+    assert {pair.partition("=")[0] for pair in first.split()[1:]} == {n for n in variables if "NUMBA" in n}
+    assert last_one == 'chmod -R a+rwX "$NUMBA_CACHE_DIR"'
+    assert sections["runscript"] == ["exec " + " ".join(json.loads(last(steps, "ENTRYPOINT"))) + ' "$@"']
 
 
 def test_the_lock_holds_every_library_that_the_jobs_need() -> None:

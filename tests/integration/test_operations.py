@@ -40,6 +40,7 @@ from tests.support.operations import (
     WRITTEN,
     blocks,
     calls,  # noqa: F401 (fixtures)
+    check_gcloud,
     completions,
     of_program,
     values,
@@ -84,19 +85,9 @@ def test_l2features_takes_its_commands(calls: list[list[str]]) -> None:
 
 
 def test_gcloud_takes_its_commands(calls: list[list[str]]) -> None:
-    """By what the SDK lists for the completion of command lines."""
-    tree = completions()
     found = of_program(calls, "gcloud")
     assert len(found) > 10
-    for words in found:
-        node = tree
-        flags = set(tree["flags"])
-        for word in words:
-            node = node["commands"].get(word, node) if not word.startswith("--") else node
-            flags |= set(node["flags"])
-        given = {word.split("=")[0] for word in words if word.startswith("--")}
-        assert not node["commands"], words
-        assert not given - flags, words
+    check_gcloud(found)
 
 
 def test_named_resources_were_created(calls: list[list[str]]) -> None:

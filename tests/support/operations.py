@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,21 +28,24 @@ print({{"git": "0af1b2c", "date": "{TIME}"}}.get(program, ""))
 """
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", WRITTEN, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = WRITTEN) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     """The words of all commands, as a shell gives them to programs that only write them down."""
-    folder = tmp_path_factory.mktemp("programs")
-    for name in PROGRAMS:
+    return record(tmp_path_factory.mktemp("programs"), "\n".join(blocks("sh")), PROGRAMS)
+
+
+def record(folder: Path, script: str, programs: Sequence[str]) -> list[list[str]]:
+    """Run a script with programs that only write down how they are called; returns the calls."""
+    for name in programs:
         (folder / name).write_text(RECORD)
         (folder / name).chmod(0o755)
     environment = {"PATH": str(folder), "CALLS": str(folder / "calls")}
-    script = "\n".join(blocks("sh"))
     command = ["/bin/bash", "-euc", script]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert not ran.stderr
     return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
@@ -65,3 +69,17 @@ def completions() -> dict[str, Any]:
     exec(compile(file.read_text(), str(file), "exec"), names)
     tree: dict[str, Any] = names["STATIC_COMPLETION_CLI_TREE"]
     return tree
+
+
+def check_gcloud(calls: Sequence[Sequence[str]]) -> None:
+    """gcloud has the commands and their flags, by what the SDK lists for the completion of command lines."""
+    tree = completions()
+    for words in calls:
+        node = tree
+        flags = set(tree["flags"])
+        for word in words:
+            node = node["commands"].get(word, node) if not word.startswith("--") else node
+            flags |= set(node["flags"])
+        given = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert not node["commands"], words
+        assert not given - flags, words
