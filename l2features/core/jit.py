@@ -1,6 +1,6 @@
 """Compilation with numba, and a cache on disk that each package invalidates as a whole.
 
-The cache locators are numba's own classes and not a stable interface: setup.py pins numba.
+The cache locators are numba's own classes and not a stable interface: pyproject.toml pins numba.
 """
 
 from __future__ import annotations

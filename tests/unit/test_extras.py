@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import runpy
+import tomllib
 from importlib.metadata import packages_distributions
-from typing import Any
 
 import click
 import pytest
-import setuptools  # type: ignore[import-untyped]
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -21,15 +19,24 @@ from tests.support.jobs import ROOT
 
 HEAVY = {"apache-beam", "cloud-volume", "google-cloud-bigtable", "numba", "scikit-learn", "scipy"}
 ALL_BUT_TESTS = ("compute", "bigtable", "skeletons", "delta", "jobs", "api", "query", "viewer")
+Extras = dict[str, list[str]]
 
 
-@pytest.fixture
-def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The arguments of setup.py."""
-    arguments: dict[str, Any] = {}
-    monkeypatch.setattr(setuptools, "setup", arguments.update)
-    runpy.run_path(str(ROOT / "setup.py"))
-    return arguments
+@pytest.fixture(scope="module")
+def declared() -> Extras:
+    """Requirements by extra, those of other extras that it names included; those of no extra are ""."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+
+    def lines(extra: str) -> set[str]:
+        found = set()
+        for line in extras[extra]:
+            requirement = Requirement(line)
+            own = requirement.name == project["name"]
+            found |= {inner for name in requirement.extras for inner in lines(name)} if own else {line}
+        return found
+
+    return {"": project["dependencies"], **{extra: sorted(lines(extra)) for extra in extras}}
 
 
 def names_of(requirements: list[str]) -> set[str]:
@@ -37,29 +44,28 @@ def names_of(requirements: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_an_extra_installs_the_modules_that_it_is_named_for(declared: dict[str, Any], extra: str) -> None:
+def test_an_extra_installs_the_modules_that_it_is_named_for(declared: Extras, extra: str) -> None:
     distributions = {**packages_distributions()}
     distributions |= {"google": ["google-cloud-bigtable"], "google.pubsub_v1": ["google-cloud-pubsub"]}
-    listed = names_of(declared["extras_require"][extra]) | {"grpcio"}  # which the bigtable client needs
+    listed = names_of(declared[extra]) | {"grpcio"}  # which the bigtable client needs
     for module in EXTRAS[extra]:
         assert {canonicalize_name(name) for name in distributions[module]} & listed, module
 
 
-def test_without_extras_nothing_heavy_is_installed(declared: dict[str, Any]) -> None:
-    assert not names_of(declared["install_requires"]) & HEAVY
-    assert names_of(declared["extras_require"]["all"]) >= HEAVY
+def test_without_extras_nothing_heavy_is_installed(declared: Extras) -> None:
+    assert not names_of(declared[""]) & HEAVY
+    assert names_of(declared["all"]) >= HEAVY
 
 
-def test_all_has_every_extra_but_the_tests(declared: dict[str, Any]) -> None:
-    extras = declared["extras_require"]
-    assert {*ALL_BUT_TESTS, "all", "test"} == set(extras)
-    assert {line for name in ALL_BUT_TESTS for line in extras[name]} == set(extras["all"])
+def test_all_has_every_extra_but_the_tests(declared: Extras) -> None:
+    assert {"", *ALL_BUT_TESTS, "all", "test"} == set(declared)
+    assert {line for name in ALL_BUT_TESTS for line in declared[name]} == set(declared["all"])
 
 
-def test_the_lock_has_all_extras(declared: dict[str, Any]) -> None:
+def test_the_lock_has_all_extras(declared: Extras) -> None:
     text = (ROOT / "requirements.txt").read_text()
     locked = {canonicalize_name(n): v for n, v in re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)}
-    for line in [*declared["install_requires"], *declared["extras_require"]["all"]]:
+    for line in [*declared[""], *declared["all"]]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), line
 
