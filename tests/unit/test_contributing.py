@@ -1,0 +1,35 @@
+"""The files of contributors: their programs exist, and the workflows run what is run here."""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+from pathlib import Path
+
+import yaml
+
+from tests.support.jobs import ROOT
+
+
+def runs(workflow: str) -> list[str]:
+    """The commands of a workflow."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / workflow).read_text())["jobs"]
+    return [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+
+
+def test_the_workflows_run_what_is_run_here() -> None:
+    assert runs("ci.yml")[-1] == ".ci/run"
+    ci = (ROOT / ".ci" / "run").read_text().replace(".venv/bin/", "")
+    for command in runs("release.yml"):
+        if command.startswith(("npm", "python -m build", "twine check")):
+            assert re.sub(" dist/.*", "", command) in ci, command
+
+
+def test_the_programs_of_hooks_and_commands_exist() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    lines = [*(hook["entry"] for hook in hooks), *(ROOT / "justfile").read_text().splitlines()]
+    named = {name for line in lines for name in re.findall(r"(?:^| )\.venv/bin/([\w-]+)", line)}
+    assert {"ruff", "mypy", "python", "pre-commit", "twine", "l2features"} <= named
+    scripts = Path(sysconfig.get_path("scripts"))
+    assert not [name for name in named if not (scripts / name).exists()]
+    assert all((ROOT / name).exists() for line in lines for name in re.findall(r"\.ci/\w+", line))
