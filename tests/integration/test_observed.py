@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 import requests
-from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 
-from api import metrics
 from api.app import create_app
 from api.config import Settings
 from api.logs import scrubbed
 from api.observe import request_id
 from l2features.core.ids import Ids
-from l2features.testing.server import ROOT, ROUTE, TOKEN, Server, nodes_of
+from l2features.testing.server import ROUTE, TOKEN, Server, nodes_of
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +110,3 @@ def test_metrics_of_an_app_in_this_process(undisturbed: Path, monkeypatch: pytes
     answer = client.get("/metrics")
     assert answer.content_type.startswith("text/plain")
     assert 'l2cache_request_seconds_count{dataset="",route="/live",status="200"}' in answer.text
-
-
-def test_the_metrics_in_the_docs() -> None:
-    lines = ["| metric | labels | |", "|---|---|---|"]
-    for metric in vars(metrics).values():
-        if isinstance(metric, MetricWrapperBase):
-            (family,) = metric.describe()
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
-            lines.append(f"| `{name}` | {labels} | {family.documentation} |".replace("|  |", "| |"))
-    assert "\n".join(lines) in (ROOT / "docs" / "api.md").read_text()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from types import ModuleType
 
+import click
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
-from beam_jobs import audit, ingest, materialize, precomputed, update
+import mkdocs_hooks
+from api import metrics
+from api.config import Settings
+from l2features.cli.commands import main
 from l2features.messages.decoding import Reason
 from tests.support.attribute_table import attribute_table
 from tests.support.jobs import ROOT
 from tests.support.summary_table import measure_table
-
-DOCS = {"materialize": "versions", "precomputed": "pictures"}
-"""Pages of the jobs that have another name."""
 
 
 def test_the_attributes_in_the_docs() -> None:
@@ -26,7 +27,9 @@ def test_the_measures_in_the_docs() -> None:
 
 
 PAGES = [
-    path for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "decisions") for path in folder.glob("*.md")
+    path
+    for folder in (ROOT, *(ROOT / "docs" / folder for folder in ("", "decisions", "reference")))
+    for path in folder.glob("*.md")
 ]
 
 
@@ -42,17 +45,43 @@ def test_the_reasons_in_the_docs() -> None:
     assert not [reason for reason in Reason if f"| `{reason}` | {reason.meaning} |" not in written]
 
 
-@pytest.mark.parametrize(
-    ("job", "least"), [(ingest, 8), (audit, 7), (materialize, 10), (precomputed, 10), (update, 5)]
-)
-def test_every_option_of_a_job_is_in_its_docs(
-    job: ModuleType, least: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        job.parse(["--help"])
-    options = set(re.findall(r"--[a-z_]+", capsys.readouterr().out))
-    options -= {"--help", "--project", "--region", "--temp_location"}
-    name = job.__name__.partition(".")[2]
-    written = (ROOT / "docs" / f"{DOCS.get(name, name)}.md").read_text()
-    assert len(options) > least
-    assert not [option for option in options if option not in written]
+def test_the_reference_has_every_job() -> None:
+    jobs = {
+        path.stem for path in (ROOT / "beam_jobs").glob("*.py") if "\ndef add_options(" in path.read_text()
+    }
+    assert set(mkdocs_hooks.JOBS) == jobs
+
+
+def test_the_reference_has_the_help_of_every_command() -> None:
+    text = mkdocs_hooks.commands()
+    for name, command in main.commands.items():
+        assert f"## l2features {name}\n" in text
+        options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+        assert all(flag in text for option in options for flag in option.opts)
+
+
+def test_the_reference_has_every_setting_with_its_limits() -> None:
+    text = mkdocs_hooks.settings()
+    assert text.count("\n| `") == len(Settings.model_fields)
+    assert "| `L2CACHE_WORKERS` | `2` | ≥ 1, ≤ 64 | Processes. |" in text
+    assert "| `GRAPH_L2CACHE_CONFIG_PATH` |" in text
+
+
+def test_the_reference_has_every_metric_with_its_labels() -> None:
+    lines = mkdocs_hooks.metrics().splitlines()[2:]
+    declared = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
+    assert len(lines) == len(declared) > 10
+    assert "| `l2cache_ids_total` | counter | `dataset`, `status` | Requested ids by status. |" in lines
+
+
+def test_notebooks_are_committed_with_their_outputs() -> None:
+    paths = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+    assert len(paths) == 5
+    for path in paths:
+        pages = dict(mkdocs_hooks.notebook_files(path, f"notebooks/{path.name}"))
+        page = str(pages.pop(f"notebooks/{path.stem}.md"))
+        assert page.startswith("# ")
+        assert pages, "no plot"
+        assert all(content.startswith(b"\x89PNG") for content in pages.values() if isinstance(content, bytes))
+        assert path.stat().st_size < 400_000
+        assert not re.search(r"/(tmp|home|work|root)/|20\d\d-\d\d-\d\dT", path.read_text())

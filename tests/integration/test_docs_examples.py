@@ -1,0 +1,45 @@
+"""Blocks of the docs after ``<!-- example -->`` run, in the order of their page, on the README's sample."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from l2features.local.sample.segmentation_files import Sample, make_sample
+from tests.support.jobs import ROOT, run_ingest
+
+BLOCK = re.compile(r"<!-- example -->\n```(python|sh)\n(.*?)```", re.DOTALL)
+PAGES = {path.name: BLOCK.findall(path.read_text()) for path in sorted((ROOT / "docs").glob("*.md"))}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sample of the README, ingested."""
+    folder = tmp_path_factory.mktemp("examples")
+    done = run_ingest(make_sample(folder / "sample", Sample()), "--create")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of a shell in that folder, in which this process works too."""
+    monkeypatch.chdir(folder)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
+def test_examples_run(page: str, commands: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    for language, text in PAGES[page]:
+        if language == "python":
+            exec(compile(text, page, "exec"), names)
+        else:
+            subprocess.run(["/bin/bash", "-euc", text], env=commands, check=True, timeout=120)
+    assert capsys.readouterr().out
