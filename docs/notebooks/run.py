@@ -31,6 +31,7 @@ ROOT = FOLDER.parents[1]
 BIG = ("--grid", "12,6,6", "--chunk-size", "48,48,24")
 STACK = "l2features-stack"
 EDITS = ("merge", "merge", "split")
+EMULATOR = "Connecting to Bigtable emulator"
 PATIENCE_S = 600
 """What a cell, or the start of a kernel, may take on a loaded machine."""
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -41,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     paths = sorted(options.notebooks or FOLDER.glob("*.ipynb"))
     from l2features.testing.emulators import Emulator
 
-    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
-    os.environ["PYTHONPATH"] = str(ROOT)
+    warnings.filterwarnings("ignore", EMULATOR, RuntimeWarning)
+    os.environ |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": f"ignore:{EMULATOR}:RuntimeWarning"}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         emulator = Emulator()
         stack.callback(emulator.stop)
