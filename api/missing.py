@@ -13,11 +13,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-
-from google.api_core.exceptions import Aborted, ServerError, TooManyRequests
-from google.api_core.retry import Retry, if_exception_type
-from google.cloud.pubsub_v1 import PublisherClient
-from google.cloud.pubsub_v1.types import BatchSettings, PublisherOptions
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from l2features.config.datasets import Dataset
 from l2features.core.errors import ConfigError
@@ -28,12 +25,12 @@ from l2features.pubsub.topic import NAME, PROJECT, TOPIC
 from . import metrics
 from .recent import RecentIds
 
+if TYPE_CHECKING:
+    from google.cloud.pubsub_v1 import PublisherClient
+
 PENDING_IDS, PENDING_MESSAGES = 1_000_000, 10_000
 """Maximum ids (of 8 bytes) and messages that are queued or in flight."""
-BATCH = BatchSettings(max_messages=1_000, max_bytes=5 << 20, max_latency=0.5)
-"""Limits of one publish request. In an outage each waiting request takes a thread: at most two a second."""
 RETRY_AFTER_S, TIMEOUT_S, LOG_EVERY_S = 5.0, 30.0, 10.0
-_TRANSIENT = if_exception_type(Aborted, ServerError, TooManyRequests)
 Table = tuple[str, str]
 logger = logging.getLogger("l2features.api")
 
@@ -83,6 +80,8 @@ class MissingIds:
         self._refusal: str | None = None
         self._retry_at = self._log_at = 0.0
         self._closed = self._abandoned = False
+        if topic:
+            import_module("api.publisher")  # before the fork, so that the processes share its code
 
     def publish(self, dataset: str, l2cache_id: str, ids: Ids) -> int:
         """Queue the ids that were not published recently; return their number. Never raises or blocks."""
@@ -125,8 +124,9 @@ class MissingIds:
 
     @cached_property
     def _client(self) -> PublisherClient:
-        retry = Retry(predicate=_TRANSIENT, initial=0.1, maximum=5.0, timeout=self._timeout_s)
-        return PublisherClient(BATCH, PublisherOptions(retry=retry, timeout=self._timeout_s / 3))
+        from .publisher import make_publisher
+
+        return make_publisher(self._timeout_s)
 
     def _send(self, table: Table, ids: Ids, added: float) -> None:
         try:
