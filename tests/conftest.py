@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from l2features.local.sample.segmentation_files import Sample, make_sample
 from l2features.testing.emulators import (
@@ -89,7 +90,12 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile kernels and modules once, not in each of the many processes that the tests start."""
+    """Compile kernels and modules once, not in each of the many processes that the tests start.
+
+    Examples of hypothesis have no deadline, which on a loaded machine fails any of them.
+    """
+    settings.register_profile("without deadline", deadline=None)
+    settings.load_profile("without deadline")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.setdefault("JAVA_OPTS", JAVA_OPTS)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):

@@ -134,7 +134,7 @@ def any_rows(draw: st.DrawFn) -> Rows:
     return Rows(features[same], present[same])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(any_rows(), st.sets(st.sampled_from(NAMES)))
 def test_any_rows_are_written_as_the_plain_way_does(rows: Rows, names: set[str]) -> None:
     text = json_of(rows, list(names))

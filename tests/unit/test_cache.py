@@ -89,7 +89,7 @@ def test_capacity_zero_is_refused() -> None:
         RowCache(0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(1, 60), unique=True, max_size=40), max_size=8),
     st.integers(1, 40),

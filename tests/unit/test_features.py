@@ -145,7 +145,7 @@ def test_large_ids() -> None:
     assert rows.tobytes() == expected.tobytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES, st.sampled_from(RESOLUTIONS), KINDS, st.integers(0, 2**32))
 def test_fuzz(shape: tuple[int, int, int], resolution: tuple[float, ...], kind: str, seed: int) -> None:
     random = np.random.default_rng(seed)

@@ -48,7 +48,7 @@ def test_all_rows_of_each_version(chain: Chain, number: int) -> None:
     assert manifest.totals.nodes == len(nodes)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10_000),
     renewals=st.integers(0, 3),
