@@ -43,10 +43,17 @@ def names_of(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in requirements}
 
 
+@pytest.fixture(scope="module")
+def distributions() -> dict[str, list[str]]:
+    """The distributions that each module is installed from."""
+    namespaces = {"google": ["google-cloud-bigtable"], "google.pubsub_v1": ["google-cloud-pubsub"]}
+    return {**packages_distributions(), **namespaces}
+
+
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_an_extra_installs_the_modules_that_it_is_named_for(declared: Extras, extra: str) -> None:
-    distributions = {**packages_distributions()}
-    distributions |= {"google": ["google-cloud-bigtable"], "google.pubsub_v1": ["google-cloud-pubsub"]}
+def test_an_extra_installs_the_modules_that_it_is_named_for(
+    declared: Extras, distributions: dict[str, list[str]], extra: str
+) -> None:
     listed = names_of(declared[extra]) | {"grpcio"}  # which the bigtable client needs
     for module in EXTRAS[extra]:
         assert {canonicalize_name(name) for name in distributions[module]} & listed, module

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,19 @@ FLOORS = (
 WITH_IO = {"google", "cloudvolume", "requests", "sqlite3", "yaml", "os", "subprocess", "socket"}
 
 
+@cache
+def import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """The imports of a file, anywhere in it."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> Iterator[str]:
-    """Top-level packages that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Top-level packages that a file imports."""
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+        elif node.level == 0:
             yield str(node.module).split(".")[0]
 
 
@@ -63,7 +71,7 @@ def test_core_and_kernel_do_no_io(room: str) -> None:
 def rooms_imported(path: Path) -> Iterator[str]:
     """The rooms of `l2features` that a file imports by a relative import, but its own."""
     parts = path.relative_to(ROOT).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in import_statements(path):
         if isinstance(node, ast.ImportFrom) and node.level:
             target = [
                 *parts[: len(parts) - node.level + 1],

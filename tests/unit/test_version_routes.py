@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,18 @@ def client_of(folder: Path, monkeypatch: pytest.MonkeyPatch, url: str | None, **
     return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings)).test_client()
 
 
-@pytest.fixture
-def client(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    return client_of(tmp_path, monkeypatch, chain.folder.url)
+@pytest.fixture(scope="module")
+def client(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    """A client of ``chain``, for tests that only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield client_of(tmp_path_factory.mktemp("api"), patch, chain.folder.url)
+
+
+@pytest.fixture(scope="module")
+def limited(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    """Another, of a server that allows 50 roots a request."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield client_of(tmp_path_factory.mktemp("limited"), patch, chain.folder.url, max_roots=50)
 
 
 def rows(chain: Chain, number: int, layout: Any) -> list[dict[str, Any]]:
@@ -198,17 +208,8 @@ def test_forms(chain: Chain, client: FlaskClient) -> None:
         ({"root_ids": list(range(60))}, 413, "too_many_ids", "root_ids"),
     ],
 )
-def test_wrong_queries(
-    chain: Chain,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    body: Any,
-    status: int,
-    code: str,
-    field: str,
-) -> None:
-    client = client_of(tmp_path, monkeypatch, chain.folder.url, max_roots=50)
-    answer = ask(client, body)
+def test_wrong_queries(limited: FlaskClient, body: Any, status: int, code: str, field: str) -> None:
+    answer = ask(limited, body)
     assert (answer.status_code, answer.json["code"], answer.json.get("field")) == (status, code, field)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +29,25 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_table(tmp_path_factory.mktemp("viewer"))
 
 
-@pytest.fixture
-def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "viewer"
-    for name, text in FILES.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    (tmp_path / "secret.js").write_text("secret")
-    monkeypatch.setattr("api.viewer_routes.BUILT", folder)
-    return folder
-
-
 def client_of(config: Path, **settings: Any) -> FlaskClient:
     """A client without a token of a server that checks tokens."""
     return create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings)).test_client()
 
 
-@pytest.mark.usefixtures("built")
-def test_the_files_and_how_browsers_keep_them(config: Path) -> None:
-    client = client_of(config)
+@pytest.fixture(scope="module")
+def client(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    """A client of a server with a built viewer, beside whose folder lies a secret."""
+    folder = tmp_path_factory.mktemp("built") / "viewer"
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder.parent / "secret.js").write_text("secret")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("api.viewer_routes.BUILT", folder)
+        yield client_of(config)
+
+
+def test_the_files_and_how_browsers_keep_them(client: FlaskClient) -> None:
     page = client.get("/viewer/")
     assert (page.status_code, page.mimetype) == (200, "text/html")
     assert page.headers["Cache-Control"] == "private, no-cache"
@@ -61,7 +62,6 @@ def test_the_files_and_how_browsers_keep_them(config: Path) -> None:
         assert answer.headers["Content-Security-Policy"] == page.headers["Content-Security-Policy"]
 
 
-@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(
     "path",
     [
@@ -76,8 +76,8 @@ def test_the_files_and_how_browsers_keep_them(config: Path) -> None:
         "../api/config.py",
     ],
 )
-def test_no_other_file_is_served(config: Path, path: str) -> None:
-    answer = client_of(config).get(f"/viewer/{path}")
+def test_no_other_file_is_served(client: FlaskClient, path: str) -> None:
+    answer = client.get(f"/viewer/{path}")
     assert answer.status_code in (308, 404)
     assert b"secret" not in answer.data
 
@@ -99,7 +99,7 @@ def test_the_viewer_reads_only_its_own_origin_and_the_segmentations() -> None:
     assert policy["script-src"] == "'self' 'unsafe-eval'"  # annotations with properties need it
 
 
-@pytest.mark.usefixtures("built")
+@pytest.mark.usefixtures("client")
 def test_more_origins(config: Path) -> None:
     page = client_of(config, viewer_origins="https://b.org http://127.0.0.1:9000").get("/viewer/")
     assert "blob: https://b.org http://127.0.0.1:9000;" in page.headers["Content-Security-Policy"]
