@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ..config.datasets import load_dataset
 from ..core.geometry import Chunk
 from ..core.ids import Ids
+from ..local.emulator_programs import is_listening
 from ..store.base import open_store
 from .emulators import free_port
 
@@ -125,7 +126,7 @@ class Server:
         until = time.monotonic() + seconds
         while True:
             with contextlib.suppress(requests.RequestException):
-                if requests.get(f"{self.url}/live", timeout=5).ok:
+                if is_listening(self.port) and requests.get(f"{self.url}/live", timeout=5).ok:
                     return
             assert self.process.poll() is None, f"the server ended:\n{self.log}"
             assert time.monotonic() < until, f"the server is not up after {seconds:g} s:\n{self.log}"
