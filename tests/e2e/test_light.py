@@ -80,7 +80,7 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Light:
     folder = tmp_path_factory.mktemp("light")
     clone, place = folder / "clone", folder / "python"
     clone_repository(clone)
-    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
     python = place / "bin" / "python"
     pip(f"--python={python}", "install", str(clone))
     size = sum(path.stat().st_size for path in site_packages(place).rglob("*") if path.is_file())
