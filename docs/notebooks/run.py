@@ -43,7 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     from l2features.testing.emulators import Emulator
 
     warnings.filterwarnings("ignore", EMULATOR, RuntimeWarning)
-    os.environ |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": f"ignore:{EMULATOR}:RuntimeWarning"}
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # also l2features, for shells
+    os.environ |= {
+        "PATH": programs,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": f"ignore:{EMULATOR}:RuntimeWarning",
+    }
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         emulator = Emulator()
         stack.callback(emulator.stop)
