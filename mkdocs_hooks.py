@@ -161,7 +161,12 @@ def routes() -> str:
 
 
 def default(parameter: dict[str, Any]) -> str:
-    return "in the path" if parameter["in"] == "path" else str(parameter["schema"].get("default") or "")
+    if parameter["in"] == "path":
+        return "in the path"
+    value = parameter["schema"].get("default")
+    if value is None:
+        return "required" if parameter.get("required") else ""
+    return str(value)
 
 
 def route(title: str, operation: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ from ..config.datasets import load_dataset
 from ..core.errors import ConfigError
 from .options import EXIT_FAILED, config_option
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 @click.command()
 @click.argument("dataset")
@@ -102,6 +104,8 @@ def register(
     if urlsplit(url).scheme not in ("http", "https"):
         raise ConfigError(f"server {url!r}: expected a URL such as https://host: give --server")
     host = urlsplit(url).netloc
+    if urlsplit(url).scheme == "http" and urlsplit(url).hostname not in LOOPBACK:
+        raise ConfigError(f"server {url!r}: expected https://…, as the token is sent to it")
     token = token_of(host)
     if token is None:
         raise ConfigError(f"no token: expected one in ~/.cloudvolume/secrets/{host}-cave-secret.json")

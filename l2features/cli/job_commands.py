@@ -61,6 +61,15 @@ class JobCommand(click.Command):
             self.params.append(click.Option(["--runner"], hidden=True))
         return super().get_params(ctx)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give a switch without a value its own, lest it takes the next word."""
+        switches = {name for option in self.get_params(ctx) if _is_switch(option) for name in option.opts}
+        given = list[str]()
+        for i, word in enumerate(args):
+            alone = word in switches and args[i + 1 : i + 2] not in (["true"], ["false"])
+            given.append(f"{word}=true" if alone else word)
+        return super().parse_args(ctx, given)
+
     def _run(self, words: tuple[str, ...], runner: str | None, **values: Any) -> None:
         from ..jobs.job_command import exit_status
         from ..jobs.job_options import check_numbers
@@ -78,8 +87,12 @@ class JobCommand(click.Command):
             raise ConfigError(
                 f"{' '.join(words)!r}: expected {self.get_params(click.get_current_context())[0].metavar}"
             )
+        elif words and values["dataset"] is not None:
+            raise ConfigError(f"two data sets: {words[0]} and --dataset {values['dataset']}: expected one")
         elif words:
             values["dataset"] = words[0]
+        if values["dataset"] is None:
+            raise ConfigError(f"no data set is named: expected l2features {self.name} DATASET")
         args = parser.parse_args([f"--{name}={value}" for name, value in values.items() if value is not None])
         check_numbers(parser, args)
         log_lines.configure()
@@ -114,6 +127,10 @@ def _actions(command: JobCommand) -> list[argparse.Action]:
     from ..jobs.job_options import actions
 
     return actions(_parser(command))
+
+
+def _is_switch(option: click.Parameter) -> bool:
+    return isinstance(option, click.Option) and option.flag_value == "true"
 
 
 def _option(action: argparse.Action) -> click.Option:

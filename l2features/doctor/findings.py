@@ -56,7 +56,7 @@ def problem_of(error: L2FeaturesError, fix: str, role: str = "") -> Finding:
     if role and is_refused(error):
         fix = f"grant {role} to the account of this command (gcloud auth application-default login)"
     elif isinstance(error, ConfigError):
-        fix = "correct the data sets file as the message says"
+        fix = "correct the data sets file as the message above reports"
     elif isinstance(error, TableNotFound):
         fix = "correct store and l2cache_id in the data sets file; l2features ingest --create makes a table"
     return problem(" ".join(str(error).split()), fix)

@@ -1,6 +1,6 @@
 """Checks of Pub/Sub: topics and subscriptions exist, and this account may use them.
 
-The emulator has no permissions, and says so: they are checked where they exist.
+The emulator has no permissions; that check is skipped there.
 """
 
 from __future__ import annotations
@@ -77,18 +77,19 @@ def look_at(path: str, client: Any, request: dict[str, str], create: str, needed
     get = client.get_topic if "topic" in request else client.get_subscription
     described = ""
     try:
-        described = _described(get(request=request, timeout=TIMEOUT_S, retry=None))
+        try:
+            described = _described(get(request=request, timeout=TIMEOUT_S, retry=None))
+        except PermissionDenied:  # whether it may be used is another permission
+            described = "its description may not be read"
+        allowed = _allowed(client, path, permission)
     except NotFound:
         return problem(f"{path} is missing", create)
-    except PermissionDenied:  # whether it may be used is another permission
-        described = "its description may not be read"
     except (GoogleAPIError, GoogleAuthError) as error:
         return problem(f"{path}: {' '.join(str(error).split())}", "check network, project and credentials")
     if DELETED in described:
         return problem(
             f"{path}: its topic is deleted, so that it receives nothing", f"delete it, then: {create}"
         )
-    allowed = _allowed(client, path, permission)
     if allowed is None:
         return ok(f"{path}: {described}; permissions cannot be checked here")
     if not allowed:
@@ -105,12 +106,12 @@ def _described(found: Any) -> str:
 
 def _allowed(client: Any, path: str, permission: str) -> bool | None:
     """Whether this account has a permission; None where that cannot be asked, as of the emulator."""
-    from google.api_core.exceptions import GoogleAPIError, MethodNotImplemented, PermissionDenied
+    from google.api_core.exceptions import MethodNotImplemented, PermissionDenied
 
     request = {"resource": path, "permissions": [permission]}
     try:
         return permission in client.test_iam_permissions(request=request, timeout=TIMEOUT_S).permissions
     except PermissionDenied:
         return False
-    except (MethodNotImplemented, GoogleAPIError):
+    except MethodNotImplemented:
         return None

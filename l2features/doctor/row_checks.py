@@ -117,8 +117,11 @@ def _compared(
     if found and deployment.dataset.has_graph:
         valid = nodes.graph.nodes(deployment.geometry, chunk, datetime.now(UTC))
         found = differing(rows, result.features, ~np.isin(rows.ids, valid))
-    unknown = as_ids([*result.unknown.tolist(), *result.errors])
-    return found | ({UNKNOWN: unknown} if len(unknown) else {})
+    failed: dict[str, list[int]] = defaultdict(list)
+    for node, error in result.errors.items():
+        failed[f"their nodes cannot be computed ({error})"].append(node)
+    found |= {cause: as_ids(ids) for cause, ids in failed.items()}
+    return found | ({UNKNOWN: result.unknown} if len(result.unknown) else {})
 
 
 def _suspects(rows: Rows) -> Rows:

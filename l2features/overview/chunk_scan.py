@@ -1,4 +1,4 @@
-"""What the chunk records of a table say in all: progress, map and largest chunk; kept in a note.
+"""A summary of a table's chunk records: progress, map and largest chunk; kept in a note.
 
 A scan of millions of records takes minutes, so processes share its result: it is repeated when it is
 `SHARE` times as old as it took, and `LEAST_S` at least.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -97,14 +100,24 @@ def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
     except NewerNote as error:
         logger.warning("%s; it is not replaced", error)
         return _scan(store, geometry)
-    if known is not None and datetime.now(UTC) < known.due(os.getpid()) and (kept := known.scan(geometry)):
+    if known is not None and datetime.now(UTC) < known.due(_process()) and (kept := known.scan(geometry)):
         return kept
     found = _scan(store, geometry)
     try:
         put_note(store, NOTE, _note(found).model_dump(mode="json"))
     except StoreError as error:
-        logger.warning("table %s: cannot keep the note %r: %s", store.name, NOTE, error)
+        _warn_once(store.name, str(error))
     return found
+
+
+def _process() -> int:
+    """Return a number of this process; containers share process ids, and hosts may share names."""
+    return zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode())
+
+
+@cache
+def _warn_once(table: str, error: str) -> None:
+    logger.warning("table %s: cannot keep the note %r, each process scans: %s", table, NOTE, error)
 
 
 def _scan(store: Store, geometry: Geometry) -> ChunkScan:

@@ -1,13 +1,14 @@
 """What pyarrow cannot do in a bucket of Cloud Storage: list folders, create files, read beside other threads.
 
 Its listing of a folder leaves out the folders in it, unless an object stands for each. When it opens a file,
-it requests all of it, and holds the interpreter until the answer begins. Paths are ``bucket/name``. All
+it requests all of it, and holds the GIL until the answer begins. Paths are ``bucket/name``. All
 functions raise OSError.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +16,7 @@ from typing import Any
 
 from ..core.extras import naming_extras
 
+_GLOBBING = re.compile(r"[*?\[\]{}\\]")
 EMULATOR = "STORAGE_EMULATOR_HOST"
 """The environment variable with an emulator's URL, which Google's library reads."""
 
@@ -32,16 +34,17 @@ def folders_with(path: str, name: str) -> list[str]:
     """Return the sorted names of the folders in a folder that have a file of this name."""
     bucket, prefix = _split(path)
     with _errors():
-        found = [blob.name for blob in _client().list_blobs(bucket, match_glob=f"{prefix}*/{name}")]
+        glob = f"{_GLOBBING.sub(_escaped, prefix)}*/{name}"
+        found = [blob.name for blob in _client().list_blobs(bucket, prefix=prefix, match_glob=glob)]
     return sorted(each.removeprefix(prefix).partition("/")[0] for each in found)
 
 
 def create(path: str, content: bytes) -> bool:
     """Write a file unless it exists; return whether it was written. Of two writers only one succeeds."""
-    from google.api_core.exceptions import PreconditionFailed
-
     bucket, _, name = path.partition("/")
     with _errors():
+        from google.api_core.exceptions import PreconditionFailed
+
         try:
             _client().bucket(bucket).blob(name).upload_from_string(content, if_generation_match=0)
         except PreconditionFailed:
@@ -70,8 +73,11 @@ class BucketFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if at < 0:
+            raise ValueError(f"position {at}: expected 0 or more")
+        self._at = at
+        return at
 
     def tell(self) -> int:
         return self._at
@@ -87,7 +93,11 @@ class BucketFile(io.RawIOBase):
         return len(found)
 
     def readall(self) -> bytes:
-        return self.read(self._size - self._at) or b""
+        return self.read(max(0, self._size - self._at)) or b""
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return rf"\{found[0]}"
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -98,16 +108,17 @@ def _split(path: str) -> tuple[str, str]:
 
 @cache
 def _client() -> Any:
-    with naming_extras():
-        from google.cloud import storage
-    return storage.Client()
+    from google.cloud import storage
+
+    return storage.Client(project=None)  # buckets need none, and credentials may have none
 
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-
+    with naming_extras():
+        from google.api_core.exceptions import GoogleAPIError
+        from google.auth.exceptions import GoogleAuthError
+        from google.cloud import storage  # noqa: F401
     try:
         yield
     except (GoogleAPIError, GoogleAuthError) as error:

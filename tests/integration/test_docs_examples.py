@@ -17,6 +17,9 @@ BLOCK = re.compile(r"<!-- example -->\n```(python|sh)\n(.*?)```", re.DOTALL)
 PAGES = {path.name: BLOCK.findall(path.read_text()) for path in sorted((ROOT / "docs").glob("*.md"))}
 
 
+assert any(PAGES.values()), "no page has an example"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sample of the README, ingested."""

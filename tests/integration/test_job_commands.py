@@ -100,7 +100,8 @@ def test_the_arguments_of_pcgl2cache(
             "--timestamp: not",
         ),
         (("c", "g", "gs://bucket/ws", "2026-01-01 00:00:00"), "graph 'g' is not that of gs://bucket/ws"),
-        ((), "the following arguments are required: --dataset"),
+        ((), "no data set is named: expected l2features ingest DATASET"),
+        (("a", "--dataset", "b"), "two data sets: a and --dataset b: expected one"),
     ],
 )
 def test_mistakes(
@@ -113,6 +114,13 @@ def test_mistakes(
     ran = run("ingest", *arguments)
     assert ran.exit_code == 2
     assert message in ran.output
+
+
+@pytest.mark.parametrize("switch", ["--create", "--create=true", "--create true"])
+def test_a_switch_before_the_data_set(switch: str, sample: Path, tmp_path: Path, here: None) -> None:
+    config = dataset_file(tmp_path, sample)
+    done = run("ingest", *switch.split(), "sample", "--config", config, "--test")
+    assert (done.exit_code, done.stdout.split(":")[0]) == (0, "8 of 8 chunks done"), done.output
 
 
 @pytest.mark.parametrize("command", ["ingest", "audit", "materialize"])

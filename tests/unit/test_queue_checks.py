@@ -43,6 +43,7 @@ def client(found: Any, allowed: Any) -> Any:
             f"its description may not be read; this account has {PUBLISH}",
         ),
         (ServiceUnavailable("busy"), [], "problem", "503 busy"),
+        (Topic(name=TOPIC), ServiceUnavailable("busy"), "problem", "503 busy"),
     ],
 )
 def test_a_topic(found: Any, allowed: Any, status: str, text: str) -> None:

@@ -54,6 +54,9 @@ def test_mistakes(tmp_path: Path) -> None:
     ran = run("register", "sample", "--config", flat)
     assert ran.exit_code == 2
     assert ran.stderr == "error: server '': expected a URL such as https://host: give --server\n"
+    ran = run("register", "sample", "--config", flat, "--server", "http://auth.example.org")
+    assert ran.exit_code == 2
+    assert "expected https://…, as the token is sent to it" in ran.stderr
 
 
 def test_a_server_that_is_away(tmp_path: Path) -> None:
