@@ -20,7 +20,7 @@ from .index_command import index
 from .job_commands import audit, ingest, materialize
 from .neuron_command import neuron
 from .neurons_command import neurons
-from .options import EXIT_FAILED, EXIT_USAGE
+from .options import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from .query_command import query
 from .sample_command import sample, sample_edit
 from .serve_command import serve
@@ -37,6 +37,9 @@ class Commands(click.Group):
         try:
             with naming_extras():
                 return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(EXIT_STOPPED)
         except L2FeaturesError as error:
             click.echo(f"error: {error}", err=True)
             ctx.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)

@@ -49,7 +49,7 @@ SHOWN = {
     "mean_dt_nm": Shown("mean distance", "nm"),
     "centroid_nm": Shown("centroid", "nm"),
     "rep_bounds_nm": Shown("bounds", "nm"),
-    "extents_nm": Shown("extents", "um", 1e3),
+    "extents_nm": Shown("spread", "um", 1e3),
     "n_components": Shown("components"),
     "n_edges": Shown("edges"),
     "mst_length_nm": Shown("spanning tree", "um", 1e3),

@@ -48,7 +48,7 @@ def features_table(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES)
 
 def rendered(table: Table) -> str:
     """Return a table as text."""
-    console = Console(width=400, color_system=None)
+    console = Console(width=400, color_system=None, markup=False, emoji=False)
     with console.capture() as captured:
         console.print(table)
     return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())

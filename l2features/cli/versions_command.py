@@ -28,7 +28,7 @@ def versions() -> None:
     """List, show, check, compare and delete the versions of a data set.
 
     A version is the whole data set at a time, as Parquet files: every valid node with its root and features,
-    and a summary of every root. python -m beam_jobs.materialize makes them.
+    and a summary of every root. l2features materialize makes them.
 
     \b
     Example:

@@ -78,9 +78,7 @@ class Catalog:
         """Return the number of the newest version. Raises VersionNotFound where there is none."""
         numbers = self.numbers()
         if not numbers:
-            raise VersionNotFound(
-                f"no version is in {self.folder.url}: python -m beam_jobs.materialize makes one"
-            )
+            raise VersionNotFound(f"no version is in {self.folder.url}: l2features materialize makes one")
         return numbers[-1]
 
     def reader(self, number: int | None = None) -> VersionReader:

@@ -30,7 +30,7 @@ def versions_folder(dataset: Dataset, notes: TableNotes) -> Folder:
     place = read_note(notes, NOTE, Place)
     if place is None:
         raise VersionNotFound(
-            f"data set {dataset.name!r} has no versions: python -m beam_jobs.materialize makes one, and the "
+            f"data set {dataset.name!r} has no versions: l2features materialize makes one, and the "
             "key 'versions' names a folder of others"
         )
     return Folder(place.url)

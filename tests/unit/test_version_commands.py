@@ -11,7 +11,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rich.table import Table
 
+from l2features.cli.report import rendered
 from l2features.store.notes import put_note
 from l2features.testing.small_table import DATASET, node_ids, small_table
 from l2features.testing.stores import open_table
@@ -108,9 +110,7 @@ def test_the_folder_is_a_note_of_the_table(chain: Chain, tmp_path: Path) -> None
     config = config_of(tmp_path, None)
     result = run("versions", "list", DATASET, "--config", config)
     assert result.exit_code == 1
-    assert (
-        "error: data set 'sample' has no versions: python -m beam_jobs.materialize makes one" in result.stderr
-    )
+    assert "error: data set 'sample' has no versions: l2features materialize makes one" in result.stderr
     with closing(open_table(config)) as store:
         put_note(store, "versions", {"url": chain.folder.url})
     assert len(done("versions", "list", DATASET, "--config", config).splitlines()) == 4
@@ -252,3 +252,18 @@ def test_wrong_queries(config: Path, tmp_path: Path) -> None:
     both = run("query", DATASET, "SELECT 1", "--to", "x.csv", "--json", "--config", config)
     assert "--to writes all rows to a file" in both.stderr
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_brackets_in_a_table_are_text() -> None:
+    table = Table("[id]", box=None)
+    table.add_row("[/a] [red]x[/red] :star:")
+    assert [line.strip() for line in rendered(table).splitlines()] == ["[id]", "[/a] [red]x[/red] :star:"]
+
+
+def test_a_stopped_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("l2features.cli.status_command.load_dataset", stop)
+    stopped = run("status", "sample")
+    assert (stopped.exit_code, stopped.stderr) == (130, "stopped\n")
