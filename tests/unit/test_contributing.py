@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from tests.support.jobs import ROOT
 
 
+def jobs_of(workflow: str) -> dict[str, Any]:
+    jobs: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / workflow).read_text())["jobs"]
+    return jobs
+
+
 def runs(workflow: str) -> list[str]:
     """The commands of a workflow."""
-    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / workflow).read_text())["jobs"]
-    return [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    jobs = jobs_of(workflow).values()
+    return [step["run"] for job in jobs for step in job.get("steps", ()) if "run" in step]
 
 
 def test_the_workflows_run_what_is_run_here() -> None:
@@ -23,6 +29,12 @@ def test_the_workflows_run_what_is_run_here() -> None:
     for command in runs("release.yml"):
         if command.startswith(("npm", "python -m build", "twine check")):
             assert re.sub(" dist/.*", "", command) in ci, command
+
+
+def test_what_is_released_passed_the_checks() -> None:
+    jobs = jobs_of("release.yml")
+    assert jobs["checks"]["uses"] == "./.github/workflows/ci.yml"
+    assert (jobs["build"]["needs"], jobs["publish"]["needs"]) == ("checks", "build")
 
 
 def test_the_programs_of_hooks_and_commands_exist() -> None:
