@@ -131,7 +131,7 @@ def metrics() -> str:
         if isinstance(metric, MetricWrapperBase):
             (family,) = metric.describe()
             name = f"{family.name}_total" if family.type == "counter" else family.name
-            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # has no public name
             rows.append((f"`{name}`", family.type, labels, family.documentation))
     return table("metric,type,labels,meaning", rows)
 

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from l2features.core.chunks import FileCounts
+from l2features.core.errors import EXIT_FAILED
 from l2features.ingest.steps import Ingest
 from l2features.jobs.ingest_run import (
     STOPPED,
@@ -33,7 +34,6 @@ from l2features.jobs.ingest_run import (
     judge,
     plan,
 )
-from l2features.jobs.job_command import EXIT_FAILED
 
 from . import command
 from .command import LOCAL

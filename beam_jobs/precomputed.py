@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from l2features.config.datasets import load_dataset
-from l2features.core.errors import VersionError
-from l2features.jobs.job_command import EXIT_STOPPED, run_local
+from l2features.core.errors import EXIT_STOPPED, VersionError
+from l2features.jobs.job_command import run_local
 from l2features.jobs.job_options import add_dataset_options
 from l2features.jobs.materialize_run import STOPPED, output_url
 from l2features.local.numbered_job import numbered_job

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from l2features.config.datasets import read_datasets
 from l2features.config.reach import check_pubsub
-from l2features.core.errors import ConfigError
-from l2features.jobs.job_command import EXIT_FAILED, compile_kernel
+from l2features.core.errors import EXIT_FAILED, ConfigError
+from l2features.jobs.job_command import compile_kernel
 from l2features.jobs.job_options import CONFIG_HELP, add_switch
 from l2features.local.updater_run import Supervisor
 from l2features.messages.outcomes import Fate, Verdict

@@ -156,7 +156,7 @@ def table_text(m: Measured, options: argparse.Namespace) -> list[str]:
                 "nodes": f"{nodes / 1e6:,.0f} M",
                 "core-hours": f"{hours:,.0f}",
                 f"hours with {options.machines} machines": f"{machine_hours / options.machines:,.1f}",
-                "files of 256 MB": f"{2 * ceil(nodes / PARTITION_ROWS):,}",
+                "files of 260 MB": f"{2 * ceil(nodes / PARTITION_ROWS):,}",
                 "`by_root`, `by_node`": f"{nodes * m.by_root / 1e9:,.0f}, {nodes * m.by_node / 1e9:,.0f} GB",
                 "`roots`": f"{nodes / NODES_A_ROOT * m.roots / 1e9:,.1f} GB",
                 "shuffled on Dataflow": f"{2 * nodes * NODE_ROW.itemsize / 1e9:,.0f} GB",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .. import __version__
-from ..core.errors import ConfigError, L2FeaturesError
+from ..core.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, ConfigError, L2FeaturesError
 from ..core.extras import naming_extras
 from .chunk_command import chunk
 from .datasets_command import completion, datasets
@@ -20,7 +20,6 @@ from .index_command import index
 from .job_commands import audit, ingest, materialize
 from .neuron_command import neuron
 from .neurons_command import neurons
-from .options import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from .query_command import query
 from .sample_command import sample, sample_edit
 from .serve_command import serve

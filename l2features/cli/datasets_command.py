@@ -9,8 +9,8 @@ import click
 from click.shell_completion import get_completion_class
 
 from ..config.datasets import Dataset, read_datasets
-from ..core.errors import L2FeaturesError
-from .options import EXIT_FAILED, config_option
+from ..core.errors import EXIT_FAILED, L2FeaturesError
+from .options import config_option
 from .report import json_text, rendered
 
 STATE_S = 10.0

@@ -14,7 +14,7 @@ import click
 
 from ..config.datasets import read_datasets
 from ..config.reach import check_pubsub
-from ..core.errors import ConfigError
+from ..core.errors import EXIT_FAILED, ConfigError
 from ..messages.outcomes import Verdict, settle
 from ..messages.parts import batched
 from ..pubsub.dead_letters import LetterBox, open_letter_box
@@ -22,7 +22,7 @@ from ..pubsub.letter import DeadLetter, dead_letter
 from ..pubsub.letter_folder import ALL
 from ..pubsub.subscription import SubscriptionError
 from ..pubsub.topic import TOPIC
-from .options import EXIT_FAILED, config_option
+from .options import config_option
 
 if TYPE_CHECKING:
     from ..updates.updater import Updater

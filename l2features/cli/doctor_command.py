@@ -8,10 +8,8 @@ from contextlib import closing
 import click
 
 from ..config.datasets import load_dataset
-from ..core.errors import ConfigError
-from .options import EXIT_FAILED, config_option
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+from ..core.errors import EXIT_FAILED, ConfigError
+from .options import config_option
 
 
 @click.command()
@@ -94,6 +92,7 @@ def register(
     """
     from urllib.parse import urlsplit
 
+    from ..client.tokens import is_private
     from ..doctor.registration import register as post
     from ..doctor.registration import server_of, token_of
 
@@ -103,9 +102,9 @@ def register(
     url = server or server_of(entry.cv_path)
     if urlsplit(url).scheme not in ("http", "https"):
         raise ConfigError(f"server {url!r}: expected a URL such as https://host: give --server")
-    host = urlsplit(url).netloc
-    if urlsplit(url).scheme == "http" and urlsplit(url).hostname not in LOOPBACK:
+    if not is_private(url):
         raise ConfigError(f"server {url!r}: expected https://…, as the token is sent to it")
+    host = urlsplit(url).netloc
     token = token_of(host)
     if token is None:
         raise ConfigError(f"no token: expected one in ~/.cloudvolume/secrets/{host}-cave-secret.json")

@@ -12,7 +12,6 @@ from ..core.schema import ATTRIBUTES, check_names
 
 FITTING = tuple(a.name for a in ATTRIBUTES if len(a.shape) < 2 and not a.optional)
 """Attributes of a table that fits a terminal of 100 columns."""
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 
 config_option = click.option(
     "--config",

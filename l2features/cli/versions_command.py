@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ..config.datasets import Dataset, load_dataset
-from ..core.errors import L2FeaturesError
+from ..core.errors import EXIT_FAILED, L2FeaturesError
 from ..local.progress import progress_bar
-from .options import EXIT_FAILED, config_option, json_option
+from .options import config_option, json_option
 from .output import check_file, new_file
 
 if TYPE_CHECKING:

@@ -7,6 +7,10 @@ import re
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
+EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
+"""Exit statuses of commands: an error, a wrong option or data sets file, a signal."""
+
+
 class L2FeaturesError(Exception):
     """Base of the errors whose message is meant for the user."""
 

@@ -11,8 +11,9 @@ from functools import partial
 from ..audit.chunk_audit import Audit, prepare_audit
 from ..audit.summary import AuditSummary, give_up, open_audit, save_audit, settle, summary_text
 from ..config.datasets import Dataset, load_dataset
+from ..core.errors import EXIT_FAILED, EXIT_STOPPED
 from ..local.pool import ChunkJob
-from .job_command import EXIT_FAILED, EXIT_STOPPED, compile_decoder, compile_kernel, run_local
+from .job_command import compile_decoder, compile_kernel, run_local
 from .job_options import add_data_options, add_switch, choose_box
 
 STOPPED = "stopped: the audit is of a part only, and is not kept"

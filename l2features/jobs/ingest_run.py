@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config.datasets import Dataset, load_dataset
 from ..core.chunks import FileCounts
-from ..core.errors import ConfigError
+from ..core.errors import EXIT_FAILED, EXIT_STOPPED, ConfigError
 from ..core.saturation import saturated_text
 from ..ingest.chunk_results import Summary, give_up, open_ingest
 from ..ingest.found import nothing_found, nothing_found_text
@@ -20,7 +20,7 @@ from ..ingest.rates import record_start
 from ..ingest.steps import Ingest, prepare
 from ..local.pool import ChunkJob, Progress
 from ..store.rewrites import end_rewrites
-from .job_command import EXIT_FAILED, EXIT_STOPPED, compile_kernel, run_local
+from .job_command import compile_kernel, run_local
 from .job_options import add_data_options, add_switch, choose_box
 
 STORE, BIGTABLEIO = "store", "bigtableio"

@@ -17,12 +17,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config.datasets import Dataset
-from ..core.errors import ConfigError, L2FeaturesError
+from ..core.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, ConfigError, L2FeaturesError
 from ..local.pool import ChunkJob, LocalRun, Progress
 from ..local.processes import heeded
 from ..local.progress import ProgressLines, progress_bar
 
-EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 130
 COMPILING, COMPILING_S = "compiling the kernel, the first time only", 1.0
 """Loading compiled kernels takes less; compilation shows its progress after it."""
 R = TypeVar("R")

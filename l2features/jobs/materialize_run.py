@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config.datasets import Dataset, load_dataset
-from ..core.errors import VersionError
+from ..core.errors import EXIT_STOPPED, VersionError
 from ..core.times import iso_text
 from ..local.numbered_job import numbered_job
 from ..local.pool import ChunkJob, Progress
@@ -31,7 +31,7 @@ from ..versions.materialization import (
 )
 from ..versions.partitions import Partition, Written
 from ..versions.spill import Spill
-from .job_command import EXIT_STOPPED, compile_decoder, run_local
+from .job_command import compile_decoder, run_local
 from .job_options import add_data_options, add_switch, choose_box
 
 STOPPED = "stopped: run the command again to continue"

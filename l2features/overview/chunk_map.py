@@ -95,7 +95,7 @@ class ChunkMap:
         return ChunkBox((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
     def _add(self, block: list[ChunkRecord]) -> None:
-        self.most_nodes = max(self.most_nodes, *(record.nodes for record in block))
+        self.most_nodes = max([self.most_nodes, *(record.nodes for record in block)])
         ids = as_ids([record.chunk_id for record in block])
         states = np.array([_state(record) for record in block])
         chunks = self.geometry.layout.chunk_coordinates(ids)

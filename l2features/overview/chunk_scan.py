@@ -13,7 +13,7 @@ import time
 import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -115,7 +115,7 @@ def _process() -> int:
     return zlib.crc32(f"{socket.gethostname()} {os.getpid()}".encode())
 
 
-@cache
+@lru_cache(100)
 def _warn_once(table: str, error: str) -> None:
     logger.warning("table %s: cannot keep the note %r, each process scans: %s", table, NOTE, error)
 

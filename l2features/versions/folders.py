@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from ..config.datasets import emulator_address
 from ..core.errors import ConfigError, UnknownFormat, VersionError
 from ..store.formats import check_version
-from . import buckets
+from . import bucket_files
 
 Model = TypeVar("Model", bound=BaseModel)
 EXPECTED = "an absolute path, file:///… or gs://bucket/path"
@@ -54,7 +54,7 @@ class Folder:
         local = self.local
         with self._errors("list", path):
             if local is None:
-                return buckets.names(self._path(path))
+                return bucket_files.names(self._path(path))
             with suppress(FileNotFoundError):
                 return sorted(os.listdir(local / path))
             return []
@@ -64,7 +64,7 @@ class Folder:
         if self.local:
             return [folder for folder in self.names() if self.exists(f"{folder}/{name}")]
         with self._errors("list", ""):
-            return buckets.folders_with(self._path(""), name)
+            return bucket_files.folders_with(self._path(""), name)
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder exists."""
@@ -111,7 +111,7 @@ class Folder:
         """Return a file open for reading at any place, a `pyarrow.NativeFile`."""
         with self._errors("open", path):
             if self.local is None:
-                return pa.PythonFile(buckets.BucketFile(self._path(path)), "r")
+                return pa.PythonFile(bucket_files.open_file(self._path(path)), "r")
             return self._files.open_input_file(self._path(path))
 
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:
@@ -146,7 +146,7 @@ class Folder:
         local = self.local
         with self._errors("write", path):
             if local is None:
-                return buckets.create(self._path(path), content)
+                return bucket_files.create(self._path(path), content)
             with _temporary(local / path) as (file, name):
                 file.write(content)
                 _sync(file)
@@ -218,7 +218,7 @@ def _sync(file: Any) -> None:
 
 def _file_system(url: str) -> tuple[Any, str]:
     """Return what reads and writes files, and the path of a folder in it."""
-    if url.startswith("gs://") and (host := emulator_address(buckets.EMULATOR)):
+    if url.startswith("gs://") and (host := emulator_address(bucket_files.EMULATOR)):
         scheme, _, address = host.rpartition("://")
         emulated = pa_fs.GcsFileSystem(anonymous=True, endpoint_override=address, scheme=scheme or "http")
         return emulated, url.removeprefix("gs://")

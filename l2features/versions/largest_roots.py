@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from ..core.errors import VersionError
 from ..core.ids import Ids
 from ..neurons.neuron_summary import SUMMARIES
 from .columns import ROOT_ID, root_schema, unsigned
-from .lookup import FOREVER, VersionReader
+from .lookup import VersionReader
 from .root_rows import version_summaries
 
 VOLUME = "size_nm3"
@@ -34,19 +32,14 @@ class LargestRows(NamedTuple):
     row_groups: int
 
 
-def largest_rows(
-    reader: VersionReader, count: int, columns: Sequence[str] = (), until: float = FOREVER
-) -> LargestRows:
+def largest_rows(reader: VersionReader, count: int, columns: Sequence[str] = ()) -> LargestRows:
     """Return ``root_id``, the volume and ``columns`` of the ``count`` largest roots of a version.
 
-    Reads these columns of all roots, a row group at a time. Raises VersionError after ``until`` (monotonic
-    time), and as the methods of `VersionReader`.
+    Reads these columns of all roots, a row group at a time. Raises as the methods of `VersionReader`.
     """
     names = list(dict.fromkeys((ROOT_ID, VOLUME, *columns)))
     kept, groups = root_schema().empty_table().select(names), 0
     for table in reader.batches("roots", names):
-        if time.monotonic() > until:
-            raise VersionError("the version was not read in time")
         groups += 1
         table = pa.concat_tables([kept, table])
         order = np.lexsort((table[ROOT_ID].to_numpy(), -table[VOLUME].to_numpy()))
@@ -54,15 +47,15 @@ def largest_rows(
     return LargestRows(kept, groups)
 
 
-def largest_roots(reader: VersionReader, count: int, until: float = FOREVER) -> LargestRoots:
+def largest_roots(reader: VersionReader, count: int) -> LargestRoots:
     """Return the ``count`` largest roots of a version, with whole rows of those. Raises as `largest_rows`."""
-    table, groups = largest_rows(reader, count, until=until)
+    table, groups = largest_rows(reader, count)
     roots = unsigned(table[ROOT_ID])
     found = np.zeros(len(roots), dtype=SUMMARIES)
     step = max(1, reader.most_groups // max(1, len(reader.manifest.layers)))
     for first in range(0, len(roots), step):
         part = slice(first, first + step)
-        summaries, read = version_summaries(reader, roots[part], until)
+        summaries, read = version_summaries(reader, roots[part])
         found[part] = summaries.summary
         groups += read
     return LargestRoots(roots, found, groups)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from l2features.testing.storage_emulator import storage_emulator
-from l2features.versions import buckets
+from l2features.versions import bucket_files
 from tests.support.dataflow_launch import FLAGS, NO_FREEZE
 from tests.support.dockerfile import (
     SITE,
@@ -81,7 +81,7 @@ def test_an_image_launches_its_job(
     launcher = [sys.executable, "-c", LAUNCHER, str(site), variables["FLEX_TEMPLATE_PYTHON_PY_FILE"]]
     flags = [f"--config={config}", *OPTIONS[job], *FLAGS, NO_FREEZE, "--dry_run=True"]
     with storage_emulator("versions") as host:
-        inside[buckets.EMULATOR] = host
+        inside[bucket_files.EMULATOR] = host
         ran = subprocess.run(
             [*launcher, *flags], cwd=tmp_path, env=inside, capture_output=True, text=True, check=False
         )
@@ -129,7 +129,7 @@ def test_who_runs_in_an_image(targets: dict[str, list[Step]]) -> None:
 
 
 def test_the_definition_for_apptainer_has_the_same_steps(targets: dict[str, list[Step]]) -> None:
-    """But for users: Apptainer runs as whoever starts it, so that everyone may write to the cache."""
+    """Those for users differ: Apptainer runs as the caller, so everyone may write to the cache."""
     steps, text = targets["jobs"], (ROOT / "deploy" / "apptainer" / "jobs.def").read_text()
     head, *parts = re.split(
         r"^%(\w+)\n", re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE

@@ -14,7 +14,7 @@ from apache_beam.runners.pipeline_context import PipelineContext
 
 from beam_jobs import audit, ingest, materialize, update
 from l2features.testing.storage_emulator import storage_emulator
-from l2features.versions import buckets
+from l2features.versions import bucket_files
 from tests.support.dataflow_launch import IMAGE, NO_FREEZE, Launched, launch
 from tests.support.jobs import ROOT, own_copy
 
@@ -54,7 +54,7 @@ pytestmark = pytest.mark.usefixtures("dead_topic", "versions")
 def versions() -> Iterator[None]:
     """The bucket of versions."""
     with storage_emulator("versions") as host, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(buckets.EMULATOR, host)
+        patch.setenv(bucket_files.EMULATOR, host)
         yield
 
 

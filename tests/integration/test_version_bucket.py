@@ -12,7 +12,7 @@ import pytest
 
 from l2features.core.errors import VersionError
 from l2features.testing.storage_emulator import storage_emulator
-from l2features.versions import buckets
+from l2features.versions import bucket_files
 from l2features.versions.folders import Folder
 from l2features.versions.manifest import read_manifest, version_numbers
 from tests.support.command import run
@@ -34,10 +34,10 @@ def v2(recordings: Recordings, tmp_path_factory: pytest.TempPathFactory) -> Path
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
     """An empty folder in a bucket."""
     with storage_emulator(BUCKET) as host:
-        monkeypatch.setenv(buckets.EMULATOR, host)
-        buckets._client.cache_clear()
+        monkeypatch.setenv(bucket_files.EMULATOR, host)
+        bucket_files._client.cache_clear()
         yield Folder(FOLDER)
-    buckets._client.cache_clear()
+    bucket_files._client.cache_clear()
 
 
 def files_in(folder: Folder, path: str = "") -> dict[str, bytes]:

@@ -7,7 +7,6 @@ functions raise OSError.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from typing import Any
 
 from ..core.extras import naming_extras
 
+CHUNK_BYTES = 1 << 18
+"""What a read of a file requests at least."""
 _GLOBBING = re.compile(r"[*?\[\]{}\\]")
 EMULATOR = "STORAGE_EMULATOR_HOST"
 """The environment variable with an emulator's URL, which Google's library reads."""
@@ -52,48 +53,28 @@ def create(path: str, content: bytes) -> bool:
     return True
 
 
-class BucketFile(io.RawIOBase):
-    """A file open for reading at any place; each read is a request for that range.
+def open_file(path: str) -> Any:
+    """Return a file open for reading at any place. Raises FileNotFoundError where it does not exist."""
+    bucket, _, name = path.partition("/")
+    with _errors():
+        blob = _client().bucket(bucket).get_blob(name)
+    if blob is None:
+        raise FileNotFoundError(path)
+    return _reader()(blob, chunk_size=CHUNK_BYTES)
 
-    Raises FileNotFoundError where it does not exist.
-    """
 
-    def __init__(self, path: str) -> None:
-        bucket, _, name = path.partition("/")
-        with _errors():
-            self._blob = _client().bucket(bucket).get_blob(name)
-        if self._blob is None:
-            raise FileNotFoundError(path)
-        self._size, self._at = int(self._blob.size), 0
+@cache
+def _reader() -> Any:
+    """Return Google's reader of a file, whose errors are OSError."""
+    from google.cloud.storage.fileio import BlobReader
 
-    def readable(self) -> bool:
-        return True
+    class Reader(BlobReader):  # type: ignore[misc]
+        def read(self, size: int = -1) -> bytes:
+            with _errors():
+                found: bytes = super().read(size)
+            return found
 
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if at < 0:
-            raise ValueError(f"position {at}: expected 0 or more")
-        self._at = at
-        return at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._at + len(buffer), self._size)
-        if stop <= self._at:
-            return 0
-        with _errors():
-            found = self._blob.download_as_bytes(start=self._at, end=stop - 1, checksum=None)
-        buffer[: len(found)] = found
-        self._at += len(found)
-        return len(found)
-
-    def readall(self) -> bytes:
-        return self.read(max(0, self._size - self._at)) or b""
+    return Reader
 
 
 def _escaped(found: re.Match[str]) -> str:
