@@ -62,10 +62,18 @@ def graph_lines(recordings: Recordings, graph: str = "fixture_v2") -> str:
     return GRAPH.format(host=f"127.0.0.1:{recordings.graphene_port}", graph=graph)
 
 
-def test_a_recorded_table(recordings: Recordings, tmp_path: Path) -> None:
-    ran = run("doctor", "sample", "--config", config_of(recordings, tmp_path, "l2cache_fixture"))
+@pytest.fixture(scope="module")
+def table(recordings: Recordings) -> str:
+    """A table of PCGL2Cache; servers of the API write its geometry into the one that all tests share."""
+    client = bigtable.Client(project=PROJECT, admin=True)
+    recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_doctor")
+    return "l2cache_doctor"
+
+
+def test_a_recorded_table(recordings: Recordings, tmp_path: Path, table: str) -> None:
+    ran = run("doctor", "sample", "--config", config_of(recordings, tmp_path, table))
     assert ran.stdout == (
-        TABLE.format(table="l2cache_fixture", families="0, 1, 2, 3, 4")
+        TABLE.format(table=table, families="0, 1, 2, 3, 4")
         + "ok       meta: of graph 'fixture_v2', without a geometry, as PCGL2Cache writes it\n"
         "ok       timestamp: rows are of nodes valid at 2026-11-21 00:27:44 UTC, and of later edits\n"
         + graph_lines(recordings)
@@ -96,11 +104,11 @@ def test_an_old_table_without_meta(recordings: Recordings, tmp_path: Path) -> No
     assert ran.exit_code == 0
 
 
-def test_a_wrong_graph(recordings: Recordings, tmp_path: Path) -> None:
-    config = config_of(recordings, tmp_path, "l2cache_fixture", "fixture_v1")
+def test_a_wrong_graph(recordings: Recordings, tmp_path: Path, table: str) -> None:
+    config = config_of(recordings, tmp_path, table, "fixture_v1")
     ran = run("doctor", "sample", "--config", config)
     assert ran.stdout == (
-        TABLE.format(table="l2cache_fixture", families="0, 1, 2, 3, 4")
+        TABLE.format(table=table, families="0, 1, 2, 3, 4")
         + "problem  meta: the table is of graph 'fixture_v2', the data set's is 'fixture_v1'\n"
         "         fix: correct graph, cv_path or l2cache_id in the data sets file\n"
         "ok       timestamp: rows are of nodes valid at 2026-11-21 00:27:44 UTC, and of later edits\n"

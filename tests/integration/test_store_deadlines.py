@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from google.api_core.exceptions import DeadlineExceeded, ServiceUnavailable
 from google.cloud.bigtable.data.row_filters import CellsColumnLimitFilter
 from google.cloud.bigtable_v2.types import ReadRowsRequest
 
@@ -105,6 +106,29 @@ def test_a_server_that_is_down_is_an_error_and_not_a_hang(
             assert said.startswith("bigtable://p/i, table t: ")
             assert ("Deadline Exceeded" if listening else "Connection refused") in said
         store.close()
+
+
+class Refused:
+    """A read that fails at once: the first four are refused, a later one begins when the time is over."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+
+    def run(self) -> list[Any]:
+        raise ServiceUnavailable("refused") if self.place < 4 else DeadlineExceeded("too late")
+
+    def cancel(self) -> None:
+        """Nothing is under way."""
+
+
+def test_the_first_batch_that_failed_says_why(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIGTABLE_EMULATOR_HOST", emulator.host)
+    connection = Connection("p", "i", "t", 1.0)
+    reads: list[Any] = [Refused(place) for place in range(8)]
+    for _ in range(100):
+        with pytest.raises(ServiceUnavailable):
+            connection._run(reads, time.monotonic() + 1.0)
+    connection.close()
 
 
 @pytest.mark.parametrize("n", [10, 20_000, 100_000])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import timedelta
 from functools import partial
@@ -112,8 +112,15 @@ def reason(error: BaseException) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error of the data client and its causes: the last one of each nested group."""
+    """Yield an error of the data client and its causes: the most telling one of each nested group."""
     while error is not None:
         yield error
         inner = getattr(error, "exceptions", None)
-        error = inner[-1] if inner else error.__cause__
+        error = most_telling(inner) if inner else error.__cause__
+
+
+def most_telling(failures: Sequence[Exception]) -> Exception | None:
+    """Return the last of some attempts' errors that says more than that the time was over, or the last."""
+    telling = [error for error in failures if not isinstance(error, DeadlineExceeded)]
+    best = telling or failures
+    return best[-1] if best else None

@@ -10,14 +10,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
 
-from google.api_core.exceptions import Cancelled, DeadlineExceeded, from_grpc_error
+from google.api_core.exceptions import Cancelled, DeadlineExceeded, RetryError, from_grpc_error
 from google.api_core.gapic_v1.routing_header import to_grpc_metadata
 from google.api_core.retry import Retry
 from google.cloud.bigtable.data.row_filters import RowFilter
@@ -62,10 +62,19 @@ class Read(Generic[P]):
     def run(self) -> list[P]:
         """Return the rows, in parts. Raises BadAnswer, or GoogleAPIError after the last retry."""
         left = max(0.0, self.until - time.monotonic())
+        failures: list[Exception] = []
         retry = Retry(
-            client.is_transient, initial=FIRST_PAUSE_S, maximum=LONGEST_PAUSE_S, multiplier=2, timeout=left
+            client.is_transient,
+            initial=FIRST_PAUSE_S,
+            maximum=LONGEST_PAUSE_S,
+            multiplier=2,
+            timeout=left,
+            on_error=failures.append,
         )
-        retry(self._attempt)()
+        try:
+            retry(self._attempt)()
+        except RetryError as error:
+            raise error from client.most_telling(failures)
         return self.parts
 
     def cancel(self) -> None:
@@ -241,10 +250,13 @@ class Connection:
             return [read.run() for read in reads]
         futures: list[Future[list[P]]] = [self._pool.submit(read.run) for read in reads]
         try:
-            left = max(0.0, until - time.monotonic()) + _GRACE_S
-            return [future.result() for future in as_completed(futures, left)]
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer to all of {len(reads)} batches in time") from error
+            wait(futures, max(0.0, until - time.monotonic()) + _GRACE_S, FIRST_EXCEPTION)
+            for future in futures:  # a later one may have failed because an earlier one took its time
+                if future.done():
+                    future.result()
+            if not all(future.done() for future in futures):
+                raise DeadlineExceeded(f"no answer to all of {len(reads)} batches in time")
+            return [future.result() for future in futures]
         finally:
             for read, future in zip(reads, futures, strict=True):
                 if not future.cancel() and not future.done():
