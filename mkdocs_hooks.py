@@ -84,7 +84,9 @@ def helps(command: click.Command, name: str, parent: click.Context | None) -> It
     context = click.Context(command, parent, name, terminal_width=COLUMNS, help_option_names=["-h", "--help"])
     yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
-        for subcommand, one in command.commands.items():
+        for subcommand in command.list_commands(context):
+            one = command.get_command(context, subcommand)
+            assert one
             yield from helps(one, subcommand, context)
 
 

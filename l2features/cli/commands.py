@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -10,27 +13,40 @@ import click
 from .. import __version__
 from ..core.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, ConfigError, L2FeaturesError
 from ..core.extras import naming_extras
-from .chunk_command import chunk
-from .datasets_command import completion, datasets
-from .dead_letters_command import deadletters
-from .doctor_command import doctor, register
-from .export_command import export
-from .get_command import get
-from .index_command import index
-from .job_commands import audit, ingest, materialize
-from .neuron_command import neuron
-from .neurons_command import neurons
-from .query_command import query
-from .sample_command import sample, sample_edit
-from .serve_command import serve
-from .status_command import status
-from .up_command import up
-from .versions_command import versions
-from .view_command import view
+
+MODULES = {
+    **{"sample": "sample_command", "sample-edit": "sample_command", "up": "up_command"},
+    **{"ingest": "job_commands", "audit": "job_commands", "materialize": "job_commands"},
+    **{"datasets": "datasets_command", "completion": "datasets_command", "status": "status_command"},
+    **{"doctor": "doctor_command", "register": "doctor_command", "index": "index_command"},
+    **{"get": "get_command", "neuron": "neuron_command", "neurons": "neurons_command"},
+    **{"export": "export_command", "versions": "versions_command", "query": "query_command"},
+    **{"view": "view_command", "serve": "serve_command", "chunk": "chunk_command"},
+    **{"deadletters": "dead_letters_command"},
+}
+"""The module of each command."""
 
 
 class Commands(click.Group):
-    """A group that ends the project's errors in a message and an exit status, never in a traceback."""
+    """A group that imports a command when it is used, and ends errors in a message and an exit status.
+
+    ``modules`` are names of modules of this package by the commands that they hold.
+    """
+
+    def __init__(self, *args: Any, modules: Mapping[str, str] = MappingProxyType({}), **keys: Any) -> None:
+        super().__init__(*args, **keys)
+        self.modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *self.modules})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.modules:
+            return super().get_command(ctx, name)
+        command: click.Command = getattr(
+            import_module(f".{self.modules[name]}", __package__), name.replace("-", "_")
+        )
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -44,7 +60,11 @@ class Commands(click.Group):
             ctx.exit(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    modules=MODULES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="l2features")
 def main() -> None:
     """Compute, read and serve the features of level-2 nodes.
@@ -58,15 +78,3 @@ def main() -> None:
       l2features serve sample/datasets.yml
     """
     warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
-
-
-COMMANDS = (
-    *(sample, sample_edit, up),
-    *(ingest, audit, materialize),
-    *(datasets, status, doctor, register),
-    *(get, neuron, neurons, export),
-    *(versions, query, view),
-    *(chunk, serve, index, deadletters, completion),
-)
-for command in COMMANDS:
-    main.add_command(command)

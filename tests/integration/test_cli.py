@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from l2features.cli.commands import main
+from l2features.cli.commands import MODULES
 from l2features.cli.report import served_rows
 from l2features.config.datasets import load_dataset
 from l2features.core.geometry import Chunk
@@ -59,7 +59,7 @@ def test_help_teaches_with_an_example(command: str) -> None:
 def test_help_names_every_command() -> None:
     result = run("--help")
     assert all(f"\n  {command} " in result.output for command in COMMANDS)
-    assert set(COMMANDS) == set(main.commands)
+    assert set(COMMANDS) == set(MODULES)
     assert "l2features ingest sample --config sample/datasets.yml --create" in result.output
     assert run("--version").output.startswith("l2features, version ")
 

@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 import mkdocs_hooks
 from api import metrics
 from api.config import Settings
-from l2features.cli.commands import main
+from l2features.cli.commands import MODULES, main
 from l2features.messages.decoding import Reason
 from tests.support.attribute_table import attribute_table
 from tests.support.jobs import ROOT
@@ -52,7 +52,9 @@ def test_the_reference_has_every_job() -> None:
 
 def test_the_reference_has_the_help_of_every_command() -> None:
     text = mkdocs_hooks.commands()
-    for name, command in main.commands.items():
+    for name in MODULES:
+        command = main.get_command(click.Context(main), name)
+        assert command
         assert f"## l2features {name}\n" in text
         options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
         assert all(flag in text for option in options for flag in option.opts)

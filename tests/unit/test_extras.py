@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import packages_distributions
 
@@ -12,7 +14,7 @@ from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from l2features.cli.commands import Commands
+from l2features.cli.commands import Commands, main
 from l2features.core.errors import ConfigError
 from l2features.core.extras import EXTRAS, extra_of, naming_extras
 from tests.support.jobs import ROOT
@@ -117,3 +119,17 @@ def test_a_command_without_its_extra_ends_with_status_2() -> None:
     ran = CliRunner().invoke(group, ["work"])
     assert ran.exit_code == 2
     assert ran.output == "error: the module 'numba' is not installed: pip install 'l2features[compute]'\n"
+
+
+def test_ctrl_c_during_the_imports_of_a_command_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*names: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("l2features.cli.commands.import_module", interrupted)
+    ran = CliRunner().invoke(main, ["status", "sample"])
+    assert (ran.exit_code, ran.output) == (130, "stopped\n")
+
+
+def test_the_command_line_imports_only_what_it_runs() -> None:
+    code = "import sys, l2features.cli; print({'numpy', 'pyarrow', 'pydantic'} & {*sys.modules})"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -11,7 +11,8 @@ import pandas  # type: ignore[import-untyped]
 import polars
 import pytest
 
-from l2features.cli.commands import main
+from l2features.cli.query_command import query
+from l2features.cli.versions_command import versions
 from l2features.testing.version_files import visible_rows
 from tests.support.jobs import ROOT
 from tests.support.version_chains import Chain, write_chain
@@ -71,7 +72,7 @@ def test_the_anti_join_of_a_renewed_version(chain: Chain, monkeypatch: pytest.Mo
 
 
 def test_the_commands_exist() -> None:
-    group: Any = main.commands["versions"]
+    group: Any = versions
     for name, command in group.commands.items():
         assert f"l2features versions {name} minnie" in PAGE, name
         for parameter in command.params:
@@ -80,7 +81,7 @@ def test_the_commands_exist() -> None:
     used = {word for line in re.findall(r"l2features (?:query|versions).*", PAGE) for word in line.split()}
     known = {
         option
-        for command in (*group.commands.values(), main.commands["query"])
+        for command in (*group.commands.values(), query)
         for parameter in command.params
         for option in parameter.opts
     }
