@@ -26,6 +26,8 @@ class Block(NamedTuple):
     """Squared distances before the pass; far where there is no other label."""
     out: np.ndarray
     """Squared distances after it."""
+    lowest: np.ndarray
+    """For some rows of a strip, the row of each lane whose parabola is the lowest there."""
     width: int
     pitch: int
 
@@ -93,4 +95,4 @@ def _follow(out: np.ndarray, start: int, stop: int, unit: Any, far: Any, envelop
         end = begins[parabola + 1] if parabola + 1 < n else stop
         for i in range(begins[parabola], end):
             offset = i - vertex[parabola]
-            out[i] = height[parabola] + unit * offset * offset
+            out[i] = min(height[parabola] + unit * offset * offset, far)

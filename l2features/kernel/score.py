@@ -20,8 +20,6 @@ from .simd import LANES
 
 _SUMMABLE = 2**31 // LANES
 """Below it the sum of LANES distances fits into int32."""
-_KEEP = np.repeat(np.array([2**31 - 1, 0], np.int32), LANES)
-"""Limits that keep the first elements of a block of LANES, and make the others 0."""
 
 
 class Placement(NamedTuple):
@@ -56,7 +54,8 @@ def score(runs: Runs, distances: np.ndarray, geometry: Placement) -> Scores:
     reach = np.zeros(n)
     _find_reach(runs, geometry, reach)
     scores = Scores(np.zeros(n, np.int64), np.zeros(n, np.int64), np.full(n, -1, np.int64))
-    _score_runs(runs, distances, geometry, reach, scores, np.full(n, -1.0))
+    keep = np.repeat(np.array([np.iinfo(distances.dtype).max, 0], distances.dtype), LANES)
+    _score_runs(runs, distances, keep, geometry, reach, scores, np.full(n, -1.0))
     return scores._replace(best_index=scores.best_index + geometry.origin @ geometry.weights)
 
 
@@ -101,6 +100,7 @@ def _find_reach(runs: Runs, geometry: Placement, reach: np.ndarray) -> None:
 def _score_runs(
     runs: Runs,
     distances: np.ndarray,
+    keep: np.ndarray,
     geometry: Placement,
     reach: np.ndarray,
     scores: Scores,
@@ -116,7 +116,7 @@ def _score_runs(
                 continue
             start = start_of(runs, run)
             stop = stop_of(runs, run, end)
-            added, most = _sum_up(distances, line * n0 + start, line * n0 + stop)
+            added, most = _sum_up(distances, keep, line * n0 + start, line * n0 + stop)
             scores.total[label] += added
             scores.largest[label] = max(scores.largest[label], most)
             if most >= best[label]:
@@ -125,20 +125,22 @@ def _score_runs(
 
 
 @inlined
-def _sum_up(distances: np.ndarray, start: int, stop: int) -> tuple[int, int]:
+def _sum_up(distances: np.ndarray, keep: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     """Return the sum and the maximum of neighbouring distances.
+
+    ``keep`` are limits that keep the first elements of a block of LANES, and make the others 0.
 
     LLVM vectorises loops of constant length best; there are LANES zeros after the last distance.
     """
     added, most = 0, 0
     for i in range(start, stop, LANES):
-        some, kept = distances[i : i + LANES], _KEEP[max(LANES - (stop - i), 0) :][:LANES]
-        part: Any = np.int32(0)
+        some, kept = distances[i : i + LANES], keep[max(LANES - (stop - i), 0) :][:LANES]
+        largest = distances.dtype.type(0)
         for j in range(LANES):
-            part = max(part, min(some[j], kept[j]))
-        most = max(most, part)
+            largest = max(largest, min(some[j], kept[j]))
+        most = max(most, int(largest))
         if most < _SUMMABLE:
-            part = np.int32(0)
+            part: Any = np.int32(0)
             for j in range(LANES):
                 part = np.int32(part + min(some[j], kept[j]))
             added += part

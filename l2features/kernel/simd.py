@@ -86,10 +86,10 @@ def splat(typing_context: Any, array: Any, value: Any) -> Any:
     return Vector(array.dtype)(array, value), generate
 
 
-def _elementwise(build: Callable[[Any, Any, Any], Any], doc: str) -> Any:
+def _elementwise(build: Callable[[Any, Any, Any, bool], Any], doc: str) -> Any:
     def typed(typing_context: Any, a: Any, b: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return build(builder, *arguments)
+            return build(builder, arguments[0], arguments[1], a.element.signed)
 
         return a(a, b), generate
 
@@ -97,11 +97,29 @@ def _elementwise(build: Callable[[Any, Any, Any], Any], doc: str) -> Any:
     return intrinsic(typed)
 
 
-add = _elementwise(lambda builder, a, b: builder.add(a, b), "Return the sums.")
-smaller = _elementwise(
-    lambda builder, a, b: builder.select(builder.icmp_signed("<", a, b), a, b),
-    "Return the signed minima.",
-)
+def _compare(builder: Any, a: Any, operator: str, b: Any, signed: bool) -> Any:
+    return builder.icmp_signed(operator, a, b) if signed else builder.icmp_unsigned(operator, a, b)
+
+
+def _add(builder: Any, a: Any, b: Any, signed: bool) -> Any:
+    total = builder.add(a, b)
+    if signed:
+        return total
+    most = ir.Constant(a.type, [-1] * LANES)
+    return builder.select(builder.icmp_unsigned("<", total, a), most, total)
+
+
+def _smaller(builder: Any, a: Any, b: Any, signed: bool) -> Any:
+    return builder.select(_compare(builder, a, "<", b, signed), a, b)
+
+
+def _larger(builder: Any, a: Any, b: Any, signed: bool) -> Any:
+    return builder.select(_compare(builder, a, ">", b, signed), a, b)
+
+
+add = _elementwise(_add, "Return the sums; unsigned ones are at most the largest number of their type.")
+smaller = _elementwise(_smaller, "Return the minima.")
+larger = _elementwise(_larger, "Return the maxima.")
 
 
 @intrinsic
@@ -116,11 +134,23 @@ def where_equal(typing_context: Any, a: Any, b: Any, values: Any) -> Any:
 
 
 @intrinsic
-def any_greater(typing_context: Any, a: Any, b: Any) -> Any:
-    """Return whether a, as signed, is greater than b in any element."""
+def where_less(typing_context: Any, a: Any, b: Any, left: Any, right: Any) -> Any:
+    """Return elements of left where a is less than b, and of right elsewhere."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bits = builder.bitcast(builder.icmp_signed(">", *arguments), ir.IntType(LANES))
+        less = _compare(builder, arguments[0], "<", arguments[1], a.element.signed)
+        return builder.select(less, arguments[2], arguments[3])
+
+    return left(a, b, left, right), generate
+
+
+@intrinsic
+def any_greater(typing_context: Any, a: Any, b: Any) -> Any:
+    """Return whether a is greater than b in any element."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        greater = _compare(builder, arguments[0], ">", arguments[1], a.element.signed)
+        bits = builder.bitcast(greater, ir.IntType(LANES))
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(a, b), generate

@@ -172,12 +172,27 @@ def test_long_distances(axis: int) -> None:
     check_equal(compute_features(volume, (4, 5, 3)), plain_features(volume, (4, 5, 3)))
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("resolution", [(1, 1, 1), (4, 4, 9), (16, 16, 40), (9, 4, 4)], ids=str)
+def test_thick_labels(resolution: tuple[int, int, int], order: Literal["C", "F"]) -> None:
+    """Some or many squared distances do not fit into 16 bits."""
+    random = np.random.default_rng(5)
+    for shape in [(118, 149, 30), (143, 138, 56), (70, 85, 41), (33, 290, 64)]:
+        volume = np.ones(shape, np.uint32, order)
+        for label in range(2, random.integers(20, 60)):
+            start, size = random.integers(0, shape), random.integers(2, 60, 3)
+            volume[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = label % 7
+        check_equal(compute_features(volume, resolution), plain_features(volume, resolution))
+
+
 @pytest.mark.parametrize("shape", [(30, 31, 32), (300, 40, 5)])
 def test_wide_integers(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]) -> None:
-    """Squared distances of 64 bits are for resolutions that hardly any volume has."""
+    """Squared distances of 32 bits are for thick labels, those of 64 for resolutions that hardly occur."""
     volume = make_blobs(np.random.default_rng(8), shape, 9)
     expected = compute_features(volume, (16, 16, 40)).tobytes()
-    monkeypatch.setattr(distance, "_FAR_32", 0)
+    monkeypatch.setattr(distance, "_short_distances", lambda *_: None)
+    assert compute_features(volume, (16, 16, 40)).tobytes() == expected
+    monkeypatch.setattr(distance, "FAR_32", 0)
     assert compute_features(volume, (16, 16, 40)).tobytes() == expected
 
 
