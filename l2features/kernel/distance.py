@@ -13,7 +13,8 @@ strip lies in the cache, and a row of it in registers. Most chunks are measured 
 from __future__ import annotations
 
 import math
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import edt
 import numpy as np
@@ -38,41 +39,64 @@ _FAR_64 = 2**62
 """More than any squared distance; another one can be added without overflow."""
 
 
+class Scale(NamedTuple):
+    """A resolution as whole numbers: d steps squared are ``sqrt(d * factor) / divisor`` nm.
+
+    Both are whole, and their results exact: a root of a whole number is no nearer to a multiple of the
+    divisor than float64 tells.
+    """
+
+    steps: list[int]
+    factor: float
+    divisor: float
+
+
 def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Return distances in whole nm (floored): uint16 or int32, one per voxel in run order, 0 for background.
 
     LANES zeros follow, so that whole vectors can be loaded up to the end.
 
     ``resolution``: nm per voxel, in the order of the runs' axes; ``axes``: which of x, y and z these are.
-    Exact where the resolution is whole; others are measured by the ``edt`` package, in float32. The volume
-    must hold two different labels.
+    Exact for resolutions of few decimals, such as 8.25; others are measured by the ``edt`` package, in
+    float32. The volume must hold two different labels.
     """
-    if np.all(resolution == np.floor(resolution)):
-        return _exact_distances(runs, [int(r) for r in resolution])
+    scale = _scale(resolution)
+    bound = sum((n * a) ** 2 for n, a in zip(runs.shape, scale.steps, strict=True))
+    if bound < _FAR_64:
+        return _exact_distances(runs, scale, bound)
     return _float_distances(runs, resolution, axes)
 
 
-def _exact_distances(runs: Runs, resolution: list[int]) -> np.ndarray:
-    unit = math.gcd(*resolution)
-    steps = [r // unit for r in resolution]
-    bound = sum((n * a) ** 2 for n, a in zip(runs.shape, steps, strict=True))
-    if bound < FAR_32 and unit * math.isqrt(bound) < narrow.FAR and int(runs.labels.max()) < 2**16:
-        short = _short_distances(runs, unit, steps)
+def _scale(resolution: np.ndarray) -> Scale:
+    """Return a resolution's whole multiples of a common unit."""
+    exact = [Fraction(str(r)) for r in resolution.tolist()]
+    below = math.lcm(*(r.denominator for r in exact))
+    whole = [int(r * below) for r in exact]
+    unit = math.gcd(*whole)
+    return Scale([r // unit for r in whole], float(unit) ** 2, float(below))
+
+
+def _exact_distances(runs: Runs, scale: Scale, bound: int) -> np.ndarray:
+    steps = scale.steps
+    longest = math.sqrt(bound * scale.factor) / scale.divisor
+    if bound < FAR_32 and longest < narrow.FAR and int(runs.labels.max()) < 2**16:
+        short = _short_distances(runs, scale)
         if short is not None:
             return short
     dtype = np.int32 if bound < FAR_32 else np.int64
     far = dtype(FAR_32 if dtype is np.int32 else _FAR_64)
     tables = make_tables(runs.shape[0], steps[0] ** 2, far)
     distances = _empty_distances(runs, dtype)
-    for axis, factor in ((1, 0.0), (2, float(unit) ** 2)):
+    for axis, factor in ((1, 0.0), (2, scale.factor)):
         block = make_block(runs.shape, axis, dtype)
-        _pass(runs, axis, dtype(steps[axis] ** 2), far, tables, distances, factor, block)
+        unit = dtype(steps[axis] ** 2)
+        _pass(runs, axis, unit, far, tables, distances, factor, scale.divisor, block)
     return distances.astype(np.int32, copy=False)
 
 
-def _short_distances(runs: Runs, unit: int, steps: list[int]) -> np.ndarray | None:
+def _short_distances(runs: Runs, scale: Scale) -> np.ndarray | None:
     """Return distances in 16 bits, or None where many labels are too thick for them."""
-    distances, squares = _empty_distances(runs, np.uint16), [step**2 for step in steps]
+    distances, squares = _empty_distances(runs, np.uint16), [step**2 for step in scale.steps]
     kinds = ((np.uint16, np.uint16(narrow.FAR)), (np.int32, np.int32(FAR_32)))
     tables = [make_tables(runs.shape[0], squares[0], far) for _, far in kinds]
     passes = [
@@ -87,9 +111,9 @@ def _short_distances(runs: Runs, unit: int, steps: list[int]) -> np.ndarray | No
     thick = narrow.make_thick(runs.shape, passes[0].narrow.block)
     if not narrow.first_pass(runs, passes[0], distances, thick):
         return None
-    factor = float(unit) ** 2
-    whole = np.sqrt(np.arange(narrow.FAR + 1) * factor).astype(np.uint16)
-    narrow.second_pass(runs, passes[1], distances, thick, whole, factor)
+    squares_nm = np.arange(narrow.FAR + 1) * scale.factor
+    whole = (np.sqrt(squares_nm) / scale.divisor).astype(np.uint16)
+    narrow.second_pass(runs, passes[1], distances, thick, whole, scale.factor, scale.divisor)
     return distances
 
 
@@ -108,6 +132,7 @@ def _pass(
     tables: Tables,
     distances: np.ndarray,
     factor: float,
+    divisor: float,
     block: Block,
 ) -> None:
     """Compute squared distances in two axes (factor 0), or whole nm in all three, in place."""
@@ -133,16 +158,16 @@ def _pass(
         for row in range(rows):
             for i in range(lines):
                 line = row * row_step + (begin + i) * step
-                _write_line(block.out, row * block.pitch + i * n0, distances, line * n0, n0, factor)
+                _write_line(block.out, row * block.pitch + i * n0, distances, line * n0, n0, factor, divisor)
 
 
 @compiled
 def _write_line(
-    out: np.ndarray, place: int, distances: np.ndarray, start: int, n: int, factor: float
+    out: np.ndarray, place: int, distances: np.ndarray, start: int, n: int, factor: float, divisor: float
 ) -> None:
     source, target = out[place : place + n], distances[start : start + n]
     for i in range(n):
-        target[i] = source[i] if factor == 0 else target.dtype.type(math.sqrt(source[i] * factor))
+        target[i] = source[i] if factor == 0 else target.dtype.type(math.sqrt(source[i] * factor) / divisor)
 
 
 def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

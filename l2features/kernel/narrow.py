@@ -108,7 +108,13 @@ def _spread(runs: Runs, begin: int, lines: int, depth: Depth) -> None:
 
 @compiled
 def second_pass(
-    runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick, whole: np.ndarray, factor: float
+    runs: Runs,
+    depths: Depths,
+    distances: np.ndarray,
+    thick: Thick,
+    whole: np.ndarray,
+    factor: float,
+    divisor: float,
 ) -> None:
     """Replace squared distances with whole nm: ``whole`` (FAR + 1,) has those of all below FAR."""
     n0, n1, n2 = runs.shape
@@ -131,7 +137,7 @@ def second_pass(
             for strip in range(0, lines * n0, LANES):
                 if again[strip // LANES]:
                     stop = min(strip + LANES, lines * n0)
-                    _measure_again(runs, begin, strip, stop, wide, distances, factor)
+                    _measure_again(runs, begin, strip, stop, wide, distances, factor, divisor)
 
 
 @compiled
@@ -150,7 +156,14 @@ def _load(runs: Runs, begin: int, lines: int, distances: np.ndarray, block: Bloc
 
 @compiled
 def _measure_again(
-    runs: Runs, begin: int, strip: int, stop: int, wide: Depth, distances: np.ndarray, factor: float
+    runs: Runs,
+    begin: int,
+    strip: int,
+    stop: int,
+    wide: Depth,
+    distances: np.ndarray,
+    factor: float,
+    divisor: float,
 ) -> None:
     """Measure the strip up to ``stop`` in 32 bits, and write whole nm."""
     n0, n1, n2 = runs.shape
@@ -159,7 +172,7 @@ def _measure_again(
         start = (begin + row * n1) * n0
         for place in range(strip, stop):
             squared = wide.block.out[row * wide.block.pitch + place]
-            distances[start + place] = np.uint16(math.sqrt(squared * factor))
+            distances[start + place] = np.uint16(math.sqrt(squared * factor) / divisor)
 
 
 @compiled

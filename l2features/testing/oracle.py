@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import edt
@@ -23,8 +25,7 @@ def plain_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarra
     dense = fastremap.remap(labels, {0: 0, **{label: i + 1 for i, label in enumerate(ids.tolist())}})
     dense = dense.astype(np.uint32)
     nm = np.asarray(resolution, np.float64)
-    spacing = tuple(nm.tolist())
-    distances = edt.edt(np.asfortranarray(dense), anisotropy=spacing, black_border=False, parallel=1)
+    distances = whole_distances(dense, resolution)
     areas = surface_areas(dense, len(ids), nm)
     for number, coords in voxels_by_label(dense):
         row = rows[number - 1]
@@ -36,6 +37,16 @@ def plain_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarra
             row["pca"], row["pca_val"] = principal_axes(coords * nm)
             row[LARGE.flag] = True
     return rows
+
+
+def whole_distances(volume: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
+    """Distances in whole nm, of a volume and a resolution that are small: float32 is exact up to 2^24."""
+    exact = [Fraction(str(float(r))) for r in resolution]
+    below = math.lcm(*(r.denominator for r in exact))
+    unit = math.gcd(*(int(r * below) for r in exact))
+    steps = tuple(float(r * below / unit) for r in exact)
+    squares = edt.edtsq(np.asfortranarray(volume), anisotropy=steps, black_border=False, parallel=1)
+    return np.floor(np.sqrt(squares.astype(np.float64) * unit**2) / below)
 
 
 def voxels_by_label(dense: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -86,7 +97,7 @@ def central_voxels(mask: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
     coords = np.argwhere(mask)
     ends = zip(coords.min(axis=0).tolist(), coords.max(axis=0).tolist(), strict=True)
     near = mask[tuple(slice(max(first - 1, 0), last + 2) for first, last in ends)]
-    distances = edt.edt(np.asfortranarray(near), anisotropy=tuple(map(float, resolution)), black_border=False)
+    distances = whole_distances(near, resolution)
     scores = central_scores(coords, distances[near].astype(np.uint64), np.asarray(resolution, np.float64))
     return coords[scores == scores.max()]
 

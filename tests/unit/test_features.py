@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import edt
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -205,6 +206,14 @@ def test_exact_beyond_float32() -> None:
     exact = np.floor(np.sqrt((3.0 * y) ** 2 + (5.0 * z) ** 2))
     assert rows["mean_dt_nm"][0] == np.float16(exact.sum() / (exact.size - 1))
     assert rows["max_dt_nm"][0] == exact.max()
+
+
+def test_resolutions_of_many_decimals_are_measured_by_edt() -> None:
+    volume = make_blobs(np.random.default_rng(6), (20, 30, 9), 12)
+    resolution = (1 / 3, 1 / 3, 2 / 3)
+    expected = edt.edt(np.asfortranarray(volume), anisotropy=resolution, black_border=False)
+    rows = compute_features(volume, resolution)
+    assert rows["max_dt_nm"].tolist() == [int(expected[volume == label].max()) for label in rows["label"]]
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
