@@ -22,7 +22,7 @@ from ..local.pool import ChunkJob, LocalRun, Progress
 from ..local.processes import heeded
 from ..local.progress import ProgressLines, progress_bar
 
-COMPILING, COMPILING_S = "compiling the kernel, the first time only", 1.0
+COMPILING, COMPILING_S = "compiling the kernel, the first time only", 5.0
 """Loading compiled kernels takes less; compilation shows its progress after it."""
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
