@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    import numpy as np
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 JOBS = ("ingest", "update", "audit", "materialize", "precomputed")
 COLUMNS = 96
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+PIPE = re.compile(r"(`[^`]*`)|\|")
 GENERATED = re.compile(r"<!-- generated: (\w+) -->")
 LINK = re.compile(r"\[([^\[\]]+)\]\(([^()\s:#]+)(#[-\w]+)?\)")
 
@@ -105,7 +107,45 @@ def table(header: str, rows: Iterable[Iterable[object]]) -> str:
     """Return a Markdown table; ``header`` has its columns, separated by commas."""
     columns = header.split(",")
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines) + "\n"
+
+
+def cell(value: object) -> str:
+    """Return a value as a cell of a table: a pipe outside of code is escaped."""
+    return PIPE.sub(lambda found: found[1] or r"\|", str(value))
+
+
+def attributes() -> str:
+    """Return a table of the attributes of L2 nodes."""
+    from l2features.core.schema import ATTRIBUTES
+
+    rows = []
+    for one in ATTRIBUTES:
+        meaning = one.meaning + (f"; {one.condition.absent}" if one.condition else "")
+        rows.append((f"`{one.name}`", kind(one.shape, one.dtype), one.unit, one.served_unit, meaning))
+    return table("attribute,stored as,unit,served in,meaning", rows)
+
+
+def measures() -> str:
+    """Return a table of the measures of roots."""
+    from l2features.neurons.neuron_summary import SUMMARY
+
+    rows = []
+    for one in SUMMARY:
+        graph = "yes" if one.needs_graph else ""
+        rows.append((f"`{one.name}`", kind(one.shape, one.dtype), one.unit, graph, one.meaning))
+    return table("measure,type,unit,graph,meaning", rows)
+
+
+def kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return " × ".join([*map(str, shape), dtype.name])
+
+
+def reasons() -> str:
+    """Return a table of the reasons of dead letters."""
+    from l2features.messages.decoding import Reason
+
+    return table("reason,the message or id …", [(f"`{reason}`", reason.meaning) for reason in Reason])
 
 
 def settings() -> str:
@@ -186,7 +226,10 @@ def route(title: str, operation: dict[str, Any]) -> str:
     return "\n\n".join(line for line in lines if line) + "\n\n"
 
 
-REFERENCES = {function.__name__: function for function in (commands, jobs, settings, metrics, routes)}
+REFERENCES = {
+    function.__name__: function
+    for function in (attributes, commands, jobs, measures, metrics, reasons, routes, settings)
+}
 
 
 def notebook_files(path: Path, uri: str) -> Iterator[tuple[str, str | bytes]]:

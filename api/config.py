@@ -40,26 +40,56 @@ class Settings(BaseSettings):
         None, description="While this file exists, /ready answers 503, so that no new clients are sent here."
     )
 
-    max_ids: int = Field(250_000, ge=1, le=5_000_000, description="Ids of one request.")
-    max_body_bytes: int = Field(16 * MIB, ge=1024, description="Body of a request, as sent and after gunzip.")
-    max_wait_s: float = Field(30.0, ge=0, le=600, description="Longest ?wait= of a request, in seconds.")
-    max_waiting: int = Field(8, ge=1, description="Requests of one process that wait at the same time.")
-    max_requests: int = Field(24, ge=1, description="Concurrent reads of one process.")
-    max_ids_in_flight: int = Field(500_000, ge=1, description="Ids of one process' concurrent reads.")
-    queue_timeout_s: float = Field(20.0, gt=0, description="How long a read waits for its permit for ids.")
+    max_ids: int = Field(
+        250_000, ge=1, le=5_000_000, description="Ids of a request; more are 413 too_many_ids."
+    )
+    max_body_bytes: int = Field(
+        16 * MIB,
+        ge=1024,
+        description="Body of a request, as sent and after gunzip; more is 413 body_too_large.",
+    )
+    max_wait_s: float = Field(
+        30.0, ge=0, le=600, description="Longest ?wait= in seconds; more is 422 wait_too_long."
+    )
+    max_waiting: int = Field(
+        8, ge=1, description="Concurrent requests of a process with ?wait=; more are 429."
+    )
+    max_requests: int = Field(
+        24,
+        ge=1,
+        description="Concurrent reads of a process, up to three quarters for one data set among several; "
+        "more are 429 too_many_requests.",
+    )
+    max_ids_in_flight: int = Field(
+        500_000, ge=1, description="Ids of a process' concurrent reads; more queue."
+    )
+    queue_timeout_s: float = Field(
+        20.0, gt=0, description="How long a read queues; then it is 429 too_many_ids."
+    )
     store_timeout_s: float = Field(10.0, gt=0, description="Deadline of a read of the store.")
-    auth_timeout_s: float = Field(10.0, gt=0, description="Deadline of the authentication service.")
-    retry_after_s: int = Field(2, ge=1, description="Value of Retry-After.")
-    max_roots: int = Field(10_000, ge=1, le=1_000_000, description="Roots of one request.")
-    max_root_nodes: int = Field(250_000, ge=1, le=10_000_000, description="L2 nodes of a root.")
+    auth_timeout_s: float = Field(10.0, gt=0, description="Deadline of a call of the authentication service.")
+    retry_after_s: int = Field(2, ge=1, description="Value of Retry-After in 429 and 503, in seconds.")
+    max_roots: int = Field(
+        10_000, ge=1, le=1_000_000, description="Roots of a request; more are 413 too_many_ids."
+    )
+    max_root_nodes: int = Field(
+        250_000,
+        ge=1,
+        le=10_000_000,
+        description="L2 nodes of a root; more have status too_large, or are 413 too_many_nodes.",
+    )
     max_chunks: int = Field(
-        64, ge=1, le=100_000, description="Chunks that the bounds of one request overlap."
+        64,
+        ge=1,
+        le=100_000,
+        description="Chunks that the bounds of a request overlap; more are 413 too_many_chunks, and "
+        "more than L2CACHE_MAX_IDS nodes 413 too_many_nodes.",
     )
     max_root_requests: int = Field(
         6,
         ge=1,
-        description="Concurrent requests of one process for roots, as many for chunks and bounds, and as "
-        "many for pictures.",
+        description="Concurrent requests of a process for roots; as many for chunks and bounds, for "
+        "pictures, and for versions; more are 429 too_many_requests.",
     )
     graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a read of the graph.")
     root_timeout_s: float = Field(
@@ -72,20 +102,23 @@ class Settings(BaseSettings):
         64 * MIB, ge=0, description="Results of roots that a process caches per data set."
     )
     max_row_groups: int = Field(
-        512, ge=1, le=100_000, description="Row groups of a version that a request reads."
+        512,
+        ge=1,
+        le=100_000,
+        description="Row groups of a version that a request reads; more are 413 too_many_row_groups.",
     )
     public_url: str | None = Field(
         None,
-        description="URL of the folder of versions for clients, with {dataset} for the name of the data set.",
+        description="URL of the folder of versions for clients; {dataset} stands for the data set's name.",
     )
     viewer: str | None = Field(
         None,
-        description="URL of the viewer of links. By default /viewer/ of this server, or else a public one.",
+        description="Viewer to which links lead, a URL; by default /viewer/ of this server, or a public one.",
     )
     viewer_origins: str = Field(
         "",
-        description="Origins of which the viewer at /viewer/ may read, separated by spaces, beside those of "
-        "the data sets.",
+        description="More origins from which the viewer at /viewer/ may read, such as https://host, "
+        "separated by spaces.",
     )
     docs_url: str | None = Field(
         None, pattern=r"https?://\S+", description="URL of the documentation, for a link on the pages."
@@ -96,7 +129,7 @@ class Settings(BaseSettings):
         None, description="Pub/Sub topic for missing ids: its name, or projects/PROJECT/topics/NAME."
     )
     project: str | None = Field(
-        None, validation_alias="PROJECT_ID", description="Project of a topic that is given by name only."
+        None, validation_alias="PROJECT_ID", description="Project of the topic, if it is given by name."
     )
     publish_interval_s: float = Field(
         60.0, gt=0, description="Shortest time between two publications of a missing id by one process."

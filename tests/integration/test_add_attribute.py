@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mkdocs_hooks
 from l2features.core.errors import UnknownFormat
 from l2features.core.schema import BY_NAME, NAMES
 from l2features.store.base import open_store
 from l2features.testing.stores import CHUNK, FIRST, LAYOUT, features_of
-from tests.support.attribute_table import DOCS
 from tests.support.ninth_attribute import run, with_ninth_attribute
 
 STORED = Path(__file__).parents[1] / "data" / "stored"
 PREFIX = "/l2cache/api/v1"
 INGEST_AND_SERVE = """
 import json, sys
-from pathlib import Path
+import mkdocs_hooks
 import pyarrow as pa
 from api.answers import ARROW
 from api.app import create_app
@@ -30,16 +30,14 @@ from l2features.cli.report import features_table
 from l2features.config.datasets import load_dataset
 from l2features.core.chunks import whole_box
 from l2features.ingest.steps import compute_chunk, prepare, save_chunk
-from tests.support.attribute_table import write_table
 
-config, docs, prefix = sys.argv[1:]
+config, prefix = sys.argv[1:]
 ingest = prepare(load_dataset("sample", config), create=True, choose_box=whole_box)
 source, store = ingest.open_source(), ingest.open_store()
 for first, last in ingest.shards():
     for chunk in ingest.pending(store, first, last):
         save_chunk(store, ingest.geometry, compute_chunk(source, chunk))
 rows = store.scan_chunk(0, 2**63 - 1)
-write_table(Path(docs))
 client = create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=config)).test_client()
 read, asked = f"{prefix}/table/sample/attributes", {"l2_ids": rows.ids.tolist()}
 arrow = client.post(read, json=asked, headers={"Accept": ARROW}).data
@@ -52,7 +50,7 @@ print(json.dumps({
     "openapi": client.get(f"{prefix}/openapi.json").json["components"]["schemas"]["Node"]["properties"],
     "attribute_metadata": client.get(f"{prefix}/attribute_metadata").json,
     "attributes": client.get(f"{prefix}/table/sample").json["attributes"],
-    "docs": Path(docs).read_text(),
+    "docs": mkdocs_hooks.attributes(),
     "cli": features_table(rows, ingest.geometry),
 }))
 """
@@ -94,8 +92,7 @@ def found(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     entry = {"cv_path": path, "l2cache_id": "t", "graph": "flat", "chunk_size": [32, 32, 32]}
     config = folder / "datasets.yml"
     config.write_text(json.dumps({"sample": {**entry, "store": f"sqlite://{folder}/t.db"}}))
-    docs = shutil.copy(DOCS, folder)
-    result: dict[str, Any] = json.loads(run(sources, INGEST_AND_SERVE, str(config), str(docs), PREFIX))
+    result: dict[str, Any] = json.loads(run(sources, INGEST_AND_SERVE, str(config), PREFIX))
     return result
 
 
@@ -129,7 +126,7 @@ def test_it_is_in_the_descriptions_of_a_data_set(found: dict[str, Any]) -> None:
 def test_it_is_in_the_docs(found: dict[str, Any]) -> None:
     meaning = "the size, and its double; absent in nodes of one voxel"
     line = f"| `ninth` | 2 × uint64 | voxels | voxels | {meaning} |"
-    before, after = DOCS.read_text().splitlines(), found["docs"].splitlines()
+    before, after = mkdocs_hooks.attributes().splitlines(), found["docs"].splitlines()
     assert [text for text in after if text not in before] == [line]
     assert len(after) == len(before) + 1
 

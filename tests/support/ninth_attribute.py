@@ -39,8 +39,8 @@ def with_ninth_attribute(folder: Path) -> Path:
                 (folder / place).symlink_to(path)
     for place, text in changed.items():
         (folder / place).write_text(text)
-    for package in ("api", "tests"):
-        (folder / package).symlink_to(SOURCES / package)
+    for name in ("api", "tests", "mkdocs_hooks.py"):
+        (folder / name).symlink_to(SOURCES / name)
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import click
+import markdown  # type: ignore[import-untyped]
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -12,19 +13,10 @@ import mkdocs_hooks
 from api import metrics
 from api.config import Settings
 from l2features.cli.commands import MODULES, main
+from l2features.core.schema import ATTRIBUTES
 from l2features.messages.decoding import Reason
-from tests.support.attribute_table import attribute_table
+from l2features.neurons.neuron_summary import SUMMARY
 from tests.support.jobs import ROOT
-from tests.support.summary_table import measure_table
-
-
-def test_the_attributes_in_the_docs() -> None:
-    assert attribute_table() in (ROOT / "docs" / "features.md").read_text()
-
-
-def test_the_measures_in_the_docs() -> None:
-    assert measure_table() in (ROOT / "docs" / "neurons.md").read_text()
-
 
 PAGES = [
     path
@@ -33,16 +25,34 @@ PAGES = [
 ]
 
 
+def test_every_generated_part_has_one_place() -> None:
+    parts = [part for path in PAGES for part in mkdocs_hooks.GENERATED.findall(path.read_text())]
+    assert sorted(parts) == sorted(mkdocs_hooks.REFERENCES)
+
+
+def test_the_reference_has_every_attribute_measure_and_reason() -> None:
+    for text, entries in (
+        (mkdocs_hooks.attributes(), [(one.name, one.meaning) for one in ATTRIBUTES]),
+        (mkdocs_hooks.measures(), [(one.name, one.meaning) for one in SUMMARY]),
+        (mkdocs_hooks.reasons(), [(reason.value, reason.meaning) for reason in Reason]),
+    ):
+        lines = text.splitlines()[2:]
+        assert [line.split("`")[1] for line in lines] == [name for name, _ in entries]
+        assert all(meaning in line for line, (_, meaning) in zip(lines, entries, strict=True))
+    assert "| `pca` | 3 × 3 × float16 | 1 | 1 |" in mkdocs_hooks.attributes()
+
+
+def test_a_table_keeps_pipes_in_its_cells() -> None:
+    text = mkdocs_hooks.table("one,two", [("a|b", "`c|d`")])
+    html = markdown.markdown(text, extensions=["tables"])
+    assert "<td>a|b</td>\n<td><code>c|d</code></td>" in html
+
+
 @pytest.mark.parametrize("path", sorted(str(path.relative_to(ROOT)) for path in PAGES))
 def test_links_resolve(path: str) -> None:
     file = ROOT / path
     for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
         assert (file.parent / link).exists(), link
-
-
-def test_the_reasons_in_the_docs() -> None:
-    written = (ROOT / "docs" / "operations.md").read_text()
-    assert not [reason for reason in Reason if f"| `{reason}` | {reason.meaning} |" not in written]
 
 
 def test_the_reference_has_every_job() -> None:
