@@ -68,7 +68,12 @@ class Settings(BaseSettings):
     )
     store_timeout_s: float = Field(10.0, gt=0, description="Deadline of a read of the store.")
     auth_timeout_s: float = Field(10.0, gt=0, description="Deadline of a call of the authentication service.")
-    retry_after_s: int = Field(2, ge=1, description="Value of Retry-After in 429 and 503, in seconds.")
+    retry_after_s: int = Field(
+        2,
+        ge=1,
+        description="Value of Retry-After in 429 and 503, in seconds; while the authentication service is "
+        "down, one lookup in this time tries it.",
+    )
     max_roots: int = Field(
         10_000, ge=1, le=1_000_000, description="Roots of a request; more are 413 too_many_ids."
     )
