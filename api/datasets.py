@@ -183,7 +183,7 @@ class Served:
         try:
             self.store.put_geometry(geometry)
         except StoreError as error:
-            log.warning("cannot keep the geometry", extra={"dataset": self.name, "error": str(error)})
+            log.warning("cannot store the geometry", extra={"dataset": self.name, "error": str(error)})
         return geometry
 
     def _count(self) -> Counted:

@@ -38,7 +38,7 @@ PROBLEMS = {
         "the body is not JSON: NaN is neither a JSON number nor an id: leave it out",
         field="body",
     ),
-    404: Problem("The data set, or what is asked of it, does not exist.", EXAMPLE),
+    404: Problem("The data set, or the requested part of it, does not exist.", EXAMPLE),
     406: Problem("The client accepts none of the available media types.", {}),
     413: _problem(
         "The request exceeds a limit.",

@@ -47,7 +47,7 @@ def audit_on(args: argparse.Namespace, audit: Audit, flags: list[str], run: str)
     with closing(audit.open_store()) as store:
         summary = read_run(store, audit, run)
     if summary is None:
-        raise StoreError(f"the audit is done, but {audit.dataset.store} keeps the summary of a later one")
+        raise StoreError(f"the audit is done, but {audit.dataset.store} has the result of a later audit")
     return report(summary)
 
 

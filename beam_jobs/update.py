@@ -70,17 +70,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attempts",
         type=int,
-        help="maximum attempts for errors, and for nodes that are missing from the graph; with "
-        "--subscriptions on this machine only for such nodes, as errors are retried for a day; on Dataflow "
-        "the attempts before a transient error repeats its batch, for a day; default: "
-        f"{REPLAY_ATTEMPTS} for --messages, {STREAM_ATTEMPTS} for --subscriptions, "
+        help="maximum attempts for nodes that are missing from the graph; with --messages and on Dataflow "
+        "also for transient errors, after which --messages reports a failure and Dataflow repeats the "
+        f"batch for a day; default: {REPLAY_ATTEMPTS} for --messages, {STREAM_ATTEMPTS} for --subscriptions, "
         f"{DATAFLOW_ATTEMPTS} on Dataflow",
     )
     parser.add_argument(
         "--workers", type=int, help="worker processes for --subscriptions; default: one per core"
     )
     parser.add_argument(
-        "--ready_file", type=Path, help="file to create when a worker is ready for --subscriptions"
+        "--ready_file",
+        type=Path,
+        help="file to create when a worker is ready for --subscriptions; removed at the start",
     )
 
 
@@ -182,7 +183,7 @@ def report(counts: Mapping[str, int], kept: bool) -> int:
         print(f"error: {messages[Verdict.DEAD]} messages refused, {where}", file=sys.stderr)
     if messages[Verdict.RETRY]:
         failed = messages[Verdict.RETRY]
-        print(f"error: {failed} messages failed: the same command tries again", file=sys.stderr)
+        print(f"error: {failed} messages failed: the same command retries them", file=sys.stderr)
     return 0 if messages[Verdict.DONE] == sum(messages.values()) else EXIT_FAILED
 
 

@@ -79,7 +79,7 @@ def prepare_audit(
     Raises ConfigError, VolumeError, GraphError or StoreError before any chunk is read.
     """
     if timestamp is not None and not dataset.has_graph:
-        raise ConfigError(f"data set {dataset.name!r} has no graph: a timestamp means nothing to it")
+        raise ConfigError(f"data set {dataset.name!r} has no graph: expected no timestamp")
     time = None if timestamp is None else time_of_graph(dataset, timestamp)
     check_bigtable(dataset.store)
     check_bigtable(dataset.graph, GraphError)

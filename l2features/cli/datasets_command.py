@@ -73,7 +73,7 @@ def _state(dataset: Dataset) -> str:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script by which a shell completes commands and options.
+    """Print a script that makes a shell complete commands and options.
 
     \b
     Example:

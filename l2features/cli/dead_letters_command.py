@@ -61,8 +61,8 @@ def deadletters() -> None:
 def list_letters(where: str, limit: int | None, as_json: bool) -> None:
     """List the dead letters at WHERE: name, time, attempts, table, reasons and number of ids.
 
-    They stay where they are; a subscription's are leased meanwhile. A folder's file that is no letter is
-    reported, and the exit status is 1.
+    Nothing is removed; letters of a subscription are leased meanwhile. A file of a folder that is no letter
+    is reported, and the exit status is 1.
     """
     count = 0
     with _opened(where, limit) as box:
@@ -114,15 +114,15 @@ def replay(
 ) -> None:
     """Replay the dead letters at WHERE: those whose names begin with NAME, or all.
 
-    Computes what they ask for with the data sets file; or, with --topic, publishes them again unchanged.
-    Removes letters that are done or published; refused ones stay, in a folder with one attempt more. The
-    exit status is 1 if letters stay, or if a file of the folder is no letter.
+    Computes the nodes that they name with the data sets file; or, with --topic, publishes them again
+    unchanged. Removes letters that are done or published. Others are kept; those in a folder count one more
+    attempt. The exit status is 1 if letters are kept, or if a file of the folder is no letter.
     """
     with _opened(where, limit) as box:
         full_names = _full_names(box, names, where) if names else ALL
         failed = _publish(box, full_names, topic) if topic else _compute(box, full_names, config)
         if box.limited:
-            click.echo(f"error: not all were replayed{_more(box)}", err=True)
+            click.echo(f"error: some letters were not replayed{_more(box)}", err=True)
     if failed or box.limited:
         sys.exit(EXIT_FAILED)
 
@@ -149,7 +149,7 @@ def _compute(box: LetterBox, names: Iterable[str], config: str | None) -> bool:
     counts: Counter[Verdict] = Counter()
     datasets = read_datasets(config)
     for problem in datasets.errors:
-        click.echo(f"error: {problem}; its letters stay", err=True)
+        click.echo(f"error: {problem}; its letters are kept", err=True)
     with closing(Update(tuple(datasets.usable.values())).open()) as updater:
         share = BATCH_BYTES // BATCH
         letters = box.letters(list(names))

@@ -74,7 +74,7 @@ def doctor(
     "--as",
     "auth_dataset",
     metavar="NAME",
-    help="Data set of the auth service, whose permissions count.  [default: DATASET]",
+    help="Data set of the auth service whose permissions apply.  [default: DATASET]",
 )
 @click.option("--service", default="pychunkedgraph", show_default=True, help="Service of the table.")
 @click.option("--server", metavar="URL", help="Server of the auth service.  [default: that of cv_path]")

@@ -60,7 +60,7 @@ def export(
     entry = load_dataset(dataset, config)
     if timestamp is not None and (no_roots or not entry.has_graph):
         raise ConfigError(
-            "--timestamp is the time of the roots: expected a data set with a graph, and no --no-roots"
+            "--timestamp looks up roots at that time: expected a data set with a graph, and no --no-roots"
         )
     time = parse_time(timestamp) if timestamp else datetime.now(UTC)
     about = {"exported_at": format_time(datetime.now(UTC))}

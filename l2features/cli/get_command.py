@@ -71,7 +71,7 @@ def get(
         elif len(rows) or as_json:
             print_rows(rows, geometry, as_json, names)
     if len(rows) < total:
-        click.echo(f"{len(rows)} of {total} nodes: --limit leaves out the others", err=True)
+        click.echo(f"printed {len(rows)} of {total} nodes: --limit leaves out the others", err=True)
     _report(found)
 
 

@@ -16,9 +16,10 @@ from .options import config_option
 @click.argument("dataset")
 @config_option
 def index(dataset: str, config: str | None) -> None:
-    """Build the index of DATASET's segments, by which all nodes of a segment are found.
+    """Build the index of DATASET's segments, which lists the nodes of each segment.
 
-    Only tables without a graph that are older than the index need this. An interrupted run is resumed.
+    Only old tables of data sets without a graph need this: today the ingest does it. An interrupted run is
+    resumed.
 
     \b
     Example:

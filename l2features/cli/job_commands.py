@@ -104,7 +104,7 @@ def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
     cache_id, graph_id, cv_path, timestamp = words
     for name in ("dataset", "config", "timestamp"):
         if values[name] is not None:
-            raise ConfigError(f"--{name}: not taken beside CACHE_ID GRAPH_ID CV_PATH TIMESTAMP")
+            raise ConfigError(f"--{name}: cannot be combined with CACHE_ID GRAPH_ID CV_PATH TIMESTAMP")
     dataset = dataset_of_graph(cache_id, graph_id, cv_path)
     values.update(dataset=cache_id, timestamp=timestamp)
     click.echo(

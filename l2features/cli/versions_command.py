@@ -164,7 +164,7 @@ def diff(dataset: str, a: int, b: int, to: Path | None, config: str | None, as_j
 def delete(dataset: str, number: int, yes: bool, config: str | None) -> None:
     """Delete version N of DATASET, finished or not.
 
-    A version that others stand on is refused: renewed versions have the files of their base.
+    A version that others are based on is refused, since renewed versions include the files of their base.
     """
     from ..versions.removal import delete_version, is_unfinished
     from .tables import open_catalog

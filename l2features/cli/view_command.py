@@ -21,7 +21,7 @@ TIMEOUT_S, RETRIES = 60.0, 1
 @click.option(
     "--layers",
     metavar="URL",
-    help="Folder of exported layers, instead of a server: they know their data set.",
+    help="Folder of exported layers, to use instead of a server.",
 )
 @click.option("--viewer", metavar="URL", help="Viewer to open.  [default: the server's, or a public one]")
 @click.option("--no-open", is_flag=True, help="Only print the link. Without a terminal, it is never opened.")

@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", node.start_mark
+                    None, None, f"key {key!r} is given twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
@@ -76,7 +76,7 @@ def _parse(text: str, file: str) -> Entries:
         for key, node in root.value:
             name = str(loader.construct_object(key, deep=True))
             if name in values:
-                problems[name] = f"key {name!r} stands twice"
+                problems[name] = f"key {name!r} is given twice"
             try:
                 values[name] = loader.construct_object(node, deep=True)
             except NOT_YAML as error:

@@ -133,6 +133,6 @@ def layout_for_grid(grid: Triple, chunk_size: Triple) -> IdLayout:
     if left < room:
         raise ConfigError(
             f"a grid of {'x'.join(map(str, grid))} chunks takes {x} + {y} + {z} of an id's 56 bits: "
-            f"expected {room} bits or more to be left for a chunk's segments, choose a larger chunk_size"
+            f"expected {room} bits or more left for a chunk's segments, choose a larger chunk_size"
         )
     return IdLayout({L2: (x, y, z)})

@@ -34,7 +34,7 @@ def _token(url: str) -> Finding:
     token = token_of(host)
     if token is None:
         return problem(
-            f"cloud-volume has no token for {host}, which it needs even where the server wants none",
+            f"cloud-volume has no token for {host}; it needs one even if the server requires none",
             f'write {{"token": "…"}} to ~/.cloudvolume/secrets/{host}-cave-secret.json',
         )
     headers = {"Authorization": f"Bearer {token}"}

@@ -87,9 +87,7 @@ def look_at(path: str, client: Any, request: dict[str, str], create: str, needed
     except (GoogleAPIError, GoogleAuthError) as error:
         return problem(f"{path}: {' '.join(str(error).split())}", "check network, project and credentials")
     if DELETED in described:
-        return problem(
-            f"{path}: its topic is deleted, so that it receives nothing", f"delete it, then: {create}"
-        )
+        return problem(f"{path}: its topic was deleted, so it receives nothing", f"delete it, then: {create}")
     if allowed is None:
         return ok(f"{path}: {described}; permissions cannot be checked here")
     if not allowed:

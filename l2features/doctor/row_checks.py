@@ -65,8 +65,8 @@ def bits_check(deployment: Deployment) -> Iterator[Finding]:
         fits &= layout.segments(ids) <= np.uint64(math.prod(geometry.chunk_size))
     if not fits.all():
         yield problem(
-            f"the graph's ids have {bits}: by these, {np.count_nonzero(~fits)} of {len(ids)} sampled rows "
-            f"are of no chunk of its grid of {'x'.join(map(str, geometry.grid))}: {_shown(ids[~fits])}",
+            f"the graph's ids have {bits}: with these, {np.count_nonzero(~fits)} of {len(ids)} sampled rows "
+            f"lie outside its grid of {'x'.join(map(str, geometry.grid))}: {_shown(ids[~fits])}",
             wrong_graph,
         )
     else:

@@ -206,7 +206,7 @@ def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
     try:
         store.clear_attempts(geometry.chunk_id(chunk))
     except StoreError as error:
-        logger.warning("chunk %s: its attempts stay counted: %s", chunk, error)
+        logger.warning("chunk %s: cannot clear the counted attempts: %s", chunk, error)
 
 
 def in_attempts(do: Callable[[], T], *transient: type[Exception]) -> T:

@@ -45,8 +45,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--sink",
         choices=SINKS,
         default=STORE,
-        help="store (default): rows and a record of each chunk. bigtableio: rows only, on a Beam runner by "
-        "Beam's own connector; without records, no chunk can be skipped afterwards",
+        help="what to write; store: rows and a record of each chunk (default); bigtableio: only rows, on a "
+        "Beam runner by Beam's own connector, so that a later run skips no chunk",
     )
 
 
@@ -76,7 +76,7 @@ def report(summary: Summary, progress: Progress) -> int:
     for chunk, reason in summary.failed.items():
         print(f"error: chunk {chunk} failed: {reason}", file=sys.stderr)
     if summary.n_failed > len(summary.failed):
-        print(f"error: and {summary.n_failed - len(summary.failed)} chunks more", file=sys.stderr)
+        print(f"error: and {summary.n_failed - len(summary.failed)}more chunks failed", file=sys.stderr)
     if progress.stopped:
         print(STOPPED, file=sys.stderr)
         return EXIT_STOPPED

@@ -119,7 +119,9 @@ def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int])
     if nm.shape != (3,) or not np.all(np.isfinite(nm)) or not np.all(nm > 0):
         raise ValueError(f"resolution must be three positive numbers in nm, not {resolution!r}")
     if math.hypot(*(nm * shape)) > _MAX_NM:
-        raise ValueError(f"a volume of shape {shape} at a resolution of {resolution!r} is a metre across")
+        raise ValueError(
+            f"a volume of shape {shape} at a resolution of {resolution!r} is larger than {_MAX_NM} nm"
+        )
     return nm
 
 

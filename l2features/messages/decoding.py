@@ -120,7 +120,7 @@ def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priorit
     """
     ids = as_ids(ids)
     if not len(ids):
-        raise ValueError(f"no ids are missing in data set {table_id!r}: expected at least one")
+        raise ValueError(f"no missing ids for data set {table_id!r}: expected at least one")
     attributes = {"table_id": table_id, "l2_cache_id": l2_cache_id}
     if priority is Priority.HIGH:
         attributes["priority"] = priority.value

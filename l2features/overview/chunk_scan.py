@@ -98,7 +98,7 @@ def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
     try:
         known = replaceable_note(store, NOTE, ScanNote)
     except NewerNote as error:
-        logger.warning("%s; it is not replaced", error)
+        logger.warning("%s; the note is not replaced", error)
         return _scan(store, geometry)
     if known is not None and datetime.now(UTC) < known.due(_process()) and (kept := known.scan(geometry)):
         return kept
@@ -117,7 +117,9 @@ def _process() -> int:
 
 @lru_cache(100)
 def _warn_once(table: str, error: str) -> None:
-    logger.warning("table %s: cannot keep the note %r, each process scans: %s", table, NOTE, error)
+    logger.warning(
+        "table %s: cannot store the note %r, so each process scans the chunks: %s", table, NOTE, error
+    )
 
 
 def _scan(store: Store, geometry: Geometry) -> ChunkScan:

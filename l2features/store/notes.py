@@ -70,7 +70,7 @@ def replaceable_note(notes: TableNotes, name: str, model: type[Note]) -> Note | 
     except NewerNote:
         raise
     except BadNote as error:
-        logger.warning("%s; it will be replaced", error)
+        logger.warning("%s; the note will be replaced", error)
         return None
 
 

@@ -45,7 +45,7 @@ def read_generation(notes: TableNotes) -> bytes | None:
     except NewerNote:
         raise
     except BadNote as error:
-        logger.warning("%s; nothing is kept until a job replaces it", error)
+        logger.warning("%s; no results of roots are kept until a job replaces the note", error)
         return None
     if note is None:
         return bytes(16)
@@ -86,6 +86,6 @@ def _put(notes: TableNotes, seconds: float) -> None:
     except NewerNote:
         raise
     except BadNote as error:
-        logger.warning("%s; it will be replaced", error)
+        logger.warning("%s; the note will be replaced", error)
     note = Rewrites(generation=uuid4(), until=datetime.now(UTC) + timedelta(seconds=seconds))
     put_note(notes, NOTE, note.model_dump(mode="json"))

@@ -130,8 +130,8 @@ def _check_same_rows(run: Materialization, done: Sequence[Written]) -> None:
     if len({total % (1 << 64) for total in sums.values()}) > 1:
         run.folder.delete_folder(f"{folder_name(run.plan.number)}/{WORK}")
         raise VersionError(
-            f"version {run.plan.number} in {run.folder.url}: rows of the table changed while it was made: "
-            "expected the same by root and by node; run the command again"
+            f"version {run.plan.number} in {run.folder.url}: rows of the table changed while it was made, "
+            "so its files by root and by node differ: run the command again"
         )
 
 

@@ -164,7 +164,7 @@ def settled_time(timestamp: str, settled: timedelta = SETTLED) -> datetime:
     if time > now - settled:
         raise ConfigError(
             f"timestamp {timestamp!r}: expected one before {iso_text(now - settled)}, "
-            f"{settled.total_seconds():g} s ago: what is younger may still change"
+            f"{settled.total_seconds():g} s ago: edits after that may not be complete yet"
         )
     return time
 

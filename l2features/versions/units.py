@@ -134,7 +134,7 @@ class UnitSource:
             raise GraphError(f"root {root}: {why}")
         unknown = roots[~np.isin(roots, as_ids(found.l2_ids))]
         if len(unknown):
-            raise GraphError(f"root {unknown[0]}: the graph has no nodes of it")
+            raise GraphError(f"root {unknown[0]} has no nodes in the graph")
         ids = np.concatenate([as_ids([]), *found.l2_ids.values()])
         owners = np.repeat(as_ids(found.l2_ids), [len(own) for own in found.l2_ids.values()])
         box = self.units.plan.chunk_box(self.geometry)

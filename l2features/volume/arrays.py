@@ -68,7 +68,7 @@ def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, 
         raise ValueError(f"its axes are {list(names)} of sizes {list(shape)}, expected x, y and z among them")
     others = [name for name, n in zip(lower, shape, strict=True) if name not in ("x", "y", "z") and n != 1]
     if others:
-        raise ValueError(f"its axis {others[0]!r} has more than one place, expected 1")
+        raise ValueError(f"its axis {others[0]!r} has a size above 1, expected 1")
     return lower.index("x"), lower.index("y"), lower.index("z")
 
 

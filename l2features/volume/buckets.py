@@ -37,7 +37,7 @@ def open_storage(url: str) -> Storage:
         return GoogleStorage(path.bucket, path.path)
     if path.protocol == "s3":
         return S3Storage(path.bucket, path.path, path.host, path.alias or "s3")
-    raise StorageError(f"{url}: protocol {path.protocol} is not read")
+    raise StorageError(f"{url}: protocol {path.protocol} is not supported")
 
 
 class GoogleStorage(Storage):

@@ -22,7 +22,7 @@ def _zlib(content: bytes, size: int) -> bytes:
     if not stream.eof and len(out) <= size:
         out += stream.flush()
     if not stream.eof or stream.unused_data:
-        raise ValueError("gzip: its end is missing, or not where it should be")
+        raise ValueError("gzip: its end is missing or misplaced")
     return out
 
 

@@ -125,7 +125,7 @@ def _check_sharding(sharding: Any) -> None:
         raise ValueError(f"its sharding is {sharding!r}, expected @type {SHARDED}")
     bits: list[Any] = [sharding.get(name) for name in _SHARDING]
     if not all(isinstance(n, int) and 0 <= n <= 64 for n in bits) or bits[0] > 63 or bits[1] > 24:
-        raise ValueError(f"its sharding has {dict(zip(_SHARDING, bits, strict=True))}, which cannot be")
+        raise ValueError(f"its sharding has {dict(zip(_SHARDING, bits, strict=True))}, which is impossible")
     if sharding.get("hash") not in ("identity", "murmurhash3_x86_128"):
         raise ValueError(f"its sharding has the hash {sharding.get('hash')!r}, which is unknown")
     for name in _ENCODED:

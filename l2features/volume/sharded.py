@@ -95,7 +95,9 @@ class ShardedBlocks:
                 continue
             start, size = int(index[row, 1]), int(index[row, 2])
             if size > self.encoding.most_bytes(self.grid.step):
-                raise StorageError(f"file {name}, block {code}: {size} bytes in its index are impossible")
+                raise StorageError(
+                    f"file {name}, block {code}: {size} bytes in its index, which is impossible"
+                )
             if size == 0:
                 yield Block(cells[i], f"{name}, block {code}", Found(b""))
                 continue
@@ -183,7 +185,7 @@ class ShardedBlocks:
             raise StorageError(f"{where}: it points beyond the file")
         areas = index[index[:, 0] != index[:, 1]]
         if not len(areas) and self.storage.fetch_one(Request(request.name, size, size + 1)).content:
-            raise StorageError(f"{where}: it names no minishard, but the file goes on after it")
+            raise StorageError(f"{where}: it names no minishard, but the file continues after it")
         areas = areas[np.argsort(areas[:, 0])]
         if (areas[1:, 0] < areas[:-1, 1]).any():
             raise StorageError(f"{where}: its minishards overlap")

@@ -196,7 +196,7 @@ def test_without_a_graph_the_segments_are_expected(undisturbed: Path, tmp_path: 
     assert summary.complete
     assert (summary.chunks, summary.done, summary.unrecorded) == (12, 12, 0)
     assert summary.expected == summary.present > 50
-    with pytest.raises(ConfigError, match="has no graph: a timestamp means nothing to it"):
+    with pytest.raises(ConfigError, match="has no graph: expected no timestamp"):
         prepare_audit(dataset, T0)
 
 

@@ -148,7 +148,7 @@ def test_a_stopped_audit_is_not_kept(undisturbed: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--timestamp", T0], "data set 'sample' has no graph: a timestamp means nothing to it"),
+        (["--timestamp", T0], "data set 'sample' has no graph: expected no timestamp"),
         (["--chunks", "0:9,0:1,0:1"], "expected a part of the grid, which is 0:3,0:2,0:2"),
         (["--no_such_option"], "unknown option --no_such_option"),
         (["--workers", "0"], "--workers 0: expected 1 or more"),

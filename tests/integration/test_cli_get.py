@@ -87,8 +87,10 @@ def test_get_of_a_chunk(config: Path) -> None:
     assert json.loads(whole.output) == expected
     two = run("get", "sample", "--chunk", "1,0,0", "--limit", 2, "--config", config, "--json")
     assert json.loads(two.stdout) == {k: expected[k] for k in list(expected)[:2]}
-    assert two.stderr == f"2 of {len(expected)} nodes: --limit leaves out the others\n"
-    assert run("get", "sample", 5, 6, "--limit", 1, "--config", config).stderr.startswith("1 of 2 nodes")
+    assert two.stderr == f"printed 2 of {len(expected)} nodes: --limit leaves out the others\n"
+    assert run("get", "sample", 5, 6, "--limit", 1, "--config", config).stderr.startswith(
+        "printed 1 of 2 nodes"
+    )
     assert not run("get", "sample", "--chunk", "1,0,0", "--limit", len(expected), "--config", config).stderr
     outside = run("get", "sample", "--chunk", "3,0,0", "--config", config)
     assert (outside.exit_code, "chunk 3,0,0" in outside.output) == (2, True)

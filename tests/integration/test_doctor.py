@@ -113,8 +113,8 @@ def test_a_wrong_graph(recordings: Recordings, tmp_path: Path, table: str) -> No
         "         fix: correct graph, cv_path or l2cache_id in the data sets file\n"
         "ok       timestamp: rows are of nodes valid at 2026-11-21 00:27:44 UTC, and of later edits\n"
         + graph_lines(recordings, "fixture_v1")
-        + "problem  bits: the graph's ids have 8 bits for the layer and 2 per axis for the chunk: by these, "
-        "32 of 47 sampled rows are of no chunk of its grid of 3x2x2: 144115188142964737 "
+        + "problem  bits: the graph's ids have 8 bits for the layer and 2 per axis for the chunk: "
+        "with these, 32 of 47 sampled rows lie outside its grid of 3x2x2: 144115188142964737 "
         "144115188142964738 144115188142964739 …\n"
         "         fix: name the graph that the rows were made of in the data sets file, or use another "
         "table\n" + (COVERAGE + QUEUES) + "skipped  rows: not run: it needs bits without a problem\n"

@@ -171,7 +171,7 @@ def test_an_invalid_note(store: Store, text: str, caplog: pytest.LogCaptureFixtu
     with closing(recorder_of(store)) as recorder:
         recorder.flush(NOW)
     assert kept(store).updaters[0].time == at(NOW)
-    assert "it will be replaced" in caplog.text
+    assert "the note will be replaced" in caplog.text
 
 
 def test_an_unreachable_store_is_retried(

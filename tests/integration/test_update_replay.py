@@ -149,7 +149,7 @@ def test_a_transient_error_makes_no_dead_letter(config: Path, recordings: Record
     done = run_update(config, tmp_path / "messages", "--dead_letters", str(dead), "--attempts", "1")
     assert done.stdout.startswith("0 of 2 messages done; ids: 0 written, 0 empty, 0 present")
     assert f"{2 * len(named(recordings))} failed" in done.stdout
-    assert "2 messages failed: the same command tries again" in done.stderr
+    assert "2 messages failed: the same command retries them" in done.stderr
     assert not dead.exists()
     config.write_text(json.dumps({"sample": good}))
     assert run_update(config, tmp_path / "messages" / "away.json").returncode == 0

@@ -121,7 +121,10 @@ def test_a_store_that_refuses_writes_is_read(
     with caplog.at_level(logging.WARNING):
         assert shared_scan(store, GEOMETRY).map.most_nodes == 4
         assert shared_scan(store, GEOMETRY).map.most_nodes == 4
-    assert caplog.text.count("cannot keep the note 'chunk_scan', each process scans: read only") == 1
+    assert (
+        caplog.text.count("cannot store the note 'chunk_scan', so each process scans the chunks: read only")
+        == 1
+    )
 
 
 def test_processes_differ(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

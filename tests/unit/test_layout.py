@@ -147,7 +147,7 @@ def test_chunks_that_no_feature_can_be_computed_of_are_refused_when_opened(tmp_p
         (
             size,
             1e9,
-            r"data set 'd': a volume of shape \(64, 64, 64\) at a resolution of .* is a metre across",
+            r"data set 'd': a volume of shape \(64, 64, 64\) at a resolution of .* is larger than \d+ nm",
         ),
         (
             (2048, 2048, 1024),

@@ -62,7 +62,7 @@ def test_a_topic(found: Any, allowed: Any, status: str, text: str) -> None:
         (
             Subscription(topic="_deleted-topic_"),
             "problem",
-            "its topic is deleted, so that it receives nothing",
+            "its topic was deleted, so it receives nothing",
         ),
     ],
 )

@@ -41,7 +41,10 @@ def test_a_version_that_is_no_integer_is_refused_by_name(table: Store, version: 
 def test_formats_with_other_columns_are_refused_by_name(table: Store) -> None:
     change(table, "DROP TABLE formats; CREATE TABLE formats (name TEXT, described TEXT)")
     for use in (lambda: table.read([FIRST]), lambda: table.write(features_of([FIRST])), table.meta):
-        with pytest.raises(UnknownFormat, match=r"table t in .*: its formats .* newer version of l2features"):
+        with pytest.raises(
+            UnknownFormat,
+            match=r"table t in .*: the description of its formats is unknown .* newer version of l2features",
+        ):
             use()
 
 

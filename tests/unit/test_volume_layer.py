@@ -79,7 +79,7 @@ def test_infos_of_what_cannot_be_read(
     ("changes", "said"),
     [
         ({"@type": "other"}, "expected @type neuroglancer_uint64_sharded_v1"),
-        ({"minishard_bits": -1}, "which cannot be"),
+        ({"minishard_bits": -1}, "which is impossible"),
         ({"hash": "md5"}, "has the hash 'md5', which is unknown"),
         ({"data_encoding": "zip"}, "has the data_encoding 'zip', expected raw or gzip"),
     ],

@@ -122,7 +122,7 @@ class Pcg:
         """Return the same of one id. Raises NotFound where there is none."""
         (found,) = self.roots(as_ids([node]), layer, time)
         if self.geometry.layout.layers(as_ids([found]))[0] < layer:
-            raise NotFound(f"node {node}: no node of layer {layer} is above it at {time.isoformat()}")
+            raise NotFound(f"node {node} has no ancestor of layer {layer} at {time.isoformat()}")
         return int(found)
 
     # ------------------------------------------------------------------ history
@@ -159,7 +159,7 @@ class Pcg:
         """Return the oldest time that can be read. Raises NotFound where the graph was never edited."""
         first = self.graph.first_operation()
         if first is None:
-            raise NotFound("the graph has no operations, before which its oldest time would be")
+            raise NotFound("the graph has no operation, and so no oldest timestamp")
         return first - BEFORE_FIRST
 
     def lineage(self, roots: Ids, past: datetime, future: datetime, links: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def stored_formats(db: sqlite3.Connection, name: str, where: str) -> tuple[Row, 
         if "no such column" not in str(error):
             raise
         raise UnknownFormat(
-            f"{where}: its formats are described in another way ({error}): "
+            f"{where}: the description of its formats is unknown ({error}): "
             "a newer version of l2features wrote it and is needed to read it"
         ) from error
 
