@@ -53,3 +53,10 @@ def test_today_is_the_last_midnight() -> None:
     time = settled_time("today", timedelta(0))
     assert (time.tzinfo, time.hour, time.minute, time.second, time.microsecond) == (UTC, 0, 0, 0, 0)
     assert timedelta(0) <= datetime.now(UTC) - time < timedelta(days=1, minutes=1)
+
+
+def test_the_table_of_layers() -> None:
+    rows = re.findall(r"^\| (\d+)(?: \([^|]*\))? \| (\d+) \|", DOCS, re.MULTILINE)
+    assert len(rows) == 4
+    assert all(int(limit) == (int(layer) + 1) << 56 for layer, limit in rows)
+    assert int(rows[-1][1]) == 1 << 63
