@@ -59,6 +59,8 @@ def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[st
     Flags of boolean options come last, each option once, in Beam's spelling where there is one. The launch of
     a template accepts all flags: the service has checked those that were given, and may add its own.
     """
+    if not flags:
+        return []  # a local run starts without Beam, whose import takes seconds
     from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
     known = beam_parser()
@@ -78,6 +80,8 @@ def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
     A flag is ``--flag``, ``--flag=true``, ``--flag=false``, or has its value as the next argument. Raises
     ArgumentTypeError for another value.
     """
+    if not flags:
+        return {}, []
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag, (option, on, _) in switches(beam_parser()).items():
         value: dict[str, Any] = {"nargs": "?", "const": on, "type": partial(_means, on=on)}
