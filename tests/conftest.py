@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from l2features.local.sample.segmentation_files import Sample, make_sample
 from l2features.testing.emulators import (
@@ -60,6 +60,8 @@ SLOW = (
 """Files of tests that take long, the longest first."""
 STARTED = {"emulator", "pubsub", "recordings"}
 """Fixtures that start processes."""
+EXAMPLES = {"suite": 30, "thorough": 1_000}
+"""Random examples of a property by hypothesis's profile; the first is the default."""
 COMPILE = (
     "from l2features import kernel; kernel.warm_up()",
     "from l2features.store.bigtable import decoded; decoded.warm_up()",
@@ -93,10 +95,13 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Compile kernels and modules once, not in each of the many processes that the tests start.
 
-    Examples of hypothesis have no deadline, which on a loaded machine fails any of them.
+    Examples of hypothesis have no time limits, which fail any of them on a loaded machine.
     """
-    settings.register_profile("without deadline", deadline=None)
-    settings.load_profile("without deadline")
+    for profile, examples in EXAMPLES.items():
+        settings.register_profile(
+            profile, deadline=None, max_examples=examples, suppress_health_check=[HealthCheck.too_slow]
+        )
+    settings.load_profile(next(iter(EXAMPLES)))  # --hypothesis-profile comes after it
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.setdefault("JAVA_OPTS", JAVA_OPTS)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from api.body import ids_of_buffer, ids_of_json, requested_ids
@@ -173,7 +173,6 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=300)
 @given(st.binary() | st.text().map(str.encode) | anything.map(lambda v: json.dumps({"l2_ids": v}).encode()))
 @example(b'{"l2_ids":"\\u3000-5"}')
 def test_whatever_comes_is_read_or_refused(body: bytes) -> None:
@@ -195,14 +194,12 @@ exact_floats = st.integers(1 - (1 << 53), (1 << 53) - 1).map(float)
 id_items = id_numbers | id_numbers.map(str) | exact_floats
 
 
-@settings(max_examples=300)
 @given(st.recursive(st.lists(id_items), st.lists, max_leaves=10) | id_items)
 def test_ids_are_exact(value: Any) -> None:
     assert ids_of_json(json.dumps({"l2_ids": value}).encode(), MANY).tolist() == exact(value)
 
 
 # ------------------------------------------------------------------ buffers
-@settings(max_examples=100)
 @given(st.lists(id_numbers.filter(lambda i: i >= 0)))
 def test_ids_of_a_buffer(ids: list[int]) -> None:
     assert ids_of_buffer(np.array(ids, dtype="<u8").tobytes(), MANY).tolist() == ids

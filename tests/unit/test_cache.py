@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2features.core.ids import as_ids
@@ -89,7 +89,6 @@ def test_capacity_zero_is_refused() -> None:
         RowCache(0)
 
 
-@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(1, 60), unique=True, max_size=40), max_size=8),
     st.integers(1, 40),

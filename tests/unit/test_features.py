@@ -14,7 +14,7 @@ from typing import Any, Literal
 import edt
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2features import compute_features
@@ -146,7 +146,6 @@ def test_large_ids() -> None:
     assert rows.tobytes() == expected.tobytes()
 
 
-@settings(max_examples=60)
 @given(SHAPES, st.sampled_from(RESOLUTIONS), KINDS, st.integers(0, 2**32))
 def test_fuzz(shape: tuple[int, int, int], resolution: tuple[float, ...], kind: str, seed: int) -> None:
     random = np.random.default_rng(seed)

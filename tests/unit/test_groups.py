@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2features.kernel import SegmentedChunk, compute_features, group_features
@@ -36,7 +36,6 @@ def alone(volume: np.ndarray, label: int, members: list[int], resolution: tuple[
     return compute_features(np.where(mask, np.uint64(label), np.uint64(0)), resolution).tobytes()
 
 
-@settings(max_examples=150)
 @given(st.integers(0, 2**32), SHAPES, st.sampled_from("CF"), st.sampled_from(RESOLUTIONS), st.data())
 def test_groups_have_the_bytes_of_the_whole_chunk(
     seed: int, shape: Shape, order: Literal["C", "F"], resolution: tuple[float, ...], data: st.DataObject
@@ -58,7 +57,6 @@ def test_groups_have_the_bytes_of_the_whole_chunk(
             assert row["size_nm3"] == 0
 
 
-@settings(max_examples=40)
 @given(st.integers(0, 2**32), SHAPES, st.sampled_from(RESOLUTIONS), st.integers(1, 12))
 def test_a_whole_grouping_has_the_bytes_of_the_batch(
     seed: int, shape: Shape, resolution: tuple[float, ...], n: int
@@ -112,7 +110,6 @@ def test_no_groups_and_an_empty_chunk() -> None:
         group_features(empty, {1: [4]}, (1, 0, 1))
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 2**32), SHAPES, st.data())
 def test_boxes_and_what_is_cut_out(seed: int, shape: Shape, data: st.DataObject) -> None:
     volume = supervoxels(seed, shape, "F")

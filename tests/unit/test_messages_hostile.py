@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2features.messages.decoding import (
@@ -73,7 +73,6 @@ def decoded(data: bytes, attributes: dict[str, str]) -> NodeRequest | None:
     return request
 
 
-@settings(max_examples=1000)
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join), st.booleans())
 def test_any_opcodes_give_a_request_or_a_named_error(body: bytes, as_ids_of_edit: bool) -> None:
     head, tail = (b"\x80\x04}\x8c\x0cnew_lvl2_ids", b"s.") if as_ids_of_edit else (b"\x80\x04", b".")
@@ -84,7 +83,6 @@ words = st.text(max_size=20) | st.sampled_from(["true", "false", "fixture_v2", "
 names = st.sampled_from(["table_id", "l2_cache_id", "remesh_priority", "remesh", "user_id", "priority"])
 
 
-@settings(max_examples=500)
 @given(st.binary(max_size=100), st.dictionaries(names | words, words))
 def test_any_message_gives_a_request_or_a_named_error(data: bytes, attributes: dict[str, str]) -> None:
     decoded(data, attributes)
@@ -100,7 +98,6 @@ DAMAGES = st.tuples(PLACES, st.integers(0, 3), st.binary(max_size=3) | st.sample
 """A place, how many bytes are cut out there, and what is put in."""
 
 
-@settings(max_examples=1000)
 @given(st.sampled_from(SEEDS), st.lists(DAMAGES, min_size=1, max_size=4))
 def test_damaged_edits_give_a_request_or_a_named_error(
     seed: bytes, damages: list[tuple[int, int, bytes]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from api.recent import RecentIds
@@ -22,7 +22,6 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=200)
 def test_like_a_list_of_times(steps: list[tuple[str, set[int], float, bool]]) -> None:
     """Against the reference: what was added, with its time."""
     recent, now = RecentIds(INTERVAL), 0.0
@@ -41,7 +40,6 @@ def test_like_a_list_of_times(steps: list[tuple[str, set[int], float, bool]]) ->
 
 
 @given(STEPS, st.sampled_from([1, 7]))
-@settings(max_examples=200)
 def test_beyond_the_capacity_only_recent_ids_are_known(
     steps: list[tuple[str, set[int], float, bool]], capacity: int
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 from google.cloud.bigtable.data._sync_autogen._read_rows import _ReadRowsOperation
 from google.cloud.bigtable.data.exceptions import InvalidChunk
 from google.cloud.bigtable_v2.types import ReadRowsResponse
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from l2features.core.ids import ids_of_row_keys, row_keys
@@ -213,7 +213,6 @@ def varint(n: int) -> bytes:
 
 
 # ------------------------------------------------------------------ properties
-@settings(max_examples=150)
 @given(streams())
 def test_every_form_of_a_stream_is_decoded_as_googles_client_does(messages: list[bytes]) -> None:
     agree(messages)
@@ -234,14 +233,12 @@ CHUNKS = st.builds(
 )
 
 
-@settings(max_examples=300)
 @given(st.lists(CHUNKS, max_size=8))
 @example([Chunk(row_key=key_of(5)), Chunk(reset_row=True)])
 def test_chunks_in_any_order_are_refused_as_googles_client_does(chunks: list[Any]) -> None:
     agree([Response(chunks=[chunk]).SerializeToString() for chunk in chunks])
 
 
-@settings(max_examples=150)
 @given(
     streams(), st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4), st.integers(0, 3)
 )
@@ -265,7 +262,6 @@ def test_broken_bytes_are_an_error_or_what_the_library_reads(
     agree([broken])
 
 
-@settings(max_examples=150)
 @given(st.binary(max_size=60))
 @example(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")
 @example(b"\x0a\x02\x0a\x7f")

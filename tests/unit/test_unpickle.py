@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from l2features.core.unpickle import ARRAYS, GRAPH_META, MAX_BYTES, Record, plain_loads
@@ -232,7 +232,6 @@ def test_inconsistent_arrays_are_refused() -> None:
             plain_loads(array.replace(old, new), ARRAYS)
 
 
-@settings(max_examples=500)
 @given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda tail: b"\x80\x04" + tail))
 @example(b"(" * 100 + b"t.")
 def test_any_bytes_give_an_object_or_value_error(data: bytes) -> None:
@@ -243,7 +242,6 @@ def test_any_bytes_give_an_object_or_value_error(data: bytes) -> None:
     assert b"." in data
 
 
-@settings(max_examples=300)
 @given(plain, st.data())
 def test_damaged_pickles_give_an_object_or_value_error(value: Any, data: st.DataObject) -> None:
     damaged = bytearray(pickle.dumps({"operation_id": 7, "value": value}, 4))
