@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ from beam_jobs import audit, ingest, materialize, precomputed, update
 from beam_jobs.dataflow import dataflow_flags
 from beam_jobs.options import Switch, pipeline_options, switches
 from beam_jobs.update_dataflow import streaming_flags
+from tests.support.jobs import ROOT
 
 
 class Flag(NamedTuple):
@@ -136,6 +139,17 @@ def test_what_a_streaming_job_cannot_do_without(name: str, capsys: pytest.Captur
         update.parse([*given, f"--{name}=false"])
     assert f"--{name}=false: a job with --subscriptions always has it on" in capsys.readouterr().err
     assert update.parse([*given, f"--{name}=true"])
+
+
+def test_a_local_run_starts_without_beam() -> None:
+    """Its import takes longer than all else of the start."""
+    code = (
+        "import sys\n"
+        "from beam_jobs import ingest, update\n"
+        "assert ingest.parse(['--dataset=a'])[1] == update.parse(['--messages=a'])[1] == []\n"
+        "assert 'apache_beam' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 EXACTLY_ONCE = "streaming_mode_exactly_once"
