@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from l2features.store.base import DONE, FAILED
+from l2features.store.base import DONE, FAILED, open_store
 from l2features.testing.emulators import Emulator
 from l2features.testing.stores import STORE_URL
 from tests.support.ingest_jobs import (
@@ -180,9 +180,7 @@ def test_a_locked_store_is_an_error_and_not_a_hang(
     assert run_ingest(config, "--create", "--test").returncode == 0
     holder = sqlite3.connect(tmp_path / "l2cache.db")
     holder.execute("BEGIN EXCLUSIVE")
-    short = tmp_path / "sitecustomize.py"
-    short.write_text("import l2features.store as s\ns.open_store.__defaults__ = (0.5,)\n")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    monkeypatch.setattr(open_store, "__defaults__", (0.5,))  # of this process, which opens the store first
     done = run_ingest(config, "--recompute", processes=True)
     assert done.returncode == 1
     assert "database is locked" in done.stderr
