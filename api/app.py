@@ -22,6 +22,7 @@ from .dashboards import Dashboards, register_dashboards
 from .datasets import Datasets
 from .document import register_document
 from .errors import ErrorBody, register_errors
+from .hosts import check_hosts
 from .limiter import wait_limiter
 from .missing import MissingIds, topic_path
 from .neuron_routes import register_neurons
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     app = _new_app()
     observe(app, names)
     register_errors(app, settings.retry_after_s)
+    check_hosts(app, settings.trusted_hosts.split())
 
     @app.after_request
     def discard(response: Response) -> Response:

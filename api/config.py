@@ -30,6 +30,12 @@ class Settings(BaseSettings):
         description="First part of the path of every route.",
     )
     bind: str = Field("127.0.0.1:4100", description="Address and port to listen on.")
+    trusted_hosts: str = Field(
+        "",
+        description="Host names of this server, separated by spaces; .example.org stands for all below it. "
+        "Requests for others get 400, except for health and metrics. By default any is trusted, and links "
+        "begin with it.",
+    )
     workers: int = Field(2, ge=1, le=64, description="Processes.")
     threads: int = Field(32, ge=4, le=512, description="Threads of each process.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -161,6 +167,15 @@ class Settings(BaseSettings):
         if value and not re.fullmatch(r"https?://[^\s#]+", value):
             raise ValueError("expected a URL such as https://host/viewer/")
         return value or None
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        if not all(
+            re.fullmatch(r"\.?[a-zA-Z0-9]([-.a-zA-Z0-9]*[a-zA-Z0-9])?", part) for part in value.split()
+        ):
+            raise ValueError("expected host names without ports, separated by spaces")
+        return value
 
     @field_validator("viewer_origins")
     @classmethod

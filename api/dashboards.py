@@ -22,13 +22,14 @@ from .config import Settings
 from .datasets import Datasets, Served
 from .errors import ApiError
 from .first_commands import Example, first_commands
+from .hosts import here
 from .limiter import read_limiter
 from .picture_answers import NOT_KEPT
 from .picture_schemas import HTML
 from .problems import errors
 from .request_rates import RequestRates
 from .schemas import READS, DatasetPath
-from .viewer_routes import PLACE, here, is_built
+from .viewer_routes import PLACE, is_built
 
 PAGES = Path(__file__).parent / "pages"
 TABLE = "/table/<dataset>"

@@ -41,10 +41,15 @@ def observe(app: Flask, datasets: Collection[str]) -> None:
         named = (request.view_args or {}).get("dataset")
         dataset = "" if named is None else named if named in datasets else UNKNOWN
         metrics.REQUESTS.labels(route, dataset, response.status_code).observe(seconds)
-        level = logging.DEBUG if route.rsplit("/", 1)[-1] in PROBES else logging.INFO
+        level = logging.DEBUG if is_probe() else logging.INFO
         if log.isEnabledFor(level):
             log.log(level, "request", extra=_fields(response, route, named, seconds))
         return response
+
+
+def is_probe() -> bool:
+    """Return whether the request is for health or metrics."""
+    return request.url_rule is not None and request.url_rule.rule.rsplit("/", 1)[-1] in PROBES
 
 
 def request_id(proposed: str | None) -> str:

@@ -25,6 +25,7 @@ from .auth import auth_disabled
 from .config import Settings
 from .datasets import Datasets, Served
 from .errors import ApiError
+from .hosts import here
 from .largest_lists import LargestLists
 from .neuron_schemas import EXAMPLE_ROOT, INVALID_PARAMETER, TOO_MANY_NODES, RootPath
 from .picture_answers import NOT_KEPT
@@ -34,7 +35,7 @@ from .root_reads import Found, RootReads, refused
 from .schemas import DatasetPath, MissingQuery, Query
 from .version_reads import VersionReads
 from .version_schemas import VERSION_PATTERN
-from .viewer_routes import PLACE, here, is_built
+from .viewer_routes import PLACE, is_built
 
 MOST_ROOTS = 100
 """Roots of a link, which has the id of each twice."""

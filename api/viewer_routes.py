@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from flask import Response, request, send_from_directory
+from flask import Response, send_from_directory
 from flask_openapi3 import OpenAPI
 
 from l2features.pictures.viewers import PUBLIC_VIEWER, origins_of
@@ -38,11 +38,6 @@ npm run build --prefix viewer</pre>
 def is_built() -> bool:
     """Return whether this server has the viewer."""
     return (BUILT / PAGE).is_file()
-
-
-def here() -> str:
-    """Return the URL of this server as the client knows it; the server trusts a proxy's word for https."""
-    return request.host_url.rstrip("/")
 
 
 def register_viewer(app: OpenAPI, settings: Settings, datasets: Datasets) -> frozenset[str]:

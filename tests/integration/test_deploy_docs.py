@@ -41,7 +41,10 @@ def test_its_commands(tmp_path: Path) -> None:
     (variables,) = (values(call, "--set-env-vars") for call in calls if "--set-env-vars" in call)
     fields = Settings.model_fields.items()
     settings = {field.validation_alias or f"L2CACHE_{name.upper()}" for name, field in fields}
-    assert {pair.partition("=")[0] for pair in variables[0].split(",")} <= settings | {"AUTH_URL"}
+    assert {pair.partition("=")[0] for pair in variables[0].split(",")} <= settings | {
+        "AUTH_URL",
+        "FORWARDED_ALLOW_IPS",
+    }
 
 
 def test_the_example_of_a_line() -> None:

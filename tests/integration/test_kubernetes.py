@@ -232,7 +232,9 @@ def test_probes_and_drain(containers: dict[str, Container], pod: tuple[Server, N
         while requests.get(nginx.url + ready["path"], timeout=20).status_code != 503:
             assert time.monotonic() < until
         assert requests.get(server.url + live["path"], timeout=20).status_code == 200
-        assert requests.post(f"{nginx.api}/table/{DATASET}/attributes", data=GOOD, timeout=20).ok
+        read, name = f"{nginx.api}/table/{DATASET}/attributes", api.env["L2CACHE_TRUSTED_HOSTS"].split()[0]
+        assert requests.post(read, data=GOOD, headers={"Host": name}, timeout=20).ok
+        assert requests.post(read, data=GOOD, timeout=20).status_code == 400  # by an address
         assert draining.poll() is None
         os.killpg(draining.pid, signal.SIGKILL)
 
