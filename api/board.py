@@ -16,7 +16,14 @@ from isal import isal_zlib
 from l2features.core.errors import GraphError, StoreError, TableNotFound
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
-from l2features.overview.node_sample import NodeSample, example_root, histogram, sample_nodes
+from l2features.overview.chunk_scan import kept_scan
+from l2features.overview.node_sample import (
+    ROOTS_TRIED,
+    NodeSample,
+    example_root,
+    histogram,
+    sample_nodes,
+)
 from l2features.store.notes import last_audit, note_or_problem
 from l2features.updates.freshness import read_updates
 from l2features.updates.lag_history import read_history
@@ -65,6 +72,7 @@ class Board:
         self._scanned = self._cache(served.scan, age_s=10.0, share=40.0)
         self._noted = self._cache(self._read_notes, age_s=5.0)
         self._sampled = self._cache(self._sample, age_s=120.0)
+        self._found = self._cache(self._find_example, age_s=120.0)
         self._versioned = self._cache(self._versions, age_s=15.0)
         self._kept = BackgroundCache(self._keep, age_s=2.0, share=10.0, first_s=2 * FIRST_S, later_s=LATER_S)
 
@@ -81,14 +89,13 @@ class Board:
             raise ApiError(503, "metadata_unavailable", message, retry_after=2)
         return kept
 
-    def begin(self) -> Future[Sampled | None] | None:
+    def begin(self) -> Future[Example | None] | None:
         """Start looking for an example, if that is due; return the pending search."""
-        return self._sampled.refresh()
+        return self._found.refresh()
 
     def example(self) -> Example | None:
         """Return a node with features and its root, None where they are not known yet. Never waits."""
-        found = self._sampled.peek()
-        return found.example if found else None
+        return self._found.peek()
 
     def cell(self, plane: str, column: int, row: int) -> CellInfo:
         """Return a cell of the map with reasons. Raises ApiError 404, StoreError, and ApiError 503."""
@@ -150,6 +157,12 @@ class Board:
             self._example(nodes),
             datetime.now(UTC),
         )
+
+    def _find_example(self) -> Example | None:
+        """Find an example without a scan of the chunk records, which only the dashboard is worth."""
+        store, geometry = self.served.store, self.served.opened().reader.geometry
+        scan = kept_scan(store, geometry)
+        return self._example(sample_nodes(store, geometry, scan.map.sample if scan else [], most=ROOTS_TRIED))
 
     def _example(self, nodes: NodeSample) -> Example | None:
         """Return a node and its root; the graph may be down."""

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 from ..core.errors import StoreError
 from ..core.geometry import Geometry
 from ..store.base import Store
-from ..store.notes import NewerNote, Time, put_note, replaceable_note
+from ..store.notes import BadNote, NewerNote, Time, put_note, read_note, replaceable_note
 from .chunk_map import ChunkMap
 from .table_status import read_progress
 
@@ -108,6 +108,15 @@ def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
     except StoreError as error:
         _warn_once(store.name, str(error))
     return found
+
+
+def kept_scan(store: Store, geometry: Geometry) -> ChunkScan | None:
+    """Return the last scan that the table keeps, however old; None for no valid one. Raises StoreError."""
+    try:
+        known = read_note(store, NOTE, ScanNote)
+    except BadNote:
+        return None
+    return known and known.scan(geometry)
 
 
 def _process() -> int:

@@ -43,8 +43,10 @@ class Histogram:
     counts: list[int]
 
 
-def sample_nodes(store: Store, geometry: Geometry, chunk_ids: Sequence[int]) -> NodeSample:
-    """Return computed nodes of these chunks, of up to `MOST_NODES` nodes and whole chunks.
+def sample_nodes(
+    store: Store, geometry: Geometry, chunk_ids: Sequence[int], most: int = MOST_NODES
+) -> NodeSample:
+    """Return computed nodes of these chunks, of up to ``most`` nodes and whole chunks.
 
     Without chunks, as in PCGL2Cache's tables, which record none, some of the grid are tried. Rows of
     superseded nodes are nodes too. Raises StoreError.
@@ -54,7 +56,7 @@ def sample_nodes(store: Store, geometry: Geometry, chunk_ids: Sequence[int]) -> 
     found: list[tuple[Ids, npt.NDArray[np.float64], npt.NDArray[np.float64]]] = []
     total = chunks = 0
     for chunk_id in tried:
-        if total >= MOST_NODES:
+        if total >= most:
             break
         rows = store.scan_chunk(chunk_id, geometry.layout.last_id(chunk_id), (SIZE, THICKNESS))
         real = rows.features[rows.found & ~rows.not_computed]

@@ -70,6 +70,14 @@ def lines_of(state: Any, section: str) -> dict[str, str]:
     return {line["label"]: line["value"] for line in state["lines"][section]}
 
 
+def landing_of(client: FlaskClient, **more: Any) -> str:
+    """The text of the landing page, once it has commands."""
+    end = time.monotonic() + 60
+    while "l2_ids" not in (page := unescape(client.get(ROOT, headers={"Accept": BROWSER}, **more).text)):
+        assert time.monotonic() < end, page
+    return page
+
+
 # ------------------------------------------------------------------ the figures
 def test_the_figures_are_those_of_status(client: FlaskClient, config: Path) -> None:
     state = state_of(client)
@@ -277,9 +285,8 @@ def test_pages_load_only_files_of_this_server(client: FlaskClient, path: str) ->
 
 
 def test_the_landing_page_has_commands_with_ids_that_exist(client: FlaskClient) -> None:
-    state = state_of(client)
-    page = unescape(client.get(ROOT, headers={"Accept": BROWSER}, base_url="https://host").text)
-    node = int(state["sample"]["node"])
+    page = landing_of(client, base_url="https://host")
+    node = int(re.findall(r'"l2_ids": \[(\d+)\]', page)[0])
     assert node in node_ids()
     assert f"client = Client('https://host', '{DATASET}')" in page
     assert f"curl -s -H 'Content-Type: application/json' -d '{{\"l2_ids\": [{node}]}}'" in page
@@ -289,11 +296,28 @@ def test_the_landing_page_has_commands_with_ids_that_exist(client: FlaskClient) 
     assert ('href="/viewer/"' in page) == is_built()  # no root to draw is known
 
 
+def test_the_list_of_data_sets_starts_no_scan(
+    everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, records = list[str](), SqliteStore.chunk_records
+    monkeypatch.setattr(
+        SqliteStore, "chunk_records", lambda store: (scans.append(store.name), records(store))[1]
+    )
+    client = client_of(busy_table(tmp_path))
+    landing_of(client)
+    for path in (f"{API}/openapi.json", f"{API}/docs/", "/metrics", "/ready"):
+        assert client.get(path).status_code == 200
+    assert scans == []
+    state_of(client)
+    assert scans == ["l2cache_small"]
+
+
 def test_the_document_starts_with_an_id_that_exists(client: FlaskClient) -> None:
-    node = state_of(client)["sample"]["node"]
+    landing_of(client)  # so that an example is known
     document: Any = client.get(f"{API}/openapi.json").json
     read = document["paths"][f"{API}/table/{{dataset}}/attributes"]["post"]
-    assert read["requestBody"]["content"]["application/json"]["example"] == {"l2_ids": [node]}
+    (node,) = read["requestBody"]["content"]["application/json"]["example"]["l2_ids"]
+    assert int(node) in node_ids()
     parameters = {parameter["name"]: parameter for parameter in read["parameters"]}
     assert parameters["dataset"]["example"] == DATASET
     schemas = {name: parameter["schema"] for name, parameter in parameters.items()}
