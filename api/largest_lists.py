@@ -11,11 +11,12 @@ from weakref import WeakKeyDictionary
 from flask import Response
 from flask_openapi3 import APIBlueprint
 
-from l2features.core.errors import VersionError
+from l2features.core.errors import VersionTimeout
 from l2features.core.futures import in_background
 from l2features.pictures.segment_list import segment_list
 from l2features.versions.largest_roots import LargestRoots, largest_roots
 from l2features.versions.lookup import VersionReader
+from l2features.versions.parquet_files import ParquetFiles
 
 from .datasets import Datasets
 from .picture_answers import info_response
@@ -30,32 +31,36 @@ COUNT = 1_000
 class LargestLists:
     """The largest roots of each version that was asked for. Thread-safe.
 
-    Each list is read once and to its end, one list at a time: a request that is over before finds it later.
+    Each list is read once and to its end, one list of a data set at a time: a request that is over before
+    finds it later.
     """
 
     def __init__(self) -> None:
         self._lists: WeakKeyDictionary[VersionReader, Future[LargestRoots]] = WeakKeyDictionary()
-        self._lock, self._reading = Lock(), Lock()
+        self._reading: WeakKeyDictionary[ParquetFiles, Lock] = WeakKeyDictionary()
+        self._lock = Lock()
 
     def largest(self, reader: VersionReader, until: float) -> tuple[LargestRoots, int]:
         """Return the largest roots, and how many row groups were read for this request.
 
-        Raises VersionError after ``until`` (monotonic time), and as `largest_roots`.
+        Raises VersionTimeout after ``until`` (monotonic time), and as `largest_roots`.
         """
         with self._lock:
             found = self._lists.get(reader)
             begun = found is None or (found.done() and found.exception() is not None)
             if found is None or begun:
-                found = self._lists[reader] = in_background(lambda: self._read(reader))
+                reading = self._reading.setdefault(reader.files, Lock())
+                found = self._lists[reader] = in_background(lambda: _read(reader, reading))
         try:
             largest = found.result(max(0.0, until - time.monotonic()))
         except FutureTimeout as error:
-            raise VersionError("its largest roots are being read: try again later") from error
+            raise VersionTimeout("its largest roots are being read: try again later") from error
         return largest, largest.row_groups if begun else 0
 
-    def _read(self, reader: VersionReader) -> LargestRoots:
-        with self._reading:
-            return largest_roots(reader, COUNT)
+
+def _read(reader: VersionReader, reading: Lock) -> LargestRoots:
+    with reading:
+        return largest_roots(reader, COUNT)
 
 
 def add_list_route(

@@ -74,6 +74,10 @@ class DamagedVersion(VersionError):
         return f"{self.path} {self.reason}"
 
 
+class VersionTimeout(VersionError):
+    """A read of a version takes longer than its deadline allows."""
+
+
 class LookupTooLarge(VersionError):
     """A lookup in a version exceeds a limit on ``what``: rows, or row groups."""
 

@@ -116,7 +116,7 @@ def kept_scan(store: Store, geometry: Geometry) -> ChunkScan | None:
         known = read_note(store, NOTE, ScanNote)
     except BadNote:
         return None
-    return known and known.scan(geometry)
+    return known.scan(geometry) if known else None
 
 
 def _process() -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ..core.errors import ConfigError, LookupTooLarge, VersionError
+from ..core.errors import ConfigError, LookupTooLarge, VersionTimeout
 from ..core.ids import Ids, as_ids, sorted_unique
 from .columns import L2_ID, NODE_COLUMNS, ROOT_COLUMNS, ROOT_ID, columns_of, node_schema, root_schema
 from .manifest import Layout, Manifest, VersionFile
@@ -82,8 +82,8 @@ class VersionReader:
     ) -> Found:
         """Return the nodes of roots, sorted by root and node: ``root_id``, ``l2_id`` and these columns.
 
-        ``limit`` keeps the first rows. Roots that are not in the version have none. Raises VersionError after
-        ``until`` (monotonic time).
+        ``limit`` keeps the first rows. Roots that are not in the version have none. Raises VersionTimeout
+        after ``until`` (monotonic time).
         """
         return self._found("by_root", roots, node_columns(names), limit, until)
 
@@ -290,7 +290,7 @@ def _check_groups(count: int, most: int) -> None:
 
 def _check_time(until: float) -> None:
     if time.monotonic() > until:
-        raise VersionError("the version was not read in time: ask for fewer ids")
+        raise VersionTimeout("the version was not read in time: ask for fewer ids")
 
 
 @cache

@@ -15,7 +15,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.largest_lists import COUNT, LargestLists
-from l2features.core.errors import VersionError
+from l2features.core.errors import VersionTimeout
 from l2features.pictures.viewers import PUBLIC_VIEWER
 from l2features.testing.small_table import DATASET
 from l2features.testing.version_files import visible_rows
@@ -185,12 +185,45 @@ def test_a_list_that_takes_long_is_read_to_its_end(chain: Chain, monkeypatch: py
 
     monkeypatch.setattr("api.largest_lists.largest_roots", slow)
     lists, reader = LargestLists(), Catalog(chain.folder).reader(2)
-    with pytest.raises(VersionError, match="its largest roots are being read: try again later"):
+    with pytest.raises(VersionTimeout, match="its largest roots are being read: try again later"):
         lists.largest(reader, time.monotonic())
     release.set()
     found, read_now = lists.largest(reader, time.monotonic() + 30)
     assert found.roots.tolist() == [row["root_id"] for row in largest(chain, 2)][:COUNT]
     assert read_now == 0
+
+
+def test_a_slow_list_delays_none_of_another_data_set(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, fast = (Catalog(chain.folder).reader(2) for _ in range(2))
+    entered, release = threading.Event(), threading.Event()
+
+    def read(reader: VersionReader, count: int) -> LargestRoots:
+        if reader is slow:
+            entered.set()
+            assert release.wait(60)
+        return largest_roots(reader, count)
+
+    monkeypatch.setattr("api.largest_lists.largest_roots", read)
+    lists = LargestLists()
+    try:
+        with pytest.raises(VersionTimeout):
+            lists.largest(slow, time.monotonic())
+        assert entered.wait(60)
+        found, _ = lists.largest(fast, time.monotonic() + 30)
+    finally:
+        release.set()
+    assert found.roots.tolist() == [row["root_id"] for row in largest(chain, 2)][:COUNT]
+
+
+def test_a_slow_list_is_too_slow(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever is first: the end of the request, or that of the wait for the list."""
+    client = client_of(tmp_path, monkeypatch, chain.folder.url, root_timeout_s=0.3)
+    path, release = f"{TABLE}/precomputed/segment_properties/version-2/info", threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr("api.largest_lists.largest_roots", lambda *_: release.wait(60))
+        answers: list[Any] = [client.get(path) for _ in range(3)]
+    release.set()
+    assert [(answer.status_code, answer.json["code"]) for answer in answers] == [(503, "too_slow")] * 3
 
 
 def test_a_link_to_a_version(versions: FlaskClient, chain: Chain) -> None:
