@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from flask import Response
 from flask_openapi3 import APIBlueprint, OpenAPI
 
 from l2features.core.geometry import Chunk
-from l2features.core.ids import Ids, sorted_unique
+from l2features.core.ids import Ids, as_ids, sorted_unique
 from l2features.neurons.neuron_reader import NeuronReader
+from l2features.pictures.annotations import OVERVIEW, annotation_list
 from l2features.pictures.node_layers import NODE_LAYERS, ROOT, NodeLayer
 from l2features.pictures.picture_reader import Picture, PictureReader
 from l2features.pictures.segment_list import segment_list
@@ -147,6 +149,17 @@ def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
         chunk = Chunk(*map(int, path.chunk.split("_")))
         check_in_grid(served.opened().reader.geometry, chunk)
         return _answer(reads, served, lambda p: p.nodes_of_chunk(layer, chunk), changes=A_MINUTE)
+
+    @api.get(
+        f"{place}/{OVERVIEW}/0_0_0",
+        summary="No annotations",
+        operation_id="layer_overview",
+        responses=picture_responses(),
+    )
+    def layer_overview(path: LayerPath) -> Response:
+        """Return an empty list: what is drawn of a view that has too many chunks to read."""
+        _ = datasets[path.dataset], _layer(path)
+        return picture_response(annotation_list(np.empty(0), as_ids([])), A_DAY, BINARY)
 
 
 def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, reads: RootReads) -> None:

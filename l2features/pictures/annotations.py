@@ -6,10 +6,12 @@ Source: Neuroglancer's specification of its precomputed annotation format.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ..core.geometry import Geometry
 from ..core.ids import Ids, to_bytes
@@ -17,6 +19,10 @@ from ..core.ids import Ids, to_bytes
 Kind = Literal["POINT", "LINE"]
 POINTS: dict[Kind, int] = {"POINT": 1, "LINE": 2}
 """Points of an annotation of each kind."""
+VIEWED, DRAWN_AT_ONCE = 4_096, 1920 * 1080 // 8**2
+"""About how many chunks of a view are read, and how many annotations the viewer wants in a large window: by
+default one per 8 x 8 pixels."""
+OVERVIEW = "overview"
 COORDINATES = "coordinates"
 PADDING = "padding"
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -68,8 +74,21 @@ class AnnotationLayer(NamedTuple):
             ],
             "relationships": [{"id": name, "key": f"rel_{name}"} for name in relationships],
             "by_id": {"key": "by_id"},
-            "spatial": [cells],
+            "spatial": [*_overview(geometry, step), cells],
         }
+
+
+def _overview(geometry: Geometry, step: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Return a level of one empty cell for a grid of more than `VIEWED` chunks.
+
+    The viewer reads levels, the coarsest first, until the density of their limits is what it wants to draw.
+    So it reads chunks only where fewer than `VIEWED` are in view: else it would request all of the grid.
+    """
+    if geometry.n_chunks <= VIEWED:
+        return []
+    limit = math.ceil(DRAWN_AT_ONCE * geometry.n_chunks / VIEWED)
+    whole = (step * geometry.grid).tolist()
+    return [{"key": OVERVIEW, "grid_shape": [1, 1, 1], "chunk_size": whole, "limit": limit}]
 
 
 def larger_first(properties: Sequence[Property]) -> tuple[Property, ...]:

@@ -177,7 +177,7 @@ def static_info(
     """
     own = [index for index in indexes if index.layer == layer]
     info = NODE_LAYERS[layer].annotations.info(geometry, [ROOT], 0)
-    step, spatial = np.array(info["spatial"][0]["chunk_size"]), list[dict[str, Any]]()
+    step, spatial = np.array(info["spatial"][-1]["chunk_size"]), list[dict[str, Any]]()
     for index in own:
         if index.kind == "by_id":
             info["by_id"] = index.info()

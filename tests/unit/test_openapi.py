@@ -120,6 +120,7 @@ def test_every_operation_is_named_and_described(document: dict[str, Any]) -> Non
     reads = {"attributes", "table", "attribute_metadata", "table_mapping", "chunk_nodes", "nodes"}
     reads |= {"root_summaries", "root", "root_nodes", "root_graph", "root_skeleton"}
     reads |= {"layers", "layer", "layer_info", "layer_node", "layer_root", "layer_chunk"}
+    reads |= {"layer_overview"}
     reads |= {"skeletons_info", "skeletons_root", "segment_properties", "segments", "auth_info"}
     reads |= {"root_view", "view", "version_segments"}
     reads |= {"versions", "version", "version_query", "dashboard", "dashboard_cell"}

@@ -86,6 +86,12 @@ def test_an_empty_cell_is_an_empty_list(shared_api: NeuronApi) -> None:
     assert "nodes" not in shared_api.graph.calls
 
 
+def test_an_overview_is_an_empty_list(shared_api: NeuronApi) -> None:
+    answer = shared_api.get(f"{PLACE}/axes/overview/0_0_0")
+    assert (answer.status_code, answer.data) == (200, bytes(8))
+    assert answer.headers["Cache-Control"] == "private, max-age=86400"
+
+
 def test_a_node_without_a_root_now_is_related_to_none(api: NeuronApi) -> None:
     node = ready(api, FIRST)[1]
     api.graph.roots.clear()
@@ -212,6 +218,8 @@ def test_where_to_get_a_token(api: NeuronApi, monkeypatch: pytest.MonkeyPatch) -
         ("nodes/by_id/5/6", 404, "not_found"),
         ("nodes/by_id/..%2finfo", 404, "not_found"),
         ("nodes/chunks/10_0_0", 404, "unknown_chunk"),
+        ("nodes/overview/1_0_0", 404, "not_found"),
+        ("skeletons/overview/0_0_0", 404, "unknown_layer"),
         ("nodes/chunks/999999999_0_0", 404, "unknown_chunk"),
         ("nodes/chunks/-1_0_0", 422, "invalid_parameter"),
         ("nodes/chunks/0_0", 422, "invalid_parameter"),

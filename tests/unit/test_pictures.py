@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,24 @@ def test_info_leaves_nothing_out() -> None:
     assert (covered >= info["upper_bound"]).all()
     assert level["chunk_size"] == [64 * 16, 64 * 16, 32 * 40]
     assert NODES.annotations.info(GEOMETRY, [], 0)["spatial"][0]["limit"] == 1
+
+
+@pytest.mark.parametrize(("grid", "has_overview"), [((16, 16, 16), False), ((100, 100, 50), True)])
+def test_a_view_of_many_chunks_reads_none(grid: tuple[int, ...], has_overview: bool) -> None:
+    """The viewer stops once the density of limits is what it wants: its forEachVisibleAnnotationChunk."""
+    size = tuple(np.multiply(grid, GEOMETRY.chunk_size).tolist())
+    geometry = replace(GEOMETRY, voxel_size=size)
+    info = NODES.annotations.info(geometry, [ROOT], 300)
+    assert info["spatial"][-1]["key"] == "chunks"
+    assert [level["key"] for level in info["spatial"][:-1]] == ["overview"] * has_overview
+    if has_overview:
+        overview, chunks = info["spatial"]
+        extent = np.subtract(info["upper_bound"], info["lower_bound"])
+        assert (np.multiply(overview["grid_shape"], overview["chunk_size"]) == extent).all()
+        density = overview["limit"] / math.prod(overview["chunk_size"])
+        for in_view, reads in ((1_000, True), (4_000, True), (4_200, False), (500_000, False)):
+            wanted = 1920 * 1080 / 8**2 / (in_view * math.prod(chunks["chunk_size"]))
+            assert (density < wanted) == reads
 
 
 def test_nodes_have_the_values_of_their_rows(rows: Rows) -> None:
