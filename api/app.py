@@ -28,6 +28,7 @@ from .missing import MissingIds, topic_path
 from .neuron_routes import register_neurons
 from .observe import observe
 from .operations import register_operations
+from .picture_answers import NOT_KEPT
 from .picture_routes import register_pictures
 from .region_routes import register_regions
 from .routes import register_contract
@@ -67,6 +68,13 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     @app.after_request
     def discard(response: Response) -> Response:
         discard_rest(request, settings.max_body_bytes)
+        return response
+
+    @app.after_request
+    def add_defaults(response: Response) -> Response:
+        """Keep browsers from guessing a type, and shared caches from what one visitor may see."""
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Cache-Control", NOT_KEPT)
         return response
 
     waits = wait_limiter(settings)

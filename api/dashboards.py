@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from concurrent.futures import wait
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import quote
 
@@ -41,6 +42,8 @@ POLICY = (
 """Content-Security-Policy of a page: only files of this server, and no script or style inside the page."""
 CELL_READS = 8
 """Cells of maps that are looked up at the same time."""
+WAITING = 4
+"""Visitors of a process that wait for examples at the same time, lest a slow store takes all threads."""
 SECTIONS = {
     "progress": "Coverage",
     "updates": "Updates",
@@ -60,6 +63,7 @@ class Dashboards:
         rates = RequestRates(
             frozenset({f"{settings.api_prefix}{STATE}", f"{settings.url_prefix}/table/<dataset>"})
         )
+        self._waits = BoundedSemaphore(WAITING)
         self.limiter = read_limiter(CELL_READS, settings, len(datasets.all()))
         self._boards = {served.name: Board(served, rates) for served in datasets.all()}
 
@@ -95,9 +99,13 @@ class Dashboards:
         return next(((name, example) for name, example in examples if example), None)
 
     def _look_for_examples(self, names: Collection[str]) -> None:
-        """Wait, but not long, for the first examples of data sets."""
+        """Start looking for examples of data sets; wait for them, but not long, and only a few visitors."""
         pending = [self._boards[name].begin() for name in names if name in self._boards]
-        wait([search for search in pending if search], FIRST_S)
+        if self._waits.acquire(blocking=False):
+            try:
+                wait([search for search in pending if search], FIRST_S)
+            finally:
+                self._waits.release()
 
     def docs(self) -> Response:
         """Return the page of the API's document."""
@@ -220,9 +228,7 @@ def page(template: str, **values: object) -> Response:
     """Return a page of this package, which loads only files of this server."""
     response = Response(render_template(template, **values), mimetype=HTML)
     response.headers["Content-Security-Policy"] = POLICY
-    response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["Cache-Control"] = NOT_KEPT
     return response
 
 

@@ -83,5 +83,4 @@ def _file(folder: Path, name: str, cache: str, policy: str) -> Response:
     response = send_from_directory(folder, name, mimetype=mimetype, etag=True)
     response.headers["Cache-Control"] = cache
     response.headers["Content-Security-Policy"] = policy
-    response.headers["X-Content-Type-Options"] = "nosniff"
     return response

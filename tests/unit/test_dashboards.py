@@ -297,6 +297,34 @@ def test_the_landing_page_has_commands_with_ids_that_exist(client: FlaskClient) 
     assert ('href="/viewer/"' in page) == is_built()  # no root to draw is known
 
 
+def test_only_a_few_visitors_wait_for_examples(
+    everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.dashboards.WAITING", 1)
+    client, entered, release = client_of(busy_table(tmp_path)), threading.Event(), threading.Event()
+
+    def slow(_searches: Any, _timeout: float) -> None:
+        assert not entered.is_set()
+        entered.set()
+        assert release.wait(60)
+
+    monkeypatch.setattr("api.dashboards.wait", slow)
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(lambda: client.application.test_client().get(ROOT, headers={"Accept": BROWSER}))
+        assert entered.wait(60)
+        assert client.get(ROOT, headers={"Accept": BROWSER}).status_code == 200
+        release.set()
+        assert first.result().status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", [TABLE, f"{API}/table_mapping", f"{TABLE}/precomputed/", f"{STATE}/x", "/nope", "/metrics"]
+)
+def test_types_are_not_guessed_and_shared_caches_keep_nothing(client: FlaskClient, path: str) -> None:
+    headers = client.get(path).headers
+    assert (headers["X-Content-Type-Options"], headers["Cache-Control"]) == ("nosniff", "private, no-cache")
+
+
 def test_the_list_of_data_sets_starts_no_scan(
     everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -259,5 +259,5 @@ def test_a_graph_or_a_store_that_is_down(api: NeuronApi, monkeypatch: pytest.Mon
     for path in paths:
         answer = api.get(f"{PLACE}/{path}")
         assert (answer.status_code, answer.json["code"]) == (503, "graph_unavailable")
-        assert "Cache-Control" not in answer.headers
+        assert answer.headers["Cache-Control"] == ASKED_AGAIN
     assert api.get(f"{PLACE}/nodes/info").status_code == 200
