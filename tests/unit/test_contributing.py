@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.support.jobs import ROOT
@@ -21,6 +22,14 @@ def runs(workflow: str) -> list[str]:
     """The commands of a workflow."""
     jobs = jobs_of(workflow).values()
     return [step["run"] for job in jobs for step in job.get("steps", ()) if "run" in step]
+
+
+@pytest.mark.parametrize("workflow", ["ci.yml", "release.yml"])
+def test_actions_are_named_by_commit(workflow: str) -> None:
+    steps = [step for job in jobs_of(workflow).values() for step in job.get("steps", [])]
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert len(used) >= 3
+    assert not [action for action in used if not re.fullmatch(r"[-\w]+/[-\w]+@[0-9a-f]{40}", action)]
 
 
 def test_the_workflows_run_what_is_run_here() -> None:
