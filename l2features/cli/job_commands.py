@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from functools import cache, partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from ..config.datasets import Dataset, dataset_of_graph
-from ..core.errors import ConfigError
 
 INGEST = """Compute the features of every L2 node of a data set, and store them. See docs/ingest.md.
 
@@ -37,6 +36,13 @@ MATERIALIZE = """Freeze a data set at a time as Parquet files of nodes, roots, f
 Example:
   l2features materialize minnie --timestamp 2026-11-21T00:27:44.368Z --output versions
 """
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors look like those of all commands."""
+
+    def error(self, message: str) -> NoReturn:
+        raise click.UsageError(message, click.get_current_context())
 
 
 class JobCommand(click.Command):
@@ -76,7 +82,7 @@ class JobCommand(click.Command):
         from ..local import log_lines
 
         if runner not in (None, "local"):
-            raise ConfigError(
+            _parser(self).error(
                 f"--runner {runner}: l2features {self.name} runs on this machine; for a Beam runner: "
                 f"python -m beam_jobs.{self.name}"
             )
@@ -84,15 +90,15 @@ class JobCommand(click.Command):
         if len(words) == 4 == self.most_words:
             dataset = _old_form(words, values)
         elif len(words) > 1:
-            raise ConfigError(
+            parser.error(
                 f"{' '.join(words)!r}: expected {self.get_params(click.get_current_context())[0].metavar}"
             )
         elif words and values["dataset"] is not None:
-            raise ConfigError(f"two data sets: {words[0]} and --dataset {values['dataset']}: expected one")
+            parser.error(f"two data sets: {words[0]} and --dataset {values['dataset']}: expected one")
         elif words:
             values["dataset"] = words[0]
         if values["dataset"] is None:
-            raise ConfigError(f"no data set is named: expected l2features {self.name} DATASET")
+            parser.error(f"no data set is named: expected l2features {self.name} DATASET")
         args = parser.parse_args([f"--{name}={value}" for name, value in values.items() if value is not None])
         check_numbers(parser, args)
         log_lines.configure()
@@ -104,7 +110,8 @@ def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
     cache_id, graph_id, cv_path, timestamp = words
     for name in ("dataset", "config", "timestamp"):
         if values[name] is not None:
-            raise ConfigError(f"--{name}: cannot be combined with CACHE_ID GRAPH_ID CV_PATH TIMESTAMP")
+            message = f"--{name}: cannot be combined with CACHE_ID GRAPH_ID CV_PATH TIMESTAMP"
+            raise click.UsageError(message, click.get_current_context())
     dataset = dataset_of_graph(cache_id, graph_id, cv_path)
     values.update(dataset=cache_id, timestamp=timestamp)
     click.echo(
@@ -118,7 +125,7 @@ def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
 @cache
 def _parser(command: JobCommand) -> argparse.ArgumentParser:
     """The job's own parser, which checks values and which options go together."""
-    parser = argparse.ArgumentParser(prog=f"l2features {command.name}", add_help=False, allow_abbrev=False)
+    parser = _Parser(prog=f"l2features {command.name}", add_help=False, allow_abbrev=False)
     command.module.add_options(parser)
     return parser
 

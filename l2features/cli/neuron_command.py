@@ -10,7 +10,7 @@ import click
 from ..client.client import SKELETON_FILES
 from ..config.datasets import Dataset, load_dataset
 from ..core.errors import L2FeaturesError
-from ..core.ids import as_ids
+from ..core.ids import L2, as_ids
 from .options import config_option, json_option, max_nodes_option
 from .output import check_file, new_file
 
@@ -69,11 +69,24 @@ def neuron(
         if as_json:
             click.echo(json_text(objects))
         if lines := problems(objects):
-            raise L2FeaturesError(lines[0])
+            raise L2FeaturesError(lines[0] + _if_a_node(reader, number))
         if not as_json:
             click.echo(neuron_card(number, dataset, objects[str(number)]), nl=False)
         if skeleton is not None:
             _write_skeleton(reader, entry, number, skeleton)
+
+
+def _if_a_node(reader: NeuronReader, number: int) -> str:
+    """Return what to say of an id that is an L2 node's: which root to ask for; nothing for any other."""
+    from datetime import UTC, datetime
+
+    geometry, ids = reader.reader.geometry, as_ids([number])
+    if geometry.layout.layers(ids)[0] != L2:
+        return ""
+    if not geometry.in_grid(geometry.layout.chunk_coordinates(ids))[0]:
+        return ""
+    root = int(reader.source.roots_of(geometry, ids, datetime.now(UTC))[0])
+    return f"; it is the id of an L2 node, {f'of root {root}' if root else 'which has no root now'}"
 
 
 def _write_skeleton(reader: NeuronReader, dataset: Dataset, root: int, file: Path) -> None:

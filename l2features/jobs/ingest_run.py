@@ -64,11 +64,15 @@ def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Ingest:
 
 def report(summary: Summary, progress: Progress) -> int:
     """Print what a run did; returns the exit status."""
-    before = f" ({progress.done_before} were done before)" if progress.done_before else ""
-    print(
-        f"{summary.done} of {progress.total} chunks done{before}: {summary.nodes} nodes, "
-        f"{summary.orphans} supervoxels without a parent, {summary.n_failed} chunks failed"
-    )
+    before, done = progress.done_before, progress.done_before + summary.done
+    if before == progress.total:
+        print(f"{done} of {progress.total} chunks done, all of them before this run: nothing to compute")
+    else:
+        earlier = f", {before} of them before; in this run" if before else ""
+        print(
+            f"{done} of {progress.total} chunks done{earlier}: {summary.nodes} nodes, "
+            f"{summary.orphans} supervoxels without a parent, {summary.n_failed} chunks failed"
+        )
     if summary.files.expected:
         print(f"files: {summary.files}")
     if summary.saturated:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+import warnings
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -38,6 +39,7 @@ class JsonLines(JsonFormatter):
 
 def configure() -> None:
     """Log to stderr, from level info for our own loggers, unless the process logs already."""
+    warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
     root = logging.getLogger()
     if root.handlers:
         return

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 LINE_S = 60.0
 """Seconds between two lines of a log."""
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 def progress_bar(total: int, unit: str, description: str | None = None, **more: Any) -> tqdm[Any]:
     """Return a progress bar, which is hidden where stderr is no terminal; ``more`` are tqdm's options."""
     return tqdm(total=total, unit=unit, desc=description, disable=None, **more)
+
+
+def shown(items: Iterable[T], bar: tqdm[Any]) -> Iterator[T]:
+    """Yield items, and count each on a progress bar once it has been used."""
+    with bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
 class ProgressLines:

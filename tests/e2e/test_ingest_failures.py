@@ -67,7 +67,7 @@ def test_a_corrupt_chunk_among_good_ones(tmp_path: Path, sample: Path, undisturb
     assert status.stdout.startswith("11/12 chunks done")
     assert "chunk 1,1,1: cannot read" in status.stdout
     broken.write_bytes(whole)
-    assert "1 of 12 chunks done (11 were done before)" in run_ingest(config).stdout
+    assert "12 of 12 chunks done, 11 of them before; in this run: " in run_ingest(config).stdout
     assert table_bytes(config) == table_bytes(undisturbed)
 
 

@@ -122,6 +122,15 @@ def test_errors_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_id_of_a_node_names_its_root(ingested: Path, voxels: dict[int, int]) -> None:
+    segment = max(voxels, key=lambda one: voxels[one])
+    with closing(open_table(ingested)) as store:
+        node = int(store.segment_nodes(as_ids([segment]), 100)[segment][0])
+    done = run("neuron", "sample", node, "--config", ingested)
+    said = f"error: root {node}: unknown to the graph; it is the id of an L2 node, of root {segment}\n"
+    assert (done.exit_code, done.stderr) == (1, said)
+
+
 # ------------------------------------------------------------------ many roots
 def test_a_table_of_many_roots(ingested: Path, voxels: dict[int, int], tmp_path: Path) -> None:
     segments = sorted(voxels)

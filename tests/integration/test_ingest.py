@@ -60,7 +60,7 @@ def test_a_second_run_computes_nothing_and_recompute_computes_all(tmp_path: Path
     before = table_bytes(config)
     again = run_ingest(config, "--create")
     assert again.returncode == 0
-    assert "0 of 12 chunks done (12 were done before): 0 nodes" in again.stdout
+    assert "12 of 12 chunks done, all of them before this run: nothing to compute" in again.stdout
     assert "12 of 12 chunks done:" in run_ingest(config, "--recompute").stdout
     assert table_bytes(config) == before
 

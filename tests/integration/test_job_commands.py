@@ -84,7 +84,7 @@ def test_the_arguments_of_pcgl2cache(
     config.write_text(entry)
     assert "8/12 chunks done" in run("status", "l2cache_by_hand", "--config", config).stdout
     rest = run(*form[:2], "fixture_v2", path, "2026-11-21 00:27:44", "--workers", 1)
-    assert rest.stdout.startswith("4 of 12 chunks done (8 were done before): ")
+    assert rest.stdout.startswith("12 of 12 chunks done, 8 of them before; in this run: ")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_arguments_of_pcgl2cache(
         (("a", "b"), "'a b': expected [DATASET | CACHE_ID GRAPH_ID CV_PATH TIMESTAMP]"),
         (
             ("c", "g", "graphene://https://h/segmentation/table/g", "now", "--timestamp", "x"),
-            "--timestamp: not",
+            "--timestamp: cannot",
         ),
         (("c", "g", "gs://bucket/ws", "2026-01-01 00:00:00"), "graph 'g' is not that of gs://bucket/ws"),
         ((), "no data set is named: expected l2features ingest DATASET"),
@@ -114,6 +114,15 @@ def test_mistakes(
     ran = run("ingest", *arguments)
     assert ran.exit_code == 2
     assert message in ran.output
+    form = "Usage: main ingest [OPTIONS] [DATASET | CACHE_ID GRAPH_ID CV_PATH TIMESTAMP]\nTry '"
+    assert ran.output.startswith(form) != message.startswith("graph 'g'")
+
+
+def test_a_value_that_the_job_refuses_looks_like_one_that_the_command_refuses() -> None:
+    outputs = [run("materialize", *rest).output for rest in (("--nope",), ("a", "--base", "x"))]
+    heads = [output.partition("Error: ")[0] for output in outputs]
+    assert heads[0] == heads[1] != ""
+    assert outputs[1].count("\n") == heads[1].count("\n") + 1
 
 
 @pytest.mark.parametrize("switch", ["--create", "--create=true", "--create true"])

@@ -107,7 +107,7 @@ def test_a_second_run_takes_its_timestamp_from_the_table(tmp_path: Path, recordi
     before = json.dumps(all_rows(store).features.tolist(), default=str)
     again = run_ingest(tmp_path / "datasets.yml")
     assert again.returncode == 0
-    assert "0 of 12 chunks done (12 were done before)" in again.stdout
+    assert "12 of 12 chunks done, all of them before this run: nothing to compute" in again.stdout
     other = run_ingest(tmp_path / "datasets.yml", "--timestamp", "2026-11-21 01:00:00")
     assert other.returncode == 2
     assert "is of timestamp 2026-11-21 00:27:44: 2026-11-21 01:00:00 is refused" in other.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from l2features.config.datasets import load_dataset
 from l2features.core.ids import Ids, as_ids
@@ -193,6 +195,23 @@ def check_history(sample: Sample, graph: BigtableGraph, edit: Any, operation: in
     assert record[OperationLogs.UserID] == "0"
     edges = OperationLogs.AddedEdge if len(edit.old_root_ids) > 1 else OperationLogs.RemovedEdge
     assert record[edges].shape == (1, 2)
+
+
+def test_the_graph_shows_its_progress(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[tqdm[Any]] = []
+
+    def recorded(total: int, unit: str, *_: Any, **__: Any) -> tqdm[Any]:
+        bars.append(tqdm(total=total, unit=unit, file=io.StringIO()))
+        return bars[-1]
+
+    for module in ("initial_graph", "graph_table"):
+        monkeypatch.setattr(f"l2features.local.sample.{module}.progress_bar", recorded)
+    sample = Sample((3, 2, 1), SIZE, graph=f"bigtable://{PROJECT}/{INSTANCE}/shown_{os.getpid()}")
+    assert make_graph(sample, "precomputed://file:///none")
+    assert [(bar.unit, bar.n) for bar in bars] == [("chunk", 6), ("row", bars[1].total)]
+    assert bars[1].n > 6
 
 
 # ------------------------------------------------------------------ mistakes

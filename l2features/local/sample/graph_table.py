@@ -19,6 +19,7 @@ from ...core.ids import KEY_DIGITS, L2, Ids, as_ids, ids_of_row_keys, row_keys
 from ...core.times import format_time
 from ...graph.bigtable import decode_children, parse_graph_url
 from ...graph.table_reads import graph_errors
+from ..progress import progress_bar
 from .graph_cells import CHILDREN, CROSS_EDGES, EDGE_FAMILY, LAYER_SHIFT, PARENTS, Cell
 
 MADE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -85,9 +86,10 @@ class SampleTable:
             RowMutationEntry(prefix + key, own)
             for key, ((_, prefix), own) in zip(keys, rows.items(), strict=True)
         ]
-        for first in range(0, len(entries), ROWS):
-            with self._errors():
+        with progress_bar(len(entries), "row", "cells of the graph", delay=1.0) as bar, self._errors():
+            for first in range(0, len(entries), ROWS):
                 self._table.bulk_mutate_rows(entries[first : first + ROWS])
+                bar.update(len(entries[first : first + ROWS]))
 
     def take(self, counter: bytes, count: int = 1) -> int:
         """Reserve ``count`` numbers of a counter, from 1; return the last."""

@@ -5,6 +5,7 @@ A node is what a chunk has of an object. Nodes that cross-chunk edges connect ha
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +15,7 @@ import numpy as np
 from ...core.errors import ConfigError
 from ...core.ids import Ids, as_ids
 from ...graph.bigtable import parse_graph_url
+from ..progress import progress_bar, shown
 from .graph_cells import Cell, cross_edge_cells, graph_meta, n_layers, node_cells
 from .graph_table import COMPLETE, FORMAT, MADE, MARK, TITLE, SampleTable, check_format, node_counter, node_id
 from .hierarchy import cross_layers, nodes_of, parents_above
@@ -72,7 +74,8 @@ def _nodes(sample: Sample) -> tuple[dict[int, Ids], Ids]:
     geometry, touching = sample.geometry, Touching(sample.grid)
     children: dict[int, Ids] = {}
     objects: defaultdict[int, list[int]] = defaultdict(list)
-    for chunk in sample_chunks(sample):
+    bar = progress_bar(math.prod(sample.grid), "chunk", "nodes of the graph", delay=1.0)
+    for chunk in shown(sample_chunks(sample), bar):
         touching.add(chunk)
         own: defaultdict[int, list[int]] = defaultdict(list)
         for supervoxel, owner in chunk.objects.items():
