@@ -9,7 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
-from l2features.core.errors import VersionTimeout
+from l2features.core.errors import ReadTimeout
 from l2features.core.futures import in_background
 
 from .errors import ApiError
@@ -32,7 +32,7 @@ class LongRead:
         self.running = future
         try:
             return future.result(max(0.0, self.until - time.monotonic()))
-        except (FutureTimeout, VersionTimeout) as error:
+        except (FutureTimeout, ReadTimeout) as error:
             message = (
                 f"this read takes longer than {self.timeout_s:g} seconds: try again later, or ask for less"
             )

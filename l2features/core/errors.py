@@ -19,6 +19,10 @@ class ConfigError(L2FeaturesError):
     """A data sets file, an option or a URL has an invalid value."""
 
 
+class ReadTimeout(L2FeaturesError):
+    """A read takes longer than its deadline allows."""
+
+
 class VolumeError(L2FeaturesError):
     """A segmentation cannot be opened, or a chunk of it cannot be read."""
 
@@ -74,7 +78,7 @@ class DamagedVersion(VersionError):
         return f"{self.path} {self.reason}"
 
 
-class VersionTimeout(VersionError):
+class VersionTimeout(ReadTimeout, VersionError):
     """A read of a version takes longer than its deadline allows."""
 
 

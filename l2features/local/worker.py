@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from ..core.errors import L2FeaturesError
 from . import log_lines
@@ -147,6 +149,7 @@ def _start(parent: int, progress: Any) -> None:
     follow(parent)
     threadpool_limits(1)
     log_lines.configure()
+    tqdm.set_lock(threading.RLock())  # its default is a semaphore, which a killed process leaves behind
     _shared["progress"] = progress
 
 

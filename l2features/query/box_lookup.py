@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..config.datasets import Dataset
 from ..core.chunks import ChunkBox
-from ..core.errors import StoreUnavailable
+from ..core.errors import ReadTimeout
 from ..core.geometry import Chunk, Geometry, Triple
 from ..core.rows import Rows
 from ..core.schema import COLUMN, NAMES, SIZE
@@ -85,7 +85,7 @@ class FoundNodes:
 class RegionReader(NamedTuple):
     """Reads chunks and boxes of a data set's table; ``most`` is the limit for the nodes of an answer.
 
-    Its methods raise StoreError, and StoreUnavailable if they do not end before ``until`` (monotonic time).
+    Its methods raise StoreError, and ReadTimeout if they do not end before ``until`` (monotonic time).
     """
 
     store: Store
@@ -103,7 +103,7 @@ class RegionReader(NamedTuple):
         parts, count, problems = list[Rows](), 0, list[str]()
         for chunk in box.chunks(self.geometry).in_order():
             if time.monotonic() > until:
-                raise StoreUnavailable(f"table {self.store.name}: its chunks were not read in time")
+                raise ReadTimeout(f"table {self.store.name}: its chunks were not read in time")
             found = read_chunk(self.store, self.dataset, self.geometry, chunk, _columns((*names, POSITION)))
             places = np.flatnonzero(box.holds(found.rows, self.geometry))
             count += len(places)

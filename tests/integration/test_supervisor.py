@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from l2features.core.ids import as_ids
 from l2features.local import updater_run
@@ -103,6 +104,19 @@ def test_long_work_leaves_a_worker_to_others(pubsub: PubSubEmulator, tmp_path: P
 def echo(data: bytes) -> bytes:
     """A task."""
     return data
+
+
+def lock_of_bars() -> str:
+    return type(tqdm.get_lock()).__name__
+
+
+def test_a_killed_worker_leaves_no_semaphore() -> None:
+    """A bar's own lock is one, of which Python would warn at the end of the job."""
+    worker = Worker()
+    worker.schedule(lock_of_bars)
+    wait_for(lambda: worker.is_over, 60)
+    assert worker.result() == ("RLock", "")
+    worker.close()
 
 
 def test_a_stopped_worker_blocks_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

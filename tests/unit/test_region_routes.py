@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from l2features.core.errors import ReadTimeout
 from l2features.core.ids import Ids
+from l2features.query.box_lookup import RegionReader, VoxelBox
 from l2features.store.base import DONE, FAILED, ChunkRecord
 from tests.support.known_roots import GEOMETRY, random_roots
 from tests.support.neuron_api import ARROW, NeuronApi, neuron_api
@@ -42,6 +45,24 @@ def record(api: NeuronApi, xyz: Any, state: str = DONE, reason: str = "") -> Non
 
 def features(api: NeuronApi, ids: Ids) -> Any:
     return api.post("attributes", json={"l2_ids": ids[:150].tolist()}).json
+
+
+def test_bounds_that_take_long_are_too_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever is first: the end of the request, or that of its read."""
+    slow = neuron_api(tmp_path, monkeypatch, ROOTS, max_chunks=500, root_timeout_s=0.2)
+    scan = type(slow.store).scan_chunk
+
+    def scan_slowly(*arguments: Any) -> Any:
+        time.sleep(0.15)
+        return scan(*arguments)
+
+    monkeypatch.setattr(type(slow.store), "scan_chunk", scan_slowly)
+    answers = [slow.get("nodes?bounds=0-640_0-640_0-32") for _ in range(3)]
+    assert [(one.status_code, one.json["code"]) for one in answers] == [(503, "too_slow")] * 3
+    entry = slow.client.application.extensions["l2cache"].datasets["sample"].entry
+    box, reader = VoxelBox.parse("0-64_0-64_0-32"), RegionReader(slow.store, entry, GEOMETRY, 100)
+    with pytest.raises(ReadTimeout, match="not read in time"):
+        reader.box(box, until=time.monotonic() - 1)
 
 
 def test_nodes_of_a_chunk(api: NeuronApi) -> None:
