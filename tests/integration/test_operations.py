@@ -145,7 +145,7 @@ def test_every_named_option_exists() -> None:
     known |= {f"--{name}" for name in (*cost.PRICES, *PipelineOptions([]).get_all_options())}
     prose = re.sub(r"^```.*?^```", "", WRITTEN, flags=re.MULTILINE | re.DOTALL)
     named = set(re.findall(r"(?<![-\w])--[a-z][a-z_-]+", prose))
-    assert len(named) >= 15
+    assert len(named) > 10
     assert not named - known - set(flags_below(completions()))
 
 
