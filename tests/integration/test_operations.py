@@ -46,6 +46,7 @@ from tests.support.operations import (
     values,
 )
 
+WHO = "user:somebody@example.org"
 PARSE: dict[str, Callable[[Sequence[str]], Any]] = {
     "beam_jobs.ingest": ingest.parse,
     "beam_jobs.audit": audit.parse,
@@ -128,6 +129,34 @@ def test_documented_roles_are_granted(calls: list[list[str]]) -> None:
     documented = set(re.findall(r"`(roles/[\w.]+)`", " ".join(column)))
     granted = {role for call in calls if "add-iam-policy-binding" in call for role in values(call, "--role")}
     assert documented == granted | {"roles/bigtable.admin"}
+
+
+def test_launchers_need_no_basic_role(calls: list[list[str]]) -> None:
+    """`roles/compute.viewer` reads machine types, in place of `roles/viewer`."""
+    bindings = [call for call in calls if "add-iam-policy-binding" in call]
+    launcher = {
+        role for call in bindings for role in values(call, "--role") if values(call, "--member") == [WHO]
+    }
+    assert {"roles/dataflow.developer", "roles/compute.viewer"} <= launcher
+    assert not {"roles/viewer", "roles/editor"} & set(re.findall(r"roles/[\w.]+", WRITTEN))
+
+
+def test_a_cancelled_job_is_sought_back_and_repaired(calls: list[list[str]]) -> None:
+    """Dataflow has acknowledged its messages in flight."""
+    sought = [place for place, call in enumerate(calls) if call[1:4] == ["pubsub", "subscriptions", "seek"]]
+    repaired = [p for p, call in enumerate(calls) if "beam_jobs.audit" in call and "--repair" in call]
+    assert sought
+    assert sought[-1] + 1 in repaired
+    part = WRITTEN.partition("### Draining and cancelling")[2].partition("\n## ")[0]
+    assert re.search(r"\*\*cancelled\*\* or failed job loses\s+them", part)
+
+
+def test_alerts_on_dataflow_see_messages_in_flight() -> None:
+    """Pub/Sub's metrics do not: Dataflow acknowledges messages when it reads them."""
+    part = WRITTEN.partition("## What to watch")[2].partition("\n## ")[0]
+    alerts = {name.strip(): threshold for name, threshold in re.findall(r"^\|([^|]+)\|([^|]+)\|", part, re.M)}
+    assert [name for name, text in alerts.items() if "unacked" in text] == ["updates late, one machine"]
+    assert "job/system_lag" in alerts["updates late, Dataflow"]
 
 
 def test_the_time_is_taken_after_subscribing(calls: list[list[str]]) -> None:
