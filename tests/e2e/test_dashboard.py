@@ -52,7 +52,8 @@ def with_others(config: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser that ends before the server, which at its end waits for connections without a request."""
     with open_browser(tmp_path_factory.mktemp("browser")) as browser:
         yield browser
 
