@@ -28,6 +28,8 @@ PAGES = {
 SIZES = {"desktop": (1024, 800), "phone": (390, 844)}
 DRAWN = "document.querySelectorAll('.uplot canvas').length === 4 && state.sample && state.map"
 KNOWN = "typeof state === 'undefined' || (state && (state.progress || state.problem))"
+IMPATIENT = {"L2CACHE_GRACEFUL_TIMEOUT_S": "5"}
+"""A server waits so long at its end for connections on which Chromium has sent nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of a table amid an ingest, of one without anything, and of one that is missing."""
     folder = tmp_path_factory.mktemp("served")
     config = with_others(busy_table(folder))
-    with Server(config) as server:
+    with Server(config, IMPATIENT) as server:
         yield server
 
 
@@ -53,7 +55,6 @@ def with_others(config: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser that ends before the server, which at its end waits for connections without a request."""
     with open_browser(tmp_path_factory.mktemp("browser")) as browser:
         yield browser
 
@@ -140,14 +141,14 @@ def test_the_map_is_drawn_and_answers_to_clicks_and_keys(browser: Browser, serve
 
 def test_a_page_whose_server_is_gone_says_so_and_recovers(browser: Browser, tmp_path: Path) -> None:
     config = busy_table(tmp_path)
-    with Server(config) as server:
+    with Server(config, IMPATIENT) as server:
         open_page(browser, server, "dashboard")
         port = server.port
     browser.wait_for("document.getElementById('connection').textContent.startsWith('The server does not')")
     assert browser.run("return document.querySelector('[data-lines=progress] dd').textContent").startswith(
         "6 of"
     )
-    with Server(config, port=port):
+    with Server(config, IMPATIENT, port=port):
         browser.wait_for("document.getElementById('connection').hidden")
     browser.console_errors()  # of the failed requests
 
