@@ -15,14 +15,28 @@ from ..core.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, ConfigError, L2
 from ..core.extras import naming_extras
 
 MODULES = {
-    **{"sample": "sample_command", "sample-edit": "sample_command", "up": "up_command"},
-    **{"ingest": "job_commands", "audit": "job_commands", "materialize": "job_commands"},
-    **{"datasets": "datasets_command", "completion": "datasets_command", "status": "status_command"},
-    **{"doctor": "doctor_command", "register": "doctor_command", "index": "index_command"},
-    **{"get": "get_command", "neuron": "neuron_command", "neurons": "neurons_command"},
-    **{"export": "export_command", "versions": "versions_command", "query": "query_command"},
-    **{"view": "view_command", "serve": "serve_command", "chunk": "chunk_command"},
-    **{"deadletters": "dead_letters_command"},
+    "audit": "job_commands",
+    "chunk": "chunk_command",
+    "completion": "datasets_command",
+    "datasets": "datasets_command",
+    "deadletters": "dead_letters_command",
+    "doctor": "doctor_command",
+    "export": "export_command",
+    "get": "get_command",
+    "index": "index_command",
+    "ingest": "job_commands",
+    "materialize": "job_commands",
+    "neuron": "neuron_command",
+    "neurons": "neurons_command",
+    "query": "query_command",
+    "register": "doctor_command",
+    "sample": "sample_command",
+    "sample-edit": "sample_command",
+    "serve": "serve_command",
+    "status": "status_command",
+    "up": "up_command",
+    "versions": "versions_command",
+    "view": "view_command",
 }
 """The module of each command."""
 

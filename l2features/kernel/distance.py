@@ -24,26 +24,19 @@ from . import narrow
 from .envelope import Block
 from .runs import Runs
 from .simd import LANES
-from .strips import (
-    FAR_32,
-    Tables,
-    copy_line,
-    make_block,
-    make_tables,
-    measure_strip,
-    spread_labels,
-    spread_line,
-)
+from .strips import FAR_32, Tables, load_lines, make_block, make_tables, measure_strip, spread_lines
 
 _FAR_64 = 2**62
 """More than any squared distance; another one can be added without overflow."""
+_WHOLE = 2**53
+"""float64 has all whole numbers below."""
 
 
 class Scale(NamedTuple):
     """A resolution as whole numbers: d steps squared are ``sqrt(d * factor) / divisor`` nm.
 
-    Both are whole, and their results exact: a root of a whole number is no nearer to a multiple of the
-    divisor than float64 tells.
+    All are whole. While ``d * factor`` is one of float64, the result is exact: the root of a whole number
+    is no nearer to a multiple of the divisor than float64 tells.
     """
 
     steps: list[int]
@@ -62,7 +55,7 @@ def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -
     """
     scale = _scale(resolution)
     bound = sum((n * a) ** 2 for n, a in zip(runs.shape, scale.steps, strict=True))
-    if bound < _FAR_64:
+    if bound < _FAR_64 and (scale.divisor == 1 or bound * scale.factor < _WHOLE):
         return _exact_distances(runs, scale, bound)
     return _float_distances(runs, resolution, axes)
 
@@ -142,17 +135,10 @@ def _pass(
     most = block.width // n0
     for begin in range(0, others, most):
         lines = min(most, others - begin)
-        for row in range(rows):
-            place = row * block.pitch
-            for i in range(lines):
-                line = row * row_step + (begin + i) * step
-                if factor == 0:
-                    spread_line(runs, line, tables, block, place + i * n0)
-                else:
-                    spread_labels(runs, line, block.labels, place + i * n0)
-                    copy_line(distances, line * n0, block.values, place + i * n0, n0)
-            block.labels[place + lines * n0 : place + block.width] = 0
-            block.values[place + lines * n0 : place + block.width] = 0
+        if axis == 1:
+            spread_lines(runs, begin, lines, tables, block)
+        else:
+            load_lines(runs, begin, lines, distances, block)
         for strip in range(0, lines * n0, LANES):
             measure_strip(block, strip, rows, unit, far)
         for row in range(rows):

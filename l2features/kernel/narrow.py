@@ -15,7 +15,7 @@ from ..core.jit import compiled
 from .envelope import Block
 from .runs import Runs
 from .simd import LANES
-from .strips import FAR_32, Tables, copy_line, measure_strip, reaches, spread_labels, spread_line
+from .strips import FAR_32, Tables, load_lines, measure_strip, reaches, spread_lines
 
 FAR = 2**16 - 1
 """More than any squared distance that is kept in 16 bits."""
@@ -68,7 +68,7 @@ def first_pass(runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick) 
     n, done = 0, 0
     for begin in range(0, n2, thick.lines):
         lines = min(thick.lines, n2 - begin)
-        _spread(runs, begin, lines, narrow)
+        spread_lines(runs, begin, lines, narrow.tables, narrow.block)
         spread = False
         for strip in range(0, lines * n0, LANES):
             done += 1
@@ -76,7 +76,7 @@ def first_pass(runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick) 
                 if n == len(thick.values) or (n > _FIRST and n > done // _SHARE):
                     return False
                 if not spread:
-                    _spread(runs, begin, lines, wide)
+                    spread_lines(runs, begin, lines, wide.tables, wide.block)
                     spread = True
                 measure_strip(wide.block, strip, n1, wide.unit, FAR_32)
                 for row in range(n1):
@@ -91,19 +91,6 @@ def first_pass(runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick) 
                 place, start = row * narrow.block.pitch + i * n0, (row + (begin + i) * n1) * n0
                 distances[start : start + n0] = narrow.block.out[place : place + n0]
     return True
-
-
-@compiled
-def _spread(runs: Runs, begin: int, lines: int, depth: Depth) -> None:
-    """Write the labels and squared distances along the first axis of ``lines`` lines per row."""
-    n0, n1, _ = runs.shape
-    block = depth.block
-    for row in range(n1):
-        place = row * block.pitch
-        for i in range(lines):
-            spread_line(runs, row + (begin + i) * n1, depth.tables, block, place + i * n0)
-        block.labels[place + lines * n0 : place + block.width] = 0
-        block.values[place + lines * n0 : place + block.width] = 0
 
 
 @compiled
@@ -123,7 +110,7 @@ def second_pass(
     again = np.empty(narrow.block.width // LANES, np.bool_)
     for begin in range(0, n1, most):
         lines = min(most, n1 - begin)
-        _load(runs, begin, lines, distances, narrow.block)
+        load_lines(runs, begin, lines, distances, narrow.block)
         for strip in range(0, lines * n0, LANES):
             again[strip // LANES] = not _measure(narrow.block, strip, n2, narrow.unit)
         for row in range(n2):
@@ -138,20 +125,6 @@ def second_pass(
                 if again[strip // LANES]:
                     stop = min(strip + LANES, lines * n0)
                     _measure_again(runs, begin, strip, stop, wide, distances, factor, divisor)
-
-
-@compiled
-def _load(runs: Runs, begin: int, lines: int, distances: np.ndarray, block: Block) -> None:
-    """Write the labels and the squared distances of the first pass of ``lines`` lines per row."""
-    n0, n1, n2 = runs.shape
-    for row in range(n2):
-        place = row * block.pitch
-        for i in range(lines):
-            line = begin + i + row * n1
-            spread_labels(runs, line, block.labels, place + i * n0)
-            copy_line(distances, line * n0, block.values, place + i * n0, n0)
-        block.labels[place + lines * n0 : place + block.width] = 0
-        block.values[place + lines * n0 : place + block.width] = 0
 
 
 @compiled

@@ -61,7 +61,37 @@ def _aligned(n: int, dtype: type) -> np.ndarray:
 
 
 @compiled
-def spread_line(runs: Runs, line: int, tables: Tables, block: Block, place: int) -> None:
+def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Block) -> None:
+    """Fill a block for the pass along axis 1: with labels, and squared distances along axis 0."""
+    n0, n1, _ = runs.shape
+    for row in range(n1):
+        place = row * block.pitch
+        for i in range(lines):
+            _spread_line(runs, row + (begin + i) * n1, tables, block, place + i * n0)
+        _clear(block, place + lines * n0, place + block.width)
+
+
+@compiled
+def load_lines(runs: Runs, begin: int, lines: int, distances: np.ndarray, block: Block) -> None:
+    """Fill a block for the pass along axis 2: with labels, and the squared distances of the pass before."""
+    n0, n1, n2 = runs.shape
+    for row in range(n2):
+        place = row * block.pitch
+        for i in range(lines):
+            line = begin + i + row * n1
+            _spread_labels(runs, line, block.labels, place + i * n0)
+            _copy_line(distances, line * n0, block.values, place + i * n0, n0)
+        _clear(block, place + lines * n0, place + block.width)
+
+
+@compiled
+def _clear(block: Block, start: int, stop: int) -> None:
+    block.labels[start:stop] = 0
+    block.values[start:stop] = 0
+
+
+@compiled
+def _spread_line(runs: Runs, line: int, tables: Tables, block: Block, place: int) -> None:
     """Write a line's labels, and its squared distances along the line: 0 in the background."""
     n0 = runs.shape[0]
     end = runs.offsets[line + 1]
@@ -81,7 +111,7 @@ def spread_line(runs: Runs, line: int, tables: Tables, block: Block, place: int)
 
 
 @compiled
-def spread_labels(runs: Runs, line: int, labels: np.ndarray, place: int) -> None:
+def _spread_labels(runs: Runs, line: int, labels: np.ndarray, place: int) -> None:
     """Write a line's labels."""
     end = runs.offsets[line + 1]
     for run in range(runs.offsets[line], end):
@@ -91,7 +121,7 @@ def spread_labels(runs: Runs, line: int, labels: np.ndarray, place: int) -> None
 
 
 @compiled
-def copy_line(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int) -> None:
+def _copy_line(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int) -> None:
     for i in range(0, n, LANES):
         store(target, place + i, load(source, start + i))
 

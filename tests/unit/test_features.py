@@ -207,7 +207,8 @@ def test_exact_beyond_float32() -> None:
     assert rows["max_dt_nm"][0] == exact.max()
 
 
-def test_resolutions_of_many_decimals_are_measured_by_edt() -> None:
+def test_resolutions_of_many_decimals_are_measured_by_edt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distance, "_exact_distances", None)
     volume = make_blobs(np.random.default_rng(6), (20, 30, 9), 12)
     resolution = (1 / 3, 1 / 3, 2 / 3)
     expected = edt.edt(np.asfortranarray(volume), anisotropy=resolution, black_border=False)
