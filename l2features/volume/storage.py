@@ -12,6 +12,7 @@ import threading
 import uuid
 import zlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 
 THREADS = 20
 """Requests in flight per reader."""
+AHEAD = 2 * THREADS
+"""Files of one read in memory at most."""
 MAX_BYTES = 1 << 31
 """Maximum size of a decompressed file, unless its request has another."""
 _SUFFIXES = (("", ""), (".gz", "gzip"), (".br", "br"), (".zstd", "zstd"), (".xz", "xz"), (".bz2", "bz2"))
@@ -73,13 +76,18 @@ class Storage(ABC):
         """Fetch one file. Raises `Forbidden` for a 403, StorageError or OSError for other failures."""
 
     def fetch(self, requests: Sequence[Request]) -> Iterator[Found]:
-        """Fetch files in the order of the requests, several at a time."""
+        """Fetch files in the order of the requests, at most AHEAD before they are taken."""
         if self.threads == 1 or len(requests) < 2:
             yield from map(self.fetch_one, requests)
             return
         with ThreadPoolExecutor(min(self.threads, len(requests))) as pool:
             try:
-                yield from pool.map(self.fetch_one, requests)
+                futures = deque(pool.submit(self.fetch_one, request) for request in requests[:AHEAD])
+                for request in requests[AHEAD:]:
+                    yield futures.popleft().result()
+                    futures.append(pool.submit(self.fetch_one, request))
+                while futures:
+                    yield futures.popleft().result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
