@@ -26,15 +26,16 @@ def labels() -> np.ndarray:
     return np.asfortranarray(values.repeat(2, 0).repeat(2, 1).repeat(4, 2))
 
 
-@pytest.mark.parametrize("chunk_size", [(50, 40, 96), (32, 16, 40), (64, 64, 200), (7, 40, 5)])
-@pytest.mark.parametrize("block", [(16, 16, 16), (32, 8, 1), (50, 40, 96), (20, 40, 70)])
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("chunk_size", [(32, 16, 40), (64, 64, 200), (25, 40, 9)])
+@pytest.mark.parametrize(
+    ("block", "sharded"),
+    [((16, 16, 16), False), ((32, 20, 1), False), ((20, 40, 70), False), ((16, 8, 16), True)],
+)
 def test_slabs_are_the_chunk(
-    tmp_path: Path, labels: np.ndarray, block: Triple, chunk_size: Triple, sharded: bool
+    tmp_path: Path, labels: np.ndarray, block: Triple, sharded: bool, chunk_size: Triple
 ) -> None:
     if sharded:
-        labels = labels[:48, :40, :96]
-        block = (16, 8, 16)
+        labels = labels[:48]
     folder = make_layer(tmp_path, labels, sharded, voxel_offset=OFFSET, chunk_size=block)
     volume, geometry = Volume(f"file://{folder}"), _geometry(labels.shape, chunk_size)
     removed = 0
