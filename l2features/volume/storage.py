@@ -165,11 +165,11 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
     """Undo the compression in which a file is stored. Raises StorageError, naming it."""
     if not content or not encoding:
         return content
-    from cloudfiles.compression import decompress
-
     try:
         if encoding == "gzip":
             return gunzip(content, request.most)
+        from cloudfiles.compression import decompress
+
         return bytes(decompress(content, encoding, request.name))
     except Exception as error:  # decompressors share no base class
         text = str(error) or type(error).__name__
@@ -179,17 +179,17 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
 def gunzip(content: bytes, most: int) -> bytes:
     """Decompress the members of a gzip file, to at most so many bytes; zeros may follow them.
 
-    cloud-files is faster, but trusts the size at the file's end: with a wrong one it returns too little.
+    libdeflate is faster, but trusts the size at the file's end: with a wrong one it returns too little.
 
     Raises:
         ValueError: it is broken, or too large.
     """
-    from cloudfiles.compression import decompress
+    import deflate
 
     size = int.from_bytes(content[-4:], "little")
     if content.startswith(_GZIP_MAGIC) and 0 < size <= most:
         with suppress(Exception):  # the slower way below raises the error
-            whole = bytes(decompress(content, "gzip"))
+            whole = bytes(deflate.gzip_decompress(content))
             if len(whole) == size:
                 return whole
     out = bytearray()
