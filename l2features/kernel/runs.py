@@ -6,6 +6,7 @@ that looking up ids, mapping supervoxels to labels and adding up moments cost ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -60,22 +61,22 @@ class _Finder:
         self.labels: list[np.ndarray] = []
         self.ids = np.zeros(max(1024, 2 * shape[0]), np.uint64)
         self.slots, self.n_ids = _empty_slots(len(self.ids)), 1
+        self.step = shape[0] * max(1, CACHED_VOXELS // shape[0])
+        self.found = np.empty(min(self.step, math.prod(shape)), np.uint16)
 
     def add(self, piece: np.ndarray) -> None:
         """Find the runs of the next lines."""
         extent = self.shape[0]
         if len(piece) % extent or self.line + len(piece) // extent >= len(self.offsets):
             raise ValueError(f"a piece of {len(piece)} voxels is not of the next lines of {self.shape}")
-        step = extent * max(1, CACHED_VOXELS // extent)
-        for first in range(0, len(piece), step):
-            self._add_lines(piece[first : first + step])
+        for first in range(0, len(piece), self.step):
+            self._add_lines(piece[first : first + self.step])
 
     def _add_lines(self, voxels: np.ndarray) -> None:
         extent, n_lines = self.shape[0], len(voxels) // self.shape[0]
         offsets = self.offsets[self.line : self.line + n_lines + 1]
-        starts = np.empty(len(voxels), np.uint16)
-        n = _find_starts(voxels, extent, offsets, starts)
-        starts, labels, line = starts[:n].copy(), np.empty(n, np.uint32), 0
+        n = _find_starts(voxels, extent, offsets, self.found)
+        starts, labels, line = self.found[:n].copy(), np.empty(n, np.uint32), 0
         while line < n_lines:
             if self.n_ids + extent > len(self.ids):
                 self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)])
