@@ -132,7 +132,7 @@ def _length(words: Words, block: int, voxels: int) -> Any:
 
 
 @inlined
-def _exceed(words: Words, start: int, length: int, bits: int, limit: int) -> bool:
+def _exceed(words: Words, start: Any, length: Any, bits: Any, limit: Any) -> bool:
     """Return whether any number packed into a block's words reaches a limit.
 
     Numbers at even and at odd places are tested in turn, with a gap of their own width between them. A
@@ -151,4 +151,4 @@ def _exceed(words: Words, start: int, length: int, bits: int, limit: int) -> boo
     for index in range(start, start + length):
         word = np.uint64(words[index])
         seen |= ((word & places) + added) | ((word >> width & places) + added)
-    return (seen & carries) != 0
+    return bool(seen & carries)
