@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -224,6 +225,13 @@ def test_planted_rows(config: Path) -> None:
         "         fix: delete them (cbt deleterow), then: l2features audit --repair",
     ]
     assert ran.exit_code == 1
+
+
+def test_a_first_compilation_is_announced(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2features.jobs.job_command.COMPILING_S", 0.01)
+    monkeypatch.setattr("l2features.kernel.warm_up", lambda on_step: time.sleep(0.2))
+    ran = run("doctor", "sample", "--config", undisturbed, "--sample", 1)
+    assert ran.stderr.startswith("sample: compiling the kernel, the first time only\nsample: computing ")
 
 
 def test_a_complete_table_as_json(undisturbed: Path) -> None:

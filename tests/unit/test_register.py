@@ -53,7 +53,12 @@ def test_mistakes(tmp_path: Path) -> None:
     flat.write_text(json.dumps(content))
     ran = run("register", "sample", "--config", flat)
     assert ran.exit_code == 2
-    assert ran.stderr == "error: server '': expected a URL such as https://host: give --server\n"
+    named = f"cv_path precomputed://file://{tmp_path}/seg names no server"
+    assert ran.stderr == f"error: {named}: expected --server with a URL such as https://host\n"
+    ran = run("register", "sample", "--config", flat, "--server", "auth.example.org")
+    assert ran.stderr == (
+        "error: server 'auth.example.org': expected --server with a URL such as https://host\n"
+    )
     ran = run("register", "sample", "--config", flat, "--server", "http://auth.example.org")
     assert ran.exit_code == 2
     assert "expected https://…, as the token is sent to it" in ran.stderr
