@@ -16,6 +16,7 @@ from l2features.core.geometry import Chunk
 from l2features.core.schema import NAMES
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL, chunk_rows, features_of, open_table
+from tests.support.audit_job import run_audit
 from tests.support.command import run
 from tests.support.jobs import Recordings, dataset_file
 from tests.support.refusing_grpc import refusing
@@ -82,6 +83,23 @@ def test_a_recorded_table(recordings: Recordings, tmp_path: Path, table: str) ->
     )
     assert ran.exit_code == 0
     assert "sample: computing 15 nodes of chunk 0,0,0\n" in ran.stderr
+
+
+def test_a_recorded_table_after_a_repair(recordings: Recordings, tmp_path: Path) -> None:
+    """No chunk has a record, but the audit says what it lacks; `status` does not count its nodes as 0."""
+    client = bigtable.Client(project=PROJECT, admin=True)
+    recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_repaired")
+    config = config_of(recordings, tmp_path, "l2cache_repaired")
+    assert run_audit(config, "--repair").returncode == 0
+    (line,) = (
+        line
+        for line in run("doctor", "sample", "--config", config, "--sample", 0).stdout.splitlines()
+        if " coverage: " in line
+    )
+    first, *_, audit = run("status", "sample", "--config", config).stdout.splitlines()
+    assert line == f"ok       coverage: none of 12 chunks has a record, as in PCGL2Cache's tables; {audit}"
+    assert "196 nodes expected, 159 present, 37 missing, of which 37 were repaired" in audit
+    assert first.endswith(" l2cache_repaired: none is recorded: not ingested yet, or by PCGL2Cache")
 
 
 def test_an_old_table_without_meta(recordings: Recordings, tmp_path: Path) -> None:
