@@ -172,8 +172,8 @@ def test_a_missing_topic(undisturbed: Path, pubsub: PubSubEmulator) -> None:
         f"ok       subscriptions: {sub.format('edits')}: reads {topic}, of messages with {wanted}; "
         "permissions cannot be checked here",
         f"problem  subscriptions: {sub.format('gone')} is missing",
-        "         fix: gcloud pubsub subscriptions create gone --project my-project --topic TOPIC, with filter "
-        "and retention as in docs/operations.md",
+        "         fix: gcloud pubsub subscriptions create gone --project my-project --topic TOPIC, with "
+        "filter and retention as in docs/operations.md",
     ]
     assert ran.exit_code == 1
 
