@@ -120,7 +120,8 @@ class BigtableStore(Store):
         first, last = row_keys(np.array([chunk_id, last_id], dtype=np.uint64))
         with self._errors():
             row_filter = cell.newest_attributes(names)
-            parts = self._open().read_range(first, last, FEATURE_COLUMNS, row_filter)
+            ranges = [[(first, last)]]
+            parts = list(self._open().read_ranges(ranges, FEATURE_COLUMNS, row_filter, self.deadline_s))
         for part in parts:
             if part.unexpected_key is not None:
                 raise StoreError(
@@ -214,7 +215,7 @@ class BigtableStore(Store):
         return None if row is None else parse_segments(row.cells[0].value, f"{self._where}: chunk {chunk_id}")
 
     def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
-        keys, row_filter = keys_of(ROOT_PREFIX, roots), cell.newest_of(names)
+        keys, row_filter = keys_of(ROOT_PREFIX, roots), cell.newest_of([name] for name in names)
         with self._errors():
             parts = self._open().read_cells(keys, row_filter, ROOT_PREFIX)
         return root_cells_of(parts, self._where)

@@ -205,17 +205,14 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
     """Return the filter for the newest cells of attributes, in one range for each run of neighbours."""
     if set(names) >= set(NAMES):
         return newest()
-    runs = [list(run) for asked, run in groupby(sorted(NAMES), lambda name: name in names) if asked]
-    if not runs:
-        return BlockAllFilter(True)
+    return newest_of(
+        [list(run) for asked, run in groupby(sorted(NAMES), lambda name: name in names) if asked]
+    )
+
+
+def newest_of(runs: Iterable[Sequence[str]]) -> RowFilter:
+    """Return the filter for the newest cells of the family's columns in any of these runs."""
     ranges = [_columns(run) for run in runs]
-    found = ranges[0] if len(ranges) == 1 else RowFilterUnion(filters=ranges)
-    return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])
-
-
-def newest_of(names: Sequence[str]) -> RowFilter:
-    """Return the filter for the newest cells of single columns of the family."""
-    ranges = [_columns([name]) for name in names]
     found = RowFilterUnion(filters=ranges) if len(ranges) > 1 else (ranges or [BlockAllFilter(True)])[0]
     return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])
 

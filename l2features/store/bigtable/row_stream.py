@@ -183,10 +183,6 @@ class Connection:
             reads.append(read)
         return [part for parts in self._run(reads, until) for part in parts]
 
-    def read_range(self, first: bytes, last: bytes, columns: Columns, row_filter: RowFilter) -> list[Decoded]:
-        """Return the rows with keys from ``first`` to ``last``, in order."""
-        return list(self.read_ranges([[(first, last)]], columns, row_filter, self.deadline_s))
-
     def read_first(
         self, ranges: Sequence[KeyRange], columns: Columns, row_filter: RowFilter, limit: int
     ) -> list[Decoded]:
@@ -204,7 +200,7 @@ class Connection:
         row_filter: RowFilter,
         deadline_s: float,
     ) -> Iterator[Decoded]:
-        """Yield the rows of ranges of keys, in no particular order.
+        """Yield the rows of ranges of keys; those of one range in order, else in no particular order.
 
         Each batch of ranges is one request; it is not empty, and its ranges ascend and do not overlap. Some
         requests run at once, with one deadline.
