@@ -91,7 +91,8 @@ class Geometry:
     def in_grid(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Return whether chunk coordinates (n, 3) lie in the grid, shape (n,)."""
         xyz = np.asarray(coordinates)
-        return np.asarray(((xyz >= 0) & (xyz < np.array(self.grid))).all(axis=-1))
+        outside = (xyz < 0) | (xyz >= np.array(self.grid))
+        return ~np.asarray(outside @ np.ones(3, dtype=bool))  # faster than any(axis=-1)
 
     def check_in_grid(self, chunk: Chunk) -> None:
         """Raise ConfigError for a chunk outside the grid."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -148,13 +149,25 @@ def _reasons(ids: Ids, reasons: Mapping[int, str]) -> tuple[npt.NDArray[np.int64
 # ------------------------------------------------------------------ Arrow and Parquet
 def arrow_schema(geometry: Geometry, names: Sequence[str] = NAMES) -> Any:
     """Return the schema of `arrow_table`: fields with units and descriptions, and the geometry."""
-    attributes = [BY_NAME[name] for name in sorted(set(names))]
+    attributes = tuple(sorted(set(names)))
     about = {
-        "units": {a.name: a.served_unit for a in attributes},
+        "units": {name: BY_NAME[name].served_unit for name in attributes},
         "resolution": geometry.resolution,
         "voxel_offset": geometry.voxel_offset,
         "chunk_size": geometry.chunk_size,
     }
+    metadata = {key: json.dumps(value) for key, value in about.items()}
+    return pa.schema(_arrow_fields(attributes), metadata=metadata)
+
+
+@cache
+def _status_names() -> Any:
+    return pa.array(_STATUS_NAMES)  # not at import, as it imports pandas, which starts threads
+
+
+@lru_cache(1_000)
+def _arrow_fields(names: tuple[str, ...]) -> list[Any]:
+    attributes = [BY_NAME[name] for name in names]
     fields = [pa.field("id", pa.uint64(), nullable=False, metadata={"description": "id of the layer-2 node"})]
     for a in attributes:
         kind = pa.from_numpy_dtype(a.served_dtype)
@@ -164,7 +177,7 @@ def arrow_schema(geometry: Geometry, names: Sequence[str] = NAMES) -> Any:
     why = {"description": "why the status is failed or not_l2"}
     fields.append(pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False))
     fields.append(pa.field("reason", pa.string(), metadata=why))
-    return pa.schema(fields, metadata={key: json.dumps(value) for key, value in about.items()})
+    return fields
 
 
 def arrow_table(
@@ -180,7 +193,7 @@ def arrow_table(
     """
     columns = [pa.array(rows.ids)]
     columns += [arrow_array(*served_column(rows, geometry, name)) for name in sorted(set(names))]
-    columns.append(pa.DictionaryArray.from_arrays(pa.array(status.astype(np.int8)), _STATUS_NAMES))
+    columns.append(pa.DictionaryArray.from_arrays(pa.array(status.astype(np.int8)), _status_names()))
     which, texts = _reasons(rows.ids, reasons)
     columns.append(pa.array(texts, pa.string()).take(pa.array(which, mask=which < 0)))
     return pa.Table.from_arrays(columns, schema=arrow_schema(geometry, names))

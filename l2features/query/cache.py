@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.ids import Ids
-from ..core.rows import Rows, set_flags
+from ..core.rows import Rows, columns_of, set_flags
 from ..core.schema import FEATURES, NAMES
 
 WAYS = 16
@@ -50,15 +50,15 @@ class RowCache:
 
     def lookup(self, rows: Rows, names: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Fill in the rows that are cached with these attributes; return the mask of hits, shape (n,)."""
-        columns = np.isin(NAMES, list(names))
+        columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)
         with self._lock:
             hit, places = self._find(sets, rows.ids)
-            hit &= (self._known.take(places, axis=0) | ~columns).all(axis=1)
+            hit &= ~(~self._known.take(places, axis=0) @ columns)
             found = self._rows.take(places[hit])
         found = Rows(found.features, found.present & columns)
         set_flags(found)
-        rows.put(hit, found)
+        rows.put(slice(None) if hit.all() else hit, found)
         return hit
 
     def clear(self) -> None:
@@ -73,7 +73,7 @@ class RowCache:
 
         Nothing is cached if ``epoch``, taken before they were read, is over.
         """
-        columns = np.isin(NAMES, list(names))
+        columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)
         with self._lock:
             if epoch not in (None, self.epoch):
@@ -105,7 +105,8 @@ class RowCache:
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
         """Return which ids are cached, and the slot of each: any slot of its set for one that is not."""
         match = self._ids.take(sets, axis=0) == ids[:, None]
-        return match.any(axis=1) & (ids != 0), sets * WAYS + match.argmax(axis=1)
+        places = sets * WAYS + match.argmax(axis=1)
+        return (self._ids.ravel()[places] == ids) & (ids != 0), places
 
     def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return a slot for each new row, oldest first; -1 for rows beyond the ways of their set."""

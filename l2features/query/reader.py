@@ -95,12 +95,11 @@ class Reader:
         if not nodes.all():
             found, rows = rows, Rows.empty(ids)
             rows.put(nodes, found)
-        status = np.select(
-            [~nodes, ~rows.found, rows.not_computed],
-            [np.int8(Status.NOT_L2), np.int8(Status.MISSING), np.int8(Status.EMPTY)],
-            np.int8(Status.READY),
-        )
-        rows.present[status == Status.EMPTY] = False
+        status, empty = np.full(len(ids), Status.READY, dtype=np.int8), rows.not_computed
+        status[empty] = Status.EMPTY
+        status[~rows.found] = Status.MISSING
+        status[~nodes] = Status.NOT_L2
+        rows.present[empty] = False
         reasons = self._reasons(ids, status) if with_reasons else {}
         return Answer(rows, status, reasons)
 

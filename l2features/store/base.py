@@ -258,7 +258,7 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
 def node_segments(log: ChunkLog, layout: IdLayout, ids: Ids) -> Ids:
     """Return the segment of each node of a data set without a graph, shape (n,); 0 if it is unknown."""
     out = np.zeros(len(ids), dtype=np.uint64)
-    known = np.isin(layout.layers(ids), list(layout.spatial_bits))
+    known = layout.known(ids)
     chunk_ids = np.where(known, ids, np.uint64(0))
     chunk_ids[known] = layout.chunk_ids(ids[known])
     for chunk_id in np.unique(chunk_ids[known]).tolist():

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ...core.errors import StoreError
 from ...core.geometry import Geometry
 from ...core.ids import Ids, as_ids
-from ...core.rows import Rows
+from ...core.rows import Rows, columns_of
 from ...core.schema import FEATURES, NAMES
 from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, Structure, check_note_name
 from ..formats import geometry_text, parse_geometry, parse_segments
@@ -311,4 +311,4 @@ def _select(rows: Rows, names: Sequence[str]) -> Rows:
     """Return rows in which only ``names`` are present."""
     if set(names) >= set(NAMES):
         return rows
-    return replace(rows, present=rows.present & np.isin(NAMES, list(names)))
+    return replace(rows, present=rows.present & columns_of(tuple(names)))
