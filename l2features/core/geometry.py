@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ class Geometry:
     def bounds(self) -> Bounds:
         return Bounds(self.resolution, self.voxel_offset, self.voxel_size)
 
-    @property
+    @cached_property
     def grid(self) -> Triple:
         """Chunks along each axis; the last ones may be partial."""
         x, y, z = (-(-size // step) for size, step in zip(self.voxel_size, self.chunk_size, strict=True))

@@ -125,8 +125,9 @@ class Reader:
         """Return the rows of ids, repeats included, from the cache or else, each id once, from the store."""
         rows = Rows.empty(ids)
         hit = np.zeros(len(ids), dtype=bool) if self.cache is None else self.cache.lookup(rows, names)
-        self.on_lookup(int(hit.sum()), len(ids) - int(hit.sum()))
-        if hit.all():
+        hits = int(np.count_nonzero(hit))
+        self.on_lookup(hits, len(ids) - hits)
+        if hits == len(ids):
             return rows
         unique, inverse = np.unique(ids[~hit], return_inverse=True)
         epoch = None if self.cache is None else self.cache.epoch
