@@ -185,6 +185,13 @@ def sorted_unique(ids: Ids) -> Ids:
     return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
 
 
+def distinct(ids: Ids) -> tuple[Ids, npt.NDArray[np.intp]]:
+    """Return the distinct ids, sorted, and the place of each id among them, shape (n,)."""
+    if (ids[1:] > ids[:-1]).all():
+        return ids, np.arange(len(ids))
+    return np.unique(ids, return_inverse=True)
+
+
 def to_bytes(ids: Ids) -> bytes:
     """Return ids as little-endian uint64."""
     return ids.astype("<u8").tobytes()

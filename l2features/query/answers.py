@@ -24,7 +24,8 @@ from ..core.rows import Rows, served_column
 from ..core.schema import BY_NAME, INT64, NAMES
 from .reader import Status
 
-ROWS_PER_PART = 10_000
+ROWS_PER_PART = 2_500
+"""So that one part is compressed while the next one is made."""
 FEW_ROWS = 32
 """Up to this many rows are faster one by one."""
 _STATUS_NAMES = [status.name.lower() for status in Status]
@@ -43,7 +44,7 @@ def json_parts(
     int64_as_str: bool = False,
     status: npt.NDArray[np.int8] | None = None,
     reasons: Mapping[int, str] | None = None,
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """Yield a compact JSON object {id: {attribute: value}} in parts: each id once, in numeric order.
 
     Attributes are in alphabetical order, without absent ones. ``status`` (n,) adds the `Status` of each id,
@@ -58,7 +59,7 @@ def json_parts(
         for name in sorted(set(names)):
             values, present = served_column(part, geometry, name)
             columns.append((name, values.astype(str) if int64_as_str and name in INT64 else values, present))
-        yield (b"," if start else b"{") + make(part.ids, columns, known, reasons or {})
+        yield make(b"," if start else b"{", part.ids, columns, known, reasons or {})
     yield b"}\n" if len(places) else b"{}\n"
 
 
@@ -70,9 +71,13 @@ def _first_places(ids: Ids) -> npt.NDArray[np.int64]:
 
 
 def _few_objects(
-    ids: Ids, columns: list[Column], status: npt.NDArray[np.int8] | None, reasons: Mapping[int, str]
-) -> memoryview | bytes:
-    """Return the members of a JSON object, one per id, row by row."""
+    before: bytes,
+    ids: Ids,
+    columns: list[Column],
+    status: npt.NDArray[np.int8] | None,
+    reasons: Mapping[int, str],
+) -> bytes:
+    """Return ``before`` and the members of a JSON object, one per id, row by row."""
     objects: dict[int, dict[str, Any]] = {node: {} for node in ids.tolist()}
     for name, values, present in columns:
         for known, value, has in zip(objects.values(), values.tolist(), present.tolist(), strict=True):
@@ -83,12 +88,16 @@ def _few_objects(
             known["status"] = _STATUS_NAMES[code]
             if node in reasons:
                 known["reason"] = reasons[node]
-    return orjson.dumps(objects, option=orjson.OPT_NON_STR_KEYS)[1:-1]
+    return before + orjson.dumps(objects, option=orjson.OPT_NON_STR_KEYS)[1:-1]
 
 
 def _many_objects(
-    ids: Ids, columns: list[Column], status: npt.NDArray[np.int8] | None, reasons: Mapping[int, str]
-) -> memoryview | bytes:
+    before: bytes,
+    ids: Ids,
+    columns: list[Column],
+    status: npt.NDArray[np.int8] | None,
+    reasons: Mapping[int, str],
+) -> memoryview:
     """As `_few_objects`, column by column."""
     members = [(name, _texts(values, present), present) for name, values, present in columns]
     if status is not None:
@@ -97,14 +106,16 @@ def _many_objects(
         why = _choose([b"", *(b":" + orjson.dumps(text) for text in texts)], which + 1)
         members += [("status", names, np.ones(len(ids), dtype=bool)), ("reason", why, which >= 0)]
     begun = np.zeros(len(ids), dtype=bool)
-    pieces = [_scalar(b',"'), pa.array(ids).cast(pa.string()).cast(pa.binary()), _scalar(b'":{')]
+    first = (np.arange(len(ids)) == 0).astype(np.int8)
+    digits = pa.array(ids).cast(pa.string()).cast(pa.binary())
+    pieces = [_choose([b',"', before + b'"'], first), digits, _scalar(b'":{')]
     for name, text, present in members:
         if present.any():
             key = orjson.dumps(name)
             pieces += [_choose([b"", key, b"," + key], present * (1 + begun)), text]
             begun |= present
     joined = pc.binary_join_element_wise(*pieces, _scalar(b"}"), _scalar(b""))
-    return memoryview(joined.buffers()[2])[1:]
+    return memoryview(joined.buffers()[2])
 
 
 def _scalar(text: bytes) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.geometry import Geometry
-from ..core.ids import L2, Ids, as_ids, sorted_unique
+from ..core.ids import L2, Ids, as_ids, distinct, sorted_unique
 from ..core.rows import Rows
 from ..core.schema import NAMES, SIZE
 from ..store.base import Store
@@ -129,7 +129,7 @@ class Reader:
         self.on_lookup(hits, len(ids) - hits)
         if hits == len(ids):
             return rows
-        unique, inverse = np.unique(ids[~hit], return_inverse=True)
+        unique, inverse = distinct(ids[~hit])
         epoch = None if self.cache is None else self.cache.epoch
         start = time.perf_counter()
         read = self.store.read(unique, tuple(n for n in NAMES if n in names))

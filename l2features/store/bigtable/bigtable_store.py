@@ -26,7 +26,7 @@ from google.cloud.bigtable.data.row_filters import RowFilter
 from ... import __version__
 from ...core.errors import StoreError, StoreUnavailable, TableNotFound
 from ...core.geometry import Geometry
-from ...core.ids import Ids, as_ids, ids_of_row_keys, row_keys
+from ...core.ids import Ids, as_ids, distinct, ids_of_row_keys, row_keys
 from ...core.rows import Rows, encode_cells
 from ...core.schema import NAMES
 from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, Structure
@@ -105,7 +105,7 @@ class BigtableStore(Store):
             self._mutate([RowEntry(key, cells, now) for key, cells in rows])
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        unique, inverse = np.unique(as_ids(ids), return_inverse=True)
+        unique, inverse = distinct(as_ids(ids))
         rows = Rows.empty(unique)
         with self._errors():
             row_filter = cell.newest_attributes(names)
@@ -181,7 +181,7 @@ class BigtableStore(Store):
 
     def _chunk_cells(self, chunk_ids: Ids, columns: Columns) -> npt.NDArray[np.bool_]:
         """Return which of these cells each chunk's row has, shape (n, columns), without their values."""
-        unique, inverse = np.unique(as_ids(chunk_ids), return_inverse=True)
+        unique, inverse = distinct(as_ids(chunk_ids))
         cells = np.zeros((len(unique), len(columns.names)), dtype=bool)
         with self._errors():
             parts = self._open().read_keys(cell.chunk_keys(unique), columns, cell.cells_only(columns))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from ...core.errors import StoreError
 from ...core.geometry import Geometry
-from ...core.ids import Ids, as_ids
+from ...core.ids import Ids, as_ids, distinct
 from ...core.rows import Rows, columns_of
 from ...core.schema import FEATURES, NAMES
 from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, Structure, check_note_name
@@ -113,7 +114,7 @@ class SqliteStore(Store):
             )
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        unique, inverse = np.unique(as_ids(ids), return_inverse=True)
+        unique, inverse = distinct(as_ids(ids))
         stored = self._rows(
             f"SELECT features FROM json_each(?) AS wanted CROSS JOIN {self._nodes} AS nodes "
             "ON nodes.id = wanted.value",
@@ -133,7 +134,7 @@ class SqliteStore(Store):
         """Return the rows whose records a query selects."""
         found, formats = self._read(lambda db, formats: (db.execute(query, parameters).fetchall(), formats))
         try:
-            return decode([record for (record,) in found], formats.records)
+            return decode(list(chain.from_iterable(found)), formats.records)
         except ValueError as error:
             raise StoreError(f"{self._where}: {error}") from error
 
