@@ -17,7 +17,7 @@ from .schema import ATTRIBUTES, BY_NAME, COLUMN, FEATURES, FLAGS, NAMES, SIZE
 NOT_COMPUTED = bytes(8)
 """Value of ``size_nm3``, the only cell of a row that could not be computed."""
 
-_RECORD = np.dtype((np.void, FEATURES.itemsize))
+_RECORD, _MASK = np.dtype((np.void, FEATURES.itemsize)), np.dtype((np.void, len(NAMES)))
 
 
 @lru_cache(1_000)
@@ -29,6 +29,11 @@ def columns_of(names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
     columns = np.isin(NAMES, names)
     columns.flags.writeable = False
     return columns
+
+
+def as_items(mask: npt.NDArray[np.bool_]) -> np.ndarray:
+    """View a mask (n, attributes) as one item per row, shape (n,), which numpy copies ten times faster."""
+    return mask.view(_MASK)[:, 0]
 
 
 _FLAG_COLUMNS = {
@@ -95,7 +100,7 @@ class Rows:
         Records are copied as bytes, because numpy copies a structured dtype field by field.
         """
         self.features.view(_RECORD)[places] = rows.features.view(_RECORD)
-        self.present[places] = rows.present
+        as_items(self.present)[places] = as_items(rows.present)
 
 
 def set_flags(rows: Rows) -> None:

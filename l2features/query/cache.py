@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.ids import Ids
-from ..core.rows import Rows, columns_of, set_flags
+from ..core.rows import Rows, as_items, columns_of, set_flags
 from ..core.schema import FEATURES, NAMES
 
 WAYS = 16
@@ -87,7 +87,7 @@ class RowCache:
                 self._rows.put(places, rows)
             else:
                 self._put_columns(places, rows, columns)
-            self._known[places] |= columns
+            as_items(self._known)[places] = as_items(self._known.take(places, axis=0) | columns)
 
     def _put_columns(self, places: npt.NDArray[np.intp], rows: Rows, columns: npt.NDArray[np.bool_]) -> None:
         self._rows.features["label"][places] = rows.ids
@@ -110,12 +110,15 @@ class RowCache:
 
     def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return a slot for each new row, oldest first; -1 for rows beyond the ways of their set."""
-        order = np.argsort(sets, kind="stable")
-        unique, starts, counts = np.unique(sets[order], return_index=True, return_counts=True)
+        # numpy sorts numbers of 16 bits ten times faster.
+        order = np.argsort(sets.astype(np.uint16) if self._bits <= 16 else sets, kind="stable")
+        ordered = sets[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        counts = np.diff(starts, append=len(sets))
         turns = np.empty(len(sets), dtype=np.intp)
         turns[order] = np.arange(len(sets)) - np.repeat(starts, counts)
         places = sets * WAYS + (self._next[sets] + turns) % WAYS
-        self._next[unique] = (self._next[unique] + counts) % WAYS
+        self._next[ordered[starts]] = (self._next[ordered[starts]] + counts) % WAYS
         places[turns >= WAYS] = -1
-        self._known[places[turns < WAYS]] = False
+        as_items(self._known)[places[turns < WAYS]] = bytes(len(NAMES))
         return places
