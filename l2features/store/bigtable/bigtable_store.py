@@ -45,7 +45,7 @@ from .root_rows import (
     segment_nodes_of,
 )
 from .row_arrays import FEATURE_COLUMNS, BadAnswer, Columns, features_of
-from .row_stream import BATCH_KEYS, Connection
+from .row_stream import Connection
 
 WRITE_ROWS = 500
 """Rows of one bulk mutation: about 250 kB."""
@@ -158,16 +158,18 @@ class BigtableStore(Store):
         self._mutate([RowEntry(key, cell.chunk_cells(record, segments), record.time)])
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
-        last, row_filter = CHUNK_PREFIX, cell.newest(DONE, FAILED)
+        row_filter = cell.newest(DONE, FAILED)
+        with self._errors():
+            pages = self._open().read_cell_pages(
+                CHUNK_PREFIX, CHUNKS_END, row_filter, SCAN_ROWS, prefix=CHUNK_PREFIX
+            )
         while True:
-            left = RowRange(last, CHUNKS_END, start_is_inclusive=False)
-            query = ReadRowsQuery(row_ranges=[left], row_filter=row_filter, limit=SCAN_ROWS)
             with self._errors():
-                rows = self._table.read_rows(query)
-            yield from (cell.chunk_record(row, self._where) for row in rows)
-            if len(rows) < SCAN_ROWS:
+                page = next(pages, None)
+            if page is None:
                 return
-            last = rows[-1].row_key
+            for part in page:
+                yield from cell.chunk_records_of(part, self._where)
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         cells = self._chunk_cells(chunk_ids, STATES)
@@ -190,12 +192,10 @@ class BigtableStore(Store):
         return cells[inverse]
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        keys, row_filter = cell.chunk_keys(np.unique(as_ids(chunk_ids))), cell.newest(FAILED)
-        batches = [keys[start : start + BATCH_KEYS] for start in range(0, len(keys), BATCH_KEYS)]
-        queries = [ReadRowsQuery(row_keys=batch, row_filter=row_filter) for batch in batches]
+        keys = cell.chunk_keys(np.unique(as_ids(chunk_ids)))
         with self._errors():
-            rows = self._table.read_rows_sharded(queries) if queries else []
-        failed = [cell.chunk_record(row, self._where) for row in rows]
+            parts = self._open().read_cells(keys, cell.newest(FAILED), prefix=CHUNK_PREFIX)
+        failed = (record for part in parts for record in cell.chunk_records_of(part, self._where))
         return {record.chunk_id: record.reason for record in failed}
 
     def coverage(self) -> Coverage:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +24,9 @@ from ...core.ids import Ids, as_ids, distinct
 from ...core.rows import Rows, columns_of
 from ...core.schema import FEATURES, NAMES
 from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, Structure, check_note_name
+from ..chunk_totals import ChunkTotals
 from ..formats import geometry_text, parse_geometry, parse_segments
-from . import root_tables, tables
+from . import chunk_sums, root_tables, tables
 from .connections import Connections
 from .file_errors import store_error
 from .records import decode, encode
@@ -207,6 +208,22 @@ class SqliteStore(Store):
         counts = {state: count for state, count, _ in found}
         newest = max((datetime.fromisoformat(time) for *_, time in found), default=None)
         return Coverage(counts.get(DONE, 0), counts.get(FAILED, 0), newest)
+
+    def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
+        totals, first, line = ChunkTotals(window, most_failed), -_HALF, chunk_sums.NO_COUNTS
+        while (page := self._sum_page(first, line)).last is not None:
+            try:
+                line = page.add_to(totals, line)
+            except ValueError:
+                return super().chunk_totals(window, most_failed)  # its error names the malformed record
+            first = page.last + 1
+        totals.failed = self._read_table(lambda db: chunk_sums.read_failed(db, self.name, most_failed))
+        totals.recent = self._read_table(lambda db: chunk_sums.read_recent(db, self.name, totals))
+        totals.newest = max((time for time, _ in totals.recent), default=None)
+        return totals
+
+    def _sum_page(self, first: int, line: str) -> chunk_sums.Page:
+        return self._read(lambda db, formats: chunk_sums.read_page(db, self.name, formats, first, line))
 
     def segments(self, chunk_id: int) -> Ids | None:
         found = self._fetch(f"SELECT segments FROM {self._chunks} WHERE id = ?", signed([chunk_id]))
