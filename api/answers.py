@@ -23,8 +23,8 @@ FORMS = (JSON, ARROW, PARQUET)
 Piece = bytes | memoryview
 _GZIP = 31
 """``wbits`` of a gzip stream."""
-SMALL = 1 << 16
-"""Bytes of a body that is sent as one piece."""
+SMALL, LARGE = 1 << 16, 1 << 19
+"""Bytes of a body that is sent as one piece, and of a first part from which on a thread compresses."""
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -57,7 +57,7 @@ def _gzipped(parts: Iterable[Piece]) -> list[bytes]:
     """Compress parts; large ones in a thread, while the next one is made."""
     packer, left = isal_zlib.compressobj(level=1, wbits=_GZIP), iter(parts)
     first = next(left, b"")
-    if len(first) < SMALL:
+    if len(first) < LARGE:
         pieces = [packer.compress(part) for part in chain([first], left)]
     else:
         with ThreadPoolExecutor(1, "gzip") as thread:
