@@ -15,7 +15,7 @@ from flask_openapi3 import OpenAPI
 from l2features.core.times import iso_text
 
 from .accept import accepted
-from .answers import JSON, json_response
+from .answers import JSON, accepts_gzip, json_response
 from .auth import Viewable, auth_disabled, login_url, viewable
 from .board import FIRST_S, Board, Kept
 from .board_schemas import BoardInfo, CellInfo, CellPath, CellQuery
@@ -202,7 +202,7 @@ def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards
 
 def state_response(kept: Kept) -> Response:
     """Return the state as JSON, or 304 if the client has it."""
-    zipped = request.accept_encodings.quality("gzip") > 0
+    zipped = accepts_gzip(request.headers.get("Accept-Encoding"))
     response = Response(kept.zipped if zipped else kept.body, mimetype=JSON)
     if zipped:
         response.headers["Content-Encoding"] = "gzip"

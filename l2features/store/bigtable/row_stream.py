@@ -220,8 +220,19 @@ class Connection:
         self, first: bytes, end: bytes, columns: Columns, row_filter: RowFilter, limit: int
     ) -> Iterator[list[Decoded]]:
         """Yield pages of the rows with keys between ``first`` and ``end``; each page has the deadline."""
+        return self._pages(first, end, self._decode(columns), row_filter, limit)
+
+    def read_cell_pages(
+        self, first: bytes, end: bytes, row_filter: RowFilter, limit: int, prefix: bytes = b""
+    ) -> Iterator[list[AnyCells]]:
+        """Yield pages of cells, as `read_pages`; ``prefix`` precedes the ids of their rows."""
+        return self._pages(first, end, partial(self._decoder.decode_cells, prefix=prefix), row_filter, limit)
+
+    def _pages(
+        self, first: bytes, end: bytes, decode: Callable[[Any], P], row_filter: RowFilter, limit: int
+    ) -> Iterator[list[P]]:
         while True:
-            read = self._read(self._decode(columns), row_filter, time.monotonic() + self.deadline_s)
+            read = self._read(decode, row_filter, time.monotonic() + self.deadline_s)
             read.request.rows_limit = limit
             read.request.rows.row_ranges.add(start_key_open=first, end_key_open=end)
             page = read.run()
