@@ -178,24 +178,32 @@ ABOUT = {
 
 def visible_rows(folder: Folder, manifest: Manifest, layout: Layout) -> list[dict[str, Any]]:
     """Return all rows of a version, by reading each file as a whole; sorted by the ids of the layout."""
-    rows = []
-    for layer, file in manifest.files(layout):
-        gone = {row[ROOT_ID] for later in manifest.removing(layer) for row in _rows(folder, later)}
-        rows += [row for row in _rows(folder, file) if row[ROOT_ID] not in gone]
+    rows = _visible(folder, manifest, layout)
     keys = (L2_ID,) if layout == "by_node" else (ROOT_ID, L2_ID)
     return sorted(rows, key=lambda row: tuple(row.get(key) for key in keys))
 
 
 def totals(folder: Folder, manifest: Manifest) -> Totals:
     """Count what belongs to a version."""
-    rows = visible_rows(folder, manifest, "by_node")
+    rows = _visible(folder, manifest, "by_node", [ROOT_ID, MISSING, SIZE])
     missing = sum(row[MISSING] for row in rows)
     empty = sum(row[SIZE] is None and not row[MISSING] for row in rows)
     return Totals(nodes=len(rows), roots=len({row[ROOT_ID] for row in rows}), missing=missing, empty=empty)
 
 
-def _rows(folder: Folder, file: VersionFile) -> list[dict[str, Any]]:
+def _visible(
+    folder: Folder, manifest: Manifest, layout: Layout, columns: list[str] | None = None
+) -> list[dict[str, Any]]:
+    rows = []
+    for layer, file in manifest.files(layout):
+        gone = {row[ROOT_ID] for later in manifest.removing(layer) for row in _rows(folder, later)}
+        rows += [row for row in _rows(folder, file, columns) if row[ROOT_ID] not in gone]
+    return rows
+
+
+def _rows(folder: Folder, file: VersionFile, columns: list[str] | None = None) -> list[dict[str, Any]]:
     content = folder.read(file.path)
     assert content is not None
-    rows: list[dict[str, Any]] = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False).to_pylist()
+    whole = pq.ParquetFile(pa.BufferReader(content))
+    rows: list[dict[str, Any]] = whole.read(columns, use_threads=False).to_pylist()
     return rows

@@ -130,12 +130,11 @@ def test_nothing_is_open_before_the_fork(server: Server) -> None:
 
 
 def test_a_server_that_cannot_start_says_why(undisturbed: Path, tmp_path: Path) -> None:
+    """More wrong settings are in `tests/unit/test_settings.py`."""
     broken = tmp_path / "broken.yml"
     broken.write_text("sample: {cv_path: somewhere, l2cache_id: x}\n")
     cases: list[tuple[Path, dict[str, str], str]] = [
         (undisturbed, {"L2CACHE_WORKERS": "many"}, "L2CACHE_WORKERS='many': "),
-        (undisturbed, {"L2CACHE_BIND": "host"}, "L2CACHE_BIND='host': expected HOST:PORT"),
-        (undisturbed, {"PCGL2CACHE_URL_PREFIX": "é"}, "PCGL2CACHE_URL_PREFIX='é': expected letters"),
         (undisturbed, {"L2CACHE_EXCHANGE": "x"}, "L2CACHE_EXCHANGE='x': expected"),
         (broken, {}, "data set 'sample': key 'cv_path': expected"),
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +35,26 @@ def write_chain(
     path: Path, renewals: int = 2, seed: int = 0, parts: int = 3, group_rows: int = 17, nodes: int = NODES
 ) -> Chain:
     """Write a fresh version and its renewals: each retires some roots, and their nodes get new ones."""
+    files, manifests = _files(renewals, seed, parts, group_rows, nodes)
+    for name, content in files.items():
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return Chain(Folder(str(path)), list(manifests))
+
+
+@lru_cache(32)
+def _files(
+    renewals: int, seed: int, parts: int, group_rows: int, nodes: int
+) -> tuple[dict[str, bytes], list[Manifest]]:
+    """Return the contents of a chain's files by path, and its manifests."""
+    with TemporaryDirectory() as folder:
+        manifests = _write(Path(folder), renewals, seed, parts, group_rows, nodes)
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}, manifests
+
+
+def _write(path: Path, renewals: int, seed: int, parts: int, group_rows: int, nodes: int) -> list[Manifest]:
     rng, folder = np.random.default_rng(seed), Folder(str(path))
     writer = VersionWriter(folder, GEOMETRY, parts, group_rows)
     ids, features = node_ids(nodes, seed), features_of(node_ids(nodes, seed), seed)
@@ -64,4 +86,4 @@ def write_chain(
         )
         ids, roots, features = ids[keep], roots[keep], features[keep]
         missing = np.flatnonzero(np.isin(np.flatnonzero(keep), missing))
-    return Chain(folder, manifests)
+    return manifests
