@@ -17,6 +17,7 @@ from ..core.geometry import Chunk, Geometry, layout_for_grid
 from ..core.ids import L2, IdLayout, Ids
 from ..graph.base import map_supervoxels
 from ..kernel import SegmentedChunk, check_chunk
+from ..volume import Volume
 from .source import Source, open_source
 
 
@@ -95,16 +96,27 @@ class ChunkSource:
         """Return the features of every L2 node of a chunk. Raises VolumeError or GraphError."""
         millis: dict[str, float] = {}
         with timed(millis, "read"):
-            labels, files = self.volume.read(chunk, self.geometry)
-        with timed(millis, "compute"):
-            segmented = SegmentedChunk(labels)
-            del labels
+            segmented, files = read_supervoxels(self.volume, chunk, self.geometry)
         with timed(millis, "map"):
             mapped = map_supervoxels(self.graph, self.geometry, chunk, segmented.ids, self.time)
         with timed(millis, "compute"):
             features = segmented.features(mapped.l2_ids, self.geometry.resolution)
         segments = None if self.dataset.has_graph else segmented.ids
         return ChunkFeatures(chunk, features, segments, mapped.orphans, mapped.errors, millis, files)
+
+
+def read_supervoxels(volume: Volume, chunk: Chunk, geometry: Geometry) -> tuple[SegmentedChunk, FileCounts]:
+    """Return the supervoxels of a chunk, and the counts of its files. Raises VolumeError."""
+    files = NO_FILES
+
+    def slabs() -> Iterator[np.ndarray]:
+        nonlocal files
+        for labels, counts in volume.slabs(chunk, geometry):
+            files = files.plus(counts)
+            yield labels
+
+    segmented = SegmentedChunk.of_slabs(geometry.chunk_size, slabs())
+    return segmented, files
 
 
 @contextmanager

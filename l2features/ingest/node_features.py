@@ -10,9 +10,9 @@ from ..config.datasets import Dataset
 from ..core.geometry import Chunk, Geometry
 from ..core.ids import L2, Ids, as_ids, sorted_unique
 from ..core.schema import FEATURES, SIZE
-from ..kernel import SegmentedChunk, group_features
+from ..kernel import group_features
 from .agreement import check_geometry
-from .compute import timed
+from .compute import read_supervoxels, timed
 from .source import open_source
 
 
@@ -61,10 +61,8 @@ class NodeSource:
         features, unsure, why, forbidden = np.zeros(0, FEATURES), as_ids([]), "", 0
         if known:
             with timed(millis, "read"):
-                labels, files = self.volume.read(chunk, self.geometry)
+                segmented, files = read_supervoxels(self.volume, chunk, self.geometry)
             with timed(millis, "compute"):
-                segmented = SegmentedChunk(labels)
-                del labels
                 features = group_features(segmented, known, self.geometry.resolution)
             if not files.complete:
                 hollow = features[SIZE] == 0  # nodes without voxels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,11 +58,28 @@ class SegmentedChunk:
 
     def __init__(self, volume: np.ndarray) -> None:
         volume = _checked_volume(volume)
-        self.shape: tuple[int, int, int] = (volume.shape[0], volume.shape[1], volume.shape[2])
         flat, axes = _flatten(volume)
+        self._find_runs(volume.shape, axes, [flat])
+
+    @classmethod
+    def of_slabs(cls, shape: tuple[int, int, int], slabs: Iterable[np.ndarray]) -> SegmentedChunk:
+        """Return the chunk of a shape whose slabs follow one another along z, of any thickness.
+
+        Only one of the slabs (x, y, thickness) is in use at a time, so that their buffer can be one.
+
+        Raises TypeError and ValueError as :func:`compute_features`, and ValueError unless the slabs are the
+        chunk.
+        """
+        _check_shape(shape)
+        chunk = cls.__new__(cls)
+        chunk._find_runs(shape, (0, 1, 2), (_checked_slab(slab, shape) for slab in slabs))
+        return chunk
+
+    def _find_runs(self, shape: tuple[int, ...], axes: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+        self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         n0, n1, n2 = (self.shape[axis] for axis in axes)
         self.frame = Frame(axes, np.array([n0, n1, n2]), np.zeros(3, np.int64))
-        self.runs, met = find_runs(flat, (n0, n1, n2))
+        self.runs, met = find_runs(pieces, (n0, n1, n2))
         """Runs of the supervoxels, numbered in the order of their first voxels."""
         order = np.argsort(met)
         self.rank = np.empty(len(met), np.uint32)
@@ -104,6 +121,16 @@ def _checked_volume(volume: np.ndarray) -> np.ndarray:
         raise ValueError(f"labels must be a non-empty x, y, z volume, not of shape {volume.shape}")
     _check_shape(volume.shape)
     return volume.astype(volume.dtype.newbyteorder("="), copy=False)
+
+
+def _checked_slab(slab: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the voxels of a slab from the fastest axis, x, to the slowest."""
+    slab = _checked_volume(slab)
+    if slab.shape[:2] != shape[:2]:
+        raise ValueError(f"a slab has the shape {slab.shape}, not that of a chunk of {shape}")
+    flat = slab.reshape(-1, order="F")
+    flat.flags.writeable = False
+    return flat
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:

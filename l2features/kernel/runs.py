@@ -6,6 +6,8 @@ that looking up ids, mapping supervoxels to labels and adding up moments cost ne
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,8 @@ from ..core.jit import compiled, inlined
 
 MAX_VOXELS = 2**31 - 1
 MAX_EXTENT = 65535
+CACHED_VOXELS = 1 << 16
+"""Voxels of the lines whose runs are found at a time: half a megabyte of uint64."""
 
 
 class Runs(NamedTuple):
@@ -32,18 +36,64 @@ class Runs(NamedTuple):
     """uint32, number of each run's label; 0 is background."""
 
 
-def find_runs(volume: np.ndarray, shape: tuple[int, int, int]) -> tuple[Runs, np.ndarray]:
-    """Return the runs of a flat volume, and its ids.
+def find_runs(pieces: Iterable[np.ndarray], shape: tuple[int, int, int]) -> tuple[Runs, np.ndarray]:
+    """Return the runs of a volume, and its ids.
 
-    Runs are labelled with indices into the ids (uint64), which are in the order of their first voxels after
-    a leading 0 for the background.
+    ``pieces`` are its lines in their order, flat, some whole lines each; a piece is not used after the next
+    one is taken. Runs are labelled with indices into the ids (uint64), which are in the order of their first
+    voxels after a leading 0 for the background.
+
+    Raises ValueError unless the pieces have as many voxels as the shape.
     """
-    offsets = np.zeros(shape[1] * shape[2] + 1, np.int32)
-    _count_runs(volume, shape[0], offsets)
-    starts = np.empty(offsets[-1], np.uint16)
-    _fill_starts(volume, shape[0], offsets, starts)
-    runs = Runs(shape, offsets, starts, np.empty(offsets[-1], np.uint32))
-    return runs, _number_values(volume, runs)
+    finder = _Finder(shape)
+    for piece in pieces:
+        finder.add(piece)
+    return finder.finish()
+
+
+class _Finder:
+    """Finds runs in few lines at a time, which stay in the processor's cache meanwhile."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.shape, self.line = shape, 0
+        self.offsets = np.zeros(shape[1] * shape[2] + 1, np.int32)
+        self.starts: list[np.ndarray] = []
+        self.labels: list[np.ndarray] = []
+        self.ids = np.zeros(max(1024, 2 * shape[0]), np.uint64)
+        self.slots, self.n_ids = _empty_slots(len(self.ids)), 1
+        self.step = shape[0] * max(1, CACHED_VOXELS // shape[0])
+        self.found = np.empty(min(self.step, math.prod(shape)), np.uint16)
+
+    def add(self, piece: np.ndarray) -> None:
+        """Find the runs of the next lines."""
+        extent = self.shape[0]
+        if len(piece) % extent or self.line + len(piece) // extent >= len(self.offsets):
+            raise ValueError(f"a piece of {len(piece)} voxels is not of the next lines of {self.shape}")
+        for first in range(0, len(piece), self.step):
+            self._add_lines(piece[first : first + self.step])
+
+    def _add_lines(self, voxels: np.ndarray) -> None:
+        extent, n_lines = self.shape[0], len(voxels) // self.shape[0]
+        offsets = self.offsets[self.line : self.line + n_lines + 1]
+        n = _find_starts(voxels, extent, offsets, self.found)
+        starts, labels, line = self.found[:n].copy(), np.empty(n, np.uint32), 0
+        while line < n_lines:
+            if self.n_ids + extent > len(self.ids):
+                self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)])
+                self.slots = _empty_slots(len(self.ids))
+                _enter(self.ids, self.slots, self.n_ids)
+            runs = Runs((extent, n_lines, 1), offsets, starts, labels)
+            self.n_ids, line = _number_lines(voxels, runs, self.ids, self.slots, self.n_ids, line)
+        self.starts.append(starts)
+        self.labels.append(labels)
+        self.line += n_lines
+
+    def finish(self) -> tuple[Runs, np.ndarray]:
+        """Return the runs and the ids."""
+        if self.line != len(self.offsets) - 1:
+            raise ValueError(f"{self.line} lines are too few for a volume of {self.shape} voxels")
+        runs = Runs(self.shape, self.offsets, np.concatenate(self.starts), np.concatenate(self.labels))
+        return runs, self.ids[: self.n_ids].copy()
 
 
 @inlined
@@ -59,40 +109,18 @@ def stop_of(runs: Runs, run: int, end: int) -> Any:
 
 
 @compiled
-def _count_runs(volume: np.ndarray, extent: int, offsets: np.ndarray) -> None:
-    count = 0
+def _find_starts(voxels: np.ndarray, extent: int, offsets: np.ndarray, starts: np.ndarray) -> int:
+    """Fill the starts of the lines' runs, and the offsets after the first; return the number of runs."""
+    first, n = offsets[0], 0
     for line in range(len(offsets) - 1):
-        voxels = volume[line * extent : (line + 1) * extent]
-        before, after = voxels[:-1], voxels[1:]
-        count += 1
-        for i in range(len(after)):
-            count += before[i] != after[i]
-        offsets[line + 1] = count
-
-
-@compiled
-def _fill_starts(volume: np.ndarray, extent: int, offsets: np.ndarray, starts: np.ndarray) -> None:
-    for line in range(len(offsets) - 1):
-        voxels = volume[line * extent : (line + 1) * extent]
-        run = offsets[line]
-        starts[run] = 0
+        here = voxels[line * extent : (line + 1) * extent]
+        starts[n] = 0
+        n += 1
         for i in range(1, extent):
-            if voxels[i] != voxels[i - 1]:
-                run += 1
-                starts[run] = i
-
-
-def _number_values(volume: np.ndarray, runs: Runs) -> np.ndarray:
-    """Label the runs; return the values (uint64), by label."""
-    ids = np.zeros(max(1024, 2 * runs.shape[0]), np.uint64)
-    slots = _empty_slots(len(ids))
-    n_ids, line = _number_lines(volume, runs, ids, slots, 1, 0)
-    while line < len(runs.offsets) - 1:
-        ids = np.concatenate([ids, np.zeros_like(ids)])
-        slots = _empty_slots(len(ids))
-        _enter(ids, slots, n_ids)
-        n_ids, line = _number_lines(volume, runs, ids, slots, n_ids, line)
-    return ids[:n_ids].copy()
+            starts[n] = i
+            n += here[i] != here[i - 1]
+        offsets[line + 1] = first + n
+    return n
 
 
 def _empty_slots(n: int) -> np.ndarray:
@@ -105,10 +133,10 @@ def _number_lines(
     volume: np.ndarray, runs: Runs, ids: np.ndarray, slots: np.ndarray, n_ids: int, line: int
 ) -> tuple[int, int]:
     """Label the runs of the lines that certainly fit; return the next id and line."""
-    extent = runs.shape[0]
+    extent, before = runs.shape[0], runs.offsets[0]
     labels, starts, offsets = runs.labels, runs.starts, runs.offsets
     while line < len(offsets) - 1 and n_ids + extent <= len(ids):
-        for run in range(offsets[line], offsets[line + 1]):
+        for run in range(offsets[line] - before, offsets[line + 1] - before):
             value: Any = np.uint64(volume[line * extent + starts[run]])
             labels[run] = 0
             if value != 0:

@@ -21,7 +21,8 @@ class RowCache:
     """A set-associative cache of at least ``capacity`` rows by id; each set evicts its oldest row first.
 
     A row is cached with the attributes that it was read with. Asking for another one is a miss.
-    Thread-safe.
+    Rows take the next free place, and later that of the row they evict, so that memory is taken as it is
+    needed. Thread-safe.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -30,6 +31,8 @@ class RowCache:
         self._bits = max(0, (-(-capacity // WAYS) - 1).bit_length())
         sets = 1 << self._bits
         self._ids = np.zeros((sets, WAYS), dtype=np.uint64)
+        self._places = np.zeros(sets * WAYS, dtype=np.uint32)  # of slots, plus 1; 0 for none
+        self._used = 0
         shape = (sets * WAYS, len(NAMES))
         self._rows = Rows(np.zeros(sets * WAYS, dtype=FEATURES), np.zeros(shape, dtype=bool))
         self._known = np.zeros(shape, dtype=bool)
@@ -45,15 +48,16 @@ class RowCache:
     @property
     def nbytes(self) -> int:
         """Size of the arrays, which does not depend on their content."""
-        arrays = (self._ids, self._rows.features, self._rows.present, self._known, self._next)
-        return sum(array.nbytes for array in arrays)
+        rows = self._rows.features, self._rows.present, self._known
+        return sum(array.nbytes for array in (self._ids, self._places, *rows, self._next))
 
     def lookup(self, rows: Rows, names: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Fill in the rows that are cached with these attributes; return the mask of hits, shape (n,)."""
         columns = np.isin(NAMES, list(names))
         sets = self._sets(rows.ids)
         with self._lock:
-            hit, places = self._find(sets, rows.ids)
+            hit, slots = self._find(sets, rows.ids)
+            places = np.maximum(self._places.take(slots), 1) - 1
             hit &= (self._known.take(places, axis=0) | ~columns).all(axis=1)
             found = self._rows.take(places[hit])
         found = Rows(found.features, found.present & columns)
@@ -78,16 +82,25 @@ class RowCache:
         with self._lock:
             if epoch not in (None, self.epoch):
                 return
-            hit, places = self._find(sets, rows.ids)
-            places[~hit] = self._evict(sets[~hit])
-            kept = places >= 0
-            rows, places = rows.take(np.flatnonzero(kept)), places[kept]
-            self._ids.ravel()[places] = rows.ids
+            hit, slots = self._find(sets, rows.ids)
+            slots[~hit] = self._evict(sets[~hit])
+            kept = np.flatnonzero(slots >= 0)
+            rows, slots = rows.take(kept), slots[kept]
+            self._ids.ravel()[slots] = rows.ids
+            places = self._take_places(slots)
+            self._known[places[~hit[kept]]] = False
             if columns.all():
                 self._rows.put(places, rows)
             else:
                 self._put_columns(places, rows, columns)
             self._known[places] |= columns
+
+    def _take_places(self, slots: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Return the places of slots; those without one take the next that are free."""
+        empty = slots[self._places[slots] == 0]
+        self._places[empty] = self._used + 1 + np.arange(len(empty))
+        self._used += len(empty)
+        return self._places[slots].astype(np.intp) - 1
 
     def _put_columns(self, places: npt.NDArray[np.intp], rows: Rows, columns: npt.NDArray[np.bool_]) -> None:
         self._rows.features["label"][places] = rows.ids
@@ -113,8 +126,7 @@ class RowCache:
         unique, starts, counts = np.unique(sets[order], return_index=True, return_counts=True)
         turns = np.empty(len(sets), dtype=np.intp)
         turns[order] = np.arange(len(sets)) - np.repeat(starts, counts)
-        places = sets * WAYS + (self._next[sets] + turns) % WAYS
+        slots = sets * WAYS + (self._next[sets] + turns) % WAYS
         self._next[unique] = (self._next[unique] + counts) % WAYS
-        places[turns >= WAYS] = -1
-        self._known[places[turns < WAYS]] = False
-        return places
+        slots[turns >= WAYS] = -1
+        return slots

@@ -30,11 +30,11 @@ class Grid(NamedTuple):
         return x, y, z
 
     def cells(self, start: Cells, stop: Cells) -> Cells:
-        """Coordinates (n, 3) of the blocks that hold the voxels from ``start`` up to ``stop``."""
+        """Coordinates (n, 3) of the blocks with voxels from ``start`` up to ``stop``, sorted by z, y, x."""
         low = np.maximum((start - self.offset) // self.step, 0)
         high = np.minimum(-(-(stop - self.offset) // np.array(self.step)), self.shape)
-        axes = [np.arange(a, b) for a, b in zip(low, high, strict=True)]
-        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+        x, y, z = (np.arange(a, b) for a, b in zip(low, high, strict=True))
+        return np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1).reshape(-1, 3)
 
     def bounds(self, cell: Cells) -> tuple[Cells, Cells]:
         """First voxel of a block (or of blocks), and the one after its last."""
@@ -64,7 +64,7 @@ class FileBlocks:
     most: int = MAX_BYTES
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
-        """Fetch blocks, in any order."""
+        """Fetch blocks, in their order."""
         names = self.names(cells)
         found = self.storage.fetch([Request(name, most=self.most) for name in names])
         return map(Block, cells, names, found)

@@ -10,17 +10,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..core.jit import compiled
+from ..core.jit import compiled, inlined
 
-_POSSIBLE = np.isin(np.arange(33), (0, 1, 2, 4, 8, 16, 32))
-"""Whether a voxel can have this number of bits."""
 Words = npt.NDArray[np.uint32]
-Offsets = npt.NDArray[np.int64]
 BROKEN = "the compressed segmentation is cut off, or broken"
+_PROBLEMS = (
+    "",
+    "a block has an impossible number of bits",
+    "a block's table lies beyond its end",
+    "a block's voxels lie beyond its end",
+    "the voxels of two blocks overlap",
+    "a block's table lies in the voxels of another",
+    "a block's table is cut short",
+    "a block's voxels name labels that its table does not hold",
+)
+_VOXELS, _FIRST = 1, 2
+"""Flags of words: part of a block's voxels, and their first word or that of a table."""
 
 
 def check_compressed_segmentation(
@@ -39,60 +49,106 @@ def check_compressed_segmentation(
     blocks = math.prod(-(-n // step) for n, step in zip(shape, block_size, strict=True))
     if len(words) < 2 * blocks:
         raise ValueError(f"{BROKEN}: it has no room for {blocks} blocks")
-    headers = words[: 2 * blocks].astype(np.int64).reshape(-1, 2)
-    tables, bits, values = headers[:, 0] & 0xFFFFFF, headers[:, 0] >> 24, headers[:, 1]
-    if bits.max() > 32 or not _POSSIBLE[bits].all():
-        raise ValueError(f"{BROKEN}: a block has an impossible number of bits")
-    _check_blocks(words, tables, bits, values, math.prod(block_size), itemsize // 4)
-
-
-def _check_blocks(
-    words: Words, tables: Offsets, bits: Offsets, values: Offsets, voxels: int, entry: int
-) -> None:
-    first, last = 2 * len(tables), len(words)
-    if (tables < first).any() or (tables + entry > last).any():
-        raise ValueError(f"{BROKEN}: a block's table lies beyond its end")
-    packed = bits > 0
-    starts, lengths = values[packed], -(-voxels * bits[packed] // 32)
-    if (starts < first).any() or (starts + lengths > last).any():
-        raise ValueError(f"{BROKEN}: a block's voxels lie beyond its end")
-    order = np.argsort(starts)
-    begin, end = starts[order], (starts + lengths)[order]
-    if ((begin[1:] < end[:-1]) & ((begin[1:] != begin[:-1]) | (end[1:] != end[:-1]))).any():
-        raise ValueError(f"{BROKEN}: the voxels of two blocks overlap")
-    before = np.searchsorted(begin, tables, side="right") - 1
-    if len(starts) and ((before >= 0) & (tables < end[before])).any():
-        raise ValueError(f"{BROKEN}: a block's table lies in the voxels of another")
-    bounds = np.sort(np.concatenate([tables, starts, [last]]))
-    entries = (bounds[np.searchsorted(bounds, tables, side="right")] - tables) // entry
-    if (entries < 1).any():
-        raise ValueError(f"{BROKEN}: a block's table is cut short")
-    unsure = entries[packed] < 1 << bits[packed]
-    if _exceed(words, starts[unsure], lengths[unsure], bits[packed][unsure], entries[packed][unsure]):
-        raise ValueError(f"{BROKEN}: a block's voxels name labels that its table does not hold")
+    problem = _find_problem(words, blocks, math.prod(block_size), itemsize // 4)
+    if problem:
+        raise ValueError(f"{BROKEN}: {_PROBLEMS[problem]}")
 
 
 @compiled
-def _exceed(words: Words, starts: Offsets, lengths: Offsets, bits: Offsets, limits: Offsets) -> bool:
-    """Return whether any number packed into a block's words reaches the block's limit.
+def _find_problem(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
+    """Return the index of the first of the problems that a block has; ``entry`` is the words of a label."""
+    problem = _check_offsets(words, n_blocks, voxels, entry)
+    if problem:
+        return problem
+    flags, lengths = np.zeros(len(words), np.uint8), np.zeros(len(words), np.int64)
+    problem = _mark_parts(words, n_blocks, voxels, flags, lengths)
+    if problem:
+        return problem
+    room, end = lengths, len(words)
+    for word in range(len(words) - 1, -1, -1):
+        room[word] = end - word
+        if flags[word] & _FIRST:
+            end = word
+    return _check_labels(words, n_blocks, voxels, entry, room)
+
+
+@compiled
+def _check_offsets(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
+    first, last = 2 * n_blocks, len(words)
+    for block in range(n_blocks):
+        bits = np.int64(words[2 * block] >> 24)
+        if bits > 32 or bits & (bits - 1):
+            return 1
+    for block in range(n_blocks):
+        table = np.int64(words[2 * block] & 0xFFFFFF)
+        if table < first or table + entry > last:
+            return 2
+    for block in range(n_blocks):
+        start, length = np.int64(words[2 * block + 1]), _length(words, block, voxels)
+        if length and (start < first or start + length > last):
+            return 3
+    return 0
+
+
+@compiled
+def _mark_parts(words: Words, n_blocks: int, voxels: int, flags: np.ndarray, lengths: np.ndarray) -> int:
+    """Flag the words of blocks; fill the lengths of voxels by their first word. Blocks may share either."""
+    for block in range(n_blocks):
+        start, length = np.int64(words[2 * block + 1]), _length(words, block, voxels)
+        if length and lengths[start] != length:
+            for word in range(start, start + length):
+                if flags[word]:
+                    return 4
+                flags[word] = _VOXELS
+            flags[start] |= _FIRST
+            lengths[start] = length
+    for block in range(n_blocks):
+        table = np.int64(words[2 * block] & 0xFFFFFF)
+        if flags[table] & _VOXELS:
+            return 5
+        flags[table] |= _FIRST
+    return 0
+
+
+@compiled
+def _check_labels(words: Words, n_blocks: int, voxels: int, entry: int, room: np.ndarray) -> int:
+    """Compare voxels with their tables; ``room`` is the words from each word up to the next part."""
+    for block in range(n_blocks):
+        if room[np.int64(words[2 * block] & 0xFFFFFF)] < entry:
+            return 6
+    for block in range(n_blocks):
+        entries = room[np.int64(words[2 * block] & 0xFFFFFF)] // entry
+        bits, length = np.int64(words[2 * block] >> 24), _length(words, block, voxels)
+        start = np.int64(words[2 * block + 1])
+        if length and entries < 1 << bits and _exceed(words, start, length, bits, entries):
+            return 7
+    return 0
+
+
+@inlined
+def _length(words: Words, block: int, voxels: int) -> Any:
+    """Return the words of a block's voxels."""
+    return (np.int64(words[2 * block] >> 24) * voxels + 31) // 32
+
+
+@inlined
+def _exceed(words: Words, start: Any, length: Any, bits: Any, limit: Any) -> bool:
+    """Return whether any number packed into a block's words reaches a limit.
 
     Numbers at even and at odd places are tested in turn, with a gap of their own width between them. A
     constant is added to each that carries into the gap where the number reaches the limit.
     """
-    for block in range(len(starts)):
-        width = np.uint64(bits[block])
-        one = np.uint64(1)
-        low, step = np.uint64(0), np.uint64(0)
-        while step < np.uint64(32):
-            low |= one << step
-            step += width + width
-        field = (one << width) - one
-        places, carries = low * field, low << width
-        added = low * ((one << width) - np.uint64(limits[block]))
-        seen = np.uint64(0)
-        for index in range(starts[block], starts[block] + lengths[block]):
-            word = np.uint64(words[index])
-            seen |= ((word & places) + added) | ((word >> width & places) + added)
-        if seen & carries:
-            return True
-    return False
+    width = np.uint64(bits)
+    one = np.uint64(1)
+    low, step = np.uint64(0), np.uint64(0)
+    while step < np.uint64(32):
+        low |= one << step
+        step += width + width
+    field = (one << width) - one
+    places, carries = low * field, low << width
+    added = low * ((one << width) - np.uint64(limit))
+    seen = np.uint64(0)
+    for index in range(start, start + length):
+        word = np.uint64(words[index])
+        seen |= ((word & places) + added) | ((word >> width & places) + added)
+    return bool(seen & carries)

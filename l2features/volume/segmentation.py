@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..core.chunks import FileCounts
+from ..core.chunks import NO_FILES, FileCounts
 from ..core.errors import reason_of
 from ..core.geometry import MAX_CHUNK_VOXELS, Bounds, Chunk, Geometry, as_triple
 from ..core.transient import volume_error
 
 if TYPE_CHECKING:
+    from .blocks import Block
     from .opening import Layer
 
 FAIL, BACKGROUND = "fail", "background"
 """Policies for files of 0 bytes."""
+SLAB_THICKNESS = 64
+"""Voxels of a slab along z, if no block is thicker."""
+
+
+Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class ChunkLabels(NamedTuple):
-    """Labels of a chunk, in Fortran order and of the full chunk size, and counts of its files."""
+    """Labels of a chunk or of a slab of it, in Fortran order, and counts of its files."""
 
-    labels: npt.NDArray[np.unsignedinteger[Any]]
+    labels: Labels
     files: FileCounts
 
 
@@ -80,49 +87,75 @@ class Volume:
         return f"{self.cv_path}: {here} has no files; scales with files: {others}"
 
     def read(self, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
-        """Return the labels of one chunk, 0 beyond the segmentation's bounds.
+        """Return the labels of one chunk, 0 beyond the segmentation's bounds. Raises as `slabs`."""
+        labels, files, low = np.zeros(geometry.chunk_size, self._layer.dtype, order="F"), NO_FILES, 0
+        for slab, counts in self.slabs(chunk, geometry):
+            high = low + slab.shape[2]
+            labels[..., low:high], files, low = slab, files.plus(counts), high
+        return ChunkLabels(labels, files)
+
+    def slabs(self, chunk: Chunk, geometry: Geometry) -> Iterator[ChunkLabels]:
+        """Return the labels of one chunk in slabs along z; all are in one buffer, one after the other.
 
         Raises VolumeError, naming the chunk, where it cannot be read or decoded.
         """
         size = np.array(geometry.chunk_size)
         start = geometry.origins([chunk])[0]
-        stop = np.minimum(start + size, np.add(geometry.voxel_offset, geometry.voxel_size))
         try:
             if int(np.prod(size, dtype=object)) > MAX_CHUNK_VOXELS:
                 raise ValueError(
                     f"chunks of {size.tolist()} voxels: expected at most {MAX_CHUNK_VOXELS} in all"
                 )
-            return self._cutout(start, stop, size)
+            stop = np.minimum(start + size, np.add(geometry.voxel_offset, geometry.voxel_size))
+            yield from self._slabs(start, stop, size)
         except Exception as error:  # decoders, file systems and HTTP share no base class
             self._layer.blocks.forget()
             message = f"chunk {chunk}: cannot read {self.cv_path}: {reason_of(error)}"
             raise volume_error(message, error) from error
 
-    def _cutout(self, start: Any, stop: Any, size: Any) -> ChunkLabels:
-        blocks = self._layer.blocks
-        cells = blocks.grid.cells(start, stop)
-        labels = np.zeros(size, dtype=self._layer.dtype, order="F")
-        read = missing = forbidden = empty = 0
-        for cell, name, (content, is_forbidden) in blocks.fetch(cells):
+    def _slabs(self, start: Any, stop: Any, size: Any) -> Iterator[ChunkLabels]:
+        blocks, grid, dtype = self._layer.blocks, self._layer.blocks.grid, self._layer.dtype
+        layers = max(1, SLAB_THICKNESS // grid.step[2])
+        buffer = np.zeros((*size[:2], min(size[2], layers * grid.step[2])), dtype, order="F")
+
+        def background(low: int, high: int) -> Iterator[ChunkLabels]:
+            if low < high:
+                yield ChunkLabels(np.zeros((*size[:2], high - low), dtype, order="F"), NO_FILES)
+
+        reached = start[2]
+        fetched = blocks.fetch(grid.cells(start, stop))
+        for slab, group in groupby(fetched, lambda block: block.cell[2] // layers):
+            low = max(grid.offset[2] + slab * layers * grid.step[2], start[2])
+            high = min(grid.offset[2] + (slab + 1) * layers * grid.step[2], stop[2])
+            yield from background(reached, low)
+            labels = buffer[..., : high - low]
+            yield ChunkLabels(labels, self._fill(labels, np.array([*start[:2], low]), stop, group))
+            reached = high
+        yield from background(reached, start[2] + size[2])
+
+    def _fill(self, labels: Labels, start: Any, stop: Any, group: Iterable[Block]) -> FileCounts:
+        """Copy blocks into labels, the first of which is at ``start``; return the counts of their files."""
+        grid, counts = self._layer.blocks.grid, NO_FILES
+        for cell, name, (content, is_forbidden) in group:
+            first, last = grid.bounds(cell)
+            low, high = np.maximum(first, start), np.minimum(last, [*stop[:2], start[2] + labels.shape[2]])
+            target = labels[_slices(low - start, high - start)]
+            if content:
+                try:
+                    part = self._layer.blocks.decode(content, as_triple(last - first))
+                except ValueError as error:
+                    raise ValueError(f"file {name}: {error}") from error
+                target[...] = part[_slices(low - first, high - first)]
+                counts = counts.plus(FileCounts(expected=1, read=1))
+                continue
+            target[...] = 0
             if content is None:
-                missing, forbidden = missing + 1, forbidden + is_forbidden
-                continue
-            if not content:
-                if self.empty_files == FAIL:
-                    raise ValueError(
-                        f"file {name} is empty: 'empty_files: {BACKGROUND}' reads it as background"
-                    )
-                empty += 1
-                continue
-            first, last = blocks.grid.bounds(cell)
-            try:
-                part = blocks.decode(content, as_triple(last - first))
-            except ValueError as error:
-                raise ValueError(f"file {name}: {error}") from error
-            low, high = np.maximum(first, start), np.minimum(last, stop)
-            labels[_slices(low - start, high - start)] = part[_slices(low - first, high - first)]
-            read += 1
-        return ChunkLabels(labels, FileCounts(len(cells), read, missing, forbidden, empty))
+                counts = counts.plus(FileCounts(expected=1, missing=1, forbidden=int(is_forbidden)))
+            elif self.empty_files == FAIL:
+                raise ValueError(f"file {name} is empty: 'empty_files: {BACKGROUND}' reads it as background")
+            else:
+                counts = counts.plus(FileCounts(expected=1, empty=1))
+        return counts
 
 
 def _holds_files(folder: Path) -> bool:

@@ -76,7 +76,11 @@ class ShardedBlocks:
         self._indexes.clear()
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
-        """Fetch blocks, in any order."""
+        """Fetch blocks, in their order; all are held, as they are stored, before the first is returned."""
+        found = dict(self._found(cells))
+        return (found.pop(i) for i in range(len(cells)))
+
+    def _found(self, cells: Cells) -> Iterator[tuple[int, Block]]:
         codes = morton_codes(cells, self.grid.shape)
         shards, minishards = self.sharding.places(codes)
         where: list[tuple[int, Request]] = []
@@ -87,11 +91,11 @@ class ShardedBlocks:
             index = indexes[shard, minishard]
             name = f"{self.key}/{self.sharding.file(shard)}"
             if isinstance(index, Found):
-                yield Block(cells[i], name, index)
+                yield i, Block(cells[i], name, index)
                 continue
             row = int(np.searchsorted(index[:, 0], np.uint64(code)))
             if row == len(index) or int(index[row, 0]) != code:
-                yield Block(cells[i], name, MISSING)
+                yield i, Block(cells[i], name, MISSING)
                 continue
             start, size = int(index[row, 1]), int(index[row, 2])
             if size > self.encoding.most_bytes(self.grid.step):
@@ -99,12 +103,14 @@ class ShardedBlocks:
                     f"file {name}, block {code}: {size} bytes in its index, which is impossible"
                 )
             if size == 0:
-                yield Block(cells[i], f"{name}, block {code}", Found(b""))
+                yield i, Block(cells[i], f"{name}, block {code}", Found(b""))
                 continue
             where.append((i, Request(name, start, start + size)))
         yield from self._read(cells, codes, where)
 
-    def _read(self, cells: Cells, codes: Codes, where: list[tuple[int, Request]]) -> Iterator[Block]:
+    def _read(
+        self, cells: Cells, codes: Codes, where: list[tuple[int, Request]]
+    ) -> Iterator[tuple[int, Block]]:
         groups = ranges([request for _, request in where])
         spans = [
             Request(where[g[0]][1].name, where[g[0]][1].start, max(where[i][1].stop or 0 for i in g))
@@ -115,13 +121,13 @@ class ShardedBlocks:
                 i, (name, start, stop, _) = where[place]
                 block = f"{name}, block {codes[i]}"
                 if found.content is None:
-                    yield Block(cells[i], block, found)
+                    yield i, Block(cells[i], block, found)
                     continue
                 low, high = (start or 0) - (span.start or 0), (stop or 0) - (span.start or 0)
                 content = found.content[low:high]
                 if len(content) != high - low:
                     raise StorageError(f"file {block}: it ends at byte {start} + {len(content)} of {stop}")
-                yield Block(cells[i], block, Found(content))
+                yield i, Block(cells[i], block, Found(content))
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
         """Return the labels of a block. Raises ValueError where it is broken."""

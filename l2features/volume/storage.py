@@ -12,6 +12,7 @@ import threading
 import uuid
 import zlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 
 THREADS = 20
 """Requests in flight per reader."""
+AHEAD = 2 * THREADS
+"""Files of one read in memory at most."""
 MAX_BYTES = 1 << 31
 """Maximum size of a decompressed file, unless its request has another."""
 _SUFFIXES = (("", ""), (".gz", "gzip"), (".br", "br"), (".zstd", "zstd"), (".xz", "xz"), (".bz2", "bz2"))
@@ -73,13 +76,18 @@ class Storage(ABC):
         """Fetch one file. Raises `Forbidden` for a 403, StorageError or OSError for other failures."""
 
     def fetch(self, requests: Sequence[Request]) -> Iterator[Found]:
-        """Fetch files in the order of the requests, several at a time."""
+        """Fetch files in the order of the requests, at most AHEAD before they are taken."""
         if self.threads == 1 or len(requests) < 2:
             yield from map(self.fetch_one, requests)
             return
         with ThreadPoolExecutor(min(self.threads, len(requests))) as pool:
             try:
-                yield from pool.map(self.fetch_one, requests)
+                futures = deque(pool.submit(self.fetch_one, request) for request in requests[:AHEAD])
+                for request in requests[AHEAD:]:
+                    yield futures.popleft().result()
+                    futures.append(pool.submit(self.fetch_one, request))
+                while futures:
+                    yield futures.popleft().result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -157,11 +165,11 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
     """Undo the compression in which a file is stored. Raises StorageError, naming it."""
     if not content or not encoding:
         return content
-    from cloudfiles.compression import decompress
-
     try:
         if encoding == "gzip":
             return gunzip(content, request.most)
+        from cloudfiles.compression import decompress
+
         return bytes(decompress(content, encoding, request.name))
     except Exception as error:  # decompressors share no base class
         text = str(error) or type(error).__name__
@@ -171,17 +179,17 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
 def gunzip(content: bytes, most: int) -> bytes:
     """Decompress the members of a gzip file, to at most so many bytes; zeros may follow them.
 
-    cloud-files is faster, but trusts the size at the file's end: with a wrong one it returns too little.
+    libdeflate is faster, but trusts the size at the file's end: with a wrong one it returns too little.
 
     Raises:
         ValueError: it is broken, or too large.
     """
-    from cloudfiles.compression import decompress
+    import deflate
 
     size = int.from_bytes(content[-4:], "little")
     if content.startswith(_GZIP_MAGIC) and 0 < size <= most:
         with suppress(Exception):  # the slower way below raises the error
-            whole = bytes(decompress(content, "gzip"))
+            whole = bytes(deflate.gzip_decompress(content))
             if len(whole) == size:
                 return whole
     out = bytearray()

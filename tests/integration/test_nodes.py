@@ -96,13 +96,13 @@ def test_the_bytes_are_those_of_the_batch_at_any_time(
 
 
 def test_a_batch_reads_its_chunk_once(nodes: NodeSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads, chunk, read = [], Chunk(0, 0, 0), nodes.volume.read
+    reads, chunk, read = [], Chunk(0, 0, 0), nodes.volume.slabs
 
     def counted(chunk: Chunk, geometry: Geometry) -> Any:
         reads.append(chunk)
         return read(chunk, geometry)
 
-    monkeypatch.setattr(nodes.volume, "read", counted)
+    monkeypatch.setattr(nodes.volume, "slabs", counted)
     first = nodes.geometry.chunk_id(chunk)
     result = nodes.compute(chunk, as_ids(range(first + 1, first + 20)))
     assert (len(result.features), reads) == (19, [chunk])
@@ -193,7 +193,7 @@ def test_a_volume_that_cannot_be_read_may_come_back(
     def fail(*_: Any) -> None:
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(nodes.volume, "_cutout", fail)
+    monkeypatch.setattr(nodes.volume, "_fill", fail)
     with pytest.raises(VolumeError, match=r"chunk 0,0,0: .*disk on fire"):
         nodes.compute(Chunk(0, 0, 0), as_ids([nodes.geometry.chunk_id(Chunk(0, 0, 0)) + 1]))
 

@@ -123,3 +123,12 @@ def test_many_threads() -> None:
         thread.join()
     assert not wrong
     assert any(found(cache, range(1, 2000))[1])
+
+
+def test_rows_take_memory_one_after_the_other() -> None:
+    cache = RowCache(1 << 16)
+    cache.insert(rows_of(range(1, 101)), NAMES)
+    assert np.flatnonzero(cache._rows.features["label"]).tolist() == list(range(100))
+    cache.insert(rows_of(range(50, 151)), NAMES)
+    assert np.flatnonzero(cache._rows.features["label"]).tolist() == list(range(150))
+    assert all(found(cache, range(1, 151))[1])

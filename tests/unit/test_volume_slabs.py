@@ -1,0 +1,110 @@
+"""Chunks read in slabs: the same voxels and counts as at once, whatever the grid of blocks is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pytest
+
+from l2features.core.chunks import NO_FILES
+from l2features.core.geometry import Chunk, Geometry, Triple
+from l2features.core.ids import IdLayout
+from l2features.ingest.compute import read_supervoxels
+from l2features.kernel import SegmentedChunk
+from l2features.testing.layers import make_layer
+from l2features.volume import Volume, segmentation
+from l2features.volume.storage import AHEAD, Found, Request, Storage
+
+SIZE, OFFSET = (50, 40, 96), (3, 5, 7)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    values = np.random.default_rng(3).integers(0, 2**60, (25, 20, 24), np.uint64)
+    return np.asfortranarray(values.repeat(2, 0).repeat(2, 1).repeat(4, 2))
+
+
+@pytest.mark.parametrize("chunk_size", [(32, 16, 40), (64, 64, 200), (25, 40, 9)])
+@pytest.mark.parametrize(
+    ("block", "sharded"),
+    [((16, 16, 16), False), ((32, 20, 1), False), ((20, 40, 70), False), ((16, 8, 16), True)],
+)
+def test_slabs_are_the_chunk(
+    tmp_path: Path, labels: np.ndarray, block: Triple, sharded: bool, chunk_size: Triple
+) -> None:
+    if sharded:
+        labels = labels[:48]
+    folder = make_layer(tmp_path, labels, sharded, voxel_offset=OFFSET, chunk_size=block)
+    volume, geometry = Volume(f"file://{folder}"), _geometry(labels.shape, chunk_size)
+    removed = 0
+    if not sharded:
+        for path in sorted((folder / "16_16_40").iterdir())[::5]:
+            first = [int(part.split("-")[0]) for part in path.name.split("_")]
+            place = tuple(slice(a - b, a - b + n) for a, b, n in zip(first, OFFSET, block, strict=True))
+            labels[place] = 0
+            path.unlink()
+            removed += 1
+    found = 0
+    for xyz in np.ndindex(*geometry.grid):
+        chunk = Chunk(*xyz)
+        start = np.array(xyz) * chunk_size
+        part = labels[tuple(slice(a, a + n) for a, n in zip(start, chunk_size, strict=True))]
+        expected = np.zeros(chunk_size, np.uint64, order="F")
+        expected[tuple(slice(0, n) for n in part.shape)] = part
+        thickness, counts = 0, NO_FILES
+        for slab, files in volume.slabs(chunk, geometry):
+            np.testing.assert_array_equal(slab, expected[..., thickness : thickness + slab.shape[2]])
+            thickness, counts = thickness + slab.shape[2], counts.plus(files)
+        assert thickness == chunk_size[2]
+        whole, segmented = SegmentedChunk(expected), read_supervoxels(volume, chunk, geometry)
+        assert segmented[1] == counts == volume.read(chunk, geometry).files
+        assert counts.expected == counts.read + counts.missing
+        found += counts.missing
+        assert segmented[0].ids.tobytes() == whole.ids.tobytes()
+        rows = [c.features(c.ids, geometry.resolution).tobytes() for c in (segmented[0], whole)]
+        assert rows[0] == rows[1]
+    assert found >= removed
+
+
+def _geometry(size: tuple[int, ...], chunk_size: Triple) -> Geometry:
+    x, y, z = size
+    return Geometry((16.0, 16.0, 40.0), OFFSET, (x, y, z), chunk_size, IdLayout({2: 10}))
+
+
+def test_slabs_share_one_small_buffer(tmp_path: Path, labels: np.ndarray) -> None:
+    folder = make_layer(tmp_path, labels, voxel_offset=OFFSET, chunk_size=(50, 40, 8))
+    slabs = [slab for slab, _ in Volume(f"file://{folder}").slabs(Chunk(0, 0, 0), _geometry(SIZE, SIZE))]
+    assert [slab.shape[2] for slab in slabs] == [segmentation.SLAB_THICKNESS, 32]
+    assert np.shares_memory(slabs[0], slabs[1])
+
+
+@pytest.mark.parametrize("slabs", [[4], [4, 5], [8, 1]])
+def test_slabs_that_are_not_the_chunk(slabs: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"of the next lines|too few"):
+        SegmentedChunk.of_slabs((3, 2, 8), (np.ones((3, 2, n), np.uint64) for n in slabs))
+    with pytest.raises(ValueError, match=r"a slab has the shape \(3, 3, 8\)"):
+        SegmentedChunk.of_slabs((3, 2, 8), [np.ones((3, 3, 8), np.uint64)])
+
+
+class CountingStorage(Storage):
+    """Counts files that are fetched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched, self.counting = 0, Lock()
+
+    def get(self, request: Request) -> Found:
+        with self.counting:
+            self.fetched += 1
+        return Found(request.name.encode())
+
+
+def test_few_files_are_held() -> None:
+    storage = CountingStorage()
+    names = [str(i) for i in range(10 * AHEAD)]
+    for i, found in enumerate(storage.fetch([Request(name) for name in names])):
+        assert found.content == names[i].encode()
+        assert i < storage.fetched <= i + AHEAD + 1
+    assert storage.fetched == len(names)
