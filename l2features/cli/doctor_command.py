@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from functools import partial
 
 import click
 
@@ -53,7 +54,8 @@ def doctor(
         click.echo(f"{dataset}: {text}", err=True)
 
     findings = []
-    with closing(Deployment(entry, subscribed, published, sample, say, compile_kernel)) as deployment:
+    compiling = partial(compile_kernel, say)
+    with closing(Deployment(entry, subscribed, published, sample, say, compiling)) as deployment:
         for finding in examine(deployment):
             findings.append(finding)
             if not as_json:
@@ -101,7 +103,8 @@ def register(
         raise ConfigError(f"data set {dataset!r} has no graph to register")
     url = server or server_of(entry.cv_path)
     if urlsplit(url).scheme not in ("http", "https"):
-        raise ConfigError(f"server {url!r}: expected a URL such as https://host: give --server")
+        named = f"server {url!r}" if server else f"cv_path {entry.cv_path} names no server"
+        raise ConfigError(f"{named}: expected --server with a URL such as https://host")
     if not is_private(url):
         raise ConfigError(f"server {url!r}: expected https://…, as the token is sent to it")
     host = urlsplit(url).netloc

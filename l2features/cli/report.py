@@ -66,7 +66,9 @@ def cell_text(value: Any) -> str:
 
 def status_text(status: Status) -> str:
     """Return the status as text; it starts with ``<done>/<total>``."""
-    lines = [f"{status.done}/{status.total} chunks done in table {status.table}: {status.nodes} nodes"]
+    none = "none is recorded: not ingested yet, or by PCGL2Cache"
+    found = f"{status.nodes} nodes" if status.done or status.n_failed else none
+    lines = [f"{status.done}/{status.total} chunks done in table {status.table}: {found}"]
     if status.orphans:
         lines.append(f"{status.orphans} supervoxels had no parent")
     if status.newest:

@@ -62,7 +62,8 @@ def _topic(path: str) -> Finding:
 def _subscription(path: str) -> Finding:
     _, project, _, name = path.split("/")
     with closing(Subscription(path)) as subscription:
-        create = f"gcloud pubsub subscriptions create {name} --project {project} --topic TOPIC"
+        command = f"gcloud pubsub subscriptions create {name} --project {project} --topic TOPIC"
+        create = f"{command}, with filter and retention as in docs/operations.md"
         request, needed = {"subscription": path}, (CONSUME, "roles/pubsub.subscriber")
         return look_at(path, subscription.client, request, create, needed)
 

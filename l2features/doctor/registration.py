@@ -59,8 +59,10 @@ def register(url: str, table: str, dataset: str, token: str, service: str = SERV
     except requests.RequestException as error:
         raise RegistrationError(f"POST {address}: {type(error).__name__}: {error}") from error
     if not 200 <= answer.status_code < 300:
-        said = " ".join(answer.text.split())[:200]
+        text = " ".join(answer.text.split())[:200]
+        said = "" if text.startswith("<") else text  # a web page
+        hint = " (the auth service may be on another server: --server)" if answer.status_code == 404 else ""
         raise RegistrationError(
-            f"POST {address}: HTTP {answer.status_code} {answer.reason}{f': {said}' if said else ''}"
+            f"POST {address}: HTTP {answer.status_code} {answer.reason}{hint}{f': {said}' if said else ''}"
         )
     return address

@@ -13,6 +13,7 @@ from ..core.errors import StoreError
 from ..core.times import EXPECTED_TIME
 from ..ingest.steps import SHARD_CHUNKS, shards
 from ..store.base import DONE, FAILED
+from ..store.notes import audit_text, last_audit
 from .deployment import Deployment
 from .findings import Finding, ok, problem, warning
 
@@ -96,10 +97,7 @@ def coverage_check(deployment: Deployment) -> Iterator[Finding]:
             deployment.say(f"read the records of {looked} chunks")
     of = f"{looked} chunks" if step == 1 else f"{looked} sampled chunks, among {len(box)},"
     if not done and not failed:
-        yield warning(
-            f"none of {of} has a record, as in PCGL2Cache's tables: which are complete is unknown",
-            "l2features audit counts the nodes without a row, and with --repair computes them",
-        )
+        yield _unrecorded(deployment, f"none of {of} has a record, as in PCGL2Cache's tables")
     elif failed:
         yield problem(
             f"{done} of {of} are done, {failed} failed",
@@ -109,3 +107,14 @@ def coverage_check(deployment: Deployment) -> Iterator[Finding]:
         yield warning(f"{done} of {of} are done, the others have no record", "l2features ingest continues")
     else:
         yield ok(f"all of {of} are done")
+
+
+def _unrecorded(deployment: Deployment, text: str) -> Finding:
+    """Return what the last audit says of a table without records."""
+    audit = last_audit(deployment.store)
+    if audit and audit.complete:
+        return ok(f"{text}; {audit_text(audit)}")
+    return warning(
+        f"{text}: which are complete is unknown",
+        "l2features audit counts the nodes without a row, and with --repair computes them",
+    )

@@ -30,7 +30,7 @@ from .base import (
     check_children,
     check_nodes,
 )
-from .chunk_ranges import batches_of, ranges_within
+from .chunk_ranges import one_range, ranges_within
 from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, batches, decode_ids
 from .known_roots import KnownRoots
 from .l2_edges import edges_of_roots
@@ -109,7 +109,7 @@ class BigtableGraph(TableReads, Graph):
         first, last = chunk_id + 1, geometry.layout.last_id(chunk_id)
         if time is None:
             stripped = RowFilterChain(filters=[newest(CHILDREN), StripValueTransformerFilter(True)])
-            parts = self._scan([as_ids([first, last])], column(CHILDREN), stripped)
+            parts = self._scan([one_range(first, last)], column(CHILDREN), stripped)
             return np.concatenate([as_ids([]), *(part.ids for part in parts)])
         return check_nodes(geometry, chunk, sorted_unique(self._parents(first, last, time)[1]))
 
@@ -124,8 +124,7 @@ class BigtableGraph(TableReads, Graph):
         """
         top, fan_out = self._levels(geometry)
         layout = layout_above(geometry.layout, top, fan_out)
-        ranges = batches_of(ranges_within(layout, geometry.grid, box, top, fan_out))
-        rows = self._parents_in([np.stack([part.first, part.last], axis=1) for part in ranges], time)
+        rows = self._parents_in(ranges_within(layout, geometry.grid, box, top, fan_out), time)
         nodes, highest = rows[0], highest_among(layout.layers, *rows)
         n = int(np.count_nonzero(layout.layers(nodes) == L2))
         above, inverse = np.unique(highest[:n], return_inverse=True)

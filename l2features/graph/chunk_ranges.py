@@ -45,6 +45,18 @@ def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, top: int, fan_o
     return IdRanges(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
+def one_range(first: int | np.uint64, last: int | np.uint64) -> IdRanges:
+    """Return one range, of a chunk."""
+    return IdRanges(as_ids([first]), as_ids([last]), np.ones(1, np.int64))
+
+
+def ranges_after(ranges: IdRanges, read: int) -> IdRanges:
+    """Return what is left of ranges when their ids up to one were read."""
+    left = ranges.last > np.uint64(read)
+    first = np.maximum(ranges.first[left], np.uint64(read + 1))
+    return IdRanges(first, ranges.last[left], ranges.chunks[left])
+
+
 def batches_of(ranges: IdRanges) -> list[IdRanges]:
     """Return the ranges in parts of about `LONGEST` chunks."""
     before = np.cumsum(ranges.chunks) - ranges.chunks

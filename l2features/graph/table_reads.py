@@ -14,6 +14,7 @@ import numpy as np
 from ..core.errors import GraphError
 from ..core.ids import Ids, as_ids, row_keys
 from ..core.transient import graph_error
+from .chunk_ranges import IdRanges, batches_of, one_range, ranges_after
 from .id_cells import CHILDREN, PARENTS, NodeLists, batches
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ROWS = 20_000
 """Rows that are read and decoded at a time."""
+FEW_ROWS = 5_000
+"""Rows of a box that one request reads; more are read by several at once."""
 
 
 class TableReads:
@@ -39,27 +42,38 @@ class TableReads:
 
     def _parents(self, first: int | np.uint64, last: int | np.uint64, time: datetime) -> tuple[Ids, Ids]:
         """Supervoxels from ``first`` to ``last``, sorted, and the parent of each at a time."""
-        return self._parents_in([np.array([first, last], dtype=np.uint64)], time)
-
-    def _parents_in(self, ranges: Sequence[Ids], time: datetime) -> tuple[Ids, Ids]:
-        """The nodes in ranges of ids, sorted, and the parent of each at a time; see `_scan`."""
         from .graph_rows import newest
 
-        ids, parents = _ids_and_parents(
-            self._scan(ranges, column(PARENTS, "<u8"), newest(PARENTS, until=time))
-        )
-        order = np.argsort(ids, kind="stable")
-        return ids[order], parents[order]
+        parts = self._scan([one_range(first, last)], column(PARENTS, "<u8"), newest(PARENTS, until=time))
+        return _sorted_parents(parts)
 
-    def _scan(self, ranges: Sequence[Ids], columns: Columns, row_filter: RowFilter) -> list[Decoded]:
-        """The rows of ranges of ids, by the stream of raw rows, in no particular order.
+    def _parents_in(self, ranges: IdRanges, time: datetime) -> tuple[Ids, Ids]:
+        """The nodes in ranges of ids, sorted, and the parent of each at a time.
 
-        ``ranges`` are first and last ids, (n, 2), of each request; see `Connection.read_ranges`.
+        One request reads them where they are few; some read the rest at once.
         """
-        keys = [row_keys(some.ravel()) for some in ranges]
-        requests = [list(zip(some[::2], some[1::2], strict=True)) for some in keys]
+        from .graph_rows import newest
+
+        columns, row_filter = column(PARENTS, "<u8"), newest(PARENTS, until=time)
+        parts: list[Decoded] = []
+        if len(ranges.first):
+            with self._reading():
+                first = self._connection.read_first(_keys_of(ranges), columns, row_filter, FEW_ROWS)
+            parts += self._checked(first)
+            if sum(len(part.ids) for part in parts) >= FEW_ROWS:
+                rest = ranges_after(ranges, max(int(part.ids.max()) for part in parts if len(part.ids)))
+                parts += self._scan(batches_of(rest), columns, row_filter)
+        return _sorted_parents(parts)
+
+    def _scan(self, requests: Sequence[IdRanges], columns: Columns, row_filter: RowFilter) -> list[Decoded]:
+        """The rows of ranges of ids of each request, in no particular order; see `Connection.read_ranges`."""
+        batches = [_keys_of(ranges) for ranges in requests]
         with self._reading():
-            parts = list(self._connection.read_ranges(requests, columns, row_filter, self.deadline_s))
+            parts = self._connection.read_ranges(batches, columns, row_filter, self.deadline_s)
+            return self._checked(list(parts))
+
+    def _checked(self, parts: list[Decoded]) -> list[Decoded]:
+        """Return the parts. Raises GraphError where a row key is not an id."""
         for part in parts:
             if part.unexpected_key is not None:
                 raise GraphError(f"{self.url}: the row key {part.unexpected_key!r} is not 20 digits of an id")
@@ -127,6 +141,16 @@ def column(name: str, dtype: str | None = None) -> Columns:
     from ..store.bigtable.row_arrays import Columns
 
     return Columns((name,), np.dtype([(name, dtype)]) if dtype else None)
+
+
+def _keys_of(ranges: IdRanges) -> list[tuple[bytes, bytes]]:
+    return list(zip(row_keys(ranges.first), row_keys(ranges.last), strict=True))
+
+
+def _sorted_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
+    ids, parents = _ids_and_parents(parts)
+    order = np.argsort(ids, kind="stable")
+    return ids[order], parents[order]
 
 
 def _ids_and_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:

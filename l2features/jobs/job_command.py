@@ -59,24 +59,27 @@ def run_job(job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], objec
         return run.run(advance)
 
 
-def compile_kernel() -> None:
-    """Compile the kernel, or load it. A first compilation takes half a minute and shows its progress."""
+def compile_kernel(say: Callable[[str], object] = logger.info) -> None:
+    """Compile the kernel, or load it. A first compilation takes half a minute and shows its progress.
+
+    Where no bar is shown, ``say`` receives a line instead.
+    """
     from .. import kernel
 
     bar = progress_bar(kernel.WARM_UP_STEPS, "step", COMPILING, delay=COMPILING_S, leave=False)
-    with bar, _ticking(bar):
+    with bar, _ticking(bar, say):
         kernel.warm_up(bar.update)
 
 
 @contextmanager
-def _ticking(bar: tqdm[Any]) -> Iterator[None]:
-    """Show a bar each `COMPILING_S`, as its first step is the longest; a log has one line instead."""
+def _ticking(bar: tqdm[Any], say: Callable[[str], object]) -> Iterator[None]:
+    """Show a bar each `COMPILING_S`, as its first step is the longest, or say one line instead."""
     done = threading.Event()
 
     def tick() -> None:
         while not done.wait(COMPILING_S):
             if bar.disable:
-                logger.info(COMPILING)
+                say(COMPILING)
                 return
             bar.refresh()
 

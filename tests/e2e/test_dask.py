@@ -181,7 +181,7 @@ def test_workers_that_no_longer_answer(
     def ran(*flags: str) -> Ran:
         done = run_ingest(slow_sample, *flags, *cluster.flags)
         counts.append(done_chunks(slow_sample))
-        assert counts[-2] < counts[-1] < N_MANY
+        assert counts[-2] < counts[-1] < N_MANY, done
         return done
 
     def pause() -> None:

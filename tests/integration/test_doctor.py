@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from l2features.core.geometry import Chunk
 from l2features.core.schema import NAMES
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL, chunk_rows, features_of, open_table
+from tests.support.audit_job import run_audit
 from tests.support.command import run
 from tests.support.jobs import Recordings, dataset_file
 from tests.support.refusing_grpc import refusing
@@ -81,6 +83,23 @@ def test_a_recorded_table(recordings: Recordings, tmp_path: Path, table: str) ->
     )
     assert ran.exit_code == 0
     assert "sample: computing 15 nodes of chunk 0,0,0\n" in ran.stderr
+
+
+def test_a_recorded_table_after_a_repair(recordings: Recordings, tmp_path: Path) -> None:
+    """No chunk has a record, but the audit says what it lacks; `status` does not count its nodes as 0."""
+    client = bigtable.Client(project=PROJECT, admin=True)
+    recordings.loader.load(client.instance(INSTANCE), recordings.dump("cache.json.gz"), "l2cache_repaired")
+    config = config_of(recordings, tmp_path, "l2cache_repaired")
+    assert run_audit(config, "--repair").returncode == 0
+    (line,) = (
+        line
+        for line in run("doctor", "sample", "--config", config, "--sample", 0).stdout.splitlines()
+        if " coverage: " in line
+    )
+    first, *_, audit = run("status", "sample", "--config", config).stdout.splitlines()
+    assert line == f"ok       coverage: none of 12 chunks has a record, as in PCGL2Cache's tables; {audit}"
+    assert "196 nodes expected, 159 present, 37 missing, of which 37 were repaired" in audit
+    assert first.endswith(" l2cache_repaired: none is recorded: not ingested yet, or by PCGL2Cache")
 
 
 def test_an_old_table_without_meta(recordings: Recordings, tmp_path: Path) -> None:
@@ -153,7 +172,8 @@ def test_a_missing_topic(undisturbed: Path, pubsub: PubSubEmulator) -> None:
         f"ok       subscriptions: {sub.format('edits')}: reads {topic}, of messages with {wanted}; "
         "permissions cannot be checked here",
         f"problem  subscriptions: {sub.format('gone')} is missing",
-        "         fix: gcloud pubsub subscriptions create gone --project my-project --topic TOPIC",
+        "         fix: gcloud pubsub subscriptions create gone --project my-project --topic TOPIC, with "
+        "filter and retention as in docs/operations.md",
     ]
     assert ran.exit_code == 1
 
@@ -224,6 +244,13 @@ def test_planted_rows(config: Path) -> None:
         "         fix: delete them (cbt deleterow), then: l2features audit --repair",
     ]
     assert ran.exit_code == 1
+
+
+def test_a_first_compilation_is_announced(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2features.jobs.job_command.COMPILING_S", 0.01)
+    monkeypatch.setattr("l2features.kernel.warm_up", lambda on_step: time.sleep(0.2))
+    ran = run("doctor", "sample", "--config", undisturbed, "--sample", 1)
+    assert ran.stderr.startswith("sample: compiling the kernel, the first time only\nsample: computing ")
 
 
 def test_a_complete_table_as_json(undisturbed: Path) -> None:

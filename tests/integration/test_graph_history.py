@@ -68,6 +68,18 @@ def test_nodes_of_the_recording(recordings: Recordings, name: str, source: str) 
             assert roots_by_node(graph.valid_nodes(geometry, whole_box(geometry.grid), time)) == roots
 
 
+@pytest.mark.parametrize("few", [1, 7, 40, 150, 1_000])
+def test_what_one_request_leaves_is_read_too(
+    recordings: Recordings, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("l2features.graph.table_reads.FEW_ROWS", few)
+    monkeypatch.setattr("l2features.graph.chunk_ranges.LONGEST", 2)
+    geometry = GEOMETRIES["fixture_v2"]
+    with closing(BigtableGraph(f"{TABLES}/fixture_v2")) as graph:
+        for time, roots in recorded_roots(recordings).items():
+            assert roots_by_node(graph.valid_nodes(geometry, whole_box(geometry.grid), time)) == roots
+
+
 def opened(url: str) -> Graph:
     return BigtableGraph(url) if url.startswith("bigtable") else GrapheneGraph(url)
 

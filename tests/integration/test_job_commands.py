@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -14,15 +16,16 @@ from click.shell_completion import ShellComplete
 
 from beam_jobs import audit as beam_audit
 from l2features.cli.commands import main
+from l2features.core.extras import EXTRAS
 from l2features.local import pool
 from l2features.testing.stores import INSTANCE, PROJECT, STORE_URL
 from tests.support.command import run
 from tests.support.jobs import ROOT, Recordings, WorkerHere, dataset_file, run_ingest, run_job
 
 TIME = "2026-01-01T00:00:00Z"
-WITHOUT_BEAM = """
+WITHOUT = """
 import sys
-sys.modules["apache_beam"] = None
+sys.modules.update(dict.fromkeys({absent}))
 from l2features.cli import main
 for line in sys.argv[1:]:
     try:
@@ -31,6 +34,13 @@ for line in sys.argv[1:]:
         print("status", status.code, flush=True)
 print(*(name for name in sys.modules if name.startswith(("apache_beam.", "beam_jobs"))))
 """
+FIRST = re.compile(r"<!-- command: run -->\n```sh\n(.*?)```", re.DOTALL)
+NOT_COMPUTE = [
+    *("google.cloud.bigtable", "google.pubsub_v1", "grpc", "deltalake", "apache_beam", "flask", "gunicorn"),
+    *EXTRAS["query"],
+    *EXTRAS["viewer"],
+]
+"""Modules that the extra ``compute`` does not install."""
 
 
 @pytest.fixture
@@ -51,7 +61,11 @@ def test_they_run_without_beam(sample: Path, tmp_path: Path) -> None:
         f"materialize sample --config {config} --workers 1 --output {mine}/v --timestamp {TIME}",
     )
     ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT_BEAM, *lines], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", WITHOUT.format(absent=["apache_beam"]), *lines],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     ingested = run_ingest(other, "--create")
     audited = run_job(beam_audit.main, "--config", other, "--dataset", "sample", "--workers", 1)
@@ -60,6 +74,30 @@ def test_they_run_without_beam(sample: Path, tmp_path: Path) -> None:
     assert printed[2].startswith("version 1 at 2026-01-01T00:00:00.000Z: ")
     assert printed[3] == "\n"
     assert "Traceback" not in ran.stderr
+
+
+def test_the_first_command_of_the_readme_installs_what_it_needs(tmp_path: Path) -> None:
+    found = FIRST.search((ROOT / "README.md").read_text())
+    assert found
+    install, *commands = [line.removesuffix(" &&") for line in found[1].splitlines()]
+    assert install.endswith(' -c requirements.txt -e ".[compute]"')
+    lines = [command.removeprefix("l2features ") for command in commands]
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            WITHOUT.format(absent=NOT_COMPUTE),
+            *lines,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.count("status 0\n") == len(lines) == 4, ran.stderr
+    assert "36/36 chunks done" in ran.stdout
+    assert "printed 5 of 28 nodes: --limit leaves out the others\n" in ran.stderr
 
 
 def test_the_arguments_of_pcgl2cache(

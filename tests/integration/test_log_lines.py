@@ -73,6 +73,33 @@ def test_a_job_that_fails_at_a_chunk(tmp_path: Path, sample: Path) -> None:
         assert record["pid"]
 
 
+COMPILE_SLOWLY = """
+import time
+from l2features import kernel
+from l2features.jobs import job_command
+
+def warm_up(on_step):
+    for _ in range(kernel.WARM_UP_STEPS):
+        time.sleep(0.1)
+        on_step()
+
+kernel.warm_up, job_command.COMPILING_S = warm_up, 0.3
+job_command.compile_kernel()
+"""
+
+
+def test_a_first_compilation_shows_its_progress() -> None:
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 100))
+    process = subprocess.Popen([sys.executable, "-c", COMPILE_SLOWLY], cwd=ROOT, stderr=end)
+    os.close(end)
+    text = read_terminal(terminal)
+    assert process.wait(60) == 0
+    shares = [int(share) for share in re.findall(r"compiling the kernel, the first time only: +(\d+)%", text)]
+    assert len(shares) > 2
+    assert shares == sorted(shares)
+
+
 def test_uncaught_errors_and_warnings_are_records() -> None:
     code = (
         "import warnings; from l2features.local import log_lines; log_lines.configure()\n"

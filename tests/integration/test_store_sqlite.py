@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +20,8 @@ from l2features.core.errors import StoreError, TableExists, TableNotFound
 from l2features.store.base import Meta, open_store
 from l2features.testing.stores import CHUNK, FIRST, GEOMETRY, LAYOUT, META, META_REST, features_of
 from l2features.testing.unprivileged import readable_folder, unprivileged
+from tests.support.jobs import need_program
+from tests.support.operations import WRITTEN
 
 
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
@@ -249,4 +254,44 @@ def test_threads_that_come_and_go_leave_no_open_file(tmp_path: Path) -> None:
     store.close()
     assert process.num_fds() < before
     assert store.read([FIRST]).found.all()
+    store.close()
+
+
+WRITE_AND_DIE = """
+import os, sys
+from l2features.store.base import open_store
+from l2features.testing.stores import features_of
+open_store(sys.argv[1], "t").write(features_of([int(sys.argv[2])]))
+os._exit(9)
+"""
+
+
+def test_backup_and_restore_as_the_page_says(tmp_path: Path) -> None:
+    """Beside an open store and the log of a killed writer; what was written after the backup is gone."""
+    need_program(shutil.which("sqlite3"), "sqlite3 is not installed: apt-get install sqlite3")
+    backup, restore = re.findall(r"`(sqlite3 l2cache\.db [^`]+)`", WRITTEN)
+    url = f"sqlite://{tmp_path}/l2cache.db"
+    store = open_store(url, "t")
+    store.create(META)
+
+    def write_and_die(node: int) -> None:
+        died = subprocess.run([sys.executable, "-c", WRITE_AND_DIE, url, str(node)], check=False)
+        assert died.returncode == 9
+
+    def run(command: str) -> None:
+        ran = subprocess.run(shlex.split(command), cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert (ran.stdout, ran.stderr) == ("", "")
+
+    write_and_die(FIRST)
+    run(backup)
+    assert (tmp_path / "l2cache.db-wal").stat().st_size
+    write_and_die(FIRST + 1)
+    with sqlite3.connect(tmp_path / "l2cache.db") as db:
+        db.execute('DROP TABLE "t.nodes"')
+    db.close()
+    run(restore)
+    assert store.meta() == META
+    assert store.read([FIRST, FIRST + 1]).found.tolist() == [True, False]
+    store.write(features_of([FIRST + 1]))
+    assert store.read([FIRST + 1]).found.all()
     store.close()

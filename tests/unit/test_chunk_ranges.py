@@ -11,7 +11,7 @@ from l2features.core.chunks import ChunkBox, whole_box
 from l2features.core.geometry import Triple, as_triple
 from l2features.core.ids import IdLayout, as_ids
 from l2features.graph import chunk_ranges
-from l2features.graph.chunk_ranges import IdRanges, batches_of, ranges_within
+from l2features.graph.chunk_ranges import IdRanges, batches_of, ranges_after, ranges_within
 from l2features.graph.table_meta import layout_above
 
 Chunks = set[tuple[int, ...]]
@@ -83,3 +83,13 @@ def test_requests_have_about_as_many_chunks(monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_chunks_are_no_requests() -> None:
     ranges = ranges_within(layout_of(4), (4, 4, 4), ChunkBox((1, 1, 1), (1, 4, 4)), 4, 2)
     assert batches_of(ranges) == []
+
+
+def test_what_is_left_after_the_first_rows() -> None:
+    ranges = ranges_within(layout_of(5), (8, 8, 8), ChunkBox((0, 0, 0), (4, 4, 8)), 5, 2)
+    for read in (int(ranges.first[3]), int(ranges.last[3]) - 1):
+        left = ranges_after(ranges, read)
+        assert left.first.tolist() == [read + 1, *ranges.first[4:].tolist()]
+        assert left.last.tolist() == ranges.last[3:].tolist()
+    assert ranges_after(ranges, int(ranges.last[3])).first.tolist() == ranges.first[4:].tolist()
+    assert len(ranges_after(ranges, int(ranges.last[-1])).first) == 0

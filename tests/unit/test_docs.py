@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import click
 import markdown  # type: ignore[import-untyped]
@@ -23,6 +24,7 @@ PAGES = [
     for folder in (ROOT, *(ROOT / "docs" / folder for folder in ("", "decisions", "reference")))
     for path in folder.glob("*.md")
 ]
+BEGINS = (ROOT / "docs", ROOT / "docs" / "reference")
 
 
 def test_every_generated_part_has_one_place() -> None:
@@ -53,6 +55,12 @@ def test_links_resolve(path: str) -> None:
     file = ROOT / path
     for link in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
         assert (file.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if p.parent in BEGINS], ids=lambda path: path.name)
+def test_a_page_begins_with_an_example_or_a_picture(path: Path) -> None:
+    begin = "\n".join(path.read_text().splitlines()[:12])
+    assert re.search(r"^(```|!\[|--8<-- )", begin, re.MULTILINE)
 
 
 def test_the_reference_has_every_job() -> None:

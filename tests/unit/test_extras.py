@@ -20,7 +20,7 @@ from l2features.core.extras import EXTRAS, extra_of, naming_extras
 from tests.support.jobs import ROOT
 
 HEAVY = {"apache-beam", "cloud-volume", "google-cloud-bigtable", "numba", "scikit-learn", "scipy"}
-ALL_BUT_TESTS = ("compute", "bigtable", "skeletons", "delta", "dask", "jobs", "api", "query", "viewer")
+OF_USERS = ("compute", "bigtable", "skeletons", "delta", "dask", "jobs", "api", "query", "viewer")
 Extras = dict[str, list[str]]
 
 
@@ -66,9 +66,9 @@ def test_without_extras_nothing_heavy_is_installed(declared: Extras) -> None:
     assert names_of(declared["all"]) >= HEAVY
 
 
-def test_all_has_every_extra_but_the_tests(declared: Extras) -> None:
-    assert {"", *ALL_BUT_TESTS, "all", "test"} == set(declared)
-    assert {line for name in ALL_BUT_TESTS for line in declared[name]} == set(declared["all"])
+def test_all_has_every_extra_of_users(declared: Extras) -> None:
+    assert {"", *OF_USERS, "all", "docs", "test"} == set(declared)
+    assert {line for name in OF_USERS for line in declared[name]} == set(declared["all"])
 
 
 def test_the_lock_has_all_extras(declared: Extras) -> None:

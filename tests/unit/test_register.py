@@ -40,8 +40,15 @@ def test_any_other_status_is_an_error_that_names_it(tmp_path: Path, status: int)
     assert ran.exit_code == 1
     assert f"HTTP {status} " in ran.stderr
     assert ran.stderr.endswith(": not you\n")
+    assert ("--server" in ran.stderr) == (status == 404)
     assert TOKEN not in ran.output
     assert len(server.asked) == 1
+
+
+def test_a_web_page_is_not_printed(tmp_path: Path) -> None:
+    with serving(lambda _: Answer("\n<html>no</html>", 404)) as server:
+        ran = run("register", "sample", "--config", config_of(server, tmp_path))
+    assert ran.stderr.endswith("HTTP 404 Not Found (the auth service may be on another server: --server)\n")
 
 
 def test_mistakes(tmp_path: Path) -> None:
@@ -53,7 +60,12 @@ def test_mistakes(tmp_path: Path) -> None:
     flat.write_text(json.dumps(content))
     ran = run("register", "sample", "--config", flat)
     assert ran.exit_code == 2
-    assert ran.stderr == "error: server '': expected a URL such as https://host: give --server\n"
+    named = f"cv_path precomputed://file://{tmp_path}/seg names no server"
+    assert ran.stderr == f"error: {named}: expected --server with a URL such as https://host\n"
+    ran = run("register", "sample", "--config", flat, "--server", "auth.example.org")
+    assert ran.stderr == (
+        "error: server 'auth.example.org': expected --server with a URL such as https://host\n"
+    )
     ran = run("register", "sample", "--config", flat, "--server", "http://auth.example.org")
     assert ran.exit_code == 2
     assert "expected https://…, as the token is sent to it" in ran.stderr
