@@ -75,7 +75,7 @@ class DaskWorkers:
             for future in self._take_ended():
                 if future.status == "finished":
                     finished.append(future)
-                elif future.status == "pending":  # its result was lost, and is computed again
+                elif future.status in ("pending", "lost"):  # its result was lost, and is computed again
                     future.add_done_callback(self._ended.put)
                 else:
                     outcomes.append(self._failed(future))
