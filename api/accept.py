@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from werkzeug.datastructures import MIMEAccept
 
@@ -18,11 +19,17 @@ def accepted(header: str | None, offered: Sequence[str]) -> str:
     Media type parameters are ignored. A missing or empty header accepts everything. Raises ApiError 406 where
     no offered type is accepted.
     """
-    ranges = MIMEAccept([_range(part) for part in (header or "").split(",") if part.strip()])
-    best = ranges.best_match(offered) if ranges else offered[0]
+    best = _preferred(header or "", tuple(offered))
     if best is None:
         raise not_acceptable(header or "", offered)
     return best
+
+
+@lru_cache(1_000)
+def _preferred(header: str, offered: tuple[str, ...]) -> str | None:
+    """Return the offered media type that a header prefers, None where it accepts none."""
+    ranges = MIMEAccept([_range(part) for part in header.split(",") if part.strip()])
+    return ranges.best_match(offered) if ranges else offered[0]
 
 
 def not_acceptable(header: str, offered: Sequence[str]) -> ApiError:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import orjson
 from flask import Response, request
 from isal import isal_zlib
+from werkzeug.http import parse_accept_header
 
 JSON, ARROW, PARQUET = (
     "application/json",
@@ -16,8 +20,11 @@ JSON, ARROW, PARQUET = (
 )
 FORMS = (JSON, ARROW, PARQUET)
 """Media types of features, the preferred one first."""
+Piece = bytes | memoryview
 _GZIP = 31
 """``wbits`` of a gzip stream."""
+SMALL, LARGE = 1 << 16, 1 << 19
+"""Bytes of a body that is sent as one piece, and of a first part from which on a thread compresses."""
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -26,7 +33,7 @@ def json_response(value: Any, status: int = 200) -> Response:
 
 
 def body_response(
-    parts: Iterable[bytes], mimetype: str, status: int = 200, *, zipped: bool | None = None
+    parts: Iterable[Piece], mimetype: str, status: int = 200, *, zipped: bool | None = None
 ) -> Response:
     """Return a response in pieces, gzipped one by one if the client accepts gzip.
 
@@ -34,13 +41,32 @@ def body_response(
     """
     headers = {}
     zipped = mimetype == JSON if zipped is None else zipped
-    if zipped and request.accept_encodings.quality("gzip") > 0:
-        packer = isal_zlib.compressobj(level=1, wbits=_GZIP)
-        pieces = [packer.compress(part) for part in parts]
-        pieces.append(packer.flush())
+    if zipped and accepts_gzip(request.headers.get("Accept-Encoding")):
+        pieces = _gzipped(parts)
         headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
     else:
-        pieces = list(parts)
+        pieces = [bytes(part) for part in parts]
+    size = sum(len(piece) for piece in pieces)
+    pieces = [b"".join(pieces)] if size < SMALL else pieces
     response = Response(pieces, status, mimetype=mimetype, headers=headers)
-    response.content_length = sum(len(piece) for piece in pieces)
+    response.content_length = size
     return response
+
+
+def _gzipped(parts: Iterable[Piece]) -> list[bytes]:
+    """Compress parts; large ones in a thread, while the next one is made."""
+    packer, left = isal_zlib.compressobj(level=1, wbits=_GZIP), iter(parts)
+    first = next(left, b"")
+    if len(first) < LARGE:
+        pieces = [packer.compress(part) for part in chain([first], left)]
+    else:
+        with ThreadPoolExecutor(1, "gzip") as thread:
+            packed = [thread.submit(packer.compress, part) for part in chain([first], left)]
+        pieces = [future.result() for future in packed]
+    return [*pieces, packer.flush()]
+
+
+@lru_cache(1_000)
+def accepts_gzip(header: str | None) -> bool:
+    """Return whether a client with this Accept-Encoding accepts gzip."""
+    return parse_accept_header(header).quality("gzip") > 0

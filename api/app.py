@@ -5,8 +5,6 @@ gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from flask import Response, request
 from flask_cors import CORS
 from flask_openapi3 import Info, OpenAPI
@@ -33,6 +31,7 @@ from .picture_routes import register_pictures
 from .region_routes import register_regions
 from .routes import register_contract
 from .schemas import validation_error
+from .service import Service
 from .version_reads import VersionReads
 from .version_routes import register_versions
 from .viewer_routes import register_viewer
@@ -42,13 +41,6 @@ DESCRIPTION = """Features of level-2 (L2) nodes: the parts of a neuron's segment
 Read them by node, by root or by place; as JSON, Arrow or Parquet; as they are now, or from a frozen version.
 Ids are 64-bit integers, which browsers round: send them as strings. The examples exist in a data set here.
 """
-
-
-class Service(NamedTuple):
-    """An app's open resources, as ``app.extensions["l2cache"]``."""
-
-    datasets: Datasets
-    missing: MissingIds
 
 
 def create_app(settings: Settings | None = None) -> OpenAPI:
@@ -77,18 +69,17 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         response.headers.setdefault("Cache-Control", NOT_KEPT)
         return response
 
-    waits = wait_limiter(settings)
+    service = Service(settings, datasets, missing, wait_limiter(settings), VersionReads(settings, len(names)))
     dashboards = Dashboards(app, settings, datasets)
-    open_endpoints = register_contract(app, settings, datasets, missing, waits, dashboards.landing)
+    open_endpoints = register_contract(app, service, dashboards.landing)
     open_endpoints |= register_dashboards(app, settings, dashboards)
-    versions = VersionReads(settings, len(names))
-    register_neurons(app, settings, datasets, missing, waits, versions)
+    register_neurons(app, service)
     register_regions(app, settings, datasets)
-    register_pictures(app, settings, datasets, missing, waits, versions)
-    register_versions(app, settings, datasets, versions)
+    register_pictures(app, service)
+    register_versions(app, service)
     open_endpoints |= register_operations(app, settings, datasets)
     open_endpoints |= register_viewer(app, settings, datasets)
-    register_document(app, settings, names, None if auth_disabled() else open_endpoints, dashboards)
+    register_document(app, service, None if auth_disabled() else open_endpoints, dashboards)
     protect(
         app,
         open_endpoints=open_endpoints,
@@ -97,7 +88,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     )
     log_who_may_ask()
     CORS(app, expose_headers=["WWW-Authenticate"])
-    app.extensions["l2cache"] = Service(datasets, missing)
+    app.extensions["l2cache"] = service
     return app
 
 

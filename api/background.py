@@ -28,6 +28,7 @@ class Opener(Generic[T]):
         self._open, self._on_failure = open_, on_failure
         self._lock = threading.Lock()
         self._opened: Future[T] | None = None
+        self._found: tuple[T] | None = None
         self._begun_at = self._failed_at = 0.0
         self._patience_s = PATIENCE_S
 
@@ -45,6 +46,8 @@ class Opener(Generic[T]):
 
     def result(self, timeout_s: float) -> T:
         """Return what was opened. Raises as the open, and TimeoutError ``timeout_s`` after it began."""
+        if self._found is not None:
+            return self._found[0]
         opening = self.opening()
         return opening.result(max(0.0, self._begun_at + timeout_s - time.monotonic()))
 
@@ -57,7 +60,8 @@ class Opener(Generic[T]):
 
     def _attempt(self) -> T:
         try:
-            return self._open()
+            self._found = (self._open(),)
+            return self._found[0]
         except Exception as error:
             self._failed_at = time.monotonic()
             self._on_failure(str(error))

@@ -17,27 +17,14 @@ from l2features.core.errors import GraphError, StoreError, TableNotFound
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
 from l2features.overview.chunk_scan import kept_scan
-from l2features.overview.node_sample import (
-    ROOTS_TRIED,
-    NodeSample,
-    example_root,
-    histogram,
-    sample_nodes,
-)
+from l2features.overview.node_sample import ROOTS_TRIED, NodeSample, example_root, sample_nodes
 from l2features.store.notes import last_audit, note_or_problem
 from l2features.updates.freshness import read_updates
 from l2features.updates.lag_history import read_history
 
 from .background import BackgroundCache
-from .board_parts import Notes, Sampled, map_info, progress_info, sample_info
-from .board_schemas import (
-    AuditInfo,
-    BoardInfo,
-    CellInfo,
-    FailedChunk,
-    HistoryInfo,
-    VersionsInfo,
-)
+from .board_parts import Notes, map_info, progress_info, sample_info
+from .board_schemas import AuditInfo, BoardInfo, CellInfo, FailedChunk, HistoryInfo, SampleInfo, VersionsInfo
 from .board_text import all_lines
 from .datasets import Served
 from .errors import ApiError
@@ -146,17 +133,11 @@ class Board:
         self.problem = None
         return Notes(updates, history, audit, unreadable, now)
 
-    def _sample(self) -> Sampled:
+    def _sample(self) -> SampleInfo:
         """Return nodes of recorded chunks; of any, while the records are not read yet."""
         scan, geometry = self._scanned.get(), self.served.opened().reader.geometry
         nodes = sample_nodes(self.served.store, geometry, scan.map.sample if scan else [])
-        return Sampled(
-            nodes,
-            histogram(nodes.size_um3),
-            histogram(nodes.max_dt_nm),
-            self._example(nodes),
-            datetime.now(UTC),
-        )
+        return sample_info(nodes, self._example(nodes))
 
     def _find_example(self) -> Example | None:
         """Find an example without a scan of the chunk records, which only the dashboard is worth."""
@@ -213,7 +194,7 @@ class Board:
             audit=audit,
             versions=versions,
             requests=self._requests.of(self.served.name),
-            sample=sampled and sample_info(sampled),
+            sample=sampled,
             unreadable=notes.unreadable if notes else {},
             lines={},
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from l2features.ingest.rates import RATE_WINDOW
 from l2features.overview.chunk_map import Projection
 from l2features.overview.chunk_scan import ChunkScan
-from l2features.overview.node_sample import Histogram, NodeSample
+from l2features.overview.node_sample import NodeSample, histogram
 from l2features.store.notes import LastAudit
 from l2features.updates.freshness import Updates
 from l2features.updates.lag_history import UpdateHistory
@@ -24,16 +24,6 @@ class Notes(NamedTuple):
     history: UpdateHistory | None
     audit: LastAudit | None
     unreadable: dict[str, str]
-    time: datetime
-
-
-class Sampled(NamedTuple):
-    """Nodes of random chunks, and a node with its root."""
-
-    nodes: NodeSample
-    size: Histogram | None
-    thickness: Histogram | None
-    example: Example | None
     time: datetime
 
 
@@ -66,16 +56,16 @@ def _cells(projection: Projection) -> CellsInfo:
     )
 
 
-def sample_info(found: Sampled) -> SampleInfo:
-    """Return the histograms and the example."""
-    node, root = found.example or (None, None)
+def sample_info(nodes: NodeSample, example: Example | None) -> SampleInfo:
+    """Return the histograms of nodes of random chunks, and a node with its root."""
+    size, thickness = histogram(nodes.size_um3), histogram(nodes.max_dt_nm)
+    node, root = example or (None, None)
     return SampleInfo(
-        as_of=found.time,
-        chunks=found.nodes.chunks,
-        nodes=len(found.nodes.ids),
-        size_um3=found.size and HistogramInfo(edges=found.size.edges, counts=found.size.counts),
-        max_dt_nm=found.thickness
-        and HistogramInfo(edges=found.thickness.edges, counts=found.thickness.counts),
+        as_of=datetime.now(UTC),
+        chunks=nodes.chunks,
+        nodes=len(nodes.ids),
+        size_um3=size and HistogramInfo(**vars(size)),
+        max_dt_nm=thickness and HistogramInfo(**vars(thickness)),
         node=None if node is None else str(node),
         root=None if root is None else str(root),
     )

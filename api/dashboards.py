@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 from flask import Response, redirect, render_template, request, send_from_directory
-from flask_openapi3 import APIBlueprint, OpenAPI
+from flask_openapi3 import OpenAPI
 
 from l2features.core.times import iso_text
 
 from .accept import accepted
-from .answers import JSON, json_response
+from .answers import JSON, accepts_gzip, json_response
 from .auth import Viewable, auth_disabled, login_url, viewable
 from .board import FIRST_S, Board, Kept
 from .board_schemas import BoardInfo, CellInfo, CellPath, CellQuery
@@ -29,7 +29,7 @@ from .picture_answers import NOT_KEPT
 from .picture_schemas import HTML
 from .problems import errors
 from .request_rates import RequestRates
-from .schemas import READS, DatasetPath
+from .schemas import READS, DatasetPath, new_routes
 from .viewer_routes import PLACE, is_built
 
 PAGES = Path(__file__).parent / "pages"
@@ -113,18 +113,18 @@ class Dashboards:
         tables = {name: self._place(name) for name in self._boards if name in names}
         return page("api.html", tables=tables, **self._links())
 
-    def dashboard(self, name: str) -> Response:
+    def dashboard(self, dataset: str) -> Response:
         """Return the dashboard of a data set."""
-        board = self.board(name)
+        board = self.board(dataset)
         kept = board.kept()
         return page(
             "dashboard.html",
-            dataset=name,
+            dataset=dataset,
             what=described(board.served),
             info=kept.info,
             sections=SECTIONS,
-            state=f"{self.settings.api_prefix}/table/{quote(name)}/dashboard",
-            viewer=self.viewer(name, kept.info.sample.root if kept.info.sample else None),
+            state=f"{self.settings.api_prefix}/table/{quote(dataset)}/dashboard",
+            viewer=self.viewer(dataset, kept.info.sample.root if kept.info.sample else None),
             **self._links(),
         )
 
@@ -165,32 +165,9 @@ class Dashboards:
 def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards) -> frozenset[str]:
     """Register the pages and the route that they poll; return the endpoints that need no token."""
     prefix = settings.url_prefix
-    api = APIBlueprint("dashboards", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
-    _state_routes(api, dashboards)
-    app.register_api(api)
+    api = new_routes("dashboards", settings, READS)
 
-    def dashboard(dataset: str) -> Response:
-        return dashboards.dashboard(dataset)
-
-    def static(path: str) -> Response:
-        return send_from_directory(PAGES / "static", path, max_age=3600)
-
-    def login() -> Response:
-        return redirect(f"{prefix}/")  # type: ignore[return-value]
-
-    app.add_url_rule(f"{prefix}{TABLE}", "dashboard_page", dashboard)
-    app.add_url_rule(f"{prefix}/static/<path:path>", "page_files", static)
-    app.add_url_rule(f"{prefix}/login", "login", login)
-    return frozenset({"page_files"})
-
-
-def _state_routes(api: APIBlueprint, dashboards: Dashboards) -> None:
-    @api.get(
-        STATE,
-        summary="State of a data set",
-        operation_id="dashboard",
-        responses={200: BoardInfo, **errors(404, 406, 503)},
-    )
+    @api.get(STATE, summary="State of a data set", responses={200: BoardInfo, **errors(404, 406, 503)})
     def dashboard(path: DatasetPath) -> Response:
         """Return what the dashboard shows: progress, updates, audit, versions, requests, some nodes."""
         board = dashboards.board(path.dataset)
@@ -200,7 +177,6 @@ def _state_routes(api: APIBlueprint, dashboards: Dashboards) -> None:
     @api.get(
         f"{STATE}/cell",
         summary="A cell of the map of chunks",
-        operation_id="dashboard_cell",
         responses={200: CellInfo, **errors(404, 406, 422, 429, 503)},
     )
     def dashboard_cell(path: CellPath, query: CellQuery) -> Response:
@@ -210,10 +186,23 @@ def _state_routes(api: APIBlueprint, dashboards: Dashboards) -> None:
         with dashboards.limiter.request(board.served.name):
             return json_response(board.cell(query.plane, query.column, query.row).model_dump())
 
+    app.register_api(api)
+
+    def static(path: str) -> Response:
+        return send_from_directory(PAGES / "static", path, max_age=3600)
+
+    def login() -> Response:
+        return redirect(f"{prefix}/")  # type: ignore[return-value]
+
+    app.add_url_rule(f"{prefix}{TABLE}", "dashboard_page", dashboards.dashboard)
+    app.add_url_rule(f"{prefix}/static/<path:path>", "page_files", static)
+    app.add_url_rule(f"{prefix}/login", "login", login)
+    return frozenset({"page_files"})
+
 
 def state_response(kept: Kept) -> Response:
     """Return the state as JSON, or 304 if the client has it."""
-    zipped = request.accept_encodings.quality("gzip") > 0
+    zipped = accepts_gzip(request.headers.get("Accept-Encoding"))
     response = Response(kept.zipped if zipped else kept.body, mimetype=JSON)
     if zipped:
         response.headers["Content-Encoding"] = "gzip"

@@ -95,13 +95,8 @@ class Served:
 
     def opened(self) -> Opened:
         """Return the metadata. Raises StoreError, or ApiError 503 where it does not arrive in time."""
-        try:
-            return self._metadata.result(self.settings.store_timeout_s)
-        except StoreError:
-            raise
-        except (FutureTimeout, L2FeaturesError) as error:
-            message = f"the metadata of data set {self.name!r} is not known yet: its graph does not answer"
-            raise self._unavailable("metadata_unavailable", message) from error
+        message = f"the metadata of data set {self.name!r} is not known yet: its graph does not answer"
+        return self._result(self._metadata, self.settings.store_timeout_s, "metadata_unavailable", message)
 
     def catalog(self) -> Catalog:
         """Return its versions. Raises VersionNotFound where it has none, StoreError, and ApiError 503."""
@@ -121,19 +116,23 @@ class Served:
     def neurons(self) -> NeuronReader:
         """Return the reader of its roots. Raises as `opened`, also without an answer of its graph."""
         self.opened()
-        try:
-            return self._neurons.result(self.settings.graph_timeout_s)
-        except StoreError:
-            raise
-        except (FutureTimeout, L2FeaturesError) as error:
-            message = f"the graph of data set {self.name!r} cannot be opened at the moment"
-            raise self._unavailable("graph_unavailable", message) from error
+        message = f"the graph of data set {self.name!r} cannot be opened at the moment"
+        return self._result(self._neurons, self.settings.graph_timeout_s, "graph_unavailable", message)
 
     def close(self) -> None:
         """Close all connections."""
         self.store.close()
         if self._graph is not None:
             self._graph.close()
+
+    def _result(self, opener: Opener[T], timeout_s: float, code: str, message: str) -> T:
+        """Return what was opened. Raises StoreError, or ApiError 503 where it does not arrive in time."""
+        try:
+            return opener.result(timeout_s)
+        except StoreError:
+            raise
+        except (FutureTimeout, L2FeaturesError) as error:
+            raise self._unavailable(code, message) from error
 
     def _unavailable(self, code: str, message: str) -> ApiError:
         return ApiError(503, code, message, retry_after=self.settings.retry_after_s)

@@ -16,10 +16,11 @@ from .config import Settings
 from .dashboards import Dashboards
 from .errors import ErrorBody
 from .first_commands import Example
-from .neuron_schemas import ANY_ID, ROOT_ID, graph_schema, roots_schema, summary_schema
+from .neuron_schemas import ANY_ID, ROOT_ID, graph_schema, summary_schema
 from .observe import REQUEST_ID
 from .problems import AUTH_ERROR, AUTH_PROBLEMS
 from .schemas import ID, OPERATIONS, ids_schema, node_schema, plain_response
+from .service import Service
 from .version_schemas import row_schema
 
 PLACE = "../openapi.json"
@@ -38,16 +39,13 @@ HEADERS = {
 
 
 def register_document(
-    app: OpenAPI,
-    settings: Settings,
-    datasets: Sequence[str],
-    open_endpoints: Collection[str] | None,
-    dashboards: Dashboards,
+    app: OpenAPI, service: Service, open_endpoints: Collection[str] | None, dashboards: Dashboards
 ) -> None:
     """Register the document and a page that shows it. Arguments as of `openapi_document`.
 
     The examples are of a data set that the visitor may view, where one is known.
     """
+    settings, datasets = service.settings, [served.name for served in service.datasets.all()]
     prefix = settings.api_prefix
     kept: dict[tuple[str, Example] | None, dict[str, Any]] = {}
 
@@ -85,8 +83,8 @@ def openapi_document(
     ]
     document: dict[str, Any] = deepcopy(app.api_doc)
     schemas = document["components"]["schemas"]
-    schemas |= {"Node": node_schema(), "Id": ID, "Ids": ids_schema(settings)}
-    schemas |= {"RootId": ROOT_ID, "RootIds": roots_schema(settings), "AnyId": ANY_ID}
+    schemas |= {"Node": node_schema(), "Id": ID, "Ids": ids_schema("Id", settings.max_ids)}
+    schemas |= {"RootId": ROOT_ID, "RootIds": ids_schema("RootId", settings.max_roots), "AnyId": ANY_ID}
     schemas |= {"RootSummary": summary_schema(), "RootGraph": graph_schema(), "VersionRow": row_schema()}
     schemas["ErrorBody"] = ErrorBody.model_json_schema()  # the library leaves out its example
     document["components"]["headers"] = HEADERS

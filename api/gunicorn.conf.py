@@ -67,7 +67,7 @@ child_exit = server.forget_worker
 def on_starting(arbiter: Any) -> None:
     if settings.drain_file:
         settings.drain_file.unlink(missing_ok=True)
-    server.load_kernels(arbiter.app.wsgi())
+    server.prepare_fork(arbiter.app.wsgi())
 
 
 def pre_request(_worker: Any, _request: Any) -> None:

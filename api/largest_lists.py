@@ -18,10 +18,9 @@ from l2features.versions.largest_roots import LargestRoots, largest_roots
 from l2features.versions.lookup import VersionReader
 from l2features.versions.parquet_files import ParquetFiles
 
-from .datasets import Datasets
 from .picture_answers import info_response
 from .picture_schemas import info_responses
-from .version_reads import VersionReads
+from .service import Service
 from .version_schemas import VersionPath
 
 COUNT = 1_000
@@ -63,18 +62,16 @@ def _read(reader: VersionReader, reading: Lock) -> LargestRoots:
         return largest_roots(reader, COUNT)
 
 
-def add_list_route(
-    api: APIBlueprint, place: str, datasets: Datasets, versions: VersionReads, lists: LargestLists
-) -> None:
+def add_list_route(api: APIBlueprint, place: str, service: Service, lists: LargestLists) -> None:
     """Add the route of a version's list to those of pictures, below ``place``."""
 
     @api.get(
         f"{place}/segment_properties/version-<version>/info",
         summary="The largest roots of a version",
-        operation_id="version_segments",
         responses=info_responses(422, 429),
     )
     def version_segments(path: VersionPath) -> Response:
         """Return volume, area and nodes of the 1,000 largest roots of a version."""
-        with versions.of_version(datasets[path.dataset], path.version, lists.largest) as found:
+        served = service.datasets[path.dataset]
+        with service.versions.of_version(served, path.version, lists.largest) as found:
             return info_response(segment_list(found.roots, found.summaries))

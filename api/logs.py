@@ -48,7 +48,8 @@ class RequestLines(JsonLines):
 
 def scrubbed(text: str) -> str:
     """Return a text without the tokens of its parameters and credentials."""
-    text = _AUTHORIZATION.sub(r"\1\2…", text)
+    if len(text.split(maxsplit=1)) > 1:  # most texts are single words
+        text = _AUTHORIZATION.sub(r"\1\2…", text)
     if "=" not in text:
         return text
     # Not at import: middle_auth_client reads the environment at import, before gunicorn.conf.py sets it.

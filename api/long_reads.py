@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from l2features.core.errors import ReadTimeout
 from l2features.core.futures import in_background
 
+from .config import Settings
 from .errors import ApiError
-from .limiter import Limiter
+from .limiter import read_limiter
 
 T = TypeVar("T")
 
@@ -40,10 +41,11 @@ class LongRead:
 
 
 class LongReads:
-    """Admits such reads; a request is answered within ``timeout_s``."""
+    """Admits such reads of some data sets; a request is answered within ``root_timeout_s``."""
 
-    def __init__(self, limiter: Limiter, timeout_s: float) -> None:
-        self.limiter, self.timeout_s = limiter, timeout_s
+    def __init__(self, settings: Settings, data_sets: int) -> None:
+        self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)
+        self.timeout_s = settings.root_timeout_s
 
     @contextmanager
     def request(self, dataset: str) -> Iterator[LongRead]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flask import Response, request
-from flask_openapi3 import APIBlueprint, OpenAPI
+from flask_openapi3 import OpenAPI
 
 from l2features.core.ids import Ids, as_ids
 from l2features.neurons.neuron_reader import NeuronReader
@@ -13,65 +13,43 @@ from l2features.versions.root_rows import version_summaries
 from .accept import accepted
 from .answers import ARROW, FORMS, JSON
 from .body import ROOT_FIELD, requested_roots
-from .config import Settings
-from .datasets import Datasets, Served
+from .datasets import Served
 from .feature_reads import features_response
-from .limiter import Limiter
-from .missing import MissingIds
 from .neuron_answers import graph_response, skeleton_response, summaries_response
 from .neuron_schemas import (
+    EXAMPLE_ROOT,
+    GRAPH_RESPONSES,
+    ROOT_NODES_RESPONSES,
+    SUMMARY_RESPONSES,
     GraphQuery,
     RootPath,
     SkeletonQuery,
     SummaryQuery,
-    graph_responses,
-    root_nodes_responses,
-    roots_request,
     skeleton_responses,
-    summary_responses,
 )
 from .root_reads import Found, RootReads
-from .schemas import NEURONS, AttributesQuery, DatasetPath, MissingQuery, is_true
-from .version_reads import VersionReads
+from .schemas import NEURONS, AttributesQuery, DatasetPath, MissingQuery, ids_request, is_true, new_routes
+from .service import Service
 
 
-def register_neurons(
-    app: OpenAPI,
-    settings: Settings,
-    datasets: Datasets,
-    missing: MissingIds,
-    waits: Limiter,
-    versions: VersionReads,
-) -> None:
+def register_neurons(app: OpenAPI, service: Service) -> None:
     """Register the routes of roots."""
-    api = APIBlueprint("neurons", __name__, url_prefix=settings.api_prefix, abp_tags=[NEURONS])
-    reads = RootReads(settings, missing, waits, len(datasets.all()))
-    _summary_routes(api, settings, datasets, reads, versions)
-    _root_routes(api, datasets, reads)
-    _skeleton_route(api, datasets, reads)
-    app.register_api(api)
+    settings, datasets = service.settings, service.datasets
+    api, reads = new_routes("neurons", settings, NEURONS), RootReads(service)
 
-
-def _summary_routes(
-    api: APIBlueprint, settings: Settings, datasets: Datasets, reads: RootReads, versions: VersionReads
-) -> None:
     @api.post(
         "/table/<dataset>/roots/summary",
         summary="Summaries of many roots",
-        operation_id="root_summaries",
-        responses=summary_responses(),
-        openapi_extensions={"requestBody": roots_request(settings)},
+        responses=SUMMARY_RESPONSES,
+        openapi_extensions={
+            "requestBody": ids_request(ROOT_FIELD, "RootIds", EXAMPLE_ROOT, settings.max_roots, settings)
+        },
     )
     def root_summaries(path: DatasetPath, query: SummaryQuery) -> Response:
         """Return status and summary of each root in the body. Missing nodes are published for computation."""
         return answer(datasets[path.dataset], query, requested_roots(request, settings))
 
-    @api.get(
-        "/table/<dataset>/root/<root_id>",
-        summary="Summary of a root",
-        operation_id="root",
-        responses=summary_responses(),
-    )
+    @api.get("/table/<dataset>/root/<root_id>", summary="Summary of a root", responses=SUMMARY_RESPONSES)
     def root(path: RootPath, query: SummaryQuery) -> Response:
         """Return status and summary of one root, in the same form."""
         return answer(datasets[path.dataset], query, as_ids([path.root_id]))
@@ -79,7 +57,7 @@ def _summary_routes(
     def answer(served: Served, query: SummaryQuery, roots: Ids) -> Response:
         mimetype = accepted(request.headers.get("Accept"), FORMS)
         if query.version is not None:
-            with versions.of_version(
+            with service.versions.of_version(
                 served,
                 query.version,
                 lambda reader, until: version_summaries(reader, roots, until),
@@ -94,13 +72,10 @@ def _summary_routes(
 
         return reads.answer(served, query, read)
 
-
-def _root_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> None:
     @api.get(
         "/table/<dataset>/root/<root_id>/nodes",
         summary="Features of a root's nodes",
-        operation_id="root_nodes",
-        responses=root_nodes_responses(),
+        responses=ROOT_NODES_RESPONSES,
     )
     def root_nodes(path: RootPath, query: AttributesQuery) -> Response:
         """Return the features of all L2 nodes of a root. Missing nodes are published for computation."""
@@ -113,12 +88,7 @@ def _root_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
 
         return reads.answer(served, query, read, path.root_id)
 
-    @api.get(
-        "/table/<dataset>/root/<root_id>/graph",
-        summary="L2 graph of a root",
-        operation_id="root_graph",
-        responses=graph_responses(),
-    )
+    @api.get("/table/<dataset>/root/<root_id>/graph", summary="L2 graph of a root", responses=GRAPH_RESPONSES)
     def root_graph(path: RootPath, query: GraphQuery) -> Response:
         """Return the L2 nodes of a root and the edges between them."""
         served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), (JSON, ARROW))
@@ -129,12 +99,9 @@ def _root_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
 
         return reads.answer(served, MissingQuery(), read, path.root_id)
 
-
-def _skeleton_route(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> None:
     @api.get(
         "/table/<dataset>/root/<root_id>/skeleton",
         summary="Skeleton of a root",
-        operation_id="root_skeleton",
         responses=skeleton_responses(),
     )
     def root_skeleton(path: RootPath, query: SkeletonQuery) -> Response:
@@ -147,3 +114,5 @@ def _skeleton_route(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> 
             return Found(graph.missing, lambda: skeleton_response(served, skeleton, query))
 
         return reads.answer(served, query, read, path.root_id)
+
+    app.register_api(api)

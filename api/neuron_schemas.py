@@ -8,21 +8,27 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from l2features.core.ids import parse_id
-from l2features.core.schema import SIZE
-from l2features.neurons.neuron_summary import SUMMARY, Measure
+from l2features.neurons.neuron_summary import SUMMARY
 from l2features.neurons.root_answers import REASON, RETIRED, STATUS_NAMES, SUCCESSORS
 from l2features.query.box_lookup import EXPECTED, VoxelBox
 
 from .answers import ARROW, FORMS, JSON
-from .body import ROOT_FIELD
-from .config import Settings
 from .errors import ApiError
-from .problems import errors, example_error
-from .schemas import EXAMPLE_ID, DatasetPath, FeaturesQuery, MissingQuery, Query, ids_request, is_true
+from .problems import example_error
+from .schemas import (
+    EXAMPLE_ID,
+    NODES,
+    NODES_EXAMPLE,
+    DatasetPath,
+    FeaturesQuery,
+    MissingQuery,
+    Query,
+    is_true,
+    number_schema,
+    read_responses,
+)
 
 EXAMPLE_ROOT = "864691136040432126"
-NODES = {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Node"}}
-NODES_EXAMPLE = {EXAMPLE_ID: {"rep_coord_nm": [17056.0, 8464.0, 1760.0], SIZE: 367534080}}
 TOO_MANY_NODES = example_error(
     "too_many_nodes",
     f"root {EXAMPLE_ROOT}: it has 300000 L2 nodes or more, expected 250000 at most",
@@ -178,26 +184,16 @@ def summary_schema() -> dict[str, Any]:
             "description": SUCCESSORS,
         },
     }
+    for m in SUMMARY:
+        about = f"{m.meaning} ({m.unit})"
+        properties[m.name] = number_schema(m.dtype, m.shape, about, nullable=m.dtype.kind == "f")
     return {
         "type": "object",
         "required": ["status"],
-        "properties": properties | {measure.name: _measure_schema(measure) for measure in SUMMARY},
+        "properties": properties,
         "additionalProperties": False,
         "description": "Only `ready` and `incomplete` roots have measures; a large one has `n_nodes`.",
     }
-
-
-def _measure_schema(measure: Measure) -> dict[str, Any]:
-    value: dict[str, Any] = {"type": "number"}
-    if measure.dtype.kind == "u":
-        value = {"type": "integer", "minimum": 0}
-        if measure.dtype.itemsize == 8:
-            value = {"anyOf": [value, {"type": "string", "pattern": "^[0-9]+$"}]}
-    for length in reversed(measure.shape):
-        value = {"type": "array", "items": value, "minItems": length, "maxItems": length}
-    if measure.dtype.kind == "f":
-        value = {"anyOf": [value, {"type": "null"}]}
-    return {**value, "description": f"{measure.meaning} ({measure.unit})"}
 
 
 def graph_schema() -> dict[str, Any]:
@@ -234,73 +230,42 @@ ROOT_ID: dict[str, Any] = {
 }
 
 
-def roots_schema(settings: Settings) -> dict[str, Any]:
-    """Return the schema of requested roots: a list, a nested list or a single id."""
-    listed = {
-        "type": "array",
-        "items": {"$ref": "#/components/schemas/RootIds"},
-        "maxItems": settings.max_roots,
-    }
-    return {
-        "anyOf": [{"$ref": "#/components/schemas/RootId"}, listed],
-        "description": f"At most {settings.max_roots} ids, usually a list. Repeats are allowed.",
-    }
-
-
-def roots_request(settings: Settings) -> dict[str, Any]:
-    """Return the request body of summaries, for the OpenAPI document."""
-    return ids_request(ROOT_FIELD, "RootIds", EXAMPLE_ROOT, settings.max_roots, settings)
-
-
 # ------------------------------------------------------------------ responses
-def summary_responses() -> dict[int, dict[str, Any]]:
-    """Return the responses to a request for summaries, for the OpenAPI document."""
-    example = {EXAMPLE_ROOT: {"status": "unknown"}}
-    schema = {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/RootSummary"}}
-    return _responses("Summary by root; one row per root in Arrow and Parquet.", schema, example, FORMS)
+def _of_path(
+    what: str,
+    schema: dict[str, Any],
+    example: Any,
+    forms: Sequence[str] = FORMS,
+    too_many: dict[str, Any] = TOO_MANY_NODES,
+) -> dict[int, dict[str, Any]]:
+    """Return the responses to a read whose path names what it returns, for the OpenAPI document."""
+    examples = {413: too_many, 422: INVALID_PARAMETER}
+    return read_responses(what, schema, example, forms, (404, 406, 413, 422, 429, 503), examples)
 
 
-def root_nodes_responses() -> dict[int, dict[str, Any]]:
-    """Return the responses to a request for a root's nodes, for the OpenAPI document."""
-    return _responses("Features by L2 id.", NODES, NODES_EXAMPLE, FORMS, TOO_MANY_NODES)
-
-
-def region_responses() -> dict[int, dict[str, Any]]:
-    """Return the responses to a request for a chunk or bounds, for the OpenAPI document."""
-    return _responses("Features by L2 id, in numeric order.", NODES, NODES_EXAMPLE, FORMS, TOO_MANY_CHUNKS)
-
-
-def graph_responses() -> dict[int, dict[str, Any]]:
-    """Return the responses to a request for a graph, for the OpenAPI document."""
-    example = {"root_id": int(EXAMPLE_ROOT), "node_ids": [int(EXAMPLE_ID)], "edges": []}
-    schema = {"$ref": "#/components/schemas/RootGraph"}
-    what = "Nodes and edges; one row in Arrow."
-    return _responses(what, schema, example, (JSON, ARROW), TOO_MANY_NODES)
+SUMMARY_RESPONSES = read_responses(
+    "Summary by root; one row per root in Arrow and Parquet.",
+    {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/RootSummary"}},
+    {EXAMPLE_ROOT: {"status": "unknown"}},
+)
+ROOT_NODES_RESPONSES = _of_path("Features by L2 id.", NODES, NODES_EXAMPLE)
+REGION_RESPONSES = _of_path(
+    "Features by L2 id, in numeric order.", NODES, NODES_EXAMPLE, too_many=TOO_MANY_CHUNKS
+)
+GRAPH_RESPONSES = _of_path(
+    "Nodes and edges; one row in Arrow.",
+    {"$ref": "#/components/schemas/RootGraph"},
+    {"root_id": int(EXAMPLE_ROOT), "node_ids": [int(EXAMPLE_ID)], "edges": []},
+    (JSON, ARROW),
+)
 
 
 def skeleton_responses() -> dict[int, dict[str, Any]]:
     """Return the responses to a request for a skeleton, for the OpenAPI document."""
-    responses = _responses("The skeleton.", {"type": "object"}, {}, (JSON, ARROW), TOO_MANY_NODES)
+    responses = _of_path("The skeleton.", {"type": "object"}, {}, (JSON, ARROW))
     del responses[406]
     content = responses[200]["content"]
     del content[JSON]["example"]
     content[SWC] = {"schema": {"type": "string"}}
     content[BYTES] = {"schema": {"type": "string", "format": "binary"}}
     return responses
-
-
-def _responses(
-    what: str,
-    schema: dict[str, Any],
-    example: Any,
-    forms: Sequence[str],
-    too_many: dict[str, Any] | None = None,
-) -> dict[int, dict[str, Any]]:
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    content = {form: {"schema": schema, "example": example} if form == JSON else binary for form in forms}
-    statuses = (404, 406, 413, 422, 429, 503) if too_many else (400, 404, 406, 413, 415, 422, 429, 503)
-    examples = {413: too_many, 422: INVALID_PARAMETER} if too_many else {}
-    return {
-        200: {"description": what, "content": content},
-        **errors(*statuses, forms=forms, examples=examples),
-    }

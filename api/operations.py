@@ -38,13 +38,8 @@ def register_operations(app: OpenAPI, settings: Settings, datasets: Datasets) ->
         _health_routes(health, datasets, settings, "" if prefix else "root_")
         app.register_api(health)
         open_endpoints += [f"{health.name}.{view}" for view in ("live", "ready", "metrics_text")]
-    return frozenset({*open_endpoints, _auth_info_route(app)})
 
-
-def _auth_info_route(app: OpenAPI) -> str:
-    """Register what Neuroglancer requests of the origin of ``middleauth+https://…``; return its endpoint."""
-
-    @app.get(
+    @app.get(  # what Neuroglancer requests of the origin of middleauth+https://…
         "/auth_info",
         tags=[OPERATIONS],
         summary="Where to get a token",
@@ -57,7 +52,7 @@ def _auth_info_route(app: OpenAPI) -> str:
             raise ApiError(404, "no_authentication", "no route of this server needs a token")
         return json_response(AuthInfo(login_url=url).model_dump())
 
-    return "auth_info"
+    return frozenset({*open_endpoints, "auth_info"})
 
 
 def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings, name: str) -> None:

@@ -22,8 +22,6 @@ from .config import Settings
 from .datasets import Datasets, Served
 from .errors import ApiError
 from .largest_lists import LargestLists, add_list_route
-from .limiter import Limiter
-from .missing import MissingIds
 from .neuron_schemas import RootPath
 from .picture_answers import A_DAY, A_MINUTE, NOT_KEPT, info_response, listing, picture_response
 from .picture_schemas import (
@@ -42,8 +40,8 @@ from .picture_schemas import (
 )
 from .region_routes import check_in_grid
 from .root_reads import Found, RootReads
-from .schemas import PICTURES, DatasetPath, MissingQuery
-from .version_reads import VersionReads
+from .schemas import PICTURES, DatasetPath, MissingQuery, new_routes
+from .service import Service
 from .view_routes import add_view_routes
 
 PLACE = "/table/<dataset>/precomputed"
@@ -55,36 +53,27 @@ CONTENTS = {
 Read = Callable[[PictureReader], Picture]
 
 
-def register_pictures(
-    app: OpenAPI,
-    settings: Settings,
-    datasets: Datasets,
-    missing: MissingIds,
-    waits: Limiter,
-    versions: VersionReads,
-) -> None:
+def register_pictures(app: OpenAPI, service: Service) -> None:
     """Register the routes of pictures."""
-    api = APIBlueprint("pictures", __name__, url_prefix=settings.api_prefix, abp_tags=[PICTURES])
-    reads = RootReads(settings, missing, waits, len(datasets.all()))
+    settings, datasets = service.settings, service.datasets
+    api, reads = new_routes("pictures", settings, PICTURES), RootReads(service)
     _listing_routes(api, datasets)
     _node_routes(api, datasets, reads)
     _neuron_routes(api, settings, datasets, reads)
     lists = LargestLists()
-    add_list_route(api, PLACE, datasets, versions, lists)
-    add_view_routes(api, settings, datasets, reads, versions, lists)
+    add_list_route(api, PLACE, service, lists)
+    add_view_routes(api, service, reads, lists)
     app.register_api(api)
 
 
 def _listing_routes(api: APIBlueprint, datasets: Datasets) -> None:
-    @api.get(f"{PLACE}/", summary="Layers", operation_id="layers", responses=page_responses())
+    @api.get(f"{PLACE}/", summary="Layers", responses=page_responses())
     def layers(path: DatasetPath) -> Response:
         """Return links to the layers of a data set."""
         name = datasets[path.dataset].name
         return listing(f"{name}: layers", {f"{folder}/": what for folder, what in FOLDERS.items()})
 
-    @api.get(
-        f"{PLACE}/<folder>/", summary="Files of a layer", operation_id="layer", responses=page_responses()
-    )
+    @api.get(f"{PLACE}/<folder>/", summary="Files of a layer", responses=page_responses())
     def layer(path: FolderPath) -> Response:
         """Return a link to the info file of a layer."""
         name = datasets[path.dataset].name
@@ -96,24 +85,14 @@ def _listing_routes(api: APIBlueprint, datasets: Datasets) -> None:
 def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> None:
     place = f"{PLACE}/<layer>"
 
-    @api.get(
-        f"{place}/info",
-        summary="Description of a layer of nodes",
-        operation_id="layer_info",
-        responses=info_responses(),
-    )
+    @api.get(f"{place}/info", summary="Description of a layer of nodes", responses=info_responses())
     def layer_info(path: LayerPath) -> Response:
         """Return properties, bounds and cells, which are the chunks."""
         served, layer = datasets[path.dataset], _layer(path)
         geometry = served.opened().reader.geometry
         return info_response(layer.annotations.info(geometry, [ROOT], served.largest.get() or 1))
 
-    @api.get(
-        f"{place}/by_id/<node_id>",
-        summary="A node as an annotation",
-        operation_id="layer_node",
-        responses=picture_responses(),
-    )
+    @api.get(f"{place}/by_id/<node_id>", summary="A node as an annotation", responses=picture_responses())
     def layer_node(path: LayerNodePath) -> Response:
         """Return a node and its root now; 404 for one without features."""
         served, layer = datasets[path.dataset], _layer(path)
@@ -129,7 +108,6 @@ def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
     @api.get(
         f"{place}/rel_root/<root_id>",
         summary="The nodes of a root as annotations",
-        operation_id="layer_root",
         responses=picture_responses(),
     )
     def layer_root(path: LayerRootPath) -> Response:
@@ -140,7 +118,6 @@ def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
     @api.get(
         f"{place}/chunks/<chunk>",
         summary="The nodes of a chunk as annotations",
-        operation_id="layer_chunk",
         responses=picture_responses(),
     )
     def layer_chunk(path: LayerChunkPath) -> Response:
@@ -150,12 +127,7 @@ def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
         check_in_grid(served.opened().reader.geometry, chunk)
         return _answer(reads, served, lambda p: p.nodes_of_chunk(layer, chunk), changes=A_MINUTE)
 
-    @api.get(
-        f"{place}/{OVERVIEW}/0_0_0",
-        summary="No annotations",
-        operation_id="layer_overview",
-        responses=picture_responses(),
-    )
+    @api.get(f"{place}/{OVERVIEW}/0_0_0", summary="No annotations", responses=picture_responses())
     def layer_overview(path: LayerPath) -> Response:
         """Return an empty list: what is drawn of a view that has too many chunks to read."""
         _ = datasets[path.dataset], _layer(path)
@@ -163,12 +135,7 @@ def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
 
 
 def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, reads: RootReads) -> None:
-    @api.get(
-        f"{PLACE}/skeletons/info",
-        summary="Description of the skeletons",
-        operation_id="skeletons_info",
-        responses=info_responses(),
-    )
+    @api.get(f"{PLACE}/skeletons/info", summary="Description of the skeletons", responses=info_responses())
     def skeletons_info(path: DatasetPath) -> Response:
         """Return the attributes of the vertices."""
         _ = datasets[path.dataset]
@@ -177,7 +144,6 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, re
     @api.get(
         f"{PLACE}/skeletons/<root_id>",
         summary="Skeleton of a root for the viewer",
-        operation_id="skeletons_root",
         responses=picture_responses(),
     )
     def skeletons_root(path: RootPath) -> Response:
@@ -188,7 +154,6 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, re
     @api.get(
         f"{PLACE}/segment_properties/info",
         summary="Segments with their measures",
-        operation_id="segment_properties",
         responses=info_responses(413, 422, 429),
     )
     def segment_properties(path: DatasetPath, query: SegmentsQuery) -> Response:
@@ -198,7 +163,6 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, re
     @api.get(
         f"{PLACE}/segment_properties/<roots>/info",
         summary="The same, as a source of the viewer",
-        operation_id="segments",
         responses=info_responses(413, 422, 429),
     )
     def segments(path: SegmentsPath) -> Response:

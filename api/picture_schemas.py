@@ -22,6 +22,7 @@ FOLDERS = {
 }
 """The folders of a data set, and what each holds."""
 HTML = "text/html"
+NOT_MODIFIED = {"description": "The client has these bytes, as its `If-None-Match` says."}
 _ID_PATTERN = "(0|[1-9][0-9]{0,18}|1[0-7][0-9]{18})"
 LIST_PATTERN = f"{_ID_PATTERN}(,{_ID_PATTERN})*"
 ROOTS = "Root ids, separated by commas."
@@ -91,7 +92,7 @@ def info_responses(*statuses: int) -> dict[int, dict[str, Any]]:
     examples = {422: INVALID_PARAMETER} if 422 in statuses else {}
     return {
         **plain_response(JSON, schema, "As Neuroglancer specifies it."),
-        **_not_modified(),
+        304: NOT_MODIFIED,
         **errors(404, 503, *statuses, examples=examples),
     }
 
@@ -101,10 +102,6 @@ def picture_responses() -> dict[int, dict[str, Any]]:
     schema = {"type": "string", "format": "binary"}
     return {
         **plain_response(BINARY, schema, "As Neuroglancer specifies them."),
-        **_not_modified(),
+        304: NOT_MODIFIED,
         **errors(404, 413, 422, 429, 503, examples={413: TOO_MANY_NODES, 422: INVALID_PARAMETER}),
     }
-
-
-def _not_modified() -> dict[int, dict[str, Any]]:
-    return {304: {"description": "The client has these bytes, as its `If-None-Match` says."}}

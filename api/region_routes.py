@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from flask import Response, g, request
-from flask_openapi3 import APIBlueprint, OpenAPI
+from flask_openapi3 import OpenAPI
 
 from l2features.core.geometry import Chunk, Geometry
 from l2features.query.box_lookup import FoundNodes, RegionReader, VoxelBox
@@ -16,10 +16,9 @@ from .config import Settings
 from .datasets import Datasets, Served
 from .errors import ApiError
 from .feature_reads import features_response
-from .limiter import read_limiter
 from .long_reads import LongRead, LongReads
-from .neuron_schemas import BoundsQuery, ChunkPath, RegionQuery, region_responses
-from .schemas import READS, DatasetPath, is_true
+from .neuron_schemas import REGION_RESPONSES, BoundsQuery, ChunkPath, RegionQuery
+from .schemas import READS, DatasetPath, is_true, new_routes
 
 
 class RegionReads:
@@ -27,8 +26,7 @@ class RegionReads:
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.most = settings.max_ids
-        self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)
-        self.long = LongReads(self.limiter, settings.root_timeout_s)
+        self.long = LongReads(settings, data_sets)
 
     def answer(
         self,
@@ -44,22 +42,23 @@ class RegionReads:
             found = read.run(lambda: find(reader, read))
             if found.count > self.most:
                 raise _too_many("nodes", field, found.count, self.most)
-            _check_complete(found, query)
+            if found.problems and not is_true(query.partial):
+                message = f"{found.problem}: partial=true returns the nodes that exist"
+                raise ApiError(404, "chunk_not_computed", message, field="partial")
             g.ids = found.count
-            with self.limiter.ids(found.count):
+            with self.long.limiter.ids(found.count):
                 return features_response(served, found.answer, query, mimetype)
 
 
 def register_regions(app: OpenAPI, settings: Settings, datasets: Datasets) -> None:
     """Register the routes of chunks and bounds."""
-    api = APIBlueprint("regions", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
+    api = new_routes("regions", settings, READS)
     reads = RegionReads(settings, len(datasets.all()))
 
     @api.get(
         "/table/<dataset>/chunk/<chunk>/nodes",
         summary="Features of a chunk's nodes",
-        operation_id="chunk_nodes",
-        responses=region_responses(),
+        responses=REGION_RESPONSES,
     )
     def chunk_nodes(path: ChunkPath, query: RegionQuery) -> Response:
         """Return the features of all nodes of a chunk that have been computed, superseded ones too."""
@@ -68,12 +67,7 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: Datasets) -> No
         check_in_grid(served.opened().reader.geometry, chunk)
         return reads.answer(served, query, "chunk", lambda reader, _: reader.chunk(chunk, query.names))
 
-    @api.get(
-        "/table/<dataset>/nodes",
-        summary="Features of the nodes in bounds",
-        operation_id="nodes",
-        responses=region_responses(),
-    )
+    @api.get("/table/<dataset>/nodes", summary="Features of the nodes in bounds", responses=REGION_RESPONSES)
     def nodes(path: DatasetPath, query: BoundsQuery) -> Response:
         """Return the features of the nodes whose representative coordinate lies inside."""
         served = datasets[path.dataset]
@@ -93,13 +87,6 @@ def check_in_grid(geometry: Geometry, chunk: Chunk) -> None:
     if not geometry.in_grid([chunk])[0]:
         message = f"chunk {chunk} does not exist: expected coordinates below {Chunk(*geometry.grid)}"
         raise ApiError(404, "unknown_chunk", message, field="chunk", value="_".join(map(str, chunk)))
-
-
-def _check_complete(found: FoundNodes, query: RegionQuery) -> None:
-    """Raise ApiError where nodes may be absent, unless the client allows that."""
-    if found.problems and not is_true(query.partial):
-        message = f"{found.problem}: partial=true returns the nodes that exist"
-        raise ApiError(404, "chunk_not_computed", message, field="partial")
 
 
 def _too_many(what: str, field: str, count: int, limit: int) -> ApiError:

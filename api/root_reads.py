@@ -13,14 +13,12 @@ from l2features.core.schema import SIZE
 from l2features.neurons.neuron_reader import NeuronReader
 from l2features.neurons.root_summaries import RootError, RootStatus
 
-from .config import Settings
 from .datasets import Served
 from .errors import ApiError
 from .feature_reads import check_wait, publish, unless_unavailable
-from .limiter import Limiter, read_limiter
 from .long_reads import LongReads
-from .missing import MissingIds
 from .schemas import MissingQuery
+from .service import Service
 
 CODES = {
     RootStatus.UNKNOWN: (404, "unknown_root"),
@@ -44,10 +42,9 @@ ReadKept = Callable[[NeuronReader], Found | None]
 class RootReads:
     """Reads roots beside other reads, so that a slow graph delays only these."""
 
-    def __init__(self, settings: Settings, missing: MissingIds, waits: Limiter, data_sets: int) -> None:
-        self.settings, self.missing, self.waits = settings, missing, waits
-        self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)
-        self.long = LongReads(self.limiter, settings.root_timeout_s)
+    def __init__(self, service: Service) -> None:
+        self.settings, self.missing, self.waits = service.settings, service.missing, service.waits
+        self.long = LongReads(service.settings, len(service.datasets.all()))
 
     def answer(
         self,
@@ -85,7 +82,7 @@ class RootReads:
                 if root is not None:
                     ids = long.run(lambda: neurons.l2_ids(root))
                     g.ids = len(ids)
-                    permits.enter_context(self.limiter.ids(g.ids))
+                    permits.enter_context(self.long.limiter.ids(g.ids))
                 found = long.run(lambda: read(neurons, ids))
             except RootError as error:
                 raise refused(error, self.settings.max_root_nodes) from error

@@ -13,15 +13,17 @@ from l2features.query.provenance import provenance
 
 from .accept import accepted
 from .answers import FORMS, JSON, json_response
-from .body import requested_ids
+from .body import FIELD, requested_ids
 from .config import Settings
 from .dashboards import wants_page
 from .datasets import Datasets, Served
 from .feature_reads import Read, check_wait
-from .limiter import Limiter, read_limiter
-from .missing import MissingIds
+from .limiter import read_limiter
 from .problems import errors
 from .schemas import (
+    EXAMPLE_ID,
+    NODES,
+    NODES_EXAMPLE,
     OPERATIONS,
     READS,
     AttributeInfo,
@@ -30,23 +32,18 @@ from .schemas import (
     DatasetPath,
     TableInfo,
     UpdatesInfo,
-    attributes_request,
-    attributes_responses,
+    ids_request,
+    new_routes,
     plain_response,
+    read_responses,
 )
+from .service import Service
 
 VERSION = "PCGL2Cache v1.3.1"
 """The service whose contract this is, as its index pages report it."""
 
 
-def register_contract(
-    app: OpenAPI,
-    settings: Settings,
-    datasets: Datasets,
-    missing: MissingIds,
-    waits: Limiter,
-    landing: Callable[[], Response],
-) -> frozenset[str]:
+def register_contract(app: OpenAPI, service: Service, landing: Callable[[], Response]) -> frozenset[str]:
     """Register the routes of PCGL2Cache; return the endpoints that need no token.
 
     ``landing`` returns what the root page is for clients that name HTML.
@@ -56,26 +53,27 @@ def register_contract(
         """Return the name and version of the contract; browsers receive a page."""
         return landing() if wants_page() else _index()
 
-    api = APIBlueprint("api", __name__, url_prefix=settings.api_prefix, abp_tags=[READS])
-    _read_route(api, settings, datasets, missing, waits)
-    _description_routes(api, settings, datasets)
+    settings = service.settings
+    api = new_routes("api", settings, READS)
+    _read_route(api, service)
+    _description_routes(api, settings, service.datasets)
     app.register_api(api)
     roots = _index_routes(app, settings.url_prefix, "root", slash=index)
     _index_routes(app, settings.api_prefix, "api", shown="api_slash")
     return roots
 
 
-def _read_route(
-    api: APIBlueprint, settings: Settings, datasets: Datasets, missing: MissingIds, waits: Limiter
-) -> None:
+def _read_route(api: APIBlueprint, service: Service) -> None:
+    settings, datasets, missing, waits, _ = service
     reads = read_limiter(settings.max_requests, settings, len(datasets.all()))
 
     @api.post(
         "/table/<dataset>/attributes",
         summary="Features of L2 nodes",
-        operation_id="attributes",
-        responses=attributes_responses(),
-        openapi_extensions={"requestBody": attributes_request(settings)},
+        responses=read_responses(
+            "Features by requested id; one row per id in Arrow and Parquet.", NODES, NODES_EXAMPLE
+        ),
+        openapi_extensions={"requestBody": ids_request(FIELD, "Ids", EXAMPLE_ID, settings.max_ids, settings)},
     )
     def attributes(path: DatasetPath, query: AttributesQuery) -> Response:
         """Return the features of each id in the body, in nm. Missing ids are published for computation."""
@@ -99,7 +97,6 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: Dataset
     @api.get(
         "/table/<dataset>",
         summary="Description of a data set",
-        operation_id="table",
         responses={200: TableInfo, **errors(404, 406, 503)},
     )
     def table(path: DatasetPath) -> Response:
@@ -112,7 +109,6 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: Dataset
     @api.get(
         "/attribute_metadata",
         summary="Types of the attributes",
-        operation_id="attribute_metadata",
         responses={**plain_response(JSON, types, "Types by attribute."), **errors(406)},
     )
     def attribute_metadata() -> Response:
@@ -125,7 +121,6 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: Dataset
     @api.get(
         "/table_mapping",
         summary="The data sets",
-        operation_id="table_mapping",
         responses={**plain_response(JSON, entries, "Entries by data set."), **errors(406)},
     )
     def table_mapping() -> Response:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any
 
-from flask_openapi3 import Tag
+import numpy as np
+from flask_openapi3 import APIBlueprint, Tag
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from l2features.core.schema import ATTRIBUTES, INT64, NAMES, SIZE, Attribute
+from l2features.core.schema import ATTRIBUTES, INT64, NAMES, SIZE
 from l2features.query.reader import Status
 from l2features.store.notes import LastAudit
 from l2features.updates.freshness import Updates
 
-from .answers import ARROW, FORMS, JSON, PARQUET
-from .body import BINARY, FIELD
+from .answers import FORMS, JSON
+from .body import BINARY
 from .config import Settings
 from .errors import ApiError
-from .problems import errors
+from .problems import NO_EXAMPLES, errors
 
 READS, NEURONS, OPERATIONS = Tag(name="reads"), Tag(name="neurons"), Tag(name="operations")
 PICTURES = Tag(name="pictures", description="Layers for Neuroglancer.")
 VERSIONS = Tag(name="versions")
 EXAMPLE_ID = "144115188075855873"
+NODES = {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Node"}}
+NODES_EXAMPLE = {EXAMPLE_ID: {"rep_coord_nm": [17056.0, 8464.0, 1760.0], SIZE: 367534080}}
+OF_BODY = (400, 404, 406, 413, 415, 422, 429, 503)
+"""Statuses of errors of a read whose ids are in its body."""
 MISSPELLINGS = {
     "attributes": "attribute_names",
     "attribute": "attribute_names",
@@ -31,6 +37,12 @@ MISSPELLINGS = {
 }
 """Frequent misspellings of parameters. Other unknown ones are ignored, because old clients may send them."""
 _NAME = f"[ ]*({'|'.join(NAMES)})[ ]*"
+
+
+def new_routes(name: str, settings: Settings, tag: Tag) -> APIBlueprint:
+    """Return routes below the API's prefix; the ids of their operations are the names of their functions."""
+    ids = {"operation_id_callback": lambda *, name, **_: name}
+    return APIBlueprint(name, __name__, url_prefix=settings.api_prefix, abp_tags=[tag], **ids)
 
 
 class DatasetPath(BaseModel):
@@ -191,7 +203,9 @@ NOT_READY = {
 
 def node_schema() -> dict[str, Any]:
     """Return the JSON schema of the served features of one node."""
-    properties = {a.name: _served_schema(a) for a in ATTRIBUTES}
+    properties = {
+        a.name: number_schema(a.served_dtype, a.shape, f"{a.meaning} ({a.served_unit})") for a in ATTRIBUTES
+    }
     properties["status"] = {"type": "string", "enum": [s.name.lower() for s in Status]}
     properties["reason"] = {"type": "string", "description": "Why the node has no features."}
     return {
@@ -202,15 +216,20 @@ def node_schema() -> dict[str, Any]:
     }
 
 
-def _served_schema(attribute: Attribute) -> dict[str, Any]:
-    number: dict[str, Any] = {"type": "number"}
-    if attribute.served_dtype.kind == "u":
-        number = {"type": "integer", "minimum": 0}
-    if attribute.name in INT64:
-        number = {"anyOf": [number, {"type": "string", "pattern": "^[0-9]+$"}]}
-    for length in reversed(attribute.shape):
-        number = {"type": "array", "items": number, "minItems": length, "maxItems": length}
-    return {**number, "description": f"{attribute.meaning} ({attribute.served_unit})"}
+def number_schema(
+    dtype: np.dtype[Any], shape: Sequence[int], description: str, nullable: bool = False
+) -> dict[str, Any]:
+    """Return the JSON schema of a value; integers of 64 bits may be strings."""
+    value: dict[str, Any] = {"type": "number"}
+    if dtype.kind == "u":
+        value = {"type": "integer", "minimum": 0}
+        if dtype.itemsize == 8:
+            value = {"anyOf": [value, {"type": "string", "pattern": "^[0-9]+$"}]}
+    for length in reversed(shape):
+        value = {"type": "array", "items": value, "minItems": length, "maxItems": length}
+    if nullable:
+        value = {"anyOf": [value, {"type": "null"}]}
+    return {**value, "description": description}
 
 
 ID: dict[str, Any] = {
@@ -233,24 +252,13 @@ ID: dict[str, Any] = {
 }
 
 
-def ids_schema(settings: Settings) -> dict[str, Any]:
-    """Return the schema of requested ids: a list, a nested list or a single id."""
+def ids_schema(one: str, most: int) -> dict[str, Any]:
+    """Return the schema of requested ids: a list, a nested list or a single id, of the schema ``one``."""
+    listed = {"type": "array", "items": {"$ref": f"#/components/schemas/{one}s"}, "maxItems": most}
     return {
-        "anyOf": [
-            {"$ref": "#/components/schemas/Id"},
-            {
-                "type": "array",
-                "items": {"$ref": "#/components/schemas/Ids"},
-                "maxItems": settings.max_ids,
-            },
-        ],
-        "description": f"At most {settings.max_ids} ids, usually a list. Repeats are allowed.",
+        "anyOf": [{"$ref": f"#/components/schemas/{one}"}, listed],
+        "description": f"At most {most} ids, usually a list. Repeats are allowed.",
     }
-
-
-def attributes_request(settings: Settings) -> dict[str, Any]:
-    """Return the request body of a read, for the OpenAPI document."""
-    return ids_request(FIELD, "Ids", EXAMPLE_ID, settings.max_ids, settings)
 
 
 def ids_request(field: str, schema: str, example: str, most: int, settings: Settings) -> dict[str, Any]:
@@ -274,17 +282,20 @@ def ids_request(field: str, schema: str, example: str, most: int, settings: Sett
     }
 
 
-def attributes_responses() -> dict[int, dict[str, Any]]:
-    """Return the responses to a read, for the OpenAPI document."""
+def read_responses(
+    what: str,
+    schema: dict[str, Any],
+    example: Any,
+    forms: Sequence[str] = FORMS,
+    statuses: Sequence[int] = OF_BODY,
+    examples: Mapping[int, dict[str, Any]] = NO_EXAMPLES,
+) -> dict[int, dict[str, Any]]:
+    """Return the responses to a read, for the OpenAPI document; ``examples`` are bodies of errors."""
     binary = {"schema": {"type": "string", "format": "binary"}}
-    features = {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Node"}}
-    example = {EXAMPLE_ID: {"rep_coord_nm": [17056.0, 8464.0, 1760.0], SIZE: 367534080}}
+    content = {form: {"schema": schema, "example": example} if form == JSON else binary for form in forms}
     return {
-        200: {
-            "description": "Features by requested id; one row per id in Arrow and Parquet.",
-            "content": {JSON: {"schema": features, "example": example}, ARROW: binary, PARQUET: binary},
-        },
-        **errors(400, 404, 406, 413, 415, 422, 429, 503, forms=FORMS),
+        200: {"description": what, "content": content},
+        **errors(*statuses, forms=forms, examples=examples),
     }
 
 

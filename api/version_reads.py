@@ -24,7 +24,6 @@ from . import metrics
 from .config import Settings
 from .datasets import Served
 from .errors import ApiError, log
-from .limiter import read_limiter
 from .long_reads import LongReads
 from .version_schemas import LATEST
 
@@ -36,8 +35,7 @@ class VersionReads:
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.settings = settings
-        self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)
-        self.long = LongReads(self.limiter, settings.root_timeout_s)
+        self.long = LongReads(settings, data_sets)
 
     def summaries(self, served: Served) -> list[VersionSummary]:
         """Return a summary of each version, none where there is none. Raises ApiError."""
@@ -72,7 +70,7 @@ class VersionReads:
     def holding(self, found: Found) -> Iterator[Any]:
         """Yield the rows that were found, with permits for them."""
         g.ids = len(found.table)
-        with self.limiter.ids(g.ids):
+        with self.long.limiter.ids(g.ids):
             yield found.table
 
     @contextmanager

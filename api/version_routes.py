@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 from flask import Response, request
-from flask_openapi3 import APIBlueprint, OpenAPI
+from flask_openapi3 import OpenAPI
 
 from l2features.query.answers import arrow_stream, parquet, with_metadata
 from l2features.versions.lookup import Found, VersionReader
@@ -17,20 +17,19 @@ from l2features.versions.manifest import Manifest
 from .accept import accepted
 from .answers import ARROW, FORMS, JSON, body_response, json_response
 from .body import ROOT_FIELD
-from .config import Settings
-from .datasets import Datasets, Served
-from .schemas import VERSIONS, DatasetPath, is_true
+from .datasets import Served
+from .schemas import VERSIONS, DatasetPath, is_true, new_routes
+from .service import Service
 from .version_body import ROOTS, Wanted, wanted_rows
-from .version_reads import VersionReads
 from .version_schemas import (
+    LIST_RESPONSES,
+    MANIFEST_RESPONSES,
     FileInfo,
     LayerInfo,
     ManifestInfo,
     VersionList,
     VersionPath,
     VersionQuery,
-    list_responses,
-    manifest_responses,
     query_request,
     query_responses,
 )
@@ -38,23 +37,12 @@ from .version_schemas import (
 ROWS_PER_PART = 5_000
 
 
-def register_versions(app: OpenAPI, settings: Settings, datasets: Datasets, reads: VersionReads) -> None:
+def register_versions(app: OpenAPI, service: Service) -> None:
     """Register the routes of versions."""
-    api = APIBlueprint("versions", __name__, url_prefix=settings.api_prefix, abp_tags=[VERSIONS])
-    _description_routes(api, settings, datasets, reads)
-    _query_route(api, settings, datasets, reads)
-    app.register_api(api)
+    settings, datasets, reads = service.settings, service.datasets, service.versions
+    api = new_routes("versions", settings, VERSIONS)
 
-
-def _description_routes(
-    api: APIBlueprint, settings: Settings, datasets: Datasets, reads: VersionReads
-) -> None:
-    @api.get(
-        "/table/<dataset>/versions",
-        summary="The versions of a data set",
-        operation_id="versions",
-        responses=list_responses(),
-    )
+    @api.get("/table/<dataset>/versions", summary="The versions of a data set", responses=LIST_RESPONSES)
     def versions(path: DatasetPath) -> Response:
         """Return number, time, counts and size of each version, oldest first; an empty list for none."""
         served = datasets[path.dataset]
@@ -65,8 +53,7 @@ def _description_routes(
     @api.get(
         "/table/<dataset>/versions/<version>",
         summary="The manifest of a version",
-        operation_id="version",
-        responses=manifest_responses(),
+        responses=MANIFEST_RESPONSES,
     )
     def version(path: VersionPath) -> Response:
         """Return the manifest: time, source, counts and files, each with its `url` if it has one."""
@@ -76,12 +63,9 @@ def _description_routes(
             info = manifest_info(manifest, settings.public_folder(served.name))
             return json_response(info.model_dump(mode="json"))
 
-
-def _query_route(api: APIBlueprint, settings: Settings, datasets: Datasets, reads: VersionReads) -> None:
     @api.post(
         "/table/<dataset>/versions/<version>/query",
         summary="Rows of a version",
-        operation_id="version_query",
         responses=query_responses(),
         openapi_extensions={"requestBody": query_request(settings)},
     )
@@ -99,6 +83,8 @@ def _query_route(api: APIBlueprint, settings: Settings, datasets: Datasets, read
             reads.holding(found) as table,
         ):
             return rows_response(served, table, manifest, query, mimetype)
+
+    app.register_api(api)
 
 
 def rows_of(reader: VersionReader, wanted: Wanted, until: float) -> Found:

@@ -12,12 +12,12 @@ from l2features.versions.catalog import VersionSummary
 from l2features.versions.columns import L2_ID, NODE_COLUMNS, ROOT_COLUMNS, ROOT_ID
 from l2features.versions.manifest import Layer, Manifest, VersionFile
 
-from .answers import ARROW, FORMS, JSON, PARQUET
+from .answers import JSON
 from .body import ROOT_FIELD
 from .config import Settings
 from .neuron_schemas import EXAMPLE_ROOT
 from .problems import errors, example_error
-from .schemas import EXAMPLE_ID, DatasetPath, Query
+from .schemas import EXAMPLE_ID, DatasetPath, Query, read_responses
 
 LATEST = "latest"
 VERSION_PATTERN = f"^({LATEST}|[0-9]{{1,6}})$"
@@ -142,7 +142,6 @@ def _query_schema(part: str, ids: dict[str, Any], names: list[str], limit: dict[
 
 def query_responses() -> dict[int, dict[str, Any]]:
     """Return the responses to a query, for the OpenAPI document."""
-    binary = {"schema": {"type": "string", "format": "binary"}}
     rows = {"type": "array", "items": {"$ref": "#/components/schemas/VersionRow"}}
     schema = {
         "type": "object",
@@ -151,23 +150,13 @@ def query_responses() -> dict[int, dict[str, Any]]:
         "additionalProperties": False,
     }
     row = {ROOT_ID: int(EXAMPLE_ROOT), L2_ID: int(EXAMPLE_ID), "size_nm3": 367534080}
-    json = {"schema": schema, "example": {"version": 7, "rows": [row]}}
     examples = {404: UNKNOWN_VERSION, 413: TOO_MANY_ROW_GROUPS, 422: UNKNOWN_COLUMN, 503: DAMAGED}
-    return {
-        200: {
-            "description": "Rows, sorted by root and node, without those of ids that are not in the version.",
-            "content": {JSON: json, ARROW: binary, PARQUET: binary},
-        },
-        **errors(400, 404, 406, 413, 415, 422, 429, 503, forms=FORMS, examples=examples),
-    }
+    what = "Rows, sorted by root and node, without those of ids that are not in the version."
+    return read_responses(what, schema, {"version": 7, "rows": [row]}, examples=examples)
 
 
-def list_responses() -> dict[int, Any]:
-    """Return the responses to a request for the versions, for the OpenAPI document."""
-    return {200: VersionList, **errors(404, 406, 429, 503)}
-
-
-def manifest_responses() -> dict[int, Any]:
-    """Return the responses to a request for a manifest, for the OpenAPI document."""
-    examples = {404: UNKNOWN_VERSION, 503: DAMAGED}
-    return {200: ManifestInfo, **errors(404, 406, 422, 429, 503, examples=examples)}
+LIST_RESPONSES: dict[int, Any] = {200: VersionList, **errors(404, 406, 429, 503)}
+MANIFEST_RESPONSES: dict[int, Any] = {
+    200: ManifestInfo,
+    **errors(404, 406, 422, 429, 503, examples={404: UNKNOWN_VERSION, 503: DAMAGED}),
+}

@@ -23,7 +23,7 @@ from .accept import accepted
 from .answers import JSON, json_response
 from .auth import auth_disabled
 from .config import Settings
-from .datasets import Datasets, Served
+from .datasets import Served
 from .errors import ApiError
 from .hosts import here
 from .largest_lists import LargestLists
@@ -33,7 +33,7 @@ from .picture_schemas import HTML, LIST_PATTERN, ROOTS, check_roots, parse_roots
 from .problems import errors
 from .root_reads import Found, RootReads, refused
 from .schemas import DatasetPath, MissingQuery, Query
-from .version_reads import VersionReads
+from .service import Service
 from .version_schemas import VERSION_PATTERN
 from .viewer_routes import PLACE, is_built
 
@@ -61,29 +61,16 @@ class ViewLink(BaseModel):
     url: str = Field(description="URL of the viewer with its state.")
 
 
-def add_view_routes(
-    api: APIBlueprint,
-    settings: Settings,
-    datasets: Datasets,
-    reads: RootReads,
-    versions: VersionReads,
-    lists: LargestLists,
-) -> None:
+def add_view_routes(api: APIBlueprint, service: Service, reads: RootReads, lists: LargestLists) -> None:
     """Add the routes of links to those of pictures."""
+    settings, datasets = service.settings, service.datasets
 
-    @api.get(
-        "/table/<dataset>/root/<root_id>/view",
-        summary="A root in the viewer",
-        operation_id="root_view",
-        responses=_responses(),
-    )
+    @api.get("/table/<dataset>/root/<root_id>/view", summary="A root in the viewer", responses=_responses())
     def root_view(path: RootPath) -> Response:
         """Redirect browsers to Neuroglancer, which draws the root, its nodes and its skeleton."""
         return live(datasets[path.dataset], as_ids([path.root_id]))
 
-    @api.get(
-        "/table/<dataset>/view", summary="Roots in the viewer", operation_id="view", responses=_responses()
-    )
+    @api.get("/table/<dataset>/view", summary="Roots in the viewer", responses=_responses())
     def view(path: DatasetPath, query: ViewQuery) -> Response:
         """Redirect browsers to Neuroglancer; without roots and version it draws the nodes of chunks."""
         served, roots = datasets[path.dataset], sorted_unique(parse_roots(query.roots))
@@ -115,7 +102,7 @@ def add_view_routes(
             return (roots, _checked(found), number), groups
 
         try:
-            with versions.of_version(served, version, read) as (selected, summaries, number):
+            with service.versions.of_version(served, version, read) as (selected, summaries, number):
                 box = _box(summaries, geometry)
                 return _response(settings, served, selected, box, f"version-{number}", kind)
         except RootError as error:

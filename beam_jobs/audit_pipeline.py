@@ -12,7 +12,7 @@ from l2features.audit.chunk_audit import Audit
 from l2features.audit.summary import AuditSummary, audit_or_fail, save_audit, settle
 from l2features.core.geometry import Chunk
 
-from .transforms import EnumerateChunks, StoreFn, count
+from .transforms import EnumerateChunks, RunFn, StoreFn, count
 
 COUNTED = (
     "chunks",
@@ -29,12 +29,9 @@ COUNTED = (
 """Sums of a summary that are counters of Beam too, as ``audit_`` + name."""
 
 
-class _AuditFn(beam.DoFn):
-    def __init__(self, audit: Audit) -> None:
-        self.audit = audit
-
+class _AuditFn(RunFn):
     def setup(self) -> None:
-        self.source = self.audit.open_source()
+        self.source = self.run.open_source()
 
     def process(self, chunk: Chunk) -> Iterator[AuditSummary]:
         found = audit_or_fail(self.source, chunk)

@@ -16,7 +16,7 @@ from l2features.versions.materialization import Materialization, put_done, read_
 from l2features.versions.node_rows import NODE_ROW
 from l2features.versions.partitions import Partition, Written, divide
 
-from .transforms import count
+from .transforms import RunFn, WriteGroups, count
 
 Key = tuple[str, int]
 """A partition: its layout and its number."""
@@ -34,10 +34,7 @@ def units_of(first: int, last: int) -> Iterator[int]:
     yield from range(first, last)
 
 
-class _ScanFn(beam.DoFn):
-    def __init__(self, run: Materialization) -> None:
-        self.run = run
-
+class _ScanFn(RunFn):
     def setup(self) -> None:
         self.run = self.run.whole()
         self.source = self.run.units.open()
@@ -55,10 +52,7 @@ class _ScanFn(beam.DoFn):
             self.source.close()
 
 
-class _WriteFn(beam.DoFn):
-    def __init__(self, run: Materialization) -> None:
-        self.run = run
-
+class _WriteFn(RunFn):
     def setup(self) -> None:
         self.writer = self.run.writer()
 
@@ -75,10 +69,7 @@ class _WriteFn(beam.DoFn):
         yield written.model_dump_json()
 
 
-class _FinishFn(beam.DoFn):
-    def __init__(self, run: Materialization) -> None:
-        self.run = run
-
+class _FinishFn(RunFn):
     def process(self, done: list[str]) -> Iterator[int]:
         manifest = finish(self.run.whole(), [Written.model_validate_json(text) for text in done])
         yield manifest.number
@@ -103,20 +94,6 @@ class ScanUnits(beam.PTransform):
 
 
 @dataclass
-class WritePartitions(beam.PTransform):
-    """Write the files of each partition; returns what was written as JSON."""
-
-    run: Materialization
-
-    def expand(self, rows: Any) -> Any:
-        return (
-            rows
-            | "Group" >> beam.GroupByKey()
-            | "Write" >> beam.ParDo(_WriteFn(self.run)).with_output_types(str)
-        )
-
-
-@dataclass
 class WriteManifest(beam.PTransform):
     """Write the manifest once all files are there; returns the number of the version."""
 
@@ -132,6 +109,6 @@ def build(pipeline: Any, run: Materialization) -> Any:
     return (
         pipeline
         | "Scan units" >> ScanUnits(light)
-        | "Write partitions" >> WritePartitions(light)
+        | "Write partitions" >> WriteGroups(_WriteFn(light))
         | "Write manifest" >> WriteManifest(light)
     )

@@ -13,16 +13,13 @@ from l2features.pictures.static_export import PartWriter, StaticExport, WrittenP
 from l2features.pictures.static_finish import finish
 from l2features.pictures.static_index import row_dtype
 
-from .transforms import count
+from .transforms import RunFn, WriteGroups, count
 
 ELEMENT_ROWS = 20_000
 """Rows of an element, about 1 MB: runners limit its size."""
 
 
-class _ScanFn(beam.DoFn):
-    def __init__(self, run: StaticExport) -> None:
-        self.run = run
-
+class _ScanFn(RunFn):
     def setup(self) -> None:
         self.source = self.run.open()
 
@@ -35,10 +32,7 @@ class _ScanFn(beam.DoFn):
                     yield part, own[first : first + ELEMENT_ROWS].tobytes()
 
 
-class _WriteFn(beam.DoFn):
-    def __init__(self, run: StaticExport) -> None:
-        self.run = run
-
+class _WriteFn(RunFn):
     def setup(self) -> None:
         self.writer = PartWriter(self.run)
 
@@ -56,10 +50,7 @@ class _WriteFn(beam.DoFn):
             self.writer.close()
 
 
-class _FinishFn(beam.DoFn):
-    def __init__(self, run: StaticExport) -> None:
-        self.run = run
-
+class _FinishFn(RunFn):
     def process(self, done: list[str]) -> Iterator[int]:
         yield finish(self.run, [WrittenPart.model_validate_json(text) for text in done]).version
 
@@ -80,20 +71,6 @@ class ScanNodes(beam.PTransform):
 
 
 @dataclass
-class WriteShards(beam.PTransform):
-    """Write the shard of each part; returns what was written as JSON."""
-
-    run: StaticExport
-
-    def expand(self, rows: Any) -> Any:
-        return (
-            rows
-            | "Group" >> beam.GroupByKey()
-            | "Write" >> beam.ParDo(_WriteFn(self.run)).with_output_types(str)
-        )
-
-
-@dataclass
 class WriteInfo(beam.PTransform):
     """Write the info files and the manifest once all shards are there; returns the number of the version."""
 
@@ -108,6 +85,6 @@ def build(pipeline: Any, run: StaticExport) -> Any:
     return (
         pipeline
         | "Scan nodes" >> ScanNodes(run)
-        | "Write shards" >> WriteShards(run)
+        | "Write shards" >> WriteGroups(_WriteFn(run))
         | "Write info" >> WriteInfo(run)
     )

@@ -39,17 +39,32 @@ def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
     measure(**{f"{step}_ms": time for step, time in millis.items()})
 
 
-class StoreFn(beam.DoFn):
-    """Holds a run and its open store."""
+class RunFn(beam.DoFn):
+    """Holds the run that the launcher has prepared."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
+
+
+class StoreFn(RunFn):
+    """Holds a run and its open store."""
 
     def setup(self) -> None:
         self.store = self.run.open_store()
 
     def teardown(self) -> None:
         self.store.close()
+
+
+@dataclass
+class WriteGroups(beam.PTransform):
+    """Write the files of each key's rows by ``write``; returns what was written as JSON."""
+
+    write: beam.DoFn
+
+    def expand(self, rows: Any) -> Any:
+        written = beam.ParDo(self.write).with_output_types(str)
+        return rows | "Group" >> beam.GroupByKey() | "Write" >> written
 
 
 class _PendingFn(StoreFn):

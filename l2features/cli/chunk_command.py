@@ -7,25 +7,24 @@ from datetime import UTC, datetime
 
 import click
 
-from ..config.datasets import load_dataset
+from ..config.datasets import Dataset
 from ..config.reach import check_bigtable
 from ..core.errors import GraphError, TableNotFound
 from ..core.geometry import Chunk, Triple
 from ..core.schema import NAMES
 from ..core.times import format_time
-from .options import FITTING, TripleType, config_option, json_option
+from .options import FITTING, TripleType, json_option, with_dataset
 
 
 @click.command()
-@click.argument("dataset")
+@with_dataset
 @click.argument("chunk", type=TripleType(), metavar="X,Y,Z")
 @click.option(
     "--timestamp",
     help='Time of the graph, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601.  [default: the table\'s, or now]',
 )
-@config_option
 @json_option
-def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None, as_json: bool) -> None:
+def chunk(dataset: Dataset, chunk: Triple, timestamp: str | None, as_json: bool) -> None:
     """Compute chunk X,Y,Z of DATASET and print its nodes' features, without writing.
 
     \b
@@ -37,18 +36,17 @@ def chunk(dataset: str, chunk: Triple, timestamp: str | None, config: str | None
     from ..ingest.steps import time_of_graph
     from .tables import open_table, print_rows
 
-    entry = load_dataset(dataset, config)
-    asked = None if timestamp is None else time_of_graph(entry, timestamp)
-    check_bigtable(entry.graph, GraphError)
-    with closing(open_table(entry)) as store:
+    asked = None if timestamp is None else time_of_graph(dataset, timestamp)
+    check_bigtable(dataset.graph, GraphError)
+    with closing(open_table(dataset)) as store:
         try:
             meta = store.meta()
         except TableNotFound:
             meta = None
-    geometry = read_geometry(entry, meta.geometry if meta else None)
+    geometry = read_geometry(dataset, meta.geometry if meta else None)
     geometry.check_in_grid(Chunk(*chunk))
     time = asked or (meta.time if meta else datetime.now(UTC))
-    result = ChunkSource(entry, geometry, time).compute(Chunk(*chunk))
+    result = ChunkSource(dataset, geometry, time).compute(Chunk(*chunk))
     print_rows(Rows.complete(result.features), geometry, as_json, NAMES if as_json else FITTING)
     for error in result.errors:
         click.echo(f"error: {error}", err=True)

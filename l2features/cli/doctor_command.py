@@ -8,14 +8,13 @@ from functools import partial
 
 import click
 
-from ..config.datasets import load_dataset
+from ..config.datasets import Dataset
 from ..core.errors import EXIT_FAILED, ConfigError
-from .options import config_option
+from .options import with_dataset
 
 
 @click.command()
-@click.argument("dataset")
-@config_option
+@with_dataset
 @click.option("--subscriptions", default="", metavar="PATH[,PATH…]", help="Pub/Sub subscriptions to check.")
 @click.option("--topics", default="", metavar="PATH[,PATH…]", help="Pub/Sub topics to check.")
 @click.option(
@@ -27,9 +26,7 @@ from .options import config_option
     help="Chunks of which up to 60 rows are recomputed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(
-    dataset: str, config: str | None, subscriptions: str, topics: str, sample: int, as_json: bool
-) -> None:
+def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_json: bool) -> None:
     """Check DATASET's table, graph, segmentation, token, queues and rows; say what to do. Writes nothing.
 
     The exit status is 0 if there is no problem, 1 if there is one, 2 for a wrong option or data set.
@@ -46,16 +43,15 @@ def doctor(
     from ..doctor.queue_checks import check_paths
     from ..jobs.job_command import compile_kernel
 
-    entry = load_dataset(dataset, config)
     subscribed, published = ([p for p in text.split(",") if p] for text in (subscriptions, topics))
     check_paths(subscribed, published)
 
     def say(text: str) -> None:
-        click.echo(f"{dataset}: {text}", err=True)
+        click.echo(f"{dataset.name}: {text}", err=True)
 
     findings = []
     compiling = partial(compile_kernel, say)
-    with closing(Deployment(entry, subscribed, published, sample, say, compiling)) as deployment:
+    with closing(Deployment(dataset, subscribed, published, sample, say, compiling)) as deployment:
         for finding in examine(deployment):
             findings.append(finding)
             if not as_json:
@@ -65,13 +61,13 @@ def doctor(
     bad = sum(finding.status is Status.PROBLEM for finding in findings)
     if as_json:
         listed = [finding.as_dict() for finding in findings]
-        click.echo(json.dumps({"dataset": dataset, "problems": bad, "findings": listed}))
+        click.echo(json.dumps({"dataset": dataset.name, "problems": bad, "findings": listed}))
     if bad:
         raise SystemExit(EXIT_FAILED)
 
 
 @click.command()
-@click.argument("dataset")
+@with_dataset
 @click.option(
     "--as",
     "auth_dataset",
@@ -80,10 +76,7 @@ def doctor(
 )
 @click.option("--service", default="pychunkedgraph", show_default=True, help="Service of the table.")
 @click.option("--server", metavar="URL", help="Server of the auth service.  [default: that of cv_path]")
-@config_option
-def register(
-    dataset: str, auth_dataset: str | None, service: str, server: str | None, config: str | None
-) -> None:
+def register(dataset: Dataset, auth_dataset: str | None, service: str, server: str | None) -> None:
     """Register the graph of DATASET with CAVE's auth service, so that its permissions are known.
 
     Posts to SERVER/sticky_auth with the token of cloud-volume's secrets, which must be an administrator's.
@@ -98,12 +91,11 @@ def register(
     from ..doctor.registration import register as post
     from ..doctor.registration import server_of, token_of
 
-    entry = load_dataset(dataset, config)
-    if not entry.has_graph:
-        raise ConfigError(f"data set {dataset!r} has no graph to register")
-    url = server or server_of(entry.cv_path)
+    if not dataset.has_graph:
+        raise ConfigError(f"data set {dataset.name!r} has no graph to register")
+    url = server or server_of(dataset.cv_path)
     if urlsplit(url).scheme not in ("http", "https"):
-        named = f"server {url!r}" if server else f"cv_path {entry.cv_path} names no server"
+        named = f"server {url!r}" if server else f"cv_path {dataset.cv_path} names no server"
         raise ConfigError(f"{named}: expected --server with a URL such as https://host")
     if not is_private(url):
         raise ConfigError(f"server {url!r}: expected https://…, as the token is sent to it")
@@ -111,5 +103,5 @@ def register(
     token = token_of(host)
     if token is None:
         raise ConfigError(f"no token: expected one in ~/.cloudvolume/secrets/{host}-cave-secret.json")
-    address = post(url, entry.graph_id, auth_dataset or dataset, token, service)
+    address = post(url, dataset.graph_id, auth_dataset or dataset.name, token, service)
     click.echo(f"registered: POST {address}")

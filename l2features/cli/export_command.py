@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..config.datasets import load_dataset
+from ..config.datasets import Dataset
 from ..core.chunks import parse_box, whole_box
 from ..core.errors import ConfigError, StoreError
 from ..core.times import format_time, parse_time
 from ..local.progress import progress_bar
-from .options import config_option
+from .options import with_dataset
 from .output import check_file, new_file
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ MAX_LISTED = 5
 
 
 @click.command()
-@click.argument("dataset")
+@with_dataset
 @click.option(
     "--to",
     "file",
@@ -38,10 +38,7 @@ MAX_LISTED = 5
     help='Time of the roots, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601.  [default: now]',
 )
 @click.option("--no-roots", is_flag=True, help="Leave out the roots, which are looked up in the graph.")
-@config_option
-def export(
-    dataset: str, file: Path, chunks: str | None, timestamp: str | None, no_roots: bool, config: str | None
-) -> None:
+def export(dataset: Dataset, file: Path, chunks: str | None, timestamp: str | None, no_roots: bool) -> None:
     """Write all nodes of DATASET to a Parquet file.
 
     Each node has its features in nm, and its root at a time (`root_id`), or without a graph its segment
@@ -57,26 +54,25 @@ def export(
     from .tables import open_roots, open_table, table_geometry
 
     check_file(file, ".parquet")
-    entry = load_dataset(dataset, config)
-    if timestamp is not None and (no_roots or not entry.has_graph):
+    if timestamp is not None and (no_roots or not dataset.has_graph):
         raise ConfigError(
             "--timestamp looks up roots at that time: expected a data set with a graph, and no --no-roots"
         )
     time = parse_time(timestamp) if timestamp else datetime.now(UTC)
     about = {"exported_at": format_time(datetime.now(UTC))}
     with ExitStack() as stack:
-        store = stack.enter_context(closing(open_table(entry)))
-        geometry = table_geometry(entry, store)
+        store = stack.enter_context(closing(open_table(dataset)))
+        geometry = table_geometry(dataset, store)
         box = parse_box(chunks, geometry.grid) if chunks else whole_box(geometry.grid)
         graph = None
-        if entry.has_graph and not no_roots:
-            graph = stack.enter_context(closing(open_roots(entry, store)))
+        if dataset.has_graph and not no_roots:
+            graph = stack.enter_context(closing(open_roots(dataset, store)))
             about["roots_at"] = format_time(time)
-        nodes = NodeExport(entry, store, geometry, graph, time)
+        nodes = NodeExport(dataset, store, geometry, graph, time)
         part = stack.enter_context(new_file(file))
         bar = stack.enter_context(progress_bar(len(box), "chunk", "export", delay=0.5))
         done = nodes.write(
-            box, part, {**provenance(entry, store.meta()), "chunks": str(box), **about}, bar.update
+            box, part, {**provenance(dataset, store.meta()), "chunks": str(box), **about}, bar.update
         )
     _report(done, len(box), file)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from ..config.datasets import Dataset, load_dataset
+from ..config.datasets import Dataset
 from ..core.errors import ConfigError, StoreError
 from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import Ids, parse_id
 from ..core.schema import NAMES
-from .options import FITTING, TripleType, attribute_names, config_option, json_option
+from .options import FITTING, TripleType, attribute_names, json_option, with_dataset
 
 if TYPE_CHECKING:
     from ..query.chunk_lookup import ChunkRows
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("dataset")
+@with_dataset
 @click.argument("ids", nargs=-1, metavar="[ID…]")
 @click.option("--chunk", "of_chunk", type=TripleType(), help="All nodes of this chunk instead of ID….")
 @click.option("--limit", type=click.IntRange(1), help="Maximum number of nodes.")
@@ -31,16 +31,14 @@ if TYPE_CHECKING:
     help=f"Attributes to print.  [default: {','.join(FITTING)}; with --json all]",
 )
 @click.option("--segments", is_flag=True, help="Print each node's segment instead of features (graph: flat).")
-@config_option
 @json_option
 def get(
-    dataset: str,
+    dataset: Dataset,
     ids: tuple[str, ...],
     of_chunk: Triple | None,
     limit: int | None,
     attributes: str | None,
     segments: bool,
-    config: str | None,
     as_json: bool,
 ) -> None:
     """Print the features of DATASET's L2 nodes ID…, in nm, from the store.
@@ -59,12 +57,14 @@ def get(
         raise click.UsageError("expected either node ids or --chunk X,Y,Z")
     wanted = np.array([_node_id(text) for text in ids], dtype=np.uint64)
     names = attribute_names(attributes) if attributes else NAMES if as_json else FITTING
-    entry = load_dataset(dataset, config)
-    if segments:
-        _check_flat(entry)
-    with closing(open_table(entry)) as store:
-        geometry = table_geometry(entry, store)
-        found, total = _found(store, entry, geometry, wanted if of_chunk is None else of_chunk, limit)
+    if segments and dataset.has_graph:
+        raise ConfigError(
+            f"data set {dataset.name!r} has a graph ({dataset.graph}): --segments is for data sets with "
+            "graph: flat"
+        )
+    with closing(open_table(dataset)) as store:
+        geometry = table_geometry(dataset, store)
+        found, total = _found(store, dataset, geometry, wanted if of_chunk is None else of_chunk, limit)
         rows = found.rows[:limit]
         if segments:
             _print_segments(node_segments(store, geometry.layout, rows.ids), rows.ids, as_json)
@@ -101,14 +101,6 @@ def _node_id(text: str) -> int:
         return parse_id(text)
     except ValueError as error:
         raise ConfigError(f"{text!r} is not a node id: {error}") from error
-
-
-def _check_flat(dataset: Dataset) -> None:
-    if dataset.has_graph:
-        raise ConfigError(
-            f"data set {dataset.name!r} has a graph ({dataset.graph}): --segments is for data sets with "
-            "graph: flat"
-        )
 
 
 def _print_segments(segments: Ids, ids: Ids, as_json: bool) -> None:

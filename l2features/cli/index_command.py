@@ -6,16 +6,15 @@ from contextlib import closing
 
 import click
 
-from ..config.datasets import load_dataset
+from ..config.datasets import Dataset
 from ..core.errors import ConfigError
 from ..local.progress import progress_bar
-from .options import config_option
+from .options import with_dataset
 
 
 @click.command()
-@click.argument("dataset")
-@config_option
-def index(dataset: str, config: str | None) -> None:
+@with_dataset
+def index(dataset: Dataset) -> None:
     """Build the index of DATASET's segments, which lists the nodes of each segment.
 
     Only old tables of data sets without a graph need this: today the ingest does it. An interrupted run is
@@ -28,11 +27,11 @@ def index(dataset: str, config: str | None) -> None:
     from ..store.segment_index import build_index
     from .tables import open_table, table_geometry
 
-    entry = load_dataset(dataset, config)
-    if entry.has_graph:
-        raise ConfigError(f"data set {dataset!r} needs no index: its graph {entry.graph_url} has the roots")
-    with closing(open_table(entry)) as store:
-        geometry = table_geometry(entry, store)
+    if dataset.has_graph:
+        where = f"data set {dataset.name!r}"
+        raise ConfigError(f"{where} needs no index: its graph {dataset.graph_url} has the roots")
+    with closing(open_table(dataset)) as store:
+        geometry = table_geometry(dataset, store)
         with progress_bar(geometry.n_chunks, "chunk", "index") as bar:
             for done in build_index(store, geometry):
                 bar.update(done - bar.n)

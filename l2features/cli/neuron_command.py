@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ..client.client import SKELETON_FILES
-from ..config.datasets import Dataset, load_dataset
+from ..config.datasets import Dataset
 from ..core.errors import L2FeaturesError
 from ..core.ids import L2, as_ids
-from .options import config_option, json_option, max_nodes_option
+from .options import json_option, max_nodes_option, with_dataset
 from .output import check_file, new_file
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("dataset")
+@with_dataset
 @click.argument("root")
 @click.option(
     "--no-graph", is_flag=True, help="Leave out the measures of the L2 graph, such as cable length."
@@ -31,16 +31,9 @@ if TYPE_CHECKING:
     help=f"Also write the skeleton to this file, {' or '.join(SKELETON_FILES)}, in nm.",
 )
 @max_nodes_option
-@config_option
 @json_option
 def neuron(
-    dataset: str,
-    root: str,
-    no_graph: bool,
-    skeleton: Path | None,
-    max_nodes: int,
-    config: str | None,
-    as_json: bool,
+    dataset: Dataset, root: str, no_graph: bool, skeleton: Path | None, max_nodes: int, as_json: bool
 ) -> None:
     """Print volume, area and cable length of ROOT.
 
@@ -61,8 +54,7 @@ def neuron(
     number = root_id(root)
     if skeleton is not None:
         check_file(skeleton, *SKELETON_FILES)
-    entry = load_dataset(dataset, config)
-    with open_neurons(entry, max_nodes) as reader:
+    with open_neurons(dataset, max_nodes) as reader:
         roots = as_ids([number])
         found = reader.summaries(roots, with_graph=not no_graph)
         objects = root_objects(found, reader.histories_of(found))
@@ -71,9 +63,9 @@ def neuron(
         if lines := problems(objects):
             raise L2FeaturesError(lines[0] + _if_a_node(reader, number))
         if not as_json:
-            click.echo(neuron_card(number, dataset, objects[str(number)]), nl=False)
+            click.echo(neuron_card(number, dataset.name, objects[str(number)]), nl=False)
         if skeleton is not None:
-            _write_skeleton(reader, entry, number, skeleton)
+            _write_skeleton(reader, dataset, number, skeleton)
 
 
 def _if_a_node(reader: NeuronReader, number: int) -> str:

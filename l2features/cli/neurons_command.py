@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from ..config.datasets import load_dataset
+from ..config.datasets import Dataset
 from ..core.errors import ConfigError
 from ..core.ids import Ids
 from ..local.progress import progress_bar
-from .options import config_option, json_option, max_nodes_option
-from .output import check_file, new_file
+from .options import json_option, max_nodes_option, with_dataset
+from .output import new_table, to_option
 
 if TYPE_CHECKING:
     from ..neurons.neuron_reader import NeuronReader
@@ -25,27 +24,20 @@ BATCH = 1_000
 
 
 @click.command()
-@click.argument("dataset")
+@with_dataset
 @click.argument("file", type=click.File("r", encoding="utf-8"))
 @click.option("--column", metavar="NAME", help="Column of the roots, in a CSV file with a header.")
 @click.option("--graph", is_flag=True, help="Also the measures of the L2 graphs, such as cable length.")
-@click.option(
-    "--to",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write all measures, in nm, to this .parquet or .csv file instead of printing some.",
-)
+@to_option("Write all measures, in nm, to this .parquet or .csv file instead of printing some.")
 @max_nodes_option
-@config_option
 @json_option
 def neurons(
-    dataset: str,
+    dataset: Dataset,
     file: TextIO,
     column: str | None,
     graph: bool,
     to: Path | None,
     max_nodes: int,
-    config: str | None,
     as_json: bool,
 ) -> None:
     """Print volume and area of each root in FILE.
@@ -62,17 +54,14 @@ def neurons(
     from .root_ids import read_root_ids
     from .tables import open_neurons
 
-    if to is not None:
-        check_file(to, ".parquet", ".csv")
     if to is not None and as_json:
         raise ConfigError("--json prints, --to writes a file: expected one of them")
     roots = read_root_ids(file, file.name, column)
-    entry = load_dataset(dataset, config)
-    with open_neurons(entry, max_nodes) as reader:
+    with open_neurons(dataset, max_nodes) as reader:
         if to is None:
             _print(reader, roots, graph, as_json)
         else:
-            _write(reader, roots, graph, to, provenance(entry, reader.reader.store.meta()))
+            _write(reader, roots, graph, to, provenance(dataset, reader.reader.store.meta()))
 
 
 def _print(reader: NeuronReader, roots: Ids, graph: bool, as_json: bool) -> None:
@@ -93,12 +82,9 @@ def _print(reader: NeuronReader, roots: Ids, graph: bool, as_json: bool) -> None
 def _write(reader: NeuronReader, roots: Ids, graph: bool, file: Path, about: Mapping[str, str]) -> None:
     """Write batch by batch, in the order of the roots; ``about`` goes into the metadata."""
     from ..neurons.root_answers import root_table
-    from ..query.table_files import TableFile
 
     statuses = Counter[str]()
-    with ExitStack() as stack:
-        part = stack.enter_context(new_file(file))
-        writer = stack.enter_context(TableFile(part, file.suffix, about))
+    with new_table(file, about) as writer:
         for some in _parts(roots):
             found = reader.summaries(some, with_graph=graph)
             table = root_table(found, reader.histories_of(found))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
 
-from ..config.datasets import CONFIG_VARIABLE
+from ..config.datasets import CONFIG_VARIABLE, load_dataset
 from ..core.geometry import Triple
 from ..core.schema import ATTRIBUTES, check_names
 
@@ -27,6 +29,18 @@ max_nodes_option = click.option(
     help="Limit for the L2 nodes of a root.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the HTTP API returns it.")
+
+
+def with_dataset(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the argument DATASET and the option --config; ``command`` receives the data set's entry."""
+
+    @click.argument("dataset")
+    @config_option
+    @wraps(command)
+    def load(dataset: str, config: str | None, **given: Any) -> None:
+        command(dataset=load_dataset(dataset, config), **given)
+
+    return load
 
 
 def attribute_names(text: str) -> tuple[str, ...]:

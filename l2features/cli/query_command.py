@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.table import Table
 
-from ..config.datasets import load_dataset
+from ..config.datasets import Dataset
 from ..core.errors import ConfigError
-from .options import config_option, json_option
-from .output import check_file, new_file
+from .options import json_option, with_dataset
+from .output import new_table, to_option
 
 if TYPE_CHECKING:
     from ..versions.sql import VersionSql
@@ -24,30 +23,18 @@ SHOWN = 40
 
 
 @click.command()
-@click.argument("dataset")
+@with_dataset
 @click.argument("sql")
 @click.option(
     "--version", "number", type=click.IntRange(1), metavar="N", help="Version.  [default: the newest]"
 )
-@click.option(
-    "--to",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write all rows to this .parquet or .csv file instead of printing some.",
-)
+@to_option("Write all rows to this .parquet or .csv file instead of printing some.")
 @click.option(
     "--limit", type=click.IntRange(1), help=f"Rows that are printed.  [default: {SHOWN}; with --json all]"
 )
-@config_option
 @json_option
 def query(
-    dataset: str,
-    sql: str,
-    number: int | None,
-    to: Path | None,
-    limit: int | None,
-    config: str | None,
-    as_json: bool,
+    dataset: Dataset, sql: str, number: int | None, to: Path | None, limit: int | None, as_json: bool
 ) -> None:
     """Run one SELECT statement over a version of DATASET, by DuckDB.
 
@@ -64,17 +51,15 @@ def query(
       l2features query minnie "SELECT sum(size_nm3) FROM nodes" --version 7
       l2features query minnie "SELECT * FROM roots JOIN 'cells.csv' USING (root_id)" --to cells.parquet
     """
-    from ..versions.sql import open_sql
+    from ..versions.sql import VersionSql
     from .tables import open_catalog
 
-    if to is not None:
-        check_file(to, ".parquet", ".csv")
     if to is not None and (as_json or limit):
         raise ConfigError("--to writes all rows to a file: expected it without --json and --limit")
-    reader = open_catalog(load_dataset(dataset, config)).reader(number)
-    with open_sql(reader) as connection:
+    reader = open_catalog(dataset).reader(number)
+    with VersionSql(reader.manifest, reader.files.folder) as connection:
         if to is not None:
-            about = {"dataset": dataset, "version": str(reader.manifest.number), "query": sql}
+            about = {"dataset": dataset.name, "version": str(reader.manifest.number), "query": sql}
             _write(connection, sql, to, about)
         elif as_json:
             _print_json(connection, sql, limit)
@@ -94,12 +79,8 @@ def _tables(connection: VersionSql, sql: str) -> Iterator[Any]:
 
 
 def _write(connection: VersionSql, sql: str, file: Path, about: dict[str, str]) -> None:
-    from ..query.table_files import TableFile
-
     count = 0
-    with ExitStack() as stack:
-        part = stack.enter_context(new_file(file))
-        writer = stack.enter_context(TableFile(part, file.suffix, about))
+    with new_table(file, about) as writer:
         for table in _tables(connection, sql):
             writer.write(table)
             count += len(table)

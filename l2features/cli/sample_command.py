@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 import numpy as np
 
+from ..config.datasets import Dataset
 from ..config.reach import check_bigtable, check_pubsub
 from ..core.errors import GraphError
 from ..core.geometry import Triple
 from ..local.progress import progress_bar
-from .options import TripleType, config_option, json_option
+from .options import TripleType, json_option, with_dataset
 
 
 @click.command()
@@ -82,7 +83,7 @@ def _ingest_command(directory: Path, has_graph: bool) -> str:
 
 
 @click.command()
-@click.argument("dataset")
+@with_dataset
 @click.option("--merge", "kind", flag_value="merge", default="merge", help="Merge two objects (default).")
 @click.option("--split", "kind", flag_value="split", help="Split an object in two.")
 @click.option(
@@ -90,9 +91,8 @@ def _ingest_command(directory: Path, has_graph: bool) -> str:
     metavar="PATH",
     help="projects/PROJECT/topics/NAME.  [default: pychunkedgraph, of the graph's project]",
 )
-@config_option
 @json_option
-def sample_edit(dataset: str, kind: str, topic: str | None, config: str | None, as_json: bool) -> None:
+def sample_edit(dataset: Dataset, kind: str, topic: str | None, as_json: bool) -> None:
     """Merge or split two objects of DATASET, a sample with a graph, and publish the edit.
 
     Writes the new nodes and roots to the graph's table and publishes PyChunkedGraph's message, so that an
@@ -103,11 +103,10 @@ def sample_edit(dataset: str, kind: str, topic: str | None, config: str | None, 
       l2features sample-edit sample --config stack/datasets.yml
       l2features sample-edit sample --split
     """
-    from ..config.datasets import load_dataset
     from ..local.sample.edit import edit_sample
     from .report import json_text
 
-    edit, path = edit_sample(load_dataset(dataset, config), kind, topic)
+    edit, path = edit_sample(dataset, kind, topic)
     if as_json:
         keys = ("operation_id", "new_l2_ids", "new_root_ids", "old_root_ids")
         click.echo(json_text({key: getattr(edit, key) for key in keys}))

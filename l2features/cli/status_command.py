@@ -6,15 +6,14 @@ from contextlib import closing
 
 import click
 
-from ..config.datasets import load_dataset
-from .options import config_option, json_option
+from ..config.datasets import Dataset
+from .options import json_option, with_dataset
 
 
 @click.command()
-@click.argument("dataset")
-@config_option
+@with_dataset
 @json_option
-def status(dataset: str, config: str | None, as_json: bool) -> None:
+def status(dataset: Dataset, as_json: bool) -> None:
     """Show the progress of DATASET's ingest, how fresh its updates are, and the result of the last audit.
 
     \b
@@ -25,9 +24,8 @@ def status(dataset: str, config: str | None, as_json: bool) -> None:
     from .report import json_text, status_text
     from .tables import open_table, table_geometry
 
-    entry = load_dataset(dataset, config)
-    with closing(open_table(entry)) as store:
-        state = read_status(store, table_geometry(entry, store))
+    with closing(open_table(dataset)) as store:
+        state = read_status(store, table_geometry(dataset, store))
     click.echo(json_text(state.as_dict()) if as_json else status_text(state))
     for problem in state.problems.values() if as_json else ():
         click.echo(f"error: {problem}", err=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..config.datasets import Dataset, load_dataset
+from ..config.datasets import Dataset
 from ..core.errors import EXIT_FAILED, L2FeaturesError
 from ..local.progress import progress_bar
-from .options import config_option, json_option
-from .output import check_file, new_file
+from .options import json_option, with_dataset
+from .output import new_table, to_option
 
 if TYPE_CHECKING:
     from ..versions.lookup import VersionReader
@@ -41,10 +41,9 @@ def versions() -> None:
 
 
 @versions.command("list")
-@click.argument("dataset")
-@config_option
+@with_dataset
 @json_option
-def list_versions(dataset: str, config: str | None, as_json: bool) -> None:
+def list_versions(dataset: Dataset, as_json: bool) -> None:
     """List the versions of DATASET: time, base, counts and size.
 
     The exit status is 1 if a version cannot be read.
@@ -53,7 +52,7 @@ def list_versions(dataset: str, config: str | None, as_json: bool) -> None:
     from .tables import open_catalog
     from .version_report import versions_table
 
-    found = open_catalog(load_dataset(dataset, config)).list()
+    found = open_catalog(dataset).list()
     if as_json:
         click.echo(json_text([one.model_dump(mode="json", exclude_none=True) for one in found]))
     elif found:
@@ -68,11 +67,10 @@ def list_versions(dataset: str, config: str | None, as_json: bool) -> None:
 
 
 @versions.command()
-@click.argument("dataset")
+@with_dataset
 @number_argument
-@config_option
 @json_option
-def show(dataset: str, number: int, config: str | None, as_json: bool) -> None:
+def show(dataset: Dataset, number: int, as_json: bool) -> None:
     """Show version N of DATASET: its times, its source, its counts, and its files by layer.
 
     --json prints its manifest.
@@ -80,17 +78,16 @@ def show(dataset: str, number: int, config: str | None, as_json: bool) -> None:
     from .tables import open_catalog
     from .version_report import version_text
 
-    manifest = open_catalog(load_dataset(dataset, config)).reader(number).manifest
+    manifest = open_catalog(dataset).reader(number).manifest
     click.echo(manifest.to_json().decode() if as_json else version_text(manifest), nl=False)
 
 
 @versions.command()
-@click.argument("dataset")
+@with_dataset
 @number_argument
 @click.option("--files-only", is_flag=True, help="Do not compare samples with the graph and the table.")
-@config_option
 @json_option
-def verify(dataset: str, number: int, files_only: bool, config: str | None, as_json: bool) -> None:
+def verify(dataset: Dataset, number: int, files_only: bool, as_json: bool) -> None:
     """Check version N of DATASET: every byte and row of its files, and samples of its rows.
 
     Files are hashed and counted, those of older versions that it has included. Random nodes and roots are
@@ -101,13 +98,12 @@ def verify(dataset: str, number: int, files_only: bool, config: str | None, as_j
     from .report import json_text
     from .tables import open_catalog
 
-    entry = load_dataset(dataset, config)
-    reader, found = open_catalog(entry).reader(number), Findings()
+    reader, found = open_catalog(dataset).reader(number), Findings()
     files = [file for layer in reader.manifest.layers for file in layer.files]
     total = sum(file.bytes for file in files)
     with progress_bar(total, "B", "verify", unit_scale=True, delay=0.5) as bar:
         verify_files(reader, found, bar.update)
-    sampled = 0 if files_only or found.count else _sample(entry, reader, found)
+    sampled = 0 if files_only or found.count else _sample(dataset, reader, found)
     if as_json:
         about = {"version": number, "files": len(files), "bytes": total, "sampled": sampled}
         click.echo(json_text({**about, "findings": found.lines, "count": found.count}))
@@ -121,47 +117,33 @@ def verify(dataset: str, number: int, files_only: bool, config: str | None, as_j
 
 
 @versions.command()
-@click.argument("dataset")
+@with_dataset
 @click.argument("a", type=click.IntRange(1, 999_999))
 @click.argument("b", type=click.IntRange(1, 999_999))
-@click.option(
-    "--to",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write every node that differs, with its root in A and in B, to this .parquet or .csv file.",
-)
-@config_option
+@to_option("Write every node that differs, with its root in A and in B, to this .parquet or .csv file.")
 @json_option
-def diff(dataset: str, a: int, b: int, to: Path | None, config: str | None, as_json: bool) -> None:
+def diff(dataset: Dataset, a: int, b: int, to: Path | None, as_json: bool) -> None:
     """Compare versions A and B of DATASET: the roots of only one, and the nodes whose root differs.
 
     Memory does not grow with the versions.
     """
-    from ..query.table_files import TableFile
     from .report import json_text
     from .tables import open_catalog
     from .version_report import compared, diff_text
 
-    if to is not None:
-        check_file(to, ".parquet", ".csv")
-    catalog = open_catalog(load_dataset(dataset, config))
+    catalog = open_catalog(dataset)
     readers = catalog.reader(a), catalog.reader(b)
-    with ExitStack() as stack:
-        writer = None
-        if to is not None:
-            part = stack.enter_context(new_file(to))
-            about = {"dataset": dataset, "version_a": str(a), "version_b": str(b)}
-            writer = stack.enter_context(TableFile(part, to.suffix, about))
+    about = {"dataset": dataset.name, "version_a": str(a), "version_b": str(b)}
+    with new_table(to, about) if to else nullcontext() as writer:
         found = compared(*readers, MAX_LISTED, writer.write if writer else None)
     click.echo(json_text(found.as_dict()) if as_json else diff_text(found, a, b))
 
 
 @versions.command()
-@click.argument("dataset")
+@with_dataset
 @number_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@config_option
-def delete(dataset: str, number: int, yes: bool, config: str | None) -> None:
+def delete(dataset: Dataset, number: int, yes: bool) -> None:
     """Delete version N of DATASET, finished or not.
 
     A version that others are based on is refused, since renewed versions include the files of their base.
@@ -169,7 +151,7 @@ def delete(dataset: str, number: int, yes: bool, config: str | None) -> None:
     from ..versions.removal import delete_version, is_unfinished
     from .tables import open_catalog
 
-    folder = open_catalog(load_dataset(dataset, config)).folder
+    folder = open_catalog(dataset).folder
     unfinished = is_unfinished(folder, number)
     if not yes:
         state = "unfinished, and a job may be making it" if unfinished else "finished"

@@ -7,8 +7,9 @@ bits differ between layers and between graphs, so they are data. A chunk id is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -89,32 +90,48 @@ class IdLayout:
         """Return the bits that number the segments of one chunk. Raises ValueError for an unknown layer."""
         return 64 - self.layer_bits - sum(self.axis_bits(layer))
 
+    def known(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Return whether the chunk coordinates of each id are known: those of its layer are, shape (n,)."""
+        return self._known[self.layers(ids)]
+
     def chunk_coordinates(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Return the chunk coordinates of ids of any layers, shape (n, 3)."""
         ids = as_ids(ids)
-        masks, shifts = self._per_id(ids, self._axis_masks), self._per_id(ids, self._shifts)
-        return (ids[:, None] >> shifts & masks).astype(np.int64).reshape(-1, 3)
+        bits = self._bits_of(ids)
+        return (ids >> bits[:3] & bits[3:6]).astype(np.int64).T
 
-    def _axis_masks(self, layer: int) -> list[int]:
-        return [(1 << bits) - 1 for bits in self.axis_bits(layer)]
+    @cached_property
+    def _known(self) -> npt.NDArray[np.bool_]:
+        return np.isin(np.arange(1 << self.layer_bits), list(self.spatial_bits))
 
-    def _shifts(self, layer: int) -> list[int]:
-        """Return the lowest bit of x, y and z."""
-        segment, (_, y, z) = self.segment_bits(layer), self.axis_bits(layer)
-        return [segment + z + y, segment + z, segment]
+    @cached_property
+    def _bits(self) -> dict[int, npt.NDArray[np.uint64]]:
+        """By layer, shape (7, 1): the lowest bits of x, y and z, their masks, and that of the segment."""
+        found = {}
+        for layer in self.spatial_bits:
+            segment, axes = self.segment_bits(layer), self.axis_bits(layer)
+            lowest = [segment + axes[2] + axes[1], segment + axes[2], segment]
+            masks = [(1 << bits) - 1 for bits in (*axes, segment)]
+            found[layer] = np.array([lowest + masks], dtype=np.uint64).T
+        return found
 
-    def _per_id(self, ids: Ids, of_layer: Callable[[int], list[int]]) -> npt.NDArray[np.uint64]:
-        """Return ``of_layer`` of each id, shape (n, m), or (1, m) where all ids have one layer."""
+    def _bits_of(self, ids: Ids) -> npt.NDArray[np.uint64]:
+        """Return `_bits` of each id, shape (7, n), or (7, 1) where all ids have one layer."""
         layers = self.layers(ids)
         if len(layers) and (layers == layers[0]).all():
-            return np.array([of_layer(int(layers[0]))], dtype=np.uint64)
+            return self._bits_of_layer(int(layers[0]))
         distinct, which = np.unique(layers, return_inverse=True)
-        return np.array([of_layer(layer) for layer in distinct.tolist()] or [[0]], dtype=np.uint64)[which]
+        columns = [self._bits_of_layer(layer) for layer in distinct.tolist()]
+        return np.concatenate([np.zeros((7, 0), dtype=np.uint64), *columns], axis=1)[:, which]
+
+    def _bits_of_layer(self, layer: int) -> npt.NDArray[np.uint64]:
+        self.axis_bits(layer)  # raises ValueError for an unknown layer
+        return self._bits[layer]
 
     def segments(self, ids: Ids) -> Ids:
         """Return the number of each id within its chunk, shape (n,)."""
         ids = as_ids(ids)
-        return ids & self._per_id(ids, lambda layer: [(1 << self.segment_bits(layer)) - 1])[:, 0]
+        return ids & self._bits_of(ids)[6]
 
     def chunk_ids(self, ids: Ids) -> Ids:
         """Return the id of each id's chunk, shape (n,)."""
@@ -134,8 +151,8 @@ class IdLayout:
                 f"chunk {tuple(xyz[bad][0].tolist())} does not fit into {_described(bits)} of layer {layer}"
             )
         out = np.full(len(xyz), layer << (64 - self.layer_bits), dtype=np.uint64)
-        for axis, shift in enumerate(self._shifts(layer)):
-            out |= xyz[:, axis].astype(np.uint64) << np.uint64(shift)
+        for axis, shift in enumerate(self._bits[layer][:3, 0]):
+            out |= xyz[:, axis].astype(np.uint64) << shift
         return out
 
     def chunk_id(self, x: int, y: int, z: int, layer: int = L2) -> int:
@@ -166,6 +183,13 @@ def sorted_unique(ids: Ids) -> Ids:
         return ids
     ids = np.sort(ids)
     return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
+
+
+def distinct(ids: Ids) -> tuple[Ids, npt.NDArray[np.intp]]:
+    """Return the distinct ids, sorted, and the place of each id among them, shape (n,)."""
+    if (ids[1:] > ids[:-1]).all():
+        return ids, np.arange(len(ids))
+    return np.unique(ids, return_inverse=True)
 
 
 def to_bytes(ids: Ids) -> bytes:

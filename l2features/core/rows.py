@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,29 @@ from .schema import ATTRIBUTES, BY_NAME, COLUMN, FEATURES, FLAGS, NAMES, SIZE
 NOT_COMPUTED = bytes(8)
 """Value of ``size_nm3``, the only cell of a row that could not be computed."""
 
-_RECORD = np.dtype((np.void, FEATURES.itemsize))
+_RECORD, _MASK = np.dtype((np.void, FEATURES.itemsize)), np.dtype((np.void, len(NAMES)))
+
+
+@lru_cache(1_000)
+def columns_of(names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """Return which columns of ``Rows.present`` are those of some attributes, shape (attributes,).
+
+    ``present @ columns`` tells which rows have any of them, and is faster than ``any(axis=1)``.
+    """
+    columns = np.isin(NAMES, names)
+    columns.flags.writeable = False
+    return columns
+
+
+def as_items(mask: npt.NDArray[np.bool_]) -> np.ndarray:
+    """View a mask (n, attributes) as one item per row, shape (n,), which numpy copies ten times faster."""
+    return mask.view(_MASK)[:, 0]
+
+
+_FLAG_COLUMNS = {
+    flag: columns_of(tuple(a.name for a in ATTRIBUTES if a.condition and a.condition.flag == flag))
+    for flag in FLAGS
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,7 @@ class Rows:
     @property
     def found(self) -> npt.NDArray[np.bool_]:
         """Whether the table has the row, shape (n,)."""
-        return np.asarray(self.present.any(axis=1))
+        return np.asarray(self.present @ columns_of(NAMES))
 
     @property
     def not_computed(self) -> npt.NDArray[np.bool_]:
@@ -71,20 +94,19 @@ class Rows:
         """Return the rows at these places, in their order."""
         return Rows(self.features.take(places), self.present.take(places, axis=0))
 
-    def put(self, places: npt.NDArray[Any], rows: Rows) -> None:
-        """Replace the rows at these indices, or where this mask is true.
+    def put(self, places: npt.NDArray[Any] | slice, rows: Rows) -> None:
+        """Replace the rows at these indices, in this slice, or where this mask is true.
 
         Records are copied as bytes, because numpy copies a structured dtype field by field.
         """
         self.features.view(_RECORD)[places] = rows.features.view(_RECORD)
-        self.present[places] = rows.present
+        as_items(self.present)[places] = as_items(rows.present)
 
 
 def set_flags(rows: Rows) -> None:
     """Set the flags of records: true where an attribute of the condition is present."""
-    for flag in FLAGS:
-        columns = [COLUMN[a.name] for a in ATTRIBUTES if a.condition and a.condition.flag == flag]
-        rows.features[flag] = rows.present[:, columns].any(axis=1)
+    for flag, columns in _FLAG_COLUMNS.items():
+        rows.features[flag] = rows.present @ columns
 
 
 def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.spatial import cKDTree
 
 from .forest import components
@@ -45,16 +46,5 @@ def _nearest(positions: Positions, group: npt.NDArray[np.int64]) -> Edges:
 
 def _without_cycles(edges: Edges, group: npt.NDArray[np.int64]) -> Edges:
     """Return, in order, the edges that join two groups not joined by edges before them (Kruskal)."""
-    parent = list(range(int(group.max()) + 1))
-
-    def top(one: int) -> int:
-        while parent[one] != one:
-            parent[one] = one = parent[parent[one]]
-        return one
-
-    kept = []
-    for edge, (one, other) in zip(edges, group[edges].tolist(), strict=True):
-        if top(one) != top(other):
-            parent[top(one)] = top(other)
-            kept.append(edge)
-    return np.array(kept, dtype=np.int64)
+    trees = DisjointSet(range(int(group.max()) + 1))
+    return edges[[trees.merge(one, other) for one, other in group[edges].tolist()]]

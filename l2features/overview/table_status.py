@@ -12,12 +12,13 @@ from ..core.chunks import NO_FILES, FileCounts
 from ..core.geometry import Chunk, Geometry
 from ..core.ids import as_ids
 from ..ingest.rates import RATE_WINDOW, Recorded, rates, read_start
-from ..store.base import FAILED, ChunkRecord, Store
+from ..store.base import ChunkRecord, Store
+from ..store.chunk_totals import ChunkTotals, totals_of
 from ..store.notes import LastAudit, last_audit, note_or_problem
 from ..updates.freshness import Updates, read_updates
 
-MAX_KEPT, MAX_RECENT = 10_000, 100_000
-"""Failed chunks whose reasons are kept, and recent ones that are kept before older ones are dropped."""
+MAX_KEPT = 10_000
+"""Failed chunks whose reasons are kept."""
 
 
 @dataclass
@@ -48,18 +49,6 @@ class Status:
     audit: LastAudit | None = None
     problems: dict[str, str] = field(default_factory=dict)
 
-    def add_done(self, record: ChunkRecord) -> None:
-        """Add the record of a done chunk."""
-        self.done += 1
-        self.nodes += record.nodes
-        self.orphans += record.orphans
-        if any(record.files):
-            self.files = self.files.plus(record.files)
-        self.uncounted += not record.files.expected
-        self.chunks_missing_files += record.files.background > 0
-        if record.saturated:
-            self.saturated.update(record.saturated)
-
     def as_dict(self) -> dict[str, Any]:
         """Return the status for JSON, without ``problems``."""
         shown = {name: value for name, value in self.__dict__.items() if name != "problems"}
@@ -75,7 +64,7 @@ class Status:
 
 def read_status(store: Store, geometry: Geometry) -> Status:
     """Return the status of a table, from its chunk records and its notes."""
-    status = read_progress(store, geometry, store.chunk_records())
+    status = _status(store, geometry, store.chunk_totals(RATE_WINDOW, MAX_KEPT))
     status.updates = note_or_problem("updates", lambda: read_updates(store), status.problems)
     status.audit = note_or_problem("audit", lambda: last_audit(store), status.problems)
     return status
@@ -88,27 +77,27 @@ def read_progress(
 
     Keeps only those of the last ten minutes, and the reasons of ``most_failed`` chunks.
     """
-    status = Status(store.name, geometry.n_chunks)
-    recent: list[Recorded] = []
-    most = MAX_RECENT
-    for record in records:
-        if record.state == FAILED:
-            status.n_failed += 1
-            if len(status.failed) < most_failed:
-                (xyz,) = geometry.layout.chunk_coordinates(as_ids([record.chunk_id])).tolist()
-                status.failed.append((Chunk(*xyz), record.reason))
-            continue
-        status.add_done(record)
-        if status.newest is None or record.time > status.newest:
-            status.newest = record.time
-            if len(recent) > most:  # doubled, so that each record is looked at a few times
-                recent = [entry for entry in recent if record.time - entry.time <= RATE_WINDOW]
-                most = max(MAX_RECENT, 2 * len(recent))
-        if status.newest - record.time <= RATE_WINDOW:
-            recent.append(Recorded(record.time, record.nodes))
-    status.failed.sort()
+    return _status(store, geometry, totals_of(records, RATE_WINDOW, most_failed))
+
+
+def _status(store: Store, geometry: Geometry, totals: ChunkTotals) -> Status:
+    status = Status(
+        store.name,
+        geometry.n_chunks,
+        done=totals.done,
+        nodes=totals.nodes,
+        orphans=totals.orphans,
+        files=totals.files,
+        uncounted=totals.uncounted,
+        chunks_missing_files=totals.missing_files,
+        saturated=totals.saturated,
+        n_failed=totals.n_failed,
+        newest=totals.newest,
+    )
+    chunks = geometry.layout.chunk_coordinates(as_ids([chunk_id for chunk_id, _ in totals.failed])).tolist()
+    reasons = (reason for _, reason in totals.failed)
+    status.failed = sorted(zip((Chunk(*xyz) for xyz in chunks), reasons, strict=True))
     started = note_or_problem("ingest", lambda: read_start(store), status.problems)
-    window = [entry for entry in recent if status.newest and status.newest - entry.time <= RATE_WINDOW]
-    if found := rates(window, started):
+    if found := rates([Recorded(*entry) for entry in totals.recent], started):
         status.chunks_per_minute, status.nodes_per_second = found
     return status

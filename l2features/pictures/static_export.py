@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ..config.datasets import Dataset
 from ..config.reach import check_bigtable
@@ -108,14 +108,8 @@ class StaticExport:
 
     def read_done(self, part: int) -> WrittenPart | None:
         """Return what an earlier run wrote of a part; None where it did not, or the file is gone."""
-        content = self.folder.read(done_path(part))
-        if content is None:
-            return None
-        try:
-            written = WrittenPart.model_validate_json(content)
-        except ValidationError:
-            return None
-        there = not written.path or self.folder.size(written.path) == written.bytes
+        written = self.folder.read_record(done_path(part), WrittenPart)
+        there = written and (not written.path or self.folder.size(written.path) == written.bytes)
         return written if there else None
 
 

@@ -109,9 +109,7 @@ def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart
         raise VersionError(f"{run.url}: layer {layer} has {sums} nodes: run the command again")
     own = (by_index[index.path] for index in run.plan.indexes if index.layer == layer)
     for written in (one for parts in own for one in parts if one.path):
-        size = run.folder.size(written.path)
-        if size != written.bytes:
-            raise VersionError(f"{run.url}/{written.path} has {size} bytes: expected {written.bytes}")
+        run.folder.check_size(written.path, written.bytes)
     return sums["by_id"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from ..core.rows import Rows, served_column
 from ..core.schema import BY_NAME, INT64, NAMES
 from .reader import Status
 
-ROWS_PER_PART = 10_000
+ROWS_PER_PART = 2_500
+"""So that one part is compressed while the next one is made."""
 FEW_ROWS = 32
 """Up to this many rows are faster one by one."""
 _STATUS_NAMES = [status.name.lower() for status in Status]
@@ -42,7 +44,7 @@ def json_parts(
     int64_as_str: bool = False,
     status: npt.NDArray[np.int8] | None = None,
     reasons: Mapping[int, str] | None = None,
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """Yield a compact JSON object {id: {attribute: value}} in parts: each id once, in numeric order.
 
     Attributes are in alphabetical order, without absent ones. ``status`` (n,) adds the `Status` of each id,
@@ -57,7 +59,7 @@ def json_parts(
         for name in sorted(set(names)):
             values, present = served_column(part, geometry, name)
             columns.append((name, values.astype(str) if int64_as_str and name in INT64 else values, present))
-        yield (b"," if start else b"{") + make(part.ids, columns, known, reasons or {})
+        yield make(b"," if start else b"{", part.ids, columns, known, reasons or {})
     yield b"}\n" if len(places) else b"{}\n"
 
 
@@ -69,9 +71,13 @@ def _first_places(ids: Ids) -> npt.NDArray[np.int64]:
 
 
 def _few_objects(
-    ids: Ids, columns: list[Column], status: npt.NDArray[np.int8] | None, reasons: Mapping[int, str]
-) -> memoryview | bytes:
-    """Return the members of a JSON object, one per id, row by row."""
+    before: bytes,
+    ids: Ids,
+    columns: list[Column],
+    status: npt.NDArray[np.int8] | None,
+    reasons: Mapping[int, str],
+) -> bytes:
+    """Return ``before`` and the members of a JSON object, one per id, row by row."""
     objects: dict[int, dict[str, Any]] = {node: {} for node in ids.tolist()}
     for name, values, present in columns:
         for known, value, has in zip(objects.values(), values.tolist(), present.tolist(), strict=True):
@@ -82,12 +88,16 @@ def _few_objects(
             known["status"] = _STATUS_NAMES[code]
             if node in reasons:
                 known["reason"] = reasons[node]
-    return orjson.dumps(objects, option=orjson.OPT_NON_STR_KEYS)[1:-1]
+    return before + orjson.dumps(objects, option=orjson.OPT_NON_STR_KEYS)[1:-1]
 
 
 def _many_objects(
-    ids: Ids, columns: list[Column], status: npt.NDArray[np.int8] | None, reasons: Mapping[int, str]
-) -> memoryview | bytes:
+    before: bytes,
+    ids: Ids,
+    columns: list[Column],
+    status: npt.NDArray[np.int8] | None,
+    reasons: Mapping[int, str],
+) -> memoryview:
     """As `_few_objects`, column by column."""
     members = [(name, _texts(values, present), present) for name, values, present in columns]
     if status is not None:
@@ -96,14 +106,16 @@ def _many_objects(
         why = _choose([b"", *(b":" + orjson.dumps(text) for text in texts)], which + 1)
         members += [("status", names, np.ones(len(ids), dtype=bool)), ("reason", why, which >= 0)]
     begun = np.zeros(len(ids), dtype=bool)
-    pieces = [_scalar(b',"'), pa.array(ids).cast(pa.string()).cast(pa.binary()), _scalar(b'":{')]
+    first = (np.arange(len(ids)) == 0).astype(np.int8)
+    digits = pa.array(ids).cast(pa.string()).cast(pa.binary())
+    pieces = [_choose([b',"', before + b'"'], first), digits, _scalar(b'":{')]
     for name, text, present in members:
         if present.any():
             key = orjson.dumps(name)
             pieces += [_choose([b"", key, b"," + key], present * (1 + begun)), text]
             begun |= present
     joined = pc.binary_join_element_wise(*pieces, _scalar(b"}"), _scalar(b""))
-    return memoryview(joined.buffers()[2])[1:]
+    return memoryview(joined.buffers()[2])
 
 
 def _scalar(text: bytes) -> Any:
@@ -148,13 +160,25 @@ def _reasons(ids: Ids, reasons: Mapping[int, str]) -> tuple[npt.NDArray[np.int64
 # ------------------------------------------------------------------ Arrow and Parquet
 def arrow_schema(geometry: Geometry, names: Sequence[str] = NAMES) -> Any:
     """Return the schema of `arrow_table`: fields with units and descriptions, and the geometry."""
-    attributes = [BY_NAME[name] for name in sorted(set(names))]
+    attributes = tuple(sorted(set(names)))
     about = {
-        "units": {a.name: a.served_unit for a in attributes},
+        "units": {name: BY_NAME[name].served_unit for name in attributes},
         "resolution": geometry.resolution,
         "voxel_offset": geometry.voxel_offset,
         "chunk_size": geometry.chunk_size,
     }
+    metadata = {key: json.dumps(value) for key, value in about.items()}
+    return pa.schema(_arrow_fields(attributes), metadata=metadata)
+
+
+@cache
+def _status_names() -> Any:
+    return pa.array(_STATUS_NAMES)  # not at import, as it imports pandas, which starts threads
+
+
+@lru_cache(1_000)
+def _arrow_fields(names: tuple[str, ...]) -> list[Any]:
+    attributes = [BY_NAME[name] for name in names]
     fields = [pa.field("id", pa.uint64(), nullable=False, metadata={"description": "id of the layer-2 node"})]
     for a in attributes:
         kind = pa.from_numpy_dtype(a.served_dtype)
@@ -164,7 +188,7 @@ def arrow_schema(geometry: Geometry, names: Sequence[str] = NAMES) -> Any:
     why = {"description": "why the status is failed or not_l2"}
     fields.append(pa.field("status", pa.dictionary(pa.int8(), pa.string()), nullable=False))
     fields.append(pa.field("reason", pa.string(), metadata=why))
-    return pa.schema(fields, metadata={key: json.dumps(value) for key, value in about.items()})
+    return fields
 
 
 def arrow_table(
@@ -180,7 +204,7 @@ def arrow_table(
     """
     columns = [pa.array(rows.ids)]
     columns += [arrow_array(*served_column(rows, geometry, name)) for name in sorted(set(names))]
-    columns.append(pa.DictionaryArray.from_arrays(pa.array(status.astype(np.int8)), _STATUS_NAMES))
+    columns.append(pa.DictionaryArray.from_arrays(pa.array(status.astype(np.int8)), _status_names()))
     which, texts = _reasons(rows.ids, reasons)
     columns.append(pa.array(texts, pa.string()).take(pa.array(which, mask=which < 0)))
     return pa.Table.from_arrays(columns, schema=arrow_schema(geometry, names))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.ids import Ids
-from ..core.rows import Rows, set_flags
+from ..core.rows import Rows, as_items, columns_of, set_flags
 from ..core.schema import FEATURES, NAMES
 
 WAYS = 16
@@ -53,16 +53,16 @@ class RowCache:
 
     def lookup(self, rows: Rows, names: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Fill in the rows that are cached with these attributes; return the mask of hits, shape (n,)."""
-        columns = np.isin(NAMES, list(names))
+        columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)
         with self._lock:
             hit, slots = self._find(sets, rows.ids)
             places = np.maximum(self._places.take(slots), 1) - 1
-            hit &= (self._known.take(places, axis=0) | ~columns).all(axis=1)
+            hit &= ~(~self._known.take(places, axis=0) @ columns)
             found = self._rows.take(places[hit])
         found = Rows(found.features, found.present & columns)
         set_flags(found)
-        rows.put(hit, found)
+        rows.put(slice(None) if hit.all() else hit, found)
         return hit
 
     def clear(self) -> None:
@@ -77,7 +77,7 @@ class RowCache:
 
         Nothing is cached if ``epoch``, taken before they were read, is over.
         """
-        columns = np.isin(NAMES, list(names))
+        columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)
         with self._lock:
             if epoch not in (None, self.epoch):
@@ -88,12 +88,12 @@ class RowCache:
             rows, slots = rows.take(kept), slots[kept]
             self._ids.ravel()[slots] = rows.ids
             places = self._take_places(slots)
-            self._known[places[~hit[kept]]] = False
+            as_items(self._known)[places[~hit[kept]]] = bytes(len(NAMES))
             if columns.all():
                 self._rows.put(places, rows)
             else:
                 self._put_columns(places, rows, columns)
-            self._known[places] |= columns
+            as_items(self._known)[places] = as_items(self._known.take(places, axis=0) | columns)
 
     def _take_places(self, slots: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return the places of slots; those without one take the next that are free."""
@@ -118,15 +118,19 @@ class RowCache:
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
         """Return which ids are cached, and the slot of each: any slot of its set for one that is not."""
         match = self._ids.take(sets, axis=0) == ids[:, None]
-        return match.any(axis=1) & (ids != 0), sets * WAYS + match.argmax(axis=1)
+        slots = sets * WAYS + match.argmax(axis=1)
+        return (self._ids.ravel()[slots] == ids) & (ids != 0), slots
 
     def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return a slot for each new row, oldest first; -1 for rows beyond the ways of their set."""
-        order = np.argsort(sets, kind="stable")
-        unique, starts, counts = np.unique(sets[order], return_index=True, return_counts=True)
+        # numpy sorts numbers of 16 bits ten times faster.
+        order = np.argsort(sets.astype(np.uint16) if self._bits <= 16 else sets, kind="stable")
+        ordered = sets[order]
+        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+        counts = np.diff(starts, append=len(sets))
         turns = np.empty(len(sets), dtype=np.intp)
         turns[order] = np.arange(len(sets)) - np.repeat(starts, counts)
         slots = sets * WAYS + (self._next[sets] + turns) % WAYS
-        self._next[unique] = (self._next[unique] + counts) % WAYS
+        self._next[ordered[starts]] = (self._next[ordered[starts]] + counts) % WAYS
         slots[turns >= WAYS] = -1
         return slots

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..core.geometry import Geometry
-from ..core.ids import L2, Ids, as_ids, sorted_unique
+from ..core.ids import L2, Ids, as_ids, distinct, sorted_unique
 from ..core.rows import Rows
 from ..core.schema import NAMES, SIZE
 from ..store.base import Store
@@ -95,12 +95,11 @@ class Reader:
         if not nodes.all():
             found, rows = rows, Rows.empty(ids)
             rows.put(nodes, found)
-        status = np.select(
-            [~nodes, ~rows.found, rows.not_computed],
-            [np.int8(Status.NOT_L2), np.int8(Status.MISSING), np.int8(Status.EMPTY)],
-            np.int8(Status.READY),
-        )
-        rows.present[status == Status.EMPTY] = False
+        status, empty = np.full(len(ids), Status.READY, dtype=np.int8), rows.not_computed
+        status[empty] = Status.EMPTY
+        status[~rows.found] = Status.MISSING
+        status[~nodes] = Status.NOT_L2
+        rows.present[empty] = False
         reasons = self._reasons(ids, status) if with_reasons else {}
         return Answer(rows, status, reasons)
 
@@ -126,10 +125,11 @@ class Reader:
         """Return the rows of ids, repeats included, from the cache or else, each id once, from the store."""
         rows = Rows.empty(ids)
         hit = np.zeros(len(ids), dtype=bool) if self.cache is None else self.cache.lookup(rows, names)
-        self.on_lookup(int(hit.sum()), len(ids) - int(hit.sum()))
-        if hit.all():
+        hits = int(np.count_nonzero(hit))
+        self.on_lookup(hits, len(ids) - hits)
+        if hits == len(ids):
             return rows
-        unique, inverse = np.unique(ids[~hit], return_inverse=True)
+        unique, inverse = distinct(ids[~hit])
         epoch = None if self.cache is None else self.cache.epoch
         start = time.perf_counter()
         read = self.store.read(unique, tuple(n for n in NAMES if n in names))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ NUMBERED = ("extents_nm",)
 
 
 class TableFile:
-    """A file to which tables of one schema are appended. Use it in ``with``.
+    """A file to which tables of one schema are appended.
 
     ``about`` goes into the metadata of Parquet, each value as JSON.
     In CSV, a vector is a column per axis (``centroid_nm_x``), bounds are columns of lower and upper ends
@@ -44,12 +43,8 @@ class TableFile:
             self._writer = pq.ParquetWriter(self.path, table.schema, compression="zstd")
         self._writer.write_table(table)
 
-    def __enter__(self) -> TableFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Write the end of the file."""
         if self._writer is not None:
             self._writer.close()
 

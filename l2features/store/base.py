@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from ..core.ids import IdLayout, Ids
 from ..core.rows import Rows
 from ..core.schema import NAMES, TABLE_NAME
 from ..core.times import utc_time
+from .chunk_totals import ChunkTotals, totals_of
 
 
 class StoreKind(NamedTuple):
@@ -84,6 +85,10 @@ class ChunkRecord:
     files: FileCounts = NO_FILES
     saturated: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def failed(self) -> bool:
+        return self.state == FAILED
+
 
 class Structure(NamedTuple):
     """How a store keeps a table, in one line, and what is wrong with it."""
@@ -143,6 +148,9 @@ class ChunkLog(Protocol):
 
     def coverage(self) -> Coverage:
         """Count the records by state. A store that reads them in pages applies the deadline to each page."""
+
+    def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
+        """Return the sums over all records; see `ChunkTotals`. Each page has the deadline."""
 
     def segments(self, chunk_id: int) -> Ids | None:
         """Return a chunk's segments by rank, as `put_chunk` received them; None if it received none."""
@@ -240,6 +248,10 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
     def ping(self) -> None:
         """Check that the store can be reached and has the table."""
 
+    def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
+        """See `ChunkLog.chunk_totals`; a store that can sum by itself overrides this."""
+        return totals_of(self.chunk_records(), window, most_failed)
+
     def structure(self) -> Structure:
         """Describe how the table is kept, for messages; a kind of store may have nothing to say."""
         return Structure()
@@ -258,7 +270,7 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
 def node_segments(log: ChunkLog, layout: IdLayout, ids: Ids) -> Ids:
     """Return the segment of each node of a data set without a graph, shape (n,); 0 if it is unknown."""
     out = np.zeros(len(ids), dtype=np.uint64)
-    known = np.isin(layout.layers(ids), list(layout.spatial_bits))
+    known = layout.known(ids)
     chunk_ids = np.where(known, ids, np.uint64(0))
     chunk_ids[known] = layout.chunk_ids(ids[known])
     for chunk_id in np.unique(chunk_ids[known]).tolist():

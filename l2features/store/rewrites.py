@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 from pydantic import BaseModel, Field
 
 from .base import TableNotes
-from .notes import BadNote, NewerNote, Time, put_note, read_note
+from .notes import BadNote, NewerNote, Time, put_note, read_note, replaceable_note
 
 NOTE = "rewrites"
 RENEW_S, OPEN_S = 60.0, 300.0
@@ -81,11 +81,6 @@ class Rewriting:
 
 def _put(notes: TableNotes, seconds: float) -> None:
     """Write a new generation, whose window ends in ``seconds``. Raises NewerNote."""
-    try:
-        read_note(notes, NOTE, Rewrites)
-    except NewerNote:
-        raise
-    except BadNote as error:
-        logger.warning("%s; the note will be replaced", error)
+    replaceable_note(notes, NOTE, Rewrites)
     note = Rewrites(generation=uuid4(), until=datetime.now(UTC) + timedelta(seconds=seconds))
     put_note(notes, NOTE, note.model_dump(mode="json"))

@@ -11,6 +11,7 @@ from ..core.chunks import FileCounts
 from ..core.errors import TableNotFound
 from ..core.ids import as_ids
 from ..store.base import DONE, FAILED, ChunkRecord, Coverage, Store
+from ..store.chunk_totals import ChunkTotals, totals_of
 from .stores import CHUNK, FIRST, LAYOUT, T0, NewStore, features_of
 
 OTHER = LAYOUT.chunk_id(0, 0, 0)
@@ -43,6 +44,25 @@ class ChunkLogSuite:
         for record in records:
             store.put_chunk(record)
         assert sorted(store.chunk_records(), key=lambda record: record.chunk_id) == records
+
+    def test_totals_are_those_of_the_records(self, store: Store) -> None:
+        none = store.chunk_totals(timedelta(minutes=10), 2)
+        assert none == ChunkTotals(timedelta(minutes=10), 2)
+        counts = [FileCounts(), FileCounts(8, 8), FileCounts(9, 5, 3, 2, 1), FileCounts(4, 3, 0, 0, 1)]
+        saturated: list[dict[str, int]] = [{}, {"area_nm2": 2}, {"area_nm2": 1, "max_dt_nm": 5}]
+        for i in range(24):
+            time = T0 + timedelta(minutes=i % 16, milliseconds=i)
+            done = ChunkRecord(
+                CHUNK + i, DONE, time, 7 * i, i, files=counts[i % 4], saturated=saturated[i % 3]
+            )
+            failed = ChunkRecord(CHUNK + i, FAILED, time, reason=f"reason {i}, ü\n", files=counts[i % 4])
+            store.put_chunk(failed if i % 5 == 1 else done)
+        for window, most in ((timedelta(minutes=10), 2), (timedelta(0), 0), (timedelta(days=1), 99)):
+            found, expected = store.chunk_totals(window, most), totals_of(store.chunk_records(), window, most)
+            assert len(expected.recent) == {0: 1, 600: 10, 86_400: 19}[int(window.total_seconds())]
+            found.recent.sort()
+            expected.recent.sort()
+            assert found == expected
 
     def test_incomplete_chunks(self, store: Store) -> None:
         """Those that are done although files were missing or empty."""

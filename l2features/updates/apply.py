@@ -52,7 +52,7 @@ class MessageResult(NamedTuple):
 
 def message_result(opened: Opened, settled: Settled) -> MessageResult:
     """Return the result of a settled message, and log a failure."""
-    key = opened.delivery.key
+    key, reasons = opened.delivery.key, {str(cause.reason) for cause in settled.causes if cause.reason}
     if settled.verdict is Verdict.DEAD:
         logger.error("message %s: refused: %s", key, settled.why)
     elif settled.verdict is Verdict.RETRY:
@@ -66,12 +66,8 @@ def message_result(opened: Opened, settled: Settled) -> MessageResult:
         opened.delivery.published,
         opened.operation_id,
         dead_letter(opened.delivery, settled.causes) if settled.verdict is Verdict.DEAD else None,
-        _reasons(settled) if settled.verdict is Verdict.DEAD else (),
+        tuple(sorted(reasons)) if settled.verdict is Verdict.DEAD else (),
     )
-
-
-def _reasons(settled: Settled) -> tuple[str, ...]:
-    return tuple(sorted({str(outcome.reason) for outcome in settled.causes if outcome.reason}))
 
 
 def apply_messages(

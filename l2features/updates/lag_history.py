@@ -20,6 +20,8 @@ NOTE = "update_history"
 MINUTE_S = 60
 MOST_MINUTES = 12 * 60
 """Entries that are kept; at about 25 bytes each, the note stays below 20 kB."""
+COLUMNS = ("minutes", "messages", "median_s", "p99_s", "backlog")
+"""The lists of the ring, in the order of an entry."""
 LAG_MESSAGES = 1000
 """Messages of which a minute's lag is computed, the latest."""
 
@@ -45,17 +47,10 @@ class UpdateHistory(BaseModel):
 
     @model_validator(mode="after")
     def _in_step(self) -> Self:
-        lengths = {len(column) for column in self.columns}
+        lengths = {len(getattr(self, name)) for name in COLUMNS}
         if len(lengths) > 1:
             raise ValueError(f"expected lists of one length, got {sorted(lengths)}")
         return self
-
-    @property
-    def columns(
-        self,
-    ) -> tuple[list[int], list[int], list[float | None], list[float | None], list[int | None]]:
-        """The lists."""
-        return self.minutes, self.messages, self.median_s, self.p99_s, self.backlog
 
 
 class Pending:
@@ -97,7 +92,7 @@ class Pending:
         if self.lags:
             median, p99 = np.percentile(list(self.lags), [50, 99]).round(3).tolist()
         entry = [minute, self.messages, median, p99, backlog]
-        columns: list[list[Any]] = [list(column) for column in kept.columns]
+        columns = [list[Any](getattr(kept, name)) for name in COLUMNS]
         if kept.minutes and kept.minutes[-1] == minute:
             _, *others = (column.pop() for column in columns)
             for at, other in enumerate(others, 1):
@@ -105,9 +100,8 @@ class Pending:
                 entry[at] = (max(known) if at in (2, 3) else sum(known)) if known else None
         for column, value in zip(columns, entry, strict=True):
             column.append(value)
-        names = ("minutes", "messages", "median_s", "p99_s", "backlog")
         return UpdateHistory(
-            **{name: column[-MOST_MINUTES:] for name, column in zip(names, columns, strict=True)},
+            **{name: column[-MOST_MINUTES:] for name, column in zip(COLUMNS, columns, strict=True)},
             dead=dict(sorted((Counter(kept.dead) + self.dead).items())),
             dead_since=kept.dead_since or minute,
         )

@@ -35,7 +35,7 @@ def folders_with(path: str, name: str) -> list[str]:
     """Return the sorted names of the folders in a folder that have a file of this name."""
     bucket, prefix = _split(path)
     with _errors():
-        glob = f"{_GLOBBING.sub(_escaped, prefix)}*/{name}"
+        glob = _GLOBBING.sub(r"\\\g<0>", prefix) + f"*/{name}"
         found = [blob.name for blob in _client().list_blobs(bucket, prefix=prefix, match_glob=glob)]
     return sorted(each.removeprefix(prefix).partition("/")[0] for each in found)
 
@@ -75,10 +75,6 @@ def _reader() -> Any:
             return found
 
     return Reader
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return rf"\{found[0]}"
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from .delta_table import commit_version
 from .folders import Folder
 from .leftovers import WORK, clean, leftovers
 from .lookup import VersionReader
-from .manifest import Layer, Manifest, Totals, VersionFile, folder_name, manifest_path, read_manifest
+from .manifest import Layer, Manifest, Totals, folder_name, manifest_path, read_manifest
 from .materialization import Materialization
 from .parquet_files import ParquetFiles
 from .partitions import LAYOUTS, Written
@@ -79,7 +79,8 @@ def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
             f"nothing is valid at {iso_text(run.plan.timestamp, 'milliseconds')} in chunks {run.plan.box}: "
             "expected a time after the graph was made"
         )
-    _check_written(folder, files)
+    for file in files:
+        folder.check_size(file.path, file.bytes)
     own = Layer(version=number, files=tuple(sorted(files, key=lambda file: file.path)))
     manifest = _manifest(run, (*layers, own), Totals(**counts))
     with closing(run.open_store()) as store:
@@ -133,11 +134,3 @@ def _check_same_rows(run: Materialization, done: Sequence[Written]) -> None:
             f"version {run.plan.number} in {run.folder.url}: rows of the table changed while it was made, "
             "so its files by root and by node differ: run the command again"
         )
-
-
-def _check_written(folder: Folder, files: Sequence[VersionFile]) -> None:
-    """Raise VersionError where a file is missing or has another size."""
-    for file in files:
-        size = folder.size(file.path)
-        if size != file.bytes:
-            raise VersionError(f"{folder.url}/{file.path} has {size} bytes: expected {file.bytes}")

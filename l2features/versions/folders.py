@@ -107,6 +107,19 @@ class Folder:
         except UnknownFormat as error:
             raise VersionError(str(error)) from error
 
+    def read_record(self, path: str, model: type[Model]) -> Model | None:
+        """Return what a job recorded in a file; None where it does not exist, or is malformed."""
+        content = self.read(path)
+        try:
+            return None if content is None else model.model_validate_json(content)
+        except ValidationError:
+            return None
+
+    def check_size(self, path: str, expected: int) -> None:
+        """Raise VersionError where a file is missing or has another size."""
+        if (size := self.size(path)) != expected:
+            raise VersionError(f"{self.url}/{path} has {size} bytes: expected {expected}")
+
     def open(self, path: str) -> Any:
         """Return a file open for reading at any place, a `pyarrow.NativeFile`."""
         with self._errors("open", path):

@@ -10,8 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from ..config.datasets import Dataset
 from ..config.reach import check_bigtable
 from ..core.chunks import ChunkBox, whole_box
@@ -260,14 +258,8 @@ def done_path(plan: Plan, partition: Partition) -> str:
 
 def read_done(run: Materialization, partition: Partition) -> Written | None:
     """Return the files of a partition that an earlier run wrote; None where it did not, or they are gone."""
-    content = run.folder.read(done_path(run.plan, partition))
-    if content is None:
-        return None
-    try:
-        written = Written.model_validate_json(content)
-    except ValidationError:
-        return None
-    there = all(run.folder.size(file.path) == file.bytes for file in written.files)
+    written = run.folder.read_record(done_path(run.plan, partition), Written)
+    there = written and all(run.folder.size(file.path) == file.bytes for file in written.files)
     return written if there else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from contextlib import ExitStack
 from hashlib import sha256
 from typing import Any
@@ -80,10 +81,8 @@ class OpenFile:
         self._waiting = [table.slice(full)]
 
 
-class _Hashing:
+class _Hashing(io.RawIOBase):
     """A stream that hashes and counts what is written to another."""
-
-    closed = False
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.digest, self.size, self.ended = stream, sha256(), 0, False
@@ -111,11 +110,5 @@ class _Hashing:
     def close(self) -> None:
         """Leave the other stream open, which its own block closes."""
 
-    def readable(self) -> bool:
-        return False
-
     def writable(self) -> bool:
         return True
-
-    def seekable(self) -> bool:
-        return False

@@ -48,13 +48,10 @@ def standing_on(folder: Folder, number: int) -> list[int]:
     """
     finished = version_numbers(folder)
     manifests = [read_manifest(folder, other) for other in finished if other != number]
-    plans = [read_plan(folder, other) for other in _folders(folder) if other not in {number, *finished}]
+    numbers = {int(name) for name in folder.names() if len(name) == 6 and name.isdecimal()}
+    plans = [read_plan(folder, other) for other in numbers - {number, *finished}]
     found = [m.number for m in manifests if number in (layer.version for layer in m.layers)]
     return sorted([*found, *(plan.number for plan in plans if plan and plan.base == number)])
-
-
-def _folders(folder: Folder) -> list[int]:
-    return [int(name) for name in folder.names() if len(name) == 6 and name.isdecimal()]
 
 
 def delete_version(folder: Folder, number: int) -> None:

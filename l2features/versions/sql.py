@@ -17,7 +17,6 @@ import pyarrow as pa
 from ..core.errors import ConfigError, DamagedVersion, VersionError
 from ..core.extras import naming_extras
 from .columns import node_schema, retired_schema, root_schema
-from .lookup import VersionReader
 from .manifest import Layout, Manifest
 
 VIEWS: dict[str, Layout] = {"nodes": "by_root", "nodes_by_id": "by_node", "roots": "roots"}
@@ -135,11 +134,6 @@ class VersionSql:
             raise ConfigError(f"{what}: {_line(error)}") from error
         except (OSError, pa.ArrowException) as error:
             raise VersionError(f"{what}: {_line(error)}") from error
-
-
-def open_sql(version: VersionReader) -> VersionSql:
-    """Return a connection to DuckDB with the views of a version. Raises as `VersionSql`."""
-    return VersionSql(version.manifest, version.files.folder)
 
 
 def _text(value: str) -> str:

@@ -19,7 +19,7 @@ from l2features.overview.node_sample import BINS, histogram, sample_nodes
 from l2features.store.base import DONE, FAILED, ChunkRecord
 from l2features.testing.small_table import GEOMETRY, node_ids, small_table
 from l2features.testing.stores import open_table
-from l2features.updates.lag_history import MOST_MINUTES, NOTE, Pending, UpdateHistory, read_history
+from l2features.updates.lag_history import COLUMNS, MOST_MINUTES, NOTE, Pending, UpdateHistory, read_history
 from tests.support.freshness import NOW, recorder_of
 
 TIME, CHUNK = datetime(2026, 1, 1, tzinfo=UTC), (64, 64, 32)
@@ -176,7 +176,7 @@ def test_the_ring_is_bounded_and_two_updaters_share_a_minute() -> None:
     fast.refuse(["bad_node"])
     now = 60.0 * (MOST_MINUTES + 9)
     both = fast.added_to(slow.added_to(ring, 2, now), 5, now)
-    assert [column[-1] for column in both.columns] == [MOST_MINUTES + 9, 2, 9.0, 9.0, 7]
+    assert [getattr(both, name)[-1] for name in COLUMNS] == [MOST_MINUTES + 9, 2, 9.0, 9.0, 7]
     assert (len(both.minutes), both.dead) == (MOST_MINUTES, {"bad_node": 1})
 
 

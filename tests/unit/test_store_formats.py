@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from l2features.core.errors import StoreError, StoreUnavailable, UnknownFormat
 from l2features.core.ids import as_ids
 from l2features.core.schema import FEATURES
 from l2features.store.base import DONE, FAILED, ChunkRecord, Coverage, Store, open_store
+from l2features.store.chunk_totals import totals_of
 from l2features.store.notes import last_audit
 from l2features.store.sqlite.records import FIRST as FIRST_RECORD
 from l2features.store.sqlite.records import decode, describe, encode, new_format, own_format, padded, parse
@@ -82,6 +84,9 @@ def test_a_file_of_format_1_is_read(old: Store) -> None:
     failed = ChunkRecord(OLDEST, FAILED, T0, reason="chunk 0,0,0: corrupt, ü")
     assert list(old.chunk_records()) == [failed, done]
     assert old.coverage() == Coverage(1, 1, T0)
+    totals = old.chunk_totals(timedelta(0), 1)
+    assert totals == totals_of(old.chunk_records(), timedelta(0), 1)
+    assert (totals.nodes, totals.uncounted, totals.failed) == (20, 1, [(OLDEST, failed.reason)])
     assert old.failures(as_ids([CHUNK, OLDEST])) == {OLDEST: failed.reason}
     assert not old.incomplete_chunks(as_ids([CHUNK, OLDEST])).any()
     segments = old.segments(CHUNK)
@@ -182,6 +187,15 @@ def test_a_row_of_another_id_is_an_error(table: Store) -> None:
         table.read([FIRST, FIRST + 2])
 
 
+@pytest.mark.parametrize("files", ["{", "[]", '{"found": 1}', "null"])
+def test_totals_name_the_chunk_of_a_malformed_record(table: Store, files: str) -> None:
+    table.put_chunk(ChunkRecord(OLDEST, DONE, T0))
+    table.put_chunk(ChunkRecord(CHUNK, DONE, T0))
+    change(table, f"UPDATE \"t.chunks\" SET files = '{files}' WHERE id = {CHUNK}")
+    with pytest.raises(StoreError, match=f"table t in .*: the record of chunk {CHUNK} cannot be read"):
+        table.chunk_totals(timedelta(0), 1)
+
+
 # ------------------------------------------------------------------ newer versions
 USES: list[Callable[[Store], Any]] = [
     lambda store: store.read([FIRST]),
@@ -199,6 +213,7 @@ USES: list[Callable[[Store], Any]] = [
     lambda store: store.failures(as_ids([CHUNK])),
     lambda store: list(store.chunk_records()),
     lambda store: store.coverage(),
+    lambda store: store.chunk_totals(timedelta(0), 1),
     lambda store: store.segments(CHUNK),
     lambda store: store.note("audit"),
     lambda store: store.put_note("audit", "{}"),

@@ -270,13 +270,9 @@ def json_response(value: Any, as_str: bool = False, status: int = 200) -> Respon
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SORT_KEYS
     if not as_str:
         options |= orjson.OPT_SERIALIZE_NUMPY
-    body = orjson.dumps(value, default=_ids_as_text if as_str else _as_list, option=options)
+    as_list = _ids_as_text if as_str else lambda array: array.tolist()  # of arrays that are not contiguous
+    body = orjson.dumps(value, default=as_list, option=options)
     return Response(body, status, mimetype="application/json")
-
-
-def _as_list(value: Any) -> Any:
-    """Arrays that are not contiguous."""
-    return value.tolist()
 
 
 def _ids_as_text(value: Any) -> Any:

@@ -26,7 +26,7 @@ from google.cloud.bigtable.data.row_filters import RowFilter
 from ... import __version__
 from ...core.errors import StoreError, StoreUnavailable, TableNotFound
 from ...core.geometry import Geometry
-from ...core.ids import Ids, as_ids, ids_of_row_keys, row_keys
+from ...core.ids import Ids, as_ids, distinct, ids_of_row_keys, row_keys
 from ...core.rows import Rows, encode_cells
 from ...core.schema import NAMES
 from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, Structure
@@ -45,7 +45,7 @@ from .root_rows import (
     segment_nodes_of,
 )
 from .row_arrays import FEATURE_COLUMNS, BadAnswer, Columns, features_of
-from .row_stream import BATCH_KEYS, Connection
+from .row_stream import Connection
 
 WRITE_ROWS = 500
 """Rows of one bulk mutation: about 250 kB."""
@@ -105,7 +105,7 @@ class BigtableStore(Store):
             self._mutate([RowEntry(key, cells, now) for key, cells in rows])
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        unique, inverse = np.unique(as_ids(ids), return_inverse=True)
+        unique, inverse = distinct(as_ids(ids))
         rows = Rows.empty(unique)
         with self._errors():
             row_filter = cell.newest_attributes(names)
@@ -120,7 +120,8 @@ class BigtableStore(Store):
         first, last = row_keys(np.array([chunk_id, last_id], dtype=np.uint64))
         with self._errors():
             row_filter = cell.newest_attributes(names)
-            parts = self._open().read_range(first, last, FEATURE_COLUMNS, row_filter)
+            ranges = [[(first, last)]]
+            parts = list(self._open().read_ranges(ranges, FEATURE_COLUMNS, row_filter, self.deadline_s))
         for part in parts:
             if part.unexpected_key is not None:
                 raise StoreError(
@@ -158,16 +159,18 @@ class BigtableStore(Store):
         self._mutate([RowEntry(key, cell.chunk_cells(record, segments), record.time)])
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
-        last, row_filter = CHUNK_PREFIX, cell.newest(DONE, FAILED)
+        row_filter = cell.newest(DONE, FAILED)
+        with self._errors():
+            pages = self._open().read_cell_pages(
+                CHUNK_PREFIX, CHUNKS_END, row_filter, SCAN_ROWS, prefix=CHUNK_PREFIX
+            )
         while True:
-            left = RowRange(last, CHUNKS_END, start_is_inclusive=False)
-            query = ReadRowsQuery(row_ranges=[left], row_filter=row_filter, limit=SCAN_ROWS)
             with self._errors():
-                rows = self._table.read_rows(query)
-            yield from (cell.chunk_record(row, self._where) for row in rows)
-            if len(rows) < SCAN_ROWS:
+                page = next(pages, None)
+            if page is None:
                 return
-            last = rows[-1].row_key
+            for part in page:
+                yield from cell.chunk_records_of(part, self._where)
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         cells = self._chunk_cells(chunk_ids, STATES)
@@ -181,7 +184,7 @@ class BigtableStore(Store):
 
     def _chunk_cells(self, chunk_ids: Ids, columns: Columns) -> npt.NDArray[np.bool_]:
         """Return which of these cells each chunk's row has, shape (n, columns), without their values."""
-        unique, inverse = np.unique(as_ids(chunk_ids), return_inverse=True)
+        unique, inverse = distinct(as_ids(chunk_ids))
         cells = np.zeros((len(unique), len(columns.names)), dtype=bool)
         with self._errors():
             parts = self._open().read_keys(cell.chunk_keys(unique), columns, cell.cells_only(columns))
@@ -190,12 +193,10 @@ class BigtableStore(Store):
         return cells[inverse]
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        keys, row_filter = cell.chunk_keys(np.unique(as_ids(chunk_ids))), cell.newest(FAILED)
-        batches = [keys[start : start + BATCH_KEYS] for start in range(0, len(keys), BATCH_KEYS)]
-        queries = [ReadRowsQuery(row_keys=batch, row_filter=row_filter) for batch in batches]
+        keys = cell.chunk_keys(np.unique(as_ids(chunk_ids)))
         with self._errors():
-            rows = self._table.read_rows_sharded(queries) if queries else []
-        failed = [cell.chunk_record(row, self._where) for row in rows]
+            parts = self._open().read_cells(keys, cell.newest(FAILED), prefix=CHUNK_PREFIX)
+        failed = (record for part in parts for record in cell.chunk_records_of(part, self._where))
         return {record.chunk_id: record.reason for record in failed}
 
     def coverage(self) -> Coverage:
@@ -214,7 +215,7 @@ class BigtableStore(Store):
         return None if row is None else parse_segments(row.cells[0].value, f"{self._where}: chunk {chunk_id}")
 
     def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
-        keys, row_filter = keys_of(ROOT_PREFIX, roots), cell.newest_of(names)
+        keys, row_filter = keys_of(ROOT_PREFIX, roots), cell.newest_of([name] for name in names)
         with self._errors():
             parts = self._open().read_cells(keys, row_filter, ROOT_PREFIX)
         return root_cells_of(parts, self._where)

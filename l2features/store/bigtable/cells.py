@@ -32,7 +32,7 @@ from ...core.schema import NAMES
 from ...core.unpickle import plain_loads
 from .. import formats
 from ..base import DONE, FAILED, ChunkRecord, Meta, check_note_name
-from .row_arrays import Columns
+from .row_arrays import AnyCells, Columns
 
 FAMILY = "0"
 META_KEY, VERSION_KEY, GEOMETRY_KEY, CHUNK_PREFIX = b"meta", b"version", b"geometry", b"chunk_"
@@ -164,14 +164,22 @@ def micros_of(time: datetime) -> int:
 
 
 # ------------------------------------------------------------------ cells that were read
-def chunk_record(row: Row, where: str) -> ChunkRecord:
-    """Return the record in a chunk's row. Raises StoreError."""
-    cell = row.cells[0]
-    time = datetime.fromtimestamp(cell.timestamp_micros / 1e6, UTC)
-    chunk_id = int(row.row_key[len(CHUNK_PREFIX) :])
-    return formats.chunk_record(
-        chunk_id, cell.qualifier.decode(), lambda: (time, json.loads(cell.value)), where
-    )
+def chunk_records_of(part: AnyCells, where: str) -> Iterator[ChunkRecord]:
+    """Yield the records in the first cells of chunks' rows. Raises StoreError."""
+    if part.unexpected_key is not None:
+        raise StoreError(f"{where}: the row key {part.unexpected_key!r} has no id of a chunk")
+    earlier = None
+    for chunk_id, micros, name, value in zip(
+        part.ids.tolist(), part.times.tolist(), part.names, part.values, strict=True
+    ):
+        if chunk_id != earlier:
+            yield _chunk_record(chunk_id, micros, name.decode(), value, where)
+        earlier = chunk_id
+
+
+def _chunk_record(chunk_id: int, micros: int, state: str, value: bytes, where: str) -> ChunkRecord:
+    time = datetime.fromtimestamp(micros / 1e6, UTC)
+    return formats.chunk_record(chunk_id, state, lambda: (time, json.loads(value)), where)
 
 
 def attempts_of(row: Row | None) -> dict[str, int]:
@@ -205,17 +213,14 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
     """Return the filter for the newest cells of attributes, in one range for each run of neighbours."""
     if set(names) >= set(NAMES):
         return newest()
-    runs = [list(run) for asked, run in groupby(sorted(NAMES), lambda name: name in names) if asked]
-    if not runs:
-        return BlockAllFilter(True)
+    return newest_of(
+        [list(run) for asked, run in groupby(sorted(NAMES), lambda name: name in names) if asked]
+    )
+
+
+def newest_of(runs: Iterable[Sequence[str]]) -> RowFilter:
+    """Return the filter for the newest cells of the family's columns in any of these runs."""
     ranges = [_columns(run) for run in runs]
-    found = ranges[0] if len(ranges) == 1 else RowFilterUnion(filters=ranges)
-    return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])
-
-
-def newest_of(names: Sequence[str]) -> RowFilter:
-    """Return the filter for the newest cells of single columns of the family."""
-    ranges = [_columns([name]) for name in names]
     found = RowFilterUnion(filters=ranges) if len(ranges) > 1 else (ranges or [BlockAllFilter(True)])[0]
     return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])
 

@@ -183,10 +183,6 @@ class Connection:
             reads.append(read)
         return [part for parts in self._run(reads, until) for part in parts]
 
-    def read_range(self, first: bytes, last: bytes, columns: Columns, row_filter: RowFilter) -> list[Decoded]:
-        """Return the rows with keys from ``first`` to ``last``, in order."""
-        return list(self.read_ranges([[(first, last)]], columns, row_filter, self.deadline_s))
-
     def read_first(
         self, ranges: Sequence[KeyRange], columns: Columns, row_filter: RowFilter, limit: int
     ) -> list[Decoded]:
@@ -204,7 +200,7 @@ class Connection:
         row_filter: RowFilter,
         deadline_s: float,
     ) -> Iterator[Decoded]:
-        """Yield the rows of ranges of keys, in no particular order.
+        """Yield the rows of ranges of keys; those of one range in order, else in no particular order.
 
         Each batch of ranges is one request; it is not empty, and its ranges ascend and do not overlap. Some
         requests run at once, with one deadline.
@@ -224,8 +220,19 @@ class Connection:
         self, first: bytes, end: bytes, columns: Columns, row_filter: RowFilter, limit: int
     ) -> Iterator[list[Decoded]]:
         """Yield pages of the rows with keys between ``first`` and ``end``; each page has the deadline."""
+        return self._pages(first, end, self._decode(columns), row_filter, limit)
+
+    def read_cell_pages(
+        self, first: bytes, end: bytes, row_filter: RowFilter, limit: int, prefix: bytes = b""
+    ) -> Iterator[list[AnyCells]]:
+        """Yield pages of cells, as `read_pages`; ``prefix`` precedes the ids of their rows."""
+        return self._pages(first, end, partial(self._decoder.decode_cells, prefix=prefix), row_filter, limit)
+
+    def _pages(
+        self, first: bytes, end: bytes, decode: Callable[[Any], P], row_filter: RowFilter, limit: int
+    ) -> Iterator[list[P]]:
         while True:
-            read = self._read(self._decode(columns), row_filter, time.monotonic() + self.deadline_s)
+            read = self._read(decode, row_filter, time.monotonic() + self.deadline_s)
             read.request.rows_limit = limit
             read.request.rows.row_ranges.add(start_key_open=first, end_key_open=end)
             page = read.run()

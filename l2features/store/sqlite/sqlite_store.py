@@ -10,7 +10,8 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +20,13 @@ import numpy.typing as npt
 
 from ...core.errors import StoreError
 from ...core.geometry import Geometry
-from ...core.ids import Ids, as_ids
-from ...core.rows import Rows
+from ...core.ids import Ids, as_ids, distinct
+from ...core.rows import Rows, columns_of
 from ...core.schema import FEATURES, NAMES
 from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, Structure, check_note_name
+from ..chunk_totals import ChunkTotals
 from ..formats import geometry_text, parse_geometry, parse_segments
-from . import root_tables, tables
+from . import chunk_sums, root_tables, tables
 from .connections import Connections
 from .file_errors import store_error
 from .records import decode, encode
@@ -113,7 +115,7 @@ class SqliteStore(Store):
             )
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        unique, inverse = np.unique(as_ids(ids), return_inverse=True)
+        unique, inverse = distinct(as_ids(ids))
         stored = self._rows(
             f"SELECT features FROM json_each(?) AS wanted CROSS JOIN {self._nodes} AS nodes "
             "ON nodes.id = wanted.value",
@@ -133,7 +135,7 @@ class SqliteStore(Store):
         """Return the rows whose records a query selects."""
         found, formats = self._read(lambda db, formats: (db.execute(query, parameters).fetchall(), formats))
         try:
-            return decode([record for (record,) in found], formats.records)
+            return decode(list(chain.from_iterable(found)), formats.records)
         except ValueError as error:
             raise StoreError(f"{self._where}: {error}") from error
 
@@ -206,6 +208,22 @@ class SqliteStore(Store):
         counts = {state: count for state, count, _ in found}
         newest = max((datetime.fromisoformat(time) for *_, time in found), default=None)
         return Coverage(counts.get(DONE, 0), counts.get(FAILED, 0), newest)
+
+    def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
+        totals, first, line = ChunkTotals(window, most_failed), -_HALF, chunk_sums.NO_COUNTS
+        while (page := self._sum_page(first, line)).last is not None:
+            try:
+                line = page.add_to(totals, line)
+            except ValueError:
+                return super().chunk_totals(window, most_failed)  # its error names the malformed record
+            first = page.last + 1
+        totals.failed = self._read_table(lambda db: chunk_sums.read_failed(db, self.name, most_failed))
+        totals.recent = self._read_table(lambda db: chunk_sums.read_recent(db, self.name, totals))
+        totals.newest = max((time for time, _ in totals.recent), default=None)
+        return totals
+
+    def _sum_page(self, first: int, line: str) -> chunk_sums.Page:
+        return self._read(lambda db, formats: chunk_sums.read_page(db, self.name, formats, first, line))
 
     def segments(self, chunk_id: int) -> Ids | None:
         found = self._fetch(f"SELECT segments FROM {self._chunks} WHERE id = ?", signed([chunk_id]))
@@ -311,4 +329,4 @@ def _select(rows: Rows, names: Sequence[str]) -> Rows:
     """Return rows in which only ``names`` are present."""
     if set(names) >= set(NAMES):
         return rows
-    return replace(rows, present=rows.present & np.isin(NAMES, list(names)))
+    return replace(rows, present=rows.present & columns_of(tuple(names)))

@@ -1,0 +1,88 @@
+"""Sums over the records of a table's chunks, in memory that does not grow with the table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ..core.chunks import NO_FILES, FileCounts
+
+if TYPE_CHECKING:
+    from .base import ChunkRecord
+
+MAX_RECENT = 100_000
+"""Recent chunks that are kept before older ones are dropped."""
+
+
+@dataclass
+class ChunkTotals:
+    """Sums over the records of chunks.
+
+    Nodes, orphans, files and ``saturated`` nodes by attribute are those of done chunks. ``uncounted`` of them
+    have a record without counts of files, ``missing_files`` had missing or empty ones. ``failed`` has the
+    first ``most_failed`` failed chunks with their reasons. ``recent`` has the times and nodes of the chunks
+    that were done in the ``window`` before the newest.
+    """
+
+    window: timedelta
+    most_failed: int
+    done: int = 0
+    nodes: int = 0
+    orphans: int = 0
+    files: FileCounts = NO_FILES
+    uncounted: int = 0
+    missing_files: int = 0
+    saturated: Counter[str] = field(default_factory=Counter)
+    n_failed: int = 0
+    failed: list[tuple[int, str]] = field(default_factory=list)
+    newest: datetime | None = None
+    recent: list[tuple[datetime, int]] = field(default_factory=list)
+    _most_recent: int = field(default=MAX_RECENT, init=False, compare=False, repr=False)
+
+    def add_failed(self, chunk_id: int, reason: str) -> None:
+        """Count a failed chunk."""
+        self.n_failed += 1
+        if len(self.failed) < self.most_failed:
+            self.failed.append((chunk_id, reason))
+
+    def add_files(self, files: FileCounts, saturated: Mapping[str, int], chunks: int = 1) -> None:
+        """Add the files and saturated nodes of done chunks, which are equal in these."""
+        if any(files):
+            self.files = self.files.plus(FileCounts(*(count * chunks for count in files)))
+        self.uncounted += chunks * (not files.expected)
+        self.missing_files += chunks * (files.background > 0)
+        for name, count in saturated.items():
+            self.saturated[name] += count * chunks
+
+    def add_recent(self, time: datetime, nodes: int) -> None:
+        """Remember a done chunk while its time is in the window; `in_window` drops what has left it."""
+        if self.newest is None or time > self.newest:
+            self.newest = time
+            if len(self.recent) > self._most_recent:  # doubled, so that each one is looked at a few times
+                self.recent = self.in_window()
+                self._most_recent = max(MAX_RECENT, 2 * len(self.recent))
+        if self.newest - time <= self.window:
+            self.recent.append((time, nodes))
+
+    def in_window(self) -> list[tuple[datetime, int]]:
+        """Return the recent chunks that were done in the window before the newest."""
+        return [(time, n) for time, n in self.recent if self.newest and self.newest - time <= self.window]
+
+
+def totals_of(records: Iterable[ChunkRecord], window: timedelta, most_failed: int) -> ChunkTotals:
+    """Return the sums over a stream of records."""
+    totals = ChunkTotals(window, most_failed)
+    for record in records:
+        if record.failed:
+            totals.add_failed(record.chunk_id, record.reason)
+            continue
+        totals.done += 1
+        totals.nodes += record.nodes
+        totals.orphans += record.orphans
+        totals.add_files(record.files, record.saturated)
+        totals.add_recent(record.time, record.nodes)
+    totals.recent = totals.in_window()
+    return totals

@@ -1,8 +1,0 @@
-"""Entry point of the Flex Template."""
-
-import sys
-
-from beam_jobs.ingest import main
-
-if __name__ == "__main__":
-    sys.exit(main())

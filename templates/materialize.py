@@ -1,8 +1,0 @@
-"""Entry point of the Flex Template."""
-
-import sys
-
-from beam_jobs.materialize import main
-
-if __name__ == "__main__":
-    sys.exit(main())
