@@ -26,10 +26,10 @@ from functools import partial
 from l2features.audit.chunk_audit import Audit
 from l2features.audit.summary import read_run
 from l2features.core.errors import StoreError
-from l2features.jobs.audit_run import STOPPED, add_options, audit_locally, plan, report
+from l2features.jobs.audit_run import STOPPED, add_options, audit_chunks, plan, report
+from l2features.jobs.job_options import is_beams
 
 from . import command
-from .command import LOCAL
 from .dataflow import labels, table_job_name
 
 parse = partial(command.parse, "audit", __doc__, add_options)
@@ -58,9 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         audit = plan(args)
-        if args.runner == LOCAL:
-            return audit_locally(audit, args, run_id)
-        return audit_on(args, audit, flags, run_id)
+        if is_beams(args.runner):
+            return audit_on(args, audit, flags, run_id)
+        return audit_chunks(audit, args, run_id)
 
     return command.exit_status(run, STOPPED)
 

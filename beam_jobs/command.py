@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2features.core.errors import ConfigError
 from l2features.jobs import job_command
-from l2features.jobs.job_options import add_switch, check_numbers
+from l2features.jobs.job_options import LOCAL, add_switch, check_options
 from l2features.local import log_lines
 
 from .dataflow import dataflow_flags, is_dataflow
@@ -24,7 +24,6 @@ from .options import beam_flags, pipeline_options
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-LOCAL = "local"
 _WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
 """The step that Beam adds to the message of an error."""
 
@@ -56,7 +55,7 @@ def parse(
     parser = new_parser(name, description)
     add_options(parser)
     parser.add_argument(
-        "--runner", default=LOCAL, help="local (default), or a Beam runner such as DataflowRunner"
+        "--runner", default=LOCAL, help="local (default), DaskRunner, or a Beam runner such as DataflowRunner"
     )
     until = parser.add_mutually_exclusive_group()
     add_switch(until, "--wait", "wait for the end of a job on Dataflow: the default for batch jobs")
@@ -68,7 +67,7 @@ def parse(
             f"--detach, --wait=false: runner {args.runner} ends with this command; "
             "expected --runner=DataflowRunner"
         )
-    check_numbers(parser, args)
+    check_options(parser, args)
     flags = beam_flags(parser, rest)
     if text := problem(args, rest):
         parser.error(text)

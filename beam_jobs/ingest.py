@@ -1,8 +1,8 @@
 """Batch ingest: compute the features of every L2 node of a segmentation, and store them.
 
-On one machine, worker processes share the chunks. With --runner=DataflowRunner, or another Beam runner, the
-job runs there as a pipeline. The same command continues a run that was stopped: chunks that are done are
-skipped, chunks that failed are retried.
+On one machine, worker processes share the chunks; with --runner=DaskRunner, workers of a Dask cluster
+do. With --runner=DataflowRunner, or another Beam runner, the job runs there as a pipeline. The same command
+continues a run that was stopped: chunks that are done are skipped, chunks that failed are retried.
 
 example, the sample data set:
   l2features sample sample
@@ -30,13 +30,13 @@ from l2features.jobs.ingest_run import (
     add_options,
     begin,
     end_window,
-    ingest_locally,
+    ingest_chunks,
     judge,
     plan,
 )
+from l2features.jobs.job_options import is_beams
 
 from . import command
-from .command import LOCAL
 from .dataflow import labels, table_job_name
 
 parse = partial(command.parse, "ingest", __doc__, add_options)
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int:
         ingest = plan(args)
         begin(ingest, started)
-        return ingest_locally(ingest, args) if args.runner == LOCAL else ingest_on(ingest, args, flags)
+        return ingest_on(ingest, args, flags) if is_beams(args.runner) else ingest_chunks(ingest, args)
 
     return command.exit_status(run, STOPPED)
 

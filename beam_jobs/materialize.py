@@ -21,13 +21,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from l2features.jobs.materialize_run import STOPPED, add_options, materialize_locally, plan, report
+from l2features.jobs.job_options import is_beams
+from l2features.jobs.materialize_run import STOPPED, add_options, make_version, plan, report
 from l2features.versions.completion import alone, finished_before
 from l2features.versions.manifest import read_manifest
 from l2features.versions.materialization import Materialization
 
 from . import command
-from .command import LOCAL
 from .dataflow import labels, output_problem, table_job_name
 
 parse = partial(command.parse, "materialize", __doc__, add_options, problem=output_problem)
@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with alone(version):
             if manifest := finished_before(version):
                 return report(manifest, version)
-            if args.runner == LOCAL:
-                return materialize_locally(version, args)
-            return materialize_on(version, args, flags)
+            if is_beams(args.runner):
+                return materialize_on(version, args, flags)
+            return make_version(version, args)
 
     return command.exit_status(run, STOPPED)
 

@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from l2features.config.datasets import load_dataset
 from l2features.core.errors import EXIT_STOPPED, VersionError
-from l2features.jobs.job_command import run_local
-from l2features.jobs.job_options import add_dataset_options
-from l2features.jobs.materialize_run import STOPPED, output_url
+from l2features.jobs.job_command import run_job
+from l2features.jobs.job_options import add_dataset_options, is_beams
+from l2features.jobs.materialize_run import STOPPED, add_output_options, output_of, work_folder
+from l2features.local.job_run import ChunkJob
 from l2features.local.numbered_job import numbered_job
-from l2features.local.pool import ChunkJob
 from l2features.local.worker import report_progress
 from l2features.pictures.row_files import RowFiles
 from l2features.pictures.static_export import (
@@ -42,7 +39,6 @@ from l2features.pictures.static_finish import StaticManifest, finish, finished_b
 from l2features.versions.leftovers import WORK
 
 from . import command
-from .command import LOCAL
 from .dataflow import labels, output_problem, table_job_name
 
 
@@ -50,9 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the job's own options, beside Beam's."""
     add_dataset_options(parser)
     parser.add_argument("--version", type=int, required=True, help="number of the version (required)")
-    parser.add_argument(
-        "--output", required=True, help="folder of the export: a path, file:///… or gs://… (required)"
-    )
+    add_output_options(parser, "folder of the export")
     parser.add_argument(
         "--layers",
         default=",".join(DEFAULT_LAYERS),
@@ -86,7 +80,7 @@ def plan(args: argparse.Namespace) -> StaticExport:
     wanted = Wanted(
         load_dataset(args.dataset, args.config),
         args.version,
-        output_url(args.output),
+        output_of(args),
         tuple(args.layers.split(",")),
         args.segments,
         args.shard_size,
@@ -95,15 +89,15 @@ def plan(args: argparse.Namespace) -> StaticExport:
     return prepare(wanted)
 
 
-# ------------------------------------------------------------------ on this machine
+# ------------------------------------------------------------------ without Beam
 def scan_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
-    """Return the first part of a local run: read the units, and keep the rows of each in files."""
+    """Return the first part of a run: read the units, and keep the rows of each in files."""
     worker = partial(files.open_worker, run)
     return numbered_job(units, "unit of the scan", run.open_store, files.has, worker)
 
 
 def write_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
-    """Return the second part of a local run: write the shards."""
+    """Return the second part of a run: write the shards."""
 
     def is_done(part: int) -> bool:
         return run.read_done(part) is not None
@@ -112,15 +106,13 @@ def write_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
     return numbered_job(run.parts, "shard", run.open_store, is_done, worker)
 
 
-def export_locally(run: StaticExport, args: argparse.Namespace) -> int:
-    """Make the export on this machine; returns the exit status."""
-    with ExitStack() as stack:
-        local, units = run.folder.local, run.open().count
-        work = local / WORK if local else None
-        work = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="l2features-")))
+def make_export(run: StaticExport, args: argparse.Namespace) -> int:
+    """Make the export without Beam; returns the exit status."""
+    local, units = run.folder.local, run.open().count
+    with work_folder(args, local and local / WORK) as work:
         files = RowFiles(work, run.row_layers)
         for job in (scan_job(run, files, units), write_job(run, files, units)) if run.parts else ():
-            if run_local(job, args, lambda _: None).stopped:
+            if run_job(job, args, lambda _: None).stopped:
                 print(STOPPED, file=sys.stderr)
                 return EXIT_STOPPED
         return report(finish(run, [_done(run, part) for part in range(run.parts)]), run)
@@ -165,9 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with alone(export):
             if manifest := finished_before(export):
                 return report(manifest, export)
-            if args.runner == LOCAL:
-                return export_locally(export, args)
-            return export_on(export, args, flags)
+            if is_beams(args.runner):
+                return export_on(export, args, flags)
+            return make_export(export, args)
 
     return command.exit_status(run, STOPPED)
 

@@ -38,8 +38,8 @@ from .dataflow import DEFAULTS
 FOLDER = Path("templates")
 MACHINE_TYPE = "n2-standard-4"
 """4 GB per core, and so per kernel."""
-LOCAL = {"help", "runner", "workers", "messages", "ready_file"}
-"""Options of local runs only."""
+LOCAL = {"help", "runner", "workers", "dask_client_address", "scratch", "messages", "ready_file"}
+"""Options of other runs than those on Dataflow."""
 
 WHAT, PART, HOW, WORKERS = "Data set", "Part of the grid", "What is computed", "Workers"
 _NAME = r"[A-Za-z][-A-Za-z0-9_.~+%]{2,254}"

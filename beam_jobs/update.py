@@ -26,7 +26,7 @@ from l2features.config.datasets import read_datasets
 from l2features.config.reach import check_pubsub
 from l2features.core.errors import EXIT_FAILED, ConfigError
 from l2features.jobs.job_command import compile_kernel
-from l2features.jobs.job_options import CONFIG_HELP, add_switch
+from l2features.jobs.job_options import CONFIG_HELP, LOCAL, add_switch
 from l2features.local.updater_run import Supervisor
 from l2features.messages.outcomes import Fate, Verdict
 from l2features.pubsub.dead_letters import open_dead_letters
@@ -109,7 +109,7 @@ def replay(args: argparse.Namespace, flags: list[str]) -> int:
     compile_kernel()
     letters = args.dead_letters or ""
     counts: dict[str, int] | None
-    if args.runner == command.LOCAL:
+    if args.runner == LOCAL:
         counts = total = Counter[str]()
         keep = closing(open_dead_letters(letters)) if letters else nullcontext()
         with keep as kept, closing(update.open()) as updater:
@@ -143,9 +143,7 @@ def stream(args: argparse.Namespace) -> int:
 def stream_on(args: argparse.Namespace, flags: list[str]) -> int:
     """Apply the messages of subscriptions on Dataflow, and return the exit status. Raises L2FeaturesError."""
     if not is_dataflow(args.runner):
-        raise ConfigError(
-            f"runner {args.runner}: with --subscriptions expected {command.LOCAL} or DataflowRunner"
-        )
+        raise ConfigError(f"runner {args.runner}: with --subscriptions expected {LOCAL} or DataflowRunner")
     from .update_dataflow import stream_to, streaming_flags
 
     update = _update(args, args.attempts or DATAFLOW_ATTEMPTS, located=True)
@@ -194,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command.exit_status(
             lambda: replay(args, flags), "stopped: the same command continues from here"
         )
-    if args.runner != command.LOCAL:
+    if args.runner != LOCAL:
         return command.exit_status(lambda: stream_on(args, flags), "stopped: nothing was started")
     return command.exit_status(lambda: stream(args), "stopped: unfinished messages will be redelivered")
 

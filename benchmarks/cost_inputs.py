@@ -32,9 +32,10 @@ from l2features.graph.base import map_supervoxels
 from l2features.ingest.chunk_results import STEPS
 from l2features.ingest.compute import ChunkFeatures, ChunkSource
 from l2features.ingest.steps import Ingest, save_chunk
-from l2features.jobs.ingest_run import local_job
+from l2features.jobs.ingest_run import chunk_job
 from l2features.kernel import SegmentedChunk, warm_up
-from l2features.local.pool import LocalRun
+from l2features.local.job_run import JobRun
+from l2features.local.pool import LocalPool
 from l2features.store.base import Store, open_store
 from l2features.store.bigtable.cells import FAMILY
 from l2features.testing.em import NAME, EmDataset, make_crops, make_dataset, read_labels, write_parents
@@ -173,14 +174,14 @@ def run_job(ingest: Ingest) -> float:
     peak at the start.
     """
     peaks = [0.0]
-    run = LocalRun(local_job(ingest), 1, lambda result: None)
+    pool = LocalPool(1)
 
     def look(_: int) -> None:
-        for worker in run.workers:
+        for worker in pool.workers:
             status = Path(f"/proc/{worker.pid}/status").read_text()
             peaks.extend(float(kib) / 1024 for kib in re.findall(r"^VmHWM:\s*(\d+)", status, re.MULTILINE))
 
-    run.run(look)
+    JobRun(chunk_job(ingest), pool, lambda result: None).run(look)
     return max(peaks)
 
 

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from l2features.config.datasets import load_dataset
 from l2features.ingest.chunk_results import STEPS, Summary
 from l2features.ingest.steps import prepare
-from l2features.jobs.ingest_run import local_job
-from l2features.local.pool import LocalRun
+from l2features.jobs.ingest_run import chunk_job
+from l2features.local.job_run import JobRun
+from l2features.local.pool import LocalPool
 from l2features.local.sample.segmentation_files import NAME, Sample, make_sample
 
 
@@ -40,7 +41,7 @@ def measure(config: Path, store: str, workers: int) -> tuple[Summary, float, flo
     started = time.perf_counter()
     ingest = replace(prepare(dataset, create=True), recompute=True)
     summary = Summary()
-    run = LocalRun(local_job(ingest), workers, summary.add)
+    run = JobRun(chunk_job(ingest), LocalPool(workers), summary.add)
     with tqdm(total=len(ingest.box), unit="chunk", desc=f"{workers} workers", leave=False) as bar:
         progress = run.run(bar.update)
     ended = time.perf_counter()

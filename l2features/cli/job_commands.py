@@ -1,4 +1,4 @@
-"""``l2features ingest``, ``audit`` and ``materialize``: the jobs on this machine, without Apache Beam."""
+"""``l2features ingest``, ``audit`` and ``materialize``: the jobs without Apache Beam, here or on Dask."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ Example:
   l2features audit minnie --timestamp "2026-11-21 00:27:44"
   l2features audit minnie --repair
 """
+LOCAL, RUNNER = "local", "Local (default), or DaskRunner."
 MATERIALIZE = """Freeze a data set at a time as Parquet files of nodes, roots, features. See docs/versions.md.
 
 \b
@@ -64,7 +65,7 @@ class JobCommand(click.Command):
             shown = "[DATASET]" if self.most_words == 1 else "[DATASET | CACHE_ID GRAPH_ID CV_PATH TIMESTAMP]"
             self.params = [click.Argument(["words"], nargs=-1, metavar=shown)]
             self.params += [_option(action) for action in _actions(self)]
-            self.params.append(click.Option(["--runner"], hidden=True))
+            self.params.append(click.Option(["--runner"], default=LOCAL, help=RUNNER))
         return super().get_params(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -76,14 +77,14 @@ class JobCommand(click.Command):
             given.append(f"{word}=true" if alone else word)
         return super().parse_args(ctx, given)
 
-    def _run(self, words: tuple[str, ...], runner: str | None, **values: Any) -> None:
+    def _run(self, words: tuple[str, ...], runner: str, **values: Any) -> None:
         from ..jobs.job_command import exit_status
-        from ..jobs.job_options import check_numbers
+        from ..jobs.job_options import check_options, is_beams
         from ..local import log_lines
 
-        if runner not in (None, "local"):
+        if is_beams(runner):
             _parser(self).error(
-                f"--runner {runner}: l2features {self.name} runs on this machine; for a Beam runner: "
+                f"--runner {runner}: expected {LOCAL} or DaskRunner; for a Beam runner: "
                 f"python -m beam_jobs.{self.name}"
             )
         parser, dataset = _parser(self), None
@@ -100,7 +101,8 @@ class JobCommand(click.Command):
         if values["dataset"] is None:
             parser.error(f"no data set is named: expected l2features {self.name} DATASET")
         args = parser.parse_args([f"--{name}={value}" for name, value in values.items() if value is not None])
-        check_numbers(parser, args)
+        args.runner = runner
+        check_options(parser, args)
         log_lines.configure()
         raise SystemExit(exit_status(partial(self.module.run, args, dataset), self.module.STOPPED))
 

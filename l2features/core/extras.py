@@ -25,6 +25,7 @@ EXTRAS = {
     "bigtable": ("google", "grpc"),
     "skeletons": ("scipy",),
     "delta": ("deltalake",),
+    "dask": ("distributed",),
     "jobs": ("apache_beam", "google.pubsub_v1"),
     "api": ("flask", "gunicorn"),
     "query": ("duckdb", "polars"),

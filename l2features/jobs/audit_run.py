@@ -1,4 +1,4 @@
-"""Audit on this machine: its options, its run and its report."""
+"""Audit without Beam: its options, its run and its report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..audit.chunk_audit import Audit, prepare_audit
 from ..audit.summary import AuditSummary, give_up, open_audit, save_audit, settle, summary_text
 from ..config.datasets import Dataset, load_dataset
 from ..core.errors import EXIT_FAILED, EXIT_STOPPED
-from ..local.pool import ChunkJob
-from .job_command import compile_decoder, compile_kernel, run_local
+from ..local.job_run import ChunkJob
+from .job_command import compile_decoder, compile_kernel, run_job
 from .job_options import add_data_options, add_switch, choose_box
 
 STOPPED = "stopped: the audit is of a part only, and is not kept"
@@ -44,28 +44,29 @@ def report(summary: AuditSummary) -> int:
     return 0 if summary.complete else EXIT_FAILED
 
 
-def local_job(audit: Audit) -> ChunkJob[AuditSummary]:
-    """Return the audit as a job of a local run."""
+def warm_up(audit: Audit) -> None:
+    """Compile what an audit uses, or load it."""
+    compile_decoder(audit.dataset)
+    if audit.repair:
+        compile_kernel()
 
-    def warm_up() -> None:
-        compile_decoder(audit.dataset)
-        if audit.repair:
-            compile_kernel()
 
+def chunk_job(audit: Audit) -> ChunkJob[AuditSummary]:
+    """Return the audit as a job for workers."""
     return ChunkJob(
         box=audit.box,
         open_store=audit.open_store,
         pending=lambda _, first, last: audit.chunks(first, last),
-        warm_up=warm_up,
+        warm_up=partial(warm_up, audit),
         open_worker=partial(open_audit, audit),
         give_up=partial(give_up, audit),
     )
 
 
-def audit_locally(audit: Audit, args: argparse.Namespace, run: str) -> int:
-    """Audit on this machine; returns the exit status."""
+def audit_chunks(audit: Audit, args: argparse.Namespace, run: str) -> int:
+    """Audit without Beam; returns the exit status."""
     summary = AuditSummary()
-    progress = run_local(local_job(audit), args, summary.add)
+    progress = run_job(chunk_job(audit), args, summary.add)
     if progress.stopped:
         print(summary_text(summary))
         print(STOPPED, file=sys.stderr)
@@ -78,4 +79,4 @@ def audit_locally(audit: Audit, args: argparse.Namespace, run: str) -> int:
 
 def run(args: argparse.Namespace, dataset: Dataset | None = None) -> int:
     """Audit what the options describe; returns the exit status. Raises L2FeaturesError."""
-    return audit_locally(plan(args, dataset), args, uuid.uuid4().hex)
+    return audit_chunks(plan(args, dataset), args, uuid.uuid4().hex)

@@ -1,4 +1,4 @@
-"""Batch ingest on this machine: its options, its run and its report."""
+"""Batch ingest without Beam: its options, its run and its report."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..ingest.chunk_results import Summary, give_up, open_ingest
 from ..ingest.found import nothing_found, nothing_found_text
 from ..ingest.rates import record_start
 from ..ingest.steps import Ingest, prepare
-from ..local.pool import ChunkJob, Progress
+from ..local.job_run import ChunkJob, Progress
 from ..store.rewrites import end_rewrites
-from .job_command import compile_kernel, run_local
+from .job_command import compile_kernel, run_job
 from .job_options import add_data_options, add_switch, choose_box
 
 STORE, BIGTABLEIO = "store", "bigtableio"
@@ -110,8 +110,8 @@ def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_befor
     return EXIT_FAILED
 
 
-def local_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
-    """Return the ingest as a job of a local run."""
+def chunk_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
+    """Return the ingest as a job for workers."""
     return ChunkJob(
         box=ingest.box,
         open_store=ingest.open_store,
@@ -134,10 +134,10 @@ def end_window(ingest: Ingest) -> None:
         end_rewrites(store)
 
 
-def ingest_locally(ingest: Ingest, args: argparse.Namespace) -> int:
-    """Ingest on this machine; returns the exit status."""
+def ingest_chunks(ingest: Ingest, args: argparse.Namespace) -> int:
+    """Ingest without Beam; returns the exit status."""
     summary = Summary()
-    progress = run_local(local_job(ingest, args.sink == STORE), args, summary.add)
+    progress = run_job(chunk_job(ingest, args.sink == STORE), args, summary.add)
     if summary.done or summary.n_failed:
         end_window(ingest)
     return report(summary, progress) or judge(ingest, args, summary.files, progress.done_before)
@@ -148,4 +148,4 @@ def run(args: argparse.Namespace, dataset: Dataset | None = None) -> int:
     started = datetime.now(UTC)
     ingest = plan(args, dataset)
     begin(ingest, started)
-    return ingest_locally(ingest, args)
+    return ingest_chunks(ingest, args)

@@ -1,4 +1,4 @@
-"""What the commands of local jobs share: progress, compilation, and exit statuses."""
+"""What the commands of jobs without Beam share: workers, progress, compilation, and exit statuses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..config.datasets import Dataset
 from ..core.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, ConfigError, L2FeaturesError
-from ..local.pool import ChunkJob, LocalRun, Progress
+from ..local.job_run import ChunkJob, Executor, JobRun, Progress
+from ..local.pool import LocalPool
 from ..local.processes import heeded
 from ..local.progress import ProgressLines, progress_bar
+from .job_options import is_dask
 
 COMPILING, COMPILING_S = "compiling the kernel, the first time only", 5.0
 """Loading compiled kernels takes less; compilation shows its progress after it."""
@@ -32,9 +34,18 @@ class StillRunning(L2FeaturesError):
     """The command was stopped; its job continues elsewhere."""
 
 
-def run_local(job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object]) -> Progress:
-    """Run on this machine and show the progress; ``add`` receives the result of each chunk."""
-    run = LocalRun(job, args.workers or len(os.sched_getaffinity(0)), add)
+def executor(args: argparse.Namespace) -> Executor:
+    """Return the workers that the options describe."""
+    if is_dask(args.runner):
+        from .dask_workers import DaskWorkers
+
+        return DaskWorkers(args.dask_client_address)
+    return LocalPool(args.workers or len(os.sched_getaffinity(0)))
+
+
+def run_job(job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object]) -> Progress:
+    """Run a job and show its progress; ``add`` receives the result of each chunk."""
+    run = JobRun(job, executor(args), add)
     lines = ProgressLines(args.dataset, len(job.box))
     with logging_redirect_tqdm(), progress_bar(len(job.box), "chunk") as bar:
         bar.set_description(f"{args.dataset} (starting)")

@@ -7,9 +7,12 @@ from typing import Any, Protocol
 
 from ..config.datasets import CONFIG_VARIABLE
 from ..core.chunks import ChunkBox, centre_box, parse_box, whole_box
+from ..core.errors import EXIT_USAGE, ConfigError
+from ..core.extras import naming_extras
 from ..core.geometry import Triple
 
 CONFIG_HELP = f"data sets file (YAML), a path or gs://…; default: ${CONFIG_VARIABLE}"
+LOCAL, DASK = "local", "DaskRunner"
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -58,13 +61,44 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", help=CONFIG_HELP)
     parser.add_argument("--workers", type=int, help="worker processes of a local run; default: one per core")
+    parser.add_argument(
+        "--dask_client_address", metavar="tcp://HOST:PORT", help="scheduler of --runner=DaskRunner"
+    )
 
 
-def check_numbers(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with status 2 for a number below 1."""
+def is_dask(runner: str) -> bool:
+    """Return whether a runner's name is that of Dask, as Beam spells it."""
+    return runner.lower().removesuffix("runner") == "dask"
+
+
+def is_beams(runner: str) -> bool:
+    """Return whether a runner is one of Apache Beam."""
+    return runner != LOCAL and not is_dask(runner)
+
+
+def _check_runner(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    address = getattr(args, "dask_client_address", None)
+    if not is_dask(args.runner):
+        if address is not None:
+            parser.error(f"--dask_client_address {address}: expected --runner={DASK}")
+        return
+    if not hasattr(args, "dask_client_address"):
+        parser.error(f"--runner {args.runner}: this job does not run on Dask")
+    if address is None:
+        parser.error(f"--runner {args.runner}: expected --dask_client_address=tcp://HOST:PORT")
+    try:
+        with naming_extras():
+            import distributed  # noqa: F401
+    except ConfigError as error:
+        parser.exit(EXIT_USAGE, f"error: {error}\n")
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with status 2 for a number below 1, and for Dask without a scheduler or without its extra."""
     for option in ("attempts", "workers", "version", "segments", "shard_size", "cell_nodes"):
         if (number := getattr(args, option, None)) is not None and number < 1:
             parser.error(f"--{option} {number}: expected 1 or more")
+    _check_runner(parser, args)
 
 
 def choose_box(args: argparse.Namespace, grid: Triple) -> ChunkBox:

@@ -1,23 +1,24 @@
-"""Versions made on this machine: options, run and report."""
+"""Versions made without Beam: options, run and report."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ..config.datasets import Dataset, load_dataset
-from ..core.errors import EXIT_STOPPED, VersionError
+from ..core.errors import EXIT_STOPPED, ConfigError, VersionError
 from ..core.times import iso_text
+from ..local.job_run import ChunkJob, Progress
 from ..local.numbered_job import numbered_job
-from ..local.pool import ChunkJob, Progress
 from ..versions.completion import alone, finish, finished_before
+from ..versions.folders import Folder
 from ..versions.leftovers import WORK
 from ..versions.manifest import Manifest, folder_name
 from ..versions.materialization import (
@@ -31,8 +32,8 @@ from ..versions.materialization import (
 )
 from ..versions.partitions import Partition, Written
 from ..versions.spill import Spill
-from .job_command import compile_decoder, run_local
-from .job_options import add_data_options, add_switch, choose_box
+from .job_command import compile_decoder, run_job
+from .job_options import add_data_options, add_switch, choose_box, is_dask
 
 STOPPED = "stopped: run the command again to continue"
 
@@ -46,9 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="nodes and roots that are valid at this time, ISO 8601 with milliseconds; today: the last "
         "midnight, UTC (required)",
     )
-    parser.add_argument(
-        "--output", required=True, help="folder of all versions: a path, file:///… or gs://… (required)"
-    )
+    add_output_options(parser, "folder of all versions")
     parser.add_argument(
         "--base",
         type=_base,
@@ -78,7 +77,7 @@ def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Materializ
     wanted = Wanted(
         dataset or load_dataset(args.dataset, args.config),
         args.timestamp,
-        output_url(args.output),
+        output_of(args),
         args.base,
         args.rebase,
         timedelta(seconds=args.settle_seconds),
@@ -87,14 +86,40 @@ def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Materializ
     return prepare(wanted, partial(choose_box, args))
 
 
-def output_url(text: str) -> str:
-    """Return a folder's URL; a relative path is made absolute."""
-    return text if "://" in text else str(Path(text).resolve())
+def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the options for the folder of the output, and for the rows between the parts of a run."""
+    parser.add_argument("--output", required=True, help=f"{what}: a path, file:///… or gs://… (required)")
+    parser.add_argument(
+        "--scratch",
+        help="folder of a run without Beam for its intermediate rows, which all workers share; default: in a "
+        "local --output, else a temporary folder of this machine",
+    )
+
+
+def output_of(args: argparse.Namespace) -> str:
+    """Return the URL of the output; a relative path is made absolute.
+
+    Raises ConfigError if Dask workers would share no folder for intermediate rows.
+    """
+    url = args.output if "://" in args.output else str(Path(args.output).resolve())
+    if is_dask(args.runner) and not args.scratch and Folder(url).local is None:
+        raise ConfigError(f"--output {url}: expected also --scratch FOLDER, which all Dask workers share")
+    return url
+
+
+@contextmanager
+def work_folder(args: argparse.Namespace, local: Path | None) -> Iterator[Path]:
+    """Yield the folder of intermediate rows: ``local`` of the output, if it has one, or a temporary one."""
+    if local is not None and not args.scratch:
+        yield local
+        return
+    with tempfile.TemporaryDirectory(prefix="l2features-", dir=args.scratch) as folder:
+        yield Path(folder).resolve()
 
 
 def scan_job(run: Materialization, spill: Spill) -> ChunkJob[Any]:
-    """Return the first part of a local run: read the units, and keep the rows of each in a file."""
-    worker = partial(spill.open_worker, run.units)
+    """Return the first part of a run: read the units, and keep the rows of each in a file."""
+    worker = partial(spill.open_worker, run.light())
     units = run.plan.units
     return numbered_job(
         units,
@@ -107,24 +132,22 @@ def scan_job(run: Materialization, spill: Spill) -> ChunkJob[Any]:
 
 
 def write_job(run: Materialization, spill: Spill, parts: Sequence[Partition]) -> ChunkJob[Any]:
-    """Return the second part of a local run: write the files of each partition."""
+    """Return the second part of a run: write the files of each partition."""
 
     def is_done(part: int) -> bool:
         return read_done(run, parts[part]) is not None
 
-    worker = partial(spill.open_writer, run, parts)
+    worker = partial(spill.open_writer, run.light(), parts)
     return numbered_job(len(parts), "partition", run.open_store, is_done, worker)
 
 
-def materialize_locally(run: Materialization, args: argparse.Namespace) -> int:
-    """Make the version on this machine; returns the exit status."""
-    with ExitStack() as stack:
-        local = run.folder.local
-        work = local / folder_name(run.plan.number) / WORK if local else None
-        spill = Spill(work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="l2features-"))))
-        parts = all_partitions(run.plan)
+def make_version(run: Materialization, args: argparse.Namespace) -> int:
+    """Make the version without Beam; returns the exit status."""
+    local = run.folder.local
+    with work_folder(args, local and local / folder_name(run.plan.number) / WORK) as work:
+        spill, parts = Spill(work), all_partitions(run.plan)
         for job in (scan_job(run, spill), write_job(run, spill, parts)) if parts else ():
-            progress: Progress = run_local(job, args, lambda _: None)
+            progress: Progress = run_job(job, args, lambda _: None)
             if progress.stopped:
                 print(STOPPED, file=sys.stderr)
                 return EXIT_STOPPED
@@ -160,4 +183,4 @@ def run(args: argparse.Namespace, dataset: Dataset | None = None) -> int:
     with alone(version):
         if manifest := finished_before(version):
             return report(manifest, version)
-        return materialize_locally(version, args)
+        return make_version(version, args)

@@ -10,7 +10,7 @@ from ..core.chunks import ChunkBox
 from ..core.errors import VersionError
 from ..core.geometry import Chunk
 from ..store.base import Store
-from .pool import ChunkJob
+from .job_run import ChunkJob
 
 R = TypeVar("R")
 

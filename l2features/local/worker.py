@@ -28,6 +28,8 @@ from .processes import STOP_SIGNALS, exit_reason, follow
 
 PICKUP_TIMEOUT_S = 30.0
 """A process that has not received its task within this time counts as stopped, and is killed."""
+START_TIMEOUT_S = 1_200.0
+"""Time for the first task of a process, which imports, compiles and connects."""
 
 
 class WorkerDied(L2FeaturesError):
@@ -105,13 +107,13 @@ class Worker:
         return result, error
 
     def end_overdue(self, timeout_s: float) -> None:
-        """Kill the process if its task has made no progress for so long."""
-        if self.future is None or not self.ready:
+        """Kill the process if its task makes no progress for so long; the first has `START_TIMEOUT_S`."""
+        if self.future is None:
             return
-        now = time.monotonic()
-        if now - max(self._since, self._progress.value) > timeout_s:
-            self._timed_out = f"a worker was ended after {timeout_s:.0f} s"
-        elif not self.future.running() and now - self._since > PICKUP_TIMEOUT_S:
+        now, limit = time.monotonic(), timeout_s if self.ready else START_TIMEOUT_S
+        if now - max(self._since, self._progress.value) > limit:
+            self._timed_out = f"a worker was ended after {limit:.0f} s"
+        elif self.ready and not self.future.running() and now - self._since > PICKUP_TIMEOUT_S:
             self._timed_out = f"a worker was ended that received no task in {PICKUP_TIMEOUT_S:.0f} s"
         if self._timed_out:
             self.kill()

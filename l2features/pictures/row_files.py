@@ -1,4 +1,4 @@
-"""Rows between the two parts of a local export: files of each unit, in a folder of this machine."""
+"""Rows between the two parts of an export without Beam: files of each unit, in a folder of all workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .static_index import row_dtype
 
 @dataclass(frozen=True)
 class RowFiles:
-    """Rows of each unit in files of this machine, one for each layer, sorted by part."""
+    """Rows of each unit in files, one for each layer, sorted by part."""
 
     path: Path
     layers: Sequence[str]

@@ -1,4 +1,4 @@
-"""Rows between the two parts of a local run: a file for each unit, in a folder of this machine."""
+"""Rows between the two parts of a run without Beam: a file for each unit, in a folder of all workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from .manifest import BY_ROOT
 from .node_rows import NODE_ROW, labels
 from .partitions import Partition, Written
 from .plan import Plan
-from .units import Units
 
 if TYPE_CHECKING:
     from .materialization import Materialization
@@ -55,9 +54,9 @@ class Spill:
             )
             yield np.array(own[first:last])
 
-    def open_worker(self, units: Units) -> Callable[[Chunk], None]:
+    def open_worker(self, light: Materialization) -> Callable[[Chunk], None]:
         """Return what a worker does with a unit, which is the x of a chunk."""
-        source = units.open()
+        source = light.whole().units.open()
 
         def scan(chunk: Chunk) -> None:
             self.put(chunk.x, source.read(chunk.x))

@@ -12,7 +12,8 @@ import pytest
 
 from l2features.core.chunks import ChunkBox
 from l2features.core.geometry import Chunk
-from l2features.local.pool import ChunkJob, LocalRun, WorkerError
+from l2features.local.job_run import ChunkJob, JobRun, WorkerError
+from l2features.local.pool import LocalPool
 from l2features.store.base import Store, open_store
 
 BOX = ChunkBox((0, 0, 0), (5, 5, 2))
@@ -48,11 +49,12 @@ def job(work: Callable[[Chunk], int], folder: Path) -> ChunkJob[int]:
 
 def test_kill_9_of_a_worker_between_chunks(tmp_path: Path) -> None:
     results: list[int] = []
-    run = LocalRun(job(double, tmp_path), 1, results.append)
+    pool = LocalPool(1)
+    run = JobRun(job(double, tmp_path), pool, results.append)
 
     def kill_once(chunks: int) -> None:
         if len(results) == 10:
-            pid = run.workers[0].pid
+            pid = pool.workers[0].pid
             assert pid
             os.kill(pid, signal.SIGKILL)
 
@@ -63,13 +65,13 @@ def test_kill_9_of_a_worker_between_chunks(tmp_path: Path) -> None:
 
 
 def test_an_error_that_cannot_be_pickled_ends_the_run(tmp_path: Path) -> None:
-    run = LocalRun(job(fail, tmp_path), 1, lambda result: None)
+    run = JobRun(job(fail, tmp_path), LocalPool(1), lambda result: None)
     with pytest.raises(WorkerError, match="Unpicklable: 0 is not 0"):
         run.run()
 
 
 def test_a_signal_stops_before_the_next_chunk(tmp_path: Path) -> None:
     results: list[int] = []
-    run = LocalRun(job(double, tmp_path), 1, results.append)
+    run = JobRun(job(double, tmp_path), LocalPool(1), results.append)
     progress = run.run(lambda chunks: os.kill(os.getpid(), signal.SIGTERM) if results else None)
     assert (len(results), progress.stopped) == (1, True)

@@ -20,7 +20,7 @@ from l2features.core.extras import EXTRAS, extra_of, naming_extras
 from tests.support.jobs import ROOT
 
 HEAVY = {"apache-beam", "cloud-volume", "google-cloud-bigtable", "numba", "scikit-learn", "scipy"}
-OF_USERS = ("compute", "bigtable", "skeletons", "delta", "jobs", "api", "query", "viewer")
+OF_USERS = ("compute", "bigtable", "skeletons", "delta", "dask", "jobs", "api", "query", "viewer")
 Extras = dict[str, list[str]]
 
 
@@ -89,6 +89,7 @@ def test_the_lock_has_all_extras(declared: Extras) -> None:
         ("google.cloud.bigtable.data", "bigtable"),
         ("google.pubsub_v1", "jobs"),
         ("duckdb", "query"),
+        ("distributed.client", "dask"),
         ("numbat", None),
         ("", None),
     ],

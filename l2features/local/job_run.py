@@ -1,0 +1,179 @@
+"""A run of a job over its chunks, on whatever executes them.
+
+A chunk whose worker died is retried; one that kills its workers is given up.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from ..core.chunks import ChunkBox
+from ..core.errors import L2FeaturesError
+from ..core.geometry import Chunk
+from ..ingest.steps import ATTEMPTS, shards
+from ..store.base import Store
+from .processes import STOP_SIGNALS, handled
+
+MAX_EARLY_DEATHS = 3
+CHUNK_TIMEOUT_S = 1_200.0
+"""A chunk that takes longer hangs, for example in a server that accepts a request and never answers."""
+R = TypeVar("R")
+logger = logging.getLogger(__name__)
+
+
+class WorkerError(L2FeaturesError):
+    """A worker cannot continue."""
+
+
+@dataclass(frozen=True)
+class ChunkJob(Generic[R]):
+    """What is done with the chunks of ``box``.
+
+    ``pending`` returns the chunks of a shard that are to be done. Workers receive ``warm_up``, which compiles
+    or loads code, and ``open_worker`` pickled. Each calls ``open_worker`` once, and what that returns with
+    each chunk. ``give_up`` returns the result of a chunk that killed its workers.
+    """
+
+    box: ChunkBox
+    open_store: Callable[[], Store]
+    pending: Callable[[Store, int, int], list[Chunk]]
+    warm_up: Callable[[], None]
+    open_worker: Callable[[], Callable[[Chunk], R]]
+    give_up: Callable[[Store, Chunk, str], R]
+
+
+class Outcome(NamedTuple):
+    """The end of an attempt: the result of a chunk, or ``how`` its workers ``died``, and how many.
+
+    ``chunk`` is None for a worker that died before it received one.
+    """
+
+    chunk: Chunk | None
+    result: Any = None
+    died: int = 0
+    how: str = ""
+
+
+class Executor(Protocol):
+    """The workers of a run, which take some chunks at a time."""
+
+    @property
+    def free(self) -> int:
+        """How many more chunks can be submitted."""
+
+    def start(self, job: ChunkJob[Any]) -> None:
+        """Start workers. Raises L2FeaturesError."""
+
+    def submit(self, chunk: Chunk) -> None:
+        """Have a chunk done."""
+
+    def wait(self) -> Sequence[Outcome]:
+        """Return what ended, after about a second at most. Raises WorkerError if no worker can continue."""
+
+    def close(self) -> None:
+        """End the workers of this run, and what they do."""
+
+
+@dataclass
+class Progress:
+    """How far a run is.
+
+    ``done_before`` chunks were skipped. The first chunk was scheduled at ``first`` and the last one done at
+    ``last``, on the clock of ``time.perf_counter``.
+    """
+
+    total: int
+    done_before: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    stopped: bool = False
+
+
+class JobRun(Generic[R]):
+    """One run of a job by an executor; ``on_result`` receives the result of each chunk."""
+
+    def __init__(self, job: ChunkJob[R], executor: Executor, on_result: Callable[[R], object]) -> None:
+        self.job, self.executor, self.on_result = job, executor, on_result
+        self.store = job.open_store()
+        self.progress = Progress(total=len(job.box))
+        self.deaths: Counter[Chunk | None] = Counter()
+        self.retries: list[Chunk] = []
+
+    def run(self, on_progress: Callable[[int], object] = lambda chunks: None) -> Progress:
+        """Do all pending chunks; ``on_progress`` receives how many more are done.
+
+        The first SIGINT or SIGTERM lets the workers finish their chunks; the second raises KeyboardInterrupt.
+        Raises WorkerError if the workers cannot continue. In any case the executor is closed.
+        """
+        self.on_progress = on_progress
+        try:
+            with handled(self._stop, *STOP_SIGNALS):
+                self.pending = self._pending()
+                if chunk := self._next():
+                    self.executor.start(self.job)
+                    self._work(chunk)
+        finally:
+            self.executor.close()
+            self.store.close()
+        return self.progress
+
+    def _stop(self, *_: Any) -> None:
+        if self.progress.stopped:
+            raise KeyboardInterrupt
+        self.progress.stopped = True
+
+    def _pending(self) -> Iterator[Chunk]:
+        for first, last in shards(self.job.box):
+            if self.progress.stopped:
+                return
+            chunks = self.job.pending(self.store, first, last)
+            self.progress.done_before += last - first - len(chunks)
+            self.on_progress(last - first - len(chunks))
+            yield from chunks
+
+    def _next(self) -> Chunk | None:
+        return self.retries.pop() if self.retries else next(self.pending, None)
+
+    def _work(self, chunk: Chunk | None) -> None:
+        """Keep the workers busy from a first chunk to the last one."""
+        running = 0
+        while running or (chunk and not self.progress.stopped):
+            for _ in range(self.executor.free):
+                if chunk is None or self.progress.stopped:
+                    break
+                self.progress.first = self.progress.first or time.perf_counter()
+                self.executor.submit(chunk)
+                running += 1
+                chunk = self._next()
+            for outcome in self.executor.wait():
+                running -= outcome.chunk is not None
+                if outcome.died:
+                    self._count_deaths(outcome)
+                elif outcome.chunk:
+                    self._settle(outcome.result)
+            chunk = chunk or self._next()
+
+    def _settle(self, result: R) -> None:
+        self.progress.last = time.perf_counter()
+        self.deaths.pop(None, None)
+        self.on_result(result)
+        self.on_progress(1)
+
+    def _count_deaths(self, outcome: Outcome) -> None:
+        """Retry the chunk whose worker died, or give it up if it killed too many."""
+        chunk, how = outcome.chunk, outcome.how
+        logger.warning("%s%s", how, f" at chunk {chunk}" if chunk else "")
+        self.deaths[chunk] += outcome.died
+        deaths = self.deaths[chunk]
+        if chunk is None:
+            if deaths > MAX_EARLY_DEATHS:
+                raise WorkerError(f"{how} before it received a chunk, {deaths} times")
+        elif deaths < ATTEMPTS:
+            self.retries.append(chunk)
+        else:
+            self._settle(self.job.give_up(self.store, chunk, f"{how} at this chunk, {deaths} times"))
