@@ -34,11 +34,11 @@ def sabotage_chunk_1_0_0(folder: Path, monkeypatch: pytest.MonkeyPatch, action: 
     """Make every worker do this when it reads chunk 1,0,0."""
     (folder / "sitecustomize.py").write_text(
         "import os, time, l2features.volume as v\n"
-        "read = v.Volume.read\n"
+        "read = v.Volume.slabs\n"
         "def sabotaged(self, chunk, geometry):\n"
         f"    if tuple(chunk) == (1, 0, 0): {action}\n"
         "    return read(self, chunk, geometry)\n"
-        "v.Volume.read = sabotaged\n"
+        "v.Volume.slabs = sabotaged\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
 

@@ -243,11 +243,11 @@ def before_reads(folder: Path, statements: str) -> str:
     """Return a PYTHONPATH with which processes run statements before they read a ``chunk``."""
     (folder / "sitecustomize.py").write_text(
         "import os, time, l2features.volume as v\n"
-        "read = v.Volume.read\n"
+        "read = v.Volume.slabs\n"
         "def sabotaged(self, chunk, *more):\n"
         f"    {statements}\n"
         "    return read(self, chunk, *more)\n"
-        "v.Volume.read = sabotaged\n"
+        "v.Volume.slabs = sabotaged\n"
     )
     return os.pathsep.join([str(folder), str(ROOT)])
 

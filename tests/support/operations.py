@@ -24,6 +24,8 @@ RECORD = f"""#!{sys.executable}
 import json, os, sys
 with open(os.environ["CALLS"], "a") as calls:
     calls.write(json.dumps([program := os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
+if "-" in sys.argv:  # else what writes to its pipe may find it closed
+    sys.stdin.read()
 print({{"git": "0af1b2c", "date": "{TIME}"}}.get(program, ""))
 """
 
@@ -46,8 +48,7 @@ def record(folder: Path, script: str, programs: Sequence[str]) -> list[list[str]
     environment = {"PATH": str(folder), "CALLS": str(folder / "calls")}
     command = ["/bin/bash", "-euc", script]
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert not ran.stderr
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
     return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
 
 
