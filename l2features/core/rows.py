@@ -100,7 +100,7 @@ class Rows:
         Records are copied as bytes, because numpy copies a structured dtype field by field.
         """
         self.features.view(_RECORD)[places] = rows.features.view(_RECORD)
-        as_items(self.present)[places] = as_items(rows.present)
+        as_items(self.present)[places] = as_items(np.ascontiguousarray(rows.present))
 
 
 def set_flags(rows: Rows) -> None:

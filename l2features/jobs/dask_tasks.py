@@ -92,7 +92,7 @@ def _finish(child: _Child, run: RunKey, task: Callable[..., Any], argument: obje
         child.end_overdue(run.timeout_s)
         if time.monotonic() > beat:
             beat += BEAT_S
-            get_worker().log_event(run.name, "a chunk goes on")
+            get_worker().log_event(run.name, "chunk still running")
     return child.result()
 
 
@@ -142,7 +142,7 @@ def _do(chunk: Chunk) -> bytes:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Keep other children on this machine from the block: compiling at once, they would spoil the cache."""
+    """Keep other children on this machine from the block: compiling at once, they overwrite the cache."""
     with Path(tempfile.gettempdir(), f"l2features-{os.getuid()}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -7,6 +7,7 @@ import pickle
 import queue
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -79,10 +80,12 @@ class DaskWorkers:
                     future.add_done_callback(self._ended.put)
                 else:
                     outcomes.append(self._failed(future))
-            return [*outcomes, *self._gathered(client, finished)]
+            outcomes += self._gathered(client, finished)
+            self._check_silence()
+            return outcomes
 
     def close(self) -> None:
-        """Cancel what is in flight; a chunk that runs is finished, but has no more use."""
+        """Cancel what is in flight; a chunk that runs is finished, and its result dropped."""
         if self._client is not None:
             self._in_flight.clear()
             with suppress(OSError):
@@ -97,17 +100,23 @@ class DaskWorkers:
         if now < self._looked + LOOK_S:
             return
         self._looked = now
-        threads: dict[str, int] = client.sync(client.nthreads, callback_timeout=CONNECT_S)
+        try:
+            threads: dict[str, int] = client.sync(client.nthreads, callback_timeout=CONNECT_S)
+        except TimeoutError:  # a busy scheduler; a lost connection, or silence, ends the run
+            return
         self._threads = sum(threads.values())
         if threads:
             self._had_workers, self._workers_seen = True, now
         limit = WITHOUT_WORKERS_S if self._had_workers else FIRST_WORKER_S
         if now - self._workers_seen > limit:
             raise DaskFailed(f"scheduler {self.address}: no worker for {limit:.0f} s")
-        if self._in_flight and now - self._sign > SILENT_S:
+
+    def _check_silence(self) -> None:
+        """Raise DaskFailed if chunks are in flight and the workers are silent."""
+        if self._in_flight and time.monotonic() - self._sign > SILENT_S:
             raise DaskFailed(
-                f"scheduler {self.address}: {len(self._in_flight)} chunks in flight, and no sign of life for "
-                f"{SILENT_S:.0f} s"
+                f"scheduler {self.address}: {len(self._in_flight)} chunks in flight, and no result or "
+                f"heartbeat for {SILENT_S:.0f} s"
             )
 
     def _send(self, client: distributed.Client) -> None:
@@ -168,8 +177,8 @@ class DaskWorkers:
         assert self._client
         try:
             yield self._client
-        except OSError as error:
-            raise DaskFailed(f"scheduler {self.address}: {error}") from error
+        except (OSError, CancelledError) as error:
+            raise DaskFailed(f"scheduler {self.address}: {error or 'the connection was lost'}") from error
 
 
 def _connect(address: str) -> distributed.Client:

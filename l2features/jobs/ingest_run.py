@@ -80,7 +80,7 @@ def report(summary: Summary, progress: Progress) -> int:
     for chunk, reason in summary.failed.items():
         print(f"error: chunk {chunk} failed: {reason}", file=sys.stderr)
     if summary.n_failed > len(summary.failed):
-        print(f"error: and {summary.n_failed - len(summary.failed)}more chunks failed", file=sys.stderr)
+        print(f"error: and {summary.n_failed - len(summary.failed)} more chunks failed", file=sys.stderr)
     if progress.stopped:
         print(STOPPED, file=sys.stderr)
         return EXIT_STOPPED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -92,15 +93,17 @@ def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--scratch",
         help="folder of a run without Beam for its intermediate rows, which all workers share; default: in a "
-        "local --output, else a temporary folder of this machine",
+        "local --output, where an interrupted run continues, else a temporary folder of this machine",
     )
 
 
 def output_of(args: argparse.Namespace) -> str:
     """Return the URL of the output; a relative path is made absolute.
 
-    Raises ConfigError if Dask workers would share no folder for intermediate rows.
+    Raises ConfigError if intermediate rows have no folder, or one that Dask workers do not share.
     """
+    if args.scratch and not os.access(args.scratch, os.W_OK | os.X_OK):
+        raise ConfigError(f"--scratch {args.scratch}: expected a folder that exists and is writable")
     url = args.output if "://" in args.output else str(Path(args.output).resolve())
     if is_dask(args.runner) and not args.scratch and Folder(url).local is None:
         raise ConfigError(f"--output {url}: expected also --scratch FOLDER, which all Dask workers share")

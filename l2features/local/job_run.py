@@ -70,7 +70,7 @@ class Executor(Protocol):
         """Start workers. Raises L2FeaturesError."""
 
     def submit(self, chunk: Chunk) -> None:
-        """Have a chunk done."""
+        """Submit a chunk."""
 
     def wait(self) -> Sequence[Outcome]:
         """Return what ended, after about a second at most. Raises WorkerError if no worker can continue."""

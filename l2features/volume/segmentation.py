@@ -122,11 +122,11 @@ class Volume:
             if low < high:
                 yield ChunkLabels(np.zeros((*size[:2], high - low), dtype, order="F"), NO_FILES)
 
-        reached = start[2]
+        reached, end = start[2], min(stop[2], grid.offset[2] + grid.size[2])
         fetched = blocks.fetch(grid.cells(start, stop))
         for slab, group in groupby(fetched, lambda block: block.cell[2] // layers):
             low = max(grid.offset[2] + slab * layers * grid.step[2], start[2])
-            high = min(grid.offset[2] + (slab + 1) * layers * grid.step[2], stop[2])
+            high = min(grid.offset[2] + (slab + 1) * layers * grid.step[2], end)
             yield from background(reached, low)
             labels = buffer[..., : high - low]
             yield ChunkLabels(labels, self._fill(labels, np.array([*start[:2], low]), stop, group))

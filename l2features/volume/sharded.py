@@ -76,7 +76,7 @@ class ShardedBlocks:
         self._indexes.clear()
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
-        """Fetch blocks, in their order; all are held, as they are stored, before the first is returned."""
+        """Fetch blocks, in their order; all are in memory, as stored, before the first is returned."""
         found = dict(self._found(cells))
         return (found.pop(i) for i in range(len(cells)))
 

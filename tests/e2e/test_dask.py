@@ -191,7 +191,7 @@ def test_workers_that_no_longer_answer(
     with pytest.MonkeyPatch.context() as patch, after(goes_on, pause):
         silent = ran("--create")
     worker.resume()
-    why = f"error: scheduler {cluster.address}: 2 chunks in flight, and no sign of life for 2 s\n"
+    why = f"error: scheduler {cluster.address}: 2 chunks in flight, and no result or heartbeat for 2 s\n"
     assert (silent.returncode, silent.stdout, silent.stderr) == (1, "", why)
 
     with after(goes_on, cluster.stop_workers):

@@ -59,4 +59,8 @@ def test_a_bucket_needs_a_folder_that_workers_share(job: object, tmp_path: Path)
     done = run_job(job.main, *config, "--output=gs://bucket/x", *own, DASK, ADDRESS)  # type: ignore[attr-defined]
     why = "error: --output gs://bucket/x: expected also --scratch FOLDER, which all Dask workers share\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", why)
+    scratch = tmp_path / "nowhere"
+    done = run_job(job.main, *config, "--output=gs://bucket/x", *own, f"--scratch={scratch}")  # type: ignore[attr-defined]
+    why = f"error: --scratch {scratch}: expected a folder that exists and is writable\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", why)
     assert audit.parse([*config, DASK, ADDRESS])[0].dask_client_address == "tcp://127.0.0.1:1"

@@ -108,3 +108,13 @@ def test_few_files_are_held() -> None:
         assert found.content == names[i].encode()
         assert i < storage.fetched <= i + AHEAD + 1
     assert storage.fetched == len(names)
+
+
+@pytest.mark.parametrize("size", [128, 200])
+def test_beyond_the_layer_are_zeros(tmp_path: Path, size: int) -> None:
+    """Also in a slab that the layer ends in, whose buffer held the one before."""
+    folder = make_layer(tmp_path, np.ones((32, 32, 100), np.uint64, order="F"), chunk_size=(32, 32, 32))
+    geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), (32, 32, size), (32, 32, 128), IdLayout({2: 10}))
+    labels = Volume(f"file://{folder}").read(Chunk(0, 0, 0), geometry).labels
+    assert labels[..., :100].all()
+    assert not labels[..., 100:].any()
