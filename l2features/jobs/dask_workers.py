@@ -183,7 +183,7 @@ class DaskWorkers:
 
 def _connect(address: str) -> distributed.Client:
     """Return a client of a scheduler, whose log is silent: this command reports what happens."""
-    for name in ("distributed", "distributed.client", "tornado.application"):
+    for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with dask.config.set({"distributed.comm.timeouts.connect": CONNECT_S}):
