@@ -30,10 +30,10 @@ from l2features.core.ids import row_keys
 from l2features.core.rows import encode_cells
 from l2features.graph.base import map_supervoxels
 from l2features.ingest.chunk_results import STEPS
-from l2features.ingest.compute import ChunkFeatures, ChunkSource
+from l2features.ingest.compute import ChunkFeatures, ChunkSource, read_supervoxels
 from l2features.ingest.steps import Ingest, save_chunk
 from l2features.jobs.ingest_run import chunk_job
-from l2features.kernel import SegmentedChunk, warm_up
+from l2features.kernel import warm_up
 from l2features.local.job_run import JobRun
 from l2features.local.pool import LocalPool
 from l2features.store.base import Store, open_store
@@ -191,9 +191,7 @@ def ingest_chunk(
     """Run the steps of `ChunkSource.compute` and `save_chunk`."""
     geometry = ingest.geometry
     with clock.step("read"):
-        labels = source.volume.read(chunk, geometry).labels
-    with clock.step("compute"):
-        segmented = SegmentedChunk(labels)
+        segmented, _ = read_supervoxels(source.volume, chunk, geometry)
     with clock.step("map"):
         mapping = map_supervoxels(source.graph, geometry, chunk, segmented.ids, source.time)
     with clock.step("compute"):

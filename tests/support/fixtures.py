@@ -54,12 +54,12 @@ def _token(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
-    """Path of a recording; the test is skipped, with a reason, if the recordings are missing."""
+    """Path of a recording; without the recordings the test is skipped, and fails in CI."""
 
     def path(name: str) -> Path:
-        if not shared_folder().is_dir():
-            pytest.skip(f"the recordings are not at {shared_folder()}: set {SHARED_VARIABLE} to their folder")
-        return shared_folder() / name
+        folder, how = shared_folder(), f"recordings: set {SHARED_VARIABLE} to their folder"
+        need_program(str(folder) if folder.is_dir() else None, f"{how}; they are not at {folder}")
+        return folder / name
 
     return path
 
