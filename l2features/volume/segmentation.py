@@ -95,7 +95,7 @@ class Volume:
         return ChunkLabels(labels, files)
 
     def slabs(self, chunk: Chunk, geometry: Geometry) -> Iterator[ChunkLabels]:
-        """Return the labels of one chunk in slabs along z; all are in one buffer, one after the other.
+        """Return the labels of one chunk in slabs along z, which share memory: use each before the next.
 
         Raises VolumeError, naming the chunk, where it cannot be read or decoded.
         """
@@ -128,34 +128,37 @@ class Volume:
             low = max(grid.offset[2] + slab * layers * grid.step[2], start[2])
             high = min(grid.offset[2] + (slab + 1) * layers * grid.step[2], end)
             yield from background(reached, low)
-            labels = buffer[..., : high - low]
-            yield ChunkLabels(labels, self._fill(labels, np.array([*start[:2], low]), stop, group))
+            yield self._slab(buffer[..., : high - low], np.array([*start[:2], low]), stop, group)
             reached = high
         yield from background(reached, start[2] + size[2])
 
-    def _fill(self, labels: Labels, start: Any, stop: Any, group: Iterable[Block]) -> FileCounts:
-        """Copy blocks into labels, the first of which is at ``start``; return the counts of their files."""
+    def _slab(self, labels: Labels, start: Any, stop: Any, group: Iterable[Block]) -> ChunkLabels:
+        """Return blocks as the slab whose first voxel is at ``start``: in ``labels``, or the only block."""
         grid, counts = self._layer.blocks.grid, NO_FILES
         for cell, name, (content, is_forbidden) in group:
             first, last = grid.bounds(cell)
             low, high = np.maximum(first, start), np.minimum(last, [*stop[:2], start[2] + labels.shape[2]])
-            target = labels[_slices(low - start, high - start)]
+            where = _slices(low - start, high - start)
             if content:
                 try:
                     part = self._layer.blocks.decode(content, as_triple(last - first))
                 except ValueError as error:
                     raise ValueError(f"file {name}: {error}") from error
-                target[...] = part[_slices(low - first, high - first)]
                 counts = counts.plus(FileCounts(expected=1, read=1))
+                part = part[_slices(low - first, high - first)]
+                if part.shape == labels.shape:
+                    labels = np.asarray(part, labels.dtype, order="F")
+                else:
+                    labels[where] = part
                 continue
-            target[...] = 0
+            labels[where] = 0
             if content is None:
                 counts = counts.plus(FileCounts(expected=1, missing=1, forbidden=int(is_forbidden)))
             elif self.empty_files == FAIL:
                 raise ValueError(f"file {name} is empty: 'empty_files: {BACKGROUND}' reads it as background")
             else:
                 counts = counts.plus(FileCounts(expected=1, empty=1))
-        return counts
+        return ChunkLabels(labels, counts)
 
 
 def _holds_files(folder: Path) -> bool:

@@ -29,7 +29,13 @@ def labels() -> np.ndarray:
 @pytest.mark.parametrize("chunk_size", [(32, 16, 40), (64, 64, 200), (25, 40, 9)])
 @pytest.mark.parametrize(
     ("block", "sharded"),
-    [((16, 16, 16), False), ((32, 20, 1), False), ((20, 40, 70), False), ((16, 8, 16), True)],
+    [
+        ((16, 16, 16), False),
+        ((32, 20, 1), False),
+        ((25, 40, 9), False),
+        ((50, 40, 70), False),
+        ((16, 8, 16), True),
+    ],
 )
 def test_slabs_are_the_chunk(
     tmp_path: Path, labels: np.ndarray, block: Triple, sharded: bool, chunk_size: Triple
