@@ -12,7 +12,6 @@ EXTRAS = {
         "blosc",
         "cloudfiles",
         "cloudvolume",
-        "compressed_segmentation",
         "compresso",
         "crackle",
         "edt",

@@ -17,6 +17,7 @@ from ..core.geometry import Chunk, Geometry, layout_for_grid
 from ..core.ids import L2, IdLayout, Ids
 from ..graph.base import map_supervoxels
 from ..kernel import SegmentedChunk, check_chunk
+from ..kernel.runs import Runs
 from ..volume import Volume
 from .source import Source, open_source
 
@@ -109,7 +110,7 @@ def read_supervoxels(volume: Volume, chunk: Chunk, geometry: Geometry) -> tuple[
     """Return the supervoxels of a chunk, and the counts of its files. Raises VolumeError."""
     files = NO_FILES
 
-    def slabs() -> Iterator[np.ndarray]:
+    def slabs() -> Iterator[np.ndarray | Runs]:
         nonlocal files
         for labels, counts in volume.slabs(chunk, geometry):
             files = files.plus(counts)

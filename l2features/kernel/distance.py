@@ -159,12 +159,8 @@ def _write_line(
 def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """Return distances from the ``edt`` package, in x, y, z order: its rounding depends on the order."""
     labels = runs.labels.astype(np.uint16) if int(runs.labels.max()) < 2**16 else runs.labels
-    lines = np.repeat(np.arange(len(runs.offsets) - 1), np.diff(runs.offsets))
-    starts = lines * runs.shape[0] + runs.starts
-    flat = np.repeat(labels, np.diff(starts, append=math.prod(runs.shape)))
     in_xyz = np.argsort(axes)
-    volume = np.asfortranarray(flat.reshape(runs.shape, order="F").transpose(in_xyz))
-    del flat
+    volume = np.asfortranarray(runs._replace(labels=labels).voxels().transpose(in_xyz))
     nm = edt.edt(volume, anisotropy=tuple(resolution[in_xyz].tolist()), black_border=False, parallel=1)
     distances = _empty_distances(runs, np.int32)
     distances[: nm.size].reshape(runs.shape, order="F")[...] = nm.transpose(axes)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..core.schema import FEATURES
 from .attributes import Frame, fill
 from .cut import cut_runs
-from .runs import MAX_EXTENT, MAX_VOXELS, find_runs
+from .runs import MAX_EXTENT, MAX_VOXELS, Runs, find_runs
 
 _MAX_NM = 2**30
 
@@ -62,10 +62,11 @@ class SegmentedChunk:
         self._find_runs(volume.shape, axes, [flat])
 
     @classmethod
-    def of_slabs(cls, shape: tuple[int, int, int], slabs: Iterable[np.ndarray]) -> SegmentedChunk:
+    def of_slabs(cls, shape: tuple[int, int, int], slabs: Iterable[np.ndarray | Runs]) -> SegmentedChunk:
         """Return the chunk of a shape whose slabs follow one another along z, of any thickness.
 
-        Only one of the slabs (x, y, thickness) is in use at a time, so that their buffer can be one.
+        A slab (x, y, thickness) is an array, or runs of uint64 labels. Only one is in use at a time, so that
+        their buffer can be one.
 
         Raises TypeError and ValueError as :func:`compute_features`, and ValueError unless the slabs are the
         chunk.
@@ -75,7 +76,9 @@ class SegmentedChunk:
         chunk._find_runs(shape, (0, 1, 2), (_checked_slab(slab, shape) for slab in slabs))
         return chunk
 
-    def _find_runs(self, shape: tuple[int, ...], axes: tuple[int, ...], pieces: Iterable[np.ndarray]) -> None:
+    def _find_runs(
+        self, shape: tuple[int, ...], axes: tuple[int, ...], pieces: Iterable[np.ndarray | Runs]
+    ) -> None:
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         n0, n1, n2 = (self.shape[axis] for axis in axes)
         self.frame = Frame(axes, np.array([n0, n1, n2]), np.zeros(3, np.int64))
@@ -123,11 +126,14 @@ def _checked_volume(volume: np.ndarray) -> np.ndarray:
     return volume.astype(volume.dtype.newbyteorder("="), copy=False)
 
 
-def _checked_slab(slab: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return the voxels of a slab from the fastest axis, x, to the slowest."""
-    slab = _checked_volume(slab)
+def _checked_slab(slab: np.ndarray | Runs, shape: tuple[int, int, int]) -> np.ndarray | Runs:
+    """Return a slab, an array as its voxels from the fastest axis, x, to the slowest."""
+    if isinstance(slab, np.ndarray):
+        slab = _checked_volume(slab)
     if slab.shape[:2] != shape[:2]:
         raise ValueError(f"a slab has the shape {slab.shape}, not that of a chunk of {shape}")
+    if isinstance(slab, Runs):
+        return slab
     flat = slab.reshape(-1, order="F")
     flat.flags.writeable = False
     return flat

@@ -33,15 +33,22 @@ class Runs(NamedTuple):
     starts: np.ndarray
     """uint16, index along the fast axis of each run's first voxel."""
     labels: np.ndarray
-    """uint32, number of each run's label; 0 is background."""
+    """uint32, number of each run's label, or uint64, the label; 0 is background."""
+
+    def voxels(self) -> np.ndarray:
+        """Return the volume in Fortran order."""
+        lines = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        starts = lines * self.shape[0] + self.starts
+        flat = np.repeat(self.labels, np.diff(starts, append=math.prod(self.shape)))
+        return flat.reshape(self.shape, order="F")
 
 
-def find_runs(pieces: Iterable[np.ndarray], shape: tuple[int, int, int]) -> tuple[Runs, np.ndarray]:
+def find_runs(pieces: Iterable[np.ndarray | Runs], shape: tuple[int, int, int]) -> tuple[Runs, np.ndarray]:
     """Return the runs of a volume, and its ids.
 
-    ``pieces`` are its lines in their order, flat, some whole lines each; a piece is not used after the next
-    one is taken. Runs are labelled with indices into the ids (uint64), which are in the order of their first
-    voxels after a leading 0 for the background.
+    ``pieces`` are its lines in their order, some whole lines each: flat, or as runs of uint64 labels. A piece
+    is not used after the next one is taken. The runs are labelled with indices into the ids (uint64), which
+    are in the order of their first voxels after a leading 0 for the background.
 
     Raises ValueError unless the pieces have as many voxels as the shape.
     """
@@ -62,28 +69,36 @@ class _Finder:
         self.ids = np.zeros(max(1024, 2 * shape[0]), np.uint64)
         self.slots, self.n_ids = _empty_slots(len(self.ids)), 1
         self.step = shape[0] * max(1, CACHED_VOXELS // shape[0])
-        self.found = np.empty(min(self.step, math.prod(shape)), np.uint16)
+        most = min(self.step, math.prod(shape))
+        self.found, self.values = np.empty(most, np.uint16), np.empty(most, np.uint64)
 
-    def add(self, piece: np.ndarray) -> None:
+    def add(self, piece: np.ndarray | Runs) -> None:
         """Find the runs of the next lines."""
-        extent = self.shape[0]
-        if len(piece) % extent or self.line + len(piece) // extent >= len(self.offsets):
-            raise ValueError(f"a piece of {len(piece)} voxels is not of the next lines of {self.shape}")
+        extent, is_runs = self.shape[0], isinstance(piece, Runs)
+        voxels = math.prod(piece.shape)
+        beyond = self.line + voxels // extent >= len(self.offsets)
+        if voxels % extent or beyond or (is_runs and piece.shape[0] != extent):
+            raise ValueError(f"a piece of {voxels} voxels is not of the next lines of {self.shape}")
+        if isinstance(piece, Runs):
+            self._number(piece.offsets, piece.starts.copy(), piece.labels)
+            return
         for first in range(0, len(piece), self.step):
-            self._add_lines(piece[first : first + self.step])
+            lines = piece[first : first + self.step]
+            offsets = np.zeros(len(lines) // extent + 1, np.int32)
+            n = _find_starts(lines, extent, offsets, self.found, self.values)
+            self._number(offsets, self.found[:n].copy(), self.values[:n])
 
-    def _add_lines(self, voxels: np.ndarray) -> None:
-        extent, n_lines = self.shape[0], len(voxels) // self.shape[0]
-        offsets = self.offsets[self.line : self.line + n_lines + 1]
-        n = _find_starts(voxels, extent, offsets, self.found)
-        starts, labels, line = self.found[:n].copy(), np.empty(n, np.uint32), 0
+    def _number(self, offsets: np.ndarray, starts: np.ndarray, values: np.ndarray) -> None:
+        """Add lines as runs with the labels ``values``."""
+        labels, line, n_lines = np.empty(len(starts), np.uint32), 0, len(offsets) - 1
         while line < n_lines:
-            if self.n_ids + extent > len(self.ids):
+            if self.n_ids + self.shape[0] > len(self.ids):
                 self.ids = np.concatenate([self.ids, np.zeros_like(self.ids)])
                 self.slots = _empty_slots(len(self.ids))
                 _enter(self.ids, self.slots, self.n_ids)
-            runs = Runs((extent, n_lines, 1), offsets, starts, labels)
-            self.n_ids, line = _number_lines(voxels, runs, self.ids, self.slots, self.n_ids, line)
+            self.n_ids, line = _number_lines(values, offsets, labels, self.ids, self.slots, self.n_ids, line)
+        here = self.offsets[self.line : self.line + n_lines + 1]
+        here[1:] = here[0] + offsets[1:]
         self.starts.append(starts)
         self.labels.append(labels)
         self.line += n_lines
@@ -109,17 +124,22 @@ def stop_of(runs: Runs, run: int, end: int) -> Any:
 
 
 @compiled
-def _find_starts(voxels: np.ndarray, extent: int, offsets: np.ndarray, starts: np.ndarray) -> int:
-    """Fill the starts of the lines' runs, and the offsets after the first; return the number of runs."""
-    first, n = offsets[0], 0
+def _find_starts(
+    voxels: np.ndarray, extent: int, offsets: np.ndarray, starts: np.ndarray, values: np.ndarray
+) -> int:
+    """Fill the lines' runs and the offsets after the first; return the number of runs."""
+    n = 0
     for line in range(len(offsets) - 1):
         here = voxels[line * extent : (line + 1) * extent]
+        first = n
         starts[n] = 0
         n += 1
         for i in range(1, extent):
             starts[n] = i
             n += here[i] != here[i - 1]
-        offsets[line + 1] = first + n
+        for run in range(first, n):
+            values[run] = here[starts[run]]
+        offsets[line + 1] = n
     return n
 
 
@@ -130,14 +150,19 @@ def _empty_slots(n: int) -> np.ndarray:
 
 @compiled
 def _number_lines(
-    volume: np.ndarray, runs: Runs, ids: np.ndarray, slots: np.ndarray, n_ids: int, line: int
+    values: np.ndarray,
+    offsets: np.ndarray,
+    labels: np.ndarray,
+    ids: np.ndarray,
+    slots: np.ndarray,
+    n_ids: int,
+    line: int,
 ) -> tuple[int, int]:
-    """Label the runs of the lines that certainly fit; return the next id and line."""
-    extent, before = runs.shape[0], runs.offsets[0]
-    labels, starts, offsets = runs.labels, runs.starts, runs.offsets
-    while line < len(offsets) - 1 and n_ids + extent <= len(ids):
-        for run in range(offsets[line] - before, offsets[line + 1] - before):
-            value: Any = np.uint64(volume[line * extent + starts[run]])
+    """Number the labels of the lines that certainly fit; return the next id and line."""
+    most = len(ids)
+    while line < len(offsets) - 1 and n_ids + offsets[line + 1] - offsets[line] <= most:
+        for run in range(offsets[line], offsets[line + 1]):
+            value = values[run]
             labels[run] = 0
             if value != 0:
                 slot = _find_slot(slots, ids, value)

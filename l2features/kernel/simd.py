@@ -154,3 +154,13 @@ def any_greater(typing_context: Any, a: Any, b: Any) -> Any:
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(a, b), generate
+
+
+@intrinsic
+def trailing_zeros(typing_context: Any, number: Any) -> Any:
+    """Return the place of the lowest bit of an integer other than 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return number(number), generate

@@ -1,9 +1,10 @@
 """Checks of a ``compressed_segmentation`` before it is decoded.
 
-The decoder trusts the offsets in its input: past the end of a truncated file it reads other memory, and an
-index beyond a block's table yields a label that is not in it. The format is neuroglancer's: per channel an
-offset, then per block a table offset (24 bits), the bits per voxel (8) and an offset of the voxels, all in
-32-bit words. A table has no length; it ends at the latest where another table or the voxels of a block begin.
+`kernel.block_runs` trusts the offsets in its input: past the end of a truncated file it reads other memory,
+and an index beyond a block's table yields a label that is not in it. The format is neuroglancer's: per
+channel an offset, then per block a table offset (24 bits), the bits per voxel (8) and an offset of the
+voxels, all in 32-bit words. A table has no length; it ends at the latest where another table or the voxels
+of a block begin.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ _PROBLEMS = (
 )
 _VOXELS, _FIRST = 1, 2
 """Flags of words: part of a block's voxels, and their first word or that of a table."""
+_MOST_VOXELS = 1 << 40
+"""More voxels of a block than any file has bits for; their bits are still counted without overflow."""
 
 
-def check_compressed_segmentation(
-    data: bytes, shape: Sequence[int], itemsize: int, block_size: Sequence[int]
-) -> None:
-    """Raise ValueError where a block of one channel names words or labels that ``data`` does not have.
+def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: Sequence[int]) -> Words:
+    """Return the words of the only channel, beginning with two per block.
 
-    ``shape`` is in voxels, ``itemsize`` the bytes of a label.
+    ``shape`` is in voxels, ``itemsize`` the bytes of a label. Raises ValueError where a block names words or
+    labels that ``data`` does not have.
     """
     if len(data) % 4 or len(data) < 4:
         raise ValueError(f"{BROKEN}: it has {len(data)} bytes")
@@ -49,9 +51,11 @@ def check_compressed_segmentation(
     blocks = math.prod(-(-n // step) for n, step in zip(shape, block_size, strict=True))
     if len(words) < 2 * blocks:
         raise ValueError(f"{BROKEN}: it has no room for {blocks} blocks")
-    problem = _find_problem(words, blocks, math.prod(block_size), itemsize // 4)
+    voxels = min(math.prod(block_size), _MOST_VOXELS)
+    problem = _find_problem(words, blocks, voxels, itemsize // 4)
     if problem:
         raise ValueError(f"{BROKEN}: {_PROBLEMS[problem]}")
+    return words
 
 
 @compiled

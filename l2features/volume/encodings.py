@@ -23,7 +23,10 @@ class Encoding(NamedTuple):
         return 2 * int(np.prod(shape, dtype=object)) * self.dtype.itemsize + (1 << 20)
 
     def decode(self, content: bytes, shape: tuple[int, int, int]) -> Labels:
-        """Return the labels of a block, in Fortran order. Raises ValueError for a broken block."""
+        """Return the labels of a block, in Fortran order; of compressed_segmentation, its words.
+
+        Raises ValueError for a broken block.
+        """
         try:
             part = _DECODERS[self.name](content, shape, self)
         except ValueError:
@@ -51,15 +54,9 @@ def _raw(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt
 
 
 def _compressed(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
-    import compressed_segmentation
+    from .compressed import checked_words
 
-    from .compressed import check_compressed_segmentation
-
-    check_compressed_segmentation(content, shape, encoding.dtype.itemsize, encoding.block_size)
-    part = compressed_segmentation.decompress(
-        content, (*shape, 1), encoding.dtype, encoding.block_size, order="F"
-    )
-    return np.asarray(part)[..., 0]
+    return checked_words(content, shape, encoding.dtype.itemsize, encoding.block_size)
 
 
 def _crackle(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:

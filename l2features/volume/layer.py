@@ -15,14 +15,15 @@ import numpy as np
 MULTISCALE = "neuroglancer_multiscale_volume"
 SHARDED = "neuroglancer_uint64_sharded_v1"
 INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+COMPRESSED = "compressed_segmentation"
 DECODERS = {
     "raw": None,
-    "compressed_segmentation": ("compressed_segmentation", "compressed-segmentation"),
+    COMPRESSED: None,
     "compresso": ("compresso", "compresso"),
     "crackle": ("crackle", "crackle-codec"),
     "png": ("pyspng", "pyspng-seunglab"),
 }
-"""Encodings of segmentations, with the module that decodes each and its package."""
+"""Encodings of segmentations, with the module that decodes each and its package if it needs one."""
 _OTHER_LAYERS = {
     "neuroglancer_annotations_v1": "annotations",
     "neuroglancer_multilod_draco": "meshes",
@@ -31,7 +32,7 @@ _OTHER_LAYERS = {
     "neuroglancer_segment_properties": "segment properties",
 }
 _SIZES = {
-    "compressed_segmentation": ("uint32", "uint64"),
+    COMPRESSED: ("uint32", "uint64"),
     "png": ("uint8", "uint16"),
 }
 _SHARDING = ("preshift_bits", "minishard_bits", "shard_bits")
@@ -113,7 +114,7 @@ def _check_encoding(scale: Mapping[str, Any], data_type: str) -> None:
     decoder = DECODERS[encoding]
     if decoder and importlib.util.find_spec(decoder[0]) is None:
         raise ValueError(f"its encoding is {encoding}, whose decoder is missing: pip install {decoder[1]}")
-    if encoding == "compressed_segmentation":
+    if encoding == COMPRESSED:
         name = "compressed_segmentation_block_size"
         _check_whole(name, scale.get(name, [8, 8, 8]), 1)
 

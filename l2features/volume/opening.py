@@ -15,7 +15,7 @@ from .blocks import Cells, FileBlocks, Grid
 from .buckets import open_storage
 from .encodings import Encoding
 from .http import check_reachable
-from .layer import check_layer, check_scale, choose_scale
+from .layer import COMPRESSED, check_layer, check_scale, choose_scale
 from .sharded import ShardedBlocks, Sharding
 from .storage import LocalStorage, Request, Storage, StorageError
 from .zarr import open_zarr
@@ -32,13 +32,17 @@ class Layer(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """An open layer: all its scales, and a reader of one; ``folder`` is its path, if on this machine."""
+    """An open layer: all its scales, and a reader of one.
+
+    ``folder`` is its path, if on this machine; ``packed`` the encoding, if it decodes blocks to packed words.
+    """
 
     scales: Sequence[Info]
     mip: int
     blocks: FileBlocks | ShardedBlocks
     dtype: np.dtype[Any]
     folder: Path | None
+    packed: Encoding | None = None
 
 
 def open_layer(layer: Layer, mip: int | None, scale: Sequence[float] | None) -> Opened:
@@ -62,7 +66,15 @@ def open_layer(layer: Layer, mip: int | None, scale: Sequence[float] | None) -> 
         check_scale(info["scales"][chosen], info["data_type"])
     folder = Path(storage.folder) if isinstance(storage, LocalStorage) else None
     dtype = np.dtype(f"u{np.dtype(info['data_type']).itemsize}")
-    return Opened(info["scales"], chosen, blocks, dtype, folder)
+    scale_read = info["scales"][chosen]
+    packed = location.format == "precomputed" and scale_read["encoding"] == COMPRESSED
+    encoding = _encoding(scale_read, info["data_type"]) if packed else None
+    return Opened(info["scales"], chosen, blocks, dtype, folder, encoding)
+
+
+def _encoding(scale: Info, data_type: str) -> Encoding:
+    block_size = as_triple(scale.get("compressed_segmentation_block_size", [8, 8, 8]))
+    return Encoding(scale["encoding"], np.dtype(data_type).newbyteorder("<"), block_size)
 
 
 def _open_blocks(storage: Storage, scale: Info, data_type: str) -> FileBlocks | ShardedBlocks:
@@ -70,8 +82,7 @@ def _open_blocks(storage: Storage, scale: Info, data_type: str) -> FileBlocks | 
     key = scale["key"]
     offset, size, step = scale.get("voxel_offset", [0, 0, 0]), scale["size"], scale["chunk_sizes"][0]
     grid = Grid(as_triple(offset), as_triple(size), as_triple(step))
-    block_size = as_triple(scale.get("compressed_segmentation_block_size", [8, 8, 8]))
-    encoding = Encoding(scale["encoding"], np.dtype(data_type).newbyteorder("<"), block_size)
+    encoding = _encoding(scale, data_type)
     if scale.get("sharding"):
         return ShardedBlocks(storage, key, grid, encoding, Sharding.of(scale["sharding"]))
 

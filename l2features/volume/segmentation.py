@@ -12,27 +12,44 @@ import numpy.typing as npt
 
 from ..core.chunks import NO_FILES, FileCounts
 from ..core.errors import reason_of
-from ..core.geometry import MAX_CHUNK_VOXELS, Bounds, Chunk, Geometry, as_triple
+from ..core.geometry import MAX_CHUNK_VOXELS, Bounds, Chunk, Geometry, Triple, as_triple
 from ..core.transient import volume_error
 
 if TYPE_CHECKING:
-    from .blocks import Block
+    from ..kernel.runs import Runs
+    from .blocks import Block, Grid
+    from .encodings import Encoding
     from .opening import Layer
 
 FAIL, BACKGROUND = "fail", "background"
 """Policies for files of 0 bytes."""
 SLAB_THICKNESS = 64
-"""Voxels of a slab along z, if no block is thicker."""
+"""Voxels of a slab of arrays along z, if no block is thicker."""
 
 
 Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class ChunkLabels(NamedTuple):
-    """Labels of a chunk or of a slab of it, in Fortran order, and counts of its files."""
+    """Labels of a chunk, in Fortran order, and counts of its files."""
 
     labels: Labels
     files: FileCounts
+
+
+class Slab(NamedTuple):
+    """Labels of a slab of a chunk, in Fortran order or as runs, and counts of its files."""
+
+    labels: Labels | Runs
+    files: FileCounts
+
+
+class File(NamedTuple):
+    """A decoded file at its place in the grid, None where it is missing or empty, and its counts."""
+
+    cell: Any
+    part: Labels | None
+    counts: FileCounts
 
 
 class Volume:
@@ -91,11 +108,14 @@ class Volume:
         labels, files, low = np.zeros(geometry.chunk_size, self._layer.dtype, order="F"), NO_FILES, 0
         for slab, counts in self.slabs(chunk, geometry):
             high = low + slab.shape[2]
-            labels[..., low:high], files, low = slab, files.plus(counts), high
+            labels[..., low:high] = slab if isinstance(slab, np.ndarray) else slab.voxels()
+            files, low = files.plus(counts), high
         return ChunkLabels(labels, files)
 
-    def slabs(self, chunk: Chunk, geometry: Geometry) -> Iterator[ChunkLabels]:
+    def slabs(self, chunk: Chunk, geometry: Geometry) -> Iterator[Slab]:
         """Return the labels of one chunk in slabs along z, which share memory: use each before the next.
+
+        Those of compressed_segmentation are thin, and runs.
 
         Raises VolumeError, naming the chunk, where it cannot be read or decoded.
         """
@@ -113,14 +133,16 @@ class Volume:
             message = f"chunk {chunk}: cannot read {self.cv_path}: {reason_of(error)}"
             raise volume_error(message, error) from error
 
-    def _slabs(self, start: Any, stop: Any, size: Any) -> Iterator[ChunkLabels]:
+    def _slabs(self, start: Any, stop: Any, size: Any) -> Iterator[Slab]:
         blocks, grid, dtype = self._layer.blocks, self._layer.blocks.grid, self._layer.dtype
-        layers = max(1, SLAB_THICKNESS // grid.step[2])
-        buffer = np.zeros((*size[:2], min(size[2], layers * grid.step[2])), dtype, order="F")
+        packed = self._layer.packed
+        layers = 1 if packed else max(1, SLAB_THICKNESS // grid.step[2])
+        thickest = 0 if packed else min(size[2], layers * grid.step[2])
+        buffer = np.zeros((*size[:2], thickest), dtype, order="F")
 
-        def background(low: int, high: int) -> Iterator[ChunkLabels]:
+        def background(low: int, high: int) -> Iterator[Slab]:
             if low < high:
-                yield ChunkLabels(np.zeros((*size[:2], high - low), dtype, order="F"), NO_FILES)
+                yield Slab(np.zeros((*size[:2], high - low), dtype, order="F"), NO_FILES)
 
         reached, end = start[2], min(stop[2], grid.offset[2] + grid.size[2])
         fetched = blocks.fetch(grid.cells(start, stop))
@@ -128,37 +150,64 @@ class Volume:
             low = max(grid.offset[2] + slab * layers * grid.step[2], start[2])
             high = min(grid.offset[2] + (slab + 1) * layers * grid.step[2], end)
             yield from background(reached, low)
-            yield self._slab(buffer[..., : high - low], np.array([*start[:2], low]), stop, group)
+            first, files = np.array([*start[:2], low]), self._files(group)
+            if packed:
+                shape = int(size[0]), int(size[1]), int(high - low)
+                yield from _run_slabs(grid, packed, first, stop, shape, files)
+            else:
+                yield self._slab(buffer[..., : high - low], first, stop, files)
             reached = high
         yield from background(reached, start[2] + size[2])
 
-    def _slab(self, labels: Labels, start: Any, stop: Any, group: Iterable[Block]) -> ChunkLabels:
-        """Return blocks as the slab whose first voxel is at ``start``: in ``labels``, or the only block."""
-        grid, counts = self._layer.blocks.grid, NO_FILES
+    def _files(self, group: Iterable[Block]) -> Iterator[File]:
+        """Decode and count files."""
         for cell, name, (content, is_forbidden) in group:
-            first, last = grid.bounds(cell)
-            low, high = np.maximum(first, start), np.minimum(last, [*stop[:2], start[2] + labels.shape[2]])
-            where = _slices(low - start, high - start)
+            first, last = self._layer.blocks.grid.bounds(cell)
             if content:
                 try:
                     part = self._layer.blocks.decode(content, as_triple(last - first))
                 except ValueError as error:
                     raise ValueError(f"file {name}: {error}") from error
-                counts = counts.plus(FileCounts(expected=1, read=1))
-                part = part[_slices(low - first, high - first)]
-                if part.shape == labels.shape:
-                    labels = np.asarray(part, labels.dtype, order="F")
-                else:
-                    labels[where] = part
-                continue
-            labels[where] = 0
-            if content is None:
-                counts = counts.plus(FileCounts(expected=1, missing=1, forbidden=int(is_forbidden)))
+                yield File(cell, part, FileCounts(expected=1, read=1))
+            elif content is None:
+                yield File(cell, None, FileCounts(expected=1, missing=1, forbidden=int(is_forbidden)))
             elif self.empty_files == FAIL:
                 raise ValueError(f"file {name} is empty: 'empty_files: {BACKGROUND}' reads it as background")
             else:
-                counts = counts.plus(FileCounts(expected=1, empty=1))
-        return ChunkLabels(labels, counts)
+                yield File(cell, None, FileCounts(expected=1, empty=1))
+
+    def _slab(self, labels: Labels, start: Any, stop: Any, files: Iterable[File]) -> Slab:
+        """Return files as the slab whose first voxel is at ``start``: in ``labels``, or the only file."""
+        counts = NO_FILES
+        for cell, part, count in files:
+            first, last = self._layer.blocks.grid.bounds(cell)
+            low, high = np.maximum(first, start), np.minimum(last, [*stop[:2], start[2] + labels.shape[2]])
+            where, counts = _slices(low - start, high - start), counts.plus(count)
+            if part is None:
+                labels[where] = 0
+                continue
+            part = part[_slices(low - first, high - first)]
+            if part.shape == labels.shape:
+                labels = np.asarray(part, labels.dtype, order="F")
+            else:
+                labels[where] = part
+        return Slab(labels, counts)
+
+
+def _run_slabs(
+    grid: Grid, packed: Encoding, start: Any, stop: Any, shape: Triple, files: Iterable[File]
+) -> Iterator[Slab]:
+    """Return a layer of files as thin slabs; the first counts them."""
+    from .layer_runs import LayerRuns
+
+    layer, counts = LayerRuns(grid, packed, start, stop, shape), NO_FILES
+    for cell, words, count in files:
+        counts = counts.plus(count)
+        if words is not None:
+            layer.add(cell, words)
+    for runs in layer.runs():
+        yield Slab(runs, counts)
+        counts = NO_FILES
 
 
 def _holds_files(folder: Path) -> bool:

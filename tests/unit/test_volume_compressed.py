@@ -8,7 +8,7 @@ import compressed_segmentation
 import numpy as np
 import pytest
 
-from l2features.volume.compressed import check_compressed_segmentation
+from l2features.volume.compressed import checked_words
 
 
 def encoded(seed: int, labels: int, dtype: Any, block_size: tuple[int, int, int]) -> tuple[bytes, Any]:
@@ -28,20 +28,18 @@ def encoded(seed: int, labels: int, dtype: Any, block_size: tuple[int, int, int]
 def test_whole_and_cut_off(seed: int, labels: int, dtype: Any) -> None:
     block_size = [(8, 8, 8), (4, 4, 4), (8, 8, 4)][seed % 3]
     data, shape = encoded(seed, labels, dtype, block_size)
-    check_compressed_segmentation(data, shape, np.dtype(dtype).itemsize, block_size)
+    checked_words(data, shape, np.dtype(dtype).itemsize, block_size)
     for missing in {1, 4, 8, 16, len(data) // 2, len(data) - 4, len(data)}:
         if missing <= len(data):
             with pytest.raises(ValueError, match="compressed segmentation"):
-                check_compressed_segmentation(
-                    data[: len(data) - missing], shape, np.dtype(dtype).itemsize, block_size
-                )
+                checked_words(data[: len(data) - missing], shape, np.dtype(dtype).itemsize, block_size)
 
 
 def test_garbage() -> None:
     for seed in range(200):
         junk = np.random.default_rng(seed).integers(0, 256, 400, dtype=np.uint8).tobytes()
         with pytest.raises(ValueError, match="compressed segmentation"):
-            check_compressed_segmentation(junk, (32, 32, 16), 8, (8, 8, 8))
+            checked_words(junk, (32, 32, 16), 8, (8, 8, 8))
 
 
 @pytest.mark.parametrize(("labels", "bits"), [(2, 1), (3, 2), (5, 4), (16, 4), (17, 8), (300, 16)])
@@ -50,7 +48,7 @@ def test_a_voxel_names_a_label_of_its_table(labels: int, bits: int, dtype: Any) 
     """The last table is followed by nothing, a table before it by the words of the next block."""
     volume = np.asfortranarray((np.arange(16 * 8 * 8) % labels).reshape(16, 8, 8).astype(dtype))
     data = bytearray(compressed_segmentation.compress(volume, (8, 8, 8), order="F"))
-    check_compressed_segmentation(bytes(data), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))
+    checked_words(bytes(data), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))
     for block in (0, 1):
         at = 4 + 4 * int.from_bytes(data[8 * block + 8 : 8 * block + 12], "little")
         assert data[8 * block + 7] == bits
@@ -58,9 +56,9 @@ def test_a_voxel_names_a_label_of_its_table(labels: int, bits: int, dtype: Any) 
         broken[at + 8 : at + 12] = b"\xff" * 4
         if labels < 1 << bits:
             with pytest.raises(ValueError, match="voxels name labels that its table does not hold"):
-                check_compressed_segmentation(bytes(broken), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))
+                checked_words(bytes(broken), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))
         else:
-            check_compressed_segmentation(bytes(broken), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))
+            checked_words(bytes(broken), (16, 8, 8), np.dtype(dtype).itemsize, (8, 8, 8))
 
 
 @pytest.mark.parametrize("word", [1, 2, 3, 4])
@@ -71,4 +69,4 @@ def test_offsets_into_other_parts(word: int) -> None:
         broken = bytearray(data)
         broken[4 * word : 4 * word + 3] = value.to_bytes(3, "little")
         with pytest.raises(ValueError, match="compressed segmentation"):
-            check_compressed_segmentation(bytes(broken), shape, 8, (8, 8, 8))
+            checked_words(bytes(broken), shape, 8, (8, 8, 8))

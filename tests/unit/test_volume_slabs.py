@@ -13,6 +13,7 @@ from l2features.core.geometry import Chunk, Geometry, Triple
 from l2features.core.ids import IdLayout
 from l2features.ingest.compute import read_supervoxels
 from l2features.kernel import SegmentedChunk
+from l2features.kernel.runs import Runs
 from l2features.testing.layers import make_layer
 from l2features.volume import Volume, segmentation
 from l2features.volume.storage import AHEAD, Found, Request, Storage
@@ -26,6 +27,7 @@ def labels() -> np.ndarray:
     return np.asfortranarray(values.repeat(2, 0).repeat(2, 1).repeat(4, 2))
 
 
+@pytest.mark.parametrize("encoding", ["raw", "compressed_segmentation"])
 @pytest.mark.parametrize("chunk_size", [(32, 16, 40), (64, 64, 200), (25, 40, 9)])
 @pytest.mark.parametrize(
     ("block", "sharded"),
@@ -38,11 +40,11 @@ def labels() -> np.ndarray:
     ],
 )
 def test_slabs_are_the_chunk(
-    tmp_path: Path, labels: np.ndarray, block: Triple, sharded: bool, chunk_size: Triple
+    tmp_path: Path, labels: np.ndarray, block: Triple, sharded: bool, chunk_size: Triple, encoding: str
 ) -> None:
     if sharded:
         labels = labels[:48]
-    folder = make_layer(tmp_path, labels, sharded, voxel_offset=OFFSET, chunk_size=block)
+    folder = make_layer(tmp_path, labels, sharded, voxel_offset=OFFSET, chunk_size=block, encoding=encoding)
     volume, geometry = Volume(f"file://{folder}"), _geometry(labels.shape, chunk_size)
     removed = 0
     if not sharded:
@@ -61,7 +63,8 @@ def test_slabs_are_the_chunk(
         expected[tuple(slice(0, n) for n in part.shape)] = part
         thickness, counts = 0, NO_FILES
         for slab, files in volume.slabs(chunk, geometry):
-            np.testing.assert_array_equal(slab, expected[..., thickness : thickness + slab.shape[2]])
+            voxels = slab if isinstance(slab, np.ndarray) else slab.voxels()
+            np.testing.assert_array_equal(voxels, expected[..., thickness : thickness + slab.shape[2]])
             thickness, counts = thickness + slab.shape[2], counts.plus(files)
         assert thickness == chunk_size[2]
         whole, segmented = SegmentedChunk(expected), read_supervoxels(volume, chunk, geometry)
@@ -83,7 +86,21 @@ def test_slabs_share_one_small_buffer(tmp_path: Path, labels: np.ndarray) -> Non
     folder = make_layer(tmp_path, labels, voxel_offset=OFFSET, chunk_size=(50, 40, 8))
     slabs = [slab for slab, _ in Volume(f"file://{folder}").slabs(Chunk(0, 0, 0), _geometry(SIZE, SIZE))]
     assert [slab.shape[2] for slab in slabs] == [segmentation.SLAB_THICKNESS, 32]
-    assert np.shares_memory(slabs[0], slabs[1])
+    assert np.shares_memory(*(slab for slab in slabs if isinstance(slab, np.ndarray)))
+
+
+def test_compressed_slabs_share_little_memory(tmp_path: Path, labels: np.ndarray) -> None:
+    """A file that is the whole chunk is read a few layers at a time; the first slab counts it."""
+    folder = make_layer(tmp_path, labels, chunk_size=SIZE, encoding="compressed_segmentation")
+    geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), SIZE, SIZE, IdLayout({2: 10}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("l2features.kernel.block_runs.PIECE_VOXELS", 50 * 40 * 7)
+        slabs = list(Volume(f"file://{folder}").slabs(Chunk(0, 0, 0), geometry))
+    assert [slab.labels.shape[2] for slab in slabs] == [7] * 13 + [5]
+    assert [slab.files.read for slab in slabs] == [1] + [0] * 13
+    runs = [slab.labels for slab in slabs if isinstance(slab.labels, Runs)]
+    assert len(runs) == len(slabs)
+    assert all(np.shares_memory(runs[0].labels, other.labels) for other in runs)
 
 
 @pytest.mark.parametrize("slabs", [[4], [4, 5], [8, 1]])
@@ -92,6 +109,9 @@ def test_slabs_that_are_not_the_chunk(slabs: list[int]) -> None:
         SegmentedChunk.of_slabs((3, 2, 8), (np.ones((3, 2, n), np.uint64) for n in slabs))
     with pytest.raises(ValueError, match=r"a slab has the shape \(3, 3, 8\)"):
         SegmentedChunk.of_slabs((3, 2, 8), [np.ones((3, 3, 8), np.uint64)])
+    runs = Runs((3, 3, 8), np.arange(25, dtype=np.int32), np.zeros(24, np.uint16), np.ones(24, np.uint64))
+    with pytest.raises(ValueError, match=r"a slab has the shape \(3, 3, 8\)"):
+        SegmentedChunk.of_slabs((3, 2, 8), [runs])
 
 
 class CountingStorage(Storage):

@@ -1,0 +1,79 @@
+"""Layers of files of compressed_segmentation as runs: which block holds each voxel of a box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..core.geometry import Triple
+from ..kernel.block_runs import PackedBlocks, find_block_runs
+from ..kernel.runs import Runs
+from .blocks import Cells, Grid
+from .encodings import Encoding
+
+Words = npt.NDArray[np.uint32]
+Places = npt.NDArray[np.int64]
+_LOGS = np.full(33, -1)
+"""log2 of a number of bits; -1 for 0."""
+_LOGS[1 << np.arange(6)] = np.arange(6)
+
+
+class LayerRuns:
+    """The blocks of files that share their z, for the box ``shape`` of voxels that begins at ``start``.
+
+    Voxels from ``stop`` on, beyond the grid or of a file that is not added are background.
+    """
+
+    def __init__(self, grid: Grid, encoding: Encoding, start: Any, stop: Any, shape: Triple) -> None:
+        self.grid, self.block_size = grid, encoding.block_size
+        self.label_words = encoding.dtype.itemsize // 4
+        self._words, self._n_words = [np.zeros(2, np.uint32)], 2  # the label of the background
+        along = [self._along(axis, int(start[axis]), int(stop[axis]), shape[axis]) for axis in range(3)]
+        self._first = [first for first, _ in along]
+        self._x, self._y, self._z = (places for _, places in along)
+        self._blocks = np.zeros((*(int(p[:, 0].max()) + 1 for p in (self._z, self._y, self._x)), 3), np.int64)
+        self._blocks[..., 0] = -1
+
+    def _along(self, axis: int, start: int, stop: int, n: int) -> tuple[int, Places]:
+        """Return the block of index 1 along an axis; (n, 2) index of each voxel's block, and place in it."""
+        offset, size, step = (values[axis] for values in self.grid)
+        voxels = np.arange(start - offset, start - offset + n)
+        inside = (voxels >= 0) & (voxels < min(size, stop - offset))
+        cells, within = np.divmod(voxels, step)
+        within, places = np.divmod(within, self.block_size[axis])
+        blocks = cells * self._per_file(axis) + within
+        first = int(blocks[inside].min(initial=blocks[-1]))
+        return first, np.where(inside, [blocks - first + 1, places], 0).T.copy()
+
+    def _per_file(self, axis: int) -> int:
+        return -(-self.grid.step[axis] // self.block_size[axis])
+
+    def add(self, cell: Cells, words: Words) -> None:
+        """Add the words of a file, which are checked."""
+        low, high = self.grid.bounds(cell)
+        shape = [-(-int(n) // step) for n, step in zip(high - low, self.block_size, strict=True)]
+        heads = words[: 2 * shape[0] * shape[1] * shape[2]].reshape(*shape[::-1], 2)
+        source, target = [], []
+        for axis in (2, 1, 0):
+            at = int(cell[axis]) * self._per_file(axis) - self._first[axis] + 1
+            begin, end = max(at, 1), min(at + shape[axis], self._blocks.shape[2 - axis])
+            source.append(slice(begin - at, end - at))
+            target.append(slice(begin, end))
+        heads, blocks = heads[tuple(source)], self._blocks[tuple(target)]
+        blocks[..., 0] = _LOGS[heads[..., 0] >> 24]
+        blocks[..., 1] = (heads[..., 0] & 0xFFFFFF) + np.int64(self._n_words)
+        blocks[..., 2] = heads[..., 1] + np.int64(self._n_words)
+        self._words.append(words)
+        self._n_words += len(words)
+
+    def runs(self) -> Iterator[Runs]:
+        """Return the runs of a few z at a time, which share memory: use each before the next."""
+        x = self._x
+        begins = np.flatnonzero(np.diff(x[:, 0], prepend=-1))
+        columns = np.column_stack([begins, np.append(begins[1:], len(x)), x[begins]])
+        words, size = np.concatenate(self._words), self.block_size[:2]
+        packed = PackedBlocks(words, self._blocks, columns, self._y, self._z, size, self.label_words)
+        yield from find_block_runs(packed)
