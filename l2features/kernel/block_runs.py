@@ -25,7 +25,8 @@ class PackedBlocks(NamedTuple):
     words: np.ndarray
     """uint32; a label has one or two, the lower one first."""
     blocks: np.ndarray
-    """int64 (z, y, x, 3): log2 of a number's bits, -1 for none; first word of the table; of the numbers."""
+    """int64 (z, y, x, 3): log2 of a number's bits; first word of the table, and of the numbers. Blocks of one
+    label have -1 and, in 64 bits, the label."""
     columns: np.ndarray
     """int64 (n, 4): parts of a line by block: first x, the one after the last; block, and voxel in it."""
     rows: np.ndarray
@@ -65,7 +66,7 @@ def _trace(packed: PackedBlocks, offsets: np.ndarray, starts: np.ndarray, labels
                 x, stop, place = columns[column, 0], columns[column, 1], columns[column, 2]
                 log, table = row[place, 0], row[place, 1]
                 if log < 0:
-                    value = _label(words, table, n_words)
+                    value = np.uint64(table)
                     if value != last or x == 0:
                         starts[n], labels[n], last = x, value, value
                         n += 1

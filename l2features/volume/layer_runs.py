@@ -30,7 +30,7 @@ class LayerRuns:
     def __init__(self, grid: Grid, encoding: Encoding, start: Any, stop: Any, shape: Triple) -> None:
         self.grid, self.block_size = grid, encoding.block_size
         self.label_words = encoding.dtype.itemsize // 4
-        self._words, self._n_words = [np.zeros(2, np.uint32)], 2  # the label of the background
+        self._words, self._n_words = [np.zeros(0, np.uint32)], 0
         along = [self._along(axis, int(start[axis]), int(stop[axis]), shape[axis]) for axis in range(3)]
         self._first = [first for first, _ in along]
         self._x, self._y, self._z = (places for _, places in along)
@@ -62,10 +62,14 @@ class LayerRuns:
             begin, end = max(at, 1), min(at + shape[axis], self._blocks.shape[2 - axis])
             source.append(slice(begin - at, end - at))
             target.append(slice(begin, end))
-        heads, blocks = heads[tuple(source)], self._blocks[tuple(target)]
-        blocks[..., 0] = _LOGS[heads[..., 0] >> 24]
-        blocks[..., 1] = (heads[..., 0] & 0xFFFFFF) + np.int64(self._n_words)
-        blocks[..., 2] = heads[..., 1] + np.int64(self._n_words)
+        heads, blocks = heads[tuple(source)].astype(np.int64), self._blocks[tuple(target)]
+        bits, tables, numbers = heads[..., 0] >> 24, heads[..., 0] & 0xFFFFFF, heads[..., 1]
+        labels = sum(
+            words[tables + i].astype(np.uint64) << np.uint64(32 * i) for i in range(self.label_words)
+        )
+        blocks[..., 0] = _LOGS[bits]
+        blocks[..., 1] = np.where(bits == 0, np.asarray(labels).view(np.int64), tables + self._n_words)
+        blocks[..., 2] = numbers + self._n_words
         self._words.append(words)
         self._n_words += len(words)
 
