@@ -75,10 +75,12 @@ class _ProtoEntry(RowMutationEntry):
         self.row_key, self.proto = row_key, _EntryProto(row_key=row_key)
         self.micros = micros_of(time or datetime.now(UTC))
 
-    def _set(self, qualifier: bytes, value: bytes) -> None:
-        cell = self.proto.mutations.add().set_cell
-        cell.family_name, cell.column_qualifier = FAMILY, qualifier
-        cell.value, cell.timestamp_micros = value, self.micros
+    def _set(self, cells: Cells) -> None:
+        add, micros = self.proto.mutations.add, self.micros
+        for qualifier, value in cells:
+            cell = add().set_cell
+            cell.family_name, cell.column_qualifier = FAMILY, qualifier
+            cell.value, cell.timestamp_micros = value, micros
 
     def _to_pb(self) -> Any:
         return MutateRowsRequest.Entry.wrap(self.proto)
@@ -93,8 +95,7 @@ class RowEntry(_ProtoEntry):
     def __init__(self, row_key: bytes, cells: Cells, time: datetime | None = None) -> None:
         super().__init__(row_key, time)
         self.proto.mutations.add().delete_from_family.family_name = FAMILY
-        for qualifier, value in cells:
-            self._set(qualifier, value)
+        self._set(cells)
         self.mutations = tuple(self.proto.mutations)
 
 
@@ -108,7 +109,7 @@ class CellEntry(_ProtoEntry):
         column = self.proto.mutations.add().delete_from_column
         column.family_name, column.column_qualifier = FAMILY, qualifier
         if value is not None:
-            self._set(qualifier, value)
+            self._set([(qualifier, value)])
         self.mutations = tuple(self.proto.mutations)
 
 
