@@ -10,16 +10,13 @@ run's scores can be exact, and hold for nearly all runs.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..core.jit import compiled, inlined
 from .runs import Runs, start_of, stop_of
-from .simd import LANES
-
-_SUMMABLE = 2**31 // LANES
-"""Below it the sum of LANES distances fits into int32."""
+from .simd import LANES, larger, largest_of, load, smaller, splat, total_of
 
 
 class Placement(NamedTuple):
@@ -128,26 +125,15 @@ def _score_runs(
 def _sum_up(distances: np.ndarray, keep: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     """Return the sum and the maximum of neighbouring distances.
 
-    ``keep`` are limits that keep the first elements of a block of LANES, and make the others 0.
-
-    LLVM vectorises loops of constant length best; there are LANES zeros after the last distance.
+    ``keep`` are limits that keep the first elements of a vector, and make the others 0. There are LANES zeros
+    after the last distance.
     """
-    added, most = 0, 0
+    added, most = 0, splat(distances, 0)
     for i in range(start, stop, LANES):
-        some, kept = distances[i : i + LANES], keep[max(LANES - (stop - i), 0) :][:LANES]
-        largest = distances.dtype.type(0)
-        for j in range(LANES):
-            largest = max(largest, min(some[j], kept[j]))
-        most = max(most, int(largest))
-        if most < _SUMMABLE:
-            part: Any = np.int32(0)
-            for j in range(LANES):
-                part = np.int32(part + min(some[j], kept[j]))
-            added += part
-        else:
-            for j in range(i, min(i + LANES, stop)):
-                added += distances[j]
-    return added, most
+        some = smaller(load(distances, i), load(keep, max(LANES - (stop - i), 0)))
+        most = larger(some, most)
+        added += total_of(some)
+    return added, largest_of(most)
 
 
 @compiled

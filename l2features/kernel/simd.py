@@ -164,3 +164,27 @@ def trailing_zeros(typing_context: Any, number: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return number(number), generate
+
+
+def _reduction(name: str, doc: str, widened: bool) -> Any:
+    def typed(typing_context: Any, vector: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            signed, width = vector.element.signed, vector.element.bitwidth * (2 if widened else 1)
+            kind = ir.VectorType(ir.IntType(width), LANES)
+            extend = builder.sext if signed else builder.zext
+            values = extend(arguments[0], kind) if widened else arguments[0]
+            reduce = builder.module.declare_intrinsic(
+                f"llvm.vector.reduce.{name.format('s' if signed else 'u')}.v{LANES}i{width}",
+                fnty=ir.FunctionType(kind.element, [kind]),
+            )
+            result = builder.call(reduce, [values])
+            return result if width == 64 else extend(result, ir.IntType(64))
+
+        return types.int64(vector), generate
+
+    typed.__doc__ = doc
+    return intrinsic(typed)
+
+
+total_of = _reduction("add", "Return the sum, added in twice the width.", True)
+largest_of = _reduction("{}max", "Return the largest element.", False)
