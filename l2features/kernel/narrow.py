@@ -15,7 +15,7 @@ from ..core.jit import compiled
 from .envelope import Block
 from .runs import Runs
 from .simd import LANES
-from .strips import FAR_32, Tables, load_lines, measure_strip, reaches, spread_lines
+from .strips import FAR_32, Tables, copy_voxels, load_lines, measure_strip, reaches, spread_lines
 
 FAR = 2**16 - 1
 """More than any squared distance that is kept in 16 bits."""
@@ -89,7 +89,7 @@ def first_pass(runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick) 
         for row in range(n1):
             for i in range(lines):
                 place, start = row * narrow.block.pitch + i * n0, (row + (begin + i) * n1) * n0
-                distances[start : start + n0] = narrow.block.out[place : place + n0]
+                copy_voxels(narrow.block.out, place, distances, start, n0)
     return True
 
 

@@ -127,6 +127,15 @@ def _copy_line(source: np.ndarray, start: int, target: np.ndarray, place: int, n
 
 
 @compiled
+def copy_voxels(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int) -> None:
+    """Copy n voxels, and none behind them."""
+    whole = n - n % LANES
+    _copy_line(source, start, target, place, whole)
+    for i in range(whole, n):
+        target[place + i] = source[start + i]
+
+
+@compiled
 def measure_strip(block: Block, strip: int, rows: int, unit: Any, far: Any) -> bool:
     """Measure a strip; return False, and leave it unfinished, where a result is far.
 
