@@ -157,7 +157,7 @@ def _score_run(
     if _weigh(most, _norm(geometry, e0, e1, e2), reach[label]) < best[label]:
         return
     for c0 in range(start, stop):
-        dt = distances[base + c0]
+        dt: Any = np.int64(distances[base + c0])
         if dt < best[label]:
             continue
         value = _weigh(dt, _norm(geometry, _offset_squared(geometry, label, 0, c0), e1, e2), reach[label])
