@@ -10,7 +10,7 @@ run's scores can be exact, and hold for nearly all runs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
