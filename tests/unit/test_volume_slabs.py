@@ -86,7 +86,8 @@ def test_slabs_share_one_small_buffer(tmp_path: Path, labels: np.ndarray) -> Non
     folder = make_layer(tmp_path, labels, voxel_offset=OFFSET, chunk_size=(50, 40, 8))
     slabs = [slab for slab, _ in Volume(f"file://{folder}").slabs(Chunk(0, 0, 0), _geometry(SIZE, SIZE))]
     assert [slab.shape[2] for slab in slabs] == [segmentation.SLAB_THICKNESS, 32]
-    assert np.shares_memory(*(slab for slab in slabs if isinstance(slab, np.ndarray)))
+    first, second = (slab for slab in slabs if isinstance(slab, np.ndarray))
+    assert np.shares_memory(first, second)
 
 
 def test_compressed_slabs_share_little_memory(tmp_path: Path, labels: np.ndarray) -> None:
