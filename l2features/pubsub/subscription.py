@@ -73,7 +73,7 @@ class Subscription:
 
         with self._errors("pull"):
             try:
-                answer = self._open().pull(
+                answer = self.client.pull(
                     subscription=self.path, max_messages=most, timeout=wait_s, retry=None
                 )
             except DeadlineExceeded:
@@ -98,7 +98,7 @@ class Subscription:
         for first in range(0, len(listed), MAX_ACK_IDS):
             part = {"subscription": self.path, "ack_ids": listed[first : first + MAX_ACK_IDS]}
             with self._errors(what):
-                getattr(self._open(), method)(**part, **more, timeout=TIMEOUT_S, retry=retry)
+                getattr(self.client, method)(**part, **more, timeout=TIMEOUT_S, retry=retry)
 
     def close(self) -> None:
         """Close the connection."""
@@ -109,9 +109,6 @@ class Subscription:
     @property
     def client(self) -> SubscriberClient:
         """Google's client, whose errors are not translated."""
-        return self._open()
-
-    def _open(self) -> SubscriberClient:
         with self._lock:
             if self._client is None:
                 self._client = _open_client()
