@@ -17,7 +17,7 @@ MIB = 1 << 20
 _HOST = r"\.?[a-zA-Z0-9]([-.a-zA-Z0-9]*[a-zA-Z0-9])?"
 _ORIGIN = r"https?://[-.:*\[\]a-zA-Z0-9]+"
 _FORMS = {
-    "bind": (ADDRESS, "HOST:PORT such as 127.0.0.1:4100"),
+    "bind": (ADDRESS.pattern, "HOST:PORT such as 127.0.0.1:4100"),
     "trusted_hosts": (rf"\s*({_HOST}(\s+{_HOST})*)?\s*", "host names without ports, separated by spaces"),
     "public_url": (
         r"(https?://[^\s{}]+(\{dataset\}[^\s{}]*)*)?",

@@ -38,7 +38,7 @@ for name in sys.argv[1:]:
         path.write_bytes(bytes(data))
         try:
             volume = Volume(f"file://{{folder}}", empty_files="background")
-            labels = volume.read(Chunk(0, 0, 0), GEOMETRY).labels
+            labels = read_whole(volume, Chunk(0, 0, 0), GEOMETRY).labels
             unknown += bool(np.setdiff1d(labels, allowed).size)
         except VolumeError as error:
             assert "file 16_16_40/" in str(error)
