@@ -28,7 +28,7 @@ from .table_status import read_progress
 NOTE = "chunk_scan"
 LEAST_S, SHARE = 10.0, 40.0
 SPREAD = 16
-"""Processes wait up to half as long again, by their ids in so many steps, so that one of them scans first."""
+"""Each process waits up to half as long again, in this many steps by its id, so that one scans first."""
 logger = logging.getLogger(__name__)
 
 

@@ -87,7 +87,7 @@ class Subscription:
         self._call("acknowledge", "acknowledge", ack_ids)
 
     def lease(self, ack_ids: Iterable[str], seconds: int = LEASE_S) -> None:
-        """Extend leases to so many seconds from now; 0 nacks the messages. Raises SubscriptionError."""
+        """Extend leases to ``seconds`` from now; 0 nacks the messages. Raises SubscriptionError."""
         self._call("extend leases", "modify_ack_deadline", ack_ids, ack_deadline_seconds=seconds)
 
     def _call(self, what: str, method: str, ack_ids: Iterable[str], **more: int) -> None:
