@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.geometry import Chunk, Geometry
 from ..core.ids import as_ids
-from ..ingest.rates import RATE_WINDOW, Recorded, rates, read_start
+from ..ingest.rates import RATE_WINDOW, rates, read_start
 from ..store.base import ChunkRecord, Store
 from ..store.chunk_totals import ChunkTotals, totals_of
 from ..store.notes import LastAudit, last_audit, note_or_problem
@@ -79,6 +79,6 @@ def _status(store: Store, geometry: Geometry, totals: ChunkTotals) -> Status:
     failed = sorted(zip((Chunk(*xyz) for xyz in chunks), reasons, strict=True))
     status = Status(store.name, geometry.n_chunks, totals, failed)
     started = note_or_problem("ingest", lambda: read_start(store), status.problems)
-    if found := rates([Recorded(*entry) for entry in totals.recent], started):
+    if found := rates(totals.recent, started):
         status.chunks_per_minute, status.nodes_per_second = found
     return status
