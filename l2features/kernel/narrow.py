@@ -78,7 +78,7 @@ def first_pass(runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick) 
                 if not spread:
                     spread_lines(runs, begin, lines, wide.tables, wide.block)
                     spread = True
-                measure_strip(wide.block, strip, n1, wide.unit, FAR_32)
+                measure_strip(wide.block, strip, n1, wide.unit, np.int64(FAR_32))
                 for row in range(n1):
                     place = row * wide.block.pitch + strip
                     thick.values[n, row] = wide.block.out[place : place + LANES]
@@ -140,7 +140,7 @@ def _measure_again(
 ) -> None:
     """Measure the strip up to ``stop`` in 32 bits, and write whole nm."""
     n0, n1, n2 = runs.shape
-    measure_strip(wide.block, strip, n2, wide.unit, FAR_32)
+    measure_strip(wide.block, strip, n2, wide.unit, np.int64(FAR_32))
     for row in range(n2):
         start = (begin + row * n1) * n0
         for place in range(strip, stop):
