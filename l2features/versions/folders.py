@@ -25,6 +25,8 @@ _SCHEMES = ("file", "gs")
 
 
 class Format(BaseModel):
+    """The format that a JSON file states."""
+
     format: int
 
 
