@@ -50,7 +50,7 @@ def measure_lines(block: Block, strip: int, rows: int, unit: Any, far: Any) -> N
         labels = block.labels[base :: block.pitch][:rows]
         values = block.values[base :: block.pitch][:rows]
         out = block.out[base :: block.pitch][:rows]
-        row = np.int64(0)  # of a literal, numba would compile what it is passed to a second time
+        row: Any = np.int64(0)  # of a literal, numba would compile what it is passed to a second time
         while row < rows:
             label = labels[row]
             stop = row + 1
