@@ -38,7 +38,10 @@ _Envelope = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @compiled
 def measure_lines(block: Block, strip: int, rows: int, unit: Any, far: Any) -> None:
-    """Write the results of a strip of LANES lines; unit and far are int64."""
+    """Write the squared distances of a strip of LANES lines to ``block.out``.
+
+    ``unit`` is the square of the voxel's extent along the lines; it and ``far`` are int64.
+    """
     vertex = np.empty(rows + 2, np.int64)
     height = np.empty(rows + 2, np.int64)
     begins = np.empty(rows + 2, np.int64)

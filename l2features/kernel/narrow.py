@@ -20,9 +20,9 @@ from .strips import FAR_32, Tables, copy_voxels, load_lines, measure_strip, reac
 FAR = 2**16 - 1
 """More than any squared distance that is kept in 16 bits."""
 _FIRST = 64
-"""Strips that may be measured again before their share of all is looked at."""
+"""Strips that may be measured again before the limit `_SHARE` applies."""
 _SHARE = 2
-"""At most one strip in so many is measured again."""
+"""At most one strip in this many is measured again."""
 
 
 class Depth(NamedTuple):

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from cachetools import LRUCache
 
+from ..core.batches import batched
 from ..core.errors import StoreError
 from ..core.ids import Ids
 from ..store.base import RootCells
@@ -127,15 +128,8 @@ class KeptRoots:
         if not arrays or not self._write or time.monotonic() < self._rest_until:
             return
         try:
-            batch, size = dict[int, dict[str, bytes]](), 0
-            for root, array in arrays.items():
-                batch[root] = encode(kind, array)
-                size += array.nbytes
-                if size > PUT_BYTES:
-                    self._table.put_root_cells(batch)
-                    batch, size = {}, 0
-            if batch:
-                self._table.put_root_cells(batch)
+            for batch in batched(arrays.items(), lambda item: item[1].nbytes, PUT_BYTES):
+                self._table.put_root_cells({root: encode(kind, array) for root, array in batch})
         except StoreError as error:
             self._rest_until = time.monotonic() + REST_S
             logger.warning("cannot keep results of roots, next try in %g s: %s", REST_S, error)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..core.batches import batched
 from ..core.futures import SharedCalls
 from ..core.ids import Ids, as_ids, sorted_unique, to_bytes
 from ..core.rows import Rows
@@ -186,7 +187,8 @@ class NeuronReader:
                 out.too_large(nodes.too_large, most)
             else:
                 larger += nodes.too_large
-            yield from _grouped(nodes.l2_ids)
+            for group in batched(nodes.l2_ids.items(), lambda item: len(item[1]), NODES):
+                yield dict(group)
         for first in range(0, len(larger), few):
             yield from self._groups(as_ids(larger[first : first + few]), out)
 
@@ -293,18 +295,6 @@ class NeuronReader:
             NeuronGraph(root, nodes, edges[root].astype(np.int64), answer.rows[p], answer.status[p], geometry)
             for (root, nodes), p in zip(ids.items(), parts, strict=True)
         ]
-
-
-def _grouped(ids: Mapping[int, Ids]) -> Iterator[dict[int, Ids]]:
-    group, size = dict[int, Ids](), 0
-    for root, nodes in ids.items():
-        if group and size + len(nodes) > NODES:
-            yield group
-            group, size = {}, 0
-        group[root] = nodes
-        size += len(nodes)
-    if group:
-        yield group
 
 
 def _read(reader: Reader, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:

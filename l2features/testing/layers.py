@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -18,7 +18,8 @@ from cloudvolume.datasource.precomputed.common import compressed_morton_code
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
 from ..config.datasets import Dataset
-from ..core.geometry import Geometry
+from ..core.chunks import NO_FILES, FileCounts
+from ..core.geometry import Chunk, Geometry
 from ..core.ids import IdLayout
 from ..ingest.source import open_source
 from ..volume import Volume
@@ -37,10 +38,26 @@ SHARDING = {
 BUCKET = "a-bucket"
 
 
+class ChunkLabels(NamedTuple):
+    """Labels of a chunk, in Fortran order, and counts of its files."""
+
+    labels: np.ndarray
+    files: FileCounts
+
+
 def cells_of_labels(dtype: Any = np.uint64, seed: int = 0) -> np.ndarray:
     """Return labels in which every block differs."""
     coarse = np.random.default_rng(seed).integers(1, 60, [n // 4 for n in SHAPE])
     return np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), int)).astype(dtype))
+
+
+def read_whole(volume: Volume, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
+    """Return the labels of one chunk as one array, and the counts of its files. Raises as `Volume.slabs`."""
+    slabs, files = [], NO_FILES
+    for labels, counts in volume.slabs(chunk, geometry):
+        slabs.append(labels.copy(order="F") if isinstance(labels, np.ndarray) else labels.voxels())
+        files = files.plus(counts)
+    return ChunkLabels(np.asfortranarray(np.concatenate(slabs, axis=2)), files)
 
 
 def make_layer(folder: Path, labels: np.ndarray, sharded: bool = False, **more: Any) -> Path:

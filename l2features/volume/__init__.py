@@ -1,5 +1,5 @@
 """Segmentations: opened, checked, and read chunk by chunk."""
 
-from .segmentation import ChunkLabels, Volume
+from .segmentation import Slab, Volume
 
-__all__ = ["ChunkLabels", "Volume"]
+__all__ = ["Slab", "Volume"]

@@ -30,13 +30,6 @@ SLAB_THICKNESS = 64
 Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
-class ChunkLabels(NamedTuple):
-    """Labels of a chunk, in Fortran order, and counts of its files."""
-
-    labels: Labels
-    files: FileCounts
-
-
 class Slab(NamedTuple):
     """Labels of a slab of a chunk, in Fortran order or as runs, and counts of its files."""
 
@@ -103,20 +96,10 @@ class Volume:
         here = listed([scales[self.mip]["resolution"]], [self.mip])
         return f"{self.cv_path}: {here} has no files; scales with files: {others}"
 
-    def read(self, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
-        """Return the labels of one chunk, 0 beyond the segmentation's bounds. Raises as `slabs`."""
-        labels, files, low = np.zeros(geometry.chunk_size, self._layer.dtype, order="F"), NO_FILES, 0
-        for slab, counts in self.slabs(chunk, geometry):
-            high = low + slab.shape[2]
-            labels[..., low:high] = slab if isinstance(slab, np.ndarray) else slab.voxels()
-            files, low = files.plus(counts), high
-        return ChunkLabels(labels, files)
-
     def slabs(self, chunk: Chunk, geometry: Geometry) -> Iterator[Slab]:
         """Return the labels of one chunk in slabs along z, which share memory: use each before the next.
 
-        Those of compressed_segmentation are thin, and runs.
-
+        They are 0 beyond the segmentation's bounds. Those of compressed_segmentation are thin, and runs.
         Raises VolumeError, naming the chunk, where it cannot be read or decoded.
         """
         size = np.array(geometry.chunk_size)
