@@ -24,6 +24,24 @@ def in_background(function: Callable[[], T]) -> Future[T]:
     return future
 
 
+class Beside:
+    """Runs calls beside those of their callers, in up to ``most`` daemon threads. Thread-safe.
+
+    A call for which no thread is free runs when its result is asked for.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = threading.BoundedSemaphore(most)
+
+    def start(self, call: Callable[[], T]) -> Callable[[], T]:
+        """Start a call; return the function that waits for its result, or raises its error."""
+        if not self._free.acquire(blocking=False):
+            return call
+        future = in_background(call)
+        future.add_done_callback(lambda _: self._free.release())
+        return future.result
+
+
 class SharedCalls:
     """Calls in progress, by key: threads that make the same call at once share one. Thread-safe."""
 

@@ -122,18 +122,24 @@ class KeptRoots:
         return found
 
     def put(self, kind: Kind, arrays: Mapping[int, np.ndarray]) -> None:
-        """Keep results of roots. Never raises a StoreError: what is not kept is computed again."""
-        self._remember(kind, arrays)
-        if not arrays or not self._write or time.monotonic() < self._rest_until:
+        """Keep results of roots; see `put_all`."""
+        self.put_all({kind: arrays})
+
+    def put_all(self, results: Mapping[Kind, Mapping[int, np.ndarray]]) -> None:
+        """Keep results of several kinds. Never raises a StoreError: what is not kept is computed again."""
+        for kind, arrays in results.items():
+            self._remember(kind, arrays)
+        if not self._write or time.monotonic() < self._rest_until:
             return
         try:
             batch, size = dict[int, dict[str, bytes]](), 0
-            for root, array in arrays.items():
-                batch[root] = encode(kind, array)
-                size += array.nbytes
-                if size > PUT_BYTES:
-                    self._table.put_root_cells(batch)
-                    batch, size = {}, 0
+            for kind, arrays in results.items():
+                for root, array in arrays.items():
+                    batch.setdefault(root, {}).update(encode(kind, array))
+                    size += array.nbytes
+                    if size > PUT_BYTES:
+                        self._table.put_root_cells(batch)
+                        batch, size = {}, 0
             if batch:
                 self._table.put_root_cells(batch)
         except StoreError as error:

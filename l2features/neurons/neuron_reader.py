@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..core.futures import SharedCalls
+from ..core.futures import Beside, SharedCalls
 from ..core.ids import Ids, as_ids, sorted_unique, to_bytes
 from ..core.rows import Rows
 from ..core.schema import NAMES
@@ -32,6 +33,8 @@ ROOTS, IDS = 100, 4_000_000
 """Limits for the roots that are looked up at once, and for their L2 ids."""
 NODES, READ_NODES = 200_000, 50_000
 """Limits for the nodes of several roots that are summed at once, and for those of one read of the store."""
+BESIDE = 8
+"""Threads of a reader that read edges or write results beside the reads of rows."""
 T = TypeVar("T")
 
 
@@ -62,7 +65,7 @@ class NeuronReader:
         self.reader, self.source, self.most_nodes = reader, graph, most_nodes
         self._kept = KeptRoots(reader.store, reader.store.name, keep, cache_bytes)
         self._roots = KeptGraph(graph, reader.geometry, self._kept)
-        self._calls = SharedCalls()
+        self._calls, self._beside = SharedCalls(), Beside(BESIDE)
         self._not_a_root = f"{NOT_A_ROOT}: expected {graph.expected_root}"
         self._cached: bytes | None = None
 
@@ -143,10 +146,13 @@ class NeuronReader:
         roots, starts = as_ids(list(ids)), np.cumsum([0, *map(len, ids.values())])
         nodes = np.concatenate(list(ids.values()))
         reader = self.reader if bases else replace(self.reader, cache=None)
-        answer = _read(reader, nodes)  # Bigtable reads all columns faster than some of them
+        with_graph = out.dtype == GRAPH_SUMMARIES
+        if with_graph:
+            answer, (edges, malformed) = self._read_with(reader, nodes, partial(self._roots.edges, ids))
+        else:
+            answer = _read(reader, nodes)
         found = {SUMMARY: summarize(answer.rows, answer.status, starts, self.reader.geometry)}
-        if out.dtype == GRAPH_SUMMARIES:
-            edges, malformed = self._roots.edges(ids, answer.rows)
+        if with_graph:
             if malformed:
                 out.refuse(RootStatus.UNKNOWN, malformed)
                 if edges:
@@ -164,29 +170,35 @@ class NeuronReader:
         self, found: Mapping[Kind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
     ) -> None:
         """Keep the complete ones of the roots' summaries with their bases, if any."""
+        results = dict[Kind, dict[int, np.ndarray]]()
         for kind, summary in found.items() if bases else ():
             items = np.zeros((len(summary), 1), dtype=kind.dtype)
             items["summary"][:, 0] = summary
             items["basis"][:, 0] = np.array([bases[root] for root in roots], items["basis"].dtype)
             complete = (summary["n_missing"] == 0).tolist()
-            self._kept.put(kind, {root: items[i] for i, root in enumerate(roots) if complete[i]})
+            results[kind] = {root: items[i] for i, root in enumerate(roots) if complete[i]}
+        self._kept.put_all(results)
 
     def _groups(self, roots: Ids, out: Collected) -> Iterator[dict[int, Ids]]:
         """Yield L2 ids by root in groups of up to `NODES` nodes, or of one root; report roots without any.
 
         The limit for the nodes of a root is lower among many roots: those above it follow, a few at once.
+        L2 ids are written to the table while the caller works on their groups, before the next are read.
         """
         few, larger = max(1, IDS // self.most_nodes), list[int]()
         for first in range(0, len(roots), ROOTS):
             batch = roots[first : first + ROOTS]
             most = self.most_nodes if len(batch) <= few else min(self.most_nodes, IDS // len(batch))
-            nodes = self._roots.nodes(batch, most)
+            nodes, new = self._roots.find_nodes(batch, most)
+            wait_until_kept = self._beside.start(partial(self._roots.keep_nodes, new)) if new else None
             out.refuse(RootStatus.UNKNOWN, nodes.errors)
             if most == self.most_nodes:
                 out.too_large(nodes.too_large, most)
             else:
                 larger += nodes.too_large
             yield from _grouped(nodes.l2_ids)
+            if wait_until_kept is not None:
+                wait_until_kept()
         for first in range(0, len(larger), few):
             yield from self._groups(as_ids(larger[first : first + few]), out)
 
@@ -213,9 +225,7 @@ class NeuronReader:
         nodes = self.l2_ids(root) if ids is None else ids
 
         def read() -> NeuronGraph:
-            answer = _read(self.reader, nodes)
-            edges = {root: self._edges_of(root, nodes, answer.rows)}
-            return self._graphs({root: nodes}, edges, answer, np.array([0, len(nodes)]))[0]
+            return self._read_graph(self.reader, root, nodes)[1]
 
         return self._share(("graph", root), read, lambda graph: not len(graph.missing))
 
@@ -241,9 +251,9 @@ class NeuronReader:
         bases = self._bases(self.generation(), {root: nodes})
         if found := self._kept.get(kind, as_ids(list(bases)), bases=bases).arrays:
             return found[root][BASIS_BYTES:].tobytes(), as_ids([]), True
-        answer = _read(self.reader if bases else replace(self.reader, cache=None), nodes)
-        edges = {root: self._edges_of(root, nodes, answer.rows)}
-        made = make(self._graphs({root: nodes}, edges, answer, np.array([0, len(nodes)]))[0])
+        reader = self.reader if bases else replace(self.reader, cache=None)
+        answer, graph = self._read_graph(reader, root, nodes)
+        made = make(graph)
         keep = bool(bases) and not len(answer.missing)
         if keep:
             self._kept.put(kind, {root: np.frombuffer(bases[root] + made, kind.dtype)})
@@ -278,6 +288,24 @@ class NeuronReader:
         if malformed:
             raise RootError(root, RootStatus.UNKNOWN, malformed[root])
         return found[root]
+
+    def _read_graph(self, reader: Reader, root: int, nodes: Ids) -> tuple[Answer, NeuronGraph]:
+        """Return the rows of a root's nodes, and its L2 graph. Raises RootError."""
+        answer, edges = self._read_with(reader, nodes, partial(self._edges_of, root, nodes))
+        return answer, self._graphs({root: nodes}, {root: edges}, answer, np.array([0, len(nodes)]))[0]
+
+    def _read_with(
+        self, reader: Reader, nodes: Ids, read_edges: Callable[[Rows | None], T]
+    ) -> tuple[Answer, T]:
+        """Return the rows of nodes and their edges, read at once unless the graph needs the rows.
+
+        Bigtable reads all columns of rows faster than some of them. Where both fail, the error is the rows'.
+        """
+        if self.source.edges_need_rows:
+            answer = _read(reader, nodes)
+            return answer, read_edges(answer.rows)
+        edges = self._beside.start(lambda: read_edges(None))
+        return _read(reader, nodes), edges()
 
     def _share(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
         """Return the result of ``call``, or of the same call in progress if that is final: ``usable``."""
