@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, wait
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -34,9 +35,12 @@ class Beside:
         self._free = threading.BoundedSemaphore(most)
 
     def start(self, call: Callable[[], T]) -> Callable[[], T]:
-        """Start a call; return the function that waits for its result, or raises its error."""
+        """Start a call; return the function that waits for its result, or raises its error.
+
+        That function may be called again.
+        """
         if not self._free.acquire(blocking=False):
-            return call
+            return cache(call)
         future = in_background(call)
         future.add_done_callback(lambda _: self._free.release())
         return future.result

@@ -36,6 +36,7 @@ NODES, READ_NODES = 200_000, 50_000
 BESIDE = 8
 """Threads of a reader that read edges or write results beside the reads of rows."""
 T = TypeVar("T")
+Wait = Callable[[], None]
 
 
 class NeuronReader:
@@ -93,12 +94,12 @@ class NeuronReader:
         kind = GRAPH_SUMMARY if with_graph else SUMMARY
         if self.source.permanent and generation:
             left = self._take_kept(out, kind, dict.fromkeys(left.tolist(), generation))
-        for ids in self._groups(left, out):
+        for ids, wait_until_kept in self._groups(left, out):
             bases = self._bases(generation, ids)
             if bases and not self.source.permanent:
                 ids = {root: ids[root] for root in self._take_kept(out, kind, bases).tolist()}
             if ids:
-                self._summarize(out, ids, bases)
+                self._summarize(out, ids, bases, wait_until_kept)
         return out.result(roots)
 
     def histories(self, roots: Ids) -> dict[int, RootHistory]:
@@ -141,7 +142,9 @@ class NeuronReader:
         out.put(as_ids(list(found)), np.frombuffer(joined, kind.dtype)["summary"])
         return np.setdiff1d(roots, as_ids(list(found)), assume_unique=True)
 
-    def _summarize(self, out: Collected, ids: Mapping[int, Ids], bases: Mapping[int, bytes]) -> None:
+    def _summarize(
+        self, out: Collected, ids: Mapping[int, Ids], bases: Mapping[int, bytes], before_keeping: Wait
+    ) -> None:
         """Put the summaries of roots, by their L2 ids; keep complete ones with their bases, if any."""
         roots, starts = as_ids(list(ids)), np.cumsum([0, *map(len, ids.values())])
         nodes = np.concatenate(list(ids.values()))
@@ -156,12 +159,13 @@ class NeuronReader:
             if malformed:
                 out.refuse(RootStatus.UNKNOWN, malformed)
                 if edges:
-                    self._summarize(out, {root: ids[root] for root in edges}, bases)
+                    self._summarize(out, {root: ids[root] for root in edges}, bases, before_keeping)
                 return
             graphs = self._graphs(ids, edges, answer, starts)
             found[GRAPH_SUMMARY] = with_measures_of_graphs(found[SUMMARY], graphs)
         out.put(roots, next(reversed(found.values())))
         out.missing.append(answer.missing)
+        before_keeping()
         self._keep_complete(found, ids, bases)
         odd = np.unique(np.searchsorted(starts, np.flatnonzero(answer.status == Status.NOT_L2), "right") - 1)
         out.reasons |= dict.fromkeys(roots[odd].tolist(), "it has nodes outside the grid of this data set")
@@ -179,26 +183,28 @@ class NeuronReader:
             results[kind] = {root: items[i] for i, root in enumerate(roots) if complete[i]}
         self._kept.put_all(results)
 
-    def _groups(self, roots: Ids, out: Collected) -> Iterator[dict[int, Ids]]:
+    def _groups(self, roots: Ids, out: Collected) -> Iterator[tuple[dict[int, Ids], Wait]]:
         """Yield L2 ids by root in groups of up to `NODES` nodes, or of one root; report roots without any.
 
         The limit for the nodes of a root is lower among many roots: those above it follow, a few at once.
-        L2 ids are written to the table while the caller works on their groups, before the next are read.
+        L2 ids are written to the table while the caller works on their groups; the function that comes with a
+        group waits until they are.
         """
         few, larger = max(1, IDS // self.most_nodes), list[int]()
         for first in range(0, len(roots), ROOTS):
             batch = roots[first : first + ROOTS]
             most = self.most_nodes if len(batch) <= few else min(self.most_nodes, IDS // len(batch))
             nodes, new = self._roots.find_nodes(batch, most)
-            wait_until_kept = self._beside.start(partial(self._roots.keep_nodes, new)) if new else None
+            keep = partial(self._roots.keep_nodes, new)
+            wait_until_kept = self._beside.start(keep) if new else keep
             out.refuse(RootStatus.UNKNOWN, nodes.errors)
             if most == self.most_nodes:
                 out.too_large(nodes.too_large, most)
             else:
                 larger += nodes.too_large
-            yield from _grouped(nodes.l2_ids)
-            if wait_until_kept is not None:
-                wait_until_kept()
+            for ids in _grouped(nodes.l2_ids):
+                yield ids, wait_until_kept
+            wait_until_kept()  # or L2 ids would pile up
         for first in range(0, len(larger), few):
             yield from self._groups(as_ids(larger[first : first + few]), out)
 
