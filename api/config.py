@@ -7,13 +7,29 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from l2features.config.datasets import ADDRESS
 from l2features.core.errors import ConfigError
 
 MIB = 1 << 20
+_HOST = r"\.?[a-zA-Z0-9]([-.a-zA-Z0-9]*[a-zA-Z0-9])?"
+_ORIGIN = r"https?://[-.:*\[\]a-zA-Z0-9]+"
+_FORMS = {
+    "bind": (ADDRESS.pattern, "HOST:PORT such as 127.0.0.1:4100"),
+    "trusted_hosts": (rf"\s*({_HOST}(\s+{_HOST})*)?\s*", "host names without ports, separated by spaces"),
+    "public_url": (
+        r"(https?://[^\s{}]+(\{dataset\}[^\s{}]*)*)?",
+        "a URL such as https://host/versions/{dataset}",
+    ),
+    "viewer": (r"(https?://[^\s#]+)?", "a URL such as https://host/viewer/"),
+    "viewer_origins": (
+        rf"\s*({_ORIGIN}(\s+{_ORIGIN})*)?\s*",
+        "origins such as https://host, separated by spaces",
+    ),
+}
+"""What a setting matches, and what a message says it should be."""
 
 
 class Settings(BaseSettings):
@@ -154,42 +170,13 @@ class Settings(BaseSettings):
             raise ValueError("expected letters, digits, '-', '_' and '/'")
         return "".join(f"/{part}" for part in parts)
 
-    @field_validator("bind")
+    @field_validator(*_FORMS)
     @classmethod
-    def _bind(cls, value: str) -> str:
-        if not ADDRESS.fullmatch(value):
-            raise ValueError("expected HOST:PORT such as 127.0.0.1:4100")
-        return value
-
-    @field_validator("viewer")
-    @classmethod
-    def _viewer(cls, value: str | None) -> str | None:
-        if value and not re.fullmatch(r"https?://[^\s#]+", value):
-            raise ValueError("expected a URL such as https://host/viewer/")
-        return value or None
-
-    @field_validator("trusted_hosts")
-    @classmethod
-    def _hosts(cls, value: str) -> str:
-        if not all(
-            re.fullmatch(r"\.?[a-zA-Z0-9]([-.a-zA-Z0-9]*[a-zA-Z0-9])?", part) for part in value.split()
-        ):
-            raise ValueError("expected host names without ports, separated by spaces")
-        return value
-
-    @field_validator("viewer_origins")
-    @classmethod
-    def _origins(cls, value: str) -> str:
-        if not all(re.fullmatch(r"https?://[-.:*\[\]a-zA-Z0-9]+", part) for part in value.split()):
-            raise ValueError("expected origins such as https://host, separated by spaces")
-        return value
-
-    @field_validator("public_url")
-    @classmethod
-    def _public_url(cls, value: str | None) -> str | None:
-        if value and not re.fullmatch(r"https?://[^\s{}]+(\{dataset\}[^\s{}]*)*", value):
-            raise ValueError("expected a URL such as https://host/versions/{dataset}")
-        return value or None
+    def _form(cls, value: str | None, info: ValidationInfo) -> str | None:
+        form, expected = _FORMS[str(info.field_name)]
+        if not re.fullmatch(form, value or ""):
+            raise ValueError(f"expected {expected}")
+        return value or cls.model_fields[str(info.field_name)].default
 
     def public_folder(self, dataset: str) -> str | None:
         """Return the URL of a data set's folder of versions for clients; None if the operator names none."""

@@ -50,7 +50,7 @@ CONTENTS = {
     "skeletons": "beside it: a skeleton by its ROOT",
     "segment_properties": "beside it: ROOT,ROOT/ lists these roots, version-N/ the largest of a version",
 }
-Read = Callable[[PictureReader], Picture]
+Read = Callable[[PictureReader, Ids], Picture]
 
 
 def register_pictures(app: OpenAPI, service: Service) -> None:
@@ -97,7 +97,7 @@ def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
         """Return a node and its root now; 404 for one without features."""
         served, layer = datasets[path.dataset], _layer(path)
 
-        def read(pictures: PictureReader) -> Picture:
+        def read(pictures: PictureReader, _: Ids) -> Picture:
             if picture := pictures.node(layer, path.node_id):
                 return picture
             message = f"node {path.node_id} has no features, or nothing to draw in this layer"
@@ -113,7 +113,7 @@ def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
     def layer_root(path: LayerRootPath) -> Response:
         """Return the nodes of a root that have features. Missing nodes are published for computation."""
         served, layer, root = datasets[path.dataset], _layer(path), path.root_id
-        return _answer(reads, served, lambda pictures: pictures.nodes_of_root(layer, root), root)
+        return _answer(reads, served, lambda p, ids: p.nodes_of_root(layer, root, ids), root)
 
     @api.get(
         f"{place}/chunks/<chunk>",
@@ -125,7 +125,7 @@ def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
         served, layer = datasets[path.dataset], _layer(path)
         chunk = Chunk(*map(int, path.chunk.split("_")))
         check_in_grid(served.opened().reader.geometry, chunk)
-        return _answer(reads, served, lambda p: p.nodes_of_chunk(layer, chunk), changes=A_MINUTE)
+        return _answer(reads, served, lambda p, _: p.nodes_of_chunk(layer, chunk), changes=A_MINUTE)
 
     @api.get(f"{place}/{OVERVIEW}/0_0_0", summary="No annotations", responses=picture_responses())
     def layer_overview(path: LayerPath) -> Response:
@@ -149,7 +149,9 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, re
     def skeletons_root(path: RootPath) -> Response:
         """Return the default skeleton of a root's L2 graph. Missing nodes are published for computation."""
         root, served = path.root_id, datasets[path.dataset]
-        return _answer(reads, served, lambda p: p.skeleton(root), root, kept=lambda p: p.kept_skeleton(root))
+        return _answer(
+            reads, served, lambda p, _: p.skeleton(root), root, kept=lambda p: p.kept_skeleton(root)
+        )
 
     @api.get(
         f"{PLACE}/segment_properties/info",
@@ -206,8 +208,8 @@ def _answer(
         picture = kept(PictureReader(neurons)) if kept else None
         return picture and found(picture)
 
-    def find(neurons: NeuronReader, _: Ids) -> Found:
-        return found(read(PictureReader(neurons)))
+    def find(neurons: NeuronReader, ids: Ids) -> Found:
+        return found(read(PictureReader(neurons), ids))
 
     return reads.answer(served, MissingQuery(), find, root, find_kept)
 

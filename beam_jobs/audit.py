@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -26,26 +25,25 @@ from functools import partial
 from l2features.audit.chunk_audit import Audit
 from l2features.audit.summary import read_run
 from l2features.core.errors import StoreError
-from l2features.jobs.audit_run import STOPPED, add_options, audit_chunks, plan, report
+from l2features.jobs.audit_run import STOPPED, add_options, audit_chunks, report, run
 from l2features.jobs.job_options import is_beams
 
 from . import command
-from .dataflow import labels, table_job_name
 
 parse = partial(command.parse, "audit", __doc__, add_options)
 
 
-def audit_on(args: argparse.Namespace, audit: Audit, flags: list[str], run: str) -> int:
+def audit_on(audit: Audit, args: argparse.Namespace, name: str, flags: list[str]) -> int:
     """Audit on a Beam runner, which keeps the summary; returns the exit status."""
     from .audit_pipeline import build
 
     audit = replace(audit, counted=True)
-    named = [table_job_name("audit", audit.dataset), *labels("audit", audit.dataset.name), *flags]
-    counts = command.run_on(args.runner, named, partial(build, audit=audit, run=run), command.waiting(args))
+    add = partial(build, audit=audit, run=name)
+    counts = command.run_on_table("audit", audit.dataset, args, flags, add)
     if counts is None:
         return 0
     with closing(audit.open_store()) as store:
-        summary = read_run(store, audit, run)
+        summary = read_run(store, audit, name)
     if summary is None:
         raise StoreError(f"the audit is done, but {audit.dataset.store} has the result of a later audit")
     return report(summary)
@@ -54,15 +52,8 @@ def audit_on(args: argparse.Namespace, audit: Audit, flags: list[str], run: str)
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0 complete, 1 incomplete or failed, 2 for a wrong option."""
     args, flags = parse(argv)
-    run_id = uuid.uuid4().hex
-
-    def run() -> int:
-        audit = plan(args)
-        if is_beams(args.runner):
-            return audit_on(args, audit, flags, run_id)
-        return audit_chunks(audit, args, run_id)
-
-    return command.exit_status(run, STOPPED)
+    work = partial(audit_on, flags=flags) if is_beams(args.runner) else audit_chunks
+    return command.exit_status(partial(run, args, work=work), STOPPED)
 
 
 if __name__ == "__main__":

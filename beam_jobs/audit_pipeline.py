@@ -31,16 +31,12 @@ COUNTED = (
 
 class _AuditFn(RunFn):
     def setup(self) -> None:
-        self.source = self.run.open_source()
+        self.source = self.opened = self.run.open_source()
 
     def process(self, chunk: Chunk) -> Iterator[AuditSummary]:
         found = audit_or_fail(self.source, chunk)
         count(**{f"audit_{name}": getattr(found, name) for name in COUNTED})
         yield found
-
-    def teardown(self) -> None:
-        if hasattr(self, "source"):
-            self.source.close()
 
 
 @dataclass

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from l2features.config.datasets import Dataset
 from l2features.core.errors import ConfigError
 from l2features.jobs import job_command
 from l2features.jobs.job_options import LOCAL, add_switch, check_options
 from l2features.local import log_lines
 
-from .dataflow import dataflow_flags, is_dataflow
+from .dataflow import dataflow_flags, is_dataflow, labels, table_job_name
 from .options import beam_flags, pipeline_options
 
 if TYPE_CHECKING:
@@ -112,6 +113,14 @@ def run_on(
             return None
         result.wait_until_finish()
         return _counters(result)
+
+
+def run_on_table(
+    job: str, dataset: Dataset, args: argparse.Namespace, flags: list[str], add: Callable[[Any], object]
+) -> dict[str, int] | None:
+    """Run a job on the Beam runner of the options, with the name and labels of its table; see `run_on`."""
+    named = [table_job_name(job, dataset), *labels(job, dataset.name), *flags]
+    return run_on(args.runner, named, add, waiting(args))
 
 
 def _on_dataflow(pipeline: Any, options: PipelineOptions, wait: bool | None) -> dict[str, int] | None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
 
 from l2features.core.chunks import FileCounts
@@ -28,16 +27,14 @@ from l2features.jobs.ingest_run import (
     STOPPED,
     STORE,
     add_options,
-    begin,
     end_window,
     ingest_chunks,
     judge,
-    plan,
+    run,
 )
 from l2features.jobs.job_options import is_beams
 
 from . import command
-from .dataflow import labels, table_job_name
 
 parse = partial(command.parse, "ingest", __doc__, add_options)
 
@@ -49,8 +46,7 @@ def ingest_on(ingest: Ingest, args: argparse.Namespace, flags: list[str]) -> int
     recorded = args.sink == STORE
     chunks = pending_chunks(ingest)
     add = partial(build, ingest=ingest, chunks=chunks, recorded=recorded, counted=recorded)
-    named = [table_job_name("ingest", ingest.dataset), *labels("ingest", args.dataset), *flags]
-    counts = command.run_on(args.runner, named, add, command.waiting(args))
+    counts = command.run_on_table("ingest", ingest.dataset, args, flags, add)
     if counts is None:
         return 0
     end_window(ingest)
@@ -64,15 +60,9 @@ def ingest_on(ingest: Ingest, args: argparse.Namespace, flags: list[str]) -> int
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 1 for failed chunks or no file found, 2 for a wrong option."""
-    started = datetime.now(UTC)
     args, flags = parse(argv)
-
-    def run() -> int:
-        ingest = plan(args)
-        begin(ingest, started)
-        return ingest_on(ingest, args, flags) if is_beams(args.runner) else ingest_chunks(ingest, args)
-
-    return command.exit_status(run, STOPPED)
+    work = partial(ingest_on, flags=flags) if is_beams(args.runner) else ingest_chunks
+    return command.exit_status(partial(run, args, work=work), STOPPED)
 
 
 if __name__ == "__main__":

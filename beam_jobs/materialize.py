@@ -22,46 +22,32 @@ from collections.abc import Sequence
 from functools import partial
 
 from l2features.jobs.job_options import is_beams
-from l2features.jobs.materialize_run import STOPPED, add_options, make_version, plan, report
-from l2features.versions.completion import alone, finished_before
+from l2features.jobs.materialize_run import STOPPED, add_options, make_version, report, run
 from l2features.versions.manifest import read_manifest
 from l2features.versions.materialization import Materialization
 
 from . import command
-from .dataflow import labels, output_problem, table_job_name
+from .dataflow import output_problem
 
 parse = partial(command.parse, "materialize", __doc__, add_options, problem=output_problem)
 
 
-def materialize_on(run: Materialization, args: argparse.Namespace, flags: list[str]) -> int:
+def materialize_on(version: Materialization, args: argparse.Namespace, flags: list[str]) -> int:
     """Make the version on a Beam runner; returns the exit status."""
     from .materialize_pipeline import build
 
-    named = [
-        table_job_name("materialize", run.units.dataset),
-        *labels("materialize", args.dataset),
-        *flags,
-    ]
-    counts = command.run_on(args.runner, named, partial(build, run=run), command.waiting(args))
+    add = partial(build, run=version)
+    counts = command.run_on_table("materialize", version.units.dataset, args, flags, add)
     if counts is None:
         return 0
-    return report(read_manifest(run.folder, run.plan.number), run)
+    return report(read_manifest(version.folder, version.plan.number), version)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 1 for an error, 2 for a wrong option."""
     args, flags = parse(argv)
-
-    def run() -> int:
-        version = plan(args)
-        with alone(version):
-            if manifest := finished_before(version):
-                return report(manifest, version)
-            if is_beams(args.runner):
-                return materialize_on(version, args, flags)
-            return make_version(version, args)
-
-    return command.exit_status(run, STOPPED)
+    work = partial(materialize_on, flags=flags) if is_beams(args.runner) else make_version
+    return command.exit_status(partial(run, args, work=work), STOPPED)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def units_of(first: int, last: int) -> Iterator[int]:
 class _ScanFn(RunFn):
     def setup(self) -> None:
         self.run = self.run.whole()
-        self.source = self.run.units.open()
+        self.source = self.opened = self.run.units.open()
 
     def process(self, unit: int) -> Iterator[tuple[Key, bytes]]:
         rows = self.source.read(unit)
@@ -46,10 +46,6 @@ class _ScanFn(RunFn):
             for first in range(0, len(part), ELEMENT_ROWS):
                 piece = part[first : first + ELEMENT_ROWS]
                 yield (partition.layout, partition.number), piece.tobytes()
-
-    def teardown(self) -> None:
-        if hasattr(self, "source"):
-            self.source.close()
 
 
 class _WriteFn(RunFn):

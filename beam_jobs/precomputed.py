@@ -39,7 +39,7 @@ from l2features.pictures.static_finish import StaticManifest, finish, finished_b
 from l2features.versions.leftovers import WORK
 
 from . import command
-from .dataflow import labels, output_problem, table_job_name
+from .dataflow import output_problem
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -130,8 +130,7 @@ def export_on(run: StaticExport, args: argparse.Namespace, flags: list[str]) -> 
     """Make the export on a Beam runner; returns the exit status."""
     from .precomputed_pipeline import build
 
-    named = [table_job_name("precomputed", run.dataset), *labels("precomputed", args.dataset), *flags]
-    counts = command.run_on(args.runner, named, partial(build, run=run), command.waiting(args))
+    counts = command.run_on_table("precomputed", run.dataset, args, flags, partial(build, run=run))
     if counts is None:
         return 0
     manifest = finished_before(run)

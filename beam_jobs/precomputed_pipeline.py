@@ -34,7 +34,7 @@ class _ScanFn(RunFn):
 
 class _WriteFn(RunFn):
     def setup(self) -> None:
-        self.writer = PartWriter(self.run)
+        self.writer = self.opened = PartWriter(self.run)
 
     def process(self, element: tuple[int, Iterable[bytes]]) -> Iterator[str]:
         part, pieces = element
@@ -44,10 +44,6 @@ class _WriteFn(RunFn):
             written = self.writer.write(part, (np.frombuffer(piece, dtype=dtype) for piece in pieces))
         count(files=1)
         yield written.model_dump_json()
-
-    def teardown(self) -> None:
-        if hasattr(self, "writer"):
-            self.writer.close()
 
 
 class _FinishFn(RunFn):

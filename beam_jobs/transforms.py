@@ -40,20 +40,23 @@ def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
 
 
 class RunFn(beam.DoFn):
-    """Holds the run that the launcher has prepared."""
+    """Holds the run that the launcher has prepared, and what setup ``opened``, which teardown closes."""
+
+    opened: Any = None
 
     def __init__(self, run: Any) -> None:
         self.run = run
+
+    def teardown(self) -> None:
+        if self.opened is not None:
+            self.opened.close()
 
 
 class StoreFn(RunFn):
     """Holds a run and its open store."""
 
     def setup(self) -> None:
-        self.store = self.run.open_store()
-
-    def teardown(self) -> None:
-        self.store.close()
+        self.store = self.opened = self.run.open_store()
 
 
 @dataclass

@@ -14,9 +14,9 @@ import click
 
 from ..config.datasets import read_datasets
 from ..config.reach import check_pubsub
+from ..core.batches import batched
 from ..core.errors import EXIT_FAILED, ConfigError
 from ..messages.outcomes import Verdict, settle
-from ..messages.parts import batched
 from ..pubsub.dead_letters import LetterBox, open_letter_box
 from ..pubsub.letter import DeadLetter, dead_letter
 from ..pubsub.letter_folder import ALL

@@ -16,6 +16,7 @@ from ..core.saturation import saturated_text
 from ..core.schema import BY_NAME, NAMES
 from ..overview.table_status import MAX_KEPT, Status
 from ..query.answers import json_parts
+from ..store.chunk_totals import ChunkTotals
 from ..store.notes import audit_text
 from ..updates.freshness import updates_text
 
@@ -66,24 +67,24 @@ def cell_text(value: Any) -> str:
 
 def status_text(status: Status) -> str:
     """Return the status as text; it starts with ``<done>/<total>``."""
-    none = "none is recorded: not ingested yet, or by PCGL2Cache"
-    found = f"{status.nodes} nodes" if status.done or status.n_failed else none
-    lines = [f"{status.done}/{status.total} chunks done in table {status.table}: {found}"]
-    if status.orphans:
-        lines.append(f"{status.orphans} supervoxels had no parent")
-    if status.newest:
+    totals, none = status.totals, "none is recorded: not ingested yet, or by PCGL2Cache"
+    found = f"{totals.nodes} nodes" if totals.done or totals.n_failed else none
+    lines = [f"{totals.done}/{status.total} chunks done in table {status.table}: {found}"]
+    if totals.orphans:
+        lines.append(f"{totals.orphans} supervoxels had no parent")
+    if totals.newest:
         rate = ""
         if status.chunks_per_minute is not None:
             rates = f"{status.chunks_per_minute} chunks/min and {status.nodes_per_second} nodes/s"
             rate = f", {rates} in its last 10 minutes"
-        lines.append(f"newest chunk at {status.newest:%Y-%m-%d %H:%M:%S} UTC{rate}")
-    lines += _files_lines(status)
-    if status.saturated:
-        lines.append(f"saturated: {saturated_text(status.saturated)}")
-    lines.append(f"{status.n_failed} chunks failed" + (":" if status.failed else ""))
+        lines.append(f"newest chunk at {totals.newest:%Y-%m-%d %H:%M:%S} UTC{rate}")
+    lines += _files_lines(totals)
+    if totals.saturated:
+        lines.append(f"saturated: {saturated_text(totals.saturated)}")
+    lines.append(f"{totals.n_failed} chunks failed" + (":" if status.failed else ""))
     lines += [f"  chunk {chunk}: {reason}" for chunk, reason in status.failed[:MAX_LISTED]]
-    if status.n_failed > MAX_LISTED:
-        lines.append(f"  and {status.n_failed - MAX_LISTED} more: --json lists up to {MAX_KEPT}")
+    if totals.n_failed > MAX_LISTED:
+        lines.append(f"  and {totals.n_failed - MAX_LISTED} more: --json lists up to {MAX_KEPT}")
     lines.append(status.problems.get("updates") or updates_text(status.updates))
     lines.append(status.problems.get("audit") or audit_text(status.audit))
     if "ingest" in status.problems:
@@ -91,16 +92,16 @@ def status_text(status: Status) -> str:
     return "\n".join(lines)
 
 
-def _files_lines(status: Status) -> list[str]:
-    if not status.files.expected:
+def _files_lines(totals: ChunkTotals) -> list[str]:
+    if not totals.files.expected:
         return []
-    unknown = f"; {status.uncounted} chunks count none" if status.uncounted else ""
-    lines = [f"files: {status.files}{unknown}"]
-    if status.chunks_missing_files:
+    unknown = f"; {totals.uncounted} chunks count none" if totals.uncounted else ""
+    lines = [f"files: {totals.files}{unknown}"]
+    if totals.chunks_missing_files:
         lines.append(
-            f"{status.chunks_missing_files} chunks have missing or empty files: ingest --retry-missing "
+            f"{totals.chunks_missing_files} chunks have missing or empty files: ingest --retry-missing "
             "computes them again"
         )
-    if not status.files.read and not status.uncounted:
+    if not totals.files.read and not totals.uncounted:
         lines.append("no file of the segmentation was found: check cv_path, mip and scale")
     return lines

@@ -72,9 +72,6 @@ class Compared:
     nodes_moved: int = 0
     first_nodes: list[dict[str, int | None]] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
-        return dict(self.__dict__)
-
 
 def compared(
     a: VersionReader, b: VersionReader, most_listed: int, write: Callable[[Any], object] | None = None

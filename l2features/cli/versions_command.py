@@ -136,7 +136,7 @@ def diff(dataset: Dataset, a: int, b: int, to: Path | None, as_json: bool) -> No
     about = {"dataset": dataset.name, "version_a": str(a), "version_b": str(b)}
     with new_table(to, about) if to else nullcontext() as writer:
         found = compared(*readers, MAX_LISTED, writer.write if writer else None)
-    click.echo(json_text(found.as_dict()) if as_json else diff_text(found, a, b))
+    click.echo(json_text(vars(found)) if as_json else diff_text(found, a, b))
 
 
 @versions.command()

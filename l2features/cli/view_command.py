@@ -1,4 +1,4 @@
-"""``l2features view``: a link to Neuroglancer, which draws roots."""
+"""``l2features view``: print and open a link that draws roots in Neuroglancer."""
 
 from __future__ import annotations
 

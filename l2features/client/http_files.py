@@ -41,8 +41,8 @@ class VersionUrls:
         sizes = {file.path: file.bytes for layer in manifest.layers for file in layer.files}
         if any(urls.get(path) is None for path in sizes):
             raise ConfigError(
-                f"{where} publishes no URLs of the files of version {manifest.number}: its operator must "
-                "set L2CACHE_PUBLIC_URL; or open the data sets file instead of the server"
+                f"{where} publishes no file URLs for version {manifest.number}: open the data sets file "
+                "instead of the server, or ask its operator to set L2CACHE_PUBLIC_URL"
             )
         places = {path: Place(str(urls[path]), size) for path, size in sizes.items()}
         self._files = pa_fs.PyFileSystem(_RangeFiles(places))

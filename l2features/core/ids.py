@@ -160,7 +160,7 @@ class IdLayout:
         return int(self.chunk_id_array([(x, y, z)], layer)[0])
 
     def last_id(self, chunk_id: int) -> int:
-        """Return the largest possible id of a node of a chunk."""
+        """Return the largest possible id of a chunk's nodes."""
         layer = chunk_id >> (64 - self.layer_bits)
         return chunk_id | ((1 << self.segment_bits(layer)) - 1)
 

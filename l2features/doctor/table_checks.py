@@ -18,7 +18,7 @@ from .deployment import Deployment
 from .findings import Finding, ok, problem, warning
 
 MOST_CHUNKS = 100_000
-"""Chunks whose records are all read; of more, a sample of so many is."""
+"""Records of this many chunks are all read; of more, a sample of this size."""
 
 
 def table_check(deployment: Deployment) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ from .base import (
     check_nodes,
 )
 from .chunk_ranges import one_range, ranges_within
-from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, batches, decode_ids
+from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, batches, places_of
 from .known_roots import KnownRoots
 from .l2_edges import edges_of_roots
 from .root_lives import RootLives, changes, lives_of, log_since
@@ -87,9 +87,7 @@ class BigtableGraph(TableReads, Graph):
             places = np.flatnonzero(chunk_ids == chunk_id)
             wanted = supervoxels[places]
             keys, values = self._parents(wanted.min(), wanted.max(), time)
-            at = np.searchsorted(keys, wanted)
-            known = at < len(keys)
-            known[known] = keys[at[known]] == wanted[known]
+            at, known = places_of(keys, wanted)
             parents[places[known]] = values[at[known]]
         return parents
 
@@ -137,7 +135,7 @@ class BigtableGraph(TableReads, Graph):
         return NodeRoots(nodes[:n][roots != 0], roots[roots != 0])
 
     def is_root(self, geometry: Geometry, ids: Ids) -> npt.NDArray[np.bool_]:
-        return np.asarray(geometry.layout.layers(ids) == self._root_layer(geometry))
+        return np.asarray(geometry.layout.layers(ids) == self.top_layer(geometry))
 
     def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
         read = partial(self._children, MOST_IDS)
@@ -178,7 +176,8 @@ class BigtableGraph(TableReads, Graph):
     def close(self) -> None:
         self._connection.close()
 
-    def _root_layer(self, geometry: Geometry) -> int:
+    def top_layer(self, geometry: Geometry) -> int:
+        """Return the layer of the roots."""
         return self._levels(geometry)[0]
 
     def _levels(self, geometry: Geometry) -> tuple[int, int]:
@@ -212,7 +211,7 @@ class BigtableGraph(TableReads, Graph):
         """The root of each id at a time; 0 where it has none, or a retired one."""
         from .graph_rows import newest
 
-        until, top, layers = self._until(), self._root_layer(geometry), geometry.layout.layers
+        until, top, layers = self._until(), self.top_layer(geometry), geometry.layout.layers
         roots = ascend(partial(self._parents_of, time, until), layers, ids, top)
         roots[layers(roots) != top] = 0
         found = sorted_unique(roots[roots != 0])
@@ -236,8 +235,3 @@ def parse_graph_url(url: str) -> tuple[str, str, str]:
         raise ConfigError(f"graph {url!r}: expected {BigtableGraph.expected}")
     project, instance, table = match.groups()
     return project, instance, table
-
-
-def decode_children(cell: bytes, most: int) -> Ids:
-    """Return the supervoxels in a cell ``children``, at most ``most`` of them. Raises ValueError."""
-    return decode_ids(cell, most, "children")

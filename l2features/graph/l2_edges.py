@@ -10,7 +10,7 @@ import numpy as np
 from ..core.errors import GraphError
 from ..core.ids import L2, IdLayout, Ids, as_ids, sorted_unique
 from .base import SUPERVOXEL, MalformedEdges, Pairs
-from .id_cells import NodeLists
+from .id_cells import NodeLists, check_lists
 from .root_walk import ReadLists
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ def edges_of_roots(
         _check(ids, children)
         lists = children.lists.take(np.searchsorted(wanted, ids))
         owners = np.repeat(ids, lists.lengths)
-        some.far_nodes[some.far_nodes == 0] = _mapped(lists.values, owners, unmapped[root])
+        some.far_nodes[some.far_nodes == 0] = owners_of(lists.values, owners, unmapped[root])
         return _pairs(some)
 
     return _of_each(nodes, pairs)
@@ -88,8 +88,7 @@ def _of_each(roots: Iterable[int], find: Callable[[int], T]) -> dict[int, T]:
 def _check(ids: Ids, lists: NodeLists) -> None:
     """Raise GraphError where the list of one of these ids is malformed."""
     wrong = ids[np.isin(ids, as_ids(list(lists.errors)))]
-    if len(wrong):
-        raise GraphError("; ".join(lists.errors[node] for node in wrong[:3].tolist()))
+    check_lists({node: lists.errors[node] for node in wrong.tolist()})
 
 
 def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
@@ -101,10 +100,10 @@ def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
         raise GraphError(f"node {node}: its cross-chunk edges are an odd number of supervoxels")
     near, far = lists.values.reshape(-1, 2).T
     near_nodes = np.repeat(ids, lists.lengths // 2)
-    return _Ends(near_nodes, _mapped(near, near_nodes, far), far)
+    return _Ends(near_nodes, owners_of(near, near_nodes, far), far)
 
 
-def _mapped(supervoxels: Ids, nodes: Ids, wanted: Ids) -> Ids:
+def owners_of(supervoxels: Ids, nodes: Ids, wanted: Ids) -> Ids:
     """Return the node of each wanted supervoxel; 0 where it is none of ``supervoxels``."""
     out = np.zeros(len(wanted), dtype=np.uint64)
     if len(supervoxels):

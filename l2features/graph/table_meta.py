@@ -54,7 +54,7 @@ def info_of_meta(meta: bytes) -> GraphInfo:
 
 
 def layers_of(chunks: float, fan_out: int) -> int:
-    """Return the layer of the roots of a grid with so many chunks along its longest axis.
+    """Return the layer of the roots, from the number of chunks along the grid's longest axis.
 
     PyChunkedGraph 2 does not store it, but computes it from the bounds of the segmentation.
     """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -29,20 +28,6 @@ class IngestRun(BaseModel):
     started: Time = Field(description="When it began.")
 
 
-class Recorded(NamedTuple):
-    """When a chunk was recorded, and its nodes."""
-
-    time: datetime
-    nodes: int
-
-
-class Rates(NamedTuple):
-    """Speed of an ingest."""
-
-    chunks_per_minute: float
-    nodes_per_second: float
-
-
 def record_start(notes: TableNotes, started: datetime) -> None:
     """Note in the table when its latest ingest began."""
     put_note(notes, NOTE, IngestRun(started=started).model_dump(mode="json"))
@@ -54,22 +39,24 @@ def read_start(notes: TableNotes) -> datetime | None:
     return run.started if run else None
 
 
-def rates(recorded: Sequence[Recorded], started: datetime | None) -> Rates | None:
-    """Return the rates of the last ten minutes of work, or None where too little is known.
+def rates(recorded: Sequence[tuple[datetime, int]], started: datetime | None) -> tuple[float, float] | None:
+    """Return chunks per minute and nodes per second of the last ten minutes of work.
+
+    Returns None where too little is known.
 
     Args:
-        recorded: the chunks recorded in the last ten minutes before the newest, in any order.
+        recorded: the times and nodes of the chunks that were recorded in the ten minutes before the newest.
         started: when the latest run began.
     """
     if not recorded:
         return None
-    newest = max(chunk.time for chunk in recorded)
+    newest = max(time for time, _ in recorded)
     if started is not None and started < newest:
         begin, shortest = max(started, newest - RATE_WINDOW), SHORTEST_WINDOW
     else:  # no run is known, or the latest one has recorded nothing yet
-        begin, shortest = min(chunk.time for chunk in recorded), SHORTEST_SPAN
+        begin, shortest = min(time for time, _ in recorded), SHORTEST_SPAN
     seconds = (newest - begin).total_seconds()
     if seconds < shortest.total_seconds():
         return None
-    nodes = [chunk.nodes for chunk in recorded if chunk.time > begin]
-    return Rates(round(len(nodes) / seconds * 60, 2), round(sum(nodes) / seconds, 2))
+    nodes = [n for time, n in recorded if time > begin]
+    return round(len(nodes) / seconds * 60, 2), round(sum(nodes) / seconds, 2)

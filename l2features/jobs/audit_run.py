@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import uuid
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 
@@ -77,6 +78,10 @@ def audit_chunks(audit: Audit, args: argparse.Namespace, run: str) -> int:
     return report(summary)
 
 
-def run(args: argparse.Namespace, dataset: Dataset | None = None) -> int:
-    """Audit what the options describe; returns the exit status. Raises L2FeaturesError."""
-    return audit_chunks(plan(args, dataset), args, uuid.uuid4().hex)
+def run(
+    args: argparse.Namespace,
+    dataset: Dataset | None = None,
+    work: Callable[[Audit, argparse.Namespace, str], int] = audit_chunks,
+) -> int:
+    """Audit what the options describe, by ``work``; returns the exit status. Raises L2FeaturesError."""
+    return work(plan(args, dataset), args, uuid.uuid4().hex)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -122,12 +123,6 @@ def chunk_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
     )
 
 
-def begin(ingest: Ingest, started: datetime) -> None:
-    """Record when a run started."""
-    with closing(ingest.open_store()) as store:
-        record_start(store, started)
-
-
 def end_window(ingest: Ingest) -> None:
     """End the window in which rows may be replaced."""
     with closing(ingest.open_store()) as store:
@@ -143,9 +138,14 @@ def ingest_chunks(ingest: Ingest, args: argparse.Namespace) -> int:
     return report(summary, progress) or judge(ingest, args, summary.files, progress.done_before)
 
 
-def run(args: argparse.Namespace, dataset: Dataset | None = None) -> int:
-    """Ingest what the options describe; returns the exit status. Raises L2FeaturesError."""
+def run(
+    args: argparse.Namespace,
+    dataset: Dataset | None = None,
+    work: Callable[[Ingest, argparse.Namespace], int] = ingest_chunks,
+) -> int:
+    """Ingest what the options describe, by ``work``; returns the exit status. Raises L2FeaturesError."""
     started = datetime.now(UTC)
     ingest = plan(args, dataset)
-    begin(ingest, started)
-    return ingest_chunks(ingest, args)
+    with closing(ingest.open_store()) as store:
+        record_start(store, started)
+    return work(ingest, args)

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -180,10 +180,17 @@ def report(manifest: Manifest, run: Materialization) -> int:
     return 0
 
 
-def run(args: argparse.Namespace, dataset: Dataset | None = None) -> int:
-    """Make the version that the options describe; returns the exit status. Raises L2FeaturesError."""
+def run(
+    args: argparse.Namespace,
+    dataset: Dataset | None = None,
+    work: Callable[[Materialization, argparse.Namespace], int] = make_version,
+) -> int:
+    """Make the version that the options describe, by ``work``; returns the exit status.
+
+    Raises L2FeaturesError.
+    """
     version = plan(args, dataset)
     with alone(version):
         if manifest := finished_before(version):
             return report(manifest, version)
-        return make_version(version, args)
+        return work(version, args)

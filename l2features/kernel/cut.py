@@ -1,4 +1,4 @@
-"""Boxes around the labels of a volume of runs, and the part of the runs that lies in a box."""
+"""Bounding boxes of labels, and the runs inside a box."""
 
 from __future__ import annotations
 

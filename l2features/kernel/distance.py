@@ -82,8 +82,7 @@ def _exact_distances(runs: Runs, scale: Scale, bound: int) -> np.ndarray:
     distances = _empty_distances(runs, dtype)
     for axis, factor in ((1, 0.0), (2, scale.factor)):
         block = make_block(runs.shape, axis, dtype)
-        unit = dtype(steps[axis] ** 2)
-        _pass(runs, axis, unit, far, tables, distances, factor, scale.divisor, block)
+        _pass(runs, axis, steps[axis] ** 2, int(far), tables, distances, factor, scale.divisor, block)
     return distances.astype(np.int32, copy=False)
 
 

@@ -38,7 +38,10 @@ _Envelope = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @compiled
 def measure_lines(block: Block, strip: int, rows: int, unit: Any, far: Any) -> None:
-    """Write the results of a strip of LANES lines; unit and far are int64."""
+    """Write the squared distances of a strip of LANES lines to ``block.out``.
+
+    ``unit`` is the square of the voxel's extent along the lines; it and ``far`` are int64.
+    """
     vertex = np.empty(rows + 2, np.int64)
     height = np.empty(rows + 2, np.int64)
     begins = np.empty(rows + 2, np.int64)
@@ -47,7 +50,7 @@ def measure_lines(block: Block, strip: int, rows: int, unit: Any, far: Any) -> N
         labels = block.labels[base :: block.pitch][:rows]
         values = block.values[base :: block.pitch][:rows]
         out = block.out[base :: block.pitch][:rows]
-        row = 0
+        row: Any = np.int64(0)  # of a literal, numba would compile what it is passed to a second time
         while row < rows:
             label = labels[row]
             stop = row + 1

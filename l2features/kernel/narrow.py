@@ -20,9 +20,9 @@ from .strips import FAR_32, Tables, load_lines, measure_strip, reaches, spread_l
 FAR = 2**16 - 1
 """More than any squared distance that is kept in 16 bits."""
 _FIRST = 64
-"""Strips that may be measured again before their share of all is looked at."""
+"""Strips that may be measured again before the limit `_SHARE` applies."""
 _SHARE = 2
-"""At most one strip in so many is measured again."""
+"""At most one strip in this many is measured again."""
 
 
 class Depth(NamedTuple):
@@ -78,7 +78,7 @@ def first_pass(runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick) 
                 if not spread:
                     spread_lines(runs, begin, lines, wide.tables, wide.block)
                     spread = True
-                measure_strip(wide.block, strip, n1, wide.unit, FAR_32)
+                measure_strip(wide.block, strip, n1, wide.unit, np.int64(FAR_32))
                 for row in range(n1):
                     place = row * wide.block.pitch + strip
                     thick.values[n, row] = wide.block.out[place : place + LANES]
@@ -140,7 +140,7 @@ def _measure_again(
 ) -> None:
     """Measure the strip up to ``stop`` in 32 bits, and write whole nm."""
     n0, n1, n2 = runs.shape
-    measure_strip(wide.block, strip, n2, wide.unit, FAR_32)
+    measure_strip(wide.block, strip, n2, wide.unit, np.int64(FAR_32))
     for row in range(n2):
         start = (begin + row * n1) * n0
         for place in range(strip, stop):

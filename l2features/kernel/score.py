@@ -132,7 +132,8 @@ def _sum_up(distances: np.ndarray, keep: np.ndarray, start: int, stop: int) -> t
 
     LLVM vectorises loops of constant length best; there are LANES zeros after the last distance.
     """
-    added, most = 0, 0
+    added = 0
+    most: Any = np.int64(0)  # see measure_lines
     for i in range(start, stop, LANES):
         some, kept = distances[i : i + LANES], keep[max(LANES - (stop - i), 0) :][:LANES]
         largest = distances.dtype.type(0)
@@ -171,7 +172,7 @@ def _score_run(
     if _weigh(most, _norm(geometry, e0, e1, e2), reach[label]) < best[label]:
         return
     for c0 in range(start, stop):
-        dt = distances[base + c0]
+        dt: Any = np.int64(distances[base + c0])
         if dt < best[label]:
             continue
         value = _weigh(dt, _norm(geometry, _offset_squared(geometry, label, 0, c0), e1, e2), reach[label])

@@ -225,7 +225,8 @@ def _measure_group(block: Block, strip: int, group: int, rows: int, unit: Any, f
         return 0
     spare = len(block.lowest) - LANES
     store(block.lowest, spare, most)
-    begin, end, steps = rows, -1, 0
+    begin, steps = rows, 0
+    end: Any = np.int64(-1)  # see measure_lines
     for lane in range(LANES):
         if block.lowest[spare + lane] > limit:
             begin = min(begin, int(block.lowest[group * LANES + lane]))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from ..core.batches import batched
 from ..core.geometry import Chunk, Geometry
 from ..core.ids import Ids, sorted_unique
 
 BATCH_IDS = 20_000
 """Limit for the nodes that are computed together: 6 MB of rows and their supervoxels."""
-_Item = TypeVar("_Item")
 
 
 class Delivery(NamedTuple):
@@ -75,20 +75,6 @@ def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Place
 def batches(members: Iterable[Member]) -> Iterator[list[Member]]:
     """Yield members in batches of at most `BATCH_IDS` ids."""
     return batched(members, lambda member: len(member.ids), BATCH_IDS)
-
-
-def batched(items: Iterable[_Item], size: Callable[[_Item], int], most: int) -> Iterator[list[_Item]]:
-    """Yield items in batches of at most ``most`` in size; a larger item is a batch by itself."""
-    batch: list[_Item] = []
-    room = most
-    for item in items:
-        if batch and size(item) > room:
-            yield batch
-            batch, room = [], most
-        batch.append(item)
-        room -= size(item)
-    if batch:
-        yield batch
 
 
 def all_ids(members: Sequence[Member]) -> Ids:

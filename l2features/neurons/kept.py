@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from cachetools import LRUCache
 
+from ..core.batches import batched
 from ..core.errors import StoreError
 from ..core.ids import Ids
 from ..store.base import RootCells
@@ -132,16 +133,12 @@ class KeptRoots:
         if not self._write or time.monotonic() < self._rest_until:
             return
         try:
-            batch, size = dict[int, dict[str, bytes]](), 0
-            for kind, arrays in results.items():
-                for root, array in arrays.items():
-                    batch.setdefault(root, {}).update(encode(kind, array))
-                    size += array.nbytes
-                    if size > PUT_BYTES:
-                        self._table.put_root_cells(batch)
-                        batch, size = {}, 0
-            if batch:
-                self._table.put_root_cells(batch)
+            items = [(root, kind, array) for kind in results for root, array in results[kind].items()]
+            for batch in batched(items, lambda item: item[2].nbytes, PUT_BYTES):
+                cells = dict[int, dict[str, bytes]]()
+                for root, kind, array in batch:
+                    cells.setdefault(root, {}).update(encode(kind, array))
+                self._table.put_root_cells(cells)
         except StoreError as error:
             self._rest_until = time.monotonic() + REST_S
             logger.warning("cannot keep results of roots, next try in %g s: %s", REST_S, error)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..core.batches import batched
 from ..core.futures import Beside, SharedCalls
 from ..core.ids import Ids, as_ids, sorted_unique, to_bytes
 from ..core.rows import Rows
@@ -202,8 +203,8 @@ class NeuronReader:
                 out.too_large(nodes.too_large, most)
             else:
                 larger += nodes.too_large
-            for ids in _grouped(nodes.l2_ids):
-                yield ids, wait_until_kept
+            for group in batched(nodes.l2_ids.items(), lambda item: len(item[1]), NODES):
+                yield dict(group), wait_until_kept
             wait_until_kept()  # or L2 ids would pile up
         for first in range(0, len(larger), few):
             yield from self._groups(as_ids(larger[first : first + few]), out)
@@ -327,18 +328,6 @@ class NeuronReader:
             NeuronGraph(root, nodes, edges[root].astype(np.int64), answer.rows[p], answer.status[p], geometry)
             for (root, nodes), p in zip(ids.items(), parts, strict=True)
         ]
-
-
-def _grouped(ids: Mapping[int, Ids]) -> Iterator[dict[int, Ids]]:
-    group, size = dict[int, Ids](), 0
-    for root, nodes in ids.items():
-        if group and size + len(nodes) > NODES:
-            yield group
-            group, size = {}, 0
-        group[root] = nodes
-        size += len(nodes)
-    if group:
-        yield group
 
 
 def _read(reader: Reader, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:

@@ -51,7 +51,7 @@ class Summaries:
         status: (n,) values of `RootStatus`.
         summary: (n,) `SUMMARIES`, or `GRAPH_SUMMARIES`; null unless the status is ready or incomplete.
         missing: sorted and unique L2 ids, of all roots, without features yet.
-        sizes: the nodes of roots that are too large, by root: all of them, or at least so many.
+        sizes: by root that is too large, how many nodes it has, or a lower bound of that.
         reasons: why a root has no summary or an odd one, by root.
     """
 

@@ -28,7 +28,7 @@ from .table_status import read_progress
 NOTE = "chunk_scan"
 LEAST_S, SHARE = 10.0, 40.0
 SPREAD = 16
-"""Processes wait up to half as long again, by their ids in so many steps, so that one of them scans first."""
+"""Each process waits up to half as long again, in this many steps by its id, so that one scans first."""
 logger = logging.getLogger(__name__)
 
 
@@ -134,11 +134,8 @@ def _warn_once(table: str, error: str) -> None:
 def _scan(store: Store, geometry: Geometry) -> ChunkScan:
     start, chunk_map = time.monotonic(), ChunkMap(geometry)
     status = read_progress(store, geometry, chunk_map.counting(store.chunk_records()), most_failed=0)
-    progress = Progress(failed=status.n_failed, **{n: getattr(status, n) for n in _SAME})
+    progress = Progress(**{**status.as_dict(), "failed": status.totals.n_failed})
     return ChunkScan(progress, chunk_map, datetime.now(UTC), time.monotonic() - start)
-
-
-_SAME = sorted(Progress.model_fields.keys() - {"failed"})
 
 
 def _note(scan: ChunkScan) -> ScanNote:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from ..core.chunks import NO_FILES, FileCounts
 from ..core.geometry import Chunk, Geometry
 from ..core.ids import as_ids
-from ..ingest.rates import RATE_WINDOW, Recorded, rates, read_start
+from ..ingest.rates import RATE_WINDOW, rates, read_start
 from ..store.base import ChunkRecord, Store
 from ..store.chunk_totals import ChunkTotals, totals_of
 from ..store.notes import LastAudit, last_audit, note_or_problem
@@ -19,30 +16,22 @@ from ..updates.freshness import Updates, read_updates
 
 MAX_KEPT = 10_000
 """Failed chunks whose reasons are kept."""
+SUMS = ["done", "nodes", "orphans", "files", "uncounted", "chunks_missing_files", "saturated", "n_failed"]
+"""What the JSON shows of a `ChunkTotals`."""
 
 
 @dataclass
 class Status:
     """Status of an ingest, and the notes stored with its table.
 
-    Rates are over the last ten minutes of work, None if unknown. ``files`` sums the files of done chunks, of
-    which ``uncounted`` have a record without counts, from an older version, and ``chunks_missing_files`` had
-    missing or empty files. ``saturated`` counts nodes by attribute. ``failed`` lists the first failed chunks
-    with reasons, ``n_failed`` counts all. ``problems`` has the errors of unreadable notes, by note.
+    Rates are over the last ten minutes of work, None if unknown. ``failed`` lists the failed chunks that
+    ``totals`` keeps, in order. ``problems`` has the errors of unreadable notes, by note.
     """
 
     table: str
     total: int
-    done: int = 0
-    nodes: int = 0
-    orphans: int = 0
-    files: FileCounts = NO_FILES
-    uncounted: int = 0
-    chunks_missing_files: int = 0
-    saturated: Counter[str] = field(default_factory=Counter)
-    n_failed: int = 0
-    failed: list[tuple[Chunk, str]] = field(default_factory=list)
-    newest: datetime | None = None
+    totals: ChunkTotals
+    failed: list[tuple[Chunk, str]]
     chunks_per_minute: float | None = None
     nodes_per_second: float | None = None
     updates: Updates | None = None
@@ -51,12 +40,16 @@ class Status:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status for JSON, without ``problems``."""
-        shown = {name: value for name, value in self.__dict__.items() if name != "problems"}
+        newest = self.totals.newest
         return {
-            **shown,
-            "files": self.files._asdict(),
+            "table": self.table,
+            "total": self.total,
+            **{name: getattr(self.totals, name) for name in SUMS},
+            "files": self.totals.files._asdict(),
             "failed": [{"chunk": str(chunk), "reason": reason} for chunk, reason in self.failed],
-            "newest": self.newest.isoformat() if self.newest else None,
+            "newest": newest.isoformat() if newest else None,
+            "chunks_per_minute": self.chunks_per_minute,
+            "nodes_per_second": self.nodes_per_second,
             "updates": self.updates.model_dump(mode="json") if self.updates else None,
             "audit": self.audit.model_dump(mode="json") if self.audit else None,
         }
@@ -81,23 +74,11 @@ def read_progress(
 
 
 def _status(store: Store, geometry: Geometry, totals: ChunkTotals) -> Status:
-    status = Status(
-        store.name,
-        geometry.n_chunks,
-        done=totals.done,
-        nodes=totals.nodes,
-        orphans=totals.orphans,
-        files=totals.files,
-        uncounted=totals.uncounted,
-        chunks_missing_files=totals.missing_files,
-        saturated=totals.saturated,
-        n_failed=totals.n_failed,
-        newest=totals.newest,
-    )
     chunks = geometry.layout.chunk_coordinates(as_ids([chunk_id for chunk_id, _ in totals.failed])).tolist()
     reasons = (reason for _, reason in totals.failed)
-    status.failed = sorted(zip((Chunk(*xyz) for xyz in chunks), reasons, strict=True))
+    failed = sorted(zip((Chunk(*xyz) for xyz in chunks), reasons, strict=True))
+    status = Status(store.name, geometry.n_chunks, totals, failed)
     started = note_or_problem("ingest", lambda: read_start(store), status.problems)
-    if found := rates([Recorded(*entry) for entry in totals.recent], started):
+    if found := rates(totals.recent, started):
         status.chunks_per_minute, status.nodes_per_second = found
     return status

@@ -95,12 +95,13 @@ class NodeLayer:
         """Return the records of the nodes that the layer has, and their places, in the order of the nodes."""
         points, drawn = self.points(nodes)
         places = np.flatnonzero(drawn & nodes.computed)
+        taken = slice(None) if len(places) == len(drawn) else places  # a slice does not copy
         records = np.zeros(len(places), dtype=self.annotations.dtype)
-        records[COORDINATES] = points[places]
+        records[COORDINATES] = points[taken]
         for shown, attribute, compute in DRAWN:
-            values, present = (found[places] for found in nodes.column(attribute))
+            values, present = (found[taken] for found in nodes.column(attribute))
             records[shown.name] = compute(values)
-            if shown.dtype.kind == "f":
+            if shown.dtype.kind == "f" and not present.all():
                 records[shown.name][~present] = np.nan
         return records, places
 

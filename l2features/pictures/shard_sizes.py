@@ -105,5 +105,5 @@ def _best(choices: Sequence[_Choice]) -> Sharding:
 
 
 def minishard_bits(keys: int) -> int:
-    """Return the bits of so many minishards that each has up to `MINISHARD_KEYS` of these keys."""
+    """Return the number of minishard bits with which a minishard has about `MINISHARD_KEYS` keys at most."""
     return min(MOST_BITS, max(0, math.ceil(math.log2(max(keys, 1) / MINISHARD_KEYS))))

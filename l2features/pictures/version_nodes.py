@@ -21,7 +21,7 @@ UNIT_ROWS = 250_000
 
 
 class Unit(NamedTuple):
-    """A part of a file of a version's nodes, and the place of its layer among the version's layers."""
+    """A part of a file with a version's nodes, and the index of the file's layer in the version."""
 
     layer: int
     file: VersionFile

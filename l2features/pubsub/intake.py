@@ -136,7 +136,7 @@ class Intake:
                 logger.warning("%s; the messages will be redelivered", error)
 
     def nack(self, messages: Iterable[Leased], seconds: int = 0) -> None:
-        """Have messages redelivered after so many seconds, at most 600."""
+        """Have messages redelivered after ``seconds``, at most 600."""
         for subscription, ack_ids in self._released(messages):
             if time.monotonic() < self._away_until.get(subscription.path, 0.0):
                 continue

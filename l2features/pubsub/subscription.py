@@ -73,7 +73,7 @@ class Subscription:
 
         with self._errors("pull"):
             try:
-                answer = self._open().pull(
+                answer = self.client.pull(
                     subscription=self.path, max_messages=most, timeout=wait_s, retry=None
                 )
             except DeadlineExceeded:
@@ -87,7 +87,7 @@ class Subscription:
         self._call("acknowledge", "acknowledge", ack_ids)
 
     def lease(self, ack_ids: Iterable[str], seconds: int = LEASE_S) -> None:
-        """Extend leases to so many seconds from now; 0 nacks the messages. Raises SubscriptionError."""
+        """Extend leases to ``seconds`` from now; 0 nacks the messages. Raises SubscriptionError."""
         self._call("extend leases", "modify_ack_deadline", ack_ids, ack_deadline_seconds=seconds)
 
     def _call(self, what: str, method: str, ack_ids: Iterable[str], **more: int) -> None:
@@ -98,7 +98,7 @@ class Subscription:
         for first in range(0, len(listed), MAX_ACK_IDS):
             part = {"subscription": self.path, "ack_ids": listed[first : first + MAX_ACK_IDS]}
             with self._errors(what):
-                getattr(self._open(), method)(**part, **more, timeout=TIMEOUT_S, retry=retry)
+                getattr(self.client, method)(**part, **more, timeout=TIMEOUT_S, retry=retry)
 
     def close(self) -> None:
         """Close the connection."""
@@ -109,9 +109,6 @@ class Subscription:
     @property
     def client(self) -> SubscriberClient:
         """Google's client, whose errors are not translated."""
-        return self._open()
-
-    def _open(self) -> SubscriberClient:
         with self._lock:
             if self._client is None:
                 self._client = _open_client()

@@ -22,9 +22,9 @@ class ChunkTotals:
     """Sums over the records of chunks.
 
     Nodes, orphans, files and ``saturated`` nodes by attribute are those of done chunks. ``uncounted`` of them
-    have a record without counts of files, ``missing_files`` had missing or empty ones. ``failed`` has the
-    first ``most_failed`` failed chunks with their reasons. ``recent`` has the times and nodes of the chunks
-    that were done in the ``window`` before the newest.
+    have a record without counts of files, from an older version, and ``chunks_missing_files`` had missing or
+    empty ones. ``failed`` has the first ``most_failed`` failed chunks with their reasons, ``n_failed`` counts
+    all. ``recent`` has the times and nodes of the chunks that were done in the ``window`` before the newest.
     """
 
     window: timedelta
@@ -34,7 +34,7 @@ class ChunkTotals:
     orphans: int = 0
     files: FileCounts = NO_FILES
     uncounted: int = 0
-    missing_files: int = 0
+    chunks_missing_files: int = 0
     saturated: Counter[str] = field(default_factory=Counter)
     n_failed: int = 0
     failed: list[tuple[int, str]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class ChunkTotals:
         if any(files):
             self.files = self.files.plus(FileCounts(*(count * chunks for count in files)))
         self.uncounted += chunks * (not files.expected)
-        self.missing_files += chunks * (files.background > 0)
+        self.chunks_missing_files += chunks * (files.background > 0)
         for name, count in saturated.items():
             self.saturated[name] += count * chunks
 

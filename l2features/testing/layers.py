@@ -18,10 +18,12 @@ from cloudvolume.datasource.precomputed.common import compressed_morton_code
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
 from ..config.datasets import Dataset
-from ..core.geometry import Geometry
+from ..core.chunks import NO_FILES
+from ..core.geometry import Chunk, Geometry
 from ..core.ids import IdLayout
 from ..ingest.source import open_source
 from ..volume import Volume
+from ..volume.segmentation import ChunkLabels
 
 SHAPE, STEP = (64, 64, 32), (32, 32, 32)
 GEOMETRY = Geometry((16.0, 16.0, 40.0), (0, 0, 0), SHAPE, (64, 64, 32), IdLayout({2: 10}))
@@ -41,6 +43,15 @@ def cells_of_labels(dtype: Any = np.uint64, seed: int = 0) -> np.ndarray:
     """Return labels in which every block differs."""
     coarse = np.random.default_rng(seed).integers(1, 60, [n // 4 for n in SHAPE])
     return np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), int)).astype(dtype))
+
+
+def read_whole(volume: Volume, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
+    """Return the labels of one chunk as one array, and the counts of its files. Raises as `Volume.slabs`."""
+    slabs, files = [], NO_FILES
+    for labels, counts in volume.slabs(chunk, geometry):
+        slabs.append(labels.copy(order="F"))
+        files = files.plus(counts)
+    return ChunkLabels(np.asfortranarray(np.concatenate(slabs, axis=2)), files)
 
 
 def make_layer(folder: Path, labels: np.ndarray, sharded: bool = False, **more: Any) -> Path:

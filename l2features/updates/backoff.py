@@ -31,7 +31,7 @@ class _Tried:
 
 
 class Backoff:
-    """Attempts by message. Ids that are missing from the graph have so many ``attempts``."""
+    """Attempts by message. Ids that are missing from the graph are tried ``attempts`` times."""
 
     def __init__(self, attempts: int) -> None:
         self.attempts = attempts

@@ -103,7 +103,7 @@ def missing_schema() -> Any:
 
 
 def schema_of(layout: str) -> Any:
-    """Return the Arrow schema of the files of a layout."""
+    """Return the Arrow schema of a layout's files."""
     schemas = {"roots": root_schema, "retired": retired_schema, "missing_nodes": missing_schema}
     return schemas.get(layout, node_schema)()
 

@@ -24,7 +24,9 @@ EXPECTED = "an absolute path, file:///… or gs://bucket/path"
 _SCHEMES = ("file", "gs")
 
 
-class _Format(BaseModel):
+class Format(BaseModel):
+    """The format that a JSON file states."""
+
     format: int
 
 
@@ -100,7 +102,7 @@ class Folder:
         if content is None:
             return None
         try:
-            check_version(_Format.model_validate_json(content).format, newest, where)
+            check_version(Format.model_validate_json(content).format, newest, where)
             return model.model_validate_json(content)
         except ValidationError as error:
             raise VersionError(f"{where} {problem}") from error

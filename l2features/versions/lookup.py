@@ -115,7 +115,7 @@ class VersionReader:
     def file_batches(
         self, layer: int, file: VersionFile, columns: Sequence[str], part: int = 0, parts: int = 1
     ) -> Iterator[Any]:
-        """Yield the rows of a file of a layer as `layer_batches`, or those of one of its equal ``parts``."""
+        """Yield the rows of one file, as `layer_batches` does, or of one of its equal ``parts``."""
         gone, count = self._retired(layer)[0], len(self.files.footer(file).rows)
         groups = range(part * count // parts, (part + 1) * count // parts)
         for table in self.files.groups(file, groups, columns):

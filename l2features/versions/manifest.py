@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.errors import DamagedVersion, UnknownFormat, VersionNotFound
 from ..store.formats import check_version
 from ..store.notes import Time
-from .folders import Folder
+from .folders import Folder, Format
 
 FORMAT = 1
 """The newest format of a manifest that this code reads, which it writes."""
@@ -149,7 +149,7 @@ def parse_manifest(content: bytes, number: int) -> Manifest:
     """Return the manifest in its JSON. Raises as `read_manifest`."""
     path = manifest_path(number)
     try:
-        check_version(_Format.model_validate_json(content).format, FORMAT, path)
+        check_version(Format.model_validate_json(content).format, FORMAT, path)
         manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -160,7 +160,3 @@ def parse_manifest(content: bytes, number: int) -> Manifest:
     if manifest.number != number:
         raise DamagedVersion(path, f"is of version {manifest.number}: expected {number}")
     return manifest
-
-
-class _Format(BaseModel):
-    format: int

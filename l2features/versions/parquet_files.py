@@ -166,7 +166,7 @@ class ParquetFiles:
 
 
 def _ends(group: Any, place: int, path: str, name: str) -> tuple[int, int]:
-    """Return the smallest and largest value of a column of a row group; 0 and -1 without rows."""
+    """Return the smallest and largest value of a column in one row group; 0 and -1 without rows."""
     if not group.num_rows:
         return 0, -1
     statistics = group.column(place).statistics

@@ -50,7 +50,7 @@ class Sizes(NamedTuple):
 
 DEFAULT_SIZES = Sizes()
 SAMPLED = 16
-"""Of so many rows of a large partition, one is looked at to find the ranges in which it is sorted."""
+"""Every 16th row of a large partition is read to find the ranges in which it is sorted."""
 _WEIGHTS = np.random.default_rng(0).integers(0, 1 << 64, NODE_ROW.itemsize, dtype=np.uint64)
 
 

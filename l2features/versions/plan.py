@@ -104,7 +104,7 @@ def begin(folder: Folder, wanted: Plan, divide: Callable[[Plan], Plan]) -> Plan:
 
 
 def check_ours(folder: Folder, number: int) -> None:
-    """Raise VersionError where the folder of a version without a plan has files, which are of others."""
+    """Raise VersionError where a version's folder has files but no plan: they are not of this job."""
     for name in folder.names(folder_name(number)):
         if not name.startswith(f".{PLAN}."):  # of a job that was killed, or writes its plan
             raise VersionError(

@@ -23,7 +23,7 @@ from .manifest import (
 from .plan import PLAN, plan_path, read_plan
 
 OURS = {PLAN, MANIFEST, BY_ROOT, BY_NODE, ROOTS, MISSING_NODES, f"{RETIRED}.parquet", WORK}
-"""What the folder of a version has."""
+"""What a version's folder contains."""
 
 
 def is_unfinished(folder: Folder, number: int) -> bool:
@@ -36,7 +36,7 @@ def is_unfinished(folder: Folder, number: int) -> bool:
         raise not_found(folder, number)
     if PLAN not in names and (foreign := sorted(set(names) - OURS)):
         raise VersionError(
-            f"{folder.url}/{folder_name(number)} is not the folder of a version: it has {foreign[0]}"
+            f"{folder.url}/{folder_name(number)} is not a version's folder: it contains {foreign[0]}"
         )
     return MANIFEST not in names
 

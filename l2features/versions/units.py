@@ -47,7 +47,7 @@ class Units:
         return block_of(self.plan.chunk_box(self.geometry), self.plan.block, unit)
 
     def roots(self, unit: int) -> Ids:
-        """Return the roots of a part of a renewal."""
+        """Return the roots in one unit of a renewal."""
         return as_ids(self.plan.made[unit * ROOTS_PER_UNIT : (unit + 1) * ROOTS_PER_UNIT])
 
 
@@ -85,7 +85,7 @@ class UnitSource:
         return self._attempted(f"chunks {box}", lambda: self._nodes_in(box))
 
     def nodes_of(self, unit: int) -> NodeRoots:
-        """Return the nodes of a part of a renewal, likewise."""
+        """Return the nodes in one unit of a renewal, with retries. Raises GraphError and StoreError."""
         roots = self.units.roots(unit)
         return self._attempted(f"part {unit} of the changed roots", lambda: self._nodes_of(roots))
 

@@ -86,18 +86,11 @@ class Volume:
         here = listed([scales[self.mip]["resolution"]], [self.mip])
         return f"{self.cv_path}: {here} has no files; scales with files: {others}"
 
-    def read(self, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
-        """Return the labels of one chunk, 0 beyond the segmentation's bounds. Raises as `slabs`."""
-        labels, files, low = np.zeros(geometry.chunk_size, self._layer.dtype, order="F"), NO_FILES, 0
-        for slab, counts in self.slabs(chunk, geometry):
-            high = low + slab.shape[2]
-            labels[..., low:high], files, low = slab, files.plus(counts), high
-        return ChunkLabels(labels, files)
-
     def slabs(self, chunk: Chunk, geometry: Geometry) -> Iterator[ChunkLabels]:
         """Return the labels of one chunk in slabs along z, which share memory: use each before the next.
 
-        Raises VolumeError, naming the chunk, where it cannot be read or decoded.
+        They are 0 beyond the segmentation's bounds. Raises VolumeError, naming the chunk, where it cannot be
+        read or decoded.
         """
         size = np.array(geometry.chunk_size)
         start = geometry.origins([chunk])[0]

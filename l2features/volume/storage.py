@@ -177,7 +177,7 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
 
 
 def gunzip(content: bytes, most: int) -> bytes:
-    """Decompress the members of a gzip file, to at most so many bytes; zeros may follow them.
+    """Decompress a gzip file, with any number of members and zeros after them, to ``most`` bytes at most.
 
     libdeflate is faster, but trusts the size at the file's end: with a wrong one it returns too little.
 

@@ -178,7 +178,7 @@ def test_a_volume_that_cannot_be_read_leaves_the_audit(
         reads.append(args)
         raise OSError("disk on fire")
 
-    monkeypatch.setattr("l2features.volume.Volume._fill", fail)
+    monkeypatch.setattr("l2features.volume.Volume._slab", fail)
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     summary, _ = audited(audit)
     assert (summary.missing, summary.repaired, summary.unaudited, summary.complete) == (1, 0, 0, False)

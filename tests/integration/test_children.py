@@ -19,8 +19,8 @@ from l2features.core.errors import GraphError
 from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout, as_ids
 from l2features.graph import graphene
-from l2features.graph.bigtable import decode_children
 from l2features.graph.graphene import FEW, GrapheneGraph
+from l2features.graph.id_cells import decode_ids
 from l2features.ingest.compute import read_geometry
 from tests.support.jobs import Recordings
 
@@ -36,9 +36,9 @@ def test_cells_of_children() -> None:
     raw = ids.astype("<u8").tobytes()
     streamed = zstandard.ZstdCompressor(write_content_size=False).compress(raw)
     for cell in (raw, zstandard.compress(raw, 22), streamed):
-        assert decode_children(cell, 100).tolist() == ids.tolist()
+        assert decode_ids(cell, 100, "children").tolist() == ids.tolist()
     with pytest.raises(ValueError, match="cannot be decompressed"):
-        decode_children(zstandard.ZstdCompressor(write_content_size=False).compress(bytes(2**24)), 100)
+        decode_ids(zstandard.ZstdCompressor(write_content_size=False).compress(bytes(2**24)), 100, "children")
 
 
 # ------------------------------------------------------------------ a server that misbehaves

@@ -13,7 +13,7 @@ from l2features.cli.report import served_rows
 from l2features.config.datasets import load_dataset
 from l2features.core.geometry import Chunk
 from l2features.store.base import DONE, FAILED, ChunkRecord
-from l2features.testing.layers import open_volume
+from l2features.testing.layers import open_volume, read_whole
 from l2features.testing.stores import STORE_URL, open_table
 from tests.support.command import run
 from tests.support.jobs import Recordings, dataset_file
@@ -114,7 +114,7 @@ def test_get_some_attributes(config: Path) -> None:
 def test_get_segments(config: Path) -> None:
     dataset = load_dataset("sample", config)
     geometry = stored(config)[1]
-    labels = open_volume(dataset).read(Chunk(1, 0, 0), geometry).labels
+    labels = read_whole(open_volume(dataset), Chunk(1, 0, 0), geometry).labels
     segments = [int(label) for label in np.unique(labels) if label]
     first = geometry.chunk_id(Chunk(1, 0, 0)) + 1
     asked = [first + 1, first, first + 10_000]

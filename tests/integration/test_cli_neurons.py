@@ -18,7 +18,7 @@ from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
 from l2features.ingest.compute import read_geometry
 from l2features.store.base import FAILED, ChunkRecord
-from l2features.testing.layers import open_volume
+from l2features.testing.layers import open_volume, read_whole
 from l2features.testing.server import nodes_of
 from l2features.testing.stores import open_table
 from tests.support.command import run
@@ -40,7 +40,7 @@ def voxels(ingested: Path) -> dict[int, int]:
     geometry, volume = read_geometry(dataset), open_volume(dataset)
     counts: dict[int, int] = {}
     for xyz in np.ndindex(*geometry.grid):
-        labels = volume.read(Chunk(*xyz), geometry).labels
+        labels = read_whole(volume, Chunk(*xyz), geometry).labels
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
             counts[int(label)] = counts.get(int(label), 0) + int(count)
     counts.pop(0)

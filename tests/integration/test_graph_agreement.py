@@ -19,7 +19,7 @@ from l2features.ingest.steps import prepare
 from l2features.store.base import Meta, open_store
 from l2features.testing.emulators import Emulator
 from l2features.testing.graph_tables import GEOMETRY, meta_table, params_table, put_rows, write_scales
-from l2features.testing.layers import open_volume
+from l2features.testing.layers import open_volume, read_whole
 
 T0 = "2026-11-21 00:27:44"
 
@@ -69,7 +69,7 @@ def test_the_scale_that_the_graph_was_made_of_is_read(
     geometry = read_geometry(dataset)
     assert (volume.mip, geometry.resolution) == (mip, (nm, nm, 40.0))
     assert geometry.voxel_size == ((64, 64, 32) if mip else (128, 128, 32))
-    labels = volume.read(Chunk(1, 1, 0), geometry).labels
+    labels = read_whole(volume, Chunk(1, 1, 0), geometry).labels
     assert (labels == label).all()
     assert prepare(dataset, T0, create=True).geometry == geometry
 

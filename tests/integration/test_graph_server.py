@@ -25,7 +25,7 @@ from l2features.ingest.steps import prepare
 from l2features.testing.emulators import Emulator
 from l2features.testing.graph_server import GraphServer, read_recorded, write_layer
 from l2features.testing.graph_tables import meta_table
-from l2features.testing.layers import open_volume
+from l2features.testing.layers import open_volume, read_whole
 
 T0 = datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 TABLE = "fixture_v2"
@@ -168,7 +168,7 @@ def test_a_server_and_a_table_that_contradict_each_other(
 def test_a_flat_data_set_needs_no_api(served: Served, tmp_path: Path) -> None:
     """Its nodes are segments of the layer: the server is asked for nothing but its info."""
     dataset = served.dataset(setting({"supported_api_versions": [0]}, "app"), tmp_path, graph="flat")
-    labels = open_volume(dataset).read(CHUNK, read_geometry(dataset)).labels
+    labels = read_whole(open_volume(dataset), CHUNK, read_geometry(dataset)).labels
     assert np.count_nonzero(labels)
     fork = served.dataset(setting(True, "graph", "ocdbt_seg"), tmp_path, graph="flat")
     with pytest.raises(ConfigError, match="OCDBT fork"):

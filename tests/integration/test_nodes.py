@@ -193,7 +193,7 @@ def test_a_volume_that_cannot_be_read_may_come_back(
     def fail(*_: Any) -> None:
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(nodes.volume, "_fill", fail)
+    monkeypatch.setattr(nodes.volume, "_slab", fail)
     with pytest.raises(VolumeError, match=r"chunk 0,0,0: .*disk on fire"):
         nodes.compute(Chunk(0, 0, 0), as_ids([nodes.geometry.chunk_id(Chunk(0, 0, 0)) + 1]))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from l2features.ingest.rates import NOTE, RATE_WINDOW, Rates, Recorded, rates, read_start, record_start
+from l2features.ingest.rates import NOTE, RATE_WINDOW, rates, read_start, record_start
 from l2features.store.base import Store
 from l2features.testing.stores import open_table
 from tests.support.command import run
@@ -19,31 +19,31 @@ NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
-def burst(chunks: int, until: datetime = NOW) -> list[Recorded]:
+def burst(chunks: int, until: datetime = NOW) -> list[tuple[datetime, int]]:
     """Chunks recorded within half a second."""
-    return [Recorded(until - SECOND * i / 2 / chunks, 10) for i in range(chunks)]
+    return [(until - SECOND * i / 2 / chunks, 10) for i in range(chunks)]
 
 
 def test_a_burst_is_measured_from_the_start_of_its_run() -> None:
-    assert rates(burst(77), NOW - 20 * SECOND) == Rates(231.0, 38.5)
+    assert rates(burst(77), NOW - 20 * SECOND) == (231.0, 38.5)
 
 
 def test_only_the_last_ten_minutes_of_a_long_run_count() -> None:
-    steady = [Recorded(NOW - 2 * SECOND * i, 30) for i in range(301)]
-    assert rates(steady, NOW - timedelta(hours=3)) == Rates(30.0, 15.0)
+    steady = [(NOW - 2 * SECOND * i, 30) for i in range(301)]
+    assert rates(steady, NOW - timedelta(hours=3)) == (30.0, 15.0)
 
 
 def test_records_of_an_earlier_run_do_not_count() -> None:
     before = burst(50, NOW - 300 * SECOND)
-    assert rates([*before, *burst(10)], NOW - 100 * SECOND) == Rates(6.0, 1.0)
+    assert rates([*before, *burst(10)], NOW - 100 * SECOND) == (6.0, 1.0)
 
 
 @pytest.mark.parametrize("started", [None, NOW, NOW + 10 * SECOND])
 def test_a_burst_without_a_known_start_has_no_rate(started: datetime | None) -> None:
     assert rates(burst(77), started) is None
     assert rates([], started) is None
-    spread = [Recorded(NOW - 60 * SECOND, 50), Recorded(NOW - 10 * SECOND, 30), Recorded(NOW, 90)]
-    assert rates(spread, started) == Rates(2.0, 2.0)
+    spread = [(NOW - 60 * SECOND, 50), (NOW - 10 * SECOND, 30), (NOW, 90)]
+    assert rates(spread, started) == (2.0, 2.0)
 
 
 def test_less_than_a_second_is_too_little() -> None:

@@ -17,8 +17,9 @@ from l2features.core.chunks import whole_box
 from l2features.core.geometry import Geometry
 from l2features.core.ids import from_bytes
 from l2features.graph.base import Graph
-from l2features.graph.bigtable import BigtableGraph, decode_children
+from l2features.graph.bigtable import BigtableGraph
 from l2features.graph.graphene import GrapheneGraph
+from l2features.graph.id_cells import decode_ids
 from l2features.local.sample.edit import MERGE, SPLIT, SampleEditor
 from l2features.local.sample.segmentation_files import Sample
 from l2features.store.bigtable.calls import open_table
@@ -64,7 +65,7 @@ class Walk:
 
     def children(self, node: int) -> list[int]:
         [(_, value)] = self.cells[node]["children"]
-        return [int(i) for i in decode_children(value, 1 << 20)]
+        return [int(i) for i in decode_ids(value, 1 << 20, "children")]
 
     def below(self, node: int) -> list[int]:
         if node >> 56 == 2:

@@ -142,7 +142,7 @@ def test_a_server_that_publishes_no_files(site: Site, tmp_path: Path) -> None:
     ):
         version = client.version()
         assert len(version.roots([rows(site, 3, "roots")[0]["root_id"]])) == 1
-        with pytest.raises(ConfigError, match="publishes no URLs of the files of version 3"):
+        with pytest.raises(ConfigError, match="publishes no file URLs for version 3"):
             version.sql("SELECT 1")
 
 

@@ -18,7 +18,7 @@ import numpy as np, resource
 from l2features.core.errors import VolumeError
 from l2features.geometry import Chunk
 from l2features.volume import Volume
-from l2features.testing.layers import GEOMETRY, cells_of_labels
+from l2features.testing.layers import GEOMETRY, cells_of_labels, read_whole
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 for name in sys.argv[1:]:
     folder = Path(name)
@@ -38,7 +38,7 @@ for name in sys.argv[1:]:
         path.write_bytes(bytes(data))
         try:
             volume = Volume(f"file://{{folder}}", empty_files="background")
-            labels = volume.read(Chunk(0, 0, 0), GEOMETRY).labels
+            labels = read_whole(volume, Chunk(0, 0, 0), GEOMETRY).labels
             unknown += bool(np.setdiff1d(labels, allowed).size)
         except VolumeError as error:
             assert "file 16_16_40/" in str(error)

@@ -11,7 +11,7 @@ from l2features.config.datasets import load_dataset
 from l2features.core.errors import ConfigError
 from l2features.core.geometry import Chunk
 from l2features.ingest.compute import read_geometry
-from l2features.testing.layers import open_volume
+from l2features.testing.layers import open_volume, read_whole
 from tests.support.jobs import Recordings, dataset_file
 
 
@@ -32,7 +32,7 @@ def test_the_geometry_of_a_graphs_server(
     assert (geometry.layout.spatial_bits[1], geometry.layout.spatial_bits[2]) == (layer_1, layer_2)
     with np.load(recordings.folder / f"watershed_{name[-2:]}.npz") as data:
         expected = data["ws"][128:, 64:128, :32]
-    labels = volume.read(Chunk(2, 1, 0), geometry).labels
+    labels = read_whole(volume, Chunk(2, 1, 0), geometry).labels
     np.testing.assert_array_equal(labels[:32], expected)
     assert not labels[32:].any()
 

@@ -12,7 +12,15 @@ import pytest
 from l2features.core.chunks import FileCounts
 from l2features.core.errors import VolumeError
 from l2features.core.geometry import Chunk
-from l2features.testing.layers import GEOMETRY, Served, cells_of_labels, files_of, make_layer, serving
+from l2features.testing.layers import (
+    GEOMETRY,
+    Served,
+    cells_of_labels,
+    files_of,
+    make_layer,
+    read_whole,
+    serving,
+)
 from l2features.volume import Volume
 from tests.support.jobs import ROOT
 
@@ -66,7 +74,7 @@ def damage(kind: str, served: Served, victim: str) -> None:
 
 
 def read(path: str, empty_files: str = "fail") -> tuple[np.ndarray, FileCounts]:
-    labels, files = Volume(path, empty_files=empty_files).read(Chunk(0, 0, 0), GEOMETRY)
+    labels, files = read_whole(Volume(path, empty_files=empty_files), Chunk(0, 0, 0), GEOMETRY)
     return labels, files
 
 
@@ -131,7 +139,7 @@ def test_files_on_this_machine(
         os.seteuid(65534)
     try:
         with pytest.raises(VolumeError, match="Permission denied"):
-            volume.read(Chunk(0, 0, 0), GEOMETRY)
+            read_whole(volume, Chunk(0, 0, 0), GEOMETRY)
     finally:
         os.seteuid(me)
 
@@ -160,7 +168,7 @@ def test_a_forbidden_name_is_asked_for_once(layers: dict[str, dict[str, bytes]])
         volume = Volume(paths["http(s)"])
         served.asked.clear()
         for _ in range(2):
-            assert volume.read(Chunk(0, 0, 0), GEOMETRY).files == FileCounts(4, 0, 4, 4)
+            assert read_whole(volume, Chunk(0, 0, 0), GEOMETRY).files == FileCounts(4, 0, 4, 4)
     assert len([name for name in served.asked if "-" not in name]) == 1
     assert len(served.asked) == 9
 

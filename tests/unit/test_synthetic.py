@@ -10,7 +10,7 @@ import pytest
 
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
-from l2features.graph.bigtable import decode_children
+from l2features.graph.id_cells import decode_ids
 from l2features.graph.table_meta import info_of_meta
 from l2features.messages.decoding import decode
 from l2features.testing.oracle import check_equal, plain_features
@@ -45,7 +45,7 @@ def test_edits_of_edits_leave_every_supervoxel_with_one_valid_node(segmentation:
     }
     newest = {c.node: int.from_bytes(c.value, "little") for c in cells if c.column != CHILDREN}
     assert newest == {int(i): node for node in graph.roots for i in graph.children[node]}
-    made = {c.node: decode_children(c.value, 100).tolist() for c in cells if c.column == CHILDREN}
+    made = {c.node: decode_ids(c.value, 100, "children").tolist() for c in cells if c.column == CHILDREN}
     assert made == {node: own.tolist() for node, own in graph.children.items()}
 
 

@@ -269,7 +269,7 @@ def test_a_foreign_folder_stays(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     folder.write("000001/photo.jpg", b"")
     folder.write("notes.txt", b"")
-    with pytest.raises(VersionError, match=r"is not the folder of a version: it has photo\.jpg"):
+    with pytest.raises(VersionError, match=r"is not a version's folder: it contains photo\.jpg"):
         delete_version(folder, 1)
     assert folder.names() == ["000001", "notes.txt"]
 

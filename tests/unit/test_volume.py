@@ -17,6 +17,7 @@ from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout
 from l2features.graph.graphene import GrapheneGraph
 from l2features.ingest.compute import read_geometry
+from l2features.testing.layers import read_whole
 from l2features.volume import Volume
 from tests.support.jobs import dataset_file
 
@@ -51,7 +52,7 @@ def whole(sample: Path) -> np.ndarray:
 def test_a_chunk_is_its_cutout_and_zero_beyond(
     sample: Path, whole: np.ndarray, xyz: tuple[int, int, int]
 ) -> None:
-    labels = Volume(path_of(sample)).read(Chunk(*xyz), GEOMETRY).labels
+    labels = read_whole(Volume(path_of(sample)), Chunk(*xyz), GEOMETRY).labels
     assert (labels.shape, labels.dtype, labels.flags.f_contiguous) == (CHUNK_SIZE, np.uint64, True)
     start = np.array(xyz) * CHUNK_SIZE
     part = whole[tuple(slice(a, a + n) for a, n in zip(start, CHUNK_SIZE, strict=True))]
@@ -64,13 +65,15 @@ def test_a_chunk_is_its_cutout_and_zero_beyond(
 def test_the_offset_is_part_of_the_cutout(sample: Path, whole: np.ndarray) -> None:
     cv = CloudVolume(path_of(sample), progress=False)
     direct = np.asarray(cv[1024 + 32 : 1024 + 64, 512 : 512 + 32, 20 : 20 + 16])[..., 0]
-    np.testing.assert_array_equal(Volume(path_of(sample)).read(Chunk(1, 0, 0), GEOMETRY).labels, direct)
+    np.testing.assert_array_equal(
+        read_whole(Volume(path_of(sample)), Chunk(1, 0, 0), GEOMETRY).labels, direct
+    )
 
 
 def test_storage_chunks_need_not_be_graph_chunks(sample: Path, whole: np.ndarray) -> None:
     geometry = Geometry((16.0, 16.0, 40.0), OFFSET, SIZE, (40, 20, 28), IdLayout({2: 10}))
     assert geometry.grid == (3, 3, 1)
-    labels = Volume(path_of(sample)).read(Chunk(1, 2, 0), geometry).labels
+    labels = read_whole(Volume(path_of(sample)), Chunk(1, 2, 0), geometry).labels
     assert labels.shape == (40, 20, 28)
     np.testing.assert_array_equal(labels[:, :16], whole[40:80, 40:56, :])
     assert not labels[:, 16:].any()
@@ -83,10 +86,10 @@ def test_what_a_segmentation_says_of_itself(sample: Path) -> None:
 
 def test_a_missing_chunk_file_is_background(own_sample: Path) -> None:
     volume = Volume(path_of(own_sample))
-    assert volume.read(Chunk(1, 1, 1), GEOMETRY).labels.any()
+    assert read_whole(volume, Chunk(1, 1, 1), GEOMETRY).labels.any()
     chunk_file(own_sample, Chunk(1, 1, 1)).unlink()
-    assert not volume.read(Chunk(1, 1, 1), GEOMETRY).labels.any()
-    assert volume.read(Chunk(0, 1, 1), GEOMETRY).labels.any()
+    assert not read_whole(volume, Chunk(1, 1, 1), GEOMETRY).labels.any()
+    assert read_whole(volume, Chunk(0, 1, 1), GEOMETRY).labels.any()
 
 
 @pytest.mark.parametrize("content", [b"", b"not gzip", b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\7" * 50])
@@ -94,15 +97,15 @@ def test_a_broken_chunk_file_is_an_error_that_names_the_chunk(own_sample: Path, 
     chunk_file(own_sample, Chunk(2, 0, 1)).write_bytes(content)
     volume = Volume(path_of(own_sample))
     with pytest.raises(VolumeError, match=r"^chunk 2,0,1: cannot read precomputed://file://\S+copy: \w+"):
-        volume.read(Chunk(2, 0, 1), GEOMETRY)
-    assert volume.read(Chunk(1, 0, 1), GEOMETRY).labels.any()
+        read_whole(volume, Chunk(2, 0, 1), GEOMETRY)
+    assert read_whole(volume, Chunk(1, 0, 1), GEOMETRY).labels.any()
 
 
 def test_a_cut_off_chunk_file_is_an_error(own_sample: Path) -> None:
     path = chunk_file(own_sample, Chunk(0, 0, 0))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(VolumeError, match="chunk 0,0,0: cannot read"):
-        Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY)
+        read_whole(Volume(path_of(own_sample)), Chunk(0, 0, 0), GEOMETRY)
 
 
 @pytest.mark.parametrize("missing", [1, 8, 0.5])
@@ -112,10 +115,10 @@ def test_a_cut_off_file_without_compression_is_an_error(own_sample: Path, missin
     path.unlink()
     left = len(whole) - int(missing if missing >= 1 else len(whole) * missing)
     path.with_suffix("").write_bytes(whole)
-    assert Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY).labels.any()
+    assert read_whole(Volume(path_of(own_sample)), Chunk(0, 0, 0), GEOMETRY).labels.any()
     path.with_suffix("").write_bytes(whole[:left])
     with pytest.raises(VolumeError, match=r"chunk 0,0,0: cannot read .*compressed segmentation"):
-        Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY)
+        read_whole(Volume(path_of(own_sample)), Chunk(0, 0, 0), GEOMETRY)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ""])
@@ -124,7 +127,7 @@ def test_an_empty_chunk_file_is_not_taken_for_a_missing_one(own_sample: Path, su
     path.unlink()
     path.with_name(path.name.removesuffix(".gz") + suffix).write_bytes(gzip.compress(b"") if suffix else b"")
     with pytest.raises(VolumeError, match=r"chunk 0,0,0: cannot read .*: file \S+ is empty"):
-        Volume(path_of(own_sample)).read(Chunk(0, 0, 0), GEOMETRY)
+        read_whole(Volume(path_of(own_sample)), Chunk(0, 0, 0), GEOMETRY)
 
 
 @pytest.mark.parametrize("data_type", ["uint8", "uint16", "uint32", "uint64"])
@@ -132,7 +135,7 @@ def test_every_unsigned_type(tmp_path: Path, data_type: str) -> None:
     path = make_volume(tmp_path, data_type=data_type)
     CloudVolume(path, progress=False, compress=False)[:] = np.full((8, 8, 8, 1), 200, dtype=data_type)
     geometry = Geometry((4.5, 4.5, 33.3), (0, 0, 0), (8, 8, 8), (16, 16, 16), IdLayout({2: 10}))
-    labels = Volume(path).read(Chunk(0, 0, 0), geometry).labels
+    labels = read_whole(Volume(path), Chunk(0, 0, 0), geometry).labels
     assert (labels.dtype, np.unique(labels).tolist(), int((labels == 200).sum())) == (
         data_type,
         [0, 200],

@@ -12,6 +12,7 @@ import pytest
 from l2features.core.chunks import FileCounts
 from l2features.core.errors import VolumeError
 from l2features.core.geometry import Chunk
+from l2features.testing.layers import read_whole
 from l2features.volume import Volume
 from tests.support.volume_zarr import GEOMETRY, LABELS, SHAPE, write
 
@@ -67,7 +68,7 @@ def test_axes_by_name(tmp_path: Path, axes: str, kind: str, write_array: Write) 
     write_array(tmp_path, list(axes))
     volume = Volume(f"{kind}://file://{tmp_path}", scale=(16, 16, 40))
     assert volume.bounds.voxel_size == SHAPE
-    labels, files = volume.read(Chunk(0, 0, 0), GEOMETRY)
+    labels, files = read_whole(volume, Chunk(0, 0, 0), GEOMETRY)
     np.testing.assert_array_equal(labels, LABELS)
     assert files == FileCounts(1, 1)
 
@@ -77,7 +78,7 @@ def test_channels_behind_or_before_the_space(tmp_path: Path, kind: str, write_ar
     for axes in (["c", "x", "y", "z"], ["z", "y", "x", "channel"], ["t", "c", "y", "x", "z"]):
         write_array(tmp_path / "".join(axes), axes)
         volume = Volume(f"{kind}://{tmp_path / ''.join(axes)}", scale=(16, 16, 40))
-        np.testing.assert_array_equal(volume.read(Chunk(0, 0, 0), GEOMETRY).labels, LABELS)
+        np.testing.assert_array_equal(read_whole(volume, Chunk(0, 0, 0), GEOMETRY).labels, LABELS)
 
 
 @pytest.mark.parametrize(("kind", "write_array"), [("zarr2", write_zarr2), ("zarr3", write_zarr3)])

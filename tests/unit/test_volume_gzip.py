@@ -10,7 +10,7 @@ import pytest
 
 from l2features.core.errors import VolumeError
 from l2features.core.geometry import Chunk
-from l2features.testing.layers import GEOMETRY, cells_of_labels, make_layer
+from l2features.testing.layers import GEOMETRY, cells_of_labels, make_layer, read_whole
 from l2features.volume import Volume
 from l2features.volume.storage import gunzip
 
@@ -59,11 +59,11 @@ def test_a_file_that_ends_in_zeros_is_not_empty(tmp_path: Path, capfd: pytest.Ca
     compressed = Path(f"{path}.gz")
     volume = Volume(f"file://{tmp_path}", empty_files="background")
     compressed.write_bytes(content + bytes(512))
-    found, files = volume.read(Chunk(0, 0, 0), GEOMETRY)
+    found, files = read_whole(volume, Chunk(0, 0, 0), GEOMETRY)
     np.testing.assert_array_equal(found, labels)
     assert files.read == 4
     for broken, said in ((content[:-50] + bytes(50), "gzip compression: "), (b"\1" * 99, "incorrect header")):
         compressed.write_bytes(broken)
         with pytest.raises(VolumeError, match=rf"file 16_16_40/{path.name}: broken .*{said}"):
-            volume.read(Chunk(0, 0, 0), GEOMETRY)
+            read_whole(volume, Chunk(0, 0, 0), GEOMETRY)
     assert not capfd.readouterr().out

@@ -13,7 +13,7 @@ import pytest
 
 from l2features.core.errors import VolumeError
 from l2features.core.geometry import Chunk
-from l2features.testing.layers import GEOMETRY, cells_of_labels, edit_info, make_layer
+from l2features.testing.layers import GEOMETRY, cells_of_labels, edit_info, make_layer, read_whole
 from l2features.volume import Volume, layer
 
 
@@ -105,7 +105,7 @@ def test_a_decoder_that_is_not_installed(
 @pytest.mark.parametrize("sharded", [False, True])
 def test_encodings(tmp_path: Path, labels: np.ndarray, encoding: str, sharded: bool) -> None:
     make_layer(tmp_path, labels, sharded, encoding=encoding)
-    read = Volume(f"precomputed://file://{tmp_path}").read(Chunk(0, 0, 0), GEOMETRY)
+    read = read_whole(Volume(f"precomputed://file://{tmp_path}"), Chunk(0, 0, 0), GEOMETRY)
     np.testing.assert_array_equal(read.labels, labels)
     assert read.files[:3] == (4, 4, 0)
 
@@ -117,7 +117,7 @@ def test_a_block_of_another_size(tmp_path: Path, labels: np.ndarray, encoding: s
     make_layer(tmp_path / "other", labels, encoding=encoding, chunk_size=(16, 16, 16))
     one.write_bytes(next((tmp_path / "other" / "16_16_40").iterdir()).read_bytes())
     with pytest.raises(VolumeError, match=f"chunk 0,0,0: cannot read .*file 16_16_40/{one.name}: "):
-        Volume(f"precomputed://file://{tmp_path}").read(Chunk(0, 0, 0), GEOMETRY)
+        read_whole(Volume(f"precomputed://file://{tmp_path}"), Chunk(0, 0, 0), GEOMETRY)
 
 
 @pytest.mark.parametrize("encoding", ["crackle", "compresso", "compressed_segmentation"])
@@ -128,20 +128,20 @@ def test_a_block_that_was_cut_off(tmp_path: Path, labels: np.ndarray, encoding: 
     whole = one.read_bytes()
     one.write_bytes(whole[: -int(missing if missing >= 1 else len(whole) * missing)])
     with pytest.raises(VolumeError, match=f"chunk 0,0,0: cannot read .*file 16_16_40/{one.name}: "):
-        Volume(f"precomputed://file://{tmp_path}").read(Chunk(0, 0, 0), GEOMETRY)
+        read_whole(Volume(f"precomputed://file://{tmp_path}"), Chunk(0, 0, 0), GEOMETRY)
 
 
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])
 def test_signed_labels(tmp_path: Path, bits: int) -> None:
     labels = cells_of_labels(f"int{bits}")
     make_layer(tmp_path, labels)
-    read = Volume(f"precomputed://file://{tmp_path}").read(Chunk(0, 0, 0), GEOMETRY).labels
+    read = read_whole(Volume(f"precomputed://file://{tmp_path}"), Chunk(0, 0, 0), GEOMETRY).labels
     assert read.dtype == f"uint{bits}"
     np.testing.assert_array_equal(read, labels)
     labels[5, 40, 3] = -7
     make_layer(tmp_path, labels)
     with pytest.raises(VolumeError, match=r"file 16_16_40/0-32_32-64_0-32: label -7 is negative"):
-        Volume(f"precomputed://file://{tmp_path}").read(Chunk(0, 0, 0), GEOMETRY)
+        read_whole(Volume(f"precomputed://file://{tmp_path}"), Chunk(0, 0, 0), GEOMETRY)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def two_scales(tmp_path: Path, labels: np.ndarray) -> Path:
 def test_a_scale_is_chosen(two_scales: Path, labels: np.ndarray, keys: dict[str, Any]) -> None:
     volume = Volume(f"file://{two_scales}", **keys)
     assert (volume.mip, volume.bounds.resolution, volume.placeholder()) == (1, (16, 16, 40), "")
-    np.testing.assert_array_equal(volume.read(Chunk(0, 0, 0), GEOMETRY).labels, labels)
+    np.testing.assert_array_equal(read_whole(volume, Chunk(0, 0, 0), GEOMETRY).labels, labels)
 
 
 def test_missing_scales(two_scales: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_scale_without_files_is_named(two_scales: Path) -> None:
 def test_a_redirected_info(tmp_path: Path, labels: np.ndarray) -> None:
     make_layer(tmp_path / "there", labels)
     (tmp_path / "info").write_text(json.dumps({"redirect": f"precomputed://file://{tmp_path}/there"}))
-    read = Volume(f"file://{tmp_path}").read(Chunk(0, 0, 0), GEOMETRY).labels
+    read = read_whole(Volume(f"file://{tmp_path}"), Chunk(0, 0, 0), GEOMETRY).labels
     np.testing.assert_array_equal(read, labels)
     (tmp_path / "info").write_text(json.dumps({"redirect": f"precomputed://file://{tmp_path}"}))
     assert refusal(tmp_path) == "its info redirects more than 10 times"

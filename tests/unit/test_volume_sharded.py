@@ -14,7 +14,7 @@ from cloudvolume.datasource.precomputed.common import compressed_morton_code
 from l2features.core.errors import VolumeError
 from l2features.core.geometry import Chunk, Geometry
 from l2features.core.ids import IdLayout
-from l2features.testing.layers import GEOMETRY, cells_of_labels, make_layer
+from l2features.testing.layers import GEOMETRY, cells_of_labels, make_layer, read_whole
 from l2features.volume import Volume
 from l2features.volume.sharded import morton_codes, murmurhash3
 
@@ -22,7 +22,7 @@ SHARD = "16_16_40/0.shard"
 
 
 def read(folder: Path, geometry: Geometry = GEOMETRY, xyz: tuple[int, ...] = (0, 0, 0)) -> Any:
-    return Volume(f"file://{folder}").read(Chunk(*xyz), geometry)
+    return read_whole(Volume(f"file://{folder}"), Chunk(*xyz), geometry)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from l2features.core.geometry import Chunk, Geometry, Triple
 from l2features.core.ids import IdLayout
 from l2features.ingest.compute import read_supervoxels
 from l2features.kernel import SegmentedChunk
-from l2features.testing.layers import make_layer
+from l2features.testing.layers import make_layer, read_whole
 from l2features.volume import Volume, segmentation
 from l2features.volume.storage import AHEAD, Found, Request, Storage
 
@@ -65,7 +65,7 @@ def test_slabs_are_the_chunk(
             thickness, counts = thickness + slab.shape[2], counts.plus(files)
         assert thickness == chunk_size[2]
         whole, segmented = SegmentedChunk(expected), read_supervoxels(volume, chunk, geometry)
-        assert segmented[1] == counts == volume.read(chunk, geometry).files
+        assert segmented[1] == counts == read_whole(volume, chunk, geometry).files
         assert counts.expected == counts.read + counts.missing
         found += counts.missing
         assert segmented[0].ids.tobytes() == whole.ids.tobytes()
@@ -121,6 +121,6 @@ def test_beyond_the_layer_are_zeros(tmp_path: Path, size: int) -> None:
     """Also in a slab that the layer ends in, whose buffer held the one before."""
     folder = make_layer(tmp_path, np.ones((32, 32, 100), np.uint64, order="F"), chunk_size=(32, 32, 32))
     geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), (32, 32, size), (32, 32, 128), IdLayout({2: 10}))
-    labels = Volume(f"file://{folder}").read(Chunk(0, 0, 0), geometry).labels
+    labels = read_whole(Volume(f"file://{folder}"), Chunk(0, 0, 0), geometry).labels
     assert labels[..., :100].all()
     assert not labels[..., 100:].any()

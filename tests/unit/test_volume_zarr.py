@@ -17,6 +17,7 @@ import zstandard
 from l2features.core.chunks import FileCounts
 from l2features.core.errors import VolumeError
 from l2features.core.geometry import Chunk
+from l2features.testing.layers import read_whole
 from l2features.volume import Volume
 from tests.support.volume_zarr import GEOMETRY, LABELS, SHAPE, STEP, write
 
@@ -98,7 +99,7 @@ def test_ways_to_store_labels(tmp_path: Path, way: str) -> None:
     for path in (f"{kind}://file://{tmp_path}", f"{tmp_path}|{kind}:", f"{kind}://{tmp_path}"):
         volume = Volume(path)
         assert volume.bounds.resolution == (16, 16, 40)
-        labels, files = volume.read(Chunk(0, 0, 0), GEOMETRY)
+        labels, files = read_whole(volume, Chunk(0, 0, 0), GEOMETRY)
         np.testing.assert_array_equal(labels, LABELS)
         assert files == FileCounts(N_BLOCKS, N_BLOCKS)
 
@@ -107,7 +108,7 @@ def test_zarr_without_a_number_is_either(tmp_path: Path) -> None:
     write_zarr2(tmp_path / "two")
     write_zarr3(tmp_path / "three")
     for name in ("two", "three"):
-        labels = Volume(f"zarr://file://{tmp_path / name}").read(Chunk(0, 0, 0), GEOMETRY).labels
+        labels = read_whole(Volume(f"zarr://file://{tmp_path / name}"), Chunk(0, 0, 0), GEOMETRY).labels
         np.testing.assert_array_equal(labels, LABELS)
 
 
@@ -120,13 +121,13 @@ def test_files_that_are_missing_empty_or_broken(tmp_path: Path, way: str) -> Non
     for broken in (content[:-9], content[: len(content) // 2], b"\xff" * 40):
         victim.write_bytes(broken)
         with pytest.raises(VolumeError, match=rf"chunk 0,0,0: cannot read .*file \S*{victim.name}: "):
-            Volume(path).read(Chunk(0, 0, 0), GEOMETRY)
+            read_whole(Volume(path), Chunk(0, 0, 0), GEOMETRY)
     victim.write_bytes(b"")
     with pytest.raises(VolumeError, match="is empty: 'empty_files: background'"):
-        Volume(path).read(Chunk(0, 0, 0), GEOMETRY)
-    assert Volume(path, empty_files="background").read(Chunk(0, 0, 0), GEOMETRY).files.empty == 1
+        read_whole(Volume(path), Chunk(0, 0, 0), GEOMETRY)
+    assert read_whole(Volume(path, empty_files="background"), Chunk(0, 0, 0), GEOMETRY).files.empty == 1
     victim.unlink()
-    assert Volume(path).read(Chunk(0, 0, 0), GEOMETRY).files == FileCounts(N_BLOCKS, N_BLOCKS - 1, 1)
+    assert read_whole(Volume(path), Chunk(0, 0, 0), GEOMETRY).files == FileCounts(N_BLOCKS, N_BLOCKS - 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,6 @@ MOST_NODES = 10_000_000
 class ServedGraph(BigtableGraph):
     """A table that a graph's server answers from. All methods raise GraphError."""
 
-    def top_layer(self, geometry: Geometry) -> int:
-        """Return the layer of the roots."""
-        return self._root_layer(geometry)
-
     def parents(self, ids: Ids, time: datetime) -> Ids:
         """Return the parent of each of some sorted, unique ids at a time; 0 where it has none."""
         return self._parents_of(time, self._until(), ids)
@@ -38,12 +34,8 @@ class ServedGraph(BigtableGraph):
         made = newest(CHILDREN, until=time)
         read = self._lists(sorted_unique(np.sort(ids)), made, MOST_IDS, CHILDREN)
         check_lists(read.errors)
-        lists = np.split(read.lists.values, read.lists.starts[1:-1])
-        return {
-            node: own
-            for node, own, known in zip(read.ids.tolist(), lists, read.known.tolist(), strict=True)
-            if known
-        }
+        parts = zip(read.ids.tolist(), read.lists.parts(), read.known.tolist(), strict=True)
+        return {node: own for node, own, known in parts if known}
 
     def l2_nodes(self, geometry: Geometry, ids: Ids) -> dict[int, Ids]:
         """Return the L2 nodes below nodes; an L2 node has itself, and supervoxels and unknown ids none."""

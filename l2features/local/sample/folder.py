@@ -24,14 +24,17 @@ def segmentation_path(directory: Path) -> str:
 
 
 def is_sample(directory: Path, sample: Sample) -> bool:
-    """Return whether a directory holds this sample, written at this path. Raises ConfigError."""
+    """Return whether a directory holds this sample; one copied or moved there does not count.
+
+    Raises ConfigError.
+    """
     with checked(directory):
         text = _config_text(directory)
     return _is_titled(text, sample) and json.dumps(segmentation_path(directory.resolve())) in text
 
 
 def check_config(directory: Path, sample: Sample) -> None:
-    """Raise ConfigError where a directory's data sets file is not this sample's, written at this path."""
+    """Raise ConfigError where a directory's data sets file is of another sample, or was copied or moved."""
     config = directory / CONFIG
     if not config.exists() or is_sample(directory, sample):
         return

@@ -17,7 +17,8 @@ from ...config.reach import check_bigtable
 from ...core.errors import ConfigError, GraphError
 from ...core.ids import KEY_DIGITS, L2, Ids, as_ids, ids_of_row_keys, row_keys
 from ...core.times import format_time
-from ...graph.bigtable import decode_children, parse_graph_url
+from ...graph.bigtable import parse_graph_url
+from ...graph.id_cells import decode_ids
 from ...graph.table_reads import graph_errors
 from ..progress import progress_bar
 from .graph_cells import CHILDREN, CROSS_EDGES, EDGE_FAMILY, LAYER_SHIFT, PARENTS, Cell
@@ -127,7 +128,7 @@ class SampleTable:
             rows = self._table.read_rows(ReadRowsQuery(row_keys=row_keys(ids), row_filter=newest))
         nodes = ids_of_row_keys([row.row_key for row in rows]).tolist()
         return {
-            node: np.concatenate([decode_children(cell.value, _MOST_IDS) for cell in row.cells])
+            node: np.concatenate([decode_ids(cell.value, _MOST_IDS, CHILDREN) for cell in row.cells])
             for node, row in zip(nodes, rows, strict=True)
         }
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ...core.geometry import Geometry
 from ...core.ids import L2, IdLayout, Ids, as_ids
+from ...graph.l2_edges import owners_of
 from ...graph.table_meta import FAN_OUT, layout_above
 from .graph_cells import n_layers
 
@@ -37,14 +38,7 @@ def cross_layers(geometry: Geometry, pairs: Ids) -> npt.NDArray[np.int64]:
 def nodes_of(children: Mapping[int, Ids], supervoxels: Ids) -> Ids:
     """Return the node of each supervoxel, given the nodes' children; 0 where it is in none of them."""
     nodes = np.repeat(as_ids(children), [len(own) for own in children.values()])
-    known = np.concatenate([as_ids([]), *children.values()])
-    order = np.argsort(known)
-    at = np.searchsorted(known, supervoxels, sorter=order)
-    found = np.zeros(len(supervoxels), dtype=np.uint64)
-    inside = at < len(known)
-    at = order[at[inside]]
-    found[inside] = np.where(known[at] == supervoxels[inside], nodes[at], np.uint64(0))
-    return found
+    return owners_of(np.concatenate([as_ids([]), *children.values()]), nodes, supervoxels)
 
 
 def parents_above(

@@ -77,19 +77,12 @@ def replace_segments(
 ) -> None:
     """Replace a chunk's ``earlier`` segments in the index."""
     before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
-    if not np.array_equal(before, after):
-        index(db, name, chunk_id, after, before)
-
-
-def index(db: sqlite3.Connection, name: str, chunk_id: int, segments: Ids, earlier: Ids) -> None:
-    """Replace a chunk's ``earlier`` segments in the index by others."""
+    if np.array_equal(before, after):
+        return
     db.execute(_SEGMENTS.format(name=name))
-    query = f'DELETE FROM "{name}.segments" WHERE segment = ? AND node = ?'
-    db.executemany(query, _numbered(chunk_id, earlier))
-    query = f'INSERT OR IGNORE INTO "{name}.segments" VALUES (?, ?)'
-    db.executemany(query, _numbered(chunk_id, segments))
-
-
-def _numbered(chunk_id: int, segments: Ids) -> list[tuple[int, int]]:
-    """Return rows of the index."""
-    return list(zip(signed(segments), signed(numbered_ids(chunk_id, len(segments))), strict=True))
+    for ids, query in (
+        (before, f'DELETE FROM "{name}.segments" WHERE segment = ? AND node = ?'),
+        (after, f'INSERT OR IGNORE INTO "{name}.segments" VALUES (?, ?)'),
+    ):
+        nodes = numbered_ids(chunk_id, len(ids))
+        db.executemany(query, zip(signed(ids), signed(nodes), strict=True))

@@ -251,7 +251,7 @@ class SqliteStore(Store):
 
     def index_segments(self, chunk_id: int, segments: Ids) -> None:
         with self._transaction() as (db, _):
-            root_tables.index(db, self.name, chunk_id, as_ids(segments), as_ids([]))
+            root_tables.replace_segments(db, self.name, chunk_id, segments, None)
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
         [key] = signed([chunk_id])
