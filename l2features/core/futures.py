@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, wait
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,6 +23,27 @@ def in_background(function: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+class Beside:
+    """Runs calls beside those of their callers, in up to ``most`` daemon threads. Thread-safe.
+
+    A call for which no thread is free runs when its result is asked for.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = threading.BoundedSemaphore(most)
+
+    def start(self, call: Callable[[], T]) -> Callable[[], T]:
+        """Start a call; return the function that waits for its result, or raises its error.
+
+        That function may be called again.
+        """
+        if not self._free.acquire(blocking=False):
+            return cache(call)
+        future = in_background(call)
+        future.add_done_callback(lambda _: self._free.release())
+        return future.result
 
 
 class SharedCalls:

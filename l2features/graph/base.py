@@ -113,6 +113,8 @@ class Graph(ABC):
     """The same as text for error messages."""
     permanent: ClassVar[bool] = True
     """Whether the L2 nodes of a root never change."""
+    edges_need_rows: ClassVar[bool] = True
+    """Whether `root_edges` uses the rows of the nodes, so that it is called after they have been read."""
     expected_root: ClassVar[str] = "an id of the layer of its roots"
     """What a root is, for error messages."""
     deadline_s: float = 60.0

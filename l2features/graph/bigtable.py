@@ -53,6 +53,7 @@ class BigtableGraph(TableReads, Graph):
     """
 
     pattern, expected = _URL, "bigtable://project/instance/table"
+    edges_need_rows = False
 
     def __init__(self, url: str, open_table: OpenTable | None = None) -> None:
         from ..store.bigtable import calls

@@ -62,6 +62,7 @@ class GrapheneGraph(Graph):
     """
 
     pattern, expected = re.compile("graphene"), "graphene"
+    edges_need_rows = False
 
     def __init__(self, url: str, open_table: OpenTable | None = None) -> None:
         self.url, self.cv = url, open_server(url)

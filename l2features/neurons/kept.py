@@ -123,13 +123,22 @@ class KeptRoots:
         return found
 
     def put(self, kind: Kind, arrays: Mapping[int, np.ndarray]) -> None:
-        """Keep results of roots. Never raises a StoreError: what is not kept is computed again."""
-        self._remember(kind, arrays)
-        if not arrays or not self._write or time.monotonic() < self._rest_until:
+        """Keep results of roots; see `put_all`."""
+        self.put_all({kind: arrays})
+
+    def put_all(self, results: Mapping[Kind, Mapping[int, np.ndarray]]) -> None:
+        """Keep results of several kinds. Never raises a StoreError: what is not kept is computed again."""
+        for kind, arrays in results.items():
+            self._remember(kind, arrays)
+        if not self._write or time.monotonic() < self._rest_until:
             return
         try:
-            for batch in batched(arrays.items(), lambda item: item[1].nbytes, PUT_BYTES):
-                self._table.put_root_cells({root: encode(kind, array) for root, array in batch})
+            items = [(root, kind, array) for kind in results for root, array in results[kind].items()]
+            for batch in batched(items, lambda item: item[2].nbytes, PUT_BYTES):
+                cells = dict[int, dict[str, bytes]]()
+                for root, kind, array in batch:
+                    cells.setdefault(root, {}).update(encode(kind, array))
+                self._table.put_root_cells(cells)
         except StoreError as error:
             self._rest_until = time.monotonic() + REST_S
             logger.warning("cannot keep results of roots, next try in %g s: %s", REST_S, error)

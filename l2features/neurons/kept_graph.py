@@ -17,7 +17,7 @@ from .kept import EDGES, L2_IDS, KeptRoots
 from .node_graph import edge_indices
 
 logger = logging.getLogger(__name__)
-Found = tuple[dict[int, np.ndarray], dict[int, str]]
+EdgesFound = tuple[dict[int, np.ndarray], dict[int, str]]
 """Edges by root, as indices of its L2 ids (m, 2); and what is malformed in those of the other roots."""
 
 
@@ -30,22 +30,32 @@ class KeptGraph:
     kept: KeptRoots
 
     def nodes(self, roots: Ids, most: int) -> RootNodes:
-        """Return the L2 ids of roots; roots with more than ``most`` are too large."""
+        """Return the L2 ids of roots, and keep them; roots with more than ``most`` are too large."""
+        nodes, new = self.find_nodes(roots, most)
+        self.keep_nodes(new)
+        return nodes
+
+    def find_nodes(self, roots: Ids, most: int) -> tuple[RootNodes, dict[int, Ids]]:
+        """Return the L2 ids of roots as `nodes`, and those of them that are to be kept."""
         if not self.graph.permanent:
-            return self.graph.root_nodes(self.geometry, roots, most)
+            return self.graph.root_nodes(self.geometry, roots, most), {}
         kept = self.kept.get(L2_IDS, roots, most)
         nodes = RootNodes(kept.arrays, kept.longer)
         known = as_ids([*kept.arrays, *kept.longer])
         left = np.setdiff1d(roots, known, assume_unique=True)
-        if len(left):
-            read = self.graph.root_nodes(self.geometry, left, most)
-            self.kept.put(L2_IDS, read.l2_ids)
-            nodes.l2_ids |= read.l2_ids
-            nodes.too_large |= read.too_large
-            nodes.errors |= read.errors
-        return nodes
+        if not len(left):
+            return nodes, {}
+        read = self.graph.root_nodes(self.geometry, left, most)
+        nodes.l2_ids |= read.l2_ids
+        nodes.too_large |= read.too_large
+        nodes.errors |= read.errors
+        return nodes, read.l2_ids
 
-    def edges(self, ids: Mapping[int, Ids], rows: Rows | None = None) -> Found:
+    def keep_nodes(self, l2_ids: Mapping[int, Ids]) -> None:
+        """Keep the L2 ids of roots."""
+        self.kept.put(L2_IDS, l2_ids)
+
+    def edges(self, ids: Mapping[int, Ids], rows: Rows | None = None) -> EdgesFound:
         """Return the edges of roots, of which ``ids`` are the L2 ids.
 
         ``rows`` are the features of all of these, root after root, if they have been read.
@@ -62,7 +72,7 @@ class KeptGraph:
             self.kept.put(EDGES, read)
         return found | read, malformed
 
-    def _read_edges(self, ids: Mapping[int, Ids], rows: Rows | None) -> Found:
+    def _read_edges(self, ids: Mapping[int, Ids], rows: Rows | None) -> EdgesFound:
         read, malformed = dict[int, np.ndarray](), dict[int, str]()
         try:
             pairs = self.graph.root_edges(self.geometry, ids, rows) if ids else {}

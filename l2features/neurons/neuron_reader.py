@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..core.batches import batched
-from ..core.futures import SharedCalls
+from ..core.futures import Beside, SharedCalls
 from ..core.ids import Ids, as_ids, sorted_unique, to_bytes
 from ..core.rows import Rows
 from ..core.schema import NAMES
@@ -33,7 +34,10 @@ ROOTS, IDS = 100, 4_000_000
 """Limits for the roots that are looked up at once, and for their L2 ids."""
 NODES, READ_NODES = 200_000, 50_000
 """Limits for the nodes of several roots that are summed at once, and for those of one read of the store."""
+BESIDE = 8
+"""Threads of a reader that read edges or write results beside the reads of rows."""
 T = TypeVar("T")
+Wait = Callable[[], None]
 
 
 class NeuronReader:
@@ -63,7 +67,7 @@ class NeuronReader:
         self.reader, self.source, self.most_nodes = reader, graph, most_nodes
         self._kept = KeptRoots(reader.store, reader.store.name, keep, cache_bytes)
         self._roots = KeptGraph(graph, reader.geometry, self._kept)
-        self._calls = SharedCalls()
+        self._calls, self._beside = SharedCalls(), Beside(BESIDE)
         self._not_a_root = f"{NOT_A_ROOT}: expected {graph.expected_root}"
         self._cached: bytes | None = None
 
@@ -91,12 +95,12 @@ class NeuronReader:
         kind = GRAPH_SUMMARY if with_graph else SUMMARY
         if self.source.permanent and generation:
             left = self._take_kept(out, kind, dict.fromkeys(left.tolist(), generation))
-        for ids in self._groups(left, out):
+        for ids, wait_until_kept in self._groups(left, out):
             bases = self._bases(generation, ids)
             if bases and not self.source.permanent:
                 ids = {root: ids[root] for root in self._take_kept(out, kind, bases).tolist()}
             if ids:
-                self._summarize(out, ids, bases)
+                self._summarize(out, ids, bases, wait_until_kept)
         return out.result(roots)
 
     def histories(self, roots: Ids) -> dict[int, RootHistory]:
@@ -139,24 +143,30 @@ class NeuronReader:
         out.put(as_ids(list(found)), np.frombuffer(joined, kind.dtype)["summary"])
         return np.setdiff1d(roots, as_ids(list(found)), assume_unique=True)
 
-    def _summarize(self, out: Collected, ids: Mapping[int, Ids], bases: Mapping[int, bytes]) -> None:
+    def _summarize(
+        self, out: Collected, ids: Mapping[int, Ids], bases: Mapping[int, bytes], before_keeping: Wait
+    ) -> None:
         """Put the summaries of roots, by their L2 ids; keep complete ones with their bases, if any."""
         roots, starts = as_ids(list(ids)), np.cumsum([0, *map(len, ids.values())])
         nodes = np.concatenate(list(ids.values()))
         reader = self.reader if bases else replace(self.reader, cache=None)
-        answer = _read(reader, nodes)  # Bigtable reads all columns faster than some of them
+        with_graph = out.dtype == GRAPH_SUMMARIES
+        if with_graph:
+            answer, (edges, malformed) = self._read_with(reader, nodes, partial(self._roots.edges, ids))
+        else:
+            answer = _read(reader, nodes)
         found = {SUMMARY: summarize(answer.rows, answer.status, starts, self.reader.geometry)}
-        if out.dtype == GRAPH_SUMMARIES:
-            edges, malformed = self._roots.edges(ids, answer.rows)
+        if with_graph:
             if malformed:
                 out.refuse(RootStatus.UNKNOWN, malformed)
                 if edges:
-                    self._summarize(out, {root: ids[root] for root in edges}, bases)
+                    self._summarize(out, {root: ids[root] for root in edges}, bases, before_keeping)
                 return
             graphs = self._graphs(ids, edges, answer, starts)
             found[GRAPH_SUMMARY] = with_measures_of_graphs(found[SUMMARY], graphs)
         out.put(roots, next(reversed(found.values())))
         out.missing.append(answer.missing)
+        before_keeping()
         self._keep_complete(found, ids, bases)
         odd = np.unique(np.searchsorted(starts, np.flatnonzero(answer.status == Status.NOT_L2), "right") - 1)
         out.reasons |= dict.fromkeys(roots[odd].tolist(), "it has nodes outside the grid of this data set")
@@ -165,30 +175,37 @@ class NeuronReader:
         self, found: Mapping[Kind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
     ) -> None:
         """Keep the complete ones of the roots' summaries with their bases, if any."""
+        results = dict[Kind, dict[int, np.ndarray]]()
         for kind, summary in found.items() if bases else ():
             items = np.zeros((len(summary), 1), dtype=kind.dtype)
             items["summary"][:, 0] = summary
             items["basis"][:, 0] = np.array([bases[root] for root in roots], items["basis"].dtype)
             complete = (summary["n_missing"] == 0).tolist()
-            self._kept.put(kind, {root: items[i] for i, root in enumerate(roots) if complete[i]})
+            results[kind] = {root: items[i] for i, root in enumerate(roots) if complete[i]}
+        self._kept.put_all(results)
 
-    def _groups(self, roots: Ids, out: Collected) -> Iterator[dict[int, Ids]]:
+    def _groups(self, roots: Ids, out: Collected) -> Iterator[tuple[dict[int, Ids], Wait]]:
         """Yield L2 ids by root in groups of up to `NODES` nodes, or of one root; report roots without any.
 
         The limit for the nodes of a root is lower among many roots: those above it follow, a few at once.
+        L2 ids are written to the table while the caller works on their groups; the function that comes with a
+        group waits until they are.
         """
         few, larger = max(1, IDS // self.most_nodes), list[int]()
         for first in range(0, len(roots), ROOTS):
             batch = roots[first : first + ROOTS]
             most = self.most_nodes if len(batch) <= few else min(self.most_nodes, IDS // len(batch))
-            nodes = self._roots.nodes(batch, most)
+            nodes, new = self._roots.find_nodes(batch, most)
+            keep = partial(self._roots.keep_nodes, new)
+            wait_until_kept = self._beside.start(keep) if new else keep
             out.refuse(RootStatus.UNKNOWN, nodes.errors)
             if most == self.most_nodes:
                 out.too_large(nodes.too_large, most)
             else:
                 larger += nodes.too_large
             for group in batched(nodes.l2_ids.items(), lambda item: len(item[1]), NODES):
-                yield dict(group)
+                yield dict(group), wait_until_kept
+            wait_until_kept()  # or L2 ids would pile up
         for first in range(0, len(larger), few):
             yield from self._groups(as_ids(larger[first : first + few]), out)
 
@@ -215,9 +232,7 @@ class NeuronReader:
         nodes = self.l2_ids(root) if ids is None else ids
 
         def read() -> NeuronGraph:
-            answer = _read(self.reader, nodes)
-            edges = {root: self._edges_of(root, nodes, answer.rows)}
-            return self._graphs({root: nodes}, edges, answer, np.array([0, len(nodes)]))[0]
+            return self._read_graph(self.reader, root, nodes)[1]
 
         return self._share(("graph", root), read, lambda graph: not len(graph.missing))
 
@@ -243,9 +258,9 @@ class NeuronReader:
         bases = self._bases(self.generation(), {root: nodes})
         if found := self._kept.get(kind, as_ids(list(bases)), bases=bases).arrays:
             return found[root][BASIS_BYTES:].tobytes(), as_ids([]), True
-        answer = _read(self.reader if bases else replace(self.reader, cache=None), nodes)
-        edges = {root: self._edges_of(root, nodes, answer.rows)}
-        made = make(self._graphs({root: nodes}, edges, answer, np.array([0, len(nodes)]))[0])
+        reader = self.reader if bases else replace(self.reader, cache=None)
+        answer, graph = self._read_graph(reader, root, nodes)
+        made = make(graph)
         keep = bool(bases) and not len(answer.missing)
         if keep:
             self._kept.put(kind, {root: np.frombuffer(bases[root] + made, kind.dtype)})
@@ -280,6 +295,24 @@ class NeuronReader:
         if malformed:
             raise RootError(root, RootStatus.UNKNOWN, malformed[root])
         return found[root]
+
+    def _read_graph(self, reader: Reader, root: int, nodes: Ids) -> tuple[Answer, NeuronGraph]:
+        """Return the rows of a root's nodes, and its L2 graph. Raises RootError."""
+        answer, edges = self._read_with(reader, nodes, partial(self._edges_of, root, nodes))
+        return answer, self._graphs({root: nodes}, {root: edges}, answer, np.array([0, len(nodes)]))[0]
+
+    def _read_with(
+        self, reader: Reader, nodes: Ids, read_edges: Callable[[Rows | None], T]
+    ) -> tuple[Answer, T]:
+        """Return the rows of nodes and their edges, read at once unless the graph needs the rows.
+
+        Bigtable reads all columns of rows faster than some of them. Where both fail, the error is the rows'.
+        """
+        if self.source.edges_need_rows:
+            answer = _read(reader, nodes)
+            return answer, read_edges(answer.rows)
+        edges = self._beside.start(lambda: read_edges(None))
+        return _read(reader, nodes), edges()
 
     def _share(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
         """Return the result of ``call``, or of the same call in progress if that is final: ``usable``."""

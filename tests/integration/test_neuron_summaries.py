@@ -158,7 +158,7 @@ reader.summaries(as_ids([int(root) for root in roots]), with_graph=True)
 """
 
 
-@pytest.mark.parametrize("left", [1, 3])
+@pytest.mark.parametrize("left", [1, 2])
 def test_a_process_that_is_killed_between_its_writes(
     table: Store, recordings: Recordings, stack: ExitStack, left: int
 ) -> None:
@@ -169,7 +169,7 @@ def test_a_process_that_is_killed_between_its_writes(
     process = Process(table, stack)
     found = process.reader.summaries(roots, with_graph=True)
     check(found, recordings)
-    assert process.graph.calls == (1 if left == 1 else 0)  # the edges; nothing
+    assert process.graph.calls == (1 if left == 1 else 0)  # the edges, or the L2 ids; nothing
     recorded = roots_of_recording(recordings)
     assert found.summary["n_edges"].tolist() == [
         len({tuple(sorted(edge)) for edge in recorded[root]["l2_edges"]}) for root in roots.tolist()

@@ -93,6 +93,7 @@ class KnownGraph:
     """What a neuron reader uses of a graph, over given roots; ``calls`` are the names of its methods."""
 
     expected_root = Graph.expected_root
+    edges_need_rows = False
 
     def __init__(self, roots: Mapping[int, Ids], permanent: bool = True) -> None:
         self.roots, self.permanent = dict(roots), permanent

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from l2features.core.futures import SharedCalls
+from l2features.core.futures import Beside, SharedCalls
 
 
 class Calls:
@@ -59,3 +59,28 @@ def test_only_calls_with_the_same_key_at_once_are_shared() -> None:
     assert [shared.run("a", call), shared.run("a", call)] == [2, 3]
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(lambda key: shared.run(key, call), ("b", "c"))) == [4, 5]
+
+
+def test_a_call_beside_its_caller() -> None:
+    beside, go_on = Beside(1), threading.Event()
+    first = beside.start(lambda: go_on.wait(10) and threading.get_ident())
+    second = beside.start(threading.get_ident)
+    assert second() == second() == threading.get_ident()  # no thread was free
+    go_on.set()
+    assert first() == first() != threading.get_ident()
+    until = time.monotonic() + 10
+    while (ran_in := beside.start(threading.get_ident)()) == threading.get_ident():
+        assert time.monotonic() < until  # the thread is free soon after its result
+    assert ran_in != threading.get_ident()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_error_beside_its_caller(busy: bool) -> None:
+    beside, go_on = Beside(1), threading.Event()
+    if busy:
+        beside.start(lambda: go_on.wait(10))
+    failing = beside.start(lambda: int("no number"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no number"):
+            failing()
+    go_on.set()

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...core.ids import KEY_DIGITS, Ids
-from ...core.jit import compiled
-from .wire import ABSENT, CHUNK, Bytes, compare, equals, field, read_chunk
+from ...core.jit import compiled, embedded
+from .wire import ABSENT, CHUNK, Bytes, compare, equals, field, read_chunk, same
 
 OK, MALFORMED, DISORDER, BAD_CELL = 0, 1, 2, 3
 MARK_BYTES = 8
@@ -28,7 +28,7 @@ STATE = np.dtype(
             *("last", "last_end", "scanned", "scanned_end", "unexpected", "unexpected_end"),
             *("rows", "committed"),
             *("column", "time", "newest", "length", "nonzero", "in_cell", "bad", "bad_length", "at"),
-            *("is_chunk", "first", "cells", "used", "name", "name_end"),
+            *("is_chunk", "next", "first", "cells", "used", "name", "name_end"),
         )
     ]
 )
@@ -55,7 +55,7 @@ class Out(NamedTuple):
     times: npt.NDArray[np.int64]
 
 
-@compiled
+@embedded
 def id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]:
     """Return the id in a row key, and whether the key is valid."""
     value = np.uint64(0)
@@ -72,7 +72,7 @@ def id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]
     return value, True
 
 
-@compiled
+@embedded
 def continues(data: Bytes, c: Any, s: Any) -> bool:
     """Return whether a chunk may follow the previous ones, by the rules of Google's client."""
     if s.key == ABSENT:
@@ -83,14 +83,13 @@ def continues(data: Bytes, c: Any, s: Any) -> bool:
     elif c.reset:
         empty = c.key == c.key_end and c.family == ABSENT and c.qualifier == ABSENT
         return empty and c.time == 0 and not c.labels and c.value == c.value_end
-    elif c.key != c.key_end and compare(data, c.key, c.key_end, s.key, s.key_end) != 0:
+    elif c.key != c.key_end and not same(data, c.key, c.key_end, s.key, s.key_end):
         return False
     new_family = c.family not in (ABSENT, c.family_end)
     if s.in_cell:
-        family = c.family == ABSENT or compare(data, c.family, c.family_end, s.family, s.family_end) == 0
-        qualifier = (
-            c.qualifier == ABSENT
-            or compare(data, c.qualifier, c.qualifier_end, s.qualifier, s.qualifier_end) == 0
+        family = c.family == ABSENT or same(data, c.family, c.family_end, s.family, s.family_end)
+        qualifier = c.qualifier == ABSENT or same(
+            data, c.qualifier, c.qualifier_end, s.qualifier, s.qualifier_end
         )
         return family and qualifier and (c.time in (0, s.time))
     if new_family:
@@ -99,7 +98,7 @@ def continues(data: Bytes, c: Any, s: Any) -> bool:
     return in_row and s.family != ABSENT and (c.qualifier != ABSENT or s.qualifier != ABSENT)
 
 
-@compiled
+@embedded
 def start_place(c: Any, s: Any) -> None:
     """Set key, family, qualifier and time of a new cell; what a chunk leaves out is that of the last cell."""
     if s.key == ABSENT:
@@ -111,7 +110,7 @@ def start_place(c: Any, s: Any) -> None:
     s.time = c.time
 
 
-@compiled
+@embedded
 def _start_cell(
     data: Bytes, c: Any, s: Any, family: Bytes, places: Places, letters: np.ndarray, seen: np.ndarray
 ) -> None:
@@ -123,26 +122,30 @@ def _start_cell(
     s.column, s.length, s.nonzero = ABSENT, 0, 0
     if not equals(data, s.family, s.family_end, family, len(family)):
         return
-    for i in range(len(places)):
-        if not seen[i] and equals(data, s.qualifier, s.qualifier_end, letters[i], places[i, 3]):
-            s.column, seen[i] = i, True
-            s.newest = max(s.newest, s.time)
+    for k in range(len(places)):
+        i = s.next + k - (len(places) if s.next + k >= len(places) else 0)
+        if equals(data, s.qualifier, s.qualifier_end, letters[i], places[i, 3]):
+            s.next = i + 1
+            if not seen[i]:
+                s.column, seen[i] = i, True
+                s.newest = max(s.newest, s.time)
+            return
 
 
-@compiled
-def _add_value(data: Bytes, c: Any, s: Any, places: Places, record: Bytes) -> None:
+@embedded
+def _add_value(data: Bytes, c: Any, s: Any, places: Places, record: np.ndarray) -> None:
     """Copy a piece of a value into the current row."""
     if s.column != ABSENT:
         offset, size = places[s.column, 0], places[s.column, 1]
-        for i in range(min(c.value_end - c.value, max(size, MARK_BYTES) - s.length)):
-            byte = data[c.value + i]
-            s.nonzero |= byte
-            if s.length + i < size:
-                record[offset + s.length + i] = byte
+        n = min(c.value_end - c.value, max(size, MARK_BYTES) - s.length)
+        for i in range(n):
+            s.nonzero |= data[c.value + i]
+        for i in range(min(n, size - s.length)):
+            record[s.rows, offset + s.length + i] = data[c.value + i]
     s.length += c.value_end - c.value
 
 
-@compiled
+@embedded
 def _finish_cell(s: Any, places: Places, marked: int, present: np.ndarray) -> None:
     column = s.column
     if column == ABSENT:
@@ -152,12 +155,12 @@ def _finish_cell(s: Any, places: Places, marked: int, present: np.ndarray) -> No
     if s.length == 0 and places[column, 2]:
         return
     if s.length == places[column, 1]:
-        present[column] = True
+        present[s.rows, column] = True
     elif s.bad == ABSENT:
         s.bad, s.bad_length = column, s.length
 
 
-@compiled
+@embedded
 def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
     """Commit the current row, or drop it if its key has no id; returns False if it has a bad cell."""
     node, known = id_of_key(data, s.key, s.key_end, prefix)
@@ -173,7 +176,7 @@ def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
     return True
 
 
-@compiled
+@embedded
 def commit(s: Any, known: bool) -> None:
     """End the current row; remember the first key without an id."""
     if not known and s.unexpected == ABSENT:
@@ -182,7 +185,7 @@ def commit(s: Any, known: bool) -> None:
     s.last, s.last_end, s.key = s.key, s.key_end, ABSENT
 
 
-@compiled
+@embedded
 def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, seen: np.ndarray, out: Out) -> int:
     """Add a chunk to the current row."""
     if not continues(data, c, s):
@@ -194,17 +197,17 @@ def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, seen: np.ndarray, o
         return OK
     if not s.in_cell:
         _start_cell(data, c, s, columns.family, columns.places, columns.letters, seen)
-    _add_value(data, c, s, columns.places, out.record[s.rows])
+    _add_value(data, c, s, columns.places, out.record)
     s.in_cell = np.int64(c.size > 0)
     if s.in_cell:
         return OK
-    _finish_cell(s, columns.places, columns.marked, out.present[s.rows])
+    _finish_cell(s, columns.places, columns.marked, out.present)
     if c.commit and not _finish_row(data, s, columns.prefix, out):
         return BAD_CELL
     return OK
 
 
-@compiled
+@embedded
 def next_chunk(data: Bytes, at: int, end: int, s: Any, c: Any) -> Any:
     """Read a field of a message, and the chunk in it if ``s.is_chunk``; returns the next position, or -1."""
     s.at = at

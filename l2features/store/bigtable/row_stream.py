@@ -29,7 +29,8 @@ from . import calls as client
 from .google_rows import GoogleRead
 from .row_arrays import AnyCells, BadAnswer, Columns, Decoded, Part
 
-BATCH_KEYS = 2_500
+LEAST_KEYS, BATCH_KEYS = 500, 2_500
+"""Limits for the keys of a batch: fewer are not split, so that a batch is worth its request."""
 COMPILED = find_spec("numba") is not None
 """Whether streams are decoded by compiled code; otherwise Google's client decodes them."""
 CONCURRENT = 4
@@ -177,9 +178,10 @@ class Connection:
     ) -> list[P]:
         until = time.monotonic() + self.deadline_s if until is None else until
         reads, turn = [], threading.Lock()
-        for start in range(0, len(keys), BATCH_KEYS):
+        size = min(max(LEAST_KEYS, -(-len(keys) // CONCURRENT)), BATCH_KEYS)
+        for start in range(0, len(keys), size):
             read = self._read(decode, row_filter, until, turn)
-            read.request.rows.row_keys.extend(keys[start : start + BATCH_KEYS])
+            read.request.rows.row_keys.extend(keys[start : start + size])
             reads.append(read)
         return [part for parts in self._run(reads, until) for part in parts]
 

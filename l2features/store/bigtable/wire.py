@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...core.jit import compiled
+from ...core.jit import embedded
 
 Bytes = npt.NDArray[np.uint8]
 ABSENT = -1
+ONE_BYTE = 128
+"""Numbers below this have one byte."""
+BYTES_KIND, BYTES_TAG = 2, 0x87
+"""Wire type of bytes, and the bits of a tag of one byte that are those of the wire type alone."""
 CHUNK = np.dtype(
     [
         (name, np.int64)
@@ -27,9 +31,11 @@ CHUNK = np.dtype(
 """Start and end of a cell chunk's fields, or their values; a family or qualifier may be `ABSENT`."""
 
 
-@compiled
+@embedded
 def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
     """Return a number and the position after it, which is -1 if it is malformed."""
+    if at < end and data[at] < ONE_BYTE:
+        return np.uint64(data[at]), at + 1
     value = np.uint64(0)
     for i in range(10):
         if at + i >= end:
@@ -41,9 +47,13 @@ def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
     return value, np.int64(-1)
 
 
-@compiled
+@embedded
 def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
     """Return tag, number or start and end of a value, and the position after it (-1 if malformed)."""
+    if end - at >= 2 and data[at] >= 8 and data[at] & BYTES_TAG == BYTES_KIND:
+        length = np.int64(data[at + 1])
+        if length < ONE_BYTE and length <= end - at - 2:  # a short value, as most are
+            return np.int64(data[at]), at + 2, at + 2 + length, at + 2 + length
     wide, at = varint(data, at, end)
     if at < 0 or wide < np.uint64(8) or wide > np.uint64(0xFFFFFFFF):
         return np.int64(0), np.int64(0), np.int64(0), np.int64(-1)
@@ -53,7 +63,7 @@ def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
         number, at = varint(data, at, end)
         return tag, np.int64(number), at, at
     length = np.int64(-1)
-    if kind == 2:
+    if kind == BYTES_KIND:
         number, at = varint(data, at, end)
         if at >= 0 and number <= np.uint64(end - at):
             length = np.int64(number)
@@ -66,7 +76,7 @@ def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
     return tag, at, at + length, at + length
 
 
-@compiled
+@embedded
 def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any, Any]:
     """Return start and end of the value of a StringValue or BytesValue, by default ``first`` and ``last``.
 
@@ -83,7 +93,7 @@ def _wrapped(data: Bytes, at: int, end: int, first: int, last: int) -> tuple[Any
     return first, last
 
 
-@compiled
+@embedded
 def read_chunk(data: Bytes, at: int, end: int, c: Any) -> bool:  # noqa: PLR0912
     """Parse a CellChunk into ``c``; returns False if it is malformed."""
     c.key = c.key_end = c.family_end = c.qualifier_end = c.value = c.value_end = 0
@@ -118,7 +128,7 @@ def read_chunk(data: Bytes, at: int, end: int, c: Any) -> bool:  # noqa: PLR0912
     return True
 
 
-@compiled
+@embedded
 def compare(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> int:
     """Compare the bytes from a to a_end with those from b to b_end; returns -1, 0 or 1."""
     for i in range(min(a_end - a, b_end - b)):
@@ -129,10 +139,23 @@ def compare(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> int:
     return -1 if a_end - a < b_end - b else 1
 
 
-@compiled
+@embedded
+def same(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> bool:
+    """Return whether the bytes from a to a_end are those from b to b_end."""
+    if a_end - a != b_end - b:
+        return False
+    difference = np.uint8(0)
+    for i in range(a_end - a):  # without an early exit, which would not be vectorized
+        difference |= data[a + i] ^ data[b + i]
+    return difference == 0
+
+
+@embedded
 def equals(data: Bytes, at: int, end: int, text: Bytes, length: int) -> bool:
     """Return whether the bytes from ``at`` to ``end`` are the first ``length`` of a text."""
-    same = end - at == length
-    for i in range(length if same else 0):
-        same = same and data[at + i] == text[i]
-    return same
+    if end - at != length:
+        return False
+    difference = np.uint8(0)
+    for i in range(length):
+        difference |= data[at + i] ^ text[i]
+    return difference == 0
