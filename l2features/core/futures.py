@@ -37,11 +37,15 @@ class Beside:
     def start(self, call: Callable[[], T]) -> Callable[[], T]:
         """Start a call; return the function that waits for its result, or raises its error.
 
-        That function may be called again.
+        That function may be called again. Where no thread was free, a call that failed then runs again.
         """
         if not self._free.acquire(blocking=False):
             return cache(call)
-        future = in_background(call)
+        try:
+            future = in_background(call)
+        except RuntimeError:  # the system has no thread left
+            self._free.release()
+            return cache(call)
         future.add_done_callback(lambda _: self._free.release())
         return future.result
 

@@ -16,7 +16,7 @@ from .runs import Runs
 from .simd import trailing_zeros
 
 PIECE_VOXELS = 1 << 19
-"""Voxels whose runs are found at a time: at most 5 MB of them."""
+"""Voxels whose runs are found at a time, but at least one z: at most 5 MB of runs for this many."""
 
 
 class PackedBlocks(NamedTuple):

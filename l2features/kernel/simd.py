@@ -1,4 +1,4 @@
-"""Vectors of 32 integers in compiled functions, for the loop over distances that numba does not vectorise.
+"""Vectors of 32 integers in compiled functions, for loops that numba does not vectorise.
 
 LLVM compiles them to the processor's vector instructions. They exist in local variables only. What they buy,
 and why numba is pinned: docs/decisions/simd.md.

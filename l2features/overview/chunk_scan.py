@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress(BaseModel):
-    """The progress of an ingest, as `table_status.Status` has it."""
+    """The progress of an ingest, as `table_status.Status.as_dict` has it."""
 
     total: int = Field(description="Chunks of the grid.")
     done: int

@@ -31,8 +31,9 @@ class Grid(NamedTuple):
 
     def cells(self, start: Cells, stop: Cells) -> Cells:
         """Coordinates (n, 3) of the blocks with voxels from ``start`` up to ``stop``, sorted by z, y, x."""
+        stop = np.minimum(stop, np.add(self.offset, self.size))
         low = np.maximum((start - self.offset) // self.step, 0)
-        high = np.minimum(-(-(stop - self.offset) // np.array(self.step)), self.shape)
+        high = np.where(start < stop, -(-(stop - self.offset) // np.array(self.step)), low)
         x, y, z = (np.arange(a, b) for a, b in zip(low, high, strict=True))
         return np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1).reshape(-1, 3)
 

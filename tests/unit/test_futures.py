@@ -74,6 +74,17 @@ def test_a_call_beside_its_caller() -> None:
     assert ran_in != threading.get_ident()
 
 
+def test_a_call_for_which_the_system_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    beside = Beside(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        assert beside.start(threading.get_ident)() == threading.get_ident()
+    assert beside.start(threading.get_ident)() != threading.get_ident()
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_an_error_beside_its_caller(busy: bool) -> None:
     beside, go_on = Beside(1), threading.Event()

@@ -137,6 +137,24 @@ def test_few_files_are_held() -> None:
     assert storage.fetched == len(names)
 
 
+@pytest.mark.parametrize("encoding", ["raw", "compressed_segmentation"])
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("start", [17, 20, 24])
+def test_a_chunk_beyond_the_end_inside_the_last_block(
+    tmp_path: Path, encoding: str, axis: int, start: int
+) -> None:
+    ones = np.ones((17, 17, 17), np.uint64, order="F")
+    folder = make_layer(tmp_path, ones, chunk_size=(27, 27, 27), encoding=encoding)
+    size, chunk = [17, 17, 17], [0, 0, 0]
+    size[axis], chunk[axis] = start, 1
+    x, y, z = size
+    geometry = Geometry((16.0, 16.0, 40.0), (0, 0, 0), (48, 48, 48), (x, y, z), IdLayout({2: 10}))
+    labels, files = read_whole(Volume(f"file://{folder}"), Chunk(*chunk), geometry)
+    assert labels.shape == (x, y, z)
+    assert not labels.any()
+    assert files == NO_FILES
+
+
 @pytest.mark.parametrize("size", [128, 200])
 def test_beyond_the_layer_are_zeros(tmp_path: Path, size: int) -> None:
     """Also in a slab that the layer ends in, whose buffer held the one before."""
