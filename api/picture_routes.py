@@ -150,7 +150,7 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, re
         """Return the default skeleton of a root's L2 graph. Missing nodes are published for computation."""
         root, served = path.root_id, datasets[path.dataset]
         return _answer(
-            reads, served, lambda p, _: p.skeleton(root), root, kept=lambda p: p.kept_skeleton(root)
+            reads, served, lambda p, ids: p.skeleton(root, ids), root, kept=lambda p: p.kept_skeleton(root)
         )
 
     @api.get(

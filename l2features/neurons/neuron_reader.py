@@ -248,13 +248,13 @@ class NeuronReader:
         return found[root][BASIS_BYTES:].tobytes() if found else None
 
     def kept_bytes(
-        self, kind: Kind, root: int, make: Callable[[NeuronGraph], bytes]
+        self, kind: Kind, root: int, make: Callable[[NeuronGraph], bytes], *, ids: Ids | None = None
     ) -> tuple[bytes, Ids, bool]:
         """Return bytes that are made of a root's graph, its missing nodes, and whether the bytes are kept.
 
         They are if no node is missing and rows are not being replaced. Raises RootError.
         """
-        nodes = self.l2_ids(root)
+        nodes = self.l2_ids(root) if ids is None else ids
         bases = self._bases(self.generation(), {root: nodes})
         if found := self._kept.get(kind, as_ids(list(bases)), bases=bases).arrays:
             return found[root][BASIS_BYTES:].tobytes(), as_ids([]), True

@@ -69,9 +69,9 @@ class PictureReader(NamedTuple):
         body = self.neurons.kept(SKELETON, root)
         return None if body is None else Picture(body, as_ids([]), True)
 
-    def skeleton(self, root: int) -> Picture:
-        """Return the skeleton of a root. Raises RootError."""
-        body, missing, kept = self.neurons.kept_bytes(SKELETON, root, skeleton_bytes)
+    def skeleton(self, root: int, ids: Ids | None = None) -> Picture:
+        """Return the skeleton of a root; ``ids`` are its nodes, if known. Raises RootError."""
+        body, missing, kept = self.neurons.kept_bytes(SKELETON, root, skeleton_bytes, ids=ids)
         return Picture(body, missing, self.neurons.source.permanent and kept)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ...core.ids import KEY_DIGITS, Ids
 from ...core.jit import compiled, embedded
-from .wire import ABSENT, CHUNK, Bytes, compare, equals, field, read_chunk, same
+from .wire import ABSENT, CHUNK, Bytes, compare, equals, field, read_chunk
 
 OK, MALFORMED, DISORDER, BAD_CELL = 0, 1, 2, 3
 MARK_BYTES = 8
@@ -59,9 +59,10 @@ class Out(NamedTuple):
 def id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]:
     """Return the id in a row key, and whether the key is valid."""
     value = np.uint64(0)
-    if end - at != len(prefix) + KEY_DIGITS or not equals(data, at, at + len(prefix), prefix, len(prefix)):
+    n = len(prefix)
+    if end - at != n + KEY_DIGITS or not equals(data, at, at + n, prefix, 0, n):
         return value, False
-    for i in range(at + len(prefix), end):
+    for i in range(at + n, end):
         digit = np.uint64(data[i]) - np.uint64(48)
         if digit > np.uint64(9) or value > np.uint64(1844674407370955161):
             return value, False
@@ -83,13 +84,13 @@ def continues(data: Bytes, c: Any, s: Any) -> bool:
     elif c.reset:
         empty = c.key == c.key_end and c.family == ABSENT and c.qualifier == ABSENT
         return empty and c.time == 0 and not c.labels and c.value == c.value_end
-    elif c.key != c.key_end and not same(data, c.key, c.key_end, s.key, s.key_end):
+    elif c.key != c.key_end and not equals(data, c.key, c.key_end, data, s.key, s.key_end):
         return False
     new_family = c.family not in (ABSENT, c.family_end)
     if s.in_cell:
-        family = c.family == ABSENT or same(data, c.family, c.family_end, s.family, s.family_end)
-        qualifier = c.qualifier == ABSENT or same(
-            data, c.qualifier, c.qualifier_end, s.qualifier, s.qualifier_end
+        family = c.family == ABSENT or equals(data, c.family, c.family_end, data, s.family, s.family_end)
+        qualifier = c.qualifier == ABSENT or equals(
+            data, c.qualifier, c.qualifier_end, data, s.qualifier, s.qualifier_end
         )
         return family and qualifier and (c.time in (0, s.time))
     if new_family:
@@ -120,11 +121,11 @@ def _start_cell(
         seen[:] = False
     start_place(c, s)
     s.column, s.length, s.nonzero = ABSENT, 0, 0
-    if not equals(data, s.family, s.family_end, family, len(family)):
+    if not equals(data, s.family, s.family_end, family, 0, len(family)):
         return
     for k in range(len(places)):
         i = s.next + k - (len(places) if s.next + k >= len(places) else 0)
-        if equals(data, s.qualifier, s.qualifier_end, letters[i], places[i, 3]):
+        if equals(data, s.qualifier, s.qualifier_end, letters[i], 0, places[i, 3]):
             s.next = i + 1
             if not seen[i]:
                 s.column, seen[i] = i, True

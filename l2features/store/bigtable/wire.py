@@ -140,22 +140,11 @@ def compare(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> int:
 
 
 @embedded
-def same(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> bool:
-    """Return whether the bytes from a to a_end are those from b to b_end."""
-    if a_end - a != b_end - b:
+def equals(data: Bytes, at: int, end: int, other: Bytes, first: int, last: int) -> bool:
+    """Return whether the bytes from ``at`` to ``end`` are the other's from ``first`` to ``last``."""
+    if end - at != last - first:
         return False
     difference = np.uint8(0)
-    for i in range(a_end - a):  # without an early exit, which would not be vectorized
-        difference |= data[a + i] ^ data[b + i]
-    return difference == 0
-
-
-@embedded
-def equals(data: Bytes, at: int, end: int, text: Bytes, length: int) -> bool:
-    """Return whether the bytes from ``at`` to ``end`` are the first ``length`` of a text."""
-    if end - at != length:
-        return False
-    difference = np.uint8(0)
-    for i in range(length):
-        difference |= data[at + i] ^ text[i]
+    for i in range(end - at):  # without an early exit, which would not be vectorized
+        difference |= data[at + i] ^ other[first + i]
     return difference == 0
