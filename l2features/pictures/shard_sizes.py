@@ -1,13 +1,13 @@
-"""The number of shards of an index, and how they are encoded, so that files are near a wanted size.
+"""The number of shards of an index, so that files are near a wanted size.
 
-The number is a power of two, which alone may leave files 0.7 or 1.4 times as large as wanted. Where gzip
-misses the wanted size by more than `TOLERANCE`, and raw data or raw indexes do not, those are taken.
+The number is a power of two, which alone may leave files 0.7 or 1.4 times as large as wanted. So files may be
+smaller by the plan: where they are written, gzip stores some of their values as they are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,22 +19,34 @@ MINISHARD_KEYS = 1_000
 """Keys of a minishard, whose index a reader fetches as a whole."""
 MOST_BITS = 13
 """Maximum minishard bits, of an index of 128 KB at the start of each file."""
-TOLERANCE = 0.2
+TOLERANCE = 0.08
+"""How far files may be from the wanted size by the plan, whose sizes are estimates."""
 MURMUR, IDENTITY, RAW, GZIP = "murmurhash3_x86_128", "identity", "raw", "gzip"
 
 
 class Encoding(NamedTuple):
-    """Encodings of data and of minishard indexes, and the bytes of a node in a file of both."""
+    """Encodings of data and of minishard indexes.
+
+    Attributes:
+        least: bytes of a node in a file.
+        most: bytes of it where gzip stores all values as they are.
+    """
 
     of_data: str
     of_index: str
-    node_bytes: float
+    least: float = 0.0
+    most: float = 0.0
+
+    def sharding(self, preshift: int, minishards: int, shards: int, by: str) -> Sharding:
+        return Sharding(preshift, minishards, shards, by, self.of_index, self.of_data)
 
 
-class _Choice(NamedTuple):
-    sharding: Sharding
+class _Files(NamedTuple):
+    """A number of files, and how far their mean is from the wanted size, as a share of it."""
+
+    encoding: Encoding
+    shard_bits: int
     off: float
-    """How far files are from the wanted size, as a share of it: the mean over the files."""
 
 
 def hashed_sharding(keys: int, nodes: int, encodings: Sequence[Encoding], wanted: int) -> Sharding:
@@ -46,22 +58,18 @@ def hashed_sharding(keys: int, nodes: int, encodings: Sequence[Encoding], wanted
         encodings: those that may be taken, the best one first.
         wanted: size of a file in bytes.
     """
-
-    def choose(encoding: Encoding) -> _Choice:
-        size = max(1.0, nodes * encoding.node_bytes)
-        bits = min(max(keys, 1).bit_length(), max(0, round(math.log2(size / wanted))))
-        sharding = Sharding(
-            0, minishard_bits(keys >> bits), bits, MURMUR, encoding.of_index, encoding.of_data
-        )
-        return _Choice(sharding, _off(np.array([size / (1 << bits)]), wanted))
-
-    return _best([choose(encoding) for encoding in encodings])
+    encoding, bits, _ = _files(nodes, encodings, wanted, max(keys, 1).bit_length())[0]
+    return encoding.sharding(0, minishard_bits(keys >> bits), bits, MURMUR)
 
 
 def cell_sharding(
     codes: Ids, nodes: np.ndarray, bits: int, encodings: Sequence[Encoding], wanted: int
 ) -> Sharding:
-    """Return the sharding of cells by ranges of their Morton codes, in files of about ``wanted`` bytes.
+    """Return the sharding of cells by their Morton codes, in files of about ``wanted`` bytes.
+
+    A file has runs of 2^n cells, which are neighbours. The longest runs are taken with which all files are
+    near enough; a viewer then reads few files. Runs are dealt to the files in turn, or by their hash where
+    that is more even, as in small grids.
 
     Args:
         codes: (n,) code of each cell that has nodes, sorted.
@@ -70,38 +78,47 @@ def cell_sharding(
         encodings: those that may be taken, the best one first.
         wanted: size of a file in bytes.
     """
-    ranges = [_ranges(codes, nodes, within) for within in range(bits, -1, -1)] if len(codes) else []
-
-    def choose(encoding: Encoding) -> _Choice:
-        offs = [_off(sizes * encoding.node_bytes, wanted) for sizes, _ in ranges]
-        shard_bits = int(np.argmin(offs)) if offs else 0
-        keys = ranges[shard_bits][1] if ranges else 0
-        minishards = min(minishard_bits(keys), bits - shard_bits)
-        preshift = bits - shard_bits - minishards
-        sharding = Sharding(preshift, minishards, shard_bits, IDENTITY, encoding.of_index, encoding.of_data)
-        return _Choice(sharding, min(offs, default=0.0))
-
-    return _best([choose(encoding) for encoding in encodings])
+    offs = dict[Sharding, float]()
+    for encoding, shard_bits, mean_off in _files(float(nodes.sum()), encodings, wanted, bits):
+        for sharding in _cell_shardings(len(codes), bits, shard_bits, encoding):
+            shards = sharding.places(codes)[0].astype(np.intp)
+            offs[sharding] = _off(np.bincount(shards, nodes, 1 << shard_bits), encoding, wanted)
+            if offs[sharding] <= max(TOLERANCE, mean_off + TOLERANCE / 2):
+                return sharding
+    return min(offs, key=offs.__getitem__)
 
 
-def _ranges(codes: Ids, nodes: np.ndarray, within: int) -> tuple[np.ndarray, int]:
-    """Return the nodes in each range of 2^within codes that has some, and the most cells of a range."""
-    shards = codes >> np.uint64(within)
-    starts = np.flatnonzero(np.append(True, shards[1:] != shards[:-1]))
-    return np.add.reduceat(nodes, starts), int(np.diff(np.append(starts, len(codes))).max())
+def _cell_shardings(cells: int, bits: int, shard_bits: int, encoding: Encoding) -> Iterator[Sharding]:
+    """Yield shardings of cells, those of the longest runs first."""
+    least = minishard_bits(cells >> shard_bits)
+    for run in range(bits - shard_bits, -1, -1):
+        minishards = min(least, run)
+        yield encoding.sharding(run - minishards, minishards, shard_bits, IDENTITY)
+        for minishards in range(least, MOST_BITS + 1):  # each takes other bits of the hash for the shard
+            yield encoding.sharding(run, minishards, shard_bits, MURMUR)
 
 
-def _off(sizes: np.ndarray, wanted: int) -> float:
-    return float(np.abs(sizes / wanted - 1).mean())
+def _files(nodes: float, encodings: Sequence[Encoding], wanted: int, most_bits: int) -> list[_Files]:
+    """Return the numbers of files whose mean is near the wanted size, or else the nearest.
+
+    It is one file of the first encoding where that is enough.
+    """
+    if nodes * encodings[0].least <= wanted * (1 + TOLERANCE):
+        return [_Files(encodings[0], 0, 0.0)]
+    found = list[_Files]()
+    for encoding in encodings:
+        fewest, most = (math.log2(max(1.0, nodes * size / wanted)) for size in encoding[2:])
+        for bits in range(math.floor(fewest), math.ceil(most) + 1):
+            bits = min(bits, most_bits)
+            found.append(_Files(encoding, bits, _off(np.array([nodes / (1 << bits)]), encoding, wanted)))
+    near = [files for files in found if files.off <= TOLERANCE]
+    return near or [min(found, key=lambda files: files.off)]
 
 
-def _best(choices: Sequence[_Choice]) -> Sharding:
-    """Return the first choice that is near enough, or else the nearest; the first where there is one file."""
-    first = choices[0]
-    if first.sharding.shard_bits == 0:
-        return first.sharding
-    near = [choice for choice in choices if choice.off <= TOLERANCE]
-    return (near or [min(choices, key=lambda choice: choice.off)])[0].sharding
+def _off(nodes: np.ndarray, encoding: Encoding, wanted: int) -> float:
+    """Return how far the farthest file is from the wanted size, as a share of it."""
+    sizes = np.clip(wanted, nodes * encoding.least, nodes * encoding.most)
+    return float(np.abs(sizes / wanted - 1).max())
 
 
 def minishard_bits(keys: int) -> int:

@@ -145,12 +145,14 @@ class PartWriter:
             self.skeletons.close()
 
     def _shard(self, index: Index, rows: np.ndarray) -> Shard:
+        wanted = self.run.plan.shard_size if index.sharding.shard_bits else 0
         if index.kind != SKELETONS:
-            return make_shard(index, rows, self.run.geometry)
+            return make_shard(index, rows, self.run.geometry, wanted)
         if self.skeletons is None:
             self.skeletons = Skeletons(self.run.dataset, self.run.geometry)
         roots = np.sort(rows["id"])
-        return Shard(sharded(index.sharding, roots, self.skeletons.read(roots, self.progress)), len(roots), 1)
+        values = self.skeletons.read(roots, self.progress)
+        return Shard(sharded(index.sharding, roots, values, wanted), len(roots), 1)
 
 
 def done_path(part: int) -> str:

@@ -6,6 +6,7 @@ A job that is run again finds the plan and makes the same files.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
@@ -32,7 +33,7 @@ FORMAT = 1
 PLAN = "plan.json"
 SAMPLE, SAMPLE_ROWS = 16, 4_000
 """Parts of files, and rows of each, that are encoded to estimate the sizes of shards."""
-_LISTS = ((GZIP, GZIP), (RAW, GZIP), (RAW, RAW))
+_LISTS = ((GZIP, GZIP),)
 _RECORDS = ((RAW, GZIP), (RAW, RAW))
 """Encodings of data and of indexes; gzip makes single annotations larger."""
 
@@ -171,9 +172,12 @@ class _Sizes:
         found = list[Encoding]()
         for data, index in pairs:
             sharding = whole.sharding._replace(data_encoding=data, minishard_index_encoding=index)
-            size = 0
-            if len(rows):
-                shard = make_shard(whole.model_copy(update={"sharding": sharding}), rows, self.geometry)
-                size = len(shard.content) - sharding.index_bytes
-            found.append(Encoding(data, index, size / max(1, len(rows))))
+            sampled = whole.model_copy(update={"sharding": sharding})
+
+            def node_bytes(wanted: int, sampled: Index = sampled) -> float:
+                content = make_shard(sampled, rows, self.geometry, wanted).content
+                return (len(content) - sampled.sharding.index_bytes) / len(rows)
+
+            ends = (node_bytes(0), node_bytes(sys.maxsize)) if len(rows) else (0.0, 0.0)
+            found.append(Encoding(data, index, *ends))
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from ..query.reader import Reader
 from ..store.base import open_store
 from ..versions.plan import evenly_spread
 from ..volume.sharded import Sharding
-from .shard_sizes import GZIP, MURMUR, RAW, Encoding, hashed_sharding
+from .shard_sizes import GZIP, MURMUR, Encoding, hashed_sharding
 from .skeleton_layer import skeleton_bytes, skeleton_info
 from .static_index import SKELETONS, Index, sharded
 
@@ -57,11 +58,10 @@ class Skeletons:
     def index(self, roots: Ids, wanted: int) -> Index:
         """Return the index of these roots (n,), in files of about ``wanted`` bytes. Raises as `read`."""
         some = roots[list(evenly_spread(len(roots), SAMPLE))]
-        values, encodings = list(self.read(some)), list[Encoding]()
-        for data in (GZIP, RAW):
-            sharding = Sharding(0, 0, 0, MURMUR, GZIP, data)
-            size = len(sharded(sharding, some, iter(values))) - sharding.index_bytes
-            encodings.append(Encoding(data, GZIP, size / max(1, len(some))))
+        values, sharding = list(self.read(some)), Sharding(0, 0, 0, MURMUR, GZIP, GZIP)
+        sizes = (len(sharded(sharding, some, iter(values), fill)) for fill in (0, sys.maxsize))
+        least, most = ((size - sharding.index_bytes) / max(1, len(some)) for size in sizes)
+        encodings = [Encoding(GZIP, GZIP, least, most)]
         found = hashed_sharding(len(roots), len(roots), encodings, wanted)
         return Index(layer=SKELETONS, kind="skeletons", key="", sharding=found)
 

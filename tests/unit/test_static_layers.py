@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from cloudvolume.datasource.precomputed.common import compressed_morton_code
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l2features.core.geometry import Triple
 from l2features.core.ids import as_ids
 from l2features.core.rows import Rows
 from l2features.pictures.annotations import annotation_list, one_annotation, scattered
@@ -40,14 +42,16 @@ from l2features.pictures.static_index import (
     make_shard,
     parts_of,
     row_dtype,
+    sharded,
     static_info,
 )
-from l2features.volume.sharded import Sharding
+from l2features.volume.sharded import Sharding, morton_codes
 from tests.support.known_roots import GEOMETRY
 from tests.support.neuron_api import features_in_chunks
 from tests.support.version_chains import node_ids
 
-ENCODINGS = [Encoding(RAW, GZIP, 51.0), Encoding(RAW, RAW, 68.0)]
+RECORDS = [Encoding(RAW, GZIP, 51.0, 51.0), Encoding(RAW, RAW, 68.0, 68.0)]
+LISTS = [Encoding(GZIP, GZIP, 41.0, 59.0)]
 IDS = node_ids(4_000)
 
 
@@ -120,42 +124,60 @@ def test_cells_have_the_codes_of_cloud_volume(edge: int) -> None:
 
 
 # ------------------------------------------------------------------ sizes of shards
+def sizes_of(files: np.ndarray, encoding: Encoding, wanted: int) -> np.ndarray:
+    """Sizes of files of these numbers of nodes: values are stored as they are up to the wanted size."""
+    return np.clip(wanted, files * encoding.least, files * encoding.most)
+
+
 @given(st.integers(200_000, 10**11), st.integers(10**6, 10**8))
 def test_files_of_ids_are_within_a_fifth_of_the_wanted_size(nodes: int, wanted: int) -> None:
-    sharding = hashed_sharding(nodes, nodes, ENCODINGS, wanted)
-    encoding = next(e for e in ENCODINGS if e.of_index == sharding.minishard_index_encoding)
-    size = nodes * encoding.node_bytes / (1 << sharding.shard_bits)
+    sharding = hashed_sharding(nodes, nodes, RECORDS, wanted)
+    encoding = next(e for e in RECORDS if e.of_index == sharding.minishard_index_encoding)
+    size = nodes * encoding.least / (1 << sharding.shard_bits)
     if sharding.shard_bits:
         assert 0.79 * wanted <= size <= 1.21 * wanted
     else:
-        assert nodes * ENCODINGS[0].node_bytes < 1.5 * wanted
+        assert nodes * RECORDS[0].least < 1.5 * wanted
     assert sharding.hash == MURMUR
     per_minishard = nodes / (1 << (sharding.shard_bits + sharding.minishard_bits))
     assert per_minishard <= 1_000 or sharding.minishard_bits == MOST_BITS
 
 
 @pytest.mark.parametrize(("nodes", "bits"), [(1, 0), (40, 0), (60, 2), (4000, 6)])
-def test_cells_fill_ranges_of_morton_codes(nodes: int, bits: int) -> None:
-    """A cube of 16 x 16 x 16 cells, in files of 10,000 bytes at 41 bytes a node."""
-    counts = np.full(4096, nodes / 100)
-    wanted = 10_000
-    encodings = [Encoding(GZIP, GZIP, 41.0), Encoding(RAW, GZIP, 55.0)]
-    sharding = cell_sharding(np.arange(4096, dtype=np.uint64), counts, 12, encodings, wanted)
+def test_cells_of_a_cube_are_dealt_to_files_in_turn(nodes: int, bits: int) -> None:
+    """16 x 16 x 16 cells, in files of 10,000 bytes."""
+    counts, wanted = np.full(4096, nodes / 100), 10_000
+    sharding = cell_sharding(np.arange(4096, dtype=np.uint64), counts, 12, LISTS, wanted)
     assert sharding.preshift_bits + sharding.minishard_bits + sharding.shard_bits == 12
     assert sharding.hash == IDENTITY
-    size = 4096 * nodes / 100 / (1 << sharding.shard_bits)
-    if sharding.shard_bits:
-        node_bytes = {GZIP: 41.0, RAW: 55.0}[sharding.data_encoding]
-        assert 0.8 * wanted <= size * node_bytes <= 1.2 * wanted
+    (size,) = sizes_of(counts.sum()[None] / (1 << sharding.shard_bits), LISTS[0], wanted)
+    assert sharding.shard_bits == 0 or 0.85 * wanted <= size <= 1.15 * wanted
     assert sharding.shard_bits >= bits
 
 
+@pytest.mark.parametrize("grid", [(20, 17, 9), (33, 5, 40), (64, 64, 3)])
+def test_files_of_uneven_cells_are_within_a_fifth_of_the_wanted_size(grid: Triple) -> None:
+    """Grids that fill no power of two, whose tissue is dense on one side and absent from a corner."""
+    random = np.random.default_rng(3)
+    cells = np.argwhere(np.ones(grid, bool))
+    cells = cells[(cells >= np.array(grid) // 3).any(axis=1)]
+    nodes = random.lognormal(5, 0.6, len(cells)) * np.linspace(0.3, 1.7, grid[0])[cells[:, 0]]
+    codes = morton_codes(cells, grid)
+    order = np.argsort(codes)
+    codes, nodes = codes[order], nodes[order]
+    for count in (6.2, 8.5, 11.4, 14.7):
+        wanted = int(nodes.sum() * LISTS[0].least / count)
+        sharding = cell_sharding(codes, nodes, 20, LISTS, wanted)
+        files = np.bincount(sharding.places(codes)[0].astype(int), nodes)
+        assert len(files) == 1 << sharding.shard_bits >= 6
+        assert (np.abs(sizes_of(files, LISTS[0], wanted) / wanted - 1) <= 0.15).all()
+
+
 def test_empty_levels_have_one_shard() -> None:
-    none = np.zeros(0)
-    sharding = cell_sharding(as_ids([]), none, 9, [Encoding(GZIP, GZIP, 0.0)], 1000)
+    sharding = cell_sharding(as_ids([]), np.zeros(0), 9, LISTS, 1000)
     assert (sharding.shard_bits, sharding.preshift_bits) == (0, 9)
-    assert hashed_sharding(0, 0, ENCODINGS, 1000).shard_bits == 0
-    assert hashed_sharding(3, 3, ENCODINGS, 1).shard_bits <= 2
+    assert hashed_sharding(0, 0, RECORDS, 1000).shard_bits == 0
+    assert hashed_sharding(3, 3, RECORDS, 1).shard_bits <= 2
 
 
 # ------------------------------------------------------------------ bytes
@@ -193,6 +215,16 @@ def test_shards_have_the_bytes_of_the_live_layers(layer: str, kind: str) -> None
         order = np.argsort(cell_order(own["id"]) if level else own["id"])
         assert body == annotation_list(own["record"][order], own["id"][order])
     assert shard.largest == largest
+
+
+def test_gzip_stores_values_up_to_the_wanted_size() -> None:
+    keys, values = as_ids(range(200)), [bytes([n]) * 1_000 for n in range(200)]
+    sharding = Sharding(0, 2, 0, MURMUR, data_encoding=GZIP)
+    sizes = [len(sharded(sharding, keys, iter(values), wanted)) for wanted in (0, 100_000, 150_000, 10**9)]
+    assert sizes[0] < 20_000
+    assert [round(size, -4) for size in sizes[1:]] == [110_000, 160_000, 210_000]
+    found = decoded(sharding, sharded(sharding, keys, iter(values), 100_000))
+    assert [gzip.decompress(found[key]) for key in sorted(found)] == values
 
 
 def test_rows_are_divided_among_parts() -> None:
