@@ -1,0 +1,49 @@
+"""Cells of ids: the lists of many nodes at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import zstandard
+
+from l2features.core.ids import as_ids, to_bytes
+from l2features.graph.id_cells import NodeLists
+
+IDS = as_ids([5, 7, 9])
+LISTS = {5: as_ids([1, 2, 3]), 9: as_ids([2**63])}
+ROWS = as_ids([9, 5])
+
+
+def compressed(data: bytes, **parameters: bool) -> bytes:
+    return zstandard.ZstdCompressor(**parameters).compress(data)
+
+
+def read(cells: list[bytes], most: int = 10) -> NodeLists:
+    return NodeLists.decoded(IDS, ROWS, cells, most, "children")
+
+
+@pytest.mark.parametrize("packed", [{9, 5}, {9}, set()])
+def test_lists_are_those_of_their_nodes_compressed_or_not(packed: set[int]) -> None:
+    raw = {node: to_bytes(LISTS[node]) for node in (9, 5)}
+    found = read([compressed(cell) if node in packed else cell for node, cell in raw.items()])
+    assert (found.errors, found.known.tolist()) == ({}, [True, False, True])
+    for node, part in zip(IDS.tolist(), found.lists.parts(), strict=True):
+        np.testing.assert_array_equal(part, LISTS.get(node, as_ids([])))
+
+
+@pytest.mark.parametrize(
+    ("cell", "error"),
+    [
+        (compressed(bytes(88)), "its children are 88 bytes: expected 10 ids at most"),
+        (compressed(bytes(12)), "its children are 12 bytes: expected 8 for each"),
+        (compressed(bytes(range(80)))[:-9], "its children cannot be decompressed"),
+        (compressed(bytes(2**24), write_content_size=False), "its children cannot be decompressed"),
+        (bytes(9), "its children are 9 bytes: expected 8 for each"),
+    ],
+    ids=["too long", "no ids", "cut off", "of unknown size", "raw"],
+)
+def test_a_malformed_list_spoils_no_other(cell: bytes, error: str) -> None:
+    found = read([cell, compressed(to_bytes(LISTS[5]))])
+    assert found.errors[9].startswith(f"node 9: {error}")
+    np.testing.assert_array_equal(found.lists.parts()[0], LISTS[5])
+    assert found.lists.lengths.tolist() == [3, 0, 0]
