@@ -137,11 +137,15 @@ def _column(
 
 
 def _reduce(ufunc: np.ufunc, values: np.ndarray, starts: Starts, nothing: float) -> np.ndarray:
-    """Reduce the values (N, ...) of each root to (R, ...); ``nothing`` for a root without nodes."""
+    """Reduce the values (N, ...) of each root to (R, ...); ``nothing`` for a root without nodes.
+
+    numpy reduces contiguous columns several times as fast as short rows.
+    """
     out = np.full((len(starts) - 1, *values.shape[1:]), nothing, dtype=values.dtype)
     some = starts[:-1] < starts[1:]
     if some.any():
-        out[some] = ufunc.reduceat(values, starts[:-1][some])
+        columns = np.ascontiguousarray(np.moveaxis(values, 0, -1))
+        out[some] = np.moveaxis(ufunc.reduceat(columns, starts[:-1][some], axis=-1), -1, 0)
     return out
 
 
