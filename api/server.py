@@ -33,12 +33,14 @@ def metrics_folder() -> str:
 
 
 def prepare_fork(app: Any) -> None:
-    """Load the compiled decoder of Bigtable, where a data set needs it."""
+    """Load the compiled decoder of Bigtable and the loop of skeletons, where a data set is there."""
     entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
     if any(url.startswith("bigtable:") for entry in entries for url in (entry.store, entry.graph_url)):
-        from l2features.store.bigtable.decoded import warm_up
+        from l2features.neurons import branches
+        from l2features.store.bigtable import decoded
 
-        warm_up()
+        decoded.warm_up()
+        branches.warm_up()
     spare_known_objects()
 
 

@@ -37,6 +37,7 @@ EXAMPLES = {"suite": 30, "thorough": 1_000}
 COMPILE = (
     "from l2features import kernel; kernel.warm_up()",
     "from l2features.store.bigtable import decoded; decoded.warm_up()",
+    "from l2features.neurons import branches; branches.warm_up()",
 )
 """Each compiles one package: processes that compile the same functions at once spoil the cache."""
 JAVA_OPTS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"

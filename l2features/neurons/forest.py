@@ -6,7 +6,6 @@ Every function works on all components together, so that thousands of small root
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heappop, heappush
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, dijkstra
 
+from .branches import add_branches
 from .node_graph import Edges, Positions
 
 Indices = npt.NDArray[np.int64]
@@ -139,8 +139,8 @@ def cover(graph: Any, ends: Ends, invalidation_nm: float) -> Cover:
     reached = reach(graph, np.fromiter(chain.from_iterable(paths), dtype=np.int64))
     left = np.flatnonzero(reached.distance > invalidation_nm)
     order = left[np.argsort(-ends.distance[left], kind="stable")]
-    paths += _branches(graph, reached, order.tolist(), invalidation_nm)
     edges = np.stack([_joined(path[:-1] for path in paths), _joined(path[1:] for path in paths)], axis=1)
+    edges = np.concatenate([edges, add_branches(graph, reached, order, invalidation_nm)])
     nodes = np.unique(np.concatenate([edges[:, 0], ends.root]))
     return Cover(nodes, edges, reached.source.astype(np.int64))
 
@@ -155,32 +155,3 @@ def _path(node: int, before: memoryview) -> list[int]:
     while (node := before[node]) >= 0:
         path.append(node)
     return path
-
-
-def _branches(graph: Any, reached: Reached, order: list[int], invalidation_nm: float) -> list[list[int]]:
-    """Return the paths from nodes in this order to the nearest path; update ``reached`` in place.
-
-    Plain Python on memory views: the searches are short, and a call of scipy would allocate for all nodes.
-    """
-    distance: memoryview[Any] = reached.distance.data
-    before, source = reached.before.data, reached.source.data
-    row, column, length = graph.indptr.data, graph.indices.data, graph.data.data
-    paths = []
-    for target in order:
-        if distance[target] <= invalidation_nm:
-            continue
-        path = _path(target, before)
-        paths.append(path)
-        for node in path[:-1]:
-            distance[node], before[node], source[node] = 0.0, -1, node
-        heap = [(0.0, node) for node in sorted(path[:-1])]
-        while heap:
-            near, node = heappop(heap)
-            if near > distance[node]:
-                continue
-            for k in range(row[node], row[node + 1]):
-                far, other = near + length[k], column[k]
-                if far < distance[other]:
-                    distance[other], before[other], source[other] = far, node, source[node]
-                    heappush(heap, (far, other))
-    return paths

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from l2features.neurons import branches
 from l2features.neurons.joining import gaps_between
 from l2features.neurons.node_graph import NeuronGraph
 from l2features.neurons.skeleton import Skeleton, skeletonize
@@ -114,6 +115,21 @@ def test_equal_targets_are_taken_in_their_order() -> None:
         assert (first.root, first.parents.tolist()) == (again.root, again.parents.tolist())
     assert len(first.end_points) == 2
     assert len(first.branch_points) == 1
+
+
+@pytest.mark.parametrize("invalidation", [500, 3000])
+def test_the_compiled_loop_makes_the_same_skeletons(
+    monkeypatch: pytest.MonkeyPatch, invalidation: float
+) -> None:
+    graphs = [graph_at(*random_tree(300, seed)) for seed in range(4)]
+    monkeypatch.setattr(branches, "_compiled", [])
+    plain = [skeletonize(graph, invalidation) for graph in graphs]
+    branches.warm_up()
+    for one, graph in zip(plain, graphs, strict=True):
+        compiled = skeletonize(graph, invalidation)
+        np.testing.assert_array_equal(compiled.parents, one.parents)
+        np.testing.assert_array_equal(compiled.vertex_of_node, one.vertex_of_node)
+    assert len(plain[0].branch_points) > 3
 
 
 # ------------------------------------------------------------------ components

@@ -1,0 +1,84 @@
+"""The loop of `forest.cover`: paths from nodes of a graph to the nearest of earlier paths.
+
+A server compiles it beforehand. Elsewhere it runs on memory views, since numba takes a second to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+import numpy as np
+
+from .node_graph import Edges
+
+_compiled: list[Callable[..., int]] = []
+"""`extend` as `warm_up` compiled it."""
+
+
+def add_branches(graph: Any, reached: Any, order: np.ndarray, invalidation_nm: float) -> Edges:
+    """Return the edges (m, 2) of the paths from nodes in this order to the nearest path.
+
+    A node that a path passes within ``invalidation_nm`` begins none. ``reached`` is updated in place.
+    """
+    edges = np.empty((2, len(reached.distance)), dtype=np.int64)
+    row, column = (array.astype(np.int64, copy=False) for array in (graph.indptr, graph.indices))
+    arrays = row, column, graph.data, order, *reached, *edges
+    if _compiled:
+        n = _compiled[0](*arrays, invalidation_nm)
+    else:
+        n = extend(*(array.data for array in arrays), invalidation_nm)
+    return edges[:, :n].T
+
+
+def extend(
+    row: Any,
+    column: Any,
+    length: Any,
+    order: Any,
+    distance: Any,
+    before: Any,
+    source: Any,
+    child: Any,
+    parent: Any,
+    invalidation_nm: float,
+) -> int:
+    """Write the edges of `add_branches` to ``child`` and ``parent``; returns their number.
+
+    The searches are short, and a call of scipy would allocate for all nodes.
+    """
+    n = 0
+    for i in range(len(order)):
+        node = order[i]
+        if distance[node] <= invalidation_nm:
+            continue
+        first = n
+        while before[node] >= 0:
+            child[n], parent[n] = node, before[node]
+            node = before[node]
+            n += 1
+        heap = [(0.0, child[k]) for k in range(first, n)]
+        for _, start in heap:
+            distance[start], before[start], source[start] = 0.0, -1, start
+        heapify(heap)
+        while heap:
+            near, node = heappop(heap)
+            if near > distance[node]:
+                continue
+            for k in range(row[node], row[node + 1]):
+                far, other = near + length[k], column[k]
+                if far < distance[other]:
+                    distance[other], before[other], source[other] = far, node, source[node]
+                    heappush(heap, (far, np.int64(other)))
+    return n
+
+
+def warm_up() -> None:
+    """Compile the loop or load it from numba's cache, for all later calls of this process."""
+    from ..core.jit import compiled
+
+    loop = compiled(extend)
+    i4, i8, f8 = (np.zeros(1, dtype=name) for name in ("i4", "i8", "f8"))
+    loop(np.zeros(2, dtype="i8"), i8, f8, i8[:0], f8, i4, i4, i8, i8, 0.0)
+    _compiled[:] = [loop]
