@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ L2 = 2
 AN_ID = f"expected an integer from 0 to {(1 << 64) - 1}"
 _NO_FLOAT = f"{AN_ID}; floats, which a column with nulls becomes, cannot hold an id exactly"
 _LAST_KEY = b"%d" % ((1 << 64) - 1)
-_POWERS = 10 ** np.arange(KEY_DIGITS - 1, -1, -1, dtype=np.uint64)
+_POWERS = 10_000 ** np.arange(KEY_DIGITS // 4 - 1, -1, -1, dtype=np.uint64)
 
 
 def as_ids(values: Any) -> Ids:
@@ -205,9 +205,15 @@ def from_bytes(data: bytes) -> Ids:
 def row_keys(ids: Ids) -> list[bytes]:
     """Return row keys: ids in decimal, zero-padded to 20 digits."""
     ids = as_ids(ids)
-    digits = (ids[:, None] // _POWERS[None, :] % np.uint64(10) + np.uint64(ord("0"))).astype(np.uint8)
-    joined = digits.tobytes()
-    return [joined[i : i + KEY_DIGITS] for i in range(0, len(joined), KEY_DIGITS)]
+    fours = _four_digits()[ids[:, None] // _POWERS % np.uint64(10_000)]
+    keys: list[bytes] = fours.view(f"S{KEY_DIGITS}").ravel().tolist()
+    return keys
+
+
+@cache
+def _four_digits() -> npt.NDArray[np.bytes_]:
+    """Return the digits of the numbers below 10,000."""
+    return np.array([b"%04d" % i for i in range(10_000)])
 
 
 def ids_of_row_keys(keys: list[bytes]) -> Ids:

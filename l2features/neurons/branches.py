@@ -26,13 +26,14 @@ def add_branches(graph: Any, reached: Any, order: np.ndarray, invalidation_nm: f
     row, column = (array.astype(np.int64, copy=False) for array in (graph.indptr, graph.indices))
     arrays = row, column, graph.data, order, *reached, *edges
     if _compiled:
-        n = _compiled[0](*arrays, invalidation_nm)
+        n = _compiled[0](invalidation_nm, *arrays)
     else:
-        n = extend(*(array.data for array in arrays), invalidation_nm)
+        n = extend(invalidation_nm, *(array.data for array in arrays))
     return edges[:, :n].T
 
 
 def extend(
+    invalidation_nm: float,
     row: Any,
     column: Any,
     length: Any,
@@ -42,7 +43,6 @@ def extend(
     source: Any,
     child: Any,
     parent: Any,
-    invalidation_nm: float,
 ) -> int:
     """Write the edges of `add_branches` to ``child`` and ``parent``; returns their number.
 
@@ -70,7 +70,7 @@ def extend(
                 far, other = near + length[k], column[k]
                 if far < distance[other]:
                     distance[other], before[other], source[other] = far, node, source[node]
-                    heappush(heap, (far, np.int64(other)))
+                    heappush(heap, (far, other))
     return n
 
 
@@ -80,5 +80,5 @@ def warm_up() -> None:
 
     loop = compiled(extend)
     i4, i8, f8 = (np.zeros(1, dtype=name) for name in ("i4", "i8", "f8"))
-    loop(np.zeros(2, dtype="i8"), i8, f8, i8[:0], f8, i4, i4, i8, i8, 0.0)
+    loop(0.0, np.zeros(2, dtype="i8"), i8, f8, i8[:0], f8, i4, i4, i8, i8)
     _compiled[:] = [loop]
