@@ -14,8 +14,8 @@ LISTS = {5: as_ids([1, 2, 3]), 9: as_ids([2**63])}
 ROWS = as_ids([9, 5])
 
 
-def compressed(data: bytes, **parameters: bool) -> bytes:
-    return zstandard.ZstdCompressor(**parameters).compress(data)
+def compressed(data: bytes, with_size: bool = True) -> bytes:
+    return zstandard.ZstdCompressor(write_content_size=with_size).compress(data)
 
 
 def read(cells: list[bytes], most: int = 10) -> NodeLists:
@@ -37,7 +37,7 @@ def test_lists_are_those_of_their_nodes_compressed_or_not(packed: set[int]) -> N
         (compressed(bytes(88)), "its children are 88 bytes: expected 10 ids at most"),
         (compressed(bytes(12)), "its children are 12 bytes: expected 8 for each"),
         (compressed(bytes(range(80)))[:-9], "its children cannot be decompressed"),
-        (compressed(bytes(2**24), write_content_size=False), "its children cannot be decompressed"),
+        (compressed(bytes(2**24), with_size=False), "its children cannot be decompressed"),
         (bytes(9), "its children are 9 bytes: expected 8 for each"),
     ],
     ids=["too long", "no ids", "cut off", "of unknown size", "raw"],
