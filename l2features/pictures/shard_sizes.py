@@ -87,7 +87,8 @@ def cell_sharding(
             firsts, sums = codes[starts], np.add.reduceat(nodes, starts)
             for sharding in _run_shardings(run, least, shard_bits, encoding):
                 shards = sharding.places(firsts)[0].astype(np.intp)
-                offs[sharding] = _off(np.bincount(shards, sums, 1 << shard_bits), encoding, wanted)
+                files = np.bincount(shards, sums, 1 << shard_bits)
+                offs[sharding] = _off(files, encoding, wanted, sharding.index_bytes)
                 if not shard_bits or offs[sharding] <= max(TOLERANCE, mean_off + TOLERANCE / 2):
                     return sharding
     nearest = min(offs.values())
@@ -119,9 +120,9 @@ def _files(nodes: float, encodings: Sequence[Encoding], wanted: int, most_bits: 
     return near or [min(found, key=lambda files: files.off)]
 
 
-def _off(nodes: np.ndarray, encoding: Encoding, wanted: int) -> float:
+def _off(nodes: np.ndarray, encoding: Encoding, wanted: int, index_bytes: int = 0) -> float:
     """Return how far the farthest file is from the wanted size, as a share of it."""
-    sizes = np.clip(wanted, nodes * encoding.least, nodes * encoding.most)
+    sizes = np.clip(wanted, nodes * encoding.least + index_bytes, nodes * encoding.most + index_bytes)
     return float(np.abs(sizes / wanted - 1).max())
 
 
