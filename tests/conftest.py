@@ -41,8 +41,11 @@ COMPILE = (
     "from l2features.neurons import branches; branches.warm_up()",
 )
 """Each compiles one package: processes that compile the same functions at once spoil the cache."""
-COLLECT = ("-m", "pytest", "--collect-only", "-qq")
-"""Compiles the tests in a new checkout, which each of the workers would do at the same time."""
+COLLECT = ("-m", "pytest", "--collect-only", "-qq", "-n0")
+"""Compiles the tests in a new checkout, which each of the workers would do at the same time.
+
+With workers of its own, as by PYTEST_ADDOPTS, it would run itself without end.
+"""
 JAVA_OPTS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 """The Pub/Sub emulator lives for minutes: compiling it well takes more than it saves."""
 COMPILING: list[subprocess.Popen[bytes]] = []

@@ -67,9 +67,9 @@ def cell_sharding(
 ) -> Sharding:
     """Return the sharding of cells by their Morton codes, in files of about ``wanted`` bytes.
 
-    A file has runs of 2^n cells, which are neighbours. The longest runs are taken with which all files are
-    near enough; a viewer then reads few files. Runs are dealt to the files in turn, or by their hash where
-    that is more even, as in small grids.
+    A file has runs of 2^n neighbouring cells, so that a viewer reads few files: the longest runs with which
+    all files are near the wanted size, or else about as near as can be. Runs are dealt to the files in turn,
+    or by their hash where that is more even.
 
     Args:
         codes: (n,) code of each cell that has nodes, sorted.
@@ -80,22 +80,27 @@ def cell_sharding(
     """
     offs = dict[Sharding, float]()
     for encoding, shard_bits, mean_off in _files(float(nodes.sum()), encodings, wanted, bits):
-        for sharding in _cell_shardings(len(codes), bits, shard_bits, encoding):
-            shards = sharding.places(codes)[0].astype(np.intp)
-            offs[sharding] = _off(np.bincount(shards, nodes, 1 << shard_bits), encoding, wanted)
-            if offs[sharding] <= max(TOLERANCE, mean_off + TOLERANCE / 2):
-                return sharding
-    return min(offs, key=offs.__getitem__)
+        least = minishard_bits(len(codes) >> shard_bits)
+        for run in range(bits - shard_bits, -1, -1):
+            runs = codes >> np.uint64(run)
+            starts = np.flatnonzero(np.append(True, runs[1:] != runs[:-1])[: len(runs)])
+            firsts, sums = codes[starts], np.add.reduceat(nodes, starts)
+            for sharding in _run_shardings(run, least, shard_bits, encoding):
+                shards = sharding.places(firsts)[0].astype(np.intp)
+                files = np.bincount(shards, sums, 1 << shard_bits)
+                offs[sharding] = _off(files, encoding, wanted, sharding.index_bytes)
+                if not shard_bits or offs[sharding] <= max(TOLERANCE, mean_off + TOLERANCE / 2):
+                    return sharding
+    nearest = min(offs.values())
+    return next(sharding for sharding, off in offs.items() if off <= nearest + TOLERANCE / 4)
 
 
-def _cell_shardings(cells: int, bits: int, shard_bits: int, encoding: Encoding) -> Iterator[Sharding]:
-    """Yield shardings of cells, those of the longest runs first."""
-    least = minishard_bits(cells >> shard_bits)
-    for run in range(bits - shard_bits, -1, -1):
-        minishards = min(least, run)
-        yield encoding.sharding(run - minishards, minishards, shard_bits, IDENTITY)
-        for minishards in range(least, MOST_BITS + 1):  # each takes other bits of the hash for the shard
-            yield encoding.sharding(run, minishards, shard_bits, MURMUR)
+def _run_shardings(run: int, least: int, shard_bits: int, encoding: Encoding) -> Iterator[Sharding]:
+    """Yield shardings of runs of 2^run cells, with this number of minishard bits or more."""
+    minishards = min(least, run)
+    yield encoding.sharding(run - minishards, minishards, shard_bits, IDENTITY)
+    for minishards in range(least, MOST_BITS + 1):  # each takes other bits of the hash for the shard
+        yield encoding.sharding(run, minishards, shard_bits, MURMUR)
 
 
 def _files(nodes: float, encodings: Sequence[Encoding], wanted: int, most_bits: int) -> list[_Files]:
@@ -115,9 +120,9 @@ def _files(nodes: float, encodings: Sequence[Encoding], wanted: int, most_bits: 
     return near or [min(found, key=lambda files: files.off)]
 
 
-def _off(nodes: np.ndarray, encoding: Encoding, wanted: int) -> float:
+def _off(nodes: np.ndarray, encoding: Encoding, wanted: int, index_bytes: int = 0) -> float:
     """Return how far the farthest file is from the wanted size, as a share of it."""
-    sizes = np.clip(wanted, nodes * encoding.least, nodes * encoding.most)
+    sizes = np.clip(wanted, nodes * encoding.least + index_bytes, nodes * encoding.most + index_bytes)
     return float(np.abs(sizes / wanted - 1).max())
 
 

@@ -169,7 +169,7 @@ def sharded(sharding: Sharding, keys: Ids, values: Iterator[bytes], wanted: int 
     from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
     if sharding.data_encoding == "gzip":
-        values = _gzipped([*values], wanted)
+        values = _gzipped([*values], wanted - sharding.index_bytes)
     minishards: dict[int, dict[int, bytes]] = {}
     places = sharding.places(keys)[1].tolist()
     for minishard, key, value in zip(places, keys.tolist(), values, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +12,17 @@ from filelock import FileLock
 
 
 def once(temporary: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """Return a folder that ``make`` has filled, in this worker or in another one."""
+    """Return a folder that ``make`` has filled, in this worker or in another one.
+
+    ``make`` starts with an empty folder, also where another worker failed or was killed in it.
+    """
     base = temporary.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     made = folder / ".made"
     with FileLock(f"{folder}.lock"):
         if not made.exists():
-            folder.mkdir(exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
             make(folder)
             made.touch()
     return folder

@@ -173,6 +173,20 @@ def test_files_of_uneven_cells_are_within_a_fifth_of_the_wanted_size(grid: Tripl
         assert (np.abs(sizes_of(files, LISTS[0], wanted) / wanted - 1) <= 0.15).all()
 
 
+def test_the_index_of_a_small_file_is_counted() -> None:
+    """2^10 minishards, by whose hash files of 40 cells are the most even, take 16 KB of each."""
+    codes, nodes = np.arange(40, dtype=np.uint64), np.random.default_rng(0).lognormal(3, 0.6, 40)
+    sharding = cell_sharding(codes, nodes, 6, LISTS, 2_000)
+    assert sharding.shard_bits == 4
+    assert sharding.index_bytes < 200
+
+
+def test_a_level_of_one_small_file_is_one_run() -> None:
+    nodes = np.random.default_rng(0).lognormal(3, 0.6, 40)
+    sharding = cell_sharding(np.arange(40, dtype=np.uint64), nodes, 6, LISTS, 10**6)
+    assert (sharding.preshift_bits, sharding.shard_bits, sharding.hash) == (6, 0, IDENTITY)
+
+
 def test_empty_levels_have_one_shard() -> None:
     sharding = cell_sharding(as_ids([]), np.zeros(0), 9, LISTS, 1000)
     assert (sharding.shard_bits, sharding.preshift_bits) == (0, 9)
