@@ -68,12 +68,18 @@ def fill(store_url: str, features: np.ndarray) -> None:
 
 
 class Server:
-    """A gunicorn, its workers, and their memory."""
+    """A gunicorn of the checkout in ``root``, its workers, and their memory."""
 
     def __init__(
-        self, name: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        root: Path = ROOT,
     ) -> None:
-        self.name, self.arguments, self.environment, self.log = name, list(arguments), dict(environment), log
+        self.name, self.arguments, self.log, self.root = name, list(arguments), log, root
+        self.environment = {**environment, "PYTHONPATH": str(root)}
         self.port = free_port()
         self._before: dict[int, int] = {}
         self.start()
@@ -83,7 +89,7 @@ class Server:
         command = [sys.executable, "-m", "gunicorn", *self.arguments, "-b", f"127.0.0.1:{self.port}"]
         environment = {**os.environ, **self.environment, "L2CACHE_BIND": f"127.0.0.1:{self.port}"}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, cwd=self.root, env=environment, stdout=log, stderr=log)
         until = time.monotonic() + START_S
         while not self._alive():
             if self.process.poll() is not None or time.monotonic() > until:

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,6 +40,8 @@ COMPILE = (
     "from l2features.store.bigtable import decoded; decoded.warm_up()",
 )
 """Each compiles one package: processes that compile the same functions at once spoil the cache."""
+COLLECT = ("-m", "pytest", "--collect-only", "-qq")
+"""Compiles the tests in a new checkout, which each of the workers would do at the same time."""
 JAVA_OPTS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 """The Pub/Sub emulator lives for minutes: compiling it well takes more than it saves."""
 COMPILING: list[subprocess.Popen[bytes]] = []
@@ -51,7 +54,7 @@ pytest.register_assert_rewrite(
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compile kernels and modules once, not in each of the many processes that the tests start.
+    """Compile kernels, modules and tests once, not in each of the many processes that the tests start.
 
     A process that runs no test needs no fixtures either, whose imports take seconds.
     Examples of hypothesis have no time limits, which fail any of them on a loaded machine.
@@ -65,6 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("JAVA_OPTS", JAVA_OPTS)
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         COMPILING.extend(subprocess.Popen([sys.executable, "-c", code]) for code in COMPILE)
+        if not any(Path(__file__).parent.glob("*/__pycache__/*-pytest-*.pyc")):
+            subprocess.run([sys.executable, *COLLECT, *config.args], stdout=subprocess.DEVNULL, check=False)
     else:
         gc.disable()  # until all tests are imported
         config.pluginmanager.import_plugin("tests.support.fixtures")

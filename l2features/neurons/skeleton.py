@@ -15,7 +15,6 @@ from ..core.rows import served_column
 from ..core.schema import BY_NAME
 from ..query.reader import Status
 from .forest import Components, Indices, components, cover, far_ends, lengths, reach, weighted
-from .joining import gaps_between
 from .node_graph import Edges, NeuronGraph, Positions
 
 INVALIDATION_NM = 7500.0
@@ -133,7 +132,11 @@ def skeletonize(
         trees, root = _around(trees, np.asarray(root_point, dtype=np.float64), collapse_nm)
     component = np.empty(len(trees.vertices), dtype=np.int64)
     component[trees.vertex_of_node] = parts.of_node
-    gaps = gaps_between(trees.vertices, component) if join else np.zeros((0, 2), dtype=np.int64)
+    gaps = np.zeros((0, 2), dtype=np.int64)
+    if join:
+        from .joining import gaps_between  # half of scipy's imports are for it alone
+
+        gaps = gaps_between(trees.vertices, component)
     root, parents, across = _rooted(trees, component, root, gaps)
     return Skeleton(
         graph.root_id,

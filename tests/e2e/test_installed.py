@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tarfile
-import tomllib
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -14,20 +12,11 @@ from typing import NamedTuple
 import pytest
 
 from l2features.config.datasets import CONFIG_VARIABLE
-from tests.support.elsewhere import (
-    clone_repository,
-    copy_kernels,
-    environment,
-    make_python,
-    pip,
-    site_packages,
-)
+from tests.support.elsewhere import copy_kernels, environment, make_python, site_packages
 from tests.support.ingest_jobs import table_bytes
 from tests.support.jobs import ROOT
+from tests.support.published import PACKAGES, Published
 
-PACKAGES = ("api", "beam_jobs", "l2features")
-BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
-"""What every build frontend calls."""
 BESIDE = {
     "LICENSE",
     "MANIFEST.in",
@@ -46,14 +35,6 @@ for name in names:
     found = importlib.import_module(name)
     assert found.__file__.startswith(site), found.__file__
 """
-
-
-class Built(NamedTuple):
-    """The files of the packages in a clone, and what was built of it."""
-
-    files: set[str]
-    sdist: Path
-    wheel: Path
 
 
 class Installed(NamedTuple):
@@ -81,57 +62,30 @@ class Installed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The source distribution, from what is in the repository; the wheel, from nothing but that."""
-    folder = tmp_path_factory.mktemp("built")
-    clone, tools = folder / "clone", folder / "tools"
-    clone_repository(clone)
-    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-    pip("install", "--no-compile", f"--target={tools}", *required)
-
-    def build(hook: str, source: Path) -> None:
-        command = [sys.executable, "-c", BUILD, hook, str(folder)]
-        inside = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tools)}
-        subprocess.run(command, cwd=source, env=inside, check=True, capture_output=True)
-
-    build("build_sdist", clone)
-    (sdist,) = folder.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
-    build("build_wheel", folder / "unpacked" / sdist.name.removesuffix(".tar.gz"))
-    (wheel,) = folder.glob("*.whl")
-    modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    data = [ROOT / "l2features" / name for name in ("py.typed", "testing/golden.npz")]
-    pages = [
-        path for name in ("pages", "viewer") for path in (ROOT / "api" / name).rglob("*") if path.is_file()
-    ]
-    files = {str(path.relative_to(ROOT)) for path in (*modules, *data, *pages)}
-    return Built(files, sdist, wheel)
-
-
-@pytest.fixture(scope="module")
-def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+def installed(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("installed")
-    python = make_python(folder / "python", built.wheel)
+    python = make_python(folder / "python", published.wheel)
     site = site_packages(folder / "python")
     copy_kernels(site)
     (folder / "empty").mkdir()
     return Installed(python, folder / "empty", site)
 
 
-def test_what_is_published(built: Built) -> None:
+def test_what_is_published(published: Published) -> None:
     """Every module of the packages, the viewer if it is built, and of the tests and benchmarks nothing."""
-    with zipfile.ZipFile(built.wheel) as archive:
-        assert {name for name in archive.namelist() if ".dist-info/" not in name} == built.files
-    with tarfile.open(built.sdist) as archive:
+    with zipfile.ZipFile(published.wheel) as archive:
+        assert {name for name in archive.namelist() if ".dist-info/" not in name} == published.files
+    with tarfile.open(published.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames() if not archive.getmember(name).isdir()}
-    assert {name for name in names if name.startswith(PACKAGES) and ".egg-info/" not in name} == built.files
-    assert {name.split("/")[0] for name in names - built.files} == BESIDE
+    assert {
+        name for name in names if name.startswith(PACKAGES) and ".egg-info/" not in name
+    } == published.files
+    assert {name.split("/")[0] for name in names - published.files} == BESIDE
 
 
-def test_every_module_is_found(built: Built, installed: Installed) -> None:
+def test_every_module_is_found(published: Published, installed: Installed) -> None:
     """None needs what is not published, but those for tests; gunicorn's configuration is no module."""
-    names = [name for name in built.files if name.endswith(".py") and "/testing/" not in name]
+    names = [name for name in published.files if name.endswith(".py") and "/testing/" not in name]
     modules = {name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in names}
     modules -= {"api.gunicorn.conf", "l2features.cli.__main__"}
     installed.run("python", "-c", IMPORT_ALL, str(installed.site), str(ROOT), *sorted(modules))

@@ -1,4 +1,4 @@
-"""The light installation: `pip install .` without extras, in a new environment."""
+"""The light installation: the wheel without extras, in a new environment."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from l2features.store.segment_index import NOTE
 from l2features.testing.emulators import Emulator
 from l2features.testing.server import Server
 from l2features.testing.stores import STORE_URL, open_table
-from tests.support.elsewhere import clone_repository, environment, pip, site_packages
+from tests.support.elsewhere import environment, pip, site_packages
 from tests.support.jobs import ROOT, all_rows
+from tests.support.published import Published
 
 MOST_BYTES, MOST_IMPORT_S = 400_000_000, 0.5
 HEAVY = ["apache_beam", "cloudvolume", "edt", "flask", "google", "grpc", "numba", "scipy", "sklearn"]
@@ -55,7 +56,7 @@ class Light(NamedTuple):
     """A python with the light installation, its size and an empty folder."""
 
     python: Path
-    clone: Path
+    wheel: Path
     bytes: int
     folder: Path
 
@@ -76,17 +77,18 @@ class Light(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def light(tmp_path_factory: pytest.TempPathFactory) -> Light:
+def light(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Light:
     folder = tmp_path_factory.mktemp("light")
-    clone, place = folder / "clone", folder / "python"
-    clone_repository(clone)
+    place = folder / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
     python = place / "bin" / "python"
-    pip(f"--python={python}", "install", str(clone))
-    size = sum(path.stat().st_size for path in site_packages(place).rglob("*") if path.is_file())
+    pip(f"--python={python}", "install", "--no-compile", str(published.wheel))
+    files = [path for path in site_packages(place).rglob("*") if path.is_file()]
+    # pip's bytecode, which tests do without, takes about as much as the source
+    size = sum(path.stat().st_size * (1 + (path.suffix == ".py")) for path in files)
     pip(f"--python={python}", "install", "--no-compile", "pandas")
     (folder / "empty").mkdir()
-    return Light(python, clone, size, folder / "empty")
+    return Light(python, published.wheel, size, folder / "empty")
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,7 @@ def test_other_commands_name_the_extra(
 def test_with_the_extra_bigtable_rows_are_those_of_the_compiled_decoder(
     light: Light, undisturbed: Path, emulator: Emulator, segment: Segment, tmp_path: Path
 ) -> None:
-    pip(f"--python={light.python}", "install", "--no-compile", f"{light.clone}[bigtable]")
+    pip(f"--python={light.python}", "install", "--no-compile", f"{light.wheel}[bigtable]")
     assert light.run("python", "-c", ABSENT, "google", "numba").stdout.split() == ["google"]
     config, ids = copied_to_bigtable(undisturbed, tmp_path)
     arguments = (str(config), "sample", str(segment.root_id), *map(str, ids.tolist()))

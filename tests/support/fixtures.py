@@ -35,6 +35,8 @@ from tests.support.jobs import (
     shared_folder,
     write_protect,
 )
+from tests.support.once import once
+from tests.support.published import Published, build_packages
 
 RECORDED = ("graph_{}.json.gz", "watershed_{}.npz")
 __all__ = ["bigtable_store", "new_store", "store", "store_url"]
@@ -124,19 +126,20 @@ def recordings(
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Segmentation of a small sample, for reading only; `dataset_file` names it."""
-    folder = tmp_path_factory.mktemp("sample")
-    make_sample(folder, Sample(grid=(3, 2, 2), chunk_size=(32, 32, 16)))
-    return folder / "segmentation"
+    size = Sample(grid=(3, 2, 2), chunk_size=(32, 32, 16))
+    return once(tmp_path_factory, "sample", lambda folder: make_sample(folder, size)) / "segmentation"
 
 
 @pytest.fixture(scope="session")
 def undisturbed(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data sets file of a finished ingest of the sample, whose store cannot be written to."""
-    config = dataset_file(tmp_path_factory.mktemp("undisturbed"), sample)
-    done = run_ingest(config, "--create")
-    assert done.returncode == 0, done.stderr
-    write_protect(config.parent / "l2cache.db")
-    return config
+
+    def make(folder: Path) -> None:
+        done = run_ingest(dataset_file(folder, sample), "--create")
+        assert done.returncode == 0, done.stderr
+        write_protect(folder / "l2cache.db")
+
+    return once(tmp_path_factory, "undisturbed", make) / "datasets.yml"
 
 
 @pytest.fixture
@@ -147,12 +150,17 @@ def config(undisturbed: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def many_chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("many")
-    make_sample(folder, Sample(grid=MANY, chunk_size=(32, 32, 16)))
-    return folder / "segmentation"
+    size = Sample(grid=MANY, chunk_size=(32, 32, 16))
+    return once(tmp_path_factory, "many", lambda folder: make_sample(folder, size)) / "segmentation"
 
 
 @pytest.fixture
 def slow_sample(tmp_path: Path, many_chunks: Path) -> Path:
     """The data sets file of a sample of many chunks, so that there is time to disturb its ingest."""
     return dataset_file(tmp_path, many_chunks)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """The packages as they are published."""
+    return Published.below(once(tmp_path_factory, "published", build_packages))

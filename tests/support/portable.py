@@ -17,6 +17,7 @@ import pytest
 
 from l2features.testing.emulators import free_port, wait_for_port
 from tests.support import recorder
+from tests.support.dataflow_launch import NO_FREEZE
 from tests.support.elsewhere import copy_kernels, environment, make_python, site_packages
 from tests.support.jobs import ROOT
 
@@ -80,6 +81,7 @@ def cluster(python: Path, sample: Path, tmp_path_factory: pytest.TempPathFactory
             f"--job_endpoint=127.0.0.1:{ports[0]}",
             "--environment_type=EXTERNAL",
             f"--environment_config=127.0.0.1:{ports[1]}",
+            NO_FREEZE,
         ]
         yield Cluster(python, *processes, flags, record)
     finally:
