@@ -94,6 +94,7 @@ def _exact_distances(runs: Runs, scale: Scale, bound: int) -> Spans:
     _first_pass(runs, units[1], int(far), tables, make_block(runs.shape, 1, dtype), distances)
     block = make_block(runs.shape, 2, dtype)
     _second_pass(runs, units[2], int(far), block, distances, scale.factor, scale.divisor)
+    distances.values[-LANES:] = 0  # where vectors of squares ended, which int32 does not hold
     return distances._replace(values=distances.values.astype(np.int32, copy=False))
 
 
