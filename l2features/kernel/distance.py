@@ -7,7 +7,8 @@ from the runs. Along each of the two others, with g the squared distances so far
 
 No segment need be followed: behind another label, met at k, nothing is nearer than k^2 a^2. A voxel is done
 as soon as k^2 a^2 is not less than its value. Voxels are taken in strips of neighbouring lines (`strips`); a
-strip lies in the cache, and a row of it in registers. Most chunks are measured in 16 bits (`narrow`).
+strip lies in the cache, and a row of it in registers. Most chunks are measured in 16 bits (`narrow`). Between
+the passes only the voxels from a line's first label to its last are kept, in place.
 """
 
 from __future__ import annotations
@@ -24,7 +25,18 @@ from . import narrow
 from .envelope import Block
 from .runs import Runs
 from .simd import LANES
-from .strips import FAR_32, Tables, load_lines, make_block, make_tables, measure_strip, spread_lines
+from .strips import (
+    FAR_32,
+    Spans,
+    Tables,
+    keep_lines,
+    load_lines,
+    make_block,
+    make_spans,
+    make_tables,
+    measure_strip,
+    spread_lines,
+)
 
 _FAR_64 = 2**62
 """More than any squared distance; another one can be added without overflow."""
@@ -44,10 +56,8 @@ class Scale(NamedTuple):
     divisor: float
 
 
-def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """Return distances in whole nm (floored): uint16 or int32, one per voxel in run order, 0 for background.
-
-    LANES zeros follow, so that whole vectors can be loaded up to the end.
+def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> Spans:
+    """Return distances in whole nm (floored): uint16 or int32, and 0 for background.
 
     ``resolution``: nm per voxel, in the order of the runs' axes; ``axes``: which of x, y and z these are.
     Exact for resolutions of few decimals, such as 8.25; others are measured by the ``edt`` package, in
@@ -69,7 +79,7 @@ def _scale(resolution: np.ndarray) -> Scale:
     return Scale([r // unit for r in whole], float(unit) ** 2, float(below))
 
 
-def _exact_distances(runs: Runs, scale: Scale, bound: int) -> np.ndarray:
+def _exact_distances(runs: Runs, scale: Scale, bound: int) -> Spans:
     steps = scale.steps
     longest = math.sqrt(bound * scale.factor) / scale.divisor
     if bound < FAR_32 and longest < narrow.FAR and int(runs.labels.max()) < 2**16:
@@ -79,16 +89,18 @@ def _exact_distances(runs: Runs, scale: Scale, bound: int) -> np.ndarray:
     dtype = np.int32 if bound < FAR_32 else np.int64
     far = dtype(FAR_32 if dtype is np.int32 else _FAR_64)
     tables = make_tables(runs.shape[0], steps[0] ** 2, far)
-    distances = _empty_distances(runs, dtype)
-    for axis, factor in ((1, 0.0), (2, scale.factor)):
-        block = make_block(runs.shape, axis, dtype)
-        _pass(runs, axis, steps[axis] ** 2, int(far), tables, distances, factor, scale.divisor, block)
-    return distances.astype(np.int32, copy=False)
+    distances = make_spans(runs, dtype)
+    units = [step**2 for step in steps]
+    _first_pass(runs, units[1], int(far), tables, make_block(runs.shape, 1, dtype), distances)
+    block = make_block(runs.shape, 2, dtype)
+    _second_pass(runs, units[2], int(far), block, distances, scale.factor, scale.divisor)
+    distances.values[-LANES:] = 0  # where vectors of squares ended, which int32 does not hold
+    return distances._replace(values=distances.values.astype(np.int32, copy=False))
 
 
-def _short_distances(runs: Runs, scale: Scale) -> np.ndarray | None:
+def _short_distances(runs: Runs, scale: Scale) -> Spans | None:
     """Return distances in 16 bits, or None where many labels are too thick for them."""
-    distances, squares = _empty_distances(runs, np.uint16), [step**2 for step in scale.steps]
+    distances, squares = make_spans(runs, np.uint16), [step**2 for step in scale.steps]
     kinds = ((np.uint16, np.uint16(narrow.FAR)), (np.int32, np.int32(FAR_32)))
     tables = [make_tables(runs.shape[0], squares[0], far) for _, far in kinds]
     passes = [
@@ -109,58 +121,56 @@ def _short_distances(runs: Runs, scale: Scale) -> np.ndarray | None:
     return distances
 
 
-def _empty_distances(runs: Runs, dtype: type) -> np.ndarray:
-    distances: np.ndarray = np.empty(math.prod(runs.shape) + LANES, dtype)
-    distances[-LANES:] = 0
-    return distances
-
-
 @compiled
-def _pass(
-    runs: Runs,
-    axis: int,
-    unit: Any,
-    far: Any,
-    tables: Tables,
-    distances: np.ndarray,
-    factor: float,
-    divisor: float,
-    block: Block,
-) -> None:
-    """Compute squared distances in two axes (factor 0), or whole nm in all three, in place."""
-    n0 = runs.shape[0]
-    rows, others = (runs.shape[1], runs.shape[2]) if axis == 1 else (runs.shape[2], runs.shape[1])
-    row_step, step = (1, runs.shape[1]) if axis == 1 else (runs.shape[1], 1)
+def _first_pass(runs: Runs, unit: Any, far: Any, tables: Tables, block: Block, distances: Spans) -> None:
+    """Compute squared distances in two axes."""
+    n0, n1, n2 = runs.shape
     most = block.width // n0
-    for begin in range(0, others, most):
-        lines = min(most, others - begin)
-        if axis == 1:
-            spread_lines(runs, begin, lines, tables, block)
-        else:
-            load_lines(runs, begin, lines, distances, block)
+    for begin in range(0, n2, most):
+        lines = min(most, n2 - begin)
+        spread_lines(runs, begin, lines, tables, block)
         for strip in range(0, lines * n0, LANES):
-            measure_strip(block, strip, rows, unit, far)
-        for row in range(rows):
-            for i in range(lines):
-                line = row * row_step + (begin + i) * step
-                _write_line(block.out, row * block.pitch + i * n0, distances, line * n0, n0, factor, divisor)
+            measure_strip(block, strip, n1, unit, far)
+        keep_lines(runs, begin, lines, block, distances)
 
 
 @compiled
-def _write_line(
-    out: np.ndarray, place: int, distances: np.ndarray, start: int, n: int, factor: float, divisor: float
+def _second_pass(
+    runs: Runs, unit: Any, far: Any, block: Block, distances: Spans, factor: float, divisor: float
 ) -> None:
-    source, target = out[place : place + n], distances[start : start + n]
-    for i in range(n):
-        target[i] = source[i] if factor == 0 else target.dtype.type(math.sqrt(source[i] * factor) / divisor)
+    """Replace squared distances in two axes with whole nm in all three."""
+    n0, n1, n2 = runs.shape
+    most = block.width // n0
+    for begin in range(0, n1, most):
+        lines = min(most, n1 - begin)
+        load_lines(runs, begin, lines, distances, block)
+        for strip in range(0, lines * n0, LANES):
+            measure_strip(block, strip, n2, unit, far)
+        for row in range(n2):
+            for i in range(lines):
+                line, place = begin + i + row * n1, row * block.pitch + i * n0
+                _take_roots(block, place, distances, line, factor, divisor)
 
 
-def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+@compiled
+def _take_roots(block: Block, place: int, distances: Spans, line: int, factor: float, divisor: float) -> None:
+    """Write a line's whole nm."""
+    target = distances.values[distances.places[line] : distances.places[line + 1]]
+    place += distances.begins[line]
+    source = block.out[place : place + len(target)]
+    for i in range(len(target)):
+        target[i] = target.dtype.type(math.sqrt(source[i] * factor) / divisor)
+
+
+def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> Spans:
     """Return distances from the ``edt`` package, in x, y, z order: its rounding depends on the order."""
     labels = runs.labels.astype(np.uint16) if int(runs.labels.max()) < 2**16 else runs.labels
     in_xyz = np.argsort(axes)
     volume = np.asfortranarray(runs._replace(labels=labels).voxels().transpose(in_xyz))
     nm = edt.edt(volume, anisotropy=tuple(resolution[in_xyz].tolist()), black_border=False, parallel=1)
-    distances = _empty_distances(runs, np.int32)
-    distances[: nm.size].reshape(runs.shape, order="F")[...] = nm.transpose(axes)
+    distances = make_spans(runs, np.int32)
+    behind = (distances.begins + np.diff(distances.places))[:, None]
+    along = np.arange(runs.shape[0])
+    inside = (along >= distances.begins[:, None]) & (along < behind)
+    distances.values[: distances.places[-1]] = nm.transpose(axes).T.reshape(inside.shape)[inside]
     return distances

@@ -15,7 +15,16 @@ from ..core.jit import compiled
 from .envelope import Block
 from .runs import Runs
 from .simd import LANES
-from .strips import FAR_32, Tables, copy_voxels, load_lines, measure_strip, reaches, spread_lines
+from .strips import (
+    FAR_32,
+    Spans,
+    Tables,
+    keep_lines,
+    load_lines,
+    measure_strip,
+    reaches,
+    spread_lines,
+)
 
 FAR = 2**16 - 1
 """More than any squared distance that is kept in 16 bits."""
@@ -61,7 +70,7 @@ def make_thick(shape: tuple[int, int, int], block: Block) -> Thick:
 
 
 @compiled
-def first_pass(runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick) -> bool:
+def first_pass(runs: Runs, depths: Depths, distances: Spans, thick: Thick) -> bool:
     """Write squared distances in two axes, cut at FAR; return False if too many reach it."""
     narrow, wide = depths
     n0, n1, n2 = runs.shape
@@ -80,16 +89,13 @@ def first_pass(runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick) 
                     spread = True
                 measure_strip(wide.block, strip, n1, wide.unit, np.int64(FAR_32))
                 for row in range(n1):
-                    place = row * wide.block.pitch + strip
-                    thick.values[n, row] = wide.block.out[place : place + LANES]
+                    source, place = row * wide.block.pitch + strip, row * narrow.block.pitch + strip
+                    thick.values[n, row] = wide.block.out[source : source + LANES]
                     for lane in range(LANES):
                         narrow.block.out[place + lane] = min(thick.values[n, row, lane], FAR)
                 thick.places[begin // thick.lines, strip // LANES] = n
                 n += 1
-        for row in range(n1):
-            for i in range(lines):
-                place, start = row * narrow.block.pitch + i * n0, (row + (begin + i) * n1) * n0
-                copy_voxels(narrow.block.out, place, distances, start, n0)
+        keep_lines(runs, begin, lines, narrow.block, distances)
     return True
 
 
@@ -97,7 +103,7 @@ def first_pass(runs: Runs, depths: Depths, distances: np.ndarray, thick: Thick) 
 def second_pass(
     runs: Runs,
     depths: Depths,
-    distances: np.ndarray,
+    distances: Spans,
     thick: Thick,
     whole: np.ndarray,
     factor: float,
@@ -115,37 +121,47 @@ def second_pass(
             again[strip // LANES] = not _measure(narrow.block, strip, n2, narrow.unit)
         for row in range(n2):
             for i in range(lines):
-                place, start = row * narrow.block.pitch + i * n0, (begin + i + row * n1) * n0
-                source, target = narrow.block.out[place : place + n0], distances[start : start + n0]
-                for c0 in range(n0):
-                    target[c0] = whole[source[c0]]
+                line, place = begin + i + row * n1, row * narrow.block.pitch + i * n0
+                _take_roots(narrow.block, place, distances, line, whole)
         if again[: -(-lines * n0 // LANES)].any():
             _widen(runs, begin, narrow.block, wide.block, thick)
             for strip in range(0, lines * n0, LANES):
                 if again[strip // LANES]:
-                    stop = min(strip + LANES, lines * n0)
-                    _measure_again(runs, begin, strip, stop, wide, distances, factor, divisor)
+                    measure_strip(wide.block, strip, n2, wide.unit, np.int64(FAR_32))
+            _take_roots_again(runs, begin, lines, again, wide.block, distances, factor, divisor)
 
 
 @compiled
-def _measure_again(
+def _take_roots(block: Block, place: int, distances: Spans, line: int, whole: np.ndarray) -> None:
+    """Write a line's whole nm."""
+    target = distances.values[distances.places[line] : distances.places[line + 1]]
+    place += distances.begins[line]
+    source = block.out[place : place + len(target)]
+    for i in range(len(target)):
+        target[i] = whole[source[i]]
+
+
+@compiled
+def _take_roots_again(
     runs: Runs,
     begin: int,
-    strip: int,
-    stop: int,
-    wide: Depth,
-    distances: np.ndarray,
+    lines: int,
+    again: np.ndarray,
+    block: Block,
+    distances: Spans,
     factor: float,
     divisor: float,
 ) -> None:
-    """Measure the strip up to ``stop`` in 32 bits, and write whole nm."""
+    """Write the whole nm of the strips that were measured again."""
     n0, n1, n2 = runs.shape
-    measure_strip(wide.block, strip, n2, wide.unit, np.int64(FAR_32))
     for row in range(n2):
-        start = (begin + row * n1) * n0
-        for place in range(strip, stop):
-            squared = wide.block.out[row * wide.block.pitch + place]
-            distances[start + place] = np.uint16(math.sqrt(squared * factor) / divisor)
+        for i in range(lines):
+            line = begin + i + row * n1
+            target, place = distances.places[line], i * n0 + distances.begins[line]
+            for at in range(distances.places[line + 1] - target):
+                if again[(place + at) // LANES]:
+                    squared = block.out[row * block.pitch + place + at]
+                    distances.values[target + at] = np.uint16(math.sqrt(squared * factor) / divisor)
 
 
 @compiled

@@ -17,6 +17,7 @@ import numpy as np
 from ..core.jit import compiled, inlined
 from .runs import Runs, start_of, stop_of
 from .simd import LANES, larger, largest_of, load, smaller, splat, total_of
+from .strips import Spans
 
 
 class Placement(NamedTuple):
@@ -45,13 +46,13 @@ class Scores(NamedTuple):
     """(n,) int64, C-order index of the representative voxel in the volume as it was given."""
 
 
-def score(runs: Runs, distances: np.ndarray, geometry: Placement) -> Scores:
+def score(runs: Runs, distances: Spans, geometry: Placement) -> Scores:
     """Return the scores from the distances of :func:`l2features.kernel.distance.whole_distances`."""
     n = len(geometry.mean)
     reach = np.zeros(n)
     _find_reach(runs, geometry, reach)
     scores = Scores(np.zeros(n, np.int64), np.zeros(n, np.int64), np.full(n, -1, np.int64))
-    keep = np.repeat(np.array([np.iinfo(distances.dtype).max, 0], distances.dtype), LANES)
+    keep = np.repeat(np.array([np.iinfo(distances.values.dtype).max, 0], distances.values.dtype), LANES)
     _score_runs(runs, distances, keep, geometry, reach, scores, np.full(n, -1.0))
     return scores._replace(best_index=scores.best_index + geometry.origin @ geometry.weights)
 
@@ -96,37 +97,36 @@ def _find_reach(runs: Runs, geometry: Placement, reach: np.ndarray) -> None:
 @compiled
 def _score_runs(
     runs: Runs,
-    distances: np.ndarray,
+    distances: Spans,
     keep: np.ndarray,
     geometry: Placement,
     reach: np.ndarray,
     scores: Scores,
     best: np.ndarray,
 ) -> None:
-    n0, n1, n2 = runs.shape
+    _, n1, n2 = runs.shape
     for line in range(n1 * n2):
         c1, c2 = line % n1, line // n1
-        end = runs.offsets[line + 1]
+        end, base = runs.offsets[line + 1], distances.places[line] - distances.begins[line]
         for run in range(runs.offsets[line], end):
             label = runs.labels[run]
             if label == 0:
                 continue
             start = start_of(runs, run)
             stop = stop_of(runs, run, end)
-            added, most = _sum_up(distances, keep, line * n0 + start, line * n0 + stop)
+            added, most = _sum_up(distances.values, keep, base + start, base + stop)
             scores.total[label] += added
             scores.largest[label] = max(scores.largest[label], most)
             if most >= best[label]:
-                place = (start, stop, c1, c2, line * n0)
-                _score_run(distances, geometry, reach, scores, best, label, place, most)
+                where = (start, stop, c1, c2, base)
+                _score_run(distances.values, geometry, reach, scores, best, label, where, most)
 
 
 @inlined
 def _sum_up(distances: np.ndarray, keep: np.ndarray, start: int, stop: int) -> tuple[int, int]:
     """Return the sum and the maximum of neighbouring distances.
 
-    ``keep`` are limits that keep the first elements of a vector, and make the others 0. There are LANES zeros
-    after the last distance.
+    ``keep`` are limits that keep the first elements of a vector, and make the others 0.
     """
     added, most = 0, splat(distances, 0)
     for i in range(start, stop, LANES):

@@ -157,6 +157,17 @@ def any_greater(typing_context: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def differing(typing_context: Any, a: Any, b: Any) -> Any:
+    """Return an integer whose bit i is 1 where elements i of a and b differ."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.bitcast(_compare(builder, arguments[0], "!=", arguments[1], False), ir.IntType(LANES))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.int64(a, b), generate
+
+
+@intrinsic
 def trailing_zeros(typing_context: Any, number: Any) -> Any:
     """Return the place of the lowest bit of an integer other than 0."""
 

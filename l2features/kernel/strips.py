@@ -10,14 +10,26 @@ import numpy as np
 from ..core.jit import compiled
 from .envelope import Block, measure_lines
 from .runs import Runs, start_of, stop_of
-from .simd import LANES, add, any_greater, larger, load, smaller, splat, store, where_equal, where_less
+from .simd import (
+    LANES,
+    add,
+    any_greater,
+    differing,
+    larger,
+    load,
+    smaller,
+    splat,
+    store,
+    where_equal,
+    where_less,
+)
 
 FAR_32 = 2**30
 """More than any squared distance in 32 bits; another one can be added without overflow."""
 _BLOCK = 256
 """Least number of neighbouring voxels to a block, where the volume has as many."""
-_PAD = 16
-"""Elements between the rows of a block, without which its rows would share few of the cache's sets."""
+_PAD = 64
+"""Bytes between the rows of a block, without which its rows would share few of the cache's sets."""
 GROUP = 12
 """Steps of every row, and rows to a group of which the first is searched beyond."""
 _PATIENCE = 48
@@ -34,6 +46,34 @@ class Tables(NamedTuple):
     half: int
 
 
+class Spans(NamedTuple):
+    """A value for each voxel of a line from its first to its last label: few in a sparse volume."""
+
+    values: np.ndarray
+    """LANES more elements follow, so that whole vectors can be loaded up to the end."""
+    places: np.ndarray
+    """int64 (lines + 1,), index in ``values`` of the first of each line."""
+    begins: np.ndarray
+    """int64 (lines,), index of that voxel along the line; the line's length if it has none."""
+
+
+def make_spans(runs: Runs, dtype: type) -> Spans:
+    places, begins = np.zeros(len(runs.offsets), np.int64), np.empty(len(runs.offsets) - 1, np.int64)
+    _place_spans(runs, places, begins)
+    values: np.ndarray = np.empty(places[-1] + LANES, dtype)
+    values[-LANES:] = 0
+    return Spans(values, places, begins)
+
+
+@compiled
+def _place_spans(runs: Runs, places: np.ndarray, begins: np.ndarray) -> None:
+    for line in range(len(begins)):
+        run, end = runs.offsets[line], runs.offsets[line + 1]
+        begins[line] = 0 if runs.labels[run] != 0 else stop_of(runs, run, end)
+        stop = runs.shape[0] if runs.labels[end - 1] != 0 else start_of(runs, end - 1)
+        places[line + 1] = places[line] + max(stop - begins[line], 0)
+
+
 def make_tables(n: int, unit: Any, far: np.integer[Any]) -> Tables:
     half = n + LANES
     squares = np.minimum(np.arange(1, half + 1) ** 2 * unit, far).astype(far.dtype)
@@ -45,7 +85,7 @@ def make_tables(n: int, unit: Any, far: np.integer[Any]) -> Tables:
 def make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> Block:
     lines = min(max(1, _BLOCK // shape[0]), shape[3 - axis])
     width = -(-lines * shape[0] // LANES) * LANES
-    pitch = width + _PAD
+    pitch = width + _PAD // np.dtype(dtype).itemsize
     size = pitch * shape[axis] + LANES
     labels = np.uint16 if dtype is np.uint16 else np.uint32
     lowest = (shape[axis] // GROUP + 3) * LANES
@@ -72,15 +112,24 @@ def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Bloc
 
 
 @compiled
-def load_lines(runs: Runs, begin: int, lines: int, distances: np.ndarray, block: Block) -> None:
+def keep_lines(runs: Runs, begin: int, lines: int, block: Block, squares: Spans) -> None:
+    """Keep the results of the pass along axis 1, in the order of the lines: vectors reach beyond them."""
+    n0, n1, _ = runs.shape
+    for i in range(lines):
+        for row in range(n1):
+            line, place = row + (begin + i) * n1, row * block.pitch + i * n0
+            target, n = squares.places[line], squares.places[line + 1] - squares.places[line]
+            _copy(block.out, place + squares.begins[line], squares.values, target, n)
+
+
+@compiled
+def load_lines(runs: Runs, begin: int, lines: int, squares: Spans, block: Block) -> None:
     """Fill a block for the pass along axis 2: with labels, and the squared distances of the pass before."""
     n0, n1, n2 = runs.shape
     for row in range(n2):
         place = row * block.pitch
         for i in range(lines):
-            line = begin + i + row * n1
-            _spread_labels(runs, line, block.labels, place + i * n0)
-            _copy_line(distances, line * n0, block.values, place + i * n0, n0)
+            _load_line(runs, begin + i + row * n1, squares, block, place + i * n0)
         _clear(block, place + lines * n0, place + block.width)
 
 
@@ -111,42 +160,74 @@ def _spread_line(runs: Runs, line: int, tables: Tables, block: Block, place: int
 
 
 @compiled
-def _spread_labels(runs: Runs, line: int, labels: np.ndarray, place: int) -> None:
-    """Write a line's labels."""
+def _load_line(runs: Runs, line: int, squares: Spans, block: Block, place: int) -> None:
+    """Write a line's labels, and its squared distances: 0 in the background."""
+    begin, n = squares.begins[line], squares.places[line + 1] - squares.places[line]
+    zeros = splat(block.values, 0)
+    for i in range(0, begin, LANES):
+        store(block.values, place + i, zeros)
+    _copy(squares.values, squares.places[line], block.values, place + begin, n)
+    for i in range(begin + n, runs.shape[0], LANES):
+        store(block.values, place + i, zeros)
     end = runs.offsets[line + 1]
     for run in range(runs.offsets[line], end):
-        stop = stop_of(runs, run, end)
-        for i in range(start_of(runs, run), stop, LANES):
-            store(labels, place + i, splat(labels, runs.labels[run]))
+        for i in range(start_of(runs, run), stop_of(runs, run, end), LANES):
+            store(block.labels, place + i, splat(block.labels, runs.labels[run]))
 
 
 @compiled
-def _copy_line(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int) -> None:
+def _copy(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int) -> None:
+    """Copy n elements, and up to LANES - 1 more."""
     for i in range(0, n, LANES):
         store(target, place + i, load(source, start + i))
 
 
 @compiled
-def copy_voxels(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int) -> None:
-    """Copy n voxels, and none behind them."""
-    whole = n - n % LANES
-    _copy_line(source, start, target, place, whole)
-    for i in range(whole, n):
-        target[place + i] = source[start + i]
-
-
-@compiled
 def measure_strip(block: Block, strip: int, rows: int, unit: Any, far: Any) -> bool:
-    """Measure a strip; return False, and leave it unfinished, where a result is far.
+    """Measure a strip; return False, and leave it unfinished, where a result of a thick label is far.
 
     In thick labels every GROUP-th row is searched first. Which row's parabola is the lowest only moves on
     from row to row, so that the rows between two need only the parabolas between theirs.
     """
+    if _measure_sparse(block, strip, rows, unit, far):
+        return True
     reach = int(math.sqrt(far / unit))
     thick = False
     for row in range(rows):
         thick |= _measure_row(block, strip, row, rows, unit, min(reach, GROUP)) > GROUP
     return not thick or reach <= GROUP or _measure_thick(block, strip, rows, unit, far, reach)
+
+
+@compiled
+def _measure_sparse(block: Block, strip: int, rows: int, unit: Any, far: Any) -> bool:
+    """Measure a strip inside one label, of whose rows at most 2 * GROUP have values below far.
+
+    Return False, with nothing done, for any other strip.
+    """
+    labels, values, sources, pitch = block.labels, block.values, block.lowest, block.pitch
+    label = splat(labels, labels[strip])
+    if labels[strip] == 0:
+        return False
+    n = 0
+    nearest = splat(values, far)
+    for row in range(rows):
+        place = strip + row * pitch
+        if differing(load(labels, place), label) != 0:
+            return False
+        if any_greater(nearest, load(values, place)):
+            if n == 2 * GROUP:
+                return False
+            sources[n] = row
+            n += 1
+    for row in range(rows):
+        best = nearest
+        for i in range(n):
+            k = row - np.int64(sources[i])
+            if k * k * unit < far:
+                other = add(load(values, strip + sources[i] * pitch), splat(values, k * k * unit))
+                best = smaller(other, best)
+        store(block.out, strip + row * pitch, best)
+    return True
 
 
 @compiled

@@ -357,3 +357,10 @@ def test_fork() -> None:
 def test_import_is_cheap() -> None:
     code = "import sys, l2features; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_squares_beyond_32_bits_at_the_end_of_a_chunk() -> None:
+    """Noise has labels up to the last voxel, behind which squared distances were stored in 64 bits."""
+    noise = np.random.default_rng(1).integers(0, 6, (21, 27, 21)).astype(np.uint16)
+    rows = compute_features(noise, (10**6, 10**6, 10**6 + 1))
+    assert rows["mean_dt_nm"].tolist() == [65504] * 5
