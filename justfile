@@ -26,6 +26,10 @@ integration:
 e2e:
     .venv/bin/python -m pytest -n 4 tests/e2e
 
+# Run the tests of the pages in Chromium.
+browser:
+    .venv/bin/python -m pytest -n 2 tests/browser
+
 # Format, and mend what can be mended.
 format:
     .venv/bin/ruff check --fix .
