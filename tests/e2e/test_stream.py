@@ -213,6 +213,8 @@ def test_killed_workers(running: Running) -> None:
             worker.kill()
     running.wait_for_rows(ids)
     assert running.rows(ids) == before
+    # a worker that was killed after its rows were written has not acknowledged their messages
+    wait_for(lambda: running.done() >= len(ids), LONGEST_S)
     running.end()
     assert running.left() == []
     assert running.letters() == []
