@@ -149,6 +149,8 @@ def sizes(output: Path, wanted: int, console: Console) -> float:
         described = f"{path.relative_to(output)}: {len(found)} files of {ends}"
         console.print(f"{described}, {sum(within)} within 20 % of the wanted size")
         near += within if len(within) > 1 else []
+    if not near:
+        sys.exit(f"no index has several files: expected a --shard_size below {wanted:,}")
     return 100 * float(np.mean(near))
 
 
