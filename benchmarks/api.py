@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.asker import ALL, COLD, WARM, Asker, Case, Result, make_post
 from benchmarks.load import ARROW, JSON, run, unpacked
-from benchmarks.servers import DATASET, GEOMETRY, INSTANCE, PROJECT, TABLE, Server, fill, make_features
+from benchmarks.servers import GEOMETRY, INSTANCE, PROJECT, TABLE, Server, fill, make_features, write_config
 from l2features.core.ids import Ids
 from l2features.testing.emulators import Emulator
 
@@ -148,9 +148,7 @@ def start(folder: Path, features: np.ndarray, options: argparse.Namespace, runni
     environments = {PLAIN: emulator.environment()}
     for name, url in stores.items():
         fill(url, features)
-        config = folder / f"{name}.yml"
-        entry = f"cv_path: precomputed://file:///nowhere, l2cache_id: {TABLE}, store: '{url}'"
-        config.write_text(f"{DATASET}: {{{entry}}}\n")
+        config = write_config(folder, name, url)
         arguments[name] = ["-c", "api/gunicorn.conf.py", "api.app:create_app()"]
         environments[name] = emulator.environment(
             GRAPH_L2CACHE_CONFIG_PATH=str(config),

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.asker import ALL, COLD, WARM, Asker, make_post
 from benchmarks.load import ARROW, JSON, Post, Timing
-from benchmarks.servers import DATASET, INSTANCE, PROJECT, ROOT, TABLE, Server, fill, make_features
+from benchmarks.servers import INSTANCE, PROJECT, ROOT, Server, fill, make_features, write_config
 from l2features.testing.emulators import Emulator
 
 EPILOG = """
@@ -80,9 +80,7 @@ def start(folder: Path, checkout: Path, running: ExitStack) -> dict[str, list[As
     features, askers = make_features(NODES), dict[str, list[Asker]]()
     for store, url in stores.items():
         fill(url, features)
-        config = folder / f"{store}.yml"
-        entry = f"cv_path: precomputed://file:///nowhere, l2cache_id: {TABLE}, store: '{url}'"
-        config.write_text(f"{DATASET}: {{{entry}}}\n")
+        config = write_config(folder, store, url)
         for root in (checkout.resolve(), ROOT):
             environment = emulator.environment(
                 GRAPH_L2CACHE_CONFIG_PATH=str(config), AUTH_DISABLED="true", L2CACHE_WORKERS="1"

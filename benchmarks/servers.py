@@ -67,6 +67,14 @@ def fill(store_url: str, features: np.ndarray) -> None:
     store.close()
 
 
+def write_config(folder: Path, name: str, store_url: str) -> Path:
+    """Write a data sets file for the table in a store; return its path."""
+    config = folder / f"{name}.yml"
+    entry = f"cv_path: precomputed://file:///nowhere, l2cache_id: {TABLE}, store: '{store_url}'"
+    config.write_text(f"{DATASET}: {{{entry}}}\n")
+    return config
+
+
 class Server:
     """A gunicorn of the checkout in ``root``, its workers, and their memory."""
 

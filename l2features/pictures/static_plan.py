@@ -178,6 +178,7 @@ class _Sizes:
                 content = make_shard(sampled, rows, self.geometry, wanted).content
                 return (len(content) - sampled.sharding.index_bytes) / len(rows)
 
-            ends = (node_bytes(0), node_bytes(sys.maxsize)) if len(rows) else (0.0, 0.0)
-            found.append(Encoding(data, index, *ends))
+            least = node_bytes(0) if len(rows) else 0.0
+            most = node_bytes(sys.maxsize) if len(rows) and data == GZIP else least
+            found.append(Encoding(data, index, least, most))
         return found
