@@ -16,7 +16,7 @@ from ..config.reach import check_bigtable
 from ..core.errors import ConfigError, GraphUnavailable, StoreError, VersionError
 from ..core.geometry import Geometry
 from ..store.base import Store, open_store
-from ..versions.columns import ROOT_ID, unsigned
+from ..versions.columns import N_NODES, ROOT_ID, unsigned
 from ..versions.folders import Folder
 from ..versions.leftovers import WORK
 from ..versions.lookup import VersionReader
@@ -24,6 +24,7 @@ from ..versions.manifest import manifest_path, not_found, parse_manifest
 from ..versions.parquet_files import ParquetFiles
 from ..versions.places import versions_folder
 from .node_layers import NODE_LAYERS
+from .shard_sizes import least_bytes
 from .static_index import SKELETONS, Index, Shard, divided, make_shard, parts_of, row_dtype, sharded
 from .static_plan import PLAN, StaticPlan, begin, digest, make_indexes
 from .static_skeletons import Skeletons
@@ -145,14 +146,14 @@ class PartWriter:
             self.skeletons.close()
 
     def _shard(self, index: Index, rows: np.ndarray) -> Shard:
-        wanted = self.run.plan.shard_size if index.sharding.shard_bits else 0
+        least = least_bytes(index.sharding, self.run.plan.shard_size)
         if index.kind != SKELETONS:
-            return make_shard(index, rows, self.run.geometry, wanted)
+            return make_shard(index, rows, self.run.geometry, least)
         if self.skeletons is None:
             self.skeletons = Skeletons(self.run.dataset, self.run.geometry)
         roots = np.sort(rows["id"])
         values = self.skeletons.read(roots, self.progress)
-        return Shard(sharded(index.sharding, roots, values, wanted), len(roots), 1)
+        return Shard(sharded(index.sharding, roots, values, least), len(roots), 1)
 
 
 def done_path(part: int) -> str:
@@ -199,8 +200,9 @@ def prepare(wanted: Wanted) -> StaticExport:
         if SKELETONS in plan.layers:
             check_bigtable(dataset.graph_url, GraphUnavailable)
             with closing(Skeletons(dataset, geometry)) as skeletons:
-                roots = unsigned(largest_by_id(reader, plan.segments, [])[ROOT_ID])
-                yield skeletons.index(roots, plan.shard_size)
+                largest = largest_by_id(reader, plan.segments, [N_NODES])
+                nodes = largest[N_NODES].to_numpy()
+                yield skeletons.index(unsigned(largest[ROOT_ID]), nodes, plan.shard_size)
 
     return StaticExport(dataset, geometry, versions.url, wanted.output, begin(folder, plan, indexes))
 

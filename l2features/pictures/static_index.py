@@ -7,7 +7,7 @@ skeletons by their roots.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -131,10 +131,10 @@ class Shard(NamedTuple):
     largest: int
 
 
-def make_shard(index: Index, rows: np.ndarray, geometry: Geometry, wanted: int = 0) -> Shard:
+def make_shard(index: Index, rows: np.ndarray, geometry: Geometry, least: int = 0) -> Shard:
     """Return the shard of these rows, (n,) in any order, dtype `row_dtype`; n is at least 1.
 
-    ``wanted`` is the least size that it should have in bytes, see `sharded`.
+    ``least`` is its least size in bytes, see `sharded`.
     """
     keys = index.keys(rows, geometry)
     within = cell_order(rows["id"]) if index.kind == "cells" else rows["id"]
@@ -143,7 +143,7 @@ def make_shard(index: Index, rows: np.ndarray, geometry: Geometry, wanted: int =
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
     ends = np.append(starts[1:], len(keys))
     values = _annotations(rows) if index.kind == "by_id" else _lists(rows, starts, ends)
-    content = sharded(index.sharding, keys[starts], values, wanted)
+    content = sharded(index.sharding, keys[starts], values, least)
     return Shard(content, len(starts), int((ends - starts).max()))
 
 
@@ -161,31 +161,22 @@ def _lists(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Iterator[b
         yield annotation_list(records[start:end], ids[start:end])
 
 
-def sharded(sharding: Sharding, keys: Ids, values: Iterator[bytes], wanted: int = 0) -> bytes:
+def sharded(sharding: Sharding, keys: Ids, values: Iterable[bytes], least: int = 0) -> bytes:
     """Return a shard with these values; all keys (n,) are of this shard, sorted.
 
-    Gzip stores the first values as they are, up to the size ``wanted`` in bytes.
+    A shard below the size ``least`` in bytes ends in zeros, which nothing refers to.
     """
     from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
     if sharding.data_encoding == "gzip":
-        values = _gzipped([*values], wanted - sharding.index_bytes)
+        values = (gzip.compress(value, COMPRESSION, mtime=0) for value in values)
     minishards: dict[int, dict[int, bytes]] = {}
     places = sharding.places(keys)[1].tolist()
     for minishard, key, value in zip(places, keys.tolist(), values, strict=True):
         minishards.setdefault(minishard, {})[key] = value
     encoded = ShardingSpecification(SHARDED, **sharding._replace(data_encoding="raw")._asdict())
     content: bytes = encoded.synthesize_shard(minishards, presorted=True)
-    return content
-
-
-def _gzipped(values: Sequence[bytes], wanted: int) -> Iterator[bytes]:
-    compressed = [gzip.compress(value, COMPRESSION, mtime=0) for value in values]
-    missing = wanted - sum(map(len, compressed))
-    for value, small in zip(values, compressed, strict=True):
-        whole = gzip.compress(value, 0, mtime=0) if missing > 0 else small
-        missing -= len(whole) - len(small)
-        yield whole
+    return content.ljust(least, b"\0")
 
 
 def static_info(

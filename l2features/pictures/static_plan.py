@@ -6,7 +6,6 @@ A job that is run again finds the plan and makes the same files.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
@@ -16,15 +15,25 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import VersionError
 from ..core.geometry import Geometry
-from ..versions.columns import L2_ID, ROOT_ID, unsigned
+from ..core.ids import Ids
+from ..versions.columns import L2_ID, N_NODES, ROOT_ID, unsigned
 from ..versions.folders import Folder
 from ..versions.lookup import VersionReader
-from ..versions.manifest import BY_NODE, BY_ROOT, Layout
+from ..versions.manifest import BY_NODE, BY_ROOT, ROOTS, Layout
 from ..versions.plan import evenly_spread
 from ..volume.sharded import Sharding
 from .levels import Level, chunk_counts, count_chunks, levels_of, make_levels
 from .node_layers import NODE_LAYERS, ROOT
-from .shard_sizes import GZIP, IDENTITY, MURMUR, RAW, Encoding, cell_sharding, hashed_sharding, minishard_bits
+from .shard_sizes import (
+    GZIP,
+    IDENTITY,
+    MURMUR,
+    RAW,
+    cell_sharding,
+    list_sharding,
+    minishard_bits,
+    record_sharding,
+)
 from .static_index import Index, make_shard, row_dtype
 from .version_nodes import columns_for, drawn_rows
 
@@ -33,9 +42,6 @@ FORMAT = 1
 PLAN = "plan.json"
 SAMPLE, SAMPLE_ROWS = 16, 4_000
 """Parts of files, and rows of each, that are encoded to estimate the sizes of shards."""
-_LISTS = ((GZIP, GZIP),)
-_RECORDS = ((RAW, GZIP), (RAW, RAW))
-"""Encodings of data and of indexes; gzip makes single annotations larger."""
 
 
 class StaticPlan(BaseModel):
@@ -112,10 +118,13 @@ def make_indexes(plan: StaticPlan, reader: VersionReader, geometry: Geometry) ->
             for layout in (BY_NODE, BY_ROOT)
         )
         share = len(rows) / max(1, sum(map(len, tables[BY_NODE])))
-        nodes = round(int(counts.sum()) * share)
         sizes = _Sizes(layer, geometry, plan.shard_size)
-        yield sizes.hashed("by_id", "by_id", rows, nodes, nodes)
-        yield sizes.hashed("related", f"rel_{ROOT}", related, roots, nodes)
+        yield sizes.by_id(rows, round(int(counts.sum()) * share))
+        of_roots = (
+            (unsigned(table[ROOT_ID]), table[N_NODES].to_numpy() * share)
+            for table in reader.batches(ROOTS, [ROOT_ID, N_NODES])
+        )
+        yield sizes.related(related, of_roots, roots, counts.sum() * share)
         which = levels_of(rows["id"], levels)
         for depth, level in enumerate(levels):
             yield sizes.cells(f"level{depth}", level, rows[which == depth], counts * (share * level.share))
@@ -142,18 +151,37 @@ class _Sizes:
     def __init__(self, layer: str, geometry: Geometry, wanted: int) -> None:
         self.layer, self.geometry, self.wanted = layer, geometry, wanted
 
-    def hashed(self, kind: Any, key: str, rows: np.ndarray, keys: int, nodes: int) -> Index:
-        whole = Index(
-            layer=self.layer, kind=kind, key=key, sharding=Sharding(0, minishard_bits(len(rows)), 0, MURMUR)
+    def by_id(self, rows: np.ndarray, nodes: int) -> Index:
+        """Return the index by id of a number of nodes."""
+        index = Index(
+            layer=self.layer, kind="by_id", key="by_id", sharding=Sharding(0, 0, 0, MURMUR, GZIP, RAW)
         )
-        encodings = self._encodings(whole, rows, _RECORDS if kind == "by_id" else _LISTS)
-        sharding = hashed_sharding(keys, nodes, encodings, self.wanted)
-        return whole.model_copy(update={"sharding": sharding})
+        sharding = record_sharding(nodes, self._node_bytes(index, rows), self.wanted)
+        return index.model_copy(update={"sharding": sharding})
+
+    def related(
+        self, rows: np.ndarray, roots: Iterable[tuple[Ids, np.ndarray]], count: int, nodes: float
+    ) -> Index:
+        """Return the index by root; ``roots`` are ids of roots and their expected numbers of nodes."""
+        index = Index(
+            layer=self.layer,
+            kind="related",
+            key=f"rel_{ROOT}",
+            sharding=Sharding(0, 0, 0, MURMUR, GZIP, GZIP),
+        )
+        size = self._node_bytes(index, rows)
+        lists = ((ids, drawn * size) for ids, drawn in roots)
+        sharding = list_sharding(lists, count, nodes * size, self.wanted)
+        return index.model_copy(update={"sharding": sharding})
 
     def cells(self, key: str, level: Level, rows: np.ndarray, counts: np.ndarray) -> Index:
         """Return the index of a level, of an expected number of nodes in each chunk, (x, y, z)."""
-        whole = Index(
-            layer=self.layer, kind="cells", key=key, sharding=Sharding(0, 0, 0, IDENTITY), level=level
+        index = Index(
+            layer=self.layer,
+            kind="cells",
+            key=key,
+            sharding=Sharding(0, 0, 0, IDENTITY, GZIP, GZIP),
+            level=level,
         )
         chunks = np.argwhere(counts)
         codes = level.cells(chunks, self.geometry.grid)
@@ -161,24 +189,15 @@ class _Sizes:
         codes, nodes = codes[order], counts[tuple(chunks[order].T)]
         starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])[: len(codes)])
         bits = sum((n - 1).bit_length() for n in level.cell_grid(self.geometry.grid))
-        encodings = self._encodings(whole, rows, _LISTS)
         nodes = np.add.reduceat(nodes, starts) if len(starts) else nodes
-        sharding = cell_sharding(codes[starts], nodes, bits, encodings, self.wanted)
+        sharding = cell_sharding(codes[starts], nodes * self._node_bytes(index, rows), bits, self.wanted)
         shards = np.unique(sharding.places(codes[starts])[0])
-        return whole.model_copy(update={"sharding": sharding, "shards": tuple(shards.tolist())})
+        return index.model_copy(update={"sharding": sharding, "shards": tuple(shards.tolist())})
 
-    def _encodings(self, whole: Index, rows: np.ndarray, pairs: Any) -> list[Encoding]:
-        """Return the encodings and what they take, by shards of a sample; the best one first."""
-        found = list[Encoding]()
-        for data, index in pairs:
-            sharding = whole.sharding._replace(data_encoding=data, minishard_index_encoding=index)
-            sampled = whole.model_copy(update={"sharding": sharding})
-
-            def node_bytes(wanted: int, sampled: Index = sampled) -> float:
-                content = make_shard(sampled, rows, self.geometry, wanted).content
-                return (len(content) - sampled.sharding.index_bytes) / len(rows)
-
-            least = node_bytes(0) if len(rows) else 0.0
-            most = node_bytes(sys.maxsize) if len(rows) and data == GZIP else least
-            found.append(Encoding(data, index, least, most))
-        return found
+    def _node_bytes(self, index: Index, rows: np.ndarray) -> float:
+        """Return what a node takes in a shard of these rows, a sample."""
+        if not len(rows):
+            return 0.0
+        sharding = index.sharding._replace(minishard_bits=minishard_bits(len(rows)))
+        content = make_shard(index.model_copy(update={"sharding": sharding}), rows, self.geometry).content
+        return (len(content) - sharding.index_bytes) / len(rows)

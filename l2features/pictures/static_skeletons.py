@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from ..config.datasets import Dataset
 from ..core.errors import GraphUnavailable, StoreUnavailable
@@ -19,7 +20,7 @@ from ..query.reader import Reader
 from ..store.base import open_store
 from ..versions.plan import evenly_spread
 from ..volume.sharded import Sharding
-from .shard_sizes import GZIP, MURMUR, Encoding, hashed_sharding
+from .shard_sizes import GZIP, MURMUR, list_sharding
 from .skeleton_layer import skeleton_bytes, skeleton_info
 from .static_index import SKELETONS, Index, sharded
 
@@ -55,15 +56,17 @@ class Skeletons:
     def _one(self, root: int) -> bytes:
         return self._neurons.kept_bytes(SKELETON, root, skeleton_bytes)[0]
 
-    def index(self, roots: Ids, wanted: int) -> Index:
-        """Return the index of these roots (n,), in files of about ``wanted`` bytes. Raises as `read`."""
-        some = roots[list(evenly_spread(len(roots), SAMPLE))]
-        values, sharding = list(self.read(some)), Sharding(0, 0, 0, MURMUR, GZIP, GZIP)
-        sizes = (len(sharded(sharding, some, iter(values), fill)) for fill in (0, sys.maxsize))
-        least, most = ((size - sharding.index_bytes) / max(1, len(some)) for size in sizes)
-        encodings = [Encoding(GZIP, GZIP, least, most)]
-        found = hashed_sharding(len(roots), len(roots), encodings, wanted)
-        return Index(layer=SKELETONS, kind="skeletons", key="", sharding=found)
+    def index(self, roots: Ids, nodes: np.ndarray, wanted: int) -> Index:
+        """Return the index of these roots (n,) of this number of nodes (n,). Raises as `read`.
+
+        A skeleton is taken to be proportional to the nodes of its root. Files have about ``wanted`` bytes.
+        """
+        some = list(evenly_spread(len(roots), SAMPLE))
+        one_file = Sharding(0, 0, 0, MURMUR, GZIP, GZIP)
+        sampled = sharded(one_file, roots[some], self.read(roots[some]))
+        sizes = nodes * (len(sampled) - one_file.index_bytes) / max(1, nodes[some].sum())
+        sharding = list_sharding([(roots, sizes)], len(roots), sizes.sum(), wanted)
+        return Index(layer=SKELETONS, kind="skeletons", key="", sharding=sharding)
 
 
 def skeletons_info(index: Index) -> dict[str, Any]:

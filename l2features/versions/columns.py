@@ -21,7 +21,7 @@ from ..core.rows import Rows, served_column
 from ..core.schema import ATTRIBUTES, BY_NAME
 from ..neurons.neuron_summary import MEASURES, SUMMARIES
 
-ROOT_ID, L2_ID, MISSING = "root_id", "l2_id", "missing"
+ROOT_ID, L2_ID, MISSING, N_NODES = "root_id", "l2_id", "missing", "n_nodes"
 AXES, ENDS, NUMBERS = ("x", "y", "z"), ("lower", "upper"), ("1", "2", "3")
 _COMPONENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pca": (NUMBERS, AXES),

@@ -11,7 +11,7 @@ from ..core.chunks import parse_box
 from ..core.ids import Ids, as_ids, sorted_unique
 from ..graph.base import Graph
 from ..query.reader import Reader, Status
-from .columns import L2_ID, MISSING, NODE_COLUMNS, ROOT_ID, node_table, unsigned
+from .columns import L2_ID, MISSING, N_NODES, NODE_COLUMNS, ROOT_ID, node_table, unsigned
 from .lookup import VersionReader
 from .verify import Findings
 
@@ -77,8 +77,8 @@ def _compare_features(rows: Any, table: Reader, found: Findings) -> None:
 
 
 def _compare_roots(version: VersionReader, table: Reader, graph: Graph, roots: Ids, found: Findings) -> None:
-    summaries = version.roots(roots, ["n_nodes"]).table
-    known, counts = unsigned(summaries[ROOT_ID]), summaries["n_nodes"].to_numpy()
+    summaries = version.roots(roots, [N_NODES]).table
+    known, counts = unsigned(summaries[ROOT_ID]), summaries[N_NODES].to_numpy()
     for root in np.setdiff1d(roots, known).tolist():
         found.add(f"root {root}: it has nodes, and no summary")
     known, counts = known[counts <= MOST_NODES], counts[counts <= MOST_NODES]

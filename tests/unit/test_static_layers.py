@@ -31,10 +31,10 @@ from l2features.pictures.shard_sizes import (
     IDENTITY,
     MOST_BITS,
     MURMUR,
-    RAW,
-    Encoding,
     cell_sharding,
-    hashed_sharding,
+    least_bytes,
+    list_sharding,
+    record_sharding,
 )
 from l2features.pictures.static_index import (
     Index,
@@ -50,8 +50,6 @@ from tests.support.known_roots import GEOMETRY
 from tests.support.neuron_api import features_in_chunks
 from tests.support.version_chains import node_ids
 
-RECORDS = [Encoding(RAW, GZIP, 51.0, 51.0), Encoding(RAW, RAW, 68.0, 68.0)]
-LISTS = [Encoding(GZIP, GZIP, 41.0, 59.0)]
 IDS = node_ids(4_000)
 
 
@@ -124,35 +122,52 @@ def test_cells_have_the_codes_of_cloud_volume(edge: int) -> None:
 
 
 # ------------------------------------------------------------------ sizes of shards
-def sizes_of(files: np.ndarray, encoding: Encoding, wanted: int) -> np.ndarray:
-    """Sizes of files of these numbers of nodes: values are stored as they are up to the wanted size."""
-    return np.clip(wanted, files * encoding.least, files * encoding.most)
+def check_sizes(files: np.ndarray, sharding: Sharding, wanted: int) -> None:
+    """Check that files of these bytes, filled with zeros, are within a fifth of the wanted size."""
+    assert len(files) == 1 << sharding.shard_bits
+    written = np.maximum(files + sharding.index_bytes, least_bytes(sharding, wanted))
+    assert written.max() <= 1.15 * wanted
+    assert sharding.shard_bits == 0 or written.min() >= 0.81 * wanted
 
 
 @given(st.integers(200_000, 10**11), st.integers(10**6, 10**8))
 def test_files_of_ids_are_within_a_fifth_of_the_wanted_size(nodes: int, wanted: int) -> None:
-    sharding = hashed_sharding(nodes, nodes, RECORDS, wanted)
-    encoding = next(e for e in RECORDS if e.of_index == sharding.minishard_index_encoding)
-    size = nodes * encoding.least / (1 << sharding.shard_bits)
-    if sharding.shard_bits:
-        assert 0.79 * wanted <= size <= 1.21 * wanted
-    else:
-        assert nodes * RECORDS[0].least < 1.5 * wanted
+    sharding = record_sharding(nodes, 60.0, wanted)
+    check_sizes(np.full(1 << sharding.shard_bits, 60 * nodes >> sharding.shard_bits), sharding, wanted)
+    assert sharding.shard_bits == 0 or 60 * nodes / (1 << sharding.shard_bits) > 0.54 * wanted
     assert sharding.hash == MURMUR
     per_minishard = nodes / (1 << (sharding.shard_bits + sharding.minishard_bits))
     assert per_minishard <= 1_000 or sharding.minishard_bits == MOST_BITS
 
 
-@pytest.mark.parametrize(("nodes", "bits"), [(1, 0), (40, 0), (60, 2), (4000, 6)])
+@pytest.mark.parametrize("spread", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("count", [0.9, 3.1, 6.2, 11.4, 14.7])
+def test_files_of_uneven_lists_are_within_a_fifth_of_the_wanted_size(spread: float, count: float) -> None:
+    """100,000 lists, the largest of which has a seventh of a file."""
+    random = np.random.default_rng(3)
+    ids, sizes = random.integers(1, 1 << 60, 100_000).astype(np.uint64), random.lognormal(5, spread, 100_000)
+    wanted = int(sizes.sum() / count)
+    lists = zip(np.array_split(ids, 7), np.array_split(sizes, 7), strict=True)
+    sharding = list_sharding(lists, len(ids), sizes.sum(), wanted)
+    files = np.bincount(sharding.places(ids)[0].astype(int), sizes, 1 << sharding.shard_bits)
+    check_sizes(files, sharding, wanted)
+
+
+def test_a_list_that_is_too_large_does_not_add_files() -> None:
+    ids, sizes = np.arange(1, 1001, dtype=np.uint64), np.full(1000, 100.0)
+    sizes[500] = 50_000
+    assert list_sharding([(ids, sizes)], 1000, sizes.sum(), 20_000).shard_bits == 3
+
+
+@pytest.mark.parametrize(("nodes", "bits"), [(1, 0), (40, 0), (60, 1), (4000, 7)])
 def test_cells_of_a_cube_are_dealt_to_files_in_turn(nodes: int, bits: int) -> None:
-    """16 x 16 x 16 cells, in files of 10,000 bytes."""
-    counts, wanted = np.full(4096, nodes / 100), 10_000
-    sharding = cell_sharding(np.arange(4096, dtype=np.uint64), counts, 12, LISTS, wanted)
+    """16 x 16 x 16 cells of these nodes, of 60 bytes each."""
+    codes, sizes, wanted = np.arange(4096, dtype=np.uint64), np.full(4096, 60.0 * nodes), 10_000_000
+    sharding = cell_sharding(codes, sizes, 12, wanted)
     assert sharding.preshift_bits + sharding.minishard_bits + sharding.shard_bits == 12
     assert sharding.hash == IDENTITY
-    (size,) = sizes_of(counts.sum()[None] / (1 << sharding.shard_bits), LISTS[0], wanted)
-    assert sharding.shard_bits == 0 or 0.85 * wanted <= size <= 1.15 * wanted
-    assert sharding.shard_bits >= bits
+    check_sizes(np.full(1 << sharding.shard_bits, sizes.sum() / (1 << sharding.shard_bits)), sharding, wanted)
+    assert sharding.shard_bits == bits
 
 
 @pytest.mark.parametrize("grid", [(20, 17, 9), (33, 5, 40), (64, 64, 3)])
@@ -161,37 +176,38 @@ def test_files_of_uneven_cells_are_within_a_fifth_of_the_wanted_size(grid: Tripl
     random = np.random.default_rng(3)
     cells = np.argwhere(np.ones(grid, bool))
     cells = cells[(cells >= np.array(grid) // 3).any(axis=1)]
-    nodes = random.lognormal(5, 0.6, len(cells)) * np.linspace(0.3, 1.7, grid[0])[cells[:, 0]]
+    sizes = 60 * random.lognormal(5, 0.6, len(cells)) * np.linspace(0.3, 1.7, grid[0])[cells[:, 0]]
     codes = morton_codes(cells, grid)
     order = np.argsort(codes)
-    codes, nodes = codes[order], nodes[order]
-    for count in (6.2, 8.5, 11.4, 14.7):
-        wanted = int(nodes.sum() * LISTS[0].least / count)
-        sharding = cell_sharding(codes, nodes, 20, LISTS, wanted)
-        files = np.bincount(sharding.places(codes)[0].astype(int), nodes)
-        assert len(files) == 1 << sharding.shard_bits >= 6
-        assert (np.abs(sizes_of(files, LISTS[0], wanted) / wanted - 1) <= 0.15).all()
+    codes, sizes = codes[order], sizes[order]
+    for count in np.geomspace(4, 40, 7):
+        wanted = int(sizes.sum() / count)
+        sharding = cell_sharding(codes, sizes, 20, wanted)
+        files = np.bincount(sharding.places(codes)[0].astype(int), sizes, 1 << sharding.shard_bits)
+        check_sizes(files, sharding, wanted)
+        assert sharding.shard_bits <= np.ceil(np.log2(count)) + 1
 
 
 def test_the_index_of_a_small_file_is_counted() -> None:
     """2^10 minishards, by whose hash files of 40 cells are the most even, take 16 KB of each."""
-    codes, nodes = np.arange(40, dtype=np.uint64), np.random.default_rng(0).lognormal(3, 0.6, 40)
-    sharding = cell_sharding(codes, nodes, 6, LISTS, 2_000)
-    assert sharding.shard_bits == 4
+    codes, sizes = np.arange(40, dtype=np.uint64), 60 * np.random.default_rng(0).lognormal(3, 0.6, 40)
+    sharding = cell_sharding(codes, sizes, 6, 4_000)
+    assert sharding.shard_bits >= 4
     assert sharding.index_bytes < 200
 
 
 def test_a_level_of_one_small_file_is_one_run() -> None:
-    nodes = np.random.default_rng(0).lognormal(3, 0.6, 40)
-    sharding = cell_sharding(np.arange(40, dtype=np.uint64), nodes, 6, LISTS, 10**6)
+    sizes = 60 * np.random.default_rng(0).lognormal(3, 0.6, 40)
+    sharding = cell_sharding(np.arange(40, dtype=np.uint64), sizes, 6, 10**6)
     assert (sharding.preshift_bits, sharding.shard_bits, sharding.hash) == (6, 0, IDENTITY)
 
 
 def test_empty_levels_have_one_shard() -> None:
-    sharding = cell_sharding(as_ids([]), np.zeros(0), 9, LISTS, 1000)
+    sharding = cell_sharding(as_ids([]), np.zeros(0), 9, 1000)
     assert (sharding.shard_bits, sharding.preshift_bits) == (0, 9)
-    assert hashed_sharding(0, 0, RECORDS, 1000).shard_bits == 0
-    assert hashed_sharding(3, 3, RECORDS, 1).shard_bits <= 2
+    assert record_sharding(0, 0.0, 1000).shard_bits == 0
+    assert record_sharding(3, 60.0, 1).shard_bits <= 2
+    assert list_sharding([], 0, 0.0, 1000).shard_bits == 0
 
 
 # ------------------------------------------------------------------ bytes
@@ -231,13 +247,15 @@ def test_shards_have_the_bytes_of_the_live_layers(layer: str, kind: str) -> None
     assert shard.largest == largest
 
 
-def test_gzip_stores_values_up_to_the_wanted_size() -> None:
+def test_small_shards_end_in_zeros() -> None:
     keys, values = as_ids(range(200)), [bytes([n]) * 1_000 for n in range(200)]
     sharding = Sharding(0, 2, 0, MURMUR, data_encoding=GZIP)
-    sizes = [len(sharded(sharding, keys, iter(values), wanted)) for wanted in (0, 100_000, 150_000, 10**9)]
-    assert sizes[0] < 20_000
-    assert [round(size, -4) for size in sizes[1:]] == [110_000, 160_000, 210_000]
-    found = decoded(sharding, sharded(sharding, keys, iter(values), 100_000))
+    small = sharded(sharding, keys, values)
+    assert len(small) < 20_000
+    assert sharded(sharding, keys, values, 1_000) == small
+    filled = sharded(sharding, keys, values, 100_000)
+    assert (len(filled), filled.rstrip(b"\0")) == (100_000, small.rstrip(b"\0"))
+    found = decoded(sharding, filled)
     assert [gzip.decompress(found[key]) for key in sorted(found)] == values
 
 
