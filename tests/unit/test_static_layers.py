@@ -153,6 +153,28 @@ def test_files_of_uneven_lists_are_within_a_fifth_of_the_wanted_size(spread: flo
     check_sizes(files, sharding, wanted)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.1, 0.05])
+@pytest.mark.parametrize("count", [1.2, 3.1, 5.0, 14.7, 100.0])
+def test_files_of_large_lists_are_within_a_fifth_of_the_wanted_size(share: float, count: float) -> None:
+    """All lists have this share of a file; a fifth is the largest one with which sizes are promised."""
+    ids = np.random.default_rng(3).integers(1, 1 << 60, round(count / share)).astype(np.uint64)
+    wanted, sizes = 1_000_000, np.full(len(ids), share * 1_000_000)
+    sharding = list_sharding([(ids, sizes)], len(ids), sizes.sum(), wanted)
+    files = np.bincount(sharding.places(ids)[0].astype(int), sizes, 1 << sharding.shard_bits)
+    check_sizes(files, sharding, wanted)
+    assert sharding.shard_bits <= np.ceil(np.log2(count)) + 2
+
+
+@pytest.mark.parametrize("wanted", [6_000, 20_000, 100_000])
+def test_small_files_of_ids_are_within_a_fifth_of_the_wanted_size(wanted: int) -> None:
+    """A file has 100 to 1,700 ids: the fullest has many more than the mean."""
+    for keys in np.geomspace(20_000, 500_000, 12).astype(int).tolist():
+        sharding = record_sharding(keys, 60.0, wanted)
+        ids = np.random.default_rng(keys).integers(1, 1 << 60, keys).astype(np.uint64)
+        files = 60.0 * np.bincount(sharding.places(ids)[0].astype(int), minlength=1 << sharding.shard_bits)
+        check_sizes(files, sharding, wanted)
+
+
 def test_a_list_that_is_too_large_does_not_add_files() -> None:
     ids, sizes = np.arange(1, 1001, dtype=np.uint64), np.full(1000, 100.0)
     sizes[500] = 50_000
