@@ -11,12 +11,13 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import VersionError
 from ..core.geometry import Geometry
 from ..core.ids import Ids
-from ..versions.columns import L2_ID, N_NODES, ROOT_ID, unsigned
+from ..versions.columns import L2_ID, MISSING, N_MISSING, N_NODES, ROOT_ID, unsigned
 from ..versions.folders import Folder
 from ..versions.lookup import VersionReader
 from ..versions.manifest import BY_NODE, BY_ROOT, ROOTS, Layout
@@ -106,28 +107,35 @@ def make_indexes(plan: StaticPlan, reader: VersionReader, geometry: Geometry) ->
     if not layers:
         return
     counts = chunk_counts(geometry)
-    for table in reader.batches(BY_NODE, [ROOT_ID, L2_ID]):
-        count_chunks(counts, unsigned(table[L2_ID]), geometry)
+    for table in reader.batches(BY_NODE, [ROOT_ID, L2_ID, MISSING]):
+        count_chunks(counts, unsigned(table[L2_ID])[_computed(table)], geometry)
     levels = make_levels(counts, plan.cell_nodes)
     roots = reader.manifest.totals.roots
-    tables = {layout: _sample(reader, layout, columns_for(layers)) for layout in (BY_NODE, BY_ROOT)}
+    tables = {
+        layout: _sample(reader, layout, [*columns_for(layers), MISSING]) for layout in (BY_NODE, BY_ROOT)
+    }
     for layer in layers:
         voxel, none = math.prod(geometry.resolution), np.empty(0, dtype=row_dtype(layer))
         rows, related = (
             np.concatenate([none, *(drawn_rows(table, layer, voxel) for table in tables[layout])])
             for layout in (BY_NODE, BY_ROOT)
         )
-        share = len(rows) / max(1, sum(map(len, tables[BY_NODE])))
+        share = len(rows) / max(1, sum(int(_computed(table).sum()) for table in tables[BY_NODE]))
         sizes = _Sizes(layer, geometry, plan.shard_size)
         yield sizes.by_id(rows, round(int(counts.sum()) * share))
         of_roots = (
-            (unsigned(table[ROOT_ID]), table[N_NODES].to_numpy() * share)
-            for table in reader.batches(ROOTS, [ROOT_ID, N_NODES])
+            (unsigned(table[ROOT_ID]), (table[N_NODES].to_numpy() - table[N_MISSING].to_numpy()) * share)
+            for table in reader.batches(ROOTS, [ROOT_ID, N_NODES, N_MISSING])
         )
         yield sizes.related(related, of_roots, roots, counts.sum() * share)
         which = levels_of(rows["id"], levels)
         for depth, level in enumerate(levels):
             yield sizes.cells(f"level{depth}", level, rows[which == depth], counts * (share * level.share))
+
+
+def _computed(table: Any) -> npt.NDArray[np.bool_]:
+    """Return which nodes have been computed, (n,)."""
+    return ~table[MISSING].to_numpy()
 
 
 def _sample(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> list[Any]:
