@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from werkzeug.datastructures import MIMEAccept
 
-from .errors import ApiError, shown
+from .error_responses import ApiError, shown
 
 _QUALITY = re.compile(r"\s*q\s*=\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*", re.I)
 

@@ -17,9 +17,8 @@ from .auth import auth_disabled, log_who_may_ask, protect
 from .body import discard_rest
 from .config import Settings, load_settings
 from .dashboards import Dashboards, register_dashboards
-from .datasets import Datasets
 from .document import register_document
-from .errors import ErrorBody, register_errors
+from .error_responses import ErrorBody, register_errors
 from .hosts import check_hosts
 from .limiter import wait_limiter
 from .missing import MissingIds, topic_path
@@ -31,7 +30,8 @@ from .picture_routes import register_pictures
 from .region_routes import register_regions
 from .routes import register_contract
 from .schemas import validation_error
-from .service import Service
+from .served_datasets import ServedDatasets
+from .service import AppResources
 from .version_reads import VersionReads
 from .version_routes import register_versions
 from .viewer_routes import register_viewer
@@ -46,7 +46,7 @@ Ids are 64-bit integers, which browsers round: send them as strings. The example
 def create_app(settings: Settings | None = None) -> OpenAPI:
     """Return the app; it opens nothing before the first request or `warm`. Raises ConfigError."""
     settings = settings or load_settings()
-    datasets = Datasets(read_datasets(settings.datasets), settings)
+    datasets = ServedDatasets(read_datasets(settings.datasets), settings)
     names = [served.name for served in datasets.all()]
     topic = topic_path(settings.exchange, settings.project)
     missing = MissingIds(
@@ -69,7 +69,9 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
         response.headers.setdefault("Cache-Control", NOT_KEPT)
         return response
 
-    service = Service(settings, datasets, missing, wait_limiter(settings), VersionReads(settings, len(names)))
+    service = AppResources(
+        settings, datasets, missing, wait_limiter(settings), VersionReads(settings, len(names))
+    )
     dashboards = Dashboards(app, settings, datasets)
     open_endpoints = register_contract(app, service, dashboards.landing)
     open_endpoints |= register_dashboards(app, settings, dashboards)

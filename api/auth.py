@@ -35,7 +35,7 @@ from requests.adapters import HTTPAdapter
 from l2features.config.datasets import DATASET_NAME
 from l2features.core.errors import ConfigError
 
-from .errors import ApiError
+from .error_responses import ApiError
 
 NAMESPACE = "pychunkedgraph"
 """The service that owns the tables, for the authentication service."""

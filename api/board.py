@@ -26,12 +26,12 @@ from .background import BackgroundCache
 from .board_parts import Notes, map_info, progress_info, sample_info
 from .board_schemas import AuditInfo, BoardInfo, CellInfo, FailedChunk, HistoryInfo, SampleInfo, VersionsInfo
 from .board_text import all_lines
-from .datasets import Served
-from .errors import ApiError
+from .error_responses import ApiError
 from .first_commands import Example
 from .operations import problem_text
 from .request_rates import RequestRates
 from .schemas import UpdatesInfo
+from .served_datasets import ServedDataset
 
 FIRST_S, LATER_S = 2.0, 0.3
 """Time that is waited for the first value of a part, and for a newer one."""
@@ -53,7 +53,7 @@ class Kept(NamedTuple):
 class Board:
     """The state of one data set."""
 
-    def __init__(self, served: Served, requests: RequestRates) -> None:
+    def __init__(self, served: ServedDataset, requests: RequestRates) -> None:
         self.served, self._requests = served, requests
         self.problem: str | None = None
         self._scanned = self._cache(served.scan, age_s=10.0, share=40.0)

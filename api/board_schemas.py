@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from l2features.overview.chunk_scan import Progress
+from l2features.overview.chunk_scan import IngestProgress
 from l2features.store.notes import LastAudit, Time
 from l2features.updates.lag_history import UpdateHistory
 from l2features.versions.catalog import VersionSummary
@@ -17,7 +17,7 @@ AS_OF = Field(description="When this was read (UTC).")
 Plane = Literal["xy", "xz", "yz"]
 
 
-class ProgressInfo(Progress):
+class ProgressInfo(IngestProgress):
     """The ingest, from the records of its chunks, as `l2features status` has it."""
 
     as_of: Time = AS_OF

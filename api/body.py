@@ -17,7 +17,7 @@ from l2features.core.gunzip import GunzipTooLarge, gunzipped
 from l2features.core.ids import AN_ID, Ids
 
 from .config import Settings
-from .errors import ApiError, shown, shown_repr
+from .error_responses import ApiError, shown, shown_repr
 
 FIELD, ROOT_FIELD, NODE_FIELD = "l2_ids", "root_ids", "node_ids"
 BINARY = "application/octet-stream"

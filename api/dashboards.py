@@ -15,13 +15,11 @@ from flask_openapi3 import OpenAPI
 from l2features.core.times import iso_text
 
 from .accept import accepted
-from .answers import JSON, accepts_gzip, json_response
 from .auth import Viewable, auth_disabled, login_url, viewable
 from .board import FIRST_S, Board, Kept
 from .board_schemas import BoardInfo, CellInfo, CellPath, CellQuery
 from .config import Settings
-from .datasets import Datasets, Served
-from .errors import ApiError
+from .error_responses import ApiError
 from .first_commands import Example, first_commands
 from .hosts import here
 from .limiter import read_limiter
@@ -29,7 +27,9 @@ from .picture_answers import NOT_KEPT
 from .picture_schemas import HTML
 from .problems import errors
 from .request_rates import RequestRates
+from .response_bodies import JSON, accepts_gzip, json_response
 from .schemas import READS, DatasetPath, new_routes
+from .served_datasets import ServedDataset, ServedDatasets
 from .viewer_routes import PLACE, is_built
 
 PAGES = Path(__file__).parent / "pages"
@@ -58,7 +58,7 @@ SECTIONS = {
 class Dashboards:
     """The pages of one application."""
 
-    def __init__(self, app: OpenAPI, settings: Settings, datasets: Datasets) -> None:
+    def __init__(self, app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> None:
         self.app, self.settings, self.datasets = app, settings, datasets
         rates = RequestRates(
             frozenset({f"{settings.api_prefix}{STATE}", f"{settings.url_prefix}/table/<dataset>"})
@@ -68,7 +68,7 @@ class Dashboards:
         self._boards = {served.name: Board(served, rates) for served in datasets.all()}
 
     def board(self, name: str) -> Board:
-        """Return the board of a data set. Raises ApiError as `Datasets`."""
+        """Return the board of a data set. Raises ApiError as `ServedDatasets`."""
         return self._boards[self.datasets[name].name]
 
     def landing(self) -> Response:
@@ -227,7 +227,7 @@ def wants_page() -> bool:
     return HTML in named
 
 
-def described(served: Served) -> str:
+def described(served: ServedDataset) -> str:
     """Return what a data set is, from what is known without a read."""
     entry, opening = served.entry, served.opening()
     parts = [

@@ -11,16 +11,16 @@ from flask_openapi3 import OpenAPI
 from flask_openapi3.utils import parse_rule
 from flask_openapi3_swagger.plugins import RegisterPlugin
 
-from .answers import JSON, json_response
 from .config import Settings
 from .dashboards import Dashboards
-from .errors import ErrorBody
+from .error_responses import ErrorBody
 from .first_commands import Example
 from .neuron_schemas import ANY_ID, ROOT_ID, graph_schema, summary_schema
 from .observe import REQUEST_ID
 from .problems import AUTH_ERROR, AUTH_PROBLEMS
+from .response_bodies import JSON, json_response
 from .schemas import ID, OPERATIONS, ids_schema, node_schema, plain_response
-from .service import Service
+from .service import AppResources
 from .version_schemas import row_schema
 
 PLACE = "../openapi.json"
@@ -39,7 +39,7 @@ HEADERS = {
 
 
 def register_document(
-    app: OpenAPI, service: Service, open_endpoints: Collection[str] | None, dashboards: Dashboards
+    app: OpenAPI, service: AppResources, open_endpoints: Collection[str] | None, dashboards: Dashboards
 ) -> None:
     """Register the document and a page that shows it. Arguments as of `openapi_document`.
 

@@ -15,11 +15,11 @@ from l2features.query.answers import arrow_stream, arrow_table, json_parts, parq
 from l2features.query.reader import Answer, Reader, Status
 
 from . import metrics
-from .answers import ARROW, JSON, body_response
-from .datasets import Served
-from .errors import ApiError
+from .error_responses import ApiError
 from .missing import MissingIds
+from .response_bodies import ARROW, JSON, body_response
 from .schemas import AttributesQuery, FeaturesQuery, MissingQuery, is_false, is_true
+from .served_datasets import ServedDataset
 
 log = logging.getLogger("l2features.api")
 
@@ -27,7 +27,9 @@ log = logging.getLogger("l2features.api")
 class Read:
     """One request for features of ids, after its parameters are parsed."""
 
-    def __init__(self, served: Served, missing: MissingIds, query: AttributesQuery, mimetype: str) -> None:
+    def __init__(
+        self, served: ServedDataset, missing: MissingIds, query: AttributesQuery, mimetype: str
+    ) -> None:
         self.served, self.missing, self.query, self.mimetype = served, missing, query, mimetype
         self.with_status = is_true(query.with_status) or mimetype != JSON
         self.reader: Reader = served.opened().reader
@@ -52,7 +54,7 @@ class Read:
         return features_response(self.served, answer, self.query, self.mimetype)
 
 
-def features_response(served: Served, answer: Answer, query: FeaturesQuery, mimetype: str) -> Response:
+def features_response(served: ServedDataset, answer: Answer, query: FeaturesQuery, mimetype: str) -> Response:
     """Return the features of an answer, and count its ids by status."""
     for known in np.flatnonzero(counts := np.bincount(answer.status)).tolist():
         metrics.IDS.labels(served.name, Status(known).name.lower()).inc(int(counts[known]))
@@ -67,7 +69,7 @@ def features_response(served: Served, answer: Answer, query: FeaturesQuery, mime
 
 
 @contextmanager
-def unless_unavailable(served: Served) -> Iterator[None]:
+def unless_unavailable(served: ServedDataset) -> Iterator[None]:
     """End a wait early, with a log line, when the store is unavailable."""
     try:
         yield
@@ -75,7 +77,7 @@ def unless_unavailable(served: Served) -> Iterator[None]:
         log.warning("wait ended early", extra={"dataset": served.name, "error": str(error)})
 
 
-def publish(served: Served, missing: MissingIds, query: MissingQuery, ids: Ids) -> None:
+def publish(served: ServedDataset, missing: MissingIds, query: MissingQuery, ids: Ids) -> None:
     """Publish missing ids for computation, unless the client does not want that."""
     if not is_false(query.update_cache):
         missing.publish_for(served.entry, ids)

@@ -13,13 +13,13 @@ from typing import Any
 # Import this package, not another "api" of the folder in which the server starts.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from api import server
+from api import gunicorn_hooks as hooks
 from api.config import load_settings, set_environment
 from l2features.core.errors import ConfigError
 
 set_environment(
     # prometheus_client reads its folder at import.
-    PROMETHEUS_MULTIPROC_DIR=server.metrics_folder(),
+    PROMETHEUS_MULTIPROC_DIR=hooks.metrics_folder(),
     # gRPC's log is not JSON; its errors reach us as exceptions.
     GRPC_VERBOSITY="NONE",
     # OpenBLAS would start threads before the fork.
@@ -59,20 +59,20 @@ limit_request_field_size = 8190
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-post_worker_init = server.warm_worker
-worker_exit = server.close_worker
-child_exit = server.forget_worker
+post_worker_init = hooks.warm_worker
+worker_exit = hooks.close_worker
+child_exit = hooks.forget_worker
 
 
 def on_starting(arbiter: Any) -> None:
     if settings.drain_file:
         settings.drain_file.unlink(missing_ok=True)
-    server.prepare_fork(arbiter.app.wsgi())
+    hooks.prepare_fork(arbiter.app.wsgi())
 
 
 def pre_request(_worker: Any, _request: Any) -> None:
-    server.in_flight().inc()
+    hooks.in_flight().inc()
 
 
 def post_request(_worker: Any, _request: Any, _environ: Any, _response: Any) -> None:
-    server.in_flight().dec()
+    hooks.in_flight().dec()

@@ -6,7 +6,7 @@ from flask import Flask, request
 from werkzeug.exceptions import SecurityError
 from werkzeug.wsgi import get_host
 
-from .errors import ApiError
+from .error_responses import ApiError
 from .observe import is_probe
 
 

@@ -20,7 +20,7 @@ from l2features.versions.parquet_files import ParquetFiles
 
 from .picture_answers import info_response
 from .picture_schemas import info_responses
-from .service import Service
+from .service import AppResources
 from .version_schemas import VersionPath
 
 COUNT = 1_000
@@ -62,7 +62,7 @@ def _read(reader: VersionReader, reading: Lock) -> LargestRoots:
         return largest_roots(reader, COUNT)
 
 
-def add_list_route(api: APIBlueprint, place: str, service: Service, lists: LargestLists) -> None:
+def add_list_route(api: APIBlueprint, place: str, service: AppResources, lists: LargestLists) -> None:
     """Add the route of a version's list to those of pictures, below ``place``."""
 
     @api.get(

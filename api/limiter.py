@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .config import Settings
-from .errors import ApiError
+from .error_responses import ApiError
 
 SHARE = 75
 """Percent of the concurrent requests that one of several data sets may use."""

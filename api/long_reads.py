@@ -13,7 +13,7 @@ from l2features.core.errors import ReadTimeout
 from l2features.core.futures import in_background
 
 from .config import Settings
-from .errors import ApiError
+from .error_responses import ApiError
 from .limiter import read_limiter
 
 T = TypeVar("T")

@@ -19,16 +19,16 @@ from l2features.query.answers import arrow_stream, parquet
 from l2features.query.provenance import provenance
 
 from . import metrics
-from .answers import ARROW, JSON, body_response
-from .datasets import Served
 from .neuron_schemas import SKELETON_FORMS, GraphQuery, RootQuery, SkeletonQuery
+from .response_bodies import ARROW, JSON, body_response
 from .schemas import is_true
+from .served_datasets import ServedDataset
 
 JSON_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
 def summaries_response(
-    served: Served,
+    served: ServedDataset,
     found: Summaries,
     histories: Mapping[int, RootHistory] | None,
     query: RootQuery,
@@ -64,7 +64,7 @@ def graph_response(root: int, nodes: Ids, edges: Pairs, query: GraphQuery, mimet
     return body_response([orjson.dumps(content, option=JSON_OPTIONS)], JSON)
 
 
-def skeleton_response(served: Served, skeleton: Skeleton, query: SkeletonQuery) -> Response:
+def skeleton_response(served: ServedDataset, skeleton: Skeleton, query: SkeletonQuery) -> Response:
     """Return a skeleton in the requested format, with its provenance."""
     about, as_str = provenance(served.entry, served.opened().meta), is_true(query.int64_as_str)
     body = skeleton_file(skeleton, query.format, about, int64_as_str=as_str)

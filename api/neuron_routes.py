@@ -8,12 +8,10 @@ from flask_openapi3 import OpenAPI
 from l2features.core.ids import Ids, as_ids
 from l2features.neurons.neuron_reader import NeuronReader
 from l2features.neurons.skeleton import skeletonize
-from l2features.versions.root_rows import version_summaries
+from l2features.versions.version_roots import version_summaries
 
 from .accept import accepted
-from .answers import ARROW, FORMS, JSON
 from .body import ROOT_FIELD, requested_roots
-from .datasets import Served
 from .feature_reads import features_response
 from .neuron_answers import graph_response, skeleton_response, summaries_response
 from .neuron_schemas import (
@@ -27,12 +25,14 @@ from .neuron_schemas import (
     SummaryQuery,
     skeleton_responses,
 )
-from .root_reads import Found, RootReads
+from .response_bodies import ARROW, FORMS, JSON
+from .root_reads import RootAnswer, RootReads
 from .schemas import NEURONS, AttributesQuery, DatasetPath, MissingQuery, ids_request, is_true, new_routes
-from .service import Service
+from .served_datasets import ServedDataset
+from .service import AppResources
 
 
-def register_neurons(app: OpenAPI, service: Service) -> None:
+def register_neurons(app: OpenAPI, service: AppResources) -> None:
     """Register the routes of roots."""
     settings, datasets = service.settings, service.datasets
     api, reads = new_routes("neurons", settings, NEURONS), RootReads(service)
@@ -54,7 +54,7 @@ def register_neurons(app: OpenAPI, service: Service) -> None:
         """Return status and summary of one root, in the same form."""
         return answer(datasets[path.dataset], query, as_ids([path.root_id]))
 
-    def answer(served: Served, query: SummaryQuery, roots: Ids) -> Response:
+    def answer(served: ServedDataset, query: SummaryQuery, roots: Ids) -> Response:
         mimetype = accepted(request.headers.get("Accept"), FORMS)
         if query.version is not None:
             with service.versions.of_version(
@@ -65,10 +65,12 @@ def register_neurons(app: OpenAPI, service: Service) -> None:
             ) as found:
                 return summaries_response(served, found, None, query, mimetype)
 
-        def read(neurons: NeuronReader, _: Ids) -> Found:
+        def read(neurons: NeuronReader, _: Ids) -> RootAnswer:
             found = neurons.summaries(roots, with_graph=is_true(query.graph))
             histories = neurons.histories_of(found)
-            return Found(found.missing, lambda: summaries_response(served, found, histories, query, mimetype))
+            return RootAnswer(
+                found.missing, lambda: summaries_response(served, found, histories, query, mimetype)
+            )
 
         return reads.answer(served, query, read)
 
@@ -82,9 +84,9 @@ def register_neurons(app: OpenAPI, service: Service) -> None:
         served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), FORMS)
         with_reasons = is_true(query.with_status) or mimetype != JSON
 
-        def read(neurons: NeuronReader, ids: Ids) -> Found:
+        def read(neurons: NeuronReader, ids: Ids) -> RootAnswer:
             found = neurons.nodes(path.root_id, query.names, with_reasons, ids=ids)
-            return Found(found.missing, lambda: features_response(served, found, query, mimetype))
+            return RootAnswer(found.missing, lambda: features_response(served, found, query, mimetype))
 
         return reads.answer(served, query, read, path.root_id)
 
@@ -93,9 +95,9 @@ def register_neurons(app: OpenAPI, service: Service) -> None:
         """Return the L2 nodes of a root and the edges between them."""
         served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), (JSON, ARROW))
 
-        def read(neurons: NeuronReader, ids: Ids) -> Found:
+        def read(neurons: NeuronReader, ids: Ids) -> RootAnswer:
             nodes, edges = neurons.edges(path.root_id, ids=ids)
-            return Found(as_ids([]), lambda: graph_response(path.root_id, nodes, edges, query, mimetype))
+            return RootAnswer(as_ids([]), lambda: graph_response(path.root_id, nodes, edges, query, mimetype))
 
         return reads.answer(served, MissingQuery(), read, path.root_id)
 
@@ -108,10 +110,10 @@ def register_neurons(app: OpenAPI, service: Service) -> None:
         """Return the skeleton of a root's L2 graph, in nm. Missing nodes are published for computation."""
         served = datasets[path.dataset]
 
-        def read(neurons: NeuronReader, ids: Ids) -> Found:
+        def read(neurons: NeuronReader, ids: Ids) -> RootAnswer:
             graph = neurons.graph(path.root_id, ids=ids)
             skeleton = skeletonize(graph, **query.parameters)
-            return Found(graph.missing, lambda: skeleton_response(served, skeleton, query))
+            return RootAnswer(graph.missing, lambda: skeleton_response(served, skeleton, query))
 
         return reads.answer(served, query, read, path.root_id)
 

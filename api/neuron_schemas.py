@@ -12,9 +12,9 @@ from l2features.neurons.neuron_summary import SUMMARY
 from l2features.neurons.root_answers import REASON, RETIRED, STATUS_NAMES, SUCCESSORS
 from l2features.query.box_lookup import EXPECTED, VoxelBox
 
-from .answers import ARROW, FORMS, JSON
-from .errors import ApiError
+from .error_responses import ApiError
 from .problems import example_error
+from .response_bodies import ARROW, FORMS, JSON
 from .schemas import (
     EXAMPLE_ID,
     NODES,

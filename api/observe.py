@@ -13,7 +13,7 @@ from flask import Flask, Response, g, request
 
 from . import metrics
 from .auth import without_secrets
-from .errors import shown
+from .error_responses import shown
 
 REQUEST_ID = "X-Request-Id"
 UNMATCHED, UNKNOWN = "unmatched", "unknown"

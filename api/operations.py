@@ -12,19 +12,19 @@ from l2features.core.errors import L2FeaturesError, StoreError, StoreUnavailable
 from l2features.core.futures import in_background
 
 from . import metrics
-from .answers import json_response
 from .auth import login_url
 from .config import Settings
-from .datasets import Datasets, Served
-from .errors import ApiError
+from .error_responses import ApiError
 from .problems import errors
+from .response_bodies import json_response
 from .schemas import NOT_READY, OPERATIONS, AuthInfo, Health, plain_response
+from .served_datasets import ServedDataset, ServedDatasets
 
 UNREACHABLE = "unreachable"
 MISCONFIGURED = "its entry in the data sets file is invalid: see the server's log"
 
 
-def register_operations(app: OpenAPI, settings: Settings, datasets: Datasets) -> frozenset[str]:
+def register_operations(app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> frozenset[str]:
     """Register them at the root and below the API's prefix; return the endpoints that need no token."""
     open_endpoints: list[str] = []
     for prefix in dict.fromkeys(("", settings.api_prefix)):
@@ -55,7 +55,7 @@ def register_operations(app: OpenAPI, settings: Settings, datasets: Datasets) ->
     return frozenset({*open_endpoints, "auth_info"})
 
 
-def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings, name: str) -> None:
+def _health_routes(health: APIBlueprint, datasets: ServedDatasets, settings: Settings, name: str) -> None:
     @health.get(
         "/live",
         summary="Whether the process answers",
@@ -95,14 +95,14 @@ def _health_routes(health: APIBlueprint, datasets: Datasets, settings: Settings,
         return Response(text, content_type=content_type)
 
 
-def all_states(datasets: Datasets, timeout_s: float) -> dict[str, str]:
+def all_states(datasets: ServedDatasets, timeout_s: float) -> dict[str, str]:
     """Return each data set's state; they are checked concurrently."""
     asked = {served.name: in_background(partial(state, served, timeout_s)) for served in datasets.all()}
     states = {name: answer.result() for name, answer in asked.items()}
     return states | dict.fromkeys(datasets.problems, MISCONFIGURED)
 
 
-def state(served: Served, timeout_s: float) -> str:
+def state(served: ServedDataset, timeout_s: float) -> str:
     """Return ``ready``, or what keeps the data set from being ready."""
     try:
         served.store.ping()

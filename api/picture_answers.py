@@ -11,8 +11,8 @@ from flask import Response, request
 
 from l2features.pictures.listing import listing_page
 
-from .answers import JSON, body_response
 from .picture_schemas import HTML
+from .response_bodies import JSON, body_response
 
 A_DAY, A_MINUTE, NOT_KEPT = "private, max-age=86400", "private, max-age=60", "private, no-cache"
 """Values of Cache-Control: for what only changes where rows are replaced, for what follows the graph, and for

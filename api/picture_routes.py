@@ -19,8 +19,7 @@ from l2features.pictures.skeleton_layer import skeleton_info
 
 from .body import BINARY
 from .config import Settings
-from .datasets import Datasets, Served
-from .errors import ApiError
+from .error_responses import ApiError
 from .largest_lists import LargestLists, add_list_route
 from .neuron_schemas import RootPath
 from .picture_answers import A_DAY, A_MINUTE, NOT_KEPT, info_response, listing, picture_response
@@ -39,9 +38,10 @@ from .picture_schemas import (
     picture_responses,
 )
 from .region_routes import check_in_grid
-from .root_reads import Found, RootReads
+from .root_reads import RootAnswer, RootReads
 from .schemas import PICTURES, DatasetPath, MissingQuery, new_routes
-from .service import Service
+from .served_datasets import ServedDataset, ServedDatasets
+from .service import AppResources
 from .view_routes import add_view_routes
 
 PLACE = "/table/<dataset>/precomputed"
@@ -53,7 +53,7 @@ CONTENTS = {
 Read = Callable[[PictureReader, Ids], Picture]
 
 
-def register_pictures(app: OpenAPI, service: Service) -> None:
+def register_pictures(app: OpenAPI, service: AppResources) -> None:
     """Register the routes of pictures."""
     settings, datasets = service.settings, service.datasets
     api, reads = new_routes("pictures", settings, PICTURES), RootReads(service)
@@ -66,7 +66,7 @@ def register_pictures(app: OpenAPI, service: Service) -> None:
     app.register_api(api)
 
 
-def _listing_routes(api: APIBlueprint, datasets: Datasets) -> None:
+def _listing_routes(api: APIBlueprint, datasets: ServedDatasets) -> None:
     @api.get(f"{PLACE}/", summary="Layers", responses=page_responses())
     def layers(path: DatasetPath) -> Response:
         """Return links to the layers of a data set."""
@@ -82,7 +82,7 @@ def _listing_routes(api: APIBlueprint, datasets: Datasets) -> None:
         return listing(f"{name}: {path.folder}", {"info": CONTENTS[path.folder]})
 
 
-def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> None:
+def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) -> None:
     place = f"{PLACE}/<layer>"
 
     @api.get(f"{place}/info", summary="Description of a layer of nodes", responses=info_responses())
@@ -134,7 +134,7 @@ def _node_routes(api: APIBlueprint, datasets: Datasets, reads: RootReads) -> Non
         return picture_response(annotation_list(np.empty(0), as_ids([])), A_DAY, BINARY)
 
 
-def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, reads: RootReads) -> None:
+def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatasets, reads: RootReads) -> None:
     @api.get(f"{PLACE}/skeletons/info", summary="Description of the skeletons", responses=info_responses())
     def skeletons_info(path: DatasetPath) -> Response:
         """Return the attributes of the vertices."""
@@ -171,24 +171,24 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: Datasets, re
         """Return the same of the roots in the path, since a source of the viewer has no parameters."""
         return answer(datasets[path.dataset], path.roots)
 
-    def answer(served: Served, listed: str) -> Response:
+    def answer(served: ServedDataset, listed: str) -> Response:
         roots = sorted_unique(parse_roots(listed))
         if len(roots) > settings.max_roots:
             message = f"{len(roots)} roots in one request: expected at most {settings.max_roots}"
             raise ApiError(413, "too_many_ids", message, field="roots", limit=settings.max_roots)
 
-        def read(neurons: NeuronReader, _: Ids) -> Found:
+        def read(neurons: NeuronReader, _: Ids) -> RootAnswer:
             found = neurons.summaries(roots, with_graph=True)
             known = found.summarized
             info = segment_list(found.roots[known], found.summary[known])
-            return Found(found.missing, lambda: info_response(info))
+            return RootAnswer(found.missing, lambda: info_response(info))
 
         return reads.answer(served, MissingQuery(), read)
 
 
 def _answer(
     reads: RootReads,
-    served: Served,
+    served: ServedDataset,
     read: Read,
     root: int | None = None,
     *,
@@ -200,15 +200,15 @@ def _answer(
     ``changes`` is how long browsers keep one that may change.
     """
 
-    def found(picture: Picture) -> Found:
+    def found(picture: Picture) -> RootAnswer:
         cache = A_DAY if picture.lasting else changes
-        return Found(picture.missing, lambda: picture_response(picture.body, cache, BINARY))
+        return RootAnswer(picture.missing, lambda: picture_response(picture.body, cache, BINARY))
 
-    def find_kept(neurons: NeuronReader) -> Found | None:
+    def find_kept(neurons: NeuronReader) -> RootAnswer | None:
         picture = kept(PictureReader(neurons)) if kept else None
         return picture and found(picture)
 
-    def find(neurons: NeuronReader, ids: Ids) -> Found:
+    def find(neurons: NeuronReader, ids: Ids) -> RootAnswer:
         return found(read(PictureReader(neurons), ids))
 
     return reads.answer(served, MissingQuery(), find, root, find_kept)

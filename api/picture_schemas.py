@@ -9,10 +9,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from l2features.core.ids import AN_ID, Ids, as_ids, parse_id
 from l2features.pictures.node_layers import NODE_LAYERS
 
-from .answers import JSON
 from .body import BINARY
 from .neuron_schemas import EXAMPLE_ROOT, INVALID_PARAMETER, TOO_MANY_NODES, ChunkPath, RootPath
 from .problems import errors
+from .response_bodies import JSON
 from .schemas import EXAMPLE_ID, DatasetPath, Query, plain_response
 
 FOLDERS = {

@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .accept import not_acceptable
-from .answers import JSON
 from .body import FIELD, NO_FLOAT
-from .errors import EXAMPLE
+from .error_responses import EXAMPLE
+from .response_bodies import JSON
 
 NO_EXAMPLES: Mapping[int, dict[str, Any]] = MappingProxyType({})
 FLOAT_ID = "1.4411518807585587e+17"

@@ -11,14 +11,14 @@ from l2features.core.geometry import Chunk, Geometry
 from l2features.query.box_lookup import FoundNodes, RegionReader, VoxelBox
 
 from .accept import accepted
-from .answers import FORMS
 from .config import Settings
-from .datasets import Datasets, Served
-from .errors import ApiError
+from .error_responses import ApiError
 from .feature_reads import features_response
 from .long_reads import LongRead, LongReads
 from .neuron_schemas import REGION_RESPONSES, BoundsQuery, ChunkPath, RegionQuery
+from .response_bodies import FORMS
 from .schemas import READS, DatasetPath, is_true, new_routes
+from .served_datasets import ServedDataset, ServedDatasets
 
 
 class RegionReads:
@@ -30,7 +30,7 @@ class RegionReads:
 
     def answer(
         self,
-        served: Served,
+        served: ServedDataset,
         query: RegionQuery,
         field: str,
         find: Callable[[RegionReader, LongRead], FoundNodes],
@@ -50,7 +50,7 @@ class RegionReads:
                 return features_response(served, found.answer, query, mimetype)
 
 
-def register_regions(app: OpenAPI, settings: Settings, datasets: Datasets) -> None:
+def register_regions(app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> None:
     """Register the routes of chunks and bounds."""
     api = new_routes("regions", settings, READS)
     reads = RegionReads(settings, len(datasets.all()))

@@ -13,12 +13,12 @@ from l2features.core.schema import SIZE
 from l2features.neurons.neuron_reader import NeuronReader
 from l2features.neurons.root_summaries import RootError, RootStatus
 
-from .datasets import Served
-from .errors import ApiError
+from .error_responses import ApiError
 from .feature_reads import check_wait, publish, unless_unavailable
 from .long_reads import LongReads
 from .schemas import MissingQuery
-from .service import Service
+from .served_datasets import ServedDataset
+from .service import AppResources
 
 CODES = {
     RootStatus.UNKNOWN: (404, "unknown_root"),
@@ -28,27 +28,27 @@ CODES = {
 """Status and code of the response where such a root has no nodes to return."""
 
 
-class Found(NamedTuple):
+class RootAnswer(NamedTuple):
     """What was read: ids without features, and a function that returns the response."""
 
     missing: Ids
     respond: Callable[[], Response]
 
 
-ReadRoots = Callable[[NeuronReader, Ids], Found]
-ReadKept = Callable[[NeuronReader], Found | None]
+ReadRoots = Callable[[NeuronReader, Ids], RootAnswer]
+ReadKept = Callable[[NeuronReader], RootAnswer | None]
 
 
 class RootReads:
     """Reads roots beside other reads, so that a slow graph delays only these."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: AppResources) -> None:
         self.settings, self.missing, self.waits = service.settings, service.missing, service.waits
         self.long = LongReads(service.settings, len(service.datasets.all()))
 
     def answer(
         self,
-        served: Served,
+        served: ServedDataset,
         query: MissingQuery,
         read: ReadRoots,
         root: int | None = None,
@@ -70,8 +70,8 @@ class RootReads:
 
     @contextmanager
     def _found(
-        self, served: Served, read: ReadRoots, root: int | None, kept: ReadKept = lambda _: None
-    ) -> Iterator[Found]:
+        self, served: ServedDataset, read: ReadRoots, root: int | None, kept: ReadKept = lambda _: None
+    ) -> Iterator[RootAnswer]:
         """Read with permits, which are held until the response is made. Raises ApiError."""
         with self.long.request(served.name) as long, ExitStack() as permits:
             try:
@@ -97,7 +97,7 @@ def refused(error: RootError, most_nodes: int | None) -> ApiError:
     return ApiError(status, code, str(error), field="root_id", value=value, limit=limit)
 
 
-def _wait(served: Served, ids: Ids, seconds: float) -> None:
+def _wait(served: ServedDataset, ids: Ids, seconds: float) -> None:
     """Wait until the features of these ids are computed, the time is up, or the store is unavailable."""
     reader = served.opened().reader
     with unless_unavailable(served):

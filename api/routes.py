@@ -12,14 +12,13 @@ from l2features.core.times import iso_text
 from l2features.query.provenance import provenance
 
 from .accept import accepted
-from .answers import FORMS, JSON, json_response
 from .body import FIELD, requested_ids
 from .config import Settings
 from .dashboards import wants_page
-from .datasets import Datasets, Served
 from .feature_reads import Read, check_wait
 from .limiter import read_limiter
 from .problems import errors
+from .response_bodies import FORMS, JSON, json_response
 from .schemas import (
     EXAMPLE_ID,
     NODES,
@@ -37,13 +36,14 @@ from .schemas import (
     plain_response,
     read_responses,
 )
-from .service import Service
+from .served_datasets import ServedDataset, ServedDatasets
+from .service import AppResources
 
 VERSION = "PCGL2Cache v1.3.1"
 """The service whose contract this is, as its index pages report it."""
 
 
-def register_contract(app: OpenAPI, service: Service, landing: Callable[[], Response]) -> frozenset[str]:
+def register_contract(app: OpenAPI, service: AppResources, landing: Callable[[], Response]) -> frozenset[str]:
     """Register the routes of PCGL2Cache; return the endpoints that need no token.
 
     ``landing`` returns what the root page is for clients that name HTML.
@@ -63,7 +63,7 @@ def register_contract(app: OpenAPI, service: Service, landing: Callable[[], Resp
     return roots
 
 
-def _read_route(api: APIBlueprint, service: Service) -> None:
+def _read_route(api: APIBlueprint, service: AppResources) -> None:
     settings, datasets, missing, waits, _ = service
     reads = read_limiter(settings.max_requests, settings, len(datasets.all()))
 
@@ -93,7 +93,7 @@ def _read_route(api: APIBlueprint, service: Service) -> None:
                 return read.response(answer)
 
 
-def _description_routes(api: APIBlueprint, settings: Settings, datasets: Datasets) -> None:
+def _description_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatasets) -> None:
     @api.get(
         "/table/<dataset>",
         summary="Description of a data set",
@@ -159,8 +159,8 @@ def _index_routes(
     return frozenset({f"{name}_slash", f"{name}_index"})
 
 
-def table_info(served: Served, settings: Settings) -> TableInfo:
-    """Describe a data set. Raises as `Served.opened`."""
+def table_info(served: ServedDataset, settings: Settings) -> TableInfo:
+    """Describe a data set. Raises as `ServedDataset.opened`."""
     opened, counted, noted = served.opened(), served.counted.get(), served.noted.get()
     geometry, meta = opened.reader.geometry, opened.meta
     with_graph, time = served.entry.has_graph, iso_text(meta.time) if meta else None

@@ -15,11 +15,11 @@ from l2features.query.reader import Status
 from l2features.store.notes import LastAudit
 from l2features.updates.freshness import Updates
 
-from .answers import FORMS, JSON
 from .body import BINARY
 from .config import Settings
-from .errors import ApiError
+from .error_responses import ApiError
 from .problems import NO_EXAMPLES, errors
+from .response_bodies import FORMS, JSON
 
 READS, NEURONS, OPERATIONS = Tag(name="reads"), Tag(name="neurons"), Tag(name="operations")
 PICTURES = Tag(name="pictures", description="Layers for Neuroglancer.")

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .config import Settings
-from .datasets import Datasets
 from .limiter import Limiter
 from .missing import MissingIds
+from .served_datasets import ServedDatasets
 from .version_reads import VersionReads
 
 
-class Service(NamedTuple):
+class AppResources(NamedTuple):
     """An app's settings and open resources, as ``app.extensions["l2cache"]``."""
 
     settings: Settings
-    datasets: Datasets
+    datasets: ServedDatasets
     missing: MissingIds
     waits: Limiter
     versions: VersionReads

@@ -12,7 +12,7 @@ from l2features.core.ids import Ids
 
 from .body import BINARY, NODE_FIELD, REFUSED, ROOT_FIELD, check_layers, ids_of_json, received
 from .config import Settings
-from .errors import ApiError, shown_repr
+from .error_responses import ApiError, shown_repr
 
 _NODE_KEY = re.compile(rb'"%b"\s*:' % NODE_FIELD.encode())
 FIELDS = (ROOT_FIELD, NODE_FIELD)
@@ -20,7 +20,7 @@ NODES, ROOTS = "nodes", "roots"
 EXPECTED = f'expected "{ROOT_FIELD}" or "{NODE_FIELD}", and optionally "part", "columns" and "limit"'
 
 
-class Wanted(NamedTuple):
+class WantedRows(NamedTuple):
     """What a query asks for: ``field`` names the kind of its ids."""
 
     field: str
@@ -30,7 +30,7 @@ class Wanted(NamedTuple):
     limit: int | None
 
 
-def wanted_rows(request: Request, settings: Settings) -> Wanted:
+def wanted_rows(request: Request, settings: Settings) -> WantedRows:
     """Return what the body of a request asks for. Raises ApiError."""
     if request.mimetype in (*REFUSED, BINARY):
         message = f"Content-Type {request.mimetype}: expected application/json"
@@ -49,7 +49,7 @@ def wanted_rows(request: Request, settings: Settings) -> Wanted:
     if part not in (NODES, ROOTS) or (part == ROOTS and field == NODE_FIELD):
         message = f'part {shown_repr(part)}: expected "{NODES}", or with "{ROOT_FIELD}" also "{ROOTS}"'
         raise ApiError(422, "invalid_body", message, field="part", value=part)
-    return Wanted(field, ids, part, _columns(content), _limit(content, settings.max_ids))
+    return WantedRows(field, ids, part, _columns(content), _limit(content, settings.max_ids))
 
 
 def _columns(content: dict[str, Any]) -> list[str] | None:

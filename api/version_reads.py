@@ -18,13 +18,13 @@ from l2features.core.errors import (
     VersionNotFound,
 )
 from l2features.versions.catalog import VersionSummary
-from l2features.versions.lookup import Found, VersionReader
+from l2features.versions.lookup import FoundRows, VersionReader
 
 from . import metrics
 from .config import Settings
-from .datasets import Served
-from .errors import ApiError, log
+from .error_responses import ApiError, log
 from .long_reads import LongReads
+from .served_datasets import ServedDataset
 from .version_schemas import LATEST
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class VersionReads:
         self.settings = settings
         self.long = LongReads(settings, data_sets)
 
-    def summaries(self, served: Served) -> list[VersionSummary]:
+    def summaries(self, served: ServedDataset) -> list[VersionSummary]:
         """Return a summary of each version, none where there is none. Raises ApiError."""
         with self.long.request(served.name) as long, self._errors(served, None):
             catalog = served.catalog_or_none()
@@ -46,7 +46,7 @@ class VersionReads:
     @contextmanager
     def of_version(
         self,
-        served: Served,
+        served: ServedDataset,
         version: str,
         read: Callable[[VersionReader, float], tuple[T, int]],
         field: str = "version",
@@ -67,14 +67,14 @@ class VersionReads:
             yield found
 
     @contextmanager
-    def holding(self, found: Found) -> Iterator[Any]:
+    def holding(self, found: FoundRows) -> Iterator[Any]:
         """Yield the rows that were found, with permits for them."""
         g.ids = len(found.table)
         with self.long.limiter.ids(g.ids):
             yield found.table
 
     @contextmanager
-    def _errors(self, served: Served, number: int | None, field: str = "version") -> Iterator[None]:
+    def _errors(self, served: ServedDataset, number: int | None, field: str = "version") -> Iterator[None]:
         """Turn the errors of versions into ApiError; none has the path of a folder."""
         name, retry = served.name, self.settings.retry_after_s
         shown = f"version {number}" if number is not None else "the newest version"
@@ -98,7 +98,7 @@ class VersionReads:
         except ConfigError as error:  # of a column
             raise ApiError(422, "unknown_column", str(error), field="columns") from error
 
-    def _not_found(self, served: Served, number: int | None) -> ApiError:
+    def _not_found(self, served: ServedDataset, number: int | None) -> ApiError:
         catalog = served.catalog_or_none()
         if catalog is None or number is None:
             message = f"data set {served.name!r} has no version"

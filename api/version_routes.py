@@ -11,16 +11,16 @@ from flask import Response, request
 from flask_openapi3 import OpenAPI
 
 from l2features.query.answers import arrow_stream, parquet, with_metadata
-from l2features.versions.lookup import Found, VersionReader
+from l2features.versions.lookup import FoundRows, VersionReader
 from l2features.versions.manifest import Manifest
 
 from .accept import accepted
-from .answers import ARROW, FORMS, JSON, body_response, json_response
 from .body import ROOT_FIELD
-from .datasets import Served
+from .response_bodies import ARROW, FORMS, JSON, body_response, json_response
 from .schemas import VERSIONS, DatasetPath, is_true, new_routes
-from .service import Service
-from .version_body import ROOTS, Wanted, wanted_rows
+from .served_datasets import ServedDataset
+from .service import AppResources
+from .version_body import ROOTS, WantedRows, wanted_rows
 from .version_schemas import (
     LIST_RESPONSES,
     MANIFEST_RESPONSES,
@@ -37,7 +37,7 @@ from .version_schemas import (
 ROWS_PER_PART = 5_000
 
 
-def register_versions(app: OpenAPI, service: Service) -> None:
+def register_versions(app: OpenAPI, service: AppResources) -> None:
     """Register the routes of versions."""
     settings, datasets, reads = service.settings, service.datasets, service.versions
     api = new_routes("versions", settings, VERSIONS)
@@ -74,7 +74,7 @@ def register_versions(app: OpenAPI, service: Service) -> None:
         served, mimetype = datasets[path.dataset], accepted(request.headers.get("Accept"), FORMS)
         wanted = wanted_rows(request, settings)
 
-        def read(reader: VersionReader, until: float) -> tuple[tuple[Found, Manifest], int]:
+        def read(reader: VersionReader, until: float) -> tuple[tuple[FoundRows, Manifest], int]:
             found = rows_of(reader, wanted, until)
             return (found, reader.manifest), found.row_groups
 
@@ -87,7 +87,7 @@ def register_versions(app: OpenAPI, service: Service) -> None:
     app.register_api(api)
 
 
-def rows_of(reader: VersionReader, wanted: Wanted, until: float) -> Found:
+def rows_of(reader: VersionReader, wanted: WantedRows, until: float) -> FoundRows:
     """Return the rows that a query asks for."""
     if wanted.field != ROOT_FIELD:
         return reader.nodes(wanted.ids, wanted.columns, wanted.limit, until)
@@ -97,7 +97,7 @@ def rows_of(reader: VersionReader, wanted: Wanted, until: float) -> Found:
 
 
 def rows_response(
-    served: Served, table: Any, manifest: Manifest, query: VersionQuery, mimetype: str
+    served: ServedDataset, table: Any, manifest: Manifest, query: VersionQuery, mimetype: str
 ) -> Response:
     """Return rows as JSON, Arrow or Parquet; the metadata of the last two name the version."""
     if mimetype == JSON:

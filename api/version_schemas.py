@@ -12,11 +12,11 @@ from l2features.versions.catalog import VersionSummary
 from l2features.versions.columns import L2_ID, NODE_COLUMNS, ROOT_COLUMNS, ROOT_ID
 from l2features.versions.manifest import Layer, Manifest, VersionFile
 
-from .answers import JSON
 from .body import ROOT_FIELD
 from .config import Settings
 from .neuron_schemas import EXAMPLE_ROOT
 from .problems import errors, example_error
+from .response_bodies import JSON
 from .schemas import EXAMPLE_ID, DatasetPath, Query, read_responses
 
 LATEST = "latest"

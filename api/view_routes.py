@@ -17,23 +17,23 @@ from l2features.neurons.root_summaries import UNKNOWN, RootError, RootStatus, Su
 from l2features.pictures.view_state import Points, View
 from l2features.pictures.viewers import LOGIN, PUBLIC_VIEWER, browsable
 from l2features.versions.lookup import VersionReader
-from l2features.versions.root_rows import version_summaries
+from l2features.versions.version_roots import version_summaries
 
 from .accept import accepted
-from .answers import JSON, json_response
 from .auth import auth_disabled
 from .config import Settings
-from .datasets import Served
-from .errors import ApiError
+from .error_responses import ApiError
 from .hosts import here
 from .largest_lists import LargestLists
 from .neuron_schemas import EXAMPLE_ROOT, INVALID_PARAMETER, TOO_MANY_NODES, RootPath
 from .picture_answers import NOT_KEPT
 from .picture_schemas import HTML, LIST_PATTERN, ROOTS, check_roots, parse_roots
 from .problems import errors
-from .root_reads import Found, RootReads, refused
+from .response_bodies import JSON, json_response
+from .root_reads import RootAnswer, RootReads, refused
 from .schemas import DatasetPath, MissingQuery, Query
-from .service import Service
+from .served_datasets import ServedDataset
+from .service import AppResources
 from .version_schemas import VERSION_PATTERN
 from .viewer_routes import PLACE, is_built
 
@@ -61,7 +61,7 @@ class ViewLink(BaseModel):
     url: str = Field(description="URL of the viewer with its state.")
 
 
-def add_view_routes(api: APIBlueprint, service: Service, reads: RootReads, lists: LargestLists) -> None:
+def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, lists: LargestLists) -> None:
     """Add the routes of links to those of pictures."""
     settings, datasets = service.settings, service.datasets
 
@@ -79,18 +79,18 @@ def add_view_routes(api: APIBlueprint, service: Service, reads: RootReads, lists
             raise ApiError(413, "too_many_ids", message, field="roots", limit=MOST_ROOTS)
         return live(served, roots) if query.version is None else frozen(served, roots, query.version)
 
-    def live(served: Served, roots: Ids) -> Response:
+    def live(served: ServedDataset, roots: Ids) -> Response:
         kind, geometry = _kind(), served.opened().reader.geometry
 
-        def read(neurons: NeuronReader, _: Ids) -> Found:
+        def read(neurons: NeuronReader, _: Ids) -> RootAnswer:
             found = neurons.summaries(roots)
             box = _box(_checked(found), geometry)
             listed = ",".join(map(str, roots.tolist()))
-            return Found(found.missing, lambda: _response(settings, served, roots, box, listed, kind))
+            return RootAnswer(found.missing, lambda: _response(settings, served, roots, box, listed, kind))
 
         return reads.answer(served, MissingQuery(), read)
 
-    def frozen(served: Served, roots: Ids, version: str) -> Response:
+    def frozen(served: ServedDataset, roots: Ids, version: str) -> Response:
         kind, geometry = _kind(), served.opened().reader.geometry
 
         def read(reader: VersionReader, until: float) -> tuple[tuple[Ids, np.ndarray, int], int]:
@@ -134,7 +134,7 @@ def _box(summaries: np.ndarray, geometry: Geometry) -> Points:
 
 
 def _response(
-    settings: Settings, served: Served, roots: Ids, box: Points, listed: str, kind: str
+    settings: Settings, served: ServedDataset, roots: Ids, box: Points, listed: str, kind: str
 ) -> Response:
     """Return the link; ``listed`` names the folder of the segments' properties."""
     login = "" if auth_disabled() else LOGIN

@@ -11,9 +11,9 @@ from flask_openapi3 import OpenAPI
 from l2features.pictures.viewers import PUBLIC_VIEWER, origins_of
 
 from .config import Settings
-from .datasets import Datasets
 from .picture_answers import NOT_KEPT
 from .picture_schemas import HTML
+from .served_datasets import ServedDatasets
 
 PLACE, PAGE, ASSETS = "/viewer/", "index.html", "assets"
 BUILT = Path(__file__).parent / "viewer"
@@ -40,7 +40,7 @@ def is_built() -> bool:
     return (BUILT / PAGE).is_file()
 
 
-def register_viewer(app: OpenAPI, settings: Settings, datasets: Datasets) -> frozenset[str]:
+def register_viewer(app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> frozenset[str]:
     """Register the viewer; return the endpoints, which need no token as they have no data."""
     found = (origin for served in datasets.all() for origin in origins_of(served.entry.cv_path))
     policy = content_policy([*found, *settings.viewer_origins.split()])

@@ -30,7 +30,7 @@ from l2features.pictures.static_export import (
     DEFAULT_LAYERS,
     LAYERS,
     StaticExport,
-    Wanted,
+    WantedExport,
     WrittenPart,
     alone,
     prepare,
@@ -55,19 +55,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--segments",
         type=int,
-        default=Wanted.segments,
+        default=WantedExport.segments,
         help="roots in segment_properties and skeletons, the largest of the version; default %(default)s",
     )
     parser.add_argument(
         "--shard_size",
         type=int,
-        default=Wanted.shard_size,
+        default=WantedExport.shard_size,
         help="wanted size of a file in bytes; default %(default)s",
     )
     parser.add_argument(
         "--cell_nodes",
         type=int,
-        default=Wanted.cell_nodes,
+        default=WantedExport.cell_nodes,
         help="nodes in the fullest cell of a level coarser than chunks; default %(default)s",
     )
 
@@ -77,7 +77,7 @@ parse = partial(command.parse, "precomputed", __doc__, add_options, problem=outp
 
 def plan(args: argparse.Namespace) -> StaticExport:
     """Return the export that the options describe. Raises L2FeaturesError before a file of it is written."""
-    wanted = Wanted(
+    wanted = WantedExport(
         load_dataset(args.dataset, args.config),
         args.version,
         output_of(args),

@@ -17,7 +17,7 @@ from typing import Any
 import apache_beam as beam
 
 from l2features.messages.outcomes import Verdict
-from l2features.messages.parts import Delivery, Place, batches
+from l2features.messages.parts import DatasetChunk, Delivery, batches
 from l2features.pubsub.dead_letters import open_dead_letters
 from l2features.pubsub.recorded import read_message
 from l2features.updates.apply import MessageResult, message_result
@@ -84,7 +84,7 @@ class ReadRecorded(beam.PTransform):
 class _DecodeFn(_UpdateFn):
     def process(self, delivery: Delivery) -> Iterator[tuple[Plain, Plain]]:
         opened, parts = self.updater.plan(delivery)
-        no_place = Place("", zlib.crc32(delivery.key.encode()), 0, 0)
+        no_place = DatasetChunk("", zlib.crc32(delivery.key.encode()), 0, 0)
         yield tuple(no_place), (delivery.key, plain_entry(opened))
         for place, member in parts:
             yield tuple(place), plain_member(member)
@@ -92,7 +92,7 @@ class _DecodeFn(_UpdateFn):
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """`Delivery` to (`Place`, `Member`) per part, and to (no place, (key, `Opened`)), as plain values."""
+    """`Delivery` to (`DatasetChunk`, `Member`) per part, and to (no chunk, (key, `OpenMessage`))."""
 
     update: Update
 
@@ -104,7 +104,7 @@ class DecodeMessages(beam.PTransform):
 def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, list[Plain]]]:
     """Yield a chunk's group in batches of bounded size."""
     place, values = group
-    if not Place(*place).dataset:
+    if not DatasetChunk(*place).dataset:
         yield place, list(values)
         return
     for batch in batches([member_of(value) for value in values]):
@@ -113,7 +113,7 @@ def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, l
 
 @dataclass
 class GroupInStream(beam.PTransform):
-    """(`Place`, `Member`), plain values, to batches (`Place`, `Member`s).
+    """(`DatasetChunk`, `Member`), plain values, to batches (`DatasetChunk`, `Member`s).
 
     Each batch is an element of its own: one that is repeated delays neither other batches nor their timers.
     """
@@ -125,7 +125,7 @@ class GroupInStream(beam.PTransform):
 
 class _ComputeNodesFn(_UpdateFn):
     def process(self, group: tuple[Plain, Iterable[Any]]) -> Iterator[tuple[str, Plain]]:
-        place = Place(*group[0])
+        place = DatasetChunk(*group[0])
         if not place.dataset:
             yield from group[1]
             return
@@ -140,7 +140,7 @@ class _ComputeNodesFn(_UpdateFn):
 
 @dataclass
 class ComputeNodes(beam.PTransform):
-    """(`Place`, `Member`s) to durable rows, then to (key, `Report`); passes on each (key, `Opened`).
+    """(`DatasetChunk`, `Member`s) to durable rows and (key, `Report`); passes on each (key, `OpenMessage`).
 
     A chunk is read once for all nodes of a group.
     """

@@ -18,7 +18,7 @@ from benchmarks.load import Client, Post, unpacked
 from benchmarks.servers import Server
 from l2features.local.updater_run import BATCH_WAIT_S
 from l2features.testing.bars import Bar, begin, print_bars
-from l2features.testing.em import NAME, Edit, Editor, EmDataset, write_children
+from l2features.testing.em import NAME, EditMessage, Editor, EmDataset, write_children
 from l2features.testing.em_volume import em_parser
 from l2features.testing.updating import TimedFeed, UpdaterProcess, em_updater, quantiles, warm_up
 from l2features.updates.freshness import read_updates
@@ -71,7 +71,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def make_edits(dataset: EmDataset, n: int) -> list[Edit]:
+def make_edits(dataset: EmDataset, n: int) -> list[EditMessage]:
     """Yield alternating splits and merges, each in one chunk, whose nodes are in the graph."""
     editor, random = Editor(dataset), np.random.default_rng(2)
     chosen = random.integers(0, len(dataset.chunks), n).tolist()
@@ -86,7 +86,9 @@ def start_api(config: Path, log: Path) -> Server:
     return Server("the API", ["-c", "api/gunicorn.conf.py", "api.app:create_app()"], environment, log)
 
 
-def measure(edits: list[Edit], feed: TimedFeed, client: Client, updater: UpdaterProcess) -> list[float]:
+def measure(
+    edits: list[EditMessage], feed: TimedFeed, client: Client, updater: UpdaterProcess
+) -> list[float]:
     """Return each edit's seconds from publication until the API serves all its nodes."""
     random, seconds = np.random.default_rng(4), []
     for edit in tqdm(edits, unit="edit", leave=False, disable=None):

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from benchmarks.synthetic_neurons import GEOMETRY, Neuron, put_cells, supervoxels_of
 from l2features.core.ids import Ids, as_ids
-from l2features.local.sample.graph_cells import Cell, Edit, Status, n_layers, node_cells, root_cells
+from l2features.local.sample.graph_cells import Cell, Edit, OperationStatus, n_layers, node_cells, root_cells
 from l2features.local.sample.graph_table import ROOT_STEP, node_id
 from l2features.local.sample.hierarchy import cross_layers, parents_above
 
@@ -24,7 +24,9 @@ def split_neurons(url: str, neurons: Sequence[Neuron], after_ms: int) -> Ids:
     """Split neurons, one each second after a time; returns the new L2 nodes."""
     edits = [_split(neuron, i + 1, after_ms + (i + 1) * STEP_MS) for i, neuron in enumerate(neurons)]
     done = [edit for edit in edits if edit is not None]
-    put_cells(url, (cell for edit in done for cell in (*edit.cells, *edit.log(Status.SUCCESS, edit.ms))))
+    put_cells(
+        url, (cell for edit in done for cell in (*edit.cells, *edit.log(OperationStatus.SUCCESS, edit.ms)))
+    )
     return as_ids([node for edit in done for node in edit.new_l2_ids])
 
 

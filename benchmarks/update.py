@@ -31,7 +31,7 @@ from l2features.testing.em import (
     STORE_URL,
     TABLE,
     Crop,
-    Edit,
+    EditMessage,
     Editor,
     EmDataset,
     make_crops,
@@ -121,7 +121,7 @@ def in_memory(crop: Crop) -> EmChunk:
     return EmChunk(crop.voxels.astype(np.uint64), parents)
 
 
-def make_edits(dataset: EmDataset, chunks: Sequence[Chunk], n: int) -> list[Edit]:
+def make_edits(dataset: EmDataset, chunks: Sequence[Chunk], n: int) -> list[EditMessage]:
     """Yield edits in random chunk order: a split in one chunk and a merge in the next."""
     editor, order = Editor(dataset), np.random.default_rng(2).permutation(len(chunks)).tolist()
     after = list(zip(chunks, [*chunks[1:], chunks[0]], strict=True))
@@ -162,7 +162,7 @@ def run_burst(crops: list[Crop], options: argparse.Namespace) -> Burst:
 
 
 def burst_of_ours(
-    dataset: EmDataset, edits: Sequence[Edit], spare: Chunk, store: Store, workers: int
+    dataset: EmDataset, edits: Sequence[EditMessage], spare: Chunk, store: Store, workers: int
 ) -> float:
     """Return the seconds from the first publish until all rows exist."""
     folder, feed = dataset.config.parent, TimedFeed()

@@ -13,7 +13,7 @@ from ..core.errors import GraphError, TableNotFound
 from ..core.geometry import Chunk, Triple
 from ..core.schema import NAMES
 from ..core.times import format_time
-from .options import FITTING, TripleType, json_option, with_dataset
+from .shared_options import FITTING, TripleType, json_option, with_dataset
 
 
 @click.command()
@@ -34,7 +34,7 @@ def chunk(dataset: Dataset, chunk: Triple, timestamp: str | None, as_json: bool)
     from ..core.rows import Rows
     from ..ingest.compute import ChunkSource, read_geometry
     from ..ingest.steps import time_of_graph
-    from .tables import open_table, print_rows
+    from .table_output import open_table, print_rows
 
     asked = None if timestamp is None else time_of_graph(dataset, timestamp)
     check_bigtable(dataset.graph, GraphError)

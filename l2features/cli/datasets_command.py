@@ -10,8 +10,8 @@ from click.shell_completion import get_completion_class
 
 from ..config.datasets import Dataset, read_datasets
 from ..core.errors import EXIT_FAILED, L2FeaturesError
-from .options import config_option
 from .report import json_text, rendered
+from .shared_options import config_option
 
 STATE_S = 10.0
 """Deadline of a table, whose state is looked up."""

@@ -22,7 +22,7 @@ from ..pubsub.letter import DeadLetter, dead_letter
 from ..pubsub.letter_folder import ALL
 from ..pubsub.subscription import SubscriptionError
 from ..pubsub.topic import TOPIC
-from .options import config_option
+from .shared_options import config_option
 
 if TYPE_CHECKING:
     from ..updates.updater import Updater

@@ -10,7 +10,7 @@ import click
 
 from ..config.datasets import Dataset
 from ..core.errors import EXIT_FAILED, ConfigError
-from .options import with_dataset
+from .shared_options import with_dataset
 
 
 @click.command()
@@ -39,7 +39,7 @@ def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_js
     """
     from ..doctor.deployment import Deployment
     from ..doctor.examination import examine
-    from ..doctor.findings import Status
+    from ..doctor.findings import Severity
     from ..doctor.queue_checks import check_paths
     from ..jobs.job_command import compile_kernel
 
@@ -58,7 +58,7 @@ def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_js
                 click.echo(f"{finding.status:<8} {finding.check}: {finding.text}")
                 if finding.fix:
                     click.echo(f"         fix: {finding.fix}")
-    bad = sum(finding.status is Status.PROBLEM for finding in findings)
+    bad = sum(finding.status is Severity.PROBLEM for finding in findings)
     if as_json:
         listed = [finding.as_dict() for finding in findings]
         click.echo(json.dumps({"dataset": dataset.name, "problems": bad, "findings": listed}))

@@ -14,8 +14,8 @@ from ..core.chunks import parse_box, whole_box
 from ..core.errors import ConfigError, StoreError
 from ..core.times import format_time, parse_time
 from ..local.progress import progress_bar
-from .options import with_dataset
 from .output import check_file, new_file
+from .shared_options import with_dataset
 
 if TYPE_CHECKING:
     from ..query.node_export import Exported
@@ -51,7 +51,7 @@ def export(dataset: Dataset, file: Path, chunks: str | None, timestamp: str | No
     """
     from ..query.node_export import NodeExport
     from ..query.provenance import provenance
-    from .tables import open_roots, open_table, table_geometry
+    from .table_output import open_roots, open_table, table_geometry
 
     check_file(file, ".parquet")
     if timestamp is not None and (no_roots or not dataset.has_graph):

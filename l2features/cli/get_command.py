@@ -13,7 +13,7 @@ from ..core.errors import ConfigError, StoreError
 from ..core.geometry import Chunk, Geometry, Triple
 from ..core.ids import Ids, parse_id
 from ..core.schema import NAMES
-from .options import FITTING, TripleType, attribute_names, json_option, with_dataset
+from .shared_options import FITTING, TripleType, attribute_names, json_option, with_dataset
 
 if TYPE_CHECKING:
     from ..query.chunk_lookup import ChunkRows
@@ -51,7 +51,7 @@ def get(
       l2features get sample 144185625606619137 --segments --config sample/datasets.yml
     """
     from ..store.base import node_segments
-    from .tables import open_table, print_rows, table_geometry
+    from .table_output import open_table, print_rows, table_geometry
 
     if bool(ids) == bool(of_chunk):
         raise click.UsageError("expected either node ids or --chunk X,Y,Z")

@@ -9,7 +9,7 @@ import click
 from ..config.datasets import Dataset
 from ..core.errors import ConfigError
 from ..local.progress import progress_bar
-from .options import with_dataset
+from .shared_options import with_dataset
 
 
 @click.command()
@@ -25,7 +25,7 @@ def index(dataset: Dataset) -> None:
       l2features index sample --config sample/datasets.yml
     """
     from ..store.segment_index import build_index
-    from .tables import open_table, table_geometry
+    from .table_output import open_table, table_geometry
 
     if dataset.has_graph:
         where = f"data set {dataset.name!r}"

@@ -11,8 +11,8 @@ from ..client.client import SKELETON_FILES
 from ..config.datasets import Dataset
 from ..core.errors import L2FeaturesError
 from ..core.ids import L2, as_ids
-from .options import json_option, max_nodes_option, with_dataset
 from .output import check_file, new_file
+from .shared_options import json_option, max_nodes_option, with_dataset
 
 if TYPE_CHECKING:
     from ..neurons.neuron_reader import NeuronReader
@@ -49,7 +49,7 @@ def neuron(
     from .neuron_report import neuron_card, problems
     from .report import json_text
     from .root_ids import root_id
-    from .tables import open_neurons
+    from .table_output import open_neurons
 
     number = root_id(root)
     if skeleton is not None:

@@ -13,8 +13,8 @@ from ..config.datasets import Dataset
 from ..core.errors import ConfigError
 from ..core.ids import Ids
 from ..local.progress import progress_bar
-from .options import json_option, max_nodes_option, with_dataset
 from .output import new_table, to_option
+from .shared_options import json_option, max_nodes_option, with_dataset
 
 if TYPE_CHECKING:
     from ..neurons.neuron_reader import NeuronReader
@@ -52,7 +52,7 @@ def neurons(
     """
     from ..query.provenance import provenance
     from .root_ids import read_root_ids
-    from .tables import open_neurons
+    from .table_output import open_neurons
 
     if to is not None and as_json:
         raise ConfigError("--json prints, --to writes a file: expected one of them")

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from ..config.datasets import Dataset
 from ..core.errors import ConfigError
-from .options import json_option, with_dataset
 from .output import new_table, to_option
+from .shared_options import json_option, with_dataset
 
 if TYPE_CHECKING:
     from ..versions.sql import VersionSql
@@ -52,7 +52,7 @@ def query(
       l2features query minnie "SELECT * FROM roots JOIN 'cells.csv' USING (root_id)" --to cells.parquet
     """
     from ..versions.sql import VersionSql
-    from .tables import open_catalog
+    from .table_output import open_catalog
 
     if to is not None and (as_json or limit):
         raise ConfigError("--to writes all rows to a file: expected it without --json and --limit")

@@ -14,7 +14,7 @@ from ..core.geometry import Geometry
 from ..core.rows import Rows
 from ..core.saturation import saturated_text
 from ..core.schema import BY_NAME, NAMES
-from ..overview.table_status import MAX_KEPT, Status
+from ..overview.table_status import MAX_KEPT, TableStatus
 from ..query.answers import json_parts
 from ..store.chunk_totals import ChunkTotals
 from ..store.notes import audit_text
@@ -65,7 +65,7 @@ def cell_text(value: Any) -> str:
     return str(value)
 
 
-def status_text(status: Status) -> str:
+def status_text(status: TableStatus) -> str:
     """Return the status as text; it starts with ``<done>/<total>``."""
     totals, none = status.totals, "none is recorded: not ingested yet, or by PCGL2Cache"
     found = f"{totals.nodes} nodes" if totals.done or totals.n_failed else none

@@ -13,7 +13,7 @@ from ..config.reach import check_bigtable, check_pubsub
 from ..core.errors import GraphError
 from ..core.geometry import Triple
 from ..local.progress import progress_bar
-from .options import TripleType, json_option, with_dataset
+from .shared_options import TripleType, json_option, with_dataset
 
 
 @click.command()

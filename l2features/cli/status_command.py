@@ -7,7 +7,7 @@ from contextlib import closing
 import click
 
 from ..config.datasets import Dataset
-from .options import json_option, with_dataset
+from .shared_options import json_option, with_dataset
 
 
 @click.command()
@@ -22,7 +22,7 @@ def status(dataset: Dataset, as_json: bool) -> None:
     """
     from ..overview.table_status import read_status
     from .report import json_text, status_text
-    from .tables import open_table, table_geometry
+    from .table_output import open_table, table_geometry
 
     with closing(open_table(dataset)) as store:
         state = read_status(store, table_geometry(dataset, store))

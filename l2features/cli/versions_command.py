@@ -12,8 +12,8 @@ import click
 from ..config.datasets import Dataset
 from ..core.errors import EXIT_FAILED, L2FeaturesError
 from ..local.progress import progress_bar
-from .options import json_option, with_dataset
 from .output import new_table, to_option
+from .shared_options import json_option, with_dataset
 
 if TYPE_CHECKING:
     from ..versions.lookup import VersionReader
@@ -49,7 +49,7 @@ def list_versions(dataset: Dataset, as_json: bool) -> None:
     The exit status is 1 if a version cannot be read.
     """
     from .report import json_text
-    from .tables import open_catalog
+    from .table_output import open_catalog
     from .version_report import versions_table
 
     found = open_catalog(dataset).list()
@@ -75,7 +75,7 @@ def show(dataset: Dataset, number: int, as_json: bool) -> None:
 
     --json prints its manifest.
     """
-    from .tables import open_catalog
+    from .table_output import open_catalog
     from .version_report import version_text
 
     manifest = open_catalog(dataset).reader(number).manifest
@@ -96,7 +96,7 @@ def verify(dataset: Dataset, number: int, files_only: bool, as_json: bool) -> No
     """
     from ..versions.verify import Findings, verify_files
     from .report import json_text
-    from .tables import open_catalog
+    from .table_output import open_catalog
 
     reader, found = open_catalog(dataset).reader(number), Findings()
     files = [file for layer in reader.manifest.layers for file in layer.files]
@@ -128,7 +128,7 @@ def diff(dataset: Dataset, a: int, b: int, to: Path | None, as_json: bool) -> No
     Memory does not grow with the versions.
     """
     from .report import json_text
-    from .tables import open_catalog
+    from .table_output import open_catalog
     from .version_report import compared, diff_text
 
     catalog = open_catalog(dataset)
@@ -149,7 +149,7 @@ def delete(dataset: Dataset, number: int, yes: bool) -> None:
     A version that others are based on is refused, since renewed versions include the files of their base.
     """
     from ..versions.removal import delete_version, is_unfinished
-    from .tables import open_catalog
+    from .table_output import open_catalog
 
     folder = open_catalog(dataset).folder
     unfinished = is_unfinished(folder, number)
@@ -164,7 +164,7 @@ def _sample(dataset: Dataset, reader: VersionReader, found: Findings) -> int:
     """Compare samples with graph and table; return the number of nodes."""
     from ..query.reader import Reader
     from ..versions.sampling import verify_samples
-    from .tables import open_roots, open_table, table_geometry
+    from .table_output import open_roots, open_table, table_geometry
 
     if reader.manifest.l2cache_id != dataset.l2cache_id:
         raise L2FeaturesError(

@@ -43,7 +43,7 @@ class L2Graph(NamedTuple):
         return graph
 
 
-class Source(Protocol):
+class ClientSource(Protocol):
     """Where a client reads; all tables have the provenance in their metadata."""
 
     where: str
@@ -114,7 +114,7 @@ class Client:
         if isinstance(where, str) and _SERVER.match(where):
             from .http_source import HttpSource
 
-            self._source: Source = HttpSource(where, dataset, token, timeout_s)
+            self._source: ClientSource = HttpSource(where, dataset, token, timeout_s)
             return
         if token is not None:
             raise ConfigError(f"a token is for a server: expected its URL, got the data sets file {where}")
@@ -215,7 +215,7 @@ class Neuron:
 
     root_id: int
     _graph: bool
-    _source: Source
+    _source: ClientSource
 
     def __repr__(self) -> str:
         return f"Neuron({self.root_id})"

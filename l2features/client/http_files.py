@@ -22,7 +22,7 @@ CLOSED_S = 10.0
 """How long the end of the program waits for reads in flight."""
 
 
-class Place(NamedTuple):
+class FilePlace(NamedTuple):
     """Where a file is, and its size in bytes."""
 
     url: str
@@ -44,7 +44,7 @@ class VersionUrls:
                 f"{where} publishes no file URLs for version {manifest.number}: open the data sets file "
                 "instead of the server, or ask its operator to set L2CACHE_PUBLIC_URL"
             )
-        places = {path: Place(str(urls[path]), size) for path, size in sizes.items()}
+        places = {path: FilePlace(str(urls[path]), size) for path, size in sizes.items()}
         self._files = pa_fs.PyFileSystem(_RangeFiles(places))
 
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:
@@ -76,7 +76,7 @@ class _OpenFiles:
 class _RangeFile(io.RawIOBase):
     """A file that is open for reading; each read is a request."""
 
-    def __init__(self, session: requests.Session, opened: _OpenFiles, place: Place) -> None:
+    def __init__(self, session: requests.Session, opened: _OpenFiles, place: FilePlace) -> None:
         self._session, self._opened, self._place, self._at = session, opened, place, 0
         opened.add(self)
 
@@ -118,7 +118,7 @@ class _RangeFile(io.RawIOBase):
 class _RangeFiles(pa_fs.FileSystemHandler):  # type: ignore[misc]
     """Known files at URLs, by their path; they can only be read."""
 
-    def __init__(self, places: Mapping[str, Place]) -> None:
+    def __init__(self, places: Mapping[str, FilePlace]) -> None:
         self._places, self._session, self._opened = places, requests.Session(), _OpenFiles()
 
     def get_type_name(self) -> str:

@@ -61,7 +61,7 @@ class _Bearer(AuthBase):
 
 
 class HttpSource:
-    """One data set of a server; see `client.Source`.
+    """One data set of a server; see `ClientSource`.
 
     ``url`` is that of the server, with or without the first parts of its API's path. Requests are split by
     the limits that the server publishes, and retried with exponential backoff.

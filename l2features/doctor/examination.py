@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..core.errors import L2FeaturesError
 from .deployment import Deployment
-from .findings import Finding, Status, problem_of, skipped
+from .findings import Finding, Severity, problem_of, skipped
 from .graph_checks import graph_check, segmentation_check, token_check
 from .queue_checks import subscriptions_check, topics_check
 from .row_checks import bits_check, ids_check, rows_check
@@ -46,7 +46,7 @@ def examine(deployment: Deployment) -> Iterator[Finding]:
     failed: set[str] = set()
     for check in CHECKS:
         for finding in _findings(check, deployment, failed):
-            if finding.status in (Status.PROBLEM, Status.SKIPPED):
+            if finding.status in (Severity.PROBLEM, Severity.SKIPPED):
                 failed.add(check.name)
             yield finding._replace(check=check.name)
 

@@ -9,7 +9,7 @@ from ..core.errors import ConfigError, L2FeaturesError, TableNotFound
 from ..core.transient import is_refused
 
 
-class Status(StrEnum):
+class Severity(StrEnum):
     """How serious a finding is; a check that cannot run is skipped."""
 
     OK = "ok"
@@ -21,7 +21,7 @@ class Status(StrEnum):
 class Finding(NamedTuple):
     """One line of a report; ``fix`` is what to do, where something must be done."""
 
-    status: Status
+    status: Severity
     text: str
     fix: str = ""
     check: str = ""
@@ -33,22 +33,22 @@ class Finding(NamedTuple):
 
 def ok(text: str) -> Finding:
     """Return a finding that needs nothing."""
-    return Finding(Status.OK, text)
+    return Finding(Severity.OK, text)
 
 
 def warning(text: str, fix: str) -> Finding:
     """Return a finding that may need something."""
-    return Finding(Status.WARNING, text, fix)
+    return Finding(Severity.WARNING, text, fix)
 
 
 def problem(text: str, fix: str) -> Finding:
     """Return a finding that must be corrected."""
-    return Finding(Status.PROBLEM, text, fix)
+    return Finding(Severity.PROBLEM, text, fix)
 
 
 def skipped(text: str) -> Finding:
     """Return why a check does not run."""
-    return Finding(Status.SKIPPED, text)
+    return Finding(Severity.SKIPPED, text)
 
 
 def problem_of(error: L2FeaturesError, fix: str, role: str = "") -> Finding:

@@ -11,7 +11,7 @@ from ..graph.base import Graph, GraphInfo
 from ..graph.sources import open_graph
 from ..store.base import open_store
 from ..volume import Volume
-from ..volume.opening import Layer
+from ..volume.opening import LayerPlace
 from .agreement import Described, check_agreement
 
 
@@ -44,7 +44,7 @@ def open_source(dataset: Dataset) -> Source:
         described = _describe(dataset, graph)
         info = described[0].info if described else None
         mip = info.mip if info and dataset.mip is None and dataset.scale is None else dataset.mip
-        layer = Layer(str(info.watershed), info.layer) if info and dataset.served else None
+        layer = LayerPlace(str(info.watershed), info.layer) if info and dataset.served else None
         volume = Volume(dataset.cv_path, mip, dataset.scale, dataset.empty_files, layer)
         check_agreement(dataset, volume, graph, described)
     except BaseException:

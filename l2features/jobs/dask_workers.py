@@ -19,7 +19,7 @@ from distributed.scheduler import KilledWorker
 
 from ..core.errors import L2FeaturesError
 from ..core.geometry import Chunk
-from ..local.job_run import CHUNK_TIMEOUT_S, ChunkJob, Outcome, WorkerError
+from ..local.job_run import CHUNK_TIMEOUT_S, AttemptEnd, ChunkJob, WorkerError
 from .dask_tasks import Attempt, RunKey, attempt
 
 PER_THREAD = 2
@@ -66,7 +66,7 @@ class DaskWorkers:
         """Submit a chunk, with others at the next `wait`."""
         self._submitted.append(chunk)
 
-    def wait(self) -> Sequence[Outcome]:
+    def wait(self) -> Sequence[AttemptEnd]:
         """Return what ended, after about a second at most. Raises DaskFailed and WorkerError."""
         with self._connected() as client:
             self._look(client)
@@ -137,7 +137,7 @@ class DaskWorkers:
             while True:
                 yield self._ended.get_nowait()
 
-    def _failed(self, future: distributed.Future) -> Outcome:
+    def _failed(self, future: distributed.Future) -> AttemptEnd:
         """Return the outcome of a chunk whose Dask workers died. Raises DaskFailed and WorkerError."""
         if future.status != "error":
             raise DaskFailed(f"scheduler {self.address}: the connection was lost")
@@ -145,9 +145,9 @@ class DaskWorkers:
         if not isinstance(error, KilledWorker):
             raise WorkerError(f"a Dask worker failed: {type(error).__name__}: {error}")
         chunk, _ = self._in_flight.pop(future.key)
-        return Outcome(chunk, died=error.allowed_failures + 1, how="a Dask worker died")
+        return AttemptEnd(chunk, died=error.allowed_failures + 1, how="a Dask worker died")
 
-    def _gathered(self, client: distributed.Client, futures: list[distributed.Future]) -> list[Outcome]:
+    def _gathered(self, client: distributed.Client, futures: list[distributed.Future]) -> list[AttemptEnd]:
         """Return the outcomes of finished attempts. Raises WorkerError."""
         if not futures:
             return []
@@ -160,16 +160,16 @@ class DaskWorkers:
         self._sign = time.monotonic()
         return [self._outcome(future.key, attempt) for future, attempt in zip(futures, attempts, strict=True)]
 
-    def _outcome(self, key: str, ended: Attempt) -> Outcome:
+    def _outcome(self, key: str, ended: Attempt) -> AttemptEnd:
         if ended.error:
             raise WorkerError(ended.error)
         chunk, _ = self._in_flight.pop(key)
         if not ended.died:
-            return Outcome(chunk, pickle.loads(ended.result))
+            return AttemptEnd(chunk, pickle.loads(ended.result))
         if ended.opened:
-            return Outcome(chunk, died=1, how=ended.died)
+            return AttemptEnd(chunk, died=1, how=ended.died)
         self._submitted.append(chunk)
-        return Outcome(None, died=1, how=ended.died)
+        return AttemptEnd(None, died=1, how=ended.died)
 
     @contextmanager
     def _connected(self) -> Iterator[distributed.Client]:

@@ -26,7 +26,7 @@ from ..versions.materialization import (
     LATEST,
     SETTLED,
     Materialization,
-    Wanted,
+    WantedVersion,
     all_partitions,
     prepare,
     read_done,
@@ -75,7 +75,7 @@ def _base(text: str) -> int | Literal["latest"]:
 
 def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Materialization:
     """Return the version that the options describe. Raises L2FeaturesError before its rows are read."""
-    wanted = Wanted(
+    wanted = WantedVersion(
         dataset or load_dataset(args.dataset, args.config),
         args.timestamp,
         output_of(args),

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..core.jit import compiled
 from . import narrow
-from .envelope import Block
+from .envelope import LineBuffers
 from .runs import Runs
 from .simd import LANES
 from .strips import (
@@ -122,7 +122,9 @@ def _short_distances(runs: Runs, scale: Scale) -> Spans | None:
 
 
 @compiled
-def _first_pass(runs: Runs, unit: Any, far: Any, tables: Tables, block: Block, distances: Spans) -> None:
+def _first_pass(
+    runs: Runs, unit: Any, far: Any, tables: Tables, block: LineBuffers, distances: Spans
+) -> None:
     """Compute squared distances in two axes."""
     n0, n1, n2 = runs.shape
     most = block.width // n0
@@ -136,7 +138,7 @@ def _first_pass(runs: Runs, unit: Any, far: Any, tables: Tables, block: Block, d
 
 @compiled
 def _second_pass(
-    runs: Runs, unit: Any, far: Any, block: Block, distances: Spans, factor: float, divisor: float
+    runs: Runs, unit: Any, far: Any, block: LineBuffers, distances: Spans, factor: float, divisor: float
 ) -> None:
     """Replace squared distances in two axes with whole nm in all three."""
     n0, n1, n2 = runs.shape
@@ -153,7 +155,9 @@ def _second_pass(
 
 
 @compiled
-def _take_roots(block: Block, place: int, distances: Spans, line: int, factor: float, divisor: float) -> None:
+def _take_roots(
+    block: LineBuffers, place: int, distances: Spans, line: int, factor: float, divisor: float
+) -> None:
     """Write a line's whole nm."""
     target = distances.values[distances.places[line] : distances.places[line + 1]]
     place += distances.begins[line]

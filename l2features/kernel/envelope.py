@@ -15,7 +15,7 @@ from ..core.jit import compiled
 from .simd import LANES
 
 
-class Block(NamedTuple):
+class LineBuffers(NamedTuple):
     """Buffers for neighbouring lines: a row holds their voxels at one place along the axis of a pass.
 
     Rows are ``pitch`` elements apart, of which ``width`` are voxels.
@@ -37,7 +37,7 @@ _Envelope = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @compiled
-def measure_lines(block: Block, strip: int, rows: int, unit: Any, far: Any) -> None:
+def measure_lines(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> None:
     """Write the squared distances of a strip of LANES lines to ``block.out``.
 
     ``unit`` is the square of the voxel's extent along the lines; it and ``far`` are int64.

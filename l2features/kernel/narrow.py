@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.jit import compiled
-from .envelope import Block
+from .envelope import LineBuffers
 from .runs import Runs
 from .simd import LANES
 from .strips import (
@@ -40,7 +40,7 @@ class Depth(NamedTuple):
     unit: Any
     """Square of the voxel's extent along the axis of the pass."""
     tables: Tables
-    block: Block
+    block: LineBuffers
 
 
 class Depths(NamedTuple):
@@ -61,7 +61,7 @@ class Thick(NamedTuple):
     """Lines per row of a block of the first pass."""
 
 
-def make_thick(shape: tuple[int, int, int], block: Block) -> Thick:
+def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
     """Return room for the strips; memory is taken as it is filled."""
     lines, strips = block.width // shape[0], block.width // LANES
     blocks = -(-shape[2] // lines)
@@ -132,7 +132,7 @@ def second_pass(
 
 
 @compiled
-def _take_roots(block: Block, place: int, distances: Spans, line: int, whole: np.ndarray) -> None:
+def _take_roots(block: LineBuffers, place: int, distances: Spans, line: int, whole: np.ndarray) -> None:
     """Write a line's whole nm."""
     target = distances.values[distances.places[line] : distances.places[line + 1]]
     place += distances.begins[line]
@@ -147,7 +147,7 @@ def _take_roots_again(
     begin: int,
     lines: int,
     again: np.ndarray,
-    block: Block,
+    block: LineBuffers,
     distances: Spans,
     factor: float,
     divisor: float,
@@ -165,7 +165,7 @@ def _take_roots_again(
 
 
 @compiled
-def _widen(runs: Runs, begin: int, narrow: Block, wide: Block, thick: Thick) -> None:
+def _widen(runs: Runs, begin: int, narrow: LineBuffers, wide: LineBuffers, thick: Thick) -> None:
     """Copy the labels and squared distances of a block into 32 bits, those beyond FAR included."""
     n0, _, n2 = runs.shape
     for row in range(n2):
@@ -181,7 +181,7 @@ def _widen(runs: Runs, begin: int, narrow: Block, wide: Block, thick: Thick) -> 
 
 
 @compiled
-def _measure(block: Block, strip: int, rows: int, unit: Any) -> bool:
+def _measure(block: LineBuffers, strip: int, rows: int, unit: Any) -> bool:
     """Measure a strip; return False if any result is FAR."""
     if not measure_strip(block, strip, rows, unit, FAR):
         return False

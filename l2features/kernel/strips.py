@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.jit import compiled
-from .envelope import Block, measure_lines
+from .envelope import LineBuffers, measure_lines
 from .runs import Runs, start_of, stop_of
 from .simd import (
     LANES,
@@ -82,7 +82,7 @@ def make_tables(n: int, unit: Any, far: np.integer[Any]) -> Tables:
     return Tables(np.concatenate([beyond, squares]), falling, half)
 
 
-def make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> Block:
+def make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> LineBuffers:
     lines = min(max(1, _BLOCK // shape[0]), shape[3 - axis])
     width = -(-lines * shape[0] // LANES) * LANES
     pitch = width + _PAD // np.dtype(dtype).itemsize
@@ -90,7 +90,7 @@ def make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> Block:
     labels = np.uint16 if dtype is np.uint16 else np.uint32
     lowest = (shape[axis] // GROUP + 3) * LANES
     values, out = _aligned(size, dtype), _aligned(size, dtype)
-    return Block(_aligned(size, labels), values, out, _aligned(lowest, dtype), width, pitch)
+    return LineBuffers(_aligned(size, labels), values, out, _aligned(lowest, dtype), width, pitch)
 
 
 def _aligned(n: int, dtype: type) -> np.ndarray:
@@ -101,7 +101,7 @@ def _aligned(n: int, dtype: type) -> np.ndarray:
 
 
 @compiled
-def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Block) -> None:
+def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: LineBuffers) -> None:
     """Fill a block for the pass along axis 1: with labels, and squared distances along axis 0."""
     n0, n1, _ = runs.shape
     for row in range(n1):
@@ -112,7 +112,7 @@ def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Bloc
 
 
 @compiled
-def keep_lines(runs: Runs, begin: int, lines: int, block: Block, squares: Spans) -> None:
+def keep_lines(runs: Runs, begin: int, lines: int, block: LineBuffers, squares: Spans) -> None:
     """Keep the results of the pass along axis 1, in the order of the lines: vectors reach beyond them."""
     n0, n1, _ = runs.shape
     for i in range(lines):
@@ -123,7 +123,7 @@ def keep_lines(runs: Runs, begin: int, lines: int, block: Block, squares: Spans)
 
 
 @compiled
-def load_lines(runs: Runs, begin: int, lines: int, squares: Spans, block: Block) -> None:
+def load_lines(runs: Runs, begin: int, lines: int, squares: Spans, block: LineBuffers) -> None:
     """Fill a block for the pass along axis 2: with labels, and the squared distances of the pass before."""
     n0, n1, n2 = runs.shape
     for row in range(n2):
@@ -134,13 +134,13 @@ def load_lines(runs: Runs, begin: int, lines: int, squares: Spans, block: Block)
 
 
 @compiled
-def _clear(block: Block, start: int, stop: int) -> None:
+def _clear(block: LineBuffers, start: int, stop: int) -> None:
     block.labels[start:stop] = 0
     block.values[start:stop] = 0
 
 
 @compiled
-def _spread_line(runs: Runs, line: int, tables: Tables, block: Block, place: int) -> None:
+def _spread_line(runs: Runs, line: int, tables: Tables, block: LineBuffers, place: int) -> None:
     """Write a line's labels, and its squared distances along the line: 0 in the background."""
     n0 = runs.shape[0]
     end = runs.offsets[line + 1]
@@ -160,7 +160,7 @@ def _spread_line(runs: Runs, line: int, tables: Tables, block: Block, place: int
 
 
 @compiled
-def _load_line(runs: Runs, line: int, squares: Spans, block: Block, place: int) -> None:
+def _load_line(runs: Runs, line: int, squares: Spans, block: LineBuffers, place: int) -> None:
     """Write a line's labels, and its squared distances: 0 in the background."""
     begin, n = squares.begins[line], squares.places[line + 1] - squares.places[line]
     zeros = splat(block.values, 0)
@@ -183,7 +183,7 @@ def _copy(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int
 
 
 @compiled
-def measure_strip(block: Block, strip: int, rows: int, unit: Any, far: Any) -> bool:
+def measure_strip(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> bool:
     """Measure a strip; return False, and leave it unfinished, where a result of a thick label is far.
 
     In thick labels every GROUP-th row is searched first. Which row's parabola is the lowest only moves on
@@ -199,7 +199,7 @@ def measure_strip(block: Block, strip: int, rows: int, unit: Any, far: Any) -> b
 
 
 @compiled
-def _measure_sparse(block: Block, strip: int, rows: int, unit: Any, far: Any) -> bool:
+def _measure_sparse(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> bool:
     """Measure a strip inside one label, of whose rows at most 2 * GROUP have values below far.
 
     Return False, with nothing done, for any other strip.
@@ -231,7 +231,7 @@ def _measure_sparse(block: Block, strip: int, rows: int, unit: Any, far: Any) ->
 
 
 @compiled
-def _measure_row(block: Block, strip: int, row: int, rows: int, unit: Any, reach: int) -> int:
+def _measure_row(block: LineBuffers, strip: int, row: int, rows: int, unit: Any, reach: int) -> int:
     """Write the results of a strip's row up to ``reach`` steps away; return the first step not taken.
 
     Beyond the ends of the lines the last voxels count again at larger distances, which changes nothing.
@@ -255,7 +255,7 @@ def _measure_row(block: Block, strip: int, row: int, rows: int, unit: Any, reach
 
 
 @compiled
-def _measure_thick(block: Block, strip: int, rows: int, unit: Any, far: Any, reach: int) -> bool:
+def _measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any, reach: int) -> bool:
     groups = -(-(rows - 1) // GROUP)
     steps = 0
     for group in range(groups + 1):
@@ -272,13 +272,15 @@ def _measure_thick(block: Block, strip: int, rows: int, unit: Any, far: Any, rea
 
 
 @compiled
-def reaches(block: Block, place: int, far: Any) -> bool:
+def reaches(block: LineBuffers, place: int, far: Any) -> bool:
     """Return whether any result in a row of a strip is ``far``."""
     return bool(any_greater(load(block.out, place), splat(block.out, far - 1)))
 
 
 @compiled
-def _search_row(block: Block, strip: int, row: int, group: int, rows: int, unit: Any, reach: int) -> int:
+def _search_row(
+    block: LineBuffers, strip: int, row: int, group: int, rows: int, unit: Any, reach: int
+) -> int:
     """Measure a row, and note for each lane the row whose parabola is the lowest; return the steps taken."""
     labels, values, pitch = block.labels, block.values, block.pitch
     here = load(labels, strip + row * pitch)
@@ -304,7 +306,9 @@ def _search_row(block: Block, strip: int, row: int, group: int, rows: int, unit:
 
 
 @compiled
-def _measure_group(block: Block, strip: int, group: int, rows: int, unit: Any, far: Any, reach: int) -> int:
+def _measure_group(
+    block: LineBuffers, strip: int, group: int, rows: int, unit: Any, far: Any, reach: int
+) -> int:
     """Measure the rows between two that have been searched; return the steps taken."""
     first, last = group * GROUP, min((group + 1) * GROUP, rows - 1)
     limit = min((GROUP + 1) ** 2 * unit, far)
@@ -327,7 +331,9 @@ def _measure_group(block: Block, strip: int, group: int, rows: int, unit: Any, f
 
 
 @compiled
-def _search_between(block: Block, strip: int, row: int, begin: int, end: int, unit: Any, reach: int) -> int:
+def _search_between(
+    block: LineBuffers, strip: int, row: int, begin: int, end: int, unit: Any, reach: int
+) -> int:
     """Go on with a row from GROUP steps away, up to rows ``begin`` and ``end``; return the steps taken."""
     labels, values, pitch = block.labels, block.values, block.pitch
     here = load(labels, strip + row * pitch)

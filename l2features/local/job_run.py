@@ -47,7 +47,7 @@ class ChunkJob(Generic[R]):
     give_up: Callable[[Store, Chunk, str], R]
 
 
-class Outcome(NamedTuple):
+class AttemptEnd(NamedTuple):
     """The end of an attempt: the result of a chunk, or ``how`` its workers ``died``, and how many.
 
     ``chunk`` is None for a worker that died before it received one.
@@ -72,7 +72,7 @@ class Executor(Protocol):
     def submit(self, chunk: Chunk) -> None:
         """Submit a chunk."""
 
-    def wait(self) -> Sequence[Outcome]:
+    def wait(self) -> Sequence[AttemptEnd]:
         """Return what ended, after about a second at most. Raises WorkerError if no worker can continue."""
 
     def close(self) -> None:
@@ -164,7 +164,7 @@ class JobRun(Generic[R]):
         self.on_result(result)
         self.on_progress(1)
 
-    def _count_deaths(self, outcome: Outcome) -> None:
+    def _count_deaths(self, outcome: AttemptEnd) -> None:
         """Retry the chunk whose worker died, or give it up if it killed too many."""
         chunk, how = outcome.chunk, outcome.how
         logger.warning("%s%s", how, f" at chunk {chunk}" if chunk else "")

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from typing import Any
 
 from ..core.geometry import Chunk
-from .job_run import CHUNK_TIMEOUT_S, ChunkJob, Outcome, WorkerError
+from .job_run import CHUNK_TIMEOUT_S, AttemptEnd, ChunkJob, WorkerError
 from .worker import Worker, WorkerDied, close_all
 
 
@@ -34,7 +34,7 @@ class LocalPool:
         """Assign a chunk to an idle worker."""
         self._idle()[0].schedule(_run, chunk, work=chunk)
 
-    def wait(self) -> list[Outcome]:
+    def wait(self) -> list[AttemptEnd]:
         """Return what ended, and replace the workers that died."""
         wait([worker.future for worker in self.workers if worker.future], 1.0, FIRST_COMPLETED)
         outcomes = [outcome for worker in list(self.workers) for outcome in self._outcomes(worker)]
@@ -53,7 +53,7 @@ class LocalPool:
             self.workers.append(Worker())
             self.workers[-1].schedule(_open, self.open_worker)
 
-    def _outcomes(self, worker: Worker) -> Iterator[Outcome]:
+    def _outcomes(self, worker: Worker) -> Iterator[AttemptEnd]:
         """Yield the outcome of a worker's chunk, if it ended. Raises WorkerError."""
         worker.end_overdue(CHUNK_TIMEOUT_S)
         if worker.future is None or not worker.is_over:
@@ -63,12 +63,12 @@ class LocalPool:
         except WorkerDied as death:
             worker.close()
             self.workers.remove(worker)
-            yield Outcome(worker.work, died=1, how=str(death))
+            yield AttemptEnd(worker.work, died=1, how=str(death))
             return
         if error:
             raise WorkerError(error)
         if worker.work is not None:
-            yield Outcome(worker.work, result)
+            yield AttemptEnd(worker.work, result)
 
 
 _opened: dict[str, Callable[[Chunk], Any]] = {}

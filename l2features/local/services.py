@@ -22,7 +22,7 @@ SAMPLE, INGEST, UPDATER, API = "sample", "ingest", "updater", "api"
 
 
 @dataclass(frozen=True)
-class Place:
+class StackPlace:
     """A stack's folder, and the addresses of emulators and API."""
 
     folder: str
@@ -55,7 +55,7 @@ class Service:
         return any(other.after.get(self.name) == DONE for other in services)
 
 
-def services(place: Place) -> list[Service]:
+def services(place: StackPlace) -> list[Service]:
     """Return all services but the emulators, in starting order."""
     config = ("--config", place.config)
     ingest = ("--dataset", NAME, "--create", "--timestamp", TIMESTAMP, "--workers", "1")

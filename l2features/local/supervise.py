@@ -70,7 +70,7 @@ class Command:
         self.process.wait()
 
 
-class Supervisor:
+class CommandSupervisor:
     """Start commands and watch them. Use it in ``with``: none outlives the block.
 
     Later stages are stopped first; a second signal kills all at once. ``environment`` returns a command's
@@ -83,7 +83,7 @@ class Supervisor:
         self.signals = 0
         self._handled = ExitStack()
 
-    def __enter__(self) -> Supervisor:
+    def __enter__(self) -> CommandSupervisor:
         self._handled.enter_context(handled(self._count, *STOP_SIGNALS))
         return self
 

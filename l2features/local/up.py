@@ -21,8 +21,8 @@ from .emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_listeni
 from .sample.folder import LOCK, check_config, others_in
 from .sample.segmentation_files import NAME, Sample
 from .serve import VIEWER, answers, bind_once, configuration
-from .services import API, GRAPH, UPDATER, Place, Service, services
-from .supervise import Ended, Stopped, Supervisor
+from .services import API, GRAPH, UPDATER, Service, StackPlace, services
+from .supervise import CommandSupervisor, Ended, Stopped
 
 START_S, RUN_S = 120.0, 600.0
 """Time for a service to become ready, and for a finite one to exit."""
@@ -42,7 +42,7 @@ def run(folder: Path, ports: Mapping[str, int]) -> int:
     with _own_folder(folder) as temporary:
         try:
             own = {"TMPDIR": temporary, **without_proxy(LOOPBACK)}
-            with Supervisor(partial(environment, **own), folder / "logs") as supervisor:
+            with CommandSupervisor(partial(environment, **own), folder / "logs") as supervisor:
                 _start(supervisor, place, temporary)
                 click.echo(greeting(place))
                 _watch(supervisor)
@@ -55,7 +55,7 @@ def run(folder: Path, ports: Mapping[str, int]) -> int:
     return 0
 
 
-def _watch(supervisor: Supervisor) -> None:
+def _watch(supervisor: CommandSupervisor) -> None:
     try:
         supervisor.watch()
     except Stopped:
@@ -118,7 +118,7 @@ def _remove_temporary(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _choose_place(folder: Path, ports: Mapping[str, int]) -> Place:
+def _choose_place(folder: Path, ports: Mapping[str, int]) -> StackPlace:
     """Return the given ports, or free ones. Raises ConfigError for an unusable port."""
     chosen = dict(ports)
     for name, port in ports.items():
@@ -136,10 +136,10 @@ def _choose_place(folder: Path, ports: Mapping[str, int]) -> Place:
             if port not in chosen.values():
                 chosen[name] = port
     addresses = {name: f"{LOOPBACK}:{port}" for name, port in chosen.items()}
-    return Place(str(folder), **addresses)
+    return StackPlace(str(folder), **addresses)
 
 
-def _start(supervisor: Supervisor, place: Place, temporary: str) -> None:
+def _start(supervisor: CommandSupervisor, place: StackPlace, temporary: str) -> None:
     """Start all services in order, each when the ones it depends on are ready."""
     java = f"-XX:-UsePerfData -Djava.io.tmpdir={shlex.quote(temporary)}"
     ports = {}
@@ -170,7 +170,7 @@ def _here(service: Service) -> list[str]:
     return [*program[service.argv[0]], *service.argv[1:]]
 
 
-def greeting(place: Place) -> str:
+def greeting(place: StackPlace) -> str:
     """Return addresses, variables to export, and example requests."""
     url = f"http://{place.api}"
     api = f"{url}{url_prefix()}/api/v1"

@@ -35,7 +35,7 @@ class Delivery(NamedTuple):
     published: float = 0.0
 
 
-class Place(NamedTuple):
+class DatasetChunk(NamedTuple):
     """A chunk of a data set."""
 
     dataset: str
@@ -60,7 +60,7 @@ class Member(NamedTuple):
     published: float = 0.0
 
 
-def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Place, Ids]]:
+def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[DatasetChunk, Ids]]:
     """Yield sorted ids by chunk, at most `BATCH_IDS` at a time."""
     if not len(ids):
         return
@@ -69,7 +69,7 @@ def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Place
     coordinates = geometry.layout.chunk_coordinates(ids[starts]).tolist()
     for xyz, share in zip(coordinates, np.split(ids, starts[1:]), strict=True):
         for first in range(0, len(share), BATCH_IDS):
-            yield Place(dataset, *xyz), share[first : first + BATCH_IDS]
+            yield DatasetChunk(dataset, *xyz), share[first : first + BATCH_IDS]
 
 
 def batches(members: Iterable[Member]) -> Iterator[list[Member]]:

@@ -43,7 +43,7 @@ _ENTRY_BYTES = 400
 logger = logging.getLogger(__name__)
 
 
-class Kind(NamedTuple):
+class ResultKind(NamedTuple):
     """A kind of result: the name of its first cell, and the dtype and shape of its items."""
 
     name: str
@@ -59,14 +59,14 @@ def _with_basis(dtype: np.dtype) -> np.dtype:
     return np.dtype([("basis", f"V{BASIS_BYTES}"), ("summary", dtype)])
 
 
-L2_IDS = Kind("l2_ids", np.dtype("<u8"))
+L2_IDS = ResultKind("l2_ids", np.dtype("<u8"))
 """Sorted ids."""
-EDGES = Kind("edges", np.dtype("<u4"), (2,))
+EDGES = ResultKind("edges", np.dtype("<u4"), (2,))
 """Indices of the ends among the L2 ids."""
-SUMMARY = Kind("summary", _with_basis(SUMMARIES))
+SUMMARY = ResultKind("summary", _with_basis(SUMMARIES))
 """One item: the summary, after its ``basis``, which identifies the rows that it depends on."""
-GRAPH_SUMMARY = Kind("graph_summary", _with_basis(GRAPH_SUMMARIES))
-SKELETON = Kind("skeleton", np.dtype("u1"))
+GRAPH_SUMMARY = ResultKind("graph_summary", _with_basis(GRAPH_SUMMARIES))
+SKELETON = ResultKind("skeleton", np.dtype("u1"))
 """The bytes of a drawn skeleton, after those of the basis."""
 
 
@@ -75,7 +75,7 @@ class Malformed(ValueError):
 
 
 @dataclass
-class Found:
+class KeptResults:
     """Results by root; ``longer`` has the number of items of results above the requested limit."""
 
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
@@ -98,8 +98,8 @@ class KeptRoots:
         self._rest_until = float("-inf")
 
     def get(
-        self, kind: Kind, roots: Ids, most: int | None = None, bases: Mapping[int, bytes] | None = None
-    ) -> Found:
+        self, kind: ResultKind, roots: Ids, most: int | None = None, bases: Mapping[int, bytes] | None = None
+    ) -> KeptResults:
         """Return the kept results of roots.
 
         Those with more than ``most`` items are only counted. With ``bases``, summaries with another basis
@@ -108,7 +108,7 @@ class KeptRoots:
         wanted = roots.tolist()
         with self._lock:
             cached = {r: a for r in wanted if (a := self._cache.get((r, kind.name))) is not None}
-        found = Found(_on_bases(cached, bases))
+        found = KeptResults(_on_bases(cached, bases))
         if most is not None:
             found.longer = {root: len(a) for root, a in found.arrays.items() if len(a) > most}
             for root in found.longer:
@@ -122,11 +122,11 @@ class KeptRoots:
             found.longer |= read.longer
         return found
 
-    def put(self, kind: Kind, arrays: Mapping[int, np.ndarray]) -> None:
+    def put(self, kind: ResultKind, arrays: Mapping[int, np.ndarray]) -> None:
         """Keep results of roots; see `put_all`."""
         self.put_all({kind: arrays})
 
-    def put_all(self, results: Mapping[Kind, Mapping[int, np.ndarray]]) -> None:
+    def put_all(self, results: Mapping[ResultKind, Mapping[int, np.ndarray]]) -> None:
         """Keep results of several kinds. Never raises a StoreError: what is not kept is computed again."""
         for kind, arrays in results.items():
             self._remember(kind, arrays)
@@ -143,7 +143,7 @@ class KeptRoots:
             self._rest_until = time.monotonic() + REST_S
             logger.warning("cannot keep results of roots, next try in %g s: %s", REST_S, error)
 
-    def _remember(self, kind: Kind, arrays: Mapping[int, np.ndarray]) -> None:
+    def _remember(self, kind: ResultKind, arrays: Mapping[int, np.ndarray]) -> None:
         with self._lock:
             for root, array in arrays.items():
                 if isinstance(array.base, np.ndarray) and array.base.nbytes > array.nbytes:
@@ -152,9 +152,9 @@ class KeptRoots:
                 if array.nbytes + _ENTRY_BYTES <= self._cache.maxsize:
                     self._cache[root, kind.name] = array
 
-    def _read(self, kind: Kind, roots: Ids, most: int | None) -> Found:
+    def _read(self, kind: ResultKind, roots: Ids, most: int | None) -> KeptResults:
         """Return the results in the table: the first cell of each, and then the others of those that fit."""
-        found = Found()
+        found = KeptResults()
         for root, cells in self._table.root_cells(roots, [kind.name]).items():
             try:
                 number, items, payload = self._open(root, kind.name, cells)
@@ -168,7 +168,7 @@ class KeptRoots:
                 logger.warning("table %s: root %s: %s; it is computed again", self._name, root, error)
         return found
 
-    def _others(self, kind: Kind, root: int, number: int) -> bytes:
+    def _others(self, kind: ResultKind, root: int, number: int) -> bytes:
         """Return the payload of all cells but the first."""
         names = kind.cells(number)[1:]
         cells = self._table.root_cells(np.array([root], dtype=np.uint64), names).get(root, {})
@@ -201,7 +201,7 @@ def _basis(array: np.ndarray) -> bytes:
     return (array["basis"] if array.dtype.names else array[:BASIS_BYTES]).tobytes()
 
 
-def encode(kind: Kind, array: np.ndarray) -> dict[str, bytes]:
+def encode(kind: ResultKind, array: np.ndarray) -> dict[str, bytes]:
     """Return the cells of a result, by name."""
     data = np.ascontiguousarray(array, dtype=kind.dtype).tobytes()
     starts = [0, *range(FIRST_BYTES, len(data), CELL_BYTES)]
@@ -213,7 +213,7 @@ def encode(kind: Kind, array: np.ndarray) -> dict[str, bytes]:
     }
 
 
-def decode(kind: Kind, items: int, payload: bytes) -> np.ndarray:
+def decode(kind: ResultKind, items: int, payload: bytes) -> np.ndarray:
     """Return the result of its cells' payload. Raises Malformed."""
     shape = (items, *kind.shape)
     expected = math.prod(shape) * kind.dtype.itemsize

@@ -19,7 +19,7 @@ from ..core.schema import NAMES
 from ..graph.base import Graph, Pairs, RootHistory
 from ..query.reader import Answer, Reader, Status
 from ..store.rewrites import read_generation
-from .kept import BASIS_BYTES, GRAPH_SUMMARY, SUMMARY, KeptRoots, Kind
+from .kept import BASIS_BYTES, GRAPH_SUMMARY, SUMMARY, KeptRoots, ResultKind
 from .kept_graph import KeptGraph
 from .neuron_summary import GRAPH_SUMMARIES, SUMMARIES, summarize
 from .neuron_summary import with_graph as with_measures_of_graphs
@@ -135,7 +135,7 @@ class NeuronReader:
             for root, nodes in ids.items()
         }
 
-    def _take_kept(self, out: Collected, kind: Kind, bases: Mapping[int, bytes]) -> Ids:
+    def _take_kept(self, out: Collected, kind: ResultKind, bases: Mapping[int, bytes]) -> Ids:
         """Put kept summaries with these bases; return the other roots."""
         roots = as_ids(list(bases))
         found = self._kept.get(kind, roots, bases=bases).arrays
@@ -172,10 +172,10 @@ class NeuronReader:
         out.reasons |= dict.fromkeys(roots[odd].tolist(), "it has nodes outside the grid of this data set")
 
     def _keep_complete(
-        self, found: Mapping[Kind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
+        self, found: Mapping[ResultKind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
     ) -> None:
         """Keep the complete ones of the roots' summaries with their bases, if any."""
-        results = dict[Kind, dict[int, np.ndarray]]()
+        results = dict[ResultKind, dict[int, np.ndarray]]()
         for kind, summary in found.items() if bases else ():
             items = np.zeros((len(summary), 1), dtype=kind.dtype)
             items["summary"][:, 0] = summary
@@ -236,7 +236,7 @@ class NeuronReader:
 
         return self._share(("graph", root), read, lambda graph: not len(graph.missing))
 
-    def kept(self, kind: Kind, root: int) -> bytes | None:
+    def kept(self, kind: ResultKind, root: int) -> bytes | None:
         """Return the bytes that `kept_bytes` keeps of a root, without reading its L2 ids.
 
         None if there are none, or if they depend on L2 ids that may change.
@@ -248,7 +248,7 @@ class NeuronReader:
         return found[root][BASIS_BYTES:].tobytes() if found else None
 
     def kept_bytes(
-        self, kind: Kind, root: int, make: Callable[[NeuronGraph], bytes], *, ids: Ids | None = None
+        self, kind: ResultKind, root: int, make: Callable[[NeuronGraph], bytes], *, ids: Ids | None = None
     ) -> tuple[bytes, Ids, bool]:
         """Return bytes that are made of a root's graph, its missing nodes, and whether the bytes are kept.
 

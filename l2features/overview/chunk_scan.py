@@ -32,8 +32,8 @@ SPREAD = 16
 logger = logging.getLogger(__name__)
 
 
-class Progress(BaseModel):
-    """The progress of an ingest, as `table_status.Status.as_dict` has it."""
+class IngestProgress(BaseModel):
+    """The progress of an ingest, as `TableStatus.as_dict` has it."""
 
     total: int = Field(description="Chunks of the grid.")
     done: int
@@ -50,7 +50,7 @@ class Progress(BaseModel):
 class ChunkScan:
     """What a scan found, when it ended and how long it took."""
 
-    progress: Progress
+    progress: IngestProgress
     map: ChunkMap
     time: datetime
     seconds: float
@@ -68,7 +68,7 @@ class ScanNote(BaseModel):
 
     time: Time = Field(description="When the scan ended.")
     seconds: float = Field(ge=0, description="How long it took.")
-    progress: Progress
+    progress: IngestProgress
     most_nodes: int = Field(ge=0, description="Most nodes of a chunk.")
     planes: dict[str, PlaneNote] = Field(description="The map of chunks, by plane.")
     sample: list[int] = Field(description="Ids of random chunks with nodes.")
@@ -134,7 +134,7 @@ def _warn_once(table: str, error: str) -> None:
 def _scan(store: Store, geometry: Geometry) -> ChunkScan:
     start, chunk_map = time.monotonic(), ChunkMap(geometry)
     status = read_progress(store, geometry, chunk_map.counting(store.chunk_records()), most_failed=0)
-    progress = Progress(**{**status.as_dict(), "failed": status.totals.n_failed})
+    progress = IngestProgress(**{**status.as_dict(), "failed": status.totals.n_failed})
     return ChunkScan(progress, chunk_map, datetime.now(UTC), time.monotonic() - start)
 
 

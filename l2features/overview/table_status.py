@@ -21,7 +21,7 @@ SUMS = ["done", "nodes", "orphans", "files", "uncounted", "chunks_missing_files"
 
 
 @dataclass
-class Status:
+class TableStatus:
     """Status of an ingest, and the notes stored with its table.
 
     Rates are over the last ten minutes of work, None if unknown. ``failed`` lists the failed chunks that
@@ -55,7 +55,7 @@ class Status:
         }
 
 
-def read_status(store: Store, geometry: Geometry) -> Status:
+def read_status(store: Store, geometry: Geometry) -> TableStatus:
     """Return the status of a table, from its chunk records and its notes."""
     status = _status(store, geometry, store.chunk_totals(RATE_WINDOW, MAX_KEPT))
     status.updates = note_or_problem("updates", lambda: read_updates(store), status.problems)
@@ -65,7 +65,7 @@ def read_status(store: Store, geometry: Geometry) -> Status:
 
 def read_progress(
     store: Store, geometry: Geometry, records: Iterable[ChunkRecord], *, most_failed: int = MAX_KEPT
-) -> Status:
+) -> TableStatus:
     """Return the status from these records of chunks, without updates and audit.
 
     Keeps only those of the last ten minutes, and the reasons of ``most_failed`` chunks.
@@ -73,11 +73,11 @@ def read_progress(
     return _status(store, geometry, totals_of(records, RATE_WINDOW, most_failed))
 
 
-def _status(store: Store, geometry: Geometry, totals: ChunkTotals) -> Status:
+def _status(store: Store, geometry: Geometry, totals: ChunkTotals) -> TableStatus:
     chunks = geometry.layout.chunk_coordinates(as_ids([chunk_id for chunk_id, _ in totals.failed])).tolist()
     reasons = (reason for _, reason in totals.failed)
     failed = sorted(zip((Chunk(*xyz) for xyz in chunks), reasons, strict=True))
-    status = Status(store.name, geometry.n_chunks, totals, failed)
+    status = TableStatus(store.name, geometry.n_chunks, totals, failed)
     started = note_or_problem("ingest", lambda: read_start(store), status.problems)
     if found := rates(totals.recent, started):
         status.chunks_per_minute, status.nodes_per_second = found

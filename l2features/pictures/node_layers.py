@@ -53,7 +53,7 @@ DRAWN = (
 PROPERTIES = larger_first([drawn.shown for drawn in DRAWN])
 
 
-class Served(NamedTuple):
+class ServedNodes(NamedTuple):
     """Nodes as clients receive them.
 
     Args:
@@ -79,7 +79,7 @@ class NodeLayer:
 
     annotations: AnnotationLayer
     attributes: tuple[str, ...]
-    points: Callable[[Served], tuple[npt.NDArray[np.float64], Mask]]
+    points: Callable[[ServedNodes], tuple[npt.NDArray[np.float64], Mask]]
 
     def records(self, rows: Rows, geometry: Geometry) -> tuple[np.ndarray, Ids]:
         """Return the records and the ids of the nodes that the layer has, in the order of the rows.
@@ -88,10 +88,10 @@ class NodeLayer:
         """
         computed = rows.found & ~rows.not_computed
         column = partial(served_column, rows, geometry)
-        records, places = self.drawn(Served(rows.ids, computed, column, math.prod(geometry.resolution)))
+        records, places = self.drawn(ServedNodes(rows.ids, computed, column, math.prod(geometry.resolution)))
         return records, rows.ids[places]
 
-    def drawn(self, nodes: Served) -> tuple[np.ndarray, Places]:
+    def drawn(self, nodes: ServedNodes) -> tuple[np.ndarray, Places]:
         """Return the records of the nodes that the layer has, and their places, in the order of the nodes."""
         points, drawn = self.points(nodes)
         places = np.flatnonzero(drawn & nodes.computed)
@@ -106,11 +106,11 @@ class NodeLayer:
         return records, places
 
 
-def _positions(nodes: Served) -> tuple[npt.NDArray[np.float64], Mask]:
+def _positions(nodes: ServedNodes) -> tuple[npt.NDArray[np.float64], Mask]:
     return nodes.column(POSITION)
 
 
-def _lines(nodes: Served) -> tuple[npt.NDArray[np.float64], Mask]:
+def _lines(nodes: ServedNodes) -> tuple[npt.NDArray[np.float64], Mask]:
     """Return the ends of each node's first principal axis, (n, 6).
 
     The line is as long as a uniform rod of the node's standard deviation along the axis: sqrt(12) times that.

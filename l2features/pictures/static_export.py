@@ -41,7 +41,7 @@ class OtherExport(VersionError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedExport:
     """What a user asks for: a version, the folder, and how its files are divided."""
 
     dataset: Dataset
@@ -161,7 +161,7 @@ def done_path(part: int) -> str:
     return f"{WORK}/part-{part:06d}.json"
 
 
-def prepare(wanted: Wanted) -> StaticExport:
+def prepare(wanted: WantedExport) -> StaticExport:
     """Return the export to make, whose plan is written. Raises ConfigError, StoreError or VersionError."""
     dataset, folder = wanted.dataset, Folder(wanted.output)
     check_bigtable(dataset.store)

@@ -14,7 +14,7 @@ from ..store.notes import Time
 from ..versions.columns import ROOT_COLUMNS, ROOT_ID, unsigned
 from ..versions.leftovers import WORK
 from ..versions.manifest import MANIFEST
-from ..versions.root_rows import summaries_of
+from ..versions.version_roots import summaries_of
 from .listing import listing_page
 from .segment_list import segment_list
 from .static_export import SEGMENTS, StaticExport, WrittenPart

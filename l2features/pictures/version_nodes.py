@@ -13,7 +13,7 @@ from ..versions.columns import L2_ID, ROOT_ID, columns_of, unsigned, vectors
 from ..versions.largest_roots import largest_rows
 from ..versions.lookup import VersionReader
 from ..versions.manifest import BY_NODE, Manifest, VersionFile
-from .node_layers import NODE_LAYERS, Mask, Served
+from .node_layers import NODE_LAYERS, Mask, ServedNodes
 from .static_index import row_dtype
 
 UNIT_ROWS = 250_000
@@ -58,7 +58,7 @@ def drawn_rows(table: Any, layer: str, voxel_nm3: float) -> np.ndarray:
     return rows
 
 
-def served_nodes(table: Any, voxel_nm3: float) -> Served:
+def served_nodes(table: Any, voxel_nm3: float) -> ServedNodes:
     """Return nodes of a version as clients receive them; absent values are 0, as in the table of features."""
 
     def column(name: str) -> tuple[np.ndarray, Mask]:
@@ -67,7 +67,7 @@ def served_nodes(table: Any, voxel_nm3: float) -> Served:
         return np.nan_to_num(values), known
 
     computed = table[SIZE].is_valid().to_numpy()
-    return Served(unsigned(table[L2_ID]), computed, column, voxel_nm3)
+    return ServedNodes(unsigned(table[L2_ID]), computed, column, voxel_nm3)
 
 
 def largest_by_id(reader: VersionReader, most: int, columns: Sequence[str]) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ..core.errors import ConfigError
-from .letter_folder import Folder, folder_at
+from .letter_folder import LetterFolder, folder_at
 from .letter_topic import LIMIT, LetterQueue, LetterTopic
 from .subscription import Subscription
 from .topic import TOPIC
 
-DeadLetters = Folder | LetterTopic
+DeadLetters = LetterFolder | LetterTopic
 """Where dead letters are written, with `check`, `put` and `close`."""
-LetterBox = Folder | LetterQueue
+LetterBox = LetterFolder | LetterQueue
 """Where dead letters are listed and removed, with `letters`, `remove`, `refused`, `close`.
 
 ``limited`` is whether the last listing stopped at its limit, so that there may be more letters. ``unread``

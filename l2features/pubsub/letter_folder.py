@@ -22,7 +22,7 @@ ALL = ("",)
 _ADDRESS = re.compile(r".*://|//|topics/|subscriptions/", re.DOTALL)
 
 
-class Folder:
+class LetterFolder:
     """A folder of dead letters; `check` creates it, or `put` for the first letter."""
 
     def __init__(self, path: str | os.PathLike[str], limit: int | None = None) -> None:
@@ -92,11 +92,11 @@ class Folder:
         """Do nothing: a folder has no connection."""
 
 
-def folder_at(where: str, otherwise: str, limit: int | None = None) -> Folder:
+def folder_at(where: str, otherwise: str, limit: int | None = None) -> LetterFolder:
     """Return a folder. Raises ConfigError, with what else is expected, for the address of something else."""
     if _ADDRESS.match(where):
         raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")
-    return Folder(where, limit)
+    return LetterFolder(where, limit)
 
 
 def read_letter(file: Path) -> DeadLetter:

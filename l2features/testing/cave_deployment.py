@@ -17,7 +17,7 @@ import requests
 FOREVER = "2099-01-01T00:00:00.000000"
 
 
-class Deployment:
+class CaveDeployment:
     """The services of one data stack, on a free port of loopback. Use `stop` at the end.
 
     ``neurons`` are the L2 ids of each root, which the graph's server returns as its leaves. Without neurons,
@@ -70,7 +70,7 @@ class Deployment:
         self.server.server_close()
 
 
-def _handler(deployment: Deployment) -> type[BaseHTTPRequestHandler]:
+def _handler(deployment: CaveDeployment) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path.startswith("/l2cache/"):

@@ -53,7 +53,7 @@ class Crop:
         return np.split(order + 1, np.cumsum(np.bincount(self.nodes)[1:])[:-1])
 
 
-class Edit(NamedTuple):
+class EditMessage(NamedTuple):
     """An edit message and the nodes that it names."""
 
     data: bytes
@@ -92,7 +92,7 @@ class EmDataset:
         self.children[node] = first + np.sort(supervoxels).astype(np.uint64)
         return node
 
-    def edit(self, ids: Sequence[int]) -> Edit:
+    def edit(self, ids: Sequence[int]) -> EditMessage:
         """The message of an edit that made these nodes, as PyChunkedGraph sends it."""
         self._operations += 1
         root = (4 << 56) + self._operations
@@ -103,7 +103,7 @@ class EmDataset:
             "old_root_ids": [root + (1 << 40)],
         }
         attributes = {"table_id": GRAPH, "user_id": "1", "remesh_priority": "true", "remesh": "true"}
-        return Edit(pickle.dumps(content), attributes, list(ids))
+        return EditMessage(pickle.dumps(content), attributes, list(ids))
 
 
 def read_labels(shared: Path, slices: int) -> np.ndarray:

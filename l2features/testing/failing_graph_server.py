@@ -14,11 +14,11 @@ from werkzeug.exceptions import InternalServerError
 from ..core.geometry import Geometry
 from ..local.sample.graph_cells import graph_meta
 from ..local.sample.graph_table import SampleTable
-from .pcg_server import INSTANCE, GraphServer, served_at
+from .pcg_server import INSTANCE, PcgServer, served_at
 from .synthetic import Cell
 
 
-class FailingGraphServer(GraphServer):
+class FailingGraphServer(PcgServer):
     """The running server; ``failing`` is set while it answers 500, and ``failures`` counts such answers."""
 
     def __init__(self) -> None:

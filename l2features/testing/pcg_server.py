@@ -25,7 +25,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from ..local.cave.graph_app import GraphApp
 from ..local.cave.info_app import SERVER_PATH, InfoApp
 from ..local.cave.pcg import NotFound, Pcg
-from ..local.cave.served_graph import ServedGraph
+from ..local.cave.served_graph import CaveGraph
 from ..local.cave.served_info import served_info
 from ..local.processes import ending_with_parent
 from ..store.bigtable.calls import GRAPH_FAMILIES, create_table, open_table
@@ -37,7 +37,7 @@ TIMEOUT_S = 60.0
 ROWS = 500
 
 
-class GraphServer:
+class PcgServer:
     """Serves ``graphs``, by table name, on a port of loopback; 0 for a free one."""
 
     def __init__(self, graphs: dict[str, Pcg], port: int = 0) -> None:
@@ -122,7 +122,7 @@ def load_recorded(dump: Path, watershed: Path, layers: Path) -> dict[str, Pcg]:
 
 def served_at(table: str, watershed: str) -> Pcg:
     """Return the graph of a table of the emulator, over a copy of its segmentation."""
-    graph = ServedGraph(f"bigtable://{INSTANCE}/{INSTANCE}/{table}")
+    graph = CaveGraph(f"bigtable://{INSTANCE}/{INSTANCE}/{table}")
     return Pcg(graph, served_info(graph, watershed))
 
 
@@ -133,7 +133,7 @@ def main(port: str, folder: str, *files: str) -> None:
     graphs: dict[str, Pcg] = {}
     for dump, watershed in zip(files[::2], files[1::2], strict=True):
         graphs |= load_recorded(Path(dump), Path(watershed), Path(folder))
-    GraphServer(graphs, int(port)).serve()
+    PcgServer(graphs, int(port)).serve()
 
 
 if __name__ == "__main__":

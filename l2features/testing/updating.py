@@ -24,7 +24,7 @@ from ..store.base import Store, open_store
 from .em import (
     STORE_URL,
     TABLE,
-    Edit,
+    EditMessage,
     Editor,
     EmDataset,
     make_crops,
@@ -72,7 +72,7 @@ class TimedFeed(Feed):
         self._publisher.publish(topic=self.topic, messages=[message], retry=None, timeout=PUBLISH_S)
         return began
 
-    def publish_all(self, edits: Sequence[Edit]) -> None:
+    def publish_all(self, edits: Sequence[EditMessage]) -> None:
         for first in range(0, len(edits), MAX_MESSAGES):
             part = edits[first : first + MAX_MESSAGES]
             messages = [{"data": edit.data, "attributes": edit.attributes} for edit in part]

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..messages.outcomes import Fate, Outcome, Settled, Verdict, settle
-from ..messages.parts import Delivery, Member, Place
+from ..messages.parts import DatasetChunk, Delivery, Member
 from ..pubsub.dead_letters import DeadLetters
 from ..pubsub.letter import DeadLetter, dead_letter
-from .ledger import Opened
+from .ledger import OpenMessage
 from .updater import Updater
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class MessageResult(NamedTuple):
         return Counter({f"messages_{self.verdict}": 1, **ids})
 
 
-def message_result(opened: Opened, settled: Settled) -> MessageResult:
+def message_result(opened: OpenMessage, settled: Settled) -> MessageResult:
     """Return the result of a settled message, and log a failure."""
     key, reasons = opened.delivery.key, {str(cause.reason) for cause in settled.causes if cause.reason}
     if settled.verdict is Verdict.DEAD:
@@ -99,9 +99,9 @@ def apply_batch(
 
 def _applied(
     updater: Updater, deliveries: Iterable[Delivery], on_progress: Callable[[], object]
-) -> dict[str, tuple[Opened, list[Outcome]]]:
-    groups: dict[Place, list[Member]] = {}
-    messages: dict[str, tuple[Opened, list[Outcome]]] = {}
+) -> dict[str, tuple[OpenMessage, list[Outcome]]]:
+    groups: dict[DatasetChunk, list[Member]] = {}
+    messages: dict[str, tuple[OpenMessage, list[Outcome]]] = {}
     for delivery in deliveries:
         opened, parts = updater.plan(delivery)
         messages.setdefault(delivery.key, (opened, []))[1].extend(opened.outcomes)

@@ -41,7 +41,7 @@ class Backlog(BaseModel):
     oldest: Time | None = Field(description="When the oldest one was published, if known.")
 
 
-class Updater(BaseModel):
+class UpdaterRecord(BaseModel):
     """A process that applies messages to the table."""
 
     name: str = Field(description="Host, process id and a random part.")
@@ -61,7 +61,7 @@ class Updates(BaseModel):
     newest_message: Time | None = Field(
         description="When the newest message with durable rows was published."
     )
-    updaters: list[Updater]
+    updaters: list[UpdaterRecord]
 
 
 def read_updates(store: Store) -> Updates | None:
@@ -82,7 +82,7 @@ def updates_text(updates: Updates | None, now: datetime | None = None) -> str:
     return "\n".join([*lines, *(_updater_text(updater, now) for updater in updates.updaters)])
 
 
-def _updater_text(updater: Updater, now: datetime) -> str:
+def _updater_text(updater: UpdaterRecord, now: datetime) -> str:
     silent = f", silent since {shown(updater.time)}" if now - updater.time > SILENT else ""
     lag, backlog = updater.lag, updater.backlog
     parts = [f"updater {updater.name}{silent}: {updater.messages} messages since {shown(updater.since)}"]

@@ -27,7 +27,7 @@ _OPENED, _REPORT = "opened", "report"
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class OpenMessage:
     """A decoded message: the numbers of its parts, and the outcomes of ids that are in none of them."""
 
     delivery: Delivery
@@ -45,7 +45,7 @@ class Report:
     outcomes: tuple[Outcome, ...]
 
 
-Entry = Opened | Report
+Entry = OpenMessage | Report
 
 
 class Tally(NamedTuple):
@@ -60,9 +60,9 @@ class Tally(NamedTuple):
 
     def add(self, entry: Entry) -> Tally:
         """Return the tally with one more entry; an equal one if the entry is a repetition."""
-        if self.settled or (isinstance(entry, Opened) and self.expected is not None):
+        if self.settled or (isinstance(entry, OpenMessage) and self.expected is not None):
             return self
-        if isinstance(entry, Opened):
+        if isinstance(entry, OpenMessage):
             tally = self._replace(expected=_bits(entry.parts))
         else:
             reported = int.from_bytes(self.reported, "little") | 1 << entry.part
@@ -73,12 +73,12 @@ class Tally(NamedTuple):
         return tally._replace(settled=not missing)
 
 
-def close_account(entries: Iterable[Entry]) -> tuple[Opened, Settled]:
+def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
     """Return the message and the verdict on it, from all its entries."""
-    opened: Opened | None = None
+    opened: OpenMessage | None = None
     reports: dict[int, Report] = {}
     for entry in entries:
-        if isinstance(entry, Opened):
+        if isinstance(entry, OpenMessage):
             opened = opened or entry
         else:
             reports.setdefault(entry.part, entry)
@@ -93,7 +93,7 @@ def unreported(entries: Iterable[Entry]) -> list[Report]:
     """Return reports that refuse the missing parts of a message."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
-    missing = sorted({part for e in reported if isinstance(e, Opened) for part in e.parts} - known)
+    missing = sorted({part for e in reported if isinstance(e, OpenMessage) for part in e.parts} - known)
     return [Report(part, (Outcome.refused(Reason.STILL_FAILED, UNREPORTED),)) for part in missing]
 
 
@@ -129,7 +129,7 @@ def entry_of(plain: Plain) -> Entry:
         (outcomes,) = more
         return Report(first, tuple(map(_outcome_of, outcomes)))
     parts, outcomes, *more = more
-    return Opened(Delivery(*first), frozenset(parts), tuple(map(_outcome_of, outcomes)), *more)
+    return OpenMessage(Delivery(*first), frozenset(parts), tuple(map(_outcome_of, outcomes)), *more)
 
 
 def _plain_outcome(outcome: Outcome) -> Plain:

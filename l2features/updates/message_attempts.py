@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ..ingest.steps import ATTEMPTS, GIVEN_UP
 from ..messages.decoding import Reason
 from ..messages.outcomes import Outcome
-from ..messages.parts import Member, Place
+from ..messages.parts import DatasetChunk, Member
 from ..store.base import Store
 
 _ALONE = "alone-"
@@ -50,7 +50,7 @@ class Attempts:
         self.store.clear_attempts(self.chunk_id, [*works, *(_ALONE + work for work in works)])
 
 
-def given_up(place: Place, member: Member) -> Outcome:
+def given_up(place: DatasetChunk, member: Member) -> Outcome:
     """Return the outcome of a message that kills or hangs every process that computes it."""
     detail = f"chunk {place.chunk}: {GIVEN_UP}"
     return Outcome.refused(Reason.STILL_FAILED, detail, member.ids, place.dataset)

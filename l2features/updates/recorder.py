@@ -30,7 +30,7 @@ from ..config.datasets import Dataset
 from ..core.errors import L2FeaturesError
 from ..store.base import Store, open_store
 from ..store.notes import put_note, replaceable_note
-from .freshness import NOTE, Backlog, Lag, Operation, Updater, Updates
+from .freshness import NOTE, Backlog, Lag, Operation, UpdaterRecord, Updates
 from .lag_history import NOTE as HISTORY_NOTE
 from .lag_history import Pending, UpdateHistory
 
@@ -210,7 +210,7 @@ class Recorder:
             if kept:
                 figures.merge(kept)
             operation = figures.operation
-            this = Updater(
+            this = UpdaterRecord(
                 name=self.who,
                 since=_time(self._since),
                 time=time_,

@@ -23,9 +23,9 @@ from ..ingest.compute import timed
 from ..ingest.node_features import NodeFeatures
 from ..messages.decoding import BadMessage, Reason, check_ids, decode
 from ..messages.outcomes import Fate, Outcome
-from ..messages.parts import Delivery, Member, Place, all_ids, among, batches, by_place
+from ..messages.parts import DatasetChunk, Delivery, Member, all_ids, among, batches, by_place
 from ..store.rewrites import Rewriting, end_rewrites
-from .ledger import Opened
+from .ledger import OpenMessage
 from .message_attempts import Attempts, given_up
 from .opened import OpenDatasets, Retries
 
@@ -41,7 +41,7 @@ class Computed:
     ``error`` stopped the computation, or denied access to the files of some ids.
     """
 
-    place: Place
+    place: DatasetChunk
     members: Sequence[Member]
     features: np.ndarray
     outcomes: list[Outcome]
@@ -83,13 +83,13 @@ class Updater(OpenDatasets):
         self._rewriting: dict[str, Rewriting] = {}
         self._retries = Retries(update.attempts, update.pause_s)
 
-    def plan(self, delivery: Delivery) -> tuple[Opened, list[tuple[Place, Member]]]:
+    def plan(self, delivery: Delivery) -> tuple[OpenMessage, list[tuple[DatasetChunk, Member]]]:
         """Decode a message, and return its parts by data set and chunk. No message makes it raise."""
         try:
             request = decode(delivery.data, delivery.attributes)
         except BadMessage as error:
-            return Opened(delivery, frozenset(), (Outcome.refused(error.reason, str(error)),)), []
-        parts: list[tuple[Place, Member]] = []
+            return OpenMessage(delivery, frozenset(), (Outcome.refused(error.reason, str(error)),)), []
+        parts: list[tuple[DatasetChunk, Member]] = []
         outcomes = [
             Outcome.refused(reason, f"{', '.join(values)} among the ids {reason.meaning}")
             for reason, values in request.refused.items()
@@ -113,9 +113,9 @@ class Updater(OpenDatasets):
             ]
         numbers = frozenset(member.part for _, member in parts)
         names = tuple(dataset.name for dataset in datasets)
-        return Opened(delivery, numbers, tuple(outcomes), names, request.operation_id), parts
+        return OpenMessage(delivery, numbers, tuple(outcomes), names, request.operation_id), parts
 
-    def compute(self, place: Place, members: Sequence[Member]) -> Iterator[Computed]:
+    def compute(self, place: DatasetChunk, members: Sequence[Member]) -> Iterator[Computed]:
         """Compute the features of a chunk's nodes that messages name.
 
         After an error that is not the chunk's or the store's, each message is computed alone. Raises a
@@ -127,7 +127,7 @@ class Updater(OpenDatasets):
             else:
                 yield from self._checked(self._tried(place, batch))
 
-    def _counted(self, place: Place, batch: Sequence[Member]) -> Iterator[Computed]:
+    def _counted(self, place: DatasetChunk, batch: Sequence[Member]) -> Iterator[Computed]:
         """Compute a batch, with attempts counted before they begin."""
         try:
             chunk_id = self.geometry(place.dataset).chunk_id(place.chunk)
@@ -146,7 +146,7 @@ class Updater(OpenDatasets):
         finally:
             self._end(place, attempts, batch)
 
-    def _alone(self, place: Place, member: Member, attempts: Attempts) -> list[Computed]:
+    def _alone(self, place: DatasetChunk, member: Member, attempts: Attempts) -> list[Computed]:
         """Compute a member alone, as processes died that computed it with others."""
         try:
             begun = self._retries.call(place.dataset, attempts.begin_alone, member)
@@ -158,13 +158,13 @@ class Updater(OpenDatasets):
         self._end(place, attempts, [member])  # or it is blamed for the deaths at later members
         return results
 
-    def _end(self, place: Place, attempts: Attempts, members: Sequence[Member]) -> None:
+    def _end(self, place: DatasetChunk, attempts: Attempts, members: Sequence[Member]) -> None:
         try:
             self._retries.call(place.dataset, attempts.end, members)
         except StoreError as error:
             logger.warning("chunk %s: cannot clear the counted attempts: %s", place.chunk, error)
 
-    def _tried(self, place: Place, batch: Sequence[Member]) -> list[Computed]:
+    def _tried(self, place: DatasetChunk, batch: Sequence[Member]) -> list[Computed]:
         """Compute a batch as a whole or, after an error of single messages, each member alone.
 
         After `MEMBERS_S`, the others have the error of the whole batch.
@@ -228,7 +228,7 @@ class Updater(OpenDatasets):
         for dataset in self._rewriting:
             end_rewrites(self.store(dataset))
 
-    def _compute(self, place: Place, members: Sequence[Member]) -> Computed:
+    def _compute(self, place: DatasetChunk, members: Sequence[Member]) -> Computed:
         ids, name = all_ids(members), place.dataset
         outcomes: list[Outcome] = []
         if not self.update.recompute:
@@ -250,7 +250,7 @@ class Updater(OpenDatasets):
             denied = VolumeUnavailable(f"chunk {place.chunk}: {result.unsure_why}: 403 Forbidden")
         return Computed(place, members, result.features, outcomes, result.millis, denied)
 
-    def _known(self, place: Place, ids: Ids) -> NodeFeatures:
+    def _known(self, place: DatasetChunk, ids: Ids) -> NodeFeatures:
         """Compute nodes, with retries for those that are missing from the graph, as it may lag."""
         source = self._source(place.dataset)
         result = source.compute(place.chunk, ids)
@@ -266,11 +266,11 @@ class Updater(OpenDatasets):
         return result
 
 
-def _no_rows(place: Place, members: Sequence[Member], outcomes: list[Outcome]) -> Computed:
+def _no_rows(place: DatasetChunk, members: Sequence[Member], outcomes: list[Outcome]) -> Computed:
     return Computed(place, members, np.zeros(0, FEATURES), outcomes)
 
 
-def _stopped(place: Place, members: Sequence[Member], error: Exception) -> Computed:
+def _stopped(place: DatasetChunk, members: Sequence[Member], error: Exception) -> Computed:
     """Return the result of members whose computation an error stopped."""
     outcome = _failed(place.dataset, all_ids(members), error, f"chunk {place.chunk}: ")
     return replace(_no_rows(place, members, [outcome]), error=error)

@@ -33,7 +33,7 @@ _COMPONENTS: dict[str, tuple[tuple[str, ...], ...]] = {
 _SIGNED = {"u1": "i2", "u2": "i4", "u4": "i8", "u8": "i8"}
 
 
-class Source(NamedTuple):
+class ColumnSource(NamedTuple):
     """An attribute or a measure whose components are columns."""
 
     name: str
@@ -60,9 +60,13 @@ class Source(NamedTuple):
         return np.dtype(_SIGNED.get(self.dtype.str[1:], self.dtype))
 
 
-NODE_SOURCES = tuple(Source(a.name, a.served_dtype, a.shape, a.served_unit, a.meaning) for a in ATTRIBUTES)
+NODE_SOURCES = tuple(
+    ColumnSource(a.name, a.served_dtype, a.shape, a.served_unit, a.meaning) for a in ATTRIBUTES
+)
 ROOT_SOURCES = tuple(
-    Source(name, MEASURES[name].dtype, MEASURES[name].shape, MEASURES[name].unit, MEASURES[name].meaning)
+    ColumnSource(
+        name, MEASURES[name].dtype, MEASURES[name].shape, MEASURES[name].unit, MEASURES[name].meaning
+    )
     for name in SUMMARIES.names or ()
 )
 NODE_COLUMNS: tuple[str, ...] = (
@@ -168,13 +172,13 @@ def columns_of(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(listed))
 
 
-def _source(name: str) -> Source:
+def _source(name: str) -> ColumnSource:
     if name in BY_NAME:
         return next(source for source in NODE_SOURCES if source.name == name)
     return next(source for source in ROOT_SOURCES if source.name == MEASURES[name].name)
 
 
-def _components(source: Source, values: np.ndarray, known: npt.NDArray[np.bool_]) -> Iterator[Any]:
+def _components(source: ColumnSource, values: np.ndarray, known: npt.NDArray[np.bool_]) -> Iterator[Any]:
     parts = values.reshape(len(values), len(source.columns)).T
     for part in parts:
         if source.dtype == np.dtype("u8"):
@@ -186,7 +190,7 @@ def _id(name: str, meaning: str) -> Any:
     return pa.field(name, pa.int64(), nullable=False, metadata={"description": meaning})
 
 
-def _fields(sources: Sequence[Source]) -> Iterator[Any]:
+def _fields(sources: Sequence[ColumnSource]) -> Iterator[Any]:
     for source in sources:
         for column in source.columns:
             about = {"unit": source.unit, "description": source.meaning}

@@ -12,7 +12,7 @@ from ..core.ids import Ids
 from ..neurons.neuron_summary import SUMMARIES
 from .columns import ROOT_ID, root_schema, unsigned
 from .lookup import VersionReader
-from .root_rows import version_summaries
+from .version_roots import version_summaries
 
 VOLUME = "size_nm3"
 

@@ -28,14 +28,14 @@ Names = Sequence[str] | None
 """Attributes, measures or columns; None for all."""
 
 
-class Found(NamedTuple):
+class FoundRows(NamedTuple):
     """Rows of a version, sorted; ids are uint64. ``row_groups`` is how many were read for them."""
 
     table: Any
     row_groups: int
 
 
-class Bounds(NamedTuple):
+class KeyRanges(NamedTuple):
     """Smallest and largest key of each file of a layer, shape (files,)."""
 
     files: Sequence[VersionFile]
@@ -79,7 +79,7 @@ class VersionReader:
 
     def nodes_of(
         self, roots: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
-    ) -> Found:
+    ) -> FoundRows:
         """Return the nodes of roots, sorted by root and node: ``root_id``, ``l2_id`` and these columns.
 
         ``limit`` keeps the first rows. Roots that are not in the version have none. Raises VersionTimeout
@@ -89,13 +89,13 @@ class VersionReader:
 
     def nodes(
         self, l2_ids: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
-    ) -> Found:
+    ) -> FoundRows:
         """Return nodes, sorted; arguments and columns as of `nodes_of`."""
         return self._found("by_node", l2_ids, node_columns(names), limit, until)
 
     def roots(
         self, roots: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
-    ) -> Found:
+    ) -> FoundRows:
         """Return one row per root with ``root_id`` and these columns, sorted; arguments as of `nodes_of`."""
         return self._found("roots", roots, root_columns(names), limit, until)
 
@@ -124,7 +124,7 @@ class VersionReader:
     # ------------------------------------------------------------------ lookups
     def _found(
         self, layout: Layout, ids: Ids, columns: Sequence[str], limit: int | None, until: float
-    ) -> Found:
+    ) -> FoundRows:
         wanted = sorted_unique(as_ids(ids))
         keys = wanted[wanted <= LARGEST].astype(np.int64)
         pieces, read = self._pieces(layout, keys, until)
@@ -138,7 +138,7 @@ class VersionReader:
             if count > self.most_rows and (limit is None or limit > self.most_rows):
                 raise LookupTooLarge("rows", count, self.most_rows)
         joined = _sorted(pa.concat_tables([_schema(layout, columns).empty_table(), *tables]), layout)
-        return Found(with_unsigned_ids(joined.slice(0, limit)), read)
+        return FoundRows(with_unsigned_ids(joined.slice(0, limit)), read)
 
     def _pieces(self, layout: Layout, keys: Int64s, until: float) -> tuple[list[Piece], int]:
         """Return the row groups that may have these keys, by their first key; and how many were read."""
@@ -277,10 +277,10 @@ def _in_any(values: Int64s, sorted_arrays: Sequence[Int64s]) -> npt.NDArray[np.b
     return found
 
 
-def _bounds(files: Sequence[VersionFile]) -> Bounds:
+def _bounds(files: Sequence[VersionFile]) -> KeyRanges:
     ends = [file.node_range if file.layout == "by_node" else (file.min_root, file.max_root) for file in files]
     low, high = np.array(ends, dtype=np.int64).reshape(-1, 2).T
-    return Bounds(files, low, high)
+    return KeyRanges(files, low, high)
 
 
 def _check_groups(count: int, most: int) -> None:

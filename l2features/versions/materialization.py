@@ -92,7 +92,7 @@ class Materialization:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedVersion:
     """What a user asks for: the time, the folder, and the version to renew, if any."""
 
     dataset: Dataset
@@ -104,7 +104,7 @@ class Wanted:
     delta: bool = False
 
 
-def prepare(wanted: Wanted, choose_box: Callable[[Triple], ChunkBox] = whole_box) -> Materialization:
+def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = whole_box) -> Materialization:
     """Return the version to make; ``choose_box`` picks its part of the grid.
 
     Raises ConfigError, GraphError, StoreError or VersionError before any of its rows is read.
@@ -167,7 +167,7 @@ def settled_time(timestamp: str, settled: timedelta = SETTLED) -> datetime:
     return time
 
 
-def _base(folder: Folder, wanted: Wanted) -> int | None:
+def _base(folder: Folder, wanted: WantedVersion) -> int | None:
     """Return the number of the version to renew; None where a fresh one is due or wanted."""
     if wanted.base is None:
         return None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..core.geometry import Triple
 from .encodings import Labels
-from .storage import MAX_BYTES, Found, Request, Storage
+from .storage import MAX_BYTES, FileBytes, Request, Storage
 
 Cells = npt.NDArray[np.int64]
 
@@ -48,7 +48,7 @@ class Block(NamedTuple):
 
     cell: Cells
     name: str
-    found: Found
+    found: FileBytes
 
 
 @dataclass

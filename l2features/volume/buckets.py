@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .http import REACH_TIMEOUT_S, HttpStorage
-from .storage import MISSING, Forbidden, Found, LocalStorage, Request, Storage, StorageError, decompressed
+from .storage import MISSING, FileBytes, Forbidden, LocalStorage, Request, Storage, StorageError, decompressed
 
 TIMEOUT_S = 60.0
 _LOCAL = "file://"
@@ -47,7 +47,7 @@ class GoogleStorage(Storage):
         super().__init__()
         self.folder, self.bucket = folder, _google_client(bucket).bucket(bucket)
 
-    def get(self, request: Request) -> Found:
+    def get(self, request: Request) -> FileBytes:
         from google.api_core import exceptions
         from google.auth.exceptions import GoogleAuthError
         from google.cloud.storage.retry import DEFAULT_RETRY
@@ -62,12 +62,12 @@ class GoogleStorage(Storage):
         except exceptions.Forbidden as error:
             raise Forbidden("HTTP 403 Forbidden") from error
         except exceptions.RequestRangeNotSatisfiable:
-            return Found(b"")
+            return FileBytes(b"")
         except exceptions.GoogleAPICallError as error:
             raise StorageError(f"file {request.name}: HTTP {error.code}: {error.message}") from error
         except (GoogleAuthError, exceptions.GoogleAPIError, OSError) as error:
             raise StorageError(f"file {request.name}: {error}") from error
-        return Found(decompressed(content, blob.content_encoding, request))
+        return FileBytes(decompressed(content, blob.content_encoding, request))
 
 
 def _google_client(bucket: str) -> Any:
@@ -94,7 +94,7 @@ class S3Storage(Storage):
         self.bucket, self.folder = bucket, folder
         self.client = _s3_client(bucket, endpoint, service)
 
-    def get(self, request: Request) -> Found:
+    def get(self, request: Request) -> FileBytes:
         from botocore.exceptions import BotoCoreError, ClientError
 
         part = {} if request.stop is None else {"Range": f"bytes={request.start or 0}-{request.stop - 1}"}
@@ -108,10 +108,10 @@ class S3Storage(Storage):
             raise StorageError(f"file {request.name}: {error}") from error
         encodings = answer.get("ContentEncoding", "").split(",")
         encoding = ",".join(e.strip() for e in encodings if e.strip() != "aws-chunked")
-        return Found(decompressed(content, encoding, request))
+        return FileBytes(decompressed(content, encoding, request))
 
 
-def _judge_s3(request: Request, error: Any) -> Found:
+def _judge_s3(request: Request, error: Any) -> FileBytes:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     code = error.response.get("Error", {}).get("Code", "")
     if code in ("NoSuchKey", "404"):
@@ -119,7 +119,7 @@ def _judge_s3(request: Request, error: Any) -> Found:
     if status == 403:
         raise Forbidden(f"HTTP 403 {code}") from error
     if status == 416:
-        return Found(b"")
+        return FileBytes(b"")
     raise StorageError(f"file {request.name}: HTTP {status} {code}: {error}") from error
 
 

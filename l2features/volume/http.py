@@ -12,7 +12,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from ..core.futures import in_background
-from .storage import MISSING, THREADS, Forbidden, Found, Request, Storage, StorageError, decompressed
+from .storage import MISSING, THREADS, FileBytes, Forbidden, Request, Storage, StorageError, decompressed
 
 REACH_TIMEOUT_S = 4.0
 TIMEOUT_S = (REACH_TIMEOUT_S, 60.0)
@@ -40,7 +40,7 @@ class HttpStorage(Storage):
         self.session.auth = login
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
-    def get(self, request: Request) -> Found:
+    def get(self, request: Request) -> FileBytes:
         url, headers = f"{self.url}/{request.name}", {**self.headers, "Accept-Encoding": "gzip, br"}
         if request.stop is not None:
             headers |= {
@@ -54,14 +54,14 @@ class HttpStorage(Storage):
             raise StorageError(f"file {request.name}: {_cause(error, self.url)}") from error
 
 
-def _judge(request: Request, answer: requests.Response) -> Found:
+def _judge(request: Request, answer: requests.Response) -> FileBytes:
     status = answer.status_code
     if status == HTTPStatus.NOT_FOUND:
         return MISSING
     if status == HTTPStatus.FORBIDDEN:
         raise Forbidden("HTTP 403 Forbidden")
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and request.stop is not None:
-        return Found(b"")
+        return FileBytes(b"")
     if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         raise StorageError(f"file {request.name}: HTTP {status} {answer.reason}", status)
     content: bytes = answer.raw.read(decode_content=False)
@@ -70,8 +70,8 @@ def _judge(request: Request, answer: requests.Response) -> Found:
     if content[:15].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise StorageError(f"file {request.name}: HTTP {status} with a web page in place of the file")
     if request.stop is not None and status == HTTPStatus.OK:  # the server ignores ranges
-        return Found(content[request.start or 0 : request.stop])
-    return Found(content)
+        return FileBytes(content[request.start or 0 : request.stop])
+    return FileBytes(content)
 
 
 def check_reachable(url: str) -> None:

@@ -24,14 +24,14 @@ MAX_REDIRECTS = 10
 Info = Mapping[str, Any]
 
 
-class Layer(NamedTuple):
+class LayerPlace(NamedTuple):
     """Path of a layer, and its info if known."""
 
     path: str
     info: Info | None = None
 
 
-class Opened(NamedTuple):
+class OpenLayer(NamedTuple):
     """An open layer: all its scales, and a reader of one.
 
     ``folder`` is its path, if on this machine; ``packed`` the encoding, if it decodes blocks to packed words.
@@ -45,7 +45,7 @@ class Opened(NamedTuple):
     packed: Encoding | None = None
 
 
-def open_layer(layer: Layer, mip: int | None, scale: Sequence[float] | None) -> Opened:
+def open_layer(layer: LayerPlace, mip: int | None, scale: Sequence[float] | None) -> OpenLayer:
     """Open a layer. Raises ValueError or StorageError in one line."""
     location = parse_path(layer.path)
     check_reachable(location.url)
@@ -69,7 +69,7 @@ def open_layer(layer: Layer, mip: int | None, scale: Sequence[float] | None) -> 
     scale_read = info["scales"][chosen]
     packed = location.format == "precomputed" and scale_read["encoding"] == COMPRESSED
     encoding = _encoding(scale_read, info["data_type"]) if packed else None
-    return Opened(info["scales"], chosen, blocks, dtype, folder, encoding)
+    return OpenLayer(info["scales"], chosen, blocks, dtype, folder, encoding)
 
 
 def _encoding(scale: Info, data_type: str) -> Encoding:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..kernel.runs import Runs
     from .blocks import Block, Grid
     from .encodings import Encoding
-    from .opening import Layer
+    from .opening import LayerPlace
 
 FAIL, BACKGROUND = "fail", "background"
 """Policies for files of 0 bytes."""
@@ -65,13 +65,13 @@ class Volume:
         mip: int | None = None,
         scale: Sequence[float] | None = None,
         empty_files: str = FAIL,
-        layer: Layer | None = None,
+        layer: LayerPlace | None = None,
     ) -> None:
-        from .opening import Layer, open_layer
+        from .opening import LayerPlace, open_layer
 
         self.cv_path, self.empty_files = cv_path, empty_files
         try:
-            self._layer = open_layer(layer or Layer(cv_path), mip, scale)
+            self._layer = open_layer(layer or LayerPlace(cv_path), mip, scale)
         except Exception as error:  # decoders, file systems and HTTP share no base class
             raise volume_error(f"cannot open {cv_path}: {reason_of(error)}", error) from error
         self.mip = self._layer.mip

@@ -17,7 +17,7 @@ from cachetools import LRUCache
 from ..core.geometry import Triple
 from .blocks import Block, Cells, Grid
 from .encodings import Encoding, Labels
-from .storage import MISSING, Found, Request, Storage, StorageError, gunzip, ranges
+from .storage import MISSING, FileBytes, Request, Storage, StorageError, gunzip, ranges
 
 CACHE_BYTES = 1 << 26
 MAX_INDEX = 1 << 26
@@ -94,7 +94,7 @@ class ShardedBlocks:
         ):
             index = indexes[shard, minishard]
             name = f"{self.key}/{self.sharding.file(shard)}"
-            if isinstance(index, Found):
+            if isinstance(index, FileBytes):
                 yield i, Block(cells[i], name, index)
                 continue
             row = int(np.searchsorted(index[:, 0], np.uint64(code)))
@@ -107,7 +107,7 @@ class ShardedBlocks:
                     f"file {name}, block {code}: {size} bytes in its index, which is impossible"
                 )
             if size == 0:
-                yield i, Block(cells[i], f"{name}, block {code}", Found(b""))
+                yield i, Block(cells[i], f"{name}, block {code}", FileBytes(b""))
                 continue
             where.append((i, Request(name, start, start + size)))
         yield from self._read(cells, codes, where)
@@ -131,7 +131,7 @@ class ShardedBlocks:
                 content = found.content[low:high]
                 if len(content) != high - low:
                     raise StorageError(f"file {block}: it ends at byte {start} + {len(content)} of {stop}")
-                yield i, Block(cells[i], block, Found(content))
+                yield i, Block(cells[i], block, FileBytes(content))
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
         """Return the labels of a block. Raises ValueError where it is broken."""
@@ -139,18 +139,18 @@ class ShardedBlocks:
             content = gunzip(content, self.encoding.most_bytes(shape))
         return self.encoding.decode(content, shape)
 
-    def _minishards(self, shards: Codes, minishards: Codes) -> dict[tuple[int, int], Index | Found]:
-        """Indexes of minishards; `Found` where the shard is missing or empty."""
+    def _minishards(self, shards: Codes, minishards: Codes) -> dict[tuple[int, int], Index | FileBytes]:
+        """Indexes of minishards; `FileBytes` where the shard is missing or empty."""
         pairs = sorted(set(zip(shards.tolist(), minishards.tolist(), strict=True)))
         files = {shard: f"{self.key}/{self.sharding.file(shard)}" for shard, _ in pairs}
         size = self.sharding.index_bytes
         heads = self._cached({s: Request(file, 0, size) for s, file in files.items()}, self._decode_head)
-        indexes: dict[tuple[int, int], Index | Found] = {}
+        indexes: dict[tuple[int, int], Index | FileBytes] = {}
         wanted: dict[tuple[int, int], Request] = {}
         tables: dict[int, Index] = {}
         for shard, minishard in pairs:
             head = heads[shard]
-            if isinstance(head, Found):
+            if isinstance(head, FileBytes):
                 indexes[shard, minishard] = head
                 continue
             tables[shard] = head
@@ -164,24 +164,24 @@ class ShardedBlocks:
             else:
                 wanted[shard, minishard] = Request(files[shard], start, end)
 
-        def decode(pair: tuple[int, int], request: Request, found: Found) -> Index:
+        def decode(pair: tuple[int, int], request: Request, found: FileBytes) -> Index:
             return self._decode_index(request, found, *pair, tables[pair[0]])
 
         return indexes | self._cached(wanted, decode)
 
     def _cached(
-        self, requests: Mapping[Key, Request], decode: Callable[[Key, Request, Found], Index | Found]
-    ) -> dict[Key, Index | Found]:
+        self, requests: Mapping[Key, Request], decode: Callable[[Key, Request, FileBytes], Index | FileBytes]
+    ) -> dict[Key, Index | FileBytes]:
         """The decoded indexes of requests, from the cache or from their files."""
         indexes = {key: self._indexes[r] for key, r in requests.items() if r in self._indexes}
         new = {key: request for key, request in requests.items() if key not in indexes}
         for (key, request), found in zip(new.items(), self.storage.fetch(list(new.values())), strict=True):
             index = indexes[key] = decode(key, request, found)
-            if not isinstance(index, Found) and index.nbytes <= CACHE_BYTES:
+            if not isinstance(index, FileBytes) and index.nbytes <= CACHE_BYTES:
                 self._indexes[request] = index
         return indexes
 
-    def _decode_head(self, _: int, request: Request, found: Found) -> Index | Found:
+    def _decode_head(self, _: int, request: Request, found: FileBytes) -> Index | FileBytes:
         """Return start and end of each minishard's index in the file (n, 2). Raises StorageError."""
         where, size = f"file {request.name}: its index is broken", self.sharding.index_bytes
         if not found.content:
@@ -201,7 +201,9 @@ class ShardedBlocks:
             raise StorageError(f"{where}: its minishards overlap")
         return index + np.uint64(size)
 
-    def _decode_index(self, request: Request, found: Found, shard: int, minishard: int, head: Index) -> Index:
+    def _decode_index(
+        self, request: Request, found: FileBytes, shard: int, minishard: int, head: Index
+    ) -> Index:
         """Return ids, offsets and sizes (n, 3) of a minishard's blocks, sorted by id. Raises StorageError."""
         where = f"file {request.name}: the index of minishard {minishard}"
         content, length = found.content or b"", (request.stop or 0) - (request.start or 0)

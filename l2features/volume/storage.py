@@ -38,14 +38,14 @@ class Request(NamedTuple):
     most: int = MAX_BYTES
 
 
-class Found(NamedTuple):
+class FileBytes(NamedTuple):
     """Bytes (fewer than requested where the file ends), or None for a missing file."""
 
     content: bytes | None
     forbidden: bool = False
 
 
-MISSING = Found(None)
+MISSING = FileBytes(None)
 
 
 class StorageError(Exception):
@@ -72,10 +72,10 @@ class Storage(ABC):
         self._absent_is_forbidden: bool | None = None
 
     @abstractmethod
-    def get(self, request: Request) -> Found:
+    def get(self, request: Request) -> FileBytes:
         """Fetch one file. Raises `Forbidden` for a 403, StorageError or OSError for other failures."""
 
-    def fetch(self, requests: Sequence[Request]) -> Iterator[Found]:
+    def fetch(self, requests: Sequence[Request]) -> Iterator[FileBytes]:
         """Fetch files in the order of the requests, at most AHEAD before they are taken."""
         if self.threads == 1 or len(requests) < 2:
             yield from map(self.fetch_one, requests)
@@ -91,13 +91,13 @@ class Storage(ABC):
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def fetch_one(self, request: Request) -> Found:
+    def fetch_one(self, request: Request) -> FileBytes:
         """Fetch one file; a 403 is a missing file if a file that cannot exist has one too."""
         try:
             return self.get(request)
         except Forbidden as error:
             if self._is_absence(request.name):
-                return Found(None, forbidden=True)
+                return FileBytes(None, forbidden=True)
             raise StorageError(f"file {request.name}: {error}", error.code) from error
 
     def read_json(self, name: str) -> dict[str, Any] | None:
@@ -144,7 +144,7 @@ class LocalStorage(Storage):
         super().__init__()
         self.folder = folder
 
-    def get(self, request: Request) -> Found:
+    def get(self, request: Request) -> FileBytes:
         path = os.path.join(self.folder, request.name)
         for suffix, encoding in _SUFFIXES if request.stop is None else _SUFFIXES[:1]:
             try:
@@ -157,7 +157,7 @@ class LocalStorage(Storage):
                 continue
             except OSError as error:
                 raise StorageError(f"file {request.name}: {error.strerror}") from error
-            return Found(decompressed(content, encoding, request))
+            return FileBytes(decompressed(content, encoding, request))
         return MISSING
 
 

@@ -81,7 +81,7 @@ def test_it_is_pinned_and_its_server_is_not_root(steps: list[Step]) -> None:
 def test_its_lock_holds_every_library_that_the_server_needs(undisturbed: Path) -> None:
     variables = {"GRAPH_L2CACHE_CONFIG_PATH": str(undisturbed), "AUTH_DISABLED": "true"}
     code = (
-        "import api.server, api.logs, l2features.store.bigtable.decoded\n"
+        "import api.gunicorn_hooks, api.logs, l2features.store.bigtable.decoded\n"
         "import l2features.store.bigtable.bigtable_store, l2features.volume\n"
         "from api.app import create_app; create_app()"
     )

@@ -14,7 +14,7 @@ from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Outcome
 from l2features.messages.parts import Delivery
 from l2features.pubsub.letter import dead_letter
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.store.base import Meta, open_store
 from l2features.testing.emulators import HOW_TO_GET_IT, HOW_TO_GET_PUBSUB, find_emulator, find_pubsub_emulator
 from l2features.testing.synthetic import Spec
@@ -65,7 +65,7 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
         assert check_truth(world, random).passed
         parcels = make_parcels(list(world.targets.values()), random, tmp_path / "witness")
     poison = [parcel for parcel in {p.letter_name: p for p in parcels}.values() if parcel.reason]
-    letters = Folder(tmp_path / "letters")
+    letters = LetterFolder(tmp_path / "letters")
     good = next(parcel for parcel in parcels if parcel.good and not parcel.reason)
     for parcel in [*poison[2:], good]:
         reason = parcel.reason or Reason.BAD_NODE

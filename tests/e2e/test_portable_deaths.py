@@ -24,7 +24,7 @@ from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids
 from l2features.ingest.steps import ATTEMPTS, GIVEN_UP, begin_attempt, prepare
 from l2features.messages.parts import Member
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.store.base import FAILED
 from l2features.testing.stores import chunk_rows, lose, open_table
 from l2features.updates.message_attempts import Attempts
@@ -145,5 +145,5 @@ def test_a_stream_with_a_message_that_kills_its_worker_is_drained(
     counts: dict[str, Any] = json.loads(out)
     assert (counts["messages_done"], counts["messages_dead"]) == (N_MESSAGES - 3, 3)
     assert {place: chunk_rows(store, place).features.tobytes() for place in places} == before
-    reasons = {tuple(letter.reasons): letter.ids for _, letter in Folder(tmp_path / "dead").letters()}
+    reasons = {tuple(letter.reasons): letter.ids for _, letter in LetterFolder(tmp_path / "dead").letters()}
     assert reasons == {("bad_pickle",): [], ("still_failed",): [killing], ("unknown_node",): [unknown]}

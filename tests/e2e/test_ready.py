@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from api.config import Settings
-from api.datasets import Served
-from api.errors import ApiError
+from api.error_responses import ApiError
+from api.served_datasets import ServedDataset
 from l2features.config.datasets import load_dataset
 from l2features.core.geometry import Geometry
 from l2features.core.ids import IdLayout
@@ -143,7 +143,7 @@ def test_a_graph_that_never_answers_is_retried(tmp_path: Path, monkeypatch: pyte
         entry = {"cv_path": cv_path, "l2cache_id": "one", "store": f"sqlite://{tmp_path}/one.db"}
         config = tmp_path / "datasets.yml"
         config.write_text(json.dumps({"one": entry}))
-        served = Served(load_dataset("one", config), Settings(store_timeout_s=0.1))
+        served = ServedDataset(load_dataset("one", config), Settings(store_timeout_s=0.1))
         served.store.create(Meta("silent", cv_path, "2026-11-21 00:27:44"))
         with pytest.raises(ApiError, match="its graph does not answer") as error:
             served.opened()

@@ -25,7 +25,7 @@ from l2features.core.ids import Ids, as_ids
 from l2features.local import updater_run
 from l2features.local.updater_run import Supervisor
 from l2features.pubsub.letter import DeadLetter
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.pubsub.subscription import Subscription
 from l2features.store.base import Store
 from l2features.testing.emulators import PubSubEmulator
@@ -91,7 +91,7 @@ class Running:
         return updates.updaters[0].messages if updates and updates.updaters else 0
 
     def letters(self) -> list[DeadLetter]:
-        return [letter for _, letter in Folder(self.dead).letters()] if self.dead.exists() else []
+        return [letter for _, letter in LetterFolder(self.dead).letters()] if self.dead.exists() else []
 
     def workers(self) -> list[psutil.Process]:
         found = []
@@ -335,7 +335,7 @@ def test_a_message_that_kills_its_workers(
     supervisor = Supervisor(update, str(dead), [Subscription(feed.subscription)], 1, 2)
     with ended_when(lambda: dead.exists() and bool(list(dead.glob("*.json")))):
         supervisor.run()
-    (letter,) = [letter for _, letter in Folder(dead).letters()]
+    (letter,) = [letter for _, letter in LetterFolder(dead).letters()]
     assert letter.data == wanted[Chunk(1, 0, 0)].tobytes()
     assert letter.reasons == ["still_failed"]
     assert "a worker died (exit status 9), 2 times" in letter.refusals[0].detail

@@ -18,7 +18,7 @@ from l2features.local import emulator_programs as emulators
 from l2features.local.emulator_programs import BIGTABLE, PUBSUB
 from l2features.local.sample.segmentation_files import Sample, make_sample
 from l2features.local.services import GRAPH
-from l2features.local.supervise import Ended, Supervisor
+from l2features.local.supervise import CommandSupervisor, Ended
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -154,7 +154,7 @@ def test_what_a_command_has_started_ends_with_it(tmp_path: Path) -> None:
     """Also where it does not listen to SIGTERM, and a second signal comes."""
     code = "import signal, subprocess; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     code += "sleep = subprocess.Popen(['sleep', '600']); print('up', flush=True); sleep.wait()"
-    with Supervisor(lambda **more: {**os.environ, **more}, tmp_path) as supervisor:
+    with CommandSupervisor(lambda **more: {**os.environ, **more}, tmp_path) as supervisor:
         first = supervisor.start("first", [sys.executable, "-c", code], {})
         supervisor.wait_until(lambda: "up" in first.printed(), "first", 20)
         supervisor.next_stage()

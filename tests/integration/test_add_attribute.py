@@ -23,7 +23,7 @@ INGEST_AND_SERVE = """
 import json, sys
 import mkdocs_hooks
 import pyarrow as pa
-from api.answers import ARROW
+from api.response_bodies import ARROW
 from api.app import create_app
 from api.config import Settings
 from l2features.cli.report import features_table

@@ -15,7 +15,7 @@ from caveclient import CAVEclient
 from l2features.core.ids import Ids
 from l2features.core.schema import NAMES
 from l2features.store.base import Meta, open_store
-from l2features.testing.cave_deployment import Deployment
+from l2features.testing.cave_deployment import CaveDeployment
 from l2features.testing.server import Server
 from l2features.testing.stores import STORE_URL
 from tests.support.api_clients import DATASTACK, TABLE
@@ -63,7 +63,7 @@ def client(
     config = folder / "served.yml"
     config.write_text(json.dumps({TABLE: {"cv_path": cv_path, **keys}}))
     with Server(config) as server:
-        deployment = Deployment(DATASTACK, server.url, cv_path, RESOLUTION)
+        deployment = CaveDeployment(DATASTACK, server.url, cv_path, RESOLUTION)
         token = "0123456789abcdef" * 2
         yield CAVEclient(DATASTACK, server_address=deployment.url, auth_token=token, write_server_cache=False)
         deployment.stop()

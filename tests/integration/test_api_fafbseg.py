@@ -15,7 +15,7 @@ from caveclient import CAVEclient
 
 from l2features.config.datasets import load_dataset
 from l2features.store.base import open_store
-from l2features.testing.cave_deployment import Deployment
+from l2features.testing.cave_deployment import CaveDeployment
 from l2features.testing.reference import served
 from l2features.testing.server import Server
 from l2features.testing.small_table import DATASET, EMPTY, GEOMETRY, node_ids, small_table
@@ -79,7 +79,7 @@ def flywire(config: Path) -> Iterator[Any]:
     neurons = {IDS[name]: nodes for name, nodes in ROOTS.items()}
     with Server(config) as server, pytest.MonkeyPatch.context() as patch:
         cv_path = f"graphene://https://nowhere/segmentation/table/{DATASET}"
-        deployment = Deployment(DATASTACK, server.url, cv_path, RESOLUTION, neurons)
+        deployment = CaveDeployment(DATASTACK, server.url, cv_path, RESOLUTION, neurons)
         ours = partial(CAVEclient, server_address=deployment.url, write_server_cache=False)
         patch.setattr("fafbseg.flywire.utils.CAVEclient", ours)
         patch.setattr("fafbseg.flywire.utils.cave_clients", {})

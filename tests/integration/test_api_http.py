@@ -9,7 +9,7 @@ import socket
 import pytest
 import requests
 
-from api.answers import ARROW, JSON, PARQUET
+from api.response_bodies import ARROW, JSON, PARQUET
 from l2features.testing.server import Server
 from l2features.testing.small_table import DATASET, node_ids
 from tests.support.attacks import (

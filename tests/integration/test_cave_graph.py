@@ -16,7 +16,7 @@ import requests
 
 from l2features.core.ids import as_ids, from_bytes, to_bytes
 from l2features.testing.emulators import Emulator
-from l2features.testing.pcg_server import GraphServer, load_recorded
+from l2features.testing.pcg_server import PcgServer, load_recorded
 
 TABLE = "fixture_v2"
 ROUTE = f"/segmentation/api/v1/table/{TABLE}"
@@ -27,10 +27,10 @@ OF_MACHINE = ("data_dir",)
 @pytest.fixture(scope="module")
 def server(
     shared: Callable[[str], Path], emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GraphServer]:
+) -> Iterator[PcgServer]:
     folder, layers = shared("cave"), tmp_path_factory.mktemp("layers")
     graphs = load_recorded(folder / "graph_v2.json.gz", folder / "watershed_v2.npz", layers)
-    server = GraphServer(graphs)
+    server = PcgServer(graphs)
     threading.Thread(target=server.serve, daemon=True).start()
     yield server
     server.stop()
@@ -42,7 +42,7 @@ def exchanges(shared: Callable[[str], Path]) -> dict[str, Any]:
     return {exchange["name"]: exchange for exchange in recorded}
 
 
-def ask(server: GraphServer, request: dict[str, Any]) -> requests.Response:
+def ask(server: PcgServer, request: dict[str, Any]) -> requests.Response:
     body = request.get("body", "").encode() or base64.b64decode(request.get("body_base64", ""))
     url = f"http://127.0.0.1:{server.port}{request['path']}"
     return requests.request(request["method"], url, data=body, timeout=60)
@@ -57,7 +57,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def test_all_exchanges(server: GraphServer, exchanges: dict[str, Any]) -> None:
+def test_all_exchanges(server: PcgServer, exchanges: dict[str, Any]) -> None:
     for name, exchange in exchanges.items():
         got, want = ask(server, exchange["request"]), exchange["response"]
         assert got.status_code == want["status"], (name, got.text)
@@ -88,13 +88,13 @@ def recorded(shared: Callable[[str], Path]) -> dict[str, Any]:
     return roots
 
 
-def get(server: GraphServer, path: str, **arguments: Any) -> Any:
+def get(server: PcgServer, path: str, **arguments: Any) -> Any:
     answer = requests.get(f"http://127.0.0.1:{server.port}{ROUTE}{path}", params=arguments, timeout=60)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def post(server: GraphServer, path: str, value: Any, **arguments: Any) -> Any:
+def post(server: PcgServer, path: str, value: Any, **arguments: Any) -> Any:
     url = f"http://127.0.0.1:{server.port}{ROUTE}{path}"
     data = value if isinstance(value, bytes) else json.dumps(value)
     answer = requests.post(url, params=arguments, data=data, timeout=60)
@@ -102,7 +102,7 @@ def post(server: GraphServer, path: str, value: Any, **arguments: Any) -> Any:
     return answer.content if isinstance(value, bytes) else answer.json()
 
 
-def test_nodes_edges_and_times_of_every_root(server: GraphServer, recorded: dict[str, Any]) -> None:
+def test_nodes_edges_and_times_of_every_root(server: PcgServer, recorded: dict[str, Any]) -> None:
     """Of all roots that ever were, in one request, and of each alone."""
     roots = recorded["roots"]
     ids = {"node_ids": [int(root) for root in roots]}
@@ -119,7 +119,7 @@ def test_nodes_edges_and_times_of_every_root(server: GraphServer, recorded: dict
         assert sorted(edges) == sorted(values["l2_edges"])
 
 
-def test_lineage_of_every_root(server: GraphServer, recorded: dict[str, Any]) -> None:
+def test_lineage_of_every_root(server: PcgServer, recorded: dict[str, Any]) -> None:
     roots = {int(root): values for root, values in recorded["roots"].items()}
     for root in (root for root, values in roots.items() if values["successors"] or values["predecessors"]):
         found = post(server, "/lineage_graph_multiple", {"root_ids": [root]})
@@ -134,7 +134,7 @@ def test_lineage_of_every_root(server: GraphServer, recorded: dict[str, Any]) ->
         assert {node["id"] for node in found["nodes"]} == past | future
 
 
-def test_roots_at_three_times(server: GraphServer, recorded: dict[str, Any]) -> None:
+def test_roots_at_three_times(server: PcgServer, recorded: dict[str, Any]) -> None:
     for name, roots in recorded["l2_to_root"].items():
         nodes = [int(node) for node in roots]
         time_s = recorded[f"{name}_ms"] / 1000
@@ -142,7 +142,7 @@ def test_roots_at_three_times(server: GraphServer, recorded: dict[str, Any]) -> 
         assert from_bytes(found).tolist() == list(roots.values())
 
 
-def test_changed_roots_between_three_times(server: GraphServer, recorded: dict[str, Any]) -> None:
+def test_changed_roots_between_three_times(server: PcgServer, recorded: dict[str, Any]) -> None:
     """A root that was both made and retired is in both lists; one that was replaced twice, twice."""
     for window in recorded["delta_roots"]:
         times = {f"timestamp_{name}": window[f"{name}_ms"] / 1000 for name in ("past", "future")}
@@ -152,7 +152,7 @@ def test_changed_roots_between_three_times(server: GraphServer, recorded: dict[s
         }
 
 
-def test_supervoxels_and_layers_between(server: GraphServer, recorded: dict[str, Any]) -> None:
+def test_supervoxels_and_layers_between(server: PcgServer, recorded: dict[str, Any]) -> None:
     root = max(recorded["roots"], key=lambda root: len(recorded["roots"][root]["l2_ids"]))
     children = get(server, f"/node/{root}/children")["children_ids"]
     of_layer_3 = get(server, f"/node/{root}/leaves", stop_layer=3)["leaf_ids"]
@@ -167,7 +167,7 @@ def test_supervoxels_and_layers_between(server: GraphServer, recorded: dict[str,
     assert sorted(below) == sorted(recorded["roots"][root]["l2_ids"])
 
 
-def test_bounds_narrow_every_layer(server: GraphServer, recorded: dict[str, Any]) -> None:
+def test_bounds_narrow_every_layer(server: PcgServer, recorded: dict[str, Any]) -> None:
     """The upper half in x, of which voxel 1088 is the first."""
     root = max(recorded["roots"], key=lambda root: len(recorded["roots"][root]["l2_ids"]))
     nodes = recorded["roots"][root]["l2_ids"]
@@ -181,7 +181,7 @@ def test_bounds_narrow_every_layer(server: GraphServer, recorded: dict[str, Any]
     assert 0 < len(upper) < len(nodes)
 
 
-def test_a_compressed_body(server: GraphServer) -> None:
+def test_a_compressed_body(server: PcgServer) -> None:
     url = f"http://127.0.0.1:{server.port}{ROUTE}/roots_binary?stop_layer=2"
     ids = to_bytes(as_ids([(1 << 56) + 1]))
     packed = requests.post(url, data=gzip.compress(ids), headers={"Content-Encoding": "gzip"}, timeout=60)
@@ -229,7 +229,7 @@ def test_a_compressed_body(server: GraphServer) -> None:
     ],
 )
 def test_mistakes(
-    server: GraphServer,
+    server: PcgServer,
     recorded: dict[str, Any],
     path: str,
     body: bytes | None,
@@ -244,7 +244,7 @@ def test_mistakes(
 
 
 @pytest.mark.parametrize("body", [b"x", b"no gzip", gzip.compress(bytes(800), mtime=0)[:-9]])
-def test_a_body_that_is_not_gzip(server: GraphServer, body: bytes) -> None:
+def test_a_body_that_is_not_gzip(server: PcgServer, body: bytes) -> None:
     url = f"http://127.0.0.1:{server.port}{ROUTE}/roots_binary"
     answer = requests.post(url, data=body, headers={"Content-Encoding": "gzip"}, timeout=60)
     assert (answer.status_code, "the body is not gzip" in answer.text) == (400, True)
@@ -255,7 +255,7 @@ def test_a_table_that_is_down(shared: Callable[[str], Path], tmp_path: Path, mon
     own = Emulator()
     monkeypatch.setenv(own.variable, own.host)
     files = shared("cave/graph_v2.json.gz"), shared("cave/watershed_v2.npz")
-    server = GraphServer(load_recorded(*files, tmp_path))
+    server = PcgServer(load_recorded(*files, tmp_path))
     threading.Thread(target=server.serve, daemon=True).start()
     server.graphs[TABLE].graph.deadline_s = 2.0
     try:

@@ -13,11 +13,11 @@ from compose_spec.models import ComposeSpecification, Service
 
 from api.config import Settings
 from l2features.local.emulator_programs import BIGTABLE, PUBSUB
-from l2features.local.services import Place, services
+from l2features.local.services import StackPlace, services
 from tests.support.jobs import ROOT
 
 COMPOSE = ROOT / "compose.yaml"
-CONTAINERS = Place("/data", "bigtable:8086", "pubsub:8085", "0.0.0.0:8080")
+CONTAINERS = StackPlace("/data", "bigtable:8086", "pubsub:8085", "0.0.0.0:8080")
 IMAGE_SDK = "/google-cloud-sdk"
 """Path of the SDK in Google's emulator image."""
 

@@ -18,7 +18,7 @@ from l2features.messages.outcomes import Outcome
 from l2features.messages.parts import Delivery
 from l2features.pubsub.dead_letters import open_dead_letters, open_letter_box
 from l2features.pubsub.letter import DeadLetter, DeadLetterError, Refusal, dead_letter
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.pubsub.letter_topic import letter_of
 from l2features.pubsub.recorded import find_messages, read_message
 from tests.support.letters import LARGEST, LETTER, NOW, texts
@@ -108,7 +108,7 @@ def test_a_name_depends_on_the_message_alone() -> None:
 
 # ------------------------------------------------------------------ a folder
 def test_a_folder_has_one_file_per_message(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "a" / "dead")
+    folder = LetterFolder(tmp_path / "a" / "dead")
     for letter in (LETTER, DeadLetter(b"", {}, (), 1, NOW), LETTER):
         folder.put(letter)
     found = list(folder.letters())
@@ -120,19 +120,19 @@ def test_a_folder_has_one_file_per_message(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DeadLetterError, match="cannot keep a dead letter"):
-        Folder(tmp_path / "file" / "dead").put(LETTER)
+        LetterFolder(tmp_path / "file" / "dead").put(LETTER)
     with pytest.raises(DeadLetterError, match="there is no such folder"):
-        list(Folder(tmp_path / "none").letters())
+        list(LetterFolder(tmp_path / "none").letters())
     with pytest.raises(ConfigError, match="expected projects/PROJECT/topics/NAME"):
         open_dead_letters("projects/p/subscriptions/dead")
-    assert isinstance(open_dead_letters(str(tmp_path)), Folder)
+    assert isinstance(open_dead_letters(str(tmp_path)), LetterFolder)
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
 def test_the_umask_decides_who_may_read_a_letter(tmp_path: Path, mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
-        Folder(tmp_path).put(LETTER)
+        LetterFolder(tmp_path).put(LETTER)
     finally:
         os.umask(before)
     (file,) = tmp_path.iterdir()
@@ -163,7 +163,7 @@ def test_addresses_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_recorded_messages(tmp_path: Path) -> None:
     (tmp_path / "b.bin").write_bytes(b"payload")
     (tmp_path / "b.json").write_text('{"attributes": {"table_id": "t"}, "more": 1}')
-    Folder(tmp_path).put(LETTER)
+    LetterFolder(tmp_path).put(LETTER)
     (tmp_path / "notes.txt").write_text("")
     files = find_messages(tmp_path)
     assert len(files) == 2

@@ -13,7 +13,7 @@ import pytest
 from l2features.core.geometry import Chunk
 from l2features.pubsub import letter_topic as box
 from l2features.pubsub.letter import DeadLetter
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.pubsub.letter_topic import LetterTopic
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.stores import chunk_rows, lose, open_table
@@ -27,8 +27,8 @@ FIRST = Chunk(0, 0, 0)
 # ------------------------------------------------------------------ a folder
 def test_list_and_show(tmp_path: Path) -> None:
     folder = tmp_path / "dead"
-    Folder(folder).put(LETTER)
-    Folder(folder).put(DeadLetter(b"", {"table_id": "a\x1b[2Jb\n"}, (), 1, NOW))
+    LetterFolder(folder).put(LETTER)
+    LetterFolder(folder).put(DeadLetter(b"", {"table_id": "a\x1b[2Jb\n"}, (), 1, NOW))
     listed = run("deadletters", "list", folder)
     assert listed.exit_code == 0
     assert (
@@ -58,7 +58,7 @@ def test_replay_computes_what_it_can(config: Path, tmp_path: Path) -> None:
     lose(store, FIRST, 2)
     edits = [pickle.dumps({"new_lvl2_ids": ids}) for ids in ([int(rows.ids[0])], [int(rows.ids[1]), 7])]
     for data in edits:
-        Folder(tmp_path / "dead").put(DeadLetter(data, EDIT, REFUSALS, 4, NOW))
+        LetterFolder(tmp_path / "dead").put(DeadLetter(data, EDIT, REFUSALS, 4, NOW))
     (tmp_path / "dead" / f"{DeadLetter(edits[1], EDIT, (), 1, NOW).name}.json").rename(
         tmp_path / "dead" / "x.json"
     )
@@ -66,7 +66,7 @@ def test_replay_computes_what_it_can(config: Path, tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (1, "1 done, 1 refused, 0 failed\n")
     assert "x: data set sample: id 7 is not of layer 2" in done.stderr
     assert chunk_rows(store, FIRST).features.tobytes() == rows.features.tobytes()
-    left = list(Folder(tmp_path / "dead").letters())
+    left = list(LetterFolder(tmp_path / "dead").letters())
     assert [(letter.data, letter.attempts, letter.ids) for _, letter in left] == [(edits[1], 5, [7])]
     assert left[0][0] == left[0][1].name
 
@@ -76,7 +76,7 @@ def with_other_files(tmp_path: Path) -> Path:
     """A folder of two dead letters, with other files before, between and after them."""
     folder = tmp_path / "dead"
     for data in (b"abc", b"other"):
-        Folder(folder).put(DeadLetter(data, {"table_id": "t"}, REFUSALS, 2, NOW))
+        LetterFolder(folder).put(DeadLetter(data, {"table_id": "t"}, REFUSALS, 2, NOW))
     first, _ = sorted(folder.iterdir())
     for name in ("!notes", f"{first.stem}x"):
         (folder / f"{name}.json").write_text("{}")
@@ -99,7 +99,7 @@ def test_other_files_do_not_stop_a_list(with_other_files: Path) -> None:
     assert (
         len(run("deadletters", "list", with_other_files, "--json", "--limit", "2").stdout.splitlines()) == 2
     )
-    for name, _ in Folder(with_other_files).letters():
+    for name, _ in LetterFolder(with_other_files).letters():
         shown = run("deadletters", "show", with_other_files, name)
         assert shown.exit_code == (1 if f"{name}x.json" in shown.stderr else 0)
         assert "attempts  2" in shown.stdout
@@ -131,7 +131,7 @@ def test_an_address_is_no_folder(command: str) -> None:
 
 
 def test_replay_keeps_what_failed(config: Path, tmp_path: Path) -> None:
-    Folder(tmp_path / "dead").put(DeadLetter(pickle.dumps({"new_lvl2_ids": [5]}), EDIT, (), 4, NOW))
+    LetterFolder(tmp_path / "dead").put(DeadLetter(pickle.dumps({"new_lvl2_ids": [5]}), EDIT, (), 4, NOW))
     before = [file.read_bytes() for file in (tmp_path / "dead").iterdir()]
     (tmp_path / "l2cache.db").unlink()
     done = run("deadletters", "replay", tmp_path / "dead", "--config", config)
@@ -143,8 +143,8 @@ def test_replay_keeps_what_failed(config: Path, tmp_path: Path) -> None:
 def test_replay_publishes_to_a_topic(pubsub: PubSubEmulator, tmp_path: Path) -> None:
     subscribed, folder = Subscribed(), tmp_path / "dead"
     other = DeadLetter(b"other", {"table_id": "t"}, (), 1, NOW)
-    Folder(folder).put(LETTER)
-    Folder(folder).put(other)
+    LetterFolder(folder).put(LETTER)
+    LetterFolder(folder).put(other)
     wrong = run("deadletters", "replay", folder, "--topic", "dead")
     assert (wrong.exit_code, "expected projects/PROJECT/topics/NAME" in wrong.output) == (2, True)
     away = run("deadletters", "replay", folder, "--topic", "projects/test-project/topics/not-there")
@@ -152,7 +152,7 @@ def test_replay_publishes_to_a_topic(pubsub: PubSubEmulator, tmp_path: Path) -> 
     done = run("deadletters", "replay", folder, other.name, "--topic", subscribed.topic)
     assert (done.exit_code, done.stdout) == (0, "1 published\n")
     assert subscribed.message() == (other.data, other.attributes)
-    assert [letter for _, letter in Folder(folder).letters()] == [LETTER]
+    assert [letter for _, letter in LetterFolder(folder).letters()] == [LETTER]
 
 
 # ------------------------------------------------------------------ a subscription
@@ -166,7 +166,7 @@ def test_a_subscription_is_listed_like_a_folder(queue: Subscribed, tmp_path: Pat
     """And the letters stay; one that came twice is listed once; with_other_files' attributes do no harm."""
     topic, large = LetterTopic(queue.topic), DeadLetter(bytes(11_000_000), EDIT, REFUSALS[:1], 1, NOW)
     for letter in (LETTER, LETTER, large):
-        Folder(tmp_path).put(letter)
+        LetterFolder(tmp_path).put(letter)
         topic.put(letter)
     strange = {"time": "soon", "attempts": "-1", "ids": "a,\x1b[2J"}
     queue.publish(b"x", attributes={f"dead_letter_{name}": value for name, value in strange.items()})
@@ -229,7 +229,7 @@ def test_a_missing_subscription(pubsub: PubSubEmulator) -> None:
 def test_an_unpublishable_letter_stays(pubsub: PubSubEmulator, tmp_path: Path) -> None:
     """And it does not keep the others."""
     for letter in (DeadLetter(bytes(50_000_000), EDIT, (), 1, NOW), LETTER, DeadLetter(b"", {}, (), 1, NOW)):
-        Folder(tmp_path).put(letter)
+        LetterFolder(tmp_path).put(letter)
     target = Subscribed()
     done = run("deadletters", "replay", tmp_path, "--topic", target.topic)
     assert (done.exit_code, done.stdout) == (1, "1 published\n"), done.stderr

@@ -32,7 +32,7 @@ from l2features.testing.graph_history import (
     at,
     roots_by_node,
 )
-from l2features.testing.pcg_server import INSTANCE, GraphServer, served_at
+from l2features.testing.pcg_server import INSTANCE, PcgServer, served_at
 from tests.support.command import run
 
 EDITS = (MERGE, SPLIT, SPLIT) * 12
@@ -138,8 +138,8 @@ class TestTable(GraphHistorySuite):
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[GraphServer]:
-    server = GraphServer({TABLE: served_at(TABLE, str(folder / "segmentation"))})
+def server(folder: Path) -> Iterator[PcgServer]:
+    server = PcgServer({TABLE: served_at(TABLE, str(folder / "segmentation"))})
     threading.Thread(target=server.serve, daemon=True).start()
     yield server
     server.stop()
@@ -149,6 +149,6 @@ class TestServer(GraphHistorySuite):
     every = 9
 
     @pytest.fixture
-    def graph(self, server: GraphServer) -> Iterator[Graph]:
+    def graph(self, server: PcgServer) -> Iterator[Graph]:
         with closing(GrapheneGraph(server.url(TABLE))) as graph:
             yield graph

@@ -12,13 +12,13 @@ HOOKS = """
 import gc
 from types import SimpleNamespace
 
-from api import server
+from api import gunicorn_hooks
 from api.app import create_app
 
 app = create_app()
-server.prepare_fork(app)
+gunicorn_hooks.prepare_fork(app)
 before = len(gc.get_objects()), gc.get_freeze_count()
-server.warm_worker(SimpleNamespace(wsgi=app))
+gunicorn_hooks.warm_worker(SimpleNamespace(wsgi=app))
 print(*before, len(gc.get_objects()), gc.get_freeze_count())
 """
 

@@ -18,7 +18,7 @@ from l2features.local.processes import handled, heeded
 from l2features.local.updater_run import Supervisor
 from l2features.local.worker import Worker, WorkerDied
 from l2features.pubsub.intake import Leased, Limits
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.pubsub.subscription import Received, Subscription
 from l2features.testing.emulators import PubSubEmulator
 from l2features.testing.feed import Feed
@@ -68,7 +68,7 @@ def test_a_message_that_fails_for_a_day_is_a_dead_letter(
     assert tried.failed
     tried.failed -= failing_s
     supervised._failed([leased], "it broke", died=False)
-    letters = [letter for _, letter in Folder(tmp_path).letters()]
+    letters = [letter for _, letter in LetterFolder(tmp_path).letters()]
     assert [letter.data for letter in letters] == [b"data"] * is_kept
     assert [letter.reasons for letter in letters] == [["still_failed"]] * is_kept
 

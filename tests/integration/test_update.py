@@ -18,7 +18,7 @@ from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Verdict, settle
 from l2features.messages.parts import Delivery
 from l2features.pubsub.letter import DeadLetterError
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.testing.stores import forget
 from l2features.updates.apply import apply_batch, apply_messages
 from l2features.updates.updater import Update, Updater
@@ -115,14 +115,14 @@ def test_a_batch_has_a_result_for_each_message(updater: Updater, tmp_path: Path)
         Delivery("retry", edit(int(ids[0]) + 60_000), EDIT, last=False),
         Delivery("dead", b"no pickle.", EDIT),
     ]
-    results = apply_batch(updater, deliveries, Folder(dead), lambda: progress.append(1))
+    results = apply_batch(updater, deliveries, LetterFolder(dead), lambda: progress.append(1))
     assert {result.key: (result.verdict, result.counts) for result in results} == {
         "done": ("done", {"written": 1}),
         "retry": ("retry", {"unknown": 1}),
         "dead": ("dead", {}),
     }
     assert store.read(ids[:1]).found.all()
-    assert [letter.reasons for _, letter in Folder(dead).letters()] == [["bad_pickle"]]
+    assert [letter.reasons for _, letter in LetterFolder(dead).letters()] == [["bad_pickle"]]
     assert progress
     with pytest.raises(DeadLetterError, match="cannot keep a dead letter"):
-        apply_batch(updater, deliveries[2:], Folder(Path("/dev/null/dead")))
+        apply_batch(updater, deliveries[2:], LetterFolder(Path("/dev/null/dead")))

@@ -18,7 +18,7 @@ from l2features.core.ids import as_ids
 from l2features.core.rows import Rows
 from l2features.messages.parts import Delivery
 from l2features.pubsub.letter import DeadLetter
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.testing.stores import INSTANCE, PROJECT, open_table
 from l2features.updates.updater import Update
 from tests.support.jobs import Recordings
@@ -45,7 +45,7 @@ def table_bytes(config: Path, recordings: Recordings) -> bytes:
 
 def letters(folder: Path) -> dict[bytes, DeadLetter]:
     """The dead letters of a folder by their payload."""
-    return {letter.data: letter for _, letter in Folder(folder).letters()}
+    return {letter.data: letter for _, letter in LetterFolder(folder).letters()}
 
 
 def test_every_named_node_has_its_recorded_features(config: Path, recordings: Recordings) -> None:
@@ -121,7 +121,9 @@ def test_poison(config: Path, recordings: Recordings, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.split(" done")[0]) == (1, "2 of 15 messages")
     assert "Traceback" not in done.stderr
     assert not witness.exists()
-    kept = {(letter.data, tuple(letter.attributes.items())): letter for _, letter in Folder(dead).letters()}
+    kept = {
+        (letter.data, tuple(letter.attributes.items())): letter for _, letter in LetterFolder(dead).letters()
+    }
     assert len(kept) == len(poison)
     for data, attributes, reasons in poison.values():
         assert sorted(kept[data, tuple(attributes.items())].reasons) == reasons
@@ -134,7 +136,7 @@ def test_poison(config: Path, recordings: Recordings, tmp_path: Path) -> None:
     check_values(found, {str(i): features[str(i)] for i in (good, other, third)})
     again = run_update(config, dead, "--dead_letters", str(dead), "--attempts", "1")
     assert again.stdout.startswith("0 of 13 messages done")
-    assert {letter.attempts for _, letter in Folder(dead).letters()} == {2}
+    assert {letter.attempts for _, letter in LetterFolder(dead).letters()} == {2}
 
 
 def test_a_transient_error_makes_no_dead_letter(config: Path, recordings: Recordings, tmp_path: Path) -> None:

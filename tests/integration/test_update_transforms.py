@@ -29,7 +29,7 @@ from l2features.config.datasets import load_datasets
 from l2features.core.errors import ConfigError
 from l2features.core.geometry import Chunk
 from l2features.messages.parts import Delivery
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.testing.stores import chunk_rows, lose, open_table
 from l2features.updates.apply import MessageResult
 from l2features.updates.freshness import read_updates
@@ -37,7 +37,7 @@ from l2features.updates.lag_history import read_history
 from l2features.updates.ledger import (
     UNREPORTED,
     Entry,
-    Opened,
+    OpenMessage,
     Plain,
     Report,
     Tally,
@@ -121,7 +121,7 @@ def test_a_stream_settles_every_message_once(config: Path, tmp_path: Path) -> No
     assert {r.published for r in results} == {published}
     assert {tuple(r.datasets) for r in results} == {("sample",), ()}
     assert [chunk_rows(store, chunk).features.tobytes() for chunk in places] == before
-    letters = {tuple(letter.reasons): letter.ids for _, letter in Folder(tmp_path / "dead").letters()}
+    letters = {tuple(letter.reasons): letter.ids for _, letter in LetterFolder(tmp_path / "dead").letters()}
     assert letters == {("bad_pickle",): [], ("unknown_node",): [stranger]}
     updates = read_updates(store)
     assert updates
@@ -151,7 +151,7 @@ def test_parts_wait_for_the_watermark_or_a_full_batch(tmp_path: Path) -> None:
 
 
 def entries(parts: int) -> list[Entry]:
-    opened = Opened(Delivery("k", b"", {}), frozenset(range(parts)))
+    opened = OpenMessage(Delivery("k", b"", {}), frozenset(range(parts)))
     return [opened, *(Report(part, ()) for part in range(parts))]
 
 

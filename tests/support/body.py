@@ -10,7 +10,7 @@ from flask import Request
 
 from api.body import requested_ids
 from api.config import Settings
-from api.errors import ApiError
+from api.error_responses import ApiError
 
 ID = 144115188075855873
 MANY = 1000

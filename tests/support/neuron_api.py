@@ -63,7 +63,7 @@ def neuron_api(
     graph = KnownGraph(roots)
     monkeypatch.setattr("api.app.auth_disabled", lambda: True)
     monkeypatch.setattr("middle_auth_client.decorators.AUTH_DISABLED", True)
-    monkeypatch.setattr("api.datasets.open_graph", lambda *_: graph)
+    monkeypatch.setattr("api.served_datasets.open_graph", lambda *_: graph)
     app = create_app(Settings(GRAPH_L2CACHE_CONFIG_PATH=str(config), **settings))
     api = NeuronApi(app.test_client(), store, graph)
 

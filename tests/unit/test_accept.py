@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from api.accept import accepted
-from api.answers import ARROW, FORMS, JSON, PARQUET
-from api.errors import ApiError
+from api.error_responses import ApiError
+from api.response_bodies import ARROW, FORMS, JSON, PARQUET
 from tests.support.body import CHROME
 
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from flask.testing import FlaskClient
 
-from api.answers import ARROW, PARQUET
 from api.app import create_app
 from api.config import Settings
+from api.response_bodies import ARROW, PARQUET
 from l2features.core.schema import NAMES
 from l2features.testing.small_table import DATASET, EMPTY, node_ids, small_table
 

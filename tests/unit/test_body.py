@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from api.body import ids_of_buffer, ids_of_json, requested_ids
-from api.errors import MAX_SHOWN, ApiError
+from api.error_responses import MAX_SHOWN, ApiError
 from l2features.core.gunzip import MAX_MEMBERS
 from tests.support.body import ID, LIMITS, MANY, packed, refused, request_of
 

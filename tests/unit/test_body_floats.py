@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from api.body import ids_of_json
-from api.errors import MAX_SHOWN, ApiError
+from api.error_responses import MAX_SHOWN, ApiError
 from tests.support.body import ID, packed, refused
 
 FORMS = ["[%s]", "[144115188075855873,%s]", "%s", "[[%s]]", '["1",[%s]]', "[%s,0.5]"]

@@ -11,7 +11,7 @@ import pytest
 
 from l2features.core.chunks import ChunkBox
 from l2features.core.geometry import Chunk
-from l2features.local.job_run import ChunkJob, JobRun, Outcome, WorkerError
+from l2features.local.job_run import AttemptEnd, ChunkJob, JobRun, WorkerError
 from l2features.local.numbered_job import nothing
 from l2features.store.base import Store, open_store
 
@@ -22,7 +22,7 @@ DEADLY = Chunk(7, 0, 0)
 class Toy:
     """An executor of three chunks at a time, whose outcomes ``end`` decides."""
 
-    def __init__(self, end: Callable[[Chunk], list[Outcome]]) -> None:
+    def __init__(self, end: Callable[[Chunk], list[AttemptEnd]]) -> None:
         self.end = end
         self.running: list[Chunk] = []
         self.most = 0
@@ -39,7 +39,7 @@ class Toy:
         self.running.append(chunk)
         self.most = max(self.most, len(self.running))
 
-    def wait(self) -> Sequence[Outcome]:
+    def wait(self) -> Sequence[AttemptEnd]:
         outcomes = self.end(self.running[0])
         if any(outcome.chunk for outcome in outcomes):
             self.running.pop(0)
@@ -49,7 +49,7 @@ class Toy:
         self.closed = True
 
 
-def run(folder: Path, end: Callable[[Chunk], list[Outcome]]) -> tuple[Toy, list[object], JobRun[object]]:
+def run(folder: Path, end: Callable[[Chunk], list[AttemptEnd]]) -> tuple[Toy, list[object], JobRun[object]]:
     """A run of the job of `BOX`; its executor, its results."""
 
     def pending(_: Store, first: int, last: int) -> list[Chunk]:
@@ -64,8 +64,8 @@ def run(folder: Path, end: Callable[[Chunk], list[Outcome]]) -> tuple[Toy, list[
     return toy, results, JobRun(job, toy, results.append)
 
 
-def done(chunk: Chunk) -> list[Outcome]:
-    return [Outcome(chunk, chunk)]
+def done(chunk: Chunk) -> list[AttemptEnd]:
+    return [AttemptEnd(chunk, chunk)]
 
 
 def test_each_chunk_is_done_once(tmp_path: Path) -> None:
@@ -79,11 +79,11 @@ def test_a_chunk_is_given_up_after_three_deaths(tmp_path: Path, each: int, attem
     """An outcome may stand for several."""
     tried = []
 
-    def end(chunk: Chunk) -> list[Outcome]:
+    def end(chunk: Chunk) -> list[AttemptEnd]:
         if chunk != DEADLY:
             return done(chunk)
         tried.append(chunk)
-        return [Outcome(chunk, died=each, how="it died")]
+        return [AttemptEnd(chunk, died=each, how="it died")]
 
     _, results, job = run(tmp_path, end)
     job.run()
@@ -96,15 +96,15 @@ def test_workers_that_die_before_they_receive_a_chunk(tmp_path: Path) -> None:
     """Some do no harm, if chunks are done in between; four in a row end the run."""
     seen = list[Chunk]()
 
-    def some(chunk: Chunk) -> list[Outcome]:
+    def some(chunk: Chunk) -> list[AttemptEnd]:
         seen.append(chunk)
-        return done(chunk) if seen.count(chunk) == 4 else [Outcome(None, died=1, how="it died")]
+        return done(chunk) if seen.count(chunk) == 4 else [AttemptEnd(None, died=1, how="it died")]
 
     _, results, job = run(tmp_path, some)
     job.run()
     assert len(results) == len(BOX)
 
-    toy, _, job = run(tmp_path, lambda _: [Outcome(None, died=1, how="it died")])
+    toy, _, job = run(tmp_path, lambda _: [AttemptEnd(None, died=1, how="it died")])
     with pytest.raises(WorkerError, match=r"^it died before it received a chunk, 4 times$"):
         job.run()
     assert toy.closed

@@ -25,7 +25,7 @@ from l2features.neurons.kept import (
     MAGIC,
     SUMMARY,
     KeptRoots,
-    Kind,
+    ResultKind,
 )
 from tests.support.known_roots import CellTable
 
@@ -36,7 +36,7 @@ def kept_roots(cells: CellTable, write: bool = True, cache_bytes: int = 0) -> Ke
     return KeptRoots(cells, "a_table", write, cache_bytes)
 
 
-def of(kind: Kind, n: int, seed: int = 0) -> np.ndarray:
+def of(kind: ResultKind, n: int, seed: int = 0) -> np.ndarray:
     """Random items."""
     raw = np.random.default_rng(seed).bytes(n * int(np.prod(kind.shape, dtype=int)) * kind.dtype.itemsize)
     return np.frombuffer(raw, kind.dtype).reshape(n, *kind.shape)
@@ -44,7 +44,7 @@ def of(kind: Kind, n: int, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [L2_IDS, EDGES, SUMMARY, GRAPH_SUMMARY], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("nbytes", [0, FIRST_BYTES, FIRST_BYTES + 1_000, CELL_BYTES + FIRST_BYTES + 1_000])
-def test_results_are_read_as_written(kind: Kind, nbytes: int) -> None:
+def test_results_are_read_as_written(kind: ResultKind, nbytes: int) -> None:
     cells, array = CellTable(), of(kind, 1 + nbytes // of(kind, 1).nbytes)
     kept_roots(cells).put(kind, {ROOT: array, 7: array[:1]})
     found = kept_roots(cells).get(kind, as_ids([3, 7, ROOT]))

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ FORBIDDEN = {
     "beam_jobs": {"flask", "api"},
     "api": {"apache_beam", "beam_jobs"},
 }
+ALLOWED_TWICE = {"__init__.py", "base.py"}
 FLOORS = (
     ("core",),
     ("kernel",),
@@ -97,6 +99,21 @@ def test_every_room_has_a_floor() -> None:
 
 def floor_of(room: str) -> int:
     return next(i for i, floor in enumerate(FLOORS) if room in floor)
+
+
+def test_names_of_modules_and_public_classes_occur_once() -> None:
+    """Except `base`, the protocol of a package, and the modules that re-export one for users."""
+    paths = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
+    own = [path for path in paths if path.parent != ROOT / "l2features" and path.name not in ALLOWED_TWICE]
+    modules = Counter(path.stem for path in own)
+    classes = Counter(
+        node.name
+        for path in paths
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert len(modules) > 200 < len(classes)
+    assert {name for name, count in (modules + classes).items() if count > 1} == set()
 
 
 def test_only_the_configuration_reads_the_environment() -> None:

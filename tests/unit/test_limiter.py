@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from api.errors import ApiError
+from api.error_responses import ApiError
 from api.limiter import Limiter
 
 

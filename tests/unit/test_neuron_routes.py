@@ -347,7 +347,7 @@ def test_a_slow_graph_is_a_503_within_the_deadline_and_delays_no_node(
 def test_a_graph_that_does_not_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api = neuron_api(tmp_path, monkeypatch, ROOTS, graph_timeout_s=0.2)
     opens = threading.Event()
-    monkeypatch.setattr("api.datasets.open_graph", lambda *_: opens.wait(30) and api.graph)
+    monkeypatch.setattr("api.served_datasets.open_graph", lambda *_: opens.wait(30) and api.graph)
     answer = api.get(f"root/{FIRST}")
     assert (answer.status_code, answer.json["code"]) == (503, "graph_unavailable")
     opens.set()

@@ -15,9 +15,9 @@ from flask_openapi3.utils import parse_rule
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from api.answers import ARROW, JSON, PARQUET
 from api.app import create_app
 from api.config import Settings
+from api.response_bodies import ARROW, JSON, PARQUET
 from l2features.core.schema import NAMES
 from l2features.testing.small_table import DATASET, node_ids, small_table
 

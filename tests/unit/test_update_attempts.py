@@ -17,13 +17,13 @@ from l2features.core.ids import Ids
 from l2features.ingest.steps import ATTEMPTS, GIVEN_UP
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Outcome
-from l2features.messages.parts import Member, Place
+from l2features.messages.parts import DatasetChunk, Member
 from l2features.testing.stores import lose
 from l2features.updates.message_attempts import Attempts
 from l2features.updates.updater import Update, Updater
 from tests.support.updates import fates, faulty
 
-PLACE = Place("sample", 0, 0, 0)
+PLACE = DatasetChunk("sample", 0, 0, 0)
 
 
 class Killed(BaseException):

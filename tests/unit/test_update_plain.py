@@ -14,7 +14,7 @@ from l2features.messages.outcomes import Fate, Outcome
 from l2features.messages.parts import Delivery, Member
 from l2features.updates.ledger import (
     Entry,
-    Opened,
+    OpenMessage,
     Report,
     entry_of,
     member_of,
@@ -28,11 +28,11 @@ OUTCOMES = (
     Outcome(Fate.WRITTEN, as_ids([5, LARGEST]), "minnie"),
     Outcome.refused(Reason.OTHER_LAYER, "", as_ids([7]), "minnie"),
 )
-OPENED = Opened(DELIVERY, frozenset([2, 0]), OUTCOMES[1:], ("minnie", "other"), 777)
+OPENED = OpenMessage(DELIVERY, frozenset([2, 0]), OUTCOMES[1:], ("minnie", "other"), 777)
 REPORT = Report(3, OUTCOMES)
 MEMBER = Member("project edits/17", as_ids([5, LARGEST]), 3, 1.7e9)
 KEPT = {
-    "Opened": (
+    "OpenMessage": (
         "060604066f70656e65640607041070726f6a6563742065646974732f3137030480044e2e070104087461626c"
         "655f696404066d696e6e69650101090109000241d954fc400000000602010001020601060504077265667573"
         "65640308070000000000000004066d696e6e6965040b6f746865725f6c61796572041669642037206973206e"
@@ -54,7 +54,7 @@ def same(one: Any, other: Any) -> bool:
     """Whether values are equal that hold arrays."""
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and np.array_equal(one, other)
-    if isinstance(one, (Opened, Report, Outcome)):
+    if isinstance(one, (OpenMessage, Report, Outcome)):
         return type(one) is type(other) and same(list(vars(one).values()), list(vars(other).values()))
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))

@@ -27,7 +27,7 @@ from l2features.core.schema import FEATURES
 from l2features.ingest.node_features import NodeFeatures
 from l2features.messages.decoding import Reason
 from l2features.messages.outcomes import Verdict, settle
-from l2features.messages.parts import Delivery, Member, Place
+from l2features.messages.parts import DatasetChunk, Delivery, Member
 from l2features.testing.stores import lose
 from l2features.updates import opened
 from l2features.updates.apply import apply_messages
@@ -35,7 +35,7 @@ from l2features.updates.opened import read_geometries
 from l2features.updates.updater import Update, Updater
 from tests.support.updates import EDIT, edit, faulty
 
-PLACE = Place("sample", 0, 0, 0)
+PLACE = DatasetChunk("sample", 0, 0, 0)
 TRANSIENT = [GraphUnavailable("away"), StoreUnavailable("away"), VolumeUnavailable("away: 403")]
 PERMANENT = [
     GraphError("no such table"),

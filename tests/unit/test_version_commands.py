@@ -264,6 +264,6 @@ def test_a_stopped_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("l2features.cli.options.load_dataset", stop)
+    monkeypatch.setattr("l2features.cli.shared_options.load_dataset", stop)
     stopped = run("status", "sample")
     assert (stopped.exit_code, stopped.stderr) == (130, "stopped\n")

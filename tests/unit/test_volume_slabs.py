@@ -16,7 +16,7 @@ from l2features.kernel import SegmentedChunk
 from l2features.kernel.runs import Runs
 from l2features.testing.layers import make_layer, read_whole
 from l2features.volume import Volume, segmentation
-from l2features.volume.storage import AHEAD, Found, Request, Storage
+from l2features.volume.storage import AHEAD, FileBytes, Request, Storage
 
 SIZE, OFFSET = (50, 40, 96), (3, 5, 7)
 
@@ -122,10 +122,10 @@ class CountingStorage(Storage):
         super().__init__()
         self.fetched, self.counting = 0, Lock()
 
-    def get(self, request: Request) -> Found:
+    def get(self, request: Request) -> FileBytes:
         with self.counting:
             self.fetched += 1
-        return Found(request.name.encode())
+        return FileBytes(request.name.encode())
 
 
 def test_few_files_are_held() -> None:

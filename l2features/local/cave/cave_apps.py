@@ -10,7 +10,7 @@ from ...config.datasets import Dataset
 from .graph_app import GraphApp
 from .info_app import SERVER_PATH, InfoApp
 from .pcg import NotFound, Pcg
-from .served_graph import ServedGraph
+from .served_graph import CaveGraph
 from .served_info import served_info
 
 
@@ -28,7 +28,7 @@ class Graphs:
             raise NotFound(f"table {name!r}: expected one of {', '.join(self.urls) or 'no tables'}")
         with self._lock:
             if name not in self._open:
-                graph = ServedGraph(self.urls[name])
+                graph = CaveGraph(self.urls[name])
                 self._open[name] = Pcg(graph, served_info(graph))
             return self._open[name]
 

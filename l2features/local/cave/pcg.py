@@ -17,7 +17,7 @@ from ...core.ids import L2, Ids, as_ids
 from ...core.times import whole_ms
 from ...graph.base import RootHistory
 from ...graph.graphene import server_info
-from .served_graph import ServedGraph
+from .served_graph import CaveGraph
 from .served_info import geometry_of
 
 Box = npt.NDArray[np.int64]
@@ -33,7 +33,7 @@ class NotFound(LookupError):
 class Pcg:
     """One graph; ``info`` is what its server serves as info. All methods raise GraphError."""
 
-    def __init__(self, graph: ServedGraph, info: dict[str, Any]) -> None:
+    def __init__(self, graph: CaveGraph, info: dict[str, Any]) -> None:
         self.graph, self.info = graph, info
         self.geometry = geometry_of(server_info(info, graph.url), info)
         self.top = graph.top_layer(self.geometry)

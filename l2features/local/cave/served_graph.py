@@ -18,7 +18,7 @@ MOST_NODES = 10_000_000
 """L2 nodes below one node."""
 
 
-class ServedGraph(BigtableGraph):
+class CaveGraph(BigtableGraph):
     """A table that a graph's server answers from. All methods raise GraphError."""
 
     def parents(self, ids: Ids, time: datetime) -> Ids:

@@ -12,14 +12,14 @@ from ...core.paths import parse_path
 from ...core.transient import volume_error
 from ...graph.base import GraphInfo
 from ...volume.opening import find_info
-from .served_graph import ServedGraph
+from .served_graph import CaveGraph
 
 API_VERSIONS = (0, 1)
 BOUNDING_BOX = (2048, 2048, 512)
 """The same in every info of PyChunkedGraph."""
 
 
-def served_info(graph: ServedGraph, watershed: str | None = None) -> dict[str, Any]:
+def served_info(graph: CaveGraph, watershed: str | None = None) -> dict[str, Any]:
     """Return the info of a graph over the segmentation that it names, or a copy of that at ``watershed``.
 
     Raises GraphError and VolumeError.

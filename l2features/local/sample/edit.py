@@ -24,7 +24,7 @@ from .graph_cells import (
     CHILDREN,
     LAYER_SHIFT,
     Edit,
-    Status,
+    OperationStatus,
     cross_edge_cells,
     fake_edge_cell,
     n_layers,
@@ -67,10 +67,10 @@ class SampleEditor:
 
     def _write(self, edit: Edit) -> None:
         """Write the cells, and the operation's progress before and after."""
-        self.table.put(edit.log(Status.CREATED, edit.ms))
-        self.table.put(edit.log(Status.WRITE_STARTED, milliseconds(datetime.now(UTC))))
+        self.table.put(edit.log(OperationStatus.CREATED, edit.ms))
+        self.table.put(edit.log(OperationStatus.WRITE_STARTED, milliseconds(datetime.now(UTC))))
         self.table.put(edit.cells)
-        self.table.put(edit.log(Status.SUCCESS, milliseconds(datetime.now(UTC))))
+        self.table.put(edit.log(OperationStatus.SUCCESS, milliseconds(datetime.now(UTC))))
 
     def _merge(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
         """Two nodes of different objects become one, and so do these; None where there is but one object."""

@@ -44,7 +44,7 @@ class Cell(NamedTuple):
     prefix: bytes = b""
 
 
-class Status(IntEnum):
+class OperationStatus(IntEnum):
     """Progress of an operation in PyChunkedGraph's log."""
 
     SUCCESS = 0
@@ -80,10 +80,10 @@ class Edit:
         attributes = {"table_id": table_id, "user_id": "0", "remesh_priority": priority, "remesh": "true"}
         return Message(pickle.dumps(edit, protocol=4), attributes)
 
-    def log(self, status: Status, ms: int) -> Iterator[Cell]:
+    def log(self, status: OperationStatus, ms: int) -> Iterator[Cell]:
         """Yield the cells of the operation's row in the log, as of a time."""
         time = datetime.fromtimestamp(self.ms / 1000, UTC)
-        roots = () if status is Status.CREATED else self.new_root_ids
+        roots = () if status is OperationStatus.CREATED else self.new_root_ids
         columns = {
             "operation_status": pickle.dumps(int(status), protocol=4),
             "operation_exception": b"",

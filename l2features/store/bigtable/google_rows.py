@@ -21,7 +21,7 @@ P = TypeVar("P", bound=Part)
 
 @dataclass
 class GoogleRead(Generic[P]):
-    """One ReadRows request, which the client retries; see `row_stream.Read`."""
+    """One ReadRows request, which the client retries; see `RowsRead`."""
 
     table: Any
     request: Any

@@ -46,7 +46,7 @@ P = TypeVar("P", bound=Part)
 
 
 @dataclass
-class Read(Generic[P]):
+class RowsRead(Generic[P]):
     """One ReadRows request and its retries, each of which asks for the rows that have not been read.
 
     ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The reads of a
@@ -256,10 +256,10 @@ class Connection:
         row_filter: RowFilter,
         until: float,
         turn: threading.Lock | None = None,
-    ) -> Read[P] | GoogleRead[P]:
+    ) -> RowsRead[P] | GoogleRead[P]:
         request = self._request(row_filter)
         if self._compiled:
-            return Read(self.table, request, decode, until, turn or threading.Lock())
+            return RowsRead(self.table, request, decode, until, turn or threading.Lock())
         return GoogleRead(self.table, request, decode, until, row_filter)
 
     def _request(self, row_filter: RowFilter) -> Any:
@@ -278,7 +278,7 @@ class Connection:
         request.CopyFrom(kept)
         return request
 
-    def _run(self, reads: list[Read[P] | GoogleRead[P]], until: float) -> list[list[P]]:
+    def _run(self, reads: list[RowsRead[P] | GoogleRead[P]], until: float) -> list[list[P]]:
         """Run all reads; if one fails, cancel the others."""
         if len(reads) < 2:
             return [read.run() for read in reads]

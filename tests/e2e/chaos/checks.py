@@ -13,7 +13,7 @@ import numpy as np
 from l2features.core.geometry import Chunk
 from l2features.core.ids import as_ids, row_keys
 from l2features.core.rows import encode_cells
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.pubsub.subscription import Subscription
 from l2features.testing.oracle import check_equal, plain_features
 from tests.e2e.chaos.messages import Parcel
@@ -80,7 +80,7 @@ def check_audit(world: World, name: str) -> Check:
 def check_letters(folder: Path, parcels: Iterable[Parcel]) -> list[Check]:
     """Every message of poison has its letter with its reason and ids; there are no others."""
     expected = {parcel.letter_name: parcel for parcel in parcels if parcel.reason}
-    letters = {letter.name: letter for _, letter in Folder(folder).letters()} if folder.is_dir() else {}
+    letters = {letter.name: letter for _, letter in LetterFolder(folder).letters()} if folder.is_dir() else {}
     wrong = []
     for name in sorted(expected.keys() & letters.keys()):
         letter, parcel = letters[name], expected[name]

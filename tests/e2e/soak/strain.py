@@ -18,9 +18,9 @@ from l2features.core.ids import as_ids
 from l2features.core.schema import SIZE
 from l2features.messages.decoding import Reason
 from l2features.pubsub.letter import DeadLetter
-from l2features.pubsub.letter_folder import Folder
+from l2features.pubsub.letter_folder import LetterFolder
 from l2features.store.base import Store
-from l2features.testing.em import Edit, Editor, EmDataset, write_children
+from l2features.testing.em import EditMessage, Editor, EmDataset, write_children
 from l2features.testing.updating import ROOT, TimedFeed, UpdaterProcess, wait_for_rows
 from tests.e2e.soak.footprint import Footprint, footprint
 from tests.e2e.soak.hostile import Hostile, pickles, strange, wrong_ids
@@ -42,7 +42,7 @@ class Strain:
         self.largest_name = ""
         self.samples: list[Footprint] = []
         self.edits = self.repeats = 0
-        self._sent: list[Edit] = []
+        self._sent: list[EditMessage] = []
         self._began = time.monotonic()
 
     def pids(self) -> set[int]:
@@ -53,7 +53,7 @@ class Strain:
         self.samples.append(footprint(self.updater.processes, self._began))
         return self.samples[-1]
 
-    def new_edit(self) -> Edit:
+    def new_edit(self) -> EditMessage:
         """A split of some node, whose new nodes are in the graph."""
         chunk = self.dataset.chunks[int(self.random.integers(len(self.dataset.chunks)))]
         ids = self.editor.split(chunk)
@@ -112,7 +112,7 @@ class Strain:
             if time.monotonic() > until:
                 break
             time.sleep(0.5)
-        found = dict(Folder(folder).letters())
+        found = dict(LetterFolder(folder).letters())
         wrong = [f"no dead letter: {m.name}" for name, (m, _) in self.expected.items() if name not in found]
         for name, letter in found.items():
             message, reason = self.expected.get(name, (None, None))

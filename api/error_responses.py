@@ -15,7 +15,7 @@ from l2features.core.errors import GraphError, StoreError, TableNotFound, Unknow
 from l2features.core.transient import is_transient
 
 from . import metrics
-from .answers import json_response
+from .response_bodies import json_response
 
 MAX_SHOWN = 200
 EXAMPLE: dict[str, Any] = {

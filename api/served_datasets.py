@@ -30,7 +30,7 @@ from l2features.versions.places import versions_folder
 from . import metrics
 from .background import BackgroundCache, Opener
 from .config import Settings
-from .errors import ApiError
+from .error_responses import ApiError
 
 WAIT_S = 2.0
 """Time that a caller waits for the first coverage or notes."""
@@ -38,7 +38,7 @@ log = logging.getLogger("l2features.api")
 T = TypeVar("T")
 
 
-class Opened(NamedTuple):
+class OpenDataset(NamedTuple):
     """A data set's reader and metadata."""
 
     reader: Reader
@@ -60,13 +60,13 @@ class Noted(NamedTuple):
     time: datetime
 
 
-class Place(NamedTuple):
+class VersionsPlace(NamedTuple):
     """A data set's versions; None where no folder is known."""
 
     catalog: Catalog | None
 
 
-class Served:
+class ServedDataset:
     """A served data set. Its metadata is read once, in the background, on first use."""
 
     def __init__(self, entry: Dataset, settings: Settings) -> None:
@@ -89,11 +89,11 @@ class Served:
     def name(self) -> str:
         return self.entry.name
 
-    def opening(self) -> Future[Opened]:
+    def opening(self) -> Future[OpenDataset]:
         """Return the pending or finished open."""
         return self._metadata.opening()
 
-    def opened(self) -> Opened:
+    def opened(self) -> OpenDataset:
         """Return the metadata. Raises StoreError, or ApiError 503 where it does not arrive in time."""
         message = f"the metadata of data set {self.name!r} is not known yet: its graph does not answer"
         return self._result(self._metadata, self.settings.store_timeout_s, "metadata_unavailable", message)
@@ -141,24 +141,24 @@ class Served:
         """Return a function that logs why something failed."""
         return lambda error: log.warning(what, extra={"dataset": self.name, "error": error})
 
-    def _open(self) -> Opened:
+    def _open(self) -> OpenDataset:
         geometry = self.store.geometry() or self._geometry_of_graph()
         meta = self.store.meta()
         cache = RowCache(self.settings.cache_rows) if self.settings.cache_rows else None
-        return Opened(Reader(self.store, geometry, cache, self._on_lookup, self._on_read), meta)
+        return OpenDataset(Reader(self.store, geometry, cache, self._on_lookup, self._on_read), meta)
 
-    def _find_versions(self) -> Place:
+    def _find_versions(self) -> VersionsPlace:
         """Return the catalog of the folder that the table or the entry names; a known one is kept."""
         try:
             folder = versions_folder(self.entry, self.store)
         except VersionNotFound:
-            return Place(None)
+            return VersionsPlace(None)
         known = self._catalogs.get(folder.url)
         if known is None:
             settings = self.settings
             known = Catalog(folder, settings.max_ids, settings.max_row_groups)
             self._catalogs = {folder.url: known}
-        return Place(known)
+        return VersionsPlace(known)
 
     def _open_neurons(self) -> NeuronReader:
         settings = self.settings
@@ -230,18 +230,18 @@ class Served:
         metrics.STORE_READS.labels(self.name).observe(seconds)
 
 
-class Datasets:
+class ServedDatasets:
     """The data sets of a file, by name; ``mapping`` is the whole file."""
 
     def __init__(self, file: File, settings: Settings) -> None:
         self.mapping = as_json(file.entries)
         self.problems = file.problems
         """Problems of entries that cannot be served, by name."""
-        self._served = {name: Served(entry, settings) for name, entry in file.usable.items()}
+        self._served = {name: ServedDataset(entry, settings) for name, entry in file.usable.items()}
         for problem in file.errors:
             log.error("cannot serve data set: %s", problem)
 
-    def __getitem__(self, name: str) -> Served:
+    def __getitem__(self, name: str) -> ServedDataset:
         """Return a data set. Raises ApiError 404 for an unknown name, 503 for an unusable entry."""
         if name in self.problems:
             raise ApiError(503, "dataset_misconfigured", self.problems[name], field="dataset", value=name)
@@ -259,5 +259,5 @@ class Datasets:
         for served in self._served.values():
             served.close()
 
-    def all(self) -> list[Served]:
+    def all(self) -> list[ServedDataset]:
         return list(self._served.values())
