@@ -235,7 +235,10 @@ def test_a_table_that_is_gone(everyone: None, tmp_path: Path) -> None:
     assert "so there are no first commands" in client.get(ROOT, headers={"Accept": BROWSER}).text
 
 
-def test_a_table_that_goes_while_it_is_shown(everyone: None, tmp_path: Path) -> None:
+def test_a_table_that_goes_while_it_is_shown(
+    everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.board.NOTES_EVERY_S", 0.1)
     config = busy_table(tmp_path)
     client = client_of(config)
     state_of(client)
