@@ -197,7 +197,9 @@ def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards
     app.add_url_rule(f"{prefix}{TABLE}", "dashboard_page", dashboards.dashboard)
     app.add_url_rule(f"{prefix}/static/<path:path>", "page_files", static)
     app.add_url_rule(f"{prefix}/login", "login", login)
-    return frozenset({"page_files"})
+    if prefix:
+        app.add_url_rule("/", "home", login)
+    return frozenset({"page_files", "home"})
 
 
 def state_response(kept: Kept) -> Response:

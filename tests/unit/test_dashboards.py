@@ -297,6 +297,11 @@ def test_the_landing_page_has_commands_with_ids_that_exist(client: FlaskClient) 
     assert ('href="/viewer/"' in page) == is_built()  # no root to draw is known
 
 
+def test_the_root_leads_to_the_landing_page(client: FlaskClient) -> None:
+    answer = client.get("/")
+    assert (answer.status_code, answer.location) == (302, "/l2cache/")
+
+
 def test_only_a_few_visitors_wait_for_examples(
     everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
