@@ -302,6 +302,13 @@ def test_the_root_leads_to_the_landing_page(client: FlaskClient) -> None:
     assert (answer.status_code, answer.location) == (302, "/l2cache/")
 
 
+def test_wrong_paths_and_methods_lead_to_right_ones(client: FlaskClient) -> None:
+    missing: Any = client.get("/nope?token=abc").json
+    wrong: Any = client.get(f"{TABLE}/attributes").json
+    assert missing["message"] == f"nothing is at this path: {API}/docs/ lists the routes"
+    assert wrong["message"] == "GET is not allowed here: expected OPTIONS, POST"
+
+
 def test_only_a_few_visitors_wait_for_examples(
     everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
