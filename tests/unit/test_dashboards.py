@@ -300,6 +300,19 @@ def test_the_landing_page_has_commands_with_ids_that_exist(client: FlaskClient) 
     assert ('href="/viewer/"' in page) == is_built()  # no root to draw is known
 
 
+def test_the_root_leads_browsers_to_the_landing_page(client: FlaskClient) -> None:
+    answer = client.get("/", headers={"Accept": BROWSER})
+    assert (answer.status_code, answer.location) == (302, "/l2cache/")
+    assert client.get("/").status_code == 404
+
+
+def test_wrong_paths_and_methods_lead_to_right_ones(client: FlaskClient) -> None:
+    missing: Any = client.get("/nope?token=abc").json
+    wrong: Any = client.get(f"{TABLE}/attributes").json
+    assert missing["message"] == f"nothing is at this path: {API}/docs/ lists the routes"
+    assert wrong["message"] == "GET is not allowed here: expected OPTIONS, POST"
+
+
 def test_only_a_few_visitors_wait_for_examples(
     everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
