@@ -105,8 +105,6 @@ def exit_status(run: Callable[[], int], stopped: str, shown: Callable[[str], str
 
     ``shown`` shortens the message of an error.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
