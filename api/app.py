@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     )
     app = _new_app()
     observe(app, names)
-    register_errors(app, settings.retry_after_s)
+    register_errors(app, settings.retry_after_s, f"{settings.api_prefix}/docs/")
     check_hosts(app, settings.trusted_hosts.split())
 
     @app.after_request

@@ -35,6 +35,8 @@ from .served_datasets import ServedDataset
 
 FIRST_S, LATER_S = 2.0, 0.3
 """Time that is waited for the first value of a part, and for a newer one."""
+NOTES_EVERY_S = 5.0
+"""Age at which notes are read again."""
 LOOKED_UP, LISTED = 4096, 20
 """Chunks of a cell whose reasons are looked up, beside its example, and those that are listed."""
 log = logging.getLogger("l2features.api")
@@ -57,7 +59,7 @@ class Board:
         self.served, self._requests = served, requests
         self.problem: str | None = None
         self._scanned = self._cache(served.scan, age_s=10.0, share=40.0)
-        self._noted = self._cache(self._read_notes, age_s=5.0)
+        self._noted = self._cache(self._read_notes, age_s=NOTES_EVERY_S)
         self._sampled = self._cache(self._sample, age_s=120.0)
         self._found = self._cache(self._find_example, age_s=120.0)
         self._versioned = self._cache(self._versions, age_s=15.0)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from flask import Response, redirect, render_template, request, send_from_directory
 from flask_openapi3 import OpenAPI
+from werkzeug.exceptions import NotFound
 
 from l2features.core.times import iso_text
 
@@ -194,10 +195,17 @@ def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards
     def login() -> Response:
         return redirect(f"{prefix}/")  # type: ignore[return-value]
 
+    def home() -> Response:
+        if not wants_page():
+            raise NotFound  # as PCGL2Cache
+        return login()
+
     app.add_url_rule(f"{prefix}{TABLE}", "dashboard_page", dashboards.dashboard)
     app.add_url_rule(f"{prefix}/static/<path:path>", "page_files", static)
     app.add_url_rule(f"{prefix}/login", "login", login)
-    return frozenset({"page_files"})
+    if prefix:
+        app.add_url_rule("/", "home", home)
+    return frozenset({"page_files", "home"})
 
 
 def state_response(kept: Kept) -> Response:

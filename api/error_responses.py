@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Flask, Response, g, request
 from pydantic import BaseModel, ConfigDict, Field
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from l2features.core.errors import GraphError, StoreError, TableNotFound, UnknownFormat
 from l2features.core.transient import is_transient
@@ -20,7 +20,7 @@ from .response_bodies import json_response
 MAX_SHOWN = 200
 EXAMPLE: dict[str, Any] = {
     "code": "unknown_dataset",
-    "message": "data set 'minie65' is not served: expected one of those of table_mapping",
+    "message": "data set 'minie65' is not served: GET /table_mapping lists those that are",
     "field": "dataset",
     "value": "minie65",
     "request_id": "0497aa3d38d049c3994f60ff1eef78fd",
@@ -79,8 +79,8 @@ def shown_repr(value: Any) -> str:
     return shown(_REPR.repr(value))
 
 
-def register_errors(app: Flask, retry_after_s: int) -> None:
-    """Answer every failed request with an `ErrorBody`."""
+def register_errors(app: Flask, retry_after_s: int, routes: str) -> None:
+    """Answer every failed request with an `ErrorBody`; ``routes`` is the path of the page that lists them."""
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:
@@ -110,7 +110,13 @@ def register_errors(app: Flask, retry_after_s: int) -> None:
     def http_error(error: HTTPException) -> Response:
         status = error.code or 500
         code = http.HTTPStatus(status).name.lower()
-        response = _response(ApiError(status, code, str(error.description)))
+        message = str(error.description)
+        if isinstance(error, NotFound):
+            message = f"nothing is at this path: {routes} lists the routes"
+        if isinstance(error, MethodNotAllowed):
+            allowed = ", ".join(sorted(error.valid_methods or ()))
+            message = f"{request.method:.20} is not allowed here: expected {allowed}"
+        response = _response(ApiError(status, code, message))
         for name, value in error.get_headers():
             if name not in ("Content-Type", "Content-Length"):
                 response.headers[name] = value

@@ -189,9 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 1 if messages failed or were refused, and 2 for a usage error."""
     args, flags = parse(argv)
     if args.messages:
-        return command.exit_status(
-            lambda: replay(args, flags), "stopped: the same command continues from here"
-        )
+        return command.exit_status(lambda: replay(args, flags), "stopped: run the command again to continue")
     if args.runner != LOCAL:
         return command.exit_status(lambda: stream_on(args, flags), "stopped: nothing was started")
     return command.exit_status(lambda: stream(args), "stopped: unfinished messages will be redelivered")

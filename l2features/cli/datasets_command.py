@@ -67,7 +67,7 @@ def _state(dataset: Dataset) -> str:
         return "no table yet"
     except L2FeaturesError as error:
         return f"cannot be read: {error}"
-    return f"at {meta.timestamp} UTC" if meta else "without meta"
+    return f"valid at {meta.timestamp} UTC" if meta else "without meta"
 
 
 @click.command()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..core.geometry import Geometry
+from ..core.ids import L2
 from ..core.rows import Rows
 from ..core.saturation import saturated_text
 from ..core.schema import BY_NAME, NAMES
@@ -40,10 +41,12 @@ def features_table(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES)
     table.add_column("L2 id", justify="right", no_wrap=True)
     for attribute in attributes:
         table.add_column(attribute.name, justify="right" if not attribute.shape else "left", no_wrap=True)
-    served, found = served_rows(rows, geometry, names), dict(zip(rows.ids.tolist(), rows.found, strict=True))
-    for label, known in found.items():
+    served = served_rows(rows, geometry, names)
+    is_l2 = geometry.layout.layers(rows.ids) == L2
+    for label, known, layer_2 in zip(rows.ids.tolist(), rows.found, is_l2, strict=True):
         cells = [cell_text(served[str(label)].get(name)) for name in names]
-        table.add_row(str(label), *(cells if known else ["not in the table", *cells[1:]]))
+        absent = "not in the table" if layer_2 else "not an L2 id"
+        table.add_row(str(label), *(cells if known else [absent, *cells[1:]]))
     return rendered(table)
 
 

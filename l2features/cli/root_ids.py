@@ -20,8 +20,8 @@ def root_id(text: str, where: str = "") -> int:
     try:
         return parse_id(text)
     except ValueError as error:
-        rounded = _is_number(text) and not text.lstrip("-").isdecimal()
-        why = "a spreadsheet has rounded it, export it as text" if rounded else error
+        is_float = _is_number(text) and not text.lstrip("-").isdecimal()
+        why = "expected an integer, as floats round ids: export the column as text" if is_float else error
         raise ConfigError(f"{where}{text!r:.100} is not a root id: {why}") from error
 
 

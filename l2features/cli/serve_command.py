@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..config.datasets import read_datasets, server_environment, url_prefix
+from ..core.errors import ConfigError
 
 
 @click.command()
@@ -35,6 +36,8 @@ def serve(config: str, bind: str, workers: int, auth: bool, cave: bool) -> None:
     if auth and cave:
         raise click.UsageError("--cave checks no tokens: expected no --auth")
     datasets = read_datasets(config)
+    if cave and not any(dataset.graph.startswith("bigtable://") for dataset in datasets.usable.values()):
+        raise ConfigError(f"--cave: no data set of {config} has a graph in Bigtable")
     program = configuration()
     check_port(bind)
     for problem in datasets.errors:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .frozen import Version, VersionSource
 
 _SERVER = re.compile(r"https?://", re.I)
+_NO_SCHEME = re.compile(r"[\w.-]+:\d+(/|$)")
 SKELETON_FILES = {".swc": "swc", ".json": "json", ".arrow": "arrow"}
 """Formats of skeletons by the suffix of their file."""
 Names = Sequence[str] | None
@@ -118,6 +119,10 @@ class Client:
             return
         if token is not None:
             raise ConfigError(f"a token is for a server: expected its URL, got the data sets file {where}")
+        if isinstance(where, str) and _NO_SCHEME.match(where):
+            raise ConfigError(
+                f"{where!r}: expected a data sets file, or a server's URL such as http://{where}"
+            )
         from .direct_source import DirectSource
 
         with naming_extras():

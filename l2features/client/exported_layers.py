@@ -11,6 +11,7 @@ from ..core.errors import ConfigError
 from ..core.ids import Ids
 from ..pictures.view_state import View
 from ..pictures.viewers import BUCKETS
+from .http_source import cause_of
 
 TIMEOUT_S = 20.0
 GS = "gs://"
@@ -23,7 +24,7 @@ def exported_view(url: str, roots: Ids) -> View:
     """
     folder = url.rstrip("/")
     if not folder.startswith(("http://", "https://", GS)):
-        raise ConfigError(f"layers {url!r}: expected https://… or gs://…")
+        raise ConfigError(f"layers {url!r}: expected http://…, https://… or gs://…")
     nodes = _info(folder, "nodes")
     if nodes is None:
         raise ConfigError(f"{folder}/nodes/info is missing or forbidden: expected the folder of an export")
@@ -48,4 +49,4 @@ def _info(folder: str, layer: str) -> Any:
     except requests.JSONDecodeError as error:
         raise ConfigError(f"{place}: expected JSON") from error
     except requests.RequestException as error:
-        raise ConfigError(f"{place} cannot be read: {error}") from error
+        raise ConfigError(f"{place} cannot be read: {cause_of(error)}") from error

@@ -230,7 +230,7 @@ class HttpSource:
                 allow_redirects=method == "GET",
             )
         except requests.RequestException as error:
-            raise ServiceUnavailable(f"{self.where}: {_cause(error)}") from error
+            raise ServiceUnavailable(f"{self.where}: {cause_of(error)}") from error
         if answer.status_code != 200:
             raise self._refused(answer)
         return answer
@@ -308,7 +308,7 @@ def _checked(answer: requests.Response, read: Callable[[], Any], expected: str) 
         ) from error
 
 
-def _cause(error: requests.RequestException) -> str:
+def cause_of(error: requests.RequestException) -> str:
     """Return what failed in one line, without the request, whose parameters may be long."""
     if isinstance(error, requests.Timeout):
         return "no answer in time"

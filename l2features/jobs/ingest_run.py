@@ -27,7 +27,7 @@ from .job_options import add_data_options, add_switch, choose_box
 STORE, BIGTABLEIO = "store", "bigtableio"
 SINKS = (STORE, BIGTABLEIO)
 AFTERWARDS = "then --retry-missing computes these chunks again; --allow-empty accepts an empty segmentation"
-STOPPED = "stopped: the same command goes on from here"
+STOPPED = "stopped: run the command again to continue"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

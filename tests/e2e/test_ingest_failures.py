@@ -119,7 +119,7 @@ def test_stopping_is_clean(slow_sample: Path, stop: signal.Signals) -> None:
     os.kill(job.pid, stop)
     out, err = job.communicate(timeout=60)
     assert job.returncode == 130
-    assert "the same command goes on from here" in err
+    assert "stopped: run the command again to continue" in err
     assert "Traceback" not in err
     assert not psutil.wait_procs(children, timeout=10)[1]
     assert f"{done_chunks(slow_sample)} of {N_MANY} chunks done" in out

@@ -38,13 +38,14 @@ def test_get_in_json_is_the_served_form(config: Path) -> None:
 
 def test_get_as_a_table(config: Path) -> None:
     rows, geometry = stored(config)
-    ids = rows.ids[:2].tolist()
-    lines = run("get", "sample", ids[1], 77, ids[0], "--config", config).output.splitlines()
+    ids, absent = rows.ids[:2].tolist(), int(rows.ids.max()) + 1
+    lines = run("get", "sample", ids[1], 77, ids[0], absent, "--config", config).output.splitlines()
     shown = ["size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "rep_coord_nm"]
     assert lines[0].split() == ["L2", "id", *shown]
     assert max(map(len, lines)) <= 100
-    assert [line.split()[0] for line in lines[1:]] == [str(ids[1]), "77", str(ids[0])]
-    assert "not in the table" in lines[2]
+    assert [line.split()[0] for line in lines[1:]] == [str(ids[1]), "77", str(ids[0]), str(absent)]
+    assert "not an L2 id" in lines[2]
+    assert "not in the table" in lines[4]
     size = served_rows(rows, geometry)[str(ids[0])]["size_nm3"]
     assert lines[3].split()[1] == str(size)
 

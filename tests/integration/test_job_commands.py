@@ -203,8 +203,8 @@ def test_datasets_lists_tables_and_their_state(undisturbed: Path, tmp_path: Path
     lines = [line.split() for line in ran.stdout.splitlines()]
     assert lines[0] == ["name", "table", "store", "graph", "state"]
     store = entry["store"]
-    assert lines[1][:5] == ["sample", "l2cache_sample", store, "flat", "at"]
-    assert lines[2][:5] == ["alias", "l2cache_sample", store, "flat", "at"]
+    assert lines[1][:5] == ["sample", "l2cache_sample", store, "flat", "valid"]
+    assert lines[2][:5] == ["alias", "l2cache_sample", store, "flat", "valid"]
     assert lines[3] == ["new", "l2cache_new", store, "flat", "no", "table", "yet"]
     problem = f"error: data sets file {path}: data set 'bad': unknown key 'x': expected "
     assert ran.stderr.startswith(problem)

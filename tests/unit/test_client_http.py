@@ -141,6 +141,11 @@ def test_a_token_is_for_a_server() -> None:
         Client("datasets.yml", "d", token=TOKEN)
 
 
+def test_a_url_without_a_scheme_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"a server's URL such as http://localhost:4100/l2$"):
+        Client("localhost:4100/l2", "d")
+
+
 # ------------------------------------------------------------------ requests
 def test_requests_keep_the_limits_and_the_order(stub: Stub) -> None:
     ids = [NODE + i for i in (5, 1, 5, 2, 9, 9, 0)]

@@ -199,7 +199,7 @@ def test_a_graph_server_needs_its_volume(tmp_path: Path) -> None:
         ("", "expected data sets, <name>: {cv_path"),
         ("- a\n- b\n", "expected data sets, <name>: {cv_path"),
         ("just text", "expected data sets, <name>: {cv_path"),
-        ("a: [unclosed", "not YAML"),
+        ("a: [unclosed", "not YAML: line 1, column 13: expected ',' or ']', but got '<stream end>'"),
         ("a: !!python/object/apply:os.mkdir [x]", "not YAML"),
         (
             "a: precomputed://x",

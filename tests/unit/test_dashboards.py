@@ -235,7 +235,10 @@ def test_a_table_that_is_gone(everyone: None, tmp_path: Path) -> None:
     assert "so there are no first commands" in client.get(ROOT, headers={"Accept": BROWSER}).text
 
 
-def test_a_table_that_goes_while_it_is_shown(everyone: None, tmp_path: Path) -> None:
+def test_a_table_that_goes_while_it_is_shown(
+    everyone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.board.NOTES_EVERY_S", 0.1)
     config = busy_table(tmp_path)
     client = client_of(config)
     state_of(client)
@@ -295,6 +298,19 @@ def test_the_landing_page_has_commands_with_ids_that_exist(client: FlaskClient) 
     assert answer[str(node)]["size_nm3"] > 0
     assert f'href="{PAGE}"' in page
     assert ('href="/viewer/"' in page) == is_built()  # no root to draw is known
+
+
+def test_the_root_leads_browsers_to_the_landing_page(client: FlaskClient) -> None:
+    answer = client.get("/", headers={"Accept": BROWSER})
+    assert (answer.status_code, answer.location) == (302, "/l2cache/")
+    assert client.get("/").status_code == 404
+
+
+def test_wrong_paths_and_methods_lead_to_right_ones(client: FlaskClient) -> None:
+    missing: Any = client.get("/nope?token=abc").json
+    wrong: Any = client.get(f"{TABLE}/attributes").json
+    assert missing["message"] == f"nothing is at this path: {API}/docs/ lists the routes"
+    assert wrong["message"] == "GET is not allowed here: expected OPTIONS, POST"
 
 
 def test_only_a_few_visitors_wait_for_examples(

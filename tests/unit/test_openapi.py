@@ -28,7 +28,7 @@ DUPLICATES = {
 """Routes that answer as others do, at another path; the document leaves them out."""
 FOR_PEOPLE = {
     *("docs", "swagger.static", "swagger.swagger", "swagger.oauth2-redirect"),
-    *("viewer", "viewer_asset", "dashboard_page", "page_files", "login"),
+    *("viewer", "viewer_asset", "dashboard_page", "home", "page_files", "login"),
 }
 """Routes outside the document: pages, the viewer, and what these load."""
 PREFIX = "/l2cache/api/v1"

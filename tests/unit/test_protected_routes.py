@@ -35,7 +35,7 @@ def test_all_routes_but_the_open_ones_need_a_token(tmp_path: Path, monkeypatch: 
         answer = app.test_client().open(url, method=method, headers={"X-Requested-With": "x"})
         (asked if answer.status_code == 401 else open_).add(url)
     health = {"/live", "/ready", "/metrics"}
-    pages = {"/l2cache/", "/l2cache/index", "/l2cache/static/nope", "/viewer/", "/viewer/assets/nope"}
+    pages = {"/", "/l2cache/", "/l2cache/index", "/l2cache/static/nope", "/viewer/", "/viewer/assets/nope"}
     assert open_ == {*health, "/auth_info", *(API + path for path in health), *pages}
     below = {"/", "/index", "/attribute_metadata", "/table_mapping", "/openapi.json", "/table/nope"}
     assert {API + path for path in {*below, "/docs/", "/table/nope/attributes"}} <= asked

@@ -1,4 +1,4 @@
-"""`l2features serve --cave` checks no tokens, so it is refused where tokens are required."""
+"""`l2features serve --cave` needs a graph in Bigtable. It checks no tokens, so none may be required."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ def test_not_with_authentication(tmp_path: Path) -> None:
     config.write_text("x: {cv_path: 'precomputed://file:///none', l2cache_id: none}\n")
     done = CliRunner().invoke(main, ["serve", str(config), "--auth", "--cave"])
     assert (done.exit_code, "--cave checks no tokens: expected no --auth" in done.output) == (2, True)
+
+
+def test_not_without_a_graph_in_bigtable(tmp_path: Path) -> None:
+    config = tmp_path / "datasets.yml"
+    config.write_text("x: {cv_path: 'precomputed://file:///none', l2cache_id: none}\n")
+    done = CliRunner().invoke(main, ["serve", str(config), "--cave"])
+    assert (done.exit_code, "has a graph in Bigtable" in done.output) == (2, True)
 
 
 def test_the_app_checks_it_too(monkeypatch: pytest.MonkeyPatch) -> None:

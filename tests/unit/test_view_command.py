@@ -142,9 +142,12 @@ def test_a_server_of_something_else(stub: Stub) -> None:
     ("arguments", "message"),
     [
         (("--root", "x"), "'x' is not a root id"),
-        (("--root", "1.5e17"), "a spreadsheet has rounded it"),
-        (("--layers", "/data/export"), "layers '/data/export': expected https://… or gs://…"),
-        (("--layers", "http://127.0.0.1:9/e"), "http://127.0.0.1:9/e/nodes/info cannot be read"),
+        (("--root", "1.5e17"), "expected an integer, as floats round ids"),
+        (("--layers", "/data/export"), "layers '/data/export': expected http://…, https://… or gs://…"),
+        (
+            ("--layers", "http://127.0.0.1:9/e"),
+            "nodes/info cannot be read: cannot connect: Connection refused",
+        ),
     ],
 )
 def test_mistakes(arguments: tuple[str, ...], message: str) -> None:

@@ -25,7 +25,7 @@ class Graphs:
     def __getitem__(self, name: str) -> Pcg:
         """Return a graph. Raises NotFound, GraphError and VolumeError."""
         if name not in self.urls:
-            raise NotFound(f"table {name!r}: expected one of {', '.join(self.urls) or 'no tables'}")
+            raise NotFound(f"table {name!r}: expected one of {', '.join(self.urls)}")
         with self._lock:
             if name not in self._open:
                 graph = CaveGraph(self.urls[name])
