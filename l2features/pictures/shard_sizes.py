@@ -21,6 +21,12 @@ MOST_BITS = 13
 """Maximum minishard bits, of an index of 128 KB at the start of each file."""
 MOST, LEAST = 1.1, 0.82
 """Size of the largest file by the plan, and of the smallest one, as shares of the wanted size."""
+LARGE = 0.2
+"""Share of the wanted size above which a list may leave files uneven."""
+MINISHARD_BYTES = 48
+"""Bytes of a minishard in a file, besides those of its keys: its place, and what gzip adds to its index."""
+DEVIATIONS = 5
+"""Standard deviations by which the fullest of many files may exceed the mean."""
 MURMUR, IDENTITY, RAW, GZIP = "murmurhash3_x86_128", "identity", "raw", "gzip"
 
 Sizes = npt.NDArray[np.float64]
@@ -40,6 +46,9 @@ def record_sharding(keys: int, size: float, wanted: int) -> Sharding:
         wanted: size of a file in bytes.
     """
     bits = _fewest_bits(keys * size, wanted, keys.bit_length())
+    mean = keys / (1 << bits)
+    if 0 < bits < keys.bit_length() and (mean + DEVIATIONS * math.sqrt(mean)) * size > MOST * wanted:
+        bits += 1
     return Sharding(0, minishard_bits(keys >> bits), bits, MURMUR, GZIP, RAW)
 
 
@@ -52,16 +61,22 @@ def list_sharding(lists: Iterable[tuple[Ids, Sizes]], keys: int, total: float, w
         total: bytes of all lists.
         wanted: size of a file in bytes.
     """
-    bits = _fewest_bits(total, wanted, keys.bit_length())
-    finest = Sharding(0, minishard_bits(keys >> bits), bits + 1, MURMUR, GZIP, GZIP)
-    if not bits:
-        return finest._replace(shard_bits=0)
-    files, largest = np.zeros(2 << bits), 0.0
+    fewest = _fewest_bits(total, wanted, keys.bit_length())
+    least, most = minishard_bits(keys >> fewest), fewest + _more_bits(0, wanted)
+    if not fewest:
+        return Sharding(0, least, 0, MURMUR, GZIP, GZIP)
+    finest = [Sharding(0, bits, most, MURMUR, GZIP, GZIP) for bits in range(least, MOST_BITS + 1)]
+    files, largest = np.zeros((len(finest), 1 << most)), 0.0
     for ids, sizes in lists:
-        files += _files(finest, ids, sizes)
-        largest = max(largest, sizes.max(initial=0))
-    halves = files.reshape(2, -1)
-    found = [(finest._replace(shard_bits=bits), halves.sum(axis=0)), (finest, files)]
+        hashed = finest[0].hashed(ids)
+        for sharding, sums in zip(finest, files, strict=True):
+            sums += _files(sharding, hashed, sizes)
+        largest = max(largest, float(sizes.max(initial=0)))
+    found = (
+        (sharding._replace(shard_bits=bits), sums.reshape(-1, 1 << bits).sum(axis=0))
+        for bits in range(fewest, fewest + _more_bits(largest, wanted) + 1)
+        for sharding, sums in zip(finest, files, strict=True)
+    )
     return _first_near(found, largest, wanted)
 
 
@@ -77,9 +92,9 @@ def cell_sharding(codes: Ids, sizes: Sizes, bits: int, wanted: int) -> Sharding:
         bits: bits of a code.
         wanted: size of a file in bytes.
     """
-    fewest = _fewest_bits(float(sizes.sum()), wanted, bits)
-    found = _cell_shardings(codes, sizes, bits, range(fewest, min(fewest + 1, bits) + 1))
-    return _first_near(found, float(sizes.max(initial=0)), wanted)
+    fewest, largest = _fewest_bits(float(sizes.sum()), wanted, bits), float(sizes.max(initial=0))
+    most = min(fewest + _more_bits(largest, wanted), bits)
+    return _first_near(_cell_shardings(codes, sizes, bits, range(fewest, most + 1)), largest, wanted)
 
 
 def _cell_shardings(
@@ -92,21 +107,18 @@ def _cell_shardings(
             runs = codes >> np.uint64(run)
             starts = np.flatnonzero(np.append(True, runs[1:] != runs[:-1])[: len(runs)])
             firsts, sums = codes[starts], np.add.reduceat(sizes, starts) if len(starts) else sizes
-            for sharding in _run_shardings(run, least, shards):
-                yield sharding, _files(sharding, firsts, sums)
+            minishards = min(least, run)
+            in_turn = Sharding(run - minishards, minishards, shards, IDENTITY, GZIP, GZIP)
+            yield in_turn, _files(in_turn, in_turn.hashed(firsts), sums)
+            hashed = Sharding(run, 0, 0, MURMUR).hashed(firsts)
+            for minishards in range(least, MOST_BITS + 1):  # each takes other bits of the hash for the shard
+                by_hash = Sharding(run, minishards, shards, MURMUR, GZIP, GZIP)
+                yield by_hash, _files(by_hash, hashed, sums)
 
 
-def _run_shardings(run: int, least: int, shard_bits: int) -> Iterator[Sharding]:
-    """Yield shardings of runs of 2^run cells, with this number of minishard bits or more."""
-    minishards = min(least, run)
-    yield Sharding(run - minishards, minishards, shard_bits, IDENTITY, GZIP, GZIP)
-    for minishards in range(least, MOST_BITS + 1):  # each takes other bits of the hash for the shard
-        yield Sharding(run, minishards, shard_bits, MURMUR, GZIP, GZIP)
-
-
-def _files(sharding: Sharding, keys: Ids, sizes: Sizes) -> Sizes:
+def _files(sharding: Sharding, hashed: Ids, sizes: Sizes) -> Sizes:
     """Return the bytes of lists in each file, (2^shard_bits,)."""
-    shards = sharding.places(keys)[0].astype(np.intp)
+    shards = sharding.shards(hashed).astype(np.intp)
     return np.bincount(shards, sizes, 1 << sharding.shard_bits).astype(np.float64, copy=False)
 
 
@@ -118,11 +130,19 @@ def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted:
     limit = MOST * wanted + (largest if largest > MOST * wanted else 0)
     ends = dict[Sharding, float]()
     for sharding, files in found:
-        ends[sharding] = sharding.index_bytes + float(files.max())
+        ends[sharding] = (MINISHARD_BYTES << sharding.minishard_bits) + float(files.max())
         if not sharding.shard_bits or ends[sharding] <= limit:
             return sharding
     nearest = min(ends.values())
     return next(sharding for sharding, end in ends.items() if end <= 1.05 * nearest)
+
+
+def _more_bits(largest: float, wanted: int) -> int:
+    """Return how many more shard bits than the fewest may be taken so that no file is too large.
+
+    Where lists are larger than `LARGE`, even more files would mostly have zeros.
+    """
+    return 2 if largest <= LARGE * wanted else 1
 
 
 def _fewest_bits(total: float, wanted: int, most: int) -> int:

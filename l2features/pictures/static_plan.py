@@ -11,18 +11,20 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import VersionError
 from ..core.geometry import Geometry
 from ..core.ids import Ids
-from ..versions.columns import L2_ID, N_NODES, ROOT_ID, unsigned
+from ..versions.columns import L2_ID, MISSING, N_MISSING, N_NODES, ROOT_ID, unsigned
 from ..versions.folders import Folder
 from ..versions.lookup import VersionReader
 from ..versions.manifest import BY_NODE, BY_ROOT, ROOTS, Layout
 from ..versions.plan import evenly_spread
 from ..volume.sharded import Sharding
-from .levels import Level, chunk_counts, count_chunks, levels_of, make_levels
+from .levels import Counts, Level, chunk_counts, count_chunks, levels_of, make_levels
 from .node_layers import NODE_LAYERS, ROOT
 from .shard_sizes import (
     GZIP,
@@ -106,39 +108,47 @@ def make_indexes(plan: StaticPlan, reader: VersionReader, geometry: Geometry) ->
     if not layers:
         return
     counts = chunk_counts(geometry)
-    for table in reader.batches(BY_NODE, [ROOT_ID, L2_ID]):
-        count_chunks(counts, unsigned(table[L2_ID]), geometry)
+    for table in reader.batches(BY_NODE, [ROOT_ID, L2_ID, MISSING]):
+        count_chunks(counts, unsigned(table[L2_ID])[_computed(table)], geometry)
     levels = make_levels(counts, plan.cell_nodes)
     roots = reader.manifest.totals.roots
-    tables = {layout: _sample(reader, layout, columns_for(layers)) for layout in (BY_NODE, BY_ROOT)}
+    tables = {
+        layout: _sample(reader, layout, [*columns_for(layers), MISSING]) for layout in (BY_NODE, BY_ROOT)
+    }
     for layer in layers:
         voxel, none = math.prod(geometry.resolution), np.empty(0, dtype=row_dtype(layer))
         rows, related = (
             np.concatenate([none, *(drawn_rows(table, layer, voxel) for table in tables[layout])])
             for layout in (BY_NODE, BY_ROOT)
         )
-        share = len(rows) / max(1, sum(map(len, tables[BY_NODE])))
+        sampled = sum(map(len, tables[BY_NODE]))
+        share = len(rows) / sampled if sampled else 1.0
         sizes = _Sizes(layer, geometry, plan.shard_size)
         yield sizes.by_id(rows, round(int(counts.sum()) * share))
         of_roots = (
-            (unsigned(table[ROOT_ID]), table[N_NODES].to_numpy() * share)
-            for table in reader.batches(ROOTS, [ROOT_ID, N_NODES])
+            (unsigned(table[ROOT_ID]), (table[N_NODES].to_numpy() - table[N_MISSING].to_numpy()) * share)
+            for table in reader.batches(ROOTS, [ROOT_ID, N_NODES, N_MISSING])
         )
         yield sizes.related(related, of_roots, roots, counts.sum() * share)
         which = levels_of(rows["id"], levels)
         for depth, level in enumerate(levels):
-            yield sizes.cells(f"level{depth}", level, rows[which == depth], counts * (share * level.share))
+            yield sizes.cells(f"level{depth}", level, rows[which == depth], counts, share * level.share)
+
+
+def _computed(table: Any) -> npt.NDArray[np.bool_]:
+    """Return which nodes have been computed, (n,)."""
+    return ~table[MISSING].to_numpy()
 
 
 def _sample(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> list[Any]:
-    """Return some rows of files of a layout."""
+    """Return some rows of files of a layout, of nodes that have been computed."""
     files = reader.manifest.files(layout)
     tables = list[Any]()
     for i in evenly_spread(len(files), SAMPLE):
         layer, file = files[i]
         parts = min(len(reader.files.footer(file).rows), max(1, file.rows // SAMPLE_ROWS))
         tables += [
-            table.slice(0, SAMPLE_ROWS)
+            table.filter(pa.array(_computed(table))).slice(0, SAMPLE_ROWS)
             for part in evenly_spread(parts, max(1, SAMPLE // len(files)))
             for table in reader.file_batches(layer, file, columns, part, parts)
         ]
@@ -174,8 +184,8 @@ class _Sizes:
         sharding = list_sharding(lists, count, nodes * size, self.wanted)
         return index.model_copy(update={"sharding": sharding})
 
-    def cells(self, key: str, level: Level, rows: np.ndarray, counts: np.ndarray) -> Index:
-        """Return the index of a level, of an expected number of nodes in each chunk, (x, y, z)."""
+    def cells(self, key: str, level: Level, rows: np.ndarray, counts: Counts, share: float) -> Index:
+        """Return the index of a level, which has an expected share of the nodes of each chunk, (x, y, z)."""
         index = Index(
             layer=self.layer,
             kind="cells",
@@ -190,14 +200,15 @@ class _Sizes:
         starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])[: len(codes)])
         bits = sum((n - 1).bit_length() for n in level.cell_grid(self.geometry.grid))
         nodes = np.add.reduceat(nodes, starts) if len(starts) else nodes
-        sharding = cell_sharding(codes[starts], nodes * self._node_bytes(index, rows), bits, self.wanted)
+        sizes = nodes * (share * self._node_bytes(index, rows))
+        sharding = cell_sharding(codes[starts], sizes, bits, self.wanted)
         shards = np.unique(sharding.places(codes[starts])[0])
         return index.model_copy(update={"sharding": sharding, "shards": tuple(shards.tolist())})
 
     def _node_bytes(self, index: Index, rows: np.ndarray) -> float:
-        """Return what a node takes in a shard of these rows, a sample."""
+        """Return what a node takes in a shard of these rows, a sample; without any, its uncompressed size."""
         if not len(rows):
-            return 0.0
+            return row_dtype(self.layer)["record"].itemsize + rows["id"].itemsize
         sharding = index.sharding._replace(minishard_bits=minishard_bits(len(rows)))
         content = make_shard(index.model_copy(update={"sharding": sharding}), rows, self.geometry).content
         return (len(content) - sharding.index_bytes) / len(rows)

@@ -21,7 +21,8 @@ from ..core.rows import Rows, served_column
 from ..core.schema import ATTRIBUTES, BY_NAME
 from ..neurons.neuron_summary import MEASURES, SUMMARIES
 
-ROOT_ID, L2_ID, MISSING, N_NODES = "root_id", "l2_id", "missing", "n_nodes"
+ROOT_ID, L2_ID, MISSING = "root_id", "l2_id", "missing"
+N_NODES, N_MISSING = "n_nodes", "n_missing"
 AXES, ENDS, NUMBERS = ("x", "y", "z"), ("lower", "upper"), ("1", "2", "3")
 _COMPONENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "pca": (NUMBERS, AXES),

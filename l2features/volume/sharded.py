@@ -47,15 +47,19 @@ class Sharding(NamedTuple):
     def index_bytes(self) -> int:
         return 16 << self.minishard_bits
 
+    def hashed(self, codes: Codes) -> Codes:
+        """Return numbers whose lowest bits are the minishards of ids, and the next ones the shards."""
+        shifted = codes >> np.uint64(self.preshift_bits)
+        return shifted if self.hash == "identity" else murmurhash3(shifted)
+
+    def shards(self, hashed: Codes) -> Codes:
+        """Return the shards of hashed ids."""
+        return hashed >> np.uint64(self.minishard_bits) & np.uint64((1 << min(self.shard_bits, 64)) - 1)
+
     def places(self, codes: Codes) -> tuple[Codes, Codes]:
         """Return shard and minishard of ids."""
-        hashed = codes >> np.uint64(self.preshift_bits)
-        if self.hash != "identity":
-            hashed = murmurhash3(hashed)
-        both = self.minishard_bits + self.shard_bits
-        minishards = hashed & np.uint64((1 << self.minishard_bits) - 1)
-        within = hashed & np.uint64((1 << min(both, 64)) - 1)
-        return within >> np.uint64(self.minishard_bits), minishards
+        hashed = self.hashed(codes)
+        return self.shards(hashed), hashed & np.uint64((1 << self.minishard_bits) - 1)
 
     def file(self, shard: int) -> str:
         return f"{shard:0{math.ceil(self.shard_bits / 4)}x}.shard"

@@ -23,14 +23,14 @@ from l2features.pictures import row_files, static_export
 from l2features.pictures.node_layers import NODE_LAYERS, PROPERTIES
 from l2features.pictures.static_skeletons import Skeletons
 from l2features.store.base import Meta
-from l2features.testing.stores import open_table
-from l2features.testing.version_files import visible_rows
+from l2features.testing.stores import features_of, open_table
+from l2features.testing.version_files import NodeRows, VersionWriter, visible_rows
 from l2features.versions.folders import Folder
 from l2features.versions.manifest import Manifest, read_manifest
 from tests.support.jobs import Recordings, dataset_file, own_copy
-from tests.support.known_roots import GEOMETRY
+from tests.support.known_roots import FIRST_ROOT, GEOMETRY
 from tests.support.static_export import SMALL, StaticLayer, by_root, run_export, values_of
-from tests.support.version_chains import write_chain
+from tests.support.version_chains import node_ids, write_chain
 from tests.support.version_job import files_of, geometry_of, ingested, made
 
 T0 = 1_795_220_864_000
@@ -233,13 +233,61 @@ def test_only_visible_rows_are_exported(chain: Path, whole: Path) -> None:
         assert one.properties["max_dt_nm"] == row["max_dt_nm"]
 
 
-def test_files_of_ids_have_the_wanted_size(whole: Path) -> None:
-    """On average within 20 %; a file of 300 nodes varies by a few of them."""
+def uneven_indexes(output: Path, wanted: int) -> tuple[list[str], int]:
+    """Indexes of several files, one of which is not near the wanted size; number of all of several."""
+    uneven, several = list[str](), 0
     for layer in NODE_LAYERS:
-        sizes = [path.stat().st_size for path in (whole / layer / "by_id").glob("*.shard")]
-        assert len(sizes) > 1
-        assert 16_000 <= np.mean(sizes) <= 24_000, sizes
-        assert all(0.75 <= size / np.mean(sizes) <= 1.25 for size in sizes), sizes
+        info = StaticLayer(output / layer).info
+        for index in (info["by_id"], *info["relationships"], *info["spatial"]):
+            sizes = [path.stat().st_size for path in (output / layer / index["key"]).glob("*.shard")]
+            if index["sharding"]["shard_bits"]:
+                several += 1
+                if not all(0.8 * wanted <= size <= 1.2 * wanted for size in sizes):
+                    uneven.append(f"{layer}/{index['key']}: {sizes}")
+    return uneven, several
+
+
+def export_without_features(folder: Path, without: Any, group_rows: int, *flags: object) -> Path:
+    """Export a version of 6,000 nodes; those in chunks ``without`` features, by coordinates, are missing."""
+    ids = node_ids(6_000)
+    features = features_of(ids)
+    features["rep_coord_nm"] %= np.array(GEOMETRY.chunk_size, dtype=np.uint16)
+    missing = np.flatnonzero(without(*GEOMETRY.layout.chunk_coordinates(ids).T))
+    roots = np.uint64(FIRST_ROOT) + np.arange(len(ids), dtype=np.uint64) % np.uint64(200)
+    versions = Folder(str(folder / "versions"))
+    nodes = NodeRows.of(roots, features, missing)
+    VersionWriter(versions, GEOMETRY, 1, group_rows).write(1, nodes)
+    config = dataset_file(folder, "precomputed://file:///nowhere", versions=versions.url)
+    with closing(open_table(config)) as store:
+        store.create(Meta("known", "", "2026-11-21 00:27:44", GEOMETRY))
+    done = run_export(config, folder / "export", 1, *flags)
+    assert done.returncode == 0, done.stderr
+    return folder / "export"
+
+
+@pytest.mark.parametrize("wanted", [10_000, 14_000])
+def test_files_have_the_wanted_size_where_most_nodes_are_missing(tmp_path: Path, wanted: int) -> None:
+    """On one side of the volume. No list has a fifth of a file."""
+    flags = ("--shard_size", wanted, "--cell_nodes", 25)
+    output = export_without_features(tmp_path, lambda x, y, z: y >= 4, 500, *flags)
+    uneven, several = uneven_indexes(output, wanted)
+    assert (uneven, several > 5) == ([], True)
+
+
+@pytest.mark.parametrize("group_rows", [20_000, 50])
+def test_nodes_are_exported_whatever_a_sample_has(tmp_path: Path, group_rows: int) -> None:
+    """The first 4,000 nodes of a file are missing, or all of most of its row groups."""
+    output = export_without_features(tmp_path, lambda x, y, z: x < 9, group_rows, *SMALL)
+    for name in NODE_LAYERS:
+        layer = StaticLayer(output / name)
+        found = layer.spatial()
+        assert len(found) > 300
+        assert found == {node: one._replace(related={}) for node, one in layer.by_id().items()}
+
+
+def test_files_of_ids_have_the_wanted_size(whole: Path) -> None:
+    """The lists of other indexes are large for files of 20,000 bytes."""
+    assert not [index for index in uneven_indexes(whole, 20_000)[0] if "/by_id:" in index]
 
 
 def test_a_beam_runner_writes_the_same_files(chain: Path, whole: Path, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_files_of_ids_are_within_a_fifth_of_the_wanted_size(nodes: int, wanted: 
 @pytest.mark.parametrize("spread", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("count", [0.9, 3.1, 6.2, 11.4, 14.7])
 def test_files_of_uneven_lists_are_within_a_fifth_of_the_wanted_size(spread: float, count: float) -> None:
-    """100,000 lists, the largest of which has a seventh of a file."""
+    """100,000 lists, the largest of which has a twentieth of a file at most."""
     random = np.random.default_rng(3)
     ids, sizes = random.integers(1, 1 << 60, 100_000).astype(np.uint64), random.lognormal(5, spread, 100_000)
     wanted = int(sizes.sum() / count)
@@ -151,6 +151,28 @@ def test_files_of_uneven_lists_are_within_a_fifth_of_the_wanted_size(spread: flo
     sharding = list_sharding(lists, len(ids), sizes.sum(), wanted)
     files = np.bincount(sharding.places(ids)[0].astype(int), sizes, 1 << sharding.shard_bits)
     check_sizes(files, sharding, wanted)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.1, 0.05])
+@pytest.mark.parametrize("count", [1.2, 3.1, 5.0, 14.7, 100.0])
+def test_files_of_large_lists_are_within_a_fifth_of_the_wanted_size(share: float, count: float) -> None:
+    """All lists have this share of a file; a fifth is the largest one with which sizes are promised."""
+    ids = np.random.default_rng(3).integers(1, 1 << 60, round(count / share)).astype(np.uint64)
+    wanted, sizes = 1_000_000, np.full(len(ids), share * 1_000_000)
+    sharding = list_sharding([(ids, sizes)], len(ids), sizes.sum(), wanted)
+    files = np.bincount(sharding.places(ids)[0].astype(int), sizes, 1 << sharding.shard_bits)
+    check_sizes(files, sharding, wanted)
+    assert sharding.shard_bits <= np.ceil(np.log2(count)) + 2
+
+
+@pytest.mark.parametrize("wanted", [6_000, 20_000, 100_000])
+def test_small_files_of_ids_are_within_a_fifth_of_the_wanted_size(wanted: int) -> None:
+    """A file has 100 to 1,700 ids: the fullest has many more than the mean."""
+    for keys in np.geomspace(20_000, 500_000, 12).astype(int).tolist():
+        sharding = record_sharding(keys, 60.0, wanted)
+        ids = np.random.default_rng(keys).integers(1, 1 << 60, keys).astype(np.uint64)
+        files = 60.0 * np.bincount(sharding.places(ids)[0].astype(int), minlength=1 << sharding.shard_bits)
+        check_sizes(files, sharding, wanted)
 
 
 def test_a_list_that_is_too_large_does_not_add_files() -> None:
@@ -166,7 +188,8 @@ def test_cells_of_a_cube_are_dealt_to_files_in_turn(nodes: int, bits: int) -> No
     sharding = cell_sharding(codes, sizes, 12, wanted)
     assert sharding.preshift_bits + sharding.minishard_bits + sharding.shard_bits == 12
     assert sharding.hash == IDENTITY
-    check_sizes(np.full(1 << sharding.shard_bits, sizes.sum() / (1 << sharding.shard_bits)), sharding, wanted)
+    files = np.bincount(sharding.places(codes)[0].astype(int), sizes, 1 << sharding.shard_bits)
+    check_sizes(files, sharding, wanted)
     assert sharding.shard_bits == bits
 
 
