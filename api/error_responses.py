@@ -20,7 +20,7 @@ from .response_bodies import json_response
 MAX_SHOWN = 200
 EXAMPLE: dict[str, Any] = {
     "code": "unknown_dataset",
-    "message": "data set 'minie65' is not served: GET /table_mapping lists those that are",
+    "message": "data set 'minie65' is not served: expected one of those of GET /table_mapping",
     "field": "dataset",
     "value": "minie65",
     "request_id": "0497aa3d38d049c3994f60ff1eef78fd",

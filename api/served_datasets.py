@@ -246,7 +246,7 @@ class ServedDatasets:
         if name in self.problems:
             raise ApiError(503, "dataset_misconfigured", self.problems[name], field="dataset", value=name)
         if name not in self._served:
-            message = f"data set {name!r:.120} is not served: GET /table_mapping lists those that are"
+            message = f"data set {name!r:.120} is not served: expected one of those of GET /table_mapping"
             raise ApiError(404, "unknown_dataset", message, field="dataset", value=name)
         return self._served[name]
 
