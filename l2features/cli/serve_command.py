@@ -36,8 +36,11 @@ def serve(config: str, bind: str, workers: int, auth: bool, cave: bool) -> None:
     if auth and cave:
         raise click.UsageError("--cave checks no tokens: expected no --auth")
     datasets = read_datasets(config)
-    if cave and not any(dataset.graph.startswith("bigtable://") for dataset in datasets.usable.values()):
-        raise ConfigError(f"--cave: no data set of {config} has a graph in Bigtable")
+    if cave:
+        from ..local.cave.cave_apps import graph_tables
+
+        if not graph_tables(datasets.usable.values()):
+            raise ConfigError(f"--cave: no data set of {config} has a graph in Bigtable")
     program = configuration()
     check_port(bind)
     for problem in datasets.errors:

@@ -182,7 +182,16 @@ def sorted_unique(ids: Ids) -> Ids:
     if (ids[1:] > ids[:-1]).all():
         return ids
     ids = np.sort(ids)
-    return ids[np.concatenate([[True], ids[1:] != ids[:-1]])]
+    return ids[group_starts(ids)]
+
+
+def group_starts(values: np.ndarray) -> npt.NDArray[np.intp]:
+    """Return where each group of equal neighbours begins, shape (groups,).
+
+    >>> group_starts(np.array([4, 4, 7, 4])).tolist()
+    [0, 2, 3]
+    """
+    return np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(values)])
 
 
 def distinct(ids: Ids) -> tuple[Ids, npt.NDArray[np.intp]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.batches import batched
 from ..core.geometry import Chunk, Geometry
-from ..core.ids import Ids, sorted_unique
+from ..core.ids import Ids, group_starts, sorted_unique
 
 BATCH_IDS = 20_000
 """Limit for the nodes that are computed together: 6 MB of rows and their supervoxels."""
@@ -65,7 +65,7 @@ def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[Datas
     if not len(ids):
         return
     chunks = geometry.layout.chunk_ids(ids)
-    starts = np.flatnonzero(np.concatenate([[True], chunks[1:] != chunks[:-1]]))
+    starts = group_starts(chunks)
     coordinates = geometry.layout.chunk_coordinates(ids[starts]).tolist()
     for xyz, share in zip(coordinates, np.split(ids, starts[1:]), strict=True):
         for first in range(0, len(share), BATCH_IDS):

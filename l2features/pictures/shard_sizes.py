@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ..core.ids import Ids
+from ..core.ids import Ids, group_starts
 from ..volume.sharded import Sharding
 
 MINISHARD_KEYS = 1_000
@@ -21,8 +21,10 @@ MOST_BITS = 13
 """Maximum minishard bits, of an index of 128 KB at the start of each file."""
 MOST, LEAST = 1.1, 0.82
 """Size of the largest file by the plan, and of the smallest one, as shares of the wanted size."""
+MORE_BITS = 2
+"""How many more shard bits than the fewest may be taken so that no file is too large."""
 LARGE = 0.2
-"""Share of the wanted size above which a list may leave files uneven."""
+"""Share of the wanted size above which a list may leave files uneven: even more would mostly have zeros."""
 MINISHARD_BYTES = 48
 """Bytes of a minishard in a file, besides those of its keys: its place, and what gzip adds to its index."""
 DEVIATIONS = 5
@@ -62,7 +64,7 @@ def list_sharding(lists: Iterable[tuple[Ids, Sizes]], keys: int, total: float, w
         wanted: size of a file in bytes.
     """
     fewest = _fewest_bits(total, wanted, keys.bit_length())
-    least, most = minishard_bits(keys >> fewest), fewest + _more_bits(0, wanted)
+    least, most = minishard_bits(keys >> fewest), fewest + MORE_BITS
     if not fewest:
         return Sharding(0, least, 0, MURMUR, GZIP, GZIP)
     finest = [Sharding(0, bits, most, MURMUR, GZIP, GZIP) for bits in range(least, MOST_BITS + 1)]
@@ -105,7 +107,7 @@ def _cell_shardings(
         least = minishard_bits(len(codes) >> shards)
         for run in range(bits - shards, -1, -1):
             runs = codes >> np.uint64(run)
-            starts = np.flatnonzero(np.append(True, runs[1:] != runs[:-1])[: len(runs)])
+            starts = group_starts(runs)
             firsts, sums = codes[starts], np.add.reduceat(sizes, starts) if len(starts) else sizes
             minishards = min(least, run)
             in_turn = Sharding(run - minishards, minishards, shards, IDENTITY, GZIP, GZIP)
@@ -138,11 +140,8 @@ def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted:
 
 
 def _more_bits(largest: float, wanted: int) -> int:
-    """Return how many more shard bits than the fewest may be taken so that no file is too large.
-
-    Where lists are larger than `LARGE`, even more files would mostly have zeros.
-    """
-    return 2 if largest <= LARGE * wanted else 1
+    """Return how many more shard bits may be taken, by the bytes of the largest list."""
+    return MORE_BITS if largest <= LARGE * wanted else 1
 
 
 def _fewest_bits(total: float, wanted: int, most: int) -> int:

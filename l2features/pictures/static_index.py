@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from ..core.geometry import Geometry
-from ..core.ids import Ids, as_ids
+from ..core.ids import Ids, as_ids, group_starts
 from ..volume.sharded import Sharding
 from .annotations import AnnotationLayer, annotation_list
 from .levels import Level, cell_order, levels_of
@@ -140,7 +140,7 @@ def make_shard(index: Index, rows: np.ndarray, geometry: Geometry, least: int = 
     within = cell_order(rows["id"]) if index.kind == "cells" else rows["id"]
     order = np.lexsort((rows["id"], within, keys))
     rows, keys = _taken(np.ascontiguousarray(rows), order), keys[order]
-    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    starts = group_starts(keys)
     ends = np.append(starts[1:], len(keys))
     values = _annotations(rows) if index.kind == "by_id" else _lists(rows, starts, ends)
     content = sharded(index.sharding, keys[starts], values, least)

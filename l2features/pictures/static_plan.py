@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import VersionError
 from ..core.geometry import Geometry
-from ..core.ids import Ids
+from ..core.ids import Ids, group_starts
 from ..versions.columns import L2_ID, MISSING, N_MISSING, N_NODES, ROOT_ID, unsigned
 from ..versions.folders import Folder
 from ..versions.lookup import VersionReader
@@ -197,7 +197,7 @@ class _Sizes:
         codes = level.cells(chunks, self.geometry.grid)
         order = np.argsort(codes)
         codes, nodes = codes[order], counts[tuple(chunks[order].T)]
-        starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])[: len(codes)])
+        starts = group_starts(codes)
         bits = sum((n - 1).bit_length() for n in level.cell_grid(self.geometry.grid))
         nodes = np.add.reduceat(nodes, starts) if len(starts) else nodes
         sizes = nodes * (share * self._node_bytes(index, rows))

@@ -22,10 +22,10 @@ from werkzeug.exceptions import NotFound as NoSuchPath
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from ..local.cave.cave_graph import CaveGraph
 from ..local.cave.graph_app import GraphApp
 from ..local.cave.info_app import SERVER_PATH, InfoApp
 from ..local.cave.pcg import NotFound, Pcg
-from ..local.cave.served_graph import CaveGraph
 from ..local.cave.served_info import served_info
 from ..local.processes import ending_with_parent
 from ..store.bigtable.calls import GRAPH_FAMILIES, create_table, open_table

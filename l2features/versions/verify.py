@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.errors import DamagedVersion
 from ..core.schema import SIZE
-from .columns import L2_ID, MISSING, ROOT_ID, schema_of, unsigned
+from .columns import L2_ID, MISSING, N_NODES, ROOT_ID, schema_of, unsigned
 from .lookup import VersionReader
 from .manifest import Layout, VersionFile
 from .merging import merged
@@ -149,7 +149,7 @@ def _check_totals(reader: VersionReader, found: Findings) -> None:
     missing = sum(map(len, reader.batches("missing_nodes", [ROOT_ID])))
     found.expect("nodes in missing_nodes", missing, expected.missing)
     _check_unique(reader, "by_node", [L2_ID, ROOT_ID], found)
-    nodes = _check_unique(reader, "roots", [ROOT_ID, "n_nodes"], found)
+    nodes = _check_unique(reader, "roots", [ROOT_ID, N_NODES], found)
     found.expect("sum of n_nodes over the roots", nodes[1], expected.nodes)
     found.expect("roots", nodes[0], expected.roots)
     found.expect("roots of the nodes", _count_roots(reader), expected.roots)

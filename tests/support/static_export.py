@@ -14,6 +14,7 @@ from cloudvolume import from_cloudpath
 
 from beam_jobs.precomputed import main
 from l2features.core.ids import Ids, as_ids
+from l2features.pictures.node_layers import NODE_LAYERS
 from l2features.volume.sharded import morton_codes
 from tests.support.jobs import Ran, run_job
 from tests.support.precomputed_reader import Annotation, Decoder
@@ -95,3 +96,18 @@ def by_root(roots: dict[int, int], nodes: Ids) -> dict[int, list[int]]:
     for node in as_ids(sorted(nodes.tolist())).tolist():
         found.setdefault(roots[node], []).append(node)
     return found
+
+
+def uneven_indexes(output: Path, wanted: int) -> tuple[dict[str, list[int]], set[str]]:
+    """Sizes of the files of each index with one that is not near the wanted size; all indexes of several."""
+    uneven, several = dict[str, list[int]](), set[str]()
+    for layer in NODE_LAYERS:
+        info = StaticLayer(output / layer).info
+        for index in (info["by_id"], *info["relationships"], *info["spatial"]):
+            name = f"{layer}/{index['key']}"
+            sizes = [path.stat().st_size for path in (output / name).glob("*.shard")]
+            if index["sharding"]["shard_bits"]:
+                several.add(name)
+                if not all(0.8 * wanted <= size <= 1.2 * wanted for size in sizes):
+                    uneven[name] = sizes
+    return uneven, several

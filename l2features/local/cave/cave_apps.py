@@ -7,25 +7,30 @@ from threading import Lock
 from typing import Any
 
 from ...config.datasets import Dataset
+from .cave_graph import CaveGraph
 from .graph_app import GraphApp
 from .info_app import SERVER_PATH, InfoApp
 from .pcg import NotFound, Pcg
-from .served_graph import CaveGraph
 from .served_info import served_info
+
+
+def graph_tables(datasets: Iterable[Dataset]) -> dict[str, str]:
+    """Return the URLs of the graphs that have a table in Bigtable, by the names of their data sets."""
+    return {d.name: d.graph for d in datasets if d.graph.startswith("bigtable://")}
 
 
 class Graphs:
     """The graphs of data sets that have a table, by the names of the data sets."""
 
     def __init__(self, datasets: Iterable[Dataset]) -> None:
-        self.urls = {d.name: d.graph for d in datasets if d.graph.startswith("bigtable://")}
+        self.urls = graph_tables(datasets)
         self._open: dict[str, Pcg] = {}
         self._lock = Lock()
 
     def __getitem__(self, name: str) -> Pcg:
         """Return a graph. Raises NotFound, GraphError and VolumeError."""
         if name not in self.urls:
-            raise NotFound(f"table {name!r}: expected one of {', '.join(self.urls)}")
+            raise NotFound(f"table {name!r}: expected one of {', '.join(self.urls) or 'no tables'}")
         with self._lock:
             if name not in self._open:
                 graph = CaveGraph(self.urls[name])

@@ -17,7 +17,7 @@ from ...core.ids import L2, Ids, as_ids
 from ...core.times import whole_ms
 from ...graph.base import RootHistory
 from ...graph.graphene import server_info
-from .served_graph import CaveGraph
+from .cave_graph import CaveGraph
 from .served_info import geometry_of
 
 Box = npt.NDArray[np.int64]

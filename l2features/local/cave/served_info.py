@@ -12,7 +12,7 @@ from ...core.paths import parse_path
 from ...core.transient import volume_error
 from ...graph.base import GraphInfo
 from ...volume.opening import find_info
-from .served_graph import CaveGraph
+from .cave_graph import CaveGraph
 
 API_VERSIONS = (0, 1)
 BOUNDING_BOX = (2048, 2048, 512)
