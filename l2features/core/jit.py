@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba.core import cgutils
 from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, UserWideCacheLocator
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
 COMPILED = re.compile(rb"core\.jit import|import numba|from numba")
@@ -85,3 +87,18 @@ def inlined(function: F) -> F:
 def embedded(function: F) -> F:
     """Compile the function into each caller, which LLVM does faster than `inlined` for large ones."""
     return numba.njit(nogil=True, forceinline=True)(function)
+
+
+@intrinsic
+def borrowed(_context: Any, array: Any) -> Any:
+    """Return an argument of a compiled function, an array, without counting its references.
+
+    The caller keeps the array alive. Each embedded function that receives an array would count it, atomically.
+    """
+
+    def without_owner(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        view = context.make_array(signature.return_type)(context, builder, arguments[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        return view._getvalue()
+
+    return array(array), without_owner
