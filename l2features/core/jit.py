@@ -93,7 +93,8 @@ def embedded(function: F) -> F:
 def borrowed(_context: Any, array: Any) -> Any:
     """Return an argument of a compiled function, an array, without counting its references.
 
-    The caller keeps the array alive. Each embedded function that receives an array would count it, atomically.
+    The caller keeps the array alive. Each embedded function that receives an array would count it, with an
+    atomic instruction.
     """
 
     def without_owner(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

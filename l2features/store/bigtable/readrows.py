@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ...core.ids import KEY_DIGITS, Ids
 from ...core.jit import borrowed, compiled, embedded
-from .wire import ABSENT, CHUNK, Bytes, compare, equals, field, read_chunk
+from .wire import ABSENT, Bytes, compare, equals, field, read_chunk
 
 OK, MALFORMED, DISORDER, BAD_CELL = 0, 1, 2, 3
 MARK_BYTES = 8
