@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..core.ids import Ids
+from ..core.ids import Ids, group_starts
 from ..core.rows import Rows, as_items, columns_of, set_flags
 from ..core.schema import FEATURES, NAMES
 
@@ -117,17 +117,19 @@ class RowCache:
         self, sets: npt.NDArray[np.intp], ids: Ids
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
         """Return which ids are cached, and the slot of each: any slot of its set for one that is not."""
-        match = self._ids.take(sets, axis=0) == ids[:, None]
-        slots = sets * WAYS + match.argmax(axis=1)
-        return (self._ids.ravel()[slots] == ids) & (ids != 0), slots
+        row, way = divmod(np.flatnonzero(self._ids.take(sets, axis=0) == ids[:, None]), WAYS)
+        hit, slots = np.zeros(len(ids), dtype=bool), sets * WAYS
+        hit[row] = True
+        slots[row] += way
+        return hit & (ids != 0), slots
 
     def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return a slot for each new row, oldest first; -1 for rows beyond the ways of their set."""
         # numpy sorts numbers of 16 bits ten times faster.
         order = np.argsort(sets.astype(np.uint16) if self._bits <= 16 else sets, kind="stable")
         ordered = sets[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-        counts = np.diff(starts, append=len(sets))
+        starts = group_starts(ordered)
+        counts = np.diff(np.append(starts, len(sets)))
         turns = np.empty(len(sets), dtype=np.intp)
         turns[order] = np.arange(len(sets)) - np.repeat(starts, counts)
         slots = sets * WAYS + (self._next[sets] + turns) % WAYS
