@@ -19,6 +19,7 @@ from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, Use
 from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
+Array = TypeVar("Array")
 COMPILED = re.compile(rb"core\.jit import|import numba|from numba")
 """Marks a module of compiled functions."""
 
@@ -89,17 +90,18 @@ def embedded(function: F) -> F:
     return numba.njit(nogil=True, forceinline=True)(function)
 
 
-@intrinsic
-def borrowed(_context: Any, array: Any) -> Any:
-    """Return an argument of a compiled function, an array, without counting its references.
-
-    The caller keeps the array alive. Each embedded function that receives an array would count it, with an
-    atomic instruction.
-    """
-
+def _borrowed(_context: Any, array: Any) -> Any:
     def without_owner(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         view = context.make_array(signature.return_type)(context, builder, arguments[0])
         view.meminfo = cgutils.get_null_value(view.meminfo.type)
         return view._getvalue()
 
     return array(array), without_owner
+
+
+borrowed: Callable[[Array], Array] = intrinsic(_borrowed)
+"""Return an array that a compiled function received, without a count of its references.
+
+The caller keeps the array alive. Each embedded function that receives an array would count it, with an atomic
+instruction.
+"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +109,7 @@ def _decompressed(cells: Pieces, most: int) -> Lists | None:
     places = np.stack([cells.starts, cells.lengths], axis=1).astype(np.uint64)
     try:
         frames = zstandard.BufferWithSegments(cells.data, places.tobytes())
-        content = zstandard.ZstdDecompressor().multi_decompress_to_buffer(frames)
+        content: Any = zstandard.ZstdDecompressor().multi_decompress_to_buffer(frames)
     except (zstandard.ZstdError, ValueError):
         return None
     return Lists(from_bytes(b"".join(content)), np.concatenate([[0], np.cumsum(sizes // 8)]))
