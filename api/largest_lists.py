@@ -30,8 +30,8 @@ COUNT = 1_000
 class LargestLists:
     """The largest roots of each version that was asked for. Thread-safe.
 
-    Each list is read once and to its end, one list of a data set at a time: a request that is over before
-    finds it later.
+    Each list is read once and to its end, one list of a data set at a time: after a time-out, a later request
+    finds it.
     """
 
     def __init__(self) -> None:

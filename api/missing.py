@@ -1,7 +1,7 @@
 """Missing ids are published, so that their features are computed. No request waits for Pub/Sub.
 
-``publish`` remembers and queues; a thread, which starts with the first ids and thus after a fork, makes the
-client, which sends in batches. Ids that could not be sent are forgotten: the next request publishes them.
+``publish`` remembers and queues ids. A thread makes the client, which sends in batches; it starts with the
+first ids, thus after a fork. Ids that could not be sent are forgotten: the next request publishes them.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class SummaryQuery(RootQuery):
 
     @model_validator(mode="after")
     def check_graph(self) -> Self:
-        """Return the parameters as they are. Raises ApiError for measures that versions do not have."""
+        """Return the parameters unchanged. Raises ApiError for measures that versions do not have."""
         if self.version is not None and is_true(self.graph):
             message = f"graph=true with version={self.version}: versions have no measures of the L2 graph"
             raise ApiError(422, "invalid_parameter", message, field="graph")
@@ -150,7 +150,7 @@ class SkeletonQuery(RootQuery):
 
     @model_validator(mode="after")
     def check_point(self) -> Self:
-        """Return the parameters as they are. Raises ApiError for a collapse without a root point."""
+        """Return the parameters unchanged. Raises ApiError for a collapse without a root point."""
         if self.collapse_nm is not None and self.root_point is None:
             message = f"collapse_nm={self.collapse_nm:g} without root_point: expected both"
             raise ApiError(422, "missing_parameter", message, field="root_point")

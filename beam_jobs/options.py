@@ -26,7 +26,7 @@ class Switch(NamedTuple):
 
 @cache
 def beam_parser() -> argparse.ArgumentParser:
-    """Return a parser of all of Beam's options; it takes long to make."""
+    """Return a parser of all of Beam's options; it is slow to make."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     found: list[argparse.ArgumentParser] = []

@@ -34,8 +34,8 @@ class ChunkAudit:
     ``expected`` are the nodes of the graph, ``present`` all rows, ``missing`` expected nodes without a row;
     ``repaired`` ones have one now. ``superfluous`` rows have ids that the graph never had, ``other`` ones
     belong to nodes of other times. ``empty`` expected nodes are marked "could not compute". ``failed`` maps
-    ids to the reason why they could not be repaired; ``problem`` is why none could. ``recorded`` is the state
-    of the chunk's ingest or "", ``files_missing`` whether it is done with missing files.
+    unrepaired ids to the reason; ``problem`` is the reason if none was repaired. ``recorded`` is the state of
+    the chunk's ingest or "", ``files_missing`` whether it is done with missing files.
     """
 
     chunk: Chunk

@@ -75,7 +75,7 @@ def _texts(rows: Iterator[tuple[int, list[str]]], name: str, column: str | None)
 
 
 def _place(header: Sequence[str], name: str, column: str | None) -> int:
-    """Return the place of the column of root ids."""
+    """Return the index of the root id column."""
     wanted = (column,) if column is not None else NAMES
     for known in wanted:
         if known in header:

@@ -160,7 +160,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Builder:
-    """Builds the values from the records. Refuses loops, and what is shared too often."""
+    """Builds the values from the records. Refuses loops, and objects shared too often."""
 
     def __init__(self, size: int) -> None:
         self.size, self.items, self.keys, self.encoded = size, 0, 0, 0

@@ -59,8 +59,8 @@ class Children:
 class RootNodes:
     """L2 ids by root. A root in none of the three is unknown to the graph.
 
-    ``l2_ids`` are sorted and unique. ``too_large`` maps roots above the limit to how many L2 nodes they have:
-    exactly, where all were read, or at least. ``errors`` maps roots to what is malformed.
+    ``l2_ids`` are sorted and unique. ``too_large`` maps roots above the limit to their number of L2 nodes, or
+    a lower bound if not all were read. ``errors`` maps malformed roots to the reason.
     """
 
     l2_ids: dict[int, Ids] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class RootNodes:
 
 
 class MalformedEdges(GraphError):
-    """The edges of some roots are malformed; ``roots`` maps these to what is."""
+    """The edges of some roots are malformed; ``roots`` maps each to the reason."""
 
     def __init__(self, roots: Mapping[int, str]) -> None:
         super().__init__("; ".join(list(roots.values())[:3]))
@@ -86,7 +86,7 @@ class RootHistory(NamedTuple):
 
 
 class NodeRoots(NamedTuple):
-    """L2 nodes and the root of each, in step, sorted by node."""
+    """L2 nodes and their roots: parallel arrays, sorted by node."""
 
     l2_ids: Ids
     roots: Ids
@@ -152,7 +152,7 @@ class Graph(ABC):
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
         """Return the sorted L2 nodes of a chunk: those valid at a time, or else all that were ever made.
 
-        A node is valid at a time if it is the newest parent, not younger than that, of a supervoxel.
+        A node is valid at a time if it is a supervoxel's newest parent made by then.
         """
 
     @abstractmethod
@@ -170,10 +170,10 @@ class Graph(ABC):
     def root_edges(
         self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
     ) -> dict[int, Pairs]:
-        """Return the L2 edges of each root, of which ``nodes`` has the L2 ids; they never change either.
+        """Return the L2 edges of each root, which never change; ``nodes`` has its L2 ids.
 
-        ``rows`` are the features of all nodes, root after root, where the caller has read them.
-        Raises MalformedEdges where those of some roots are malformed.
+        ``rows`` are the features of all nodes, root after root, if the caller has read them. Raises
+        MalformedEdges if some edges are malformed.
         """
 
     @abstractmethod

@@ -48,8 +48,8 @@ class BigtableGraph(TableReads, Graph):
     """Children are raw in PyChunkedGraph 1 and compressed with zstd in 2; all else is the same.
 
     Rows of nodes are never removed, and lack the time a node was superseded. The nodes that are valid at a
-    time are the parents of the chunk's supervoxels, which are one range of rows: of each, the newest cell
-    that is not younger than the time counts.
+    time are the parents of the chunk's supervoxels, which are one range of rows: each row's newest cell no
+    later than the time counts.
     """
 
     pattern, expected = _URL, "bigtable://project/instance/table"
@@ -115,11 +115,11 @@ class BigtableGraph(TableReads, Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        The rows of all nodes ever made in the box's chunks are scanned, of layer 2 and of those chunks above
-        that lie in the box: eight bytes of each. A node without a parent at the time was made later. What is
-        above the box is read by key, and all roots are, as only a root's row tells whether it is retired:
-        one read of a row for each root in the box, of which only retired ones return a cell. Roots at a time
-        more than `SETTLED` ago are cached from one box to the next. Each read has its own deadline.
+        Scans the rows of all nodes ever made in the box, of layer 2 and of larger chunks inside it: eight
+        bytes of each. A node without a parent at the time was made later. Nodes above the box are read by
+        key. So are all roots, as only a root's row tells whether it is retired: one row per root in the box,
+        of which only retired ones return a cell. Roots at a time more than `SETTLED` ago are cached from one
+        box to the next. Each read has its own deadline.
         """
         top, fan_out = self._levels(geometry)
         layout = layout_above(geometry.layout, top, fan_out)
@@ -199,7 +199,7 @@ class BigtableGraph(TableReads, Graph):
         return len(self._read(ReadRowsQuery(row_ranges=[RowRange(key, key + b"`")], limit=1))) > 0
 
     def _known_roots(self, time: datetime) -> KnownRoots:
-        """The cache of roots at a time, which replaces that of another time; empty where they may change."""
+        """The cache of roots at a time; replaces another time's. Empty if roots may change."""
         if time > datetime.now(UTC) - SETTLED:
             return KnownRoots()
         time_and_roots = self._known

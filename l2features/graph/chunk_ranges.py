@@ -51,7 +51,7 @@ def one_range(first: int | np.uint64, last: int | np.uint64) -> IdRanges:
 
 
 def ranges_after(ranges: IdRanges, read: int) -> IdRanges:
-    """Return what is left of ranges when their ids up to one were read."""
+    """Return the part of ranges after the id ``read``."""
     left = ranges.last > np.uint64(read)
     first = np.maximum(ranges.first[left], np.uint64(read + 1))
     return IdRanges(first, ranges.last[left], ranges.chunks[left])

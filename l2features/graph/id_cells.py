@@ -54,7 +54,8 @@ class Lists(NamedTuple):
 class NodeLists:
     """A list for each of ``ids``, which are sorted and unique.
 
-    ``known`` is False where the table has none; ``errors`` has the ids of malformed ones. Both are empty.
+    ``known`` is False where the table has none; ``errors`` has the ids of malformed ones. Such lists are
+    empty.
     """
 
     ids: Ids
@@ -141,7 +142,7 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
 
 
 def places_of(known: Ids, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
-    """Return where each id is among the sorted ``known`` ones, and whether it is there, (n,) each."""
+    """Return each id's index in the sorted ``known`` ones, and whether it is there, (n,) each."""
     at = np.searchsorted(known, ids)
     found = at < len(known)
     found[found] = known[at[found]] == ids[found]

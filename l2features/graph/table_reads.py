@@ -31,7 +31,7 @@ FEW_ROWS = 5_000
 
 
 class TableReads:
-    """A table at a URL. A read of ranges has the time limit ``deadline_s``; one by key ends at ``until``.
+    """A table at a URL. A read of ranges has the time limit ``deadline_s``; a read by key ends at ``until``.
 
     All methods raise GraphError, or GraphUnavailable for a transient error.
     """
@@ -154,7 +154,7 @@ def _sorted_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
 
 
 def _ids_and_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
-    """The ids of rows, and their parents, in step."""
+    """The ids and parents of rows: parallel arrays."""
     parents = [part.records.view("<u8").reshape(-1).astype(np.uint64) for part in parts]
     return np.concatenate([as_ids([]), *(p.ids for p in parts)]), np.concatenate([as_ids([]), *parents])
 

@@ -192,7 +192,7 @@ def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord
 def begin_anew(store: Store, chunk_ids: Ids) -> None:
     """Allow new attempts at chunks that were given up, if the run that did so has recorded all chunks.
 
-    One chunk after another may kill a run that has not: it ends only if earlier ones stay given up.
+    Chunk after chunk may kill an unfinished run: it ends only if earlier ones stay given up.
     """
     reasons = store.failures(chunk_ids)
     given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]
@@ -229,7 +229,7 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures, recorded
     """Write a chunk's rows and then, when they are durable, its record; returns the record.
 
     Where each computation numbers the nodes anew (``segments``), leftover rows of an earlier one are removed.
-    Unless it is ``recorded``, only rows are written.
+    Without ``recorded``, only rows are written.
     """
     store.write(result.features)
     if recorded and result.segments is not None:

@@ -88,7 +88,7 @@ def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Materializ
 
 
 def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the options for the folder of the output, and for the rows between the parts of a run."""
+    """Add the options for the output folder, and for the intermediate rows of a run."""
     parser.add_argument("--output", required=True, help=f"{what}: a path, file:///… or gs://… (required)")
     parser.add_argument(
         "--scratch",

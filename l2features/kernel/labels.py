@@ -65,8 +65,8 @@ class SegmentedChunk:
     def of_slabs(cls, shape: tuple[int, int, int], slabs: Iterable[np.ndarray | Runs]) -> SegmentedChunk:
         """Return the chunk of a shape whose slabs follow one another along z, of any thickness.
 
-        A slab (x, y, thickness) is an array, or runs of uint64 labels. Only one is in use at a time, so that
-        their buffer can be one.
+        A slab (x, y, thickness) is an array, or runs of uint64 labels. Only one is in use at a time, so they
+        may share a buffer.
 
         Raises TypeError and ValueError as :func:`compute_features`, and ValueError unless the slabs are the
         chunk.

@@ -31,7 +31,7 @@ class Refusal(NamedTuple):
     """A reason code, its explanation, and the ids that it concerns.
 
     There are no ids if the message itself is invalid, or a value among its ids is no id. A topic
-    does not record which ids belong to which reason: its letters have one refusal with all reasons, by comma.
+    does not record which ids belong to which reason: its letters have one refusal with all reasons.
     """
 
     reason: str

@@ -116,7 +116,7 @@ class RowCache:
     def _find(
         self, sets: npt.NDArray[np.intp], ids: Ids
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-        """Return which ids are cached, and the slot of each: any slot of its set for one that is not."""
+        """Return which ids are cached, and the slot of each; for others, any slot of their set."""
         match = self._ids.take(sets, axis=0) == ids[:, None]
         slots = sets * WAYS + match.argmax(axis=1)
         return (self._ids.ravel()[slots] == ids) & (ids != 0), slots

@@ -93,7 +93,7 @@ class Recorder:
     """The figures of this process, by data set.
 
     Args:
-        datasets: data sets that get a sign of life before their first message.
+        datasets: data sets with a heartbeat before their first message.
         who: name of this process among the updaters of a table; default: host, process id, random part.
     """
 
@@ -124,7 +124,7 @@ class Recorder:
                 self._figures.setdefault(name, _Figures()).add(published, operation_id, now)
 
     def refused(self, datasets: Iterable[str], reasons: Iterable[str]) -> None:
-        """Count a dead letter; one that names no data set, in all of this process."""
+        """Count a dead letter: for all data sets if it names none."""
         names, reasons = list(datasets), list(reasons)
         with self._lock:
             for name in names or self._figures:

@@ -1,4 +1,4 @@
-"""The versions in a folder, as a process that reads them for long sees them."""
+"""The versions in a folder, for a process that reads them for long."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class VersionSummary(BaseModel):
-    """One version in a list."""
+    """A version's line in a list."""
 
     number: int
     timestamp: Time | None = Field(

@@ -51,7 +51,7 @@ class VersionFile(_Model):
 
     @property
     def node_range(self) -> tuple[int, int]:
-        """Smallest and largest node; all that there can be where they are not stated."""
+        """Smallest and largest node; the widest range if they are not stated."""
         low, high = self.min_node, self.max_node
         return 0 if low is None else low, (1 << 63) - 1 if high is None else high
 

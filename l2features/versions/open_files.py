@@ -88,7 +88,7 @@ class _Hashing(io.RawIOBase):
         self._stream, self.digest, self.size, self.ended = stream, sha256(), 0, False
 
     def end(self) -> None:
-        """Ignore what follows: the footer that the writer of a failed file still writes when it is freed."""
+        """Ignore further bytes: the writer of a failed file still writes a footer when it is freed."""
         self.ended = True
 
     def write(self, data: Any) -> int:

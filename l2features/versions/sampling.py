@@ -27,7 +27,7 @@ def verify_samples(
     """Compare random nodes and roots; return the number of nodes.
 
     Roots and valid nodes are compared with those of the graph at the time of the version, and features with
-    those of the table. A node that had no features yet may have some since. Raises GraphError and StoreError.
+    those of the table. A node that had no features may have some now. Raises GraphError and StoreError.
     """
     rng = np.random.default_rng(seed)
     nodes = _random_nodes(version, rng)

@@ -32,7 +32,7 @@ class Spill:
     path: Path
 
     def has(self, unit: int) -> bool:
-        """Return whether the rows of a unit are there."""
+        """Return whether the rows of a unit exist."""
         return self._file(unit).exists()
 
     def put(self, unit: int, rows: np.ndarray) -> None:

@@ -67,7 +67,7 @@ class Counts(NamedTuple):
 
 
 def verify_files(reader: VersionReader, found: Findings, progress: Progress) -> None:
-    """Hash and count every file of a version, those of older versions that it has included.
+    """Hash and count every file of a version, included ones of older versions too.
 
     ``progress`` receives bytes as they are done. Memory does not grow with the version.
     """

@@ -60,7 +60,7 @@ def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: 
 
 @compiled
 def _find_problem(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
-    """Return the index of the first of the problems that a block has; ``entry`` is the words of a label."""
+    """Return the index of a block's first problem; ``entry`` is the words of a label."""
     problem = _check_offsets(words, n_blocks, voxels, entry)
     if problem:
         return problem

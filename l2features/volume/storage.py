@@ -92,7 +92,7 @@ class Storage(ABC):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def fetch_one(self, request: Request) -> FileBytes:
-        """Fetch one file; a 403 is a missing file if a file that cannot exist has one too."""
+        """Fetch one file; a 403 means missing if a name that cannot exist gets one too."""
         try:
             return self.get(request)
         except Forbidden as error:

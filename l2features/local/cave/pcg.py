@@ -101,10 +101,10 @@ class Pcg:
 
     # ------------------------------------------------------------------ upwards
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
-        """Return the node of a layer, or the first above it, over each id at a time.
+        """Return each id's ancestor of a layer at a time, or the first above it; 0 without one.
 
-        It is 0 where there is none. As in PyChunkedGraph, ids stay as they are where none of a request, or of
-        the nodes above them, has a parent.
+        As in PyChunkedGraph, ids are returned unchanged if none of a request, or of the nodes above them, has
+        a parent.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):
@@ -119,7 +119,7 @@ class Pcg:
         return found
 
     def root(self, node: int, layer: int, time: datetime) -> int:
-        """Return the same of one id. Raises NotFound where there is none."""
+        """Return the root of one id. Raises NotFound where there is none."""
         (found,) = self.roots(as_ids([node]), layer, time)
         if self.geometry.layout.layers(as_ids([found]))[0] < layer:
             raise NotFound(f"node {node} has no ancestor of layer {layer} at {time.isoformat()}")

@@ -73,7 +73,7 @@ class SampleEditor:
         self.table.put(edit.log(OperationStatus.SUCCESS, milliseconds(datetime.now(UTC))))
 
     def _merge(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
-        """Two nodes of different objects become one, and so do these; None where there is but one object."""
+        """Merge two nodes of different objects, and the objects; None if there is only one object."""
         roots = self.table.roots(self._graph.nodes(self.geometry, chunk, now))
         if len(set(roots.values())) < 2:
             return None

@@ -150,7 +150,7 @@ class BigtableStore(Store):
             self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in batch])
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        """Index the segments before the record is written, so that an interrupted call is made up for."""
+        """Index the segments before the record is written, so that an interrupted call can be repeated."""
         earlier = self.segments(record.chunk_id)
         before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
         if not np.array_equal(before, after):
@@ -269,7 +269,7 @@ class BigtableStore(Store):
             self._opened = None
 
     def _open(self) -> Connection:
-        """Return this process's connection, as one of its parent's would not work."""
+        """Return this process's own connection: its parent's would not work."""
         with self._lock:
             if self._opened is None or self._opened.pid != os.getpid():
                 self._opened = Connection(self.project, self.instance, self.name, self.deadline_s)

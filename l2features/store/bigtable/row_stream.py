@@ -51,7 +51,7 @@ class RowsRead(Generic[P]):
 
     ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The reads of a
     call share ``turn``: one takes its messages at a time, while gRPC receives those of the others. Threads
-    that do so at once contend for the interpreter's lock at each message.
+    that take messages at once contend for the GIL at each.
     """
 
     table: Any
