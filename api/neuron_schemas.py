@@ -31,7 +31,7 @@ from .schemas import (
 EXAMPLE_ROOT = "864691136040432126"
 TOO_MANY_NODES = example_error(
     "too_many_nodes",
-    f"root {EXAMPLE_ROOT}: it has 300000 L2 nodes or more, expected 250000 at most",
+    f"root {EXAMPLE_ROOT}: 300000 L2 nodes or more, expected 250000 at most",
     field="root_id",
     value="300000",
     limit=250_000,

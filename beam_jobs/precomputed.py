@@ -121,7 +121,7 @@ def make_export(run: StaticExport, args: argparse.Namespace) -> int:
 def _done(run: StaticExport, part: int) -> WrittenPart:
     written = run.read_done(part)
     if written is None:
-        raise VersionError(f"part {part} of the export: its file is gone; run the command again")
+        raise VersionError(f"part {part} of the export: file is gone; run the command again")
     return written
 
 

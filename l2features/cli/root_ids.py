@@ -41,7 +41,7 @@ def read_root_ids(file: TextIO, name: str, column: str | None = None) -> Ids:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{name}: expected a text file of root ids: {error}") from error
     if not ids:
-        raise ConfigError(f"{name}: it has no root id")
+        raise ConfigError(f"{name}: no root id")
     return np.array(list(ids), dtype=np.uint64)
 
 

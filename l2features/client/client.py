@@ -280,7 +280,7 @@ class Neuron:
         if file.suffix not in SKELETON_FILES:
             raise ConfigError(f"skeleton file {path}: expected {', '.join(SKELETON_FILES)}")
         if not file.parent.is_dir():
-            raise ConfigError(f"skeleton file {path}: its folder does not exist")
+            raise ConfigError(f"skeleton file {path}: folder does not exist")
         given = _parameters(invalidation_nm, root_point, collapse_nm, join)
         content = self._source.skeleton(self.root_id, SKELETON_FILES[file.suffix], given)
         try:

@@ -204,7 +204,7 @@ class Graph(ABC):
         Raises GraphError where the graph has no history.
         """
         raise GraphError(
-            f"graph {self.url}: it has no history of its roots: expected a fresh version, without a base"
+            f"graph {self.url}: no history of its roots: expected a fresh version, without a base"
         )
 
     def check(self) -> None:
@@ -238,7 +238,7 @@ def map_supervoxels(
     elsewhere[elsewhere] = geometry.layout.chunk_ids(l2_ids[elsewhere]) != np.uint64(geometry.chunk_id(chunk))
     wrong = bad_layer | elsewhere
     errors = tuple(
-        f"supervoxel {supervoxel}: its parent {parent} is "
+        f"supervoxel {supervoxel}: parent {parent} is "
         + ("not of layer 2" if of_other_layer else f"not in chunk {chunk}")
         for supervoxel, parent, of_other_layer in zip(
             supervoxels[wrong], l2_ids[wrong], bad_layer[wrong], strict=True
@@ -259,7 +259,7 @@ def check_children(geometry: Geometry, chunk: Chunk, children: Children) -> Chil
             continue
         of_layer = geometry.layout.layers(unexpected[:1])[0] == SUPERVOXEL
         what = f"not in chunk {chunk}" if of_layer else "not a supervoxel"
-        checked.errors[node] = f"node {node}: its child {unexpected[0]} is {what}"
+        checked.errors[node] = f"node {node}: child {unexpected[0]} is {what}"
     return checked
 
 

@@ -90,7 +90,7 @@ class GrapheneGraph(Graph):
         versions = self.cv.meta.info["app"]["supported_api_versions"]
         if API_VERSION not in versions:
             raise ConfigError(
-                f"{self.url}: its server supports the API versions {versions}: "
+                f"{self.url}: server supports the API versions {versions}: "
                 f"expected {API_VERSION} among them"
             )
 

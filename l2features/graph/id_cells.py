@@ -133,11 +133,11 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
             if size <= 8 * most:
                 cell = decompressor.decompress(cell, max_output_size=8 * most)
         except zstandard.ZstdError as error:
-            raise ValueError(f"its {what} cannot be decompressed: {error}") from error
+            raise ValueError(f"{what} cannot be decompressed: {error}") from error
         if size > 8 * most:
-            raise ValueError(f"its {what} are {size} bytes: expected {most} ids at most")
+            raise ValueError(f"{what} are {size} bytes: expected {most} ids at most")
     if len(cell) % 8:
-        raise ValueError(f"its {what} are {len(cell)} bytes: expected 8 for each")
+        raise ValueError(f"{what} are {len(cell)} bytes: expected 8 for each")
     return cell
 
 

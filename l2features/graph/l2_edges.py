@@ -97,7 +97,7 @@ def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
     lists = crossing.lists.take(np.searchsorted(crossing.ids, ids))
     if (lists.lengths % 2).any():
         node = ids[lists.lengths % 2 > 0][0]
-        raise GraphError(f"node {node}: its cross-chunk edges are an odd number of supervoxels")
+        raise GraphError(f"node {node}: cross-chunk edges are an odd number of supervoxels")
     near, far = lists.values.reshape(-1, 2).T
     near_nodes = np.repeat(ids, lists.lengths // 2)
     return _Ends(near_nodes, owners_of(near, near_nodes, far), far)

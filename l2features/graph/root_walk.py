@@ -80,14 +80,14 @@ class _Walk:
         ):
             self.active[owner] = False
             if known or node != self.roots[owner]:
-                error = read.errors.get(node, f"node {node}: it has no children")
+                error = read.errors.get(node, f"node {node}: no children")
                 self.found.errors.setdefault(int(self.roots[owner]), error)
 
     def _fail(self, owners: Places, wrong: npt.NDArray[np.bool_], parents: Ids, children: Ids) -> None:
         failed, first = np.unique(owners[wrong], return_index=True)
         self.active[failed] = False
         for owner, parent, child in zip(failed, parents[wrong][first], children[wrong][first], strict=True):
-            error = f"node {parent}: its child {child} is not of a layer below it, from 2 on"
+            error = f"node {parent}: child {child} is not of a layer below it, from 2 on"
             self.found.errors.setdefault(int(self.roots[owner]), error)
 
     def _limit(self, owners: Places) -> None:
@@ -152,4 +152,4 @@ def check_parents(layers: Layers, nodes: Ids, parents: Ids) -> None:
     wrong = layers(parents) <= layers(nodes)
     if wrong.any():
         node, parent = nodes[wrong][0], parents[wrong][0]
-        raise GraphError(f"node {node}: its parent {parent} is not of a higher layer")
+        raise GraphError(f"node {node}: parent {parent} is not of a higher layer")

@@ -161,7 +161,7 @@ def _done(run: Materialization, part: Partition) -> Written:
     written = read_done(run, part)
     if written is None:
         raise VersionError(
-            f"{part.layout}, partition {part.number}: its files are gone; run the command again"
+            f"{part.layout}, partition {part.number}: files are gone; run the command again"
         )
     return written
 

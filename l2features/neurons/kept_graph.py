@@ -64,7 +64,7 @@ class KeptGraph:
         if self.graph.permanent:
             found = self.kept.get(EDGES, as_ids(list(ids))).arrays
             for root in [root for root, edges in found.items() if edges.max(initial=0) >= len(ids[root])]:
-                logger.warning("root %s: its kept edges do not fit its nodes; they are read again", root)
+                logger.warning("root %s: kept edges do not fit its nodes; reading them again", root)
                 del found[root]
         left = {root: nodes for root, nodes in ids.items() if root not in found}
         read, malformed = self._read_edges(left, rows if len(left) == len(ids) else None)

@@ -169,7 +169,7 @@ class NeuronReader:
         before_keeping()
         self._keep_complete(found, ids, bases)
         odd = np.unique(np.searchsorted(starts, np.flatnonzero(answer.status == Status.NOT_L2), "right") - 1)
-        out.reasons |= dict.fromkeys(roots[odd].tolist(), "it has nodes outside the grid of this data set")
+        out.reasons |= dict.fromkeys(roots[odd].tolist(), "nodes outside the grid of this data set")
 
     def _keep_complete(
         self, found: Mapping[ResultKind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]

@@ -110,4 +110,4 @@ class Collected:
 
 def too_large(size: int, most: int) -> str:
     """Return why a root is too large."""
-    return f"it has {size} L2 nodes or more, expected {most} at most"
+    return f"{size} L2 nodes or more, expected {most} at most"

@@ -94,7 +94,7 @@ def _check_hash(reader: VersionReader, file: VersionFile, found: Findings, progr
             progress(len(block))
     found.expect(f"{file.path}: bytes", size, file.bytes)
     if digest.hexdigest() != file.sha256:
-        found.add(f"{file.path}: its sha256 is {digest.hexdigest()}, expected {file.sha256}")
+        found.add(f"{file.path}: sha256 is {digest.hexdigest()}, expected {file.sha256}")
 
 
 def _check_order(reader: VersionReader, file: VersionFile, found: Findings) -> None:

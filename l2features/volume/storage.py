@@ -117,7 +117,7 @@ class Storage(ABC):
         """Return a file of metadata. Raises StorageError where it is missing."""
         values = self.read_json(name)
         if values is None:
-            raise StorageError(f"it has no file {name}")
+            raise StorageError(f"no file {name}")
         return values
 
     def _is_absence(self, name: str) -> bool:
@@ -202,7 +202,7 @@ def gunzip(content: bytes, most: int) -> bytes:
         if len(out) > most:
             raise ValueError(f"expected at most {most} bytes when decompressed")
         if not stream.eof:
-            raise ValueError("its end is missing")
+            raise ValueError("end is missing")
         content = stream.unused_data
     return bytes(out)
 

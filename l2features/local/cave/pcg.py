@@ -143,7 +143,7 @@ class Pcg:
         for root in roots.tolist():
             own = histories[root]
             if own.created >= until:
-                raise NotFound(f"root {root}: it was made after {time.isoformat()}")
+                raise NotFound(f"root {root}: made after {time.isoformat()}")
             latest = own.retired if own.retired and own.retired < until else time
             found.append(latest.timestamp())
         return found
