@@ -53,7 +53,7 @@ class LargestLists:
         try:
             largest = found.result(max(0.0, until - time.monotonic()))
         except FutureTimeout as error:
-            raise VersionTimeout("its largest roots are being read: try again later") from error
+            raise VersionTimeout("the largest roots are being read: try again later") from error
         return largest, largest.row_groups if begun else 0
 
 

@@ -80,7 +80,7 @@ class RegionQuery(FeaturesQuery):
     """Parameters of a read of a chunk or of bounds."""
 
     partial: str = Field(
-        "false", description="`true`, `yes` or `1`: also where chunks failed or are not ingested; else 404."
+        "false", description="`true`, `yes` or `1`: accept failed chunks and those not ingested; else 404."
     )
 
 
@@ -88,7 +88,7 @@ class BoundsQuery(RegionQuery):
     """Parameters of a read of bounds."""
 
     bounds: Annotated[str, AfterValidator(_bounds)] = Field(
-        description="x0-x1_y0-y1_z0-z1 in voxels of the data set's resolution, without the ends.",
+        description="x0-x1_y0-y1_z0-z1 in voxels of the data set's resolution, ends excluded.",
         json_schema_extra={"format": "voxel-bounds", "example": "1024-1536_512-1024_20-84"},
     )
 

@@ -70,7 +70,7 @@ class VersionList(BaseModel):
 class FileInfo(VersionFile):
     """One Parquet file of a version."""
 
-    url: str | None = Field(None, description="Where it can be read, also in parts, if the operator says so.")
+    url: str | None = Field(None, description="URL of the file, if the operator publishes it; serves ranges.")
 
 
 class LayerInfo(Layer):

@@ -35,7 +35,7 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         prog=f"python -m beam_jobs.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Beam's options (--runner, --project, --region, --temp_location, …) are taken as well.",
+        epilog="Beam's options (--runner, --project, --region, --temp_location, …) are also accepted.",
         allow_abbrev=False,
     )
 

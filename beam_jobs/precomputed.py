@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers",
         default=",".join(DEFAULT_LAYERS),
-        help=f"some of {', '.join(LAYERS)}, which needs the graph; default: %(default)s",
+        help=f"some of {', '.join(LAYERS)} (needs the graph); default: %(default)s",
     )
     parser.add_argument(
         "--segments",

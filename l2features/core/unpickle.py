@@ -207,7 +207,7 @@ class _Builder:
                 return b""
             case Record(name):
                 raise ValueError(f"a call of {name} with unexpected arguments or state")
-        raise ValueError(f"{shown(value)} in place of a value")
+        raise ValueError(f"{shown(value)} is not a plain value")
 
     def array(self, depth: int, raw: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[np.integer[Any]]:
         match dtype, self.build(raw, depth), shape:

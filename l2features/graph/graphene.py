@@ -90,8 +90,7 @@ class GrapheneGraph(Graph):
         versions = self.cv.meta.info["app"]["supported_api_versions"]
         if API_VERSION not in versions:
             raise ConfigError(
-                f"{self.url}: server supports the API versions {versions}: "
-                f"expected {API_VERSION} among them"
+                f"{self.url}: server supports the API versions {versions}: expected {API_VERSION} among them"
             )
 
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:

@@ -151,9 +151,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         logger.warning("timestamp %s is in the future: edits until then make chunks disagree", asked)
     if there is None:
         if asked is None and dataset.has_graph:
-            raise ConfigError(
-                f"{where} has no timestamp yet: --timestamp is needed: expected {EXPECTED_TIME}"
-            )
+            raise ConfigError(f"{where} has no timestamp: give --timestamp: expected {EXPECTED_TIME}")
         now = format_time(datetime.now(UTC).replace(microsecond=0))
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
     if asked not in (None, format_time(there.time)):

@@ -120,7 +120,7 @@ class DeadLetter:
             rest = left_out, int(d.get("more_ids", 0))
             return cls(data, attributes, refusals, int(d["attempts"]), utc_time(d["time"]), *rest)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise DeadLetterError(f"this is no dead letter: {type(error).__name__}: {error}") from error
+            raise DeadLetterError(f"not a dead letter: {type(error).__name__}: {error}") from error
 
 
 def check_format(version: object) -> None:

@@ -111,7 +111,7 @@ class ParquetFiles:
                 table = parquet.read_row_group(group, columns=list(columns), use_threads=False)
                 table = table.select(columns)
                 if table.schema.types != expected:
-                    raise DamagedVersion(file.path, f"has other types than expected in {', '.join(columns)}")
+                    raise DamagedVersion(file.path, f"has unexpected types in {', '.join(columns)}")
                 yield table
 
     def _read_footer(self, file: VersionFile) -> Footer:

@@ -104,13 +104,9 @@ def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
 def _check_encoding(scale: Mapping[str, Any], data_type: str) -> None:
     encoding = scale.get("encoding")
     if encoding not in DECODERS:
-        raise ValueError(
-            f"encoding is {encoding!r}, expected one of segmentations: {', '.join(DECODERS)}"
-        )
+        raise ValueError(f"encoding is {encoding!r}, expected one of segmentations: {', '.join(DECODERS)}")
     if data_type not in _SIZES.get(str(encoding), (data_type,)):
-        raise ValueError(
-            f"encoding is {encoding} of {data_type}, expected {' or '.join(_SIZES[encoding])}"
-        )
+        raise ValueError(f"encoding is {encoding} of {data_type}, expected {' or '.join(_SIZES[encoding])}")
     decoder = DECODERS[encoding]
     if decoder and importlib.util.find_spec(decoder[0]) is None:
         raise ValueError(f"encoding is {encoding}, whose decoder is missing: pip install {decoder[1]}")

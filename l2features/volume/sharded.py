@@ -187,9 +187,7 @@ class ShardedBlocks:
         if not found.content:
             return found
         if len(found.content) != size:
-            raise StorageError(
-                f"file {request.name}: cut off: {len(found.content)} bytes, index has {size}"
-            )
+            raise StorageError(f"file {request.name}: cut off: {len(found.content)} bytes, index has {size}")
         index = np.frombuffer(found.content, "<u8").reshape(-1, 2)
         if (index >= _LIMIT).any():
             raise StorageError(f"{where}: points beyond the file")

@@ -143,9 +143,7 @@ def test_malformed_edges_fail_only_their_root(setting: Setting) -> None:
         others = found.roots != bad
         assert found.summary[others].tobytes() == expected.summary[others].tobytes()
     for read in (setting.reader().edges, setting.reader().graph, setting.reader().skeleton):
-        with pytest.raises(
-            RootError, match=f"root {bad}: node 5: cross-chunk edges are 7 bytes"
-        ) as error:
+        with pytest.raises(RootError, match=f"root {bad}: node 5: cross-chunk edges are 7 bytes") as error:
             read(bad)
         assert error.value.status == UNKNOWN
     assert setting.reader().summaries(as_ids([bad])).status.tolist() == [READY]
