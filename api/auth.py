@@ -277,7 +277,7 @@ class _Service:
         return response
 
     def note(self, failure: str | None) -> None:
-        """Record whether the service answered, be it with an error; log when that changes."""
+        """Record whether the service answered, even with an error; log when that changes."""
         if failure is None and self.down:
             log.warning("authentication service answers again")
         elif failure is not None and not self.down:

@@ -111,7 +111,7 @@ class MissingIds:
             metrics.PUBLISHED.labels(entry.name).inc(self.publish(entry.name, entry.l2cache_id, ids))
 
     def close(self, timeout_s: float) -> None:
-        """Send what is queued, for at most ``timeout_s``; then nothing more is published."""
+        """Send queued ids, for at most ``timeout_s``; then publish nothing more."""
         with self._changed:
             if not self._closed and self._ids:
                 self._thread.submit(lambda: self._client.stop())  # noqa: PLW0108 (made in the thread)

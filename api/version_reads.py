@@ -51,7 +51,7 @@ class VersionReads:
         read: Callable[[VersionReader, float], tuple[T, int]],
         field: str = "version",
     ) -> Iterator[T]:
-        """Yield what is read of one version; its permit is held until the response is made.
+        """Yield the result of a read of one version; its permit is held until the response is made.
 
         ``read`` receives a deadline, and also returns its number of row groups. Raises ApiError.
         """

@@ -80,7 +80,7 @@ class LayerInfo(Layer):
 
 
 class ManifestInfo(Manifest):
-    """What a version holds, and of which files it consists."""
+    """The content of a version, and its files."""
 
     layers: tuple[LayerInfo, ...]
 

@@ -57,7 +57,7 @@ class Audit(ChunkRun):
     """One run of the audit.
 
     Without ``time`` every node that ever existed is expected, otherwise those that are valid at that time.
-    ``counted`` limits the attempts at a repair, for runners that retry what kills a process.
+    ``counted`` limits the attempts at a repair, for runners that retry after a process dies.
     """
 
     time: datetime | None = None
@@ -131,7 +131,7 @@ class AuditSource:
         )
 
     def repair(self, found: ChunkAudit) -> ChunkAudit:
-        """Compute and write what is missing. Raises VolumeError, GraphError or StoreError."""
+        """Compute and write missing rows. Raises VolumeError, GraphError or StoreError."""
         if not len(found.missing):
             return found
         if not self.audit.counted:

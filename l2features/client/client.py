@@ -53,7 +53,7 @@ class ClientSource(Protocol):
         """Return a row per id, in their order."""
 
     def wait(self, ids: Ids, names: Names, seconds: float) -> Any:
-        """As `features`, after missing ids are computed or the time is up."""
+        """Return `features` once missing ids are computed or time is up."""
 
     def chunk(self, chunk: Triple, names: Names, partial: bool) -> Any:
         """Return all nodes of a chunk, sorted by id."""

@@ -45,7 +45,7 @@ def register(url: str, table: str, dataset: str, token: str, service: str = SERV
 
     Args:
         url: of the server, such as ``https://host``.
-        table: the graph's table, of which permissions are asked.
+        table: the graph's table, to which permissions apply.
         dataset: the data set of the auth service to which it belongs.
         token: of a user who may register tables.
     """

@@ -30,7 +30,7 @@ Pairs = npt.NDArray[np.uint64]
 class GraphInfo:
     """A graph's chunks and ids, and the segmentation that it was made of.
 
-    ``mip`` is the scale of the segmentation at ``watershed``; each is None where the graph does not name it.
+    ``mip`` is the scale of the segmentation at ``watershed``; each is None if the graph does not name it.
     ``scales`` are the bounds of all scales, as far as the graph knows them. ``layer`` is the info file of the
     segmentation, where the graph serves one. ``ocdbt``: the supervoxels live in an OCDBT fork of it.
     ``n_layers`` is the layer of the roots; where it is None, the grid and ``fan_out`` determine it.

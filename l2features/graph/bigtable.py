@@ -45,7 +45,7 @@ _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 
 
 class BigtableGraph(TableReads, Graph):
-    """Children are raw in PyChunkedGraph 1 and compressed with zstd in 2; all else is the same.
+    """Only children differ: raw in PyChunkedGraph 1, compressed with zstd in 2.
 
     Rows of nodes are never removed, and lack the time a node was superseded. The nodes that are valid at a
     time are the parents of the chunk's supervoxels, which are one range of rows: each row's newest cell no

@@ -184,7 +184,7 @@ class RootRequests:
         }
 
     def _each(self, request: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-        """Return the result of each request, of which some run at once.
+        """Return the result of each request; some run at once.
 
         Raises GraphError for a malformed answer, GraphUnavailable for a transient error or at the deadline.
         """

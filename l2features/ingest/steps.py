@@ -161,7 +161,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
     if not dataset.has_graph and there.cv_path != dataset.cv_path:
         raise StoreError(f"{where} is of {there.cv_path}, the data set's cv_path is {dataset.cv_path}")
     if there.geometry not in (None, geometry):
-        raise StoreError(f"{where} is of another geometry: {there.geometry}, the data set's is {geometry}")
+        raise StoreError(f"{where} has another geometry: {there.geometry}, the data set's is {geometry}")
     return replace(there, geometry=geometry)
 
 
@@ -252,7 +252,7 @@ def failure_text(chunk: Chunk, error: Exception) -> str:
     """Return why a chunk failed; log the traceback of an unexpected error."""
     if isinstance(error, L2FeaturesError):
         return str(error).removeprefix(f"chunk {chunk}: ")
-    logger.error("chunk %s", chunk, exc_info=error)
+    logger.error("chunk %s: unexpected error", chunk, exc_info=error)
     return f"{type(error).__name__}: {error}"
 
 

@@ -85,7 +85,7 @@ class DaskWorkers:
             return outcomes
 
     def close(self) -> None:
-        """Cancel what is in flight; a chunk that runs is finished, and its result dropped."""
+        """Cancel chunks in flight; a running chunk finishes, and its result is dropped."""
         if self._client is not None:
             self._in_flight.clear()
             with suppress(OSError):

@@ -131,7 +131,7 @@ def _checked_slab(slab: np.ndarray | Runs, shape: tuple[int, int, int]) -> np.nd
     if isinstance(slab, np.ndarray):
         slab = _checked_volume(slab)
     if slab.shape[:2] != shape[:2]:
-        raise ValueError(f"a slab has the shape {slab.shape}, not that of a chunk of {shape}")
+        raise ValueError(f"a slab of shape {slab.shape} does not fit a chunk of {shape}")
     if isinstance(slab, Runs):
         return slab
     flat = slab.reshape(-1, order="F")

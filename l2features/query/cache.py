@@ -75,7 +75,7 @@ class RowCache:
     def insert(self, rows: Rows, names: Sequence[str], epoch: int | None = None) -> None:
         """Cache rows of unique ids that were read with these attributes.
 
-        Nothing is cached if ``epoch``, taken before they were read, is over.
+        Caches nothing if ``epoch``, taken before the read, is over.
         """
         columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)

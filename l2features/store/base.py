@@ -91,7 +91,7 @@ class ChunkRecord:
 
 
 class Structure(NamedTuple):
-    """How a store keeps a table, in one line, and what is wrong with it."""
+    """A table's storage, in one line, and its problems."""
 
     text: str = ""
     problems: tuple[str, ...] = ()
@@ -253,7 +253,7 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
         return totals_of(self.chunk_records(), window, most_failed)
 
     def structure(self) -> Structure:
-        """Describe how the table is kept, for messages; a kind of store may have nothing to say."""
+        """Describe the table's storage, for messages; may be empty."""
         return Structure()
 
     @abstractmethod

@@ -6,7 +6,7 @@ A process has one `Recorder`, and a `Flusher` that writes its figures in a threa
     flusher = Flusher(recorder)
     recorder.applied(["minnie"], published, operation_id)  # the rows of a message are durable
     recorder.backlog(12, oldest_published)  # leased messages that are not done
-    flusher.wake()  # as often as you like: it writes what is due, and logs errors
+    flusher.wake()  # as often as you like: writes due figures, and logs errors
     flusher.finish()  # at the end
 
 Times are seconds since 1970; a ``published`` of 0 is unknown. All methods are safe to call from any thread.
@@ -142,7 +142,7 @@ class Recorder:
                     figures.changed = True
 
     def flush(self, now: float | None = None, final: bool = False) -> None:
-        """Write what is due, or everything in the ``final`` call; errors are logged.
+        """Write due figures, or all in the ``final`` call; errors are logged.
 
         It takes up to `FLUSH_S` and twice a store's deadline. A concurrent call returns at once, unless it is
         final.

@@ -192,12 +192,12 @@ class Folder:
             yield True
 
     def delete(self, path: str) -> None:
-        """Delete a file; one that does not exist is no error."""
+        """Delete a file; a missing file is no error."""
         with self._errors("delete", path), suppress(FileNotFoundError):
             self._files.delete_file(self._path(path))
 
     def delete_folder(self, path: str) -> None:
-        """Delete a folder with all that is in it; one that does not exist is no error."""
+        """Delete a folder and its content; a missing folder is no error."""
         with self._errors("delete", path), suppress(FileNotFoundError):
             if self.is_folder(path):  # a bucket has another error for one that does not exist
                 self._files.delete_dir(self._path(path))

@@ -77,7 +77,7 @@ class Totals(_Model):
 
 
 class Manifest(_Model):
-    """What a version holds, and of which files it consists."""
+    """The content of a version, and its files."""
 
     format: int = FORMAT
     number: int = Field(ge=1)

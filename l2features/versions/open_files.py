@@ -82,7 +82,7 @@ class OpenFile:
 
 
 class _Hashing(io.RawIOBase):
-    """A stream that hashes and counts what is written to another."""
+    """A stream that hashes and counts the bytes written to another."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.digest, self.size, self.ended = stream, sha256(), 0, False

@@ -36,7 +36,7 @@ class Spill:
         return self._file(unit).exists()
 
     def put(self, unit: int, rows: np.ndarray) -> None:
-        """Keep the rows of a unit, sorted by root and node, unless they are there. Raises VersionError."""
+        """Keep the rows of a unit, sorted by root and node, unless they exist. Raises VersionError."""
         content = rows.tobytes() + rows[np.argsort(labels(rows))].tobytes()
         Folder(str(self.path)).create(self._file(unit).name, content)
 

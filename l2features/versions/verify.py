@@ -126,7 +126,7 @@ def _check_order(reader: VersionReader, file: VersionFile, found: Findings) -> N
 
 
 class _Range:
-    """The smallest and largest of all ids."""
+    """The smallest and largest id."""
 
     def __init__(self) -> None:
         self.low, self.high = (1 << 63) - 1, 0

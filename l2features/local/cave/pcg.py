@@ -1,6 +1,6 @@
 """The answers of PyChunkedGraph's server about one graph, for reading.
 
-They equal those of PyChunkedGraph 2.21.1, but for the order inside sets of ids.
+The answers equal PyChunkedGraph 2.21.1's, except the order in sets of ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEFORE_FIRST = timedelta(milliseconds=500)
 
 
 class NotFound(LookupError):
-    """An id, or a time, of which the graph knows nothing."""
+    """An id or a time that the graph does not know."""
 
 
 class Pcg:

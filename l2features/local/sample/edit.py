@@ -1,7 +1,7 @@
 """Merge or split objects of a sample's graph, and publish the edit.
 
 The operation id seeds the choice, so each edit differs. As in PyChunkedGraph, the nodes that are merged or
-split are replaced, with all that are above them; the objects' other nodes stay.
+split are replaced, with all nodes above them; the objects' other nodes stay.
 """
 
 from __future__ import annotations
