@@ -37,7 +37,7 @@ LAYERS = (*DEFAULT_LAYERS, SKELETONS)
 
 
 class OtherExport(VersionError):
-    """Another job makes the export."""
+    """Another job is making the export."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def alone(run: StaticExport) -> Iterator[None]:
 
 
 class ExportSource:
-    """Reads the version of an export. Raises VersionError if the plan has another one."""
+    """Reads the version of an export. Raises VersionError if the plan names another."""
 
     def __init__(self, run: StaticExport) -> None:
         folder, number = Folder(run.versions), run.plan.version

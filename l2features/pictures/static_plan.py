@@ -86,7 +86,7 @@ def read_plan(folder: Folder) -> StaticPlan | None:
 def begin(folder: Folder, wanted: StaticPlan, indexes: Callable[[], Iterable[Index]]) -> StaticPlan:
     """Return the plan of an export of the same work, or else write a new one, with these indexes.
 
-    Raises VersionError where the folder has something else.
+    Raises VersionError if the folder has other files.
     """
     plan = read_plan(folder)
     if plan is None:

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class VersionSummary(BaseModel):
-    """A version's line in a list."""
+    """A version's entry in a list."""
 
     number: int
     timestamp: Time | None = Field(
@@ -132,7 +132,7 @@ class Catalog:
 
 
 def summary_of(manifest: Manifest) -> VersionSummary:
-    """Return a version's line in a list."""
+    """Return a version's entry in a list."""
     return VersionSummary(
         number=manifest.number,
         timestamp=manifest.timestamp,

@@ -216,7 +216,7 @@ def test_a_version_that_others_stand_on_stays(tmp_path: Path) -> None:
     chain = write_chain(tmp_path, renewals=2)
     for number, others in ((1, "2, 3"), (2, "3")):
         with pytest.raises(
-            VersionError, match=f"version {number} is part of version {others}: delete that first"
+            VersionError, match=f"version {number} is part of version {others}: delete {others} first"
         ):
             delete_version(chain.folder, number)
     assert findings_of(chain.folder, chain.manifests[2]) == []
