@@ -74,7 +74,7 @@ def test_answers_are_in_the_order_asked_for(store: Store) -> None:
     assert answer.reasons == {
         ROOT: f"{start}layer 4",
         SUPERVOXEL: f"{start}layer 1",
-        OUTSIDE + 1: f"{start}its chunk lies outside the grid",
+        OUTSIDE + 1: f"{start}chunk lies outside the grid",
         BROKEN + 1: "the file is cut off",
     }
 
