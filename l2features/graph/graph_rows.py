@@ -28,6 +28,12 @@ def newest(*columns: str, until: datetime | None = None) -> f.RowFilter:
     return f.RowFilterChain(filters=[*filters, f.CellsColumnLimitFilter(1)])
 
 
+def newest_between(first: str, last: str, until: datetime) -> f.RowFilter:
+    """Return the filter for the newest cell, no later than ``until``, of the columns between two."""
+    columns = f.ColumnRangeFilter("0", first.encode(), last.encode())
+    return f.RowFilterChain(filters=[columns, _not_younger(until), f.CellsColumnLimitFilter(1)])
+
+
 def newest_cross_edges() -> f.RowFilter:
     """Return the filter for the newest cross-chunk edges of each layer."""
     columns = f.ColumnRangeFilter("3", b"atomic_cross_edges_", b"atomic_cross_edges`", inclusive_end=False)

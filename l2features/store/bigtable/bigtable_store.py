@@ -121,7 +121,9 @@ class BigtableStore(Store):
         with self._errors():
             row_filter = cell.newest_attributes(names)
             ranges = [[(first, last)]]
-            parts = list(self._open().read_ranges(ranges, FEATURE_COLUMNS, row_filter, self.deadline_s))
+            connection = self._open()
+            decode = connection.rows_of(FEATURE_COLUMNS)
+            parts = list(connection.read_ranges(ranges, decode, row_filter, self.deadline_s))
         for part in parts:
             if part.unexpected_key is not None:
                 raise StoreError(
