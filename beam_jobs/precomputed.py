@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers",
         default=",".join(DEFAULT_LAYERS),
-        help=f"some of {', '.join(LAYERS)}, which needs the graph; default: %(default)s",
+        help=f"some of {', '.join(LAYERS)} (needs the graph); default: %(default)s",
     )
     parser.add_argument(
         "--segments",
@@ -121,7 +121,7 @@ def make_export(run: StaticExport, args: argparse.Namespace) -> int:
 def _done(run: StaticExport, part: int) -> WrittenPart:
     written = run.read_done(part)
     if written is None:
-        raise VersionError(f"part {part} of the export: its file is gone; run the command again")
+        raise VersionError(f"part {part} of the export: file is gone; run the command again")
     return written
 
 

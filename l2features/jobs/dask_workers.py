@@ -49,7 +49,7 @@ class DaskWorkers:
 
     @property
     def free(self) -> int:
-        """Number of chunks that are missing to keep all threads busy."""
+        """Number of further chunks that keep all threads busy."""
         return max(0, PER_THREAD * self._threads - len(self._in_flight) - len(self._submitted))
 
     def start(self, job: ChunkJob[Any]) -> None:
@@ -67,7 +67,7 @@ class DaskWorkers:
         self._submitted.append(chunk)
 
     def wait(self) -> Sequence[AttemptEnd]:
-        """Return what ended, after about a second at most. Raises DaskFailed and WorkerError."""
+        """Return ended attempts, within about a second. Raises DaskFailed and WorkerError."""
         with self._connected() as client:
             self._look(client)
             self._send(client)
@@ -85,7 +85,7 @@ class DaskWorkers:
             return outcomes
 
     def close(self) -> None:
-        """Cancel what is in flight; a chunk that runs is finished, and its result dropped."""
+        """Cancel chunks in flight; a running chunk finishes, and its result is dropped."""
         if self._client is not None:
             self._in_flight.clear()
             with suppress(OSError):

@@ -88,11 +88,11 @@ def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Materializ
 
 
 def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the options for the folder of the output, and for the rows between the parts of a run."""
+    """Add the options for the output folder, and for the intermediate rows of a run."""
     parser.add_argument("--output", required=True, help=f"{what}: a path, file:///… or gs://… (required)")
     parser.add_argument(
         "--scratch",
-        help="folder of a run without Beam for its intermediate rows, which all workers share; default: in a "
+        help="folder that all workers share, for intermediate rows of a run without Beam; default: in a "
         "local --output, where an interrupted run continues, else a temporary folder of this machine",
     )
 
@@ -160,9 +160,7 @@ def make_version(run: Materialization, args: argparse.Namespace) -> int:
 def _done(run: Materialization, part: Partition) -> Written:
     written = read_done(run, part)
     if written is None:
-        raise VersionError(
-            f"{part.layout}, partition {part.number}: its files are gone; run the command again"
-        )
+        raise VersionError(f"{part.layout}, partition {part.number}: files are gone; run the command again")
     return written
 
 

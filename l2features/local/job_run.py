@@ -35,8 +35,8 @@ class ChunkJob(Generic[R]):
     """What is done with the chunks of ``box``.
 
     ``pending`` returns the chunks of a shard that are to be done. Workers receive ``warm_up``, which compiles
-    or loads code, and ``open_worker`` pickled. Each calls ``open_worker`` once, and what that returns with
-    each chunk. ``give_up`` returns the result of a chunk that killed its workers.
+    or loads code, and ``open_worker`` pickled. Each calls ``open_worker`` once, and its result with each
+    chunk. ``give_up`` returns the result of a chunk that killed its workers.
     """
 
     box: ChunkBox
@@ -48,7 +48,7 @@ class ChunkJob(Generic[R]):
 
 
 class AttemptEnd(NamedTuple):
-    """The end of an attempt: the result of a chunk, or ``how`` its workers ``died``, and how many.
+    """The end of an attempt: the result of a chunk, or ``how`` and how many workers ``died``.
 
     ``chunk`` is None for a worker that died before it received one.
     """
@@ -73,10 +73,10 @@ class Executor(Protocol):
         """Submit a chunk."""
 
     def wait(self) -> Sequence[AttemptEnd]:
-        """Return what ended, after about a second at most. Raises WorkerError if no worker can continue."""
+        """Return ended attempts, within about a second. Raises WorkerError if no worker can continue."""
 
     def close(self) -> None:
-        """End the workers of this run, and what they do."""
+        """Stop the workers of this run and their chunks."""
 
 
 @dataclass
@@ -105,7 +105,7 @@ class JobRun(Generic[R]):
         self.retries: list[Chunk] = []
 
     def run(self, on_progress: Callable[[int], object] = lambda chunks: None) -> Progress:
-        """Do all pending chunks; ``on_progress`` receives how many more are done.
+        """Process all pending chunks; ``on_progress`` receives each increment.
 
         The first SIGINT or SIGTERM lets the workers finish their chunks; the second raises KeyboardInterrupt.
         Raises WorkerError if the workers cannot continue. In any case the executor is closed.

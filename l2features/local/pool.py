@@ -35,7 +35,7 @@ class LocalPool:
         self._idle()[0].schedule(_run, chunk, work=chunk)
 
     def wait(self) -> list[AttemptEnd]:
-        """Return what ended, and replace the workers that died."""
+        """Return ended attempts, and replace dead workers."""
         wait([worker.future for worker in self.workers if worker.future], 1.0, FIRST_COMPLETED)
         outcomes = [outcome for worker in list(self.workers) for outcome in self._outcomes(worker)]
         self._start_workers()
