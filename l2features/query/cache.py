@@ -117,11 +117,9 @@ class RowCache:
         self, sets: npt.NDArray[np.intp], ids: Ids
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
         """Return which ids are cached, and the slot of each; for others, any slot of their set."""
-        row, way = divmod(np.flatnonzero(self._ids.take(sets, axis=0) == ids[:, None]), WAYS)
-        hit, slots = np.zeros(len(ids), dtype=bool), sets * WAYS
-        hit[row] = True
-        slots[row] += way
-        return hit & (ids != 0), slots
+        match = self._ids.take(sets, axis=0) == ids[:, None]
+        slots = sets * WAYS + match.argmax(axis=1)
+        return (self._ids.ravel()[slots] == ids) & (ids != 0), slots
 
     def _evict(self, sets: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return a slot for each new row, oldest first; -1 for rows beyond the ways of their set."""
