@@ -19,7 +19,7 @@ from typing import Any
 
 from l2features.config.datasets import load_dataset
 from l2features.core.errors import EXIT_STOPPED, VersionError
-from l2features.jobs.job_command import run_job
+from l2features.jobs.job_command import run_parts
 from l2features.jobs.job_options import add_dataset_options, is_beams
 from l2features.jobs.materialize_run import STOPPED, add_output_options, output_of, work_folder
 from l2features.local.job_run import ChunkJob
@@ -111,10 +111,9 @@ def make_export(run: StaticExport, args: argparse.Namespace) -> int:
     local, units = run.folder.local, run.open().count
     with work_folder(args, local and local / WORK) as work:
         files = RowFiles(work, run.row_layers)
-        for job in (scan_job(run, files, units), write_job(run, files, units)) if run.parts else ():
-            if run_job(job, args, lambda _: None).stopped:
-                print(STOPPED, file=sys.stderr)
-                return EXIT_STOPPED
+        if run.parts and not run_parts([scan_job(run, files, units), write_job(run, files, units)], args):
+            print(STOPPED, file=sys.stderr)
+            return EXIT_STOPPED
         return report(finish(run, [_done(run, part) for part in range(run.parts)]), run)
 
 

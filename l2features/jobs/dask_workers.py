@@ -53,8 +53,8 @@ class DaskWorkers:
         return max(0, PER_THREAD * self._threads - len(self._in_flight) - len(self._submitted))
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Connect to the scheduler. Raises DaskFailed."""
-        self._client = _connect(self.address)
+        """Connect to the scheduler, unless it is connected. Raises DaskFailed."""
+        self._client = self._client or _connect(self.address)
         job.warm_up()  # into the cache of the workers, where they share it
         self._work = pickle.dumps((job.warm_up, job.open_worker))
         self._run = RunKey(f"l2features-{uuid4().hex}", CHUNK_TIMEOUT_S)

@@ -67,7 +67,7 @@ class Executor(Protocol):
         """How many more chunks can be submitted."""
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Start workers. Raises L2FeaturesError."""
+        """Start workers, or give those of an ended job another one. Raises L2FeaturesError."""
 
     def submit(self, chunk: Chunk) -> None:
         """Submit a chunk."""
@@ -95,10 +95,15 @@ class Progress:
 
 
 class JobRun(Generic[R]):
-    """One run of a job by an executor; ``on_result`` receives the result of each chunk."""
+    """One run of a job by an executor; ``on_result`` receives the result of each chunk.
 
-    def __init__(self, job: ChunkJob[R], executor: Executor, on_result: Callable[[R], object]) -> None:
-        self.job, self.executor, self.on_result = job, executor, on_result
+    ``last`` is whether the executor has no further job.
+    """
+
+    def __init__(
+        self, job: ChunkJob[R], executor: Executor, on_result: Callable[[R], object], last: bool = True
+    ) -> None:
+        self.job, self.executor, self.on_result, self.last = job, executor, on_result, last
         self.store = job.open_store()
         self.progress = Progress(total=len(job.box))
         self.deaths: Counter[Chunk | None] = Counter()
@@ -108,7 +113,7 @@ class JobRun(Generic[R]):
         """Process all pending chunks; ``on_progress`` receives each increment.
 
         The first SIGINT or SIGTERM lets the workers finish their chunks; the second raises KeyboardInterrupt.
-        Raises WorkerError if the workers cannot continue. In any case the executor is closed.
+        Raises WorkerError if the workers cannot continue. After the last job the executor is closed.
         """
         self.on_progress = on_progress
         try:
@@ -118,7 +123,8 @@ class JobRun(Generic[R]):
                     self.executor.start(self.job)
                     self._work(chunk)
         finally:
-            self.executor.close()
+            if self.last:
+                self.executor.close()
             self.store.close()
         return self.progress
 
