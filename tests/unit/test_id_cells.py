@@ -68,5 +68,5 @@ def test_a_size_that_is_not_the_content_s_is_an_error() -> None:
     cell = bytearray(compressed(bytes(40)))
     cell[5] = 48
     found = read([bytes(cell), compressed(to_bytes(LISTS[5]))])
-    assert found.errors[9].startswith("node 9: its children cannot be decompressed")
+    assert found.errors[9].startswith("node 9: children cannot be decompressed")
     assert found.lists.lengths.tolist() == [3, 0, 0]
