@@ -29,12 +29,12 @@ class _Ends(NamedTuple):
 
 def unique_pairs(first: Ids, second: Ids) -> Pairs:
     """Return the edges between parallel arrays of ids, without self-loops."""
-    ends = np.sort(np.stack([first, second], axis=1), axis=1)
-    ends = ends[ends[:, 0] != ends[:, 1]]
-    ends = ends[np.lexsort((ends[:, 1], ends[:, 0]))]
-    new = np.ones(len(ends), dtype=bool)
-    new[1:] = (ends[1:] != ends[:-1]).any(axis=1)
-    return ends[new]
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    order = np.lexsort((high, low))
+    low, high = low[order], high[order]
+    new = low != high
+    new[1:] &= (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    return np.stack([low[new], high[new]], axis=1)
 
 
 def edges_of_roots(

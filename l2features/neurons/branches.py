@@ -6,7 +6,7 @@ A server compiles it beforehand. Elsewhere it runs on memory views, since numba 
 from __future__ import annotations
 
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -48,20 +48,19 @@ def extend(
 
     The searches are short, and a call of scipy would allocate for all nodes.
     """
-    n = 0
+    n, heap = 0, [(0.0, 0)]
+    heap.pop()
     for i in range(len(order)):
         node = order[i]
         if distance[node] <= invalidation_nm:
             continue
-        first = n
         while before[node] >= 0:
-            child[n], parent[n] = node, before[node]
-            node = before[node]
+            above = before[node]
+            child[n], parent[n] = node, above
+            distance[node], before[node], source[node] = 0.0, -1, node
+            heappush(heap, (0.0, node))
+            node = above
             n += 1
-        heap = [(0.0, child[k]) for k in range(first, n)]
-        for _, start in heap:
-            distance[start], before[start], source[start] = 0.0, -1, start
-        heapify(heap)
         while heap:
             near, node = heappop(heap)
             if near > distance[node]:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse.csgraph import minimum_spanning_tree
 
 from ..core.rows import Rows
-from .forest import components, cover, far_ends, lengths, weighted
+from .forest import components, cover, far_ends, lengths, weighted, weighted_once
 from .node_graph import NeuronGraph, place_nodes
 from .skeleton import INVALIDATION_NM
 
@@ -32,7 +32,7 @@ def graph_measures(graphs: Sequence[NeuronGraph]) -> dict[str, np.ndarray]:
     status = np.concatenate([graph.status for graph in graphs])
     positions, _ = place_nodes(rows, status, edges, graphs[0].geometry)
     parts, weights = components(edges, len(rows)), weighted(positions, edges)
-    tree = minimum_spanning_tree(weights).tocoo()
+    tree = minimum_spanning_tree(weighted_once(positions, edges)).tocoo()
     path = cover(weights, far_ends(weights, parts), INVALIDATION_NM).edges
     sums = (
         np.bincount(root[parts.first], minlength=len(graphs)),

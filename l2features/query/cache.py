@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..core.ids import Ids
+from ..core.ids import Ids, group_starts
 from ..core.rows import Rows, as_items, columns_of, set_flags
 from ..core.schema import FEATURES, NAMES
 
@@ -126,8 +126,8 @@ class RowCache:
         # numpy sorts numbers of 16 bits ten times faster.
         order = np.argsort(sets.astype(np.uint16) if self._bits <= 16 else sets, kind="stable")
         ordered = sets[order]
-        starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-        counts = np.diff(starts, append=len(sets))
+        starts = group_starts(ordered)
+        counts = np.diff(np.append(starts, len(sets)))
         turns = np.empty(len(sets), dtype=np.intp)
         turns[order] = np.arange(len(sets)) - np.repeat(starts, counts)
         slots = sets * WAYS + (self._next[sets] + turns) % WAYS

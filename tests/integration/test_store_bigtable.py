@@ -105,9 +105,13 @@ def test_only_the_newest_version_of_family_0_is_read(emulator: Emulator) -> None
     make_table(name, ("0", "1"))
     cells = [SetCell("0", b"size_nm3", bytes([n, 0, 0, 0]), n * 1000) for n in (1, 3, 2)]
     cells.append(SetCell("1", b"size_nm3", b"\x09\0\0\0", 9000))
-    raw_table(name).bulk_mutate_rows([RowMutationEntry(row_keys(as_ids([FIRST]))[0], cells)])
+    first, second = row_keys(as_ids([FIRST, FIRST + 1]))
+    entries = [RowMutationEntry(first, cells), RowMutationEntry(second, cells[-1:])]
+    raw_table(name).bulk_mutate_rows(entries)
     store = open_store(STORE_URL, name)
-    assert store.read([FIRST]).features["size_nm3"].tolist() == [3]
+    rows = store.read([FIRST, FIRST + 1])
+    assert rows.found.tolist() == [True, False]
+    assert rows.features["size_nm3"].tolist() == [3, 0]
     store.close()
 
 

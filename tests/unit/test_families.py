@@ -7,6 +7,7 @@ import pytest
 
 from l2features.core.errors import GraphError
 from l2features.core.ids import as_ids
+from l2features.core.pieces import Pieces
 from l2features.graph.base import NodeRoots
 from l2features.graph.chunk_ranges import IdRanges
 from l2features.graph.families import either, families_of, valid_children
@@ -18,7 +19,8 @@ EVERYTHING = IdRanges(as_ids([1]), as_ids([999]), np.ones(1))
 def cells(*rows: tuple[int, str, bytes]) -> AnyCells:
     ids, names, values = zip(*rows, strict=True) if rows else ((), (), ())
     times = np.zeros(len(rows), dtype=np.int64)
-    return AnyCells(len(rows), b"", None, True, as_ids(ids), times, [n.encode() for n in names], list(values))
+    qualifiers, contents = Pieces.of([name.encode() for name in names]), Pieces.of(values)
+    return AnyCells(len(rows), b"", None, True, as_ids(ids), times, qualifiers, contents)
 
 
 def ids_cell(*ids: int) -> bytes:

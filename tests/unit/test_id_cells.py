@@ -7,6 +7,7 @@ import pytest
 import zstandard
 
 from l2features.core.ids import as_ids, to_bytes
+from l2features.core.pieces import Pieces
 from l2features.graph.id_cells import NodeLists
 
 IDS = as_ids([5, 7, 9])
@@ -19,7 +20,7 @@ def compressed(data: bytes, with_size: bool = True) -> bytes:
 
 
 def read(cells: list[bytes], most: int = 10) -> NodeLists:
-    return NodeLists.decoded(IDS, ROWS, cells, most, "children")
+    return NodeLists.decoded(IDS, ROWS, Pieces.of(cells), most, "children")
 
 
 @pytest.mark.parametrize("packed", [{9, 5}, {9}, set()])
@@ -46,4 +47,26 @@ def test_a_malformed_list_spoils_no_other(cell: bytes, error: str) -> None:
     found = read([cell, compressed(to_bytes(LISTS[5]))])
     assert found.errors[9].startswith(f"node 9: {error}")
     np.testing.assert_array_equal(found.lists.parts()[0], LISTS[5])
+    assert found.lists.lengths.tolist() == [3, 0, 0]
+
+
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 8_191, 8_192, 8_224, 8_225, 20_000])
+@pytest.mark.parametrize("checksum", [False, True])
+def test_lists_of_all_lengths_are_read_at_once(
+    n: int, checksum: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("l2features.graph.id_cells.id_bytes")
+    compressor = zstandard.ZstdCompressor(write_checksum=checksum)
+    lists = {9: np.arange(n, dtype=np.uint64) << np.uint64(40), 5: as_ids([1])}
+    found = read([compressor.compress(to_bytes(lists[node])) for node in (9, 5)], 20_000)
+    assert not found.errors
+    for node, part in zip(IDS.tolist(), found.lists.parts(), strict=True):
+        np.testing.assert_array_equal(part, lists.get(node, as_ids([])))
+
+
+def test_a_size_that_is_not_the_content_s_is_an_error() -> None:
+    cell = bytearray(compressed(bytes(40)))
+    cell[5] = 48
+    found = read([bytes(cell), compressed(to_bytes(LISTS[5]))])
+    assert found.errors[9].startswith("node 9: children cannot be decompressed")
     assert found.lists.lengths.tolist() == [3, 0, 0]

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ...core.jit import compiled
+from ...core.jit import compiled, embedded
 from .readrows import DISORDER, MALFORMED, OK, commit, continues, id_of_key, next_chunk, start_place
-from .wire import ABSENT, CHUNK, Bytes, field
+from .wire import ABSENT, Bytes, field
 
 CELL = np.dtype(
     [("id", np.uint64)] + [(name, np.int64) for name in ("name", "name_end", "value", "value_end", "time")]
@@ -16,7 +16,16 @@ CELL = np.dtype(
 """A cell of any column: the id of its row, where qualifier and value lie, the time in microseconds."""
 
 
-@compiled
+@embedded
+def _copy(data: Bytes, at: int, end: int, heap: Bytes, s: Any) -> Any:
+    """Append bytes to the heap; returns its end."""
+    for i in range(at, end):
+        heap[s.used] = data[i]
+        s.used += 1
+    return s.used
+
+
+@embedded
 def _take_any(data: Bytes, c: Any, s: Any, prefix: Bytes, cells: np.ndarray, heap: Bytes) -> int:
     """Add a chunk to the current row, whatever its column; qualifiers and values go to the heap."""
     if not continues(data, c, s):
@@ -48,15 +57,6 @@ def _take_any(data: Bytes, c: Any, s: Any, prefix: Bytes, cells: np.ndarray, hea
 
 
 @compiled
-def _copy(data: Bytes, at: int, end: int, heap: Bytes, s: Any) -> Any:
-    """Append bytes to the heap; returns its end."""
-    for i in range(at, end):
-        heap[s.used] = data[i]
-        s.used += 1
-    return s.used
-
-
-@compiled
 def count_chunks(data: Bytes, ends: np.ndarray) -> int:
     """Count the cell chunks of messages up to the first malformed one: cells are never more."""
     count = 0
@@ -70,10 +70,16 @@ def count_chunks(data: Bytes, ends: np.ndarray) -> int:
 
 @compiled
 def decode_any(
-    data: Bytes, ends: np.ndarray, prefix: Bytes, state: np.ndarray, cells: np.ndarray, heap: Bytes
+    data: Bytes,
+    ends: np.ndarray,
+    prefix: Bytes,
+    state: np.ndarray,
+    chunk: np.ndarray,
+    cells: np.ndarray,
+    heap: Bytes,
 ) -> int:
     """As `decode`, for cells of any columns and lengths."""
-    s, c = state[0], np.zeros(1, dtype=CHUNK)[0]
+    s, c = state[0], chunk[0]
     s.key = s.unexpected = ABSENT
     at: Any = np.int64(0)
     for end in ends:

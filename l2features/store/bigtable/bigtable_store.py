@@ -108,7 +108,7 @@ class BigtableStore(Store):
         unique, inverse = distinct(as_ids(ids))
         rows = Rows.empty(unique)
         with self._errors():
-            row_filter = cell.newest_attributes(names)
+            row_filter = cell.newest_of_nodes(names)
             parts = self._open().read_keys(row_keys(unique), FEATURE_COLUMNS, row_filter)
         for found in map(features_of, parts):
             at = np.searchsorted(unique, found.ids).clip(max=len(unique) - 1)

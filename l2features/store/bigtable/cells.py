@@ -219,6 +219,15 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
     )
 
 
+def newest_of_nodes(names: Sequence[str]) -> RowFilter:
+    """As `newest_attributes`, for rows that are read by key: all families where all attributes are asked for.
+
+    Rows of nodes have no other family, and the decoder skips what is in one. Bigtable's emulator takes a
+    seventh longer for a filter that names the family.
+    """
+    return CellsColumnLimitFilter(1) if set(names) >= set(NAMES) else newest_attributes(names)
+
+
 def newest_of(runs: Iterable[Sequence[str]]) -> RowFilter:
     """Return the filter for the newest cells of the family's columns in any of these runs."""
     ranges = [_columns(run) for run in runs]

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...core.ids import KEY_DIGITS
+from ...core.pieces import Pieces
 from .any_cells import CELL, count_chunks, decode_any
 from .readrows import BAD_CELL, MALFORMED, OK, STATE, Out, Table
 from .readrows import decode as _decode
 from .row_arrays import FEATURE_COLUMNS, AnyCells, Columns, Decoded
-from .wire import ABSENT
+from .wire import ABSENT, CHUNK
 
 _LEAST_ROW = KEY_DIGITS + 4
 """Bytes that a committed row takes at least: its key, and the tags and lengths around it."""
@@ -32,9 +33,10 @@ def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
         np.zeros((most, len(columns.names)), dtype=np.bool_),
         np.zeros(most, dtype=np.uint64),
         np.zeros(most, dtype=np.int64),
+        np.zeros(len(columns.names), dtype=np.bool_),
     )
     table, state = _table_of(columns), np.zeros(1, dtype=STATE)
-    code = _decode(data, ends, table, state, out)
+    code = _decode(data, ends, table, state, np.zeros(1, dtype=CHUNK), out)
     s = dict(zip(STATE.names or (), state[0].tolist(), strict=True))
     if code == BAD_CELL:
         name, size = columns.names[s["bad"]], table.places[s["bad"], 1]
@@ -52,16 +54,15 @@ def decode_cells(messages: Sequence[bytes], prefix: bytes = b"") -> AnyCells:
     """
     raw, data, ends = _joined(messages)
     cells, heap = np.zeros(count_chunks(data, ends), dtype=CELL), np.zeros(len(raw), dtype=np.uint8)
-    state = np.zeros(1, dtype=STATE)
-    code = decode_any(data, ends, np.frombuffer(prefix, dtype=np.uint8), state, cells, heap)
+    state, chunk = np.zeros(1, dtype=STATE), np.zeros(1, dtype=CHUNK)
+    code = decode_any(data, ends, np.frombuffer(prefix, dtype=np.uint8), state, chunk, cells, heap)
     s = dict(zip(STATE.names or (), state[0].tolist(), strict=True))
     progress = _progress(raw, code, s)
     cells, kept = cells[: s["cells"] if progress[3] else s["first"]], heap[: s["used"]].tobytes()
-    names, values = (
-        [kept[a:b] for a, b in zip(cells[of].tolist(), cells[f"{of}_end"].tolist(), strict=True)]
-        for of in ("name", "value")
+    qualifiers, contents = (
+        Pieces(kept, cells[of].copy(), cells[f"{of}_end"].copy()) for of in ("name", "value")
     )
-    return AnyCells(*progress, cells["id"].copy(), cells["time"].copy(), names, values)
+    return AnyCells(*progress, cells["id"].copy(), cells["time"].copy(), qualifiers, contents)
 
 
 @cache

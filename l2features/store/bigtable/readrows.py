@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ...core.ids import KEY_DIGITS, Ids
 from ...core.jit import compiled, embedded
-from .wire import ABSENT, CHUNK, Bytes, compare, equals, field, read_chunk
+from .wire import ABSENT, Bytes, compare, equals, field, read_chunk
 
 OK, MALFORMED, DISORDER, BAD_CELL = 0, 1, 2, 3
 MARK_BYTES = 8
@@ -47,12 +47,16 @@ class Table(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Output arrays, with room for one row more than can be committed: the current one."""
+    """Output arrays, with room for one row more than can be committed: the current one.
+
+    ``seen`` (columns,) are the columns of which the current row has a cell.
+    """
 
     record: np.ndarray
     present: npt.NDArray[np.bool_]
     ids: Ids
     times: npt.NDArray[np.int64]
+    seen: npt.NDArray[np.bool_]
 
 
 @embedded
@@ -187,7 +191,7 @@ def commit(s: Any, known: bool) -> None:
 
 
 @embedded
-def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, seen: np.ndarray, out: Out) -> int:
+def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, out: Out) -> int:
     """Add a chunk to the current row."""
     if not continues(data, c, s):
         return DISORDER
@@ -197,7 +201,7 @@ def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, seen: np.ndarray, o
         s.key, s.in_cell = ABSENT, 0
         return OK
     if not s.in_cell:
-        _start_cell(data, c, s, columns.family, columns.places, columns.letters, seen)
+        _start_cell(data, c, s, columns.family, columns.places, columns.letters, out.seen)
     _add_value(data, c, s, columns.places, out.record)
     s.in_cell = np.int64(c.size > 0)
     if s.in_cell:
@@ -224,10 +228,14 @@ def next_chunk(data: Bytes, at: int, end: int, s: Any, c: Any) -> Any:
 
 
 @compiled
-def decode(data: Bytes, ends: np.ndarray, columns: Table, state: np.ndarray, out: Out) -> int:
-    """Decode messages that end at ``ends``; returns one of the codes above, with details in ``state``."""
-    s, c = state[0], np.zeros(1, dtype=CHUNK)[0]
-    seen = np.zeros(len(columns.places), dtype=np.bool_)
+def decode(
+    data: Bytes, ends: np.ndarray, columns: Table, state: np.ndarray, chunk: np.ndarray, out: Out
+) -> int:
+    """Decode messages that end at ``ends``; returns one of the codes above, with details in ``state``.
+
+    ``chunk`` (1,) of `CHUNK` is room for the current one.
+    """
+    s, c = state[0], chunk[0]
     s.key = s.unexpected = ABSENT
     at: Any = np.int64(0)
     for end in ends:
@@ -236,7 +244,7 @@ def decode(data: Bytes, ends: np.ndarray, columns: Table, state: np.ndarray, out
             if at < 0:
                 return MALFORMED
             if s.is_chunk:
-                code = _take_chunk(data, c, s, columns, seen, out)
+                code = _take_chunk(data, c, s, columns, out)
                 if code != OK:
                     return code
     return OK

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from ...core.ids import Ids
+from ...core.pieces import Pieces
 from ...core.rows import Rows, set_flags
 from ...core.schema import ATTRIBUTES, COLUMN, FEATURES, NAMES, SIZE
 
@@ -74,13 +76,23 @@ class Decoded(Part):
 class AnyCells(Part):
     """The cells of the committed rows of a stream, in its order, whatever their family and column.
 
-    ``ids`` (n,) are the ids of their rows, ``times`` (n,) are in microseconds. ``names`` are qualifiers.
+    ``ids`` (n,) are the ids of their rows, ``times`` (n,) are in microseconds.
     """
 
     ids: Ids
     times: npt.NDArray[np.int64]
-    names: list[bytes]
-    values: list[bytes]
+    qualifiers: Pieces
+    contents: Pieces
+
+    @cached_property
+    def names(self) -> list[bytes]:
+        """The qualifier of each cell."""
+        return self.qualifiers.parts()
+
+    @cached_property
+    def values(self) -> list[bytes]:
+        """The value of each cell."""
+        return self.contents.parts()
 
 
 def features_of(decoded: Decoded) -> Rows:
