@@ -126,7 +126,7 @@ def _viewable(service: _Service, names: Collection[str]) -> Viewable:
 
 
 def _token() -> str | None:
-    """Return the token of a request: of its header first, as the library has it."""
+    """Return the token of a request, from its header first, as the library does."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme == "Bearer" and token:
         return token
@@ -269,7 +269,7 @@ class _Service:
         raise requests.exceptions.InvalidJSONError(f"expected a {expected.__name__}, got {value!r:.100}")
 
     def send(self, url: str, token: str, until: float) -> requests.Response:
-        """Send one question. Raises RequestException, also for a transient status."""
+        """Send one request. Raises RequestException, also for a transient status."""
         headers = {"authorization": f"Bearer {token}"}
         response = self.session.get(url, headers=headers, timeout=max(0.01, until - monotonic()))
         if response.status_code >= 500 or response.status_code == 429:
@@ -277,7 +277,7 @@ class _Service:
         return response
 
     def note(self, failure: str | None) -> None:
-        """Record whether the service answered, be it with an error; log when that changes."""
+        """Record whether the service answered, even with an error; log when that changes."""
         if failure is None and self.down:
             log.warning("authentication service answers again")
         elif failure is not None and not self.down:

@@ -1,4 +1,4 @@
-"""The state of a data set for its dashboard. All is read in the background, and what is slow, seldom."""
+"""The state of a data set for its dashboard. All is read in the background, slow parts rarely."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Board:
         return Notes(updates, history, audit, unreadable, now)
 
     def _sample(self) -> SampleInfo:
-        """Return nodes of recorded chunks; of any, while the records are not read yet."""
+        """Return nodes of recorded chunks, or of any until the records are read."""
         scan, geometry = self._scanned.get(), self.served.opened().reader.geometry
         nodes = sample_nodes(self.served.store, geometry, scan.map.sample if scan else [])
         return sample_info(nodes, self._example(nodes))

@@ -18,7 +18,7 @@ from .first_commands import Example
 
 
 class Notes(NamedTuple):
-    """The notes of the table; ``unreadable`` says why one cannot be read, by its name."""
+    """The notes of the table; ``unreadable`` maps notes to why they are unreadable."""
 
     updates: Updates | None
     history: UpdateHistory | None

@@ -31,9 +31,9 @@ class CellsInfo(BaseModel):
     rows: int
     span: int = Field(description="Chunks along each side of a cell.")
     total: list[int] = Field(description="Chunks of each cell, along the third axis too.")
-    done: list[int] = Field(description="Those with nodes.")
+    done: list[int] = Field(description="Done chunks with nodes.")
     failed: list[int]
-    empty: list[int] = Field(description="Those that are done and have no nodes.")
+    empty: list[int] = Field(description="Done chunks without nodes.")
 
 
 class MapInfo(BaseModel):
@@ -46,7 +46,7 @@ class RequestsInfo(BaseModel):
 
     as_of: Time = AS_OF
     total: int = Field(description="Since the server started.")
-    failed: int = Field(description="Those of them with a status of 500 or above.")
+    failed: int = Field(description="Requests with a status of 500 or above.")
     window_s: float | None = Field(None, description="Seconds that the rates cover.")
     per_second: float | None = None
     failed_per_second: float | None = None
@@ -65,7 +65,7 @@ class SampleInfo(BaseModel):
     nodes: int
     size_um3: HistogramInfo | None
     max_dt_nm: HistogramInfo | None
-    node: str | None = Field(description="A node with features; one with a root, where that is known.")
+    node: str | None = Field(description="A node with features and, if known, a root.")
     root: str | None = Field(description="Its root.")
 
 
@@ -113,8 +113,8 @@ class CellPath(DatasetPath):
 
 class CellQuery(BaseModel):
     plane: Plane = Field(description="A projection.", json_schema_extra={"example": "xy"})
-    column: int = Field(ge=0, le=1000, description="Of the cell, from 0.")
-    row: int = Field(ge=0, le=1000, description="Of the cell, from 0.")
+    column: int = Field(ge=0, le=1000, description="Column of the cell, from 0.")
+    row: int = Field(ge=0, le=1000, description="Row of the cell, from 0.")
 
 
 class FailedChunk(BaseModel):

@@ -148,7 +148,7 @@ def _requests(found: RequestsInfo) -> list[Line]:
         Line(label="Of them failed", value=f"{found.failed:,}", tone="bad" if found.failed else "good"),
     ]
     if found.per_second is None:
-        return [*lines, _none("Rate", "it needs two reads of the metrics")]
+        return [*lines, _none("Rate", "needs two reads of the metrics")]
     label = f"Rate in the last {duration(found.window_s or 0)}"
     value = f"{found.per_second:g} requests/s, {found.failed_per_second:g} errors/s"
     return [*lines, Line(label=label, value=value, tone="bad" if found.failed_per_second else "")]

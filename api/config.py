@@ -48,9 +48,9 @@ class Settings(BaseSettings):
     bind: str = Field("127.0.0.1:4100", description="Address and port to listen on.")
     trusted_hosts: str = Field(
         "",
-        description="Host names of this server, separated by spaces; .example.org stands for all below it. "
-        "Requests for others get 400, except for health and metrics. By default any is trusted, and links "
-        "begin with it.",
+        description="Host names of this server, separated by spaces; .example.org stands for its subdomains "
+        "too. Requests for other hosts get 400, except for health and metrics. By default any is trusted "
+        "and used in links.",
     )
     workers: int = Field(2, ge=1, le=64, description="Processes.")
     threads: int = Field(32, ge=4, le=512, description="Threads of each process.")
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     )
     viewer_origins: str = Field(
         "",
-        description="More origins from which the viewer at /viewer/ may read, such as https://host, "
+        description="Further origins from which the viewer at /viewer/ may read, such as https://host, "
         "separated by spaces.",
     )
     docs_url: str | None = Field(

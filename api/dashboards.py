@@ -236,7 +236,7 @@ def wants_page() -> bool:
 
 
 def described(served: ServedDataset) -> str:
-    """Return what a data set is, from what is known without a read."""
+    """Describe a data set from what is known without a read."""
     entry, opening = served.entry, served.opening()
     parts = [
         "L2 nodes of a graph under proofreading" if entry.has_graph else "One node per segment and chunk"

@@ -1,4 +1,4 @@
-"""First commands to try with a data set: each runs as it is, but for a token."""
+"""First commands to try with a data set: each runs as it is, except for a token."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def here() -> str:
 
 
 def check_hosts(app: Flask, trusted: list[str]) -> None:
-    """Refuse requests for other hosts, but for probes, which know a server by its address.
+    """Refuse requests for other hosts, except probes, which know a server by its address.
 
     A name with a leading dot stands for its subdomains too. Without names, every host is trusted.
     """

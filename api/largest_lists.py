@@ -30,8 +30,8 @@ COUNT = 1_000
 class LargestLists:
     """The largest roots of each version that was asked for. Thread-safe.
 
-    Each list is read once and to its end, one list of a data set at a time: a request that is over before
-    finds it later.
+    Each list is read once and to its end, one list of a data set at a time: after a time-out, a later request
+    finds it.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class LargestLists:
         try:
             largest = found.result(max(0.0, until - time.monotonic()))
         except FutureTimeout as error:
-            raise VersionTimeout("its largest roots are being read: try again later") from error
+            raise VersionTimeout("the largest roots are being read: try again later") from error
         return largest, largest.row_groups if begun else 0
 
 

@@ -32,7 +32,7 @@ def configure(level: str = "info") -> None:
 
 
 class RequestLines(JsonLines):
-    """A line as jobs log it, with the level, the request, and without secrets."""
+    """A job's log line plus level and request, without secrets."""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]

@@ -41,7 +41,7 @@ class LongRead:
 
 
 class LongReads:
-    """Admits such reads of some data sets; a request is answered within ``root_timeout_s``."""
+    """Admits long reads of some data sets; a request is answered within ``root_timeout_s``."""
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)

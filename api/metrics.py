@@ -94,7 +94,7 @@ def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
 def exposition() -> tuple[bytes, str]:
     """Return all metrics in Prometheus' text format, and its content type.
 
-    Sums over all server processes, ended ones included; outside the server, only this process.
+    Sums over all server processes, exited ones included; outside the server, only this one.
     """
     if not values.ValueClass._multiprocess:
         return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

@@ -1,7 +1,7 @@
 """Missing ids are published, so that their features are computed. No request waits for Pub/Sub.
 
-``publish`` remembers and queues; a thread, which starts with the first ids and thus after a fork, makes the
-client, which sends in batches. Ids that could not be sent are forgotten: the next request publishes them.
+``publish`` remembers and queues ids. A thread makes the client, which sends in batches; it starts with the
+first ids, thus after a fork. Ids that could not be sent are forgotten: the next request publishes them.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class MissingIds:
             metrics.PUBLISHED.labels(entry.name).inc(self.publish(entry.name, entry.l2cache_id, ids))
 
     def close(self, timeout_s: float) -> None:
-        """Send what is queued, for at most ``timeout_s``; then nothing more is published."""
+        """Send queued ids, for at most ``timeout_s``; then publish nothing more."""
         with self._changed:
             if not self._closed and self._ids:
                 self._thread.submit(lambda: self._client.stop())  # noqa: PLW0108 (made in the thread)

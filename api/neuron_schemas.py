@@ -31,7 +31,7 @@ from .schemas import (
 EXAMPLE_ROOT = "864691136040432126"
 TOO_MANY_NODES = example_error(
     "too_many_nodes",
-    f"root {EXAMPLE_ROOT}: it has 300000 L2 nodes or more, expected 250000 at most",
+    f"root {EXAMPLE_ROOT}: 300000 L2 nodes or more, expected 250000 at most",
     field="root_id",
     value="300000",
     limit=250_000,
@@ -80,7 +80,7 @@ class RegionQuery(FeaturesQuery):
     """Parameters of a read of a chunk or of bounds."""
 
     partial: str = Field(
-        "false", description="`true`, `yes` or `1`: also where chunks failed or are not ingested; else 404."
+        "false", description="`true`, `yes` or `1`: accept failed chunks and those not ingested; else 404."
     )
 
 
@@ -88,7 +88,7 @@ class BoundsQuery(RegionQuery):
     """Parameters of a read of bounds."""
 
     bounds: Annotated[str, AfterValidator(_bounds)] = Field(
-        description="x0-x1_y0-y1_z0-z1 in voxels of the data set's resolution, without the ends.",
+        description="x0-x1_y0-y1_z0-z1 in voxels of the data set's resolution, ends excluded.",
         json_schema_extra={"format": "voxel-bounds", "example": "1024-1536_512-1024_20-84"},
     )
 
@@ -114,7 +114,7 @@ class SummaryQuery(RootQuery):
 
     @model_validator(mode="after")
     def check_graph(self) -> Self:
-        """Return the parameters as they are. Raises ApiError for measures that versions do not have."""
+        """Return the parameters unchanged. Raises ApiError for measures that versions do not have."""
         if self.version is not None and is_true(self.graph):
             message = f"graph=true with version={self.version}: versions have no measures of the L2 graph"
             raise ApiError(422, "invalid_parameter", message, field="graph")
@@ -150,7 +150,7 @@ class SkeletonQuery(RootQuery):
 
     @model_validator(mode="after")
     def check_point(self) -> Self:
-        """Return the parameters as they are. Raises ApiError for a collapse without a root point."""
+        """Return the parameters unchanged. Raises ApiError for a collapse without a root point."""
         if self.collapse_nm is not None and self.root_point is None:
             message = f"collapse_nm={self.collapse_nm:g} without root_point: expected both"
             raise ApiError(422, "missing_parameter", message, field="root_point")

@@ -36,7 +36,7 @@ def info_response(info: Mapping[str, Any]) -> Response:
 
 
 def listing(title: str, entries: Mapping[str, str]) -> Response:
-    """Return a page that links to the entries of a folder, each with what it is."""
+    """Return a page that links to the entries of a folder, with descriptions."""
     response = Response(listing_page(title, entries), mimetype=HTML)
     response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
     return response

@@ -129,7 +129,7 @@ def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) 
 
     @api.get(f"{place}/{OVERVIEW}/0_0_0", summary="No annotations", responses=picture_responses())
     def layer_overview(path: LayerPath) -> Response:
-        """Return an empty list: what is drawn of a view that has too many chunks to read."""
+        """Return an empty list, drawn for a view with too many chunks to read."""
         _ = datasets[path.dataset], _layer(path)
         return picture_response(annotation_list(np.empty(0), as_ids([])), A_DAY, BINARY)
 
@@ -168,7 +168,7 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatase
         responses=info_responses(413, 422, 429),
     )
     def segments(path: SegmentsPath) -> Response:
-        """Return the same of the roots in the path, since a source of the viewer has no parameters."""
+        """Return the properties of the roots in the path: a viewer's source has no parameters."""
         return answer(datasets[path.dataset], path.roots)
 
     def answer(served: ServedDataset, listed: str) -> Response:
@@ -195,7 +195,7 @@ def _answer(
     changes: str = NOT_KEPT,
     kept: Callable[[PictureReader], Picture | None] | None = None,
 ) -> Response:
-    """Return the response to a read of a picture: of the ``kept`` one, or where there is none by ``read``.
+    """Return a picture's response: that of the ``kept`` one, or else that of ``read``.
 
     ``changes`` is how long browsers keep one that may change.
     """

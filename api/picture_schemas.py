@@ -34,7 +34,7 @@ def parse_roots(text: str) -> Ids:
 
 
 def check_roots(text: str) -> str:
-    """Return a list of root ids as it is. Raises ValueError."""
+    """Return a list of root ids unchanged. Raises ValueError."""
     try:
         parse_roots(text)
     except ValueError as error:

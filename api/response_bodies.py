@@ -37,7 +37,7 @@ def body_response(
 ) -> Response:
     """Return a response in pieces, gzipped one by one if the client accepts gzip.
 
-    Without ``zipped``, only JSON is.
+    Without ``zipped``, only JSON is gzipped.
     """
     headers = {}
     zipped = mimetype == JSON if zipped is None else zipped

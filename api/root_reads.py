@@ -56,7 +56,7 @@ class RootReads:
     ) -> Response:
         """Return the response to a read of many roots, or of one whose nodes are in memory at once.
 
-        ``read`` receives the L2 ids of the one. What ``kept`` finds needs neither them nor features.
+        ``read`` receives the L2 ids of the one root. A ``kept`` result needs no ids or features.
         """
         check_wait(query.wait, self.settings.max_wait_s)
         with self._found(served, read, root, kept) as found:

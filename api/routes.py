@@ -46,7 +46,7 @@ VERSION = "PCGL2Cache v1.3.1"
 def register_contract(app: OpenAPI, service: AppResources, landing: Callable[[], Response]) -> frozenset[str]:
     """Register the routes of PCGL2Cache; return the endpoints that need no token.
 
-    ``landing`` returns what the root page is for clients that name HTML.
+    ``landing`` returns the root page for clients that name HTML.
     """
 
     def index() -> Response:
@@ -143,7 +143,7 @@ def _index_routes(
 ) -> frozenset[str]:
     """Register the index pages below a prefix. They are equal, so the document shows only ``shown``.
 
-    ``slash`` is the view of the prefix itself, by default as that of ``index``.
+    ``slash`` is the view of the prefix itself, by default that of ``index``.
     """
     for place in ("", "index"):
         endpoint = f"{name}_{place or 'slash'}"

@@ -57,7 +57,7 @@ class Query(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def check_spelling(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Return the parameters as they are. Raises ApiError for a frequent misspelling."""
+        """Return the parameters unchanged. Raises ApiError for a frequent misspelling."""
         for name, value in given.items():
             if name in MISSPELLINGS:
                 message = f"{name!r} is not a parameter: expected {MISSPELLINGS[name]!r}"

@@ -114,7 +114,7 @@ class ServedDataset:
         return place.catalog
 
     def neurons(self) -> NeuronReader:
-        """Return the reader of its roots. Raises as `opened`, also without an answer of its graph."""
+        """Return the reader of its roots. Raises as `opened`, also if its graph is down."""
         self.opened()
         message = f"the graph of data set {self.name!r} cannot be opened at the moment"
         return self._result(self._neurons, self.settings.graph_timeout_s, "graph_unavailable", message)
@@ -174,7 +174,7 @@ class ServedDataset:
         )
 
     def _geometry_of_graph(self) -> Geometry:
-        """The geometry of the segmentation or its graph; kept in the table, for when they are down."""
+        """The geometry of the segmentation or its graph; kept in the table in case they are down."""
         # Only PCGL2Cache's tables need it: a second of imports that other servers do without.
         from l2features.ingest.compute import read_geometry
 
@@ -190,7 +190,7 @@ class ServedDataset:
             return Counted(self.store.coverage(), datetime.now(UTC))
 
     def scan(self) -> ChunkScan:
-        """Return what the chunk records say in all. Raises StoreError, and ApiError as `opened`."""
+        """Return the totals of the chunk records. Raises StoreError, and ApiError as `opened`."""
         return shared_scan(self.store, self.opened().reader.geometry)
 
     def _largest(self) -> int:

@@ -51,9 +51,9 @@ class VersionReads:
         read: Callable[[VersionReader, float], tuple[T, int]],
         field: str = "version",
     ) -> Iterator[T]:
-        """Yield what is read of one version; its permit is held until the response is made.
+        """Yield the result of a read of one version; its permit is held until the response is made.
 
-        ``read`` receives a deadline, and returns also how many row groups it read. Raises ApiError.
+        ``read`` receives a deadline, and also returns its number of row groups. Raises ApiError.
         """
         number = None if version == LATEST else int(version)
         with self.long.request(served.name) as long:
@@ -75,7 +75,7 @@ class VersionReads:
 
     @contextmanager
     def _errors(self, served: ServedDataset, number: int | None, field: str = "version") -> Iterator[None]:
-        """Turn the errors of versions into ApiError; none has the path of a folder."""
+        """Turn the errors of versions into ApiError; none names a folder's path."""
         name, retry = served.name, self.settings.retry_after_s
         shown = f"version {number}" if number is not None else "the newest version"
         try:

@@ -70,7 +70,7 @@ class VersionList(BaseModel):
 class FileInfo(VersionFile):
     """One Parquet file of a version."""
 
-    url: str | None = Field(None, description="Where it can be read, also in parts, if the operator says so.")
+    url: str | None = Field(None, description="URL of the file, if the operator publishes it; serves ranges.")
 
 
 class LayerInfo(Layer):
@@ -80,7 +80,7 @@ class LayerInfo(Layer):
 
 
 class ManifestInfo(Manifest):
-    """What a version holds, and of which files it consists."""
+    """The content of a version, and its files."""
 
     layers: tuple[LayerInfo, ...]
 

@@ -115,7 +115,7 @@ def _kind() -> str:
 
 
 def _checked(found: Summaries) -> np.ndarray:
-    """Return the summaries of roots. Raises RootError for one without."""
+    """Return the summaries of roots. Raises RootError for a root without."""
     for place in np.flatnonzero(~found.summarized)[:1].tolist():
         root = int(found.roots[place])
         reason, size = found.reasons.get(root, UNKNOWN), found.sizes.get(root, 0)

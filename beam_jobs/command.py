@@ -35,7 +35,7 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         prog=f"python -m beam_jobs.{name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Beam's options (--runner, --project, --region, --temp_location, …) are taken as well.",
+        epilog="Beam's options (--runner, --project, --region, --temp_location, …) are also accepted.",
         allow_abbrev=False,
     )
 
@@ -139,7 +139,7 @@ def _on_dataflow(pipeline: Any, options: PipelineOptions, wait: bool | None) -> 
 
 
 def _counters(result: Any) -> dict[str, int]:
-    """Return the job's counters; those of one name, which several steps have, are added up."""
+    """Return the job's counters; equally named counters of several steps are summed."""
     from apache_beam.metrics import MetricsFilter
 
     from .transforms import NAMESPACE

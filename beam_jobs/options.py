@@ -1,4 +1,4 @@
-"""Beam's options, of which some are boolean in ways of their own."""
+"""Beam's options, some of which are boolean in ways of their own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Switch(NamedTuple):
 
 @cache
 def beam_parser() -> argparse.ArgumentParser:
-    """Return a parser of all of Beam's options; it takes long to make."""
+    """Return a parser of all of Beam's options; it is slow to make."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     found: list[argparse.ArgumentParser] = []
@@ -75,7 +75,7 @@ def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[st
 
 
 def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
-    """Return the values of Beam's boolean options, of which the last flag counts, and the other flags.
+    """Return the values of Beam's boolean options, whose last flag counts, and the other flags.
 
     A flag is ``--flag``, ``--flag=true``, ``--flag=false``, or has its value as the next argument. Raises
     ArgumentTypeError for another value.

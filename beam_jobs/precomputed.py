@@ -19,7 +19,7 @@ from typing import Any
 
 from l2features.config.datasets import load_dataset
 from l2features.core.errors import EXIT_STOPPED, VersionError
-from l2features.jobs.job_command import run_job
+from l2features.jobs.job_command import run_parts
 from l2features.jobs.job_options import add_dataset_options, is_beams
 from l2features.jobs.materialize_run import STOPPED, add_output_options, output_of, work_folder
 from l2features.local.job_run import ChunkJob
@@ -50,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers",
         default=",".join(DEFAULT_LAYERS),
-        help=f"some of {', '.join(LAYERS)}, which needs the graph; default: %(default)s",
+        help=f"some of {', '.join(LAYERS)} (needs the graph); default: %(default)s",
     )
     parser.add_argument(
         "--segments",
@@ -111,17 +111,16 @@ def make_export(run: StaticExport, args: argparse.Namespace) -> int:
     local, units = run.folder.local, run.open().count
     with work_folder(args, local and local / WORK) as work:
         files = RowFiles(work, run.row_layers)
-        for job in (scan_job(run, files, units), write_job(run, files, units)) if run.parts else ():
-            if run_job(job, args, lambda _: None).stopped:
-                print(STOPPED, file=sys.stderr)
-                return EXIT_STOPPED
+        if run.parts and not run_parts([scan_job(run, files, units), write_job(run, files, units)], args):
+            print(STOPPED, file=sys.stderr)
+            return EXIT_STOPPED
         return report(finish(run, [_done(run, part) for part in range(run.parts)]), run)
 
 
 def _done(run: StaticExport, part: int) -> WrittenPart:
     written = run.read_done(part)
     if written is None:
-        raise VersionError(f"part {part} of the export: its file is gone; run the command again")
+        raise VersionError(f"part {part} of the export: file is gone; run the command again")
     return written
 
 

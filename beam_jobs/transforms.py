@@ -34,7 +34,7 @@ def measure(**values: float) -> None:
 
 
 def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
-    """Count, by attribute, the nodes with the largest value of its type; add the time of each step."""
+    """Count, by attribute, the nodes at the type's maximum; add the time of each step."""
     count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
     measure(**{f"{step}_ms": time for step, time in millis.items()})
 

@@ -155,7 +155,7 @@ def sizes(output: Path, wanted: int, console: Console) -> float:
 
 
 def wrong_cells(layer: Path, name: str, nodes: int) -> int:
-    """Return how many levels have another limit than their fullest cell, plus one if nodes are lost."""
+    """Return the number of levels whose limit is not their fullest cell, plus one if nodes are lost."""
     info, wrong, total = json.loads((layer / "info").read_text()), 0, 0
     for level in info["spatial"]:
         counts = cell_counts(layer, level, NODE_LAYERS[name].annotations)

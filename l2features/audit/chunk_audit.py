@@ -34,8 +34,8 @@ class ChunkAudit:
     ``expected`` are the nodes of the graph, ``present`` all rows, ``missing`` expected nodes without a row;
     ``repaired`` ones have one now. ``superfluous`` rows have ids that the graph never had, ``other`` ones
     belong to nodes of other times. ``empty`` expected nodes are marked "could not compute". ``failed`` maps
-    ids to the reason why they could not be repaired; ``problem`` is why none could. ``recorded`` is the state
-    of the chunk's ingest or "", ``files_missing`` whether it is done with missing files.
+    unrepaired ids to the reason; ``problem`` is the reason if none was repaired. ``recorded`` is the state of
+    the chunk's ingest or "", ``files_missing`` whether it is done with missing files.
     """
 
     chunk: Chunk
@@ -57,7 +57,7 @@ class Audit(ChunkRun):
     """One run of the audit.
 
     Without ``time`` every node that ever existed is expected, otherwise those that are valid at that time.
-    ``counted`` limits the attempts at a repair, for runners that retry what kills a process.
+    ``counted`` limits the attempts at a repair, for runners that retry after a process dies.
     """
 
     time: datetime | None = None
@@ -131,7 +131,7 @@ class AuditSource:
         )
 
     def repair(self, found: ChunkAudit) -> ChunkAudit:
-        """Compute and write what is missing. Raises VolumeError, GraphError or StoreError."""
+        """Compute and write missing rows. Raises VolumeError, GraphError or StoreError."""
         if not len(found.missing):
             return found
         if not self.audit.counted:

@@ -42,9 +42,9 @@ MODULES = {
 
 
 class Commands(click.Group):
-    """A group that imports a command when it is used, and ends errors in a message and an exit status.
+    """A group that imports commands on first use, and turns errors into a message and exit status.
 
-    ``modules`` are names of modules of this package by the commands that they hold.
+    ``modules`` maps each command to its module in this package.
     """
 
     def __init__(self, *args: Any, modules: Mapping[str, str] = MappingProxyType({}), **keys: Any) -> None:

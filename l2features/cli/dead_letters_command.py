@@ -226,7 +226,7 @@ def _more(box: LetterBox) -> str:
 def _without_payload(letter: DeadLetter) -> str:
     """Return why a letter cannot be replayed."""
     size, sha256 = letter.payload
-    return f"its payload of {size} bytes, sha256 {sha256}, was too large for the topic and is missing"
+    return f"payload of {size} bytes, sha256 {sha256}, was too large for the topic and is missing"
 
 
 def _report(name: str, why: str) -> None:

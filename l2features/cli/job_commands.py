@@ -49,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
 class JobCommand(click.Command):
     """A command with the options of a job, which are those of ``python -m beam_jobs.NAME``.
 
-    They are made when they are first needed, as this imports the job.
+    The options are made on first use, which imports the job.
     """
 
     def __init__(self, name: str, text: str, most_words: int = 1) -> None:
@@ -69,7 +69,7 @@ class JobCommand(click.Command):
         return super().get_params(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give a switch without a value its own, lest it takes the next word."""
+        """Give a bare switch its value, so that it takes no next word."""
         switches = {name for option in self.get_params(ctx) if _is_switch(option) for name in option.opts}
         given = list[str]()
         for i, word in enumerate(args):
@@ -108,7 +108,7 @@ class JobCommand(click.Command):
 
 
 def _old_form(words: tuple[str, ...], values: dict[str, Any]) -> Dataset:
-    """The data set of PCGL2Cache's arguments; the others of ``values`` are completed."""
+    """The data set of PCGL2Cache's arguments; fills in the rest of ``values``."""
     cache_id, graph_id, cv_path, timestamp = words
     for name in ("dataset", "config", "timestamp"):
         if values[name] is not None:

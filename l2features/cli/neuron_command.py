@@ -37,8 +37,8 @@ def neuron(
 ) -> None:
     """Print volume, area and cable length of ROOT.
 
-    It sums over the L2 nodes of the root, or of the segment ROOT in a data set without a graph. Complete
-    results are kept in the table.
+    Sums over the L2 nodes of the root; without a graph, ROOT is a segment. Complete results are kept in the
+    table.
 
     \b
     Example:
@@ -69,7 +69,7 @@ def neuron(
 
 
 def _if_a_node(reader: NeuronReader, number: int) -> str:
-    """Return what to say of an id that is an L2 node's: which root to ask for; nothing for any other."""
+    """Return a hint that names the root of an L2 id; nothing for any other id."""
     from datetime import UTC, datetime
 
     geometry, ids = reader.reader.geometry, as_ids([number])

@@ -15,7 +15,7 @@ Summary = Mapping[str, Any]
 
 
 class Shown(NamedTuple):
-    """A measure for people: its label, its unit, and how many of the stored unit that is."""
+    """A measure for people: its label, its unit, and the unit's size in stored units."""
 
     label: str
     unit: str = ""

@@ -58,4 +58,4 @@ def check_file(path: Path, *suffixes: str) -> None:
     if path.suffix not in suffixes:
         raise ConfigError(f"{path}: expected a file name that ends with {' or '.join(suffixes)}")
     if not path.parent.is_dir():
-        raise ConfigError(f"{path}: its folder does not exist")
+        raise ConfigError(f"{path}: folder does not exist")

@@ -41,7 +41,7 @@ def read_root_ids(file: TextIO, name: str, column: str | None = None) -> Ids:
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{name}: expected a text file of root ids: {error}") from error
     if not ids:
-        raise ConfigError(f"{name}: it has no root id")
+        raise ConfigError(f"{name}: no root id")
     return np.array(list(ids), dtype=np.uint64)
 
 
@@ -75,7 +75,7 @@ def _texts(rows: Iterator[tuple[int, list[str]]], name: str, column: str | None)
 
 
 def _place(header: Sequence[str], name: str, column: str | None) -> int:
-    """Return the place of the column of root ids."""
+    """Return the index of the root id column."""
     wanted = (column,) if column is not None else NAMES
     for known in wanted:
         if known in header:

@@ -24,7 +24,7 @@ def serve(config: str, bind: str, workers: int, auth: bool, cave: bool) -> None:
     """Serve the data sets of DATASET-FILE over HTTP, until Ctrl-C.
 
     Runs gunicorn as in production, configured by the environment (see docs/api.md), with JSON log lines on
-    stderr. Everyone who can reach it may read, unless --auth is given, which excludes --cave.
+    stderr. Without --auth, everyone who can reach the server may read. --auth excludes --cave.
 
     \b
     Example:

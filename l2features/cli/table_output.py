@@ -47,7 +47,7 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 
 
 def open_catalog(dataset: Dataset) -> Catalog:
-    """Open the folder of a data set's versions; the table is opened only where it alone knows the folder."""
+    """Open the folder of a data set's versions; opens the table only if the entry lacks the folder."""
     from ..versions.catalog import Catalog
     from ..versions.folders import Folder
     from ..versions.places import versions_folder

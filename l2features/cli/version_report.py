@@ -63,7 +63,7 @@ def _layer_text(layer: Layer) -> str:
 
 @dataclass
 class Compared:
-    """Counts of what differs between versions A and B, and the first of the nodes that do."""
+    """Counts of what differs between versions A and B, and the first differing nodes."""
 
     roots_only_a: int = 0
     roots_only_b: int = 0
@@ -98,7 +98,7 @@ def compared(
 
 
 def diff_text(found: Compared, a: int, b: int) -> str:
-    """Return what differs, and the first nodes that do."""
+    """Return the differences, and the first such nodes."""
     lines = [
         f"roots: {found.roots_only_a} only in {a}, {found.roots_only_b} only in {b}",
         f"nodes: {found.nodes_only_a} only in {a}, {found.nodes_only_b} only in {b}, "

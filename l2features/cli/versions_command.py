@@ -90,9 +90,8 @@ def show(dataset: Dataset, number: int, as_json: bool) -> None:
 def verify(dataset: Dataset, number: int, files_only: bool, as_json: bool) -> None:
     """Check version N of DATASET: every byte and row of its files, and samples of its rows.
 
-    Files are hashed and counted, those of older versions that it has included. Random nodes and roots are
-    compared with the graph at the time of the version, and features with the table. The exit status is 1 if
-    anything is wrong.
+    Hashes and counts all files, included ones of older versions too. Compares random nodes and roots with the
+    graph at the time of the version, and features with the table. The exit status is 1 if anything is wrong.
     """
     from ..versions.verify import Findings, verify_files
     from .report import json_text

@@ -36,7 +36,7 @@ def view(
 ) -> None:
     """Print a link that draws DATASET in Neuroglancer, and open it.
 
-    It draws the nodes and skeletons of the roots, nodes coloured by their thickness. Without a root it draws
+    The link draws the nodes and skeletons of the roots, nodes coloured by thickness. Without a root it draws
     the nodes of chunks or, with --version, the largest root.
 
     \b
@@ -66,7 +66,7 @@ def view(
 
 
 def is_terminal() -> bool:
-    """Return whether a person reads what is printed."""
+    """Return whether output goes to a terminal."""
     return sys.stdout.isatty()
 
 

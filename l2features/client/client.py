@@ -45,7 +45,7 @@ class L2Graph(NamedTuple):
 
 
 class ClientSource(Protocol):
-    """Where a client reads; all tables have the provenance in their metadata."""
+    """What a client reads; tables have their provenance in the metadata."""
 
     where: str
 
@@ -53,7 +53,7 @@ class ClientSource(Protocol):
         """Return a row per id, in their order."""
 
     def wait(self, ids: Ids, names: Names, seconds: float) -> Any:
-        """As `features`, after missing ids are computed or the time is up."""
+        """Return `features` once missing ids are computed or time is up."""
 
     def chunk(self, chunk: Triple, names: Names, partial: bool) -> Any:
         """Return all nodes of a chunk, sorted by id."""
@@ -77,7 +77,7 @@ class ClientSource(Protocol):
         """Return a row per version, in their order."""
 
     def version(self, number: int | None) -> VersionSource:
-        """Return where a version is read; the newest for None."""
+        """Return the source of a version; None is the newest."""
 
     def close(self) -> None:
         """Close connections."""
@@ -97,10 +97,10 @@ class Client:
             ``bigtable`` for Bigtable and ``skeletons`` for skeletons.
         dataset: the name of the data set.
         token: for a server; by default that of caveclient's secret files.
-        timeout_s: how long an answer of a server may take.
+        timeout_s: deadline of a server's response.
 
-    Raises ConfigError for a malformed file or name, and if an extra is missing. The errors of all methods are
-    kinds of `L2FeaturesError`: `ServiceError` of a server, `StoreError` of a table, `GraphError` of a graph.
+    Raises ConfigError for a malformed file or name, and if an extra is missing. All methods raise kinds of
+    `L2FeaturesError`: `ServiceError` for a server, `StoreError` for a table, `GraphError` for a graph.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class Client:
             bounds: voxels at the data set's resolution, as PyChunkedGraph writes them:
                 ``"x0-x1_y0-y1_z0-z1"``, or as in caveclient an array [[x0, x1], [y0, y1], [z0, z1]].
             attributes: names of attributes, by default all.
-            partial: also where chunks failed or are not ingested.
+            partial: accept failed chunks and those not ingested.
         """
         return self._source.nodes_in(voxel_box(bounds), attribute_names(attributes), partial)
 
@@ -280,7 +280,7 @@ class Neuron:
         if file.suffix not in SKELETON_FILES:
             raise ConfigError(f"skeleton file {path}: expected {', '.join(SKELETON_FILES)}")
         if not file.parent.is_dir():
-            raise ConfigError(f"skeleton file {path}: its folder does not exist")
+            raise ConfigError(f"skeleton file {path}: folder does not exist")
         given = _parameters(invalidation_nm, root_point, collapse_nm, join)
         content = self._source.skeleton(self.root_id, SKELETON_FILES[file.suffix], given)
         try:
@@ -305,7 +305,7 @@ def _parameters(
 
 
 def attribute_names(names: Names) -> Names:
-    """Return the names as they are. Raises ConfigError for a text, which is a sequence too."""
+    """Return the names unchanged. Raises ConfigError for a single string."""
     if isinstance(names, str):
         raise ConfigError(f"attributes {names!r}: expected a list of names, such as [{names!r}]")
     return names

@@ -91,8 +91,8 @@ class Version:
     def sql(self, query: str) -> Any:
         """Return the result of a SELECT statement over the views ``nodes``, ``nodes_by_id`` and ``roots``.
 
-        DuckDB reads the files in place, which needs the extra ``query``; of a server, its operator must
-        publish their URLs. Ids are int64.
+        DuckDB reads the files in place, which needs the extra ``query``; a server's operator must publish
+        their URLs. Ids are int64.
         """
         from ..versions.sql import VersionSql
 
@@ -117,7 +117,7 @@ class Version:
 
 
 def _listed(columns: Columns) -> Columns:
-    """Return the columns. Raises ConfigError for a text, which is a sequence too."""
+    """Return the columns. Raises ConfigError for a single string."""
     if isinstance(columns, str):
         raise ConfigError(f"columns {columns!r}: expected a list of names, such as [{columns!r}]")
     return columns

@@ -54,8 +54,8 @@ class VersionUrls:
 class _OpenFiles:
     """The files that Arrow has open, which it closes before the interpreter ends.
 
-    Arrow reads ahead in threads of its own, also after a query has ended by LIMIT or an error. One that calls
-    Python while the interpreter ends aborts it.
+    Arrow reads ahead in threads of its own, also after a query has ended by LIMIT or an error. A thread that
+    calls Python while the interpreter ends aborts it.
     """
 
     def __init__(self) -> None:

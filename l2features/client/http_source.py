@@ -170,7 +170,7 @@ class HttpSource:
     def _of_root(
         self, root: int, what: str, parameters: Mapping[str, str], accept: str = ARROW
     ) -> requests.Response:
-        """Return an answer about a root. Raises RootError for a root that is unknown or too large."""
+        """Return a root's response. Raises RootError for a root that is unknown or too large."""
         try:
             return self._ask("GET", f"/root/{root}/{what}", parameters, accept=accept)
         except ServiceError as error:
@@ -217,7 +217,7 @@ class HttpSource:
         accept: str = ARROW,
         content_type: str = IDS,
     ) -> requests.Response:
-        """Return an answer with status 200. Raises ServiceError."""
+        """Return a 200 response. Raises ServiceError."""
         headers = {"Accept": accept} | ({"Content-Type": content_type} if body is not None else {})
         try:
             answer = self._session.request(
@@ -293,12 +293,12 @@ def _halves(box: VoxelBox, geometry: Geometry) -> tuple[VoxelBox, VoxelBox] | No
 
 
 def _arrow(answer: requests.Response) -> Any:
-    """Return the table in an answer."""
+    """Return a response's table."""
     return _checked(answer, lambda: pa.ipc.open_stream(answer.content).read_all(), "an Arrow stream")
 
 
 def _checked(answer: requests.Response, read: Callable[[], Any], expected: str) -> Any:
-    """Return the content of an answer. Raises ServiceError where it is not what was asked for."""
+    """Return the content of a response. Raises ServiceError for an unexpected one."""
     try:
         return read()
     except (ValueError, LookupError, TypeError, pa.ArrowException) as error:
@@ -309,7 +309,7 @@ def _checked(answer: requests.Response, read: Callable[[], Any], expected: str) 
 
 
 def cause_of(error: requests.RequestException) -> str:
-    """Return what failed in one line, without the request, whose parameters may be long."""
+    """Return the cause of an error in one line, without the request, which may be long."""
     if isinstance(error, requests.Timeout):
         return "no answer in time"
     text = str(error)

@@ -88,7 +88,7 @@ def summaries_of(content: bytes, where: str) -> list[VersionSummary]:
 
 
 def parsed(model: type[Model], content: bytes, where: str) -> Model:
-    """Return the content of an answer. Raises ServiceError where it is malformed."""
+    """Return the content of a response. Raises ServiceError if malformed."""
     try:
         return model.model_validate_json(content)
     except ValidationError as error:

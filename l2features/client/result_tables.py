@@ -42,7 +42,7 @@ def waiting(table: Any) -> Ids:
 
 
 def in_order(table: Any, fresh: Any) -> Any:
-    """Return a table with the rows of ``fresh``, whose ids are unique and sorted, in place of its own."""
+    """Return a table with rows of ``fresh`` (sorted, unique ids) in place of those with the same id."""
     ids, known = table["id"].to_numpy(), fresh["id"].to_numpy()
     at = np.searchsorted(known, ids).clip(max=len(known) - 1)
     places = np.where(known[at] == ids, at + len(ids), np.arange(len(ids)))

@@ -48,7 +48,7 @@ def check_token(token: object, where: str) -> str:
 
 
 def is_private(url: str) -> bool:
-    """Return whether requests to a server cannot be read on their way: by TLS, or on this machine."""
+    """Return whether requests to a server are private: sent by TLS, or to this machine."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:

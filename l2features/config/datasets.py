@@ -140,7 +140,7 @@ class Dataset(BaseModel):
 
     @property
     def graph_url(self) -> str:
-        """Where the graph is: at ``cv_path``, where that serves it."""
+        """The graph's URL: ``cv_path`` if that serves it."""
         return self.cv_path if self.graph == SERVED else self.graph
 
     @property
@@ -185,7 +185,7 @@ def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Datas
 
 
 def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return one data set of the file, whatever the problems of the others. Raises ConfigError."""
+    """Return one data set of the file, even if others are invalid. Raises ConfigError."""
     datasets = _read(path)
     if name in datasets.problems:
         raise ConfigError(f"data sets file {datasets.file}: {datasets.problems[name]}")
@@ -264,7 +264,7 @@ def server_environment(path: str | os.PathLike[str], bind: str, workers: int, au
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return this process' environment with more variables, for a child process."""
+    """Return this process' environment and these variables, for a child process."""
     return {**os.environ, **more}
 
 
@@ -276,7 +276,7 @@ def without_proxy(host: str) -> dict[str, str]:
 
 
 def emulator_address(variable: str) -> str | None:
-    """Return the address of an emulator, by its variable; None if none is set."""
+    """Return the emulator address in a variable; None if it is unset."""
     return os.environ.get(variable)
 
 

@@ -61,8 +61,8 @@ class ChunkBox:
 class FileCounts(NamedTuple):
     """Segmentation files, or blocks of sharded files, of a chunk.
 
-    ``expected`` = ``read`` + ``missing`` + ``empty``. ``forbidden`` counts the missing ones that the server
-    answered with 403. ``empty`` files have 0 bytes. Both are background.
+    ``expected`` = ``read`` + ``missing`` + ``empty``. ``forbidden`` counts missing files answered with 403.
+    ``empty`` files have 0 bytes. Missing and empty ones are background.
     """
 
     expected: int = 0

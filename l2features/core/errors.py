@@ -44,7 +44,7 @@ class StoreError(L2FeaturesError):
 
 
 class UnknownFormat(StoreError):
-    """What is stored has a format that this version cannot read: a newer version wrote it."""
+    """Stored data has a format that this version cannot read: a newer version wrote it."""
 
 
 class StoreUnavailable(StoreError):

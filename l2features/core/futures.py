@@ -26,9 +26,9 @@ def in_background(function: Callable[[], T]) -> Future[T]:
 
 
 class Beside:
-    """Runs calls beside those of their callers, in up to ``most`` daemon threads. Thread-safe.
+    """Runs calls beside their callers, in up to ``most`` daemon threads. Thread-safe.
 
-    A call for which no thread is free runs when its result is asked for.
+    A call for which no thread is free runs when its result is requested.
     """
 
     def __init__(self, most: int) -> None:
@@ -37,7 +37,7 @@ class Beside:
     def start(self, call: Callable[[], T]) -> Callable[[], T]:
         """Start a call; return the function that waits for its result, or raises its error.
 
-        That function may be called again. Where no thread was free, a call that failed then runs again.
+        That function may be called again: a failed call that had no thread then runs again.
         """
         if not self._free.acquire(blocking=False):
             return cache(call)

@@ -28,7 +28,7 @@ def gunzipped(pieces: Iterable[bytes], most: int) -> bytearray:
             if ended:
                 unpacker, members = zlib.decompressobj(_GZIP), members + 1
                 if members > MAX_MEMBERS:
-                    raise ValueError(f"it has more than {MAX_MEMBERS} members")
+                    raise ValueError(f"more than {MAX_MEMBERS} members")
             try:
                 out += unpacker.decompress(piece, most + 1 - len(out))
             except zlib.error as error:
@@ -37,5 +37,5 @@ def gunzipped(pieces: Iterable[bytes], most: int) -> bytearray:
                 raise GunzipTooLarge(f"more than {most} bytes")
             piece, ended = unpacker.unused_data, unpacker.eof
     if not ended:
-        raise ValueError("it ends too early")
+        raise ValueError("the content ends too early")
     return out

@@ -45,7 +45,7 @@ def as_ids(values: Any) -> Ids:
 
 
 def parse_id(text: str) -> int:
-    """Return the id that decimal digits write. Raises ValueError, whose text is `AN_ID`."""
+    """Parse an id from decimal digits. Raises ValueError, whose text is `AN_ID`."""
     if text.isascii() and text.isdecimal() and len(text) <= KEY_DIGITS and int(text) < 1 << 64:
         return int(text)
     raise ValueError(AN_ID)
@@ -91,7 +91,7 @@ class IdLayout:
         return 64 - self.layer_bits - sum(self.axis_bits(layer))
 
     def known(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether the chunk coordinates of each id are known: those of its layer are, shape (n,)."""
+        """Return whether the layout knows each id's layer, shape (n,)."""
         return self._known[self.layers(ids)]
 
     def chunk_coordinates(self, ids: Ids) -> npt.NDArray[np.int64]:
@@ -106,7 +106,7 @@ class IdLayout:
 
     @cached_property
     def _bits(self) -> dict[int, npt.NDArray[np.uint64]]:
-        """By layer, shape (7, 1): the lowest bits of x, y and z, their masks, and that of the segment."""
+        """By layer, shape (7, 1): the lowest bits of x, y and z, their masks, and the segment's."""
         found = {}
         for layer in self.spatial_bits:
             segment, axes = self.segment_bits(layer), self.axis_bits(layer)
@@ -129,7 +129,7 @@ class IdLayout:
         return self._bits[layer]
 
     def segments(self, ids: Ids) -> Ids:
-        """Return the number of each id within its chunk, shape (n,)."""
+        """Return the segment number of each id, shape (n,)."""
         ids = as_ids(ids)
         return ids & self._bits_of(ids)[6]
 

@@ -22,7 +22,7 @@ _RECORD, _MASK = np.dtype((np.void, FEATURES.itemsize)), np.dtype((np.void, len(
 
 @lru_cache(1_000)
 def columns_of(names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    """Return which columns of ``Rows.present`` are those of some attributes, shape (attributes,).
+    """Return the mask of some attributes' columns in ``Rows.present``, shape (attributes,).
 
     ``present @ columns`` tells which rows have any of them, and is faster than ``any(axis=1)``.
     """

@@ -12,7 +12,7 @@ from .schema import SATURATING
 
 
 def saturated_counts(features: np.ndarray) -> dict[str, int]:
-    """Count the nodes whose value is the largest of its type, by attribute with at least one such node.
+    """Count each attribute's nodes with the type's maximum; attributes without any are left out.
 
     Args:
         features: (n,) rows of dtype `schema.FEATURES`. A vector counts once.

@@ -59,7 +59,7 @@ def is_refused(error: BaseException) -> bool:
 
 
 def has_transient_cause(error: BaseException) -> bool:
-    """Return whether an error of any library is transient: the first of its causes that is known decides."""
+    """Return whether an error of any library is transient: its first known cause decides."""
     verdicts = map(_verdict, _chain(error))
     return next((known for known in verdicts if known is not None), False)
 

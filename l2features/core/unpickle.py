@@ -160,7 +160,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Builder:
-    """Builds the values from the records. Refuses loops, and what is shared too often."""
+    """Builds the values from the records. Refuses loops, and objects shared too often."""
 
     def __init__(self, size: int) -> None:
         self.size, self.items, self.keys, self.encoded = size, 0, 0, 0
@@ -207,7 +207,7 @@ class _Builder:
                 return b""
             case Record(name):
                 raise ValueError(f"a call of {name} with unexpected arguments or state")
-        raise ValueError(f"{shown(value)} in place of a value")
+        raise ValueError(f"{shown(value)} is not a plain value")
 
     def array(self, depth: int, raw: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[np.integer[Any]]:
         match dtype, self.build(raw, depth), shape:

@@ -1,1 +1,1 @@
-"""Checks of a deployment: what a data set's table, graph, segmentation, rows and queues are like."""
+"""Checks of a deployment: a data set's table, graph, segmentation, rows and queues."""

@@ -28,7 +28,7 @@ class Deployment:
     Attributes:
         subscriptions, topics: paths of Pub/Sub resources to check.
         chunks: how many chunks have rows recomputed.
-        say: receives a line before what takes long.
+        say: receives a line before a slow step.
         compile: compiles the kernel before rows are recomputed.
     """
 
@@ -68,7 +68,7 @@ class Deployment:
 
     @property
     def graph_urls(self) -> list[str]:
-        """The graph's server, where that serves the segmentation, and the graph."""
+        """The graph, and its server if that serves the segmentation."""
         served = [self.dataset.cv_path] if self.dataset.served else []
         return [*dict.fromkeys([*served, self.dataset.graph_url])] if self.dataset.has_graph else []
 
@@ -79,10 +79,10 @@ class Deployment:
 
     @cached_property
     def node_ids(self) -> Ids:
-        """Ids of layer 2 of some rows, from all of the table.
+        """A sample of layer 2 ids from the whole table.
 
-        The rows from 0, 1, 2, 4, 8 … above the first id on are read, so that chunks that are far apart on any
-        axis are among them, whatever the bits of the ids are.
+        Reads from 0, 1, 2, 4, 8 … above the first id on, so that the sample has chunks far apart on any axis,
+        whatever the ids' bits.
         """
         begin, end = layer_range(L2)
         first = self.store.first_ids(begin, 1)
@@ -94,7 +94,7 @@ class Deployment:
         return ids[ids <= np.uint64(end)]
 
     def sampled_chunks(self) -> Iterator[int]:
-        """Yield the ids of chunks of the sampled rows, evenly among these."""
+        """Yield chunk ids of the sampled rows, evenly spread."""
         found = np.unique(self.geometry.layout.chunk_ids(self.node_ids))
         places = np.linspace(0, len(found) - 1, min(self.chunks, len(found))).astype(int)
         yield from found[places].tolist()

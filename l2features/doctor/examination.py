@@ -1,4 +1,4 @@
-"""The checks of a deployment in their order, each with those that it needs."""
+"""The checks of a deployment in order, and which checks each needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RETRY = "run this command again; if the error stays, check addresses, network an
 
 
 class Check(NamedTuple):
-    """A check: its name, those whose failure makes it pointless, and the role of an account for it."""
+    """A check: its name, the checks that it needs, and the role that it needs."""
 
     name: str
     run: Callable[[Deployment], Iterable[Finding]]
@@ -42,7 +42,7 @@ CHECKS = (
 
 
 def examine(deployment: Deployment) -> Iterator[Finding]:
-    """Run the checks, and yield their findings; one that needs a failed one is skipped."""
+    """Run the checks and yield their findings; skip checks that need a failed one."""
     failed: set[str] = set()
     for check in CHECKS:
         for finding in _findings(check, deployment, failed):
@@ -53,7 +53,7 @@ def examine(deployment: Deployment) -> Iterator[Finding]:
 
 def _findings(check: Check, deployment: Deployment, failed: set[str]) -> Iterator[Finding]:
     if lacking := [name for name in check.needs if name in failed]:
-        yield skipped(f"not run: it needs {', '.join(lacking)} without a problem")
+        yield skipped(f"not run: needs {', '.join(lacking)} without a problem")
         return
     try:
         yield from check.run(deployment)

@@ -52,7 +52,7 @@ def skipped(text: str) -> Finding:
 
 
 def problem_of(error: L2FeaturesError, fix: str, role: str = "") -> Finding:
-    """Return the problem that an error is; ``role`` is what an account needs whose access is refused."""
+    """Return the problem for an error; ``role`` is what an account with refused access needs."""
     if role and is_refused(error):
         fix = f"grant {role} to the account of this command (gcloud auth application-default login)"
     elif isinstance(error, ConfigError):

@@ -69,7 +69,7 @@ def _subscription(path: str) -> Finding:
 
 
 def look_at(path: str, client: Any, request: dict[str, str], create: str, needed: tuple[str, str]) -> Finding:
-    """Look at a topic or a subscription, and whether its permission is granted."""
+    """Check a topic or a subscription, and its permission."""
     from google.api_core.exceptions import GoogleAPIError, NotFound, PermissionDenied
     from google.auth.exceptions import GoogleAuthError
 
@@ -81,7 +81,7 @@ def look_at(path: str, client: Any, request: dict[str, str], create: str, needed
         try:
             described = _described(get(request=request, timeout=TIMEOUT_S, retry=None))
         except PermissionDenied:  # whether it may be used is another permission
-            described = "its description may not be read"
+            described = "description may not be read"
         allowed = _allowed(client, path, permission)
     except NotFound:
         return problem(f"{path} is missing", create)

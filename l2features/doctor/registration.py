@@ -41,11 +41,11 @@ def server_of(cv_path: str) -> str:
 def register(url: str, table: str, dataset: str, token: str, service: str = SERVICE) -> str:
     """Register a graph's table with a data set of permissions; returns the address that was called.
 
-    Raises RegistrationError that names any status but success.
+    Raises RegistrationError with any status but success.
 
     Args:
         url: of the server, such as ``https://host``.
-        table: the graph's table, of which permissions are asked.
+        table: the graph's table, to which permissions apply.
         dataset: the data set of the auth service to which it belongs.
         token: of a user who may register tables.
     """

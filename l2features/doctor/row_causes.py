@@ -1,4 +1,4 @@
-"""How stored rows differ from their recomputation, by the known causes in PCGL2Cache."""
+"""Known causes in PCGL2Cache of rows that differ from their recomputation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PCA_TOLERANCE = 0.1
 
 
 def differing(stored: Rows, computed: np.ndarray, superseded: Mask) -> dict[str, Ids]:
-    """Return the ids of wrong rows by cause, the first that applies.
+    """Map causes to the ids of wrong rows; a row's first cause counts.
 
     ``rep_coord_nm`` and the axes of ``pca`` are not compared: ties are decided otherwise in PCGL2Cache.
 

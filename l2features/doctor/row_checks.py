@@ -49,7 +49,7 @@ def ids_check(deployment: Deployment) -> Iterator[Finding]:
 def bits_check(deployment: Deployment) -> Iterator[Finding]:
     """Compare the bits of the graph's ids with the ids of rows, and with the table's geometry.
 
-    By wrong bits, ids lie outside the grid, or have larger numbers than a chunk has voxels.
+    With wrong bits, ids lie outside the grid, or have numbers above a chunk's voxels.
     """
     geometry, table, ids = deployment.geometry, deployment.store.geometry(), deployment.node_ids
     layout = geometry.layout

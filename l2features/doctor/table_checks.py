@@ -1,4 +1,4 @@
-"""Checks of a table as a whole: how it is kept, its meta, its time, and the records of its chunks."""
+"""Checks of a table as a whole: its storage, its meta, its time, and the records of its chunks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_CHUNKS = 100_000
 
 
 def table_check(deployment: Deployment) -> Iterator[Finding]:
-    """Check that the table can be read, and how it is kept."""
+    """Check that the table can be read, and how it is stored."""
     store = deployment.store
     check_bigtable(store.url)
     store.ping()
@@ -61,7 +61,7 @@ def meta_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def timestamp_check(deployment: Deployment) -> Iterator[Finding]:
-    """Check that the table's time is one, and past."""
+    """Check that the table's time is valid and past."""
     meta = deployment.meta
     if meta is None:
         yield warning("unknown, as the table has no meta", "give audit and materialize a --timestamp")

@@ -30,7 +30,7 @@ Pairs = npt.NDArray[np.uint64]
 class GraphInfo:
     """A graph's chunks and ids, and the segmentation that it was made of.
 
-    ``mip`` is the scale of the segmentation at ``watershed``; each is None where the graph does not name it.
+    ``mip`` is the scale of the segmentation at ``watershed``; each is None if the graph does not name it.
     ``scales`` are the bounds of all scales, as far as the graph knows them. ``layer`` is the info file of the
     segmentation, where the graph serves one. ``ocdbt``: the supervoxels live in an OCDBT fork of it.
     ``n_layers`` is the layer of the roots; where it is None, the grid and ``fan_out`` determine it.
@@ -59,8 +59,8 @@ class Children:
 class RootNodes:
     """L2 ids by root. A root in none of the three is unknown to the graph.
 
-    ``l2_ids`` are sorted and unique. ``too_large`` maps roots above the limit to how many L2 nodes they have:
-    exactly, where all were read, or at least. ``errors`` maps roots to what is malformed.
+    ``l2_ids`` are sorted and unique. ``too_large`` maps roots above the limit to their number of L2 nodes, or
+    a lower bound if not all were read. ``errors`` maps malformed roots to the reason.
     """
 
     l2_ids: dict[int, Ids] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class RootNodes:
 
 
 class MalformedEdges(GraphError):
-    """The edges of some roots are malformed; ``roots`` maps these to what is."""
+    """The edges of some roots are malformed; ``roots`` maps each to the reason."""
 
     def __init__(self, roots: Mapping[int, str]) -> None:
         super().__init__("; ".join(list(roots.values())[:3]))
@@ -86,7 +86,7 @@ class RootHistory(NamedTuple):
 
 
 class NodeRoots(NamedTuple):
-    """L2 nodes and the root of each, in step, sorted by node."""
+    """L2 nodes and their roots: parallel arrays, sorted by node."""
 
     l2_ids: Ids
     roots: Ids
@@ -152,7 +152,7 @@ class Graph(ABC):
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
         """Return the sorted L2 nodes of a chunk: those valid at a time, or else all that were ever made.
 
-        A node is valid at a time if it is the newest parent, not younger than that, of a supervoxel.
+        A node is valid at a time if it is a supervoxel's newest parent made by then.
         """
 
     @abstractmethod
@@ -170,10 +170,10 @@ class Graph(ABC):
     def root_edges(
         self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
     ) -> dict[int, Pairs]:
-        """Return the L2 edges of each root, of which ``nodes`` has the L2 ids; they never change either.
+        """Return the L2 edges of each root, which never change; ``nodes`` has its L2 ids.
 
-        ``rows`` are the features of all nodes, root after root, where the caller has read them.
-        Raises MalformedEdges where those of some roots are malformed.
+        ``rows`` are the features of all nodes, root after root, if the caller has read them. Raises
+        MalformedEdges if some edges are malformed.
         """
 
     @abstractmethod
@@ -204,7 +204,7 @@ class Graph(ABC):
         Raises GraphError where the graph has no history.
         """
         raise GraphError(
-            f"graph {self.url}: it has no history of its roots: expected a fresh version, without a base"
+            f"graph {self.url}: no history of its roots: expected a fresh version, without a base"
         )
 
     def check(self) -> None:
@@ -238,7 +238,7 @@ def map_supervoxels(
     elsewhere[elsewhere] = geometry.layout.chunk_ids(l2_ids[elsewhere]) != np.uint64(geometry.chunk_id(chunk))
     wrong = bad_layer | elsewhere
     errors = tuple(
-        f"supervoxel {supervoxel}: its parent {parent} is "
+        f"supervoxel {supervoxel}: parent {parent} is "
         + ("not of layer 2" if of_other_layer else f"not in chunk {chunk}")
         for supervoxel, parent, of_other_layer in zip(
             supervoxels[wrong], l2_ids[wrong], bad_layer[wrong], strict=True
@@ -259,7 +259,7 @@ def check_children(geometry: Geometry, chunk: Chunk, children: Children) -> Chil
             continue
         of_layer = geometry.layout.layers(unexpected[:1])[0] == SUPERVOXEL
         what = f"not in chunk {chunk}" if of_layer else "not a supervoxel"
-        checked.errors[node] = f"node {node}: its child {unexpected[0]} is {what}"
+        checked.errors[node] = f"node {node}: child {unexpected[0]} is {what}"
     return checked
 
 

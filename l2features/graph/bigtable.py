@@ -30,12 +30,13 @@ from .base import (
     check_children,
     check_nodes,
 )
-from .chunk_ranges import one_range, ranges_within
+from .chunk_ranges import one_range, ranges_within, ranges_without
+from .families import either, valid_children
 from .id_cells import CHILDREN, MOST_IDS, PREDECESSORS, SUCCESSORS, batches, places_of
 from .known_roots import KnownRoots
 from .l2_edges import edges_of_roots
 from .root_lives import RootLives, changes, lives_of, log_since
-from .root_walk import ascend, descend, highest_among
+from .root_walk import ascend, check_parents, descend, highest_among
 from .table_meta import META_KEYS, info_of_cells, layers_of, layout_above
 from .table_reads import ROWS, TableReads, column, graph_errors
 
@@ -45,11 +46,11 @@ _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 
 
 class BigtableGraph(TableReads, Graph):
-    """Children are raw in PyChunkedGraph 1 and compressed with zstd in 2; all else is the same.
+    """Only children differ: raw in PyChunkedGraph 1, compressed with zstd in 2.
 
     Rows of nodes are never removed, and lack the time a node was superseded. The nodes that are valid at a
-    time are the parents of the chunk's supervoxels, which are one range of rows: of each, the newest cell
-    that is not younger than the time counts.
+    time are the parents of the chunk's supervoxels, which are one range of rows: each row's newest cell no
+    later than the time counts.
     """
 
     pattern, expected = _URL, "bigtable://project/instance/table"
@@ -115,24 +116,27 @@ class BigtableGraph(TableReads, Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        The rows of all nodes ever made in the box's chunks are scanned, of layer 2 and of those chunks above
-        that lie in the box: eight bytes of each. A node without a parent at the time was made later. What is
-        above the box is read by key, and all roots are, as only a root's row tells whether it is retired:
-        one read of a row for each root in the box, of which only retired ones return a cell. Roots at a time
-        more than `SETTLED` ago are cached from one box to the next. Each read has its own deadline.
+        Scans the rows above layer 2 of the chunks in the box: each node's parent and children. Nodes above
+        the box are read by key. So are all roots, as only a root's row tells whether it is retired: one row
+        per root in the box, of which only retired ones return a cell. Layer 2 rows are scanned, for their
+        parents, only if they are not children of a valid node in the box: nodes with parents above it, and
+        superseded ones. A node without a parent at the time was made later. Roots at a time more than
+        `SETTLED` ago are cached from one box to the next. Each read has its own deadline.
         """
         top, fan_out = self._levels(geometry)
         layout = layout_above(geometry.layout, top, fan_out)
-        rows = self._parents_in(ranges_within(layout, geometry.grid, box, top, fan_out), time)
-        nodes, highest = rows[0], highest_among(layout.layers, *rows)
-        n = int(np.count_nonzero(layout.layers(nodes) == L2))
-        above, inverse = np.unique(highest[:n], return_inverse=True)
+        within = partial(ranges_within, layout, geometry.grid, box, fan_out=fan_out)
+        upper, chunks = self._families_in(within(range(L2 + 1, top)), time), within(range(L2, L2 + 1))
+        roots = self._roots_at(geometry, highest_among(layout.layers, upper.nodes, upper.parents), time)
+        below = valid_children(upper, roots, chunks)
 
-        def read(ids: Ids) -> Ids:
-            return np.concatenate([self._roots_above(geometry, part, time) for part in batches(ids, ROWS)])
-
-        roots = self._known_roots(time).roots(above, read)[inverse]
-        return NodeRoots(nodes[:n][roots != 0], roots[roots != 0])
+        nodes, parents = self._parents_in(ranges_without(layout, chunks, below.l2_ids), time)
+        check_parents(layout.layers, nodes, parents)
+        at, inside = places_of(upper.nodes, parents)
+        rest = np.empty_like(nodes)
+        rest[inside] = roots[at[inside]]
+        rest[~inside] = self._roots_at(geometry, parents[~inside], time)
+        return either(below, NodeRoots(nodes, rest))
 
     def is_root(self, geometry: Geometry, ids: Ids) -> npt.NDArray[np.bool_]:
         return np.asarray(geometry.layout.layers(ids) == self.top_layer(geometry))
@@ -199,13 +203,22 @@ class BigtableGraph(TableReads, Graph):
         return len(self._read(ReadRowsQuery(row_ranges=[RowRange(key, key + b"`")], limit=1))) > 0
 
     def _known_roots(self, time: datetime) -> KnownRoots:
-        """The cache of roots at a time, which replaces that of another time; empty where they may change."""
+        """The cache of roots at a time; replaces another time's. Empty if roots may change."""
         if time > datetime.now(UTC) - SETTLED:
             return KnownRoots()
         time_and_roots = self._known
         if time_and_roots is None or time_and_roots[0] != time:
             self._known = time_and_roots = time, KnownRoots()
         return time_and_roots[1]
+
+    def _roots_at(self, geometry: Geometry, ids: Ids, time: datetime) -> Ids:
+        """The root of each id at a time, as `_roots_above`, through the cache."""
+
+        def read(ids: Ids) -> Ids:
+            return np.concatenate([self._roots_above(geometry, part, time) for part in batches(ids, ROWS)])
+
+        unique, inverse = np.unique(ids, return_inverse=True)
+        return self._known_roots(time).roots(unique, read)[inverse]
 
     def _roots_above(self, geometry: Geometry, ids: Ids, time: datetime) -> Ids:
         """The root of each id at a time; 0 where it has none, or a retired one."""

@@ -16,26 +16,32 @@ from ..core.ids import L2, IdLayout, Ids, as_ids
 
 LONGEST = 32
 """Maximum number of chunks in a range."""
+SHORTEST = 4
+"""Consecutive ids that are left out of a range: the further range costs as much as some rows."""
+CHUNK_ROWS = 1_000
+"""Rows that a dense chunk has."""
+MOST_RANGES = 1_000
+"""Maximum ranges of a request, which has to stay below 512 KB."""
 
 
 class IdRanges(NamedTuple):
-    """Ascending ranges of ids: the first and last id of each, and its number of chunks."""
+    """Ascending ranges of ids: the first and last id of each, and its chunks, which may be a part of one."""
 
     first: Ids
     last: Ids
-    chunks: npt.NDArray[np.int64]
+    chunks: npt.NDArray[np.float64]
 
 
-def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, top: int, fan_out: int) -> IdRanges:
-    """Return the ranges of all chunks of the layers from 2 to ``top`` - 1 that lie in a box.
+def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, layers: range, fan_out: int) -> IdRanges:
+    """Return the ranges of all chunks of some layers that lie in a box.
 
     A chunk of layer l has ``fan_out`` ** (l - 2) chunks of layer 2 along each axis; at the end of the grid,
-    those that are left. ``layout`` has the layers up to ``top`` - 1.
+    those that are left. ``layout`` has all of ``layers``, which ascend from 2 or later.
     """
-    parts = [IdRanges(as_ids([]), as_ids([]), np.empty(0, dtype=np.int64))]
+    parts = [IdRanges(as_ids([]), as_ids([]), np.empty(0))]
     edge = np.array(grid)
     start, stop = np.maximum(box.start, 0), np.minimum(box.stop, edge)
-    for layer in range(L2, top):
+    for layer in layers:
         size = fan_out ** (layer - L2)
         first, last = -(-start // size), np.where(stop == edge, -(-edge // size), stop // size)
         last = np.minimum(last, [1 << bits for bits in layout.axis_bits(layer)])
@@ -47,20 +53,42 @@ def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, top: int, fan_o
 
 def one_range(first: int | np.uint64, last: int | np.uint64) -> IdRanges:
     """Return one range, of a chunk."""
-    return IdRanges(as_ids([first]), as_ids([last]), np.ones(1, np.int64))
+    return IdRanges(as_ids([first]), as_ids([last]), np.ones(1))
 
 
 def ranges_after(ranges: IdRanges, read: int) -> IdRanges:
-    """Return what is left of ranges when their ids up to one were read."""
+    """Return the part of ranges after the id ``read``."""
     left = ranges.last > np.uint64(read)
     first = np.maximum(ranges.first[left], np.uint64(read + 1))
     return IdRanges(first, ranges.last[left], ranges.chunks[left])
 
 
-def batches_of(ranges: IdRanges) -> list[IdRanges]:
-    """Return the ranges in parts of about `LONGEST` chunks."""
-    before = np.cumsum(ranges.chunks) - ranges.chunks
-    cuts = np.flatnonzero(np.diff(before // LONGEST, prepend=-1))
+def in_ranges(ranges: IdRanges, ids: Ids) -> npt.NDArray[np.bool_]:
+    """Return whether each id is in one of the ranges, shape (n,)."""
+    at = np.searchsorted(ranges.first, ids, side="right") - 1
+    found = at >= 0
+    found[found] = ids[found] <= ranges.last[at[found]]
+    return found
+
+
+def ranges_without(layout: IdLayout, ranges: IdRanges, ids: Ids) -> IdRanges:
+    """Return ranges of layer 2 without sorted, unique ``ids``, where `SHORTEST` or more are consecutive."""
+    ends = np.flatnonzero(np.diff(ids) != 1)
+    begin, end = np.append(ids[:1], ids[ends + 1]), np.append(ids[ends], ids[-1:])
+    cut = end - begin >= SHORTEST - 1
+    first = np.sort(np.append(ranges.first, end[cut] + np.uint64(1)))
+    last = np.sort(np.append(ranges.last, begin[cut] - np.uint64(1)))
+    first, last = first[first <= last], last[first <= last]
+    shift = np.uint64(layout.segment_bits(L2))
+    chunks = (last >> shift) - (first >> shift) + np.uint64(1)
+    return IdRanges(first, last, np.minimum(chunks, (last - first + np.uint64(1)) / CHUNK_ROWS))
+
+
+def batches_of(ranges: IdRanges, chunks: int) -> list[IdRanges]:
+    """Return the ranges in parts of about so many chunks, and of `MOST_RANGES` at most."""
+    sizes = np.maximum(ranges.chunks, chunks / MOST_RANGES)
+    before = np.cumsum(sizes) - sizes
+    cuts = np.flatnonzero(np.diff(before // chunks, prepend=-1))
     return [IdRanges(*part) for part in zip(*(np.split(array, cuts)[1:] for array in ranges), strict=True)]
 
 
@@ -77,4 +105,4 @@ def _rows_along_z(
     end = np.minimum(z + LONGEST, last[2])
     starts, ends = (layout.chunk_id_array(np.stack([x, y, along], axis=-1), layer) for along in (z, end - 1))
     room = np.uint64((1 << layout.segment_bits(layer)) - 1)
-    return IdRanges(starts + np.uint64(1), ends | room, (end - z).ravel())
+    return IdRanges(starts + np.uint64(1), ends | room, (end - z).ravel().astype(np.float64))

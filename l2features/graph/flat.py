@@ -43,7 +43,7 @@ class FlatGraph(Graph):
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
         most = (1 << geometry.layout.segment_bits(L2)) - 1
         if len(supervoxels) > most:
-            raise GraphError(f"chunk {chunk} has {len(supervoxels)} segments: its ids have room for {most}")
+            raise GraphError(f"chunk {chunk} has {len(supervoxels)} segments: ids have room for {most}")
         return numbered_ids(geometry.chunk_id(chunk), len(supervoxels))
 
     def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
@@ -54,7 +54,7 @@ class FlatGraph(Graph):
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
         segments = self.store.segments(geometry.chunk_id(chunk))
         if segments is None:
-            raise StoreError(f"chunk {chunk}: its segments are not recorded: the ingest numbers them")
+            raise StoreError(f"chunk {chunk}: segments are not recorded: the ingest numbers them")
         return numbered_ids(geometry.chunk_id(chunk), len(segments))
 
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
@@ -119,7 +119,7 @@ class FlatGraph(Graph):
             self._indexed = self._indexed or index_state(self.store).complete
             if not self._indexed:
                 table = f"table {self.store.name}"
-                raise GraphError(f"{table}: its segments are not indexed: run `l2features index`")
+                raise GraphError(f"{table}: segments are not indexed: run `l2features index`")
             return self.store.segment_nodes(segments[segments != 0], most)
 
     @contextmanager

@@ -20,12 +20,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def newest(*columns: str, until: datetime | None = None) -> f.RowFilter:
-    """Return the filter for the newest cell of each of these columns, not younger than ``until``."""
+    """Return the filter for the newest cell of each of these columns, no later than ``until``."""
     ranges = [f.ColumnRangeFilter("0", name.encode(), name.encode()) for name in columns]
     filters = [ranges[0] if len(ranges) == 1 else f.RowFilterUnion(filters=ranges)]
     if until is not None:
         filters.append(_not_younger(until))
     return f.RowFilterChain(filters=[*filters, f.CellsColumnLimitFilter(1)])
+
+
+def newest_between(first: str, last: str, until: datetime) -> f.RowFilter:
+    """Return the filter for the newest cell, no later than ``until``, of the columns between two."""
+    columns = f.ColumnRangeFilter("0", first.encode(), last.encode())
+    return f.RowFilterChain(filters=[columns, _not_younger(until), f.CellsColumnLimitFilter(1)])
 
 
 def newest_cross_edges() -> f.RowFilter:
@@ -39,7 +45,7 @@ def _not_younger(time: datetime) -> f.RowFilter:
 
 
 def histories_of(parts: Sequence[AnyCells]) -> dict[int, RootHistory]:
-    """Return the histories in the cells of roots: of their children, successors and predecessors."""
+    """Return the histories of roots from their cells of children, successors and predecessors."""
     found: dict[int, dict[str, tuple[bytes, datetime]]] = {}
     for part in parts:
         cells = zip(part.ids.tolist(), part.names, part.values, part.times.tolist(), strict=True)

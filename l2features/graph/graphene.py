@@ -90,8 +90,7 @@ class GrapheneGraph(Graph):
         versions = self.cv.meta.info["app"]["supported_api_versions"]
         if API_VERSION not in versions:
             raise ConfigError(
-                f"{self.url}: its server supports the API versions {versions}: "
-                f"expected {API_VERSION} among them"
+                f"{self.url}: server supports the API versions {versions}: expected {API_VERSION} among them"
             )
 
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
@@ -119,9 +118,9 @@ class GrapheneGraph(Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        The server lists each chunk's nodes made by the time, with all their supervoxels, and superseded nodes
-        too: these have a retired root. Roots are requested for all chunks at once. `AT_ONCE` chunks, or the
-        roots of `NODES` nodes, have one deadline.
+        The server lists all nodes of a chunk that existed by then, with their supervoxels. Superseded ones
+        have a retired root. Roots are requested for all chunks at once. `AT_ONCE` chunks, or the roots of
+        `NODES` nodes, have one deadline.
         """
         chunks = [chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0]]
         ids = [as_ids([])]
@@ -138,7 +137,7 @@ class GrapheneGraph(Graph):
         """See `Graph.changed_roots`.
 
         The server's log names the roots that were made since, also after ``until``, as the entry of an
-        operation may be much later than its time. Whether each is valid at the two times decides.
+        operation may be much later than its time. Their validity at the two times decides.
         """
         logged = self._requests().logged_roots(log_since(since))
         roots = logged[self.is_root(geometry, logged)]

@@ -54,7 +54,8 @@ class Lists(NamedTuple):
 class NodeLists:
     """A list for each of ``ids``, which are sorted and unique.
 
-    ``known`` is False where the table has none; ``errors`` has the ids of malformed ones. Both are empty.
+    ``known`` is False where the table has none; ``errors`` has the ids of malformed ones. Such lists are
+    empty.
     """
 
     ids: Ids
@@ -132,16 +133,16 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
             if size <= 8 * most:
                 cell = decompressor.decompress(cell, max_output_size=8 * most)
         except zstandard.ZstdError as error:
-            raise ValueError(f"its {what} cannot be decompressed: {error}") from error
+            raise ValueError(f"{what} cannot be decompressed: {error}") from error
         if size > 8 * most:
-            raise ValueError(f"its {what} are {size} bytes: expected {most} ids at most")
+            raise ValueError(f"{what} are {size} bytes: expected {most} ids at most")
     if len(cell) % 8:
-        raise ValueError(f"its {what} are {len(cell)} bytes: expected 8 for each")
+        raise ValueError(f"{what} are {len(cell)} bytes: expected 8 for each")
     return cell
 
 
 def places_of(known: Ids, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
-    """Return where each id is among the sorted ``known`` ones, and whether it is there, (n,) each."""
+    """Return each id's index in the sorted ``known`` ones, and whether it is there, (n,) each."""
     at = np.searchsorted(known, ids)
     found = at < len(known)
     found[found] = known[at[found]] == ids[found]

@@ -62,7 +62,7 @@ class KnownRoots:
 
 
 class _Kept(NamedTuple):
-    """Sorted ids, their roots, and the turn in which each was last used."""
+    """Sorted ids, their roots, and each one's last use."""
 
     ids: Ids
     roots: Ids

@@ -28,7 +28,7 @@ class _Ends(NamedTuple):
 
 
 def unique_pairs(first: Ids, second: Ids) -> Pairs:
-    """Return the edges between ids in step with each other, but those between an id and itself."""
+    """Return the edges between parallel arrays of ids, without self-loops."""
     ends = np.sort(np.stack([first, second], axis=1), axis=1)
     ends = ends[ends[:, 0] != ends[:, 1]]
     ends = ends[np.lexsort((ends[:, 1], ends[:, 0]))]
@@ -42,8 +42,8 @@ def edges_of_roots(
 ) -> dict[int, Pairs]:
     """Return the edges of each root.
 
-    Both ends of a cross-chunk edge have it in their rows, with their own supervoxel first, so that the rows
-    map nearly all supervoxels to nodes. Of the chunks in which others lie, the children are read.
+    Both end nodes of a cross-chunk edge store it, their own supervoxel first, so that the rows map nearly all
+    supervoxels to nodes. For the others, the children in their chunks are read.
 
     Args:
         layout: the ids of layers 1 and 2.
@@ -73,7 +73,7 @@ def edges_of_roots(
 
 
 def _of_each(roots: Iterable[int], find: Callable[[int], T]) -> dict[int, T]:
-    """What ``find`` returns of each root. Raises MalformedEdges for those of which it raises GraphError."""
+    """Call ``find`` for each root. Raises MalformedEdges for roots that raise GraphError."""
     found, malformed = dict[int, T](), dict[int, str]()
     for root in roots:
         try:
@@ -97,7 +97,7 @@ def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
     lists = crossing.lists.take(np.searchsorted(crossing.ids, ids))
     if (lists.lengths % 2).any():
         node = ids[lists.lengths % 2 > 0][0]
-        raise GraphError(f"node {node}: its cross-chunk edges are an odd number of supervoxels")
+        raise GraphError(f"node {node}: cross-chunk edges are an odd number of supervoxels")
     near, far = lists.values.reshape(-1, 2).T
     near_nodes = np.repeat(ids, lists.lengths // 2)
     return _Ends(near_nodes, owners_of(near, near_nodes, far), far)

@@ -21,11 +21,11 @@ ReadRows = Callable[[ReadRowsQuery], Sequence[Any]]
 
 
 def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -> Ids:
-    """Return the roots that operations made, by the newest entry of each from ``start`` to ``end``.
+    """Return the roots in the newest log entry of each operation from ``start`` to ``end``.
 
-    Operations that failed may have logged roots that were never written. An entry is written after the roots
-    that it names were made, days later where a failed operation was repaired. Numbers of operations need not
-    ascend with time, so that the server scans the whole log; it returns only these entries.
+    Operations that failed may have logged roots that were never written. An entry is written after its roots,
+    days later if a failed operation was repaired. Operation numbers need not ascend with time, so the server
+    scans the whole log, but returns only these entries.
     """
     columns = f.ColumnRangeFilter("2", b"roots", b"roots")
     window = f.TimestampRangeFilter(whole_ms(start), None if end is None else whole_ms(end) + _MS)

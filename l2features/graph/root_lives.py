@@ -43,12 +43,12 @@ def log_since(time: datetime) -> datetime:
 
 
 def changes(roots: Ids, before: Flags, after: Flags) -> ChangedRoots:
-    """Return what changed of sorted roots, given whether each is valid before and after, (n,) each."""
+    """Return which sorted roots changed, given whether each is valid before and after, (n,) each."""
     return ChangedRoots(roots[before & ~after], roots[after & ~before])
 
 
 def lives_of(parts: Sequence[AnyCells]) -> tuple[RootLives, Ids]:
-    """Return the lives in the cells of roots, and the predecessors of all. Ids without children are no roots.
+    """Return the lives of roots from their cells, and all predecessors. Ids without children are no roots.
 
     Raises GraphError for malformed predecessors.
     """

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class TooLong(Exception):
-    """An answer is longer than expected."""
+    """A response is too long."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RootRequests:
     until: float
 
     def leaves(self, roots: Ids, most: int) -> dict[int, Ids | None]:
-        """Return the L2 ids of roots, none of unknown ones; None where they are more than ``most``.
+        """Return the L2 ids of roots: none of an unknown root, None for more than ``most``.
 
         Many roots are requested at once. A root whose request fails, or is longer than expected, is requested
         alone.
@@ -91,7 +91,7 @@ class RootRequests:
         return unique_pairs(pairs[:, 0], pairs[:, 1])
 
     def roots(self, l2_ids: Ids, time: datetime) -> Ids:
-        """Return what is highest above each L2 id at a time, as the server finds it."""
+        """Return the highest node above each L2 id at a time, as the server finds it."""
         found = self._each(partial(self._roots, _seconds(time)), list(batches(l2_ids, IDS)))
         return np.concatenate([as_ids([]), *found])
 
@@ -122,7 +122,7 @@ class RootRequests:
     def are_latest(self, roots: Ids, time: datetime | None = None) -> npt.NDArray[np.bool_]:
         """Return whether roots are valid at a time or now, shape (n,). Unknown roots are not.
 
-        The server leaves out what happened in the very millisecond.
+        The server leaves out changes in that very millisecond.
         """
         arguments = {} if time is None else {"timestamp": _seconds(time + _MS)}
         found = self._each(partial(self._are_latest, arguments), list(batches(roots, IDS)))
@@ -146,7 +146,7 @@ class RootRequests:
     def histories(self, roots: Ids) -> dict[int, RootHistory]:
         """Return the histories of roots that the server knows.
 
-        A root's neighbours in its lineage are read with those of roots that were made about when it was.
+        A root's lineage is read together with those of roots made at about the same time.
         """
         created = np.concatenate([np.empty(0), *self._each(self._created, list(batches(roots, IDS)))])
         order = np.argsort(created, kind="stable")
@@ -184,7 +184,7 @@ class RootRequests:
         }
 
     def _each(self, request: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
-        """Return the result of each request, of which some run at once.
+        """Return the result of each request; some run at once.
 
         Raises GraphError for a malformed answer, GraphUnavailable for a transient error or at the deadline.
         """
@@ -218,7 +218,7 @@ class RootRequests:
         body: bytes | None = None,
         size: int | None = None,
     ) -> bytes:
-        """Return an answer, after up to `ATTEMPTS` attempts before the deadline.
+        """Return a response, after up to `ATTEMPTS` attempts before the deadline.
 
         Raises GraphError, GraphUnavailable for a transient error, or TooLong for more than ``size`` bytes.
         """

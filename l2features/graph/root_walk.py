@@ -29,7 +29,7 @@ def descend(read_children: ReadLists, layers: Layers, roots: Ids, most: int) -> 
         read_children: returns the children of nodes.
         layers: returns the layer of each id.
         roots: ids of the roots, of a layer above 2.
-        most: roots with more L2 nodes are counted only.
+        most: roots with more L2 nodes are only counted.
     """
     walk = _Walk(sorted_unique(roots), most)
     owners: Places = np.arange(len(walk.roots))
@@ -41,7 +41,7 @@ def descend(read_children: ReadLists, layers: Layers, roots: Ids, most: int) -> 
 
 @dataclass
 class _Walk:
-    """What was found of each root; ``owners`` are numbers of roots, in step with ids."""
+    """What was found of each root; ``owners`` has each id's root number."""
 
     roots: Ids
     most: int
@@ -73,21 +73,21 @@ class _Walk:
         return owners[above], children.values[above]
 
     def _check_lists(self, read: NodeLists, owners: Places, nodes: Ids, inverse: Places) -> None:
-        """Drop unknown roots, and those of which a node has no valid children."""
+        """Drop unknown roots, and roots with a node without valid children."""
         empty = (read.lists.lengths == 0)[inverse]
         for owner, node, known in zip(
             owners[empty].tolist(), nodes[empty].tolist(), read.known[inverse][empty].tolist(), strict=True
         ):
             self.active[owner] = False
             if known or node != self.roots[owner]:
-                error = read.errors.get(node, f"node {node}: it has no children")
+                error = read.errors.get(node, f"node {node}: no children")
                 self.found.errors.setdefault(int(self.roots[owner]), error)
 
     def _fail(self, owners: Places, wrong: npt.NDArray[np.bool_], parents: Ids, children: Ids) -> None:
         failed, first = np.unique(owners[wrong], return_index=True)
         self.active[failed] = False
         for owner, parent, child in zip(failed, parents[wrong][first], children[wrong][first], strict=True):
-            error = f"node {parent}: its child {child} is not of a layer below it, from 2 on"
+            error = f"node {parent}: child {child} is not of a layer below it, from 2 on"
             self.found.errors.setdefault(int(self.roots[owner]), error)
 
     def _limit(self, owners: Places) -> None:
@@ -109,7 +109,7 @@ class _Walk:
 
 
 def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: int) -> Ids:
-    """Return the last of each id's parents, shape (n,); an id without a parent is its own.
+    """Return each id's highest ancestor, shape (n,); an id without a parent is its own.
 
     Args:
         read_parents: returns the parent of each of some sorted, unique ids, 0 where there is none.
@@ -133,7 +133,7 @@ def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: in
 
 
 def highest_among(layers: Layers, nodes: Ids, parents: Ids) -> Ids:
-    """Return the last of each node's parents that is reached through these nodes alone, shape (n,).
+    """Return each node's highest ancestor that is reached through these nodes alone, shape (n,).
 
     ``parents`` are those of ``nodes``, which are sorted and unique. Raises GraphError where a parent is not
     of a higher layer.
@@ -152,4 +152,4 @@ def check_parents(layers: Layers, nodes: Ids, parents: Ids) -> None:
     wrong = layers(parents) <= layers(nodes)
     if wrong.any():
         node, parent = nodes[wrong][0], parents[wrong][0]
-        raise GraphError(f"node {node}: its parent {parent} is not of a higher layer")
+        raise GraphError(f"node {node}: parent {parent} is not of a higher layer")

@@ -86,7 +86,7 @@ def _names_ocdbt(custom: Mapping[str, Any]) -> bool:
 
 
 def _field(values: tuple[Any, ...], index: int, default: int) -> int:
-    """A field of a named tuple, in which older versions have fewer."""
+    """A field of a named tuple; older versions have fewer."""
     value = values[index] if index < len(values) else None
     return default if value is None else int(value)
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ..core.errors import GraphError
 from ..core.ids import Ids, as_ids, row_keys
 from ..core.transient import graph_error
-from .chunk_ranges import IdRanges, batches_of, one_range, ranges_after
+from .chunk_ranges import LONGEST, MOST_RANGES, IdRanges, batches_of, one_range, ranges_after
+from .families import Families, families_of
 from .id_cells import CHILDREN, PARENTS, NodeLists, batches
 
 if TYPE_CHECKING:
@@ -24,14 +25,18 @@ if TYPE_CHECKING:
     from ..store.bigtable.row_arrays import AnyCells, Columns, Decoded
     from ..store.bigtable.row_stream import Connection
 
+
+P = TypeVar("P", bound="Decoded | AnyCells")
 ROWS = 20_000
 """Rows that are read and decoded at a time."""
 FEW_ROWS = 5_000
 """Rows of a box that one request reads; more are read by several at once."""
+FAMILY_CHUNKS = 8
+"""Chunks above layer 2 whose rows one request reads."""
 
 
 class TableReads:
-    """A table at a URL. A read of ranges has the time limit ``deadline_s``; one by key ends at ``until``.
+    """A table at a URL. A read of ranges has the time limit ``deadline_s``; a read by key ends at ``until``.
 
     All methods raise GraphError, or GraphUnavailable for a transient error.
     """
@@ -48,31 +53,44 @@ class TableReads:
         return _sorted_parents(parts)
 
     def _parents_in(self, ranges: IdRanges, time: datetime) -> tuple[Ids, Ids]:
-        """The nodes in ranges of ids, sorted, and the parent of each at a time.
-
-        One request reads them where they are few; some read the rest at once.
-        """
+        """The nodes in ranges of ids, sorted, and the parent of each at a time."""
         from .graph_rows import newest
 
-        columns, row_filter = column(PARENTS, "<u8"), newest(PARENTS, until=time)
-        parts: list[Decoded] = []
-        if len(ranges.first):
-            with self._reading():
-                first = self._connection.read_first(_keys_of(ranges), columns, row_filter, FEW_ROWS)
-            parts += self._checked(first)
-            if sum(len(part.ids) for part in parts) >= FEW_ROWS:
-                rest = ranges_after(ranges, max(int(part.ids.max()) for part in parts if len(part.ids)))
-                parts += self._scan(batches_of(rest), columns, row_filter)
-        return _sorted_parents(parts)
+        decode = self._connection.rows_of(column(PARENTS, "<u8"))
+        return _sorted_parents(self._rows_in(ranges, decode, newest(PARENTS, until=time), LONGEST))
+
+    def _families_in(self, ranges: IdRanges, time: datetime) -> Families:
+        """The nodes in ranges of ids, with the parent and the children that each has at a time."""
+        from .graph_rows import newest_between
+
+        row_filter = newest_between(CHILDREN, PARENTS, until=time)
+        return families_of(self._rows_in(ranges, self._connection.cells(), row_filter, FAMILY_CHUNKS))
+
+    def _rows_in(
+        self, ranges: IdRanges, decode: Callable[[Any], P], row_filter: RowFilter, chunks: int
+    ) -> list[P]:
+        """The rows in ranges of ids: few by one request, more by one for about every ``chunks`` chunks."""
+        parts: list[P] = []
+        with self._reading():
+            if 0 < len(ranges.first) <= MOST_RANGES:
+                first = self._connection.read_first(_keys_of(ranges), decode, row_filter, FEW_ROWS)
+                parts += self._checked(first)
+                few = sum(part.committed for part in parts) < FEW_ROWS
+                read = [int(part.ids.max()) for part in parts if len(part.ids)]
+                ranges = ranges_after(ranges, int(ranges.last[-1]) if few else max(read))
+            batches = [_keys_of(some) for some in batches_of(ranges, chunks)]
+            rest = self._connection.read_ranges(batches, decode, row_filter, self.deadline_s)
+            return parts + self._checked(list(rest))
 
     def _scan(self, requests: Sequence[IdRanges], columns: Columns, row_filter: RowFilter) -> list[Decoded]:
         """The rows of ranges of ids of each request, in no particular order; see `Connection.read_ranges`."""
         batches = [_keys_of(ranges) for ranges in requests]
         with self._reading():
-            parts = self._connection.read_ranges(batches, columns, row_filter, self.deadline_s)
+            decode = self._connection.rows_of(columns)
+            parts = self._connection.read_ranges(batches, decode, row_filter, self.deadline_s)
             return self._checked(list(parts))
 
-    def _checked(self, parts: list[Decoded]) -> list[Decoded]:
+    def _checked(self, parts: list[P]) -> list[P]:
         """Return the parts. Raises GraphError where a row key is not an id."""
         for part in parts:
             if part.unexpected_key is not None:
@@ -154,7 +172,7 @@ def _sorted_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
 
 
 def _ids_and_parents(parts: Sequence[Decoded]) -> tuple[Ids, Ids]:
-    """The ids of rows, and their parents, in step."""
+    """The ids and parents of rows: parallel arrays."""
     parents = [part.records.view("<u8").reshape(-1).astype(np.uint64) for part in parts]
     return np.concatenate([as_ids([]), *(p.ids for p in parts)]), np.concatenate([as_ids([]), *parents])
 

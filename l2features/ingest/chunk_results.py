@@ -48,7 +48,7 @@ def failed_chunk(chunk: Chunk, reason: str) -> ChunkFeatures:
 
 
 def compute_or_fail(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
-    """Compute a chunk. Whatever its data cause is a failure of the chunk, not of the run."""
+    """Compute a chunk. An error that its data cause fails the chunk, not the run."""
     try:
         return compute_chunk(source, chunk)
     except Exception as error:
@@ -64,8 +64,8 @@ def save_result(
 ) -> ChunkResult:
     """Write a chunk's rows, wait until they are durable, and only then record the chunk; or its failure.
 
-    Unless it is ``recorded``, only a failure is. ``rewriting`` is the process's window, or else one of this
-    chunk. Raises StoreError; then no attempt at the chunk stays counted, unless it was given up.
+    Without ``recorded``, only a failure is recorded. ``rewriting`` is the process's window; by default the
+    chunk gets its own. Raises StoreError; then attempts at the chunk are reset, unless it was given up.
     """
     start = time.perf_counter()
     try:

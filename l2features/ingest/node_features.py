@@ -21,9 +21,9 @@ class NodeFeatures:
     """The features of some nodes of a chunk, and the outcome of the others.
 
     ``features`` (n,) is sorted by id; a node without a voxel has a size of 0, which is stored as the mark
-    "could not compute". Where files of the chunk are missing, its voxels may be in those: it is ``unsure``,
-    and ``unsure_why`` counts the files, of which some are ``forbidden``. ``unknown`` ids are not, or not yet,
-    in the graph; ``errors`` are permanent, by id. ``millis`` is the time in graph, read and compute.
+    "could not compute". If files of the chunk are missing, its voxels may be in them: the node is ``unsure``,
+    and ``unsure_why`` counts the files, some ``forbidden``. ``unknown`` ids are not, or not yet, in the
+    graph; ``errors`` are permanent, by id. ``millis`` is the time in graph, read and compute.
     """
 
     chunk: Chunk

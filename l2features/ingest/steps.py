@@ -151,9 +151,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         logger.warning("timestamp %s is in the future: edits until then make chunks disagree", asked)
     if there is None:
         if asked is None and dataset.has_graph:
-            raise ConfigError(
-                f"{where} has no timestamp yet: --timestamp is needed: expected {EXPECTED_TIME}"
-            )
+            raise ConfigError(f"{where} has no timestamp: give --timestamp: expected {EXPECTED_TIME}")
         now = format_time(datetime.now(UTC).replace(microsecond=0))
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
     if asked not in (None, format_time(there.time)):
@@ -163,7 +161,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
     if not dataset.has_graph and there.cv_path != dataset.cv_path:
         raise StoreError(f"{where} is of {there.cv_path}, the data set's cv_path is {dataset.cv_path}")
     if there.geometry not in (None, geometry):
-        raise StoreError(f"{where} is of another geometry: {there.geometry}, the data set's is {geometry}")
+        raise StoreError(f"{where} has another geometry: {there.geometry}, the data set's is {geometry}")
     return replace(there, geometry=geometry)
 
 
@@ -192,7 +190,7 @@ def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord
 def begin_anew(store: Store, chunk_ids: Ids) -> None:
     """Allow new attempts at chunks that were given up, if the run that did so has recorded all chunks.
 
-    One chunk after another may kill a run that has not: it ends only if earlier ones stay given up.
+    Chunk after chunk may kill an unfinished run: it ends only if earlier ones stay given up.
     """
     reasons = store.failures(chunk_ids)
     given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]
@@ -229,7 +227,7 @@ def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures, recorded
     """Write a chunk's rows and then, when they are durable, its record; returns the record.
 
     Where each computation numbers the nodes anew (``segments``), leftover rows of an earlier one are removed.
-    Unless it is ``recorded``, only rows are written.
+    Without ``recorded``, only rows are written.
     """
     store.write(result.features)
     if recorded and result.segments is not None:
@@ -254,7 +252,7 @@ def failure_text(chunk: Chunk, error: Exception) -> str:
     """Return why a chunk failed; log the traceback of an unexpected error."""
     if isinstance(error, L2FeaturesError):
         return str(error).removeprefix(f"chunk {chunk}: ")
-    logger.error("chunk %s", chunk, exc_info=error)
+    logger.error("chunk %s: unexpected error", chunk, exc_info=error)
     return f"{type(error).__name__}: {error}"
 
 

@@ -49,12 +49,12 @@ class DaskWorkers:
 
     @property
     def free(self) -> int:
-        """Number of chunks that are missing to keep all threads busy."""
+        """Number of further chunks that keep all threads busy."""
         return max(0, PER_THREAD * self._threads - len(self._in_flight) - len(self._submitted))
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Connect to the scheduler. Raises DaskFailed."""
-        self._client = _connect(self.address)
+        """Connect to the scheduler, unless it is connected. Raises DaskFailed."""
+        self._client = self._client or _connect(self.address)
         job.warm_up()  # into the cache of the workers, where they share it
         self._work = pickle.dumps((job.warm_up, job.open_worker))
         self._run = RunKey(f"l2features-{uuid4().hex}", CHUNK_TIMEOUT_S)
@@ -67,7 +67,7 @@ class DaskWorkers:
         self._submitted.append(chunk)
 
     def wait(self) -> Sequence[AttemptEnd]:
-        """Return what ended, after about a second at most. Raises DaskFailed and WorkerError."""
+        """Return ended attempts, within about a second. Raises DaskFailed and WorkerError."""
         with self._connected() as client:
             self._look(client)
             self._send(client)
@@ -85,7 +85,7 @@ class DaskWorkers:
             return outcomes
 
     def close(self) -> None:
-        """Cancel what is in flight; a chunk that runs is finished, and its result dropped."""
+        """Cancel chunks in flight; a running chunk finishes, and its result is dropped."""
         if self._client is not None:
             self._in_flight.clear()
             with suppress(OSError):

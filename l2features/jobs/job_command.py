@@ -9,8 +9,8 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -43,9 +43,14 @@ def executor(args: argparse.Namespace) -> Executor:
     return LocalPool(args.workers or len(os.sched_getaffinity(0)))
 
 
-def run_job(job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object]) -> Progress:
-    """Run a job and show its progress; ``add`` receives the result of each chunk."""
-    run = JobRun(job, executor(args), add)
+def run_job(
+    job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], object], workers: Executor | None = None
+) -> Progress:
+    """Run a job and show its progress; ``add`` receives the result of each chunk.
+
+    ``workers``, which the caller closes, do it, by default new ones.
+    """
+    run = JobRun(job, workers or executor(args), add, last=workers is None)
     lines = ProgressLines(args.dataset, len(job.box))
     with logging_redirect_tqdm(), progress_bar(len(job.box), "chunk") as bar:
         bar.set_description(f"{args.dataset} (starting)")
@@ -57,6 +62,12 @@ def run_job(job: ChunkJob[R], args: argparse.Namespace, add: Callable[[R], objec
                 lines.advance(chunks)
 
         return run.run(advance)
+
+
+def run_parts(parts: Sequence[ChunkJob[Any]], args: argparse.Namespace) -> bool:
+    """Run jobs in turn on the same workers; returns False if one was stopped."""
+    with closing(executor(args)) as workers:
+        return not any(run_job(part, args, lambda _: None, workers).stopped for part in parts)
 
 
 def compile_kernel(say: Callable[[str], object] = logger.info) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ..config.datasets import Dataset, load_dataset
 from ..core.errors import EXIT_STOPPED, ConfigError, VersionError
 from ..core.times import iso_text
-from ..local.job_run import ChunkJob, Progress
+from ..local.job_run import ChunkJob
 from ..local.numbered_job import numbered_job
 from ..versions.completion import alone, finish, finished_before
 from ..versions.folders import Folder
@@ -33,7 +33,7 @@ from ..versions.materialization import (
 )
 from ..versions.partitions import Partition, Written
 from ..versions.spill import Spill
-from .job_command import compile_decoder, run_job
+from .job_command import compile_decoder, run_parts
 from .job_options import add_data_options, add_switch, choose_box, is_dask
 
 STOPPED = "stopped: run the command again to continue"
@@ -88,11 +88,11 @@ def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Materializ
 
 
 def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the options for the folder of the output, and for the rows between the parts of a run."""
+    """Add the options for the output folder, and for the intermediate rows of a run."""
     parser.add_argument("--output", required=True, help=f"{what}: a path, file:///… or gs://… (required)")
     parser.add_argument(
         "--scratch",
-        help="folder of a run without Beam for its intermediate rows, which all workers share; default: in a "
+        help="folder that all workers share, for intermediate rows of a run without Beam; default: in a "
         "local --output, where an interrupted run continues, else a temporary folder of this machine",
     )
 
@@ -149,20 +149,16 @@ def make_version(run: Materialization, args: argparse.Namespace) -> int:
     local = run.folder.local
     with work_folder(args, local and local / folder_name(run.plan.number) / WORK) as work:
         spill, parts = Spill(work), all_partitions(run.plan)
-        for job in (scan_job(run, spill), write_job(run, spill, parts)) if parts else ():
-            progress: Progress = run_job(job, args, lambda _: None)
-            if progress.stopped:
-                print(STOPPED, file=sys.stderr)
-                return EXIT_STOPPED
+        if parts and not run_parts([scan_job(run, spill), write_job(run, spill, parts)], args):
+            print(STOPPED, file=sys.stderr)
+            return EXIT_STOPPED
         return report(finish(run, [_done(run, part) for part in parts]), run)
 
 
 def _done(run: Materialization, part: Partition) -> Written:
     written = read_done(run, part)
     if written is None:
-        raise VersionError(
-            f"{part.layout}, partition {part.number}: its files are gone; run the command again"
-        )
+        raise VersionError(f"{part.layout}, partition {part.number}: files are gone; run the command again")
     return written
 
 

@@ -46,7 +46,7 @@ _WHOLE = 2**53
 class Scale(NamedTuple):
     """A resolution as whole numbers: d steps squared are ``sqrt(d * factor) / divisor`` nm.
 
-    All are whole. While ``d * factor`` is one of float64, the result is exact: the root of a whole number
+    All are whole. While float64 holds ``d * factor``, the result is exact: the root of a whole number
     is no nearer to a multiple of the divisor than float64 tells.
     """
 

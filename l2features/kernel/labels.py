@@ -75,8 +75,8 @@ class SegmentedChunk:
     def of_slabs(cls, shape: tuple[int, int, int], slabs: Iterable[np.ndarray | Runs]) -> SegmentedChunk:
         """Return the chunk of a shape whose slabs follow one another along z, of any thickness.
 
-        A slab (x, y, thickness) is an array, or runs of uint64 labels. Only one is in use at a time, so that
-        their buffer can be one.
+        A slab (x, y, thickness) is an array, or runs of uint64 labels. Only one is in use at a time, so they
+        may share a buffer.
 
         Raises TypeError and ValueError as :func:`compute_features`, and ValueError unless the slabs are the
         chunk.
@@ -140,7 +140,7 @@ def _checked_slab(slab: np.ndarray | Runs, shape: tuple[int, int, int]) -> np.nd
     if isinstance(slab, np.ndarray):
         slab = _checked_volume(slab)
     if slab.shape[:2] != shape[:2]:
-        raise ValueError(f"a slab has the shape {slab.shape}, not that of a chunk of {shape}")
+        raise ValueError(f"a slab of shape {slab.shape} does not fit a chunk of {shape}")
     if isinstance(slab, Runs):
         return slab
     flat = slab.reshape(-1, order="F")

@@ -79,7 +79,7 @@ class _Finder:
         voxels = math.prod(piece.shape)
         beyond = self.line + voxels // extent >= len(self.offsets)
         if voxels % extent or beyond or (is_runs and piece.shape[0] != extent):
-            raise ValueError(f"a piece of {voxels} voxels is not of the next lines of {self.shape}")
+            raise ValueError(f"{voxels} voxels are not the next lines of {self.shape}")
         if isinstance(piece, Runs):
             self._number(piece.offsets, piece.starts.copy(), piece.labels)
             return

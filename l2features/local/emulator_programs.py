@@ -60,7 +60,7 @@ class EmulatorProgram:
         return found or next((str(program) for program in programs if program.exists()), None)
 
     def command(self, host: str, port: int) -> list[str]:
-        """Return the command that runs it in the foreground. Raises ConfigError where it is not installed."""
+        """Return the emulator's command, in the foreground. Raises ConfigError if it is not installed."""
         path = self.find()
         if not path:
             raise ConfigError(self.how_to_get_it)

@@ -35,8 +35,8 @@ class ChunkJob(Generic[R]):
     """What is done with the chunks of ``box``.
 
     ``pending`` returns the chunks of a shard that are to be done. Workers receive ``warm_up``, which compiles
-    or loads code, and ``open_worker`` pickled. Each calls ``open_worker`` once, and what that returns with
-    each chunk. ``give_up`` returns the result of a chunk that killed its workers.
+    or loads code, and ``open_worker`` pickled. Each calls ``open_worker`` once, and its result with each
+    chunk. ``give_up`` returns the result of a chunk that killed its workers.
     """
 
     box: ChunkBox
@@ -48,7 +48,7 @@ class ChunkJob(Generic[R]):
 
 
 class AttemptEnd(NamedTuple):
-    """The end of an attempt: the result of a chunk, or ``how`` its workers ``died``, and how many.
+    """The end of an attempt: the result of a chunk, or ``how`` and how many workers ``died``.
 
     ``chunk`` is None for a worker that died before it received one.
     """
@@ -67,16 +67,16 @@ class Executor(Protocol):
         """How many more chunks can be submitted."""
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Start workers. Raises L2FeaturesError."""
+        """Start workers, or give those of an ended job another one. Raises L2FeaturesError."""
 
     def submit(self, chunk: Chunk) -> None:
         """Submit a chunk."""
 
     def wait(self) -> Sequence[AttemptEnd]:
-        """Return what ended, after about a second at most. Raises WorkerError if no worker can continue."""
+        """Return ended attempts, within about a second. Raises WorkerError if no worker can continue."""
 
     def close(self) -> None:
-        """End the workers of this run, and what they do."""
+        """Stop the workers of this run and their chunks."""
 
 
 @dataclass
@@ -95,20 +95,25 @@ class Progress:
 
 
 class JobRun(Generic[R]):
-    """One run of a job by an executor; ``on_result`` receives the result of each chunk."""
+    """One run of a job by an executor; ``on_result`` receives the result of each chunk.
 
-    def __init__(self, job: ChunkJob[R], executor: Executor, on_result: Callable[[R], object]) -> None:
-        self.job, self.executor, self.on_result = job, executor, on_result
+    ``last`` is whether the executor has no further job.
+    """
+
+    def __init__(
+        self, job: ChunkJob[R], executor: Executor, on_result: Callable[[R], object], last: bool = True
+    ) -> None:
+        self.job, self.executor, self.on_result, self.last = job, executor, on_result, last
         self.store = job.open_store()
         self.progress = Progress(total=len(job.box))
         self.deaths: Counter[Chunk | None] = Counter()
         self.retries: list[Chunk] = []
 
     def run(self, on_progress: Callable[[int], object] = lambda chunks: None) -> Progress:
-        """Do all pending chunks; ``on_progress`` receives how many more are done.
+        """Process all pending chunks; ``on_progress`` receives each increment.
 
         The first SIGINT or SIGTERM lets the workers finish their chunks; the second raises KeyboardInterrupt.
-        Raises WorkerError if the workers cannot continue. In any case the executor is closed.
+        Raises WorkerError if the workers cannot continue. After the last job the executor is closed.
         """
         self.on_progress = on_progress
         try:
@@ -118,7 +123,8 @@ class JobRun(Generic[R]):
                     self.executor.start(self.job)
                     self._work(chunk)
         finally:
-            self.executor.close()
+            if self.last:
+                self.executor.close()
             self.store.close()
         return self.progress
 

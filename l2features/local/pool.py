@@ -12,10 +12,10 @@ from .worker import Worker, WorkerDied, close_all
 
 
 class LocalPool:
-    """An `Executor` of ``n_workers`` processes, each of which does one chunk at a time."""
+    """An `Executor` of at most ``most`` processes, each of which does one chunk at a time."""
 
-    def __init__(self, n_workers: int) -> None:
-        self.n_workers = n_workers
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.workers: list[Worker] = []
 
     @property
@@ -24,10 +24,15 @@ class LocalPool:
         return len(self._idle())
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Compile what the workers load, and start them."""
+        """Compile what the workers load, and start them; those of a job before open this one."""
         job.warm_up()
         self.open_worker = job.open_worker
-        self.n_workers = min(self.n_workers, len(job.box))
+        self.n_workers = min(self.most, len(job.box))
+        idle = self._idle()[: self.n_workers]
+        close_all([worker for worker in self.workers if worker not in idle])
+        self.workers = idle
+        for worker in idle:
+            worker.schedule(_open, self.open_worker)
         self._start_workers()
 
     def submit(self, chunk: Chunk) -> None:
@@ -35,7 +40,7 @@ class LocalPool:
         self._idle()[0].schedule(_run, chunk, work=chunk)
 
     def wait(self) -> list[AttemptEnd]:
-        """Return what ended, and replace the workers that died."""
+        """Return ended attempts, and replace dead workers."""
         wait([worker.future for worker in self.workers if worker.future], 1.0, FIRST_COMPLETED)
         outcomes = [outcome for worker in list(self.workers) for outcome in self._outcomes(worker)]
         self._start_workers()

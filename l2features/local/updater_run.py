@@ -135,7 +135,7 @@ class Supervisor:
             logger.info("%d messages done, %d refused; ids: %s; leased=%d", done, dead, ids, backlog[0])
 
     def _serve(self) -> None:
-        """Wait for messages and workers, and handle what is new."""
+        """Wait for messages and workers, and handle their events."""
         while not self.stopped and time.monotonic() >= self._start_at and len(self.workers) < self.n_workers:
             self.workers.append(Worker(self._wake))
             self.workers[-1].schedule(_open, self.update, self.dead_letters)

@@ -33,7 +33,7 @@ START_TIMEOUT_S = 1_200.0
 
 
 class WorkerDied(L2FeaturesError):
-    """A worker process ended before its task did."""
+    """A worker process exited during its task."""
 
 
 class _Process(SpawnProcess):
@@ -62,7 +62,7 @@ class _Context(SpawnContext):
 
 
 class Worker:
-    """A process that runs one task at a time; ``on_done`` is called, by any thread, when a task ended.
+    """A process that runs one task at a time; ``on_done`` is called, by any thread, when a task ends.
 
     Attributes:
         future: of the current task; None if the worker is idle.
@@ -129,13 +129,13 @@ class Worker:
             self._context.process.kill()
 
     def close(self) -> None:
-        """Kill the process, and wait for its end."""
+        """Kill the process; wait until it exits."""
         self.kill()
         self._pool.join()
 
 
 def close_all(workers: Sequence[Worker]) -> None:
-    """Kill all processes, and then wait for their ends."""
+    """Kill all processes, then wait until they exit."""
     for worker in workers:
         worker.kill()
     for worker in workers:

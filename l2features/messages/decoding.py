@@ -95,7 +95,7 @@ class NodeRequest:
         table_id: a graph's table or the name of a data set.
         ids: sorted and unique; `check_ids` checks them against a data set.
         l2cache_id: the only features table to update; None for all tables of the graph.
-        refused: the text of values among the ids that are no uint64, by reason.
+        refused: maps reasons to the texts of values that are no uint64.
     """
 
     table_id: str

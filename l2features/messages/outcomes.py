@@ -68,7 +68,7 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """The verdict on a message, the number of its ids by fate, and the outcomes that caused it."""
+    """The verdict on a message, the number of its ids by fate, and the outcomes behind it."""
 
     verdict: Verdict
     counts: Counter[Fate] = field(default_factory=Counter)

@@ -85,8 +85,8 @@ class KeptResults:
 class KeptRoots:
     """The kept results of a table's roots. Thread-safe.
 
-    With ``write``, they are written to the table as well. A store that refuses that delays nothing: it is
-    logged, and tried again after `REST_S`.
+    With ``write``, also writes them to the table. A failed write delays nothing: it is logged, and retried
+    after `REST_S`.
     """
 
     def __init__(self, table: RootCells, name: str, write: bool, cache_bytes: int) -> None:
@@ -153,7 +153,7 @@ class KeptRoots:
                     self._cache[root, kind.name] = array
 
     def _read(self, kind: ResultKind, roots: Ids, most: int | None) -> KeptResults:
-        """Return the results in the table: the first cell of each, and then the others of those that fit."""
+        """Return the results in the table: the first cell of each, then the other cells of those that fit."""
         found = KeptResults()
         for root, cells in self._table.root_cells(roots, [kind.name]).items():
             try:
@@ -175,7 +175,7 @@ class KeptRoots:
         return b"".join(self._open(root, name, cells)[2] for name in names)
 
     def _open(self, root: int, name: str, cells: Mapping[str, bytes]) -> tuple[int, int, bytes]:
-        """Return the number of cells, that of items, and a cell's payload.
+        """Return the numbers of cells and items, and a cell's payload.
 
         Raises Malformed, and UnknownFormat for a newer format.
         """

@@ -1,4 +1,4 @@
-"""What a graph says of roots: their L2 ids and edges, kept where they never change."""
+"""L2 ids and edges of roots from a graph, kept if they never change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class KeptGraph:
         return nodes
 
     def find_nodes(self, roots: Ids, most: int) -> tuple[RootNodes, dict[int, Ids]]:
-        """Return the L2 ids of roots as `nodes`, and those of them that are to be kept."""
+        """Return the L2 ids of roots as `nodes` does, and those to keep."""
         if not self.graph.permanent:
             return self.graph.root_nodes(self.geometry, roots, most), {}
         kept = self.kept.get(L2_IDS, roots, most)
@@ -56,15 +56,15 @@ class KeptGraph:
         self.kept.put(L2_IDS, l2_ids)
 
     def edges(self, ids: Mapping[int, Ids], rows: Rows | None = None) -> EdgesFound:
-        """Return the edges of roots, of which ``ids`` are the L2 ids.
+        """Return the edges of roots with these L2 ``ids``.
 
-        ``rows`` are the features of all of these, root after root, if they have been read.
+        ``rows`` are the features of all ids, root after root, if they have been read.
         """
         found: dict[int, np.ndarray] = {}
         if self.graph.permanent:
             found = self.kept.get(EDGES, as_ids(list(ids))).arrays
             for root in [root for root, edges in found.items() if edges.max(initial=0) >= len(ids[root])]:
-                logger.warning("root %s: its kept edges do not fit its nodes; they are read again", root)
+                logger.warning("root %s: kept edges do not fit its nodes; reading them again", root)
                 del found[root]
         left = {root: nodes for root, nodes in ids.items() if root not in found}
         read, malformed = self._read_edges(left, rows if len(left) == len(ids) else None)

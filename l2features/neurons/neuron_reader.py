@@ -169,7 +169,7 @@ class NeuronReader:
         before_keeping()
         self._keep_complete(found, ids, bases)
         odd = np.unique(np.searchsorted(starts, np.flatnonzero(answer.status == Status.NOT_L2), "right") - 1)
-        out.reasons |= dict.fromkeys(roots[odd].tolist(), "it has nodes outside the grid of this data set")
+        out.reasons |= dict.fromkeys(roots[odd].tolist(), "nodes outside the grid of this data set")
 
     def _keep_complete(
         self, found: Mapping[ResultKind, np.ndarray], roots: Iterable[int], bases: Mapping[int, bytes]
@@ -187,9 +187,9 @@ class NeuronReader:
     def _groups(self, roots: Ids, out: Collected) -> Iterator[tuple[dict[int, Ids], Wait]]:
         """Yield L2 ids by root in groups of up to `NODES` nodes, or of one root; report roots without any.
 
-        The limit for the nodes of a root is lower among many roots: those above it follow, a few at once.
-        L2 ids are written to the table while the caller works on their groups; the function that comes with a
-        group waits until they are.
+        The limit for a root's nodes is lower among many roots; larger roots follow, a few at once.
+        L2 ids are written to the table while the caller works on a group; the function that comes with it
+        waits for the write.
         """
         few, larger = max(1, IDS // self.most_nodes), list[int]()
         for first in range(0, len(roots), ROOTS):
@@ -252,7 +252,7 @@ class NeuronReader:
     ) -> tuple[bytes, Ids, bool]:
         """Return bytes that are made of a root's graph, its missing nodes, and whether the bytes are kept.
 
-        They are if no node is missing and rows are not being replaced. Raises RootError.
+        Bytes are kept if no node is missing and no rows are replaced. Raises RootError.
         """
         nodes = self.l2_ids(root) if ids is None else ids
         bases = self._bases(self.generation(), {root: nodes})
@@ -306,7 +306,7 @@ class NeuronReader:
     ) -> tuple[Answer, T]:
         """Return the rows of nodes and their edges, read at once unless the graph needs the rows.
 
-        Bigtable reads all columns of rows faster than some of them. Where both fail, the error is the rows'.
+        Bigtable reads all columns of rows faster than some of them. If both fail, the rows' error is raised.
         """
         if self.source.edges_need_rows:
             answer = _read(reader, nodes)
@@ -315,7 +315,7 @@ class NeuronReader:
         return _read(reader, nodes), edges()
 
     def _share(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
-        """Return the result of ``call``, or of the same call in progress if that is final: ``usable``."""
+        """Return the result of ``call``, or of the same call in progress if it is ``usable``."""
         return self._calls.run(key, call, usable) if self.source.permanent else call()
 
     def _graphs(

@@ -97,7 +97,7 @@ def summarize(rows: Rows, status: npt.NDArray[np.int8], starts: Starts, geometry
     """Return the summaries of R roots, dtype `SUMMARIES`, shape (R,).
 
     Args:
-        rows: (N,) features of the nodes of all roots, root after root; those of a root may be none.
+        rows: (N,) features of the nodes of all roots, root after root; a root may have none.
         status: (N,) `Status` of each node.
         starts: (R + 1,) first node of each root, and N.
         geometry: of the data set.

@@ -23,8 +23,8 @@ def root_objects(
 ) -> dict[str, dict[str, Any]]:
     """Return an object for JSON for each root, by id, each id once and in numeric order.
 
-    A root with a summary has its measures, and ``retired_at`` and ``successors`` if there are histories. One
-    that is too large has ``n_nodes``: how many nodes it has, or a lower bound of that. With ``int64_as_str``,
+    A root with a summary has its measures, and ``retired_at`` and ``successors`` if there are histories. A
+    root that is too large has ``n_nodes``: its number of nodes, or a lower bound. With ``int64_as_str``,
     64-bit integers are strings.
     """
     places = np.unique(found.roots, return_index=True)[1]

@@ -35,7 +35,7 @@ UNKNOWN, NOT_A_ROOT = "unknown to the graph", "not a root of this data set"
 
 
 class RootError(L2FeaturesError):
-    """A root that has no nodes to return; ``size`` is the number of nodes of one that is too large."""
+    """A root that has no nodes to return; ``size`` is its number of nodes if it is too large."""
 
     def __init__(self, root: int, status: RootStatus, reason: str, size: int = 0) -> None:
         super().__init__(f"root {root}: {reason}")
@@ -51,8 +51,8 @@ class Summaries:
         status: (n,) values of `RootStatus`.
         summary: (n,) `SUMMARIES`, or `GRAPH_SUMMARIES`; null unless the status is ready or incomplete.
         missing: sorted and unique L2 ids, of all roots, without features yet.
-        sizes: by root that is too large, how many nodes it has, or a lower bound of that.
-        reasons: why a root has no summary or an odd one, by root.
+        sizes: maps roots that are too large to their number of nodes, or a lower bound.
+        reasons: maps roots to why they have no summary, or an odd one.
     """
 
     roots: Ids
@@ -110,4 +110,4 @@ class Collected:
 
 def too_large(size: int, most: int) -> str:
     """Return why a root is too large."""
-    return f"it has {size} L2 nodes or more, expected {most} at most"
+    return f"{size} L2 nodes or more, expected {most} at most"

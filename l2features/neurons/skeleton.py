@@ -184,7 +184,7 @@ def _covering(graph: NeuronGraph, parts: Components, invalidation_nm: float) -> 
 
 
 def _around(trees: _Trees, point: npt.NDArray[np.float64], collapse_nm: float | None) -> tuple[_Trees, int]:
-    """Return the trees, collapsed around a point if so asked, and the vertex nearest to it."""
+    """Return the trees, collapsed around a point on request, and the vertex nearest to it."""
     if collapse_nm is not None:
         trees = _without_duplicates(_collapsed(trees, point, collapse_nm))
     return trees, int(np.linalg.norm(trees.vertices - point, axis=1).argmin())

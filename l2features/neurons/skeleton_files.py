@@ -194,7 +194,7 @@ def precomputed_bytes(skeleton: Skeleton, attributes: Sequence[np.ndarray]) -> b
 
 
 def networkx_graph(skeleton: Skeleton) -> Any:
-    """Return a directed NetworkX graph, edges from vertex to parent, as navis makes and reads them."""
+    """Return a directed NetworkX graph, edges from vertex to parent, as in navis."""
     import networkx as nx
 
     graph = nx.DiGraph(root_id=skeleton.root_id, root=skeleton.root, units="nm")

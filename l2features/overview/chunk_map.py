@@ -65,7 +65,7 @@ class Projection:
 
 @dataclass
 class ChunkMap:
-    """The projections of a grid, a random sample of chunks with nodes, and the most nodes of one."""
+    """The projections of a grid, a random sample of chunks with nodes, and the most nodes in one."""
 
     geometry: Geometry
     planes: dict[str, Projection] = field(default_factory=dict)

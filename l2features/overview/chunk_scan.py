@@ -1,7 +1,7 @@
 """A summary of a table's chunk records: progress, map and largest chunk; kept in a note.
 
-A scan of millions of records takes minutes, so processes share its result: it is repeated when it is
-`SHARE` times as old as it took, and `LEAST_S` at least.
+A scan of millions of records takes minutes, so processes share its result. A scan is repeated when its age is
+`SHARE` times its duration, at least `LEAST_S`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ScanNote(BaseModel):
         return self.time + patience * timedelta(seconds=max(LEAST_S, SHARE * self.seconds))
 
     def scan(self, geometry: Geometry) -> ChunkScan | None:
-        """Return what it keeps; None if it is not of this grid."""
+        """Return the noted scan; None if it is of another grid."""
         found = ChunkMap(geometry, sample=self.sample, most_nodes=self.most_nodes)
         try:
             for name, plane in found.planes.items():

@@ -46,10 +46,10 @@ class Histogram:
 def sample_nodes(
     store: Store, geometry: Geometry, chunk_ids: Sequence[int], most: int = MOST_NODES
 ) -> NodeSample:
-    """Return computed nodes of these chunks, of up to ``most`` nodes and whole chunks.
+    """Return computed nodes of these chunks: up to ``most``, in whole chunks.
 
-    Without chunks, as in PCGL2Cache's tables, which record none, some of the grid are tried. Rows of
-    superseded nodes are nodes too. Raises StoreError.
+    Without chunks, as in PCGL2Cache's tables, which record none, tries some of the grid. Superseded nodes are
+    included. Raises StoreError.
     """
     tried = list(chunk_ids) or _unrecorded(geometry)
     nm3 = float(np.prod(geometry.resolution))

@@ -65,7 +65,7 @@ def padded(grid: Triple) -> Triple:
 def make_levels(counts: Counts, most: int) -> list[Level]:
     """Return the levels of chunks with these numbers of nodes (x, y, z), the coarsest first.
 
-    Each has an expected ``most`` nodes in its fullest cell, and chunks have the rest. The levels end where no
+    A level's fullest cell has an expected ``most`` nodes; chunks have the rest. The levels end where no
     node is left.
     """
     whole = padded(as_triple(counts.shape))

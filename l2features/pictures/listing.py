@@ -7,7 +7,7 @@ from html import escape
 
 
 def listing_page(title: str, entries: Mapping[str, str]) -> str:
-    """Return a page that links to the entries of a folder, each with what it is."""
+    """Return a page that links to the entries of a folder, with descriptions."""
     named = ((escape(name), escape(what)) for name, what in entries.items())
     lines = [f'<li><a href="{name}">{name}</a> {what}' for name, what in named]
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'

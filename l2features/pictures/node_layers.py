@@ -27,7 +27,7 @@ Places = npt.NDArray[np.intp]
 
 
 class _Drawn(NamedTuple):
-    """A property, and the attribute that it is computed of."""
+    """A property, and the attribute that it comes from."""
 
     shown: Property
     attribute: str

@@ -34,7 +34,7 @@ class PictureReader(NamedTuple):
     neurons: NeuronReader
 
     def nodes_of_root(self, layer: NodeLayer, root: int, ids: Ids | None = None) -> Picture:
-        """Return the annotations of a root's nodes; ``ids`` are these, if known. Raises RootError."""
+        """Return the annotations of a root's nodes; ``ids`` are the nodes, if known. Raises RootError."""
         reader, generation = self.neurons.reader, self.neurons.generation()
         answer = self.neurons.nodes(root, ids=ids)  # Bigtable reads all columns faster than some
         body = annotation_list(*layer.records(answer.rows, reader.geometry))
@@ -76,5 +76,5 @@ class PictureReader(NamedTuple):
 
 
 def _now() -> datetime:
-    """Return the last whole second: a graph's server takes no fractions and no times to come."""
+    """Return the last whole second: a graph's server takes no fractions and no future times."""
     return datetime.now(UTC).replace(microsecond=0)

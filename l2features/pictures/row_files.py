@@ -24,7 +24,7 @@ class RowFiles:
     layers: Sequence[str]
 
     def has(self, unit: int) -> bool:
-        """Return whether the rows of a unit are there."""
+        """Return whether the rows of a unit exist."""
         return all(self._file(unit, layer).exists() for layer in self.layers)
 
     def put(self, unit: int, rows: dict[str, np.ndarray]) -> None:

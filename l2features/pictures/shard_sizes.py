@@ -125,9 +125,9 @@ def _files(sharding: Sharding, hashed: Ids, sizes: Sizes) -> Sizes:
 
 
 def _first_near(found: Iterable[tuple[Sharding, Sizes]], largest: float, wanted: int) -> Sharding:
-    """Return the first sharding none of whose files is too large, or else that with the smallest ones.
+    """Return the first sharding whose files all fit, or else the one with the smallest files.
 
-    A list that is too large for a file has one with others.
+    A list too large for a file shares one with others.
     """
     limit = MOST * wanted + (largest if largest > MOST * wanted else 0)
     ends = dict[Sharding, float]()

@@ -37,7 +37,7 @@ LAYERS = (*DEFAULT_LAYERS, SKELETONS)
 
 
 class OtherExport(VersionError):
-    """Another job makes the export."""
+    """Another job is making the export."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class StaticExport:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def open(self) -> ExportSource:
-        """Return what reads the version. Raises VersionError where it was replaced."""
+        """Return the version's reader. Raises VersionError where it was replaced."""
         return ExportSource(self)
 
     def index_of(self, part: int) -> tuple[Index, int]:
@@ -108,7 +108,7 @@ class StaticExport:
         return self.plan.indexes[place], self.plan.indexes[place].shard(part - firsts[place])
 
     def read_done(self, part: int) -> WrittenPart | None:
-        """Return what an earlier run wrote of a part; None where it did not, or the file is gone."""
+        """Return what an earlier run wrote of a part; None if nothing, or the file is gone."""
         written = self.folder.read_record(done_path(part), WrittenPart)
         there = written and (not written.path or self.folder.size(written.path) == written.bytes)
         return written if there else None
@@ -209,7 +209,7 @@ def prepare(wanted: WantedExport) -> StaticExport:
 
 @contextmanager
 def alone(run: StaticExport) -> Iterator[None]:
-    """Keep other jobs of this machine from the export for the block. Raises OtherExport."""
+    """Lock out other jobs of this machine during the block. Raises OtherExport."""
     with run.folder.locked(PLAN) as locked:
         if not locked:
             raise OtherExport(f"the export in {run.url} is being made by another job: wait for it")
@@ -217,7 +217,7 @@ def alone(run: StaticExport) -> Iterator[None]:
 
 
 class ExportSource:
-    """Reads the version of an export. Raises VersionError where it is not that of the plan."""
+    """Reads the version of an export. Raises VersionError if the plan names another."""
 
     def __init__(self, run: StaticExport) -> None:
         folder, number = Folder(run.versions), run.plan.version
@@ -239,7 +239,7 @@ class ExportSource:
         return len(self.units) + (SKELETONS in self.run.plan.layers)
 
     def scan(self, unit: int) -> dict[str, np.ndarray]:
-        """Return the rows of a unit by layer, for each part that they are in, sorted by part."""
+        """Return the rows of a unit by layer and part, sorted by part."""
         run, parts = self.run, dict[str, list[np.ndarray]]()
         if unit == len(self.units):
             roots = unsigned(largest_by_id(self.reader, run.plan.segments, [])[ROOT_ID])

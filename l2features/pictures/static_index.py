@@ -31,7 +31,7 @@ COMPRESSION = 6
 class Index(BaseModel):
     """One index of a layer, in the folder ``layer``/``key``.
 
-    ``shards`` are the numbers of those that may have something, sorted; None for all.
+    ``shards`` are the sorted numbers of shards with keys; None for all shards.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -1,4 +1,4 @@
-"""The plan of a static export: of which version it is, its levels and its shards. It is written first.
+"""The plan of a static export: its version, its levels and its shards. It is written first.
 
 A job that is run again finds the plan and makes the same files.
 """
@@ -47,7 +47,7 @@ SAMPLE, SAMPLE_ROWS = 16, 4_000
 
 
 class StaticPlan(BaseModel):
-    """What an export is to hold: a part is one shard of one index."""
+    """The planned content of an export: a part is one shard of one index."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -86,7 +86,7 @@ def read_plan(folder: Folder) -> StaticPlan | None:
 def begin(folder: Folder, wanted: StaticPlan, indexes: Callable[[], Iterable[Index]]) -> StaticPlan:
     """Return the plan of an export of the same work, or else write a new one, with these indexes.
 
-    Raises VersionError where the folder has something else.
+    Raises VersionError if the folder has other files.
     """
     plan = read_plan(folder)
     if plan is None:
@@ -156,7 +156,7 @@ def _sample(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> li
 
 
 class _Sizes:
-    """Chooses the shards of the indexes of a layer by what a sample of its nodes takes."""
+    """Chooses the shards of a layer's indexes by the size of a sample of its nodes."""
 
     def __init__(self, layer: str, geometry: Geometry, wanted: int) -> None:
         self.layer, self.geometry, self.wanted = layer, geometry, wanted
@@ -206,7 +206,7 @@ class _Sizes:
         return index.model_copy(update={"sharding": sharding, "shards": tuple(shards.tolist())})
 
     def _node_bytes(self, index: Index, rows: np.ndarray) -> float:
-        """Return what a node takes in a shard of these rows, a sample; without any, its uncompressed size."""
+        """Return a node's bytes in a shard of these sampled rows; without any, its uncompressed size."""
         if not len(rows):
             return row_dtype(self.layer)["record"].itemsize + rows["id"].itemsize
         sharding = index.sharding._replace(minishard_bits=minishard_bits(len(rows)))

@@ -59,7 +59,7 @@ class Skeletons:
     def index(self, roots: Ids, nodes: np.ndarray, wanted: int) -> Index:
         """Return the index of these roots (n,) of this number of nodes (n,). Raises as `read`.
 
-        A skeleton is taken to be proportional to the nodes of its root. Files have about ``wanted`` bytes.
+        A skeleton's size is assumed proportional to its root's nodes. Files have about ``wanted`` bytes.
         """
         some = list(evenly_spread(len(roots), SAMPLE))
         one_file = Sharding(0, 0, 0, MURMUR, GZIP, GZIP)

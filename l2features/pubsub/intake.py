@@ -51,7 +51,7 @@ class Leased:
     Attributes:
         rank: position of its subscription, 0 for the most urgent.
         region: its table and a place in the volume. Messages of the same or a near region are best processed
-            together; those of different tables never are, as the store or the graph of one may hang.
+            together; messages of different tables never, as a table's store or graph may hang.
         weight: the amount of work, as a number of ids.
     """
 

@@ -31,7 +31,7 @@ class Refusal(NamedTuple):
     """A reason code, its explanation, and the ids that it concerns.
 
     There are no ids if the message itself is invalid, or a value among its ids is no id. A topic
-    does not record which ids belong to which reason: its letters have one refusal with all reasons, by comma.
+    does not record which ids belong to which reason: its letters have one refusal with all reasons.
     """
 
     reason: str
@@ -120,7 +120,7 @@ class DeadLetter:
             rest = left_out, int(d.get("more_ids", 0))
             return cls(data, attributes, refusals, int(d["attempts"]), utc_time(d["time"]), *rest)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise DeadLetterError(f"this is no dead letter: {type(error).__name__}: {error}") from error
+            raise DeadLetterError(f"not a dead letter: {type(error).__name__}: {error}") from error
 
 
 def check_format(version: object) -> None:

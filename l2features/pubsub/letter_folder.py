@@ -93,7 +93,7 @@ class LetterFolder:
 
 
 def folder_at(where: str, otherwise: str, limit: int | None = None) -> LetterFolder:
-    """Return a folder. Raises ConfigError, with what else is expected, for the address of something else."""
+    """Return a folder. Raises ConfigError, with the expected forms, for any other address."""
     if _ADDRESS.match(where):
         raise ConfigError(f"dead letters {where!r}: expected {otherwise}, or a folder of this machine")
     return LetterFolder(where, limit)

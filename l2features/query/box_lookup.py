@@ -103,7 +103,7 @@ class RegionReader(NamedTuple):
         parts, count, problems = list[Rows](), 0, list[str]()
         for chunk in box.chunks(self.geometry).in_order():
             if time.monotonic() > until:
-                raise ReadTimeout(f"table {self.store.name}: its chunks were not read in time")
+                raise ReadTimeout(f"table {self.store.name}: chunks were not read in time")
             found = read_chunk(self.store, self.dataset, self.geometry, chunk, _columns((*names, POSITION)))
             places = np.flatnonzero(box.holds(found.rows, self.geometry))
             count += len(places)

@@ -75,7 +75,7 @@ class RowCache:
     def insert(self, rows: Rows, names: Sequence[str], epoch: int | None = None) -> None:
         """Cache rows of unique ids that were read with these attributes.
 
-        Nothing is cached if ``epoch``, taken before they were read, is over.
+        Caches nothing if ``epoch``, taken before the read, is over.
         """
         columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)
@@ -116,7 +116,7 @@ class RowCache:
     def _find(
         self, sets: npt.NDArray[np.intp], ids: Ids
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.intp]]:
-        """Return which ids are cached, and the slot of each: any slot of its set for one that is not."""
+        """Return which ids are cached, and the slot of each; for others, any slot of their set."""
         match = self._ids.take(sets, axis=0) == ids[:, None]
         slots = sets * WAYS + match.argmax(axis=1)
         return (self._ids.ravel()[slots] == ids) & (ids != 0), slots

@@ -43,7 +43,7 @@ class ChunkNodes(NamedTuple):
 
 @dataclass
 class Exported:
-    """Counts of an export; ``problems`` has the first of the chunks that are ``incomplete``."""
+    """Counts of an export; ``problems`` has the first ``incomplete`` chunks."""
 
     nodes: int = 0
     incomplete: int = 0

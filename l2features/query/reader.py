@@ -146,7 +146,7 @@ class Reader:
         other = ids[status == Status.NOT_L2]
         reasons = {}
         for node, layer in zip(other.tolist(), layout.layers(other).tolist(), strict=True):
-            where = "its chunk lies outside the grid" if layer == L2 else f"it is of layer {layer}"
+            where = "chunk lies outside the grid" if layer == L2 else f"layer {layer}"
             reasons[node] = f"not a layer-2 node of this data set: {where}"
         missing = np.flatnonzero(status == Status.MISSING)
         chunks = layout.chunk_ids(ids[missing])

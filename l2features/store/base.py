@@ -91,7 +91,7 @@ class ChunkRecord:
 
 
 class Structure(NamedTuple):
-    """How a store keeps a table, in one line, and what is wrong with it."""
+    """A table's storage, in one line, and its problems."""
 
     text: str = ""
     problems: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ class FeatureRows(Protocol):
         """Return the rows of these ids, in the order of the ids."""
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
-        """Return all rows from one id to another, both included, as of a chunk; sorted by id."""
+        """Return all rows between two ids, both included, such as a chunk's; sorted by id."""
 
     def first_ids(self, first_id: int, most: int) -> Ids:
         """Return the ids of the first ``most`` rows from an id on, sorted."""
@@ -144,7 +144,7 @@ class ChunkLog(Protocol):
         """Return whether each chunk is done although files were missing or empty, shape (n,)."""
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        """Return the reasons of those of these chunks that failed."""
+        """Map the failed ones of these chunks to the reasons."""
 
     def coverage(self) -> Coverage:
         """Count the records by state. A store that reads them in pages applies the deadline to each page."""
@@ -156,21 +156,21 @@ class ChunkLog(Protocol):
         """Return a chunk's segments by rank, as `put_chunk` received them; None if it received none."""
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
-        """Count a new attempt at each of these works on a chunk; returns the open attempts of each.
+        """Count a new attempt at each task in ``works`` on a chunk; returns the open attempts.
 
-        An attempt that stays open killed or hung its process. The work ``""`` is the chunk as a whole, whose
-        attempts `put_chunk` clears.
+        An attempt that stays open killed or hung its process. The task ``""`` is the whole chunk: `put_chunk`
+        clears its attempts.
         """
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
-        """Clear the open attempts at these works on a chunk."""
+        """Clear the open attempts at these tasks on a chunk."""
 
 
 class RootCells(Protocol):
-    """What is kept of roots: named byte strings of each, which never change unless they are deleted."""
+    """Named byte strings of roots, which never change until they are deleted."""
 
     def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
-        """Return the cells of these names by root; roots and names without a cell are left out."""
+        """Map roots to their cells of these names; roots and names without a cell are left out."""
 
     def put_root_cells(self, cells: Mapping[int, Mapping[str, bytes]]) -> None:
         """Write cells by root and name (`CELL_NAME`), durably; a root's others stay.
@@ -186,7 +186,7 @@ class SegmentIndex(Protocol):
     """The nodes of each segment of a data set without a graph."""
 
     def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
-        """Return the sorted nodes of segments, the first ``most`` + 1 at most; unknown ones are left out."""
+        """Return the sorted nodes of segments, at most ``most`` + 1 each; unknown segments are left out."""
 
     def index_segments(self, chunk_id: int, segments: Ids) -> None:
         """Add a chunk's segments to the index: the node of rank i is ``chunk_id`` + i, from 1 on.
@@ -253,7 +253,7 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
         return totals_of(self.chunk_records(), window, most_failed)
 
     def structure(self) -> Structure:
-        """Describe how the table is kept, for messages; a kind of store may have nothing to say."""
+        """Describe the table's storage, for messages; may be empty."""
         return Structure()
 
     @abstractmethod

@@ -58,7 +58,7 @@ class ChunkTotals:
             self.saturated[name] += count * chunks
 
     def add_recent(self, time: datetime, nodes: int) -> None:
-        """Remember a done chunk while its time is in the window; `in_window` drops what has left it."""
+        """Remember a done chunk while its time is in the window; `in_window` drops older chunks."""
         if self.newest is None or time > self.newest:
             self.newest = time
             if len(self.recent) > self._most_recent:  # doubled, so that each one is looked at a few times

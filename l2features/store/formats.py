@@ -76,7 +76,7 @@ def chunk_record(
 ) -> ChunkRecord:
     """Return a record whose time and content ``load`` decodes.
 
-    Raises UnknownFormat, or StoreError if what is stored is malformed.
+    Raises UnknownFormat, or StoreError for malformed content.
     """
     what = f"{where}: the record of chunk {chunk_id}"
     try:

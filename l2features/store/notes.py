@@ -75,7 +75,7 @@ def replaceable_note(notes: TableNotes, name: str, model: type[Note]) -> Note | 
 
 
 def note_or_problem(name: str, read: Callable[[], T | None], problems: dict[str, str]) -> T | None:
-    """Return a note; None where it is malformed, which is added to ``problems`` by its name."""
+    """Return a note; None for a malformed one, which is added to ``problems`` by its name."""
     try:
         return read()
     except BadNote as error:

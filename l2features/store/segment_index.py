@@ -19,7 +19,7 @@ CONCURRENT = 8
 
 
 class IndexState(BaseModel):
-    """Whether the segments of all recorded chunks are indexed, or of how many in the order of the grid."""
+    """Whether the segments of all recorded chunks are indexed, or of how many in grid order."""
 
     complete: bool = False
     chunks: int = Field(default=0, ge=0)

@@ -80,7 +80,7 @@ class TimedFeed(Feed):
 
 
 class UpdaterProcess:
-    """The updater as an operator starts it; what it prints goes to ``log``. Use it in ``with``."""
+    """The updater as an operator starts it; its output goes to ``log``. Use it in ``with``."""
 
     def __init__(self, config: Path, feed: Feed, dead_letters: Path, log: Path, workers: int = 2) -> None:
         self.log, self.dead_letters = log, dead_letters
@@ -104,7 +104,7 @@ class UpdaterProcess:
         return [parent, *parent.children(recursive=True)]
 
     def check(self) -> None:
-        """Raise RuntimeError, with the end of its log, where it has ended."""
+        """Raise RuntimeError, with the log's end, if the updater exited."""
         if self.process.poll() is not None:
             status, log = self.process.returncode, self.log.read_text()[-3000:]
             raise RuntimeError(f"the updater ended with status {status}:\n{log}")

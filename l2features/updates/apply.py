@@ -45,7 +45,7 @@ class MessageResult(NamedTuple):
         return max(0, round(1000 * (time.time() - self.published)))
 
     def counters(self) -> Counter[str]:
-        """Return what it adds to the metrics ``messages_…`` and ``ids_…``."""
+        """Return its increments of the metrics ``messages_…`` and ``ids_…``."""
         ids = {f"ids_{fate}": number for fate, number in self.counts.items()}
         return Counter({f"messages_{self.verdict}": 1, **ids})
 

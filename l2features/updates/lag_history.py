@@ -27,7 +27,7 @@ LAG_MESSAGES = 1000
 
 
 class UpdateHistory(BaseModel):
-    """The ring, oldest first; lists in step."""
+    """The ring, oldest first; parallel lists."""
 
     minutes: list[int] = Field(default_factory=list, description="Minutes since 1970 (UTC).")
     messages: list[int] = Field(default_factory=list, description="Messages done since the entry before.")

@@ -82,7 +82,7 @@ class Retries:
     def call(self, name: str, call: Callable[..., T], *arguments: Any) -> T:
         """Return the result of a call for a data set, retried after errors of this project.
 
-        While its store rests, the error that stopped it is raised again.
+        While its store is paused, the error that paused it is raised again.
         """
         away, until = self._away.get(name, (None, 0.0))
         if away is not None and time.monotonic() < until:

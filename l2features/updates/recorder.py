@@ -6,7 +6,7 @@ A process has one `Recorder`, and a `Flusher` that writes its figures in a threa
     flusher = Flusher(recorder)
     recorder.applied(["minnie"], published, operation_id)  # the rows of a message are durable
     recorder.backlog(12, oldest_published)  # leased messages that are not done
-    flusher.wake()  # as often as you like: it writes what is due, and logs errors
+    flusher.wake()  # as often as you like: writes due figures, and logs errors
     flusher.finish()  # at the end
 
 Times are seconds since 1970; a ``published`` of 0 is unknown. All methods are safe to call from any thread.
@@ -93,7 +93,7 @@ class Recorder:
     """The figures of this process, by data set.
 
     Args:
-        datasets: data sets that get a sign of life before their first message.
+        datasets: data sets with a heartbeat before their first message.
         who: name of this process among the updaters of a table; default: host, process id, random part.
     """
 
@@ -124,7 +124,7 @@ class Recorder:
                 self._figures.setdefault(name, _Figures()).add(published, operation_id, now)
 
     def refused(self, datasets: Iterable[str], reasons: Iterable[str]) -> None:
-        """Count a dead letter; one that names no data set, in all of this process."""
+        """Count a dead letter: for all data sets if it names none."""
         names, reasons = list(datasets), list(reasons)
         with self._lock:
             for name in names or self._figures:
@@ -142,7 +142,7 @@ class Recorder:
                     figures.changed = True
 
     def flush(self, now: float | None = None, final: bool = False) -> None:
-        """Write what is due, or everything in the ``final`` call; errors are logged.
+        """Write due figures, or all in the ``final`` call; errors are logged.
 
         It takes up to `FLUSH_S` and twice a store's deadline. A concurrent call returns at once, unless it is
         final.

@@ -57,7 +57,7 @@ class Update:
         recompute: compute and write nodes whose rows exist.
         attempts: attempts at a call, with exponential backoff from ``pause_s``.
         repeat_s: after its attempts, a transient error is raised until the messages are older than this, for
-            a runner that repeats the call. Later, and for permanent errors, it is an outcome.
+            a runner that repeats the call. After that, and if permanent, it is an outcome.
         counted: count attempts in the store, and give up a message that kills or hangs its process.
         geometries: from `read_geometries`.
     """
@@ -84,7 +84,7 @@ class Updater(OpenDatasets):
         self._retries = Retries(update.attempts, update.pause_s)
 
     def plan(self, delivery: Delivery) -> tuple[OpenMessage, list[tuple[DatasetChunk, Member]]]:
-        """Decode a message, and return its parts by data set and chunk. No message makes it raise."""
+        """Decode a message, and return its parts by data set and chunk. Never raises."""
         try:
             request = decode(delivery.data, delivery.attributes)
         except BadMessage as error:

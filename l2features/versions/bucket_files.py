@@ -1,8 +1,7 @@
 """What pyarrow cannot do in a bucket of Cloud Storage: list folders, create files, read beside other threads.
 
-Its listing of a folder leaves out the folders in it, unless an object stands for each. When it opens a file,
-it requests all of it, and holds the GIL until the answer begins. Paths are ``bucket/name``. All
-functions raise OSError.
+pyarrow lists no folders in a folder, unless an object stands for each. To open a file, it requests the whole
+file, and holds the GIL until the response begins. Paths are ``bucket/name``. All functions raise OSError.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def _reader() -> Any:
 
 
 def _split(path: str) -> tuple[str, str]:
-    """Return the bucket of a folder, and what the names of its objects begin with."""
+    """Return the bucket of a folder, and the prefix of its objects' names."""
     bucket, _, name = path.partition("/")
     return bucket, f"{name.rstrip('/')}/" if name else ""
 

@@ -1,4 +1,4 @@
-"""The versions in a folder, as a process that reads them for long sees them."""
+"""The versions in a folder, for a process that reads them for long."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class VersionSummary(BaseModel):
-    """One version in a list."""
+    """A version's entry in a list."""
 
     number: int
     timestamp: Time | None = Field(
@@ -132,7 +132,7 @@ class Catalog:
 
 
 def summary_of(manifest: Manifest) -> VersionSummary:
-    """Return a version's line in a list."""
+    """Return a version's entry in a list."""
     return VersionSummary(
         number=manifest.number,
         timestamp=manifest.timestamp,

@@ -25,12 +25,12 @@ from .plan import Plan, plan_path
 
 
 class OtherJob(VersionError):
-    """Another job makes the version, or has finished it."""
+    """Another job is making or has finished the version."""
 
 
 @contextmanager
 def alone(run: Materialization) -> Iterator[None]:
-    """Keep other jobs of this machine from the version for the block; in a bucket its manifest tells.
+    """Lock out other jobs of this machine during the block; in a bucket, the manifest reveals them.
 
     Raises OtherJob where one makes it.
     """
@@ -58,7 +58,7 @@ def finished_before(run: Materialization) -> Manifest | None:
 
 
 def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
-    """Write the note of the table and the manifest; then remove what is unfinished.
+    """Write the table's note and the manifest; then remove unfinished files.
 
     Raises VersionError where nothing is valid or a file is missing, OtherJob where another job finished the
     version.
@@ -93,7 +93,7 @@ def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
 
 
 def _close(run: Materialization, manifest: Manifest) -> None:
-    """Do what follows the manifest; what is unfinished is removed last, so that a killed job is continued."""
+    """Do what follows the manifest; remove unfinished files last, so that a killed job is continued."""
     if run.delta:
         commit_version(run.folder, manifest)
     clean(run.folder, manifest)
@@ -126,7 +126,7 @@ def _without(folder: Folder, base: Manifest, plan: Plan) -> Totals:
 
 
 def _check_same_rows(run: Materialization, done: Sequence[Written]) -> None:
-    """Raise VersionError where the rows by root are not those by node, and begin anew with the next run."""
+    """Raise VersionError if the rows by root and by node differ; then the next run starts over."""
     sums = {layout: sum(part.digest for part in done if part.layout == layout) for layout in LAYOUTS}
     if len({total % (1 << 64) for total in sums.values()}) > 1:
         run.folder.delete_folder(f"{folder_name(run.plan.number)}/{WORK}")

@@ -39,7 +39,7 @@ def root_differences(a: VersionReader, b: VersionReader) -> Iterator[RootDiffere
 def node_differences(a: VersionReader, b: VersionReader) -> Iterator[tuple[int, NodeDifference]]:
     """Yield the nodes whose root differs between two versions, part by part in their order.
 
-    With each part comes how many rows of both were compared for it.
+    Each part comes with its number of compared rows of both.
     """
     for parts in aligned([merged(reader, "by_node", [L2_ID, ROOT_ID]) for reader in (a, b)]):
         nodes = np.union1d(*(part[:, 0] for part in parts))

@@ -94,9 +94,9 @@ class Folder:
                 return None
 
     def read_model(self, path: str, model: type[Model], newest: int, problem: str) -> Model | None:
-        """Return a JSON file that says its ``format``, of ``newest`` at most; None where it does not exist.
+        """Return a JSON file that states its ``format``, at most ``newest``; None if it does not exist.
 
-        Raises VersionError for a malformed one, of which it says the ``problem``, and for a newer format.
+        Raises VersionError for a newer format, and with ``problem`` for a malformed file.
         """
         content, where = self.read(path), f"{self.url}/{path}"
         if content is None:
@@ -130,7 +130,7 @@ class Folder:
             return self._files.open_input_file(self._path(path))
 
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:
-        """Return Parquet files as a `pyarrow.dataset.Dataset`; they are read when it is."""
+        """Return Parquet files as a `pyarrow.dataset.Dataset`, read lazily."""
         import pyarrow.dataset as pa_dataset
 
         with self._errors("open", paths[0]):
@@ -175,7 +175,7 @@ class Folder:
     def locked(self, path: str) -> Iterator[bool]:
         """Hold the lock of a file for the block; yields False where another process holds it.
 
-        It ends with the process. A bucket has no locks, and yields True.
+        The lock ends with the process. A bucket has none: yields True.
         """
         local = self.local
         if local is None:
@@ -192,12 +192,12 @@ class Folder:
             yield True
 
     def delete(self, path: str) -> None:
-        """Delete a file; one that does not exist is no error."""
+        """Delete a file; a missing file is no error."""
         with self._errors("delete", path), suppress(FileNotFoundError):
             self._files.delete_file(self._path(path))
 
     def delete_folder(self, path: str) -> None:
-        """Delete a folder with all that is in it; one that does not exist is no error."""
+        """Delete a folder and its content; a missing folder is no error."""
         with self._errors("delete", path), suppress(FileNotFoundError):
             if self.is_folder(path):  # a bucket has another error for one that does not exist
                 self._files.delete_dir(self._path(path))
@@ -232,7 +232,7 @@ def _sync(file: Any) -> None:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """Return what reads and writes files, and the path of a folder in it."""
+    """Return the file system, and the path of a folder in it."""
     if url.startswith("gs://") and (host := emulator_address(bucket_files.EMULATOR)):
         scheme, _, address = host.rpartition("://")
         emulated = pa_fs.GcsFileSystem(anonymous=True, endpoint_override=address, scheme=scheme or "http")

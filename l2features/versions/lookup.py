@@ -44,7 +44,7 @@ class KeyRanges(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A row group to read, and the sorted keys that are wanted of it."""
+    """A row group to read, and the sorted keys wanted from it."""
 
     low: int
     layer: int

@@ -51,7 +51,7 @@ class VersionFile(_Model):
 
     @property
     def node_range(self) -> tuple[int, int]:
-        """Smallest and largest node; all that there can be where they are not stated."""
+        """Smallest and largest node; the widest range if they are not stated."""
         low, high = self.min_node, self.max_node
         return 0 if low is None else low, (1 << 63) - 1 if high is None else high
 
@@ -77,7 +77,7 @@ class Totals(_Model):
 
 
 class Manifest(_Model):
-    """What a version holds, and of which files it consists."""
+    """The content of a version, and its files."""
 
     format: int = FORMAT
     number: int = Field(ge=1)

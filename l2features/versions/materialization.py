@@ -1,4 +1,4 @@
-"""A version that is to be made: its preparation, and which of its partitions are written."""
+"""A version in the making: its preparation, and the record of written partitions."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class Materialization:
         return Folder(self.url)
 
     def light(self) -> Materialization:
-        """Return it without the roots of a renewal, which may be millions, for a pipeline of limited size."""
+        """Return a copy without a renewal's roots, maybe millions, for a pipeline of limited size."""
         plan = self.plan.model_copy(update={"made": (), "retired": ()})
         return replace(self, units=replace(self.units, plan=plan))
 
     def whole(self) -> Materialization:
-        """Return it with the roots of its plan, from the folder. Raises VersionError."""
+        """Return a copy with the plan's roots, from the folder. Raises VersionError."""
         plan = read_plan(self.folder, self.plan.number)
         if plan is None or not plan.same_work(self.plan):
             raise VersionError(f"the plan of version {self.plan.number} in {self.url} was replaced")
@@ -141,7 +141,7 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
 
 
 def _interrupted(folder: Folder, wanted: Plan) -> Plan | None:
-    """Return the last version's plan if it is the same work, and its job was killed while it cleaned up."""
+    """Return the last version's plan if it is the same work and its job was killed during clean-up."""
     number = wanted.number - 1
     plan = read_plan(folder, number) if number else None
     if plan is None or not plan.same_work(wanted) or not leftovers(folder, read_manifest(folder, number)):
@@ -152,7 +152,7 @@ def _interrupted(folder: Folder, wanted: Plan) -> Plan | None:
 def settled_time(timestamp: str, settled: timedelta = SETTLED) -> datetime:
     """Return the time of a version; ``today`` is the last midnight, UTC.
 
-    Raises ConfigError unless it lies so far in the past.
+    Raises ConfigError unless it lies ``settled`` in the past.
     """
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -257,7 +257,7 @@ def done_path(plan: Plan, partition: Partition) -> str:
 
 
 def read_done(run: Materialization, partition: Partition) -> Written | None:
-    """Return the files of a partition that an earlier run wrote; None where it did not, or they are gone."""
+    """Return the files of a partition that an earlier run wrote; None if none, or they are gone."""
     written = run.folder.read_record(done_path(run.plan, partition), Written)
     there = written and all(run.folder.size(file.path) == file.bytes for file in written.files)
     return written if there else None

@@ -82,13 +82,13 @@ class OpenFile:
 
 
 class _Hashing(io.RawIOBase):
-    """A stream that hashes and counts what is written to another."""
+    """A stream that hashes and counts the bytes written to another."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.digest, self.size, self.ended = stream, sha256(), 0, False
 
     def end(self) -> None:
-        """Ignore what follows: the footer that the writer of a failed file still writes when it is freed."""
+        """Ignore further bytes: the writer of a failed file still writes a footer when it is freed."""
         self.ended = True
 
     def write(self, data: Any) -> int:

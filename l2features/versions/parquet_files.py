@@ -70,7 +70,7 @@ class BoundedCache(Generic[T]):
 class ParquetFiles:
     """The Parquet files of a folder of versions. Threads may share it.
 
-    Caches are by the sha256 of the files, so that a file of the same path is not taken for a deleted one. All
+    Cache keys are the files' sha256, so a new file is not taken for a deleted one of its path. All
     methods raise DamagedVersion for a file that is not what its manifest says, and VersionError.
     """
 
@@ -111,7 +111,7 @@ class ParquetFiles:
                 table = parquet.read_row_group(group, columns=list(columns), use_threads=False)
                 table = table.select(columns)
                 if table.schema.types != expected:
-                    raise DamagedVersion(file.path, f"has other types than expected in {', '.join(columns)}")
+                    raise DamagedVersion(file.path, f"has unexpected types in {', '.join(columns)}")
                 yield table
 
     def _read_footer(self, file: VersionFile) -> Footer:

@@ -64,8 +64,8 @@ class Partition(NamedTuple):
 class Written(BaseModel):
     """The files of a partition, and counts of what is in them; a partition of nodes counts nothing.
 
-    ``digest`` is a sum over the rows, whatever their order: that of all partitions of roots is that of all
-    partitions of nodes, or rows changed from one to the other.
+    ``digest`` is a sum over the rows, whatever their order. Over all partitions, those by root and by node
+    have the same sum, unless rows changed in between.
     """
 
     layout: Layout
@@ -99,7 +99,7 @@ def digest_of(rows: np.ndarray) -> int:
 
 
 def divide(rows: np.ndarray, plan: Plan) -> Iterator[tuple[Partition, np.ndarray]]:
-    """Yield the rows of each partition that has some of these."""
+    """Yield these rows, partition by partition."""
     for layout in LAYOUTS if len(rows) else ():
         bounds = plan.root_bounds if layout == BY_ROOT else plan.node_bounds
         which = np.searchsorted(as_ids(bounds), key_of(rows, layout), side="right")

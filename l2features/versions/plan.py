@@ -37,7 +37,7 @@ _Id = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
 class Plan(BaseModel):
-    """What a version is to hold.
+    """The planned content of a version.
 
     Its rows come from ``units``: blocks of chunks or, in a renewal, parts of ``made``. Partition i of the
     roots begins at ``root_bounds[i - 1]``, and likewise for the nodes.
@@ -114,7 +114,7 @@ def check_ours(folder: Folder, number: int) -> None:
 
 
 def bounds_of(samples: Sequence[Ids], partitions: int) -> tuple[int, ...]:
-    """Return the ids at which partitions begin, but for the first, from sampled ids, one for each row.
+    """Return the ids at which partitions begin, except the first, from sampled ids, one per row.
 
     >>> bounds_of([as_ids([1, 2, 3, 4])], 2)
     (3,)
@@ -127,7 +127,7 @@ def bounds_of(samples: Sequence[Ids], partitions: int) -> tuple[int, ...]:
 
 
 def chunk_bounds(box: ChunkBox, geometry: Geometry, partitions: int) -> tuple[int, ...]:
-    """Return the ids of the chunks at which partitions with equally many chunks begin, but for the first."""
+    """Return the ids of the chunks at which partitions with equally many chunks begin, except the first."""
     places = np.arange(1, partitions) * len(box) // partitions
     chunks = np.stack(np.unravel_index(places, box.shape), axis=-1) + np.array(box.start)
     return tuple(sorted(set(geometry.layout.chunk_id_array(chunks).tolist())))

@@ -1,4 +1,4 @@
-"""Deletion of a version, unless another one stands on it."""
+"""Deletion of a version, unless another one needs it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def is_unfinished(folder: Folder, number: int) -> bool:
 
 
 def standing_on(folder: Folder, number: int) -> list[int]:
-    """Return the versions, also unfinished ones, that have files of another one.
+    """Return the versions, also unfinished ones, that need another one's files.
 
     Raises VersionError where a manifest or a plan is malformed.
     """
@@ -57,14 +57,13 @@ def standing_on(folder: Folder, number: int) -> list[int]:
 def delete_version(folder: Folder, number: int) -> None:
     """Delete a version's manifest, then its folder.
 
-    Raises VersionNotFound, and VersionError where another version stands on it, where the manifest of another
-    one cannot be read, where a job of this machine is making it, and where the folder is not that of a
-    version.
+    Raises VersionNotFound, and VersionError if another version needs it, another manifest cannot be read, a
+    job of this machine is making it, or the folder is not a version's.
     """
     names = folder.names(folder_name(number)) if is_unfinished(folder, number) else [MANIFEST]
     if others := standing_on(folder, number):
         listed = ", ".join(map(str, others))
-        raise VersionError(f"version {number} is part of version {listed}: delete that first")
+        raise VersionError(f"version {number} is part of version {listed}: delete {listed} first")
     with folder.locked(plan_path(number)) if PLAN in names else nullcontext(True) as free:
         if not free:
             raise VersionError(f"a job is making version {number} in {folder.url}: stop it first")

@@ -1,7 +1,7 @@
 """What changes from a version to its renewal: roots that were retired and made, and those to look up again.
 
-A root with nodes that had no features is looked up again: where some have features since, it is retired and
-made like one that was edited.
+A root with nodes that had no features is looked up again: if some have features now, it is retired and made
+like an edited root.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .parquet_files import ParquetFiles
 
 
 class Changes(NamedTuple):
-    """Sorted roots whose rows are removed from the base, and whose rows are added."""
+    """Roots to remove from the base, and roots to add, each sorted."""
 
     retired: Ids
     made: Ids

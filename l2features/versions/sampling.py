@@ -27,7 +27,7 @@ def verify_samples(
     """Compare random nodes and roots; return the number of nodes.
 
     Roots and valid nodes are compared with those of the graph at the time of the version, and features with
-    those of the table. A node that had no features yet may have some since. Raises GraphError and StoreError.
+    those of the table. A node that had no features may have some now. Raises GraphError and StoreError.
     """
     rng = np.random.default_rng(seed)
     nodes = _random_nodes(version, rng)
@@ -37,7 +37,7 @@ def verify_samples(
     now = graph.roots_of(table.geometry, unsigned(rows[L2_ID]), version.manifest.timestamp)
     for place in np.flatnonzero(now != roots).tolist():
         node = rows[L2_ID][place].as_py()
-        found.add(f"node {node}: its root is {roots[place]}, expected {now[place]}, as the graph has it")
+        found.add(f"node {node}: root is {roots[place]}, expected {now[place]}, as the graph has it")
     some = rng.permutation(np.unique(roots))[:ROOTS]
     _compare_roots(version, table, graph, sorted_unique(np.sort(some)), found)
     return len(rows)
@@ -65,7 +65,7 @@ def _compare_features(rows: Any, table: Reader, found: Findings) -> None:
     missing = np.isin(answer.status, (Status.MISSING, Status.FAILED))
     was_missing = rows[MISSING].to_numpy(zero_copy_only=False)
     for node in unsigned(rows[L2_ID])[missing & ~was_missing].tolist():
-        found.add(f"node {node}: it has a row in the version, and none in the table")
+        found.add(f"node {node}: has a row in the version, and none in the table")
     expected = node_table(unsigned(rows[ROOT_ID]), answer.rows, missing, table.geometry)
     both = ~missing & ~was_missing
     for name in NODE_COLUMNS[2:-1]:
@@ -80,7 +80,7 @@ def _compare_roots(version: VersionReader, table: Reader, graph: Graph, roots: I
     summaries = version.roots(roots, [N_NODES]).table
     known, counts = unsigned(summaries[ROOT_ID]), summaries[N_NODES].to_numpy()
     for root in np.setdiff1d(roots, known).tolist():
-        found.add(f"root {root}: it has nodes, and no summary")
+        found.add(f"root {root}: has nodes, and no summary")
     known, counts = known[counts <= MOST_NODES], counts[counts <= MOST_NODES]
     rows = version.nodes_of(known, []).table
     owners, nodes = unsigned(rows[ROOT_ID]), unsigned(rows[L2_ID])
@@ -92,7 +92,7 @@ def _compare_roots(version: VersionReader, table: Reader, graph: Graph, roots: I
             continue
         expected = _in_box(version, table, in_graph.l2_ids.get(root, as_ids([])))
         if not np.array_equal(own, expected):
-            found.add(f"root {root}: it has {len(own)} nodes, not the {len(expected)} of the graph")
+            found.add(f"root {root}: {len(own)} nodes, not the {len(expected)} of the graph")
 
 
 def _in_box(version: VersionReader, table: Reader, nodes: Ids) -> Ids:

@@ -32,11 +32,11 @@ class Spill:
     path: Path
 
     def has(self, unit: int) -> bool:
-        """Return whether the rows of a unit are there."""
+        """Return whether the rows of a unit exist."""
         return self._file(unit).exists()
 
     def put(self, unit: int, rows: np.ndarray) -> None:
-        """Keep the rows of a unit, sorted by root and node, unless they are there. Raises VersionError."""
+        """Keep the rows of a unit, sorted by root and node, unless they exist. Raises VersionError."""
         content = rows.tobytes() + rows[np.argsort(labels(rows))].tobytes()
         Folder(str(self.path)).create(self._file(unit).name, content)
 

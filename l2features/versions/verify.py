@@ -67,7 +67,7 @@ class Counts(NamedTuple):
 
 
 def verify_files(reader: VersionReader, found: Findings, progress: Progress) -> None:
-    """Hash and count every file of a version, those of older versions that it has included.
+    """Hash and count every file of a version, included ones of older versions too.
 
     ``progress`` receives bytes as they are done. Memory does not grow with the version.
     """
@@ -94,7 +94,7 @@ def _check_hash(reader: VersionReader, file: VersionFile, found: Findings, progr
             progress(len(block))
     found.expect(f"{file.path}: bytes", size, file.bytes)
     if digest.hexdigest() != file.sha256:
-        found.add(f"{file.path}: its sha256 is {digest.hexdigest()}, expected {file.sha256}")
+        found.add(f"{file.path}: sha256 is {digest.hexdigest()}, expected {file.sha256}")
 
 
 def _check_order(reader: VersionReader, file: VersionFile, found: Findings) -> None:
@@ -126,7 +126,7 @@ def _check_order(reader: VersionReader, file: VersionFile, found: Findings) -> N
 
 
 class _Range:
-    """The smallest and largest of all ids."""
+    """The smallest and largest id."""
 
     def __init__(self) -> None:
         self.low, self.high = (1 << 63) - 1, 0

@@ -56,7 +56,7 @@ class Array(NamedTuple):
         others = [axis for axis in range(len(stored)) if axis not in self.axes]
         part = block.transpose(*self.axes, *others).reshape(*self.in_xyz(stored), -1)[..., 0]
         if any(a < b for a, b in zip(part.shape, shape, strict=True)):
-            raise ValueError(f"it is of {part.shape} voxels, expected {shape}")
+            raise ValueError(f"{part.shape} voxels, expected {shape}")
         x, y, z = shape
         return as_labels(part[:x, :y, :z].astype(self.dtype.newbyteorder("="), copy=False))
 
@@ -65,10 +65,10 @@ def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, 
     """Return the places of x, y and z among an array's axes. Raises ValueError for a missing one."""
     lower = [str(name).lower() for name in names]
     if len(lower) != len(shape) or any(lower.count(axis) != 1 for axis in "xyz"):
-        raise ValueError(f"its axes are {list(names)} of sizes {list(shape)}, expected x, y and z among them")
+        raise ValueError(f"axes are {list(names)} of sizes {list(shape)}, expected x, y and z among them")
     others = [name for name, n in zip(lower, shape, strict=True) if name not in ("x", "y", "z") and n != 1]
     if others:
-        raise ValueError(f"its axis {others[0]!r} has a size above 1, expected 1")
+        raise ValueError(f"axis {others[0]!r} has a size above 1, expected 1")
     return lower.index("x"), lower.index("y"), lower.index("z")
 
 
@@ -77,8 +77,8 @@ def _without_header(content: bytes, most: tuple[int, ...]) -> tuple[tuple[int, .
     mode, dimensions = (int.from_bytes(content[at : at + 2], "big") for at in (0, 2))
     end = 4 + 4 * len(most)
     if mode != 0 or dimensions != len(most) or len(content) < end:
-        raise ValueError(f"its header is broken: mode {mode}, {dimensions} dimensions")
+        raise ValueError(f"header is broken: mode {mode}, {dimensions} dimensions")
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, end, 4))
     if any(not 0 < a <= b for a, b in zip(shape, most, strict=True)):
-        raise ValueError(f"its header is broken: {shape} voxels, expected at most {most}")
+        raise ValueError(f"header is broken: {shape} voxels, expected at most {most}")
     return shape, content[end:]

@@ -12,7 +12,7 @@ def _blosc(content: bytes, size: int) -> bytes:
 
     header = [int.from_bytes(content[at : at + 4], "little") for at in (4, 12)]
     if len(content) < 16 or header != [size, len(content)]:
-        raise ValueError(f"blosc: its header has {header} bytes, expected {[size, len(content)]}")
+        raise ValueError(f"blosc: header has {header} bytes, expected {[size, len(content)]}")
     return bytes(blosc.decompress(content))
 
 
@@ -22,7 +22,7 @@ def _zlib(content: bytes, size: int) -> bytes:
     if not stream.eof and len(out) <= size:
         out += stream.flush()
     if not stream.eof or stream.unused_data:
-        raise ValueError("gzip: its end is missing or misplaced")
+        raise ValueError("gzip: end is missing or misplaced")
     return out
 
 
@@ -30,7 +30,7 @@ def _zstd(content: bytes, size: int) -> bytes:
     import zstandard
 
     if zstandard.frame_content_size(content) > size:
-        raise ValueError(f"zstd: it holds more than {size} bytes")
+        raise ValueError(f"zstd: more than {size} bytes")
     return zstandard.ZstdDecompressor().decompress(content, max_output_size=size)
 
 
@@ -38,7 +38,7 @@ def _bz2(content: bytes, size: int) -> bytes:
     stream = bz2.BZ2Decompressor()
     out = stream.decompress(content, size + 1)
     if len(out) <= size and not stream.eof:
-        raise ValueError("bz2: its end is missing")
+        raise ValueError("bz2: end is missing")
     return out
 
 
@@ -47,7 +47,7 @@ def _crc32c(content: bytes, size: int) -> bytes:
 
     body, stored = content[:-4], int.from_bytes(content[-4:], "little")
     if len(content) < 4 or google_crc32c.value(body) != stored:
-        raise ValueError("crc32c: its checksum is wrong")
+        raise ValueError("crc32c: checksum is wrong")
     return body
 
 
@@ -74,5 +74,5 @@ def decoded(content: bytes, codecs: tuple[str, ...], size: int) -> bytes:
         except Exception as error:  # decompressors share no base class
             raise ValueError(f"{codecs[place]}: {error}") from error
     if len(content) != size:
-        raise ValueError(f"it has {len(content)} bytes, expected {size}")
+        raise ValueError(f"{len(content)} bytes, expected {size}")
     return content

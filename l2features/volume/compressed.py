@@ -43,14 +43,14 @@ def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: 
     labels that ``data`` does not have.
     """
     if len(data) % 4 or len(data) < 4:
-        raise ValueError(f"{BROKEN}: it has {len(data)} bytes")
+        raise ValueError(f"{BROKEN}: {len(data)} bytes")
     words = np.frombuffer(data, dtype="<u4")
     if words[0] != 1:
-        raise ValueError(f"{BROKEN}: its only channel begins at word {words[0]}, expected 1")
+        raise ValueError(f"{BROKEN}: the only channel begins at word {words[0]}, expected 1")
     words = words[1:]
     blocks = math.prod(-(-n // step) for n, step in zip(shape, block_size, strict=True))
     if len(words) < 2 * blocks:
-        raise ValueError(f"{BROKEN}: it has no room for {blocks} blocks")
+        raise ValueError(f"{BROKEN}: no room for {blocks} blocks")
     voxels = min(math.prod(block_size), _MOST_VOXELS)
     problem = _find_problem(words, blocks, voxels, itemsize // 4)
     if problem:
@@ -60,7 +60,7 @@ def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: 
 
 @compiled
 def _find_problem(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
-    """Return the index of the first of the problems that a block has; ``entry`` is the words of a label."""
+    """Return the index of a block's first problem; ``entry`` is the words of a label."""
     problem = _check_offsets(words, n_blocks, voxels, entry)
     if problem:
         return problem

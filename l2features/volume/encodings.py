@@ -49,7 +49,7 @@ def as_labels(part: npt.NDArray[Any]) -> Labels:
 def _raw(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
     expected = int(np.prod(shape)) * encoding.dtype.itemsize
     if len(content) != expected:
-        raise ValueError(f"it has {len(content)} bytes, expected {expected}")
+        raise ValueError(f"{len(content)} bytes, expected {expected}")
     return np.frombuffer(content, encoding.dtype).reshape(shape, order="F")
 
 
@@ -69,7 +69,7 @@ def _crackle(content: bytes, shape: tuple[int, int, int], encoding: Encoding) ->
     checksums = 4 * header.sz + 4 if header.format_version else 0
     end = int(codec.grid_index(content)[-1]) + checksums
     if end != len(content):
-        raise ValueError(f"it has {len(content)} bytes, expected {end}")
+        raise ValueError(f"{len(content)} bytes, expected {end}")
     if checksums and codec.labels_crc(content) != value(bytes(codec.raw_labels(content))):
         raise ValueError("the crackle encoding is broken: the checksum of its labels is wrong")
     return _same_type(np.asarray(crackle.decompress(content)), shape, encoding)
@@ -84,7 +84,7 @@ def _compresso(content: bytes, shape: tuple[int, int, int], encoding: Encoding) 
         width = compresso.zindex_byte_width(header["sx"], header["sy"])
         counts = np.frombuffer(content[-2 * header["sz"] * width :], f"<u{width}")
         if counts[: header["sz"]].sum(dtype=np.uint64) != header["id_size"]:
-            raise ValueError("the compresso encoding is cut off, or broken: its index in z is wrong")
+            raise ValueError("the compresso encoding is cut off, or broken: index in z is wrong")
     return _same_type(np.asarray(compresso.decompress(content)), shape, encoding)
 
 
@@ -97,7 +97,7 @@ def _png(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt
 
 def _same_shape(found: tuple[int, int, int], shape: tuple[int, int, int]) -> None:
     if tuple(found) != tuple(shape):
-        raise ValueError(f"it is of {found} voxels, expected {shape}")
+        raise ValueError(f"{found} voxels, expected {shape}")
 
 
 def _same_type(part: npt.NDArray[Any], shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:
@@ -105,7 +105,7 @@ def _same_type(part: npt.NDArray[Any], shape: tuple[int, int, int], encoding: En
     if part.dtype == encoding.dtype:
         return part
     if part.dtype.itemsize > encoding.dtype.itemsize:
-        raise ValueError(f"its labels are {part.dtype}, expected {encoding.dtype}")
+        raise ValueError(f"labels are {part.dtype}, expected {encoding.dtype}")
     return part.astype(encoding.dtype)
 
 

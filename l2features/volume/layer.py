@@ -42,27 +42,27 @@ _ENCODED = ("minishard_index_encoding", "data_encoding")
 def check_layer(info: Any) -> None:
     """Raise ValueError where an info file is not that of a segmentation of one channel."""
     if not isinstance(info, dict):
-        raise ValueError(f"its info is {type(info).__name__}, expected a JSON object")
+        raise ValueError(f"info is {type(info).__name__}, expected a JSON object")
     kind = info.get("@type", MULTISCALE)
     if kind != MULTISCALE:
         what = _OTHER_LAYERS.get(kind, f"{kind!r}")
-        raise ValueError(f"it holds {what} (@type {kind}), expected a segmentation")
+        raise ValueError(f"holds {what} (@type {kind}), expected a segmentation")
     if "scales" not in info and ("vertex_quantization_bits" in info or "lod_scale_multiplier" in info):
-        raise ValueError("it holds meshes, expected a segmentation")
+        raise ValueError("holds meshes, expected a segmentation")
     if info.get("type") != "segmentation":
-        raise ValueError(f"its type is {info.get('type')!r}, expected 'segmentation'")
+        raise ValueError(f"type is {info.get('type')!r}, expected 'segmentation'")
     check_voxels(info.get("data_type"), info.get("num_channels"))
     scales = info.get("scales")
     if not isinstance(scales, list) or not scales or not all(isinstance(s, dict) for s in scales):
-        raise ValueError("its info has no scales")
+        raise ValueError("info has no scales")
 
 
 def check_voxels(data_type: Any, channels: Any) -> None:
     """Raise ValueError where voxels are not one integer."""
     if channels != 1:
-        raise ValueError(f"it has {channels} channels, expected 1")
+        raise ValueError(f"{channels} channels, expected 1")
     if str(data_type).lower() not in INTEGERS:
-        raise ValueError(f"its voxels are {data_type}, expected integers of 8 to 64 bits")
+        raise ValueError(f"voxels are {data_type}, expected integers of 8 to 64 bits")
 
 
 def choose_scale(resolutions: Sequence[Any], mip: int | None, scale: Sequence[float] | None) -> int:
@@ -90,12 +90,12 @@ def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
     _check_whole("voxel_offset", scale.get("voxel_offset", [0, 0, 0]))
     resolution: Any = scale.get("resolution")
     if not _is_triple(resolution) or not all(math.isfinite(r) and r > 0 for r in resolution):
-        raise ValueError(f"its resolution is {resolution!r}, expected three positive numbers in nm")
+        raise ValueError(f"resolution is {resolution!r}, expected three positive numbers in nm")
     if not isinstance(scale.get("key"), str):
         raise ValueError(f"the key of its scale is {scale.get('key')!r}, expected a string")
     sizes = scale.get("chunk_sizes")
     if not isinstance(sizes, list) or not sizes:
-        raise ValueError(f"its chunk_sizes are {sizes!r}, expected a list of three integers each")
+        raise ValueError(f"chunk_sizes are {sizes!r}, expected a list of three integers each")
     _check_whole("chunk_sizes", sizes[0], 1)
     _check_encoding(scale, data_type)
     _check_sharding(scale.get("sharding"))
@@ -104,16 +104,12 @@ def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
 def _check_encoding(scale: Mapping[str, Any], data_type: str) -> None:
     encoding = scale.get("encoding")
     if encoding not in DECODERS:
-        raise ValueError(
-            f"its encoding is {encoding!r}, expected one of segmentations: {', '.join(DECODERS)}"
-        )
+        raise ValueError(f"encoding is {encoding!r}, expected one of segmentations: {', '.join(DECODERS)}")
     if data_type not in _SIZES.get(str(encoding), (data_type,)):
-        raise ValueError(
-            f"its encoding is {encoding} of {data_type}, expected {' or '.join(_SIZES[encoding])}"
-        )
+        raise ValueError(f"encoding is {encoding} of {data_type}, expected {' or '.join(_SIZES[encoding])}")
     decoder = DECODERS[encoding]
     if decoder and importlib.util.find_spec(decoder[0]) is None:
-        raise ValueError(f"its encoding is {encoding}, whose decoder is missing: pip install {decoder[1]}")
+        raise ValueError(f"encoding is {encoding}, whose decoder is missing: pip install {decoder[1]}")
     if encoding == COMPRESSED:
         name = "compressed_segmentation_block_size"
         _check_whole(name, scale.get(name, [8, 8, 8]), 1)
@@ -123,21 +119,21 @@ def _check_sharding(sharding: Any) -> None:
     if sharding is None:
         return
     if not isinstance(sharding, dict) or sharding.get("@type") != SHARDED:
-        raise ValueError(f"its sharding is {sharding!r}, expected @type {SHARDED}")
+        raise ValueError(f"sharding is {sharding!r}, expected @type {SHARDED}")
     bits: list[Any] = [sharding.get(name) for name in _SHARDING]
     if not all(isinstance(n, int) and 0 <= n <= 64 for n in bits) or bits[0] > 63 or bits[1] > 24:
-        raise ValueError(f"its sharding has {dict(zip(_SHARDING, bits, strict=True))}, which is impossible")
+        raise ValueError(f"sharding has {dict(zip(_SHARDING, bits, strict=True))}, which is impossible")
     if sharding.get("hash") not in ("identity", "murmurhash3_x86_128"):
-        raise ValueError(f"its sharding has the hash {sharding.get('hash')!r}, which is unknown")
+        raise ValueError(f"sharding has the hash {sharding.get('hash')!r}, which is unknown")
     for name in _ENCODED:
         if sharding.get(name, "raw") not in ("raw", "gzip"):
-            raise ValueError(f"its sharding has the {name} {sharding[name]!r}, expected raw or gzip")
+            raise ValueError(f"sharding has the {name} {sharding[name]!r}, expected raw or gzip")
 
 
 def _check_whole(name: str, value: Any, least: float = -math.inf) -> None:
     """Raise ValueError unless a value is three integers of at least ``least``."""
     if not _is_triple(value) or not all(float(v).is_integer() and v >= least for v in value):
-        raise ValueError(f"its {name} is {value!r}, expected three integers")
+        raise ValueError(f"{name} is {value!r}, expected three integers")
 
 
 def _is_triple(value: Any) -> bool:

@@ -52,7 +52,7 @@ class LayerRuns:
         return -(-self.grid.step[axis] // self.block_size[axis])
 
     def add(self, cell: Cells, words: Words) -> None:
-        """Add the words of a file, which are checked."""
+        """Add the checked words of a file."""
         low, high = self.grid.bounds(cell)
         shape = [-(-int(n) // step) for n, step in zip(high - low, self.block_size, strict=True)]
         heads = words[: 2 * shape[0] * shape[1] * shape[2]].reshape(*shape[::-1], 2)

@@ -62,7 +62,7 @@ def open_layer(layer: LayerPlace, mip: int | None, scale: Sequence[float] | None
         try:
             info, chosen, blocks = open_zarr(location, storage, mip, scale)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"its metadata is not that of {location.format}: {error!r}") from error
+            raise ValueError(f"metadata is not that of {location.format}: {error!r}") from error
         check_scale(info["scales"][chosen], info["data_type"])
     folder = Path(storage.folder) if isinstance(storage, LocalStorage) else None
     dtype = np.dtype(f"u{np.dtype(info['data_type']).itemsize}")
@@ -99,16 +99,16 @@ def find_info(location: Location) -> tuple[Storage, dict[str, Any]]:
         storage = open_storage(location.url)
         content, forbidden = storage.fetch_one(Request("info", most=1 << 28))
         if content is None:
-            raise StorageError("file info: HTTP 403 Forbidden" if forbidden else "it has no file info")
+            raise StorageError("file info: HTTP 403 Forbidden" if forbidden else "no file info")
         try:
             info = json.loads(content)
         except ValueError as error:
-            raise ValueError(f"its info is not JSON: {error}") from error
+            raise ValueError(f"info is not JSON: {error}") from error
         target = info.get("redirect") if isinstance(info, dict) else None
         if not target:
             return storage, info
         location = parse_path(str(target))
         if location.format != "precomputed":
-            raise ValueError(f"its info redirects to {target}, expected precomputed://…")
+            raise ValueError(f"info redirects to {target}, expected precomputed://…")
         check_reachable(location.url)
-    raise ValueError(f"its info redirects more than {MAX_REDIRECTS} times")
+    raise ValueError(f"info redirects more than {MAX_REDIRECTS} times")

@@ -130,7 +130,7 @@ class ShardedBlocks:
                 low, high = (start or 0) - (span.start or 0), (stop or 0) - (span.start or 0)
                 content = found.content[low:high]
                 if len(content) != high - low:
-                    raise StorageError(f"file {block}: it ends at byte {start} + {len(content)} of {stop}")
+                    raise StorageError(f"file {block}: ends at byte {start} + {len(content)} of {stop}")
                 yield i, Block(cells[i], block, FileBytes(content))
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
@@ -159,7 +159,7 @@ class ShardedBlocks:
                 indexes[shard, minishard] = EMPTY_INDEX
             elif not start < end <= start + MAX_INDEX:
                 raise StorageError(
-                    f"file {files[shard]}: its index places minishard {minishard} at {start} to {end}"
+                    f"file {files[shard]}: index places minishard {minishard} at {start} to {end}"
                 )
             else:
                 wanted[shard, minishard] = Request(files[shard], start, end)
@@ -183,22 +183,20 @@ class ShardedBlocks:
 
     def _decode_head(self, _: int, request: Request, found: FileBytes) -> Index | FileBytes:
         """Return start and end of each minishard's index in the file (n, 2). Raises StorageError."""
-        where, size = f"file {request.name}: its index is broken", self.sharding.index_bytes
+        where, size = f"file {request.name}: index is broken", self.sharding.index_bytes
         if not found.content:
             return found
         if len(found.content) != size:
-            raise StorageError(
-                f"file {request.name}: it is cut off: {len(found.content)} bytes, its index has {size}"
-            )
+            raise StorageError(f"file {request.name}: cut off: {len(found.content)} bytes, index has {size}")
         index = np.frombuffer(found.content, "<u8").reshape(-1, 2)
         if (index >= _LIMIT).any():
-            raise StorageError(f"{where}: it points beyond the file")
+            raise StorageError(f"{where}: points beyond the file")
         areas = index[index[:, 0] != index[:, 1]]
         if not len(areas) and self.storage.fetch_one(Request(request.name, size, size + 1)).content:
-            raise StorageError(f"{where}: it names no minishard, but the file continues after it")
+            raise StorageError(f"{where}: names no minishard, but the file continues after it")
         areas = areas[np.argsort(areas[:, 0])]
         if (areas[1:, 0] < areas[:-1, 1]).any():
-            raise StorageError(f"{where}: its minishards overlap")
+            raise StorageError(f"{where}: minishards overlap")
         return index + np.uint64(size)
 
     def _decode_index(
@@ -229,20 +227,20 @@ class ShardedBlocks:
     def _problem(self, index: Index, shard: int, minishard: int, head: Index) -> str:
         ids, starts, sizes = index.T
         if (ids[1:] <= ids[:-1]).any():
-            return "its ids do not increase"
+            return "ids do not increase"
         shards, minishards = self.sharding.places(ids)
         if (shards != shard).any() or (minishards != minishard).any():
-            return "it lists ids of another minishard"
+            return "lists ids of another minishard"
         if len(ids) and int(ids[-1]) >> sum((n - 1).bit_length() for n in self.grid.shape):
-            return "it lists an id beyond the grid"
+            return "lists an id beyond the grid"
         if (starts >= _LIMIT).any() or (sizes >= _LIMIT).any():
-            return "it places a block beyond the file"
+            return "places a block beyond the file"
         blocks = np.stack([starts, starts + sizes], axis=1)
         areas = np.concatenate([blocks, head])  # no block lies in the index of any minishard
         areas = areas[areas[:, 0] != areas[:, 1]]
         areas = areas[np.argsort(areas[:, 0], kind="stable")]
         if (areas[:-1, 1] > areas[1:, 0]).any() or (starts < self.sharding.index_bytes).any():
-            return "its blocks overlap"
+            return "blocks overlap"
         return ""
 
 

@@ -92,7 +92,7 @@ class Storage(ABC):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def fetch_one(self, request: Request) -> FileBytes:
-        """Fetch one file; a 403 is a missing file if a file that cannot exist has one too."""
+        """Fetch one file; a 403 means missing if a name that cannot exist gets one too."""
         try:
             return self.get(request)
         except Forbidden as error:
@@ -117,7 +117,7 @@ class Storage(ABC):
         """Return a file of metadata. Raises StorageError where it is missing."""
         values = self.read_json(name)
         if values is None:
-            raise StorageError(f"it has no file {name}")
+            raise StorageError(f"no file {name}")
         return values
 
     def _is_absence(self, name: str) -> bool:
@@ -202,7 +202,7 @@ def gunzip(content: bytes, most: int) -> bytes:
         if len(out) > most:
             raise ValueError(f"expected at most {most} bytes when decompressed")
         if not stream.eof:
-            raise ValueError("its end is missing")
+            raise ValueError("end is missing")
         content = stream.unused_data
     return bytes(out)
 

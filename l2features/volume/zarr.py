@@ -43,7 +43,7 @@ def open_zarr(
     resolutions = [resolution for _, resolution in scales]
     if resolutions[0] is None:
         if scale is None:
-            raise ValueError("it does not say its resolution in units: give 'scale: [x, y, z]' in nm")
+            raise ValueError("no resolution in units: give 'scale: [x, y, z]' in nm")
         scales, resolutions, chosen = scales[:1], [list(scale)], 0
     else:
         chosen = choose_scale([r or [] for r in resolutions], mip, scale)
@@ -88,7 +88,7 @@ def _multiscales(storage: Storage, attributes: dict[str, Any], file: str, open_a
     multiscales = attributes.get("multiscales") or [{}]
     axes, datasets = multiscales[0].get("axes"), multiscales[0].get("datasets")
     if not axes or not datasets:
-        raise ValueError("it is a group without 'multiscales' of OME-NGFF: expected these, or an array")
+        raise ValueError("a group without 'multiscales' of OME-NGFF: expected these, or an array")
     names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
     units = [axis.get("unit") if isinstance(axis, dict) else None for axis in axes]
     whole = multiscales[0].get("coordinateTransformations", [])
@@ -116,19 +116,19 @@ def _names(meta: dict[str, Any], named: list[str | None] | None) -> list[str]:
     """Names of an array's axes: those of its metadata, else z, y, x behind c and t."""
     dimensions = len(meta.get("shape", ()))
     if dimensions not in (3, 4, 5):
-        raise ValueError(f"its array has {dimensions} axes, expected 3 to 5")
+        raise ValueError(f"array has {dimensions} axes, expected 3 to 5")
     return [str(name) for name in named] if named and any(named) else list("tczyx"[-dimensions:])
 
 
 def _checked(array: Array, fill_value: Any) -> Array:
     unknown = [codec for codec in array.codecs if codec not in CODECS]
     if unknown:
-        raise ValueError(f"its codec is {unknown[0]!r}, expected one of {', '.join(CODECS)}")
+        raise ValueError(f"codec is {unknown[0]!r}, expected one of {', '.join(CODECS)}")
     if fill_value not in (None, 0, False):
-        raise ValueError(f"its fill_value is {fill_value!r}, expected 0")
+        raise ValueError(f"fill_value is {fill_value!r}, expected 0")
     if len(array.chunks) != len(array.shape) or min(array.shape) < 1 or min(array.chunks) < 1:
         raise ValueError(
-            f"its shape is {list(array.shape)} in chunks of {list(array.chunks)}, which is impossible"
+            f"shape is {list(array.shape)} in chunks of {list(array.chunks)}, which is impossible"
         )
     return array
 
@@ -136,7 +136,7 @@ def _checked(array: Array, fill_value: Any) -> Array:
 def _array_2(path: str, meta: dict[str, Any], names: list[str]) -> Array:
     shape, chunks = tuple(map(int, meta["shape"])), tuple(map(int, meta["chunks"]))
     if meta.get("filters"):
-        raise ValueError(f"its array has filters {meta['filters']}, expected none")
+        raise ValueError(f"array has filters {meta['filters']}, expected none")
     compressor = meta.get("compressor")
     codecs = (str(compressor["id"]),) if compressor else ()
     order = tuple(range(len(shape)))
@@ -167,9 +167,7 @@ def _array_3(path: str, meta: dict[str, Any], names: list[str]) -> Array:
         elif name in _CODECS_3:
             codecs.append(name)
         else:
-            raise ValueError(
-                f"its codec is {name!r}, expected bytes, transpose, {', '.join(sorted(_CODECS_3))}"
-            )
+            raise ValueError(f"codec is {name!r}, expected bytes, transpose, {', '.join(sorted(_CODECS_3))}")
     keys = meta.get("chunk_key_encoding", {"name": "default"})
     is_default = keys.get("name") == "default"
     separator = keys.get("configuration", {}).get("separator", "/" if is_default else ".")
@@ -198,7 +196,7 @@ def _n5_scales(storage: Storage) -> Iterator[tuple[Array, list[float] | None]]:
     while meta is not None:
         factor = meta.get("downsamplingFactors", factors[place] if place < len(factors) else None)
         if factor is None:
-            raise ValueError(f"its array s{place} has no downsamplingFactors")
+            raise ValueError(f"array s{place} has no downsamplingFactors")
         yield _n5_scale(f"s{place}/", meta, root, factor)
         place += 1
         meta = storage.read_json(f"s{place}/attributes.json")
@@ -209,12 +207,12 @@ def _n5_scale(
 ) -> tuple[Array, list[float] | None]:
     shape, chunks = tuple(map(int, meta["dimensions"])), tuple(map(int, meta["blockSize"]))
     if len(shape) != 3 or len(chunks) != 3 or min(shape) < 1 or min(chunks) < 1:
-        raise ValueError(f"its array has dimensions {list(shape)}, expected x, y and z")
+        raise ValueError(f"array has dimensions {list(shape)}, expected x, y and z")
     names = meta.get("axes") or root.get("axes") or []
     axes = spatial_axes(names if any(names) else ["x", "y", "z"], shape)
     compression = meta.get("compression", {"type": meta.get("compressionType", "raw")})["type"]
     if compression not in _N5_CODECS:
-        raise ValueError(f"its codec is {compression!r}, expected one of {', '.join(_N5_CODECS)}")
+        raise ValueError(f"codec is {compression!r}, expected one of {', '.join(_N5_CODECS)}")
     dtype, codecs = np.dtype(meta["dataType"]).newbyteorder(">"), _N5_CODECS[compression]
     array = Array(prefix, "/", shape, chunks, axes, dtype, codecs, (2, 1, 0), has_header=True)
     numbers, units = root.get("pixelResolution"), root.get("units") or ["nm"] * 3

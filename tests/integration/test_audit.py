@@ -161,7 +161,7 @@ def test_failed_repairs_are_reported(recordings: Recordings, tmp_path: Path) -> 
     summary, _ = audited(prepare_audit(broken, T0, repair=True))
     assert (summary.missing, summary.repaired, summary.left, summary.complete) == (2, 1, 1, False)
     assert summary.missing_ids == [str(first + 1)]
-    reason = f"node {first + 1}: its children are 9 bytes: expected 8 for each"
+    reason = f"node {first + 1}: children are 9 bytes: expected 8 for each"
     assert summary.problems == {f"node {first + 1}": reason}
 
 
@@ -208,7 +208,7 @@ def test_without_a_graph_nothing_is_known_of_a_chunk_before_its_ingest(
         prepare_audit(dataset)
     prepare(dataset, create=True)
     source = prepare_audit(dataset).open_source()
-    with pytest.raises(StoreError, match="chunk 0,0,0: its segments are not recorded"):
+    with pytest.raises(StoreError, match="chunk 0,0,0: segments are not recorded"):
         audit_chunk(source, Chunk(0, 0, 0))
 
 

@@ -98,8 +98,8 @@ def test_without_a_graph_only_ingested_chunks_can_be_audited(tmp_path: Path, sam
         "12 chunks, 4 could not be audited; their ingest: 7 done, 1 failed, 4 not recorded\n"
     )
     assert done.stdout.endswith("0 missing\n0 superfluous rows\nincomplete\n")
-    assert done.stderr.count("its segments are not recorded: the ingest numbers them") == 4
-    assert "error: chunk 0,1,1: its segments" in done.stderr
+    assert done.stderr.count("segments are not recorded: the ingest numbers them") == 4
+    assert "error: chunk 0,1,1: segments" in done.stderr
     assert run_audit(config, "--test", "--runner=FnApiRunner").returncode == 0
     left = as_ids([failed.chunk_id + 1])
     store.delete(int(left[0]), int(left[0]))

@@ -110,7 +110,7 @@ def test_what_a_server_says_is_checked(server: Server) -> None:
     answers[other] = lambda: (200, json.dumps({"leaf_ids": [2**56 + 1, other]}).encode())
     said = children.children(GEOMETRY, Chunk(0, 0, 0), as_ids([node, other]))
     assert {k: v.tolist() for k, v in said.supervoxels.items()} == {node: [2**56 + 1, 2**56 + 2]}
-    assert said.errors == {other: f"node {other}: its child {other} is not a supervoxel"}
+    assert said.errors == {other: f"node {other}: child {other} is not a supervoxel"}
 
 
 def test_what_a_server_is_asked(server: Server, recordings: Recordings) -> None:
@@ -193,6 +193,6 @@ def test_a_list_is_checked_as_single_answers_are(server: Server) -> None:
     answers[LIST] = lambda: (200, as_ids(pairs).tobytes())
     said = children.children(GEOMETRY, chunk, ids)
     assert {k: v.tolist() for k, v in said.supervoxels.items()} == {node: ours}
-    assert said.errors == {other: f"node {other}: its child {other} is not a supervoxel"}
+    assert said.errors == {other: f"node {other}: child {other} is not a supervoxel"}
     answers[LIST] = lambda: (200, b"")
     assert children.children(GEOMETRY, chunk, ids).supervoxels == {}

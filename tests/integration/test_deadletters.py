@@ -85,7 +85,7 @@ def test_the_json_has_documented_keys() -> None:
     ids=range(8),
 )
 def test_invalid_letters(text: str) -> None:
-    with pytest.raises(DeadLetterError, match="this is no dead letter"):
+    with pytest.raises(DeadLetterError, match="not a dead letter"):
         DeadLetter.from_json(text)
 
 

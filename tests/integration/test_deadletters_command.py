@@ -49,7 +49,7 @@ def test_list_and_show(tmp_path: Path) -> None:
     assert run("deadletters", "show", folder, "").exit_code == 2
     assert run("deadletters", "list", tmp_path / "none").exit_code == 1
     (folder / "x.json").write_text("{}")
-    assert "x.json: this is no dead letter" in run("deadletters", "list", folder).stderr
+    assert "x.json: not a dead letter" in run("deadletters", "list", folder).stderr
 
 
 def test_replay_computes_what_it_can(config: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_other_files_do_not_stop_a_list(with_other_files: Path) -> None:
         assert shown.exit_code == (1 if f"{name}x.json" in shown.stderr else 0)
         assert "attempts  2" in shown.stdout
     notes = run("deadletters", "show", with_other_files, "!")
-    assert (notes.exit_code, f"{with_other_files}/!notes.json: this is no dead letter" in notes.stderr) == (
+    assert (notes.exit_code, f"{with_other_files}/!notes.json: not a dead letter" in notes.stderr) == (
         2,
         True,
     )
@@ -185,7 +185,7 @@ def test_a_subscription_is_listed_like_a_folder(queue: Subscribed, tmp_path: Pat
     assert "reason    other_layer,not_an_integer: 2 ids, the first 7: is not of layer 2; 'x'" in shown
     assert f"\n          7\n          {LARGEST}\n" in shown
     left_out = run("deadletters", "show", queue.subscription, large.name)
-    assert "its payload of 11000000 bytes, sha256 " in left_out.stdout
+    assert "payload of 11000000 bytes, sha256 " in left_out.stdout
     none = run("deadletters", "show", queue.subscription, "zz")
     assert (none.exit_code, "0 of projects/" in none.output) == (2, True)
 

@@ -268,7 +268,7 @@ def test_more_segments_than_ids() -> None:
     assert geometry.layout.segment_bits(2) == 5
     graph, chunk = FlatGraph("flat", no_table), Chunk(0, 0, 0)
     assert len(graph.l2_ids(geometry, chunk, as_ids(range(1, 32)), at(0))) == 31
-    with pytest.raises(GraphError, match="chunk 0,0,0 has 32 segments: its ids have room for 31"):
+    with pytest.raises(GraphError, match="chunk 0,0,0 has 32 segments: ids have room for 31"):
         graph.l2_ids(geometry, chunk, as_ids(range(1, 33)), at(0))
 
 
@@ -293,14 +293,14 @@ GOOD = V2.chunk_id(1, 0, 0) + 3
         (GOOD, GOOD, 0, None),
         (0, 0, 1, None),
         (SV, 0, 1, None),
-        (SV + 1, 0, 0, f"supervoxel {SV}: its parent {SV + 1} is not of layer 2"),
-        (3 << 56, 0, 0, f"supervoxel {SV}: its parent {3 << 56} is not of layer 2"),
-        (2**64 - 1, 0, 0, f"supervoxel {SV}: its parent {2**64 - 1} is not of layer 2"),
+        (SV + 1, 0, 0, f"supervoxel {SV}: parent {SV + 1} is not of layer 2"),
+        (3 << 56, 0, 0, f"supervoxel {SV}: parent {3 << 56} is not of layer 2"),
+        (2**64 - 1, 0, 0, f"supervoxel {SV}: parent {2**64 - 1} is not of layer 2"),
         (
             V2.chunk_id(1, 0, 1) + 3,
             0,
             0,
-            f"supervoxel {SV}: its parent {V2.chunk_id(1, 0, 1) + 3} is not in chunk 1,0,0",
+            f"supervoxel {SV}: parent {V2.chunk_id(1, 0, 1) + 3} is not in chunk 1,0,0",
         ),
     ],
 )

@@ -189,12 +189,12 @@ def test_a_malformed_cell_is_an_error_of_its_roots_only(recordings: Recordings) 
     found = graph.root_nodes(GEOMETRY, as_ids([*recorded]), MOST)
     assert found.too_large == {}
     assert found.errors == {
-        odd: f"node {odd}: its children are 5 bytes: expected 8 for each",
-        empty: f"node {empty}: it has no children",
-        own: f"node {own}: its child {own} is not of a layer below it, from 2 on",
-        low: f"node {low}: its child {(1 << 56) + 1} is not of a layer below it, from 2 on",
-        bomb: f"node {bomb}: its children are {2**28} bytes: expected {1 << 24} ids at most",
-        inner: f"node {child}: it has no children",
+        odd: f"node {odd}: children are 5 bytes: expected 8 for each",
+        empty: f"node {empty}: no children",
+        own: f"node {own}: child {own} is not of a layer below it, from 2 on",
+        low: f"node {low}: child {(1 << 56) + 1} is not of a layer below it, from 2 on",
+        bomb: f"node {bomb}: children are {2**28} bytes: expected {1 << 24} ids at most",
+        inner: f"node {child}: no children",
     }
     assert set(found.l2_ids) == set(recorded) - set(found.errors)
     graph.close()
@@ -207,8 +207,8 @@ def test_malformed_edges_and_parents_are_errors(recordings: Recordings) -> None:
     other = next(root for root, e in recorded.items() if not set(nodes) & set(e["l2_ids"]))
     of_roots = {root: as_ids(nodes), other: as_ids(sorted(recorded[other]["l2_ids"]))}
     for value, said in (
-        (bytes(8), "its cross-chunk edges are an odd number of supervoxels"),
-        (bytes(7), "its cross-chunk edges are 7 bytes: expected 8 for each"),
+        (bytes(8), "cross-chunk edges are an odd number of supervoxels"),
+        (bytes(7), "cross-chunk edges are 7 bytes: expected 8 for each"),
         (as_ids([(1 << 56) + 5, 3 << 56]).tobytes(), f"end at {3 << 56}, which is not a supervoxel"),
     ):
         copy.put(nodes[0], value, "atomic_cross_edges_2", "3")
@@ -216,10 +216,10 @@ def test_malformed_edges_and_parents_are_errors(recordings: Recordings) -> None:
             copy.open().root_edges(GEOMETRY, of_roots)
         assert list(error.value.roots) == [root]
     copy.put(nodes[0], as_ids([nodes[0]]).tobytes(), "parents")
-    with pytest.raises(GraphError, match=f"node {nodes[0]}: its parent {nodes[0]} is not of a higher layer"):
+    with pytest.raises(GraphError, match=f"node {nodes[0]}: parent {nodes[0]} is not of a higher layer"):
         copy.open().roots_of(GEOMETRY, as_ids(nodes), datetime.now(UTC))
     copy.put(root, b"123", "new_parents")
-    with pytest.raises(GraphError, match=f"root {root}: its successors are 3 bytes"):
+    with pytest.raises(GraphError, match=f"root {root}: successors are 3 bytes"):
         copy.open().histories(GEOMETRY, as_ids([root]))
 
 

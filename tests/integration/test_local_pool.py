@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -75,3 +76,32 @@ def test_a_signal_stops_before_the_next_chunk(tmp_path: Path) -> None:
     run = JobRun(job(double, tmp_path), LocalPool(1), results.append)
     progress = run.run(lambda chunks: os.kill(os.getpid(), signal.SIGTERM) if results else None)
     assert (len(results), progress.stopped) == (1, True)
+
+
+def triple(chunk: Chunk) -> int:
+    return 3 * sum(chunk)
+
+
+def wait_until_idle(pool: LocalPool) -> None:
+    while pool.free < pool.most:
+        pool.wait()
+
+
+def test_workers_do_the_next_job_too(tmp_path: Path) -> None:
+    """One that dies between the jobs is replaced."""
+    with closing(LocalPool(2)) as pool:
+        results: list[int] = []
+        JobRun(job(double, tmp_path), pool, results.append, last=False).run()
+        wait_until_idle(pool)
+        dead, survivor = [worker.pid for worker in pool.workers]
+        assert dead
+        os.kill(dead, signal.SIGKILL)
+        run = JobRun(job(triple, tmp_path), pool, results.append, last=False)
+        run.run()
+        chunks = pending(run.store, 0, len(BOX))
+        assert sorted(results) == sorted(
+            [double(chunk) for chunk in chunks] + [triple(chunk) for chunk in chunks]
+        )
+        wait_until_idle(pool)
+        assert survivor in [worker.pid for worker in pool.workers]
+        assert dead not in [worker.pid for worker in pool.workers]

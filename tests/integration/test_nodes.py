@@ -161,12 +161,12 @@ def test_children_that_cannot_be_are_errors_of_their_node(recordings: Recordings
     result = source.compute(chunk, as_ids([*cells, first + 7]))
     assert result.features.tobytes() == nodes.compute(chunk, as_ids([first + 7])).features.tobytes()
     assert (sorted(result.errors), len(result.unknown)) == (sorted(cells), 0)
-    assert result.errors[first + 1] == f"node {first + 1}: its child {there} is not in chunk 0,0,0"
-    assert result.errors[first + 2] == f"node {first + 2}: its child {first + 3} is not a supervoxel"
-    assert "its children cannot be decompressed" in result.errors[first + 3]
-    assert result.errors[first + 4] == f"node {first + 4}: its children are 9 bytes: expected 8 for each"
-    assert "its children cannot be decompressed" in result.errors[first + 5]
-    assert "its children are 1048584 bytes: expected 131072 ids at most" in result.errors[first + 6]
+    assert result.errors[first + 1] == f"node {first + 1}: child {there} is not in chunk 0,0,0"
+    assert result.errors[first + 2] == f"node {first + 2}: child {first + 3} is not a supervoxel"
+    assert "children cannot be decompressed" in result.errors[first + 3]
+    assert result.errors[first + 4] == f"node {first + 4}: children are 9 bytes: expected 8 for each"
+    assert "children cannot be decompressed" in result.errors[first + 5]
+    assert "children are 1048584 bytes: expected 131072 ids at most" in result.errors[first + 6]
 
 
 def test_an_id_without_a_voxel_is_marked(recordings: Recordings, nodes: NodeSource) -> None:

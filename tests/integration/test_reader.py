@@ -72,9 +72,9 @@ def test_answers_are_in_the_order_asked_for(store: Store) -> None:
     assert answer.missing.tolist() == sorted([CHUNK + 3, BROKEN + 1])
     start = "not a layer-2 node of this data set: "
     assert answer.reasons == {
-        ROOT: f"{start}it is of layer 4",
-        SUPERVOXEL: f"{start}it is of layer 1",
-        OUTSIDE + 1: f"{start}its chunk lies outside the grid",
+        ROOT: f"{start}layer 4",
+        SUPERVOXEL: f"{start}layer 1",
+        OUTSIDE + 1: f"{start}chunk lies outside the grid",
         BROKEN + 1: "the file is cut off",
     }
 

@@ -136,7 +136,7 @@ def test_a_parent_that_cannot_be_right_is_an_error_for_its_supervoxel(
     )
     done = run_ingest(config, "--create", "--timestamp", "2026-11-21 00:27:44")
     assert done.returncode == 1
-    reason = f"supervoxel {supervoxel}: its parent {layer_3} is not of layer 2"
+    reason = f"supervoxel {supervoxel}: parent {layer_3} is not of layer 2"
     assert f"error: chunk 0,0,0 failed: {reason}" in done.stderr
     assert "11 of 12 chunks done" in done.stdout
     rows = all_rows(open_store(f"sqlite://{tmp_path}/l2cache.db", "l2cache_sample"))

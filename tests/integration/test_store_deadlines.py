@@ -261,7 +261,7 @@ def test_after_a_break_only_the_rest_of_ranges_is_asked_for(
         Connection(PROJECT, INSTANCE, bigtable_store.name, 5.0),
         CellsColumnLimitFilter(1),
     )
-    found = list(connection.read_ranges([ranges], FEATURE_COLUMNS, row_filter, 5.0))
+    found = list(connection.read_ranges([ranges], connection.rows_of(FEATURE_COLUMNS), row_filter, 5.0))
     assert [len(part.ids) for part in found] == [*[after] * cuts, 70 - after * cuts]
     wanted = features["label"][np.arange(100) % 10 < 7]
     assert np.concatenate([part.ids for part in found]).tolist() == wanted.tolist()

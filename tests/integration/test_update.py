@@ -93,7 +93,7 @@ def test_empty_nodes_are_marked_and_invalid_ones_refused(updater: Updater) -> No
     def before(wanted: Ids) -> NodeFeatures:
         rows = np.zeros(1, FEATURES)
         rows["label"] = empty
-        return NodeFeatures(chunk, rows, wanted[:0], {bad: f"node {bad}: its child 5 is not a supervoxel"})
+        return NodeFeatures(chunk, rows, wanted[:0], {bad: f"node {bad}: child 5 is not a supervoxel"})
 
     faulty(updater, before)
     found = apply_messages(updater, [Delivery("a", edit(empty, bad), EDIT)])

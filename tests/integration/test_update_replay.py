@@ -190,7 +190,7 @@ def test_files_without_a_message(config: Path, tmp_path: Path, content: str | No
     assert "Traceback" not in done.stderr
     (tmp_path / "messages" / "one.bin").unlink()
     if content is not None:
-        assert "this is no dead letter" in run_update(config, tmp_path / "messages").stderr
+        assert "not a dead letter" in run_update(config, tmp_path / "messages").stderr
 
 
 def test_only_the_last_attempt_makes_a_dead_letter(config: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_row_that_was_changed_does_not(site: Site, tmp_path: Path) -> None:
             result = run("versions", "verify", "sample", 1, "--config", site.config)
         finally:
             store.write(row)
-    assert (result.exit_code, f"node {node}: it has a row in the version" in result.stdout) == (1, True)
+    assert (result.exit_code, f"node {node}: has a row in the version" in result.stdout) == (1, True)
 
 
 def test_their_difference_is_that_of_the_recordings(site: Site) -> None:

@@ -324,7 +324,7 @@ def test_the_name_of_a_data_set_is_one_part_of_the_path(stub: Stub) -> None:
 
 
 def test_a_root_that_is_too_large_says_how_large(stub: Stub) -> None:
-    body = {"code": "too_many_nodes", "message": "root 77: it has 1200 L2 nodes or more", "value": "1200"}
+    body = {"code": "too_many_nodes", "message": "root 77: 1200 L2 nodes or more", "value": "1200"}
     stub.answer = lambda _: Answer(body, 413)
     with pytest.raises(RootError) as error:
         Client(stub.url, "d").neuron(77).nodes()
@@ -333,7 +333,7 @@ def test_a_root_that_is_too_large_says_how_large(stub: Stub) -> None:
 
 def test_a_skeleton_file_that_cannot_be_written_is_refused(stub: Stub, tmp_path: Path) -> None:
     neuron = Client(stub.url, "d").neuron(77)
-    with pytest.raises(ConfigError, match=r"no/one\.swc: its folder does not exist$"):
+    with pytest.raises(ConfigError, match=r"no/one\.swc: folder does not exist$"):
         neuron.save_skeleton(tmp_path / "no" / "one.swc")
     assert not stub.asked
     stub.answer = lambda _: Answer("1 0 0 0 0 0 -1")

@@ -84,7 +84,7 @@ def test_walks_end_where_the_nodes_do(seed: int) -> None:
 def test_walks_refuse_a_parent_of_no_higher_layer() -> None:
     nodes = as_ids([2 << 56, 3 << 56])
     assert highest_among(LAYOUT.layers, nodes[:0], nodes[:0]).tolist() == []
-    with pytest.raises(GraphError, match=f"node {3 << 56}: its parent {2 << 56} is not of a higher layer"):
+    with pytest.raises(GraphError, match=f"node {3 << 56}: parent {2 << 56} is not of a higher layer"):
         highest_among(LAYOUT.layers, nodes, nodes[::-1])
 
 

@@ -41,7 +41,7 @@ __all__ = ["setting"]
 def test_each_root_has_a_status_in_the_requested_order(setting: Setting) -> None:
     first, *_, largest, last = ROOTS
     unknown, broken, node = FIRST_ROOT + 999, FIRST_ROOT + 998, int(ROOTS[first][0])
-    setting.graph.errors[broken] = "node 5: it has no children"
+    setting.graph.errors[broken] = "node 5: no children"
     asked = [last, node, unknown, first, largest, broken, 0, last]
     reader = setting.reader(most_nodes=100)
     for _ in range(2):  # the second is from what was kept
@@ -52,8 +52,8 @@ def test_each_root_has_a_status_in_the_requested_order(setting: Setting) -> None
         ]  # fmt: skip
         assert found.sizes == {largest: 101}
         assert found.reasons.keys() == {node, 0, largest, broken}
-        assert found.reasons[broken] == "node 5: it has no children"
-        assert found.reasons[largest] == "it has 101 L2 nodes or more, expected 100 at most"
+        assert found.reasons[broken] == "node 5: no children"
+        assert found.reasons[largest] == "101 L2 nodes or more, expected 100 at most"
         assert found.missing.tolist() == []
         null = found.summary[[1, 2, 4, 5, 6]]
         assert null["n_nodes"].tolist() == [0] * 5

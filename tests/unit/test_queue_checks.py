@@ -40,7 +40,7 @@ def client(found: Any, allowed: Any) -> Any:
             PermissionDenied("no"),
             [PUBLISH],
             "ok",
-            f"its description may not be read; this account has {PUBLISH}",
+            f"description may not be read; this account has {PUBLISH}",
         ),
         (ServiceUnavailable("busy"), [], "problem", "503 busy"),
         (Topic(name=TOPIC), ServiceUnavailable("busy"), "problem", "503 busy"),

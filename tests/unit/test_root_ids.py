@@ -35,9 +35,9 @@ def test_ids_once_and_in_their_order(text: str, column: str | None) -> None:
 @pytest.mark.parametrize(
     ("text", "column", "said"),
     [
-        ("", None, "cells.csv: it has no root id"),
-        ("# nothing\n\n", None, "it has no root id"),
-        ("root_id\n", None, "it has no root id"),
+        ("", None, "cells.csv: no root id"),
+        ("# nothing\n\n", None, "no root id"),
+        ("root_id\n", None, "no root id"),
         ("5\nx\n", None, "line 2: 'x' is not a root id: expected an integer from 0 to 18446744073709551615"),
         (
             "8.64691136040432e+17\n",

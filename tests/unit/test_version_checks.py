@@ -186,9 +186,9 @@ def test_samples_that_differ(tmp_path: Path) -> None:
     table.features["size_nm3"][-2] = 77
     table.delete(as_ids([gone]))
     lines = sample(version, graph, table)
-    assert f"node {lost}: its root is {large}, expected 0, as the graph has it" in lines
+    assert f"node {lost}: root is {large}, expected 0, as the graph has it" in lines
     assert any(line.startswith(f"node {changed}: size_nm3 is ") for line in lines)
-    assert f"node {gone}: it has a row in the version, and none in the table" in lines
+    assert f"node {gone}: has a row in the version, and none in the table" in lines
 
 
 # ------------------------------------------------------------------ diff
@@ -216,7 +216,7 @@ def test_a_version_that_others_stand_on_stays(tmp_path: Path) -> None:
     chain = write_chain(tmp_path, renewals=2)
     for number, others in ((1, "2, 3"), (2, "3")):
         with pytest.raises(
-            VersionError, match=f"version {number} is part of version {others}: delete that first"
+            VersionError, match=f"version {number} is part of version {others}: delete {others} first"
         ):
             delete_version(chain.folder, number)
     assert findings_of(chain.folder, chain.manifests[2]) == []

@@ -154,7 +154,7 @@ def test_verify_compares_samples(sampled: tuple[Path, Folder]) -> None:
     result = run("versions", "verify", DATASET, 1, "--config", config)
     assert (result.exit_code, result.stdout.splitlines()[0]) == (
         1,
-        f"node {node}: it has a row in the version, and none in the table",
+        f"node {node}: has a row in the version, and none in the table",
     )
 
 

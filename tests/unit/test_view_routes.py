@@ -185,7 +185,7 @@ def test_a_list_that_takes_long_is_read_to_its_end(chain: Chain, monkeypatch: py
 
     monkeypatch.setattr("api.largest_lists.largest_roots", slow)
     lists, reader = LargestLists(), Catalog(chain.folder).reader(2)
-    with pytest.raises(VersionTimeout, match="its largest roots are being read: try again later"):
+    with pytest.raises(VersionTimeout, match="the largest roots are being read: try again later"):
         lists.largest(reader, time.monotonic())
     release.set()
     found, read_now = lists.largest(reader, time.monotonic() + 30)

@@ -86,7 +86,7 @@ def test_axes_with_other_names_are_refused(tmp_path: Path, kind: str, write_arra
     write_array(tmp_path, ["z", "y", "x"])
     path = tmp_path / (".zattrs" if kind == "zarr2" else "zarr.json")
     path.write_text(path.read_text().replace('["z", "y", "x"]', '["dim_0", "dim_1", "dim_2"]'))
-    with pytest.raises(VolumeError, match=r"its axes are \['dim_0', 'dim_1', 'dim_2'\] of sizes"):
+    with pytest.raises(VolumeError, match=r"axes are \['dim_0', 'dim_1', 'dim_2'\] of sizes"):
         Volume(f"{kind}://{tmp_path}", scale=(16, 16, 40))
 
 

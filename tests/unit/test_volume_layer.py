@@ -34,15 +34,15 @@ def refusal(folder: Path | str, **keys: Any) -> str:
 @pytest.mark.parametrize(
     ("info", "said"),
     [
-        ({"@type": "neuroglancer_annotations_v1"}, "it holds annotations"),
-        ({"@type": "neuroglancer_multilod_draco"}, "it holds meshes"),
-        ({"@type": "neuroglancer_legacy_mesh"}, "it holds meshes"),
-        ({"@type": "neuroglancer_skeletons"}, "it holds skeletons"),
-        ({"@type": "neuroglancer_segment_properties"}, "it holds segment properties"),
-        ({"vertex_quantization_bits": 10}, "it holds meshes"),
-        ([], "its info is list, expected a JSON object"),
-        ({}, "its type is None, expected 'segmentation'"),
-        ({"type": "segmentation", "data_type": "uint64", "num_channels": 1}, "its info has no scales"),
+        ({"@type": "neuroglancer_annotations_v1"}, "holds annotations"),
+        ({"@type": "neuroglancer_multilod_draco"}, "holds meshes"),
+        ({"@type": "neuroglancer_legacy_mesh"}, "holds meshes"),
+        ({"@type": "neuroglancer_skeletons"}, "holds skeletons"),
+        ({"@type": "neuroglancer_segment_properties"}, "holds segment properties"),
+        ({"vertex_quantization_bits": 10}, "holds meshes"),
+        ([], "info is list, expected a JSON object"),
+        ({}, "type is None, expected 'segmentation'"),
+        ({"type": "segmentation", "data_type": "uint64", "num_channels": 1}, "info has no scales"),
     ],
 )
 def test_other_layers(tmp_path: Path, info: Any, said: str) -> None:
@@ -53,18 +53,18 @@ def test_other_layers(tmp_path: Path, info: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"type": "image"}, "its type is 'image', expected 'segmentation'"),
-        ({"num_channels": 3}, "it has 3 channels, expected 1"),
-        ({"data_type": "float32"}, "its voxels are float32, expected integers of 8 to 64 bits"),
-        ({"encoding": "jpeg"}, "its encoding is 'jpeg', expected one of segmentations: raw, "),
+        ({"type": "image"}, "type is 'image', expected 'segmentation'"),
+        ({"num_channels": 3}, "3 channels, expected 1"),
+        ({"data_type": "float32"}, "voxels are float32, expected integers of 8 to 64 bits"),
+        ({"encoding": "jpeg"}, "encoding is 'jpeg', expected one of segmentations: raw, "),
         (
             {"encoding": "compressed_segmentation", "data_type": "uint8"},
-            "its encoding is compressed_segmentation of",
+            "encoding is compressed_segmentation of",
         ),
-        ({"size": [64, 64]}, "its size is [64, 64], expected three integers"),
-        ({"chunk_sizes": []}, "its chunk_sizes are [], expected a list"),
-        ({"chunk_sizes": [[0, 8, 8]]}, "its chunk_sizes is [0, 8, 8], expected three integers"),
-        ({"resolution": [16, 16, 0]}, "its resolution is [16, 16, 0], expected three positive numbers"),
+        ({"size": [64, 64]}, "size is [64, 64], expected three integers"),
+        ({"chunk_sizes": []}, "chunk_sizes are [], expected a list"),
+        ({"chunk_sizes": [[0, 8, 8]]}, "chunk_sizes is [0, 8, 8], expected three integers"),
+        ({"resolution": [16, 16, 0]}, "resolution is [16, 16, 0], expected three positive numbers"),
         ({"key": 7}, "the key of its scale is 7, expected a string"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_decoder_that_is_not_installed(
 ) -> None:
     monkeypatch.setitem(layer.DECODERS, "crackle", ("no_such_module", "crackle-codec"))
     edit_info(make_layer(tmp_path, labels), encoding="crackle")
-    assert refusal(tmp_path) == "its encoding is crackle, whose decoder is missing: pip install crackle-codec"
+    assert refusal(tmp_path) == "encoding is crackle, whose decoder is missing: pip install crackle-codec"
 
 
 @pytest.mark.parametrize("encoding", ["raw", "compressed_segmentation", "crackle", "compresso"])
@@ -179,7 +179,7 @@ def test_a_redirected_info(tmp_path: Path, labels: np.ndarray) -> None:
     read = read_whole(Volume(f"file://{tmp_path}"), Chunk(0, 0, 0), GEOMETRY).labels
     np.testing.assert_array_equal(read, labels)
     (tmp_path / "info").write_text(json.dumps({"redirect": f"precomputed://file://{tmp_path}"}))
-    assert refusal(tmp_path) == "its info redirects more than 10 times"
+    assert refusal(tmp_path) == "info redirects more than 10 times"
 
 
 @pytest.mark.parametrize("kind", ["precomputed", "graphene", "zarr2", "n5"])

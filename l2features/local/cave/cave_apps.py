@@ -15,12 +15,12 @@ from .served_info import served_info
 
 
 def graph_tables(datasets: Iterable[Dataset]) -> dict[str, str]:
-    """Return the URLs of the graphs that have a table in Bigtable, by the names of their data sets."""
+    """Map each data set whose graph is in Bigtable to the graph's URL."""
     return {d.name: d.graph for d in datasets if d.graph.startswith("bigtable://")}
 
 
 class Graphs:
-    """The graphs of data sets that have a table, by the names of the data sets."""
+    """The graphs that have a table, by the names of their data sets."""
 
     def __init__(self, datasets: Iterable[Dataset]) -> None:
         self.urls = graph_tables(datasets)
@@ -39,7 +39,7 @@ class Graphs:
 
 
 def cave_apps(datasets: Iterable[Dataset]) -> Mapping[str, Any]:
-    """Return the WSGI applications by the path at which each belongs."""
+    """Map each path to the WSGI application that belongs there."""
     graphs = Graphs(datasets)
     info = InfoApp(graphs.urls, graphs.__getitem__)
     return {SERVER_PATH: GraphApp(graphs.__getitem__), "/info": info}

@@ -44,7 +44,7 @@ class CaveGraph(BigtableGraph):
         found = descend(read, geometry.layout.layers, ids[layers > L2], MOST_NODES)
         check_lists(found.errors)
         for node, count in found.too_large.items():
-            raise GraphError(f"node {node}: it has {count} L2 nodes: expected {MOST_NODES} at most")
+            raise GraphError(f"node {node}: {count} L2 nodes, expected {MOST_NODES} at most")
         itself = {node: as_ids([node]) for node in ids[layers == L2].tolist()}
         return {node: as_ids([]) for node in ids.tolist()} | found.l2_ids | itself
 

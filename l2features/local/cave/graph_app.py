@@ -69,7 +69,7 @@ log = logging.getLogger("l2features.cave")
 
 
 class GraphApp:
-    """Answers requests about the graphs that ``open_graph`` returns by table, or raises NotFound for."""
+    """Answers requests about graphs; ``open_graph`` returns a table's, or raises NotFound."""
 
     def __init__(self, open_graph: Open) -> None:
         self.open_graph = open_graph

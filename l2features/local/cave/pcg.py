@@ -1,6 +1,6 @@
 """The answers of PyChunkedGraph's server about one graph, for reading.
 
-They equal those of PyChunkedGraph 2.21.1, but for the order inside sets of ids.
+The answers equal PyChunkedGraph 2.21.1's, except the order in sets of ids.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEFORE_FIRST = timedelta(milliseconds=500)
 
 
 class NotFound(LookupError):
-    """An id, or a time, of which the graph knows nothing."""
+    """An id or a time that the graph does not know."""
 
 
 class Pcg:
@@ -101,10 +101,10 @@ class Pcg:
 
     # ------------------------------------------------------------------ upwards
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
-        """Return the node of a layer, or the first above it, over each id at a time.
+        """Return each id's ancestor of a layer at a time, or the first above it; 0 without one.
 
-        It is 0 where there is none. As in PyChunkedGraph, ids stay as they are where none of a request, or of
-        the nodes above them, has a parent.
+        As in PyChunkedGraph, ids are returned unchanged if none of a request, or of the nodes above them, has
+        a parent.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):
@@ -119,7 +119,7 @@ class Pcg:
         return found
 
     def root(self, node: int, layer: int, time: datetime) -> int:
-        """Return the same of one id. Raises NotFound where there is none."""
+        """Return the root of one id. Raises NotFound where there is none."""
         (found,) = self.roots(as_ids([node]), layer, time)
         if self.geometry.layout.layers(as_ids([found]))[0] < layer:
             raise NotFound(f"node {node} has no ancestor of layer {layer} at {time.isoformat()}")
@@ -143,7 +143,7 @@ class Pcg:
         for root in roots.tolist():
             own = histories[root]
             if own.created >= until:
-                raise NotFound(f"root {root}: it was made after {time.isoformat()}")
+                raise NotFound(f"root {root}: made after {time.isoformat()}")
             latest = own.retired if own.retired and own.retired < until else time
             found.append(latest.timestamp())
         return found

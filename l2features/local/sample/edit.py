@@ -1,7 +1,7 @@
 """Merge or split objects of a sample's graph, and publish the edit.
 
 The operation id seeds the choice, so each edit differs. As in PyChunkedGraph, the nodes that are merged or
-split are replaced, with all that are above them; the objects' other nodes stay.
+split are replaced, with all nodes above them; the objects' other nodes stay.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class SampleEditor:
         self.table.put(edit.log(OperationStatus.SUCCESS, milliseconds(datetime.now(UTC))))
 
     def _merge(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
-        """Two nodes of different objects become one, and so do these; None where there is but one object."""
+        """Merge two nodes of different objects, and the objects; None if there is only one object."""
         roots = self.table.roots(self._graph.nodes(self.geometry, chunk, now))
         if len(set(roots.values())) < 2:
             return None

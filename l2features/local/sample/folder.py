@@ -24,7 +24,7 @@ def segmentation_path(directory: Path) -> str:
 
 
 def is_sample(directory: Path, sample: Sample) -> bool:
-    """Return whether a directory holds this sample; one copied or moved there does not count.
+    """Return whether a directory holds this sample; a copied or moved one does not count.
 
     Raises ConfigError.
     """

@@ -121,7 +121,9 @@ class BigtableStore(Store):
         with self._errors():
             row_filter = cell.newest_attributes(names)
             ranges = [[(first, last)]]
-            parts = list(self._open().read_ranges(ranges, FEATURE_COLUMNS, row_filter, self.deadline_s))
+            connection = self._open()
+            decode = connection.rows_of(FEATURE_COLUMNS)
+            parts = list(connection.read_ranges(ranges, decode, row_filter, self.deadline_s))
         for part in parts:
             if part.unexpected_key is not None:
                 raise StoreError(
@@ -150,7 +152,7 @@ class BigtableStore(Store):
             self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in batch])
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        """Index the segments before the record is written, so that an interrupted call is made up for."""
+        """Index the segments before the record is written, so that an interrupted call can be repeated."""
         earlier = self.segments(record.chunk_id)
         before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
         if not np.array_equal(before, after):
@@ -269,7 +271,7 @@ class BigtableStore(Store):
             self._opened = None
 
     def _open(self) -> Connection:
-        """Return this process's connection, as one of its parent's would not work."""
+        """Return this process's own connection: its parent's would not work."""
         with self._lock:
             if self._opened is None or self._opened.pid != os.getpid():
                 self._opened = Connection(self.project, self.instance, self.name, self.deadline_s)

@@ -70,7 +70,7 @@ def open_table(project: str, instance: str, table: str, *, deadline_s: float | N
 def create_table(
     project: str, instance: str, name: str, timeout_s: float, rules: Mapping[str, Any] = FAMILIES
 ) -> bool:
-    """Create a table with these column families; an existing one stays as it is, which returns False.
+    """Create a table with these column families; returns False for an existing one, unchanged.
 
     Raises GoogleAPIError or GoogleAuthError.
     """
@@ -120,7 +120,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def most_telling(failures: Sequence[Exception]) -> Exception | None:
-    """Return the last of some attempts' errors that says more than that the time was over, or the last."""
+    """Return the last error of some attempts that is more than a time-out, or the last."""
     telling = [error for error in failures if not isinstance(error, DeadlineExceeded)]
     best = telling or failures
     return best[-1] if best else None

@@ -142,7 +142,7 @@ def chunk_cells(record: ChunkRecord, segments: Ids | None) -> Cells:
 
 
 def put_attempts(key: bytes, counts: Mapping[str, int]) -> RowMutationEntry:
-    """Return the mutation that replaces the open attempts at these works on a chunk."""
+    """Return the mutation that replaces the open attempts at these tasks on a chunk."""
     micros, mutations = micros_of(datetime.now(UTC)), list[Any]()
     for work, count in counts.items():
         mutations.append(DeleteRangeFromColumn(FAMILY, _attempts(work)))
@@ -151,7 +151,7 @@ def put_attempts(key: bytes, counts: Mapping[str, int]) -> RowMutationEntry:
 
 
 def drop_attempts(key: bytes, works: Iterable[str]) -> RowMutationEntry:
-    """Return the mutation that clears the open attempts at these works on a chunk."""
+    """Return the mutation that clears the open attempts at these tasks on a chunk."""
     return RowMutationEntry(key, [DeleteRangeFromColumn(FAMILY, _attempts(work)) for work in works])
 
 
@@ -184,7 +184,7 @@ def _chunk_record(chunk_id: int, micros: int, state: str, value: bytes, where: s
 
 
 def attempts_of(row: Row | None) -> dict[str, int]:
-    """Return the open attempts by work in a chunk's row, read with `attempts_only`."""
+    """Return the open attempts at each task from a chunk's row, read by `attempts_only`."""
     cells = row.cells if row else ()
     return {cell.qualifier.decode().partition(":")[2]: int(cell.value) for cell in cells}
 

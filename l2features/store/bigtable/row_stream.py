@@ -51,7 +51,7 @@ class RowsRead(Generic[P]):
 
     ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The reads of a
     call share ``turn``: one takes its messages at a time, while gRPC receives those of the others. Threads
-    that do so at once contend for the interpreter's lock at each message.
+    that take messages at once contend for the GIL at each.
     """
 
     table: Any
@@ -161,13 +161,13 @@ class Connection:
 
         ``until`` is the deadline by `time.monotonic`, by default the connection's from now on.
         """
-        return self._read_keys(keys, self._decode(columns), row_filter, until)
+        return self._read_keys(keys, self.rows_of(columns), row_filter, until)
 
     def read_cells(
         self, keys: Sequence[bytes], row_filter: RowFilter, prefix: bytes = b"", until: float | None = None
     ) -> list[AnyCells]:
         """Return the cells of the rows with these keys, as `read_keys`; ``prefix`` precedes their ids."""
-        return self._read_keys(keys, partial(self._decoder.decode_cells, prefix=prefix), row_filter, until)
+        return self._read_keys(keys, self.cells(prefix), row_filter, until)
 
     def _read_keys(
         self,
@@ -185,11 +185,19 @@ class Connection:
             reads.append(read)
         return [part for parts in self._run(reads, until) for part in parts]
 
+    def rows_of(self, columns: Columns) -> Callable[[Any], Decoded]:
+        """Return how to decode these columns."""
+        return partial(self._decoder.decode, columns=columns)
+
+    def cells(self, prefix: bytes = b"") -> Callable[[Any], AnyCells]:
+        """Return how to decode all cells; ``prefix`` precedes the ids of their rows."""
+        return partial(self._decoder.decode_cells, prefix=prefix)
+
     def read_first(
-        self, ranges: Sequence[KeyRange], columns: Columns, row_filter: RowFilter, limit: int
-    ) -> list[Decoded]:
+        self, ranges: Sequence[KeyRange], decode: Callable[[Any], P], row_filter: RowFilter, limit: int
+    ) -> list[P]:
         """Return the first rows of ranges of keys, in order; fewer than ``limit`` are all."""
-        read = self._read(self._decode(columns), row_filter, time.monotonic() + self.deadline_s)
+        read = self._read(decode, row_filter, time.monotonic() + self.deadline_s)
         read.request.rows_limit = limit
         for first, last in ranges:
             read.request.rows.row_ranges.add(start_key_closed=first, end_key_closed=last)
@@ -198,10 +206,10 @@ class Connection:
     def read_ranges(
         self,
         batches: Sequence[Sequence[KeyRange]],
-        columns: Columns,
+        decode: Callable[[Any], P],
         row_filter: RowFilter,
         deadline_s: float,
-    ) -> Iterator[Decoded]:
+    ) -> Iterator[P]:
         """Yield the rows of ranges of keys; those of one range in order, else in no particular order.
 
         Each batch of ranges is one request; it is not empty, and its ranges ascend and do not overlap. Some
@@ -211,7 +219,7 @@ class Connection:
         for start in range(0, len(batches), CONCURRENT):
             until, reads = time.monotonic() + deadline_s, []
             for batch in batches[start : start + CONCURRENT]:
-                read = self._read(self._decode(columns), row_filter, until, turn)
+                read = self._read(decode, row_filter, until, turn)
                 for first, last in batch:
                     read.request.rows.row_ranges.add(start_key_closed=first, end_key_closed=last)
                 reads.append(read)
@@ -222,13 +230,13 @@ class Connection:
         self, first: bytes, end: bytes, columns: Columns, row_filter: RowFilter, limit: int
     ) -> Iterator[list[Decoded]]:
         """Yield pages of the rows with keys between ``first`` and ``end``; each page has the deadline."""
-        return self._pages(first, end, self._decode(columns), row_filter, limit)
+        return self._pages(first, end, self.rows_of(columns), row_filter, limit)
 
     def read_cell_pages(
         self, first: bytes, end: bytes, row_filter: RowFilter, limit: int, prefix: bytes = b""
     ) -> Iterator[list[AnyCells]]:
         """Yield pages of cells, as `read_pages`; ``prefix`` precedes the ids of their rows."""
-        return self._pages(first, end, partial(self._decoder.decode_cells, prefix=prefix), row_filter, limit)
+        return self._pages(first, end, self.cells(prefix), row_filter, limit)
 
     def _pages(
         self, first: bytes, end: bytes, decode: Callable[[Any], P], row_filter: RowFilter, limit: int
@@ -246,9 +254,6 @@ class Connection:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.table.client.close()
-
-    def _decode(self, columns: Columns) -> Callable[[Any], Decoded]:
-        return partial(self._decoder.decode, columns=columns)
 
     def _read(
         self,

@@ -174,7 +174,7 @@ def record_of(row: Sequence[Any], where: str) -> ChunkRecord:
 
 
 def count_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> list[int]:
-    """Count an attempt at each work on a chunk; returns how many are open. ``chunk`` is the signed id."""
+    """Count an attempt at each task on a chunk; returns how many are open. ``chunk`` is the signed id."""
     db.execute(_ATTEMPTS.format(name=name))
     query = (
         f'INSERT INTO "{name}.attempts" VALUES (?, ?, 1) '
@@ -184,7 +184,7 @@ def count_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequenc
 
 
 def clear_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> None:
-    """Clear the open attempts at these works on a chunk."""
+    """Clear the open attempts at these tasks on a chunk."""
     if exists(db, f"{name}.attempts"):
         query = f'DELETE FROM "{name}.attempts" WHERE chunk = ? AND work = ?'
         db.executemany(query, [(chunk, work) for work in works])

@@ -1,0 +1,71 @@
+"""Nodes above layer 2 with their parents and children, and the L2 nodes among these that are valid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..core.errors import GraphError
+from ..core.ids import Ids, as_ids, from_bytes
+from .base import NodeRoots
+from .chunk_ranges import IdRanges, in_ranges
+from .id_cells import CHILDREN, MOST_IDS, PARENTS, NodeLists, places_of
+
+if TYPE_CHECKING:
+    from ..store.bigtable.row_arrays import AnyCells
+
+
+class Families(NamedTuple):
+    """Sorted nodes, (n,), the parent of each, (n,), and the cells with its children, n of them."""
+
+    nodes: Ids
+    parents: Ids
+    children: list[bytes]
+
+
+def families_of(parts: Sequence[AnyCells]) -> Families:
+    """Return the nodes in cells that have a parent. Raises GraphError where a parent is not an id."""
+    ids = np.concatenate([as_ids([]), *(part.ids for part in parts)])
+    names = [name for part in parts for name in part.names]
+    values = [value for part in parts for value in part.values]
+    nodes, parents = _cells_of(PARENTS, ids, names, values)
+    for node, parent in zip(nodes.tolist(), parents, strict=True):
+        if len(parent) != 8:
+            raise GraphError(f"row {node}: {PARENTS} has {len(parent)} bytes, expected 8")
+    known, children = _cells_of(CHILDREN, ids, names, values)
+    at, found = places_of(known, nodes)
+    cells = [children[i] if there else b"" for i, there in zip(at.tolist(), found.tolist(), strict=True)]
+    return Families(nodes, from_bytes(b"".join(parents)), cells)
+
+
+def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoots:
+    """Return the L2 nodes in ``chunks`` whose parent has a root; ``roots`` has each parent's root, or 0.
+
+    Malformed children are left out.
+    """
+    valid = np.flatnonzero(roots)
+    cells, nodes = [families.children[i] for i in valid.tolist()], families.nodes[valid]
+    lists = NodeLists.decoded(nodes, nodes, cells, MOST_IDS, "children").lists
+    ids, first = np.unique(lists.values, return_index=True)
+    ours = in_ranges(chunks, ids)
+    return NodeRoots(ids[ours], np.repeat(roots[valid], lists.lengths)[first[ours]])
+
+
+def either(some: NodeRoots, others: NodeRoots) -> NodeRoots:
+    """Return the nodes of both that have a root; of a node in both, the root in ``some``."""
+    new = (others.roots != 0) & ~places_of(some.l2_ids, others.l2_ids)[1]
+    ids = np.append(some.l2_ids, others.l2_ids[new])
+    order = np.argsort(ids, kind="stable")
+    return NodeRoots(ids[order], np.append(some.roots, others.roots[new])[order])
+
+
+def _cells_of(
+    column: str, ids: Ids, names: Sequence[bytes], values: Sequence[bytes]
+) -> tuple[Ids, list[bytes]]:
+    """The sorted rows that have a column, and their cells of it."""
+    wanted = column.encode()
+    places = np.array([i for i, name in enumerate(names) if name == wanted], dtype=np.int64)
+    places = places[np.argsort(ids[places], kind="stable")]
+    return ids[places], [values[i] for i in places.tolist()]
