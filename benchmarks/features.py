@@ -19,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from l2features.kernel import SegmentedChunk, compute_features, warm_up
+from l2features.kernel.spans import release_memory
 from l2features.testing.em_volume import em_parser, make_neuropil, read_em
 from l2features.testing.oracle import check_equal, plain_features
 
@@ -211,6 +212,7 @@ def extra_memory(call: Callable[[], object]) -> float:
 
 
 def _send_growth(call: Callable[[], object], sender: object) -> None:
+    release_memory()
     before = _resident()
     call()
     sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6)  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from .labels import SegmentedChunk, check_chunk, compute_features
 __all__ = ["WARM_UP_STEPS", "SegmentedChunk", "check_chunk", "compute_features", "group_features", "warm_up"]
 
 
-WARM_UP_STEPS = 14
+WARM_UP_STEPS = 16
 """How often `warm_up` calls ``on_step``."""
 
 
@@ -32,6 +32,9 @@ def warm_up(on_step: Callable[[], object] = lambda: None) -> None:
         for resolution in ((1, 1, 1), (10**5, 10**5, 10**5), (10**6, 10**6, 10**6 + 1)):
             compute_features(volume, resolution)
             on_step()
+    for wide in (np.uint32, np.uint64):
+        compute_features(np.resize([0, 1], (2, 1, 32)).astype(wide), (1, 1, 1))
+        on_step()
     places = np.zeros((1, 2), np.int64)
     blocks, columns = np.array([[[[-1, 0, 0]]]]), np.array([[0, 1, 0, 0]])
     runs = find_block_runs(PackedBlocks(np.zeros(2, np.uint32), blocks, columns, places, places, (1, 1), 2))

@@ -18,6 +18,7 @@ from .distance import whole_distances
 from .moments import Moments, centred_second, compute_moments, moved
 from .runs import Runs
 from .score import Placement, score
+from .spans import reuse
 
 
 class Frame(NamedTuple):
@@ -33,6 +34,11 @@ class Frame(NamedTuple):
     def in_xyz(self, values: np.ndarray, dimension: int = -1) -> np.ndarray:
         """Reorder a dimension from the axes of the runs to x, y, z."""
         return np.take(values, np.argsort(self.axes), dimension)
+
+    def exchanged(self) -> Frame:
+        """Return the frame with its second and third axis exchanged."""
+        order = [0, 2, 1]
+        return Frame(tuple(self.axes[i] for i in order), self.shape[order], self.origin[order])
 
 
 class Measured(NamedTuple):
@@ -104,7 +110,9 @@ def _distances(measured: Measured) -> tuple[Any, ...]:
     weights = np.array([shape[1] * shape[2], shape[2], 1])[order]
     mean = moments.first / np.maximum(moments.size, 1)[:, None]
     placement = Placement(mean, nm[order], weights, order.index(2), frame.origin)
-    scores = score(runs, whole_distances(runs, nm[order], frame.axes), placement)
+    distances = whole_distances(runs, nm[order], frame.axes)
+    scores = score(runs, distances, placement)
+    reuse(distances)
     voxels = np.stack(np.unravel_index(scores.best_index[1:], shape), axis=-1)
     return scores.largest[1:], scores.total[1:] / size, voxels
 

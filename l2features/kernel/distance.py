@@ -25,14 +25,13 @@ from . import narrow
 from .envelope import LineBuffers
 from .runs import Runs
 from .simd import LANES
+from .spans import Spans, make_spans, reuse
 from .strips import (
     FAR_32,
-    Spans,
     Tables,
     keep_lines,
     load_lines,
     make_block,
-    make_spans,
     make_tables,
     measure_strip,
     spread_lines,
@@ -113,11 +112,12 @@ def _short_distances(runs: Runs, scale: Scale) -> Spans | None:
         for axis in (1, 2)
     ]
     thick = narrow.make_thick(runs.shape, passes[0].narrow.block)
-    if not narrow.first_pass(runs, passes[0], distances, thick):
+    if not narrow.first_pass(runs, passes[0].narrow, distances, thick):
+        reuse(distances)
         return None
     squares_nm = np.arange(narrow.FAR + 1) * scale.factor
     whole = (np.sqrt(squares_nm) / scale.divisor).astype(np.uint16)
-    narrow.second_pass(runs, passes[1], distances, thick, whole, scale.factor, scale.divisor)
+    narrow.second_pass(runs, passes[0].wide, passes[1], distances, thick, whole, scale.factor, scale.divisor)
     return distances
 
 

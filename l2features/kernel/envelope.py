@@ -26,6 +26,8 @@ class LineBuffers(NamedTuple):
     """Squared distances before the pass; far where there is no other label."""
     out: np.ndarray
     """Squared distances after it."""
+    stepped: np.ndarray
+    """Squared distances of a strip after some steps, row by row."""
     lowest: np.ndarray
     """For some rows of a strip, the row of each lane whose parabola is the lowest there."""
     width: int

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..core.schema import FEATURES
+from .across import exchanged, find_runs_across, has_fewer_across
 from .attributes import Frame, fill
 from .cut import cut_runs
 from .runs import MAX_EXTENT, MAX_VOXELS, Runs, find_runs
@@ -56,10 +57,19 @@ class SegmentedChunk:
     ([72057594037927937], [2])
     """
 
+    runs: Runs
+    """Runs of the supervoxels, in any order of their numbers."""
+    frame: Frame
+
     def __init__(self, volume: np.ndarray) -> None:
         volume = _checked_volume(volume)
-        flat, axes = _flatten(volume)
-        self._find_runs(volume.shape, axes, [flat])
+        ordered, axes = _in_memory_order(volume)
+        if has_fewer_across(ordered):
+            fastest, middle, slowest = axes
+            self._find_runs(volume.shape, (slowest, fastest, middle), find_runs_across(ordered))
+            self.runs, self.frame = exchanged(self.runs), self.frame.exchanged()
+        else:
+            self._find_runs(volume.shape, axes, [ordered.reshape(-1)])
 
     @classmethod
     def of_slabs(cls, shape: tuple[int, int, int], slabs: Iterable[np.ndarray | Runs]) -> SegmentedChunk:
@@ -83,7 +93,6 @@ class SegmentedChunk:
         n0, n1, n2 = (self.shape[axis] for axis in axes)
         self.frame = Frame(axes, np.array([n0, n1, n2]), np.zeros(3, np.int64))
         self.runs, met = find_runs(pieces, (n0, n1, n2))
-        """Runs of the supervoxels, numbered in the order of their first voxels."""
         order = np.argsort(met)
         self.rank = np.empty(len(met), np.uint32)
         self.rank[order] = np.arange(len(met), dtype=np.uint32)
@@ -158,16 +167,16 @@ def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int])
     return nm
 
 
-def _flatten(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Return the voxels in memory order (copied if they have gaps), and the axes, fastest first.
+def _in_memory_order(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Return the voxels, slowest axis first (copied if they have gaps), and the axes, fastest first.
 
     They are read-only, whatever the volume is: numba compiles writeable arrays a second time.
     """
     steps = [(extent == 1, abs(step)) for extent, step in zip(volume.shape, volume.strides, strict=True)]
     axes = tuple(sorted(range(3), key=steps.__getitem__))
-    flat = np.ascontiguousarray(volume.transpose(axes[::-1])).reshape(-1)
-    flat.flags.writeable = False
-    return flat, axes
+    ordered = np.ascontiguousarray(volume.transpose(axes[::-1])).view()
+    ordered.flags.writeable = False
+    return ordered, axes
 
 
 def _number_labels(labels: ArrayLike, n_ids: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:

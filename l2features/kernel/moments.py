@@ -129,9 +129,9 @@ def _add_faces_of_lines(runs: Runs, a: int, b: int, faces: np.ndarray, axis: int
         stop_i, stop_j = stop_of(runs, i, end_of_a), stop_of(runs, j, end_of_b)
         stop = min(stop_i, stop_j)
         label_i, label_j = runs.labels[i], runs.labels[j]
-        if label_i != label_j:
-            faces[label_i, axis] += stop - position
-            faces[label_j, axis] += stop - position
+        met = (stop - position) * np.int64(label_i != label_j)
+        faces[label_i, axis] += met
+        faces[label_j, axis] += met
         i += stop_i == stop
         j += stop_j == stop
         position = stop

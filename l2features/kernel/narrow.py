@@ -1,7 +1,8 @@
 """Distances in 16 bits: twice as many fit into a vector, and half as many bytes go to memory and back.
 
-Squared distances are cut at FAR. A sum of a cut one is FAR too, so a minimum below FAR is exact; strips that
-reach FAR, amid thick labels, are measured again in 32 bits.
+Squared distances are cut at FAR. A sum of a cut one is FAR too, so a minimum below FAR is exact. Strips whose
+results reach FAR, amid thick labels, are measured again in 32 bits, and so are the strips of the first pass
+that these need.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from ..core.jit import compiled
 from .envelope import LineBuffers
 from .runs import Runs
 from .simd import LANES
+from .spans import Spans
 from .strips import (
     FAR_32,
-    Spans,
     Tables,
     keep_lines,
     load_lines,
@@ -29,9 +30,9 @@ from .strips import (
 FAR = 2**16 - 1
 """More than any squared distance that is kept in 16 bits."""
 _FIRST = 64
-"""Strips that may be measured again before the limit `_SHARE` applies."""
+"""Strips that may reach FAR before the limit `_SHARE` applies."""
 _SHARE = 2
-"""At most one strip in this many is measured again."""
+"""At most one strip in this many may reach FAR."""
 
 
 class Depth(NamedTuple):
@@ -51,12 +52,14 @@ class Depths(NamedTuple):
 
 
 class Thick(NamedTuple):
-    """Squared distances after the first pass of the strips that have some of FAR or more."""
+    """Squared distances after the first pass of strips that have some of FAR or more."""
 
     places: np.ndarray
-    """int32 (blocks, strips of a block), index of each such strip in ``values``; -1 for others."""
+    """int32 (blocks, strips of a block), index of each such strip in ``values``; -1 before it is needed."""
     values: np.ndarray
     """int32 (strips, lines, LANES)."""
+    state: np.ndarray
+    """int64 (2,), number of strips in ``values``, and the block of the first pass that was widened last."""
     lines: int
     """Lines per row of a block of the first pass."""
 
@@ -66,35 +69,22 @@ def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
     lines, strips = block.width // shape[0], block.width // LANES
     blocks = -(-shape[2] // lines)
     values = np.empty((blocks * strips // _SHARE + _FIRST, shape[1], LANES), np.int32)
-    return Thick(np.full((blocks, strips), -1, np.int32), values, lines)
+    return Thick(np.full((blocks, strips), -1, np.int32), values, np.array([0, -1]), lines)
 
 
 @compiled
-def first_pass(runs: Runs, depths: Depths, distances: Spans, thick: Thick) -> bool:
+def first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick) -> bool:
     """Write squared distances in two axes, cut at FAR; return False if too many reach it."""
-    narrow, wide = depths
     n0, n1, n2 = runs.shape
     n, done = 0, 0
     for begin in range(0, n2, thick.lines):
         lines = min(thick.lines, n2 - begin)
         spread_lines(runs, begin, lines, narrow.tables, narrow.block)
-        spread = False
         for strip in range(0, lines * n0, LANES):
             done += 1
-            if not _measure(narrow.block, strip, n1, narrow.unit):
-                if n == len(thick.values) or (n > _FIRST and n > done // _SHARE):
-                    return False
-                if not spread:
-                    spread_lines(runs, begin, lines, wide.tables, wide.block)
-                    spread = True
-                measure_strip(wide.block, strip, n1, wide.unit, np.int64(FAR_32))
-                for row in range(n1):
-                    source, place = row * wide.block.pitch + strip, row * narrow.block.pitch + strip
-                    thick.values[n, row] = wide.block.out[source : source + LANES]
-                    for lane in range(LANES):
-                        narrow.block.out[place + lane] = min(thick.values[n, row, lane], FAR)
-                thick.places[begin // thick.lines, strip // LANES] = n
-                n += 1
+            n += not _measure(narrow.block, strip, n1, narrow.unit)
+            if n > _FIRST + done // _SHARE:
+                return False
         keep_lines(runs, begin, lines, narrow.block, distances)
     return True
 
@@ -102,6 +92,7 @@ def first_pass(runs: Runs, depths: Depths, distances: Spans, thick: Thick) -> bo
 @compiled
 def second_pass(
     runs: Runs,
+    first: Depth,
     depths: Depths,
     distances: Spans,
     thick: Thick,
@@ -113,7 +104,7 @@ def second_pass(
     n0, n1, n2 = runs.shape
     narrow, wide = depths
     most = narrow.block.width // n0
-    again = np.empty(narrow.block.width // LANES, np.bool_)
+    again = np.zeros(narrow.block.width // LANES, np.bool_)
     for begin in range(0, n1, most):
         lines = min(most, n1 - begin)
         load_lines(runs, begin, lines, distances, narrow.block)
@@ -123,8 +114,9 @@ def second_pass(
             for i in range(lines):
                 line, place = begin + i + row * n1, row * narrow.block.pitch + i * n0
                 _take_roots(narrow.block, place, distances, line, whole)
-        if again[: -(-lines * n0 // LANES)].any():
-            _widen(runs, begin, narrow.block, wide.block, thick)
+        again[-(-lines * n0 // LANES) :] = False
+        if again.any():
+            _widen(runs, begin, again, narrow.block, wide.block, first, thick)
             for strip in range(0, lines * n0, LANES):
                 if again[strip // LANES]:
                     measure_strip(wide.block, strip, n2, wide.unit, np.int64(FAR_32))
@@ -165,27 +157,55 @@ def _take_roots_again(
 
 
 @compiled
-def _widen(runs: Runs, begin: int, narrow: LineBuffers, wide: LineBuffers, thick: Thick) -> None:
-    """Copy the labels and squared distances of a block into 32 bits, those beyond FAR included."""
+def _widen(
+    runs: Runs,
+    begin: int,
+    again: np.ndarray,
+    narrow: LineBuffers,
+    wide: LineBuffers,
+    first: Depth,
+    thick: Thick,
+) -> None:
+    """Copy the labels and squared distances of strips into 32 bits, those beyond FAR included."""
     n0, _, n2 = runs.shape
+    strips = np.flatnonzero(again)
     for row in range(n2):
-        first = (row % thick.lines) * n0
-        for i in range(narrow.width):
-            value = np.int32(narrow.values[row * narrow.pitch + i])
-            if value == FAR:
-                place = first + i % n0
-                kept = thick.places[row // thick.lines, place // LANES]
-                value = thick.values[kept, begin + i // n0, place % LANES]
-            wide.values[row * wide.pitch + i] = value
-            wide.labels[row * wide.pitch + i] = narrow.labels[row * narrow.pitch + i]
+        for strip in strips:
+            for i in range(strip * LANES, (strip + 1) * LANES):
+                value = np.int32(narrow.values[row * narrow.pitch + i])
+                if value == FAR:
+                    place = (row % thick.lines) * n0 + i % n0
+                    kept: int = thick.places[row // thick.lines, place // LANES]
+                    if kept < 0:
+                        kept = _measure_again(runs, row // thick.lines, place // LANES, first, thick)
+                    value = thick.values[kept, begin + i // n0, place % LANES]
+                wide.values[row * wide.pitch + i] = value
+                wide.labels[row * wide.pitch + i] = narrow.labels[row * narrow.pitch + i]
+
+
+@compiled
+def _measure_again(runs: Runs, block: int, strip: int, wide: Depth, thick: Thick) -> int:
+    """Measure a strip of the first pass in 32 bits, and return its index in ``thick.values``."""
+    _, n1, n2 = runs.shape
+    if thick.state[1] != block:
+        begin = block * thick.lines
+        spread_lines(runs, begin, min(thick.lines, n2 - begin), wide.tables, wide.block)
+        thick.state[1] = block
+    measure_strip(wide.block, strip * LANES, n1, wide.unit, np.int64(FAR_32))
+    kept: int = thick.state[0]
+    for row in range(n1):
+        place = row * wide.block.pitch + strip * LANES
+        thick.values[kept, row] = wide.block.out[place : place + LANES]
+    thick.places[block, strip] = kept
+    thick.state[0] += 1
+    return kept
 
 
 @compiled
 def _measure(block: LineBuffers, strip: int, rows: int, unit: Any) -> bool:
     """Measure a strip; return False if any result is FAR."""
-    if not measure_strip(block, strip, rows, unit, FAR):
-        return False
     exact = True
-    for row in range(rows):
-        exact &= not reaches(block, strip + row * block.pitch, FAR)
+    if measure_strip(block, strip, rows, unit, FAR):
+        for row in range(rows):
+            exact &= not reaches(block, strip + row * block.pitch, FAR)
     return exact

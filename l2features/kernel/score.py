@@ -17,7 +17,7 @@ import numpy as np
 from ..core.jit import compiled, inlined
 from .runs import Runs, start_of, stop_of
 from .simd import LANES, larger, largest_of, load, smaller, splat, total_of
-from .strips import Spans
+from .spans import Spans
 
 
 class Placement(NamedTuple):

@@ -8,21 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core.jit import compiled
-from .envelope import LineBuffers, measure_lines
+from .envelope import LineBuffers
 from .runs import Runs, start_of, stop_of
-from .simd import (
-    LANES,
-    add,
-    any_greater,
-    differing,
-    larger,
-    load,
-    smaller,
-    splat,
-    store,
-    where_equal,
-    where_less,
-)
+from .simd import LANES, add, any_greater, differing, larger, load, smaller, splat, store, where_equal
+from .spans import Spans
+from .thick import GROUP, STEPS, measure_thick
 
 FAR_32 = 2**30
 """More than any squared distance in 32 bits; another one can be added without overflow."""
@@ -30,10 +20,6 @@ _BLOCK = 256
 """Least number of neighbouring voxels to a block, where the volume has as many."""
 _PAD = 64
 """Bytes between the rows of a block, without which its rows would share few of the cache's sets."""
-GROUP = 12
-"""Steps of every row, and rows to a group of which the first is searched beyond."""
-_PATIENCE = 48
-"""Steps per row, on average, beyond which lower envelopes are faster."""
 
 
 class Tables(NamedTuple):
@@ -44,34 +30,6 @@ class Tables(NamedTuple):
     falling: np.ndarray
     """far throughout; from ``half`` on those of shape[0], ..., 2, 1."""
     half: int
-
-
-class Spans(NamedTuple):
-    """A value for each voxel of a line from its first to its last label: few in a sparse volume."""
-
-    values: np.ndarray
-    """LANES more elements follow, so that whole vectors can be loaded up to the end."""
-    places: np.ndarray
-    """int64 (lines + 1,), index in ``values`` of the first of each line."""
-    begins: np.ndarray
-    """int64 (lines,), index of that voxel along the line; the line's length if it has none."""
-
-
-def make_spans(runs: Runs, dtype: type) -> Spans:
-    places, begins = np.zeros(len(runs.offsets), np.int64), np.empty(len(runs.offsets) - 1, np.int64)
-    _place_spans(runs, places, begins)
-    values: np.ndarray = np.empty(places[-1] + LANES, dtype)
-    values[-LANES:] = 0
-    return Spans(values, places, begins)
-
-
-@compiled
-def _place_spans(runs: Runs, places: np.ndarray, begins: np.ndarray) -> None:
-    for line in range(len(begins)):
-        run, end = runs.offsets[line], runs.offsets[line + 1]
-        begins[line] = 0 if runs.labels[run] != 0 else stop_of(runs, run, end)
-        stop = runs.shape[0] if runs.labels[end - 1] != 0 else start_of(runs, end - 1)
-        places[line + 1] = places[line] + max(stop - begins[line], 0)
 
 
 def make_tables(n: int, unit: Any, far: np.integer[Any]) -> Tables:
@@ -88,9 +46,9 @@ def make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> LineBuffe
     pitch = width + _PAD // np.dtype(dtype).itemsize
     size = pitch * shape[axis] + LANES
     labels = np.uint16 if dtype is np.uint16 else np.uint32
-    lowest = (shape[axis] // GROUP + 3) * LANES
-    values, out = _aligned(size, dtype), _aligned(size, dtype)
-    return LineBuffers(_aligned(size, labels), values, out, _aligned(lowest, dtype), width, pitch)
+    lowest = (shape[axis] // GROUP + 4) * LANES
+    values, out, stepped = _aligned(size, dtype), _aligned(size, dtype), _aligned(shape[axis] * LANES, dtype)
+    return LineBuffers(_aligned(size, labels), values, out, stepped, _aligned(lowest, dtype), width, pitch)
 
 
 def _aligned(n: int, dtype: type) -> np.ndarray:
@@ -184,18 +142,15 @@ def _copy(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int
 
 @compiled
 def measure_strip(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> bool:
-    """Measure a strip; return False, and leave it unfinished, where a result of a thick label is far.
-
-    In thick labels every GROUP-th row is searched first. Which row's parabola is the lowest only moves on
-    from row to row, so that the rows between two need only the parabolas between theirs.
-    """
+    """Measure a strip; return whether any result may be far."""
     if _measure_sparse(block, strip, rows, unit, far):
         return True
     reach = int(math.sqrt(far / unit))
-    thick = False
-    for row in range(rows):
-        thick |= _measure_row(block, strip, row, rows, unit, min(reach, GROUP)) > GROUP
-    return not thick or reach <= GROUP or _measure_thick(block, strip, rows, unit, far, reach)
+    if not _step(block, strip, rows, unit, min(reach, STEPS)):
+        return reach <= STEPS
+    if reach > STEPS:
+        measure_thick(block, strip, rows, unit, far, reach)
+    return True
 
 
 @compiled
@@ -231,127 +186,42 @@ def _measure_sparse(block: LineBuffers, strip: int, rows: int, unit: Any, far: A
 
 
 @compiled
-def _measure_row(block: LineBuffers, strip: int, row: int, rows: int, unit: Any, reach: int) -> int:
-    """Write the results of a strip's row up to ``reach`` steps away; return the first step not taken.
+def _step(block: LineBuffers, strip: int, rows: int, unit: Any, reach: int) -> bool:
+    """Write the results of a strip up to ``reach`` steps away; return whether more may change them.
 
-    Beyond the ends of the lines the last voxels count again at larger distances, which changes nothing.
+    k steps cost k^2 = 1 + 3 + ... + (2k - 1), so that the k-th step of every voxel at once is one to its
+    neighbour, for 2k - 1. Only the first looks at labels: it leaves at most 1 on both sides of a boundary,
+    which steps across, for 3 and more, do not improve.
     """
-    labels, values, out = block.labels, block.values, block.out
-    pitch = block.pitch
-    here = load(labels, strip + row * pitch)
-    best = load(values, strip + row * pitch)
-    cost = splat(values, unit)
-    k = 1
-    limit = min(max(row, rows - 1 - row), reach)
-    while k <= limit and any_greater(best, cost):
-        back = strip + max(row - k, 0) * pitch
-        forth = strip + min(row + k, rows - 1) * pitch
-        best = smaller(add(where_equal(load(labels, back), here, load(values, back)), cost), best)
-        best = smaller(add(where_equal(load(labels, forth), here, load(values, forth)), cost), best)
+    labels, values, out, pitch = block.labels, block.values, block.out, block.pitch
+    cost, most = splat(values, unit), splat(values, 0)
+    last = strip + (rows - 1) * pitch
+    for place in range(strip, last + 1, pitch):
+        best = load(values, place)
+        if reach > 0 and any_greater(best, cost):
+            here = load(labels, place)
+            back, forth = max(place - pitch, strip), min(place + pitch, last)
+            best = smaller(add(where_equal(load(labels, back), here, load(values, back)), cost), best)
+            best = smaller(add(where_equal(load(labels, forth), here, load(values, forth)), cost), best)
+            most = larger(best, most)
+        store(out, place, best)
+    k = 2
+    while k <= reach and any_greater(most, splat(values, k * k * unit)):
+        cost, most = splat(values, (2 * k - 1) * unit), splat(values, 0)
+        before = load(out, strip)
+        here = before
+        for place in range(strip, last + 1, pitch):
+            after = load(out, min(place + pitch, last))
+            best = smaller(add(smaller(before, after), cost), here)
+            store(out, place, best)
+            most = larger(best, most)
+            before = here
+            here = after
         k += 1
-        cost = splat(values, k * k * unit)
-    store(out, strip + row * pitch, best)
-    return k
-
-
-@compiled
-def _measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any, reach: int) -> bool:
-    groups = -(-(rows - 1) // GROUP)
-    steps = 0
-    for group in range(groups + 1):
-        row = min(group * GROUP, rows - 1)
-        steps += _search_row(block, strip, row, group, rows, unit, reach)
-        if block.out.itemsize == 2 and reaches(block, strip + row * block.pitch, far):
-            return False
-    for group in range(groups):
-        steps += _measure_group(block, strip, group, rows, unit, far, reach)
-        if steps > _PATIENCE * rows:
-            measure_lines(block, strip, rows, np.int64(unit), np.int64(far))
-            break
-    return True
+    return k > reach and any_greater(most, splat(values, k * k * unit))
 
 
 @compiled
 def reaches(block: LineBuffers, place: int, far: Any) -> bool:
     """Return whether any result in a row of a strip is ``far``."""
     return bool(any_greater(load(block.out, place), splat(block.out, far - 1)))
-
-
-@compiled
-def _search_row(
-    block: LineBuffers, strip: int, row: int, group: int, rows: int, unit: Any, reach: int
-) -> int:
-    """Measure a row, and note for each lane the row whose parabola is the lowest; return the steps taken."""
-    labels, values, pitch = block.labels, block.values, block.pitch
-    here = load(labels, strip + row * pitch)
-    best = load(values, strip + row * pitch)
-    lowest = splat(values, row)
-    steps = 0
-    for way in (-1, 1):
-        k, at = 1, row + way
-        while 0 <= at < rows and k <= reach:
-            cost = splat(values, k * k * unit)
-            if not any_greater(best, cost):
-                break
-            place = strip + at * pitch
-            other = add(where_equal(load(labels, place), here, load(values, place)), cost)
-            lowest = where_less(other, best, splat(values, at), lowest)
-            best = smaller(other, best)
-            k += 1
-            at += way
-        steps += k
-    store(block.out, strip + row * pitch, best)
-    store(block.lowest, group * LANES, lowest)
-    return steps // 2
-
-
-@compiled
-def _measure_group(
-    block: LineBuffers, strip: int, group: int, rows: int, unit: Any, far: Any, reach: int
-) -> int:
-    """Measure the rows between two that have been searched; return the steps taken."""
-    first, last = group * GROUP, min((group + 1) * GROUP, rows - 1)
-    limit = min((GROUP + 1) ** 2 * unit, far)
-    most = splat(block.out, 0)
-    for row in range(first + 1, last):
-        most = larger(load(block.out, strip + row * block.pitch), most)
-    if not any_greater(most, splat(block.out, limit)):
-        return 0
-    spare = len(block.lowest) - LANES
-    store(block.lowest, spare, most)
-    begin, steps = rows, 0
-    end: Any = np.int64(-1)  # see measure_lines
-    for lane in range(LANES):
-        if block.lowest[spare + lane] > limit:
-            begin = min(begin, int(block.lowest[group * LANES + lane]))
-            end = max(end, int(block.lowest[(group + 1) * LANES + lane]))
-    for row in range(first + 1, last):
-        steps += _search_between(block, strip, row, begin, end, unit, reach)
-    return steps
-
-
-@compiled
-def _search_between(
-    block: LineBuffers, strip: int, row: int, begin: int, end: int, unit: Any, reach: int
-) -> int:
-    """Go on with a row from GROUP steps away, up to rows ``begin`` and ``end``; return the steps taken."""
-    labels, values, pitch = block.labels, block.values, block.pitch
-    here = load(labels, strip + row * pitch)
-    best = load(block.out, strip + row * pitch)
-    steps = 0
-    for way in (-1, 1):
-        k = GROUP + 1
-        if way < 0:
-            k, stop = max(k, row - end), row - begin
-        else:
-            k, stop = max(k, begin - row), end - row
-        while k <= min(stop, reach):
-            cost = splat(values, k * k * unit)
-            if not any_greater(best, cost):
-                break
-            place = strip + (row + way * k) * pitch
-            best = smaller(add(where_equal(load(labels, place), here, load(values, place)), cost), best)
-            k += 1
-            steps += 1
-    store(block.out, strip + row * pitch, best)
-    return steps // 2

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from l2features import compute_features
 from l2features.core.schema import FEATURES
-from l2features.kernel import SegmentedChunk, distance
+from l2features.kernel import SegmentedChunk, distance, spans
 from l2features.testing.oracle import (
     GOLDEN_PATH,
     central_voxels,
@@ -339,6 +339,7 @@ def test_memory() -> None:
     """400 MB for 256 x 256 x 512 voxels is as much for each of these."""
     volume = make_blobs(np.random.default_rng(6), (128, 128, 64), 40)
     compute_features(volume, (16, 16, 40))
+    spans.release_memory()
     tracemalloc.start()
     compute_features(volume, (16, 16, 40))
     _, peak = tracemalloc.get_traced_memory()

@@ -1,0 +1,127 @@
+"""Strips through thick labels, measured beyond the first steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..core.jit import compiled
+from .envelope import LineBuffers, measure_lines
+from .simd import LANES, add, any_greater, larger, load, smaller, splat, store, where_less
+
+STEPS = 16
+"""Steps that every voxel of a strip takes at once."""
+GROUP = 12
+"""Rows to a group of which the first is searched in full."""
+_PATIENCE = 48
+"""Steps per row, on average, beyond which lower envelopes are faster."""
+
+
+@compiled
+def measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any, reach: int) -> None:
+    """Go on after STEPS steps, where a result is larger than those that one more step leaves.
+
+    Every GROUP-th row is searched first. Which row's parabola is the lowest only moves on from row to row, so
+    that the rows between two need only the parabolas between theirs.
+    """
+    for row in range(rows):
+        store(block.stepped, row * LANES, load(block.out, strip + row * block.pitch))
+    limit = splat(block.out, min((STEPS + 1) ** 2 * unit, far))
+    groups = -(-(rows - 1) // GROUP)
+    steps, searched = 0, -1
+    for group in range(groups):
+        first, last = group * GROUP, min((group + 1) * GROUP, rows - 1)
+        inner = splat(block.out, 0)
+        for row in range(first + 1, last):
+            inner = larger(load(block.stepped, row * LANES), inner)
+        ends = larger(load(block.stepped, first * LANES), load(block.stepped, last * LANES))
+        if not any_greater(larger(inner, ends), limit):
+            continue
+        if searched < first:
+            steps += _search_row(block, strip, first, group, rows, unit, reach)
+        steps += _search_row(block, strip, last, group + 1, rows, unit, reach)
+        searched = last
+        if any_greater(inner, limit):
+            steps += _measure_group(block, strip, first, last, group, inner, limit, unit, reach)
+        if steps > _PATIENCE * rows:
+            measure_lines(block, strip, rows, np.int64(unit), np.int64(far))
+            break
+
+
+@compiled
+def _search_row(
+    block: LineBuffers, strip: int, row: int, group: int, rows: int, unit: Any, reach: int
+) -> int:
+    """Measure a row, and note for each lane the row whose parabola is the lowest; return the steps taken."""
+    stepped = block.stepped
+    best = load(stepped, row * LANES)
+    lowest = splat(stepped, row)
+    steps = 0
+    for way in (-1, 1):
+        k, at = STEPS + 1, row + way
+        while 0 <= at < rows and k <= reach and any_greater(best, splat(stepped, k * k * unit)):
+            cost = splat(stepped, (k * k - STEPS * STEPS) * unit)
+            other = add(load(stepped, at * LANES), cost)
+            lowest = where_less(other, best, splat(stepped, at), lowest)
+            best = smaller(other, best)
+            k += 1
+            at += way
+            steps += 1
+    store(block.out, strip + row * block.pitch, best)
+    store(block.lowest, group * LANES, lowest)
+    return steps // 2
+
+
+@compiled
+def _measure_group(
+    block: LineBuffers,
+    strip: int,
+    first: int,
+    last: int,
+    group: int,
+    inner: Any,
+    limit: Any,
+    unit: Any,
+    reach: int,
+) -> int:
+    """Measure the rows between two that have been searched; return the steps taken.
+
+    ``inner`` are the largest results of these rows after STEPS steps.
+    """
+    spare = len(block.lowest) - 2 * LANES
+    store(block.lowest, spare, inner)
+    store(block.lowest, spare + LANES, limit)
+    begin, steps = last, 0
+    end: Any = np.int64(first)  # see measure_lines
+    for lane in range(LANES):
+        if block.lowest[spare + lane] > block.lowest[spare + LANES + lane]:
+            begin = min(begin, int(block.lowest[group * LANES + lane]))
+            end = max(end, int(block.lowest[(group + 1) * LANES + lane]))
+    for row in range(first + 1, last):
+        steps += _search_between(block, strip, row, begin, end, unit, reach)
+    return steps
+
+
+@compiled
+def _search_between(
+    block: LineBuffers, strip: int, row: int, begin: int, end: int, unit: Any, reach: int
+) -> int:
+    """Measure a row by the parabolas of the rows from ``begin`` to ``end``; return the steps taken."""
+    stepped = block.stepped
+    best = load(stepped, row * LANES)
+    steps = 0
+    for way in (-1, 1):
+        if way < 0:
+            k, stop = max(1, row - end), row - begin
+        else:
+            k, stop = max(1, begin - row), end - row
+        k += STEPS
+        stop = min(stop + STEPS, reach)
+        while k <= stop and any_greater(best, splat(stepped, k * k * unit)):
+            place = (row + way * (k - STEPS)) * LANES
+            best = smaller(add(load(stepped, place), splat(stepped, (k * k - STEPS * STEPS) * unit)), best)
+            k += 1
+            steps += 1
+    store(block.out, strip + row * block.pitch, best)
+    return steps // 2
