@@ -81,6 +81,7 @@ _opened: dict[str, Callable[[Chunk], Any]] = {}
 
 
 def _open(open_worker: Callable[[], Callable[[Chunk], Any]]) -> None:
+    _opened.clear()  # what an ended job has open
     _opened["run"] = open_worker()
 
 
