@@ -64,6 +64,14 @@ def test_lists_of_all_lengths_are_read_at_once(
         np.testing.assert_array_equal(part, lists.get(node, as_ids([])))
 
 
+@pytest.mark.parametrize("rest", [b"", bytes(9)])
+def test_lists_may_all_be_empty(rest: bytes) -> None:
+    """zstandard aborts the process if it decompresses these at once."""
+    for _ in range(20):
+        found = read([compressed(b"") + rest] * 2)
+        assert (found.errors, found.lists.lengths.tolist()) == ({}, [0, 0, 0])
+
+
 def test_a_size_that_is_not_the_content_s_is_an_error() -> None:
     cell = bytearray(compressed(bytes(40)))
     cell[5] = 48
