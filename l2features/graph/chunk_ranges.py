@@ -86,7 +86,7 @@ def ranges_without(layout: IdLayout, ranges: IdRanges, ids: Ids) -> IdRanges:
 
 def batches_of(ranges: IdRanges, chunks: int) -> list[IdRanges]:
     """Return the ranges in parts of about so many chunks, and of `MOST_RANGES` at most."""
-    sizes = np.maximum(ranges.chunks, chunks / MOST_RANGES)
+    sizes = np.maximum(ranges.chunks, chunks / (MOST_RANGES - 1))  # one less, as floats are rounded
     before = np.cumsum(sizes) - sizes
     cuts = np.flatnonzero(np.diff(before // chunks, prepend=-1))
     return [IdRanges(*part) for part in zip(*(np.split(array, cuts)[1:] for array in ranges), strict=True)]

@@ -143,5 +143,13 @@ def test_a_request_has_a_limited_number_of_ranges() -> None:
     left = ranges_without(layout, ranges, ids)
     batches = batches_of(left, 32)
     assert len(left.first) > 6 * MOST_RANGES
-    assert max(len(batch.first) for batch in batches) <= MOST_RANGES + 1
+    assert max(len(batch.first) for batch in batches) <= MOST_RANGES
     assert len(batches) < 10
+
+
+@pytest.mark.parametrize("chunks", [8, 32])
+def test_many_short_ranges_are_no_more_than_a_request_may_have(chunks: int) -> None:
+    first = np.arange(20 * MOST_RANGES, dtype=np.uint64) * np.uint64(10)
+    sizes = [len(some.first) for some in batches_of(IdRanges(first, first, np.zeros(len(first))), chunks)]
+    assert max(sizes) <= MOST_RANGES
+    assert len(sizes) <= 21
