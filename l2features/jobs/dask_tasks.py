@@ -133,6 +133,7 @@ def _open(work: bytes) -> None:
     warm_up, open_worker = pickle.loads(work)
     with _alone():
         warm_up()
+    _opened.clear()  # what an ended run has open
     _opened["run"] = open_worker()
 
 

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import dask
 import distributed
+from distributed.client import ClosedClientError
 from distributed.scheduler import KilledWorker
 
 from ..core.errors import L2FeaturesError
@@ -54,13 +55,15 @@ class DaskWorkers:
 
     def start(self, job: ChunkJob[Any]) -> None:
         """Connect to the scheduler, unless it is connected. Raises DaskFailed."""
-        self._client = self._client or _connect(self.address)
+        if self._client is None or self._client.status == "closed":
+            self._client = _connect(self.address)
         job.warm_up()  # into the cache of the workers, where they share it
         self._work = pickle.dumps((job.warm_up, job.open_worker))
         self._run = RunKey(f"l2features-{uuid4().hex}", CHUNK_TIMEOUT_S)
         self._workers_seen = self._sign = time.monotonic()
         self._had_workers, self._looked = False, 0.0
-        self._client.subscribe_topic(self._run.name, self._beat)
+        with self._connected() as client:
+            client.subscribe_topic(self._run.name, self._beat)
 
     def submit(self, chunk: Chunk) -> None:
         """Submit a chunk, with others at the next `wait`."""
@@ -177,7 +180,7 @@ class DaskWorkers:
         assert self._client
         try:
             yield self._client
-        except (OSError, CancelledError) as error:
+        except (OSError, CancelledError, ClosedClientError) as error:
             raise DaskFailed(f"scheduler {self.address}: {error or 'the connection was lost'}") from error
 
 

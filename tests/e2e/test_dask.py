@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -148,6 +150,15 @@ def test_kill_9_of_a_worker(cluster: DaskCluster, slow_sample: Path) -> None:
     assert "Traceback" not in err
     assert f"{N_MANY} of {N_MANY} chunks done: " in out
     assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def test_the_next_job_connects_again(cluster: DaskCluster) -> None:
+    """A connection that was lost after a job is closed, and has no further use."""
+    job: Any = SimpleNamespace(warm_up=int, open_worker=int)
+    with closing(DaskWorkers(cluster.address)) as workers:
+        for _ in range(2):
+            workers.start(job)
+            workers.close()
 
 
 @contextmanager
