@@ -17,7 +17,7 @@ from ..core.ids import L2, IdLayout, Ids, as_ids
 LONGEST = 32
 """Maximum number of chunks in a range."""
 SHORTEST = 4
-"""Consecutive ids that are left out of a range: the further range costs as much as some rows."""
+"""Least number of consecutive ids that split a range: one more range costs as much as some rows."""
 CHUNK_ROWS = 1_000
 """Rows that a dense chunk has."""
 MOST_RANGES = 1_000

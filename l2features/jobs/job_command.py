@@ -48,7 +48,7 @@ def run_job(
 ) -> Progress:
     """Run a job and show its progress; ``add`` receives the result of each chunk.
 
-    ``workers``, which the caller closes, do it, by default new ones.
+    It runs on ``workers``, which the caller closes, or by default on new ones.
     """
     run = JobRun(job, workers or executor(args), add, last=workers is None)
     lines = ProgressLines(args.dataset, len(job.box))

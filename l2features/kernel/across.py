@@ -11,7 +11,7 @@ from .runs import Runs
 from .simd import LANES, differing, load, trailing_zeros
 
 _SAMPLES = 4
-"""Planes of the fastest and the slowest axis that are compared."""
+"""Maximum number of planes, of the fastest and the slowest axis, that are sampled."""
 _FEWER = 0.8
 """Runs along the slowest axis, as a share of those along the fastest, below which they are worth it."""
 _MOST_VOXELS = 1 << 20

@@ -67,7 +67,7 @@ class Executor(Protocol):
         """How many more chunks can be submitted."""
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Start workers, or give those of an ended job another one. Raises L2FeaturesError."""
+        """Start workers for a job, or reuse those of an ended one. Raises L2FeaturesError."""
 
     def submit(self, chunk: Chunk) -> None:
         """Submit a chunk."""
