@@ -51,6 +51,10 @@ class StoreUnavailable(StoreError):
     """A store cannot be reached, or did not answer in time: a transient error."""
 
 
+MAKE_TABLE = "an ingest with --create makes it"
+"""What the message of `TableNotFound` ends with."""
+
+
 class TableNotFound(StoreError):
     """The store has no table of this name."""
 

@@ -24,7 +24,7 @@ from google.cloud.bigtable.data.mutations import DeleteAllFromRow
 from google.cloud.bigtable.data.row_filters import RowFilter
 
 from ... import __version__
-from ...core.errors import StoreError, StoreUnavailable, TableNotFound
+from ...core.errors import MAKE_TABLE, StoreError, StoreUnavailable, TableNotFound
 from ...core.geometry import Geometry
 from ...core.ids import Ids, as_ids, distinct, ids_of_row_keys, row_keys
 from ...core.rows import Rows, encode_cells
@@ -297,6 +297,6 @@ class BigtableStore(Store):
             raise StoreError(f"{self._where}: {error}") from error
         except _GOOGLE_ERRORS as error:
             if any(isinstance(cause, NotFound) for cause in causes(error)):
-                raise TableNotFound(f"{self._where}: not found") from error
+                raise TableNotFound(f"{self._where}: not found; {MAKE_TABLE}") from error
             kind = StoreUnavailable if unavailable(error) else StoreError
             raise kind(f"{self._where}: {reason(error)}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from ...core.errors import StoreError, StoreUnavailable, TableNotFound
+from ...core.errors import MAKE_TABLE, StoreError, StoreUnavailable, TableNotFound
 from .connections import READ_ONLY, FileMissing, error_code
 
 _TRANSIENT = (
@@ -23,9 +23,9 @@ def store_error(
     """Return the error of a call that creates a table, reads, or writes."""
     code, log = error_code(error), path.with_name(f"{path.name}-wal")
     if isinstance(error, FileMissing):
-        return TableNotFound(f"table {name} not found: there is no file {path}")
+        return TableNotFound(f"table {name} not found: there is no file {path}; {MAKE_TABLE}")
     if "no such table" in str(error):
-        return TableNotFound(f"table {name} not found in {url}")
+        return TableNotFound(f"table {name} not found in {url}; {MAKE_TABLE}")
     if reading and code in READ_ONLY and log.exists():
         return StoreError(
             f"{url}: its log {log} can only be applied where the folder may be written to: "
