@@ -9,7 +9,6 @@ import numpy as np
 
 from ..core.errors import GraphError
 from ..core.ids import Ids, as_ids, from_bytes
-from ..core.pieces import Pieces
 from .base import NodeRoots
 from .chunk_ranges import IdRanges, in_ranges
 from .id_cells import CHILDREN, MOST_IDS, PARENTS, NodeLists, places_of
@@ -47,7 +46,7 @@ def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoot
     Malformed children are left out.
     """
     valid = np.flatnonzero(roots)
-    cells, nodes = Pieces.of([families.children[i] for i in valid.tolist()]), families.nodes[valid]
+    cells, nodes = [families.children[i] for i in valid.tolist()], families.nodes[valid]
     lists = NodeLists.decoded(nodes, nodes, cells, MOST_IDS, "children").lists
     ids, first = np.unique(lists.values, return_index=True)
     ours = in_ranges(chunks, ids)

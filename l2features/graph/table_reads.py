@@ -13,7 +13,6 @@ import numpy as np
 
 from ..core.errors import GraphError
 from ..core.ids import Ids, as_ids, row_keys
-from ..core.pieces import Pieces
 from ..core.transient import graph_error
 from .chunk_ranges import LONGEST, MOST_RANGES, IdRanges, batches_of, one_range, ranges_after
 from .families import Families, families_of
@@ -125,7 +124,7 @@ class TableReads:
         for batch in batches(ids, ROWS):
             parts = self._cells(batch, row_filter, self._until())
             rows = np.concatenate([as_ids([]), *(part.ids for part in parts)])
-            cells = Pieces.joined([part.contents for part in parts])
+            cells = [cell for part in parts for cell in part.values]
             read.append(NodeLists.decoded(batch, rows, cells, most, what))
         return NodeLists.joined(read)
 

@@ -7,7 +7,6 @@ import pytest
 
 from l2features.core.errors import GraphError
 from l2features.core.ids import as_ids
-from l2features.core.pieces import Pieces
 from l2features.graph.base import NodeRoots
 from l2features.graph.chunk_ranges import IdRanges
 from l2features.graph.families import either, families_of, valid_children
@@ -19,8 +18,8 @@ EVERYTHING = IdRanges(as_ids([1]), as_ids([999]), np.ones(1))
 def cells(*rows: tuple[int, str, bytes]) -> AnyCells:
     ids, names, values = zip(*rows, strict=True) if rows else ((), (), ())
     times = np.zeros(len(rows), dtype=np.int64)
-    qualifiers, contents = Pieces.of([name.encode() for name in names]), Pieces.of(values)
-    return AnyCells(len(rows), b"", None, True, as_ids(ids), times, qualifiers, contents)
+    encoded = [name.encode() for name in names]
+    return AnyCells(len(rows), b"", None, True, as_ids(ids), times, encoded, list(values))
 
 
 def ids_cell(*ids: int) -> bytes:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ...core.ids import KEY_DIGITS
-from ...core.pieces import Pieces
 from .any_cells import CELL, count_chunks, decode_any
 from .readrows import BAD_CELL, MALFORMED, OK, STATE, Out, Table
 from .readrows import decode as _decode
@@ -59,10 +58,11 @@ def decode_cells(messages: Sequence[bytes], prefix: bytes = b"") -> AnyCells:
     s = dict(zip(STATE.names or (), state[0].tolist(), strict=True))
     progress = _progress(raw, code, s)
     cells, kept = cells[: s["cells"] if progress[3] else s["first"]], heap[: s["used"]].tobytes()
-    qualifiers, contents = (
-        Pieces(kept, cells[of].copy(), cells[f"{of}_end"].copy()) for of in ("name", "value")
+    names, values = (
+        [kept[a:b] for a, b in zip(cells[of].tolist(), cells[f"{of}_end"].tolist(), strict=True)]
+        for of in ("name", "value")
     )
-    return AnyCells(*progress, cells["id"].copy(), cells["time"].copy(), qualifiers, contents)
+    return AnyCells(*progress, cells["id"].copy(), cells["time"].copy(), names, values)
 
 
 @cache

@@ -12,7 +12,6 @@ from google.cloud.bigtable.data import ReadRowsQuery, Row, RowRange
 from google.cloud.bigtable.data.row_filters import RowFilter
 
 from ...core.ids import as_ids, ids_of_row_keys
-from ...core.pieces import Pieces
 from ...core.rows import NOT_COMPUTED
 from . import calls as client
 from .row_arrays import AnyCells, BadAnswer, Columns, Decoded, Part
@@ -86,8 +85,8 @@ def decode_cells(rows: Sequence[Row], prefix: bytes = b"") -> AnyCells:
         *part,
         as_ids([node for node, _ in cells]),
         np.array([cell.timestamp_micros for _, cell in cells], dtype=np.int64),
-        Pieces.of([cell.qualifier for _, cell in cells]),
-        Pieces.of([cell.value for _, cell in cells]),
+        [cell.qualifier for _, cell in cells],
+        [cell.value for _, cell in cells],
     )
 
 

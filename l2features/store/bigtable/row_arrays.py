@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from ...core.ids import Ids
-from ...core.pieces import Pieces
 from ...core.rows import Rows, set_flags
 from ...core.schema import ATTRIBUTES, COLUMN, FEATURES, NAMES, SIZE
 
@@ -76,23 +74,13 @@ class Decoded(Part):
 class AnyCells(Part):
     """The cells of the committed rows of a stream, in its order, whatever their family and column.
 
-    ``ids`` (n,) are the ids of their rows, ``times`` (n,) are in microseconds.
+    ``ids`` (n,) are the ids of their rows, ``times`` (n,) are in microseconds. ``names`` are qualifiers.
     """
 
     ids: Ids
     times: npt.NDArray[np.int64]
-    qualifiers: Pieces
-    contents: Pieces
-
-    @cached_property
-    def names(self) -> list[bytes]:
-        """The qualifier of each cell."""
-        return self.qualifiers.parts()
-
-    @cached_property
-    def values(self) -> list[bytes]:
-        """The value of each cell."""
-        return self.contents.parts()
+    names: list[bytes]
+    values: list[bytes]
 
 
 def features_of(decoded: Decoded) -> Rows:
