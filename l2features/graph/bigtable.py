@@ -109,7 +109,8 @@ class BigtableGraph(TableReads, Graph):
         first, last = chunk_id + 1, geometry.layout.last_id(chunk_id)
         if time is None:
             stripped = RowFilterChain(filters=[newest(CHILDREN), StripValueTransformerFilter(True)])
-            parts = self._scan([one_range(first, last)], column(CHILDREN), stripped)
+            decode = self._connection.rows_of(column(CHILDREN))
+            parts = self._scan([one_range(first, last)], decode, stripped)
             return np.concatenate([as_ids([]), *(part.ids for part in parts)])
         return check_nodes(geometry, chunk, sorted_unique(self._parents(first, last, time)[1]))
 

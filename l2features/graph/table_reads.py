@@ -49,8 +49,8 @@ class TableReads:
         """Supervoxels from ``first`` to ``last``, sorted, and the parent of each at a time."""
         from .graph_rows import newest
 
-        parts = self._scan([one_range(first, last)], column(PARENTS, "<u8"), newest(PARENTS, until=time))
-        return _sorted_parents(parts)
+        decode = self._connection.rows_of(column(PARENTS, "<u8"))
+        return _sorted_parents(self._scan([one_range(first, last)], decode, newest(PARENTS, until=time)))
 
     def _parents_in(self, ranges: IdRanges, time: datetime) -> tuple[Ids, Ids]:
         """The nodes in ranges of ids, sorted, and the parent of each at a time."""
@@ -71,22 +71,21 @@ class TableReads:
     ) -> list[P]:
         """The rows in ranges of ids: few by one request, more by one for about every ``chunks`` chunks."""
         parts: list[P] = []
-        with self._reading():
-            if 0 < len(ranges.first) <= MOST_RANGES:
+        if 0 < len(ranges.first) <= MOST_RANGES:
+            with self._reading():
                 first = self._connection.read_first(_keys_of(ranges), decode, row_filter, FEW_ROWS)
-                parts += self._checked(first)
-                few = sum(part.committed for part in parts) < FEW_ROWS
-                read = [int(part.ids.max()) for part in parts if len(part.ids)]
-                ranges = ranges_after(ranges, int(ranges.last[-1]) if few else max(read))
-            batches = [_keys_of(some) for some in batches_of(ranges, chunks)]
-            rest = self._connection.read_ranges(batches, decode, row_filter, self.deadline_s)
-            return parts + self._checked(list(rest))
+            parts += self._checked(first)
+            few = sum(part.committed for part in parts) < FEW_ROWS
+            read = [int(part.ids.max()) for part in parts if len(part.ids)]
+            ranges = ranges_after(ranges, int(ranges.last[-1]) if few else max(read))
+        return parts + self._scan(batches_of(ranges, chunks), decode, row_filter)
 
-    def _scan(self, requests: Sequence[IdRanges], columns: Columns, row_filter: RowFilter) -> list[Decoded]:
+    def _scan(
+        self, requests: Sequence[IdRanges], decode: Callable[[Any], P], row_filter: RowFilter
+    ) -> list[P]:
         """The rows of ranges of ids of each request, in no particular order; see `Connection.read_ranges`."""
         batches = [_keys_of(ranges) for ranges in requests]
         with self._reading():
-            decode = self._connection.rows_of(columns)
             parts = self._connection.read_ranges(batches, decode, row_filter, self.deadline_s)
             return self._checked(list(parts))
 
