@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -43,12 +44,16 @@ from benchmarks.synthetic_neurons import (
 )
 from benchmarks.synthetic_splits import split_neurons
 from l2features.config.datasets import environment
-from l2features.core.ids import Ids
+from l2features.core.ids import Ids, as_ids
 from l2features.core.times import iso_text
 from l2features.local.emulator_programs import BIGTABLE
 from l2features.store.base import Meta, open_store
 from l2features.testing.bars import Bar, begin, print_bars
 from l2features.testing.emulators import Emulator
+from l2features.versions.folders import Folder
+from l2features.versions.lookup import VersionReader
+from l2features.versions.manifest import read_manifest
+from l2features.versions.parquet_files import ParquetFiles
 
 EPILOG = """
 examples:
@@ -58,6 +63,8 @@ examples:
 """
 STORE = f"bigtable://{PROJECT}/{INSTANCE}"
 NODES_PER_ROOT = 50
+SUMMARIES = 100
+"""Roots, about, whose summaries are requested."""
 ONE_CHUNK = "--chunks=" + ",".join(f"{start}:{start + 1}" for start in FULL[0])
 MADE = datetime.fromtimestamp(TIME_MS / 1000, UTC)
 EDITED = MADE + timedelta(days=1)
@@ -163,14 +170,39 @@ def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Co
     renewal = bench.materialize("versions", AFTER, "--base=1")
     renewal.read_mb = bench.reads("counted", AFTER, "--base=1")
     described(console, "renewal after 1 % of the roots were split", renewal, nodes)
+    seconds, groups = summary_of_a_root(bench, neurons[len(neurons) // 2 :], running)
     work = max(0.01, renewal.seconds - empty.seconds), fresh.seconds - empty.seconds
     console.print(f"start-up, by a version of one chunk: {empty.seconds:.1f} s")
     return [
         Bar("fresh: today's loop ÷ ours", today * nodes / fresh.seconds, 20),
         Bar("renewal's reads ÷ fresh", 100 * renewal.read_mb / fresh.read_mb, 5, most=True, unit="%"),
         Bar("renewal's time ÷ fresh, without start-up", 100 * work[0] / work[1], 10, most=True, unit="%"),
+        Bar("summary of a root from the renewed version, warm", 1000 * seconds, 30, most=True, unit="ms"),
+        Bar("summary of a root: row groups read", groups, 3, most=True, unit=""),
         Bar("fresh: memory of the largest process", fresh.memory_mb, None, unit="MB"),
     ]
+
+
+def summary_of_a_root(bench: Bench, neurons: Sequence[Neuron], running: ExitStack) -> tuple[float, int]:
+    """Return the median seconds of a request to the API for a root it was asked for before, and the most row
+    groups that one takes, both from version 2."""
+    roots = [neuron.root for neuron in neurons[:: max(1, len(neurons) // SUMMARIES)]]
+    variables = {BIGTABLE.variable: bench.host, "GRAPH_L2CACHE_CONFIG_PATH": str(bench.config)}
+    arguments = ["-c", "api/gunicorn.conf.py", "--workers=1", "api.app:create_app()"]
+    server = Server("api", arguments, {**variables, "AUTH_DISABLED": "true"}, bench.folder / "api.log")
+    running.callback(server.stop)
+    url = f"http://127.0.0.1:{server.port}/l2cache/api/v1/table/{DATASET}/roots/summary?version=2"
+    seconds = []
+    with requests.Session() as session:
+        for root in roots + roots:
+            start = time.perf_counter()
+            answer = session.post(url, json={"root_ids": [root]}, timeout=60)
+            seconds.append(time.perf_counter() - start)
+            assert answer.json()[str(root)]["n_nodes"] == NODES_PER_ROOT, answer.text
+    folder = Folder(str(bench.folder / "versions"))
+    reader = VersionReader(ParquetFiles(folder), read_manifest(folder, 2))
+    groups = [reader.roots(as_ids([root])).row_groups for root in roots]
+    return float(np.median(seconds[len(roots) :])), max(groups)
 
 
 def measure_giant(bench: Bench, console: Console) -> list[Bar]:
