@@ -130,12 +130,12 @@ def encoded(text: bytes, encoding: bytes = b"latin1", times: int = 1) -> bytes:
     ("data", "words"),
     [
         (encoded(b"ab" * 100_000, times=100_000), "more than 700064 bytes of encoded texts"),
-        (encoded(b"ab", b"rot_13"), "a call of encode with unexpected arguments"),
+        (encoded(b"ab", b"rot_13"), "encode has unexpected arguments"),
         (encoded("Ā".encode()), "codec can't encode character"),
-        (encoded(b"ab").replace(b"\x86q", b"\x85q"), "a call of encode with unexpected arguments"),
+        (encoded(b"ab").replace(b"\x86q", b"\x85q"), "encode has unexpected arguments"),
         (
             edit([]).replace(b"]\x94", b"cbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R", 1),
-            "a call of bytes with unexpected arguments",
+            "bytes has unexpected arguments",
         ),
     ],
     ids=range(5),
