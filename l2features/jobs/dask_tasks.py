@@ -32,16 +32,16 @@ BEAT_S = 60.0
 
 
 class RunKey(NamedTuple):
-    """A run: a name of its own, and the limit of a chunk's time without progress."""
+    """A run: its unique name, and how long a chunk may make no progress."""
 
     name: str
     timeout_s: float
 
 
 class Attempt(NamedTuple):
-    """The end of an attempt at a chunk: its pickled result, an error, or how its child died.
+    """The end of an attempt at a chunk: a pickled result, an error, or how the child process died.
 
-    ``opened``: whether the child had received the chunk.
+    ``opened`` tells whether the child had received the chunk.
     """
 
     result: bytes = b""
@@ -62,7 +62,7 @@ _lock = threading.Lock()
 
 
 def attempt(run: RunKey, work: bytes, chunk: Chunk) -> Attempt:
-    """Do a chunk in a child process; ``work`` has the job's functions `warm_up` and `open_worker`."""
+    """Process a chunk in a child process; ``work`` has the job's functions `warm_up` and `open_worker`."""
     child, opened = _take(run.name), False
     try:
         opened = child.run == run.name

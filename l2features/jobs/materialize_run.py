@@ -74,7 +74,7 @@ def _base(text: str) -> int | Literal["latest"]:
 
 
 def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Materialization:
-    """Return the version that the options describe. Raises L2FeaturesError before its rows are read."""
+    """Return the version that the options describe. Raises L2FeaturesError before any row is read."""
     wanted = WantedVersion(
         dataset or load_dataset(args.dataset, args.config),
         args.timestamp,
@@ -100,19 +100,21 @@ def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
 def output_of(args: argparse.Namespace) -> str:
     """Return the URL of the output; a relative path is made absolute.
 
-    Raises ConfigError if intermediate rows have no folder, or one that Dask workers do not share.
+    Raises ConfigError if --scratch is not writable, or missing although Dask workers need a shared folder.
     """
     if args.scratch and not os.access(args.scratch, os.W_OK | os.X_OK):
         raise ConfigError(f"--scratch {args.scratch}: expected a folder that exists and is writable")
     url = args.output if "://" in args.output else str(Path(args.output).resolve())
     if is_dask(args.runner) and not args.scratch and Folder(url).local is None:
-        raise ConfigError(f"--output {url}: expected also --scratch FOLDER, which all Dask workers share")
+        raise ConfigError(
+            f"--output {url}: expected --scratch FOLDER too, a folder that all Dask workers share"
+        )
     return url
 
 
 @contextmanager
 def work_folder(args: argparse.Namespace, local: Path | None) -> Iterator[Path]:
-    """Yield the folder of intermediate rows: ``local`` of the output, if it has one, or a temporary one."""
+    """Yield the folder for intermediate rows: ``local``, or a temporary one without it or with --scratch."""
     if local is not None and not args.scratch:
         yield local
         return
