@@ -221,7 +221,7 @@ def test_messages_that_ask_for_nothing_are_empty(data: bytes) -> None:
     [
         (b"12345678", {}, Reason.NO_TABLE, "without the attribute table_id"),
         (b"12345678", {"table_id": "", "l2_cache_id": "b"}, Reason.NO_TABLE, "table_id"),
-        (b"1234567", MISSING, Reason.BAD_LENGTH, "of 7 bytes: expected 8 for each"),
+        (b"1234567", MISSING, Reason.BAD_LENGTH, "has 7 bytes: expected 8 per id"),
         (bytes(50_000_000), MISSING, Reason.TOO_LARGE, "50000000 bytes: expected 10485760 at most"),
         (bytes(50_000_000), EDIT, Reason.TOO_LARGE, "50000000 bytes"),
         (bytes(MAX_BYTES + 1), EDIT, Reason.TOO_LARGE, "1048577 bytes: expected 1048576 at most"),
