@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class IngestProgress(BaseModel):
-    """The progress of an ingest, as `TableStatus.as_dict` has it."""
+    """The progress of an ingest, as in `TableStatus.as_dict`."""
 
     total: int = Field(description="Chunks of the grid.")
     done: int
@@ -48,7 +48,7 @@ class IngestProgress(BaseModel):
 
 @dataclass(frozen=True)
 class ChunkScan:
-    """What a scan found, when it ended and how long it took."""
+    """The result of a scan, when it ended and how long it took."""
 
     progress: IngestProgress
     map: ChunkMap
@@ -74,12 +74,12 @@ class ScanNote(BaseModel):
     sample: list[int] = Field(description="Ids of random chunks with nodes.")
 
     def due(self, process: int) -> datetime:
-        """Return when a process scans again."""
+        """Return when the next scan is due."""
         patience = 1 + process % SPREAD / SPREAD / 2
         return self.time + patience * timedelta(seconds=max(LEAST_S, SHARE * self.seconds))
 
     def scan(self, geometry: Geometry) -> ChunkScan | None:
-        """Return the noted scan; None if it is of another grid."""
+        """Return the scan in the note; None if it is of another grid."""
         found = ChunkMap(geometry, sample=self.sample, most_nodes=self.most_nodes)
         try:
             for name, plane in found.planes.items():
@@ -111,7 +111,7 @@ def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
 
 
 def kept_scan(store: Store, geometry: Geometry) -> ChunkScan | None:
-    """Return the last scan that the table keeps, however old; None for no valid one. Raises StoreError."""
+    """Return the last scan in the table's note, of any age; None without a valid note. Raises StoreError."""
     try:
         known = read_note(store, NOTE, ScanNote)
     except BadNote:
