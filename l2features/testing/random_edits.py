@@ -34,9 +34,9 @@ def random_edits(graph: ProofreadGraph, seed: int, after_ms: int) -> Iterator[Ed
 
 
 def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: int, ms: int) -> Edit:
-    """A merge or a split in a chunk, and in up to two more that the same objects reach.
+    """Return a merge or a split in a chunk, and in up to two more chunks of the same objects.
 
-    It makes 1 to 6 nodes. Raises ValueError for a chunk in which nothing can be merged or split.
+    The edit makes 1 to 6 nodes. Raises ValueError for a chunk in which nothing can be merged or split.
     """
     nodes = graph.valid(chunk_id)
     divisible = [node for node in nodes if len(graph.children[node]) > 1]
