@@ -34,7 +34,7 @@ parse = partial(command.parse, "audit", __doc__, add_options)
 
 
 def audit_on(audit: Audit, args: argparse.Namespace, name: str, flags: list[str]) -> int:
-    """Audit on a Beam runner, which keeps the summary; returns the exit status."""
+    """Audit on a Beam runner, which stores the summary; return the exit status."""
     from .audit_pipeline import build
 
     audit = replace(audit, counted=True)

@@ -50,25 +50,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers",
         default=",".join(DEFAULT_LAYERS),
-        help=f"some of {', '.join(LAYERS)} (needs the graph); default: %(default)s",
+        help=f"layers to export: some of {', '.join(LAYERS)} (needs the graph); default: %(default)s",
     )
     parser.add_argument(
         "--segments",
         type=int,
         default=WantedExport.segments,
-        help="roots in segment_properties and skeletons, the largest of the version; default %(default)s",
+        help="number of largest roots in segment_properties and skeletons; default %(default)s",
     )
     parser.add_argument(
         "--shard_size",
         type=int,
         default=WantedExport.shard_size,
-        help="wanted size of a file in bytes; default %(default)s",
+        help="approximate size of a file in bytes; default %(default)s",
     )
     parser.add_argument(
         "--cell_nodes",
         type=int,
         default=WantedExport.cell_nodes,
-        help="nodes in the fullest cell of a level coarser than chunks; default %(default)s",
+        help="expected nodes in the fullest cell of a level coarser than chunks; default %(default)s",
     )
 
 
@@ -76,7 +76,7 @@ parse = partial(command.parse, "precomputed", __doc__, add_options, problem=outp
 
 
 def plan(args: argparse.Namespace) -> StaticExport:
-    """Return the export that the options describe. Raises L2FeaturesError before a file of it is written."""
+    """Return the export that the options describe. Raises L2FeaturesError before any shard is written."""
     wanted = WantedExport(
         load_dataset(args.dataset, args.config),
         args.version,
@@ -120,7 +120,7 @@ def make_export(run: StaticExport, args: argparse.Namespace) -> int:
 def _done(run: StaticExport, part: int) -> WrittenPart:
     written = run.read_done(part)
     if written is None:
-        raise VersionError(f"part {part} of the export: file is gone; run the command again")
+        raise VersionError(f"part {part} of the export: file is missing; run the command again")
     return written
 
 

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
     parser.add_argument(
         "--timestamp",
-        help='expect the nodes that are valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; '
+        help='expect only the nodes valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; '
         "default: all nodes that ever existed",
     )
     add_switch(parser, "--repair", "compute the features of missing nodes and write them")

@@ -39,15 +39,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "a table, unless the data set has no graph; later runs read it from the table",
     )
     add_switch(parser, "--create", "create the table if it is missing")
-    add_switch(parser, "--recompute", "compute chunks again that are done")
-    add_switch(parser, "--retry-missing", "compute chunks again that are done with missing or empty files")
+    add_switch(parser, "--recompute", "also compute chunks that are done")
+    add_switch(parser, "--retry-missing", "also compute chunks that are done but had missing or empty files")
     add_switch(parser, "--allow-empty", "exit with 0 even if no file of the segmentation was found")
     parser.add_argument(
         "--sink",
         choices=SINKS,
         default=STORE,
-        help="what to write; store: rows and a record of each chunk (default); bigtableio: only rows, on a "
-        "Beam runner by Beam's own connector, so that a later run skips no chunk",
+        help="what to write: store writes rows and a record of each chunk (default); bigtableio writes only "
+        "rows, on a Beam runner by Beam's own connector, so that a later run cannot skip done chunks",
     )
 
 

@@ -45,15 +45,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timestamp",
         required=True,
-        help="nodes and roots that are valid at this time, ISO 8601 with milliseconds; today: the last "
-        "midnight, UTC (required)",
+        help="time of the version's nodes and roots: ISO 8601 with milliseconds, or today for the last "
+        "midnight in UTC (required)",
     )
     add_output_options(parser, "folder of all versions")
     parser.add_argument(
         "--base",
         type=_base,
         metavar="N",
-        help="number of the version to renew, or latest: the newest one, if any; default: a fresh version",
+        help="version to renew: its number, or latest for the newest, if any; default: make a fresh version",
     )
     add_switch(parser, "--rebase", "make a fresh version although --base is given")
     add_switch(parser, "--delta", "commit a fresh version to a Delta Lake table in the folder")
@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--settle_seconds",
         type=float,
         default=SETTLED.total_seconds(),
-        help="how far --timestamp must lie in the past; default 60",
+        help="minimum age of --timestamp in seconds; default 60",
     )
 
 
@@ -92,8 +92,8 @@ def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--output", required=True, help=f"{what}: a path, file:///… or gs://… (required)")
     parser.add_argument(
         "--scratch",
-        help="folder that all workers share, for intermediate rows of a run without Beam; default: in a "
-        "local --output, where an interrupted run continues, else a temporary folder of this machine",
+        help="folder for intermediate rows of a run without Beam, shared by all workers; default: inside a "
+        "local --output, where an interrupted run can continue, or else a temporary folder",
     )
 
 
@@ -160,7 +160,9 @@ def make_version(run: Materialization, args: argparse.Namespace) -> int:
 def _done(run: Materialization, part: Partition) -> Written:
     written = read_done(run, part)
     if written is None:
-        raise VersionError(f"{part.layout}, partition {part.number}: files are gone; run the command again")
+        raise VersionError(
+            f"{part.layout}, partition {part.number}: files are missing; run the command again"
+        )
     return written
 
 
