@@ -22,7 +22,7 @@ from .served_datasets import ServedDataset, ServedDatasets
 
 
 class RegionReads:
-    """Reads regions beside other reads, so that a slow one delays only these."""
+    """Reads regions with limits of their own, so that a slow region delays only other regions."""
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.most = settings.max_ids
@@ -35,7 +35,7 @@ class RegionReads:
         field: str,
         find: Callable[[RegionReader, LongRead], FoundNodes],
     ) -> Response:
-        """Return the response to a read; ``field`` is the part of the request that names the region."""
+        """Return the response to a read; ``field`` names the part of the request that has the region."""
         mimetype = accepted(request.headers.get("Accept"), FORMS)
         reader = RegionReader(served.store, served.entry, served.opened().reader.geometry, self.most)
         with self.long.request(served.name) as read:

@@ -46,7 +46,7 @@ VERSION = "PCGL2Cache v1.3.1"
 def register_contract(app: OpenAPI, service: AppResources, landing: Callable[[], Response]) -> frozenset[str]:
     """Register the routes of PCGL2Cache; return the endpoints that need no token.
 
-    ``landing`` returns the root page for clients that name HTML.
+    ``landing`` returns the root page for clients that accept HTML by name.
     """
 
     def index() -> Response:

@@ -25,7 +25,7 @@ NOTE = "ingest"
 class IngestRun(BaseModel):
     """The latest run of the ingest."""
 
-    started: Time = Field(description="When it began.")
+    started: Time = Field(description="When the run began.")
 
 
 def record_start(notes: TableNotes, started: datetime) -> None:

@@ -41,8 +41,10 @@ class IngestProgress(BaseModel):
     nodes: int = Field(description="Nodes of the done chunks.")
     orphans: int = Field(description="Supervoxels without a parent.")
     chunks_missing_files: int
-    newest: Time | None = Field(description="When a chunk was last recorded; null for none.")
-    chunks_per_minute: float | None = Field(description="In the last ten minutes of work; null if unknown.")
+    newest: Time | None = Field(description="When a chunk was last recorded; null if none was.")
+    chunks_per_minute: float | None = Field(
+        description="Rate of the last ten minutes of work; null if unknown."
+    )
     nodes_per_second: float | None
 
 
@@ -67,9 +69,9 @@ class ScanNote(BaseModel):
     """The note of the last scan."""
 
     time: Time = Field(description="When the scan ended.")
-    seconds: float = Field(ge=0, description="How long it took.")
+    seconds: float = Field(ge=0, description="Duration of the scan.")
     progress: IngestProgress
-    most_nodes: int = Field(ge=0, description="Most nodes of a chunk.")
+    most_nodes: int = Field(ge=0, description="Largest number of nodes of a chunk.")
     planes: dict[str, PlaneNote] = Field(description="The map of chunks, by plane.")
     sample: list[int] = Field(description="Ids of random chunks with nodes.")
 
