@@ -140,8 +140,8 @@ def test_a_folder_with_the_sample_and_one_that_was_moved(
     folder.rename(moved)
     assert run(moved, "--api-port", taken_port) == (
         2,
-        f"error: {moved / config.name} is of a sample that was moved or copied here "
-        "from another path: remove datasets.yml and segmentation/ to write it again, or choose another directory\n",
+        f"error: {moved / config.name} is of a sample that was moved or copied here from another path: "
+        "remove datasets.yml and segmentation/ to write it again, or choose another directory\n",
     )
     assert {path.name for path in moved.iterdir()} == {"datasets.yml", "segmentation", *mark}
     (moved / "datasets.yml").unlink()
