@@ -1,4 +1,4 @@
-"""Authentication: every route but the open ones needs a token, a data set's routes permission to view it.
+"""Authentication: every route except open ones needs a token; a data set's routes need permission to view it.
 
 middle_auth_client decides; it reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and AUTH_DISABLED on import. Its
 own lookups have no deadline and its caches are not thread-safe, so the lookups are ours. A service that does

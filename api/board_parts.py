@@ -1,4 +1,4 @@
-"""The parts of a data set's state, as they are read and as they are sent."""
+"""The parts of a data set's state: the notes that are read, and their form in responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads that may take long: with permits and a deadline of their own, so that they delay no others."""
+"""Reads that may take long: separate permits and a deadline keep them from delaying others."""
 
 from __future__ import annotations
 

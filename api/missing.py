@@ -1,4 +1,4 @@
-"""Missing ids are published, so that their features are computed. No request waits for Pub/Sub.
+"""Publishes missing ids, so that their features are computed. No request waits for Pub/Sub.
 
 ``publish`` remembers and queues ids. A thread makes the client, which sends in batches; it starts with the
 first ids, thus after a fork. Ids that could not be sent are forgotten: the next request publishes them.

@@ -1,4 +1,4 @@
-"""Responses with pictures: when browsers may keep them, and pages that list a folder."""
+"""Responses with pictures, their cache headers, and pages that list a folder."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: ServedDatasets)
         responses=REGION_RESPONSES,
     )
     def chunk_nodes(path: ChunkPath, query: RegionQuery) -> Response:
-        """Return the features of all nodes of a chunk that have been computed, superseded ones too."""
+        """Return the features of all computed nodes of a chunk, superseded ones included."""
         served = datasets[path.dataset]
         chunk = Chunk(*map(int, path.chunk.split("_")))
         check_in_grid(served.opened().reader.geometry, chunk)
@@ -69,7 +69,7 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: ServedDatasets)
 
     @api.get("/table/<dataset>/nodes", summary="Features of the nodes in bounds", responses=REGION_RESPONSES)
     def nodes(path: DatasetPath, query: BoundsQuery) -> Response:
-        """Return the features of the nodes whose representative coordinate lies inside."""
+        """Return the features of the nodes whose representative coordinate lies in the bounds."""
         served = datasets[path.dataset]
         box = VoxelBox.parse(query.bounds)
         overlapped = len(box.chunks(served.opened().reader.geometry))

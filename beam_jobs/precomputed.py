@@ -1,7 +1,8 @@
 """Export a version as layers that Neuroglancer reads, in files that any file server or bucket serves.
 
-Writes the layers nodes, axes and segment_properties of a version below --output, a folder of its own, and on
-request skeletons. An export that was interrupted is continued by the same command; it gets the same files.
+Writes the layers nodes, axes and segment_properties of a version, and on request skeletons, below --output,
+which must be a folder for this export alone. After an interruption, run the same command again: it continues,
+and makes the same files.
 See docs/pictures.md.
 
 example:

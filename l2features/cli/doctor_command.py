@@ -1,4 +1,4 @@
-"""``l2features doctor``: check a deployment; ``l2features register``: name its graph to the auth service."""
+"""``l2features doctor``: check a deployment; ``l2features register``: register its graph."""
 
 from __future__ import annotations
 

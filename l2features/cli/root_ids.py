@@ -82,7 +82,7 @@ def _place(header: Sequence[str], name: str, column: str | None) -> int:
             return header.index(known)
     if len(header) == 1 and column is None:
         return 0
-    what = f"no column {column!r}" if column is not None else "no column of root ids that is known"
+    what = f"no column {column!r}" if column is not None else "no known column of root ids"
     raise ConfigError(f"{name}: {what}: expected --column with one of {', '.join(header)}")
 
 

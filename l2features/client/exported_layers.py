@@ -1,4 +1,4 @@
-"""Layers of a static export, as any server of files serves them."""
+"""Layers of a static export, read from any file server."""
 
 from __future__ import annotations
 

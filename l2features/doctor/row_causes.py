@@ -1,4 +1,4 @@
-"""Known causes in PCGL2Cache of rows that differ from their recomputation."""
+"""Known defects of PCGL2Cache that make rows differ from their recomputation."""
 
 from __future__ import annotations
 

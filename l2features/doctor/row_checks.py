@@ -125,7 +125,7 @@ def _compared(
 
 
 def _suspects(rows: Rows) -> Rows:
-    """Some rows of a chunk: without distance, not computed and large ones first, then any."""
+    """Return some rows of a chunk: first rows without distance, not computed or large; then any."""
     features = rows.features
     suspect = rows.not_computed | (rows.found & (features["max_dt_nm"] == 0))
     chance = np.random.default_rng(0).permutation(len(rows))

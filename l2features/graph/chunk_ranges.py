@@ -1,6 +1,7 @@
 """Ranges of ids of all layers within a box of chunks.
 
-The coordinates of a chunk are in the id, z lowest, so that the ids of chunks in a row along z are one range.
+An id holds the coordinates of its chunk, z in the lowest bits, so a row of chunks along z is one range of
+ids.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class TableReads:
     def _rows_in(
         self, ranges: IdRanges, decode: Callable[[Any], P], row_filter: RowFilter, chunks: int
     ) -> list[P]:
-        """The rows in ranges of ids: few by one request, more by one for about every ``chunks`` chunks."""
+        """Read the rows in ranges of ids: few by one request, more by one request per ``chunks`` chunks."""
         parts: list[P] = []
         if 0 < len(ranges.first) <= MOST_RANGES:
             with self._reading():

@@ -80,7 +80,7 @@ def _shown(value: Any) -> str:
 
 
 def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
-    """Raise ConfigError if a graph was made of the layer at another path than is read.
+    """Raise ConfigError if the graph was made of another layer than the one that is read.
 
     A data set whose layer is a copy names the graph's path with ``watershed``.
     """
@@ -91,7 +91,7 @@ def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
         if named and known and all(differ(named, path) for path in known):
             raise ConfigError(
                 f"data set {dataset.name!r}: {known[-1]} is read, but {name} was made of {named}: "
-                f"if it is a copy, add 'watershed: {named}'"
+                f"if the layer that is read is a copy, add 'watershed: {named}'"
             )
 
 

@@ -1,7 +1,7 @@
 """What a Dask worker does with a chunk: a child process computes it, and the worker waits.
 
-So the worker's event loop neither shares the GIL with a chunk nor imports beside it, and a chunk that dies or
-hangs ends a child, which is replaced within seconds. Children and results stay pickled here.
+So a chunk does not block the worker's event loop by the GIL or by imports. If a chunk dies or hangs, only its
+child ends, and is replaced within seconds. Children and results stay pickled here.
 """
 
 from __future__ import annotations

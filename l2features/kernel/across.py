@@ -1,4 +1,4 @@
-"""Runs along the slowest axis of a volume in memory, where they are fewer: its voxels stay where they are."""
+"""Runs along a volume's slowest axis, for volumes with fewer runs that way; the voxels are not transposed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Runs of labels that are packed in blocks, found without their voxels.
 
 The blocks are those of neuroglancer's compressed_segmentation: a table of labels, and for each voxel the
-number of its label in 0 to 32 bits. A word differs from itself, shifted by one number, where labels change.
+number of its label in 0 to 32 bits. Labels change where a word differs from itself shifted by one number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A local run whose units of work have numbers: what a `ChunkJob` does with chunks, by their x."""
+"""A job whose units of work are numbered: a `ChunkJob` in which a chunk's x is the number of a unit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The chunks of a grid by state, as three projections of a bounded number of cells.
 
-A cell of the projection along an axis is a column of chunks: all of that axis, and of the other two as many
-as keep the projection to `MOST_CELLS` cells a side. So a map is small, whatever the grid.
+A cell of the projection along an axis is a column of chunks: all chunks along that axis, and along the
+other two so many that the projection has at most `MOST_CELLS` cells a side. So maps are small.
 """
 
 from __future__ import annotations

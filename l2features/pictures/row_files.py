@@ -1,4 +1,4 @@
-"""Rows between the two parts of an export without Beam: files of each unit, in a folder of all workers."""
+"""Intermediate rows of an export without Beam: files per unit, in a folder that all workers share."""
 
 from __future__ import annotations
 

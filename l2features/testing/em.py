@@ -1,4 +1,4 @@
-"""EM chunks as a data set: supervoxels on disk, a graph and an empty cache in the Bigtable emulator, edits.
+"""EM chunks as a data set: supervoxels on disk, a graph and an empty table in the Bigtable emulator, edits.
 
 Every chunk is one of a few crops of the EM volume, with ids of its own; its cells are cut into blocks, as
 watershed is by chunks, so that a node has many supervoxels.

@@ -1,4 +1,4 @@
-"""The features again, label by label, with numpy, edt, fastremap and scikit-learn: slow and obvious."""
+"""Reference implementation of the features, label by label: slow and obvious."""
 
 from __future__ import annotations
 

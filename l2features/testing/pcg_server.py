@@ -2,8 +2,8 @@
 
     python -m l2features.testing.pcg_server PORT LAYER_FOLDER graph_v2.json.gz watershed_v2.npz
 
-serves a recorded graph, from the emulator of $BIGTABLE_EMULATOR_HOST, or else from one that ends with it. It
-writes the layer to LAYER_FOLDER/TABLE/ws. More pairs of files are more graphs.
+serves a recorded graph, from the emulator at $BIGTABLE_EMULATOR_HOST or else from one that it starts. It
+writes the layer to LAYER_FOLDER/TABLE/ws. Each further pair of files is one more graph.
 """
 
 from __future__ import annotations

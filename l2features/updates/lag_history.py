@@ -1,7 +1,8 @@
 """The last hours of a table's updates: a ring with an entry per minute, in the table's note `update_history`.
 
-Each updater adds its figures of the last minute. Where several write in the same minute, their messages and
-backlogs are summed, and the lag is that of the slowest. Two that write at the same moment may lose an entry.
+Each updater adds its figures of the last minute. If several write in the same minute, their messages and
+backlogs are summed, and the lag is that of the slowest. If two write at the same moment, an entry may be
+lost.
 """
 
 from __future__ import annotations

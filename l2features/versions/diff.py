@@ -1,4 +1,4 @@
-"""What two versions do not have in common."""
+"""The differences between two versions."""
 
 from __future__ import annotations
 

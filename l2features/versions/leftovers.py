@@ -1,4 +1,4 @@
-"""What an interrupted job leaves in a version's folder beside the version."""
+"""Files that an interrupted job leaves in a version's folder, besides those of the version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the versions of a data set are: a note of its table, or the key ``versions`` of its entry."""
+"""The folder of a data set's versions, from the key ``versions`` of its entry or from a note of its table."""
 
 from __future__ import annotations
 

@@ -143,9 +143,9 @@ def _other_work(folder: Folder, wanted: Plan, found: Plan | None) -> str:
     if found is None:
         return f"version {number} in {folder.url} is being deleted"
     return (
-        f"version {number} in {folder.url} is unfinished: it is of data set {found.dataset!r} at "
-        f"{_shown(found)}: expected {wanted.dataset!r} at {_shown(wanted)}; finish it by the same options, "
-        f"or delete it by `l2features versions delete {found.dataset} {number}`"
+        f"version {number} in {folder.url} is unfinished, for data set {found.dataset!r} at "
+        f"{_shown(found)}: expected {wanted.dataset!r} at {_shown(wanted)}; finish it with its own options, "
+        f"or delete it with `l2features versions delete {found.dataset} {number}`"
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows between the two parts of a run without Beam: a file for each unit, in a folder of all workers."""
+"""Intermediate rows of a run without Beam: files per unit, in a folder that all workers share."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class _Range:
 
 
 def _check_totals(reader: VersionReader, found: Findings) -> None:
-    """Count what belongs to the version, in each layout, and find ids that it has twice."""
+    """Count the version's rows in each layout, and find ids that occur twice."""
     expected = reader.manifest.totals
     by_root, by_node = _counts(reader, "by_root"), _counts(reader, "by_node")
     for layout, counts in (("by_root", by_root), ("by_node", by_node)):

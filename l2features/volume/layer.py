@@ -95,7 +95,7 @@ def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
         raise ValueError(f"the key of its scale is {scale.get('key')!r}, expected a string")
     sizes = scale.get("chunk_sizes")
     if not isinstance(sizes, list) or not sizes:
-        raise ValueError(f"chunk_sizes are {sizes!r}, expected a list of three integers each")
+        raise ValueError(f"chunk_sizes are {sizes!r}, expected lists of three integers")
     _check_whole("chunk_sizes", sizes[0], 1)
     _check_encoding(scale, data_type)
     _check_sharding(scale.get("sharding"))

@@ -43,7 +43,7 @@ def open_zarr(
     resolutions = [resolution for _, resolution in scales]
     if resolutions[0] is None:
         if scale is None:
-            raise ValueError("no resolution in units: give 'scale: [x, y, z]' in nm")
+            raise ValueError("the resolution has no units: give 'scale: [x, y, z]' in nm")
         scales, resolutions, chosen = scales[:1], [list(scale)], 0
     else:
         chosen = choose_scale([r or [] for r in resolutions], mip, scale)

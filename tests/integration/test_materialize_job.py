@@ -203,7 +203,7 @@ def test_a_stopped_job_continues(v2: Path, tmp_path: Path, monkeypatch: pytest.M
     other = run_materialize(v2, tmp_path / "one", T0 + 1)
     assert other.returncode == 1
     assert "error: version 1 in " in other.stderr
-    assert "is unfinished: it is of data set 'sample' at 2026-11-21T00:27:44.000Z" in other.stderr
+    assert "is unfinished, for data set 'sample' at 2026-11-21T00:27:44.000Z" in other.stderr
     monkeypatch.undo()
     made(v2, tmp_path / "one", T0)
     made(v2, tmp_path / "other", T0)

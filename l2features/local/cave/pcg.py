@@ -159,7 +159,7 @@ class Pcg:
         """Return the oldest time that can be read. Raises NotFound if the graph was never edited."""
         first = self.graph.first_operation()
         if first is None:
-            raise NotFound("the graph has no operations: expected one, which has the oldest timestamp")
+            raise NotFound("the graph has no operations, so it has no oldest timestamp")
         return first - BEFORE_FIRST
 
     def lineage(self, roots: Ids, past: datetime, future: datetime, links: str) -> dict[str, Any]:
