@@ -16,7 +16,7 @@ FLOAT_ID = "1.4411518807585587e+17"
 
 
 class Problem(NamedTuple):
-    """A status' meaning, and an example body."""
+    """The meaning of a status, and an example body."""
 
     meaning: str
     example: dict[str, Any]

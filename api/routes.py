@@ -160,7 +160,7 @@ def _index_routes(
 
 
 def table_info(served: ServedDataset, settings: Settings) -> TableInfo:
-    """Describe a data set. Raises as `ServedDataset.opened`."""
+    """Describe a data set. Raises like `ServedDataset.opened`."""
     opened, counted, noted = served.opened(), served.counted.get(), served.noted.get()
     geometry, meta = opened.reader.geometry, opened.meta
     with_graph, time = served.entry.has_graph, iso_text(meta.time) if meta else None

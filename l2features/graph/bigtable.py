@@ -119,11 +119,15 @@ class BigtableGraph(TableReads, Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        The reads are: a scan of the rows above layer 2 of the chunks in the box, for parents and children;
-        ancestors outside the box, by key; each root, by key, since only its own row tells whether it is
-        retired; and a scan of the layer 2 rows that are not children of a valid node in the box, for their
-        parents. A node without a parent at the time was made later. Roots at a time more than `SETTLED` ago
-        are cached from one box to the next. Each read has its own deadline.
+        Reads, each with its own deadline:
+
+        - a scan of the rows above layer 2 of the chunks in the box, for parents and children;
+        - ancestors outside the box, by key;
+        - roots, by key, since only a root's own row tells whether it is retired;
+        - a scan of the layer 2 rows that are not children of a valid node in the box, for their parents.
+
+        A node without a parent at the time was made later. Roots at a time more than `SETTLED` ago are cached
+        from one box to the next.
         """
         top, fan_out = self._levels(geometry)
         layout = layout_above(geometry.layout, top, fan_out)

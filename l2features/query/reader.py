@@ -84,7 +84,7 @@ class Reader:
     on_read: Callable[[int, float], None] = _ignore
 
     def read(self, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
-        """Return the rows and status of ids. Without ``reasons``, failed ids are reported as missing.
+        """Return the rows and status of ids. Without ``with_reasons``, failed ids are reported as missing.
 
         A node that could not be computed has no attributes: the size of 0 is only a mark in the store. Raises
         StoreError if the store fails.

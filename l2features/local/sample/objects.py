@@ -29,7 +29,7 @@ class Objects:
 
 
 def parts_of(supervoxels: Ids, others: Mapping[int, Ids], edges: Ids) -> list[Ids]:
-    """Return the groups of supervoxels into which an object falls without a node, largest object first.
+    """Return the groups of a node's supervoxels that are connected only by the node, largest object first.
 
     Args:
         supervoxels: the node's supervoxels, (n,), sorted.
