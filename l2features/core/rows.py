@@ -90,7 +90,7 @@ class Rows:
     def __getitem__(self, which: slice) -> Rows:
         return Rows(self.features[which], self.present[which])
 
-    def take(self, places: npt.NDArray[np.intp]) -> Rows:
+    def take(self, places: npt.NDArray[np.integer]) -> Rows:
         """Return the rows at these places, in their order."""
         return Rows(self.features.take(places), self.present.take(places, axis=0))
 
