@@ -91,7 +91,7 @@ class RowCache:
             places = self._take_places(slots)
             known = as_items(self._known)
             known[places[new]] = bytes(len(NAMES))
-            if columns.all():
+            if columns.all() or new.all():
                 self._rows.put(places, rows)
             else:
                 self._put_columns(places, rows, columns)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -332,4 +331,4 @@ def _select(rows: Rows, names: Sequence[str]) -> Rows:
     """Return rows in which only ``names`` are present."""
     if set(names) >= set(NAMES):
         return rows
-    return replace(rows, present=rows.present & columns_of(tuple(names)))
+    return Rows(rows.features, rows.present & columns_of(tuple(names)))
