@@ -5,7 +5,7 @@ gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
 
 from __future__ import annotations
 
-from flask import Response, request
+from flask import Response
 from flask_cors import CORS
 from flask_openapi3 import Info, OpenAPI
 
@@ -23,7 +23,7 @@ from .hosts import check_hosts
 from .limiter import wait_limiter
 from .missing import MissingIds, topic_path
 from .neuron_routes import register_neurons
-from .observe import observe
+from .observe import observe, this_request
 from .operations import register_operations
 from .picture_answers import NOT_KEPT
 from .picture_routes import register_pictures
@@ -58,13 +58,9 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     check_hosts(app, settings.trusted_hosts.split())
 
     @app.after_request
-    def discard(response: Response) -> Response:
-        discard_rest(request, settings.max_body_bytes)
-        return response
-
-    @app.after_request
-    def add_defaults(response: Response) -> Response:
+    def finish(response: Response) -> Response:
         """Keep browsers from guessing a type, and shared caches from what one visitor may see."""
+        discard_rest(this_request(), settings.max_body_bytes)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Cache-Control", NOT_KEPT)
         return response

@@ -25,7 +25,7 @@ def check_hosts(app: Flask, trusted: list[str]) -> None:
 
     @app.before_request
     def check() -> None:
-        if is_probe():
+        if is_probe(request):
             return
         try:
             get_host(request.environ, trusted)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 import time
-import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 
 from . import metrics
 from .auth import without_secrets
@@ -18,6 +19,7 @@ from .error_responses import shown
 REQUEST_ID = "X-Request-Id"
 UNMATCHED, UNKNOWN = "unmatched", "unknown"
 PROBES = ("live", "ready", "metrics")
+WITHOUT_BODY = (204, 304)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("l2features.api.access")
 
@@ -35,39 +37,60 @@ def observe(app: Flask, datasets: Collection[str]) -> None:
 
     @app.after_request
     def end(response: Response) -> Response:
-        response.headers[REQUEST_ID] = g.request_id
+        given, identity = this_request(), g.request_id
+        response.headers[REQUEST_ID] = identity
         seconds = time.perf_counter() - g.started
-        route = request.url_rule.rule if request.url_rule else UNMATCHED
-        named = (request.view_args or {}).get("dataset")
+        route = given.url_rule.rule if given.url_rule else UNMATCHED
+        named = (given.view_args or {}).get("dataset")
         dataset = "" if named is None else named if named in datasets else UNKNOWN
         metrics.REQUESTS.labels(route, dataset, response.status_code).observe(seconds)
-        level = logging.DEBUG if is_probe() else logging.INFO
+        level = logging.DEBUG if is_probe(given) else logging.INFO
         if log.isEnabledFor(level):
-            log.log(level, "request", extra=_fields(response, route, named, seconds))
+            timed = {"request_id": identity, "ms": round(seconds * 1000, 3), "ids": g.get("ids")}
+            write = partial(_log, level, given, response, route, named, timed)
+            if given.method == "HEAD" or response.status_code in WITHOUT_BODY:
+                write()  # werkzeug closes no response without a body
+            else:
+                response.call_on_close(write)  # the client has the body by then
         return response
 
 
-def is_probe() -> bool:
-    """Return whether the request is for health or metrics."""
-    return request.url_rule is not None and request.url_rule.rule.rsplit("/", 1)[-1] in PROBES
+def this_request() -> Request:
+    """Return the current request itself, as each use of the proxy looks it up again."""
+    found: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return found
+
+
+def is_probe(given: Request) -> bool:
+    """Return whether a request is for health or metrics."""
+    return given.url_rule is not None and given.url_rule.rule.rsplit("/", 1)[-1] in PROBES
 
 
 def request_id(proposed: str | None) -> str:
     """Return the id that the client or a proxy proposes, if it is valid, or a new one."""
-    return proposed if proposed and _REQUEST_ID.fullmatch(proposed) else uuid.uuid4().hex
+    return proposed if proposed and _REQUEST_ID.fullmatch(proposed) else secrets.token_hex(16)
 
 
-def _fields(response: Response, route: str, dataset: str | None, seconds: float) -> dict[str, Any]:
+def _after_sending(response: Response, write: Callable[[], None]) -> None:
+    """Call ``write`` once the client has the body; at once where werkzeug sends none, and closes nothing."""
+    if request.method == "HEAD" or response.status_code in WITHOUT_BODY:
+        write()
+    else:
+        response.call_on_close(write)
+
+
+def _log(
+    level: int, given: Request, response: Response, route: str, dataset: str | None, timed: dict[str, Any]
+) -> None:
     fields = {
-        "method": request.method,
+        **timed,
+        "method": given.method,
         "route": route,
         "dataset": dataset and shown(dataset),
-        "query": shown(without_secrets(request.query_string.decode("latin-1"))) or None,
+        "query": shown(without_secrets(given.query_string.decode("latin-1"))) or None,
         "status": response.status_code,
-        "ms": round(seconds * 1000, 3),
         "bytes": response.content_length,
-        "ids": g.get("ids"),
-        "client": request.remote_addr,
-        "forwarded_for": request.headers.get("X-Forwarded-For", type=shown),
+        "client": given.remote_addr,
+        "forwarded_for": given.headers.get("X-Forwarded-For", type=shown),
     }
-    return {name: value for name, value in fields.items() if value is not None}
+    log.log(level, "request", extra={name: value for name, value in fields.items() if value is not None})

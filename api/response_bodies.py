@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import chain
@@ -23,6 +23,8 @@ FORMS = (JSON, ARROW, PARQUET)
 Piece = bytes | memoryview
 _GZIP = 31
 """``wbits`` of a gzip stream."""
+SHORTEST = 128
+"""Bytes below which JSON is not gzipped: it would hardly become shorter, or longer."""
 SMALL, LARGE = 1 << 16, 1 << 19
 """Bytes of a body that is sent as one piece, and of a first part from which on a thread compresses."""
 
@@ -37,15 +39,19 @@ def body_response(
 ) -> Response:
     """Return a response in pieces, each gzipped if the client accepts gzip.
 
-    Without ``zipped``, only JSON is gzipped.
+    Without ``zipped``, only JSON of `SHORTEST` bytes or more is gzipped.
     """
-    headers = {}
-    zipped = mimetype == JSON if zipped is None else zipped
+    headers, left = {}, iter(parts)
+    first = next(left, b"")
+    if len(first) < SHORTEST:
+        first, left = b"".join([first, *left]), iter(())
+    if zipped is None:
+        zipped = mimetype == JSON and len(first) >= SHORTEST
     if zipped and accepts_gzip(request.headers.get("Accept-Encoding")):
-        pieces = _gzipped(parts)
+        pieces = _gzipped(first, left)
         headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
     else:
-        pieces = [bytes(part) for part in parts]
+        pieces = [bytes(part) for part in chain([first], left)]
     size = sum(len(piece) for piece in pieces)
     pieces = [b"".join(pieces)] if size < SMALL else pieces
     response = Response(pieces, status, mimetype=mimetype, headers=headers)
@@ -53,10 +59,9 @@ def body_response(
     return response
 
 
-def _gzipped(parts: Iterable[Piece]) -> list[bytes]:
+def _gzipped(first: Piece, left: Iterator[Piece]) -> list[bytes]:
     """Compress parts; large ones in a thread, while the next one is made."""
-    packer, left = isal_zlib.compressobj(level=1, wbits=_GZIP), iter(parts)
-    first = next(left, b"")
+    packer = isal_zlib.compressobj(level=1, wbits=_GZIP)
     if len(first) < LARGE:
         pieces = [packer.compress(part) for part in chain([first], left)]
     else:

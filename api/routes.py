@@ -17,6 +17,7 @@ from .config import Settings
 from .dashboards import wants_page
 from .feature_reads import Read, check_wait
 from .limiter import read_limiter
+from .observe import this_request
 from .problems import errors
 from .response_bodies import FORMS, JSON, json_response
 from .schemas import (
@@ -79,9 +80,10 @@ def _read_route(api: APIBlueprint, service: AppResources) -> None:
         """Return the features of each id in the body, in nm. Missing ids are published for computation."""
         served = datasets[path.dataset]
         check_wait(query.wait, settings.max_wait_s)
-        mimetype = accepted(request.headers.get("Accept"), FORMS)
+        given = this_request()
+        mimetype = accepted(given.headers.get("Accept"), FORMS)
         with reads.request(served.name):
-            ids = requested_ids(request, settings)
+            ids = requested_ids(given, settings)
             read = Read(served, missing, query, mimetype)
             with reads.ids(len(ids)):
                 answer = read.answer(ids)

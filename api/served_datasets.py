@@ -8,7 +8,10 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import NamedTuple, TypeVar
+
+from prometheus_client import Counter, Histogram
 
 from l2features.config.datasets import Dataset
 from l2features.config.datasets import Datasets as File
@@ -64,6 +67,15 @@ class VersionsPlace(NamedTuple):
     """The catalog of a data set's versions; None if no folder is known."""
 
     catalog: Catalog | None
+
+
+class ReadMetrics(NamedTuple):
+    """The metrics of a data set's reads."""
+
+    hits: Counter
+    misses: Counter
+    store_ids: Counter
+    store_reads: Histogram
 
 
 class ServedDataset:
@@ -221,13 +233,23 @@ class ServedDataset:
             raise
         self._warned.pop(message, None)
 
+    @cached_property
+    def _metrics(self) -> ReadMetrics:
+        """Its own series. Not before the fork: they open the files of a process."""
+        hits, misses = (metrics.CACHE_LOOKUPS.labels(self.name, outcome) for outcome in ("hit", "miss"))
+        return ReadMetrics(
+            hits, misses, metrics.STORE_IDS.labels(self.name), metrics.STORE_READS.labels(self.name)
+        )
+
     def _on_lookup(self, hits: int, misses: int) -> None:
-        metrics.CACHE_LOOKUPS.labels(self.name, "hit").inc(hits)
-        metrics.CACHE_LOOKUPS.labels(self.name, "miss").inc(misses)
+        if hits:
+            self._metrics.hits.inc(hits)
+        if misses:
+            self._metrics.misses.inc(misses)
 
     def _on_read(self, ids: int, seconds: float) -> None:
-        metrics.STORE_IDS.labels(self.name).inc(ids)
-        metrics.STORE_READS.labels(self.name).observe(seconds)
+        self._metrics.store_ids.inc(ids)
+        self._metrics.store_reads.observe(seconds)
 
 
 class ServedDatasets:

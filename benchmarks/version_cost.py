@@ -1,4 +1,4 @@
-"""Measure what a version costs, and extrapolate bytes, hours and memory to whole data sets.
+"""Measure what a version costs, and extrapolate bytes, time and memory to whole data sets.
 
 Bytes are those of EM chunks, core-seconds those of a synthetic graph in the emulator. The memory of each
 stage is measured at the sizes that it has with 10 million chunks and 10 billion nodes. Prints Markdown.
@@ -155,13 +155,13 @@ def table_text(m: Measured, options: argparse.Namespace) -> list[str]:
             {
                 "nodes": f"{nodes / 1e6:,.0f} M",
                 "core-hours": f"{hours:,.0f}",
-                f"hours with {options.machines} machines": f"{machine_hours / options.machines:,.1f}",
+                f"minutes with {options.machines} machines": f"{60 * machine_hours / options.machines:,.0f}",
                 "files of 260 MB": f"{2 * ceil(nodes / PARTITION_ROWS):,}",
                 "`by_root`, `by_node`": f"{nodes * m.by_root / 1e9:,.0f}, {nodes * m.by_node / 1e9:,.0f} GB",
                 "`roots`": f"{nodes / NODES_A_ROOT * m.roots / 1e9:,.1f} GB",
                 "shuffled on Dataflow": f"{2 * nodes * NODE_ROW.itemsize / 1e9:,.0f} GB",
-                "vCPUs of a fresh version": f"${hours / options.busy * options.vcpu_hour:,.0f}",
-                "storage of a month": f"${gb * options.gb_month:,.0f}",
+                "vCPUs of a fresh version": f"${hours / options.busy * options.vcpu_hour:,.2f}",
+                "storage of a month": f"${gb * options.gb_month:,.2f}",
             }
         )
     return [

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ConfigError
-from .ids import L2, IdLayout
+from .ids import L2, IdLayout, Ids
 
 
 class Chunk(NamedTuple):
@@ -99,6 +99,30 @@ class Geometry:
         """Raise ConfigError for a chunk outside the grid."""
         if not self.in_grid([chunk])[0]:
             raise ConfigError(f"chunk {chunk}: expected coordinates below {Chunk(*self.grid)}")
+
+    def is_node(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Return whether ids have layer 2 and a chunk in the grid, shape (n,)."""
+        shifts, masks, flipped, limits = self._node_fields
+        return np.asarray(((ids >> shifts & masks ^ flipped) < limits).all(axis=0))
+
+    def node_origins(self, ids: Ids) -> npt.NDArray[np.int64]:
+        """Return the first voxel of the chunk of each L2 node, (n,) -> (n, 3)."""
+        shifts, masks, _, _ = self._node_fields
+        return self.origins((ids >> shifts[:3] & masks[:3]).T)
+
+    @cached_property
+    def _node_fields(self) -> npt.NDArray[np.uint64]:
+        """Of x, y, z and the layer of an L2 node, shape (4 properties, 4 fields, 1).
+
+        The properties are the lowest bit, the mask, the bits to flip, and a limit. The flipped fields of a
+        node are below their limits: flipping turns layer 2 into 0.
+        """
+        layer_bits = self.layout.layer_bits
+        x, y, z = self.layout.axis_bits(L2)
+        segment = self.layout.segment_bits(L2)
+        lowest = [segment + z + y, segment + z, segment, 64 - layer_bits]
+        masks = [(1 << bits) - 1 for bits in (x, y, z, layer_bits)]
+        return np.array([lowest, masks, [0, 0, 0, L2], [*self.grid, 1]], dtype=np.uint64)[..., None]
 
     def origins(self, coordinates: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Return the first voxel of chunks, (n, 3) -> (n, 3)."""

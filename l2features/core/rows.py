@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -63,6 +63,18 @@ class Rows:
         return cls(features, np.zeros((len(ids), len(NAMES)), dtype=bool))
 
     @classmethod
+    def joined(cls, ids: Ids, parts: Sequence[Rows]) -> Rows:
+        """Return the rows of sorted, unique ids from parts in any order, which may have rows of other ids."""
+        if len(parts) == 1 and np.array_equal(parts[0].ids, ids):
+            return parts[0]
+        rows = cls.empty(ids)
+        for part in parts:
+            at = np.searchsorted(ids, part.ids).clip(max=len(ids) - 1)
+            asked = ids[at] == part.ids
+            rows.put(at[asked], part.take(np.flatnonzero(asked)))
+        return rows
+
+    @classmethod
     def complete(cls, features: np.ndarray) -> Rows:
         """Return rows of computed features; a size of 0 marks a row that could not be computed."""
         computed = features[SIZE] != 0
@@ -90,7 +102,7 @@ class Rows:
     def __getitem__(self, which: slice) -> Rows:
         return Rows(self.features[which], self.present[which])
 
-    def take(self, places: npt.NDArray[np.intp]) -> Rows:
+    def take(self, places: npt.NDArray[np.integer]) -> Rows:
         """Return the rows at these indices, in the order of the indices."""
         return Rows(self.features.take(places), self.present.take(places, axis=0))
 

@@ -30,12 +30,11 @@ class Serving(NamedTuple):
 
 def finite(stored: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, Known]:
     """Clip infinite values, which PCGL2Cache stored on float16 overflow; NaN cannot be served."""
+    if np.isfinite(stored).all():
+        return stored.astype(dtype), np.ones(len(stored), dtype=bool)
     limit = np.finfo(stored.dtype).max
     with np.errstate(invalid="ignore"):
-        values = stored.astype(dtype)
-        if np.isfinite(values).all():
-            return values, np.ones(len(values), dtype=bool)
-        values = values.clip(-limit, limit)
+        values = stored.astype(dtype).clip(-limit, limit)
     return values, ~np.isnan(values).any(axis=tuple(range(1, values.ndim)))
 
 
@@ -54,14 +53,9 @@ def _volumes(voxels: np.ndarray, _: Ids, geometry: Geometry) -> tuple[np.ndarray
 
 
 def _positions(index: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-    """Return positions in nm of voxels of the ids' chunks. An id of an unknown layer has no position."""
-    layout = geometry.layout
-    known = layout.known(ids)
-    if not known.all():
-        ids = np.where(known, ids, np.uint64(L2 << (64 - layout.layer_bits)))
-    origins = geometry.origins(layout.chunk_coordinates(ids))
-    positions = (origins + index) * np.array(geometry.resolution, dtype=np.float64)
-    return np.ascontiguousarray(positions), known
+    """Return positions in nm of voxels of the nodes' chunks. An id of another layer has no position."""
+    positions = (geometry.node_origins(ids) + index) * np.array(geometry.resolution, dtype=np.float64)
+    return np.ascontiguousarray(positions), geometry.layout.layers(ids) == L2
 
 
 VOLUME = Serving(np.dtype("<u8"), "nm^3", _volumes)

@@ -182,7 +182,7 @@ def _bounds(low: np.ndarray, high: np.ndarray, starts: Starts) -> np.ndarray:
 def _chunk_bounds(rows: Rows, nodes: npt.NDArray[np.bool_], starts: Starts, geometry: Geometry) -> np.ndarray:
     """Return the bounds of the chunks of ids that are nodes, shape (R, 2, 3)."""
     low, high = np.full((len(rows), 3), np.inf), np.full((len(rows), 3), -np.inf)
-    low[nodes] = first = geometry.origins(geometry.layout.chunk_coordinates(rows.ids[nodes]))
+    low[nodes] = first = geometry.node_origins(rows.ids[nodes])
     high[nodes] = np.minimum(first + geometry.chunk_size, np.add(geometry.voxel_offset, geometry.voxel_size))
     return _bounds(low, high, starts) * geometry.resolution
 

@@ -128,6 +128,6 @@ def place_nodes(
         positions[new, 2] += alone[new]
         known[new] = True
     rest = np.flatnonzero(~known)
-    origins = geometry.origins(geometry.layout.chunk_coordinates(rows.ids[rest]))
+    origins = geometry.node_origins(rows.ids[rest])
     positions[rest] = (origins + np.array(geometry.chunk_size) / 2) * geometry.resolution
     return positions, interpolated

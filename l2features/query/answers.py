@@ -50,24 +50,20 @@ def json_parts(
     Attributes are in alphabetical order; absent ones are left out. ``status`` (n,) adds the `Status` of each
     id, and its reason if ``reasons`` has one.
     """
-    places = _first_places(rows.ids)
-    make = _few_objects if len(places) <= FEW_ROWS else _many_objects
-    for start in range(0, len(places), ROWS_PER_PART):
-        these = places[start : start + ROWS_PER_PART]
-        part, known = rows.take(these), None if status is None else status[these]
+    if not (rows.ids[1:] > rows.ids[:-1]).all():
+        first = np.unique(rows.ids, return_index=True)[1]
+        rows, status = rows.take(first), None if status is None else status[first]
+    make = _few_objects if len(rows) <= FEW_ROWS else _many_objects
+    names = sorted(set(names))
+    for start in range(0, len(rows), ROWS_PER_PART):
+        these = slice(start, start + ROWS_PER_PART)
+        part, known = rows[these], None if status is None else status[these]
         columns = []
-        for name in sorted(set(names)):
+        for name in names:
             values, present = served_column(part, geometry, name)
             columns.append((name, values.astype(str) if int64_as_str and name in INT64 else values, present))
         yield make(b"," if start else b"{", part.ids, columns, known, reasons or {})
-    yield b"}\n" if len(places) else b"{}\n"
-
-
-def _first_places(ids: Ids) -> npt.NDArray[np.int64]:
-    """Return the first index of each id, in numeric order of the ids."""
-    if (ids[1:] > ids[:-1]).all():
-        return np.arange(len(ids))
-    return np.unique(ids, return_index=True)[1]
+    yield b"}\n" if len(rows) else b"{}\n"
 
 
 def _few_objects(

@@ -57,8 +57,7 @@ class VoxelBox(NamedTuple):
 
     def holds(self, rows: Rows, geometry: Geometry) -> npt.NDArray[np.bool_]:
         """Return whether the representative coordinate of each row lies in this box, shape (n,)."""
-        origins = geometry.origins(geometry.layout.chunk_coordinates(rows.ids))
-        voxels = origins + rows.features[POSITION]
+        voxels = geometry.node_origins(rows.ids) + rows.features[POSITION]
         inside = ((voxels >= self.start) & (voxels < self.stop)).all(axis=1)
         return np.asarray(inside & rows.present[:, COLUMN[POSITION]] & ~rows.not_computed)
 

@@ -31,10 +31,10 @@ class RowCache:
         self._bits = max(0, (-(-capacity // WAYS) - 1).bit_length())
         sets = 1 << self._bits
         self._ids = np.zeros((sets, WAYS), dtype=np.uint64)
-        self._places = np.zeros(sets * WAYS, dtype=np.uint32)  # of slots, plus 1; 0 for none
+        self._places = np.zeros(sets * WAYS, dtype=np.uint32)  # of slots; 0, where no row is, for none
         self._used = 0
-        shape = (sets * WAYS, len(NAMES))
-        self._rows = Rows(np.zeros(sets * WAYS, dtype=FEATURES), np.zeros(shape, dtype=bool))
+        shape = (1 + sets * WAYS, len(NAMES))
+        self._rows = Rows(np.zeros(shape[0], dtype=FEATURES), np.zeros(shape, dtype=bool))
         self._known = np.zeros(shape, dtype=bool)
         self._next = np.zeros(sets, dtype=np.int64)
         self._lock = threading.Lock()
@@ -51,19 +51,18 @@ class RowCache:
         rows = self._rows.features, self._rows.present, self._known
         return sum(array.nbytes for array in (self._ids, self._places, *rows, self._next))
 
-    def lookup(self, rows: Rows, names: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Fill in those rows that are cached with these attributes; return the mask of hits, shape (n,)."""
+    def lookup(self, ids: Ids, names: Sequence[str]) -> tuple[npt.NDArray[np.bool_], Rows]:
+        """Return which ids are cached with these attributes, shape (n,), and the rows of these ids."""
         columns = columns_of(tuple(names))
-        sets = self._sets(rows.ids)
+        sets = self._sets(ids)
         with self._lock:
-            hit, slots = self._find(sets, rows.ids)
-            places = np.maximum(self._places.take(slots), 1) - 1
+            hit, slots = self._find(sets, ids)
+            places = self._places.take(slots)
             hit &= ~(~self._known.take(places, axis=0) @ columns)
-            found = self._rows.take(places[hit])
-        found = Rows(found.features, found.present & columns)
+            found = self._rows.take(places if hit.all() else places[hit])
+        np.logical_and(found.present, columns, out=found.present)
         set_flags(found)
-        rows.put(slice(None) if hit.all() else hit, found)
-        return hit
+        return hit, found
 
     def clear(self) -> None:
         """Forget all rows; rows of reads in progress will not be cached."""
@@ -83,24 +82,27 @@ class RowCache:
             if epoch not in (None, self.epoch):
                 return
             hit, slots = self._find(sets, rows.ids)
-            slots[~hit] = self._evict(sets[~hit])
-            kept = np.flatnonzero(slots >= 0)
-            rows, slots = rows.take(kept), slots[kept]
+            new = ~hit
+            slots[new] = self._evict(sets[new])
+            if (slots < 0).any():
+                kept = np.flatnonzero(slots >= 0)
+                rows, slots, new = rows.take(kept), slots[kept], new[kept]
             self._ids.ravel()[slots] = rows.ids
             places = self._take_places(slots)
-            as_items(self._known)[places[~hit[kept]]] = bytes(len(NAMES))
-            if columns.all():
+            known = as_items(self._known)
+            known[places[new]] = bytes(len(NAMES))
+            if columns.all() or new.all():
                 self._rows.put(places, rows)
             else:
                 self._put_columns(places, rows, columns)
-            as_items(self._known)[places] = as_items(self._known.take(places, axis=0) | columns)
+            known[places] = as_items(self._known.take(places, axis=0) | columns)
 
     def _take_places(self, slots: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return the places of slots; those without one take the next that are free."""
         empty = slots[self._places[slots] == 0]
         self._places[empty] = self._used + 1 + np.arange(len(empty))
         self._used += len(empty)
-        return self._places[slots].astype(np.intp) - 1
+        return self._places[slots].astype(np.intp)
 
     def _put_columns(self, places: npt.NDArray[np.intp], rows: Rows, columns: npt.NDArray[np.bool_]) -> None:
         self._rows.features["label"][places] = rows.ids
@@ -127,6 +129,10 @@ class RowCache:
         order = np.argsort(sets.astype(np.uint16) if self._bits <= 16 else sets, kind="stable")
         ordered = sets[order]
         starts = group_starts(ordered)
+        if len(starts) == len(sets):  # one new row for each set
+            slots = sets * WAYS + self._next[sets]
+            self._next[sets] = (self._next[sets] + 1) % WAYS
+            return slots
         counts = np.diff(np.append(starts, len(sets)))
         turns = np.empty(len(sets), dtype=np.intp)
         turns[order] = np.arange(len(sets)) - np.repeat(starts, counts)

@@ -49,6 +49,8 @@ class Answer:
     @property
     def missing(self) -> Ids:
         """Unique and sorted ids without features yet."""
+        if not self.status.any():  # all are ready
+            return self.rows.ids[:0]
         waiting = (self.status == Status.MISSING) | (self.status == Status.FAILED)
         return sorted_unique(self.rows.ids[waiting])
 
@@ -90,16 +92,18 @@ class Reader:
         StoreError if the store fails.
         """
         ids = as_ids(ids)
-        nodes = self.is_node(ids)
-        rows = self._rows(ids[nodes], (*names, SIZE))
-        if not nodes.all():
+        nodes = self.geometry.is_node(ids)
+        only_nodes = bool(nodes.all())
+        rows = self._rows(ids if only_nodes else ids[nodes], (*names, SIZE))
+        if not only_nodes:
             found, rows = rows, Rows.empty(ids)
             rows.put(nodes, found)
-        status, empty = np.full(len(ids), Status.READY, dtype=np.int8), rows.not_computed
-        status[empty] = Status.EMPTY
-        status[~rows.found] = Status.MISSING
-        status[~nodes] = Status.NOT_L2
-        rows.present[empty] = False
+        status = np.where(rows.found, np.int8(Status.READY), np.int8(Status.MISSING))
+        if (empty := rows.not_computed).any():
+            status[empty] = Status.EMPTY
+            rows.present[empty] = False
+        if not only_nodes:
+            status[~nodes] = Status.NOT_L2
         reasons = self._reasons(ids, status) if with_reasons else {}
         return Answer(rows, status, reasons)
 
@@ -114,30 +118,29 @@ class Reader:
             answer = answer.updated(self.read(missing, names, with_reasons))
         return answer
 
-    def is_node(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether ids have layer 2 and lie in the grid, shape (n,)."""
-        layout = self.geometry.layout
-        nodes: npt.NDArray[np.bool_] = layout.layers(ids) == L2
-        nodes[nodes] = self.geometry.in_grid(layout.chunk_coordinates(ids[nodes]))
-        return nodes
-
     def _rows(self, ids: Ids, names: Sequence[str]) -> Rows:
         """Return the rows of ids, repeats included, from the cache or else, each id once, from the store."""
-        rows = Rows.empty(ids)
-        hit = np.zeros(len(ids), dtype=bool) if self.cache is None else self.cache.lookup(rows, names)
-        hits = int(np.count_nonzero(hit))
-        self.on_lookup(hits, len(ids) - hits)
-        if hits == len(ids):
-            return rows
+        if self.cache is None:
+            hit, cached = np.zeros(len(ids), dtype=bool), Rows.empty(ids[:0])
+        else:
+            hit, cached = self.cache.lookup(ids, names)
+        self.on_lookup(len(cached), len(ids) - len(cached))
+        if len(cached) == len(ids):
+            return cached
         unique, inverse = distinct(ids[~hit])
         epoch = None if self.cache is None else self.cache.epoch
         start = time.perf_counter()
         read = self.store.read(unique, tuple(n for n in NAMES if n in names))
         self.on_read(len(read), time.perf_counter() - start)
-        rows.put(~hit, read.take(inverse))
         if self.cache is not None:
             ready = read.found & ~read.not_computed
-            self.cache.insert(read.take(np.flatnonzero(ready)), names, epoch)
+            known = read if ready.all() else read.take(np.flatnonzero(ready))
+            self.cache.insert(known, names, epoch)
+        if not len(cached):
+            return read.take(inverse)
+        rows = Rows.empty(ids)
+        rows.put(hit, cached)
+        rows.put(~hit, read.take(inverse))
         return rows
 
     def _reasons(self, ids: Ids, status: npt.NDArray[np.int8]) -> dict[int, str]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -17,6 +18,7 @@ from api.logs import scrubbed
 from api.observe import request_id
 from l2features.core.ids import Ids
 from l2features.testing.server import ROUTE, TOKEN, Server, nodes_of
+from tests.support.intake import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +33,26 @@ def server(undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 # ------------------------------------------------------------------ logs
+def requests_of(server: Server, request_id: str) -> list[dict[str, Any]]:
+    """Return the records of a request. They are written once its response is sent."""
+
+    def found() -> list[dict[str, Any]]:
+        return [record for record in server.records if record.get("request_id") == request_id]
+
+    wait_for(lambda: bool(found()))
+    return found()
+
+
 def test_every_line_is_json_and_says_when_what_and_where(server: Server, node_ids: Ids) -> None:
     url = f"{server.api}/table/sample/attributes?attribute_names=size_nm3&middle_auth_token={TOKEN}"
     headers = {"X-Request-Id": "my-request.1", "Authorization": f"Bearer {TOKEN}", "Accept-Encoding": "none"}
     answer = requests.post(url, json={"l2_ids": node_ids.tolist()}, headers=headers, timeout=20)
     assert answer.headers["X-Request-Id"] == "my-request.1"
+    [line] = requests_of(server, "my-request.1")
     for record in server.records:
         assert datetime.fromisoformat(record["time"]).utcoffset() is not None
         assert record["time"].endswith("Z")
         assert {"level", "message", "pid"} <= record.keys()
-    (line,) = [record for record in server.records if record.get("request_id") == "my-request.1"]
     assert line["ms"] > 0
     assert line["pid"] == server.workers[0].pid
     expected = {
@@ -71,7 +83,13 @@ def test_request_ids(server: Server) -> None:
     made = answer.headers["X-Request-Id"]
     assert made != "no spaces"
     assert answer.json()["request_id"] == made
-    assert [r["status"] for r in server.records if r.get("request_id") == made] == [404]
+    assert [record["status"] for record in requests_of(server, made)] == [404]
+
+
+def test_a_head_request_is_logged(server: Server) -> None:
+    """It has no body, after which others are logged."""
+    answer = requests.head(f"{server.api}/table_mapping", headers={"X-Request-Id": "a-head"}, timeout=20)
+    assert [record["status"] for record in requests_of(server, "a-head")] == [answer.status_code]
 
 
 def test_secrets_are_not_logged_wherever_they_stand() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -58,12 +57,16 @@ def test_the_start_is_kept_with_the_table(store: Store) -> None:
 
 
 def test_status_of_a_first_ingest_agrees_with_the_clock(tmp_path: Path, sample: Path) -> None:
-    config = dataset_file(tmp_path, sample)
-    start = time.monotonic()
+    config, before = dataset_file(tmp_path, sample), datetime.now(UTC)
     assert run_ingest(config, "--create", processes=True).returncode == 0
-    minutes = (time.monotonic() - start) / 60
+    after, store = datetime.now(UTC), open_table(config)
+    started, newest = read_start(store), store.coverage().newest
+    assert started
+    assert newest
+    assert before < started < newest < after
     state = json.loads(run("status", "sample", "--config", config, "--json").output)
-    assert 12 / minutes <= state["chunks_per_minute"] < 1.5 * 12 / minutes
+    minutes = (newest - started).total_seconds() / 60
+    assert state["chunks_per_minute"] == pytest.approx(12 / minutes, rel=0.01)
     assert state["nodes_per_second"] == pytest.approx(
         state["chunks_per_minute"] / 60 * state["nodes"] / 12, rel=0.05
     )

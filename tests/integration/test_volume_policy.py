@@ -26,7 +26,7 @@ from tests.support.jobs import ROOT
 
 HEADER = "| file | file:// | http(s) | gs | s3 |"
 BY_KEY = "`empty_files`"
-OTHER_LIKE_MISSING = "forbidden like all that is missing"
+OTHER_LIKE_MISSING = "forbidden, as missing files are too"
 
 
 def cells() -> Iterator[tuple[str, str, str, str]]:

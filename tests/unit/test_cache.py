@@ -30,7 +30,9 @@ def rows_of(ids: Any) -> Rows:
 
 def found(cache: RowCache, ids: Any, names: tuple[str, ...] = NAMES) -> tuple[Rows, list[bool]]:
     rows = Rows.empty(ids)
-    return rows, cache.lookup(rows, names).tolist()
+    hit, cached = cache.lookup(rows.ids, names)
+    rows.put(hit, cached)
+    return rows, hit.tolist()
 
 
 def test_rows_come_back_and_others_do_not() -> None:
@@ -128,7 +130,7 @@ def test_many_threads() -> None:
 def test_rows_take_memory_one_after_the_other() -> None:
     cache = RowCache(1 << 16)
     cache.insert(rows_of(range(1, 101)), NAMES)
-    assert np.flatnonzero(cache._rows.features["label"]).tolist() == list(range(100))
+    assert np.flatnonzero(cache._rows.features["label"]).tolist() == list(range(1, 101))
     cache.insert(rows_of(range(50, 151)), NAMES)
-    assert np.flatnonzero(cache._rows.features["label"]).tolist() == list(range(150))
+    assert np.flatnonzero(cache._rows.features["label"]).tolist() == list(range(1, 151))
     assert all(found(cache, range(1, 151))[1])

@@ -105,16 +105,13 @@ class BigtableStore(Store):
             self._mutate([RowEntry(key, cells, now) for key, cells in rows])
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        unique, inverse = distinct(as_ids(ids))
-        rows = Rows.empty(unique)
+        ids = as_ids(ids)
+        unique, inverse = distinct(ids)
         with self._errors():
             row_filter = cell.newest_of_nodes(names)
             parts = self._open().read_keys(row_keys(unique), FEATURE_COLUMNS, row_filter)
-        for found in map(features_of, parts):
-            at = np.searchsorted(unique, found.ids).clip(max=len(unique) - 1)
-            asked = unique[at] == found.ids
-            rows.put(at[asked], found.take(np.flatnonzero(asked)))
-        return rows.take(inverse)
+        rows = Rows.joined(unique, [features_of(part) for part in parts])
+        return rows if unique is ids else rows.take(inverse)
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
         first, last = row_keys(np.array([chunk_id, last_id], dtype=np.uint64))

@@ -115,16 +115,16 @@ def decode(stored: Sequence[bytes], formats: Formats) -> Rows:
         expected = " or ".join(map(str, sorted(formats)))
         raise ValueError(f"a row has {min(unknown)} bytes, expected {expected}")
     if len(sizes) == 1:
-        return _rows(b"".join(stored), formats[sizes.pop()])
+        return _rows(bytearray().join(stored), formats[sizes.pop()])
     rows = Rows.empty(np.zeros(len(stored), dtype=np.uint64))
     lengths = np.fromiter(map(len, stored), dtype=np.int64, count=len(stored))
     for size in sizes:
         places = np.flatnonzero(lengths == size)
-        rows.put(places, _rows(b"".join(stored[i] for i in places.tolist()), formats[size]))
+        rows.put(places, _rows(bytearray().join(stored[i] for i in places.tolist()), formats[size]))
     return rows
 
 
-def _rows(raw: bytes, record: np.dtype) -> Rows:
+def _rows(raw: bytearray, record: np.dtype) -> Rows:
     found = np.frombuffer(raw, dtype=record)
     if record == FEATURES:
         return Rows.complete(found)

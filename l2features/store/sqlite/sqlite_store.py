@@ -9,7 +9,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -115,17 +114,20 @@ class SqliteStore(Store):
             )
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
-        unique, inverse = distinct(as_ids(ids))
+        ids = as_ids(ids)
+        unique, inverse = distinct(ids)
         stored = self._rows(
             f"SELECT features FROM json_each(?) AS wanted CROSS JOIN {self._nodes} AS nodes "
             "ON nodes.id = wanted.value",
             (listed(unique),),
         )
-        rows, at = Rows.empty(unique), np.searchsorted(unique, stored.ids)
-        if len(stored) and not np.array_equal(unique.take(at, mode="clip"), stored.ids):
-            raise StoreError(f"{self._where}: a row holds the record of another id")
-        rows.put(at, stored)
-        return _select(rows.take(inverse), names)
+        rows = stored
+        if not np.array_equal(unique, stored.ids):
+            rows, at = Rows.empty(unique), np.searchsorted(unique, stored.ids)
+            if len(stored) and not np.array_equal(unique.take(at, mode="clip"), stored.ids):
+                raise StoreError(f"{self._where}: a row holds the record of another id")
+            rows.put(at, stored)
+        return _select(rows if unique is ids else rows.take(inverse), names)
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
         query = f"SELECT features FROM {self._nodes} WHERE id BETWEEN ? AND ? ORDER BY id"
@@ -329,4 +331,4 @@ def _select(rows: Rows, names: Sequence[str]) -> Rows:
     """Return rows in which only ``names`` are present."""
     if set(names) >= set(NAMES):
         return rows
-    return replace(rows, present=rows.present & columns_of(tuple(names)))
+    return Rows(rows.features, rows.present & columns_of(tuple(names)))
