@@ -47,6 +47,17 @@ class ChunkTotals:
     recent: list[tuple[datetime, int]] = field(default_factory=list)
     _most_recent: int = field(default=MAX_RECENT, init=False, compare=False, repr=False)
 
+    def add(self, record: ChunkRecord) -> None:
+        """Add one record."""
+        if record.failed:
+            self.add_failed(record.chunk_id, record.reason)
+            return
+        self.done += 1
+        self.nodes += record.nodes
+        self.orphans += record.orphans
+        self.add_files(record.files, record.saturated)
+        self.add_recent(record.time, record.nodes)
+
     def add_failed(self, chunk_id: int, reason: str) -> None:
         """Count a failed chunk."""
         self.n_failed += 1
@@ -81,13 +92,6 @@ def totals_of(records: Iterable[ChunkRecord], window: timedelta, most_failed: in
     """Return the sums over a stream of records."""
     totals = ChunkTotals(window, most_failed)
     for record in records:
-        if record.failed:
-            totals.add_failed(record.chunk_id, record.reason)
-            continue
-        totals.done += 1
-        totals.nodes += record.nodes
-        totals.orphans += record.orphans
-        totals.add_files(record.files, record.saturated)
-        totals.add_recent(record.time, record.nodes)
+        totals.add(record)
     totals.recent = totals.in_window()
     return totals

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,12 @@ from ...core.ids import Ids, as_ids, distinct, ids_of_row_keys, row_keys
 from ...core.rows import Rows, encode_cells
 from ...core.schema import NAMES
 from ..base import DEADLINE_S, DONE, FAILED, ChunkRecord, Coverage, Meta, Store, Structure
+from ..chunk_totals import ChunkTotals
 from ..formats import geometry_text, parse_geometry, parse_segments
 from . import cells as cell
 from .calls import causes, column_families, create_table, reason, unavailable
 from .cells import CHUNK_PREFIX, CHUNKS_END, GEOMETRY_KEY, INCOMPLETE, META_KEY, STATES, RowEntry
+from .record_sums import add_records
 from .root_rows import (
     ROOT_PREFIX,
     SEGMENT_PREFIX,
@@ -44,7 +46,7 @@ from .root_rows import (
     root_entries,
     segment_nodes_of,
 )
-from .row_arrays import FEATURE_COLUMNS, BadAnswer, Columns, features_of
+from .row_arrays import FEATURE_COLUMNS, AnyCells, BadAnswer, Columns, features_of
 from .row_stream import Connection
 
 WRITE_ROWS = 500
@@ -158,6 +160,18 @@ class BigtableStore(Store):
         self._mutate([RowEntry(key, cell.chunk_cells(record, segments), record.time)])
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
+        for part in self._record_cells():
+            yield from cell.chunk_records_of(part, self._where)
+
+    def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
+        totals = ChunkTotals(window, most_failed)
+        for part in self._record_cells():
+            add_records(totals, part, self._where)
+        totals.recent = totals.in_window()
+        return totals
+
+    def _record_cells(self) -> Iterator[AnyCells]:
+        """Yield the cells of all chunks' records; each page has the deadline."""
         row_filter = cell.newest(DONE, FAILED)
         with self._errors():
             pages = self._open().read_cell_pages(
@@ -168,8 +182,7 @@ class BigtableStore(Store):
                 page = next(pages, None)
             if page is None:
                 return
-            for part in page:
-                yield from cell.chunk_records_of(part, self._where)
+            yield from page
 
     def chunk_states(self, chunk_ids: Ids) -> npt.NDArray[np.str_]:
         cells = self._chunk_cells(chunk_ids, STATES)

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -26,7 +27,7 @@ from google.cloud.bigtable.row import DirectRow
 from google.cloud.bigtable_v2.types import MutateRowsRequest
 
 from ...core.errors import StoreError
-from ...core.ids import Ids, as_ids, row_keys, to_bytes
+from ...core.ids import Ids, as_ids, group_starts, row_keys, to_bytes
 from ...core.rows import encode_cells
 from ...core.schema import NAMES
 from ...core.unpickle import plain_loads
@@ -167,20 +168,23 @@ def micros_of(time: datetime) -> int:
 # ------------------------------------------------------------------ cells that were read
 def chunk_records_of(part: AnyCells, where: str) -> Iterator[ChunkRecord]:
     """Yield the records in the first cells of chunks' rows. Raises StoreError."""
-    if part.unexpected_key is not None:
-        raise StoreError(f"{where}: the row key {part.unexpected_key!r} has no id of a chunk")
-    earlier = None
+    part = first_cells(part, where)
     for chunk_id, micros, name, value in zip(
         part.ids.tolist(), part.times.tolist(), part.names, part.values, strict=True
     ):
-        if chunk_id != earlier:
-            yield _chunk_record(chunk_id, micros, name.decode(), value, where)
-        earlier = chunk_id
+        time = datetime.fromtimestamp(micros / 1e6, UTC)
+        yield formats.chunk_record(chunk_id, name.decode(), partial(_loaded, time, value), where)
 
 
-def _chunk_record(chunk_id: int, micros: int, state: str, value: bytes, where: str) -> ChunkRecord:
-    time = datetime.fromtimestamp(micros / 1e6, UTC)
-    return formats.chunk_record(chunk_id, state, lambda: (time, json.loads(value)), where)
+def _loaded(time: datetime, value: bytes) -> tuple[datetime, Any]:
+    return time, json.loads(value)
+
+
+def first_cells(part: AnyCells, where: str) -> AnyCells:
+    """Return the first cell of each row. Raises StoreError for a row key without an id."""
+    if part.unexpected_key is not None:
+        raise StoreError(f"{where}: the row key {part.unexpected_key!r} has no id of a chunk")
+    return part.take(group_starts(part.ids))
 
 
 def attempts_of(row: Row | None) -> dict[str, int]:

@@ -1,0 +1,81 @@
+"""Sums over the cells of chunks' records, without a Python object per record."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from ...core.errors import StoreError
+from .. import formats
+from ..base import DONE, ChunkRecord
+from ..chunk_totals import ChunkTotals
+from .cells import chunk_records_of, first_cells
+from .row_arrays import AnyCells
+
+_DONE, _REASON = DONE.encode(), b',"reason":'
+"""A record's text begins with its numbers. From the reason on, it is the same in most records."""
+_NUMBERS, _REST = ("format", "nodes", "orphans"), ("reason", "files", "saturated")
+
+
+class _Sums(NamedTuple):
+    """The nodes (n,) of n done chunks, the sum of their orphans, and how many have the same files."""
+
+    nodes: npt.NDArray[np.int64]
+    orphans: int
+    alike: list[tuple[ChunkRecord, int]]
+
+
+def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
+    """Add the records in chunks' rows to the totals. Raises UnknownFormat, or StoreError if malformed."""
+    part = first_cells(part, where)
+    is_done = np.array([name == _DONE for name in part.names], dtype=bool)
+    done = part.take(np.flatnonzero(is_done))
+    sums = _sums(done.values, where)
+    for record in chunk_records_of(part.take(np.flatnonzero(~is_done)) if sums else part, where):
+        totals.add(record)
+    if sums is None:
+        return
+    totals.done += len(done.ids)
+    totals.nodes += int(sums.nodes.sum())
+    totals.orphans += sums.orphans
+    for record, count in sums.alike:
+        totals.add_files(record.files, record.saturated, count)
+    recent = np.flatnonzero(done.times >= done.times.max(initial=0) - totals.window.total_seconds() * 1e6)
+    for micros, nodes in zip(done.times[recent].tolist(), sums.nodes[recent].tolist(), strict=True):
+        totals.add_recent(datetime.fromtimestamp(micros / 1e6, UTC), nodes)
+
+
+def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
+    """Return the sums over done chunks' texts; None unless all are as this version writes them."""
+    parts = [text.partition(_REASON) for text in texts]
+    try:
+        numbers = orjson.loads(b"[%b]" % b",".join([begin + b"}" for begin, _, _ in parts]))
+        if len(numbers) != len(parts) or not set(map(tuple, numbers)) <= {_NUMBERS}:
+            return None
+        if not {record["format"] for record in numbers} <= {formats.CHUNK_FORMAT}:
+            return None
+        nodes, orphans = (
+            np.array([record[name] for record in numbers] or [0]) for name in ("nodes", "orphans")
+        )
+        if nodes.dtype != np.int64 or orphans.dtype != np.int64:
+            return None
+        alike = [(_record(end, where), count) for end, count in Counter(end for *_, end in parts).items()]
+    except (ValueError, TypeError, StoreError):
+        return None
+    return _Sums(nodes[: len(parts)], int(orphans.sum()), alike)
+
+
+def _record(end: bytes, where: str) -> ChunkRecord:
+    """Return a record without nodes whose text ends so. Raises ValueError or StoreError for another form."""
+    content = json.loads(b'{"reason":' + end)
+    if tuple(content) != _REST:
+        raise ValueError(f"{tuple(content)}: expected {_REST}")
+    numbers = dict.fromkeys(("nodes", "orphans"), 0)
+    return formats.chunk_record(0, DONE, lambda: (datetime.fromtimestamp(0, UTC), numbers | content), where)
