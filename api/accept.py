@@ -27,7 +27,7 @@ def accepted(header: str | None, offered: Sequence[str]) -> str:
 
 @lru_cache(1_000)
 def _preferred(header: str, offered: tuple[str, ...]) -> str | None:
-    """Return the offered media type that a header prefers, None where it accepts none."""
+    """Return the offered media type that a header prefers, None if it accepts none."""
     ranges = MIMEAccept([_range(part) for part in header.split(",") if part.strip()])
     return ranges.best_match(offered) if ranges else offered[0]
 

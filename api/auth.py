@@ -1,4 +1,4 @@
-"""Authentication: every route but the open ones needs a token, a data set's routes permission to view it.
+"""Authentication: every route except open ones needs a token; a data set's routes need permission to view it.
 
 middle_auth_client decides; it reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and AUTH_DISABLED on import. Its
 own lookups have no deadline and its caches are not thread-safe, so the lookups are ours. A service that does
@@ -54,11 +54,11 @@ log = logging.getLogger("l2features.api")
 def protect(
     app: Flask, *, open_endpoints: Collection[str], deadline_s: float = 10.0, retry_after_s: int = 2
 ) -> None:
-    """Require a token at every route but ``open_endpoints``, including routes that are registered later.
+    """Require a token for every route except ``open_endpoints``, also for routes that are registered later.
 
-    A request whose authentication takes longer than ``deadline_s`` is answered 503. After such a failure only
-    one lookup every ``retry_after_s`` goes to the service, so that requests with cached tokens find a thread.
-    Raises ConfigError for an invalid AUTH_URL, and for an open endpoint that does not exist.
+    A request whose authentication takes longer than ``deadline_s`` gets 503. After such a failure, only one
+    lookup per ``retry_after_s`` is sent to the service, so that threads stay free for requests with cached
+    tokens. Raises ConfigError for an invalid AUTH_URL, or if an open endpoint does not exist.
     """
     unknown = sorted(set(open_endpoints) - set(app.view_functions))
     if unknown:
@@ -96,16 +96,16 @@ def protect(
 
 
 class Viewable(NamedTuple):
-    """Whether a visitor has a valid token, and the data sets that it may view."""
+    """Whether a visitor has a valid token, and the data sets that the token permits to view."""
 
     known: bool
     names: frozenset[str]
 
 
 def viewable(app: Flask, names: Collection[str]) -> Viewable:
-    """Return which of these data sets the current request may view, at an endpoint that needs no token.
+    """Return which of these data sets the current request may view; for endpoints that need no token.
 
-    Raises ApiError 503 where the authentication service does not answer.
+    Raises ApiError 503 if the authentication service does not answer.
     """
     found: Viewable = app.extensions[VIEWABLE](names)
     return found
@@ -139,12 +139,12 @@ def auth_disabled() -> bool:
 
 
 def login_url() -> str | None:
-    """Return the URL of the service where browsers get tokens, None if no route needs one."""
+    """Return the URL of the service where browsers get tokens; None if no route needs a token."""
     return None if auth_disabled() else f"https://{decorators.STICKY_AUTH_URL}"
 
 
 def log_who_may_ask() -> None:
-    """Log which service checks tokens; warn if none does, or none is named."""
+    """Log which service checks tokens; warn if none does, or if none is configured."""
     if auth_disabled():
         log.warning("authentication is disabled: anyone who can reach this server can read every data set")
     elif decorators.AUTH_URL == UNSET_URL:
@@ -248,7 +248,7 @@ class _Service:
                         self.answers[path, token] = value
                 return value
         if not unreachable:
-            log.warning("authentication service returned no usable answer", extra={"error": str(failure)})
+            log.warning("authentication service returned an invalid response", extra={"error": str(failure)})
         raise failure
 
     def fetch(self, path: str, token: str) -> Any:

@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 class Opener(Generic[T]):
-    """Opens something once, in the background, on first use; a failed open is retried after `FAILURE_KEPT_S`.
+    """Opens something once, in the background, on first use; retries a failure after `FAILURE_KEPT_S`.
 
-    A server that never answers would block an attempt forever, so another one starts beside it, with
+    A server that never answers blocks an attempt forever, so further attempts start concurrently, with
     exponential backoff. ``on_failure`` receives the reason of each failure.
     """
 
@@ -45,7 +45,7 @@ class Opener(Generic[T]):
             return self._opened
 
     def result(self, timeout_s: float) -> T:
-        """Return what was opened. Raises as the open, and TimeoutError ``timeout_s`` after it began."""
+        """Return what was opened. Raises the error of the open, or TimeoutError after ``timeout_s``."""
         if self._found is not None:
             return self._found[0]
         opening = self.opening()
@@ -69,10 +69,10 @@ class Opener(Generic[T]):
 
 
 class BackgroundCache(Generic[T]):
-    """Cache ``read()`` for ``age_s``, and refresh it in the background when it is next requested.
+    """Caches ``read()`` for ``age_s``; the next request after that starts a refresh in the background.
 
-    One refresh runs at a time, for at most 1/``share`` of the time. Callers wait ``first_s`` for the first
-    value, and ``later_s`` for a newer one.
+    One refresh runs at a time, and refreshes take at most 1/``share`` of the time. Callers wait up to
+    ``first_s`` for the first value, and up to ``later_s`` for a newer one.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class BackgroundCache(Generic[T]):
             return self._running
 
     def peek(self) -> T | None:
-        """Return the newest value without waiting, None before the first; start a refresh if one is due."""
+        """Return the newest value without waiting; None before the first. Start a refresh if one is due."""
         self.refresh()
         return self._last
 
     def get(self) -> T | None:
-        """Return the newest value, None before the first. Raises StoreError where the first read did."""
+        """Return the newest value; None before the first. Raises the StoreError of the first read."""
         running = self.refresh()
         wait_s = self._first_s if self._last is None else self._later_s
         if running is not None and wait_s:

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class Kept(NamedTuple):
-    """The state as it is sent."""
+    """The state, encoded for responses."""
 
     info: BoardInfo
     body: bytes
@@ -72,22 +72,22 @@ class Board:
         return BackgroundCache(kept, age_s=age_s, share=share, first_s=FIRST_S, later_s=LATER_S)
 
     def kept(self) -> Kept:
-        """Return the state. Raises ApiError 503 before the first."""
+        """Return the state. Raises ApiError 503 before the first state is read."""
         if (kept := self._kept.get()) is None:
             message = f"the state of data set {self.served.name!r} is not known yet"
             raise ApiError(503, "metadata_unavailable", message, retry_after=2)
         return kept
 
     def begin(self) -> Future[Example | None] | None:
-        """Start looking for an example, if that is due; return the pending search."""
+        """Start a search for an example, if one is due; return the pending search."""
         return self._found.refresh()
 
     def example(self) -> Example | None:
-        """Return a node with features and its root, None where they are not known yet. Never waits."""
+        """Return a node with features and its root, each None until known. Never waits."""
         return self._found.peek()
 
     def cell(self, plane: str, column: int, row: int) -> CellInfo:
-        """Return a cell of the map with reasons. Raises ApiError 404, StoreError, and ApiError 503."""
+        """Return a cell of the map, with reasons of failures. Raises ApiError 404 or 503, and StoreError."""
         scan = self._scanned.get()
         if scan is None:
             raise ApiError(503, "metadata_unavailable", "the chunks are not counted yet", retry_after=2)
@@ -113,7 +113,7 @@ class Board:
 
     # ------------------------------------------------------------------ reads
     def _unless_gone(self, read: Callable[[], T | None]) -> T | None:
-        """Return what is read; None where the table is missing, or its metadata is not known."""
+        """Return what is read; None if the table is missing, or its metadata is not known."""
         try:
             return read()
         except (TableNotFound, ApiError):

@@ -1,4 +1,4 @@
-"""The parts of a data set's state, as they are read and as they are sent."""
+"""The parts of a data set's state: the notes that are read, and their form in responses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .first_commands import Example
 
 
 class Notes(NamedTuple):
-    """The notes of the table; ``unreadable`` maps notes to why they are unreadable."""
+    """The notes of the table; ``unreadable`` maps each unreadable note to the reason."""
 
     updates: Updates | None
     history: UpdateHistory | None
@@ -57,7 +57,7 @@ def _cells(projection: Projection) -> CellsInfo:
 
 
 def sample_info(nodes: NodeSample, example: Example | None) -> SampleInfo:
-    """Return the histograms of nodes of random chunks, and a node with its root."""
+    """Return histograms over nodes of random chunks, and one node with its root."""
     size, thickness = histogram(nodes.size_um3), histogram(nodes.max_dt_nm)
     node, root = example or (None, None)
     return SampleInfo(

@@ -18,10 +18,12 @@ Plane = Literal["xy", "xz", "yz"]
 
 
 class ProgressInfo(IngestProgress):
-    """The ingest, from the records of its chunks, as `l2features status` has it."""
+    """Progress of the ingest from its chunk records, as in `l2features status`."""
 
     as_of: Time = AS_OF
-    seconds_left: float | None = Field(description="At that rate; null if no ingest runs.")
+    seconds_left: float | None = Field(
+        description="Time left at the current rate; null if no ingest is running."
+    )
 
 
 class CellsInfo(BaseModel):
@@ -30,7 +32,7 @@ class CellsInfo(BaseModel):
     columns: int
     rows: int
     span: int = Field(description="Chunks along each side of a cell.")
-    total: list[int] = Field(description="Chunks of each cell, along the third axis too.")
+    total: list[int] = Field(description="Chunks of each cell, summed over the third axis.")
     done: list[int] = Field(description="Done chunks with nodes.")
     failed: list[int]
     empty: list[int] = Field(description="Done chunks without nodes.")
@@ -42,18 +44,18 @@ class MapInfo(BaseModel):
 
 
 class RequestsInfo(BaseModel):
-    """Requests for the data set, without those of dashboards."""
+    """Requests for the data set, except those of dashboards."""
 
     as_of: Time = AS_OF
-    total: int = Field(description="Since the server started.")
+    total: int = Field(description="Requests since the server started.")
     failed: int = Field(description="Requests with a status of 500 or above.")
-    window_s: float | None = Field(None, description="Seconds that the rates cover.")
+    window_s: float | None = Field(None, description="Length in seconds of the window of the rates.")
     per_second: float | None = None
     failed_per_second: float | None = None
 
 
 class HistogramInfo(BaseModel):
-    edges: list[float] = Field(description="One more than counts.")
+    edges: list[float] = Field(description="Edges of the bins, one more than counts.")
     counts: list[int]
 
 
@@ -66,7 +68,7 @@ class SampleInfo(BaseModel):
     size_um3: HistogramInfo | None
     max_dt_nm: HistogramInfo | None
     node: str | None = Field(description="A node with features and, if known, a root.")
-    root: str | None = Field(description="Its root.")
+    root: str | None = Field(description="Root of the node.")
 
 
 class VersionsInfo(BaseModel):
@@ -87,11 +89,11 @@ class Line(BaseModel):
 
     label: str
     value: str
-    tone: Literal["", "good", "bad", "none"] = Field("", description="`none` for no data.")
+    tone: Literal["", "good", "bad", "none"] = Field("", description="`none` means no data.")
 
 
 class BoardInfo(BaseModel):
-    """State of a data set. A part is null while nothing is known of it."""
+    """State of a data set. A part is null while it is unknown."""
 
     dataset: str
     problem: str | None = Field(description="Why the table cannot be read.")
@@ -103,7 +105,7 @@ class BoardInfo(BaseModel):
     versions: VersionsInfo | None
     requests: RequestsInfo | None
     sample: SampleInfo | None
-    unreadable: dict[str, str] = Field(description="Why a part cannot be read, by its name.")
+    unreadable: dict[str, str] = Field(description="Maps parts that cannot be read to the reason.")
     lines: dict[str, list[Line]] = Field(description="The figures as text, by section of the page.")
 
 
@@ -112,7 +114,7 @@ class CellPath(DatasetPath):
 
 
 class CellQuery(BaseModel):
-    plane: Plane = Field(description="A projection.", json_schema_extra={"example": "xy"})
+    plane: Plane = Field(description="Plane of the projection.", json_schema_extra={"example": "xy"})
     column: int = Field(ge=0, le=1000, description="Column of the cell, from 0.")
     row: int = Field(ge=0, le=1000, description="Row of the cell, from 0.")
 
@@ -125,7 +127,7 @@ class FailedChunk(BaseModel):
 class CellInfo(BaseModel):
     """The chunks of a cell."""
 
-    chunks: str = Field(description="x0:x1,y0:y1,z0:z1")
+    chunks: str = Field(description="Chunks of the cell, x0:x1,y0:y1,z0:z1.")
     total: int
     done: int
     failed: int

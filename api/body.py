@@ -34,7 +34,7 @@ NO_FLOAT = f"{AN_ID}; a float cannot hold an id exactly: send integers or string
 
 
 def requested_ids(request: Request, settings: Settings) -> Ids:
-    """Return a request's node ids in its order, shape (n,). Raises ApiError."""
+    """Return the node ids of a request, in the requested order, shape (n,). Raises ApiError."""
     ids = _ids(request, settings, settings.max_ids, FIELD)
     check_layers(ids, FIELD)
     return ids
@@ -48,7 +48,7 @@ def check_layers(ids: Ids, field: str) -> None:
 
 
 def requested_roots(request: Request, settings: Settings) -> Ids:
-    """Return a request's root ids in its order, shape (n,). Raises ApiError."""
+    """Return the root ids of a request, in the requested order, shape (n,). Raises ApiError."""
     return _ids(request, settings, settings.max_roots, ROOT_FIELD)
 
 
@@ -104,10 +104,10 @@ def _pieces(request: Request, limit: int) -> Iterator[bytes]:
 
 
 def discard_rest(request: Request, limit: int) -> None:
-    """Read the part of a body that an early answer left unread.
+    """Read the rest of a body after a response that did not need it.
 
-    gunicorn resets a connection with more than 64 KiB unread, and nginx would lose the answer. A body that is
-    announced as longer than ``limit`` does not come from nginx, and is not waited for.
+    gunicorn resets a connection with more than 64 KiB of unread data, and nginx would lose the response. A
+    body with a Content-Length above ``limit`` does not come from nginx, and is left unread.
     """
     if (request.content_length or 0) > limit:
         return
@@ -127,9 +127,9 @@ def ids_of_buffer(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> 
 
 
 def ids_of_json(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Ids:
-    """Return the ids of ``{field: …}``: integers or strings of digits, in a list, a nested list or alone.
+    """Return the ids in ``{field: …}``: integers or strings of digits, in a list, a nested list or alone.
 
-    As in PCGL2Cache, a negative integer stands for the uint64 of the same 64 bits. Floats of 2^53 or more are
+    As in PCGL2Cache, a negative integer means the uint64 with the same 64 bits. Floats of 2^53 or more are
     refused, since they may have been rounded. Raises ApiError.
     """
     _check_values(body, max_ids, field)

@@ -33,7 +33,7 @@ _FORMS = {
 
 
 class Settings(BaseSettings):
-    """An operator's settings. A field's variable is ``L2CACHE_`` and its name, unless it has an alias."""
+    """An operator's settings. The variable of a field is ``L2CACHE_`` plus its name, or its alias."""
 
     model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -43,104 +43,118 @@ class Settings(BaseSettings):
     url_prefix: str = Field(
         "l2cache",
         validation_alias="PCGL2CACHE_URL_PREFIX",
-        description="First part of the path of every route.",
+        description="First part of the path of all routes.",
     )
     bind: str = Field("127.0.0.1:4100", description="Address and port to listen on.")
     trusted_hosts: str = Field(
         "",
-        description="Host names of this server, separated by spaces; .example.org stands for its subdomains "
-        "too. Requests for other hosts get 400, except for health and metrics. By default any is trusted "
-        "and used in links.",
+        description="Host names of this server, separated by spaces; .example.org includes subdomains. "
+        "Requests for other hosts get 400, except for health and metrics. By default, any host is"
+        " trusted, and the request's host is used in links.",
     )
-    workers: int = Field(2, ge=1, le=64, description="Processes.")
-    threads: int = Field(32, ge=4, le=512, description="Threads of each process.")
+    workers: int = Field(2, ge=1, le=64, description="Number of worker processes.")
+    threads: int = Field(32, ge=4, le=512, description="Threads per process.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level to log; health probes are logged at debug."
     )
-    graceful_timeout_s: int = Field(60, ge=1, description="Longest time a request may take after SIGTERM.")
+    graceful_timeout_s: int = Field(
+        60, ge=1, description="Maximum seconds that a request may take after SIGTERM."
+    )
     drain_file: Path | None = Field(
-        None, description="While this file exists, /ready answers 503, so that no new clients are sent here."
+        None,
+        description="While this file exists, /ready answers 503, so that no new clients are sent to this "
+        "server.",
     )
 
     max_ids: int = Field(
-        250_000, ge=1, le=5_000_000, description="Ids of a request; more are 413 too_many_ids."
+        250_000, ge=1, le=5_000_000, description="Maximum ids per request; more get 413 too_many_ids."
     )
     max_body_bytes: int = Field(
         16 * MIB,
         ge=1024,
-        description="Body of a request, as sent and after gunzip; more is 413 body_too_large.",
+        description="Maximum size of a request body, as sent and after gunzip; a larger one gets 413 "
+        "body_too_large.",
     )
     max_wait_s: float = Field(
-        30.0, ge=0, le=600, description="Longest ?wait= in seconds; more is 422 wait_too_long."
+        30.0, ge=0, le=600, description="Maximum ?wait= in seconds; more gets 422 wait_too_long."
     )
     max_waiting: int = Field(
-        8, ge=1, description="Concurrent requests of a process with ?wait=; more are 429."
+        8, ge=1, description="Maximum concurrent requests with ?wait= per process; more get 429."
     )
     max_requests: int = Field(
         24,
         ge=1,
-        description="Concurrent reads of a process, up to three quarters for one data set among several; "
-        "more are 429 too_many_requests.",
+        description="Maximum concurrent reads per process; if it serves several data sets, three quarters of "
+        "these per data set. More get 429 too_many_requests.",
     )
     max_ids_in_flight: int = Field(
-        500_000, ge=1, description="Ids of a process' concurrent reads; more queue."
+        500_000,
+        ge=1,
+        description="Maximum ids in the concurrent reads of a process; further reads wait in a queue.",
     )
     queue_timeout_s: float = Field(
-        20.0, gt=0, description="How long a read queues; then it is 429 too_many_ids."
+        20.0,
+        gt=0,
+        description="Maximum seconds that a read waits in this queue; then it gets 429 too_many_ids.",
     )
-    store_timeout_s: float = Field(10.0, gt=0, description="Deadline of a read of the store.")
-    auth_timeout_s: float = Field(10.0, gt=0, description="Deadline of a call of the authentication service.")
+    store_timeout_s: float = Field(10.0, gt=0, description="Deadline of a store read in seconds.")
+    auth_timeout_s: float = Field(
+        10.0, gt=0, description="Deadline of a call to the authentication service in seconds."
+    )
     retry_after_s: int = Field(
         2,
         ge=1,
-        description="Value of Retry-After in 429 and 503, in seconds; while the authentication service is "
-        "down, one lookup in this time tries it.",
+        description="Seconds in the header Retry-After of 429 and 503. While the authentication service is "
+        "down, also the interval between attempts to reach it.",
     )
     max_roots: int = Field(
-        10_000, ge=1, le=1_000_000, description="Roots of a request; more are 413 too_many_ids."
+        10_000, ge=1, le=1_000_000, description="Maximum roots per request; more get 413 too_many_ids."
     )
     max_root_nodes: int = Field(
         250_000,
         ge=1,
         le=10_000_000,
-        description="L2 nodes of a root; more have status too_large, or are 413 too_many_nodes.",
+        description="Maximum L2 nodes of a root; a larger root has status too_large, or gets 413 "
+        "too_many_nodes.",
     )
     max_chunks: int = Field(
         64,
         ge=1,
         le=100_000,
-        description="Chunks that the bounds of a request overlap; more are 413 too_many_chunks, and "
-        "more than L2CACHE_MAX_IDS nodes 413 too_many_nodes.",
+        description="Maximum chunks that the bounds of a request may overlap; more get 413 too_many_chunks. "
+        "Bounds with more than L2CACHE_MAX_IDS nodes get 413 too_many_nodes.",
     )
     max_root_requests: int = Field(
         6,
         ge=1,
-        description="Concurrent requests of a process for roots; as many for chunks and bounds, for "
-        "pictures, and for versions; more are 429 too_many_requests.",
+        description="Maximum concurrent requests for roots per process; the same limit applies to chunks and "
+        "bounds, to pictures, and to versions. More get 429 too_many_requests.",
     )
-    graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a read of the graph.")
+    graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a graph read in seconds.")
     root_timeout_s: float = Field(
-        60.0, gt=0, description="Deadline of a request for roots, a chunk, bounds or a picture."
+        60.0, gt=0, description="Deadline of a request for roots, a chunk, bounds or a picture in seconds."
     )
     keep_roots: bool = Field(
-        False, description="Write L2 ids, edges and complete summaries of roots to the table."
+        False, description="Whether to write L2 ids, edges and complete summaries of roots to the table."
     )
     cache_root_bytes: int = Field(
-        64 * MIB, ge=0, description="Results of roots that a process caches per data set."
+        64 * MIB, ge=0, description="Size of the cache for results of roots, per process and data set."
     )
     max_row_groups: int = Field(
         512,
         ge=1,
         le=100_000,
-        description="Row groups of a version that a request reads; more are 413 too_many_row_groups.",
+        description="Maximum row groups of a version that a request may read; more get 413 "
+        "too_many_row_groups.",
     )
     public_url: str | None = Field(
         None,
-        description="URL of the folder of versions for clients; {dataset} stands for the data set's name.",
+        description="URL at which clients find the folder of versions; {dataset} is replaced by the data "
+        "set's name.",
     )
     viewer: str | None = Field(
         None,
-        description="Viewer to which links lead, a URL; by default /viewer/ of this server, or a public one.",
+        description="URL of the viewer for links; by default /viewer/ of this server, or a public viewer.",
     )
     viewer_origins: str = Field(
         "",
@@ -148,18 +162,22 @@ class Settings(BaseSettings):
         "separated by spaces.",
     )
     docs_url: str | None = Field(
-        None, pattern=r"https?://\S+", description="URL of the documentation, for a link on the pages."
+        None, pattern=r"https?://\S+", description="URL of the documentation, to link from the pages."
     )
-    cache_rows: int = Field(500_000, ge=0, description="Rows that a process caches per data set; 0 for none.")
+    cache_rows: int = Field(
+        500_000, ge=0, description="Rows that are cached per process and data set; 0 for none."
+    )
 
     exchange: str | None = Field(
         None, description="Pub/Sub topic for missing ids: its name, or projects/PROJECT/topics/NAME."
     )
     project: str | None = Field(
-        None, validation_alias="PROJECT_ID", description="Project of the topic, if it is given by name."
+        None,
+        validation_alias="PROJECT_ID",
+        description="Project of the topic, if the topic is given by name.",
     )
     publish_interval_s: float = Field(
-        60.0, gt=0, description="Shortest time between two publications of a missing id by one process."
+        60.0, gt=0, description="Minimum seconds before a process publishes the same missing id again."
     )
 
     @field_validator("url_prefix")
@@ -179,7 +197,7 @@ class Settings(BaseSettings):
         return value or cls.model_fields[str(info.field_name)].default
 
     def public_folder(self, dataset: str) -> str | None:
-        """Return the URL of a data set's folder of versions for clients; None if the operator names none."""
+        """Return the URL at which clients find a data set's versions; None if the operator has set none."""
         return self.public_url and self.public_url.replace("{dataset}", dataset).rstrip("/")
 
     @property
@@ -202,7 +220,7 @@ LIMITS = (
 
 
 def load_settings() -> Settings:
-    """Return the environment's settings. Raises ConfigError with the variable and its value."""
+    """Read the settings from the environment. Raises ConfigError, which names the variable and its value."""
     try:
         return Settings()
     except ValidationError as error:

@@ -93,7 +93,7 @@ class Dashboards:
         return response
 
     def example(self) -> tuple[str, Example] | None:
-        """Return a data set that the visitor may view, and a node of it; None where none is known soon."""
+        """Return a data set that the visitor may view, and one of its nodes; None if none is known soon."""
         visitor = viewable(self.app, list(self._boards))
         self._look_for_examples(visitor.names)
         examples = ((name, self._boards[name].example()) for name in self._boards if name in visitor.names)
@@ -109,7 +109,7 @@ class Dashboards:
                 self._waits.release()
 
     def docs(self) -> Response:
-        """Return the page of the API's document."""
+        """Return the page that shows the OpenAPI document."""
         names = viewable(self.app, list(self._boards)).names
         tables = {name: self._place(name) for name in self._boards if name in names}
         return page("api.html", tables=tables, **self._links())
@@ -130,7 +130,7 @@ class Dashboards:
         )
 
     def viewer(self, name: str, root: str | None) -> str | None:
-        """Return the URL of a root in the viewer, or of the viewer; None where this server has none."""
+        """Return the URL of the viewer, showing a root if one is given; None without a viewer."""
         if root:
             return f"{self.settings.api_prefix}/table/{quote(name)}/root/{root}/view"
         return PLACE if is_built() else None
@@ -164,7 +164,7 @@ class Dashboards:
 
 
 def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards) -> frozenset[str]:
-    """Register the pages and the route that they poll; return the endpoints that need no token."""
+    """Register the pages, and the route that they poll; return the endpoints that need no token."""
     prefix = settings.url_prefix
     api = new_routes("dashboards", settings, READS)
 
@@ -209,7 +209,7 @@ def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards
 
 
 def state_response(kept: Kept) -> Response:
-    """Return the state as JSON, or 304 if the client has it."""
+    """Return the state as JSON, or 304 if the client has this state already."""
     zipped = accepts_gzip(request.headers.get("Accept-Encoding"))
     response = Response(kept.zipped if zipped else kept.body, mimetype=JSON)
     if zipped:
@@ -230,7 +230,7 @@ def page(template: str, **values: object) -> Response:
 
 
 def wants_page() -> bool:
-    """Return whether the client names HTML, as browsers do; ``*/*`` is not enough."""
+    """Return whether the Accept header names HTML, as in browsers; ``*/*`` does not count."""
     named = {part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")}
     return HTML in named
 

@@ -41,9 +41,9 @@ HEADERS = {
 def register_document(
     app: OpenAPI, service: AppResources, open_endpoints: Collection[str] | None, dashboards: Dashboards
 ) -> None:
-    """Register the document and a page that shows it. Arguments as of `openapi_document`.
+    """Register the OpenAPI document, and a page that shows it. Arguments as for `openapi_document`.
 
-    The examples are of a data set that the visitor may view, where one is known.
+    Examples are from a data set that the visitor may view, if one is known.
     """
     settings, datasets = service.settings, [served.name for served in service.datasets.all()]
     prefix = settings.api_prefix
@@ -77,7 +77,7 @@ def register_document(
 def openapi_document(
     app: OpenAPI, settings: Settings, datasets: Sequence[str], open_endpoints: Collection[str] | None
 ) -> dict[str, Any]:
-    """Return the document of all routes. ``open_endpoints`` need no token; None if no route needs one."""
+    """Return the document of all routes. ``open_endpoints`` need no token; None means that no route does."""
     open_paths = [
         parse_rule(rule.rule) for rule in app.url_map.iter_rules() if rule.endpoint in (open_endpoints or ())
     ]
@@ -118,7 +118,7 @@ def _set_known_values(operation: dict[str, Any], settings: Settings, datasets: S
 
 
 def with_example(document: dict[str, Any], dataset: str, example: Example) -> dict[str, Any]:
-    """Return a copy of the document whose parameters and bodies start with ids that exist."""
+    """Return a copy of the document with existing ids as examples in parameters and bodies."""
     found = deepcopy(document)
     parameters: dict[str, Any] = {"dataset": dataset, "node_id": example.node, "root_id": example.root}
     bodies: dict[str, Any] = {"l2_ids": example.node, "root_ids": example.root}

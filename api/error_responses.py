@@ -37,8 +37,8 @@ class ErrorBody(BaseModel):
 
     code: str = Field(description="Stable identifier of the error.")
     message: str = Field(description="What is wrong and what was expected.")
-    field: str | None = Field(None, description="The part of the request that is wrong.")
-    value: str | None = Field(None, description="Its value, shortened if long.")
+    field: str | None = Field(None, description="The invalid part of the request.")
+    value: str | None = Field(None, description="The invalid value, shortened if long.")
     limit: int | float | None = Field(None, description="The limit that was exceeded.")
     request_id: str | None = Field(None, description="Identifies the request in the server's log.")
 
@@ -80,7 +80,7 @@ def shown_repr(value: Any) -> str:
 
 
 def register_errors(app: Flask, retry_after_s: int, routes: str) -> None:
-    """Answer every failed request with an `ErrorBody`; ``routes`` is the path of the page that lists them."""
+    """Answer every failed request with an `ErrorBody`; ``routes`` is the path of the list of routes."""
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:
@@ -112,7 +112,7 @@ def register_errors(app: Flask, retry_after_s: int, routes: str) -> None:
         code = http.HTTPStatus(status).name.lower()
         message = str(error.description)
         if isinstance(error, NotFound):
-            message = f"nothing is at this path: {routes} lists the routes"
+            message = f"unknown path: see {routes} for the routes"
         if isinstance(error, MethodNotAllowed):
             allowed = ", ".join(sorted(error.valid_methods or ()))
             message = f"{request.method:.20} is not allowed here: expected {allowed}"

@@ -25,7 +25,7 @@ log = logging.getLogger("l2features.api")
 
 
 class Read:
-    """One request for features of ids, after its parameters are parsed."""
+    """One request for the features of ids, with parsed parameters."""
 
     def __init__(
         self, served: ServedDataset, missing: MissingIds, query: AttributesQuery, mimetype: str
@@ -45,7 +45,7 @@ class Read:
         return answer
 
     def waited(self, answer: Answer) -> Answer:
-        """Wait until nothing is missing, the time is up, or the store is unavailable."""
+        """Wait until no id is missing, the time is up, or the store is unavailable."""
         with unless_unavailable(self.served):
             return self.reader.wait(answer, self.query.names, self.query.wait, self.with_status)
         return answer
@@ -70,7 +70,7 @@ def features_response(served: ServedDataset, answer: Answer, query: FeaturesQuer
 
 @contextmanager
 def unless_unavailable(served: ServedDataset) -> Iterator[None]:
-    """End a wait early, with a log line, when the store is unavailable."""
+    """End a wait early if the store is unavailable, and log this."""
     try:
         yield
     except StoreUnavailable as error:
@@ -78,7 +78,7 @@ def unless_unavailable(served: ServedDataset) -> Iterator[None]:
 
 
 def publish(served: ServedDataset, missing: MissingIds, query: MissingQuery, ids: Ids) -> None:
-    """Publish missing ids for computation, unless the client does not want that."""
+    """Publish missing ids for computation, unless the client has declined this."""
     if not is_false(query.update_cache):
         missing.publish_for(served.entry, ids)
 

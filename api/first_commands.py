@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 
 class Example(NamedTuple):
-    """A node with features; ``root`` is None where it is not known."""
+    """A node with features; ``root`` is None if it is not known."""
 
     node: int
     root: int | None
@@ -17,10 +17,10 @@ class Example(NamedTuple):
 def first_commands(
     url: str, api_prefix: str, dataset: str, example: Example, *, with_token: bool
 ) -> list[tuple[str, str]]:
-    """Return commands for caveclient, for our client and for curl, each with what it uses.
+    """Return example commands for caveclient, our client and curl, with the name of each tool.
 
     Args:
-        url: the server's.
+        url: URL of the server.
         api_prefix: path of the API's routes.
         with_token: whether the server needs a token; the commands name it ``TOKEN``.
     """

@@ -21,7 +21,7 @@ _ARENA_MAX, _MMAP_THRESHOLD = -8, -3
 
 @cache
 def metrics_folder() -> str:
-    """Create the folder of all processes' metrics; remove it when the server ends."""
+    """Create the folder for the metrics of all processes; remove it when the server exits."""
     folder, owner = tempfile.mkdtemp(prefix="l2cache-metrics-"), os.getpid()
 
     def remove() -> None:
@@ -45,10 +45,10 @@ def prepare_fork(app: Any) -> None:
 
 
 def spare_known_objects() -> None:
-    """Leave all present objects out of later garbage collections.
+    """Exclude all current objects from later garbage collections.
 
-    A collection of the objects of all modules takes 0.1 s in the middle of a request, and it writes to, and
-    thus copies, the memory that the processes share.
+    Collecting the objects of all modules would stop a request for 0.1 s. It would also write to memory that
+    the processes share, and so copy it.
     """
     gc.collect()
     gc.freeze()
@@ -57,7 +57,7 @@ def spare_known_objects() -> None:
 def warm_worker(worker: Any) -> None:
     """Read the data sets' metadata, and import what the first request would.
 
-    Freed memory returns to the system; by default it stays in the arenas of dozens of threads.
+    Also makes malloc return freed memory to the system; by default, it stays in the arenas of many threads.
     """
     import numpy as np
     import pyarrow
@@ -84,9 +84,9 @@ def in_flight() -> Any:
 
 
 def end_at_once_on_ctrl_c(worker: Any) -> None:
-    """End without waiting for requests in flight, nor for the locks of what the signal interrupts.
+    """Exit without waiting for requests in flight, or for locks that the interrupted code holds.
 
-    Ctrl-C reaches the master too, which then sends SIGQUIT.
+    Ctrl-C also reaches the master, which then sends SIGQUIT.
     """
 
     def end(*_signal: Any) -> None:
@@ -106,7 +106,7 @@ def close_worker(_arbiter: Any, worker: Any) -> None:
 
 
 def forget_worker(_arbiter: Any, worker: Any) -> None:
-    """Drop a dead process' gauges; its counters stay."""
+    """Drop the gauges of a dead process; its counters stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)

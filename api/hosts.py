@@ -11,14 +11,14 @@ from .observe import is_probe
 
 
 def here() -> str:
-    """Return the URL of this server as the client knows it; the server trusts a proxy's word for https."""
+    """Return the URL of this server as the client knows it; a proxy's header decides about https."""
     return request.host_url.rstrip("/")
 
 
 def check_hosts(app: Flask, trusted: list[str]) -> None:
-    """Refuse requests for other hosts, except probes, which know a server by its address.
+    """Refuse requests for other hosts, except probes, which use the server's address.
 
-    A name with a leading dot stands for its subdomains too. Without names, every host is trusted.
+    A name with a leading dot includes its subdomains. Without names, every host is trusted.
     """
     if not trusted:
         return
@@ -31,5 +31,5 @@ def check_hosts(app: Flask, trusted: list[str]) -> None:
             get_host(request.environ, trusted)
         except SecurityError as error:
             host = request.headers.get("Host")
-            message = "this is no name of this server: expected one of L2CACHE_TRUSTED_HOSTS"
+            message = "unknown host name of this server: expected one of L2CACHE_TRUSTED_HOSTS"
             raise ApiError(400, "untrusted_host", message, field="Host", value=host) from error

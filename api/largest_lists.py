@@ -28,10 +28,10 @@ COUNT = 1_000
 
 
 class LargestLists:
-    """The largest roots of each version that was asked for. Thread-safe.
+    """Caches the list of largest roots of each requested version. Thread-safe.
 
-    Each list is read once and to its end, one list of a data set at a time: after a time-out, a later request
-    finds it.
+    Each list is read once, one at a time per data set. A request that times out does not stop the read, so
+    that a later request finds the list.
     """
 
     def __init__(self) -> None:
@@ -40,9 +40,9 @@ class LargestLists:
         self._lock = Lock()
 
     def largest(self, reader: VersionReader, until: float) -> tuple[LargestRoots, int]:
-        """Return the largest roots, and how many row groups were read for this request.
+        """Return the largest roots, and the number of row groups that this request read.
 
-        Raises VersionTimeout after ``until`` (monotonic time), and as `largest_roots`.
+        Raises VersionTimeout after ``until`` (monotonic time), and the errors of `largest_roots`.
         """
         with self._lock:
             found = self._lists.get(reader)
@@ -63,7 +63,7 @@ def _read(reader: VersionReader, reading: Lock) -> LargestRoots:
 
 
 def add_list_route(api: APIBlueprint, place: str, service: AppResources, lists: LargestLists) -> None:
-    """Add the route of a version's list to those of pictures, below ``place``."""
+    """Add the route of a version's list to the routes of pictures, below ``place``."""
 
     @api.get(
         f"{place}/segment_properties/version-<version>/info",

@@ -15,10 +15,10 @@ SHARE = 75
 
 
 class Limiter:
-    """Admits ``max_requests`` requests, ``share`` per data set, which together work on ``max_ids`` ids.
+    """Limits concurrent requests to ``max_requests``, ``share`` per data set, and their ids to ``max_ids``.
 
-    The share leaves room for other data sets when one's store hangs. A request of more than ``max_ids`` ids
-    runs alone.
+    The share leaves room for other data sets if the store of one hangs. A request of more than ``max_ids``
+    ids runs alone.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Limiter:
 
     @contextmanager
     def request(self, dataset: str) -> Iterator[None]:
-        """Hold a permit for a request. Raises ApiError 429 at once where there is none."""
+        """Hold a permit for a request. Raises ApiError 429 at once if none is free."""
         with self._changed:
             if self._requests.total() >= self.max_requests or self._requests[dataset] >= self.share:
                 raise self._too_many("requests", min(self.share, self.max_requests))
@@ -45,7 +45,7 @@ class Limiter:
 
     @contextmanager
     def ids(self, count: int) -> Iterator[None]:
-        """Hold permits for ids. Raises ApiError 429 where they are not free in ``timeout_s``."""
+        """Hold permits for ids. Raises ApiError 429 if they are not free in ``timeout_s``."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._has_room(count), self.timeout_s):
                 raise self._too_many("ids", self.max_ids)
@@ -61,7 +61,7 @@ class Limiter:
         return not self._ids or self._ids + count <= self.max_ids
 
     def _too_many(self, what: str, limit: int) -> ApiError:
-        message = f"this server works on {limit} {what} at the same time: try again later"
+        message = f"this server works on at most {limit} {what} at a time: try again later"
         return ApiError(429, f"too_many_{what}", message, limit=limit, retry_after=self.retry_after_s)
 
 

@@ -32,7 +32,7 @@ def configure(level: str = "info") -> None:
 
 
 class RequestLines(JsonLines):
-    """A job's log line plus level and request, without secrets."""
+    """Formats log lines like jobs, with level and request added and secrets removed."""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -47,7 +47,7 @@ class RequestLines(JsonLines):
 
 
 def scrubbed(text: str) -> str:
-    """Return a text without the tokens of its parameters and credentials."""
+    """Return a text without tokens and credentials."""
     if len(text.split(maxsplit=1)) > 1:  # most texts are single words
         text = _AUTHORIZATION.sub(r"\1\2…", text)
     if "=" not in text:

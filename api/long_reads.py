@@ -1,4 +1,4 @@
-"""Reads that may take long: with permits and a deadline of their own, so that they delay no others."""
+"""Reads that may take long: separate permits and a deadline keep them from delaying others."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class LongRead:
         self.running: Future[Any] | None = None
 
     def run(self, read: Callable[[], T]) -> T:
-        """Return the result of ``read``, which runs in a thread. Raises as it does, or ApiError 503."""
+        """Run ``read`` in a thread; return its result. Raises its errors, or ApiError 503 at the deadline."""
         future = in_background(read)
         self.running = future
         try:
             return future.result(max(0.0, self.until - time.monotonic()))
         except (FutureTimeout, ReadTimeout) as error:
             message = (
-                f"this read takes longer than {self.timeout_s:g} seconds: try again later, or ask for less"
+                f"this read took longer than {self.timeout_s:g} seconds: try again later, or request less"
             )
             raise ApiError(503, "too_slow", message, retry_after=self.retry_after_s) from error
 
 
 class LongReads:
-    """Admits long reads of some data sets; a request is answered within ``root_timeout_s``."""
+    """Limits concurrent long reads of data sets; each request is answered within ``root_timeout_s``."""
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)

@@ -72,14 +72,14 @@ def show_updates(dataset: str, updates: Updates | None) -> None:
 
 
 class Requests(NamedTuple):
-    """Requests since the start of the server, and those that it failed (status 5xx)."""
+    """Number of requests since the start of the server, and number of failed ones (status 5xx)."""
 
     total: float = 0
     failed: float = 0
 
 
 def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
-    """Return the requests by data set, summed as in `exposition`, without those of some routes."""
+    """Return the requests by data set, summed as in `exposition`, without the routes in ``without``."""
     counts: dict[str, Requests] = {}
     families = _AllProcesses().collect() if values.ValueClass._multiprocess else REQUESTS.collect()
     for sample in (sample for family in families for sample in family.samples):

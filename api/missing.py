@@ -1,4 +1,4 @@
-"""Missing ids are published, so that their features are computed. No request waits for Pub/Sub.
+"""Publishes missing ids, so that their features are computed. No request waits for Pub/Sub.
 
 ``publish`` remembers and queues ids. A thread makes the client, which sends in batches; it starts with the
 first ids, thus after a fork. Ids that could not be sent are forgotten: the next request publishes them.
@@ -36,7 +36,7 @@ logger = logging.getLogger("l2features.api")
 
 
 def topic_path(exchange: str | None, project: str | None) -> str | None:
-    """Return the full path of the topic in ``$L2CACHE_EXCHANGE``, a short or full name; None for none.
+    """Return the full path of the topic in ``$L2CACHE_EXCHANGE`` (a short or full name); None if unset.
 
     Raises ConfigError for an invalid name, and for a short name without a project.
     """
@@ -55,10 +55,10 @@ def topic_path(exchange: str | None, project: str | None) -> str | None:
 
 
 class MissingIds:
-    """Publishes ids on a topic, each at most once in ``interval_s`` per process. Thread-safe.
+    """Publishes missing ids on a topic, each at most once per ``interval_s`` and process. Thread-safe.
 
-    Without a topic it publishes nothing. ``on_failure`` receives the number of ids that were due and could
-    not be sent, in the caller's thread or in one of the client's; ``clock`` measures the interval.
+    Without a topic, nothing is published. ``on_failure`` receives the number of ids that could not be sent,
+    in any thread; ``clock`` measures the interval.
     """
 
     def __init__(

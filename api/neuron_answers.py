@@ -34,7 +34,7 @@ def summaries_response(
     query: RootQuery,
     mimetype: str,
 ) -> Response:
-    """Return the summaries of roots, and count the roots by status; None for histories that are unknown."""
+    """Return the summaries of roots, and count the roots by status; ``histories`` is None if unknown."""
     for code, count in zip(*np.unique(found.status, return_counts=True), strict=True):
         metrics.ROOTS.labels(served.name, STATUS_NAMES[code]).inc(int(count))
     g.ids = len(found.roots)

@@ -64,7 +64,7 @@ def _point(text: str) -> str:
 
 class RootPath(DatasetPath):
     root_id: Annotated[int, BeforeValidator(parse_id)] = Field(
-        ge=0, le=(1 << 64) - 1, description="A root, or a segment of a data set without a graph."
+        ge=0, le=(1 << 64) - 1, description="A root id; for a data set without a graph, a segment."
     )
 
 
@@ -80,7 +80,9 @@ class RegionQuery(FeaturesQuery):
     """Parameters of a read of a chunk or of bounds."""
 
     partial: str = Field(
-        "false", description="`true`, `yes` or `1`: accept failed chunks and those not ingested; else 404."
+        "false",
+        description="`true`, `yes` or `1`: also return the nodes of chunks that failed or are not ingested, "
+        "instead of 404.",
     )
 
 
@@ -88,7 +90,7 @@ class BoundsQuery(RegionQuery):
     """Parameters of a read of bounds."""
 
     bounds: Annotated[str, AfterValidator(_bounds)] = Field(
-        description="x0-x1_y0-y1_z0-z1 in voxels of the data set's resolution, ends excluded.",
+        description="x0-x1_y0-y1_z0-z1 in voxels at the data set's resolution; x1, y1 and z1 are excluded.",
         json_schema_extra={"format": "voxel-bounds", "example": "1024-1536_512-1024_20-84"},
     )
 
@@ -104,11 +106,11 @@ class RootQuery(MissingQuery):
 class SummaryQuery(RootQuery):
     """Parameters of summaries."""
 
-    graph: str = Field("false", description="`true`, `yes` or `1`: also the measures of the L2 graph.")
+    graph: str = Field("false", description="`true`, `yes` or `1`: add measures of the L2 graph.")
     version: str | None = Field(
         None,
         pattern="^(latest|[0-9]{1,6})$",
-        description="Answer from this version, or `latest`, instead of today's graph and table.",
+        description="Read from this version, or `latest`, instead of the current graph and table.",
         json_schema_extra={"format": "version", "example": "latest"},
     )
 
@@ -134,19 +136,23 @@ class SkeletonQuery(RootQuery):
         "json", description="Format of the skeleton."
     )
     invalidation_nm: float = Field(
-        7500.0, gt=0, le=1e9, description="Nodes within this distance of a path, in nm, belong to it."
+        7500.0,
+        gt=0,
+        le=1e9,
+        description="A path of the skeleton represents all nodes within this distance, in nm.",
     )
     root_point: Annotated[str, AfterValidator(_point)] | None = Field(
         None,
-        description="x,y,z in nm: the nearest vertex becomes the root.",
+        description="x,y,z in nm; the vertex nearest to this point becomes the root.",
         json_schema_extra={"format": "point", "example": "17056,8464,1760"},
     )
     collapse_nm: float | None = Field(
-        None, ge=0, le=1e9, description="Collapse nodes within this distance of `root_point`, in nm, into it."
+        None,
+        ge=0,
+        le=1e9,
+        description="Collapse the nodes within this distance of `root_point`, in nm, into one vertex.",
     )
-    join: str = Field(
-        "false", description="`true`, `yes` or `1`: components are joined at their nearest points."
-    )
+    join: str = Field("false", description="`true`, `yes` or `1`: join components at their nearest vertices.")
 
     @model_validator(mode="after")
     def check_point(self) -> Self:

@@ -26,7 +26,7 @@ log = logging.getLogger("l2features.api.access")
 def observe(app: Flask, datasets: Collection[str]) -> None:
     """Give each request an id, count it and log it. Call this before other hooks are registered.
 
-    The metrics' labels are names of ``datasets`` and routes only, so that no request adds a series.
+    Labels of metrics are limited to names of ``datasets`` and routes, so that requests cannot add series.
     """
 
     @app.before_request

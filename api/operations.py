@@ -25,7 +25,7 @@ MISCONFIGURED = "its entry in the data sets file is invalid: see the server's lo
 
 
 def register_operations(app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> frozenset[str]:
-    """Register them at the root and below the API's prefix; return the endpoints that need no token."""
+    """Register the routes at the root and below the API's prefix; return endpoints that need no token."""
     open_endpoints: list[str] = []
     for prefix in dict.fromkeys(("", settings.api_prefix)):
         health = APIBlueprint(
@@ -103,7 +103,7 @@ def all_states(datasets: ServedDatasets, timeout_s: float) -> dict[str, str]:
 
 
 def state(served: ServedDataset, timeout_s: float) -> str:
-    """Return ``ready``, or what keeps the data set from being ready."""
+    """Return ``ready``, or why the data set is not ready."""
     try:
         served.store.ping()
         served.opening().result(timeout_s)
@@ -113,7 +113,7 @@ def state(served: ServedDataset, timeout_s: float) -> str:
 
 
 def problem_text(error: Exception) -> str:
-    """Return what keeps a data set from being ready, for everyone: without names of stores or paths."""
+    """Return why a data set is not ready, without names of stores or paths, since anyone may read it."""
     if isinstance(error, TableNotFound):
         return "its table is missing"
     if isinstance(error, StoreUnavailable):

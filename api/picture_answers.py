@@ -1,4 +1,4 @@
-"""Responses with pictures: when browsers may keep them, and pages that list a folder."""
+"""Responses with pictures, their cache headers, and pages that list a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TAG_BYTES = 16
 
 
 def picture_response(body: bytes, cache: str, mimetype: str) -> Response:
-    """Return a picture, gzipped if the client accepts that, or 304 if it has the same bytes."""
+    """Return a picture, gzipped if the client accepts gzip, or 304 if the client has it already."""
     response = body_response([body], mimetype, zipped=True)
     response.vary.add("Accept-Encoding")
     response.headers["Cache-Control"] = cache

@@ -87,14 +87,14 @@ def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) 
 
     @api.get(f"{place}/info", summary="Description of a layer of nodes", responses=info_responses())
     def layer_info(path: LayerPath) -> Response:
-        """Return properties, bounds and cells, which are the chunks."""
+        """Return the properties, bounds and cells of a layer; a cell is a chunk."""
         served, layer = datasets[path.dataset], _layer(path)
         geometry = served.opened().reader.geometry
         return info_response(layer.annotations.info(geometry, [ROOT], served.largest.get() or 1))
 
     @api.get(f"{place}/by_id/<node_id>", summary="A node as an annotation", responses=picture_responses())
     def layer_node(path: LayerNodePath) -> Response:
-        """Return a node and its root now; 404 for one without features."""
+        """Return a node and its current root; 404 if the node has no features."""
         served, layer = datasets[path.dataset], _layer(path)
 
         def read(pictures: PictureReader, _: Ids) -> Picture:
@@ -127,9 +127,9 @@ def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) 
         check_in_grid(served.opened().reader.geometry, chunk)
         return _answer(reads, served, lambda p, _: p.nodes_of_chunk(layer, chunk), changes=A_MINUTE)
 
-    @api.get(f"{place}/{OVERVIEW}/0_0_0", summary="No annotations", responses=picture_responses())
+    @api.get(f"{place}/{OVERVIEW}/0_0_0", summary="Empty overview of a layer", responses=picture_responses())
     def layer_overview(path: LayerPath) -> Response:
-        """Return an empty list, drawn for a view with too many chunks to read."""
+        """Return an empty list, which the viewer draws while too many chunks are in view."""
         _ = datasets[path.dataset], _layer(path)
         return picture_response(annotation_list(np.empty(0), as_ids([])), A_DAY, BINARY)
 
@@ -164,11 +164,11 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatase
 
     @api.get(
         f"{PLACE}/segment_properties/<roots>/info",
-        summary="The same, as a source of the viewer",
+        summary="Segments with their measures, as a source of the viewer",
         responses=info_responses(413, 422, 429),
     )
     def segments(path: SegmentsPath) -> Response:
-        """Return the properties of the roots in the path: a viewer's source has no parameters."""
+        """Return the properties of the roots in the path, as sources of the viewer have no query."""
         return answer(datasets[path.dataset], path.roots)
 
     def answer(served: ServedDataset, listed: str) -> Response:
@@ -195,7 +195,7 @@ def _answer(
     changes: str = NOT_KEPT,
     kept: Callable[[PictureReader], Picture | None] | None = None,
 ) -> Response:
-    """Return a picture's response: that of the ``kept`` one, or else that of ``read``.
+    """Return the response with the ``kept`` picture or, without one, with the result of ``read``.
 
     ``changes`` is how long browsers keep one that may change.
     """

@@ -29,7 +29,7 @@ ROOTS = "Root ids, separated by commas."
 
 
 def parse_roots(text: str) -> Ids:
-    """Return the ids of a list with commas. Raises ValueError."""
+    """Parse a comma-separated list of ids. Raises ValueError."""
     return as_ids([parse_id(part) for part in text.split(",") if text])
 
 

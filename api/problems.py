@@ -16,7 +16,7 @@ FLOAT_ID = "1.4411518807585587e+17"
 
 
 class Problem(NamedTuple):
-    """A status' meaning, and an example body."""
+    """The meaning of a status, and an example body."""
 
     meaning: str
     example: dict[str, Any]
@@ -65,7 +65,7 @@ PROBLEMS = {
     429: _problem(
         "The server is at its limit: retry later.",
         "too_many_requests",
-        "this server works on 24 requests at the same time: try again later",
+        "this server works on at most 24 requests at a time: try again later",
         limit=24,
     ),
     503: _problem(
@@ -105,7 +105,7 @@ def errors(
 ) -> dict[int, Any]:
     """Return error responses for the OpenAPI document.
 
-    ``forms`` are the media types of success; ``examples`` are other bodies than those of `PROBLEMS`.
+    ``forms`` are the media types of success; ``examples`` replace example bodies of `PROBLEMS`.
     """
     problems = {status: PROBLEMS[status] for status in statuses}
     problems |= {status: Problem(problems[status].meaning, body) for status, body in examples.items()}

@@ -13,6 +13,6 @@ _TRANSIENT = if_exception_type(Aborted, ServerError, TooManyRequests)
 
 
 def make_publisher(timeout_s: float) -> PublisherClient:
-    """Return a client that retries transient errors for so long."""
+    """Return a client that retries transient errors for this long."""
     retry = Retry(predicate=_TRANSIENT, initial=0.1, maximum=5.0, timeout=timeout_s)
     return PublisherClient(BATCH, PublisherOptions(retry=retry, timeout=timeout_s / 3))

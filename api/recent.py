@@ -18,7 +18,7 @@ Slice = tuple[Ids, npt.NDArray[np.float64]]
 
 
 class RecentIds:
-    """The ids of each table that were added less than ``interval_s`` ago. Use it from one thread at a time.
+    """Remembers the ids of each table that were added within the last ``interval_s``. Not thread-safe.
 
     Beyond the capacity, the least recently used slices are dropped.
     """
@@ -60,7 +60,7 @@ class RecentIds:
             self._slices[key] = ids, times
 
     def forget(self, table: Hashable, ids: Ids, added: float) -> None:
-        """Make ids unknown that were added at a time, unless they were added again since."""
+        """Forget ids that were added at this time, unless they were added again since."""
         if part := self._slices.get((table, self._number(added))):
             known, times = part
             times[np.isin(known, ids, assume_unique=True) & (times == added)] = -np.inf

@@ -22,7 +22,7 @@ from .served_datasets import ServedDataset, ServedDatasets
 
 
 class RegionReads:
-    """Reads regions beside other reads, so that a slow one delays only these."""
+    """Reads regions with limits of their own, so that a slow region delays only other regions."""
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.most = settings.max_ids
@@ -35,7 +35,7 @@ class RegionReads:
         field: str,
         find: Callable[[RegionReader, LongRead], FoundNodes],
     ) -> Response:
-        """Return the response to a read; ``field`` is the part of the request that names the region."""
+        """Return the response to a read; ``field`` names the part of the request that has the region."""
         mimetype = accepted(request.headers.get("Accept"), FORMS)
         reader = RegionReader(served.store, served.entry, served.opened().reader.geometry, self.most)
         with self.long.request(served.name) as read:
@@ -61,7 +61,7 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: ServedDatasets)
         responses=REGION_RESPONSES,
     )
     def chunk_nodes(path: ChunkPath, query: RegionQuery) -> Response:
-        """Return the features of all nodes of a chunk that have been computed, superseded ones too."""
+        """Return the features of all computed nodes of a chunk, superseded ones included."""
         served = datasets[path.dataset]
         chunk = Chunk(*map(int, path.chunk.split("_")))
         check_in_grid(served.opened().reader.geometry, chunk)
@@ -69,7 +69,7 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: ServedDatasets)
 
     @api.get("/table/<dataset>/nodes", summary="Features of the nodes in bounds", responses=REGION_RESPONSES)
     def nodes(path: DatasetPath, query: BoundsQuery) -> Response:
-        """Return the features of the nodes whose representative coordinate lies inside."""
+        """Return the features of the nodes whose representative coordinate lies in the bounds."""
         served = datasets[path.dataset]
         box = VoxelBox.parse(query.bounds)
         overlapped = len(box.chunks(served.opened().reader.geometry))

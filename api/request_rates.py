@@ -23,7 +23,7 @@ class _Sample(NamedTuple):
 
 
 class RequestRates:
-    """Request rates of one server. ``left_out`` are routes that do not count, as those of dashboards."""
+    """Request rates of one server. Routes in ``left_out``, such as those of dashboards, do not count."""
 
     def __init__(self, left_out: frozenset[str]) -> None:
         self._left_out = left_out
@@ -31,7 +31,7 @@ class RequestRates:
         self._newest = BackgroundCache(self._read, age_s=EVERY_S, share=50.0, first_s=1.0, later_s=0.3)
 
     def of(self, dataset: str) -> RequestsInfo | None:
-        """Return the requests of a data set; rates are null until two reads of the metrics."""
+        """Return the requests of a data set; rates are null until the metrics have been read twice."""
         samples = self._newest.get()
         if samples is None:
             return None

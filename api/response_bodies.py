@@ -30,14 +30,14 @@ SMALL, LARGE = 1 << 16, 1 << 19
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Return a small JSON response, ending with a newline as PCGL2Cache's do."""
+    """Return a small JSON response, ending with a newline as in PCGL2Cache."""
     return body_response([orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE)], JSON, status)
 
 
 def body_response(
     parts: Iterable[Piece], mimetype: str, status: int = 200, *, zipped: bool | None = None
 ) -> Response:
-    """Return a response in pieces, gzipped one by one if the client accepts gzip.
+    """Return a response in pieces, each gzipped if the client accepts gzip.
 
     Without ``zipped``, only JSON of `SHORTEST` bytes or more is gzipped.
     """

@@ -29,7 +29,7 @@ CODES = {
 
 
 class RootAnswer(NamedTuple):
-    """What was read: ids without features, and a function that returns the response."""
+    """The result of a read: ids without features, and a function that makes the response."""
 
     missing: Ids
     respond: Callable[[], Response]
@@ -40,7 +40,7 @@ ReadKept = Callable[[NeuronReader], RootAnswer | None]
 
 
 class RootReads:
-    """Reads roots beside other reads, so that a slow graph delays only these."""
+    """Reads roots with limits of their own, so that a slow graph delays only reads of roots."""
 
     def __init__(self, service: AppResources) -> None:
         self.settings, self.missing, self.waits = service.settings, service.missing, service.waits
@@ -54,9 +54,10 @@ class RootReads:
         root: int | None = None,
         kept: ReadKept = lambda _: None,
     ) -> Response:
-        """Return the response to a read of many roots, or of one whose nodes are in memory at once.
+        """Return the response to a read of many roots, or of one root whose nodes all fit in memory.
 
-        ``read`` receives the L2 ids of the one root. A ``kept`` result needs no ids or features.
+        ``read`` receives the L2 ids of the single root. A ``kept`` result is returned without reading ids or
+        features.
         """
         check_wait(query.wait, self.settings.max_wait_s)
         with self._found(served, read, root, kept) as found:
@@ -90,7 +91,7 @@ class RootReads:
 
 
 def refused(error: RootError, most_nodes: int | None) -> ApiError:
-    """Return the error for a root that has no nodes to return, or more than ``most_nodes``."""
+    """Return the error for a root whose nodes cannot be returned, or are more than ``most_nodes``."""
     status, code = CODES[error.status]
     large = error.status == RootStatus.TOO_LARGE
     value, limit = (error.size, most_nodes) if large else (error.root, None)

@@ -47,7 +47,7 @@ VERSION = "PCGL2Cache v1.3.1"
 def register_contract(app: OpenAPI, service: AppResources, landing: Callable[[], Response]) -> frozenset[str]:
     """Register the routes of PCGL2Cache; return the endpoints that need no token.
 
-    ``landing`` returns the root page for clients that name HTML.
+    ``landing`` returns the root page for clients that accept HTML by name.
     """
 
     def index() -> Response:
@@ -162,7 +162,7 @@ def _index_routes(
 
 
 def table_info(served: ServedDataset, settings: Settings) -> TableInfo:
-    """Describe a data set. Raises as `ServedDataset.opened`."""
+    """Describe a data set. Raises like `ServedDataset.opened`."""
     opened, counted, noted = served.opened(), served.counted.get(), served.noted.get()
     geometry, meta = opened.reader.geometry, opened.meta
     with_graph, time = served.entry.has_graph, iso_text(meta.time) if meta else None

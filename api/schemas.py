@@ -40,17 +40,17 @@ _NAME = f"[ ]*({'|'.join(NAMES)})[ ]*"
 
 
 def new_routes(name: str, settings: Settings, tag: Tag) -> APIBlueprint:
-    """Return routes below the API's prefix; the ids of their operations are the names of their functions."""
+    """Return routes below the API's prefix, whose operation ids are the names of the functions."""
     ids = {"operation_id_callback": lambda *, name, **_: name}
     return APIBlueprint(name, __name__, url_prefix=settings.api_prefix, abp_tags=[tag], **ids)
 
 
 class DatasetPath(BaseModel):
-    dataset: str = Field(description="A data set, as table_mapping names it.")
+    dataset: str = Field(description="A data set, by its name in `/table_mapping`.")
 
 
 class Query(BaseModel):
-    """Parameters of a read. Unknown ones are ignored, as in PCGL2Cache, except frequent misspellings."""
+    """Parameters of a read. As in PCGL2Cache, unknown ones are ignored, except for frequent misspellings."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -67,7 +67,7 @@ class Query(BaseModel):
     @classmethod
     @cache
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Cache pydantic's schema, because every request asks for it."""
+        """Return pydantic's schema from a cache, because every request needs it."""
         return super().model_json_schema(*args, **kwargs)
 
 
@@ -76,12 +76,12 @@ class FeaturesQuery(Query):
 
     attribute_names: list[Annotated[str, Field(pattern=f"^{_NAME}(,{_NAME})*$")]] | None = Field(
         None,
-        description="Attributes, separated by commas or in repeated parameters. All, unless given.",
+        description="Attributes, separated by commas or in repeated parameters. Default: all.",
         json_schema_extra={"example": ["rep_coord_nm,size_nm3"]},
     )
     int64_as_str: str = Field("false", description=f"`true`, `yes` or `1`: {', '.join(INT64)} is a string.")
     with_status: str = Field(
-        "false", description="`true`, `yes` or `1`: each id has its status and, where known, the reason."
+        "false", description="`true`, `yes` or `1`: add the status of each id and, if known, the reason."
     )
 
     @property
@@ -96,9 +96,11 @@ class MissingQuery(Query):
     """Parameters of a read that finds missing ids."""
 
     update_cache: str = Field(
-        "true", description="`false`, `no` or `0`: missing ids are not published for computation."
+        "true", description="`false`, `no` or `0`: do not publish missing ids for computation."
     )
-    wait: float = Field(0.0, ge=0, description="Seconds to wait until missing ids have been computed.")
+    wait: float = Field(
+        0.0, ge=0, description="Maximum seconds to wait until missing ids have been computed."
+    )
 
 
 class AttributesQuery(FeaturesQuery, MissingQuery):
@@ -134,14 +136,14 @@ class AttributeInfo(BaseModel):
     name: str
     unit: str
     shape: list[int]
-    optional: bool = Field(description="Whether a computed node may lack it.")
+    optional: bool = Field(description="Whether a computed node may lack the attribute.")
     meaning: str
 
 
 class CoverageInfo(BaseModel):
     """Progress of the ingest."""
 
-    done: int = Field(description="Chunks with all their nodes.")
+    done: int = Field(description="Chunks whose nodes are all computed.")
     failed: int = Field(description="Chunks that could not be computed.")
     total: int = Field(description="Chunks in the grid.")
     as_of: str = Field(description="When this was counted (UTC, ISO 8601).")
@@ -182,7 +184,9 @@ class TableInfo(BaseModel):
 
 
 class AuthInfo(BaseModel):
-    login_url: str = Field(description="The authentication service; `/api/v1/authorize` below it logs in.")
+    login_url: str = Field(
+        description="URL of the authentication service; append `/api/v1/authorize` to log in."
+    )
 
 
 class Health(BaseModel):
@@ -253,7 +257,7 @@ ID: dict[str, Any] = {
 
 
 def ids_schema(one: str, most: int) -> dict[str, Any]:
-    """Return the schema of requested ids: a list, a nested list or a single id, of the schema ``one``."""
+    """Return the schema of requested ids: one id of the schema ``one``, a list or a nested list of these."""
     listed = {"type": "array", "items": {"$ref": f"#/components/schemas/{one}s"}, "maxItems": most}
     return {
         "anyOf": [{"$ref": f"#/components/schemas/{one}"}, listed],

@@ -64,7 +64,7 @@ class Noted(NamedTuple):
 
 
 class VersionsPlace(NamedTuple):
-    """A data set's versions; None where no folder is known."""
+    """The catalog of a data set's versions; None if no folder is known."""
 
     catalog: Catalog | None
 
@@ -79,7 +79,7 @@ class ReadMetrics(NamedTuple):
 
 
 class ServedDataset:
-    """A served data set. Its metadata is read once, in the background, on first use."""
+    """A served data set. Metadata is read once, in the background, on first use."""
 
     def __init__(self, entry: Dataset, settings: Settings) -> None:
         self.entry, self.settings = entry, settings
@@ -106,19 +106,19 @@ class ServedDataset:
         return self._metadata.opening()
 
     def opened(self) -> OpenDataset:
-        """Return the metadata. Raises StoreError, or ApiError 503 where it does not arrive in time."""
+        """Return the metadata. Raises StoreError, or ApiError 503 if it does not arrive in time."""
         message = f"the metadata of data set {self.name!r} is not known yet: its graph does not answer"
         return self._result(self._metadata, self.settings.store_timeout_s, "metadata_unavailable", message)
 
     def catalog(self) -> Catalog:
-        """Return its versions. Raises VersionNotFound where it has none, StoreError, and ApiError 503."""
+        """Return the catalog of versions. Raises VersionNotFound if unknown, StoreError, and ApiError 503."""
         catalog = self.catalog_or_none()
         if catalog is None:
             raise VersionNotFound(f"data set {self.name!r} has no versions")
         return catalog
 
     def catalog_or_none(self) -> Catalog | None:
-        """Return its versions, None where no folder is known. Raises StoreError, and ApiError 503."""
+        """Return the catalog of versions; None if no folder is known. Raises StoreError, and ApiError 503."""
         place = self._place.get()
         if place is None:
             message = f"the folder of versions of data set {self.name!r} is not known yet"
@@ -126,7 +126,7 @@ class ServedDataset:
         return place.catalog
 
     def neurons(self) -> NeuronReader:
-        """Return the reader of its roots. Raises as `opened`, also if its graph is down."""
+        """Return the reader of roots. Raises like `opened`, and also if the graph is down."""
         self.opened()
         message = f"the graph of data set {self.name!r} cannot be opened at the moment"
         return self._result(self._neurons, self.settings.graph_timeout_s, "graph_unavailable", message)
@@ -138,7 +138,7 @@ class ServedDataset:
             self._graph.close()
 
     def _result(self, opener: Opener[T], timeout_s: float, code: str, message: str) -> T:
-        """Return what was opened. Raises StoreError, or ApiError 503 where it does not arrive in time."""
+        """Return what was opened. Raises StoreError, or ApiError 503 if it does not arrive in time."""
         try:
             return opener.result(timeout_s)
         except StoreError:
@@ -202,7 +202,7 @@ class ServedDataset:
             return Counted(self.store.coverage(), datetime.now(UTC))
 
     def scan(self) -> ChunkScan:
-        """Return the totals of the chunk records. Raises StoreError, and ApiError as `opened`."""
+        """Return the totals of the chunk records. Raises StoreError, and ApiError like `opened`."""
         return shared_scan(self.store, self.opened().reader.geometry)
 
     def _largest(self) -> int:
@@ -216,7 +216,7 @@ class ServedDataset:
         return Noted(updates, audit, datetime.now(UTC))
 
     def _note(self, what: str, read: Callable[[Store], T | None]) -> T | None:
-        """Return a note; None where it is missing or invalid."""
+        """Return a note; None if it is missing or invalid."""
         with suppress(BadNote), self._warnings(f"cannot read {what}"):
             return read(self.store)
         return None
@@ -253,7 +253,7 @@ class ServedDataset:
 
 
 class ServedDatasets:
-    """The data sets of a file, by name; ``mapping`` is the whole file."""
+    """The data sets of a data sets file, by name; ``mapping`` is the whole file."""
 
     def __init__(self, file: File, settings: Settings) -> None:
         self.mapping = as_json(file.entries)

@@ -21,7 +21,7 @@ EXPECTED = f'expected "{ROOT_FIELD}" or "{NODE_FIELD}", and optionally "part", "
 
 
 class WantedRows(NamedTuple):
-    """What a query asks for: ``field`` names the kind of its ids."""
+    """What a query requests; ``field`` names the kind of its ids."""
 
     field: str
     ids: Ids
@@ -31,7 +31,7 @@ class WantedRows(NamedTuple):
 
 
 def wanted_rows(request: Request, settings: Settings) -> WantedRows:
-    """Return what the body of a request asks for. Raises ApiError."""
+    """Parse the body of a query. Raises ApiError."""
     if request.mimetype in (*REFUSED, BINARY):
         message = f"Content-Type {request.mimetype}: expected application/json"
         raise ApiError(415, "unsupported_media_type", message, field="Content-Type", value=request.mimetype)

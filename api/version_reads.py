@@ -31,14 +31,14 @@ T = TypeVar("T")
 
 
 class VersionReads:
-    """Reads versions beside other reads, so that a slow bucket delays only these."""
+    """Reads versions with limits of their own, so that a slow bucket delays only reads of versions."""
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.settings = settings
         self.long = LongReads(settings, data_sets)
 
     def summaries(self, served: ServedDataset) -> list[VersionSummary]:
-        """Return a summary of each version, none where there is none. Raises ApiError."""
+        """Return a summary of each version; an empty list if there are none. Raises ApiError."""
         with self.long.request(served.name) as long, self._errors(served, None):
             catalog = served.catalog_or_none()
             return [] if catalog is None else long.run(catalog.list)
@@ -51,9 +51,9 @@ class VersionReads:
         read: Callable[[VersionReader, float], tuple[T, int]],
         field: str = "version",
     ) -> Iterator[T]:
-        """Yield the result of a read of one version; its permit is held until the response is made.
+        """Yield the result of a read of one version; hold a permit until the response is made.
 
-        ``read`` receives a deadline, and also returns its number of row groups. Raises ApiError.
+        ``read`` receives a deadline; it returns a result and the number of row groups read. Raises ApiError.
         """
         number = None if version == LATEST else int(version)
         with self.long.request(served.name) as long:
@@ -68,7 +68,7 @@ class VersionReads:
 
     @contextmanager
     def holding(self, found: FoundRows) -> Iterator[Any]:
-        """Yield the rows that were found, with permits for them."""
+        """Yield found rows; hold permits for them meanwhile."""
         g.ids = len(found.table)
         with self.long.limiter.ids(g.ids):
             yield found.table

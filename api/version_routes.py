@@ -125,7 +125,7 @@ def _json_parts(table: Any, version: int, as_str: bool) -> Iterator[bytes]:
 
 
 def manifest_info(manifest: Manifest, folder: str | None) -> ManifestInfo:
-    """Return a manifest whose files have URLs below that of a folder, if there is one."""
+    """Return a manifest; if the folder has a URL, its files have URLs below it."""
     layers = [
         LayerInfo(
             version=layer.version,

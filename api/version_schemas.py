@@ -70,7 +70,9 @@ class VersionList(BaseModel):
 class FileInfo(VersionFile):
     """One Parquet file of a version."""
 
-    url: str | None = Field(None, description="URL of the file, if the operator publishes it; serves ranges.")
+    url: str | None = Field(
+        None, description="URL of the file, if the operator publishes it; supports range requests."
+    )
 
 
 class LayerInfo(Layer):

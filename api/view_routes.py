@@ -51,7 +51,7 @@ class ViewQuery(Query):
     )
     version: Annotated[str, Field(pattern=VERSION_PATTERN)] | None = Field(
         None,
-        description="List the largest roots of this version; without `roots`, the largest one is selected.",
+        description="List the largest roots of this version; without `roots`, also select the largest.",
     )
 
 

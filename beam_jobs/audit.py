@@ -1,9 +1,9 @@
 """Audit: check that every L2 node of the graph has its row in the store; repair what is missing.
 
-Compares the nodes of each chunk of the graph with the rows of the store: without --timestamp all nodes that
-ever existed, superseded ones included; with it those that are valid at that time. Prints how many nodes are
-expected, present, marked empty, missing and superfluous, and keeps the numbers with the table. --repair
-computes and writes what is missing. The exit status is 0 if the table is complete, 1 if it is not.
+Compares the nodes of each chunk of the graph with the rows of the store. Expected are all nodes that ever
+existed, superseded ones included; with --timestamp, only the nodes valid at that time. Prints how many nodes
+are expected, present, marked empty, missing and superfluous, and stores the numbers with the table. --repair
+computes and writes missing nodes. The exit status is 0 if the table is complete, 1 if it is not.
 
 example, is the ingest complete?
   python -m beam_jobs.audit --config datasets.yml --dataset minnie --timestamp "2026-11-21 00:27:44"
@@ -34,7 +34,7 @@ parse = partial(command.parse, "audit", __doc__, add_options)
 
 
 def audit_on(audit: Audit, args: argparse.Namespace, name: str, flags: list[str]) -> int:
-    """Audit on a Beam runner, which keeps the summary; returns the exit status."""
+    """Audit on a Beam runner, which stores the summary; return the exit status."""
     from .audit_pipeline import build
 
     audit = replace(audit, counted=True)

@@ -41,7 +41,7 @@ class _AuditFn(RunFn):
 
 @dataclass
 class AuditChunks(beam.PTransform):
-    """Audit each chunk; returns its `AuditSummary`. An unreachable store is an error of the pipeline."""
+    """Audit each chunk; returns an `AuditSummary` per chunk. An unreachable store fails the pipeline."""
 
     audit: Audit
 
@@ -69,7 +69,7 @@ class _KeepFn(StoreFn):
 
 @dataclass
 class KeepSummary(beam.PTransform):
-    """Sum up all chunks, and keep the sums with the table under the name of the run."""
+    """Sum up all chunks, and store the sums with the table under the name of the run."""
 
     audit: Audit
     run: str
@@ -83,7 +83,7 @@ class KeepSummary(beam.PTransform):
 
 
 def build(pipeline: Any, audit: Audit, run: str) -> Any:
-    """Add an audit to a pipeline; returns its `AuditSummary`, which is kept under the name of the run."""
+    """Add an audit to a pipeline; return its `AuditSummary`, which is stored under the name of the run."""
     return (
         pipeline
         | "Chunks" >> EnumerateChunks(audit, beam.FlatMapTuple(audit.chunks))

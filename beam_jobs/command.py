@@ -49,7 +49,7 @@ def parse(
 ) -> tuple[argparse.Namespace, list[str]]:
     """Return the job's own options, and the flags for Beam. Exits with status 2 if one is wrong.
 
-    ``problem`` returns what is wrong with the job's own options and Beam's flags, or "".
+    ``problem`` receives both, and returns what is wrong with them, or "".
     """
     # Set the form of log lines before Beam sets its own when it reads options.
     log_lines.configure()
@@ -76,21 +76,21 @@ def parse(
 
 
 def waiting(args: argparse.Namespace) -> bool | None:
-    """Return whether to wait for a job on Dataflow; None if the options leave it open."""
+    """Return whether to wait for a job on Dataflow; None if the options do not say."""
     return args.wait if args.detach is None else not args.detach
 
 
 def run_on(
     runner: str, flags: list[str], add: Callable[[Any], object], wait: bool | None = None
 ) -> dict[str, int] | None:
-    """Run what ``add`` adds to a pipeline on a Beam runner; returns its counters.
+    """Run the pipeline that ``add`` builds on a Beam runner; return its counters.
 
-    Returns None if nothing is run, and for a job on Dataflow that streams or is not waited for. Raises
+    Returns None if no job was run, and for a job on Dataflow that streams or is not waited for. Raises
     ConfigError for an unknown runner, LaunchFailed or JobFailed for a job that failed, StillRunning for a job
     on Dataflow that continues after Ctrl-C.
 
     Args:
-        wait: whether to wait for the end of a job on Dataflow; default: unless it streams.
+        wait: whether to wait for the end of a job on Dataflow; by default, unless the job streams.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
@@ -118,7 +118,7 @@ def run_on(
 def run_on_table(
     job: str, dataset: Dataset, args: argparse.Namespace, flags: list[str], add: Callable[[Any], object]
 ) -> dict[str, int] | None:
-    """Run a job on the Beam runner of the options, with the name and labels of its table; see `run_on`."""
+    """Run a job on the Beam runner in the options, named and labelled after its table; see `run_on`."""
     named = [table_job_name(job, dataset), *labels(job, dataset.name), *flags]
     return run_on(args.runner, named, add, waiting(args))
 

@@ -24,21 +24,19 @@ _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
 def is_dataflow(runner: str) -> bool:
-    """Return whether Beam maps a runner's name to Dataflow."""
+    """Return whether a runner's name means Dataflow to Beam."""
     return runner.lower().removesuffix("runner") == "dataflow"
 
 
 def output_problem(args: argparse.Namespace, _: Sequence[str]) -> str:
-    """Return what is wrong with ``--output``, "" for nothing: workers of Dataflow share no folder."""
+    """Return what is wrong with ``--output``, or ""; on Dataflow, it must be in a bucket."""
     if is_dataflow(args.runner) and not args.output.startswith("gs://"):
-        return (
-            f"--output {args.output}: no folder that the workers of Dataflow share: expected gs://bucket/path"
-        )
+        return f"--output {args.output}: Dataflow workers cannot share this folder: expected gs://bucket/path"
     return ""
 
 
 def dataflow_flags(runner: str, flags: Sequence[str]) -> list[str]:
-    """Return Beam's flags after the defaults, so that a given flag overrides its default."""
+    """Return the defaults followed by Beam's flags, so that a given flag overrides its default."""
     return [*DEFAULTS, *flags] if is_dataflow(runner) else list(flags)
 
 

@@ -42,12 +42,12 @@ class CloudJob(NamedTuple):
         )
 
     def command(self, verb: str) -> str:
-        """Return the gcloud command that cancels or drains it."""
+        """Return the gcloud command that cancels or drains the job."""
         return f"gcloud dataflow jobs {verb} {self.id} --project={self.project} --region={self.region}"
 
     @property
     def end(self) -> str:
-        """The command that stops it without losing a message, as a line."""
+        """The command, in one line, that stops the job without losing a message."""
         verb = "drain" if self.streaming else "cancel"
         return f"{verb}: {self.command(verb)}"
 
@@ -59,9 +59,9 @@ class CloudJob(NamedTuple):
 
 
 def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | None]:
-    """Start a pipeline on Dataflow and print its job; returns the result, and no job for a template.
+    """Start a pipeline on Dataflow and print its job; return the result and the job, None for a template.
 
-    Raises LaunchFailed, and StillRunning if Ctrl-C comes when the job may have started already.
+    Raises LaunchFailed, and StillRunning for a Ctrl-C after which the job may be running.
     """
     # An internal module, but the only place of this error; apache-beam is pinned to 2.77.
     from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
@@ -86,8 +86,8 @@ def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | Non
         ) from error
     except KeyboardInterrupt:
         raise StillRunning(
-            f"stopped while job {google.job_name} was being started; whether it runs: gcloud dataflow jobs "
-            f"list --status=active --filter=name={google.job_name} --project={google.project} "
+            f"stopped while job {google.job_name} was being started; to see whether it runs: gcloud "
+            f"dataflow jobs list --status=active --filter=name={google.job_name} --project={google.project} "
             f"--region={google.region}"
         ) from None
     if google.template_location or not hasattr(result, "job_id"):

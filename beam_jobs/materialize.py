@@ -1,8 +1,8 @@
 """Make a version: all valid nodes of a data set at a time, with their roots and features, as Parquet files.
 
-Writes the files of a version and then its manifest below --output, in a folder by its number. A version that
-was interrupted is continued by the same command; it gets the same files. With --base, only what changed since
-that version is read and written. `l2features versions` lists, checks, compares and deletes versions,
+Writes the files of a version and then its manifest below --output, in a folder named by its number. After an
+interruption, run the same command again: it continues, and makes the same files. With --base, only changes
+since that version are read and written. `l2features versions` lists, checks, compares and deletes versions,
 `l2features query` queries them; see docs/versions.md.
 
 example, a first version:

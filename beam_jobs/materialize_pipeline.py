@@ -73,7 +73,7 @@ class _FinishFn(RunFn):
 
 @dataclass
 class ScanUnits(beam.PTransform):
-    """Read the rows of each unit; returns their bytes by partition."""
+    """Read the rows of each unit; return them, encoded, by partition."""
 
     run: Materialization
 
@@ -91,7 +91,7 @@ class ScanUnits(beam.PTransform):
 
 @dataclass
 class WriteManifest(beam.PTransform):
-    """Write the manifest once all files are there; returns the number of the version."""
+    """Write the manifest when all files are written; return the version's number."""
 
     run: Materialization
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Switch(NamedTuple):
-    """A flag that sets the boolean option ``option`` to ``on``, and with ``=false`` to the opposite.
+    """A flag that sets the boolean option ``option`` to ``on``, or to the opposite with ``=false``.
 
-    ``bare``: whether Beam takes the flag without a value.
+    ``bare`` tells whether Beam accepts the flag without a value.
     """
 
     option: str
@@ -26,7 +26,7 @@ class Switch(NamedTuple):
 
 @cache
 def beam_parser() -> argparse.ArgumentParser:
-    """Return a parser of all of Beam's options; it is slow to make."""
+    """Return a parser of all Beam options. This is slow."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     found: list[argparse.ArgumentParser] = []
@@ -37,8 +37,8 @@ def beam_parser() -> argparse.ArgumentParser:
 def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
     """Return the flags of a parser that set a boolean option.
 
-    Some store True or False, some have a ``--no-`` spelling, and some store their value as text, for which
-    ``false`` is truthy (``--dry_run``).
+    Some flags store True or False, some have a ``--no-`` spelling, and some store their value as text, so
+    that ``false`` is truthy (``--dry_run``).
     """
     found = {}
     for action in actions(parser):
@@ -56,8 +56,8 @@ def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
 def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
     """Return Beam's flags, for `pipeline_options`. Exits with status 2 if Beam does not know one.
 
-    Flags of boolean options come last, each option once, in Beam's spelling where there is one. The launch of
-    a template accepts all flags: the service has checked those that were given, and may add its own.
+    Flags of boolean options come last, once per option, in Beam's spelling if it has one. The launch of a
+    template accepts unknown flags: the service has checked the given ones, and may add its own.
     """
     if not flags:
         return []  # a local run starts without Beam, whose import takes seconds
@@ -75,9 +75,10 @@ def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[st
 
 
 def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
-    """Return the values of Beam's boolean options, whose last flag counts, and the other flags.
+    """Return the values of Beam's boolean options, and the other flags.
 
-    A flag is ``--flag``, ``--flag=true``, ``--flag=false``, or has its value as the next argument. Raises
+    The last flag of an option counts. A flag is ``--flag``, ``--flag=true`` or ``--flag=false``, or takes the
+    next argument as its value. Raises
     ArgumentTypeError for another value.
     """
     if not flags:
@@ -99,9 +100,10 @@ def _means(text: str, on: bool) -> bool:
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
-    """Return Beam's options; a boolean one has the value that was given last.
+    """Return Beam's options; of several values for a boolean option, the last counts.
 
-    Put defaults before the given flags. ``--flag=false`` also works if Beam has no flag that turns it off.
+    Pass defaults before the given flags. ``--flag=false`` works even if Beam has no flag to turn the option
+    off.
     """
     from apache_beam.options.pipeline_options import PipelineOptions
 

@@ -28,13 +28,13 @@ class JobFailed(L2FeaturesError):
 
 
 def portable_flags(flags: Sequence[str]) -> list[str]:
-    """Return Beam's flags, after the defaults if they name a job service: the last flag counts."""
+    """Return Beam's flags; if they name a job service, after the defaults for it, so that flags win."""
     named = any(flag.partition("=")[0] == "--job_endpoint" for flag in flags)
     return [*DEFAULTS, *flags] if named else list(flags)
 
 
 def reason(text: str) -> str:
-    """Return the last line of a traceback or a chain of them."""
+    """Return the last line of a traceback, or of a chain of tracebacks."""
     ends = _LAST_OF_A_TRACEBACK.findall(text)
     details = _DETAILS.findall(text)
     return str(details[-1] if details else ends[-1] if ends else text)
@@ -42,9 +42,9 @@ def reason(text: str) -> str:
 
 @contextmanager
 def plain_errors(options: PipelineOptions) -> Iterator[None]:
-    """Raise JobFailed if the job service of the options is missing, disappears, or fails the job.
+    """Raise JobFailed if the job service in the options is missing or disappears, or if the job fails.
 
-    Errors of other runners pass through. The log of the job service has the workers' tracebacks.
+    Errors of other runners are raised unchanged. The log of the job service has the workers' tracebacks.
     """
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint is None or endpoint == EMBEDDED:
@@ -83,8 +83,8 @@ def _find(endpoint: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=CONNECT_SECONDS)
         except grpc.FutureTimeoutError:
             raise JobFailed(
-                f"job service {endpoint}: no answer in {CONNECT_SECONDS:g} s; --job_endpoint is expected to "
-                "be the HOST:PORT of one that runs"
+                f"job service {endpoint}: no answer in {CONNECT_SECONDS:g} s; expected "
+                "--job_endpoint with the HOST:PORT of a running job service"
             ) from None
 
 

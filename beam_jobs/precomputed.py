@@ -1,7 +1,8 @@
 """Export a version as layers that Neuroglancer reads, in files that any file server or bucket serves.
 
-Writes the layers nodes, axes and segment_properties of a version below --output, a folder of its own, and on
-request skeletons. An export that was interrupted is continued by the same command; it gets the same files.
+Writes the layers nodes, axes and segment_properties of a version, and on request skeletons, below --output,
+which must be a folder for this export alone. After an interruption, run the same command again: it continues,
+and makes the same files.
 See docs/pictures.md.
 
 example:
@@ -50,25 +51,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers",
         default=",".join(DEFAULT_LAYERS),
-        help=f"some of {', '.join(LAYERS)} (needs the graph); default: %(default)s",
+        help=f"layers to export: some of {', '.join(LAYERS)} (needs the graph); default: %(default)s",
     )
     parser.add_argument(
         "--segments",
         type=int,
         default=WantedExport.segments,
-        help="roots in segment_properties and skeletons, the largest of the version; default %(default)s",
+        help="number of largest roots in segment_properties and skeletons; default %(default)s",
     )
     parser.add_argument(
         "--shard_size",
         type=int,
         default=WantedExport.shard_size,
-        help="wanted size of a file in bytes; default %(default)s",
+        help="approximate size of a file in bytes; default %(default)s",
     )
     parser.add_argument(
         "--cell_nodes",
         type=int,
         default=WantedExport.cell_nodes,
-        help="nodes in the fullest cell of a level coarser than chunks; default %(default)s",
+        help="expected nodes in the fullest cell of a level coarser than chunks; default %(default)s",
     )
 
 
@@ -76,7 +77,7 @@ parse = partial(command.parse, "precomputed", __doc__, add_options, problem=outp
 
 
 def plan(args: argparse.Namespace) -> StaticExport:
-    """Return the export that the options describe. Raises L2FeaturesError before a file of it is written."""
+    """Return the export that the options describe. Raises L2FeaturesError before any shard is written."""
     wanted = WantedExport(
         load_dataset(args.dataset, args.config),
         args.version,
@@ -120,7 +121,7 @@ def make_export(run: StaticExport, args: argparse.Namespace) -> int:
 def _done(run: StaticExport, part: int) -> WrittenPart:
     written = run.read_done(part)
     if written is None:
-        raise VersionError(f"part {part} of the export: file is gone; run the command again")
+        raise VersionError(f"part {part} of the export: file is missing; run the command again")
     return written
 
 

@@ -53,7 +53,7 @@ class _FinishFn(RunFn):
 
 @dataclass
 class ScanNodes(beam.PTransform):
-    """Read the nodes of each unit; returns the bytes of their rows by part."""
+    """Read the nodes of each unit; return their rows, encoded, by part."""
 
     run: StaticExport
 
@@ -68,7 +68,7 @@ class ScanNodes(beam.PTransform):
 
 @dataclass
 class WriteInfo(beam.PTransform):
-    """Write the info files and the manifest once all shards are there; returns the number of the version."""
+    """Write the info files and the manifest when all shards are written; return the version's number."""
 
     run: StaticExport
 

@@ -50,7 +50,7 @@ _IMAGE = "^[^ ]+/[^ ]+[:@][^ /]+$"
 
 
 class Field(NamedTuple):
-    """What a template needs beyond the job's parser. ``regex`` is for RE2, which has no look-ahead."""
+    """What a template says about an option in addition to the job's parser. ``regex`` is in RE2 syntax."""
 
     label: str
     group: str
@@ -101,7 +101,7 @@ BEAM_HELP = {
 
 @dataclass(frozen=True)
 class Template:
-    """A job as a template."""
+    """The description of a job's template."""
 
     description: str
     add_options: Callable[[argparse.ArgumentParser], None]
@@ -140,7 +140,7 @@ TEMPLATES = {
 
 
 def metadata(job: str) -> dict[str, Any]:
-    """Return the metadata of a job's template. Raises ConfigError for an option missing in `FIELDS`."""
+    """Return the metadata of a job's template. Raises ConfigError for an option that `FIELDS` lacks."""
     template = TEMPLATES[job]
     described: dict[str, Any] = {
         "name": f"l2features {job}",
@@ -160,7 +160,7 @@ def metadata(job: str) -> dict[str, Any]:
 
 
 def spec(job: str, image: str, **environment: str) -> dict[str, Any]:
-    """Return what the service launches: image, metadata and default environment."""
+    """Return the specification that the service launches: image, metadata and default environment."""
     template = TEMPLATES[job]
     defaults: dict[str, Any] = {
         "machineType": MACHINE_TYPE,
@@ -219,7 +219,7 @@ def _parameter(job: str, action: argparse.Action, default: str | None = None) ->
 
 
 def as_text(job: str) -> str:
-    """Return the content of a job's metadata file."""
+    """Return the content of the metadata file of a job's template."""
     return json.dumps(metadata(job), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -231,7 +231,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for the metadata files")
     parser.add_argument(
-        "--spec", choices=TEMPLATES, help="print the whole template of this job, and write no file"
+        "--spec", choices=TEMPLATES, help="print the complete template of this job instead of writing files"
     )
     parser.add_argument("--image", help="image of the job, with its tag; required with --spec")
     parser.add_argument("--service_account", metavar="EMAIL", help="service account of the workers")

@@ -34,13 +34,13 @@ def measure(**values: float) -> None:
 
 
 def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
-    """Count, by attribute, the nodes at the type's maximum; add the time of each step."""
+    """Count saturated nodes by attribute, and add the time of each step to the metrics."""
     count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
     measure(**{f"{step}_ms": time for step, time in millis.items()})
 
 
 class RunFn(beam.DoFn):
-    """Holds the run that the launcher has prepared, and what setup ``opened``, which teardown closes."""
+    """Base of DoFns: holds the run from the launcher, and what setup ``opened`` and teardown closes."""
 
     opened: Any = None
 
@@ -53,7 +53,7 @@ class RunFn(beam.DoFn):
 
 
 class StoreFn(RunFn):
-    """Holds a run and its open store."""
+    """Base of DoFns that hold a run and its open store."""
 
     def setup(self) -> None:
         self.store = self.opened = self.run.open_store()
@@ -61,7 +61,7 @@ class StoreFn(RunFn):
 
 @dataclass
 class WriteGroups(beam.PTransform):
-    """Write the files of each key's rows by ``write``; returns what was written as JSON."""
+    """Write the rows of each key to files by ``write``; returns its results as JSON."""
 
     write: beam.DoFn
 
@@ -82,7 +82,7 @@ class _PendingFn(StoreFn):
 
 @dataclass
 class EnumerateChunks(beam.PTransform):
-    """Enumerate the chunks of a run in the workers, in a scattered order; ``pending`` takes its shards."""
+    """Enumerate the chunks of a run on the workers, in random order; ``pending`` returns those of a shard."""
 
     run: ChunkRun
     pending: beam.PTransform
@@ -99,7 +99,7 @@ class EnumerateChunks(beam.PTransform):
 
 
 def pending_chunks(ingest: Ingest) -> EnumerateChunks:
-    """Return the transform that enumerates the chunks that an ingest is to compute."""
+    """Return the transform that enumerates the chunks to compute in an ingest."""
     return EnumerateChunks(ingest, beam.ParDo(_PendingFn(ingest)))
 
 
@@ -132,7 +132,7 @@ def _count_chunk(result: ChunkFeatures) -> None:
 
 @dataclass
 class ComputeFeatures(beam.PTransform):
-    """Compute the features of each chunk, or its failure; ``counted`` attempts are kept in the store."""
+    """Compute the features of each chunk, or its failure; with ``counted``, count attempts in the store."""
 
     ingest: Ingest
     counted: bool = False
@@ -158,9 +158,9 @@ class _WriteFn(StoreFn):
 
 @dataclass
 class WriteFeatures(beam.PTransform):
-    """Write the rows of each chunk, and then its record; returns a `ChunkResult` per chunk.
+    """Write the rows of each chunk, then its record; returns a `ChunkResult` per chunk.
 
-    A store that cannot be written to is an error of the pipeline.
+    A store that cannot be written fails the pipeline.
     """
 
     ingest: Ingest
@@ -184,7 +184,7 @@ class _DirectRowsFn(_WriteFn):
 
 @dataclass
 class WriteByBigtableIO(beam.PTransform):
-    """Write to Bigtable by Beam's own connector: the same rows, but records of failures only."""
+    """Write to Bigtable by Beam's own connector: the same rows, but records only of failed chunks."""
 
     ingest: Ingest
 
@@ -203,13 +203,13 @@ class WriteByBigtableIO(beam.PTransform):
 def build(
     pipeline: Any, ingest: Ingest, chunks: beam.PTransform, recorded: bool = True, counted: bool = False
 ) -> Any:
-    """Add the ingest of ``chunks`` to a pipeline; returns what the sink returns.
+    """Add the ingest of ``chunks`` to a pipeline; return the output of the sink.
 
     Args:
-        recorded: keep a record of each chunk, and return its `ChunkResult`. Otherwise Beam's connector writes
-            the rows, and only failures are recorded.
-        counted: count attempts before they begin, for runners that retry what kills a process; a chunk fails
-            after three attempts that never ended.
+        recorded: store a record of each chunk, and return its `ChunkResult`. Otherwise, Beam's connector
+            writes the rows, and only failures are recorded.
+        counted: count attempts before they begin, for runners that retry after a process dies; a chunk fails
+            after three attempts that never end.
     """
     write = WriteFeatures(ingest) if recorded else WriteByBigtableIO(ingest)
     compute = ComputeFeatures(ingest, counted)

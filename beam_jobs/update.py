@@ -56,8 +56,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--subscriptions",
         metavar="PATH[,PATH…]",
-        help="apply the messages of projects/PROJECT/subscriptions/NAME, the most urgent first, until "
-        "SIGTERM or Ctrl-C or, on Dataflow, until the job is drained",
+        help="apply the messages of projects/PROJECT/subscriptions/NAME, most urgent subscription first, "
+        "until SIGTERM or Ctrl-C; on Dataflow, until the job is drained",
     )
     parser.add_argument("--config", help=CONFIG_HELP)
     parser.add_argument(
@@ -66,12 +66,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="where messages with a permanent error go: a folder, or projects/PROJECT/topics/NAME; required "
         "with --subscriptions; by default, --messages only reports them",
     )
-    add_switch(parser, "--recompute", "compute nodes again whose rows exist")
+    add_switch(parser, "--recompute", "also compute nodes whose rows exist")
     parser.add_argument(
         "--attempts",
         type=int,
-        help="maximum attempts for nodes that are missing from the graph; with --messages and on Dataflow "
-        "also for transient errors, after which --messages reports a failure and Dataflow repeats the "
+        help="maximum attempts for nodes that are missing from the graph and, with --messages or on "
+        "Dataflow, for transient errors; then --messages reports a failure, and Dataflow repeats the "
         f"batch for a day; default: {REPLAY_ATTEMPTS} for --messages, {STREAM_ATTEMPTS} for --subscriptions, "
         f"{DATAFLOW_ATTEMPTS} on Dataflow",
     )
@@ -81,7 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ready_file",
         type=Path,
-        help="file to create when a worker is ready for --subscriptions; removed at the start",
+        help="with --subscriptions, file to create when the first worker is ready; removed at the start",
     )
 
 
@@ -93,7 +93,7 @@ def _problem(args: argparse.Namespace, flags: list[str]) -> str:
         return "--dead_letters FOLDER or TOPIC is required with --subscriptions"
     for name in ALWAYS_ON if args.subscriptions else ():
         if booleans_of(flags)[0].get(name) is False:
-            return f"--{name}=false: a job with --subscriptions always has it on; leave it out"
+            return f"--{name}=false: always on for a job with --subscriptions: leave it out"
     return ""
 
 
@@ -186,7 +186,7 @@ def report(counts: Mapping[str, int], kept: bool) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 1 if messages failed or were refused, and 2 for a usage error."""
+    """Run the command; return the exit status: 1 if messages failed or were refused, 2 for a usage error."""
     args, flags = parse(argv)
     if args.messages:
         return command.exit_status(lambda: replay(args, flags), "stopped: run the command again to continue")

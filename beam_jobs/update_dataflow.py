@@ -39,8 +39,8 @@ _EXPERIMENTS = ("--experiments", "--experiment")
 def streaming_flags(flags: Sequence[str]) -> list[str]:
     """Return the Beam flags of a streaming job: at-least-once, unless they ask for exactly-once.
 
-    Rows are a function of their ids, so writing one twice is cheaper than remembering it. A template's
-    launcher passes the default mode beside the chosen one, so exactly-once wins in any order.
+    Rows depend only on their ids, so writing one twice is harmless, and cheaper than exactly-once. A
+    template's launcher passes the default mode as well as the chosen one, so exactly-once wins in any order.
     """
     options = pipeline_options(flags)
     service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
@@ -66,7 +66,7 @@ def _deliver(message: PubsubMessage, source: str, published: Any = beam.DoFn.Tim
 
 @dataclass
 class Deliver(beam.PTransform):
-    """`PubsubMessage`, with its publication time as timestamp, to a `Delivery` that is attempted once."""
+    """Convert a `PubsubMessage`, timestamped with its publication time, to a `Delivery` for one attempt."""
 
     source: str
     """Prefix of the keys of this subscription's messages."""

@@ -85,7 +85,7 @@ class _BatchFn(beam.DoFn):
 
 @dataclass
 class BatchByKey(beam.PTransform):
-    """(key, value) to (key, values), after a short wait or when there are many values.
+    """Batch (key, value) to (key, values): after a short wait, or when there are many values.
 
     A key whose first item is empty is not batched.
     """
@@ -146,10 +146,10 @@ class _CollectFn(beam.DoFn):
 
 @dataclass
 class CollectByMessage(beam.PTransform):
-    """(key, plain `Entry`) to (key, all entries of the message), once, when none is missing.
+    """Collect (key, plain `Entry`) to (key, all entries of the message), once, when none is missing.
 
-    The watermark passes the end of a message only after all its parts were processed. A part that is still
-    missing then was lost, and counts as refused.
+    The watermark passes the end of a message only after all its parts were processed. A part that is missing
+    then is lost, and counts as refused.
     """
 
     def expand(self, entries: Any) -> Any:

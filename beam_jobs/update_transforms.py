@@ -41,7 +41,7 @@ _updaters: dict[Update, tuple[Updater, int]] = {}
 
 
 def acquire_updater(update: Update) -> Updater:
-    """Return this process's updater, which stays open until each user has released it."""
+    """Return this process's updater, which stays open until all its users have released it."""
     with _lock:
         updater, users = _updaters.get(update) or (update.open(), 0)
         _updaters[update] = updater, users + 1
@@ -92,7 +92,7 @@ class _DecodeFn(_UpdateFn):
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """`Delivery` to (`DatasetChunk`, `Member`) per part, and to (no chunk, (key, `OpenMessage`))."""
+    """Decode a `Delivery` to (`DatasetChunk`, `Member`) per part, and (no chunk, (key, `OpenMessage`))."""
 
     update: Update
 
@@ -113,9 +113,10 @@ def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, l
 
 @dataclass
 class GroupInStream(beam.PTransform):
-    """(`DatasetChunk`, `Member`), plain values, to batches (`DatasetChunk`, `Member`s).
+    """Group plain (`DatasetChunk`, `Member`) to batches (`DatasetChunk`, `Member`s).
 
-    Each batch is an element of its own: one that is repeated delays neither other batches nor their timers.
+    Each batch is an element of its own, so that a retried batch delays neither other batches nor their
+    timers.
     """
 
     def expand(self, parts: Any) -> Any:
@@ -140,7 +141,7 @@ class _ComputeNodesFn(_UpdateFn):
 
 @dataclass
 class ComputeNodes(beam.PTransform):
-    """(`DatasetChunk`, `Member`s) to durable rows and (key, `Report`); passes on each (key, `OpenMessage`).
+    """Compute and write rows of (`DatasetChunk`, `Member`s) to (key, `Report`); pass on each `OpenMessage`.
 
     A chunk is read once for all nodes of a group.
     """
@@ -162,7 +163,7 @@ def _settle(message: tuple[str, Iterable[Plain]]) -> MessageResult:
 
 @dataclass
 class SettleMessages(beam.PTransform):
-    """(key, `Entry`) to one `MessageResult` per message, when all its entries have arrived."""
+    """Settle messages: from (key, `Entry`), make one `MessageResult` when all entries have arrived."""
 
     streaming: bool = False
 
@@ -191,7 +192,7 @@ class _KeepFn(beam.DoFn):
 
 @dataclass
 class KeepDeadLetters(beam.PTransform):
-    """Write the dead letter of each refused message to a folder or a topic, if there is one."""
+    """Write the dead letter of each refused message to the folder or topic, if one is given."""
 
     where: str
 
@@ -230,8 +231,8 @@ class _RecordFn(beam.DoFn):
 class RecordFreshness(beam.PTransform):
     """Record the freshness of the tables, every few seconds, from each process.
 
-    A process has no backlog: messages wait in the runner and in Pub/Sub. A table that cannot be written is
-    logged, and delays no message.
+    No backlog is recorded, since messages wait in the runner and in Pub/Sub. If a table cannot be written,
+    this is logged, and messages are not delayed.
     """
 
     update: Update
@@ -245,8 +246,8 @@ def build(
 ) -> Any:
     """Add the update to a pipeline, and return its `MessageResult`s.
 
-    ``messages`` reads deliveries. A ``streaming`` pipeline never ends: it computes a chunk's nodes after a
-    short wait for more.
+    ``messages`` reads deliveries. A ``streaming`` pipeline never ends: it waits shortly for further nodes of
+    a chunk before it computes them.
     """
     return (
         pipeline

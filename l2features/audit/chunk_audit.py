@@ -31,11 +31,18 @@ REPAIR = "repair"
 class ChunkAudit:
     """The result of the audit of a chunk; all arrays are sorted ids.
 
-    ``expected`` are the nodes of the graph, ``present`` all rows, ``missing`` expected nodes without a row;
-    ``repaired`` ones have one now. ``superfluous`` rows have ids that the graph never had, ``other`` ones
-    belong to nodes of other times. ``empty`` expected nodes are marked "could not compute". ``failed`` maps
-    unrepaired ids to the reason; ``problem`` is the reason if none was repaired. ``recorded`` is the state of
-    the chunk's ingest or "", ``files_missing`` whether it is done with missing files.
+    Attributes:
+        recorded: state of the chunk's ingest; "" without a record.
+        expected: nodes of the graph.
+        present: all rows.
+        missing: expected nodes without a row.
+        superfluous: rows whose ids the graph never had.
+        other: rows of nodes that are not valid at the audited time.
+        empty: expected nodes that are marked "could not compute".
+        repaired: missing nodes that have a row now.
+        failed: maps missing nodes that could not be repaired to the reason.
+        problem: why the whole repair failed, or "".
+        files_missing: whether the chunk was ingested with files missing.
     """
 
     chunk: Chunk
@@ -56,7 +63,7 @@ class ChunkAudit:
 class Audit(ChunkRun):
     """One run of the audit.
 
-    Without ``time`` every node that ever existed is expected, otherwise those that are valid at that time.
+    With ``time``, the nodes valid at that time are expected; without, every node that ever existed.
     ``counted`` limits the attempts at a repair, for runners that retry after a process dies.
     """
 
@@ -160,9 +167,9 @@ class AuditSource:
 
 
 def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
-    """Audit a chunk and, with ``repair``, repair it; each in up to `ATTEMPTS` attempts.
+    """Audit a chunk and, with ``repair``, repair it; try each step up to `ATTEMPTS` times.
 
-    Raises GraphError or StoreError. If only the repair fails, ``problem`` of the result has the reason.
+    Raises GraphError or StoreError. If only the repair fails, the result's ``problem`` is the reason.
     """
     transient = (VolumeError, GraphError, StoreUnavailable)
     found = in_attempts(lambda: source.look(chunk), *transient)
@@ -175,7 +182,7 @@ def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
 
 
 def recorded_state(store: Store, geometry: Geometry, chunk: Chunk) -> str:
-    """Return the state of a chunk's ingest, or "" if it has none."""
+    """Return the state of a chunk's ingest; "" without a record."""
     return str(store.chunk_states(as_ids([geometry.chunk_id(chunk)]))[0])
 
 

@@ -32,10 +32,15 @@ NOTHING_FOUND = "no file of the segmentation was ever found: check cv_path, mip 
 class AuditSummary:
     """Sums over chunks.
 
-    Of ``chunks``, ``unaudited`` could not be audited; ``done``, ``failed`` and ``unrecorded`` count states of
-    their ingest. ``nothing_found`` means that no file of the whole grid was ever read. Other numbers are
-    those of `ChunkAudit`, where ``present`` are expected nodes only. ``problems`` maps chunks and nodes to
-    the reason why they could not be audited or repaired.
+    Numbers without a description count nodes or chunks as in `ChunkAudit`.
+
+    Attributes:
+        chunks: all chunks.
+        unaudited: chunks that could not be audited.
+        done, failed, unrecorded: chunks by the state of their ingest.
+        nothing_found: whether no segmentation file of the whole grid was ever read.
+        present: expected nodes with a row.
+        problems: maps chunks and nodes to why they could not be audited or repaired.
     """
 
     chunks: int = 0
@@ -76,7 +81,7 @@ class AuditSummary:
 
     @classmethod
     def of_unaudited(cls, chunk: Chunk, recorded: str, reason: str) -> AuditSummary:
-        """Return the summary of a chunk that could not be audited; ``recorded`` is its ingest's state."""
+        """Return the summary of an unaudited chunk; ``recorded`` is the state of its ingest."""
         problems = {f"chunk {chunk}": reason[:MAX_REASON]}
         return cls(**_one_chunk(recorded), unaudited=1, problems=problems)
 
@@ -110,7 +115,7 @@ def _one_chunk(recorded: str) -> dict[str, Any]:
 
 
 def audit_or_fail(source: AuditSource, chunk: Chunk) -> AuditSummary:
-    """Audit a chunk. An error that only this chunk causes is its result; others are raised."""
+    """Audit a chunk. An error of this chunk becomes its result; an error of the whole store is raised."""
     try:
         return AuditSummary.of(audit_chunk(source, chunk))
     except (StoreUnavailable, TableNotFound):  # of the store as a whole
@@ -130,9 +135,9 @@ def give_up(audit: Audit, store: Store, chunk: Chunk, reason: str) -> AuditSumma
 
 
 def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
-    """Complete the sums from the records of the whole grid.
+    """Set ``nothing_found`` of a summary of the whole grid.
 
-    Without a graph, expected nodes come from the ingest alone, which records none if it found no file.
+    Without a graph, the ingest alone defines the expected nodes: there are none if it found no file.
     """
     in_doubt = not audit.dataset.has_graph and summary.files_missing and not summary.expected
     return replace(summary, nothing_found=bool(in_doubt) and table_is_empty(store))

@@ -42,7 +42,7 @@ MODULES = {
 
 
 class Commands(click.Group):
-    """A group that imports commands on first use, and turns errors into a message and exit status.
+    """A group that imports commands on first use, and turns errors into a message and an exit status.
 
     ``modules`` maps each command to its module in this package.
     """

@@ -42,7 +42,7 @@ limit_option = click.option(
 def deadletters() -> None:
     """List, show and replay dead letters: messages with a permanent error.
 
-    WHERE is a folder, or a subscription of their topic, projects/PROJECT/subscriptions/NAME.
+    WHERE is a folder, or projects/PROJECT/subscriptions/NAME, a subscription to the dead-letter topic.
 
     \b
     Example:
@@ -56,13 +56,16 @@ def deadletters() -> None:
 @where_argument
 @limit_option
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print a JSON line per letter, with all ids, without payload."
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one JSON line per letter, with all ids but without the payload.",
 )
 def list_letters(where: str, limit: int | None, as_json: bool) -> None:
     """List the dead letters at WHERE: name, time, attempts, table, reasons and number of ids.
 
-    Nothing is removed; letters of a subscription are leased meanwhile. A file of a folder that is no letter
-    is reported, and the exit status is 1.
+    Removes nothing. Letters of a subscription are leased while the command runs. Files in the folder that are
+    not letters are reported, and the exit status is 1.
     """
     count = 0
     with _opened(where, limit) as box:
@@ -114,9 +117,9 @@ def replay(
 ) -> None:
     """Replay the dead letters at WHERE: those whose names begin with NAME, or all.
 
-    Computes the nodes that they name with the data sets file; or, with --topic, publishes them again
-    unchanged. Removes letters that are done or published. Others are kept; those in a folder count one more
-    attempt. The exit status is 1 if letters are kept, or if a file of the folder is no letter.
+    Computes the nodes that the letters name or, with --topic, publishes the letters again unchanged. Removes
+    letters that are computed or published, and keeps the others; in a folder, these count one more attempt.
+    The exit status is 1 if a letter is kept, or if a file in the folder is not a letter.
     """
     with _opened(where, limit) as box:
         full_names = _full_names(box, names, where) if names else ALL
@@ -206,7 +209,7 @@ def _publish(box: LetterBox, names: Iterable[str], topic: str) -> bool:
 
 
 def _full_names(box: LetterBox, names: tuple[str, ...], where: str) -> list[str]:
-    """Return the full names. Raises ConfigError where not exactly one letter's name begins with one."""
+    """Return the full names. Raises ConfigError if not exactly one letter's name begins with one."""
     listed = [name for name, _ in box.letters(names)]
     found = {name: [full for full in listed if full.startswith(name)] for name in names}
     for name, matches in found.items():

@@ -1,4 +1,4 @@
-"""``l2features doctor``: check a deployment; ``l2features register``: name its graph to the auth service."""
+"""``l2features doctor``: check a deployment; ``l2features register``: register its graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .shared_options import with_dataset
     default=4,
     show_default=True,
     metavar="CHUNKS",
-    help="Chunks of which up to 60 rows are recomputed.",
+    help="Number of chunks to check by recomputing up to 60 rows of each.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_json: bool) -> None:
@@ -74,12 +74,14 @@ def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_js
     metavar="NAME",
     help="Data set of the auth service whose permissions apply.  [default: DATASET]",
 )
-@click.option("--service", default="pychunkedgraph", show_default=True, help="Service of the table.")
-@click.option("--server", metavar="URL", help="Server of the auth service.  [default: that of cv_path]")
+@click.option(
+    "--service", default="pychunkedgraph", show_default=True, help="Service to which the table belongs."
+)
+@click.option("--server", metavar="URL", help="Server of the auth service.  [default: the server in cv_path]")
 def register(dataset: Dataset, auth_dataset: str | None, service: str, server: str | None) -> None:
     """Register the graph of DATASET with CAVE's auth service, so that its permissions are known.
 
-    Posts to SERVER/sticky_auth with the token of cloud-volume's secrets, which must be an administrator's.
+    Posts to SERVER/sticky_auth with the token in cloud-volume's secrets, which must be an administrator's.
 
     \b
     Example:

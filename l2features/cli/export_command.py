@@ -37,12 +37,13 @@ MAX_LISTED = 5
     "--timestamp",
     help='Time of the roots, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601.  [default: now]',
 )
-@click.option("--no-roots", is_flag=True, help="Leave out the roots, which are looked up in the graph.")
+@click.option("--no-roots", is_flag=True, help="Do not look up roots in the graph.")
 def export(dataset: Dataset, file: Path, chunks: str | None, timestamp: str | None, no_roots: bool) -> None:
     """Write all nodes of DATASET to a Parquet file.
 
-    Each node has its features in nm, and its root at a time (`root_id`), or without a graph its segment
-    (`segment_id`). The metadata name the source. Memory does not grow with the number of nodes.
+    Each row has a node's features in nm and its root at --timestamp (`root_id`) or, without a graph, its
+    segment (`segment_id`). The file's metadata name the source. Memory does not grow with the number of
+    nodes.
 
     \b
     Example:
@@ -56,7 +57,7 @@ def export(dataset: Dataset, file: Path, chunks: str | None, timestamp: str | No
     check_file(file, ".parquet")
     if timestamp is not None and (no_roots or not dataset.has_graph):
         raise ConfigError(
-            "--timestamp looks up roots at that time: expected a data set with a graph, and no --no-roots"
+            "--timestamp is the time of the roots: expected a data set with a graph, and no --no-roots"
         )
     time = parse_time(timestamp) if timestamp else datetime.now(UTC)
     about = {"exported_at": format_time(datetime.now(UTC))}
@@ -78,7 +79,7 @@ def export(dataset: Dataset, file: Path, chunks: str | None, timestamp: str | No
 
 
 def _report(done: Exported, n_chunks: int, file: Path) -> None:
-    """Print the counts of an export. Raises StoreError where nodes may be missing."""
+    """Print the counts of an export. Raises StoreError if nodes may be missing."""
     click.echo(f"wrote {done.nodes} nodes of {n_chunks} chunks to {file}")
     if done.incomplete:
         for problem in done.problems[:MAX_LISTED]:

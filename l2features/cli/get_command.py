@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command()
 @with_dataset
 @click.argument("ids", nargs=-1, metavar="[ID…]")
-@click.option("--chunk", "of_chunk", type=TripleType(), help="All nodes of this chunk instead of ID….")
+@click.option("--chunk", "of_chunk", type=TripleType(), help="Print all nodes of this chunk instead of ID….")
 @click.option("--limit", type=click.IntRange(1), help="Maximum number of nodes.")
 @click.option(
     "--attributes",
@@ -89,7 +89,7 @@ def _found(
 
 
 def _report(found: ChunkRows) -> None:
-    """Print the note on a chunk. Raises StoreError where rows may be missing."""
+    """Print the note on a chunk. Raises StoreError if rows may be missing."""
     if found.note:
         click.echo(found.note, err=True)
     if found.error:

@@ -15,10 +15,10 @@ from .shared_options import with_dataset
 @click.command()
 @with_dataset
 def index(dataset: Dataset) -> None:
-    """Build the index of DATASET's segments, which lists the nodes of each segment.
+    """Index which nodes belong to each segment of DATASET.
 
-    Only old tables of data sets without a graph need this: today the ingest does it. An interrupted run is
-    resumed.
+    Only old tables of data sets without a graph need this; the ingest indexes new ones. Run it again to
+    resume after an interruption.
 
     \b
     Example:

@@ -47,9 +47,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 class JobCommand(click.Command):
-    """A command with the options of a job, which are those of ``python -m beam_jobs.NAME``.
+    """A command with the options of ``python -m beam_jobs.NAME``.
 
-    The options are made on first use, which imports the job.
+    Reading the options imports the job, so they are read on first use.
     """
 
     def __init__(self, name: str, text: str, most_words: int = 1) -> None:
@@ -69,7 +69,7 @@ class JobCommand(click.Command):
         return super().get_params(ctx)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give a bare switch its value, so that it takes no next word."""
+        """Give bare switches a value, so that they do not consume the next argument; then parse."""
         switches = {name for option in self.get_params(ctx) if _is_switch(option) for name in option.opts}
         given = list[str]()
         for i, word in enumerate(args):

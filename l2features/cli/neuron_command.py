@@ -1,4 +1,4 @@
-"""``l2features neuron``: what the nodes of one root add up to, and its skeleton."""
+"""``l2features neuron``: the summary of one root, and its skeleton."""
 
 from __future__ import annotations
 

@@ -15,14 +15,14 @@ Summary = Mapping[str, Any]
 
 
 class Shown(NamedTuple):
-    """A measure for people: its label, its unit, and the unit's size in stored units."""
+    """How a measure is printed: its label, its unit, and the size of that unit in stored units."""
 
     label: str
     unit: str = ""
     divisor: float = 1.0
 
     def text(self, value: Any) -> str:
-        """Return a value with its unit; vectors as their components, bounds as two vectors."""
+        """Return a value and its unit as text."""
         if value is None:
             return "-"
         if isinstance(value, list) and isinstance(value[0], list):

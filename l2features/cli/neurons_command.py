@@ -27,7 +27,7 @@ BATCH = 1_000
 @with_dataset
 @click.argument("file", type=click.File("r", encoding="utf-8"))
 @click.option("--column", metavar="NAME", help="Column of the roots, in a CSV file with a header.")
-@click.option("--graph", is_flag=True, help="Also the measures of the L2 graphs, such as cable length.")
+@click.option("--graph", is_flag=True, help="Also compute measures of the L2 graphs, such as cable length.")
 @to_option("Write all measures, in nm, to this .parquet or .csv file instead of printing some.")
 @max_nodes_option
 @json_option
@@ -42,8 +42,8 @@ def neurons(
 ) -> None:
     """Print volume and area of each root in FILE.
 
-    FILE, or - for the standard input, has a root per line, or is a CSV file with a column root_id,
-    pt_root_id, segment_id or --column. Complete results are kept in the table.
+    FILE (- for standard input) has one root per line, or is a CSV file with a column root_id, pt_root_id or
+    segment_id, or the one that --column names. Complete results are kept in the table.
 
     \b
     Example:
@@ -55,7 +55,7 @@ def neurons(
     from .table_output import open_neurons
 
     if to is not None and as_json:
-        raise ConfigError("--json prints, --to writes a file: expected one of them")
+        raise ConfigError("--json prints, but --to writes a file: expected only one of them")
     roots = read_root_ids(file, file.name, column)
     with open_neurons(dataset, max_nodes) as reader:
         if to is None:

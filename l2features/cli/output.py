@@ -30,9 +30,9 @@ def to_option(help_text: str) -> Callable[[Any], Any]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``. It becomes ``path`` at the end, and is removed after an error.
+    """Yield a temporary path beside ``path``; rename it to ``path`` at the end, or remove it after an error.
 
-    Raises L2FeaturesError where it cannot be written.
+    Raises L2FeaturesError if it cannot be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -46,7 +46,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_table(path: Path, about: Mapping[str, str]) -> Iterator[TableFile]:
-    """Yield a table file that becomes ``path`` at the end; raises as `new_file`."""
+    """Yield a table file that becomes ``path`` at the end. Raises like `new_file`."""
     from ..query.table_files import TableFile
 
     with new_file(path) as part, closing(TableFile(part, path.suffix, about)) as table:
@@ -54,7 +54,7 @@ def new_table(path: Path, about: Mapping[str, str]) -> Iterator[TableFile]:
 
 
 def check_file(path: Path, *suffixes: str) -> None:
-    """Raise ConfigError for a path with another suffix than these, or in a folder that does not exist."""
+    """Raise ConfigError unless the path has one of these suffixes and its folder exists."""
     if path.suffix not in suffixes:
         raise ConfigError(f"{path}: expected a file name that ends with {' or '.join(suffixes)}")
     if not path.parent.is_dir():

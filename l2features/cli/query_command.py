@@ -43,7 +43,8 @@ def query(
       nodes        root_id, l2_id, features, missing; sorted by root
       nodes_by_id  the same, sorted by node
       roots        root_id, n_nodes, size_nm3, … of each root
-    DESCRIBE nodes lists the columns. A query reads the files in place, and can read others: 'cells.csv'.
+    DESCRIBE nodes lists the columns. A query reads the files in place, and can read other files, such as
+    'cells.csv'.
 
     \b
     Example:
@@ -55,7 +56,7 @@ def query(
     from .table_output import open_catalog
 
     if to is not None and (as_json or limit):
-        raise ConfigError("--to writes all rows to a file: expected it without --json and --limit")
+        raise ConfigError("--to writes all rows to a file: expected neither --json nor --limit")
     reader = open_catalog(dataset).reader(number)
     with VersionSql(reader.manifest, reader.files.folder) as connection:
         if to is not None:

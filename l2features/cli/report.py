@@ -25,7 +25,7 @@ MAX_LISTED = 20
 
 
 def served_rows(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES) -> dict[str, dict[str, Any]]:
-    """Return each row as clients receive it, by id, in numeric order."""
+    """Map each id to its row as clients receive it, in numeric order of ids."""
     served: dict[str, dict[str, Any]] = orjson.loads(b"".join(json_parts(rows, geometry, names)))
     return served
 

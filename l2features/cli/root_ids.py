@@ -16,7 +16,7 @@ NAMES = ("root_id", "pt_root_id", "segment_id")
 
 
 def root_id(text: str, where: str = "") -> int:
-    """Return the id in a text. Raises ConfigError, whose message starts with ``where``."""
+    """Parse a root id. Raises ConfigError, whose message starts with ``where``."""
     try:
         return parse_id(text)
     except ValueError as error:
@@ -26,12 +26,12 @@ def root_id(text: str, where: str = "") -> int:
 
 
 def read_root_ids(file: TextIO, name: str, column: str | None = None) -> Ids:
-    """Return the root ids of a text file, each once and in its order, shape (n,).
+    """Return the distinct root ids of a text file, in the order of the file, shape (n,).
 
-    The file has an id per line, or is a CSV file with a header. Empty lines and lines that begin with # are
-    skipped. ``column`` names the column; by default it is the only one, or one of `NAMES`.
+    The file has one id per line, or is a CSV file with a header. Empty lines and lines that begin with # are
+    skipped. ``column`` names the column; the default is the only column, or one of `NAMES`.
 
-    Raises ConfigError that names the line.
+    Raises ConfigError, which names the line.
     """
     try:
         rows = _rows(file)
@@ -82,7 +82,7 @@ def _place(header: Sequence[str], name: str, column: str | None) -> int:
             return header.index(known)
     if len(header) == 1 and column is None:
         return 0
-    what = f"no column {column!r}" if column is not None else "no column of root ids that is known"
+    what = f"no column {column!r}" if column is not None else "no known column of root ids"
     raise ConfigError(f"{name}: {what}: expected --column with one of {', '.join(header)}")
 
 

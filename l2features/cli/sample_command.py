@@ -27,18 +27,20 @@ from .shared_options import TripleType, json_option, with_dataset
 @click.option(
     "--graph",
     metavar="URL",
-    help="Also write a graph to this table, bigtable://project/instance/table; the store is in the same "
-    "instance.",
+    help="Also write a graph to this table, bigtable://project/instance/table, and put the store "
+    "into the same instance.",
 )
 @click.option(
-    "--topics", metavar="PROJECT", help="Also create this project's Pub/Sub topics of edits and missing ids."
+    "--topics",
+    metavar="PROJECT",
+    help="Also create Pub/Sub topics for edits and missing ids in this project.",
 )
 def sample(directory: Path, grid: Triple, chunk_size: Triple, graph: str | None, topics: str | None) -> None:
     """Write a sample data set to DIRECTORY.
 
-    It is a segmentation of tubes and sheets (precomputed, on disk, with a voxel offset and partial edge
-    chunks) and a data sets file that names a SQLite store beside it. With --graph it consists of supervoxels
-    and has a graph that `l2features sample-edit` edits. What exists is kept.
+    The sample is a precomputed segmentation of tubes and sheets, with a voxel offset and partial edge chunks,
+    and a data sets file that names a SQLite store beside it. With --graph, the segmentation consists of
+    supervoxels, and `l2features sample-edit` edits their graph. Existing files are kept.
 
     \b
     Example:

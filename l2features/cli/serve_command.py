@@ -13,7 +13,9 @@ from ..core.errors import ConfigError
 @click.option(
     "--bind", metavar="HOST:PORT", default="127.0.0.1:4100", show_default=True, help="Where to listen."
 )
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes."
+)
 @click.option("--auth", is_flag=True, help="Require tokens of the service at $AUTH_URL.")
 @click.option(
     "--cave",
@@ -24,7 +26,7 @@ def serve(config: str, bind: str, workers: int, auth: bool, cave: bool) -> None:
     """Serve the data sets of DATASET-FILE over HTTP, until Ctrl-C.
 
     Runs gunicorn as in production, configured by the environment (see docs/api.md), with JSON log lines on
-    stderr. Without --auth, everyone who can reach the server may read. --auth excludes --cave.
+    stderr. Without --auth, everyone who can reach the server may read. --auth and --cave exclude each other.
 
     \b
     Example:
@@ -34,7 +36,7 @@ def serve(config: str, bind: str, workers: int, auth: bool, cave: bool) -> None:
     from ..local.serve import APP, CAVE_APP, check_port, configuration, greet_when_up, run_server
 
     if auth and cave:
-        raise click.UsageError("--cave checks no tokens: expected no --auth")
+        raise click.UsageError("--cave cannot check tokens: expected no --auth")
     datasets = read_datasets(config)
     if cave:
         from ..local.cave.cave_apps import graph_tables

@@ -26,7 +26,7 @@ max_nodes_option = click.option(
     type=click.IntRange(1),
     default=1_000_000,
     show_default=True,
-    help="Limit for the L2 nodes of a root.",
+    help="Maximum number of L2 nodes of a root.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the HTTP API returns it.")
 
@@ -44,7 +44,7 @@ def with_dataset(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def attribute_names(text: str) -> tuple[str, ...]:
-    """Return the attributes in a list with commas. Raises ConfigError for an unknown one."""
+    """Parse a comma-separated list of attributes. Raises ConfigError for an unknown one."""
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     check_names(names)
     return names

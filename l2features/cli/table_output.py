@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def open_table(dataset: Dataset) -> Store:
-    """Open a data set's table. Raises StoreUnavailable at once where its host cannot be reached."""
+    """Open a data set's table. Raises StoreUnavailable at once if its host cannot be reached."""
     check_bigtable(dataset.store)
     return open_store(dataset.store, dataset.l2cache_id)
 
 
 def table_geometry(dataset: Dataset, store: Store) -> Geometry:
-    """Return the geometry that the table states, or else the segmentation's."""
+    """Return the geometry that the table stores; if it stores none, the segmentation's."""
     meta = store.meta()
     if meta and meta.geometry:
         return meta.geometry
@@ -39,7 +39,7 @@ def table_geometry(dataset: Dataset, store: Store) -> Geometry:
 
 
 def open_roots(dataset: Dataset, store: Store) -> Graph:
-    """Open a data set's graph. Raises GraphUnavailable at once where its host cannot be reached."""
+    """Open a data set's graph. Raises GraphUnavailable at once if its host cannot be reached."""
     from ..graph.sources import open_graph
 
     check_bigtable(dataset.graph_url, GraphUnavailable)
@@ -47,7 +47,7 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 
 
 def open_catalog(dataset: Dataset) -> Catalog:
-    """Open the folder of a data set's versions; opens the table only if the entry lacks the folder."""
+    """Open the folder of versions that the data sets file names, or else the one that the table names."""
     from ..versions.catalog import Catalog
     from ..versions.folders import Folder
     from ..versions.places import versions_folder

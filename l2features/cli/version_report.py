@@ -38,7 +38,7 @@ def versions_table(found: Sequence[VersionSummary]) -> str:
 
 
 def version_text(manifest: Manifest) -> str:
-    """Return what a manifest says, line by line."""
+    """Return a manifest as lines of text."""
     totals, base = manifest.totals, f", renews {manifest.base}" if manifest.base else ""
     lines = [
         f"version {manifest.number} of {manifest.dataset}{base}",
@@ -63,7 +63,7 @@ def _layer_text(layer: Layer) -> str:
 
 @dataclass
 class Compared:
-    """Counts of what differs between versions A and B, and the first differing nodes."""
+    """Counts of the differences between versions A and B, and the first nodes that differ."""
 
     roots_only_a: int = 0
     roots_only_b: int = 0
@@ -98,7 +98,7 @@ def compared(
 
 
 def diff_text(found: Compared, a: int, b: int) -> str:
-    """Return the differences, and the first such nodes."""
+    """Return the counts of differences and the first nodes that differ, as text."""
     lines = [
         f"roots: {found.roots_only_a} only in {a}, {found.roots_only_b} only in {b}",
         f"nodes: {found.nodes_only_a} only in {a}, {found.nodes_only_b} only in {b}, "
@@ -112,7 +112,7 @@ def diff_text(found: Compared, a: int, b: int) -> str:
 
 
 def _node_table(nodes: NodeDifference) -> Any:
-    """Return nodes with their roots in both versions; null where they have none."""
+    """Return nodes with their roots in both versions; null if they have none."""
     return pa.table(
         {
             L2_ID: pa.array(unsigned(nodes.nodes)),

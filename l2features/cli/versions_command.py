@@ -27,8 +27,8 @@ number_argument = click.argument("number", type=click.IntRange(1, 999_999), meta
 def versions() -> None:
     """List, show, check, compare and delete the versions of a data set.
 
-    A version is the whole data set at a time, as Parquet files: every valid node with its root and features,
-    and a summary of every root. l2features materialize makes them.
+    A version is the whole data set at one time, as Parquet files: every valid node with its root and
+    features, and a summary of every root. Make one with l2features materialize.
 
     \b
     Example:
@@ -90,8 +90,9 @@ def show(dataset: Dataset, number: int, as_json: bool) -> None:
 def verify(dataset: Dataset, number: int, files_only: bool, as_json: bool) -> None:
     """Check version N of DATASET: every byte and row of its files, and samples of its rows.
 
-    Hashes and counts all files, included ones of older versions too. Compares random nodes and roots with the
-    graph at the time of the version, and features with the table. The exit status is 1 if anything is wrong.
+    Hashes and counts all files, also those of older versions that this one includes. Compares random nodes
+    and roots with the graph at the version's time, and their features with the table. The exit status is 1 if
+    anything is wrong.
     """
     from ..versions.verify import Findings, verify_files
     from .report import json_text
@@ -122,7 +123,7 @@ def verify(dataset: Dataset, number: int, files_only: bool, as_json: bool) -> No
 @to_option("Write every node that differs, with its root in A and in B, to this .parquet or .csv file.")
 @json_option
 def diff(dataset: Dataset, a: int, b: int, to: Path | None, as_json: bool) -> None:
-    """Compare versions A and B of DATASET: the roots of only one, and the nodes whose root differs.
+    """Compare versions A and B of DATASET: roots that only one of them has, and nodes whose root differs.
 
     Memory does not grow with the versions.
     """
@@ -141,11 +142,11 @@ def diff(dataset: Dataset, a: int, b: int, to: Path | None, as_json: bool) -> No
 @versions.command()
 @with_dataset
 @number_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
 def delete(dataset: Dataset, number: int, yes: bool) -> None:
     """Delete version N of DATASET, finished or not.
 
-    A version that others are based on is refused, since renewed versions include the files of their base.
+    A version on which others are based cannot be deleted, since they include its files.
     """
     from ..versions.removal import delete_version, is_unfinished
     from .table_output import open_catalog
@@ -168,7 +169,7 @@ def _sample(dataset: Dataset, reader: VersionReader, found: Findings) -> int:
     if reader.manifest.l2cache_id != dataset.l2cache_id:
         raise L2FeaturesError(
             f"version {reader.manifest.number} is of table {reader.manifest.l2cache_id}, not of "
-            f"{dataset.l2cache_id}: --files-only checks its files"
+            f"{dataset.l2cache_id}: check only its files with --files-only"
         )
     with closing(open_table(dataset)) as store, closing(open_roots(dataset, store)) as graph:
         return verify_samples(reader, Reader(store, table_geometry(dataset, store)), graph, found)

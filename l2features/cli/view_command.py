@@ -21,7 +21,7 @@ TIMEOUT_S, RETRIES = 60.0, 1
 @click.option(
     "--layers",
     metavar="URL",
-    help="Folder of exported layers, to use instead of a server.",
+    help="Folder of exported layers to draw, instead of a server's.",
 )
 @click.option("--viewer", metavar="URL", help="Viewer to open.  [default: the server's, or a public one]")
 @click.option("--no-open", is_flag=True, help="Only print the link. Without a terminal, it is never opened.")
@@ -49,7 +49,9 @@ def view(
     if viewer and not viewer.startswith(("http://", "https://")):
         raise click.UsageError(f"--viewer {viewer!r}: expected http://… or https://…")
     if layers and (server or version is not None):
-        raise click.UsageError("--layers has its own version: expected neither --server nor --version")
+        raise click.UsageError(
+            "--layers is an export of one version: expected neither --server nor --version"
+        )
     ids = sorted_unique(as_ids([root_id(root) for root in roots]))
     if layers:
         from ..client.exported_layers import exported_view

@@ -45,15 +45,15 @@ class L2Graph(NamedTuple):
 
 
 class ClientSource(Protocol):
-    """What a client reads; tables have their provenance in the metadata."""
+    """A data set as a client reads it. Tables carry their provenance in the metadata."""
 
     where: str
 
     def features(self, ids: Ids, names: Names) -> Any:
-        """Return a row per id, in their order."""
+        """Return one row per id, in the order of the ids."""
 
     def wait(self, ids: Ids, names: Names, seconds: float) -> Any:
-        """Return `features` once missing ids are computed or time is up."""
+        """Return `features` once missing ids are computed or the time is up."""
 
     def chunk(self, chunk: Triple, names: Names, partial: bool) -> Any:
         """Return all nodes of a chunk, sorted by id."""
@@ -62,7 +62,7 @@ class ClientSource(Protocol):
         """Return the nodes in a box of voxels, sorted by id."""
 
     def summaries(self, roots: Ids, with_graph: bool) -> Any:
-        """Return a row per root, in their order."""
+        """Return one row per root, in the order of the roots."""
 
     def root_nodes(self, root: int, names: Names) -> Any:
         """Return the nodes of a root, sorted by id."""
@@ -74,10 +74,10 @@ class ClientSource(Protocol):
         """Return the skeleton of a root as a file."""
 
     def versions(self) -> Any:
-        """Return a row per version, in their order."""
+        """Return one row per version, oldest first."""
 
     def version(self, number: int | None) -> VersionSource:
-        """Return the source of a version; None is the newest."""
+        """Return the source of a version; None means the newest."""
 
     def close(self) -> None:
         """Close connections."""
@@ -93,14 +93,14 @@ class Client:
         client.neuron(864691136040432126).summary.to_pandas()
 
     Args:
-        where: the URL of a server, or a data sets file whose tables are read directly, which needs the extra
-            ``bigtable`` for Bigtable and ``skeletons`` for skeletons.
+        where: a server's URL, or a data sets file, whose tables are then read directly. Direct reads need the
+            extra ``bigtable`` for Bigtable, and ``skeletons`` for skeletons.
         dataset: the name of the data set.
-        token: for a server; by default that of caveclient's secret files.
+        token: for a server; by default the one in caveclient's secret files.
         timeout_s: deadline of a server's response.
 
-    Raises ConfigError for a malformed file or name, and if an extra is missing. All methods raise kinds of
-    `L2FeaturesError`: `ServiceError` for a server, `StoreError` for a table, `GraphError` for a graph.
+    Raises ConfigError for a malformed file or name, and if an extra is missing. All methods raise subclasses
+    of `L2FeaturesError`: `ServiceError` for a server, `StoreError` for a table, `GraphError` for a graph.
     """
 
     def __init__(
@@ -132,10 +132,10 @@ class Client:
         return f"Client({self._source.where!r}, {self.dataset!r})"
 
     def features(self, ids: Any, attributes: Names = None) -> Any:
-        """Return the features of L2 nodes: a row per id, in their order.
+        """Return the features of L2 nodes: one row per id, in the order of the ids.
 
         A node without features has nulls; ``status`` is ``ready``, ``missing``, ``failed``, ``empty`` or
-        ``not_l2``; ``reason`` is why, if known.
+        ``not_l2``; ``reason`` explains the status, if known.
 
         Args:
             ids: L2 ids: a sequence, an array, or a column of a table.
@@ -148,10 +148,9 @@ class Client:
         return self._source.wait(node_ids(ids), attribute_names(attributes), seconds)
 
     def chunk(self, x: int, y: int, z: int, attributes: Names = None, *, partial: bool = False) -> Any:
-        """Return the features of a chunk's nodes, also of superseded ones.
+        """Return the features of a chunk's nodes, superseded ones included.
 
-        A chunk that failed or is not ingested is an error, unless ``partial``: then its computed nodes are
-        returned.
+        A chunk that failed or is not ingested is an error; with ``partial``, its computed nodes are returned.
         """
         try:
             chunk = index(x), index(y), index(z)
@@ -163,10 +162,10 @@ class Client:
         """Return the features of the nodes whose representative coordinate lies in bounds.
 
         Args:
-            bounds: voxels at the data set's resolution, as PyChunkedGraph writes them:
-                ``"x0-x1_y0-y1_z0-z1"``, or as in caveclient an array [[x0, x1], [y0, y1], [z0, z1]].
+            bounds: in voxels at the data set's resolution: ``"x0-x1_y0-y1_z0-z1"`` as in PyChunkedGraph, or
+                an array [[x0, x1], [y0, y1], [z0, z1]] as in caveclient.
             attributes: names of attributes, by default all.
-            partial: accept failed chunks and those not ingested.
+            partial: accept chunks that failed or are not ingested.
         """
         return self._source.nodes_in(voxel_box(bounds), attribute_names(attributes), partial)
 
@@ -176,15 +175,15 @@ class Client:
         return Neuron(root, graph, self._source)
 
     def neurons(self, root_ids: Any, *, graph: bool = False) -> Any:
-        """Return the summaries of roots: a row per root, in their order.
+        """Return the summaries of roots: one row per root, in the order of the roots.
 
         ``status`` is ``ready``, ``incomplete`` (sums lack the features of ``n_missing`` nodes), ``unknown``,
         ``not_a_root`` or ``too_large``; the last three have no summary. ``retired_at`` and ``successors`` are
         set if a root was edited since.
 
         Args:
-            root_ids: ids, or segments of a data set without a graph.
-            graph: also measure the L2 graphs, such as the cable length.
+            root_ids: root ids; for a data set without a graph, segments.
+            graph: add measures of the L2 graphs, such as the cable length.
         """
         return self._source.summaries(node_ids(root_ids), graph)
 
@@ -238,7 +237,7 @@ class Neuron:
         return table
 
     def nodes(self, attributes: Names = None) -> Any:
-        """Return the features of its L2 nodes, as `Client.features`, sorted by id."""
+        """Return the features of its L2 nodes, sorted by id; see `Client.features`."""
         return self._source.root_nodes(self.root_id, attribute_names(attributes))
 
     def graph(self) -> L2Graph:
@@ -256,7 +255,7 @@ class Neuron:
         """Return its skeleton: a row per vertex, with its parent, position, radii and L2 id.
 
         Args:
-            invalidation_nm: distance along the graph within which a path stands for the nodes around it.
+            invalidation_nm: a path represents all nodes within this distance along the graph.
             root_point: (3,) position in nm; the vertex nearest to it becomes the root.
             collapse_nm: collapse the vertices within this distance of ``root_point`` into one.
             join: join components at their nearest vertices.

@@ -1,4 +1,4 @@
-"""Layers of a static export, as any server of files serves them."""
+"""Layers of a static export, read from any file server."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ GS = "gs://"
 
 
 def exported_view(url: str, roots: Ids) -> View:
-    """Return what a link to an export draws: its nodes, and skeletons and lists of segments if it has them.
+    """Return the view of an export: its nodes and, if it has them, its skeletons and lists of segments.
 
-    Raises ConfigError where ``url`` is not the folder of an export, or cannot be read.
+    Raises ConfigError if ``url`` is not the folder of an export, or cannot be read.
     """
     folder = url.rstrip("/")
     if not folder.startswith(("http://", "https://", GS)):

@@ -20,15 +20,15 @@ Columns = Sequence[str] | None
 
 
 class VersionSource(Protocol):
-    """Where a version is read."""
+    """Access to one version: its rows and its files."""
 
     manifest: Manifest
 
     def rows(self, kind: Kind, ids: Ids, columns: Columns) -> Any:
-        """Return the rows of ids, sorted, as an Arrow table whose ids are uint64."""
+        """Return the rows of these ids, sorted, as an Arrow table; ids are uint64."""
 
     def files(self) -> Files:
-        """Return where the files are. Raises ConfigError where they cannot be reached."""
+        """Return the location of the files. Raises ConfigError if they cannot be reached."""
 
 
 class Version:
@@ -53,17 +53,17 @@ class Version:
 
     @property
     def timestamp(self) -> datetime:
-        """Its nodes and roots are those valid at this time (UTC)."""
+        """The time (UTC) at which its nodes and roots are valid."""
         return self.manifest.timestamp
 
     def nodes(self, *, root_ids: Any = None, node_ids: Any = None, columns: Columns = None) -> Any:
         """Return nodes with their roots and features, sorted by root and node.
 
         Args:
-            root_ids: all nodes of these roots; or else
-            node_ids: these nodes.
+            root_ids: return all nodes of these roots. Give these or ``node_ids``.
+                node_ids: return these nodes.
             columns: attributes (``rep_coord_nm``) or columns (``rep_coord_nm_x``), by default all;
-                ``root_id`` and ``l2_id`` are always there.
+                ``root_id`` and ``l2_id`` are always included.
 
         Ids that are not in the version have no row; ``missing`` marks nodes that had no features yet.
         """
@@ -78,7 +78,7 @@ class Version:
     def roots(self, root_ids: Any = None, columns: Columns = None) -> Any:
         """Return the summaries of roots, sorted; all roots of the version by default.
 
-        Roots that are not in the version have no row. ``root_id`` is always there.
+        Roots that are not in the version have no row. ``root_id`` is always included.
         """
         from ..versions.lookup import root_columns, with_unsigned_ids
         from .client import node_ids as checked

@@ -23,7 +23,7 @@ CLOSED_S = 10.0
 
 
 class FilePlace(NamedTuple):
-    """Where a file is, and its size in bytes."""
+    """URL of a file, and its size in bytes."""
 
     url: str
     size: int
@@ -32,7 +32,7 @@ class FilePlace(NamedTuple):
 class VersionUrls:
     """The files of a version at the URLs that its server publishes; see `versions.sql.Files`.
 
-    Requests have no token. Raises ConfigError where the server publishes none.
+    Requests carry no token. Raises ConfigError if the server publishes no URLs.
     """
 
     local = None
@@ -101,13 +101,13 @@ class _RangeFile(io.RawIOBase):
         if not count:
             return b""
         if self._opened.ended:
-            raise OSError(f"{self._place.url}: not read, as the program ends")
+            raise OSError(f"{self._place.url}: not read, because the program is exiting")
         headers = {"Range": f"bytes={self._at}-{self._at + count - 1}", "Accept-Encoding": "identity"}
         answer = self._session.get(self._place.url, headers=headers, timeout=TIMEOUT_S, stream=True)
         with answer:
             if answer.status_code != 206:
                 what = f"{self._place.url}: HTTP {answer.status_code} {answer.reason}"
-                raise OSError(f"{what}: expected 206, a part of the file")
+                raise OSError(f"{what}: expected HTTP 206 (partial content)")
             content = answer.content
         if len(content) != count:
             raise OSError(f"{self._place.url}: {len(content)} bytes at {self._at}, expected {count}")

@@ -63,8 +63,8 @@ class _Bearer(AuthBase):
 class HttpSource:
     """One data set of a server; see `ClientSource`.
 
-    ``url`` is that of the server, with or without the first parts of its API's path. Requests are split by
-    the limits that the server publishes, and retried with exponential backoff.
+    ``url`` is the server's URL, with or without the API's prefix. Requests are split to fit the server's
+    published limits, and retried with exponential backoff.
     """
 
     def __init__(

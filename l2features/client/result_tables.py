@@ -23,7 +23,7 @@ def stamped(table: Any, provenance: Mapping[str, str]) -> Any:
 
 
 def version_table(versions: Sequence[VersionSummary]) -> Any:
-    """Return a row per version."""
+    """Return a table with one row per version."""
     time, count = pa.timestamp("ms", "UTC"), pa.int64()
     kinds = {"number": count, "timestamp": time, "created": time, "problem": pa.string()}
     schema = pa.schema([(name, kinds.get(name, count)) for name in VersionSummary.model_fields])
@@ -42,7 +42,7 @@ def waiting(table: Any) -> Ids:
 
 
 def in_order(table: Any, fresh: Any) -> Any:
-    """Return a table with rows of ``fresh`` (sorted, unique ids) in place of those with the same id."""
+    """Return a table in which rows of ``fresh`` (sorted, unique ids) replace those with the same ids."""
     ids, known = table["id"].to_numpy(), fresh["id"].to_numpy()
     at = np.searchsorted(known, ids).clip(max=len(known) - 1)
     places = np.where(known[at] == ids, at + len(ids), np.arange(len(ids)))

@@ -8,8 +8,8 @@ from ..core.errors import L2FeaturesError
 class ServiceError(L2FeaturesError):
     """A server refused a request, or sent a malformed response.
 
-    ``status`` is the HTTP status (0 without an answer), ``code`` the server's name of the error, ``value``
-    what is wrong in the request, and ``request_id`` identifies the request in the server's log.
+    ``status`` is the HTTP status (0 without an answer), ``code`` the server's name of the error, and
+    ``value`` the invalid part of the request. ``request_id`` identifies the request in the server's log.
     """
 
     def __init__(

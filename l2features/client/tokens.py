@@ -21,7 +21,7 @@ def token_files(url: str) -> list[Path]:
 
 
 def find_token(url: str) -> str | None:
-    """Return the token for a server from the first file that has one; None without any.
+    """Return the token for a server from the first file that has one; None if no file has one.
 
     A server without TLS that is not on this machine gets no token. Raises ConfigError for a malformed file.
     """
@@ -41,7 +41,7 @@ def find_token(url: str) -> str | None:
 
 
 def check_token(token: object, where: str) -> str:
-    """Return a token. Raises ConfigError, without the token, for what cannot be a header's value."""
+    """Return a token. Raises ConfigError, which does not show it, if it is invalid in an HTTP header."""
     if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{where}: expected a token of letters, digits and punctuation")
     return token

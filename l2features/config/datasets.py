@@ -125,12 +125,12 @@ class Dataset(BaseModel):
                 f"expected at most {MAX_CHUNK_VOXELS}"
             )
         if self.mip is not None and self.scale is not None:
-            raise ValueError("keys 'mip' and 'scale': expected one of them")
+            raise ValueError("keys 'mip' and 'scale': expected only one of them")
         return self
 
     @property
     def has_graph(self) -> bool:
-        """Whether nodes are those of a graph; else they are the segments of each chunk."""
+        """Whether the nodes come from a graph; otherwise they are the segments of each chunk."""
         return self.graph != FLAT
 
     @property
@@ -140,17 +140,17 @@ class Dataset(BaseModel):
 
     @property
     def graph_url(self) -> str:
-        """The graph's URL: ``cv_path`` if that serves it."""
+        """The graph's URL; this is ``cv_path`` if its server serves the graph."""
         return self.cv_path if self.graph == SERVED else self.graph
 
     @property
     def graph_id(self) -> str:
-        """Name of the graph, as it stands in a table's meta."""
+        """Name of the graph, as in a table's meta."""
         return source_of(self.graph_url).name_of(self.graph_url)
 
 
 class Datasets(NamedTuple):
-    """A data sets file: usable data sets, and the problems of the others, by name.
+    """A data sets file: its usable data sets by name, and why the others are unusable.
 
     ``entries`` is the whole file as parsed.
     """
@@ -169,8 +169,8 @@ class Datasets(NamedTuple):
 def read_datasets(path: str | os.PathLike[str] | None = None) -> Datasets:
     """Read a data sets file, by default ``$GRAPH_L2CACHE_CONFIG_PATH``, here or at ``gs://…``.
 
-    Raises ConfigError where the file cannot be read or no data set is usable, with the data set, the key and
-    the expected value.
+    Raises ConfigError if the file cannot be read or no data set is usable. The message names the data set,
+    the key and the expected value.
     """
     datasets = _read(path)
     if not datasets.usable:
@@ -214,11 +214,11 @@ def _read(path: str | os.PathLike[str] | None) -> Datasets:
 
 
 def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
-    """Return the data set of PCGL2Cache's arguments, without a data sets file.
+    """Return the data set that PCGL2Cache's arguments describe, without a data sets file.
 
-    The graph is the server at ``cv_path`` where that serves ``graph_id``, or else its table in the Bigtable
-    instance of the environment. The store is this instance, or else a file in this folder.
-    Raises ConfigError.
+    The graph is read from the server at ``cv_path`` if that serves ``graph_id``, or else from its table in
+    the environment's Bigtable instance. The store is this instance if one is set, or else a file in the
+    current folder. Raises ConfigError.
     """
     served = cv_path.startswith(f"{SERVED}://") and source_of(cv_path).name_of(cv_path) == graph_id
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
@@ -238,10 +238,10 @@ def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
 def datasets_of_table(
     datasets: Iterable[Dataset], table_id: str, l2cache_id: str | None = None
 ) -> list[Dataset]:
-    """Return the data sets that a message names: those of this name, or whose graph has this table.
+    """Return the data sets that a message names, by their own name or by their graph's table.
 
-    A graph may have several caches; ``l2cache_id`` selects one. Of data sets that share a table, the first
-    stands for all. The list is empty where nothing matches.
+    A graph may have several tables of features; ``l2cache_id`` selects one. Of data sets that share a table,
+    only the first is returned. The list is empty if nothing matches.
     """
     found: dict[tuple[str, str], Dataset] = {}
     for d in datasets:
@@ -264,12 +264,12 @@ def server_environment(path: str | os.PathLike[str], bind: str, workers: int, au
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return this process' environment and these variables, for a child process."""
+    """Return this process's environment with these variables added, for a child process."""
     return {**os.environ, **more}
 
 
 def without_proxy(host: str) -> dict[str, str]:
-    """Return the variable that exempts a host from this process' proxy; empty without a proxy."""
+    """Return the environment variable that exempts a host from the proxy; empty without a proxy."""
     proxies = getproxies_environment()
     excepted = proxies.pop("no", None)
     return {"no_proxy": f"{excepted},{host}" if excepted else host} if proxies else {}

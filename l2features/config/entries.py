@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
 def read_entries(file: str) -> Entries:
     """Return the entries of a data sets file, here or at ``gs://…``.
 
-    Raises ConfigError where it cannot be read, or is not a YAML mapping of data sets.
+    Raises ConfigError if it cannot be read, or is not a YAML mapping of data sets.
     """
     try:
         text = _read_from_bucket(file) if file.startswith(BUCKETS) else Path(file).read_text("utf-8")
@@ -53,7 +53,7 @@ def read_entries(file: str) -> Entries:
 
 
 def as_json(value: Any) -> Any:
-    """Return a YAML value as JSON types; others become text."""
+    """Convert a YAML value to JSON types; values of other types become text."""
     if isinstance(value, dict):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -15,13 +15,13 @@ BIGTABLE_HOST, PUBSUB_HOST = "bigtable.googleapis.com:443", "pubsub.googleapis.c
 
 
 def check_bigtable(url: str, kind: type[L2FeaturesError] = StoreUnavailable) -> None:
-    """Raise ``kind`` where ``url`` is a Bigtable URL and Bigtable is unreachable. Other URLs pass."""
+    """Raise ``kind`` if ``url`` is a Bigtable URL and Bigtable is unreachable. Other URLs pass."""
     if url.startswith("bigtable://"):
         _check(url, BIGTABLE_VARIABLE, BIGTABLE_HOST, kind, "bigtable")
 
 
 def check_pubsub(path: str, kind: type[L2FeaturesError]) -> None:
-    """Raise ``kind`` where Pub/Sub is unreachable; ``path`` names the resource in the message."""
+    """Raise ``kind`` if Pub/Sub is unreachable; ``path`` names the resource in the message."""
     _check(path, PUBSUB_VARIABLE, PUBSUB_HOST, kind, "jobs")
 
 

@@ -51,7 +51,7 @@ class ChunkBox:
             yield Chunk(x, y, z)
 
     def positions(self, first: int, last: int) -> npt.NDArray[np.int64]:
-        """Return the chunks at positions ``first`` to ``last`` - 1 of the order, shape (n, 3)."""
+        """Return the chunks at positions ``first`` to ``last`` - 1 in the order of ids, shape (n, 3)."""
         n = len(self)
         order = np.arange(first, min(last, n), dtype=np.uint64) * np.uint64(_stride(n)) % np.uint64(max(n, 1))
         axes = np.unravel_index(order.astype(np.int64), self.shape) if n else [np.empty(0, np.int64)] * 3
@@ -59,7 +59,7 @@ class ChunkBox:
 
 
 class FileCounts(NamedTuple):
-    """Segmentation files, or blocks of sharded files, of a chunk.
+    """Counts of a chunk's segmentation files; in a sharded segmentation, of its blocks.
 
     ``expected`` = ``read`` + ``missing`` + ``empty``. ``forbidden`` counts missing files answered with 403.
     ``empty`` files have 0 bytes. Missing and empty ones are background.

@@ -60,7 +60,7 @@ class TableNotFound(StoreError):
 
 
 class TableExists(StoreError):
-    """The table exists, with another meta."""
+    """The table exists with a different meta."""
 
 
 class VersionError(L2FeaturesError):
@@ -98,7 +98,7 @@ class LookupTooLarge(VersionError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error in one line, with its type where the message may not say what failed."""
+    """Return an error in one line; includes its type if the message alone may be unclear."""
     text = " ".join(_ANSI.sub("", str(error)).split())
     if type(error).__name__ in ("ValueError", "StorageError") and text:
         return text

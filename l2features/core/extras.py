@@ -38,7 +38,7 @@ _EXTRA_OF = {module: extra for extra, modules in EXTRAS.items() for module in mo
 def naming_extras(extra: str | None = None) -> Iterator[None]:
     """Turn the ModuleNotFoundError of an optional dependency into a ConfigError that names its extra.
 
-    ``extra`` is the one to name; by default `EXTRAS` determines it.
+    ``extra`` is the extra to name; by default `EXTRAS` determines it.
     """
     try:
         yield

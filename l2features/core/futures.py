@@ -26,7 +26,7 @@ def in_background(function: Callable[[], T]) -> Future[T]:
 
 
 class Beside:
-    """Runs calls beside their callers, in up to ``most`` daemon threads. Thread-safe.
+    """Runs calls concurrently with their callers, in up to ``most`` daemon threads. Thread-safe.
 
     A call for which no thread is free runs when its result is requested.
     """
@@ -37,7 +37,7 @@ class Beside:
     def start(self, call: Callable[[], T]) -> Callable[[], T]:
         """Start a call; return the function that waits for its result, or raises its error.
 
-        That function may be called again: a failed call that had no thread then runs again.
+        That function may be called several times. If the call got no thread and failed, each time repeats it.
         """
         if not self._free.acquire(blocking=False):
             return cache(call)
@@ -51,16 +51,16 @@ class Beside:
 
 
 class SharedCalls:
-    """Calls in progress, by key: threads that make the same call at once share one. Thread-safe."""
+    """Merges concurrent calls with the same key into one. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[Hashable, Future[Any]] = {}
 
     def run(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
-        """Return the result of ``call``, or that of the call with this key in progress, if it is usable.
+        """Return the result of a call with this key that is in progress, or else of ``call``.
 
-        If the call in progress fails, ``call`` runs as well.
+        ``call`` also runs if the one in progress fails, or if its result is not ``usable``.
         """
         with self._lock:
             running = self._running.get(key)

@@ -149,7 +149,7 @@ class Geometry:
 def layout_for_grid(grid: Triple, chunk_size: Triple) -> IdLayout:
     """Return the id layout of a data set without a graph.
 
-    It has 10 bits per axis, as in PyChunkedGraph, or the bits that each axis needs for a larger grid.
+    The layout has 10 bits per axis, as in PyChunkedGraph; for a larger grid, the bits that each axis needs.
     Raises ConfigError if too few bits are left for the segments of a chunk.
     """
     needed = tuple(int(n - 1).bit_length() for n in grid)

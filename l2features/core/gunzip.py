@@ -19,7 +19,7 @@ def gunzipped(pieces: Iterable[bytes], most: int) -> bytearray:
     """Return the content of a gzip file that arrives in pieces.
 
     Raises:
-        GunzipTooLarge: the content has more than ``most`` bytes, the last of which are not unpacked.
+        GunzipTooLarge: the content has more than ``most`` bytes; unpacking stops there.
         ValueError: the file is not valid gzip, or has more than `MAX_MEMBERS` members.
     """
     out, members, ended = bytearray(), 0, True

@@ -29,7 +29,7 @@ _POWERS = 10_000 ** np.arange(KEY_DIGITS // 4 - 1, -1, -1, dtype=np.uint64)
 
 
 def as_ids(values: Any) -> Ids:
-    """Return a uint64 array of ids, from integers from 0 to 2^64 - 1 and never through floats.
+    """Return integers from 0 to 2^64 - 1 as a uint64 array, without converting them to floats.
 
     Raises ValueError for any other value.
     """
@@ -60,8 +60,8 @@ def numbered_ids(chunk_id: int, n: int) -> Ids:
 class IdLayout:
     """The bit fields of an id: layer, chunk coordinates, segment.
 
-    ``spatial_bits`` maps a layer to the bits per axis: one number, or x, y and z. Equal triples become one
-    number, so that equal layouts compare equal.
+    ``spatial_bits`` maps a layer to the bits per axis: one number, or three for x, y and z. Three equal
+    numbers are stored as one, so that equal layouts compare equal.
     """
 
     spatial_bits: Mapping[int, int | AxisBits] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class IdLayout:
         return (bits, bits, bits) if isinstance(bits, int) else bits
 
     def segment_bits(self, layer: int) -> int:
-        """Return the bits that number the segments of one chunk. Raises ValueError for an unknown layer."""
+        """Return the number of bits for the segments of one chunk. Raises ValueError for an unknown layer."""
         return 64 - self.layer_bits - sum(self.axis_bits(layer))
 
     def known(self, ids: Ids) -> npt.NDArray[np.bool_]:
@@ -195,7 +195,7 @@ def group_starts(values: np.ndarray) -> npt.NDArray[np.intp]:
 
 
 def distinct(ids: Ids) -> tuple[Ids, npt.NDArray[np.intp]]:
-    """Return the distinct ids, sorted, and the place of each id among them, shape (n,)."""
+    """Return the distinct ids, sorted, and the index of each id among them, shape (n,)."""
     if (ids[1:] > ids[:-1]).all():
         return ids, np.arange(len(ids))
     return np.unique(ids, return_inverse=True)

@@ -52,19 +52,19 @@ class _PackageStamp:
 
 
 class UserProvided(_PackageStamp, UserProvidedCacheLocator):
-    """In ``NUMBA_CACHE_DIR``."""
+    """Cache compiled code in ``NUMBA_CACHE_DIR``."""
 
 
 class InTree(_PackageStamp, InTreeCacheLocator):
-    """Beside the modules."""
+    """Cache compiled code beside the modules."""
 
 
 class UserWide(_PackageStamp, UserWideCacheLocator):
-    """In the user's cache directory."""
+    """Cache compiled code in the user's cache directory."""
 
 
 def compiled(function: F) -> F:
-    """Compile on first use, without the GIL, and cache the result on disk if a folder is writable."""
+    """Compile a function on first use, to run without the GIL; cache it on disk if a folder is writable."""
     before = numba.config.CACHE_LOCATOR_CLASSES
     places = before or ",".join(f"{__name__}.{place.__name__}" for place in (UserProvided, InTree, UserWide))
     numba.config.CACHE_LOCATOR_CLASSES = places
@@ -83,5 +83,5 @@ def inlined(function: F) -> F:
 
 
 def embedded(function: F) -> F:
-    """Compile the function into each caller, which LLVM does faster than `inlined` for large ones."""
+    """Compile the function into each caller by LLVM; this is faster than `inlined` for large functions."""
     return numba.njit(nogil=True, forceinline=True)(function)

@@ -22,7 +22,7 @@ _RECORD, _MASK = np.dtype((np.void, FEATURES.itemsize)), np.dtype((np.void, len(
 
 @lru_cache(1_000)
 def columns_of(names: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    """Return the mask of some attributes' columns in ``Rows.present``, shape (attributes,).
+    """Return which columns of ``Rows.present`` belong to these attributes: a mask, shape (attributes,).
 
     ``present @ columns`` tells which rows have any of them, and is faster than ``any(axis=1)``.
     """
@@ -47,8 +47,8 @@ class Rows:
     """Rows of a table in the requested order.
 
     ``features`` (n,) has dtype `schema.FEATURES`; its ``label`` is the id. ``present`` (n, attributes) is the
-    mask of the attributes that have a value. A row that is missing from the table has none; a row that could
-    not be computed has only ``size_nm3``, which is 0.
+    mask of the attributes that have a value. A row that is missing from the table has no attribute. A row
+    that could not be computed has only ``size_nm3``, which is 0.
     """
 
     features: np.ndarray
@@ -103,7 +103,7 @@ class Rows:
         return Rows(self.features[which], self.present[which])
 
     def take(self, places: npt.NDArray[np.integer]) -> Rows:
-        """Return the rows at these places, in their order."""
+        """Return the rows at these indices, in the order of the indices."""
         return Rows(self.features.take(places), self.present.take(places, axis=0))
 
     def put(self, places: npt.NDArray[Any] | slice, rows: Rows) -> None:
@@ -116,13 +116,13 @@ class Rows:
 
 
 def set_flags(rows: Rows) -> None:
-    """Set the flags of records: true where an attribute of the condition is present."""
+    """Set each flag of the records to whether the attributes of its condition are present."""
     for flag, columns in _FLAG_COLUMNS.items():
         rows.features[flag] = rows.present @ columns
 
 
 def encode_cells(features: np.ndarray) -> Iterator[list[tuple[bytes, bytes]]]:
-    """Yield the cells (qualifier, value) of each row, in the order of the schema. Absent ones are empty."""
+    """Yield the cells (qualifier, value) of each row, in schema order; absent attributes are empty."""
     columns = []
     for attribute in ATTRIBUTES:
         raw, step = np.ascontiguousarray(features[attribute.name]).tobytes(), attribute.nbytes

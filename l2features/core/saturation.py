@@ -12,7 +12,7 @@ from .schema import SATURATING
 
 
 def saturated_counts(features: np.ndarray) -> dict[str, int]:
-    """Count each attribute's nodes with the type's maximum; attributes without any are left out.
+    """Count, by attribute, the nodes whose value is the type's maximum; leave out attributes without any.
 
     Args:
         features: (n,) rows of dtype `schema.FEATURES`. A vector counts once.
@@ -26,10 +26,10 @@ def saturated_counts(features: np.ndarray) -> dict[str, int]:
 
 
 def likely_saturated(geometry: Geometry) -> list[str]:
-    """Return a warning per attribute that ordinary shapes saturate at this resolution.
+    """Return a warning for each attribute that saturates for ordinary shapes at this resolution.
 
-    The area is that of both sides of a flat sheet across the chunk. The distances are those of a ball as wide
-    as the chunk's shortest side: at most half of it, on average an eighth.
+    For the area, the shape is a flat sheet across the chunk, with both sides counted. For the distances, it
+    is a ball as wide as the chunk's shortest side: they are at most half, on average an eighth of it.
     """
     sides = sorted(n * nm for n, nm in zip(geometry.chunk_size, geometry.resolution, strict=True))
     sheet, ball = "a flat sheet across a chunk", "a ball as wide as a chunk"

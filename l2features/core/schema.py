@@ -33,8 +33,8 @@ class Attribute:
     """One attribute of an L2 node.
 
     ``dtype``, ``shape`` and ``unit`` describe the stored value. Clients receive the same value unless
-    ``serving`` converts it. Every computed row has the attribute unless it has a ``condition``.
-    ``saturates``: a value beyond the range of the type is stored as `largest`.
+    ``serving`` converts it. An attribute without a ``condition`` is present in every computed row. If it
+    ``saturates``, a value beyond the range of the type is stored as `largest`.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Attribute:
         return self.serving.dtype if self.serving else F4 if self.dtype == F2 else self.dtype
 
     def serve(self, stored: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-        """Return served values (n, *shape) of stored ones, and whether each can be served, shape (n,)."""
+        """Convert stored values (n, *shape) to served ones; also return which can be served, shape (n,)."""
         if self.serving:
             return self.serving.convert(stored, ids, geometry)
         if self.dtype.kind == "f":

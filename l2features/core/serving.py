@@ -21,7 +21,7 @@ Convert = Callable[[np.ndarray, Ids, Geometry], tuple[np.ndarray, Known]]
 
 
 class Serving(NamedTuple):
-    """Type, unit and conversion of a value that is not served as it is stored."""
+    """Type, unit and conversion of an attribute whose served value differs from the stored one."""
 
     dtype: np.dtype
     unit: str

@@ -29,7 +29,7 @@ _ZULU = re.compile(r" ?(Z|z|UTC)$")
 
 
 def parse_time(text: str) -> datetime:
-    """Return a time in UTC from ISO 8601. Without an offset it is UTC; digits after microseconds are dropped.
+    """Parse an ISO 8601 time to UTC. Without an offset it is UTC; digits after microseconds are dropped.
 
     Raises ConfigError for anything else, including a date without a time.
     """
@@ -40,7 +40,7 @@ def parse_time(text: str) -> datetime:
 
 
 def utc_time(text: str) -> datetime:
-    """As `parse_time`, but raises ValueError."""
+    """Parse a time like `parse_time`, but raise ValueError."""
     time = _iso_time(text.strip())
     try:
         time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
@@ -52,7 +52,7 @@ def utc_time(text: str) -> datetime:
 
 
 def format_time(time: datetime) -> str:
-    """Return a time as tables store it: in whole seconds as PyChunkedGraph does, or with milliseconds."""
+    """Return a time as tables store it: with milliseconds, unless they are 0 (PyChunkedGraph's form)."""
     utc = time.astimezone(UTC)
     text = utc.strftime(TIME_FORMAT)
     return f"{text}.{utc.microsecond // 1000:03d}" if utc.microsecond >= 1000 else text
@@ -68,7 +68,7 @@ def iso_text(time: datetime, timespec: str = "seconds") -> str:
 
 
 def whole_ms(time: datetime) -> datetime:
-    """Return a time rounded down to milliseconds, which Bigtable's times are."""
+    """Return a time rounded down to milliseconds, Bigtable's precision."""
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 

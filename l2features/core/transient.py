@@ -39,27 +39,27 @@ _TRANSIENT_NAMES = frozenset(
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the call that raised one of this project's errors may succeed later."""
+    """Return whether an error of this project is transient: a retry may succeed."""
     return isinstance(error, OURS)
 
 
 def volume_error(message: str, cause: BaseException) -> VolumeError:
-    """Return the error of a segmentation that could not be read, transient if its cause is."""
+    """Return the error for an unreadable segmentation: a transient error if the cause is transient."""
     return (VolumeUnavailable if has_transient_cause(cause) else VolumeError)(message)
 
 
 def graph_error(message: str, cause: BaseException) -> GraphError:
-    """Return the error of a graph that could not be read, transient if its cause is."""
+    """Return the error for an unreadable graph: a transient error if the cause is transient."""
     return (GraphUnavailable if has_transient_cause(cause) else GraphError)(message)
 
 
 def is_refused(error: BaseException) -> bool:
-    """Return whether a service refused access: HTTP status 401 or 403 of an error of any library."""
+    """Return whether an error of any library means that a service refused access (HTTP 401 or 403)."""
     return any(_status(cause) in (401, 403) for cause in _chain(error))
 
 
 def has_transient_cause(error: BaseException) -> bool:
-    """Return whether an error of any library is transient: its first known cause decides."""
+    """Return whether an error of any library is transient, judged by its first known cause."""
     verdicts = map(_verdict, _chain(error))
     return next((known for known in verdicts if known is not None), False)
 

@@ -34,7 +34,7 @@ _SCALARS = {type(None), bool, int, float, str, bytes}
 
 
 class Record:
-    """Inert stand-in for an instance of an allowed name: the arguments of the call, and the state."""
+    """Inert stand-in for what an allowed name would construct: the arguments and the state."""
 
     __match_args__ = ("name", "args", "state")
     name: str
@@ -48,7 +48,7 @@ class Record:
 
     def __setstate__(self, state: Any) -> None:
         if self.state is not None:
-            raise ValueError(f"a second state for {self.name}")
+            raise ValueError(f"{self.name} has two states")
         self.state = state
 
 
@@ -75,7 +75,7 @@ ARRAYS: Allowed = {
 
 
 def plain_loads(data: bytes, allowed: Allowed | None = None) -> Any:
-    """Return the object in a pickle of builtin containers, strings, numbers and ``allowed`` names.
+    """Unpickle an object made of builtin containers, strings, numbers and ``allowed`` names only.
 
     Raises ValueError for anything else, and for more than 1 MiB.
     """
@@ -114,7 +114,7 @@ def _vet(data: bytes) -> None:
         if name in {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}:
             entry = len(memo) if argument is None else argument
             if not 0 <= entry <= len(data):
-                raise ValueError(f"memo entry {entry} of {len(data)} bytes")
+                raise ValueError(f"memo entry {entry} is too large for {len(data)} bytes")
             memo[entry] = stack[-1]
             continue
         items: list[str] = []
@@ -125,7 +125,7 @@ def _vet(data: bytes) -> None:
         operands = [stack.pop() for _ in before]
         # With nothing to add, these ignore a wrong type, and the stack would not hold what we follow.
         if before and before[0] in {"list", "dict", "set", "str"} and operands[-1] != before[0]:
-            raise ValueError(f"a {operands[-1]} in place of a {before[0]}")
+            raise ValueError(f"opcode {name} takes a {before[0]}, got a {operands[-1]}")
         if name in {"GET", "BINGET", "LONG_BINGET"}:
             after = [memo[argument]]
         elif name in {"DUP", "BUILD"}:
@@ -135,7 +135,7 @@ def _vet(data: bytes) -> None:
             hashed = operands[1:2] or items[step - 1 :: step]
             keys += len(hashed)
             if "tuple" in hashed:
-                raise ValueError("a tuple as a key")
+                raise ValueError("a key is a tuple: expected a scalar")
         stack += after
         hashes += name in {"EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET"}
         _limit(count + 1, MAX_OPCODES, "opcodes")
@@ -180,7 +180,7 @@ class _Builder:
             self.keys += len(keys)
             _limit(self.keys, MAX_KEYS, "keys")
             if not {type(key) for key in keys} <= _SCALARS:
-                raise ValueError("a key that is not a scalar")
+                raise ValueError("a key is not a scalar")
             items = [self.build(item, depth) for item in value.values()] if kind is dict else ()
             return dict(zip(keys, items, strict=True)) if kind is dict else kind(keys)
         return self.called(value, depth)
@@ -206,7 +206,7 @@ class _Builder:
             case Record("bytes", (), None):
                 return b""
             case Record(name):
-                raise ValueError(f"a call of {name} with unexpected arguments or state")
+                raise ValueError(f"{name} has unexpected arguments or state")
         raise ValueError(f"{shown(value)} is not a plain value")
 
     def array(self, depth: int, raw: Any, dtype: Any, shape: Any, order: Any) -> npt.NDArray[np.integer[Any]]:
@@ -220,5 +220,5 @@ class _Builder:
             ) if re.fullmatch("[iu][1248]", code) and all(type(n) is int and n >= 0 for n in shape):
                 return np.frombuffer(values, end + code).reshape(shape, order=order)
             case Record("dtype", (code, *_)), _, _:
-                raise ValueError(f"an array of dtype {shown(code)}: expected integers, bytes and a shape")
-        raise ValueError("an array without a dtype")
+                raise ValueError(f"an array has dtype {shown(code)}: expected integers, bytes and a shape")
+        raise ValueError("an array has no dtype")

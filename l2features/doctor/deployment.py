@@ -23,11 +23,11 @@ PROBES, OF_A_PROBE = 56, 8
 
 @dataclass
 class Deployment:
-    """What the checks share.
+    """A data set to check, and what its checks share.
 
     Attributes:
         subscriptions, topics: paths of Pub/Sub resources to check.
-        chunks: how many chunks have rows recomputed.
+        chunks: number of chunks of which rows are recomputed.
         say: receives a line before a slow step.
         compile: compiles the kernel before rows are recomputed.
     """
@@ -56,33 +56,33 @@ class Deployment:
 
     @cached_property
     def source(self) -> Source:
-        """The segmentation and the graph, which agree. Raises L2FeaturesError."""
+        """The open segmentation and graph. Raises L2FeaturesError, also if they contradict each other."""
         source = open_source(self.dataset)
         self._open.callback(source.close)
         return source
 
     @cached_property
     def geometry(self) -> Geometry:
-        """The geometry of segmentation and graph; without a graph, the table has the layout of the ids."""
+        """The geometry from segmentation and graph; without a graph, the id layout comes from the table."""
         return read_geometry(self.dataset, self.store.geometry(), self.source)
 
     @property
     def graph_urls(self) -> list[str]:
-        """The graph, and its server if that serves the segmentation."""
+        """URLs of the graph and, if one serves the segmentation, of its server."""
         served = [self.dataset.cv_path] if self.dataset.served else []
         return [*dict.fromkeys([*served, self.dataset.graph_url])] if self.dataset.has_graph else []
 
     @property
     def servers(self) -> list[str]:
-        """Those of `graph_urls` that are servers."""
+        """The `graph_urls` that are servers."""
         return [url for url in self.graph_urls if url.startswith(f"{SERVED}://")]
 
     @cached_property
     def node_ids(self) -> Ids:
         """A sample of layer 2 ids from the whole table.
 
-        Reads from 0, 1, 2, 4, 8 … above the first id on, so that the sample has chunks far apart on any axis,
-        whatever the ids' bits.
+        Reads a few rows each from the first id + 0, 1, 2, 4, 8 … on. So the sample has chunks far apart on
+        each axis, whichever bits of the id hold the axis.
         """
         begin, end = layer_range(L2)
         first = self.store.first_ids(begin, 1)
@@ -94,13 +94,13 @@ class Deployment:
         return ids[ids <= np.uint64(end)]
 
     def sampled_chunks(self) -> Iterator[int]:
-        """Yield chunk ids of the sampled rows, evenly spread."""
+        """Yield evenly spread chunk ids of the sampled rows."""
         found = np.unique(self.geometry.layout.chunk_ids(self.node_ids))
         places = np.linspace(0, len(found) - 1, min(self.chunks, len(found))).astype(int)
         yield from found[places].tolist()
 
 
 def layer_range(layer: int) -> tuple[int, int]:
-    """The first and the last id of a layer, in ids with eight bits for it."""
+    """The first and the last id of a layer, if ids have eight bits for the layer."""
     shift = 64 - IdLayout().layer_bits
     return layer << shift, ((layer + 1) << shift) - 1

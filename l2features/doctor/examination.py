@@ -17,7 +17,7 @@ RETRY = "run this command again; if the error stays, check addresses, network an
 
 
 class Check(NamedTuple):
-    """A check: its name, the checks that it needs, and the role that it needs."""
+    """A check: its name, the checks that must pass before it, and the role that an account needs for it."""
 
     name: str
     run: Callable[[Deployment], Iterable[Finding]]
@@ -42,7 +42,7 @@ CHECKS = (
 
 
 def examine(deployment: Deployment) -> Iterator[Finding]:
-    """Run the checks and yield their findings; skip checks that need a failed one."""
+    """Run the checks and yield their findings; skip a check if one that it needs has failed."""
     failed: set[str] = set()
     for check in CHECKS:
         for finding in _findings(check, deployment, failed):

@@ -10,7 +10,7 @@ from ..core.transient import is_refused
 
 
 class Severity(StrEnum):
-    """How serious a finding is; a check that cannot run is skipped."""
+    """Severity of a finding; ``skipped`` means that the check could not run."""
 
     OK = "ok"
     WARNING = "warning"
@@ -19,7 +19,7 @@ class Severity(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One line of a report; ``fix`` is what to do, where something must be done."""
+    """One line of a report; ``fix`` is what to do, if anything."""
 
     status: Severity
     text: str
@@ -32,12 +32,12 @@ class Finding(NamedTuple):
 
 
 def ok(text: str) -> Finding:
-    """Return a finding that needs nothing."""
+    """Return a finding that needs no action."""
     return Finding(Severity.OK, text)
 
 
 def warning(text: str, fix: str) -> Finding:
-    """Return a finding that may need something."""
+    """Return a finding that may need action."""
     return Finding(Severity.WARNING, text, fix)
 
 
@@ -47,12 +47,12 @@ def problem(text: str, fix: str) -> Finding:
 
 
 def skipped(text: str) -> Finding:
-    """Return why a check does not run."""
+    """Return a finding that says why a check was not run."""
     return Finding(Severity.SKIPPED, text)
 
 
 def problem_of(error: L2FeaturesError, fix: str, role: str = "") -> Finding:
-    """Return the problem for an error; ``role`` is what an account with refused access needs."""
+    """Return the problem for an error; ``role`` is the role that an account needs if access was refused."""
     if role and is_refused(error):
         fix = f"grant {role} to the account of this command (gcloud auth application-default login)"
     elif isinstance(error, ConfigError):

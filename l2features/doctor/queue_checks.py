@@ -104,7 +104,7 @@ def _described(found: Any) -> str:
 
 
 def _allowed(client: Any, path: str, permission: str) -> bool | None:
-    """Whether this account has a permission; None where that cannot be asked, as of the emulator."""
+    """Whether this account has a permission; None if that cannot be asked, as of the emulator."""
     from google.api_core.exceptions import MethodNotImplemented, PermissionDenied
 
     request = {"resource": path, "permissions": [permission]}

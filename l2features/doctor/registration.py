@@ -13,11 +13,11 @@ SERVICE = "pychunkedgraph"
 
 
 class RegistrationError(L2FeaturesError):
-    """The auth service cannot be reached, or refused."""
+    """The auth service cannot be reached, or refused the registration."""
 
 
 def token_of(host: str) -> str | None:
-    """Return cloud-volume's token for a host; None without any. Raises ConfigError for a malformed file."""
+    """Return cloud-volume's token for a host, or None. Raises ConfigError for a malformed file."""
     from cloudvolume.secrets import cave_credentials
 
     try:
@@ -39,15 +39,15 @@ def server_of(cv_path: str) -> str:
 
 
 def register(url: str, table: str, dataset: str, token: str, service: str = SERVICE) -> str:
-    """Register a graph's table with a data set of permissions; returns the address that was called.
+    """Register a graph's table with a data set of the auth service; return the address that was called.
 
-    Raises RegistrationError with any status but success.
+    Raises RegistrationError for any status but success.
 
     Args:
-        url: of the server, such as ``https://host``.
+        url: the server's URL, such as ``https://host``.
         table: the graph's table, to which permissions apply.
-        dataset: the data set of the auth service to which it belongs.
-        token: of a user who may register tables.
+        dataset: the auth service's data set to which the table belongs.
+        token: a token of a user who may register tables.
     """
     import requests
 

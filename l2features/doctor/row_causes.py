@@ -1,4 +1,4 @@
-"""Known causes in PCGL2Cache of rows that differ from their recomputation."""
+"""Known defects of PCGL2Cache that make rows differ from their recomputation."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PCA_TOLERANCE = 0.1
 
 
 def differing(stored: Rows, computed: np.ndarray, superseded: Mask) -> dict[str, Ids]:
-    """Map causes to the ids of wrong rows; a row's first cause counts.
+    """Map the cause of a difference to the ids of wrong rows; each row has only its first cause.
 
-    ``rep_coord_nm`` and the axes of ``pca`` are not compared: ties are decided otherwise in PCGL2Cache.
+    ``rep_coord_nm`` and the axes of ``pca`` are not compared, since PCGL2Cache breaks ties differently.
 
     Args:
         stored: the rows, (n,).
-        computed: their features, in the same order.
+        computed: the recomputed features, in the same order.
         superseded: whether each node has successors.
     """
     wrong = {a.name: _differs(stored.features, computed, a.name) for a in ATTRIBUTES if a.name in _EXACT}

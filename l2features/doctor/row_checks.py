@@ -25,7 +25,7 @@ UNKNOWN = "of nodes that the graph does not have"
 
 
 def ids_check(deployment: Deployment) -> Iterator[Finding]:
-    """Look for rows that are no L2 nodes, which PCGL2Cache wrote."""
+    """Look for rows of PCGL2Cache that do not belong to L2 nodes."""
     below, _ = layer_range(L2)
     some = deployment.store.first_ids(0, MOST_SHOWN)
     some = some[some < np.uint64(below)]
@@ -41,15 +41,15 @@ def ids_check(deployment: Deployment) -> Iterator[Finding]:
             "delete them (cbt deleterow), then: l2features audit --repair",
         )
     if not len(deployment.node_ids):
-        yield warning("the table has no row of an L2 node", "l2features ingest computes them")
+        yield warning("the table has no rows of L2 nodes", "l2features ingest computes them")
     elif not len(some):
         yield ok(f"{len(deployment.node_ids)} sampled rows have ids of layer 2")
 
 
 def bits_check(deployment: Deployment) -> Iterator[Finding]:
-    """Compare the bits of the graph's ids with the ids of rows, and with the table's geometry.
+    """Check that the graph's id layout fits the row ids and the table's geometry.
 
-    With wrong bits, ids lie outside the grid, or have numbers above a chunk's voxels.
+    With a wrong layout, ids lie outside the grid, or have segment numbers above a chunk's number of voxels.
     """
     geometry, table, ids = deployment.geometry, deployment.store.geometry(), deployment.node_ids
     layout = geometry.layout
@@ -125,7 +125,7 @@ def _compared(
 
 
 def _suspects(rows: Rows) -> Rows:
-    """Some rows of a chunk: without distance, not computed and large ones first, then any."""
+    """Return some rows of a chunk: first rows without distance, not computed or large; then any."""
     features = rows.features
     suspect = rows.not_computed | (rows.found & (features["max_dt_nm"] == 0))
     chance = np.random.default_rng(0).permutation(len(rows))

@@ -41,18 +41,18 @@ def meta_check(deployment: Deployment) -> Iterator[Finding]:
     dataset, meta = deployment.dataset, deployment.meta
     if meta is None:
         yield warning(
-            "the table has no row meta, as older tables of PCGL2Cache: its rows are served, and the time of "
-            "its nodes is unknown",
+            "the table has no row 'meta', like older tables of PCGL2Cache: its rows are served, but the "
+            "time of its nodes is unknown",
             'l2features ingest --timestamp "…" writes it, with the time at which the rows were made',
         )
     elif meta.graph_id != dataset.graph_id:
         yield problem(
-            f"the table is of graph {meta.graph_id!r}, the data set's is {dataset.graph_id!r}",
+            f"the table is of graph {meta.graph_id!r}, but the data set has graph {dataset.graph_id!r}",
             "correct graph, cv_path or l2cache_id in the data sets file",
         )
     elif not dataset.has_graph and meta.cv_path != dataset.cv_path:
         yield problem(
-            f"the table is of {meta.cv_path}, the data set's cv_path is {dataset.cv_path}",
+            f"the table is of {meta.cv_path}, but the data set has cv_path {dataset.cv_path}",
             "correct cv_path or l2cache_id in the data sets file",
         )
     else:
@@ -64,7 +64,7 @@ def timestamp_check(deployment: Deployment) -> Iterator[Finding]:
     """Check that the table's time is valid and past."""
     meta = deployment.meta
     if meta is None:
-        yield warning("unknown, as the table has no meta", "give audit and materialize a --timestamp")
+        yield warning("unknown: the table has no meta", "give audit and materialize a --timestamp")
         return
     try:
         time = meta.time

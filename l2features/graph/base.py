@@ -30,10 +30,13 @@ Pairs = npt.NDArray[np.uint64]
 class GraphInfo:
     """A graph's chunks and ids, and the segmentation that it was made of.
 
-    ``mip`` is the scale of the segmentation at ``watershed``; each is None if the graph does not name it.
-    ``scales`` are the bounds of all scales, as far as the graph knows them. ``layer`` is the info file of the
-    segmentation, where the graph serves one. ``ocdbt``: the supervoxels live in an OCDBT fork of it.
-    ``n_layers`` is the layer of the roots; where it is None, the grid and ``fan_out`` determine it.
+    Attributes:
+        watershed: path of the segmentation; None if unknown.
+        mip: scale of the segmentation; None if unknown.
+        scales: bounds of all scales, as far as the graph knows them.
+        ocdbt: whether the supervoxels are in an OCDBT fork of the segmentation.
+        layer: the segmentation's info file, if the graph serves one.
+        n_layers: layer of the roots; if None, the grid and ``fan_out`` determine it.
     """
 
     chunk_size: Triple
@@ -57,7 +60,7 @@ class Children:
 
 @dataclass
 class RootNodes:
-    """L2 ids by root. A root in none of the three is unknown to the graph.
+    """L2 ids by root. A root in none of the three fields is unknown to the graph.
 
     ``l2_ids`` are sorted and unique. ``too_large`` maps roots above the limit to their number of L2 nodes, or
     a lower bound if not all were read. ``errors`` maps malformed roots to the reason.
@@ -77,7 +80,7 @@ class MalformedEdges(GraphError):
 
 
 class RootHistory(NamedTuple):
-    """When a root was made and retired (UTC, milliseconds), which roots replaced it and which it replaced."""
+    """When a root was made and retired (UTC, milliseconds); its successors and predecessors."""
 
     created: datetime
     retired: datetime | None = None
@@ -93,7 +96,7 @@ class NodeRoots(NamedTuple):
 
 
 class ChangedRoots(NamedTuple):
-    """Roots that were retired and roots that were made between two times, each sorted."""
+    """Roots that were retired between two times, and roots that were made; each sorted."""
 
     retired: Ids
     made: Ids
@@ -103,8 +106,8 @@ class Graph(ABC):
     """One graph, at a URL.
 
     All methods raise GraphError, or GraphUnavailable for a transient error. `sources.SOURCES` lists the
-    implementations by URL scheme. ``open_table`` opens the data set's table, which numbers the nodes where
-    there is no graph.
+    implementations by URL scheme. ``open_table`` opens the data set's table, from which `FlatGraph` reads its
+    nodes.
     """
 
     pattern: ClassVar[re.Pattern[str]]
@@ -125,7 +128,7 @@ class Graph(ABC):
 
     @classmethod
     def name_of(cls, url: str) -> str:
-        """Return the name of the graph at a URL, as a table's meta has it."""
+        """Return the name of the graph at a URL, as in a table's meta."""
         return url.rsplit("/", 1)[-1]
 
     @classmethod
@@ -135,11 +138,11 @@ class Graph(ABC):
 
     @abstractmethod
     def info(self) -> GraphInfo | None:
-        """Return the graph's description of itself; None where it has none."""
+        """Return the graph's description; None if it has none."""
 
     @abstractmethod
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
-        """Return the L2 id of each supervoxel of a chunk at a time; 0 where it has none."""
+        """Return the L2 id of each supervoxel of a chunk at a time; 0 if it has none."""
 
     @abstractmethod
     def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
@@ -150,35 +153,36 @@ class Graph(ABC):
 
     @abstractmethod
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
-        """Return the sorted L2 nodes of a chunk: those valid at a time, or else all that were ever made.
+        """Return the sorted L2 nodes of a chunk that are valid at a time; without a time, all ever made.
 
-        A node is valid at a time if it is a supervoxel's newest parent made by then.
+        A node is valid if, at that time, it was the newest parent of one of its supervoxels.
         """
 
     @abstractmethod
     def is_root(self, geometry: Geometry, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether each id is of the layer of the roots, shape (n,); it need not exist."""
+        """Return whether each id is in the layer of the roots, shape (n,), even if no such root exists."""
 
     @abstractmethod
     def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
-        """Return the L2 nodes of roots, which never change, or their number where it is above ``most``.
+        """Return the L2 nodes of roots; of a root with more than ``most``, only their number.
 
-        Ids that are no roots are unknown. Memory grows with the sum of the nodes.
+        The nodes of a root never change. Ids that are not roots are unknown. Memory grows with the total
+        number of nodes.
         """
 
     @abstractmethod
     def root_edges(
         self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
     ) -> dict[int, Pairs]:
-        """Return the L2 edges of each root, which never change; ``nodes`` has its L2 ids.
+        """Return the L2 edges of each root; ``nodes`` maps the root to its L2 ids.
 
-        ``rows`` are the features of all nodes, root after root, if the caller has read them. Raises
-        MalformedEdges if some edges are malformed.
+        The edges of a root never change. ``rows`` are the features of all nodes, root after root, if the
+        caller has read them. Raises MalformedEdges if some edges are malformed.
         """
 
     @abstractmethod
     def roots_of(self, geometry: Geometry, l2_ids: Ids, time: datetime) -> Ids:
-        """Return the root of each L2 node at a time, shape (n,); 0 where it had none, or a retired one."""
+        """Return the root of each L2 node at a time, shape (n,); 0 if it had no valid root."""
 
     @abstractmethod
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
@@ -187,8 +191,8 @@ class Graph(ABC):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """Return the L2 nodes of the chunks of a box that are valid at a time, with their roots.
 
-        A node is valid at a time if it was made by then, and its root at that time was not retired by then.
-        The box may leave the grid and be of any size; memory grows with its nodes.
+        A node is valid if, at that time, it exists and its root is not retired. The box may have any size and
+        extend beyond the grid; memory grows with its nodes.
         """
         chunks = (chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0])
         nodes = [self.nodes(geometry, chunk, time) for chunk in chunks]
@@ -197,18 +201,18 @@ class Graph(ABC):
         return NodeRoots(ids[roots != 0], roots[roots != 0])
 
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
-        """Return the roots of ``since`` that were retired by ``until``, and those of ``until`` made after it.
+        """Return the roots valid only at ``since`` (retired), and those valid only at ``until`` (made).
 
-        Changes at ``since`` are before it, and those at ``until`` are not after it. A root that was both made
-        and retired in between is in neither. ``since`` is after the graph's ingest, which no log has.
-        Raises GraphError where the graph has no history.
+        Changes at exactly ``since`` do not count, changes at exactly ``until`` do. A root that was made and
+        retired in between is left out. ``since`` must be later than the graph's ingest, which is in no log.
+        Raises GraphError if the graph has no history.
         """
         raise GraphError(
-            f"graph {self.url}: no history of its roots: expected a fresh version, without a base"
+            f"graph {self.url} has no history of roots: expected a fresh version, without a base"
         )
 
     def check(self) -> None:
-        """Raise GraphError or ConfigError where the graph cannot be read."""
+        """Raise GraphError or ConfigError if the graph cannot be read."""
         self.info()
 
     @abstractmethod
@@ -217,7 +221,7 @@ class Graph(ABC):
 
 
 class Mapped(NamedTuple):
-    """L2 id of each supervoxel (0: none), how many have none, and errors for invalid answers."""
+    """L2 id of each supervoxel (0: none), the number of supervoxels without one, and invalid answers."""
 
     l2_ids: Ids
     orphans: int
@@ -227,9 +231,9 @@ class Mapped(NamedTuple):
 def map_supervoxels(
     graph: Graph, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime
 ) -> Mapped:
-    """Return the checked L2 ids of a chunk's supervoxels: of layer 2, and of this chunk.
+    """Return the L2 ids of a chunk's supervoxels; check that they are of layer 2 and in this chunk.
 
-    An invalid answer becomes 0 and an error. A supervoxel that is its own parent has none.
+    An invalid id becomes 0 and an error. A supervoxel that is its own parent has no L2 id.
     """
     l2_ids = graph.l2_ids(geometry, chunk, supervoxels, time)
     orphan = (l2_ids == 0) | (l2_ids == supervoxels)
@@ -248,7 +252,7 @@ def map_supervoxels(
 
 
 def check_children(geometry: Geometry, chunk: Chunk, children: Children) -> Children:
-    """Move nodes with a child that is no supervoxel of their chunk to the errors."""
+    """Move a node to the errors if one of its children is not a supervoxel of its chunk."""
     checked = Children(errors=children.errors)
     shift = np.uint64(geometry.layout.segment_bits(SUPERVOXEL))
     ours = np.uint64(geometry.layout.chunk_id(*chunk, layer=SUPERVOXEL)) >> shift
@@ -264,9 +268,11 @@ def check_children(geometry: Geometry, chunk: Chunk, children: Children) -> Chil
 
 
 def check_nodes(geometry: Geometry, chunk: Chunk, ids: Ids) -> Ids:
-    """Return the ids. Raises GraphError where one is no L2 node of the chunk."""
+    """Return the ids. Raises GraphError if one is not an L2 node of the chunk."""
     first = geometry.chunk_id(chunk)
     unexpected = ids[(ids <= np.uint64(first)) | (ids > np.uint64(geometry.layout.last_id(first)))]
     if len(unexpected):
-        raise GraphError(f"chunk {chunk}: the graph lists {unexpected[0]}, which is no L2 node of this chunk")
+        raise GraphError(
+            f"chunk {chunk}: the graph lists {unexpected[0]}, which is not an L2 node of this chunk"
+        )
     return ids

@@ -46,11 +46,11 @@ _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 
 
 class BigtableGraph(TableReads, Graph):
-    """Only children differ: raw in PyChunkedGraph 1, compressed with zstd in 2.
+    """A graph in a table of PyChunkedGraph 1, which stores children raw, or 2, which compresses them (zstd).
 
-    Rows of nodes are never removed, and lack the time a node was superseded. The nodes that are valid at a
-    time are the parents of the chunk's supervoxels, which are one range of rows: each row's newest cell no
-    later than the time counts.
+    Rows of nodes are never removed, and do not say when a node was superseded. The nodes of a chunk that are
+    valid at a time are therefore found as the parents of its supervoxels, in one range of rows: a row's
+    newest cell up to that time is the parent.
     """
 
     pattern, expected = _URL, "bigtable://project/instance/table"
@@ -82,7 +82,9 @@ class BigtableGraph(TableReads, Graph):
         parents, layout = np.zeros(len(supervoxels), dtype=np.uint64), geometry.layout
         unexpected = supervoxels[layout.layers(supervoxels) != SUPERVOXEL]
         if len(unexpected):
-            raise GraphError(f"chunk {chunk}: {unexpected[0]} is not a supervoxel id: expected layer 1")
+            raise GraphError(
+                f"chunk {chunk}: {unexpected[0]} is not a supervoxel id: expected an id of layer 1"
+            )
         chunk_ids = layout.chunk_ids(supervoxels)
         for chunk_id in np.unique(chunk_ids):
             places = np.flatnonzero(chunk_ids == chunk_id)
@@ -117,12 +119,15 @@ class BigtableGraph(TableReads, Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        Scans the rows above layer 2 of the chunks in the box: each node's parent and children. Nodes above
-        the box are read by key. So are all roots, as only a root's row tells whether it is retired: one row
-        per root in the box, of which only retired ones return a cell. Layer 2 rows are scanned, for their
-        parents, only if they are not children of a valid node in the box: nodes with parents above it, and
-        superseded ones. A node without a parent at the time was made later. Roots at a time more than
-        `SETTLED` ago are cached from one box to the next. Each read has its own deadline.
+        Reads, each with its own deadline:
+
+        - a scan of the rows above layer 2 of the chunks in the box, for parents and children;
+        - ancestors outside the box, by key;
+        - roots, by key, since only a root's own row tells whether it is retired;
+        - a scan of the layer 2 rows that are not children of a valid node in the box, for their parents.
+
+        A node without a parent at the time was made later. Roots at a time more than `SETTLED` ago are cached
+        from one box to the next.
         """
         top, fan_out = self._levels(geometry)
         layout = layout_above(geometry.layout, top, fan_out)
@@ -169,7 +174,7 @@ class BigtableGraph(TableReads, Graph):
         return histories_of(self._cells(wanted, row_filter, self._until()))
 
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
-        """See `Graph.changed_roots`. The log of operations names the roots, whose own rows decide."""
+        """See `Graph.changed_roots`. The operation log lists the candidates; their own rows decide."""
         from .operation_log import logged_roots
 
         logged = sorted_unique(logged_roots(self._read, log_since(since)))
@@ -222,7 +227,7 @@ class BigtableGraph(TableReads, Graph):
         return self._known_roots(time).roots(unique, read)[inverse]
 
     def _roots_above(self, geometry: Geometry, ids: Ids, time: datetime) -> Ids:
-        """The root of each id at a time; 0 where it has none, or a retired one."""
+        """The root of each id at a time; 0 if it has none, or a retired one."""
         from .graph_rows import newest
 
         until, top, layers = self._until(), self.top_layer(geometry), geometry.layout.layers

@@ -1,6 +1,7 @@
 """Ranges of ids of all layers within a box of chunks.
 
-The coordinates of a chunk are in the id, z lowest, so that the ids of chunks in a row along z are one range.
+An id holds the coordinates of its chunk, z in the lowest bits, so a row of chunks along z is one range of
+ids.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MOST_RANGES = 1_000
 
 
 class IdRanges(NamedTuple):
-    """Ascending ranges of ids: the first and last id of each, and its chunks, which may be a part of one."""
+    """Ascending ranges of ids: first id, last id, and number of chunks, possibly a fraction of one."""
 
     first: Ids
     last: Ids
@@ -35,8 +36,8 @@ class IdRanges(NamedTuple):
 def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, layers: range, fan_out: int) -> IdRanges:
     """Return the ranges of all chunks of some layers that lie in a box.
 
-    A chunk of layer l has ``fan_out`` ** (l - 2) chunks of layer 2 along each axis; at the end of the grid,
-    those that are left. ``layout`` has all of ``layers``, which ascend from 2 or later.
+    A chunk of layer l has ``fan_out`` ** (l - 2) chunks of layer 2 along each axis, fewer at the end of the
+    grid. ``layout`` must have all ``layers``, which ascend from 2 or higher.
     """
     parts = [IdRanges(as_ids([]), as_ids([]), np.empty(0))]
     edge = np.array(grid)
@@ -52,7 +53,7 @@ def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, layers: range, 
 
 
 def one_range(first: int | np.uint64, last: int | np.uint64) -> IdRanges:
-    """Return one range, of a chunk."""
+    """Return the range of one chunk."""
     return IdRanges(as_ids([first]), as_ids([last]), np.ones(1))
 
 
@@ -72,7 +73,7 @@ def in_ranges(ranges: IdRanges, ids: Ids) -> npt.NDArray[np.bool_]:
 
 
 def ranges_without(layout: IdLayout, ranges: IdRanges, ids: Ids) -> IdRanges:
-    """Return ranges of layer 2 without sorted, unique ``ids``, where `SHORTEST` or more are consecutive."""
+    """Return layer 2 ranges without the runs of `SHORTEST` or more consecutive ``ids`` (sorted, unique)."""
     ends = np.flatnonzero(np.diff(ids) != 1)
     begin, end = np.append(ids[:1], ids[ends + 1]), np.append(ids[ends], ids[-1:])
     cut = end - begin >= SHORTEST - 1
@@ -85,7 +86,7 @@ def ranges_without(layout: IdLayout, ranges: IdRanges, ids: Ids) -> IdRanges:
 
 
 def batches_of(ranges: IdRanges, chunks: int) -> list[IdRanges]:
-    """Return the ranges in parts of about so many chunks, and of `MOST_RANGES` at most."""
+    """Return the ranges in batches of about this many chunks, and at most `MOST_RANGES` ranges."""
     sizes = np.maximum(ranges.chunks, chunks / (MOST_RANGES - 1))  # one less, as floats are rounded
     before = np.cumsum(sizes) - sizes
     cuts = np.flatnonzero(np.diff(before // chunks, prepend=-1))

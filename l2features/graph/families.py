@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Families(NamedTuple):
-    """Sorted nodes, (n,), the parent of each, (n,), and the cells with its children, n of them."""
+    """Sorted nodes (n,), their parents (n,), and n cells with their children."""
 
     nodes: Ids
     parents: Ids
@@ -26,7 +26,7 @@ class Families(NamedTuple):
 
 
 def families_of(parts: Sequence[AnyCells]) -> Families:
-    """Return the nodes in cells that have a parent. Raises GraphError where a parent is not an id."""
+    """Return the families of those nodes that have a parent. Raises GraphError if a parent is not an id."""
     ids = np.concatenate([as_ids([]), *(part.ids for part in parts)])
     names = [name for part in parts for name in part.names]
     values = [value for part in parts for value in part.values]
@@ -41,7 +41,7 @@ def families_of(parts: Sequence[AnyCells]) -> Families:
 
 
 def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoots:
-    """Return the L2 nodes in ``chunks`` whose parent has a root; ``roots`` has each parent's root, or 0.
+    """Return the L2 nodes in ``chunks`` whose parent has a root; ``roots`` are the parents' roots, or 0.
 
     Malformed children are left out.
     """
@@ -54,7 +54,7 @@ def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoot
 
 
 def either(some: NodeRoots, others: NodeRoots) -> NodeRoots:
-    """Return the nodes of both that have a root; of a node in both, the root in ``some``."""
+    """Merge two sets of nodes, without nodes that have no root; of a node in both, keep that in ``some``."""
     new = (others.roots != 0) & ~places_of(some.l2_ids, others.l2_ids)[1]
     ids = np.append(some.l2_ids, others.l2_ids[new])
     order = np.argsort(ids, kind="stable")

@@ -23,9 +23,10 @@ FACES = "chunk_intersect_count"
 
 
 class FlatGraph(Graph):
-    """Nodes are the chunk's id plus the 1-based rank of their segment; the store keeps the segments.
+    """The graph of a data set without one: each segment of a chunk is a node, and each segment a root.
 
-    A root is a segment. The store's index finds its nodes, which are those of the chunks that are recorded.
+    A node's id is the chunk's id plus the rank of its segment in the chunk, from 1. The store keeps the
+    segments of recorded chunks, and an index that finds the nodes of a segment.
     """
 
     pattern, expected = re.compile("flat"), "flat"
@@ -43,7 +44,10 @@ class FlatGraph(Graph):
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
         most = (1 << geometry.layout.segment_bits(L2)) - 1
         if len(supervoxels) > most:
-            raise GraphError(f"chunk {chunk} has {len(supervoxels)} segments: ids have room for {most}")
+            raise GraphError(
+                f"chunk {chunk} has {len(supervoxels)} segments: expected at most {most}, "
+                "the limit of its ids"
+            )
         return numbered_ids(geometry.chunk_id(chunk), len(supervoxels))
 
     def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
@@ -54,11 +58,11 @@ class FlatGraph(Graph):
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
         segments = self.store.segments(geometry.chunk_id(chunk))
         if segments is None:
-            raise StoreError(f"chunk {chunk}: segments are not recorded: the ingest numbers them")
+            raise StoreError(f"chunk {chunk}: segments are not recorded: ingest the chunk first")
         return numbered_ids(geometry.chunk_id(chunk), len(segments))
 
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
-        """Return the nodes of the chunks that are recorded, with their segments, whatever the time."""
+        """Return the nodes of the recorded chunks, and their segments; ignores the time."""
         nodes, segments = [as_ids([])], [as_ids([])]
         with self._store_errors():
             for chunk in box.in_order():
@@ -100,11 +104,11 @@ class FlatGraph(Graph):
             return node_segments(self.store, geometry.layout, l2_ids)
 
     def histories(self, geometry: Geometry, roots: Ids) -> dict[int, RootHistory]:
-        """Return the time of the table for each segment, as segments never change."""
+        """Return the table's time as the time at which each segment was made; segments never change."""
         with self._store_errors():
             meta = self.store.meta()
             if meta is None:
-                raise GraphError(f"table {self.store.name} has no meta: expected that of an ingest")
+                raise GraphError(f"table {self.store.name} has no meta: expected an ingested table")
             history = RootHistory(meta.time)
         return dict.fromkeys(self._segment_nodes(roots, 0), history)
 
@@ -112,7 +116,7 @@ class FlatGraph(Graph):
         self.store.close()
 
     def _segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
-        """The nodes of segments. Raises GraphError where the table has no complete index."""
+        """The nodes of segments. Raises GraphError if the table has no complete index."""
         from ..store.segment_index import index_state
 
         with self._store_errors():

@@ -29,7 +29,7 @@ def newest(*columns: str, until: datetime | None = None) -> f.RowFilter:
 
 
 def newest_between(first: str, last: str, until: datetime) -> f.RowFilter:
-    """Return the filter for the newest cell, no later than ``until``, of the columns between two."""
+    """Return the filter for the newest cell, no later than ``until``, of each column in a range."""
     columns = f.ColumnRangeFilter("0", first.encode(), last.encode())
     return f.RowFilterChain(filters=[columns, _not_younger(until), f.CellsColumnLimitFilter(1)])
 
@@ -45,7 +45,7 @@ def _not_younger(time: datetime) -> f.RowFilter:
 
 
 def histories_of(parts: Sequence[AnyCells]) -> dict[int, RootHistory]:
-    """Return the histories of roots from their cells of children, successors and predecessors."""
+    """Return the histories of roots, read from their cells of children, successors and predecessors."""
     found: dict[int, dict[str, tuple[bytes, datetime]]] = {}
     for part in parts:
         cells = zip(part.ids.tolist(), part.names, part.values, part.times.tolist(), strict=True)

@@ -55,10 +55,10 @@ _PATHS = re.compile(r"/*(\w+)/(?:table|[\d.]+|api/v[\d.]+(?:/table)?)/([\w.-]+)"
 
 
 class GrapheneGraph(Graph):
-    """cloud-volume opens the server and maps supervoxels; requests reads nodes and children.
+    """A graph on a PyChunkedGraph server: cloud-volume maps supervoxels, requests reads nodes and children.
 
-    The server lists a chunk's nodes and their supervoxels, and does not mark superseded nodes:
-    the valid ones are found by mapping these supervoxels.
+    The server lists a chunk's nodes and their supervoxels, but does not mark superseded nodes. The valid
+    nodes are found by mapping these supervoxels.
     """
 
     pattern, expected = re.compile("graphene"), "graphene"
@@ -70,7 +70,7 @@ class GrapheneGraph(Graph):
 
     @classmethod
     def name_of(cls, url: str) -> str:
-        """Return the table of a server's URL: its last part, where the URL has no known form.
+        """Return the table in a server's URL; if the URL has no known form, its last part.
 
         >>> GrapheneGraph.name_of("graphene://https://host/segmentation/1.0/fly_v31/")
         'fly_v31'
@@ -80,7 +80,7 @@ class GrapheneGraph(Graph):
 
     @classmethod
     def readable_time(cls, time: datetime) -> datetime:
-        """Round up: the server takes whole seconds."""
+        """Round up to whole seconds, which the server expects."""
         return time.replace(microsecond=0) + timedelta(seconds=bool(time.microsecond))
 
     def info(self) -> GraphInfo:
@@ -118,9 +118,9 @@ class GrapheneGraph(Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        The server lists all nodes of a chunk that existed by then, with their supervoxels. Superseded ones
-        have a retired root. Roots are requested for all chunks at once. `AT_ONCE` chunks, or the roots of
-        `NODES` nodes, have one deadline.
+        The server lists all nodes of a chunk that were made by then. Superseded nodes have a retired root,
+        and are dropped. Roots are requested for all chunks at once. One deadline holds for `AT_ONCE` chunks,
+        or for the roots of `NODES` nodes.
         """
         chunks = [chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0]]
         ids = [as_ids([])]
@@ -136,8 +136,8 @@ class GrapheneGraph(Graph):
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
         """See `Graph.changed_roots`.
 
-        The server's log names the roots that were made since, also after ``until``, as the entry of an
-        operation may be much later than its time. Their validity at the two times decides.
+        The server's log lists the candidates, up to now: an entry may be written much later than its
+        operation took place. Their validity at the two times decides.
         """
         logged = self._requests().logged_roots(log_since(since))
         roots = logged[self.is_root(geometry, logged)]
@@ -197,7 +197,7 @@ class GrapheneGraph(Graph):
         return Children({node: known for node, known in zip(ids.tolist(), leaves, strict=True) if len(known)})
 
     def _leaves(self, node: int) -> Ids:
-        """The supervoxels of a node; none where the server does not know it."""
+        """The supervoxels of a node; none if the server does not know it."""
         try:
             bounds = {"bounds": self.cv.bounds.to_filename()}
             answer = self._session.get(f"{self.server}/node/{node}/leaves", params=bounds, timeout=TIMEOUT_S)
@@ -233,9 +233,9 @@ def _split(url: str) -> tuple[SplitResult, re.Match[str] | None]:
 
 
 def cloudpath(url: str) -> str:
-    """Return a server's URL in the form with which cloud-volume uses version 1 of the API.
+    """Return a server's URL in the form that makes cloud-volume use version 1 of the API.
 
-    cloud-volume takes the version from the URL, also where the server has a newer one, and does not know
+    cloud-volume takes the version from the URL, even if the server has a newer one, and does not accept
     ``…/api/v1/table/T``. A URL in no known form is returned as it is.
 
     >>> cloudpath("graphene://middleauth+https://host/segmentation/1.0/fly_v31/")
@@ -248,7 +248,7 @@ def cloudpath(url: str) -> str:
 
 
 def info_url(url: str) -> str:
-    """Return the address of the info of a server's graph, which needs a token with view permission.
+    """Return the URL of a graph's info on its server; reading it needs a token with view permission.
 
     >>> info_url("graphene://https://host/segmentation/1.0/fly_v31/")
     'https://host/segmentation/table/fly_v31/info'
@@ -259,9 +259,9 @@ def info_url(url: str) -> str:
 
 
 def open_server(url: str) -> Any:
-    """Return an open ``graphene://`` CloudVolume, at the scale that its graph was made of.
+    """Return an open ``graphene://`` CloudVolume, at the scale from which its graph was made.
 
-    Raises VolumeError or GraphError that names the key of the server's info that is missing.
+    Raises VolumeError or GraphError; the message names a key that the server's info lacks.
     """
     from cloudvolume import CloudVolume
 
@@ -281,7 +281,7 @@ def open_server(url: str) -> Any:
         raise
     except KeyError as error:
         raise VolumeError(
-            f"cannot open {url}: the info of its server has no key {error}: expected that of a graph"
+            f"cannot open {url}: the info of its server has no key {error}: expected a graph's info"
         ) from error
     except Exception as error:  # cloud-volume and requests share no base class
         raise volume_error(f"cannot open {url}: {reason_of(error)}", error) from error
@@ -300,7 +300,7 @@ def _fill_in(info: dict[str, Any], graph: GraphInfo) -> None:
 
 
 def server_info(info: Mapping[str, Any], url: str) -> GraphInfo:
-    """Return the graph in the info of a server. Raises GraphError that names a missing key."""
+    """Return the graph that a server's info describes. Raises GraphError, which names a missing key."""
     try:
         graph = info["graph"]
         masks = {int(layer): int(bits) for layer, bits in graph["spatial_bit_masks"].items()}
@@ -316,10 +316,10 @@ def server_info(info: Mapping[str, Any], url: str) -> GraphInfo:
         )
     except KeyError as error:
         raise GraphError(
-            f"{url}: the info of its server has no key {error}: expected that of a graph"
+            f"{url}: the info of its server has no key {error}: expected a graph's info"
         ) from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise GraphError(f"{url}: the info of its server is not that of a graph: {error}") from error
+        raise GraphError(f"{url}: the info of its server is not a graph's: {error}") from error
 
 
 def _open_session(cv: Any) -> tuple[str, requests.Session]:

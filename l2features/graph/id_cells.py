@@ -30,7 +30,7 @@ class Lists(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[bytes]) -> Lists:
-        """Return lists from the bytes of each."""
+        """Return the lists whose bytes these are."""
         lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts)) // 8
         return cls(from_bytes(b"".join(parts)), np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -43,7 +43,7 @@ class Lists(NamedTuple):
         return [self.values[start:end] for start, end in pairwise(self.starts.tolist())]
 
     def take(self, which: Places) -> Lists:
-        """Return the lists of these numbers, in their order."""
+        """Return the lists with these indices, in the order of the indices."""
         lengths = self.lengths[which]
         starts = np.concatenate([[0], np.cumsum(lengths)])
         places = np.arange(starts[-1]) + np.repeat(self.starts[which] - starts[:-1], lengths)
@@ -52,10 +52,10 @@ class Lists(NamedTuple):
 
 @dataclass(frozen=True)
 class NodeLists:
-    """A list for each of ``ids``, which are sorted and unique.
+    """A list of ids for each of ``ids``, which are sorted and unique.
 
-    ``known`` is False where the table has none; ``errors`` has the ids of malformed ones. Such lists are
-    empty.
+    ``known`` is False for an id without a list in the table; ``errors`` maps ids with a malformed list to the
+    reason. These lists are empty.
     """
 
     ids: Ids
@@ -65,7 +65,7 @@ class NodeLists:
 
     @classmethod
     def decoded(cls, ids: Ids, rows: Ids, cells: Sequence[bytes], most: int, what: str) -> NodeLists:
-        """Return the lists in cells of ``rows``, of which a row may have several; ``what`` names the ids."""
+        """Return the lists in cells of ``rows``, which may repeat; ``what`` names the ids in errors."""
         errors, parts = dict[int, str](), _decompressed(cells, most)
         if parts is None:
             decompressor, parts = zstandard.ZstdDecompressor(), []
@@ -85,7 +85,7 @@ class NodeLists:
 
     @classmethod
     def joined(cls, parts: Sequence[NodeLists]) -> NodeLists:
-        """Return all parts as one; their ids ascend from one part to the next."""
+        """Return all parts as one; ids must ascend from part to part."""
         lists = Lists(
             np.concatenate([as_ids([]), *(part.lists.values for part in parts)]),
             np.concatenate([[0], *(part.lists.lengths for part in parts)]).cumsum(),
@@ -111,7 +111,7 @@ def _decompressed(cells: Sequence[bytes], most: int) -> list[bytes] | None:
 
 
 def check_lists(errors: Mapping[int, str]) -> None:
-    """Raise GraphError where the list of a node is malformed."""
+    """Raise GraphError if any list is malformed."""
     if errors:
         raise GraphError("; ".join(list(errors.values())[:3]))
 
@@ -124,7 +124,7 @@ def decode_ids(cell: bytes, most: int, what: str) -> Ids:
 def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDecompressor) -> bytes:
     """Return the little-endian ids in a cell, at most ``most`` of them; ``what`` names them in errors.
 
-    A raw cell never begins like compressed data: its chunk would need four billion supervoxels.
+    A raw cell cannot be mistaken for compressed data: its chunk would need four billion supervoxels.
 
     Raises:
         ValueError: the cell is neither raw ids nor compressed ones.
@@ -137,14 +137,14 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
         except zstandard.ZstdError as error:
             raise ValueError(f"{what} cannot be decompressed: {error}") from error
         if size > 8 * most:
-            raise ValueError(f"{what} are {size} bytes: expected {most} ids at most")
+            raise ValueError(f"{what} have {size} bytes: expected {most} ids at most")
     if len(cell) % 8:
-        raise ValueError(f"{what} are {len(cell)} bytes: expected 8 for each")
+        raise ValueError(f"{what} have {len(cell)} bytes: expected 8 per id")
     return cell
 
 
 def places_of(known: Ids, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
-    """Return each id's index in the sorted ``known`` ones, and whether it is there, (n,) each."""
+    """Return the index of each id in sorted ``known``, and whether it is in there, (n,) each."""
     at = np.searchsorted(known, ids)
     found = at < len(known)
     found[found] = known[at[found]] == ids[found]

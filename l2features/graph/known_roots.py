@@ -16,7 +16,7 @@ MOST = 1_000_000
 
 
 class KnownRoots:
-    """Roots by id, in arrays; the least recently used ids are dropped.
+    """An LRU cache of the roots of ids, in arrays.
 
     >>> known = KnownRoots(most=2)
     >>> known.roots(as_ids([3, 5]), lambda ids: ids * np.uint64(10)).tolist()
@@ -34,7 +34,7 @@ class KnownRoots:
         return len(self._kept.ids)
 
     def roots(self, ids: Ids, read: Callable[[Ids], Ids]) -> Ids:
-        """Return the root of each of some sorted, unique ids; ``read`` returns those of unknown ids."""
+        """Return the roots of sorted, unique ids; ``read`` returns the roots of ids that are not cached."""
         self._turn += 1
         kept, roots = self._kept, np.zeros(len(ids), dtype=np.uint64)
         at, known = places_of(kept.ids, ids)

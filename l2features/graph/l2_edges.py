@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _Ends(NamedTuple):
-    """Nodes at the near end of edges, and at the far end; 0 where the far one is not known yet.
+    """Nodes at the near end of edges, and at the far end; 0 if the far one is not known yet.
 
     ``far`` are the supervoxels there.
     """
@@ -42,13 +42,13 @@ def edges_of_roots(
 ) -> dict[int, Pairs]:
     """Return the edges of each root.
 
-    Both end nodes of a cross-chunk edge store it, their own supervoxel first, so that the rows map nearly all
-    supervoxels to nodes. For the others, the children in their chunks are read.
+    A cross-chunk edge is stored with both of its end nodes, each with its own supervoxel first. So the rows
+    map nearly all supervoxels to nodes; for the others, the children of the nodes in their chunks are read.
 
     Args:
         layout: the ids of layers 1 and 2.
         nodes: L2 ids by root.
-        crossing: by L2 id, cross-chunk edges as pairs of supervoxels, one pair after the other.
+        crossing: cross-chunk edges by L2 id, as consecutive pairs of supervoxels.
         read_children: returns the supervoxels of L2 nodes.
 
     Raises MalformedEdges for the roots with malformed edges or children.
@@ -86,7 +86,7 @@ def _of_each(roots: Iterable[int], find: Callable[[int], T]) -> dict[int, T]:
 
 
 def _check(ids: Ids, lists: NodeLists) -> None:
-    """Raise GraphError where the list of one of these ids is malformed."""
+    """Raise GraphError if the list of one of these ids is malformed."""
     wrong = ids[np.isin(ids, as_ids(list(lists.errors)))]
     check_lists({node: lists.errors[node] for node in wrong.tolist()})
 
@@ -97,14 +97,14 @@ def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
     lists = crossing.lists.take(np.searchsorted(crossing.ids, ids))
     if (lists.lengths % 2).any():
         node = ids[lists.lengths % 2 > 0][0]
-        raise GraphError(f"node {node}: cross-chunk edges are an odd number of supervoxels")
+        raise GraphError(f"node {node}: cross-chunk edges have an odd number of supervoxels, expected pairs")
     near, far = lists.values.reshape(-1, 2).T
     near_nodes = np.repeat(ids, lists.lengths // 2)
     return _Ends(near_nodes, owners_of(near, near_nodes, far), far)
 
 
 def owners_of(supervoxels: Ids, nodes: Ids, wanted: Ids) -> Ids:
-    """Return the node of each wanted supervoxel; 0 where it is none of ``supervoxels``."""
+    """Return the node of each wanted supervoxel; 0 if it is not one of ``supervoxels``."""
     out = np.zeros(len(wanted), dtype=np.uint64)
     if len(supervoxels):
         order = np.argsort(supervoxels)

@@ -23,9 +23,9 @@ ReadRows = Callable[[ReadRowsQuery], Sequence[Any]]
 def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -> Ids:
     """Return the roots in the newest log entry of each operation from ``start`` to ``end``.
 
-    Operations that failed may have logged roots that were never written. An entry is written after its roots,
-    days later if a failed operation was repaired. Operation numbers need not ascend with time, so the server
-    scans the whole log, but returns only these entries.
+    Failed operations may have logged roots that were never written. An entry is written after its roots; days
+    later, if a failed operation was repaired. Operation numbers may not ascend with time, so the server scans
+    the whole log, but returns only these entries.
     """
     columns = f.ColumnRangeFilter("2", b"roots", b"roots")
     window = f.TimestampRangeFilter(whole_ms(start), None if end is None else whole_ms(end) + _MS)
@@ -34,7 +34,7 @@ def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -
 
 
 def first_operation(read: ReadRows) -> datetime | None:
-    """Return the time of the first operation; None where there was none."""
+    """Return the time of the first operation; None if there was none."""
     column = f.ColumnRangeFilter("0", b"operation_ts", b"operation_ts")
     rows = read(_query(0, LAST, column, 1))
     micros = [min(cell.timestamp_micros for cell in row.cells) for row in rows]

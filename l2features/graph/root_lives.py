@@ -25,7 +25,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 class RootLives(NamedTuple):
-    """Sorted roots, and when each was made and retired (microseconds since 1970, or `NEVER`)."""
+    """Sorted roots, and when they were made and retired (microseconds since 1970, or `NEVER`)."""
 
     roots: Ids
     made: npt.NDArray[np.int64]
@@ -38,19 +38,19 @@ class RootLives(NamedTuple):
 
 
 def log_since(time: datetime) -> datetime:
-    """Return the time from which the entries of a log name all roots that changed after ``time``."""
+    """Return the time from which to read a log so as to find all roots that changed after ``time``."""
     return max(time - LATE, _EPOCH)
 
 
 def changes(roots: Ids, before: Flags, after: Flags) -> ChangedRoots:
-    """Return which sorted roots changed, given whether each is valid before and after, (n,) each."""
+    """Return which sorted roots changed, given which were valid before and after, masks (n,)."""
     return ChangedRoots(roots[before & ~after], roots[after & ~before])
 
 
 def lives_of(parts: Sequence[AnyCells]) -> tuple[RootLives, Ids]:
-    """Return the lives of roots from their cells, and all predecessors. Ids without children are no roots.
+    """Return the lives of roots, read from their cells, and all their predecessors.
 
-    Raises GraphError for malformed predecessors.
+    Ids without children are not roots, and are left out. Raises GraphError for malformed predecessors.
     """
     made, retired = _times(parts, CHILDREN), _times(parts, SUCCESSORS)
     at, found = places_of(made[0], retired[0])

@@ -45,17 +45,17 @@ class TooLong(Exception):
 
 @dataclass(frozen=True)
 class RootRequests:
-    """One call: its requests to the server of a graph until a deadline by `time.monotonic`."""
+    """The requests of one call to a graph's server, with a common deadline (`time.monotonic`)."""
 
     server: str
     session: requests.Session
     until: float
 
     def leaves(self, roots: Ids, most: int) -> dict[int, Ids | None]:
-        """Return the L2 ids of roots: none of an unknown root, None for more than ``most``.
+        """Return the L2 ids of roots: empty for an unknown root, None for a root with more than ``most``.
 
-        Many roots are requested at once. A root whose request fails, or is longer than expected, is requested
-        alone.
+        Many roots are requested at once. If such a request fails or its response is too long, its roots are
+        requested one by one.
         """
         found: dict[int, Ids | None] = {}
         together = self._each(partial(self._leaves_many, most), list(batches(roots, ROOTS)))
@@ -91,7 +91,7 @@ class RootRequests:
         return unique_pairs(pairs[:, 0], pairs[:, 1])
 
     def roots(self, l2_ids: Ids, time: datetime) -> Ids:
-        """Return the highest node above each L2 id at a time, as the server finds it."""
+        """Return the server's root of each L2 id at a time: its highest ancestor."""
         found = self._each(partial(self._roots, _seconds(time)), list(batches(l2_ids, IDS)))
         return np.concatenate([as_ids([]), *found])
 
@@ -102,7 +102,7 @@ class RootRequests:
         return found
 
     def chunk_nodes(self, chunk_ids: Ids, time: datetime) -> list[Ids]:
-        """Return the sorted L2 nodes of each chunk that were made by a time, superseded ones too."""
+        """Return the sorted L2 nodes of each chunk that were made by a time, superseded ones included."""
         return self._each(partial(self._chunk_nodes, _seconds(time)), chunk_ids.tolist())
 
     def _chunk_nodes(self, seconds: float, chunk_id: int) -> Ids:
@@ -111,7 +111,7 @@ class RootRequests:
         return sorted_unique(pairs.reshape(-1, 2)[:, 0])
 
     def logged_roots(self, since: datetime) -> Ids:
-        """Return the roots that operations made or retired, as logged from a time until now; sorted."""
+        """Return the sorted roots that operations logged since a time have made or retired."""
         (roots,) = self._each(self._logged_roots, [_seconds(since)])
         return sorted_unique(roots)
 
@@ -120,9 +120,9 @@ class RootRequests:
         return _ids_of([*answer["old_roots"], *answer["new_roots"]])
 
     def are_latest(self, roots: Ids, time: datetime | None = None) -> npt.NDArray[np.bool_]:
-        """Return whether roots are valid at a time or now, shape (n,). Unknown roots are not.
+        """Return whether roots are valid at a time, or now; shape (n,). Unknown roots are not.
 
-        The server leaves out changes in that very millisecond.
+        The server ignores changes in the millisecond that it is asked for, so the next one is requested.
         """
         arguments = {} if time is None else {"timestamp": _seconds(time + _MS)}
         found = self._each(partial(self._are_latest, arguments), list(batches(roots, IDS)))
@@ -146,7 +146,7 @@ class RootRequests:
     def histories(self, roots: Ids) -> dict[int, RootHistory]:
         """Return the histories of roots that the server knows.
 
-        A root's lineage is read together with those of roots made at about the same time.
+        Lineages of roots that were made at about the same time are requested together.
         """
         created = np.concatenate([np.empty(0), *self._each(self._created, list(batches(roots, IDS)))])
         order = np.argsort(created, kind="stable")

@@ -109,15 +109,15 @@ class _Walk:
 
 
 def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: int) -> Ids:
-    """Return each id's highest ancestor, shape (n,); an id without a parent is its own.
+    """Return the highest ancestor of each id, shape (n,); the id itself if it has no parent.
 
     Args:
-        read_parents: returns the parent of each of some sorted, unique ids, 0 where there is none.
+        read_parents: returns the parents of sorted, unique ids; 0 for an id without a parent.
         layers: returns the layer of each id.
         ids: the ids, shape (n,).
-        top: the layer from which on nodes have no parents.
+        top: nodes of this layer and above have no parents.
 
-    Raises GraphError where a parent is not of a higher layer.
+    Raises GraphError if a parent is not of a higher layer.
     """
     unique, inverse = np.unique(ids, return_inverse=True)
     last, climbing = unique.copy(), np.flatnonzero(layers(unique) < top)
@@ -133,10 +133,10 @@ def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: in
 
 
 def highest_among(layers: Layers, nodes: Ids, parents: Ids) -> Ids:
-    """Return each node's highest ancestor that is reached through these nodes alone, shape (n,).
+    """Return the highest ancestor of each node that can be reached through these nodes alone, shape (n,).
 
-    ``parents`` are those of ``nodes``, which are sorted and unique. Raises GraphError where a parent is not
-    of a higher layer.
+    ``parents`` are the parents of the sorted, unique ``nodes``. Raises GraphError if a parent is not of a
+    higher layer.
     """
     check_parents(layers, nodes, parents)
     at, inside = places_of(nodes, parents)
@@ -148,7 +148,7 @@ def highest_among(layers: Layers, nodes: Ids, parents: Ids) -> Ids:
 
 
 def check_parents(layers: Layers, nodes: Ids, parents: Ids) -> None:
-    """Raise GraphError where the parent of a node is not of a higher layer."""
+    """Raise GraphError if the parent of a node is not of a higher layer."""
     wrong = layers(parents) <= layers(nodes)
     if wrong.any():
         node, parent = nodes[wrong][0], parents[wrong][0]

@@ -37,5 +37,5 @@ def expected_urls() -> str:
 
 
 def open_graph(url: str, open_table: OpenTable) -> Graph:
-    """Open the graph at a URL. Raises ConfigError, GraphError, or VolumeError where its server is away."""
+    """Open the graph at a URL. Raises ConfigError, GraphError, or VolumeError if its server is down."""
     return source_of(url)(url, open_table)

@@ -26,7 +26,7 @@ _WATERSHED, _CV_MIP = 2, 4
 
 
 def info_of_cells(cells: Mapping[bytes, bytes], url: str) -> GraphInfo:
-    """Return the info in the cells of the rows `META_KEYS`. Raises GraphError."""
+    """Return the graph's info from the cells of the rows `META_KEYS`. Raises GraphError."""
     try:
         return info_of_meta(cells[b"meta"]) if b"meta" in cells else _info_v1(cells)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
@@ -36,7 +36,7 @@ def info_of_cells(cells: Mapping[bytes, bytes], url: str) -> GraphInfo:
 
 
 def info_of_meta(meta: bytes) -> GraphInfo:
-    """Return the info in a pickled ChunkedGraphMeta.
+    """Return the graph's info from a pickled ChunkedGraphMeta.
 
     Raises ValueError, TypeError, AttributeError or IndexError.
     """
@@ -56,7 +56,7 @@ def info_of_meta(meta: bytes) -> GraphInfo:
 def layers_of(chunks: float, fan_out: int) -> int:
     """Return the layer of the roots, from the number of chunks along the grid's longest axis.
 
-    PyChunkedGraph 2 does not store it, but computes it from the bounds of the segmentation.
+    PyChunkedGraph 2 does not store this layer, but computes it from the bounds of the segmentation.
     """
     above = 1
     while fan_out**above < chunks:
@@ -65,9 +65,9 @@ def layers_of(chunks: float, fan_out: int) -> int:
 
 
 def layout_above(layout: IdLayout, top: int, fan_out: int) -> IdLayout:
-    """Return the layout with the layers from 3 to ``top``, which is that of the roots.
+    """Return the layout extended by the layers from 3 to ``top``, the layer of the roots.
 
-    Each has the bits that its part of the octree needs, as in PyChunkedGraph, unless ``layout`` has it.
+    A layer that ``layout`` lacks gets the bits that its level of the octree needs, as in PyChunkedGraph.
     """
     above = {layer: _bits(fan_out, top - layer) for layer in range(L2 + 1, top + 1)}
     return IdLayout({**above, **layout.spatial_bits}, layout.layer_bits)

@@ -36,7 +36,7 @@ FAMILY_CHUNKS = 8
 
 
 class TableReads:
-    """A table at a URL. A read of ranges has the time limit ``deadline_s``; a read by key ends at ``until``.
+    """A graph's table. A read of ranges takes at most ``deadline_s``; a read by key ends at ``until``.
 
     All methods raise GraphError, or GraphUnavailable for a transient error.
     """
@@ -69,7 +69,7 @@ class TableReads:
     def _rows_in(
         self, ranges: IdRanges, decode: Callable[[Any], P], row_filter: RowFilter, chunks: int
     ) -> list[P]:
-        """The rows in ranges of ids: few by one request, more by one for about every ``chunks`` chunks."""
+        """Read the rows in ranges of ids: few by one request, more by one request per ``chunks`` chunks."""
         parts: list[P] = []
         if 0 < len(ranges.first) <= MOST_RANGES:
             with self._reading():
@@ -90,17 +90,17 @@ class TableReads:
             return self._checked(list(parts))
 
     def _checked(self, parts: list[P]) -> list[P]:
-        """Return the parts. Raises GraphError where a row key is not an id."""
+        """Return the parts. Raises GraphError if a row key is not an id."""
         for part in parts:
             if part.unexpected_key is not None:
-                raise GraphError(f"{self.url}: the row key {part.unexpected_key!r} is not 20 digits of an id")
+                raise GraphError(f"{self.url}: the row key {part.unexpected_key!r} is not an id of 20 digits")
         return parts
 
     def _until(self) -> float:
         return monotonic() + self.deadline_s
 
     def _parents_of(self, time: datetime, until: float, ids: Ids) -> Ids:
-        """The parent of each of some sorted, unique ids at a time; 0 where it has none."""
+        """The parent of each of some sorted, unique ids at a time; 0 if it has none."""
         from .graph_rows import newest
 
         columns, row_filter = column(PARENTS, "<u8"), newest(PARENTS, until=time)
@@ -154,7 +154,7 @@ class TableReads:
 
 @cache
 def column(name: str, dtype: str | None = None) -> Columns:
-    """One column as the decoder of raw rows takes it; without ``dtype`` its cells are empty."""
+    """Return one column for the decoder of raw rows; without ``dtype``, the cells are empty."""
     from ..store.bigtable.row_arrays import Columns
 
     return Columns((name,), np.dtype([(name, dtype)]) if dtype else None)
@@ -187,6 +187,6 @@ def graph_errors(url: str) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
-        raise GraphError(f"{url}: there is no such table") from error
+        raise GraphError(f"{url}: the table does not exist") from error
     except (GoogleAPIError, GoogleAuthError) as error:
         raise graph_error(f"cannot read {url}: {reason(error)}", error) from error

@@ -30,14 +30,14 @@ _SPELLINGS = (
 
 
 class Described(NamedTuple):
-    """A graph's table or server, by name, and its description of itself."""
+    """Name and description of a graph's table or server."""
 
     name: str
     info: GraphInfo
 
 
 def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: Sequence[Described]) -> None:
-    """Raise ConfigError that names both sides of a contradiction."""
+    """Raise ConfigError if segmentation and graph contradict each other; the message names both sides."""
     for name, info in described:
         if info.ocdbt:
             raise ConfigError(
@@ -60,13 +60,13 @@ def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: S
 
 
 def check_geometry(dataset: Dataset, volume: Volume, geometry: Geometry) -> None:
-    """Raise ConfigError where a table's geometry is not that of the open segmentation."""
+    """Raise ConfigError if a table's geometry is not that of the open segmentation."""
     sides = [(f"table {dataset.l2cache_id}", geometry.bounds), (dataset.cv_path, volume.bounds)]
     _same(dataset, "bounds", sides)
 
 
 def _same(dataset: Dataset, what: str, values: Sequence[tuple[str, Any]]) -> None:
-    """Raise ConfigError where two of the values differ."""
+    """Raise ConfigError if two of the values differ."""
     for (name, value), (other_name, other) in pairwise(values):
         if value != other:
             raise ConfigError(
@@ -80,7 +80,7 @@ def _shown(value: Any) -> str:
 
 
 def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
-    """Raise ConfigError where a graph was made of the layer at another path than is read.
+    """Raise ConfigError if the graph was made of another layer than the one that is read.
 
     A data set whose layer is a copy names the graph's path with ``watershed``.
     """
@@ -91,15 +91,15 @@ def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
         if named and known and all(differ(named, path) for path in known):
             raise ConfigError(
                 f"data set {dataset.name!r}: {known[-1]} is read, but {name} was made of {named}: "
-                f"if the one is a copy of the other, add 'watershed: {named}'"
+                f"if the layer that is read is a copy, add 'watershed: {named}'"
             )
 
 
 def differ(path: str, other: str) -> bool:
-    """Return whether two paths of layers are surely not the same place.
+    """Return whether two paths certainly lead to different layers.
 
-    Paths in different kinds of storage are not compared, and files only where both folders exist here: others
-    may be those of another machine.
+    Paths in different kinds of storage are not compared. Folders are compared only if both exist on this
+    machine.
 
     >>> differ("gs://bucket/ws/", "precomputed://https://storage.googleapis.com/bucket/ws")
     False

@@ -48,7 +48,7 @@ def failed_chunk(chunk: Chunk, reason: str) -> ChunkFeatures:
 
 
 def compute_or_fail(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
-    """Compute a chunk. An error that its data cause fails the chunk, not the run."""
+    """Compute a chunk. An error in its data fails the chunk, not the run."""
     try:
         return compute_chunk(source, chunk)
     except Exception as error:
@@ -62,10 +62,11 @@ def save_result(
     recorded: bool = True,
     rewriting: Rewriting | None = None,
 ) -> ChunkResult:
-    """Write a chunk's rows, wait until they are durable, and only then record the chunk; or its failure.
+    """Write a chunk's rows and, once they are durable, its record; of a failed chunk, only the record.
 
-    Without ``recorded``, only a failure is recorded. ``rewriting`` is the process's window; by default the
-    chunk gets its own. Raises StoreError; then attempts at the chunk are reset, unless it was given up.
+    Without ``recorded``, only failures are recorded. ``rewriting`` is the process's rewrite window; by
+    default, the chunk gets its own. If this raises StoreError, attempts at the chunk are reset, unless it was
+    given up.
     """
     start = time.perf_counter()
     try:
@@ -111,8 +112,8 @@ def give_up(geometry: Geometry, store: Store, chunk: Chunk, reason: str) -> Chun
 class Summary:
     """Sums over the chunks of a run.
 
-    ``failed`` maps the first failed chunks to reasons; ``millis`` sums the time of all workers by step,
-    ``saturated`` the nodes by attribute.
+    ``failed`` maps the first failed chunks to reasons; ``millis`` is the time of all workers by step;
+    ``saturated`` counts nodes by attribute.
     """
 
     done: int = 0

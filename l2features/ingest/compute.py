@@ -24,11 +24,16 @@ from .source import Source, open_source
 
 @dataclass
 class ChunkFeatures:
-    """The features of a chunk's nodes, sorted by id, and how they came about; or a failure.
+    """The features of a chunk's nodes, or why they could not be computed.
 
-    ``failure`` is why the chunk could not be computed. ``segments`` is the segment of each node of a data set
-    without a graph; ``errors`` names supervoxels for which the graph's answer is invalid; ``millis`` is the
-    time in read, map and compute.
+    Attributes:
+        features: (n,) rows, sorted by id.
+        segments: the segment of each node, for a data set without a graph.
+        orphans: number of supervoxels without a parent.
+        errors: invalid answers of the graph about supervoxels.
+        millis: time of the steps read, map and compute.
+        files: counts of the chunk's files.
+        failure: why the chunk could not be computed, or "".
     """
 
     chunk: Chunk
@@ -44,7 +49,7 @@ class ChunkFeatures:
 def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Source | None = None) -> Geometry:
     """Return the geometry of a data set from its file entry, its segmentation and its graph.
 
-    Without a graph, a ``table`` that exists keeps its id layout. ``source`` is passed where it is open.
+    Without a graph, an existing ``table`` determines the id layout. Pass ``source`` if it is open already.
 
     Raises:
         ConfigError: the chunk size is unknown, or the grid does not fit into the ids.
@@ -73,7 +78,7 @@ def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Sourc
 
 
 def _check_grid(dataset: Dataset, geometry: Geometry) -> None:
-    """Raise ConfigError where the ids of a graph have no room for the last chunk of the grid."""
+    """Raise ConfigError if the ids of a graph have no room for the last chunk of the grid."""
     last = [n - 1 for n in geometry.grid]
     for layer in (1, L2):
         try:
@@ -122,7 +127,7 @@ def read_supervoxels(volume: Volume, chunk: Chunk, geometry: Geometry) -> tuple[
 
 @contextmanager
 def timed(millis: dict[str, float], step: str) -> Iterator[None]:
-    """Add the duration of the block to that of its step."""
+    """Add the duration of the block to the time of a step."""
     start = time.perf_counter()
     yield
     millis[step] = millis.get(step, 0.0) + (time.perf_counter() - start) * 1e3

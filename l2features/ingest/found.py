@@ -18,10 +18,10 @@ BATCH_RECORDS = 10_000
 
 
 def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
-    """Return the sum of a box's files if every chunk is done and no file was read; else None.
+    """Return a box's file counts if every chunk is done and no file was read; else None.
 
-    A chunk whose record counts no file, as those of older versions, may have been read: then the answer is
-    None. A box with one complete chunk costs one read of the store.
+    Also None if a chunk's record lacks file counts, as in older versions: its files may have been read. The
+    search ends at the first shard with a complete chunk, usually after one read of the store.
     """
     for first, last in shards(box):
         chunk_ids = geometry.layout.chunk_id_array(box.positions(first, last))
@@ -36,7 +36,7 @@ def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCount
 
 
 def table_is_empty(log: ChunkLog) -> bool:
-    """Return whether the done chunks of a table count files, and no file of any chunk was read."""
+    """Return whether the records of all done chunks count files, and no file of any chunk was read."""
     counted = False
     for record in log.chunk_records():
         if record.files.read or (record.state == DONE and not record.files.expected):

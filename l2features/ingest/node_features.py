@@ -20,10 +20,14 @@ from .source import open_source
 class NodeFeatures:
     """The features of some nodes of a chunk, and the outcome of the others.
 
-    ``features`` (n,) is sorted by id; a node without a voxel has a size of 0, which is stored as the mark
-    "could not compute". If files of the chunk are missing, its voxels may be in them: the node is ``unsure``,
-    and ``unsure_why`` counts the files, some ``forbidden``. ``unknown`` ids are not, or not yet, in the
-    graph; ``errors`` are permanent, by id. ``millis`` is the time in graph, read and compute.
+    Attributes:
+        features: (n,) rows, sorted by id; a node without voxels has size 0, the mark "could not compute".
+        unknown: ids that are not in the graph, at least not yet.
+        errors: permanent errors by id.
+        millis: time of the steps graph, read and compute.
+        unsure: nodes without voxels whose voxels may be in missing files.
+        unsure_why: the counts of these files.
+        forbidden: number of files to which access was denied.
     """
 
     chunk: Chunk

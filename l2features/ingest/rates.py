@@ -25,7 +25,7 @@ NOTE = "ingest"
 class IngestRun(BaseModel):
     """The latest run of the ingest."""
 
-    started: Time = Field(description="When it began.")
+    started: Time = Field(description="When the run began.")
 
 
 def record_start(notes: TableNotes, started: datetime) -> None:
@@ -42,10 +42,10 @@ def read_start(notes: TableNotes) -> datetime | None:
 def rates(recorded: Sequence[tuple[datetime, int]], started: datetime | None) -> tuple[float, float] | None:
     """Return chunks per minute and nodes per second of the last ten minutes of work.
 
-    Returns None where too little is known.
+    Returns None if too little is known.
 
     Args:
-        recorded: the times and nodes of the chunks that were recorded in the ten minutes before the newest.
+        recorded: time and number of nodes of each chunk recorded in the ten minutes before the newest one.
         started: when the latest run began.
     """
     if not recorded:

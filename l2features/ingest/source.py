@@ -29,15 +29,15 @@ class Source:
 
 
 def open_dataset_graph(dataset: Dataset, url: str | None = None) -> Graph:
-    """Open the graph of a data set, or another one for it. Raises ConfigError, GraphError or VolumeError."""
+    """Open a data set's graph, or the graph at another URL. Raises ConfigError, GraphError or VolumeError."""
     return open_graph(url or dataset.graph_url, partial(open_store, dataset.store, dataset.l2cache_id))
 
 
 def open_source(dataset: Dataset) -> Source:
-    """Open segmentation and graph of a data set, at the scale that its entry names, or else its graph.
+    """Open segmentation and graph of a data set, at the scale of its entry or, without one, of its graph.
 
-    Raises VolumeError where the segmentation cannot be opened, GraphError where the graph cannot be read, and
-    ConfigError where they contradict each other.
+    Raises VolumeError if the segmentation cannot be opened, GraphError if the graph cannot be read, and
+    ConfigError if they contradict each other.
     """
     graph = open_dataset_graph(dataset)
     try:

@@ -56,7 +56,7 @@ class ChunkRun:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def shards(self) -> Iterator[tuple[int, int]]:
-        """Return parts of the order of chunks, as (first, last) positions."""
+        """Return shards of the ordered chunks, as (first, last) positions."""
         return shards(self.box)
 
     def chunk_ids(self, first: int, last: int) -> Ids:
@@ -80,9 +80,9 @@ class Ingest(ChunkRun):
         return ChunkSource(self.dataset, self.geometry, self.meta.time)
 
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
-        """Return the chunks of a shard to compute: all, or those that are not recorded as done.
+        """Return the chunks of a shard to compute: all, or only those that are not done yet.
 
-        With ``retry_missing``, also those that are done but had missing files.
+        With ``retry_missing``, chunks that are done but had missing files are computed again.
         """
         chunks = self.chunks(first, last)
         if self.recompute:
@@ -95,7 +95,7 @@ class Ingest(ChunkRun):
 
 
 def shards(box: ChunkBox) -> Iterator[tuple[int, int]]:
-    """Return parts of the order of chunks, as (first, last) positions, of `SHARD_CHUNKS` each."""
+    """Return shards of `SHARD_CHUNKS` of the ordered chunks, as (first, last) positions."""
     for first in range(0, len(box), SHARD_CHUNKS):
         yield first, min(first + SHARD_CHUNKS, len(box))
 
@@ -108,8 +108,9 @@ def prepare(
 ) -> Ingest:
     """Return the ingest of a data set; ``choose_box`` picks its part of the grid.
 
-    With ``create``, creates the table if it is missing. An existing table keeps its timestamp; another one is
-    an error. Raises ConfigError, VolumeError, GraphError or StoreError before anything is computed.
+    With ``create``, creates the table if it is missing. An existing table keeps its timestamp; asking for
+    another timestamp is an error. Raises ConfigError, VolumeError, GraphError or StoreError before anything
+    is computed.
     """
     check_bigtable(dataset.store)
     check_bigtable(dataset.graph, GraphError)
@@ -155,13 +156,15 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         now = format_time(datetime.now(UTC).replace(microsecond=0))
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
     if asked not in (None, format_time(there.time)):
-        raise ConfigError(f"{where} is of timestamp {there.timestamp}: {asked} is refused")
+        raise ConfigError(f"{where} has timestamp {there.timestamp}: expected the same or none, got {asked}")
     if there.graph_id != dataset.graph_id:
-        raise StoreError(f"{where} is of graph {there.graph_id!r}, the data set's is {dataset.graph_id!r}")
+        raise StoreError(
+            f"{where} is of graph {there.graph_id!r}, but the data set has graph {dataset.graph_id!r}"
+        )
     if not dataset.has_graph and there.cv_path != dataset.cv_path:
-        raise StoreError(f"{where} is of {there.cv_path}, the data set's cv_path is {dataset.cv_path}")
+        raise StoreError(f"{where} is of {there.cv_path}, but the data set has cv_path {dataset.cv_path}")
     if there.geometry not in (None, geometry):
-        raise StoreError(f"{where} has another geometry: {there.geometry}, the data set's is {geometry}")
+        raise StoreError(f"{where} has geometry {there.geometry}, but the data set has {geometry}")
     return replace(there, geometry=geometry)
 
 
@@ -180,7 +183,7 @@ def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
 
 
 def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord:
-    """Record that a chunk is given up. It stays so, as a runner repeats it with its bundle."""
+    """Record that a chunk is given up. It stays given up when a runner repeats its bundle."""
     record = save_failure(store, geometry, chunk, GIVEN_UP)
     for _ in range(ATTEMPTS):
         store.count_attempts(record.chunk_id)
@@ -188,9 +191,10 @@ def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord
 
 
 def begin_anew(store: Store, chunk_ids: Ids) -> None:
-    """Allow new attempts at chunks that were given up, if the run that did so has recorded all chunks.
+    """Allow new attempts at chunks that were given up, if the run that gave them up has ended.
 
-    Chunk after chunk may kill an unfinished run: it ends only if earlier ones stay given up.
+    While chunks without a record remain, that run is unfinished. It ends only if the chunks that it has given
+    up stay so, since chunk after chunk may kill its workers.
     """
     reasons = store.failures(chunk_ids)
     given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]
@@ -200,7 +204,7 @@ def begin_anew(store: Store, chunk_ids: Ids) -> None:
 
 
 def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
-    """Reset the attempts at a chunk that was computed but not written, as it killed no process."""
+    """Reset the attempts at a chunk that was computed but not written: it did not kill its process."""
     try:
         store.clear_attempts(geometry.chunk_id(chunk))
     except StoreError as error:
@@ -224,9 +228,9 @@ def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
 
 
 def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool = True) -> ChunkRecord:
-    """Write a chunk's rows and then, when they are durable, its record; returns the record.
+    """Write a chunk's rows and then, when they are durable, its record; return the record.
 
-    Where each computation numbers the nodes anew (``segments``), leftover rows of an earlier one are removed.
+    Without a graph, each computation numbers the nodes anew, so leftover rows of an earlier one are removed.
     Without ``recorded``, only rows are written.
     """
     store.write(result.features)

@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
     parser.add_argument(
         "--timestamp",
-        help='expect the nodes that are valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; '
+        help='expect only the nodes valid at this time, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; '
         "default: all nodes that ever existed",
     )
     add_switch(parser, "--repair", "compute the features of missing nodes and write them")
@@ -46,7 +46,7 @@ def report(summary: AuditSummary) -> int:
 
 
 def warm_up(audit: Audit) -> None:
-    """Compile what an audit uses, or load it."""
+    """Compile the code that an audit uses, or load it from the cache."""
     compile_decoder(audit.dataset)
     if audit.repair:
         compile_kernel()
@@ -83,5 +83,5 @@ def run(
     dataset: Dataset | None = None,
     work: Callable[[Audit, argparse.Namespace, str], int] = audit_chunks,
 ) -> int:
-    """Audit what the options describe, by ``work``; returns the exit status. Raises L2FeaturesError."""
+    """Run the audit of the options by ``work``; return the exit status. Raises L2FeaturesError."""
     return work(plan(args, dataset), args, uuid.uuid4().hex)

@@ -1,7 +1,7 @@
 """What a Dask worker does with a chunk: a child process computes it, and the worker waits.
 
-So the worker's event loop neither shares the GIL with a chunk nor imports beside it, and a chunk that dies or
-hangs ends a child, which is replaced within seconds. Children and results stay pickled here.
+So a chunk does not block the worker's event loop by the GIL or by imports. If a chunk dies or hangs, only its
+child ends, and is replaced within seconds. Children and results stay pickled here.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ BEAT_S = 60.0
 
 
 class RunKey(NamedTuple):
-    """A run: a name of its own, and the limit of a chunk's time without progress."""
+    """A run: its unique name, and how long a chunk may make no progress."""
 
     name: str
     timeout_s: float
 
 
 class Attempt(NamedTuple):
-    """The end of an attempt at a chunk: its pickled result, an error, or how its child died.
+    """The end of an attempt at a chunk: a pickled result, an error, or how the child process died.
 
-    ``opened``: whether the child had received the chunk.
+    ``opened`` tells whether the child had received the chunk.
     """
 
     result: bytes = b""
@@ -62,7 +62,7 @@ _lock = threading.Lock()
 
 
 def attempt(run: RunKey, work: bytes, chunk: Chunk) -> Attempt:
-    """Do a chunk in a child process; ``work`` has the job's functions `warm_up` and `open_worker`."""
+    """Process a chunk in a child process; ``work`` has the job's functions `warm_up` and `open_worker`."""
     child, opened = _take(run.name), False
     try:
         opened = child.run == run.name

@@ -38,7 +38,7 @@ class DaskFailed(L2FeaturesError):
 
 
 class DaskWorkers:
-    """An `Executor` on the workers of the scheduler at an address."""
+    """An `Executor` on the workers of a Dask scheduler."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -50,7 +50,7 @@ class DaskWorkers:
 
     @property
     def free(self) -> int:
-        """Number of further chunks that keep all threads busy."""
+        """Number of further chunks needed to keep all threads busy."""
         return max(0, PER_THREAD * self._threads - len(self._in_flight) - len(self._submitted))
 
     def start(self, job: ChunkJob[Any]) -> None:
@@ -66,7 +66,7 @@ class DaskWorkers:
             client.subscribe_topic(self._run.name, self._beat)
 
     def submit(self, chunk: Chunk) -> None:
-        """Submit a chunk, with others at the next `wait`."""
+        """Queue a chunk; the next `wait` submits it together with others."""
         self._submitted.append(chunk)
 
     def wait(self) -> Sequence[AttemptEnd]:
@@ -193,6 +193,6 @@ def _connect(address: str) -> distributed.Client:
             return distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise DaskFailed(
-            f"scheduler {address}: {error}; --dask_client_address is expected to be the tcp://HOST:PORT of "
-            "one that runs"
+            f"scheduler {address}: {error}; expected --dask_client_address with the "
+            "tcp://HOST:PORT of a running scheduler"
         ) from error

@@ -39,20 +39,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "a table, unless the data set has no graph; later runs read it from the table",
     )
     add_switch(parser, "--create", "create the table if it is missing")
-    add_switch(parser, "--recompute", "compute chunks again that are done")
-    add_switch(parser, "--retry-missing", "compute chunks again that are done with missing or empty files")
+    add_switch(parser, "--recompute", "also compute chunks that are done")
+    add_switch(parser, "--retry-missing", "also compute chunks that are done but had missing or empty files")
     add_switch(parser, "--allow-empty", "exit with 0 even if no file of the segmentation was found")
     parser.add_argument(
         "--sink",
         choices=SINKS,
         default=STORE,
-        help="what to write; store: rows and a record of each chunk (default); bigtableio: only rows, on a "
-        "Beam runner by Beam's own connector, so that a later run skips no chunk",
+        help="what to write: store writes rows and a record of each chunk (default); bigtableio writes only "
+        "rows, on a Beam runner by Beam's own connector, so that a later run cannot skip done chunks",
     )
 
 
 def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Ingest:
-    """Return the ingest that the options describe, by default of the data set that they name.
+    """Return the ingest that the options describe; ``dataset`` defaults to the one that they name.
 
     Raises L2FeaturesError before anything is computed.
     """
@@ -89,7 +89,7 @@ def report(summary: Summary, progress: Progress) -> int:
 
 
 def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_before: int) -> int:
-    """Report a box in which no file was found; returns the exit status.
+    """Report it if no file of the box was found; return the exit status.
 
     Args:
         read: the files of the chunks that this run computed.
@@ -143,7 +143,7 @@ def run(
     dataset: Dataset | None = None,
     work: Callable[[Ingest, argparse.Namespace], int] = ingest_chunks,
 ) -> int:
-    """Ingest what the options describe, by ``work``; returns the exit status. Raises L2FeaturesError."""
+    """Run the ingest of the options by ``work``; return the exit status. Raises L2FeaturesError."""
     started = datetime.now(UTC)
     ingest = plan(args, dataset)
     with closing(ingest.open_store()) as store:

@@ -48,7 +48,7 @@ def run_job(
 ) -> Progress:
     """Run a job and show its progress; ``add`` receives the result of each chunk.
 
-    It runs on ``workers``, which the caller closes, or by default on new ones.
+    The job runs on ``workers``, which the caller closes, or by default on new ones.
     """
     run = JobRun(job, workers or executor(args), add, last=workers is None)
     lines = ProgressLines(args.dataset, len(job.box))
@@ -73,7 +73,7 @@ def run_parts(parts: Sequence[ChunkJob[Any]], args: argparse.Namespace) -> bool:
 def compile_kernel(say: Callable[[str], object] = logger.info) -> None:
     """Compile the kernel, or load it. A first compilation takes half a minute and shows its progress.
 
-    Where no bar is shown, ``say`` receives a line instead.
+    Without a progress bar, ``say`` receives a line instead.
     """
     from .. import kernel
 
@@ -104,7 +104,7 @@ def _ticking(bar: tqdm[Any], say: Callable[[str], object]) -> Iterator[None]:
 
 
 def compile_decoder(dataset: Dataset) -> None:
-    """Compile the decoder of Bigtable's rows, or load it, where the data set has such a table."""
+    """Compile the decoder of Bigtable's rows, or load it, if the data set has a table in Bigtable."""
     if any(url.startswith("bigtable://") for url in (dataset.store, dataset.graph_url)):
         from ..store.bigtable import decoded
 

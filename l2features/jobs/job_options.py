@@ -23,7 +23,7 @@ class Arguments(Protocol):
 
 
 def boolean(text: str) -> bool:
-    """Return the value of ``true`` or ``false``."""
+    """Parse ``true`` or ``false``."""
     try:
         return _BOOLEANS[text.lower()]
     except KeyError:
@@ -33,7 +33,7 @@ def boolean(text: str) -> bool:
 def add_switch(parser: Arguments, flag: str, what: str) -> None:
     """Add an option that is off unless given: ``--flag``, or ``--flag=true``.
 
-    A flag with dashes is also accepted with underscores, which is how a template passes it.
+    A flag with dashes is also accepted with underscores, since templates pass it that way.
     """
     spellings = dict.fromkeys((flag, "--" + flag.removeprefix("--").replace("-", "_")))
     parser.add_argument(
@@ -42,7 +42,7 @@ def add_switch(parser: Arguments, flag: str, what: str) -> None:
 
 
 def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Return the arguments of a parser, for which argparse has no public name."""
+    """Return the arguments of a parser; argparse has no public name for them."""
     return parser._actions
 
 
@@ -67,7 +67,7 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
 
 
 def is_dask(runner: str) -> bool:
-    """Return whether a runner's name is that of Dask, as Beam spells it."""
+    """Return whether a runner's name means Dask; compares names like Beam."""
     return runner.lower().removesuffix("runner") == "dask"
 
 

@@ -45,15 +45,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timestamp",
         required=True,
-        help="nodes and roots that are valid at this time, ISO 8601 with milliseconds; today: the last "
-        "midnight, UTC (required)",
+        help="time of the version's nodes and roots: ISO 8601 with milliseconds, or today for the last "
+        "midnight in UTC (required)",
     )
     add_output_options(parser, "folder of all versions")
     parser.add_argument(
         "--base",
         type=_base,
         metavar="N",
-        help="number of the version to renew, or latest: the newest one, if any; default: a fresh version",
+        help="version to renew: its number, or latest for the newest, if any; default: make a fresh version",
     )
     add_switch(parser, "--rebase", "make a fresh version although --base is given")
     add_switch(parser, "--delta", "commit a fresh version to a Delta Lake table in the folder")
@@ -61,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--settle_seconds",
         type=float,
         default=SETTLED.total_seconds(),
-        help="how far --timestamp must lie in the past; default 60",
+        help="minimum age of --timestamp in seconds; default 60",
     )
 
 
@@ -74,7 +74,7 @@ def _base(text: str) -> int | Literal["latest"]:
 
 
 def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Materialization:
-    """Return the version that the options describe. Raises L2FeaturesError before its rows are read."""
+    """Return the version that the options describe. Raises L2FeaturesError before any row is read."""
     wanted = WantedVersion(
         dataset or load_dataset(args.dataset, args.config),
         args.timestamp,
@@ -92,27 +92,29 @@ def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--output", required=True, help=f"{what}: a path, file:///… or gs://… (required)")
     parser.add_argument(
         "--scratch",
-        help="folder that all workers share, for intermediate rows of a run without Beam; default: in a "
-        "local --output, where an interrupted run continues, else a temporary folder of this machine",
+        help="folder for intermediate rows of a run without Beam, shared by all workers; default: inside a "
+        "local --output, where an interrupted run can continue, or else a temporary folder",
     )
 
 
 def output_of(args: argparse.Namespace) -> str:
     """Return the URL of the output; a relative path is made absolute.
 
-    Raises ConfigError if intermediate rows have no folder, or one that Dask workers do not share.
+    Raises ConfigError if --scratch is not writable, or missing although Dask workers need a shared folder.
     """
     if args.scratch and not os.access(args.scratch, os.W_OK | os.X_OK):
         raise ConfigError(f"--scratch {args.scratch}: expected a folder that exists and is writable")
     url = args.output if "://" in args.output else str(Path(args.output).resolve())
     if is_dask(args.runner) and not args.scratch and Folder(url).local is None:
-        raise ConfigError(f"--output {url}: expected also --scratch FOLDER, which all Dask workers share")
+        raise ConfigError(
+            f"--output {url}: expected --scratch FOLDER too, a folder that all Dask workers share"
+        )
     return url
 
 
 @contextmanager
 def work_folder(args: argparse.Namespace, local: Path | None) -> Iterator[Path]:
-    """Yield the folder of intermediate rows: ``local`` of the output, if it has one, or a temporary one."""
+    """Yield the folder for intermediate rows: ``local``, or a temporary one without it or with --scratch."""
     if local is not None and not args.scratch:
         yield local
         return
@@ -158,7 +160,9 @@ def make_version(run: Materialization, args: argparse.Namespace) -> int:
 def _done(run: Materialization, part: Partition) -> Written:
     written = read_done(run, part)
     if written is None:
-        raise VersionError(f"{part.layout}, partition {part.number}: files are gone; run the command again")
+        raise VersionError(
+            f"{part.layout}, partition {part.number}: files are missing; run the command again"
+        )
     return written
 
 

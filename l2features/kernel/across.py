@@ -1,4 +1,4 @@
-"""Runs along the slowest axis of a volume in memory, where they are fewer: its voxels stay where they are."""
+"""Runs along a volume's slowest axis, for volumes with fewer runs that way; the voxels are not transposed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_VOXELS = 1 << 20
 def has_fewer_across(volume: np.ndarray) -> bool:
     """Return whether a volume (slowest axis, middle, fastest) has fewer runs along its slowest axis.
 
-    Small volumes, and those of 8 and 16 bits, are not worth a second way, nor its compilation.
+    Returns False for small volumes and those of 8 or 16 bits, which do not repay the compilation.
     """
     n2, n1, n0 = volume.shape
     if volume.itemsize < 4 or n0 < LANES or n0 * n2 > _MOST_VOXELS:
@@ -34,7 +34,7 @@ def has_fewer_across(volume: np.ndarray) -> bool:
 def find_runs_across(volume: np.ndarray) -> Iterator[Runs]:
     """Return the runs of a volume (slowest axis, middle, fastest) along its slowest axis, plane by plane.
 
-    The lines of a plane are ordered along the fastest axis. They share memory, and are labelled with uint64.
+    The lines of a plane are ordered along the fastest axis. Planes share memory; labels are uint64.
     """
     n2, n1, n0 = volume.shape
     voxels = volume.reshape(-1)

@@ -24,7 +24,8 @@ from .spans import reuse
 class Frame(NamedTuple):
     """Position of runs: the order of their axes, the shape of their chunk, and their origin in it.
 
-    ``axes`` maps the axes of the runs to x, y and z; the others are (3,) int64 in the order of ``axes``.
+    ``axes`` maps the axes of the runs to x, y and z; shape and origin are (3,) int64 in the order of the
+    runs.
     """
 
     axes: tuple[int, ...]
@@ -42,7 +43,7 @@ class Frame(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Labels 1, 2, ... of a chunk. Row 0 of the moments is the background; ``nm`` is (3,) in x, y, z."""
+    """Runs and moments of a chunk's labels 1, 2, ... Row 0 of the moments is the background."""
 
     runs: Runs
     moments: Moments
@@ -60,7 +61,7 @@ _COMPUTE: dict[tuple[str, ...], Compute] = {}
 
 
 def computes(*fields: str) -> Callable[[Compute], Compute]:
-    """Register a function that returns the values of these fields of `schema.FEATURES`, in their order."""
+    """Register a function that computes these fields of `schema.FEATURES`; it returns them in this order."""
 
     def register(function: Compute) -> Compute:
         _COMPUTE[fields] = function

@@ -1,7 +1,7 @@
 """Runs of labels that are packed in blocks, found without their voxels.
 
 The blocks are those of neuroglancer's compressed_segmentation: a table of labels, and for each voxel the
-number of its label in 0 to 32 bits. A word differs from itself, shifted by one number, where labels change.
+number of its label in 0 to 32 bits. Labels change where a word differs from itself shifted by one number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PIECE_VOXELS = 1 << 19
 
 
 class PackedBlocks(NamedTuple):
-    """Blocks of a box of voxels, which name words that exist, and the places of the box's voxels in them."""
+    """Checked blocks of a box of voxels, and where each voxel of the box is in them."""
 
     words: np.ndarray
     """uint32; a label has one or two, the lower one first."""
@@ -39,7 +39,7 @@ class PackedBlocks(NamedTuple):
 
 
 def find_block_runs(packed: PackedBlocks) -> Iterator[Runs]:
-    """Return the runs of a few layers at a time, labelled with uint64. They share memory."""
+    """Yield the runs of a few layers at a time, labelled with uint64, in shared memory."""
     extent, n_rows = int(packed.columns[-1, 1]), len(packed.rows)
     step = max(1, min(len(packed.layers), PIECE_VOXELS // (extent * n_rows)))
     most = extent * n_rows * step

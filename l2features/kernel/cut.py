@@ -11,8 +11,8 @@ from .runs import Runs, start_of, stop_of
 def find_boxes(runs: Runs, n_labels: int) -> np.ndarray:
     """Return boxes (n, 2, 3) around the labels 0 to ``n_labels - 1``: first voxel, and one after the last.
 
-    The axes are those of the runs. The box of the background, and of a label without voxels, is empty: it
-    ends before it begins.
+    Axes are in the order of the runs. The background and labels without voxels have an empty box, which ends
+    before it begins.
     """
     boxes = np.empty((n_labels, 2, 3), np.int64)
     boxes[:, 0], boxes[:, 1] = runs.shape, 0

@@ -44,10 +44,10 @@ _WHOLE = 2**53
 
 
 class Scale(NamedTuple):
-    """A resolution as whole numbers: d steps squared are ``sqrt(d * factor) / divisor`` nm.
+    """A resolution in whole numbers: a squared distance of d steps is ``sqrt(d * factor) / divisor`` nm.
 
-    All are whole. While float64 holds ``d * factor``, the result is exact: the root of a whole number
-    is no nearer to a multiple of the divisor than float64 tells.
+    As long as float64 holds ``d * factor`` exactly, the floored result is exact: the root of a whole number
+    never comes so near to a multiple of the divisor that float64 cannot tell them apart.
     """
 
     steps: list[int]
@@ -58,9 +58,9 @@ class Scale(NamedTuple):
 def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> Spans:
     """Return distances in whole nm (floored): uint16 or int32, and 0 for background.
 
-    ``resolution``: nm per voxel, in the order of the runs' axes; ``axes``: which of x, y and z these are.
-    Exact for resolutions of few decimals, such as 8.25; others are measured by the ``edt`` package, in
-    float32. The volume must hold two different labels.
+    ``resolution`` is in nm per voxel, in the order of the runs' axes; ``axes`` tells which of x, y and z
+    these are. Exact for resolutions with few decimals, such as 8.25; for others, the ``edt`` package measures
+    in float32. The volume must hold two different labels.
     """
     scale = _scale(resolution)
     bound = sum((n * a) ** 2 for n, a in zip(runs.shape, scale.steps, strict=True))

@@ -16,9 +16,9 @@ from .simd import LANES
 
 
 class LineBuffers(NamedTuple):
-    """Buffers for neighbouring lines: a row holds their voxels at one place along the axis of a pass.
+    """Buffers for neighbouring lines: a row holds one voxel of each line, at the same place in the line.
 
-    Rows are ``pitch`` elements apart, of which ``width`` are voxels.
+    Rows are ``pitch`` elements apart; the first ``width`` of these are voxels.
     """
 
     labels: np.ndarray

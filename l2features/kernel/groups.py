@@ -26,10 +26,10 @@ Places = NDArray[np.intp]
 def group_features(
     chunk: SegmentedChunk, groups: Mapping[int, ArrayLike], resolution: Sequence[float]
 ) -> np.ndarray:
-    """Return the features of groups of supervoxels, which may overlap: each as if alone in the chunk.
+    """Return the features of groups of supervoxels, each as if it were alone in the chunk; they may overlap.
 
     Args:
-        chunk: where the supervoxels are.
+        chunk: the chunk of the supervoxels.
         groups: label -> ids of its supervoxels; ids outside the chunk are ignored.
         resolution: nm per voxel along x, y and z.
 

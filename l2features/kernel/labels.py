@@ -47,7 +47,7 @@ def compute_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndar
 class SegmentedChunk:
     """A chunk of supervoxels, whose labels are assigned later.
 
-    It holds runs, not voxels, so assigning labels is cheap.
+    The chunk is stored as runs, not voxels, so assigning labels is cheap.
 
     >>> chunk = SegmentedChunk(np.array([[[3, 4, 0]]], np.uint64))
     >>> chunk.ids
@@ -73,13 +73,13 @@ class SegmentedChunk:
 
     @classmethod
     def of_slabs(cls, shape: tuple[int, int, int], slabs: Iterable[np.ndarray | Runs]) -> SegmentedChunk:
-        """Return the chunk of a shape whose slabs follow one another along z, of any thickness.
+        """Return a chunk, given its shape and consecutive slabs of any thickness along z.
 
-        A slab (x, y, thickness) is an array, or runs of uint64 labels. Only one is in use at a time, so they
-        may share a buffer.
+        A slab (x, y, thickness) is an array, or runs of uint64 labels. Only one slab is in use at a time, so
+        they may share a buffer.
 
-        Raises TypeError and ValueError as :func:`compute_features`, and ValueError unless the slabs are the
-        chunk.
+        Raises TypeError and ValueError like :func:`compute_features`, and ValueError unless the slabs make up
+        the whole chunk.
         """
         _check_shape(shape)
         chunk = cls.__new__(cls)
@@ -107,7 +107,8 @@ class SegmentedChunk:
             labels: one label per supervoxel of ``ids``, in their order; 0 makes it background.
             resolution: nm per voxel along x, y and z.
 
-        Returns, raises: see :func:`compute_features`; also ValueError unless there is one label per id.
+        Returns and raises like :func:`compute_features`; also raises ValueError unless there is one label per
+            id.
         """
         nm = checked_resolution(resolution, self.shape)
         distinct, table = _number_labels(labels, len(self.ids))

@@ -40,9 +40,10 @@ def compute_moments(runs: Runs, n_labels: int) -> Moments:
 
 
 def moved(moments: Moments, origin: np.ndarray, part: np.ndarray, whole: np.ndarray) -> Moments:
-    """Return the moments of the same voxels in a whole volume, given those in a part of it.
+    """Convert the moments of voxels from coordinates of a part of a volume to those of the whole.
 
-    All three are (3,) int64, in the order of the runs: where the part begins, its shape, that of the whole.
+    ``origin`` is where the part begins, ``part`` and ``whole`` are the shapes: (3,) int64, in the order of
+    the runs.
     """
     first = moments.first + moments.size[:, None] * origin
     second = moments.second + origin[:, None] * moments.first[:, None, :]
@@ -52,10 +53,10 @@ def moved(moments: Moments, origin: np.ndarray, part: np.ndarray, whole: np.ndar
 
 
 def centred_second(moments: Moments) -> np.ndarray:
-    """Sum of (c - mean)(c - mean)^T over each label's voxels: (n, 3, 3) float64, voxels squared.
+    """Return the sum of (c - mean)(c - mean)^T over each label's voxels: (n, 3, 3) float64, voxels squared.
 
-    The origin is first moved, in exact integers, to the voxel nearest to the mean. What is then left to
-    subtract in floating point is at most half of a diagonal element, so that no digits are lost.
+    The origin is first moved, in exact integers, to the voxel nearest to the mean. The rest, subtracted in
+    floating point, is at most half of a diagonal element, so that no digits are lost.
     """
     size = np.maximum(moments.size, 1)
     centre = (2 * moments.first + size[:, None]) // (2 * size[:, None])

@@ -36,7 +36,7 @@ _SHARE = 2
 
 
 class Depth(NamedTuple):
-    """What a pass needs in one width of integers."""
+    """Unit, tables and buffers of a pass with one width of integers."""
 
     unit: Any
     """Square of the voxel's extent along the axis of the pass."""
@@ -52,7 +52,7 @@ class Depths(NamedTuple):
 
 
 class Thick(NamedTuple):
-    """Squared distances after the first pass of strips that have some of FAR or more."""
+    """Squared distances after the first pass, of those strips in which some reach FAR."""
 
     places: np.ndarray
     """int32 (blocks, strips of a block), index of each such strip in ``values``; -1 before it is needed."""
@@ -65,7 +65,7 @@ class Thick(NamedTuple):
 
 
 def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
-    """Return room for the strips; memory is taken as it is filled."""
+    """Return empty arrays for the strips; the system provides their memory as it is filled."""
     lines, strips = block.width // shape[0], block.width // LANES
     blocks = -(-shape[2] // lines)
     values = np.empty((blocks * strips // _SHARE + _FIRST, shape[1], LANES), np.int32)
@@ -74,7 +74,7 @@ def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
 
 @compiled
 def first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick) -> bool:
-    """Write squared distances in two axes, cut at FAR; return False if too many reach it."""
+    """Write squared distances along two axes, limited to FAR; return False if too many reach FAR."""
     n0, n1, n2 = runs.shape
     n, done = 0, 0
     for begin in range(0, n2, thick.lines):
@@ -100,7 +100,7 @@ def second_pass(
     factor: float,
     divisor: float,
 ) -> None:
-    """Replace squared distances with whole nm: ``whole`` (FAR + 1,) has those of all below FAR."""
+    """Replace squared distances by whole nm; ``whole`` (FAR + 1,) maps those below FAR to nm."""
     n0, n1, n2 = runs.shape
     narrow, wide = depths
     most = narrow.block.width // n0

@@ -24,8 +24,8 @@ CACHED_VOXELS = 1 << 18
 class Runs(NamedTuple):
     """Runs of a volume whose axes are ordered from the fastest in memory to the slowest.
 
-    Line ``c1 + c2 * shape[1]`` holds the runs ``offsets[line]:offsets[line + 1]``. A run reaches from its
-    start to the start of the next one, the last run of a line to the end of the line.
+    Line ``c1 + c2 * shape[1]`` holds the runs ``offsets[line]:offsets[line + 1]``. A run ends where the next
+    one starts; the last run of a line ends with the line.
     """
 
     shape: tuple[int, int, int]
@@ -47,9 +47,9 @@ class Runs(NamedTuple):
 def find_runs(pieces: Iterable[np.ndarray | Runs], shape: tuple[int, int, int]) -> tuple[Runs, np.ndarray]:
     """Return the runs of a volume, and its ids.
 
-    ``pieces`` are its lines in their order, some whole lines each: flat, or as runs of uint64 labels. A piece
-    is not used after the next one is taken. The runs are labelled with indices into the ids (uint64), which
-    are in the order of their first voxels after a leading 0 for the background.
+    ``pieces`` are the lines of the volume in order; each piece has some whole lines, as a flat array or as
+    runs of uint64 labels. A piece is not used after the next one is taken. The ids begin with 0 for the
+    background; others follow in the order of their first voxels. The runs' labels are indices into the ids.
 
     Raises ValueError unless the pieces have as many voxels as the shape.
     """
@@ -79,7 +79,7 @@ class _Finder:
         voxels = math.prod(piece.shape)
         beyond = self.line + voxels // extent >= len(self.offsets)
         if voxels % extent or beyond or (is_runs and piece.shape[0] != extent):
-            raise ValueError(f"{voxels} voxels are not the next lines of {self.shape}")
+            raise ValueError(f"{voxels} voxels: expected whole lines of a volume of {self.shape}")
         if isinstance(piece, Runs):
             self._number(piece.offsets, piece.starts.copy(), piece.labels)
             return

@@ -36,7 +36,7 @@ class Placement(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """One row per label, row 0 is the background's."""
+    """The best voxel of each label and its score; row 0 is the background."""
 
     total: np.ndarray
     """(n,) int64, sum of dt."""

@@ -20,7 +20,7 @@ _INDEX = ir.IntType(32)
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
-    """Apply numba's decorator, with a type."""
+    """Apply numba's decorator ``intrinsic``, with types."""
     return numba.extending.intrinsic(function)
 
 
@@ -76,7 +76,7 @@ def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
 
 @intrinsic
 def splat(typing_context: Any, array: Any, value: Any) -> Any:
-    """Return an integer in every element, of the array's type."""
+    """Return a vector with an integer in every element, of the array's type."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide = context.cast(builder, arguments[1], value, types.int64)
@@ -169,7 +169,7 @@ def differing(typing_context: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def trailing_zeros(typing_context: Any, number: Any) -> Any:
-    """Return the place of the lowest bit of an integer other than 0."""
+    """Return the position of the lowest 1 bit of an integer other than 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))

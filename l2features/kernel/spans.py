@@ -17,7 +17,7 @@ _spare: deque[np.ndarray] = deque(maxlen=1)
 
 
 class Spans(NamedTuple):
-    """A value for each voxel of a line from its first to its last label: few in a sparse volume."""
+    """Values for the voxels of each line from its first to its last label; small for a sparse volume."""
 
     values: np.ndarray
     """LANES more elements follow, so that whole vectors can be loaded up to the end."""
@@ -36,14 +36,14 @@ def make_spans(runs: Runs, dtype: type) -> Spans:
 
 
 def reuse(spans: Spans) -> None:
-    """Keep the memory of the values, which are in use no more, for the next spans of any thread."""
+    """Keep the memory of values that are no longer used, for the next spans of any thread."""
     memory = spans.values.base
     if memory is not None and memory.nbytes <= _MOST_KEPT:
         _spare.append(memory)
 
 
 def release_memory() -> None:
-    """Free the memory that is kept."""
+    """Free the memory that `reuse` kept."""
     _spare.clear()
 
 

@@ -71,7 +71,7 @@ def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Line
 
 @compiled
 def keep_lines(runs: Runs, begin: int, lines: int, block: LineBuffers, squares: Spans) -> None:
-    """Keep the results of the pass along axis 1, in the order of the lines: vectors reach beyond them."""
+    """Copy the results along axis 1 to ``squares``, in line order: a vector may spill into the next line."""
     n0, n1, _ = runs.shape
     for i in range(lines):
         for row in range(n1):
@@ -82,7 +82,7 @@ def keep_lines(runs: Runs, begin: int, lines: int, block: LineBuffers, squares: 
 
 @compiled
 def load_lines(runs: Runs, begin: int, lines: int, squares: Spans, block: LineBuffers) -> None:
-    """Fill a block for the pass along axis 2: with labels, and the squared distances of the pass before."""
+    """Fill a block for the pass along axis 2: with labels, and the squared distances of the previous pass."""
     n0, n1, n2 = runs.shape
     for row in range(n2):
         place = row * block.pitch

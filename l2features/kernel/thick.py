@@ -20,10 +20,10 @@ _PATIENCE = 48
 
 @compiled
 def measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any, reach: int) -> None:
-    """Go on after STEPS steps, where a result is larger than those that one more step leaves.
+    """Complete results that STEPS steps left too large.
 
-    Every GROUP-th row is searched first. Which row's parabola is the lowest only moves on from row to row, so
-    that the rows between two need only the parabolas between theirs.
+    Every GROUP-th row is searched first. From row to row, the index of the lowest parabola never decreases.
+    So rows between two searched ones need only the parabolas between those of the two.
     """
     for row in range(rows):
         store(block.stepped, row * LANES, load(block.out, strip + row * block.pitch))

@@ -33,12 +33,12 @@ class EmulatorProgram:
     needs_java: bool
 
     def find(self) -> str | None:
-        """Return the program's path, on PATH or in an SDK; None without it, or without the java it needs."""
+        """Return the program's path, on PATH or in an SDK; None if it, or its java, is missing."""
         return None if self._lacks_java() else self._find_program()
 
     @property
     def how_to_get_it(self) -> str:
-        """What is missing and how to install it, one line each."""
+        """Lines that say what is missing and how to install it."""
         get_program = (
             f"the {self.title} emulator ({Path(self.in_platform).name}) is not installed: it comes with the "
             f"Google Cloud SDK (`gcloud components install {self.component}`, or Debian's "
@@ -60,7 +60,7 @@ class EmulatorProgram:
         return found or next((str(program) for program in programs if program.exists()), None)
 
     def command(self, host: str, port: int) -> list[str]:
-        """Return the emulator's command, in the foreground. Raises ConfigError if it is not installed."""
+        """Return the command to run the emulator in the foreground. Raises ConfigError if it is missing."""
         path = self.find()
         if not path:
             raise ConfigError(self.how_to_get_it)

@@ -32,11 +32,15 @@ class WorkerError(L2FeaturesError):
 
 @dataclass(frozen=True)
 class ChunkJob(Generic[R]):
-    """What is done with the chunks of ``box``.
+    """A job: the chunks of ``box``, and what to do with each.
 
-    ``pending`` returns the chunks of a shard that are to be done. Workers receive ``warm_up``, which compiles
-    or loads code, and ``open_worker`` pickled. Each calls ``open_worker`` once, and its result with each
-    chunk. ``give_up`` returns the result of a chunk that killed its workers.
+    ``warm_up`` and ``open_worker`` are pickled for the workers.
+
+    Attributes:
+        pending: returns the chunks of a shard that are not done yet.
+        warm_up: compiles or loads code.
+        open_worker: called once per worker; returns the function that processes a chunk.
+        give_up: returns the result of a chunk that killed its workers.
     """
 
     box: ChunkBox
@@ -48,7 +52,7 @@ class ChunkJob(Generic[R]):
 
 
 class AttemptEnd(NamedTuple):
-    """The end of an attempt: the result of a chunk, or ``how`` and how many workers ``died``.
+    """The end of an attempt: the chunk's result, or ``how`` it ended and how many workers ``died``.
 
     ``chunk`` is None for a worker that died before it received one.
     """
@@ -60,14 +64,14 @@ class AttemptEnd(NamedTuple):
 
 
 class Executor(Protocol):
-    """The workers of a run, which take some chunks at a time."""
+    """The workers of a run, which process several chunks at a time."""
 
     @property
     def free(self) -> int:
-        """How many more chunks can be submitted."""
+        """Number of further chunks that can be submitted."""
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Start workers for a job, or reuse those of an ended one. Raises L2FeaturesError."""
+        """Start workers for a job, or reuse the workers of an ended job. Raises L2FeaturesError."""
 
     def submit(self, chunk: Chunk) -> None:
         """Submit a chunk."""
@@ -81,10 +85,10 @@ class Executor(Protocol):
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
-    ``done_before`` chunks were skipped. The first chunk was scheduled at ``first`` and the last one done at
-    ``last``, on the clock of ``time.perf_counter``.
+    ``done_before`` chunks were skipped. The first chunk was scheduled at ``first``, the last one done at
+    ``last``, in seconds of ``time.perf_counter``.
     """
 
     total: int
@@ -97,7 +101,7 @@ class Progress:
 class JobRun(Generic[R]):
     """One run of a job by an executor; ``on_result`` receives the result of each chunk.
 
-    ``last`` is whether the executor has no further job.
+    ``last`` tells whether this is the executor's last job.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ FIELDS = {"name": "logger", "process": "pid"}
 
 
 class JsonLines(JsonFormatter):
-    """A record as a line of JSON: time (UTC), severity, message, logger and process."""
+    """Formats a record as a line of JSON: time (UTC), severity, message, logger and process."""
 
     def __init__(self) -> None:
         super().__init__(["message", *FIELDS], rename_fields=FIELDS, json_ensure_ascii=True)
@@ -55,7 +55,7 @@ def configure() -> None:
 
 
 def log_uncaught(log: logging.Logger) -> None:
-    """Log Python's warnings and uncaught errors, which would be printed otherwise."""
+    """Log Python's warnings and uncaught errors instead of printing them."""
 
     def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if issubclass(kind, L2FeaturesError):

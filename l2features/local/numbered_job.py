@@ -1,4 +1,4 @@
-"""A local run whose units of work have numbers: what a `ChunkJob` does with chunks, by their x."""
+"""A job whose units of work are numbered: a `ChunkJob` in which a chunk's x is the number of a unit."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def numbered_job(
     open_worker: Callable[[], Callable[[Chunk], R]],
     warm_up: Callable[[], None] = nothing,
 ) -> ChunkJob[R]:
-    """Return the job of the units below ``count`` that are not done; each is the x of a chunk.
+    """Return a job of the units 0 to ``count`` - 1 that are not done; a unit is passed as a chunk's x.
 
-    ``what`` names a unit in the error of one that killed its workers, `UnitFailed`.
+    ``what`` names a unit in `UnitFailed`, the error of a unit that killed its workers.
     """
     box = ChunkBox((0, 0, 0), (count, 1, 1))
 

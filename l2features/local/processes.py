@@ -23,7 +23,7 @@ def ending_with_parent(number: signal.Signals) -> Callable[[], object]:
 
 
 def follow(parent: int) -> None:
-    """Tie this process to the lifetime of ``parent``, which alone decides when it stops."""
+    """Tie this process to the lifetime of ``parent``, and let only ``parent`` stop it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     ending_with_parent(signal.SIGKILL)()
     if os.getppid() != parent:  # the parent exited before
@@ -36,7 +36,7 @@ def exit_reason(code: int | None) -> str:
 
 
 def heeded(*signals: signal.Signals) -> list[signal.Signals]:
-    """Return the signals without SIGHUP where that is ignored, as under ``nohup``."""
+    """Return the signals, without SIGHUP if the process ignores it, as under ``nohup``."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in signals if not (ignored and number is signal.SIGHUP)]
 

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def progress_bar(total: int, unit: str, description: str | None = None, **more: Any) -> tqdm[Any]:
-    """Return a progress bar, which is hidden where stderr is no terminal; ``more`` are tqdm's options."""
+    """Return a progress bar, hidden unless stderr is a terminal; ``more`` are tqdm's options."""
     return tqdm(total=total, unit=unit, desc=description, disable=None, **more)
 
 
@@ -29,7 +29,7 @@ def shown(items: Iterable[T], bar: tqdm[Any]) -> Iterator[T]:
 
 
 class ProgressLines:
-    """Logs how many chunks of a data set are done, once a minute."""
+    """Logs the number of done chunks of a data set once a minute."""
 
     def __init__(self, dataset: str, total: int) -> None:
         self.dataset, self.total, self.done = dataset, total, 0

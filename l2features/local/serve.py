@@ -43,7 +43,7 @@ def configuration() -> Path:
 
 
 def check_port(bind: str) -> None:
-    """Raise ConfigError for an invalid address, and L2FeaturesError where it cannot be bound."""
+    """Raise ConfigError for an invalid address, and L2FeaturesError if it cannot be bound."""
     match = ADDRESS.fullmatch(bind)
     if not match or int(match[2]) > 65_535:
         raise ConfigError(f"address {bind!r}: expected HOST:PORT such as 127.0.0.1:4100")
@@ -56,7 +56,7 @@ def check_port(bind: str) -> None:
 
 
 def bind_once(host: str, port: int) -> None:
-    """Bind a port for a moment. Raises OSError where that is not possible."""
+    """Bind a port for a moment. Raises OSError if it cannot be bound."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -70,7 +70,7 @@ def run_server(path: Path, environment: Mapping[str, str], app: str = APP) -> No
 
 
 def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> None:
-    """Fork a process that prints example requests once this one, which becomes the server, answers."""
+    """Fork a process that prints example requests once the server, which this process becomes, answers."""
     server = os.getpid()
     if os.fork():
         return
@@ -123,7 +123,7 @@ def greeting(
 
 
 def table_problem(dataset: Dataset) -> str | None:
-    """Return why a data set's table cannot be served, and what to do; None where it can."""
+    """Return why a data set's table cannot be served, and what to do; None if it can."""
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     try:
         check_bigtable(dataset.store)
@@ -137,7 +137,7 @@ def table_problem(dataset: Dataset) -> str | None:
 
 
 def _is_up(url: str, server: int) -> bool:
-    """Wait until the server answers; return False where it ends or takes too long."""
+    """Wait until the server answers; return False if it ends or takes too long."""
     until = time.monotonic() + UP_AFTER_S
     while os.getppid() == server and time.monotonic() < until:
         if answers(url):
@@ -157,7 +157,7 @@ def answers(url: str) -> bool:
 
 
 def some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int] | None:
-    """Return a data set and one of its nodes with features; None where none is found soon."""
+    """Return a data set and one of its nodes with features; None if no such node is found soon."""
     until = time.monotonic() + STORE_S
     for dataset in datasets:
         with suppress(L2FeaturesError):

@@ -23,7 +23,7 @@ SAMPLE, INGEST, UPDATER, API = "sample", "ingest", "updater", "api"
 
 @dataclass(frozen=True)
 class StackPlace:
-    """A stack's folder, and the addresses of emulators and API."""
+    """The folder of a stack, and the addresses of its emulators and its API."""
 
     folder: str
     bigtable: str
@@ -43,7 +43,7 @@ class StackPlace:
 
 @dataclass(frozen=True)
 class Service:
-    """A command and its dependencies; the launcher resolves ``python`` and ``l2features``."""
+    """A command and the services that it needs; the launcher resolves ``python`` and ``l2features``."""
 
     name: str
     argv: tuple[str, ...]
@@ -51,12 +51,12 @@ class Service:
     after: Mapping[str, str] = field(default_factory=dict)
 
     def is_finite(self, services: list[Service]) -> bool:
-        """Return whether it exits by itself, so that others wait for its end."""
+        """Return whether the service exits by itself; services that need it then wait for its end."""
         return any(other.after.get(self.name) == DONE for other in services)
 
 
 def services(place: StackPlace) -> list[Service]:
-    """Return all services but the emulators, in starting order."""
+    """Return all services except the emulators, in the order of their start."""
     config = ("--config", place.config)
     ingest = ("--dataset", NAME, "--create", "--timestamp", TIMESTAMP, "--workers", "1")
     subscriptions = ",".join(subscription_paths(PROJECT))

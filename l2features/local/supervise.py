@@ -25,7 +25,7 @@ TAIL_LINES = 12
 
 
 class Stopped(Exception):
-    """A signal requested the stop."""
+    """A signal stopped the supervisor."""
 
 
 class Ended(L2FeaturesError):
@@ -49,11 +49,11 @@ class Command:
             )
 
     def printed(self) -> str:
-        """Return its output so far."""
+        """Return the command's output so far."""
         return self.log.read_text(errors="replace")
 
     def how_it_ended(self) -> str:
-        """Return its exit status, its log's path, and the log's last lines."""
+        """Return how the command ended: exit status, path of the log, and the log's last lines."""
         code = self.process.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         tail = "\n".join(f"  {line}" for line in self.printed().splitlines()[-TAIL_LINES:])
@@ -64,17 +64,17 @@ class Command:
             self.process.terminate()
 
     def kill(self) -> None:
-        """Kill it and its children."""
+        """Kill the command and its children."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class CommandSupervisor:
-    """Start commands and watch them. Use it in ``with``: none outlives the block.
+    """Starts commands and watches them. Use it in ``with``: no command outlives the block.
 
-    Later stages are stopped first; a second signal kills all at once. ``environment`` returns a command's
-    environment with more variables.
+    Later stages are stopped first; a second signal kills all commands at once. ``environment`` returns the
+    environment of a command, given additional variables.
     """
 
     def __init__(self, environment: Callable[..., dict[str, str]], logs: Path) -> None:
@@ -106,7 +106,7 @@ class CommandSupervisor:
         self.stages.append([])
 
     def run(self, name: str, argv: Sequence[str], more: Mapping[str, str], seconds: float) -> None:
-        """Run a command until it exits. Raises Stopped, and Ended where it fails or takes too long."""
+        """Run a command until it exits. Raises Stopped, and Ended if the command fails or takes too long."""
         command = self._command(name, argv, more)
         try:
             self.wait_until(lambda: command.process.poll() is not None, name, seconds)
@@ -121,7 +121,7 @@ class CommandSupervisor:
         return Command(name, argv, self.environment(**more), self.logs / f"{name}.log")
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
-        """Wait until ``ready()``. Raises Stopped, and Ended where a command exits or time is up."""
+        """Wait until ``ready()``. Raises Stopped, and Ended if a command exits or time is up."""
         until = time.monotonic() + seconds
         while not ready():
             self.check()
@@ -130,7 +130,7 @@ class CommandSupervisor:
             time.sleep(POLL_S)
 
     def check(self) -> None:
-        """Raise Stopped after a signal, and Ended where a command has exited."""
+        """Raise Stopped after a signal, and Ended if a command has exited."""
         if self.signals:
             raise Stopped
         for command in itertools.chain(*self.stages):

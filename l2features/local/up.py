@@ -31,9 +31,10 @@ TEMPORARY = "up-tmp-"
 
 
 def run(folder: Path, ports: Mapping[str, int]) -> int:
-    """Run the stack until a signal; return the exit status: 0 then, 1 if a service exited.
+    """Run the stack until a signal; return the exit status: 0 after a signal, 1 if a service exited.
 
-    ``ports`` may fix those of ``api``, ``bigtable`` and ``pubsub``. Raises ConfigError before it starts any.
+    ``ports`` may fix the ports of ``api``, ``bigtable`` and ``pubsub``. Raises ConfigError before any service
+    starts.
     """
     _check_installed()
     folder = folder.resolve()
@@ -74,7 +75,7 @@ def _check_installed() -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise ConfigError where the folder has files of neither a stack nor its sample."""
+    """Raise ConfigError if the folder has files of neither a stack nor its sample."""
     with _usable(folder):
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
         is_of_sample = "datasets.yml" in there and there <= {"datasets.yml", "segmentation"}
@@ -123,12 +124,13 @@ def _choose_place(folder: Path, ports: Mapping[str, int]) -> StackPlace:
     chosen = dict(ports)
     for name, port in ports.items():
         if list(ports.values()).count(port) > 1:
-            raise ConfigError(f"port {port} is given twice: expected different ones")
+            raise ConfigError(f"port {port} is given twice: expected different ports")
         try:
             bind_once(LOOPBACK, port)
         except OSError as error:
             raise ConfigError(
-                f"port {port}: {error.strerror}: choose another with --{name}-port, or none for a free one"
+                f"port {port}: {error.strerror}: choose another with --{name}-port, or "
+                "leave it out for a free port"
             ) from error
     for name in (API, BIGTABLE.name, PUBSUB.name):
         while name not in chosen:

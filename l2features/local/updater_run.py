@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 class Supervisor:
     """Runs the updater with ``n_workers`` processes.
 
-    Ids that are missing from the graph are refused after ``attempts``. ``ready_file`` is created when the
-    first worker is ready.
+    Ids that are missing from the graph are refused after ``attempts`` attempts. ``ready_file`` is created
+    when the first worker is ready.
     """
 
     def __init__(

@@ -65,8 +65,8 @@ class Worker:
     """A process that runs one task at a time; ``on_done`` is called, by any thread, when a task ends.
 
     Attributes:
-        future: of the current task; None if the worker is idle.
-        work: what the task is about; the caller sets it.
+        future: the current task; None if the worker is idle.
+        work: what the task works on; set by the caller.
         ready: whether the first task has succeeded.
     """
 
@@ -90,7 +90,7 @@ class Worker:
 
     @property
     def is_over(self) -> bool:
-        """Whether its task or its process has ended."""
+        """Whether the task or the process has ended."""
         return bool(self.future and self.future.done()) or not self._pool.active
 
     def result(self) -> tuple[Any, str]:
@@ -107,7 +107,7 @@ class Worker:
         return result, error
 
     def end_overdue(self, timeout_s: float) -> None:
-        """Kill the process if its task makes no progress for so long; the first has `START_TIMEOUT_S`."""
+        """Kill the process if its task makes no progress for this long; for the first, `START_TIMEOUT_S`."""
         if self.future is None:
             return
         now, limit = time.monotonic(), timeout_s if self.ready else START_TIMEOUT_S

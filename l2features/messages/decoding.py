@@ -43,7 +43,7 @@ class Priority(StrEnum):
 
 
 class Reason(StrEnum):
-    """Codes of permanent errors of a message or its ids. A meaning follows "the message …" or "the id …"."""
+    """Codes of permanent errors. Each meaning completes "the message …" or "the id …"."""
 
     def __new__(cls, code: str, meaning: str = "") -> Reason:
         reason = str.__new__(cls, code)
@@ -94,8 +94,8 @@ class NodeRequest:
     Attributes:
         table_id: a graph's table or the name of a data set.
         ids: sorted and unique; `check_ids` checks them against a data set.
-        l2cache_id: the only features table to update; None for all tables of the graph.
-        refused: maps reasons to the texts of values that are no uint64.
+        l2cache_id: features table to update; None for all tables of the graph.
+        refused: maps reasons to values that are not uint64, as text.
     """
 
     table_id: str
@@ -108,15 +108,17 @@ class NodeRequest:
 
     @property
     def empty(self) -> bool:
-        """Whether it has no ids; this is no error, as PCGL2Cache publishes such messages."""
+        """Whether the message has no ids. This is not an error: PCGL2Cache publishes such messages."""
         return not len(self.ids) and not self.refused
 
 
 def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priority = Priority.LOW) -> Message:
-    """Return a message that requests features: the ids in their order, as little-endian uint64.
+    """Return a message that requests features of ids; its payload is the ids as little-endian uint64.
 
-    ``table_id`` is the data set's name, ``l2_cache_id`` its features table. Only a high priority adds an
-    attribute, as PCGL2Cache does not know it. Raises ValueError if there are no ids.
+    In the attributes, ``table_id`` is the data set's name and ``l2_cache_id`` its features table. Only a high
+    priority adds an attribute, since PCGL2Cache does not know priorities.
+
+    Raises ValueError if there are no ids.
     """
     ids = as_ids(ids)
     if not len(ids):
@@ -128,7 +130,7 @@ def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priorit
 
 
 def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
-    """Decode a message; neither its bytes nor its attributes are trusted.
+    """Decode a message from an untrusted sender.
 
     Invalid values among the ids are returned as ``refused``. Raises BadMessage for everything else.
     """
@@ -147,10 +149,10 @@ def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
 
 
 def kind_of(data: bytes, attributes: Mapping[str, str]) -> Kind:
-    """Return the kind of a message from its attributes or, without any of them, from its last byte.
+    """Return the kind of a message from its attributes or, if they do not tell, from its last byte.
 
-    A pickle ends with a full stop, an id with its layer. The length is no hint: the pickle of an edit of one
-    node has 128 bytes.
+    A pickle ends with a full stop, an id with its layer. The length does not tell them apart: the pickle of
+    an edit of one node has 128 bytes, a multiple of 8.
     """
     if attributes.get("l2_cache_id"):
         return Kind.MISSING
@@ -163,7 +165,7 @@ def _decode_missing(data: bytes, attributes: Mapping[str, str], table_id: str) -
     """The default priority is low, so that a request for a neuron's 100,000 nodes does not delay edits."""
     if len(data) % _WIRE.itemsize:
         raise BadMessage(
-            Reason.BAD_LENGTH, f"a message of missing ids of {len(data)} bytes: expected 8 for each id"
+            Reason.BAD_LENGTH, f"a message of missing ids has {len(data)} bytes: expected 8 per id"
         )
     ids = sorted_unique(np.frombuffer(data, _WIRE).astype(np.uint64))
     high = attributes.get("priority", "").lower() == Priority.HIGH
@@ -221,7 +223,7 @@ def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
 
 
 def check_ids(ids: Ids, geometry: Geometry) -> tuple[Ids, dict[Reason, Ids]]:
-    """Return the ids that are valid L2 ids of a data set, in their order, and the others by reason."""
+    """Return the valid L2 ids of a data set, in the given order, and the other ids by reason."""
     ids, layout = as_ids(ids), geometry.layout
     checks: tuple[tuple[Reason, Callable[[Ids], npt.NDArray[np.bool_]]], ...] = (
         (Reason.OTHER_LAYER, lambda left: layout.layers(left) != L2),

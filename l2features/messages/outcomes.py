@@ -45,7 +45,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Ids of a message with the same fate in a data set, the reason code and an explanation.
+    """The ids of a message that have the same fate in a data set, a reason code and an explanation.
 
     ``ids`` may be empty if the whole message is refused; ``dataset`` is empty if the message names none.
     """
@@ -76,7 +76,7 @@ class Settled:
 
     @property
     def why(self) -> str:
-        """The explanations of the causes."""
+        """The explanations of the causes, as one text."""
         return "; ".join(
             (f"data set {o.dataset}: " if o.dataset else "") + (o.detail or o.fate) for o in self.causes
         )
@@ -85,9 +85,9 @@ class Settled:
 def settle(outcomes: Iterable[Outcome], last: bool, overdue: bool = False) -> Settled:
     """Return the verdict on a message from the outcomes of all its ids, in any order.
 
-    A message is retried while part of it may succeed. After the ``last`` attempt, ids that are missing from
-    the graph are refused. Failed ids are refused only if the message is ``overdue``, as they are no fault of
-    the message.
+    A message is retried as long as a part of it may succeed. After the ``last`` attempt, ids that are missing
+    from the graph are refused. Failed ids are refused only if the message is ``overdue``, since the message
+    did not cause the failure.
     """
     counts: Counter[Fate] = Counter()
     failed: list[Outcome] = []

@@ -21,8 +21,8 @@ class Delivery(NamedTuple):
     Attributes:
         key: identifies the message.
         attempts: number of earlier attempts.
-        last: whether ids that are missing from the graph are refused after this attempt.
-        overdue: whether failed ids are refused too.
+        last: whether to refuse ids that are missing from the graph after this attempt.
+        overdue: whether to refuse failed ids too.
         published: publication time in seconds since 1970; 0 if unknown.
     """
 
@@ -49,9 +49,9 @@ class DatasetChunk(NamedTuple):
 
 
 class Member(NamedTuple):
-    """The part of a message in one chunk: sorted, unique ids, at most `BATCH_IDS`.
+    """Part of a message: at most `BATCH_IDS` sorted, unique ids in one chunk.
 
-    ``key`` and ``published`` are the message's; ``part`` is the number of the part.
+    ``key`` and ``published`` are those of the message; ``part`` numbers its parts.
     """
 
     key: str

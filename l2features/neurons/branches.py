@@ -18,9 +18,9 @@ _compiled: list[Callable[..., int]] = []
 
 
 def add_branches(graph: Any, reached: Any, order: np.ndarray, invalidation_nm: float) -> Edges:
-    """Return the edges (m, 2) of the paths from nodes in this order to the nearest path.
+    """Return the edges (m, 2) of the paths that lead from nodes, taken in this order, to the nearest path.
 
-    A node that a path passes within ``invalidation_nm`` begins none. ``reached`` is updated in place.
+    A node within ``invalidation_nm`` of a path does not begin another one. ``reached`` is updated in place.
     """
     edges = np.empty((2, len(reached.distance)), dtype=np.int64)
     row, column = (array.astype(np.int64, copy=False) for array in (graph.indptr, graph.indices))
@@ -46,7 +46,7 @@ def extend(
 ) -> int:
     """Write the edges of `add_branches` to ``child`` and ``parent``; returns their number.
 
-    The searches are short, and a call of scipy would allocate for all nodes.
+    A compiled loop, since the searches are short, and each call of scipy would allocate arrays for all nodes.
     """
     n, heap = 0, [(0.0, 0)]
     heap.pop()

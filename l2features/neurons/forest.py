@@ -21,7 +21,7 @@ Indices = npt.NDArray[np.int64]
 
 
 class Components(NamedTuple):
-    """Connected components, the largest first; equal ones in the order of their first node."""
+    """Connected components, the largest first; components of equal size in the order of their first node."""
 
     of_node: Indices
     """Component of each node, (n,)."""
@@ -30,7 +30,7 @@ class Components(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """What Dijkstra's algorithm found from the nearest source of each node, shape (n,) each."""
+    """Result of Dijkstra's algorithm: each node's path from its nearest source, shape (n,) each."""
 
     distance: npt.NDArray[np.float64]
     before: npt.NDArray[np.int32]
@@ -39,7 +39,7 @@ class Reached(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Two far ends of each component, (c,), and the way from ``root`` to each node."""
+    """Two far ends of each component, (c,), and each node's path from ``root``."""
 
     root: Indices
     tip: Indices
@@ -77,15 +77,15 @@ def lengths(positions: Positions, edges: Edges) -> npt.NDArray[np.float64]:
 def weighted(positions: Positions, edges: Edges) -> Any:
     """Return the graph as a symmetric sparse array (n, n) of lengths in nm; edges are unique.
 
-    Lengths have the precision of float32, as in MeshParty. Their sums in float64 are then exact, so that a
-    path is as long backwards as forwards and no rounding decides between ends.
+    Lengths are rounded to float32, as in MeshParty. Sums in float64 are then exact: a path has the same
+    length in both directions, and rounding never decides between two ends.
     """
     both = np.concatenate([edges, edges[:, ::-1]])
     return csr_array((np.tile(_rounded(positions, edges), 2), both.T), shape=(len(positions),) * 2)
 
 
 def weighted_once(positions: Positions, edges: Edges) -> Any:
-    """As `weighted`, with each edge in one direction, which halves the sorting for a spanning tree."""
+    """Return the graph of `weighted`, each edge in one direction: a spanning tree then sorts half as much."""
     return csr_array((_rounded(positions, edges), edges.T), shape=(len(positions),) * 2)
 
 
@@ -100,10 +100,10 @@ def reach(graph: Any, sources: Indices) -> Reached:
 
 
 def far_ends(graph: Any, parts: Components) -> Ends:
-    """Return two far ends of each component, as MeshParty's ``find_far_points`` does of one.
+    """Return two far ends of each component, like MeshParty's ``find_far_points`` for one component.
 
-    From a component's first node, go to the farthest node and on to the farthest from there, as long as the
-    distance grows.
+    The search goes from a component's first node to the node farthest from it, then to the node farthest from
+    that one, and so on while the distance grows.
     """
     root = tip = parts.first
     longest = np.zeros(len(root))
@@ -136,10 +136,10 @@ def _farthest(
 def cover(graph: Any, ends: Ends, invalidation_nm: float) -> Cover:
     """Return paths that pass every node within ``invalidation_nm``: TEASAR on a graph, as in MeshParty.
 
-    The first path of a component runs between its ends. Each next one runs from the farthest node from the
-    root that no path passes within ``invalidation_nm``, the first of equal ones, to the nearest path.
-    MeshParty searches all nodes twice for each path. Here, a path updates only the nodes that it is the
-    nearest path of, so that all paths together take some three times as long as one search.
+    The first path of a component connects its ends. Each next path starts at the node farthest from the root
+    (the first of equally far ones) among those that no path passes within ``invalidation_nm``, and leads to
+    the nearest path. MeshParty searches all nodes twice for each path. Here, a new path updates only the
+    nodes to which it is nearest, so that all paths together take about three times as long as one search.
 
     Source: Sato et al., TEASAR, Pacific Graphics 2000.
     """

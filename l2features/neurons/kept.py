@@ -76,17 +76,17 @@ class Malformed(ValueError):
 
 @dataclass
 class KeptResults:
-    """Results by root; ``longer`` has the number of items of results above the requested limit."""
+    """Results by root; ``longer`` maps roots with more items than requested to the number of items."""
 
     arrays: dict[int, np.ndarray] = field(default_factory=dict)
     longer: dict[int, int] = field(default_factory=dict)
 
 
 class KeptRoots:
-    """The kept results of a table's roots. Thread-safe.
+    """Results of a table's roots, cached in memory and read from the table. Thread-safe.
 
-    With ``write``, also writes them to the table. A failed write delays nothing: it is logged, and retried
-    after `REST_S`.
+    With ``write``, new results are also written to the table. A failed write is only logged; the next write
+    is tried after `REST_S`.
     """
 
     def __init__(self, table: RootCells, name: str, write: bool, cache_bytes: int) -> None:
@@ -102,8 +102,8 @@ class KeptRoots:
     ) -> KeptResults:
         """Return the kept results of roots.
 
-        Those with more than ``most`` items are only counted. With ``bases``, summaries with another basis
-        are left out. Raises StoreError, and UnknownFormat for what a newer version wrote.
+        Results with more than ``most`` items are only counted. With ``bases``, summaries with a different
+        basis are left out. Raises StoreError, and UnknownFormat for what a newer version wrote.
         """
         wanted = roots.tolist()
         with self._lock:
@@ -127,7 +127,7 @@ class KeptRoots:
         self.put_all({kind: arrays})
 
     def put_all(self, results: Mapping[ResultKind, Mapping[int, np.ndarray]]) -> None:
-        """Keep results of several kinds. Never raises a StoreError: what is not kept is computed again."""
+        """Keep results of several kinds. Never raises StoreError: a result that is lost is computed again."""
         for kind, arrays in results.items():
             self._remember(kind, arrays)
         if not self._write or time.monotonic() < self._rest_until:
@@ -141,7 +141,7 @@ class KeptRoots:
                 self._table.put_root_cells(cells)
         except StoreError as error:
             self._rest_until = time.monotonic() + REST_S
-            logger.warning("cannot keep results of roots, next try in %g s: %s", REST_S, error)
+            logger.warning("cannot write results of roots, next attempt in %g s: %s", REST_S, error)
 
     def _remember(self, kind: ResultKind, arrays: Mapping[int, np.ndarray]) -> None:
         with self._lock:
@@ -214,7 +214,7 @@ def encode(kind: ResultKind, array: np.ndarray) -> dict[str, bytes]:
 
 
 def decode(kind: ResultKind, items: int, payload: bytes) -> np.ndarray:
-    """Return the result of its cells' payload. Raises Malformed."""
+    """Decode a result from the payload of its cells. Raises Malformed."""
     shape = (items, *kind.shape)
     expected = math.prod(shape) * kind.dtype.itemsize
     if len(payload) != expected:

@@ -23,7 +23,7 @@ EdgesFound = tuple[dict[int, np.ndarray], dict[int, str]]
 
 @dataclass(frozen=True)
 class KeptGraph:
-    """The L2 ids and edges of roots: kept ones, or else the graph's, which are then kept."""
+    """Reads L2 ids and edges of roots from the kept results, or else from the graph, and keeps them."""
 
     graph: Graph
     geometry: Geometry
@@ -36,7 +36,7 @@ class KeptGraph:
         return nodes
 
     def find_nodes(self, roots: Ids, most: int) -> tuple[RootNodes, dict[int, Ids]]:
-        """Return the L2 ids of roots as `nodes` does, and those to keep."""
+        """Return the L2 ids of roots like `nodes`, and those that are not kept yet."""
         if not self.graph.permanent:
             return self.graph.root_nodes(self.geometry, roots, most), {}
         kept = self.kept.get(L2_IDS, roots, most)

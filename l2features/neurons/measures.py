@@ -14,7 +14,7 @@ from .skeleton import INVALIDATION_NM
 
 
 def graph_measures(graphs: Sequence[NeuronGraph]) -> dict[str, np.ndarray]:
-    """Return the measures of `SUMMARY` that need a graph, (R,) each, of roots of one data set.
+    """Return the measures in `SUMMARY` that need a graph, for roots of one data set; (R,) each.
 
     All roots are computed together, as one graph.
     """

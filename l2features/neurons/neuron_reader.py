@@ -43,17 +43,17 @@ Wait = Callable[[], None]
 class NeuronReader:
     """Reads the roots of one data set. Threads may share it.
 
-    L2 ids, edges and complete summaries are kept: in the table, if ``keep``, and in up to ``cache_bytes`` of
-    memory. Nothing that depends on time is kept, nor a summary with nodes missing.
+    L2 ids, edges and complete summaries are kept: in up to ``cache_bytes`` of memory and, with ``keep``, in
+    the table. Results that depend on the time, and summaries with missing nodes, are not kept.
 
     Args:
         reader: reads the data set's rows.
         graph: the data set's graph.
-        keep: write results to the table; otherwise those in it are only read.
+        keep: write results to the table; otherwise only read those that it has.
         most_nodes: limit for the L2 nodes of a root.
         cache_bytes: size of the LRU cache.
 
-    All methods raise StoreError and GraphError, StoreUnavailable and GraphUnavailable for transient errors.
+    All methods raise StoreError and GraphError; for transient errors, StoreUnavailable and GraphUnavailable.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class NeuronReader:
         return out.result(roots)
 
     def histories(self, roots: Ids) -> dict[int, RootHistory]:
-        """Return when roots were made and retired, as the graph has it now; unknown roots are left out."""
+        """Return when roots were made and retired, as the graph says now; unknown roots are left out."""
         return self.source.histories(self.reader.geometry, as_ids(roots))
 
     def histories_of(self, found: Summaries) -> dict[int, RootHistory]:
@@ -113,7 +113,7 @@ class NeuronReader:
         return self.histories(roots) if len(roots) else {}
 
     def generation(self) -> bytes | None:
-        """Return the generation of the rows, None while they are replaced; clear the cache of older rows."""
+        """Return the generation of the rows, None while they change; clear the cache after a change."""
         generation, cache = read_generation(self.reader.store), self.reader.cache
         if generation is not None and generation != self._cached:
             if cache is not None:
@@ -237,9 +237,9 @@ class NeuronReader:
         return self._share(("graph", root), read, lambda graph: not len(graph.missing))
 
     def kept(self, kind: ResultKind, root: int) -> bytes | None:
-        """Return the bytes that `kept_bytes` keeps of a root, without reading its L2 ids.
+        """Return the bytes that `kept_bytes` has kept for a root, without reading its L2 ids.
 
-        None if there are none, or if they depend on L2 ids that may change.
+        Returns None if there are none, or if they depend on L2 ids that may change.
         """
         generation = self.generation() if self.source.permanent else None
         if generation is None:
@@ -250,9 +250,9 @@ class NeuronReader:
     def kept_bytes(
         self, kind: ResultKind, root: int, make: Callable[[NeuronGraph], bytes], *, ids: Ids | None = None
     ) -> tuple[bytes, Ids, bool]:
-        """Return bytes that are made of a root's graph, its missing nodes, and whether the bytes are kept.
+        """Return bytes made from a root's graph, the missing nodes, and whether the bytes are kept.
 
-        Bytes are kept if no node is missing and no rows are replaced. Raises RootError.
+        Bytes are kept unless nodes are missing or rows are being replaced. Raises RootError.
         """
         nodes = self.l2_ids(root) if ids is None else ids
         bases = self._bases(self.generation(), {root: nodes})

@@ -25,7 +25,7 @@ Starts = npt.NDArray[np.integer]
 
 
 class Measure(NamedTuple):
-    """One measure of a root. A float is NaN, and null for clients, where no node has a value."""
+    """One measure of a root. If no node has a value, a float is NaN, which clients receive as null."""
 
     name: str
     dtype: np.dtype
@@ -99,8 +99,8 @@ def summarize(rows: Rows, status: npt.NDArray[np.int8], starts: Starts, geometry
     Args:
         rows: (N,) features of the nodes of all roots, root after root; a root may have none.
         status: (N,) `Status` of each node.
-        starts: (R + 1,) first node of each root, and N.
-        geometry: of the data set.
+        starts: (R + 1,) index of the first node of each root, then N.
+        geometry: the data set's geometry.
 
     Raises ValueError for a volume of 2^64 nm^3 or more.
     """
@@ -129,7 +129,7 @@ def summarize(rows: Rows, status: npt.NDArray[np.int8], starts: Starts, geometry
 def _column(
     rows: Rows, geometry: Geometry, name: str, ready: npt.NDArray[np.bool_]
 ) -> tuple[np.ndarray, npt.NDArray[np.bool_]]:
-    """Return an attribute as clients receive it, 0 where it is absent, and the mask of present values."""
+    """Return an attribute as clients receive it, 0 if it is absent, and the mask of present values."""
     values, present = served_column(rows, geometry, name)
     present = present & ready
     values = np.where(present.reshape(-1, *[1] * (values.ndim - 1)), values, 0)
@@ -162,7 +162,7 @@ def _volume(sizes: np.ndarray, starts: Starts) -> np.ndarray:
 
 
 def _mean(values: np.ndarray, weights: np.ndarray, starts: Starts) -> np.ndarray:
-    """Return weighted means, NaN where the weights are 0."""
+    """Return weighted means, NaN if the weights are 0."""
     total = _sum(weights, starts).reshape(-1, *[1] * (values.ndim - 1))
     weights = weights.reshape(-1, *[1] * (values.ndim - 1))
     with np.errstate(invalid="ignore"):
@@ -188,7 +188,7 @@ def _chunk_bounds(rows: Rows, nodes: npt.NDArray[np.bool_], starts: Starts, geom
 
 
 def _put_positions(out: np.ndarray, places: np.ndarray, weights: np.ndarray, starts: Starts) -> None:
-    """Fill in the measures of representative coordinates (N, 3), whose weights are 0 where absent."""
+    """Fill in the measures of representative coordinates (N, 3), whose weights are 0 if absent."""
     known = weights[:, None] > 0
     out["rep_bounds_nm"] = _bounds(np.where(known, places, np.inf), np.where(known, places, -np.inf), starts)
     centre = out["centroid_nm"] = _mean(places, weights, starts)
@@ -205,7 +205,7 @@ def with_graph(summaries: np.ndarray, graphs: Sequence[NeuronGraph]) -> np.ndarr
     """Return the summaries with the measures of the roots' L2 graphs, dtype `GRAPH_SUMMARIES`, shape (R,).
 
     Args:
-        summaries: (R,) of `summarize`.
+        summaries: (R,) results of `summarize`.
         graphs: the graph of each root, in the same order and of one data set.
     """
     from .measures import graph_measures
@@ -220,7 +220,7 @@ def with_graph(summaries: np.ndarray, graphs: Sequence[NeuronGraph]) -> np.ndarr
 
 # ------------------------------------------------------------------ as clients receive it
 def summary_objects(summaries: np.ndarray, *, int64_as_str: bool = False) -> list[dict[str, Any]]:
-    """Return each summary as an object for JSON, in the order of `SUMMARY`; null is None.
+    """Return each summary as an object for JSON, with measures in the order of `SUMMARY`; null is None.
 
     With ``int64_as_str``, 64-bit integers are strings.
     """

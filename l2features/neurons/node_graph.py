@@ -27,8 +27,8 @@ INTERPOLATION_ROUNDS = 10
 class NeuronGraph:
     """The L2 graph of a root.
 
-    ``node_ids`` (n,) are sorted. ``edges`` (m, 2) are indices of nodes, the lower one first, unique and
-    sorted. ``rows`` and ``status`` (n,) are what the table has of each node.
+    ``node_ids`` (n,) are sorted. ``edges`` (m, 2) are pairs of indices of nodes, the lower index first,
+    unique and sorted. ``rows`` and ``status`` (n,) are each node's row in the table and its status.
     """
 
     root_id: int
@@ -48,9 +48,9 @@ class NeuronGraph:
         status: npt.NDArray[np.int8],
         geometry: Geometry,
     ) -> NeuronGraph:
-        """Return the graph of a root whose edges are pairs of L2 ids, shape (m, 2).
+        """Return the graph of a root from its edges, pairs of L2 ids of shape (m, 2).
 
-        Raises GraphError for a node of another layer, and for an edge to a node that the root does not have.
+        Raises GraphError for a node of another layer, and for an edge to a node that is not the root's.
         """
         layers = geometry.layout.layers(node_ids)
         if (layers != L2).any():
@@ -68,7 +68,7 @@ class NeuronGraph:
 
     @cached_property
     def component(self) -> npt.NDArray[np.int64]:
-        """Connected component of each node, (n,): 0 is the largest; equal ones count by their lowest id."""
+        """Connected component of each node, (n,), numbered by descending size from 0, then by lowest id."""
         from .forest import components
 
         return components(self.edges, len(self)).of_node
@@ -91,7 +91,7 @@ class NeuronGraph:
 def edge_indices(root_id: int, node_ids: Ids, pairs: Pairs) -> Edges:
     """Return edges (m, 2) between sorted nodes as indices of the nodes.
 
-    Raises GraphError for an edge to a node that the root does not have.
+    Raises GraphError for an edge to a node that is not the root's.
     """
     edges = np.searchsorted(node_ids, pairs)
     unknown = np.append(node_ids, np.uint64(0))[edges] != pairs
@@ -107,9 +107,9 @@ def place_nodes(
 ) -> tuple[Positions, npt.NDArray[np.bool_]]:
     """Return a position in nm of each node (n, 3), and which are interpolated (n,).
 
-    A node without a representative coordinate takes the mean of its neighbours' positions, round by round as
-    in pcg_skel, which also moves a node with a single neighbour by 1 nm along z. After
-    `INTERPOLATION_ROUNDS`, the rest takes the centre of its chunk.
+    A node without a representative coordinate is placed at the mean of its neighbours' positions. As in
+    pcg_skel, this proceeds in rounds, and moves a node with a single neighbour by 1 nm along z. Nodes left
+    after `INTERPOLATION_ROUNDS` are placed at the centre of their chunk.
     """
     positions, present = served_column(rows, geometry, "rep_coord_nm")
     known = present & (status == Status.READY)

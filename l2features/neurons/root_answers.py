@@ -21,10 +21,10 @@ STATUS_NAMES = [status.name.lower() for status in RootStatus]
 def root_objects(
     found: Summaries, histories: Mapping[int, RootHistory] | None, *, int64_as_str: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Return an object for JSON for each root, by id, each id once and in numeric order.
+    """Map each root to an object for JSON; ids are unique and in numeric order.
 
-    A root with a summary has its measures, and ``retired_at`` and ``successors`` if there are histories. A
-    root that is too large has ``n_nodes``: its number of nodes, or a lower bound. With ``int64_as_str``,
+    A root with a summary has its measures and, with histories, ``retired_at`` and ``successors``. A root that
+    is too large has ``n_nodes``, its number of nodes or a lower bound. With ``int64_as_str``,
     64-bit integers are strings.
     """
     places = np.unique(found.roots, return_index=True)[1]
@@ -43,7 +43,7 @@ def root_objects(
 
 
 def root_table(found: Summaries, histories: Mapping[int, RootHistory]) -> Any:
-    """Return the summaries as an Arrow table, a row per requested root, in order."""
+    """Return the summaries as an Arrow table, one row per requested root, in the requested order."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -14,7 +14,7 @@ from ..core.ids import Ids, as_ids, sorted_unique
 
 
 class RootStatus(IntEnum):
-    """Status of an id that was asked for as a root."""
+    """Status of an id that was requested as a root."""
 
     READY = 0
     """The features of all its nodes have been computed."""
@@ -35,7 +35,7 @@ UNKNOWN, NOT_A_ROOT = "unknown to the graph", "not a root of this data set"
 
 
 class RootError(L2FeaturesError):
-    """A root that has no nodes to return; ``size`` is its number of nodes if it is too large."""
+    """A root's nodes cannot be returned; ``size`` is the number of nodes of a root that is too large."""
 
     def __init__(self, root: int, status: RootStatus, reason: str, size: int = 0) -> None:
         super().__init__(f"root {root}: {reason}")
@@ -49,10 +49,10 @@ class Summaries:
     Attributes:
         roots: (n,) ids.
         status: (n,) values of `RootStatus`.
-        summary: (n,) `SUMMARIES`, or `GRAPH_SUMMARIES`; null unless the status is ready or incomplete.
+        summary: (n,) `SUMMARIES` or `GRAPH_SUMMARIES`; blank unless the status is ready or incomplete.
         missing: sorted and unique L2 ids, of all roots, without features yet.
         sizes: maps roots that are too large to their number of nodes, or a lower bound.
-        reasons: maps roots to why they have no summary, or an odd one.
+        reasons: maps roots to why they have no summary, or an unusual one.
     """
 
     roots: Ids
@@ -70,7 +70,7 @@ class Summaries:
 
 @dataclass
 class Collected:
-    """Summaries of sorted and unique roots while they are found; roots are unknown at first."""
+    """Collects summaries of sorted, unique roots; each root is unknown at first."""
 
     roots: Ids
     dtype: np.dtype
@@ -109,5 +109,5 @@ class Collected:
 
 
 def too_large(size: int, most: int) -> str:
-    """Return why a root is too large."""
+    """Return the reason for a root that is too large."""
     return f"{size} L2 nodes or more, expected {most} at most"

@@ -32,17 +32,18 @@ class Skeleton:
         vertices: (v, 3) positions in nm.
         parents: (v,) next vertex on the way to the root; -1 at the root of each tree.
         root: the root of the skeleton, a vertex.
-        l2_ids: (v,) L2 id of each vertex; 0 for the soma.
+        l2_ids: (v,) L2 id of each vertex; 0 for a collapsed soma.
         interpolated: (v,) which vertices have no representative coordinate: see `node_graph.place_nodes`.
         component: (v,) component of the L2 graph: 0 is the largest.
-        radius_nm: (v,) ``max_dt_nm`` of the node, the largest one in the soma; NaN if absent or saturated.
-        segment_radius_nm: (v,) sqrt(V / (pi L)) of the vertex' unbranched segment: V is the volume of its
-            nodes, L its length with the edge to the branch point. The radius of a sphere of volume V where L
-            is 0, NaN where no volume is known.
+        radius_nm: (v,) ``max_dt_nm`` of the node, for a soma the largest of its nodes; NaN if absent or
+            saturated.
+        segment_radius_nm: (v,) sqrt(V / (pi L)) of the vertex's unbranched segment: V is the volume of its
+            nodes, L its length, including the edge to the branch point. If L is 0, the radius of a sphere of
+            volume V; if no volume is known, NaN.
         gaps: (v,) whether the edge to the parent joins two components.
         node_ids: (n,) all L2 ids of the root, sorted.
-        vertex_of_node: (n,) the vertex that stands for each node.
-        parameters: of `skeletonize`.
+        vertex_of_node: (n,) the vertex that represents each node.
+        parameters: the arguments of `skeletonize`.
     """
 
     root_id: int
@@ -80,7 +81,7 @@ class Skeleton:
 
     @property
     def end_points(self) -> Indices:
-        """Vertices that are no parent."""
+        """Vertices without children."""
         return np.flatnonzero(self._n_children == 0)
 
     @property
@@ -110,16 +111,16 @@ def skeletonize(
     collapse_nm: float | None = None,
     join: bool = False,
 ) -> Skeleton:
-    """Return the skeleton of an L2 graph, as pcg_skel makes it of one component.
+    """Return the skeleton of an L2 graph; for one component, it equals pcg_skel's.
 
     Args:
-        graph: of one node or more.
-        invalidation_nm: distance along the graph within which a path stands for the nodes around it.
+        graph: the L2 graph, with at least one node.
+        invalidation_nm: a path represents all nodes within this distance along the graph.
         root_point: (3,) position in nm; the vertex nearest to it becomes the root. Without one, the root is
             an end of the longest path of the largest component.
         collapse_nm: collapse the vertices within this distance of ``root_point``, such as a soma, into one
-            vertex there. The other vertex of an edge that leaves the sphere is collapsed too, as in pcg_skel.
-        join: join components by edges between their nearest vertices, which `Skeleton.gaps` marks.
+            vertex there. As in pcg_skel, the outer vertex of an edge that leaves this sphere is collapsed
+        too. join: join components by edges between their nearest vertices, which `Skeleton.gaps` marks.
 
     Raises ValueError for a graph without nodes, and for an invalid parameter.
     """

@@ -50,7 +50,7 @@ def skeleton_file(
 
 
 def swc(skeleton: Skeleton, provenance: Mapping[str, Any] | None = None) -> bytes:
-    """Return an SWC file, in nm: ids from 1, parents before children, radius 0 where it is unknown.
+    """Return an SWC file in nm: ids start at 1, parents precede children, an unknown radius is 0.
 
     The header has two lines of JSON: ``# Meta: {…}``, which navis reads, with the provenance, and
     ``# Skeleton: {…}`` with the parameters. A collapsed soma has type 1, other vertices 0 (undefined).
@@ -131,7 +131,7 @@ def skeleton_json(
 
 
 def vertex_table(skeleton: Skeleton, provenance: Mapping[str, Any] | None = None) -> Any:
-    """Return the vertices and, as their parents, the edges as an Arrow table."""
+    """Return the vertices as an Arrow table, with each vertex's parent."""
     import pyarrow as pa
 
     from ..query.answers import arrow_array
@@ -159,7 +159,7 @@ def vertex_table(skeleton: Skeleton, provenance: Mapping[str, Any] | None = None
 
 
 def node_table(skeleton: Skeleton) -> Any:
-    """Return the vertex that stands for each L2 node as an Arrow table."""
+    """Return an Arrow table of the vertex that represents each L2 node."""
     import pyarrow as pa
 
     return pa.table({"l2_id": skeleton.node_ids, "vertex": skeleton.vertex_of_node.astype(np.int32)})
@@ -173,13 +173,13 @@ def precomputed_info(attributes: Sequence[str] = PRECOMPUTED_ATTRIBUTES) -> dict
 
 
 def precomputed(skeleton: Skeleton) -> bytes:
-    """Return the bytes that Neuroglancer reads, with the attributes of `precomputed_info`."""
+    """Return a skeleton in Neuroglancer's format, with the attributes of `precomputed_info`."""
     attributes = skeleton.radius_nm, skeleton.segment_radius_nm, skeleton.interpolated, skeleton.component
     return precomputed_bytes(skeleton, attributes)
 
 
 def precomputed_bytes(skeleton: Skeleton, attributes: Sequence[np.ndarray]) -> bytes:
-    """Return the bytes that Neuroglancer reads; each attribute has a value per vertex, NaN becomes 0.
+    """Return a skeleton in Neuroglancer's format; attributes have one value per vertex, and NaN becomes 0.
 
     Source: Neuroglancer's specification of ``neuroglancer_skeletons``.
     """

@@ -1,7 +1,7 @@
 """The chunks of a grid by state, as three projections of a bounded number of cells.
 
-A cell of the projection along an axis is a column of chunks: all of that axis, and of the other two as many
-as keep the projection to `MOST_CELLS` cells a side. So a map is small, whatever the grid.
+A cell of the projection along an axis is a column of chunks: all chunks along that axis, and along the
+other two so many that the projection has at most `MOST_CELLS` cells a side. So maps are small.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Projection:
     """Counts of the chunks of a grid in cells of ``span`` x ``span`` chunks.
 
     Attributes:
-        counts: by state, column and row, shape (3, columns, rows).
+        counts: chunks by state, column and row, shape (3, columns, rows).
         total: chunks of each cell, shape (columns, rows).
-        failed: a failed chunk of each cell, 0 where there is none.
+        failed: one failed chunk of each cell, or 0.
     """
 
     span: int
@@ -47,7 +47,7 @@ class Projection:
 
     @classmethod
     def of(cls, geometry: Geometry, plane: str) -> Projection:
-        """Return a projection without records."""
+        """Return an empty projection."""
         across, down = PLANES[plane]
         sides = geometry.grid[across], geometry.grid[down]
         span = math.ceil(max(sides) / MOST_CELLS)
@@ -65,7 +65,7 @@ class Projection:
 
 @dataclass
 class ChunkMap:
-    """The projections of a grid, a random sample of chunks with nodes, and the most nodes in one."""
+    """The projections of a grid, a random sample of its chunks with nodes, and the most nodes of a chunk."""
 
     geometry: Geometry
     planes: dict[str, Projection] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class ChunkMap:
         self._seen, self._random = 0, np.random.default_rng(0)
 
     def counting(self, records: Iterable[ChunkRecord]) -> Iterator[ChunkRecord]:
-        """Yield the records, and count them in blocks."""
+        """Count the records in blocks while yielding them unchanged."""
         left = iter(records)
         while block := list(islice(left, _BLOCK)):
             self._add(block)

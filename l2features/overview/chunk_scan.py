@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class IngestProgress(BaseModel):
-    """The progress of an ingest, as `TableStatus.as_dict` has it."""
+    """The progress of an ingest, as in `TableStatus.as_dict`."""
 
     total: int = Field(description="Chunks of the grid.")
     done: int
@@ -41,14 +41,16 @@ class IngestProgress(BaseModel):
     nodes: int = Field(description="Nodes of the done chunks.")
     orphans: int = Field(description="Supervoxels without a parent.")
     chunks_missing_files: int
-    newest: Time | None = Field(description="When a chunk was last recorded; null for none.")
-    chunks_per_minute: float | None = Field(description="In the last ten minutes of work; null if unknown.")
+    newest: Time | None = Field(description="When a chunk was last recorded; null if none was.")
+    chunks_per_minute: float | None = Field(
+        description="Rate of the last ten minutes of work; null if unknown."
+    )
     nodes_per_second: float | None
 
 
 @dataclass(frozen=True)
 class ChunkScan:
-    """What a scan found, when it ended and how long it took."""
+    """The result of a scan, when it ended and how long it took."""
 
     progress: IngestProgress
     map: ChunkMap
@@ -67,19 +69,19 @@ class ScanNote(BaseModel):
     """The note of the last scan."""
 
     time: Time = Field(description="When the scan ended.")
-    seconds: float = Field(ge=0, description="How long it took.")
+    seconds: float = Field(ge=0, description="Duration of the scan.")
     progress: IngestProgress
-    most_nodes: int = Field(ge=0, description="Most nodes of a chunk.")
+    most_nodes: int = Field(ge=0, description="Largest number of nodes of a chunk.")
     planes: dict[str, PlaneNote] = Field(description="The map of chunks, by plane.")
     sample: list[int] = Field(description="Ids of random chunks with nodes.")
 
     def due(self, process: int) -> datetime:
-        """Return when a process scans again."""
+        """Return when the next scan is due."""
         patience = 1 + process % SPREAD / SPREAD / 2
         return self.time + patience * timedelta(seconds=max(LEAST_S, SHARE * self.seconds))
 
     def scan(self, geometry: Geometry) -> ChunkScan | None:
-        """Return the noted scan; None if it is of another grid."""
+        """Return the scan in the note; None if it is of another grid."""
         found = ChunkMap(geometry, sample=self.sample, most_nodes=self.most_nodes)
         try:
             for name, plane in found.planes.items():
@@ -111,7 +113,7 @@ def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
 
 
 def kept_scan(store: Store, geometry: Geometry) -> ChunkScan | None:
-    """Return the last scan that the table keeps, however old; None for no valid one. Raises StoreError."""
+    """Return the last scan in the table's note, of any age; None without a valid note. Raises StoreError."""
     try:
         known = read_note(store, NOTE, ScanNote)
     except BadNote:

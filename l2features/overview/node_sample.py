@@ -37,7 +37,7 @@ class NodeSample:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between edges that are equally far apart on a logarithmic scale; one more edge than counts."""
+    """A histogram with logarithmic bins: n counts, and n + 1 edges."""
 
     edges: list[float]
     counts: list[int]
@@ -48,7 +48,7 @@ def sample_nodes(
 ) -> NodeSample:
     """Return computed nodes of these chunks: up to ``most``, in whole chunks.
 
-    Without chunks, as in PCGL2Cache's tables, which record none, tries some of the grid. Superseded nodes are
+    Without chunks, tries some of the grid, since PCGL2Cache's tables record no chunks. Superseded nodes are
     included. Raises StoreError.
     """
     tried = list(chunk_ids) or _unrecorded(geometry)
@@ -67,7 +67,7 @@ def sample_nodes(
 
 
 def histogram(values: npt.NDArray[np.float64]) -> Histogram | None:
-    """Return a histogram of the positive values; None where there is none."""
+    """Return a histogram of the positive values; None if there are none."""
     values = values[values > 0]
     if not len(values):
         return None
@@ -78,7 +78,7 @@ def histogram(values: npt.NDArray[np.float64]) -> Histogram | None:
 
 
 def example_root(graph: Graph, geometry: Geometry, nodes: Ids, time: datetime) -> tuple[int, int] | None:
-    """Return one of these nodes that has a root at a time, and the root; None where none is found soon.
+    """Return one of these nodes that has a root at a time, and its root; None if a few tries find none.
 
     Raises GraphError.
     """

@@ -24,8 +24,8 @@ SUMS = ["done", "nodes", "orphans", "files", "uncounted", "chunks_missing_files"
 class TableStatus:
     """Status of an ingest, and the notes stored with its table.
 
-    Rates are over the last ten minutes of work, None if unknown. ``failed`` lists the failed chunks that
-    ``totals`` keeps, in order. ``problems`` has the errors of unreadable notes, by note.
+    Rates are over the last ten minutes of work, None if unknown. ``failed`` lists the failed chunks in
+    ``totals``, in order. ``problems`` maps unreadable notes to their errors.
     """
 
     table: str
@@ -66,9 +66,9 @@ def read_status(store: Store, geometry: Geometry) -> TableStatus:
 def read_progress(
     store: Store, geometry: Geometry, records: Iterable[ChunkRecord], *, most_failed: int = MAX_KEPT
 ) -> TableStatus:
-    """Return the status from these records of chunks, without updates and audit.
+    """Return the status from these chunk records, without updates and audit.
 
-    Keeps only those of the last ten minutes, and the reasons of ``most_failed`` chunks.
+    In memory, only records of the last ten minutes and the reasons of ``most_failed`` chunks are kept.
     """
     return _status(store, geometry, totals_of(records, RATE_WINDOW, most_failed))
 

@@ -37,23 +37,23 @@ class Property(NamedTuple):
 
 
 class AnnotationLayer(NamedTuple):
-    """What the annotations of a layer are: their kind and their properties, the larger types first."""
+    """The kind of a layer's annotations and their properties, larger types first."""
 
     kind: Kind
     properties: tuple[Property, ...]
 
     @property
     def dtype(self) -> np.dtype:
-        """A record: `COORDINATES` of its points in nm, a field per property, and padding."""
+        """The dtype of a record: `COORDINATES` of its points in nm, one field per property, and padding."""
         fields: list[tuple[Any, ...]] = [(COORDINATES, np.dtype("<f4"), (3 * POINTS[self.kind],))]
         fields += [(p.name, p.dtype) for p in self.properties]
         padding = -np.dtype(fields).itemsize % 4
         return np.dtype([*fields, (PADDING, np.dtype("u1"), (padding,))] if padding else fields)
 
     def info(self, geometry: Geometry, relationships: Sequence[str], largest: int) -> dict[str, Any]:
-        """Return the ``info`` file of a layer whose cells are chunks, of ``largest`` nodes at most.
+        """Return the ``info`` file of a layer whose cells are chunks, with at most ``largest`` nodes each.
 
-        The bounds are those of whole chunks, since cloud-volume leaves out cells that exceed them.
+        The bounds cover whole chunks, since cloud-volume leaves out cells that extend beyond the bounds.
         """
         lower = np.multiply(geometry.voxel_offset, geometry.resolution)
         step = np.multiply(geometry.chunk_size, geometry.resolution)
@@ -92,17 +92,17 @@ def _overview(geometry: Geometry, step: npt.NDArray[np.float64]) -> list[dict[st
 
 
 def larger_first(properties: Sequence[Property]) -> tuple[Property, ...]:
-    """Return properties in the order of a record, which is stable among types of the same size."""
+    """Return properties in the order of a record: larger types first, otherwise unchanged."""
     return tuple(sorted(properties, key=lambda p: -p.dtype.itemsize))
 
 
 def annotation_list(records: np.ndarray, ids: Ids) -> bytes:
-    """Return a list of annotations, as of a cell or of a segment: their number, the records, the ids."""
+    """Encode a list of annotations (of a cell or a segment): their number, the records, the ids."""
     return b"".join((len(ids).to_bytes(8, "little"), records.tobytes(), to_bytes(ids)))
 
 
 def one_annotation(record: np.ndarray, related: Sequence[Ids]) -> bytes:
-    """Return an annotation (1,) by its id: the record and, for each relationship, the related ids."""
+    """Encode a single annotation (1,): the record and, for each relationship, the related ids."""
     parts = [part for ids in related for part in (len(ids).to_bytes(4, "little"), to_bytes(ids))]
     return b"".join((record.tobytes(), *parts))
 
@@ -116,8 +116,8 @@ def hashes(ids: Ids) -> Ids:
 
 
 def scattered(ids: Ids) -> np.ndarray:
-    """Return the places of ids in the order of their hashes, (n,).
+    """Return the indices that sort ids by their hashes, (n,).
 
-    The viewer draws the first part of a cell, which must be a random sample of it.
+    The viewer may draw only the first annotations of a cell, so these must be a random sample of it.
     """
     return np.argsort(hashes(ids), kind="stable")

@@ -24,9 +24,9 @@ _LOW, _HIGH = np.uint64(SPAN - 1), np.uint64(32)
 
 
 class Level(BaseModel):
-    """Cells of ``edge`` chunks along each axis, a power of two, but no longer than the `padded` grid.
+    """One level of cells: ``edge`` chunks along each axis, a power of two, or the `padded` grid if smaller.
 
-    They have the nodes of hashes from ``start`` to ``stop`` - 1.
+    The level has the nodes with hashes from ``start`` to ``stop`` - 1.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,7 +54,7 @@ class Level(BaseModel):
 
 
 def padded(grid: Triple) -> Triple:
-    """Return the next power of two of each axis: cells of all levels are whole in it.
+    """Round each axis up to a power of two, so that cells of all levels fit without remainder.
 
     >>> padded((1, 5, 8))
     (1, 8, 8)
@@ -63,10 +63,10 @@ def padded(grid: Triple) -> Triple:
 
 
 def make_levels(counts: Counts, most: int) -> list[Level]:
-    """Return the levels of chunks with these numbers of nodes (x, y, z), the coarsest first.
+    """Return the levels for chunks with these numbers of nodes (x, y, z), the coarsest first.
 
-    A level's fullest cell has an expected ``most`` nodes; chunks have the rest. The levels end where no
-    node is left.
+    The fullest cell of a level is expected to have ``most`` nodes. The finest level, whose cells are chunks,
+    takes the nodes that are left; if none are left, there are fewer levels.
     """
     whole = padded(as_triple(counts.shape))
     pyramid = [np.pad(counts, [(0, size - n) for size, n in zip(whole, counts.shape, strict=True)])]
@@ -99,12 +99,12 @@ def levels_of(ids: Ids, levels: Sequence[Level]) -> npt.NDArray[np.intp]:
 
 
 def cell_order(ids: Ids) -> Ids:
-    """Return numbers by which the nodes of a cell are sorted: random, and the same in every process."""
+    """Return sort keys for the nodes of a cell: random, but the same in every process."""
     return hashes(ids) & _LOW
 
 
 def chunk_counts(geometry: Geometry) -> Counts:
-    """Return zeros for the nodes of each chunk."""
+    """Return an array of zeros, to count the nodes of each chunk."""
     return np.zeros(geometry.grid, dtype=np.int64)
 
 

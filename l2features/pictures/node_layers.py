@@ -59,7 +59,7 @@ class ServedNodes(NamedTuple):
     Args:
         ids: (n,) the nodes.
         computed: (n,) whether a node has features.
-        column: returns an attribute (n, *shape), and which nodes have it, (n,).
+        column: returns an attribute by its name, (n, *shape), and which nodes have it, (n,).
         voxel_nm3: volume of a voxel.
     """
 
@@ -73,8 +73,8 @@ class ServedNodes(NamedTuple):
 class NodeLayer:
     """A layer of nodes.
 
-    ``attributes`` are those that it needs. ``points`` returns the k points of each node in nm, (n, 3 k), and
-    which nodes have them, (n,).
+    ``attributes`` are the attributes that the layer needs. ``points`` returns the k points of each node in
+    nm, (n, 3 k), and which nodes have points, (n,).
     """
 
     annotations: AnnotationLayer
@@ -82,9 +82,9 @@ class NodeLayer:
     points: Callable[[ServedNodes], tuple[npt.NDArray[np.float64], Mask]]
 
     def records(self, rows: Rows, geometry: Geometry) -> tuple[np.ndarray, Ids]:
-        """Return the records and the ids of the nodes that the layer has, in the order of the rows.
+        """Return the records and the ids of the nodes that the layer draws, in the order of the rows.
 
-        A node without features has none. A property is NaN where its attribute is absent.
+        A node without features has no record. A property is NaN if its attribute is absent.
         """
         computed = rows.found & ~rows.not_computed
         column = partial(served_column, rows, geometry)
@@ -92,7 +92,7 @@ class NodeLayer:
         return records, rows.ids[places]
 
     def drawn(self, nodes: ServedNodes) -> tuple[np.ndarray, Places]:
-        """Return the records of the nodes that the layer has, and their places, in the order of the nodes."""
+        """Return the records and the indices of the nodes that the layer draws, in the order of the nodes."""
         points, drawn = self.points(nodes)
         places = np.flatnonzero(drawn & nodes.computed)
         taken = slice(None) if len(places) == len(drawn) else places  # a slice does not copy

@@ -18,9 +18,9 @@ from .skeleton_layer import skeleton_bytes
 
 
 class Picture(NamedTuple):
-    """Bytes that the viewer reads, and the ids of nodes that have no features yet.
+    """Bytes for the viewer, and the ids of nodes without features yet.
 
-    ``lasting``: the bytes stay the same unless rows are replaced.
+    ``lasting`` means that the bytes change only if rows are replaced.
     """
 
     body: bytes
@@ -42,7 +42,7 @@ class PictureReader(NamedTuple):
         return Picture(body, answer.missing, lasting)
 
     def nodes_of_chunk(self, layer: NodeLayer, chunk: Chunk) -> Picture:
-        """Return the annotations of the nodes of a chunk that are valid now, in the order of their hashes."""
+        """Return the annotations of a chunk's nodes that are valid now, in the order of their hashes."""
         reader, source = self.neurons.reader, self.neurons.source
         first = reader.geometry.chunk_id(chunk)
         names = tuple(name for name in NAMES if name in layer.attributes)
@@ -55,7 +55,7 @@ class PictureReader(NamedTuple):
         return Picture(annotation_list(records[order], ids[order]), as_ids([]))
 
     def node(self, layer: NodeLayer, node: int) -> Picture | None:
-        """Return one annotation with the node's root now, or none; None where the layer lacks the node."""
+        """Return a node's annotation, with its root if it has one now; None if the layer lacks the node."""
         reader, source = self.neurons.reader, self.neurons.source
         answer = reader.read(as_ids([node]), layer.attributes)
         record, ids = layer.records(answer.rows, reader.geometry)
@@ -65,7 +65,7 @@ class PictureReader(NamedTuple):
         return Picture(one_annotation(record, [roots[roots != 0]]), as_ids([]))
 
     def kept_skeleton(self, root: int) -> Picture | None:
-        """Return the skeleton of a root, if it is kept and lasts."""
+        """Return the kept skeleton of a root; None if there is none, or if it may change."""
         body = self.neurons.kept(SKELETON, root)
         return None if body is None else Picture(body, as_ids([]), True)
 

@@ -1,4 +1,4 @@
-"""Rows between the two parts of an export without Beam: files of each unit, in a folder of all workers."""
+"""Intermediate rows of an export without Beam: files per unit, in a folder that all workers share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .static_index import row_dtype
 
 @dataclass(frozen=True)
 class RowFiles:
-    """Rows of each unit in files, one for each layer, sorted by part."""
+    """Files with the rows of each unit: one file per layer, sorted by part."""
 
     path: Path
     layers: Sequence[str]
@@ -41,7 +41,7 @@ class RowFiles:
             yield np.array(rows[first:last])
 
     def open_worker(self, run: StaticExport) -> Callable[[Chunk], None]:
-        """Return what a worker does with a unit, which is the x of a chunk."""
+        """Return the function by which a worker processes a unit, the x of a chunk."""
         source = run.open()
 
         def scan(chunk: Chunk) -> None:
@@ -52,7 +52,7 @@ class RowFiles:
     def open_writer(
         self, run: StaticExport, units: int, progress: Callable[[], object]
     ) -> Callable[[Chunk], WrittenPart]:
-        """Return what a worker does with a part, which is the x of a chunk."""
+        """Return the function by which a worker processes a part, the x of a chunk."""
         writer = PartWriter(run, progress)
 
         def write(chunk: Chunk) -> WrittenPart:

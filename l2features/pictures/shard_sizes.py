@@ -35,16 +35,16 @@ Sizes = npt.NDArray[np.float64]
 
 
 def least_bytes(sharding: Sharding, wanted: int) -> int:
-    """Return the least size of a file in bytes; the only file of an index may be of any size."""
+    """Return the minimum size of a file in bytes; a single file of an index may be smaller."""
     return math.ceil(LEAST * wanted) if sharding.shard_bits else 0
 
 
 def record_sharding(keys: int, size: float, wanted: int) -> Sharding:
-    """Return the sharding of this number of ids by their hash; each has ``size`` bytes.
+    """Return the sharding of records by the hash of their ids.
 
     Args:
         keys: number of ids.
-        size: bytes of each in a file.
+        size: bytes of one record in a file.
         wanted: size of a file in bytes.
     """
     bits = _fewest_bits(keys * size, wanted, keys.bit_length())
@@ -55,10 +55,10 @@ def record_sharding(keys: int, size: float, wanted: int) -> Sharding:
 
 
 def list_sharding(lists: Iterable[tuple[Ids, Sizes]], keys: int, total: float, wanted: int) -> Sharding:
-    """Return the sharding of ids by their hash.
+    """Return the sharding of lists by the hash of their ids.
 
     Args:
-        lists: batches of ids (n,) and of the bytes of their lists (n,). They are not read for a single file.
+        lists: batches of ids (n,) and the bytes of their lists (n,); not read if a single file suffices.
         keys: number of ids.
         total: bytes of all lists.
         wanted: size of a file in bytes.
@@ -85,12 +85,12 @@ def list_sharding(lists: Iterable[tuple[Ids, Sizes]], keys: int, total: float, w
 def cell_sharding(codes: Ids, sizes: Sizes, bits: int, wanted: int) -> Sharding:
     """Return the sharding of cells by their Morton codes.
 
-    A file has runs of 2^n neighbouring cells, so that a viewer reads few files: the longest runs with which
-    no file is too large. Runs are dealt to the files in turn, or by their hash where that is more even.
+    A file has runs of 2^n neighbouring cells, so that a viewer reads few files; n is the largest with which
+    no file becomes too large. Runs are assigned to the files in turn, or by their hash if that is more even.
 
     Args:
         codes: (n,) code of each cell that has nodes, sorted.
-        sizes: (n,) bytes of its list.
+        sizes: (n,) bytes of the list of each cell.
         bits: bits of a code.
         wanted: size of a file in bytes.
     """
@@ -150,5 +150,5 @@ def _fewest_bits(total: float, wanted: int, most: int) -> int:
 
 
 def minishard_bits(keys: int) -> int:
-    """Return the number of minishard bits with which a minishard has about `MINISHARD_KEYS` keys at most."""
+    """Return the number of minishard bits that limits a minishard to about `MINISHARD_KEYS` keys."""
     return min(MOST_BITS, max(0, math.ceil(math.log2(max(keys, 1) / MINISHARD_KEYS))))

@@ -18,7 +18,7 @@ VERTEX_ATTRIBUTES = {
     "size": "volume of the vertex' node (nm^3)",
     "area": "area of the vertex' node (nm^2)",
 }
-"""The attributes of each vertex, float32; 0 where unknown."""
+"""The attributes of each vertex, float32; 0 if unknown."""
 _OF_NODES = {"max_dt_nm": "max_dt_nm", "size": "size_nm3", "area": "area_nm2"}
 
 

@@ -42,7 +42,7 @@ class OtherExport(VersionError):
 
 @dataclass(frozen=True)
 class WantedExport:
-    """What a user asks for: a version, the folder, and how its files are divided."""
+    """What a user requests: a version, the folder, and how to divide the files."""
 
     dataset: Dataset
     version: int
@@ -54,7 +54,7 @@ class WantedExport:
 
 
 class WrittenPart(BaseModel):
-    """One part of an export: its file, unless it has no rows, and counts of what is in it."""
+    """One written part of an export: its file, if it has rows, and counts of its content."""
 
     part: int
     path: str = ""
@@ -66,7 +66,7 @@ class WrittenPart(BaseModel):
 
 @dataclass(frozen=True)
 class StaticExport:
-    """One export that is being made; small enough to send to every worker."""
+    """An export in progress; small enough to send to every worker."""
 
     dataset: Dataset
     geometry: Geometry
@@ -98,7 +98,7 @@ class StaticExport:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def open(self) -> ExportSource:
-        """Return the version's reader. Raises VersionError where it was replaced."""
+        """Return the version's reader. Raises VersionError if it was replaced."""
         return ExportSource(self)
 
     def index_of(self, part: int) -> tuple[Index, int]:
@@ -108,7 +108,7 @@ class StaticExport:
         return self.plan.indexes[place], self.plan.indexes[place].shard(part - firsts[place])
 
     def read_done(self, part: int) -> WrittenPart | None:
-        """Return what an earlier run wrote of a part; None if nothing, or the file is gone."""
+        """Return the part that an earlier run wrote; None if it wrote none or the file is gone."""
         written = self.folder.read_record(done_path(part), WrittenPart)
         there = written and (not written.path or self.folder.size(written.path) == written.bytes)
         return written if there else None
@@ -123,7 +123,7 @@ class PartWriter:
     skeletons: Skeletons | None = None
 
     def write(self, part: int, pieces: Iterable[np.ndarray]) -> WrittenPart:
-        """Write the file of a part from its rows, in any order, and record that.
+        """Write the file of a part from its rows, in any order, and record that the part is written.
 
         Raises VersionError, and for skeletons GraphError, StoreError or RootError.
         """
@@ -162,7 +162,7 @@ def done_path(part: int) -> str:
 
 
 def prepare(wanted: WantedExport) -> StaticExport:
-    """Return the export to make, whose plan is written. Raises ConfigError, StoreError or VersionError."""
+    """Return the export to make, after writing its plan. Raises ConfigError, StoreError or VersionError."""
     dataset, folder = wanted.dataset, Folder(wanted.output)
     check_bigtable(dataset.store)
     for layer in wanted.layers:
@@ -171,9 +171,7 @@ def prepare(wanted: WantedExport) -> StaticExport:
     with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
         geometry, versions = store.geometry(), versions_folder(dataset, store)
     if geometry is None:
-        raise StoreError(
-            f"table {dataset.l2cache_id} has no geometry: expected that of an ingest or an audit of it"
-        )
+        raise StoreError(f"table {dataset.l2cache_id} has no geometry: expected an ingested or audited table")
     content = versions.read(manifest_path(wanted.version))
     if content is None:
         raise not_found(versions, wanted.version)
@@ -235,7 +233,7 @@ class ExportSource:
 
     @property
     def count(self) -> int:
-        """Number of units; the last one is that of the roots whose skeletons are wanted, if any."""
+        """Number of units; if skeletons are wanted, the last unit has their roots."""
         return len(self.units) + (SKELETONS in self.run.plan.layers)
 
     def scan(self, unit: int) -> dict[str, np.ndarray]:

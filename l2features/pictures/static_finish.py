@@ -28,7 +28,7 @@ _UNFINISHED = re.compile(r"\.(info|index\.html|(plan|manifest)\.json|[0-9a-f]+\.
 
 
 class StaticManifest(BaseModel):
-    """What an export holds: annotations, segments or skeletons of each layer, and the bytes of each shard."""
+    """The content of an export: annotations, segments or skeletons per layer, and bytes per shard."""
 
     format: int = FORMAT
     dataset: str
@@ -47,7 +47,7 @@ def finished_before(run: StaticExport) -> StaticManifest | None:
 
 
 def finish(run: StaticExport, done: Sequence[WrittenPart]) -> StaticManifest:
-    """First write what the viewer reads, then the manifest. Raises VersionError where rows are lost."""
+    """Write the files that the viewer reads, then the manifest. Raises VersionError if rows are lost."""
     source, folder = run.open(), run.folder
     by_index = {index.path: list[WrittenPart]() for index in run.plan.indexes}
     for written in done:
@@ -98,7 +98,7 @@ def _clean(run: StaticExport) -> None:
 def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart]]) -> int:
     """Return the number of annotations of a layer.
 
-    Raises VersionError where its indexes have different numbers, or a file is missing.
+    Raises VersionError if its indexes have different numbers, or a file is missing.
     """
     sums = dict.fromkeys(("by_id", "related", "cells"), 0)
     for index in run.plan.indexes:
@@ -106,7 +106,9 @@ def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart
             sums[index.kind] += sum(written.nodes for written in by_index[index.path])
     if len(set(sums.values())) > 1:
         run.folder.delete_folder(WORK)
-        raise VersionError(f"{run.url}: layer {layer} has {sums} nodes: run the command again")
+        raise VersionError(
+            f"{run.url}: layer {layer} has different numbers of nodes: {sums}: run the command again"
+        )
     own = (by_index[index.path] for index in run.plan.indexes if index.layer == layer)
     for written in (one for parts in own for one in parts if one.path):
         run.folder.check_size(written.path, written.bytes)
@@ -114,7 +116,7 @@ def _counted(run: StaticExport, layer: str, by_index: dict[str, list[WrittenPart
 
 
 def pages(run: StaticExport, shards: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield the listing of each folder, for servers that make none."""
+    """Yield a listing page of each folder, for servers that do not list folders."""
     folders: dict[str, dict[str, str]] = {"": {}}
     for path in [*(f"{layer}/{INFO}" for layer in run.plan.layers), *shards]:
         parts = path.split("/")

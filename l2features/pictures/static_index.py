@@ -31,7 +31,7 @@ COMPRESSION = 6
 class Index(BaseModel):
     """One index of a layer, in the folder ``layer``/``key``.
 
-    ``shards`` are the sorted numbers of shards with keys; None for all shards.
+    ``shards`` are the sorted numbers of the shards that have keys; None means all.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,11 +49,11 @@ class Index(BaseModel):
         return 1 << self.sharding.shard_bits if self.shards is None else len(self.shards)
 
     def shard(self, place: int) -> int:
-        """Return the number of a shard by its place among all."""
+        """Return the number of the shard at this position of ``shards``."""
         return place if self.shards is None else self.shards[place]
 
     def places(self, rows: np.ndarray, geometry: Geometry) -> Ids:
-        """Return the place of the shard of each row, (n,)."""
+        """Return the position of each row's shard in ``shards``, (n,)."""
         shards = self.sharding.places(self.keys(rows, geometry))[0]
         return shards if self.shards is None else as_ids(np.searchsorted(as_ids(self.shards), shards))
 
@@ -69,20 +69,20 @@ class Index(BaseModel):
 
     @property
     def path(self) -> str:
-        """Its folder in that of the export."""
+        """Its folder, relative to the export's."""
         return f"{self.layer}/{self.key}".rstrip("/")
 
     def file(self, shard: int) -> str:
-        """Return the path of a shard in the folder of the export."""
+        """Return the path of a shard, relative to the export's folder."""
         return f"{self.path}/{self.sharding.file(shard)}"
 
     def info(self) -> dict[str, Any]:
-        """Return what the ``info`` file says of every index."""
+        """Return what the ``info`` file says about this index."""
         return {"key": self.key, "sharding": {"@type": SHARDED, **self.sharding._asdict()}}
 
 
 def row_dtype(layer: str) -> np.dtype:
-    """Return the type of a row for a ``part``: a node's id, its root and its record, or the id of a root."""
+    """Return the dtype of a row for a ``part``: a node's id, root and record, or a root's id."""
     if layer == SKELETONS:
         return np.dtype([("part", "<u4"), ("id", "<u8")])
     record = NODE_LAYERS[layer].annotations.dtype
@@ -101,7 +101,7 @@ def parts_of(indexes: Sequence[Index]) -> list[int]:
 def divided(
     rows: np.ndarray, layer: str, indexes: Sequence[Index], geometry: Geometry
 ) -> npt.NDArray[np.void]:
-    """Return the rows of a layer for each part that they are in, sorted by part."""
+    """Return a copy of a layer's rows for each part that needs them, sorted by part."""
     firsts = parts_of(indexes)
     own = [(index, first) for index, first in zip(indexes, firsts[:-1], strict=True) if index.layer == layer]
     levels = [index.level for index, _ in own if index.level]
@@ -124,7 +124,7 @@ def _taken(rows: np.ndarray, places: npt.NDArray[np.intp]) -> np.ndarray:
 
 
 class Shard(NamedTuple):
-    """The bytes of a shard, its number of keys, and the most nodes of a key."""
+    """The bytes of a shard, its number of keys, and the largest number of nodes of a key."""
 
     content: bytes
     keys: int
@@ -134,7 +134,7 @@ class Shard(NamedTuple):
 def make_shard(index: Index, rows: np.ndarray, geometry: Geometry, least: int = 0) -> Shard:
     """Return the shard of these rows, (n,) in any order, dtype `row_dtype`; n is at least 1.
 
-    ``least`` is its least size in bytes, see `sharded`.
+    ``least`` is the minimum size in bytes, see `sharded`.
     """
     keys = index.keys(rows, geometry)
     within = cell_order(rows["id"]) if index.kind == "cells" else rows["id"]
@@ -162,9 +162,9 @@ def _lists(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> Iterator[b
 
 
 def sharded(sharding: Sharding, keys: Ids, values: Iterable[bytes], least: int = 0) -> bytes:
-    """Return a shard with these values; all keys (n,) are of this shard, sorted.
+    """Return a shard with these values; the sorted keys (n,) all belong to this shard.
 
-    A shard below the size ``least`` in bytes ends in zeros, which nothing refers to.
+    A shard smaller than ``least`` bytes is padded with zeros.
     """
     from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
@@ -184,7 +184,8 @@ def static_info(
 ) -> dict[str, Any]:
     """Return the ``info`` file of a layer; ``largest`` returns the most nodes of a cell of an index.
 
-    The bounds are those of whole cells of every level, since cloud-volume leaves out cells that exceed them.
+    The bounds cover whole cells of every level, since cloud-volume leaves out cells that extend beyond the
+    bounds.
     """
     own = [index for index in indexes if index.layer == layer]
     info = NODE_LAYERS[layer].annotations.info(geometry, [ROOT], 0)

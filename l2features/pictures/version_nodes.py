@@ -21,7 +21,7 @@ UNIT_ROWS = 250_000
 
 
 class Unit(NamedTuple):
-    """A part of a file with a version's nodes, and the index of the file's layer in the version."""
+    """A part of a file with nodes of a version, and the index of the file's layer in the version."""
 
     layer: int
     file: VersionFile
@@ -30,7 +30,7 @@ class Unit(NamedTuple):
 
 
 def units_of(manifest: Manifest) -> list[Unit]:
-    """Return the units of a version, whose rows are all of its nodes."""
+    """Return the units that together have all nodes of a version."""
     units = list[Unit]()
     for layer, file in manifest.files(BY_NODE):
         parts = -(-file.rows // UNIT_ROWS)
@@ -59,7 +59,7 @@ def drawn_rows(table: Any, layer: str, voxel_nm3: float) -> np.ndarray:
 
 
 def served_nodes(table: Any, voxel_nm3: float) -> ServedNodes:
-    """Return nodes of a version as clients receive them; absent values are 0, as in the table of features."""
+    """Return nodes of a version as clients receive them; absent values are 0, as in the features table."""
 
     def column(name: str) -> tuple[np.ndarray, Mask]:
         values = vectors(table, name)

@@ -34,7 +34,7 @@ MARGIN, SMALLEST_NM, SLICE_PIXELS = 1.2, 1_000.0, 500.0
 
 
 class View(NamedTuple):
-    """What a link draws: URLs of layers as the viewer names them, selected roots, and where to look.
+    """What a link draws: URLs of layers in the viewer's form, selected roots, and where to look.
 
     ``box`` has the lower and the upper corner in nm, (2, 3); None for the viewer's default.
     """
@@ -50,7 +50,7 @@ class View(NamedTuple):
     def state(self) -> Any:
         """The `neuroglancer.ViewerState`. Raises ConfigError if the library is not installed.
 
-        Nodes are those of the selected roots, unless there is nothing to select from.
+        Only nodes of selected roots are drawn, unless there are no roots to select from.
         """
         with naming_extras():
             import neuroglancer
@@ -79,7 +79,7 @@ class View(NamedTuple):
         return state
 
     def link(self, viewer: str) -> str:
-        """Return the URL at which a viewer draws this. Raises as `state`."""
+        """Return the URL at which a viewer draws this view. Raises like `state`."""
         with naming_extras():
             import neuroglancer
 

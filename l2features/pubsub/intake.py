@@ -35,7 +35,7 @@ Region = tuple[str, int]
 
 
 class Limits(NamedTuple):
-    """Only messages of the first ``ranks`` subscriptions, and none above a weight."""
+    """Limits for messages: from the first ``ranks`` subscriptions only, and up to a weight."""
 
     ranks: int
     heaviest: float = math.inf
@@ -51,8 +51,8 @@ class Leased:
     Attributes:
         rank: position of its subscription, 0 for the most urgent.
         region: its table and a place in the volume. Messages of the same or a near region are best processed
-            together; messages of different tables never, as a table's store or graph may hang.
-        weight: the amount of work, as a number of ids.
+            together. Messages of different tables never are, since one table's store or graph may hang.
+        weight: number of ids, an estimate of the work.
     """
 
     key: str
@@ -64,12 +64,12 @@ class Leased:
 
 
 class Intake:
-    """Messages of subscriptions, the most urgent first.
+    """Pulls and leases messages of subscriptions, the most urgent subscription first.
 
     Args:
         judge: returns a message's region and weight; it must not raise.
-        wake: called by any thread when there are new messages to `take`, or after ``failure`` was set: a
-            subscription that cannot be read, or an error of a thread.
+        wake: called by any thread when there are new messages to `take`, or when ``failure`` has been set
+            because a subscription cannot be read or a thread failed.
     """
 
     def __init__(
@@ -88,17 +88,17 @@ class Intake:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start to pull."""
+        """Start pulling."""
         for rank, subscription in enumerate(self.subscriptions):
             self._run(self._pull, rank, subscription)
         self._run(self._extend_leases)
 
     def take(self, most: int, weight: int, limits: Limits) -> list[Leased]:
-        """Take about ``most`` waiting messages within the limits, of one subscription and one table.
+        """Take about ``most`` waiting messages within the limits, from one subscription and one table.
 
-        The subscription is the most urgent one that has any. The batch starts at the region of the oldest
-        message, continues with the regions after it, and never divides a region. Its weight exceeds
-        ``weight`` only if it is a single message.
+        The subscription is the most urgent one with messages. The batch starts with the region of the oldest
+        message, continues with the following regions, and never divides a region. Only a single message may
+        exceed ``weight``.
         """
         with self._changed:
             allowed = [leased for leased in self._waiting.values() if limits.allow(leased)]
@@ -116,7 +116,7 @@ class Intake:
             return taken
 
     def waiting(self, limits: Limits) -> tuple[int, float]:
-        """Return how many messages within the limits wait, and since when the first one does."""
+        """Return the number of waiting messages within the limits, and since when the first one waits."""
         with self._changed:
             since = [leased.since for leased in self._waiting.values() if limits.allow(leased)]
         return len(since), min(since, default=0.0)
@@ -128,7 +128,7 @@ class Intake:
         return len(published), min(published, default=None)
 
     def acknowledge(self, messages: Iterable[Leased]) -> None:
-        """Acknowledge messages that are done. A failure is logged, and leads to a redelivery."""
+        """Acknowledge messages that are done. After a failure, which is logged, they are redelivered."""
         for subscription, ack_ids in self._released(messages):
             try:
                 subscription.acknowledge(ack_ids)
@@ -147,7 +147,7 @@ class Intake:
                 logger.warning("%s; the messages will be redelivered when their leases expire", error)
 
     def stop(self) -> None:
-        """Stop to pull, and nack the waiting messages."""
+        """Stop pulling, and nack the waiting messages."""
         self._stopping.set()
         with self._changed:
             waiting = list(self._waiting.values())

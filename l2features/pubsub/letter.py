@@ -30,8 +30,9 @@ class DeadLetterError(L2FeaturesError):
 class Refusal(NamedTuple):
     """A reason code, its explanation, and the ids that it concerns.
 
-    There are no ids if the message itself is invalid, or a value among its ids is no id. A topic
-    does not record which ids belong to which reason: its letters have one refusal with all reasons.
+    There are no ids if the message itself is invalid, or if a value among its ids is not an id. A letter from
+    a topic has a single refusal with all reasons, since a topic does not record which ids belong to which
+    reason.
     """
 
     reason: str
@@ -41,7 +42,7 @@ class Refusal(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """Bytes and hexadecimal sha256 of a payload that was too large for a topic."""
+    """Size in bytes and hexadecimal sha256 of a payload that was too large for a topic."""
 
     size: int
     sha256: str
@@ -49,7 +50,7 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message as it was received, why it was refused, the number of attempts, and the last time (UTC).
+    """A message as it was received, why it was refused, the number of attempts, and when the last was (UTC).
 
     A letter from a topic may lack its payload (``left_out``) and some of its ids (``more_ids``).
     """
@@ -84,7 +85,7 @@ class DeadLetter:
         return sorted({node for refusal in self.refusals for node in refusal.ids})
 
     def delivery(self, key: str) -> Delivery:
-        """Return the message, for another attempt."""
+        """Return the message as a delivery, for another attempt."""
         return Delivery(key, self.data, self.attributes, self.attempts)
 
     def to_json(self) -> str:

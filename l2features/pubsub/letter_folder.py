@@ -23,7 +23,7 @@ _ADDRESS = re.compile(r".*://|//|topics/|subscriptions/", re.DOTALL)
 
 
 class LetterFolder:
-    """A folder of dead letters; `check` creates it, or `put` for the first letter."""
+    """A folder of dead letters; `check` creates it, or else the first `put`."""
 
     def __init__(self, path: str | os.PathLike[str], limit: int | None = None) -> None:
         self.path, self.limit, self.limited = Path(path), limit, False
@@ -54,9 +54,9 @@ class LetterFolder:
             raise DeadLetterError(f"folder {self.path}: cannot keep dead letters: {error}") from error
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
-        """Yield (name, letter) for names with one of the prefixes, sorted. Raises DeadLetterError."""
+        """Yield (name, letter) by name, for letters with one of these prefixes. Raises DeadLetterError."""
         if not self.path.is_dir():
-            raise DeadLetterError(f"folder {self.path}: there is no such folder")
+            raise DeadLetterError(f"folder {self.path} does not exist")
         count = 0
         self.limited = False
         for file in sorted(self.path.glob(f"*{SUFFIX}")):
@@ -83,7 +83,7 @@ class LetterFolder:
             raise DeadLetterError(f"{file}: cannot be removed: {error.strerror}") from error
 
     def refused(self, name: str, letter: DeadLetter) -> None:
-        """Write a letter that was refused again, with one attempt more. Raises DeadLetterError."""
+        """Write a letter that was refused again, with one more attempt. Raises DeadLetterError."""
         self.put(letter)
         if name != letter.name:
             self.remove(name)

@@ -33,7 +33,7 @@ class LetterTopic(Topic):
     """Publishes dead letters to a topic, ``projects/…/topics/…``."""
 
     def check(self) -> None:
-        """Raise DeadLetterError if the topic is missing. Passes if looking it up is forbidden."""
+        """Raise DeadLetterError if the topic is missing. Passes if the account may not look it up."""
         try:
             super().check()
         except PublishError as error:
@@ -48,10 +48,10 @@ class LetterTopic(Topic):
 
 
 class LetterQueue:
-    """A subscription of dead letters, in the order of delivery.
+    """A subscription to dead letters, in the order of delivery.
 
-    Listed letters stay leased until they are removed, which acknowledges them, or nacked by `close`. After a
-    ``kill -9`` they are redelivered when the leases expire. A letter that is refused again stays as it is.
+    Listed letters stay leased until `remove` acknowledges them or `close` nacks them. After a ``kill -9``
+    they are redelivered when the leases expire. A letter that is refused again stays unchanged.
     """
 
     def __init__(self, subscription: Subscription, limit: int = LIMIT) -> None:
@@ -63,7 +63,7 @@ class LetterQueue:
         self._renewed = 0.0
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
-        """Yield (name, letter) for names with one of the prefixes, each once. Raises SubscriptionError."""
+        """Yield (name, letter) once for each letter with one of these prefixes. Raises SubscriptionError."""
         self._nack()
         names: set[str] = set()
         self.limited = False
@@ -135,9 +135,9 @@ class LetterQueue:
 def topic_message(letter: DeadLetter) -> Message:
     """Return the message that represents a dead letter, within Pub/Sub's limits.
 
-    Attributes that Pub/Sub does not accept, or that do not fit, are left out. So is a payload that leaves no
-    room for the message's own attributes: its size and sha256 replace it. ``dead_letter_ids`` has as many of
-    the sorted ids as fit, ``dead_letter_id_count`` their number.
+    Attributes that Pub/Sub does not accept, or that do not fit, are left out. A payload that leaves no room
+    for the message's own attributes is replaced by its size and sha256. ``dead_letter_ids`` has as many of
+    the sorted ids as fit, ``dead_letter_id_count`` the number of all.
     """
     theirs = {key: value for key, value in letter.attributes.items() if not key.startswith(PREFIX)}
     theirs = {key: value for key, value in theirs.items() if _is_accepted(key, value)}
@@ -172,10 +172,10 @@ def _ours(letter: DeadLetter, left_out: LeftOut | None) -> dict[str, str]:
 
 
 def letter_of(data: bytes, attributes: Mapping[str, str], published: float) -> DeadLetter:
-    """Return the dead letter that a message represents; any message of a known format is one.
+    """Return the dead letter that a message represents.
 
-    ``published`` (seconds since 1970) replaces a missing time, 1 a missing number of attempts. Raises
-    DeadLetterError for a newer format.
+    A missing time is replaced by ``published`` (seconds since 1970), a missing number of attempts by 1.
+    Raises DeadLetterError for a newer format.
     """
     fields = {key.removeprefix(PREFIX): value for key, value in attributes.items() if key.startswith(PREFIX)}
     if (version := fields.get("format")) is not None:

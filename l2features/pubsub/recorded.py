@@ -15,9 +15,9 @@ PAYLOAD_SUFFIX = ".bin"
 
 
 def find_messages(path: Path) -> list[Path]:
-    """Return the files of recorded messages, one or those of a folder, sorted by name.
+    """Return the file of a recorded message, or all such files of a folder, sorted by name.
 
-    ``NAME.bin`` is a payload with its attributes in ``NAME.json``. A ``.json`` without a ``.bin`` is a dead
+    ``NAME.bin`` is a payload, and ``NAME.json`` has its attributes. A ``.json`` without a ``.bin`` is a dead
     letter. Raises ConfigError if there is no such file.
     """
     if path.is_dir():
@@ -32,7 +32,7 @@ def find_messages(path: Path) -> list[Path]:
 
 
 def read_message(file: Path) -> Delivery:
-    """Return the message in a file, with its path as the key. Raises ConfigError for an invalid file."""
+    """Return the message in a file; its key is the file's path. Raises ConfigError for an invalid file."""
     try:
         if file.suffix != PAYLOAD_SUFFIX:
             return read_letter(file).delivery(str(file))

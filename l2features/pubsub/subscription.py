@@ -39,8 +39,8 @@ class SubscriptionRefused(SubscriptionError):
 class Received(NamedTuple):
     """A leased message.
 
-    ``published`` is the publication time (seconds since 1970), ``attempts`` the number of earlier deliveries
-    if the subscription counts them.
+    ``published`` is the publication time (seconds since 1970). ``attempts`` is the number of earlier
+    deliveries, if the subscription counts them.
     """
 
     ack_id: str
@@ -65,7 +65,7 @@ class Subscription:
         self._lock = threading.Lock()
 
     def pull(self, most: int, wait_s: float) -> list[Received]:
-        """Return messages as soon as there are any, leased for `LEASE_S`; none after ``wait_s``.
+        """Wait up to ``wait_s`` for messages; return them leased for `LEASE_S`, or none.
 
         Raises SubscriptionError.
         """

@@ -40,7 +40,7 @@ class Topic:
     def check(self) -> None:
         """Raise PublishError if the topic is missing.
 
-        It passes where that is unknown: without permission to look, or while Pub/Sub is unavailable.
+        Passes if this cannot be checked: without permission, or while Pub/Sub is unavailable.
         """
         from google.api_core.exceptions import GoogleAPIError, InvalidArgument, NotFound
         from google.api_core.retry import Retry
@@ -54,9 +54,9 @@ class Topic:
             pass
 
     def publish(self, data: bytes, attributes: Mapping[str, str]) -> None:
-        """Publish a message. Raises PublishError, and Unpublishable for one that is too large or empty.
+        """Publish a message. Raises PublishError, and Unpublishable for a message that is too large or empty.
 
-        We check the size, because the emulator does not answer a request that is too large.
+        The size is checked here, because the emulator does not answer a request that is too large.
         """
         from google.api_core.exceptions import GoogleAPIError, InvalidArgument
         from google.api_core.retry import Retry

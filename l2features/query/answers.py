@@ -45,10 +45,10 @@ def json_parts(
     status: npt.NDArray[np.int8] | None = None,
     reasons: Mapping[int, str] | None = None,
 ) -> Iterator[bytes | memoryview]:
-    """Yield a compact JSON object {id: {attribute: value}} in parts: each id once, in numeric order.
+    """Yield a compact JSON object {id: {attribute: value}} in parts: unique ids in numeric order.
 
-    Attributes are in alphabetical order, without absent ones. ``status`` (n,) adds the `Status` of each id,
-    and its reason if ``reasons`` has one.
+    Attributes are in alphabetical order; absent ones are left out. ``status`` (n,) adds the `Status` of each
+    id, and its reason if ``reasons`` has one.
     """
     if not (rows.ids[1:] > rows.ids[:-1]).all():
         first = np.unique(rows.ids, return_index=True)[1]
@@ -126,7 +126,7 @@ def _choose(choices: list[bytes], which: npt.NDArray[np.integer]) -> Any:
 
 
 def _texts(values: np.ndarray, present: Mask) -> Any:
-    """Return ``:value`` of each row as JSON, empty where absent, shape (n,)."""
+    """Return ``:value`` of each row as JSON, empty if absent, shape (n,)."""
     values = values if present.all() else values[present]
     if values.dtype.kind == "f":
         values = values.astype(np.float64, copy=False)
@@ -194,7 +194,7 @@ def arrow_table(
     status: npt.NDArray[np.int8],
     reasons: Mapping[int, str],
 ) -> Any:
-    """Return the rows in their order as an Arrow table; absent attributes are null.
+    """Return the rows as an Arrow table, in the same order; absent attributes are null.
 
     ``status`` (n,) holds values of `Status`; ``reasons`` maps ids to text.
     """
@@ -232,7 +232,7 @@ def parquet_schema(schema: Any) -> Any:
 
 
 def with_metadata(schema: Any, about: Mapping[str, Any]) -> Any:
-    """Return a schema with more metadata, each value as JSON."""
+    """Return a schema with these metadata added, each value as JSON."""
     more = {key: json.dumps(value) for key, value in about.items()}
     return schema.with_metadata({**(schema.metadata or {}), **more})
 
@@ -242,7 +242,7 @@ def _listed(arrow: Any) -> Any:
 
 
 def arrow_array(values: np.ndarray, present: Mask) -> Any:
-    """Return an Arrow array of values (n, *shape); null where not present."""
+    """Return an Arrow array of values (n, *shape); null if not present."""
     mask = None if present.all() else pa.array(~present)
     array = pa.array(values.reshape(-1), mask=None if values.ndim > 1 or mask is None else ~present)
     for axis in range(values.ndim - 1, 0, -1):

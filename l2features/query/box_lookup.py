@@ -66,8 +66,8 @@ class VoxelBox(NamedTuple):
 class FoundNodes:
     """Nodes of a part of a table, sorted by id.
 
-    ``count`` is their number; if it is above the limit, ``answer`` is empty. ``problems`` has a reason for
-    each chunk that may lack nodes.
+    ``count`` is the number of nodes; if it exceeds the limit, ``answer`` is empty. ``problems`` has a reason
+    for each chunk whose nodes may be incomplete.
     """
 
     answer: Answer
@@ -76,15 +76,15 @@ class FoundNodes:
 
     @property
     def problem(self) -> str:
-        """The first problem, and the number of the others."""
+        """The first problem and the number of others, as text."""
         others = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
         return f"{self.problems[0]}{others}"
 
 
 class RegionReader(NamedTuple):
-    """Reads chunks and boxes of a data set's table; ``most`` is the limit for the nodes of an answer.
+    """Reads chunks and boxes of a data set's table; ``most`` limits the nodes of an answer.
 
-    Its methods raise StoreError, and ReadTimeout if they do not end before ``until`` (monotonic time).
+    Methods raise StoreError, and ReadTimeout if they take longer than ``until`` (monotonic time).
     """
 
     store: Store
@@ -102,7 +102,7 @@ class RegionReader(NamedTuple):
         parts, count, problems = list[Rows](), 0, list[str]()
         for chunk in box.chunks(self.geometry).in_order():
             if time.monotonic() > until:
-                raise ReadTimeout(f"table {self.store.name}: chunks were not read in time")
+                raise ReadTimeout(f"table {self.store.name}: not all chunks were read in time")
             found = read_chunk(self.store, self.dataset, self.geometry, chunk, _columns((*names, POSITION)))
             places = np.flatnonzero(box.holds(found.rows, self.geometry))
             count += len(places)

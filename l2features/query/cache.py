@@ -20,9 +20,9 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 class RowCache:
     """A set-associative cache of at least ``capacity`` rows by id; each set evicts its oldest row first.
 
-    A row is cached with the attributes that it was read with. Asking for another one is a miss.
-    Rows take the next free place, and later that of the row they evict, so that memory is taken as it is
-    needed. Thread-safe.
+    A row is cached with the attributes with which it was read; a lookup of any other attribute is a miss. A
+    new row takes the next free place or, if its set is full, the place of the row that it evicts. So memory
+    grows only as needed. Thread-safe.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -47,7 +47,7 @@ class RowCache:
 
     @property
     def nbytes(self) -> int:
-        """Size of the arrays, which does not depend on their content."""
+        """Size of the arrays, whether filled or not."""
         rows = self._rows.features, self._rows.present, self._known
         return sum(array.nbytes for array in (self._ids, self._places, *rows, self._next))
 
@@ -65,7 +65,7 @@ class RowCache:
         return hit, found
 
     def clear(self) -> None:
-        """Forget all rows, and those that are being read."""
+        """Forget all rows; rows of reads in progress will not be cached."""
         with self._lock:
             self._ids[...] = 0
             self._known[...] = False
@@ -74,7 +74,7 @@ class RowCache:
     def insert(self, rows: Rows, names: Sequence[str], epoch: int | None = None) -> None:
         """Cache rows of unique ids that were read with these attributes.
 
-        Caches nothing if ``epoch``, taken before the read, is over.
+        Pass the ``epoch`` from before the read: if the cache was cleared since, nothing is cached.
         """
         columns = columns_of(tuple(names))
         sets = self._sets(rows.ids)

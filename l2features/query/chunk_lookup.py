@@ -14,7 +14,7 @@ from ..store.base import DONE, FAILED, Store
 
 
 class ChunkRows(NamedTuple):
-    """A chunk's rows; ``error`` is why some or all are missing, ``note`` a remark."""
+    """A chunk's rows; ``error`` says why rows may be missing, ``note`` is a remark."""
 
     rows: Rows
     error: str = ""
@@ -26,7 +26,7 @@ def read_chunk(
 ) -> ChunkRows:
     """Return the rows of a chunk, and whether they may be incomplete. Raises StoreError.
 
-    A table of PCGL2Cache has no chunk records: its rows come with a note instead of an error.
+    A table of PCGL2Cache has no chunk records, so its rows come with a note instead of an error.
     """
     chunk_id = geometry.chunk_id(chunk)
     ids = as_ids([chunk_id])

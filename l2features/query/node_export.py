@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 
 class ChunkNodes(NamedTuple):
-    """The nodes of a chunk, and the segment of each where there is no graph."""
+    """The nodes of a chunk; without a graph, also the segment of each."""
 
     found: FoundNodes
     segments: Ids | None
@@ -54,8 +54,8 @@ class Exported:
 class NodeExport:
     """Exports the nodes of a data set with their features as clients receive them.
 
-    Without a graph there is a column ``segment_id``. With one in ``graph`` there is a column ``root_id``: the
-    root of each node at ``time``, null where it had none.
+    With a ``graph``, the column ``root_id`` is the root of each node at ``time``, or null. A data set without
+    a graph has the column ``segment_id``.
     """
 
     dataset: Dataset
@@ -67,7 +67,7 @@ class NodeExport:
     def write(
         self, box: ChunkBox, sink: Any, about: Mapping[str, str], on_chunk: Callable[[], object]
     ) -> Exported:
-        """Write the nodes of some chunks, in the order of their ids; ``about`` goes into the metadata.
+        """Write the nodes of chunks, in the order of their ids, with ``about`` in the metadata.
 
         Raises StoreError and GraphError; the file is then incomplete.
         """

@@ -39,7 +39,7 @@ class Status(IntEnum):
 class Answer:
     """Rows and status of ids in the requested order, repeats included.
 
-    ``status`` (n,) holds values of `Status`; ``reasons`` maps failed ids and those of another layer to text.
+    ``status`` (n,) holds values of `Status`; ``reasons`` maps ids that failed or are not of layer 2 to text.
     """
 
     rows: Rows
@@ -55,7 +55,7 @@ class Answer:
         return sorted_unique(self.rows.ids[waiting])
 
     def updated(self, fresh: Answer) -> Answer:
-        """Return this answer with the rows and status of ``fresh``, which has unique and sorted ids."""
+        """Return this answer, updated by rows and status of ``fresh``, whose ids are sorted and unique."""
         if not len(fresh.rows):
             return self
         at = np.searchsorted(fresh.rows.ids, self.rows.ids).clip(max=len(fresh.rows) - 1)
@@ -75,8 +75,8 @@ def _ignore(*_: float) -> None:
 class Reader:
     """Reads the table of one data set, through a cache if there is one.
 
-    ``on_lookup(hits, misses)`` receives each use of the cache, with repeated ids; ``on_read(ids, seconds)``
-    receives each read of the store.
+    ``on_lookup(hits, misses)`` is called after each lookup in the cache; repeated ids count. ``on_read(ids,
+    seconds)`` is called after each read of the store.
     """
 
     store: Store
@@ -86,10 +86,10 @@ class Reader:
     on_read: Callable[[int, float], None] = _ignore
 
     def read(self, ids: Ids, names: Sequence[str] = NAMES, with_reasons: bool = False) -> Answer:
-        """Return the rows and status of ids. Without reasons, failed ids are reported as missing.
+        """Return the rows and status of ids. Without ``with_reasons``, failed ids are reported as missing.
 
-        A node that could not be computed has no attributes: its size of 0 is only a mark in the store.
-        Raises StoreError if the store fails.
+        A node that could not be computed has no attributes: the size of 0 is only a mark in the store. Raises
+        StoreError if the store fails.
         """
         ids = as_ids(ids)
         nodes = self.geometry.is_node(ids)
@@ -110,7 +110,7 @@ class Reader:
     def wait(
         self, answer: Answer, names: Sequence[str], seconds: float, with_reasons: bool = False
     ) -> Answer:
-        """Read missing ids again, with exponential backoff, until none is left or ``seconds`` have passed."""
+        """Read missing ids again, with exponential backoff, until none is missing or ``seconds`` are over."""
         until, pause = time.monotonic() + seconds, FIRST_PAUSE_S
         while len(missing := answer.missing) and (left := until - time.monotonic()) > 0:
             time.sleep(min(pause, left))

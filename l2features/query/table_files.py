@@ -22,7 +22,7 @@ class TableFile:
     """A file to which tables of one schema are appended.
 
     ``about`` goes into the metadata of Parquet, each value as JSON.
-    In CSV, a vector is a column per axis (``centroid_nm_x``), bounds are columns of lower and upper ends
+    In CSV, a vector has one column per axis (``centroid_nm_x``), bounds have columns for lower and upper ends
     (``rep_bounds_nm_lower_x``), and lists are joined by spaces.
     """
 
@@ -50,7 +50,7 @@ class TableFile:
 
 
 def flat_table(table: Any) -> Any:
-    """Return a table without nested columns, as it is written to CSV."""
+    """Return a table without nested columns, for CSV."""
     names, columns = list[str](), list[Any]()
     for name, column in zip(table.column_names, table.columns, strict=True):
         for inner, values in _flat(name, column.combine_chunks(), "123" if name in NUMBERED else AXES):

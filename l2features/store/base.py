@@ -24,7 +24,7 @@ from .chunk_totals import ChunkTotals, totals_of
 
 
 class StoreKind(NamedTuple):
-    """A kind of store: what its URLs match, and its class as ``module:name``, imported at first use."""
+    """A kind of store: the pattern of its URLs, and its class as ``module:name``, imported on first use."""
 
     urls: re.Pattern[str]
     place: str
@@ -49,7 +49,7 @@ DEADLINE_S = 60.0
 
 @dataclass(frozen=True)
 class Meta:
-    """What a table holds: features of ``graph_id`` as of ``timestamp`` (UTC), cut from ``cv_path``.
+    """Description of a table: features of graph ``graph_id`` at ``timestamp`` (UTC), from ``cv_path``.
 
     ``geometry`` is None in tables of PCGL2Cache.
     """
@@ -71,9 +71,9 @@ class Meta:
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """Outcome of one chunk: ``state`` is ``done`` or ``failed``, ``time`` when (UTC).
+    """Outcome of one chunk: ``state`` is ``done`` or ``failed``, ``time`` is when (UTC).
 
-    ``saturated`` counts, by attribute, the nodes whose value is the largest that its type holds.
+    ``saturated`` counts, by attribute, the nodes whose value is the type's maximum.
     """
 
     chunk_id: int
@@ -110,16 +110,16 @@ class FeatureRows(Protocol):
     """A table's rows of features."""
 
     def write(self, features: np.ndarray) -> None:
-        """Write complete rows (dtype `schema.FEATURES`), durably. Writing them again changes nothing."""
+        """Write complete rows (dtype `schema.FEATURES`) durably. Repeating the call changes nothing."""
 
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
         """Return the rows of these ids, in the order of the ids."""
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
-        """Return all rows between two ids, both included, such as a chunk's; sorted by id."""
+        """Return all rows from one id to another, both included, sorted by id; for example a chunk's rows."""
 
     def first_ids(self, first_id: int, most: int) -> Ids:
-        """Return the ids of the first ``most`` rows from an id on, sorted."""
+        """Return the sorted ids of the first ``most`` rows whose id is at least ``first_id``."""
 
     def delete(self, first_id: int, last_id: int) -> None:
         """Delete the rows from ``first_id`` to ``last_id``, both included."""
@@ -131,7 +131,7 @@ class ChunkLog(Protocol):
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         """Record a chunk's outcome and, for a data set without a graph, the segment of each of its nodes.
 
-        The segments are indexed, and the earlier ones of the chunk are removed from the index.
+        The segments are added to the index; earlier segments of the chunk are removed from it.
         """
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
@@ -141,25 +141,25 @@ class ChunkLog(Protocol):
         """Return the state of each chunk, shape (n,); "" if it has no record."""
 
     def incomplete_chunks(self, chunk_ids: Ids) -> npt.NDArray[np.bool_]:
-        """Return whether each chunk is done although files were missing or empty, shape (n,)."""
+        """Return whether each chunk is done, but with missing or empty files, shape (n,)."""
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        """Map the failed ones of these chunks to the reasons."""
+        """Map those of these chunks that failed to the reasons."""
 
     def coverage(self) -> Coverage:
         """Count the records by state. A store that reads them in pages applies the deadline to each page."""
 
     def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
-        """Return the sums over all records; see `ChunkTotals`. Each page has the deadline."""
+        """Return the sums over all records; see `ChunkTotals`. The deadline applies to each page."""
 
     def segments(self, chunk_id: int) -> Ids | None:
-        """Return a chunk's segments by rank, as `put_chunk` received them; None if it received none."""
+        """Return a chunk's segments by rank, as passed to `put_chunk`; None if there are none."""
 
     def count_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> list[int]:
-        """Count a new attempt at each task in ``works`` on a chunk; returns the open attempts.
+        """Count a new attempt at each task in ``works`` on a chunk; return the numbers of open attempts.
 
-        An attempt that stays open killed or hung its process. The task ``""`` is the whole chunk: `put_chunk`
-        clears its attempts.
+        An attempt that stays open has killed or hung its process. The task ``""`` means the whole chunk;
+        `put_chunk` clears its attempts.
         """
 
     def clear_attempts(self, chunk_id: int, works: Sequence[str] = ("",)) -> None:
@@ -173,7 +173,7 @@ class RootCells(Protocol):
         """Map roots to their cells of these names; roots and names without a cell are left out."""
 
     def put_root_cells(self, cells: Mapping[int, Mapping[str, bytes]]) -> None:
-        """Write cells by root and name (`CELL_NAME`), durably; a root's others stay.
+        """Write cells by root and name (`CELL_NAME`) durably; other cells of a root stay.
 
         Raises ValueError for a value of more than `MOST_CELL_BYTES`.
         """
@@ -186,17 +186,17 @@ class SegmentIndex(Protocol):
     """The nodes of each segment of a data set without a graph."""
 
     def segment_nodes(self, segments: Ids, most: int) -> dict[int, Ids]:
-        """Return the sorted nodes of segments, at most ``most`` + 1 each; unknown segments are left out."""
+        """Return the sorted nodes of each segment, at most ``most`` + 1; unknown segments are left out."""
 
     def index_segments(self, chunk_id: int, segments: Ids) -> None:
-        """Add a chunk's segments to the index: the node of rank i is ``chunk_id`` + i, from 1 on.
+        """Add a chunk's segments to the index: the segment of rank i, from 1, has node ``chunk_id`` + i.
 
         Indexing them again changes nothing.
         """
 
 
 class TableNotes(Protocol):
-    """What describes a table as a whole: its meta, its geometry and named texts."""
+    """Descriptions of a whole table: its meta, its geometry and named texts."""
 
     name: str
 
@@ -207,7 +207,7 @@ class TableNotes(Protocol):
         """Write the meta of an existing table. A geometry of None keeps the table's."""
 
     def geometry(self) -> Geometry | None:
-        """Return the table's geometry, which does not need a meta; None if it has none."""
+        """Return the table's geometry, with or without a meta; None if it has none."""
 
     def put_geometry(self, geometry: Geometry) -> None:
         """Write the geometry of an existing table, with or without a meta."""
@@ -249,11 +249,11 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
         """Check that the store can be reached and has the table."""
 
     def chunk_totals(self, window: timedelta, most_failed: int) -> ChunkTotals:
-        """See `ChunkLog.chunk_totals`; a store that can sum by itself overrides this."""
+        """See `ChunkLog.chunk_totals`; a store that can compute sums itself overrides this."""
         return totals_of(self.chunk_records(), window, most_failed)
 
     def structure(self) -> Structure:
-        """Describe the table's storage, for messages; may be empty."""
+        """Describe the table's storage, for messages. The description may be empty."""
         return Structure()
 
     @abstractmethod
@@ -291,12 +291,12 @@ def check_note_name(name: str) -> None:
 
 
 def store_form(url: str) -> str | None:
-    """Return the form in `STORES` of a store's URL; None if it has none of them."""
+    """Return the form in `STORES` that a store's URL has; None for an unknown form."""
     return next((form for form, kind in STORES.items() if kind.urls.fullmatch(url)), None)
 
 
 def open_store(url: str, name: str, deadline_s: float = DEADLINE_S) -> Store:
-    """Open the table ``name``, which need not exist yet, of the store at ``url``, without I/O.
+    """Open the table ``name`` of the store at ``url``, without I/O; it need not exist yet.
 
     ``url`` has a form in `STORES`; a call fails after ``deadline_s``. Raises ConfigError for a malformed URL
     or name.

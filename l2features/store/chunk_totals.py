@@ -21,10 +21,15 @@ MAX_RECENT = 100_000
 class ChunkTotals:
     """Sums over the records of chunks.
 
-    Nodes, orphans, files and ``saturated`` nodes by attribute are those of done chunks. ``uncounted`` of them
-    have a record without counts of files, from an older version, and ``chunks_missing_files`` had missing or
-    empty ones. ``failed`` has the first ``most_failed`` failed chunks with their reasons, ``n_failed`` counts
-    all. ``recent`` has the times and nodes of the chunks that were done in the ``window`` before the newest.
+    Attributes:
+        nodes, orphans, files: sums over done chunks.
+        uncounted: number of done chunks whose record has no file counts, from an older version.
+        chunks_missing_files: number of done chunks with missing or empty files.
+        saturated: nodes of done chunks at the type's maximum, by attribute.
+        n_failed: number of failed chunks.
+        failed: the first ``most_failed`` of these, with reasons.
+        newest: time of the newest record.
+        recent: times and nodes of the chunks that were done in the ``window`` before the newest.
     """
 
     window: timedelta
@@ -60,7 +65,7 @@ class ChunkTotals:
             self.failed.append((chunk_id, reason))
 
     def add_files(self, files: FileCounts, saturated: Mapping[str, int], chunks: int = 1) -> None:
-        """Add the files and saturated nodes of done chunks, which are equal in these."""
+        """Add the files and saturated nodes of ``chunks`` done chunks, which all have these counts."""
         if any(files):
             self.files = self.files.plus(FileCounts(*(count * chunks for count in files)))
         self.uncounted += chunks * (not files.expected)

@@ -37,7 +37,7 @@ def check_version(version: object, newest: int, what: str) -> None:
 
 
 def check_format(content: Any, newest: int, what: str) -> None:
-    """Check the version of a JSON value; one that names none is of format 1."""
+    """Check the format of a JSON value; a value without a format has format 1."""
     check_version(content.get("format", 1) if isinstance(content, dict) else 1, newest, what)
 
 
@@ -60,7 +60,7 @@ def parse_geometry(text: str | bytes | None, name: str) -> Geometry | None:
 
 
 def chunk_content(record: ChunkRecord) -> dict[str, Any]:
-    """Return what a record holds beside its chunk, state and time; `chunk_record` is the inverse."""
+    """Return the content of a record without its chunk, state and time; `chunk_record` is the inverse."""
     files = record.files._asdict() if any(record.files) else {}
     content = {"nodes": record.nodes, "orphans": record.orphans, "reason": record.reason}
     return {**content, "files": files, "saturated": dict(record.saturated)}

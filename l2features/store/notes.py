@@ -38,7 +38,7 @@ def put_note(notes: TableNotes, name: str, content: Mapping[str, Any]) -> None:
 
 
 def note_content(notes: TableNotes, name: str) -> dict[str, Any] | None:
-    """Return a note's JSON object; None if there is none. Raises BadNote, and StoreError as the store."""
+    """Return a note's JSON object; None if there is none. Raises BadNote and StoreError."""
     try:
         text = notes.note(name)
         content = None if text is None else _OBJECT.validate_json(text)
@@ -52,7 +52,7 @@ def note_content(notes: TableNotes, name: str) -> dict[str, Any] | None:
 
 
 def read_note(notes: TableNotes, name: str, model: type[Note]) -> Note | None:
-    """Return a note as a model; None if there is none. Raises BadNote, and StoreError as the store."""
+    """Return a note as a model; None if there is none. Raises BadNote and StoreError."""
     content = note_content(notes, name)
     try:
         return None if content is None else model.model_validate_json(json.dumps(content))
@@ -61,9 +61,9 @@ def read_note(notes: TableNotes, name: str, model: type[Note]) -> Note | None:
 
 
 def replaceable_note(notes: TableNotes, name: str, model: type[Note]) -> Note | None:
-    """Return a note that the caller will write anew; None, and a warning, where it is malformed.
+    """Return a note that the caller will overwrite; if it is malformed, log a warning and return None.
 
-    Raises NewerNote, and StoreError as the store.
+    Raises NewerNote and StoreError.
     """
     try:
         return read_note(notes, name, model)
@@ -75,7 +75,7 @@ def replaceable_note(notes: TableNotes, name: str, model: type[Note]) -> Note | 
 
 
 def note_or_problem(name: str, read: Callable[[], T | None], problems: dict[str, str]) -> T | None:
-    """Return a note; None for a malformed one, which is added to ``problems`` by its name."""
+    """Return a note. If it is malformed, return None and add the error to ``problems``, by note."""
     try:
         return read()
     except BadNote as error:
@@ -101,34 +101,35 @@ Time = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 def shown(time: datetime) -> str:
-    """Return a time for messages."""
+    """Format a time for messages."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 class LastAudit(BaseModel):
     """Result of the last audit of the whole grid, which compares the graph's nodes with the table's rows."""
 
-    time: Time = Field(description="When it ended.")
+    time: Time = Field(description="When the audit ended.")
     complete: bool = Field(
         description="Whether every chunk was audited, every expected node has a row, and files were found."
     )
     timestamp: str | None = Field(
-        description="Expected are the nodes valid at this time (UTC); null: all ever made."
+        description="Time at which the expected nodes are valid (UTC); null if all nodes ever made are "
+        "expected."
     )
     repair: bool = Field(description="Whether missing nodes were computed.")
-    chunks: int = Field(description="Chunks that were looked at.")
-    unaudited: int = Field(description="Those of them that could not be audited.")
+    chunks: int = Field(description="Number of chunks, including those that could not be audited.")
+    unaudited: int = Field(description="Chunks that could not be audited.")
     files_missing: int = Field(
-        default=0, description="Those of them that were ingested with files of the segmentation missing."
+        default=0, description="Chunks that were ingested with files of the segmentation missing."
     )
     nothing_found: bool = Field(
         default=False, description="Whether the ingest found no file of the segmentation at all."
     )
-    expected: int = Field(description="Nodes of the graph.")
-    present: int = Field(description="Those of them that had a row.")
-    empty: int = Field(description="Those of the present that are marked as without features.")
-    missing: int = Field(description="Those of the expected that had no row.")
-    repaired: int = Field(description="Those of the missing that have a row since.")
+    expected: int = Field(description="Expected nodes: those of the graph.")
+    present: int = Field(description="Expected nodes with a row.")
+    empty: int = Field(description="Present nodes that are marked as without features.")
+    missing: int = Field(description="Expected nodes without a row.")
+    repaired: int = Field(description="Missing nodes that have a row since.")
     superfluous: int = Field(description="Rows of ids that the graph never had.")
 
 

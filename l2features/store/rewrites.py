@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 
 class Rewrites(BaseModel):
-    """The note of the latest window."""
+    """The note about the latest window, in which rows may be replaced."""
 
     generation: UUID = Field(description="Changes whenever rows are replaced.")
     until: Time = Field(description="When the window ends.")
 
 
 def read_generation(notes: TableNotes) -> bytes | None:
-    """Return the generation of a table's rows, 16 bytes; None while rows are replaced.
+    """Return the generation of a table's rows, 16 bytes; None while rows are being replaced.
 
     Raises StoreError. A malformed note counts as an open window; the next job replaces it.
     """
@@ -45,7 +45,7 @@ def read_generation(notes: TableNotes) -> bytes | None:
     except NewerNote:
         raise
     except BadNote as error:
-        logger.warning("%s; no results of roots are kept until a job replaces the note", error)
+        logger.warning("%s; results of roots are not kept until a job replaces the note", error)
         return None
     if note is None:
         return bytes(16)
@@ -53,12 +53,12 @@ def read_generation(notes: TableNotes) -> bytes | None:
 
 
 def end_rewrites(notes: TableNotes) -> None:
-    """End the window of a table, when all processes of a job have ended. Raises StoreError."""
+    """End a table's window. Call this when all processes of a job have ended. Raises StoreError."""
     _put(notes, 0.0)
 
 
 class Rewriting:
-    """The window of one process that may replace rows of a table. Threads may share it."""
+    """The window in which one process may replace rows of a table. Threads may share it."""
 
     def __init__(self, notes: TableNotes) -> None:
         self._notes, self._lock = notes, threading.Lock()

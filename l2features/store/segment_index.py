@@ -19,7 +19,7 @@ CONCURRENT = 8
 
 
 class IndexState(BaseModel):
-    """Whether the segments of all recorded chunks are indexed, or of how many in grid order."""
+    """Whether the segments of all recorded chunks are indexed; if not, of how many chunks in grid order."""
 
     complete: bool = False
     chunks: int = Field(default=0, ge=0)
@@ -31,16 +31,16 @@ def index_state(notes: TableNotes) -> IndexState:
 
 
 def start_index(store: Store) -> None:
-    """Record that the index of a table without chunks is complete, as each chunk will be indexed."""
+    """Record that the index of a table without chunks is complete; new chunks are indexed when recorded."""
     if read_note(store, NOTE, IndexState) is None and next(iter(store.chunk_records()), None) is None:
         put_note(store, NOTE, IndexState(complete=True).model_dump())
 
 
 def build_index(store: Store, geometry: Geometry) -> Iterator[int]:
-    """Index the segments of all recorded chunks; yield after each shard how many chunks are done.
+    """Index the segments of all recorded chunks; after each shard, yield the number of done chunks.
 
-    Each shard's progress is recorded, so that an interrupted run is resumed. The chunks must not be ingested
-    from a changed segmentation at the same time.
+    An interrupted run can be resumed, since the progress is recorded after each shard. At the same time, the
+    chunks must not be ingested from a changed segmentation.
     """
     state, box = index_state(store), whole_box(geometry.grid)
     first = len(box) if state.complete else state.chunks

@@ -43,8 +43,8 @@ def user(number: int, name: str, view: bool, without_terms: bool = False) -> dic
 class AuthServer:
     """A running service; `stop` closes its port, `start` opens it again.
 
-    ``calls`` are the requests it got, as the recordings write them; ``behaviour`` is one of the constants
-    above, or the status with which it answers everything.
+    ``calls`` are the received requests, in the form of the recordings. ``behaviour`` is one of the constants
+    above, or a status with which every request is answered.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,12 +100,12 @@ class AuthServer:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def taken_calls(self) -> list[str]:
-        """Return the calls since the last time."""
+        """Return the calls since the last use of this."""
         calls, self.calls = self.calls, []
         return calls
 
     def answer(self, path: str, token: str) -> tuple[int, Any]:
-        """Return an answer's status and JSON."""
+        """Return the status and JSON of a response."""
         if isinstance(self.behaviour, int):
             return self.behaviour, {"error": "out of order"}
         if token not in self.users:

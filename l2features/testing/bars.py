@@ -15,7 +15,7 @@ from rich.table import Table
 
 @dataclass
 class Bar:
-    """A figure and its bar: its minimum, or with ``most`` its maximum; None for no bar."""
+    """A figure and its required minimum or, with ``most``, its allowed maximum; None for no bar."""
 
     name: str
     value: float

@@ -20,7 +20,7 @@ FOREVER = "2099-01-01T00:00:00.000000"
 class CaveDeployment:
     """The services of one data stack, on a free port of loopback. Use `stop` at the end.
 
-    ``neurons`` are the L2 ids of each root, which the graph's server returns as its leaves. Without neurons,
+    ``neurons`` maps roots to the L2 ids that the graph's server returns as their leaves. Without neurons,
     clients send all other requests to our server directly.
     """
 
@@ -52,7 +52,7 @@ class CaveDeployment:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def answer(self, path: str) -> Any:
-        """Return a path's JSON; None where it does not exist."""
+        """Return a path's JSON; None if it does not exist."""
         match path.strip("/").split("/"):
             case ["info", "api", "v2", "datastack", "full", self.datastack]:
                 return self.info

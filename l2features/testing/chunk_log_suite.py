@@ -65,7 +65,7 @@ class ChunkLogSuite:
             assert found == expected
 
     def test_incomplete_chunks(self, store: Store) -> None:
-        """Those that are done although files were missing or empty."""
+        """Incomplete chunks are those that are done although files were missing or empty."""
         numbers = [(2, 1, 1), (2, 1, 0, 0, 1), (2, 2), (), (1, 0, 1, 1)]
         counts = [FileCounts(*some) for some in numbers]
         for i, files in enumerate(counts):

@@ -1,4 +1,4 @@
-"""EM chunks as a data set: supervoxels on disk, a graph and an empty cache in the Bigtable emulator, edits.
+"""EM chunks as a data set: supervoxels on disk, a graph and an empty table in the Bigtable emulator, edits.
 
 Every chunk is one of a few crops of the EM volume, with ids of its own; its cells are cut into blocks, as
 watershed is by chunks, so that a node has many supervoxels.
@@ -42,13 +42,13 @@ LEAST_SUPERVOXELS = 4
 
 @dataclass(eq=False)
 class Crop:
-    """A piece of EM: supervoxels numbered from 1 as voxels, and the node of each, also numbered from 1."""
+    """A crop of EM: its supervoxels, and the node of each supervoxel; both are numbered from 1."""
 
     voxels: np.ndarray
     nodes: np.ndarray
 
     def supervoxels(self) -> list[np.ndarray]:
-        """Numbers of the supervoxels of each node, sorted, the lower ones at smaller z."""
+        """The supervoxels of each node by number, sorted; lower numbers are at smaller z."""
         order = np.argsort(self.nodes, kind="stable")
         return np.split(order + 1, np.cumsum(np.bincount(self.nodes)[1:])[:-1])
 
@@ -63,7 +63,7 @@ class EditMessage(NamedTuple):
 
 @dataclass(eq=False)
 class EmDataset:
-    """A data set in files and in the emulator. ``children`` are the supervoxels of nodes made by edits."""
+    """A data set in files and in the emulator. ``children`` has the supervoxels of nodes that edits made."""
 
     config: Path
     geometry: Geometry
@@ -80,11 +80,11 @@ class EmDataset:
         return self.crops[self.chunks.index(chunk) % len(self.crops)]
 
     def parents(self, chunk: Chunk) -> Ids:
-        """The node of each supervoxel of a chunk, by its number, before any edit."""
+        """Return the node of each supervoxel of a chunk before any edit, by the supervoxel's number."""
         return np.uint64(self.geometry.chunk_id(chunk)) + self.crop(chunk).nodes.astype(np.uint64)
 
     def new_node(self, chunk: Chunk, supervoxels: np.ndarray) -> int:
-        """Return an L2 id for supervoxels of a chunk, by their numbers."""
+        """Return a new L2 id for supervoxels of a chunk, which are given by number."""
         number = self._made.get(chunk, int(self.crop(chunk).nodes.max())) + 1
         self._made[chunk] = number
         node = self.geometry.chunk_id(chunk) + number
@@ -93,7 +93,7 @@ class EmDataset:
         return node
 
     def edit(self, ids: Sequence[int]) -> EditMessage:
-        """The message of an edit that made these nodes, as PyChunkedGraph sends it."""
+        """Return the message that PyChunkedGraph sends for an edit that made these nodes."""
         self._operations += 1
         root = (4 << 56) + self._operations
         content = {
@@ -107,7 +107,7 @@ class EmDataset:
 
 
 def read_labels(shared: Path, slices: int) -> np.ndarray:
-    """So many slices of 512 x 512 voxels of the EM volume, or synthetic ones if it is missing."""
+    """Return this many slices (512 x 512 voxels) of the EM volume, or of a synthetic one if it is missing."""
     path = shared / "data" / "connectomics.npy.ckl.gz"
     if path.is_file():
         return read_em(path)[:, :, :slices]
@@ -126,7 +126,7 @@ def make_crops(labels: np.ndarray, size: Triple, most: int) -> list[Crop]:
 
 
 def cut_into_blocks(labels: np.ndarray) -> Crop:
-    """Cut cells into supervoxels: the voxels of a cell within one block, in the order of the blocks."""
+    """Cut cells into supervoxels, each the voxels of one cell in one block, in the order of the blocks."""
     import fastremap
 
     cells, _ = fastremap.renumber(np.asfortranarray(labels), preserve_zero=True)
@@ -196,7 +196,7 @@ def _create_graph(geometry: Geometry, cv_path: str) -> None:
 
 
 def write_children(children: Mapping[int, Ids]) -> None:
-    """Rows of nodes in the graph's table, as PyChunkedGraph 2 has them."""
+    """Write rows of nodes to the graph's table, in the form of PyChunkedGraph 2."""
     import zstandard
 
     compressor = zstandard.ZstdCompressor()
@@ -206,7 +206,7 @@ def write_children(children: Mapping[int, Ids]) -> None:
 
 
 def write_parents(dataset: EmDataset, chunk: Chunk) -> None:
-    """Rows of a chunk's supervoxels in the graph's table, with their current nodes."""
+    """Write rows of a chunk's supervoxels to the graph's table, with their current nodes."""
     parents = dataset.parents(chunk)
     first = np.uint64(LAYOUT.chunk_id(*chunk, layer=1))
     ours = np.uint64(dataset.geometry.chunk_id(chunk))
@@ -233,20 +233,20 @@ def _write(column: str, ids: Ids, cells: Iterator[bytes]) -> None:
 
 
 class Editor:
-    """Makes edits: splits and merges of nodes that its other edits do not use."""
+    """Makes edits: splits and merges, each of nodes that no other edit uses."""
 
     def __init__(self, dataset: EmDataset, seed: int = 0) -> None:
         self.dataset, self.random = dataset, np.random.default_rng(seed)
         self._left: dict[Chunk, list[np.ndarray]] = {}
 
     def split(self, chunk: Chunk) -> list[int]:
-        """The two nodes that a cut makes of one."""
+        """Split a node; return the two new nodes."""
         (own,) = self._take(chunk, 1)
         at = int(self.random.integers(1, len(own)))
         return [self.dataset.new_node(chunk, part) for part in (own[:at], own[at:])]
 
     def merge(self, chunk: Chunk) -> list[int]:
-        """The node that is made of two."""
+        """Merge two nodes; return the new node."""
         return [self.dataset.new_node(chunk, np.concatenate(self._take(chunk, 2)))]
 
     def _take(self, chunk: Chunk, n: int) -> list[np.ndarray]:

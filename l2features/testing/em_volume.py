@@ -13,7 +13,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
 def em_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
-    """A parser of options that has ``--shared`` already, the folder of the EM volume."""
+    """Return a parser that has the option ``--shared``, the folder of the EM volume."""
     parser = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,7 +30,7 @@ def read_em(path: Path) -> np.ndarray:
 
 
 def make_neuropil(shape: tuple[int, ...]) -> np.ndarray:
-    """Cells around points that wander as one goes along z: branching tubes and sheets."""
+    """Return labels of branching tubes and sheets: cells around points that wander along z."""
     from scipy.spatial import cKDTree
 
     random = np.random.default_rng(0)

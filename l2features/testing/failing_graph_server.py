@@ -19,7 +19,7 @@ from .synthetic import Cell
 
 
 class FailingGraphServer(PcgServer):
-    """The running server; ``failing`` is set while it answers 500, and ``failures`` counts such answers."""
+    """A graph server that answers 500 while ``failing`` is set; ``failures`` counts these responses."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -29,7 +29,7 @@ class FailingGraphServer(PcgServer):
         threading.Thread(target=self.serve, name="graph server", daemon=True).start()
 
     def add(self, table: str, geometry: Geometry, watershed: str, layers: int) -> str:
-        """Serve a graph over the segmentation at ``watershed``; returns its path for cloud-volume."""
+        """Serve a graph over the segmentation at ``watershed``; return its path for cloud-volume."""
         self.tables[table] = SampleTable(f"bigtable://{INSTANCE}/{INSTANCE}/{table}")
         self.tables[table].create()
         self.tables[table].set(b"meta", b"meta", graph_meta(geometry, table, layers, watershed))

@@ -59,7 +59,7 @@ class KnownHistory:
 
 
 class GraphHistorySuite:
-    """Tests of `Graph.valid_nodes` and `Graph.changed_roots`, against a graph whose history is known."""
+    """Tests of `Graph.valid_nodes` and `Graph.changed_roots` on a graph with a known history."""
 
     every: ClassVar[int] = 1
     """Test this part of all times, where a graph answers slowly: 2 is the half of them."""
@@ -79,7 +79,7 @@ class GraphHistorySuite:
     def test_boxes_together_have_the_nodes_of_the_grid(
         self, graph: Graph, geometry: Geometry, history: KnownHistory, seed: int
     ) -> None:
-        """Single chunks, aligned blocks, and boxes that are cut anywhere and reach beyond the grid."""
+        """Boxes are single chunks, aligned blocks, or arbitrary boxes, which may extend beyond the grid."""
         random = np.random.default_rng(seed)
         for ms in random.choice(history.edits_ms, 3).tolist():
             found: dict[int, int] = {}
@@ -109,7 +109,7 @@ class GraphHistorySuite:
 
 
 def at(ms: int) -> datetime:
-    """Return the time of milliseconds since 1970."""
+    """Convert milliseconds since 1970 to a time."""
     return datetime.fromtimestamp(ms // 1000, UTC) + timedelta(milliseconds=ms % 1000)
 
 
@@ -125,7 +125,7 @@ def roots_by_node(found: NodeRoots) -> dict[int, int]:
 
 
 def boxes_of(geometry: Geometry, random: np.random.Generator, step: int) -> list[ChunkBox]:
-    """Return boxes that cover the grid once: cut at multiples of ``step``, or anywhere where it is 0."""
+    """Return boxes that cover the grid once: cut at multiples of ``step``, or anywhere if ``step`` is 0."""
     cuts = []
     for n in geometry.grid:
         inner = np.arange(step, n, step) if step else random.permutation(n)[: n // 2]

@@ -28,7 +28,7 @@ from ..local.sample.graph_cells import CHILDREN, PARENTS, Cell
 
 
 class ServedGraph:
-    """The parents of supervoxels with their times, and the children of all L2 nodes ever made."""
+    """A graph: the parents of supervoxels with their times, and the children of all L2 nodes ever made."""
 
     def __init__(self, info: dict[str, Any]) -> None:
         graph = info["graph"]
@@ -40,7 +40,7 @@ class ServedGraph:
         """Each chunk's nodes."""
 
     def put(self, cell: Cell) -> None:
-        """Add a cell of the graph's table; a node's last children win."""
+        """Add a cell of the graph's table; new children of a node replace earlier ones."""
         node = as_ids([cell.node])
         layer = self.layout.layers(node)[0]
         if layer == 1 and cell.column == PARENTS:
@@ -51,12 +51,12 @@ class ServedGraph:
             self.children[cell.node] = np.frombuffer(zstandard.decompress(cell.value), "<u8").tolist()
 
     def roots(self, supervoxels: list[int], ms: float) -> list[int]:
-        """Return L2 ids at a time: 0 without a parent, but the ids themselves if none has one."""
+        """Return L2 ids at a time: 0 without a parent, or the supervoxels themselves if none has a parent."""
         then = [[cell for cell in self.parents.get(node, ()) if cell[0] <= ms] for node in supervoxels]
         return [max(cells)[1] if cells else 0 for cells in then] if any(then) else supervoxels
 
     def pairs(self, chunk_id: int) -> list[int]:
-        """Return a chunk's nodes with their supervoxels."""
+        """Return the pairs of a chunk's nodes and their supervoxels."""
         nodes = self.nodes.get(chunk_id, [])
         return [one for node in nodes for child in self.children[node] for one in (node, child)]
 

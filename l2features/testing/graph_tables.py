@@ -39,7 +39,7 @@ def meta_table(watershed: str | None = "", mip: int = 0, custom: dict[str, objec
 
 
 def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
-    """Create a table of PyChunkedGraph 1, optionally with its layer's info."""
+    """Create a table of PyChunkedGraph 1, optionally with the info of its segmentation."""
     cells = {
         b"chunk_size": np.array(GEOMETRY.chunk_size, "<u8").tobytes(),
         b"fan_out": (2).to_bytes(8, "little"),
@@ -51,7 +51,7 @@ def params_table(info: Mapping[str, Any] | None = None, layers: int = 3) -> str:
 
 
 def write_scales(folder: Path, size: Sequence[int] = (64, 64, 32)) -> CloudVolume:
-    """Write a layer of two scales: 8 x 8 nm of ones, and 16 x 16 nm of twos, of ``size`` voxels."""
+    """Write a layer of ``size`` voxels with two scales: 8 x 8 nm, label 1, and 16 x 16 nm, label 2."""
     x, y, z = size
     info = CloudVolume.create_new_info(
         num_channels=1,

@@ -39,20 +39,20 @@ BUCKET = "a-bucket"
 
 
 class ChunkLabels(NamedTuple):
-    """Labels of a chunk, in Fortran order, and counts of its files."""
+    """The labels of a chunk, in Fortran order, and the counts of its files."""
 
     labels: np.ndarray
     files: FileCounts
 
 
 def cells_of_labels(dtype: Any = np.uint64, seed: int = 0) -> np.ndarray:
-    """Return labels in which every block differs."""
+    """Return labels such that no two blocks are equal."""
     coarse = np.random.default_rng(seed).integers(1, 60, [n // 4 for n in SHAPE])
     return np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), int)).astype(dtype))
 
 
 def read_whole(volume: Volume, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
-    """Return the labels of one chunk as one array, and the counts of its files. Raises as `Volume.slabs`."""
+    """Return a chunk's labels as one array, and the counts of its files. Raises like `Volume.slabs`."""
     slabs, files = [], NO_FILES
     for labels, counts in volume.slabs(chunk, geometry):
         slabs.append(labels.copy(order="F") if isinstance(labels, np.ndarray) else labels.voxels())
@@ -61,7 +61,7 @@ def read_whole(volume: Volume, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
 
 
 def make_layer(folder: Path, labels: np.ndarray, sharded: bool = False, **more: Any) -> Path:
-    """Write an uncompressed layer; ``more`` are parts of its info or sharding."""
+    """Write an uncompressed layer; ``more`` overrides keys of its info or sharding."""
     sharding = SHARDING | {name: more.pop(name) for name in SHARDING if name in more}
     values: dict[str, Any] = {
         "num_channels": 1,
@@ -101,7 +101,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 class Served:
-    """A server's files, statuses instead of files, and status of missing files."""
+    """What a server returns: files, statuses instead of some files, and a status for missing ones."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
@@ -121,7 +121,7 @@ class Served:
 
 @contextmanager
 def serving(served: Served) -> Iterator[dict[str, str]]:
-    """Serve a layer; yield its path by source: "http(s)", "gs" (with `emulator` set) and "s3"."""
+    """Serve a layer; yield its path for each source: "http(s)", "gs" (with `emulator` set) and "s3"."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""The features again, label by label, with numpy, edt, fastremap and scikit-learn: slow and obvious."""
+"""Reference implementation of the features, label by label: slow and obvious."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plain_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarra
 
 
 def whole_distances(volume: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """Distances in whole nm, of a volume and a resolution that are small: float32 is exact up to 2^24."""
+    """Return distances in whole nm, for small volumes and resolutions: float32 is exact up to 2^24."""
     exact = [Fraction(str(float(r))) for r in resolution]
     below = math.lcm(*(r.denominator for r in exact))
     unit = math.gcd(*(int(r * below) for r in exact))
@@ -50,7 +50,7 @@ def whole_distances(volume: np.ndarray, resolution: Sequence[float]) -> np.ndarr
 
 
 def voxels_by_label(dense: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each label other than 0, and its voxels (n, 3) in C order."""
+    """Map each label except 0 to its voxels (n, 3), in C order."""
     flat = dense.ravel(order="C")
     order = np.argsort(flat, kind="stable")
     ends = np.cumsum(np.bincount(flat))
@@ -60,7 +60,7 @@ def voxels_by_label(dense: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def surface_areas(dense: np.ndarray, n_labels: int, nm: np.ndarray) -> np.ndarray:
-    """Area of the faces between each label and others, floored to whole nm^2."""
+    """Return the area of the faces between each label and others, floored to whole nm^2."""
     areas = np.zeros(n_labels + 1)
     for axis in range(3):
         below = np.moveaxis(dense, axis, 0)[:-1]
@@ -90,9 +90,9 @@ def central_scores(coords: np.ndarray, dts: np.ndarray, nm: np.ndarray) -> np.nd
 
 
 def central_voxels(mask: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """The voxels that share the largest score of a label, in C order.
+    """Return the voxels of a label with the largest score, in C order.
 
-    No voxel outside is nearer than those next to the label's box, so distances are measured within these.
+    Distances are measured in the label's box and the voxels next to it: no voxel further outside is nearer.
     """
     coords = np.argwhere(mask)
     ends = zip(coords.min(axis=0).tolist(), coords.max(axis=0).tolist(), strict=True)
@@ -107,7 +107,7 @@ def _border_counts(coords: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Axes, one per row, and singular values of points (n, 3) in nm; zero where there are too few points."""
+    """Return the axes, one per row, and singular values of points (n, 3) in nm; zeros for too few points."""
     from sklearn.decomposition import PCA
 
     axes, values = np.zeros((3, 3)), np.zeros(3)
@@ -122,7 +122,7 @@ def principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_equal(rows: np.ndarray, expected: np.ndarray) -> None:
-    """Raise AssertionError unless rows are equal, principal axes within what their precision allows."""
+    """Raise AssertionError unless rows are equal; principal axes may differ within their precision."""
     assert rows.dtype == expected.dtype
     for name in FEATURES.names or ():
         if name not in ("pca", "pca_val"):
@@ -135,14 +135,14 @@ def check_equal(rows: np.ndarray, expected: np.ndarray) -> None:
 
 
 def has_clear_axes(values: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Whether principal axes and their signs are well defined: (n,) bool for (n, 3) and (n, 3, 3)."""
+    """Return whether principal axes and their signs are well defined, shape (n,)."""
     apart = np.all(np.abs(np.diff(values, axis=1)) > 0.02 * values[:, :1], axis=1) & (values[:, 2] > 0)
     entries = np.sort(np.abs(axes.astype(np.float64)), axis=2)
     return apart & np.all(entries[:, :, 2] - entries[:, :, 1] > 4e-3, axis=1)
 
 
 def make_blobs(random: np.random.Generator, shape: tuple[int, int, int], n: int) -> np.ndarray:
-    """Volume (uint32) of n blobs that touch one another and background; some are split and some are cut."""
+    """Return a volume (uint32) of n touching blobs; some are in pieces, some are cut by the border."""
     centres = random.uniform(0, 1, (n, 3)) * shape
     nearest = np.full(shape, np.inf)
     volume = np.zeros(shape, np.uint32)

@@ -2,8 +2,8 @@
 
     python -m l2features.testing.pcg_server PORT LAYER_FOLDER graph_v2.json.gz watershed_v2.npz
 
-serves a recorded graph, from the emulator of $BIGTABLE_EMULATOR_HOST, or else from one that ends with it. It
-writes the layer to LAYER_FOLDER/TABLE/ws. More pairs of files are more graphs.
+serves a recorded graph, from the emulator at $BIGTABLE_EMULATOR_HOST or else from one that it starts. It
+writes the layer to LAYER_FOLDER/TABLE/ws. Each further pair of files is one more graph.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def write_layer(watershed: Path, folder: Path) -> None:
 
 
 def load_recorded(dump: Path, watershed: Path, layers: Path) -> dict[str, Pcg]:
-    """Write a recorded graph's table into the emulator, and its layer below ``layers``; return it by name."""
+    """Load a recorded graph into the emulator, and its layer into ``layers``; return the graph by name."""
     from google.cloud.bigtable.data.mutations import RowMutationEntry, SetCell
 
     content = json.loads(gzip.decompress(dump.read_bytes()))
@@ -121,7 +121,7 @@ def load_recorded(dump: Path, watershed: Path, layers: Path) -> dict[str, Pcg]:
 
 
 def served_at(table: str, watershed: str) -> Pcg:
-    """Return the graph of a table of the emulator, over a copy of its segmentation."""
+    """Return the graph in a table of the emulator, over a copy of its segmentation."""
     graph = CaveGraph(f"bigtable://{INSTANCE}/{INSTANCE}/{table}")
     return Pcg(graph, served_info(graph, watershed))
 

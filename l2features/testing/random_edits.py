@@ -34,9 +34,9 @@ def random_edits(graph: ProofreadGraph, seed: int, after_ms: int) -> Iterator[Ed
 
 
 def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: int, ms: int) -> Edit:
-    """A merge or a split in a chunk, and in up to two more that the same objects reach.
+    """Return a merge or a split in a chunk, and in up to two more chunks of the same objects.
 
-    It makes 1 to 6 nodes. Raises ValueError for a chunk in which nothing can be merged or split.
+    The edit makes 1 to 6 nodes. Raises ValueError for a chunk in which nothing can be merged or split.
     """
     nodes = graph.valid(chunk_id)
     divisible = [node for node in nodes if len(graph.children[node]) > 1]
@@ -49,7 +49,7 @@ def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: in
 
 
 def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int]) -> list[tuple[int, int]]:
-    """Nodes of two objects to be merged, a pair of each chunk; the first of these nodes."""
+    """Return pairs of nodes of two objects to merge, one pair per chunk, the first of this node."""
     one = int(random.choice(nodes))
     other = int(random.choice([node for node in nodes if graph.roots[node] != graph.roots[one]]))
     sides = [{graph.chunk_id(n): n for n in sorted(graph.nodes[graph.roots[node]])} for node in (one, other)]
@@ -59,7 +59,7 @@ def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int])
 
 
 def _parts(graph: ProofreadGraph, random: np.random.Generator, node: int) -> dict[int, tuple[Ids, Ids]]:
-    """Two parts of each node of an object that is to be split: of this one, and one of each other chunk."""
+    """Return two parts of each node of an object to split: of this node, and of one node per other chunk."""
     others = {
         graph.chunk_id(n): n
         for n in sorted(graph.nodes[graph.roots[node]])

@@ -16,7 +16,7 @@ _BY_KEY = {a.key: (i, a) for i, a in enumerate(ATTRIBUTES)}
 
 
 def served(rows: Rows, geometry: Geometry, names: Sequence[str] = NAMES) -> list[dict[str, Any]]:
-    """The attributes of each row in alphabetical order, in the units that are served."""
+    """Return the attributes of each row in alphabetical order, in served units."""
     return [_served_row(rows, i, geometry, sorted(set(names))) for i in range(len(rows))]
 
 
@@ -58,7 +58,7 @@ def _finite(value: Any, limit: float) -> Any:
 
 
 def decode_cells(rows: Rows, index: int, cells: Iterable[tuple[bytes, bytes]]) -> None:
-    """Put the cells (qualifier, value) of one row into place ``index`` of ``rows``.
+    """Decode the cells (qualifier, value) of one row into ``rows`` at ``index``.
 
     Unknown qualifiers are ignored. Raises ValueError for a value of the wrong length.
     """

@@ -45,10 +45,10 @@ def nodes_of(config: Path) -> Ids:
 
 
 class Server:
-    """Serves a data sets file on loopback, by default on a free port. The constructor waits until it answers.
+    """A server of a data sets file on loopback, by default on a free port. The constructor waits for it.
 
-    ``env`` adds to the environment; the default is one process without authentication. Its output goes to
-    ``log_file``, by default a new file beside the data sets. Use it in ``with``, or `stop` it.
+    ``env`` adds to the environment; the default is one process without authentication. Output goes to
+    ``log_file``, by default a new file beside the data sets file. Use it in ``with``, or `stop` it.
     """
 
     def __init__(
@@ -98,17 +98,17 @@ class Server:
 
     @property
     def log(self) -> str:
-        """Its output."""
+        """The server's output."""
         return self.log_file.read_text()
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Its log's records. Raises ValueError for a line that is not JSON."""
+        """The records of the server's log. Raises ValueError for a line that is not JSON."""
         return [json.loads(line) for line in self.log.splitlines()]
 
     @property
     def workers(self) -> list[psutil.Process]:
-        """Its worker processes."""
+        """The server's worker processes."""
         return psutil.Process(self.process.pid).children()
 
     def metric(self, name: str, **labels: str) -> float:
@@ -122,7 +122,7 @@ class Server:
         )
 
     def wait_until_live(self, seconds: float = 60.0) -> None:
-        """Wait until /live answers. Raises AssertionError with the log where it ends or takes longer."""
+        """Wait until /live answers. Raises AssertionError, with the log, if it exits or takes too long."""
         until = time.monotonic() + seconds
         while True:
             with contextlib.suppress(requests.RequestException):
@@ -137,7 +137,7 @@ class Server:
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self, seconds: float = 30.0) -> int:
-        """Send SIGTERM and return the exit status; kill it where that takes too long."""
+        """Send SIGTERM and return the exit status; kill the server if it takes too long."""
         try:
             self.terminate()
             return self.process.wait(seconds)
@@ -145,7 +145,7 @@ class Server:
             self.kill()
 
     def kill(self) -> None:
-        """Kill it and its workers."""
+        """Kill the server and its workers."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

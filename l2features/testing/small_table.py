@@ -20,12 +20,12 @@ EMPTY = 7
 
 
 def node_ids(count: int = NODES) -> Ids:
-    """Ids of the nodes of the table, shape (count,)."""
+    """Return the ids of the table's nodes, shape (count,)."""
     return np.uint64(GEOMETRY.layout.chunk_id(1, 0, 0)) + np.arange(1, count + 1, dtype=np.uint64)
 
 
 def small_table(folder: Path, nodes: int = NODES) -> Path:
-    """The data sets file of a new SQLite table in ``folder``; its graph does not exist."""
+    """Write a SQLite table to ``folder``; return its data sets file, whose graph does not exist."""
     rng, rows = np.random.default_rng(0), np.zeros(nodes, dtype=FEATURES)
     for name in NAMES:
         rows[name] = rng.integers(1, 30_000, rows[name].shape)

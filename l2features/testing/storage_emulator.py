@@ -60,7 +60,7 @@ def main(port: int, *buckets: str) -> None:
 
 @contextmanager
 def storage_emulator(*buckets: str) -> Iterator[str]:
-    """Serve these buckets from a process, as pyarrow holds the GIL while it opens a file.
+    """Serve these buckets from another process, since pyarrow holds the GIL while it opens a file.
 
     Yields the value for STORAGE_EMULATOR_HOST.
     """

@@ -35,7 +35,7 @@ counter = itertools.count()
 
 
 def features_of(ids: Any, seed: int = 1) -> np.ndarray:
-    """Return rows of random values; every third lacks its optional ones, every seventh is not computed."""
+    """Return rows of random values; every third lacks optional attributes, every seventh is not computed."""
     rng = np.random.default_rng(seed)
     rows = np.zeros(len(ids), dtype=FEATURES)
     for name in NAMES:
@@ -56,7 +56,7 @@ def served_values(rows: Rows) -> list[dict[str, Any]]:
 
 @pytest.fixture(params=["sqlite", "bigtable"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of a store of each kind."""
+    """The URL of a store, for each kind."""
     if request.param == "sqlite":
         return f"sqlite://{tmp_path}/store.db"
     request.getfixturevalue("emulator")
@@ -65,7 +65,7 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def new_store(store_url: str) -> Iterator[NewStore]:
-    """A function that opens a table by name, by default of a new one."""
+    """Return a function that opens a table by name, by default a new table."""
     opened: list[Store] = []
 
     def new(name: str | None = None) -> Store:
@@ -120,7 +120,7 @@ def lose(store: Store, chunk: Chunk, most: int) -> Ids:
 
 
 def raw_table(name: str) -> Any:
-    """Open the table with the data client, bypassing our store."""
+    """Open a table with Google's data client, bypassing our store."""
     from google.cloud.bigtable.data import BigtableDataClient
 
     return BigtableDataClient(project=PROJECT).get_table(INSTANCE, name)

@@ -39,7 +39,7 @@ _BLOCK = (2, 2, 1)
 
 @dataclass(frozen=True)
 class Spec:
-    """Size of a data set: ``grid`` chunks of ``chunk_size`` voxels, the last one along x partial."""
+    """Size of a data set: ``grid`` chunks of ``chunk_size`` voxels; the last ones along x are partial."""
 
     grid: Triple = (8, 8, 6)
     chunk_size: Triple = (32, 32, 16)
@@ -62,7 +62,7 @@ class Spec:
 
 # ------------------------------------------------------------------ the segmentation
 class Segmentation:
-    """Supervoxels by chunk, and which object each belongs to at first."""
+    """Supervoxels by chunk, and the initial object of each."""
 
     def __init__(self, spec: Spec) -> None:
         from scipy.spatial import KDTree
@@ -103,7 +103,7 @@ class Segmentation:
         self.objects |= {i: int(o) for i, o in zip(ids.tolist(), self._object[met], strict=True) if i}
 
     def write(self, folder: Path) -> str:
-        """Write it as a precomputed volume; returns its path for cloud-volume."""
+        """Write a precomputed volume; return its path for cloud-volume."""
         from cloudvolume import CloudVolume
 
         info = CloudVolume.create_new_info(
@@ -126,12 +126,12 @@ class Segmentation:
         return path
 
     def true_row(self, node: int, supervoxels: Ids) -> np.ndarray:
-        """The features (1,) of a node, from a mask of its chunk with only its supervoxels."""
+        """Return the features (1,) of a node, computed from a mask of its supervoxels."""
         chunk = Chunk(*self.geometry.layout.chunk_coordinates(as_ids([node]))[0].tolist())
         return compute_features(self.mask(chunk, node, supervoxels), self.geometry.resolution)
 
     def mask(self, chunk: Chunk, node: int, supervoxels: Ids) -> Labels:
-        """A whole chunk in which the voxels of these supervoxels are ``node``, and all others background."""
+        """Return a chunk in which the voxels of these supervoxels have label ``node``, and all others 0."""
         labels = self.labels[chunk]
         mask = np.zeros(self.geometry.chunk_size, np.uint64, order="F")
         mask[tuple(slice(0, n) for n in labels.shape)][np.isin(labels, supervoxels)] = node
@@ -140,7 +140,7 @@ class Segmentation:
 
 # ------------------------------------------------------------------ the graph
 class ProofreadGraph:
-    """L2 nodes and their roots, as they are now; all that was ever made stays in ``children``."""
+    """The current L2 nodes and their roots; ``children`` keeps all nodes that were ever made."""
 
     def __init__(self, geometry: Geometry, objects: Mapping[int, int], ms: int) -> None:
         self.geometry = geometry
@@ -173,7 +173,7 @@ class ProofreadGraph:
         return int(self.geometry.layout.chunk_ids(as_ids([node]))[0])
 
     def merge(self, pairs: Sequence[tuple[int, int]], ms: int) -> Edit:
-        """Merge two objects; the two nodes of each pair, which lie in one chunk, become one."""
+        """Merge two objects; each pair of nodes, which must be in the same chunk, becomes one node."""
         (one,), (other,) = ({self.roots[node] for node in side} for side in zip(*pairs, strict=True))
         if one == other:
             raise ValueError(f"{pairs} are of the same object {one}: expected two objects")
@@ -183,7 +183,7 @@ class ProofreadGraph:
         return self._edit(made, [root], sorted([one, other]))
 
     def split(self, parts: Mapping[int, tuple[Ids, Ids]], ms: int) -> Edit:
-        """Split an object: each of these nodes is split, and the other nodes are assigned by chunk."""
+        """Split an object: split each of these nodes, and assign the other nodes by chunk."""
         (old,) = {self.roots[node] for node in parts}
         cut = self.chunk_id(next(iter(parts)))
         others = self.nodes.pop(old)

@@ -46,9 +46,9 @@ STOP_S, START_S, PUBLISH_S = 60.0, 120.0, 60.0
 
 @contextlib.contextmanager
 def emulators() -> Iterator[None]:
-    """Emulators of Bigtable and Pub/Sub, named in the environment while they run.
+    """Run emulators of Bigtable and Pub/Sub, whose addresses are in the environment meanwhile.
 
-    Make SIGTERM end this process as Ctrl-C does, so that it cleans up.
+    Also makes SIGTERM act like Ctrl-C, so that this process cleans up.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as running:
@@ -60,7 +60,7 @@ def emulators() -> Iterator[None]:
 
 
 class TimedFeed(Feed):
-    """A topic and its subscription for edits; returns the time of each publication."""
+    """A topic for edits and its subscription; `publish_one` returns the time of publication."""
 
     def __init__(self) -> None:
         super().__init__("edits", ACK_DEADLINE_S)
@@ -99,7 +99,7 @@ class UpdaterProcess:
 
     @property
     def processes(self) -> list[psutil.Process]:
-        """It and all its descendants."""
+        """The updater and all its descendants."""
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
 
@@ -110,7 +110,7 @@ class UpdaterProcess:
             raise RuntimeError(f"the updater ended with status {status}:\n{log}")
 
     def stop(self) -> int | None:
-        """Stop it as an operator does, and return its exit status; kill what remains."""
+        """Stop the updater like an operator, and return its exit status; kill processes that remain."""
         if self.process.poll() is None:
             processes = self.processes
             self.process.send_signal(signal.SIGTERM)
@@ -123,7 +123,7 @@ class UpdaterProcess:
 
 
 class EmUpdater(NamedTuple):
-    """A running updater, with the data set, the subscription and the store that it works on."""
+    """A running updater, and its data set, subscription and store."""
 
     dataset: EmDataset
     feed: TimedFeed
@@ -133,7 +133,7 @@ class EmUpdater(NamedTuple):
 
 @contextlib.contextmanager
 def em_updater(shared: Path, workers: int = 2) -> Iterator[EmUpdater]:
-    """An updater of a new data set of four chunks of EM, in emulators; all its files are in one folder."""
+    """Run an updater of a new data set of four EM chunks, in emulators, with all files in one folder."""
     with tempfile.TemporaryDirectory() as name, emulators():
         folder = Path(name).resolve()
         crops = make_crops(read_labels(shared, CHUNK_SIZE[2]), CHUNK_SIZE, 4)
@@ -149,9 +149,9 @@ def em_updater(shared: Path, workers: int = 2) -> Iterator[EmUpdater]:
 def wait_for_rows(
     store: Store, ids: Sequence[int] | Ids, updater: UpdaterProcess, seconds: float, poll_s: float = 0.1
 ) -> float:
-    """Wait until all these rows are in the store; returns ``time.perf_counter``.
+    """Wait until all these rows are in the store; return ``time.perf_counter``.
 
-    Raises RuntimeError where the updater ends, or it takes longer.
+    Raises RuntimeError if the updater exits, or if this takes too long.
     """
     missing, until = as_ids(ids), time.monotonic() + seconds
     while True:
@@ -168,7 +168,7 @@ def wait_for_rows(
 def warm_up(
     dataset: EmDataset, chunks: Sequence[Chunk], feed: Feed, store: Store, updater: UpdaterProcess, n: int = 6
 ) -> None:
-    """Publish edits one by one until the updater has done them, and so opened all it needs."""
+    """Publish edits one by one until the updater has applied them, so that it has opened all it needs."""
     editor = Editor(dataset, seed=1)
     for number in range(n):
         ids = editor.split(chunks[number % len(chunks)])
@@ -179,7 +179,7 @@ def warm_up(
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, 90 and 99 % and largest."""
+    """Return the median, the 90th and 99th percentiles, and the largest."""
     values = np.array(seconds)
     return {
         "median": float(np.median(values)),

@@ -48,7 +48,7 @@ SIZE = "size_nm3"
 
 @dataclass
 class NodeRows:
-    """Nodes to be written: (n,) roots, their features, and which have none yet."""
+    """Nodes to write: their roots (n,), their features, and which have no features yet."""
 
     roots: Ids
     rows: Rows
@@ -56,7 +56,7 @@ class NodeRows:
 
     @classmethod
     def of(cls, roots: Any, features: np.ndarray, missing: Any = ()) -> NodeRows:
-        """Return nodes with these features (n,); those at the places ``missing`` have none."""
+        """Return nodes with these features (n,); the nodes at the indices ``missing`` have no features."""
         rows, absent = Rows.complete(features), np.zeros(len(features), dtype=bool)
         absent[np.array(missing, dtype=int)] = True
         rows.present[rows.not_computed | absent] = False
@@ -86,7 +86,7 @@ class VersionWriter:
         retired: Any = (),
         time: datetime = TIME,
     ) -> Manifest:
-        """Write a version: a fresh one, or one that retires roots of its base and adds these nodes."""
+        """Write a version: a fresh one, or a renewal that retires roots of its base and adds these nodes."""
         by_root = nodes.sorted_by(nodes.rows.ids, nodes.roots)
         by_node = nodes.sorted_by(nodes.rows.ids)
         files = self._layout(number, "by_root", self._nodes(by_root))
@@ -184,7 +184,7 @@ def visible_rows(folder: Folder, manifest: Manifest, layout: Layout) -> list[dic
 
 
 def totals(folder: Folder, manifest: Manifest) -> Totals:
-    """Count what belongs to a version."""
+    """Return the counts of a version's nodes and roots."""
     rows = _visible(folder, manifest, "by_node", [ROOT_ID, MISSING, SIZE])
     missing = sum(row[MISSING] for row in rows)
     empty = sum(row[SIZE] is None and not row[MISSING] for row in rows)

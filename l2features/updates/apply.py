@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class MessageResult(NamedTuple):
-    """The result of a message: the verdict, and the number of its ids by fate.
+    """The result of a message: its verdict, and its number of ids by fate.
 
     Attributes:
         published: publication time in seconds since 1970; 0 if unknown.
-        letter: the dead letter of a refused message, until it is written.
+        letter: the dead letter of a refused message; None once it is written.
         reasons: the reason codes of a refused message.
     """
 
@@ -45,7 +45,7 @@ class MessageResult(NamedTuple):
         return max(0, round(1000 * (time.time() - self.published)))
 
     def counters(self) -> Counter[str]:
-        """Return its increments of the metrics ``messages_…`` and ``ids_…``."""
+        """Return the increments of the metrics ``messages_…`` and ``ids_…``."""
         ids = {f"ids_{fate}": number for fate, number in self.counts.items()}
         return Counter({f"messages_{self.verdict}": 1, **ids})
 
@@ -73,7 +73,7 @@ def message_result(opened: OpenMessage, settled: Settled) -> MessageResult:
 def apply_messages(
     updater: Updater, deliveries: Iterable[Delivery], on_progress: Callable[[], object] = lambda: None
 ) -> dict[str, list[Outcome]]:
-    """Apply messages, those that name the same chunk together; return the outcomes by their keys."""
+    """Apply messages, grouped by chunk; return the outcomes by message key."""
     return {key: outcomes for key, (_, outcomes) in _applied(updater, deliveries, on_progress).items()}
 
 

@@ -31,14 +31,14 @@ class _Tried:
 
 
 class Backoff:
-    """Attempts by message. Ids that are missing from the graph are tried ``attempts`` times."""
+    """Counts attempts by message. Ids that are missing from the graph are tried ``attempts`` times."""
 
     def __init__(self, attempts: int) -> None:
         self.attempts = attempts
         self._tried: LRUCache[str, _Tried] = LRUCache(REMEMBERED)
 
     def delivery(self, leased: Leased) -> Delivery:
-        """Return the message, for the next attempt."""
+        """Return the message as a delivery, for the next attempt."""
         message, tried = leased.message, self._of(leased)
         attempts, last = tried.attempts, tried.attempts + 1 >= self.attempts
         long = tried.failed is not None and tried.failed < time.monotonic() - GIVE_UP_S
@@ -55,7 +55,7 @@ class Backoff:
         return max(1, round(pause * random.uniform(0.7, 1.0)))
 
     def died(self, leased: Leased) -> int:
-        """Count a worker's death at this message alone, and return the number of deaths."""
+        """Count a worker that died while it processed only this message; return the number of such deaths."""
         tried = self._failed(leased)
         tried.deaths += 1
         return tried.deaths

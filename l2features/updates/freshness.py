@@ -21,33 +21,35 @@ SILENT = timedelta(minutes=3)
 class Operation(BaseModel):
     """An operation of the graph, and when its message was published."""
 
-    operation_id: int = Field(description="Operation of the graph.")
-    published: Time | None = Field(description="When its message was published, if known.")
+    operation_id: int = Field(description="Number of the operation.")
+    published: Time | None = Field(description="When the operation's message was published, if known.")
 
 
 class Lag(BaseModel):
     """Time from a message's publication until its rows are durable, over the last hour."""
 
     messages: int = Field(description="Number of messages; at most the latest 1,000.")
-    median_s: FiniteFloat = Field(description="Seconds.")
-    p99_s: FiniteFloat = Field(description="Seconds.")
-    max_s: FiniteFloat = Field(description="Seconds.")
+    median_s: FiniteFloat = Field(description="Median in seconds.")
+    p99_s: FiniteFloat = Field(description="99th percentile in seconds.")
+    max_s: FiniteFloat = Field(description="Maximum in seconds.")
 
 
 class Backlog(BaseModel):
-    """Messages that an updater has leased and not done, over all its data sets."""
+    """Messages of all data sets that an updater has leased but not finished."""
 
-    messages: int = Field(description="Messages.")
-    oldest: Time | None = Field(description="When the oldest one was published, if known.")
+    messages: int = Field(description="Number of messages.")
+    oldest: Time | None = Field(description="When the oldest message was published, if known.")
 
 
 class UpdaterRecord(BaseModel):
     """A process that applies messages to the table."""
 
     name: str = Field(description="Host, process id and a random part.")
-    since: Time = Field(description="When it started.")
-    time: Time = Field(description="When it wrote this; at least once a minute while it runs.")
-    messages: int = Field(description="Messages for this table that it has done.")
+    since: Time = Field(description="When the updater started.")
+    time: Time = Field(
+        description="When the updater wrote this record; at least once a minute while it runs."
+    )
+    messages: int = Field(description="Messages for this table that the updater has finished.")
     lag: Lag | None = Field(description="Null if no message was done in the last hour.")
     backlog: Backlog | None = Field(description="Null if messages wait elsewhere, as on Dataflow.")
 
@@ -56,7 +58,7 @@ class Updates(BaseModel):
     """Freshness of a table, as its updaters record it."""
 
     newest_operation: Operation | None = Field(
-        description="Of the operations whose rows are durable, the one whose message was published last."
+        description="Of the operations whose rows are durable, the one with the latest message."
     )
     newest_message: Time | None = Field(
         description="When the newest message with durable rows was published."

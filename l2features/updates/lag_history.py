@@ -1,7 +1,8 @@
 """The last hours of a table's updates: a ring with an entry per minute, in the table's note `update_history`.
 
-Each updater adds its figures of the last minute. Where several write in the same minute, their messages and
-backlogs are summed, and the lag is that of the slowest. Two that write at the same moment may lose an entry.
+Each updater adds its figures of the last minute. If several write in the same minute, their messages and
+backlogs are summed, and the lag is that of the slowest. If two write at the same moment, an entry may be
+lost.
 """
 
 from __future__ import annotations
@@ -27,21 +28,23 @@ LAG_MESSAGES = 1000
 
 
 class UpdateHistory(BaseModel):
-    """The ring, oldest first; parallel lists."""
+    """Figures per minute of the last hours: a ring of parallel lists, oldest first."""
 
     minutes: list[int] = Field(default_factory=list, description="Minutes since 1970 (UTC).")
-    messages: list[int] = Field(default_factory=list, description="Messages done since the entry before.")
+    messages: list[int] = Field(default_factory=list, description="Messages done since the previous entry.")
     median_s: list[FiniteFloat | None] = Field(
         default_factory=list, description="Median lag in seconds; null without messages."
     )
-    p99_s: list[FiniteFloat | None] = Field(default_factory=list, description="Its 99th percentile.")
+    p99_s: list[FiniteFloat | None] = Field(
+        default_factory=list, description="99th percentile of the lag in seconds."
+    )
     backlog: list[int | None] = Field(
         default_factory=list, description="Leased messages; null if messages wait elsewhere."
     )
     dead: dict[str, int] = Field(
         default_factory=dict,
-        description="Dead letters by reason since `dead_since`. One with several reasons counts in each; "
-        "one that names no table, in every table of its updater.",
+        description="Dead letters by reason since `dead_since`. A letter with several reasons counts for "
+        "each; a letter that names no table counts in every table of its updater.",
     )
     dead_since: int | None = Field(None, description="When counting began, in minutes since 1970.")
 
@@ -54,7 +57,7 @@ class UpdateHistory(BaseModel):
 
 
 class Pending:
-    """Figures of one updater since its last entry, which it wrote at ``written`` (seconds since 1970)."""
+    """Figures of one updater since its last entry, written at ``written`` (seconds since 1970)."""
 
     def __init__(self, written: float = 0.0) -> None:
         self.written = int(written // MINUTE_S)
@@ -74,7 +77,7 @@ class Pending:
         self.dead.update(reasons)
 
     def take_back(self, unwritten: Pending) -> None:
-        """Add the figures of an entry that could not be written."""
+        """Add back the figures of an entry that could not be written."""
         self.written = unwritten.written
         self.messages += unwritten.messages
         self.lags.extendleft(reversed(unwritten.lags))

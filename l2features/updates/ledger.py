@@ -28,7 +28,7 @@ _OPENED, _REPORT = "opened", "report"
 
 @dataclass(frozen=True, eq=False)
 class OpenMessage:
-    """A decoded message: the numbers of its parts, and the outcomes of ids that are in none of them."""
+    """A decoded message: the numbers of its parts, and the outcomes of ids that are in no part."""
 
     delivery: Delivery
     parts: frozenset[int]
@@ -51,7 +51,8 @@ Entry = OpenMessage | Report
 class Tally(NamedTuple):
     """Which parts of a message are expected and reported, as bit sets in bytes.
 
-    ``expected`` is None until the message itself is reported. A tally is small, as it is read for every part.
+    ``expected`` is None until the message itself is reported. A tally is kept small, because it is read for
+    every part.
     """
 
     expected: bytes | None = None
@@ -59,7 +60,7 @@ class Tally(NamedTuple):
     settled: bool = False
 
     def add(self, entry: Entry) -> Tally:
-        """Return the tally with one more entry; an equal one if the entry is a repetition."""
+        """Return the tally with one more entry; unchanged if the entry is a repetition."""
         if self.settled or (isinstance(entry, OpenMessage) and self.expected is not None):
             return self
         if isinstance(entry, OpenMessage):

@@ -20,7 +20,7 @@ _DIGEST_BYTES = 12
 
 
 class Attempts:
-    """The attempts at members of one chunk, counted in its data set's store."""
+    """Counts attempts at members of one chunk in the data set's store."""
 
     def __init__(self, store: Store, chunk_id: int, members: Sequence[Member]) -> None:
         self.store, self.chunk_id, self.members = store, chunk_id, members
@@ -28,7 +28,7 @@ class Attempts:
         self._counts: dict[str, int] = {}
 
     def begin(self) -> tuple[list[Member], list[Member]]:
-        """Count an attempt at each member; return those to compute together, and those to compute alone.
+        """Count an attempt at each member; return the members to compute together and those to compute alone.
 
         Raises StoreError.
         """

@@ -44,7 +44,7 @@ class OpenDatasets:
         return self._once(self._stores, name, lambda dataset: open_store(dataset.store, dataset.l2cache_id))
 
     def geometry(self, name: str) -> Geometry:
-        """Return the geometry of a data set, from its table or else from its segmentation."""
+        """Return the geometry of a data set from its table or, if it has none, from the segmentation."""
         return self._once(
             self._geometries, name, lambda dataset: self.store(name).geometry() or read_geometry(dataset)
         )
@@ -80,9 +80,9 @@ class Retries:
         return [min(self.pause_s * 2**n, LONGEST_PAUSE_S) for n in range(self.attempts - 1)]
 
     def call(self, name: str, call: Callable[..., T], *arguments: Any) -> T:
-        """Return the result of a call for a data set, retried after errors of this project.
+        """Return the result of a call for a data set; retry it after errors of this project.
 
-        While its store is paused, the error that paused it is raised again.
+        After `StoreUnavailable`, calls for this data set raise the same error for `REST_S` seconds.
         """
         away, until = self._away.get(name, (None, 0.0))
         if away is not None and time.monotonic() < until:
@@ -102,9 +102,9 @@ class Retries:
 
 
 def read_geometries(datasets: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
-    """Return the geometries of data sets as (name, JSON), which a launcher passes to its workers.
+    """Return the geometries of data sets as (name, JSON), for a launcher to pass to its workers.
 
-    A data set that cannot be read is logged and left out: workers read it when a message names it.
+    A data set that cannot be read is logged and left out; workers then read it when a message names it.
     """
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         found = list(threads.map(_read_json, datasets))

@@ -93,8 +93,9 @@ class Recorder:
     """The figures of this process, by data set.
 
     Args:
-        datasets: data sets with a heartbeat before their first message.
-        who: name of this process among the updaters of a table; default: host, process id, random part.
+        datasets: data sets whose heartbeat starts before their first message.
+        who: name of this process among the updaters of a table; by default host, process id and a random
+            part.
     """
 
     def __init__(
@@ -117,14 +118,14 @@ class Recorder:
         operation_id: int | None = None,
         now: float | None = None,
     ) -> None:
-        """Count a message whose rows in these data sets are durable."""
+        """Count a message whose rows are durable, in these data sets."""
         now = time.time() if now is None else now
         with self._lock:
             for name in datasets:
                 self._figures.setdefault(name, _Figures()).add(published, operation_id, now)
 
     def refused(self, datasets: Iterable[str], reasons: Iterable[str]) -> None:
-        """Count a dead letter: for all data sets if it names none."""
+        """Count a dead letter, for all data sets if it names none."""
         names, reasons = list(datasets), list(reasons)
         with self._lock:
             for name in names or self._figures:
@@ -133,7 +134,7 @@ class Recorder:
                 figures.changed = True
 
     def backlog(self, messages: int, oldest: float | None = None) -> None:
-        """Set the number of messages that are not done, and when the oldest was published."""
+        """Set the number of unfinished messages, and when the oldest was published."""
         backlog = Backlog(messages=messages, oldest=_known(oldest or 0.0))
         with self._lock:
             if backlog != self._backlog:
@@ -144,8 +145,8 @@ class Recorder:
     def flush(self, now: float | None = None, final: bool = False) -> None:
         """Write due figures, or all in the ``final`` call; errors are logged.
 
-        It takes up to `FLUSH_S` and twice a store's deadline. A concurrent call returns at once, unless it is
-        final.
+        A call takes up to `FLUSH_S` plus twice a store's deadline. A concurrent call returns at once, unless
+        it is final.
         """
         if not self._flushing.acquire(blocking=final):
             return
@@ -229,7 +230,7 @@ class Recorder:
 
 
 class Flusher:
-    """Writes a recorder's figures in a thread, so that a slow store delays no message."""
+    """Writes a recorder's figures in its own thread, so that a slow store does not delay messages."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder, self._final = recorder, False
@@ -237,11 +238,11 @@ class Flusher:
         threading.Thread(target=self._run, name="freshness", daemon=True).start()
 
     def wake(self) -> None:
-        """Have the due figures written soon."""
+        """Let the thread write due figures soon."""
         self._wake.set()
 
     def finish(self, timeout_s: float = FINISH_S) -> bool:
-        """Have all figures written; return whether that was done in time."""
+        """Let the thread write all figures; return whether it finished in time."""
         self._written.clear()
         self._final = True
         self._wake.set()

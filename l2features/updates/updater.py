@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Computed:
     """Rows to write for the members of a chunk, and the outcomes of their other ids.
 
-    ``error`` stopped the computation, or denied access to the files of some ids.
+    ``error`` is the error that stopped the computation, or that denied access to the files of some ids.
     """
 
     place: DatasetChunk
@@ -51,15 +51,15 @@ class Computed:
 
 @dataclass(frozen=True)
 class Update:
-    """How messages are applied to data sets; small, as every worker receives it.
+    """Settings for applying messages to data sets; small, since every worker receives them.
 
     Attributes:
-        recompute: compute and write nodes whose rows exist.
-        attempts: attempts at a call, with exponential backoff from ``pause_s``.
-        repeat_s: after its attempts, a transient error is raised until the messages are older than this, for
-            a runner that repeats the call. After that, and if permanent, it is an outcome.
-        counted: count attempts in the store, and give up a message that kills or hangs its process.
-        geometries: from `read_geometries`.
+        recompute: also compute and write nodes whose rows exist.
+        attempts: maximum attempts at a call, with exponential backoff from ``pause_s``.
+        repeat_s: for a runner that repeats calls: a transient error is raised after the last attempt while
+            the messages are younger than this. Other errors become outcomes.
+        counted: count attempts in the store, and give up messages that kill or hang their process.
+        geometries: result of `read_geometries`.
     """
 
     datasets: tuple[Dataset, ...]
@@ -118,8 +118,8 @@ class Updater(OpenDatasets):
     def compute(self, place: DatasetChunk, members: Sequence[Member]) -> Iterator[Computed]:
         """Compute the features of a chunk's nodes that messages name.
 
-        After an error that is not the chunk's or the store's, each message is computed alone. Raises a
-        transient error, without a result of the batch, while one of its messages is young enough (`Update`).
+        After an error that may come from a single message, each message is computed alone. Raises a transient
+        error instead of returning results if a message is younger than ``repeat_s`` (see `Update`).
         """
         for batch in batches(members):
             if self.update.counted:
@@ -224,7 +224,7 @@ class Updater(OpenDatasets):
             store.write(rows)
 
     def end_rewrites(self) -> None:
-        """End the windows in which this process alone replaced rows. Raises StoreError."""
+        """End the rewrite windows that only this process has used. Raises StoreError."""
         for dataset in self._rewriting:
             end_rewrites(self.store(dataset))
 

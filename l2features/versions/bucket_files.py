@@ -22,7 +22,7 @@ EMULATOR = "STORAGE_EMULATOR_HOST"
 
 
 def names(path: str) -> list[str]:
-    """Return the sorted names of files and folders in a folder; none where it does not exist."""
+    """Return the sorted names of files and folders in a folder; none if it does not exist."""
     bucket, prefix = _split(path)
     with _errors():
         found = _client().list_blobs(bucket, prefix=prefix, delimiter="/")
@@ -40,7 +40,7 @@ def folders_with(path: str, name: str) -> list[str]:
 
 
 def create(path: str, content: bytes) -> bool:
-    """Write a file unless it exists; return whether it was written. Of two writers only one succeeds."""
+    """Write a file unless it exists; return whether it was written. Only one of two writers succeeds."""
     bucket, _, name = path.partition("/")
     with _errors():
         from google.api_core.exceptions import PreconditionFailed
@@ -53,7 +53,7 @@ def create(path: str, content: bytes) -> bool:
 
 
 def open_file(path: str) -> Any:
-    """Return a file open for reading at any place. Raises FileNotFoundError where it does not exist."""
+    """Open a file for reading at any position. Raises FileNotFoundError if it does not exist."""
     bucket, _, name = path.partition("/")
     with _errors():
         blob = _client().bucket(bucket).get_blob(name)

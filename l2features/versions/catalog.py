@@ -30,17 +30,19 @@ class VersionSummary(BaseModel):
     """A version's entry in a list."""
 
     number: int
-    timestamp: Time | None = Field(
-        None, description="Its nodes and roots are those valid at this time (UTC)."
-    )
+    timestamp: Time | None = Field(None, description="Time at which its nodes and roots are valid (UTC).")
     created: Time | None = Field(None, description="When it was made (UTC).")
-    base: int | None = Field(None, description="The version that it renews; null for a fresh one.")
-    nodes: int | None = Field(None, description="Its L2 nodes.")
-    roots: int | None = Field(None, description="Its roots.")
+    base: int | None = Field(
+        None, description="Number of the version that it renews; null for a fresh version."
+    )
+    nodes: int | None = Field(None, description="Number of L2 nodes.")
+    roots: int | None = Field(None, description="Number of roots.")
     missing: int | None = Field(None, description="Nodes whose features had not been computed.")
     empty: int | None = Field(None, description="Nodes that could not be computed.")
-    bytes: int | None = Field(None, description="Size of its files, those of older versions included.")
-    problem: str | None = Field(None, description="Why it cannot be read; then all else is null.")
+    bytes: int | None = Field(None, description="Size of its files, including those of older versions.")
+    problem: str | None = Field(
+        None, description="Why the version cannot be read; all other fields are then null."
+    )
 
 
 class _Entry(NamedTuple):
@@ -55,8 +57,8 @@ class _Entry(NamedTuple):
 class Catalog:
     """The versions in a folder. Threads may share it.
 
-    A new version is seen after `NUMBERS_S`. Footers, retired roots and manifests are cached; the limits are
-    those of `VersionReader`. All methods raise VersionError.
+    A new version becomes visible after `NUMBERS_S`. Footers, retired roots and manifests are cached; limits
+    are passed to `VersionReader`. All methods raise VersionError.
     """
 
     def __init__(self, folder: Folder, most_rows: int = MOST_ROWS, most_groups: int = MOST_GROUPS) -> None:
@@ -75,14 +77,16 @@ class Catalog:
         return numbers
 
     def newest(self) -> int:
-        """Return the number of the newest version. Raises VersionNotFound where there is none."""
+        """Return the number of the newest version. Raises VersionNotFound if there is none."""
         numbers = self.numbers()
         if not numbers:
-            raise VersionNotFound(f"no version is in {self.folder.url}: l2features materialize makes one")
+            raise VersionNotFound(
+                f"no version is in {self.folder.url}: make one with `l2features materialize`"
+            )
         return numbers[-1]
 
     def reader(self, number: int | None = None) -> VersionReader:
-        """Return the reader of a version, by default of the newest. Raises as `read_manifest`."""
+        """Return the reader of a version, by default the newest. Raises like `read_manifest`."""
         number = self.newest() if number is None else number
         with self._lock:
             entry = self._entries.get(number)
@@ -91,7 +95,7 @@ class Catalog:
         return self._read(number, entry)
 
     def use(self, number: int | None, read: Callable[[VersionReader], T]) -> T:
-        """Return the result of ``read``, which is repeated where the version was replaced meanwhile."""
+        """Return the result of ``read``; repeat it if the version was replaced meanwhile."""
         reader = self.reader(number)
         try:
             return read(reader)
@@ -103,7 +107,7 @@ class Catalog:
             return read(fresh)
 
     def list(self) -> list[VersionSummary]:
-        """Return a summary of each version, in their order; one that cannot be read has its problem."""
+        """Return a summary of each version, in order; an unreadable version has only its problem."""
         return [self._summary(number) for number in self.numbers()]
 
     def _summary(self, number: int) -> VersionSummary:

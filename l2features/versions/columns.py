@@ -34,7 +34,7 @@ _SIGNED = {"u1": "i2", "u2": "i4", "u4": "i8", "u8": "i8"}
 
 
 class ColumnSource(NamedTuple):
-    """An attribute or a measure whose components are columns."""
+    """An attribute or a measure, and the columns of its components."""
 
     name: str
     dtype: np.dtype
@@ -114,12 +114,12 @@ def schema_of(layout: str) -> Any:
 
 
 def node_table(roots: Ids, rows: Rows, missing: npt.NDArray[np.bool_], geometry: Geometry) -> Any:
-    """Return nodes as an Arrow table of `node_schema`, in their order.
+    """Return nodes as an Arrow table of `node_schema`, in the same order.
 
     Args:
         roots: (n,) root of each node.
         rows: (n,) features; absent ones become null.
-        missing: (n,) whether its features have not been computed.
+        missing: (n,) whether a node's features have not been computed.
 
     Raises ValueError for a value that does not fit into a signed integer.
     """

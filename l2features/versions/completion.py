@@ -30,9 +30,9 @@ class OtherJob(VersionError):
 
 @contextmanager
 def alone(run: Materialization) -> Iterator[None]:
-    """Lock out other jobs of this machine during the block; in a bucket, the manifest reveals them.
+    """Lock out other jobs of this machine during the block. Raises OtherJob if one is making the version.
 
-    Raises OtherJob where one makes it.
+    A bucket has no lock: there, another job is noticed by the manifest that it writes.
     """
     with run.folder.locked(plan_path(run.plan.number)) as locked:
         if not locked:
@@ -45,7 +45,7 @@ def alone(run: Materialization) -> Iterator[None]:
 def finished_before(run: Materialization) -> Manifest | None:
     """Return the manifest of a version whose job was interrupted after writing it; None if there is none.
 
-    Removes what that job left. Raises OtherJob where another job finished the version meanwhile.
+    Removes the files that the job left. Raises OtherJob if another job finished the version meanwhile.
     """
     folder, number = run.folder, run.plan.number
     if not folder.exists(manifest_path(number)):
@@ -60,7 +60,7 @@ def finished_before(run: Materialization) -> Manifest | None:
 def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
     """Write the table's note and the manifest; then remove unfinished files.
 
-    Raises VersionError where nothing is valid or a file is missing, OtherJob where another job finished the
+    Raises VersionError if no node is valid or a file is missing, OtherJob if another job finished the
     version.
     """
     folder, number = run.folder, run.plan.number
@@ -76,7 +76,7 @@ def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
         counts[name] += sum(getattr(part, name) for part in done)
     if not counts["nodes"]:
         raise VersionError(
-            f"nothing is valid at {iso_text(run.plan.timestamp, 'milliseconds')} in chunks {run.plan.box}: "
+            f"no node is valid at {iso_text(run.plan.timestamp, 'milliseconds')} in chunks {run.plan.box}: "
             "expected a time after the graph was made"
         )
     for file in files:

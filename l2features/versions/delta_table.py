@@ -20,7 +20,7 @@ NUMBER, JOB = "l2features.version", "l2features.job"
 
 
 def check_delta(base: int | None) -> None:
-    """Raise ConfigError where a version cannot be committed: deltalake is missing, or it is a renewal."""
+    """Raise ConfigError if a version cannot be committed: a renewal, or without the package deltalake."""
     with naming_extras("delta"):
         import deltalake  # noqa: F401
     if base is not None:

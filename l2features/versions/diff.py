@@ -1,4 +1,4 @@
-"""What two versions do not have in common."""
+"""The differences between two versions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RootDifference(NamedTuple):
 
 
 class NodeDifference(NamedTuple):
-    """Nodes whose root differs between two versions, sorted, and their root in each; 0 where it has none."""
+    """Sorted nodes whose root differs between two versions, and their roots in both; 0 for no root."""
 
     nodes: Int64s
     roots_a: Int64s
@@ -29,7 +29,7 @@ class NodeDifference(NamedTuple):
 
 
 def root_differences(a: VersionReader, b: VersionReader) -> Iterator[RootDifference]:
-    """Yield the roots that only one of two versions has, part by part in their order."""
+    """Yield the roots that only one of two versions has, sorted, in parts."""
     for of_a, of_b in aligned([merged(reader, "roots", [ROOT_ID]) for reader in (a, b)]):
         roots_a, roots_b = of_a[:, 0], of_b[:, 0]
         only_a = np.setdiff1d(roots_a, roots_b, assume_unique=True)
@@ -37,9 +37,9 @@ def root_differences(a: VersionReader, b: VersionReader) -> Iterator[RootDiffere
 
 
 def node_differences(a: VersionReader, b: VersionReader) -> Iterator[tuple[int, NodeDifference]]:
-    """Yield the nodes whose root differs between two versions, part by part in their order.
+    """Yield the nodes whose root differs between two versions, sorted, in parts.
 
-    Each part comes with its number of compared rows of both.
+    Each part comes with the number of rows of both versions that were compared.
     """
     for parts in aligned([merged(reader, "by_node", [L2_ID, ROOT_ID]) for reader in (a, b)]):
         nodes = np.union1d(*(part[:, 0] for part in parts))
@@ -49,7 +49,7 @@ def node_differences(a: VersionReader, b: VersionReader) -> Iterator[tuple[int, 
 
 
 def _roots_of(nodes: Int64s, rows: Int64s) -> Int64s:
-    """Return the root of each node by rows (n, 2) of sorted nodes and their roots; 0 where it has no row."""
+    """Return the root of each node by rows (n, 2) of sorted nodes and their roots; 0 if it has no row."""
     roots = np.zeros(len(nodes), dtype=np.int64)
     if len(rows):
         roots[np.searchsorted(nodes, rows[:, 0])] = rows[:, 1]

@@ -33,8 +33,8 @@ class Format(BaseModel):
 class Folder:
     """A folder; paths are relative to it, with ``/`` between their parts.
 
-    It need not exist, and is made when a file is written. Every method raises VersionError where the folder
-    cannot be reached, read or written.
+    The folder need not exist; it is created when a file is written. Every method raises VersionError if the
+    folder cannot be reached, read or written.
     """
 
     def __init__(self, url: str) -> None:
@@ -52,7 +52,7 @@ class Folder:
         return Path(self._base) if isinstance(self._files, pa_fs.LocalFileSystem) else None
 
     def names(self, path: str = "") -> list[str]:
-        """Return the sorted names in a folder; none where it does not exist."""
+        """Return the sorted names in a subfolder; none if it does not exist."""
         local = self.local
         with self._errors("list", path):
             if local is None:
@@ -62,7 +62,7 @@ class Folder:
             return []
 
     def folders_with(self, name: str) -> list[str]:
-        """Return the sorted names of the folders in this one that have such a file."""
+        """Return the sorted names of the subfolders that have a file of this name."""
         if self.local:
             return [folder for folder in self.names() if self.exists(f"{folder}/{name}")]
         with self._errors("list", ""):
@@ -74,18 +74,18 @@ class Folder:
             return bool(self._files.get_file_info(self._path(path)).type != pa_fs.FileType.NotFound)
 
     def size(self, path: str) -> int | None:
-        """Return the size of a file in bytes; None where it does not exist."""
+        """Return the size of a file in bytes; None if it does not exist."""
         with self._errors("read", path):
             size: int | None = self._files.get_file_info(self._path(path)).size
             return size
 
     def is_folder(self, path: str) -> bool:
-        """Return whether there is a folder."""
+        """Return whether a subfolder exists."""
         with self._errors("read", path):
             return bool(self._files.get_file_info(self._path(path)).type == pa_fs.FileType.Directory)
 
     def read(self, path: str) -> bytes | None:
-        """Return the content of a file; None where it does not exist."""
+        """Return the content of a file; None if it does not exist."""
         with self._errors("read", path):
             try:
                 with self._files.open_input_stream(self._path(path)) as stream:
@@ -94,9 +94,10 @@ class Folder:
                 return None
 
     def read_model(self, path: str, model: type[Model], newest: int, problem: str) -> Model | None:
-        """Return a JSON file that states its ``format``, at most ``newest``; None if it does not exist.
+        """Parse a JSON file that states its ``format``; None if it does not exist.
 
-        Raises VersionError for a newer format, and with ``problem`` for a malformed file.
+        Raises VersionError for a format above ``newest`` and, with the text ``problem``, for a malformed
+        file.
         """
         content, where = self.read(path), f"{self.url}/{path}"
         if content is None:
@@ -110,7 +111,7 @@ class Folder:
             raise VersionError(str(error)) from error
 
     def read_record(self, path: str, model: type[Model]) -> Model | None:
-        """Return what a job recorded in a file; None where it does not exist, or is malformed."""
+        """Return the record in a job's file; None if the file does not exist or is malformed."""
         content = self.read(path)
         try:
             return None if content is None else model.model_validate_json(content)
@@ -118,12 +119,12 @@ class Folder:
             return None
 
     def check_size(self, path: str, expected: int) -> None:
-        """Raise VersionError where a file is missing or has another size."""
+        """Raise VersionError if a file is missing or has another size."""
         if (size := self.size(path)) != expected:
             raise VersionError(f"{self.url}/{path} has {size} bytes: expected {expected}")
 
     def open(self, path: str) -> Any:
-        """Return a file open for reading at any place, a `pyarrow.NativeFile`."""
+        """Open a file for reading at any position, as a `pyarrow.NativeFile`."""
         with self._errors("open", path):
             if self.local is None:
                 return pa.PythonFile(bucket_files.open_file(self._path(path)), "r")
@@ -139,7 +140,7 @@ class Folder:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Any]:
-        """Yield a binary stream; its file appears, or replaces an older one, only when the block ends."""
+        """Yield a binary stream; the file appears, or replaces an older one, only at the end of the block."""
         local = self.local
         with self._errors("write", path):
             if local is None:
@@ -157,7 +158,7 @@ class Folder:
             stream.write(content)
 
     def create(self, path: str, content: bytes) -> bool:
-        """Write a file unless it exists; returns whether it was written. Of two writers only one succeeds."""
+        """Write a file unless it exists; return whether it was written. Only one of two writers succeeds."""
         local = self.local
         with self._errors("write", path):
             if local is None:
@@ -173,9 +174,9 @@ class Folder:
 
     @contextmanager
     def locked(self, path: str) -> Iterator[bool]:
-        """Hold the lock of a file for the block; yields False where another process holds it.
+        """Hold a file lock during the block; yield False if another process holds it.
 
-        The lock ends with the process. A bucket has none: yields True.
+        The lock is released when the process exits. A bucket has no locks: yields True.
         """
         local = self.local
         if local is None:

@@ -18,7 +18,7 @@ VOLUME = "size_nm3"
 
 
 class LargestRoots(NamedTuple):
-    """Roots (n,), the largest first, their summaries (n,), and how many row groups were read for them."""
+    """The largest roots (n,), largest first, their summaries (n,), and the number of row groups read."""
 
     roots: Ids
     summaries: np.ndarray
@@ -26,7 +26,7 @@ class LargestRoots(NamedTuple):
 
 
 class LargestRows(NamedTuple):
-    """Rows of roots, the largest first, as an Arrow table, and how many row groups were read for them."""
+    """An Arrow table of the largest roots, largest first, and the number of row groups read."""
 
     table: Any
     row_groups: int
@@ -35,7 +35,7 @@ class LargestRows(NamedTuple):
 def largest_rows(reader: VersionReader, count: int, columns: Sequence[str] = ()) -> LargestRows:
     """Return ``root_id``, the volume and ``columns`` of the ``count`` largest roots of a version.
 
-    Reads these columns of all roots, a row group at a time. Raises as the methods of `VersionReader`.
+    Reads these columns of all roots, one row group at a time. Raises like the methods of `VersionReader`.
     """
     names = list(dict.fromkeys((ROOT_ID, VOLUME, *columns)))
     kept, groups = root_schema().empty_table().select(names), 0
@@ -48,7 +48,7 @@ def largest_rows(reader: VersionReader, count: int, columns: Sequence[str] = ())
 
 
 def largest_roots(reader: VersionReader, count: int) -> LargestRoots:
-    """Return the ``count`` largest roots of a version, with whole rows of those. Raises as `largest_rows`."""
+    """Return the ``count`` largest roots of a version, with their summaries. Raises like `largest_rows`."""
     table, groups = largest_rows(reader, count)
     roots = unsigned(table[ROOT_ID])
     found = np.zeros(len(roots), dtype=SUMMARIES)

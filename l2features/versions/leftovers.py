@@ -1,4 +1,4 @@
-"""What an interrupted job leaves in a version's folder beside the version."""
+"""Files that an interrupted job leaves in a version's folder, besides those of the version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OURS = re.compile(r"work|part-\d{5}-\d{3}\.parquet|\.(part-|retired|plan|manife
 
 
 def leftovers(folder: Folder, manifest: Manifest) -> list[str]:
-    """Return the files that jobs left in a version's folder, without other files."""
+    """Return the files in a version's folder that interrupted jobs left; other files are not listed."""
     own = folder_name(manifest.number)
     known = {file.path for file in manifest.layers[-1].files}
     known |= {manifest_path(manifest.number), plan_path(manifest.number)}

@@ -29,7 +29,7 @@ Names = Sequence[str] | None
 
 
 class FoundRows(NamedTuple):
-    """Rows of a version, sorted; ids are uint64. ``row_groups`` is how many were read for them."""
+    """Rows of a version, sorted; ids are uint64. ``row_groups`` is the number of row groups read."""
 
     table: Any
     row_groups: int
@@ -44,7 +44,7 @@ class KeyRanges(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A row group to read, and the sorted keys wanted from it."""
+    """A row group to read, and the sorted keys to look up in it."""
 
     low: int
     layer: int
@@ -56,11 +56,11 @@ class Piece(NamedTuple):
 class VersionReader:
     """Reads one version. Threads may share it.
 
-    A lookup reads only row groups whose range of ids has a wanted one, and raises LookupTooLarge before it
-    reads more than ``most_groups`` of them, or returns more than ``most_rows`` rows.
+    A lookup reads only row groups whose range of ids contains a requested id. It raises LookupTooLarge before
+    it reads more than ``most_groups`` row groups or returns more than ``most_rows`` rows.
 
-    All methods raise VersionError, DamagedVersion for a file that is not what the manifest says, and
-    ConfigError for an unknown column.
+    All methods raise VersionError, DamagedVersion for a file that differs from its manifest, and ConfigError
+    for an unknown column.
     """
 
     def __init__(
@@ -82,25 +82,25 @@ class VersionReader:
     ) -> FoundRows:
         """Return the nodes of roots, sorted by root and node: ``root_id``, ``l2_id`` and these columns.
 
-        ``limit`` keeps the first rows. Roots that are not in the version have none. Raises VersionTimeout
-        after ``until`` (monotonic time).
+        ``limit`` keeps only the first rows. Roots that are not in the version have no rows. Raises
+        VersionTimeout after ``until`` (monotonic time).
         """
         return self._found("by_root", roots, node_columns(names), limit, until)
 
     def nodes(
         self, l2_ids: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
     ) -> FoundRows:
-        """Return nodes, sorted; arguments and columns as of `nodes_of`."""
+        """Return nodes, sorted by id; other arguments and columns as for `nodes_of`."""
         return self._found("by_node", l2_ids, node_columns(names), limit, until)
 
     def roots(
         self, roots: Ids, names: Names = None, limit: int | None = None, until: float = FOREVER
     ) -> FoundRows:
-        """Return one row per root with ``root_id`` and these columns, sorted; arguments as of `nodes_of`."""
+        """Return one row per root with ``root_id`` and these columns, sorted; arguments as for `nodes_of`."""
         return self._found("roots", roots, root_columns(names), limit, until)
 
     def batches(self, layout: Layout, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield all rows of a layout in tables of one row group, layer by layer, with ids as in the files.
+        """Yield all rows of a layout, layer by layer, one table per row group; ids are int64, as in files.
 
         The rows of a layer are sorted. ``columns`` must have ``root_id``.
         """
@@ -108,14 +108,14 @@ class VersionReader:
             yield from self.layer_batches(layer, layout, columns)
 
     def layer_batches(self, layer: int, layout: Layout, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield the rows of one layer that belong to the version, sorted, in tables of one row group."""
+        """Yield the rows of one layer that belong to the version, sorted, one table per row group."""
         for file in self.manifest.layers[layer].of(layout):
             yield from self.file_batches(layer, file, columns)
 
     def file_batches(
         self, layer: int, file: VersionFile, columns: Sequence[str], part: int = 0, parts: int = 1
     ) -> Iterator[Any]:
-        """Yield the rows of one file, as `layer_batches` does, or of one of its equal ``parts``."""
+        """Yield the rows of one file, or of one of its equal ``parts``, like `layer_batches`."""
         gone, count = self._retired(layer)[0], len(self.files.footer(file).rows)
         groups = range(part * count // parts, (part + 1) * count // parts)
         for table in self.files.groups(file, groups, columns):

@@ -51,7 +51,7 @@ class VersionFile(_Model):
 
     @property
     def node_range(self) -> tuple[int, int]:
-        """Smallest and largest node; the widest range if they are not stated."""
+        """Smallest and largest node; the range of all ids if they are unknown."""
         low, high = self.min_node, self.max_node
         return 0 if low is None else low, (1 << 63) - 1 if high is None else high
 
@@ -68,7 +68,7 @@ class Layer(_Model):
 
 
 class Totals(_Model):
-    """Counts of what belongs to a version; ``missing`` and ``empty`` nodes have no features."""
+    """Counts of a version's roots and nodes; ``missing`` and ``empty`` nodes have no features."""
 
     nodes: _Count
     roots: _Count
@@ -81,25 +81,27 @@ class Manifest(_Model):
 
     format: int = FORMAT
     number: int = Field(ge=1)
-    timestamp: Time = Field(description="The nodes and roots are those valid at this time (UTC).")
+    timestamp: Time = Field(description="Time at which the nodes and roots are valid (UTC).")
     created: Time = Field(description="When the version was made.")
     dataset: str
     l2cache_id: str
     graph_id: str
     cv_path: str
-    box: str = Field(description="Its chunks, x0:x1,y0:y1,z0:z1.")
+    box: str = Field(description="Chunks of the version, x0:x1,y0:y1,z0:z1.")
     software: str
-    job: str = Field("", description="The run of the job that made it.")
-    base: int | None = Field(None, ge=1, description="The version that it renews; null for a fresh one.")
+    job: str = Field("", description="Identifies the run that made the version.")
+    base: int | None = Field(
+        None, ge=1, description="Number of the version that it renews; null for a fresh version."
+    )
     layers: tuple[Layer, ...] = Field(min_length=1)
     totals: Totals
 
     def files(self, layout: Layout) -> list[tuple[int, VersionFile]]:
-        """Return the files of a layout with the index of their layer."""
+        """Return the files of a layout, each with the index of its layer."""
         return [(i, file) for i, layer in enumerate(self.layers) for file in layer.of(layout)]
 
     def removing(self, layer: int) -> list[VersionFile]:
-        """Return the files that list roots whose rows in this layer do not belong to the version."""
+        """Return the files of later layers that list retired roots, whose rows in this layer do not count."""
         return [file for later in self.layers[layer + 1 :] for file in later.of("retired")]
 
     def to_json(self) -> bytes:
@@ -130,8 +132,8 @@ def version_numbers(folder: Folder) -> list[int]:
 def read_manifest(folder: Folder, number: int) -> Manifest:
     """Return the manifest of a version.
 
-    Raises VersionNotFound for a version without one, and DamagedVersion for a malformed one or one that a
-    newer version of l2features wrote.
+    Raises VersionNotFound for a version without a manifest, and DamagedVersion for a manifest that is
+    malformed or was written by a newer l2features.
     """
     content = folder.read(manifest_path(number))
     if content is None:
@@ -146,7 +148,7 @@ def not_found(folder: Folder, number: int) -> VersionNotFound:
 
 
 def parse_manifest(content: bytes, number: int) -> Manifest:
-    """Return the manifest in its JSON. Raises as `read_manifest`."""
+    """Parse a manifest. Raises like `read_manifest`."""
     path = manifest_path(number)
     try:
         check_version(Format.model_validate_json(content).format, FORMAT, path)

@@ -53,7 +53,7 @@ RENEWALS = 20
 
 @dataclass(frozen=True)
 class Materialization:
-    """One version that is being made; small enough to send to every worker."""
+    """A version in progress; small enough to send to every worker."""
 
     units: Units
     url: str
@@ -72,12 +72,12 @@ class Materialization:
         return Folder(self.url)
 
     def light(self) -> Materialization:
-        """Return a copy without a renewal's roots, maybe millions, for a pipeline of limited size."""
+        """Return a copy without a renewal's roots, which may be too many for a pipeline's description."""
         plan = self.plan.model_copy(update={"made": (), "retired": ()})
         return replace(self, units=replace(self.units, plan=plan))
 
     def whole(self) -> Materialization:
-        """Return a copy with the plan's roots, from the folder. Raises VersionError."""
+        """Return a copy with the renewal's roots, read from the plan in the folder. Raises VersionError."""
         plan = read_plan(self.folder, self.plan.number)
         if plan is None or not plan.same_work(self.plan):
             raise VersionError(f"the plan of version {self.plan.number} in {self.url} was replaced")
@@ -87,13 +87,13 @@ class Materialization:
         return open_store(self.units.dataset.store, self.units.dataset.l2cache_id)
 
     def writer(self) -> PartitionWriter:
-        """Return what writes the partitions."""
+        """Return the writer of the partitions."""
         return PartitionWriter(self.folder, self.units.geometry, self.plan.number)
 
 
 @dataclass(frozen=True)
 class WantedVersion:
-    """What a user asks for: the time, the folder, and the version to renew, if any."""
+    """What a user requests: the time, the folder, and the version to renew, if any."""
 
     dataset: Dataset
     timestamp: str
@@ -107,7 +107,7 @@ class WantedVersion:
 def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = whole_box) -> Materialization:
     """Return the version to make; ``choose_box`` picks its part of the grid.
 
-    Raises ConfigError, GraphError, StoreError or VersionError before any of its rows is read.
+    Raises ConfigError, GraphError, StoreError or VersionError before any row is read.
     """
     dataset, folder = wanted.dataset, Folder(wanted.output)
     check_bigtable(dataset.store)
@@ -116,9 +116,7 @@ def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = wh
     with closing(open_store(dataset.store, dataset.l2cache_id)) as store:
         geometry = store.geometry()
     if geometry is None:
-        raise StoreError(
-            f"table {dataset.l2cache_id} has no geometry: expected that of an ingest or an audit of it"
-        )
+        raise StoreError(f"table {dataset.l2cache_id} has no geometry: expected an ingested or audited table")
     box, base = choose_box(geometry.grid), _base(folder, wanted)
     if wanted.delta:
         check_delta(base)
@@ -168,7 +166,7 @@ def settled_time(timestamp: str, settled: timedelta = SETTLED) -> datetime:
 
 
 def _base(folder: Folder, wanted: WantedVersion) -> int | None:
-    """Return the number of the version to renew; None where a fresh one is due or wanted."""
+    """Return the number of the version to renew; None if a fresh one is due or wanted."""
     if wanted.base is None:
         return None
     if not wanted.dataset.has_graph:
@@ -217,9 +215,9 @@ def _check_base(base: Manifest, plan: Plan) -> None:
 
 
 def divided(units: Units) -> Plan:
-    """Return the plan with its blocks and partitions, from the nodes of a sample of its chunks or roots.
+    """Return the plan with blocks and partitions, which follow from a sample of its chunks or roots.
 
-    Blocks are smaller where the sample has too many nodes for a worker.
+    Blocks are smaller if the sample has too many nodes for a worker.
     """
     plan = units.plan
     if plan.units == 0:
@@ -257,7 +255,7 @@ def done_path(plan: Plan, partition: Partition) -> str:
 
 
 def read_done(run: Materialization, partition: Partition) -> Written | None:
-    """Return the files of a partition that an earlier run wrote; None if none, or they are gone."""
+    """Return the files of a partition that an earlier run wrote; None if there are none or they are gone."""
     written = run.folder.read_record(done_path(run.plan, partition), Written)
     there = written and all(run.folder.size(file.path) == file.bytes for file in written.files)
     return written if there else None
@@ -269,5 +267,5 @@ def put_done(run: Materialization, partition: Partition, written: Written) -> No
 
 
 def all_partitions(plan: Plan) -> list[Partition]:
-    """Return the partitions to write; none where a renewal adds no rows."""
+    """Return the partitions to write; there are none if a renewal adds no rows."""
     return partitions(plan) if plan.units else []

@@ -12,10 +12,10 @@ from .parquet_files import Int64s
 
 
 def aligned(streams: Sequence[Iterator[Int64s]]) -> Iterator[list[Int64s]]:
-    """Cut streams of sorted rows at common keys: yield the rows of each stream in one range of keys.
+    """Cut streams of sorted rows at common keys; for each range of keys, yield the rows of every stream.
 
     Args:
-        streams: arrays (n, columns), one after another; the first column is the key, which is unique within a
+        streams: each yields consecutive arrays (n, columns); the first column is the key, unique within a
             stream.
 
     >>> [[part[:, 0].tolist() for part in parts] for parts in aligned([_rows([1, 5], [7]), _rows([2, 9])])]
@@ -45,7 +45,7 @@ def _rows(*parts: Sequence[int]) -> Iterator[Int64s]:
 def merged(reader: VersionReader, layout: Layout, columns: Sequence[str]) -> Iterator[Int64s]:
     """Yield the rows of a version, sorted by their first column, in arrays (n, columns).
 
-    The columns are ids or counts; the first is the layout's key, and one is ``root_id``.
+    ``columns`` are ids or counts: first the layout's key; ``root_id`` must be among them.
     """
     layers = range(len(reader.manifest.layers))
     for parts in aligned([_layer(reader, layer, layout, columns) for layer in layers]):

@@ -33,7 +33,7 @@ def blank(nodes: NodeRoots) -> np.ndarray:
 
 
 def put_rows(nodes: np.ndarray, rows: Rows) -> None:
-    """Fill in the rows of nodes, dtype `NODE_ROW`, that the store has; ``rows`` are sorted by id."""
+    """Fill in the nodes (dtype `NODE_ROW`) whose rows the store has; ``rows`` are sorted by id."""
     if not len(rows) or not len(nodes):
         return
     ids = labels(nodes)
@@ -45,7 +45,7 @@ def put_rows(nodes: np.ndarray, rows: Rows) -> None:
 
 
 def stated(nodes: np.ndarray) -> StatedRows:
-    """Return the features and the status of nodes; those that could not be computed have no attributes."""
+    """Return the features and the status of nodes; nodes that could not be computed have no attributes."""
     rows = Rows(np.ascontiguousarray(nodes["features"]), np.ascontiguousarray(nodes["present"]))
     empty = ~nodes["missing"] & (rows.features[SIZE] == 0)
     rows.present[empty] = False

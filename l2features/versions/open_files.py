@@ -19,7 +19,7 @@ GROUP_ROWS = 20_000
 
 
 class OpenFile:
-    """A file that appears when it is closed; ``stack`` removes it if the block of the stack fails before."""
+    """A Parquet file that appears when it is closed, and is removed if the block of ``stack`` fails first."""
 
     def __init__(
         self, folder: Folder, path: str, layout: Layout, stack: ExitStack, group_rows: int = GROUP_ROWS
@@ -53,7 +53,7 @@ class OpenFile:
             self._flush(self.group_rows)
 
     def close(self) -> VersionFile:
-        """Write the last row group and the footer; returns what the manifest says of the file."""
+        """Write the last row group and the footer; return the file's entry for the manifest."""
         self._flush(1)
         self._writer.close()
         self._own.close()

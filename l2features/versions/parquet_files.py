@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Footer(NamedTuple):
-    """A file's footer; rows, smallest and largest key of each row group, shape (groups,)."""
+    """A file's footer, and the rows, smallest key and largest key of each row group, shape (groups,)."""
 
     metadata: Any
     rows: Int64s
@@ -45,7 +45,7 @@ class Footer(NamedTuple):
 
 
 class BoundedCache(Generic[T]):
-    """An LRU cache of at most ``capacity`` bytes; a larger value is not kept. Thread-safe."""
+    """An LRU cache of at most ``capacity`` bytes; larger values are not cached. Thread-safe."""
 
     def __init__(self, capacity: int, size: Callable[[T], int]) -> None:
         self._capacity, self._size = capacity, size
@@ -53,7 +53,7 @@ class BoundedCache(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return the value of a key, or else make it."""
+        """Return the cached value of a key, or else make and cache it."""
         with self._lock:
             value = self._values.get(key)
         if value is None:
@@ -70,8 +70,8 @@ class BoundedCache(Generic[T]):
 class ParquetFiles:
     """The Parquet files of a folder of versions. Threads may share it.
 
-    Cache keys are the files' sha256, so a new file is not taken for a deleted one of its path. All
-    methods raise DamagedVersion for a file that is not what its manifest says, and VersionError.
+    Caches use the sha256 of a file as the key, so that a new file is not mistaken for a deleted one at the
+    same path. All methods raise VersionError, and DamagedVersion for a file that differs from its manifest.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ParquetFiles:
         return self._footers.get((file.layout, file.sha256), lambda: self._read_footer(file))
 
     def retired(self, file: VersionFile) -> tuple[Int64s, int]:
-        """Return the roots in a file of retired ones, sorted; and how many row groups were read for it."""
+        """Return the sorted roots in a file of retired roots, and the number of row groups read."""
         read = 0
 
         def load() -> Int64s:
@@ -119,7 +119,7 @@ class ParquetFiles:
             metadata = parquet.metadata
         if metadata.num_rows != file.rows:
             raise DamagedVersion(
-                file.path, f"has {metadata.num_rows} rows, expected {file.rows}: its manifest says so"
+                file.path, f"has {metadata.num_rows} rows, expected {file.rows} by its manifest"
             )
         names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
         key = KEYS[file.layout]

@@ -33,13 +33,13 @@ Parts = Callable[[], Iterable[np.ndarray]]
 
 
 class Sizes(NamedTuple):
-    """How rows are divided among files and row groups, and how many are in memory.
+    """Sizes of files and row groups, and limits for rows in memory.
 
     Args:
-        file_rows: maximum rows of a file, which then has about 260 MB.
-        group_rows: rows of a row group, so that one neuron is in a few of them.
-        most_rows: rows of a partition that are sorted at once; those of a larger one are read several times.
-        summary_rows: nodes that are summarized at a time, unless one root has more.
+        file_rows: maximum rows of a file (about 260 MB).
+        group_rows: rows of a row group; one neuron should be in few row groups.
+        most_rows: rows of a partition that are sorted at once; a larger partition is read several times.
+        summary_rows: maximum nodes that are summarized at once, unless a single root has more.
     """
 
     file_rows: int = 4_000_000
@@ -62,10 +62,10 @@ class Partition(NamedTuple):
 
 
 class Written(BaseModel):
-    """The files of a partition, and counts of what is in them; a partition of nodes counts nothing.
+    """The files of a partition and, for a partition of roots, counts of their content.
 
-    ``digest`` is a sum over the rows, whatever their order. Over all partitions, those by root and by node
-    have the same sum, unless rows changed in between.
+    ``digest`` is a sum over the rows, independent of their order. The digests of all partitions by root and
+    of all by node have the same sum, unless rows changed in between.
     """
 
     layout: Layout
@@ -89,7 +89,7 @@ def key_of(rows: np.ndarray, layout: Layout) -> Ids:
 
 
 def digest_of(rows: np.ndarray) -> int:
-    """Return a sum over rows that depends on every byte of each, and not on their order."""
+    """Return a sum over rows that depends on every byte of every row, but not on their order."""
     total = 0
     for first in range(0, len(rows), GROUP_ROWS):
         part = np.ascontiguousarray(rows[first : first + GROUP_ROWS])
@@ -99,7 +99,7 @@ def digest_of(rows: np.ndarray) -> int:
 
 
 def divide(rows: np.ndarray, plan: Plan) -> Iterator[tuple[Partition, np.ndarray]]:
-    """Yield these rows, partition by partition."""
+    """Yield the rows of each partition."""
     for layout in LAYOUTS if len(rows) else ():
         bounds = plan.root_bounds if layout == BY_ROOT else plan.node_bounds
         which = np.searchsorted(as_ids(bounds), key_of(rows, layout), side="right")

@@ -1,4 +1,4 @@
-"""Where the versions of a data set are: a note of its table, or the key ``versions`` of its entry."""
+"""The folder of a data set's versions, from the key ``versions`` of its entry or from a note of its table."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Place(BaseModel):
 def versions_folder(dataset: Dataset, notes: TableNotes) -> Folder:
     """Return the folder of a data set's versions.
 
-    Raises VersionNotFound where none is known, ConfigError for a malformed URL, and StoreError.
+    Raises VersionNotFound if no folder is known, ConfigError for a malformed URL, and StoreError.
     """
     if dataset.versions is not None:
         return Folder(dataset.versions)
     place = read_note(notes, NOTE, Place)
     if place is None:
         raise VersionNotFound(
-            f"data set {dataset.name!r} has no versions: l2features materialize makes one, and the "
-            "key 'versions' names a folder of others"
+            f"data set {dataset.name!r} has no versions: make one with `l2features materialize`, "
+            "or name a folder of versions by the key 'versions'"
         )
     return Folder(place.url)

@@ -40,7 +40,7 @@ class Plan(BaseModel):
     """The planned content of a version.
 
     Its rows come from ``units``: blocks of chunks or, in a renewal, parts of ``made``. Partition i of the
-    roots begins at ``root_bounds[i - 1]``, and likewise for the nodes.
+    roots begins at ``root_bounds[i - 1]``; likewise for the nodes.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -62,7 +62,7 @@ class Plan(BaseModel):
     retired: tuple[_Id, ...] = ()
 
     def chunk_box(self, geometry: Geometry) -> ChunkBox:
-        """Return the part of the grid. Raises ConfigError where the grid has changed."""
+        """Return the part of the grid. Raises ConfigError if the grid has changed."""
         return parse_box(self.box, geometry.grid)
 
     def same_work(self, other: Plan) -> bool:
@@ -77,7 +77,7 @@ def plan_path(number: int) -> str:
 
 
 def next_number(folder: Folder) -> int:
-    """Return the number of the next version: one above the highest that has a manifest."""
+    """Return the number of the next version: one more than the highest number with a manifest."""
     return max(version_numbers(folder), default=0) + 1
 
 
@@ -88,9 +88,9 @@ def read_plan(folder: Folder, number: int) -> Plan | None:
 
 
 def begin(folder: Folder, wanted: Plan, divide: Callable[[Plan], Plan]) -> Plan:
-    """Return the plan of an unfinished version of the same work, or else write a new one.
+    """Return the plan of an unfinished run of the same version, or else write a new plan.
 
-    ``divide`` completes the new plan. Raises VersionError where the number is taken by other work.
+    ``divide`` completes the new plan. Raises VersionError if the number is taken by a different version.
     """
     plan = read_plan(folder, wanted.number)
     if plan is None:
@@ -104,7 +104,7 @@ def begin(folder: Folder, wanted: Plan, divide: Callable[[Plan], Plan]) -> Plan:
 
 
 def check_ours(folder: Folder, number: int) -> None:
-    """Raise VersionError where a version's folder has files but no plan: they are not of this job."""
+    """Raise VersionError if a version's folder has files but no plan, so that they are not a job's."""
     for name in folder.names(folder_name(number)):
         if not name.startswith(f".{PLAN}."):  # of a job that was killed, or writes its plan
             raise VersionError(
@@ -114,7 +114,7 @@ def check_ours(folder: Folder, number: int) -> None:
 
 
 def bounds_of(samples: Sequence[Ids], partitions: int) -> tuple[int, ...]:
-    """Return the ids at which partitions begin, except the first, from sampled ids, one per row.
+    """Return the first id of each partition but the first, estimated from a sample with one id per row.
 
     >>> bounds_of([as_ids([1, 2, 3, 4])], 2)
     (3,)
@@ -127,14 +127,14 @@ def bounds_of(samples: Sequence[Ids], partitions: int) -> tuple[int, ...]:
 
 
 def chunk_bounds(box: ChunkBox, geometry: Geometry, partitions: int) -> tuple[int, ...]:
-    """Return the ids of the chunks at which partitions with equally many chunks begin, except the first."""
+    """Return the first chunk id of each partition but the first; partitions have equally many chunks."""
     places = np.arange(1, partitions) * len(box) // partitions
     chunks = np.stack(np.unravel_index(places, box.shape), axis=-1) + np.array(box.start)
     return tuple(sorted(set(geometry.layout.chunk_id_array(chunks).tolist())))
 
 
 def evenly_spread(n: int, count: int) -> Iterable[int]:
-    """Return ``count`` of n numbers, evenly spread; all where there are no more."""
+    """Return ``count`` evenly spread numbers below n, or all numbers below n if there are fewer."""
     return range(n) if n <= count else (i * n // count for i in range(count))
 
 
@@ -143,9 +143,9 @@ def _other_work(folder: Folder, wanted: Plan, found: Plan | None) -> str:
     if found is None:
         return f"version {number} in {folder.url} is being deleted"
     return (
-        f"version {number} in {folder.url} is unfinished: it is of data set {found.dataset!r} at "
-        f"{_shown(found)}: expected {wanted.dataset!r} at {_shown(wanted)}; finish it by the same options, "
-        f"or delete it by `l2features versions delete {found.dataset} {number}`"
+        f"version {number} in {folder.url} is unfinished, for data set {found.dataset!r} at "
+        f"{_shown(found)}: expected {wanted.dataset!r} at {_shown(wanted)}; finish it with its own options, "
+        f"or delete it with `l2features versions delete {found.dataset} {number}`"
     )
 
 

@@ -27,7 +27,7 @@ OURS = {PLAN, MANIFEST, BY_ROOT, BY_NODE, ROOTS, MISSING_NODES, f"{RETIRED}.parq
 
 
 def is_unfinished(folder: Folder, number: int) -> bool:
-    """Return whether a version has no manifest yet, or not any more.
+    """Return whether a version has no manifest: it is unfinished or being deleted.
 
     Raises VersionNotFound, and VersionError for a folder that is not a version's.
     """
@@ -42,9 +42,9 @@ def is_unfinished(folder: Folder, number: int) -> bool:
 
 
 def standing_on(folder: Folder, number: int) -> list[int]:
-    """Return the versions, also unfinished ones, that need another one's files.
+    """Return the versions, unfinished ones included, that need the files of a version.
 
-    Raises VersionError where a manifest or a plan is malformed.
+    Raises VersionError if a manifest or a plan is malformed.
     """
     finished = version_numbers(folder)
     manifests = [read_manifest(folder, other) for other in finished if other != number]

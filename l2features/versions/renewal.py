@@ -26,7 +26,7 @@ from .parquet_files import ParquetFiles
 
 
 class Changes(NamedTuple):
-    """Roots to remove from the base, and roots to add, each sorted."""
+    """Sorted roots to remove from the base, and sorted roots to add."""
 
     retired: Ids
     made: Ids

@@ -26,8 +26,8 @@ def verify_samples(
 ) -> int:
     """Compare random nodes and roots; return the number of nodes.
 
-    Roots and valid nodes are compared with those of the graph at the time of the version, and features with
-    those of the table. A node that had no features may have some now. Raises GraphError and StoreError.
+    Roots and valid nodes are compared with the graph at the version's time, features with the table. A node
+    that had no features in the version may have some in the table. Raises GraphError and StoreError.
     """
     rng = np.random.default_rng(seed)
     nodes = _random_nodes(version, rng)

@@ -1,4 +1,4 @@
-"""Rows between the two parts of a run without Beam: a file for each unit, in a folder of all workers."""
+"""Intermediate rows of a run without Beam: files per unit, in a folder that all workers share."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Spill:
-    """The folder with the rows of each unit, twice: sorted by root and node, and sorted by node.
+    """A folder that stores the rows of each unit twice: sorted by root and node, and sorted by node.
 
-    So only the rows of a partition are read for it.
+    So the rows of a partition can be read without others.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Spill:
             yield np.array(own[first:last])
 
     def open_worker(self, light: Materialization) -> Callable[[Chunk], None]:
-        """Return what a worker does with a unit, which is the x of a chunk."""
+        """Return the function by which a worker processes a unit, the x of a chunk."""
         source = light.whole().units.open()
 
         def scan(chunk: Chunk) -> None:
@@ -64,7 +64,7 @@ class Spill:
         return scan
 
     def open_writer(self, run: Materialization, parts: Sequence[Partition]) -> Callable[[Chunk], Written]:
-        """Return what a worker does with a partition, whose number in ``parts`` is the x of a chunk."""
+        """Return the function by which a worker writes a partition; a chunk's x is its index in ``parts``."""
         from .materialization import put_done
 
         writer = run.writer()
@@ -82,7 +82,7 @@ class Spill:
 
 
 def mapped(path: Path, dtype: np.dtype) -> np.ndarray:
-    """Return the rows in a file, which are read when they are used. Raises VersionError."""
+    """Return the rows in a file, memory-mapped so that they are read when used. Raises VersionError."""
     try:
         return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
     except OSError as error:

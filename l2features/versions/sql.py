@@ -27,7 +27,7 @@ _SETTINGS = ("autoinstall_known_extensions = false", "autoload_known_extensions 
 
 
 class Files(Protocol):
-    """Where the files of a version are."""
+    """Access to the files of a version."""
 
     @property
     def local(self) -> Path | None:
@@ -40,8 +40,8 @@ class Files(Protocol):
 class VersionSql:
     """A connection to DuckDB with the views `VIEWS` of one version. Use it from one thread, and in ``with``.
 
-    Queries are SELECT statements; others are refused, so that nothing is written. They may read other files
-    that the user can read, such as ``'cells.csv'``. Ids are BIGINT, as in the files.
+    Only SELECT statements are accepted, so that nothing is written. Queries may read any file that the user
+    can read, such as ``'cells.csv'``. Ids are BIGINT, as in the files.
 
     Raises ConfigError if DuckDB is not installed.
     """
@@ -58,9 +58,9 @@ class VersionSql:
                 self._connection.execute(f"SET {setting}")
 
     def batches(self, query: str) -> Any:
-        """Return the result of a query as a `pyarrow.RecordBatchReader`, which is read within `errors`.
+        """Return the result of a query as a `pyarrow.RecordBatchReader`; read it inside `errors`.
 
-        Raises ConfigError for anything but one SELECT statement, and for one that is wrong.
+        Raises ConfigError for anything but one valid SELECT statement.
         """
         with self.errors():
             statements = self._connection.extract_statements(query)
@@ -72,14 +72,14 @@ class VersionSql:
             return result.to_arrow_reader(BATCH_ROWS)
 
     def table(self, query: str) -> Any:
-        """Return the result of a query as an Arrow table. Raises as `batches`."""
+        """Return the result of a query as an Arrow table. Raises like `batches`."""
         reader = self.batches(query)
         with self.errors():
             return reader.read_all()
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn errors of DuckDB into ConfigError and VersionError of one line."""
+        """Turn errors of DuckDB into ConfigError or VersionError with a one-line message."""
         with self._errors("query"):
             yield
 

@@ -31,7 +31,7 @@ MOST_NODES = 200_000_000
 
 @dataclass(frozen=True)
 class Units:
-    """What the units of a version are read from; small enough to send to every worker."""
+    """The source of a version's units; small enough to send to every worker."""
 
     dataset: Dataset
     geometry: Geometry
@@ -115,7 +115,7 @@ class UnitSource:
         return rows
 
     def _check_ingested(self, box: ChunkBox) -> None:
-        """Raise StoreError where a chunk of a data set without a graph has no nodes yet."""
+        """Raise StoreError if a chunk of a data set without a graph has no nodes yet."""
         chunk_ids = self.geometry.layout.chunk_id_array(list(box.in_order()))
         for chunk_id in chunk_ids[self.store.chunk_states(chunk_ids) != DONE].tolist():
             if self.store.segments(chunk_id) is None:

@@ -29,7 +29,7 @@ Progress = Callable[[int], object]
 
 @dataclass
 class Findings:
-    """What is wrong with a version: at most `MOST_FINDINGS` lines, and the number of all."""
+    """The problems of a version: at most `MOST_FINDINGS` lines, and their total number."""
 
     lines: list[str] = field(default_factory=list)
     count: int = 0
@@ -40,7 +40,7 @@ class Findings:
             self.lines.append(line)
 
     def expect(self, what: str, found: int, expected: int) -> None:
-        """Add a finding unless a count is as expected."""
+        """Add a finding if a count is not as expected."""
         if found != expected:
             self.add(f"{what}: {found}, expected {expected}")
 
@@ -54,7 +54,7 @@ class Findings:
 
 
 class Counts(NamedTuple):
-    """Counts over the visible rows of a layout, and a sum that depends on root and node of each row."""
+    """Counts over the visible rows of a layout, and a checksum over the root and node of each row."""
 
     rows: int = 0
     missing: int = 0
@@ -67,9 +67,9 @@ class Counts(NamedTuple):
 
 
 def verify_files(reader: VersionReader, found: Findings, progress: Progress) -> None:
-    """Hash and count every file of a version, included ones of older versions too.
+    """Hash and count every file of a version, also those included from older versions.
 
-    ``progress`` receives bytes as they are done. Memory does not grow with the version.
+    ``progress`` receives the numbers of bytes read. Memory does not grow with the version.
     """
     intact = True
     for layer in reader.manifest.layers:
@@ -137,7 +137,7 @@ class _Range:
 
 
 def _check_totals(reader: VersionReader, found: Findings) -> None:
-    """Count what belongs to the version, in each layout, and find ids that it has twice."""
+    """Count the version's rows in each layout, and find ids that occur twice."""
     expected = reader.manifest.totals
     by_root, by_node = _counts(reader, "by_root"), _counts(reader, "by_node")
     for layout, counts in (("by_root", by_root), ("by_node", by_node)):

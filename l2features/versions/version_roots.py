@@ -14,10 +14,10 @@ from .lookup import FOREVER, VersionReader
 
 
 def version_summaries(reader: VersionReader, roots: Ids, until: float = FOREVER) -> tuple[Summaries, int]:
-    """Return the status and summary of each root, and how many row groups were read.
+    """Return the status and summary of each root, and the number of row groups read.
 
-    A root that is not in the version is unknown. ``missing`` is empty, as versions do not change. Raises as
-    the methods of `VersionReader`.
+    A root that is not in the version is unknown. ``missing`` is empty, since versions do not change. Raises
+    like the methods of `VersionReader`.
     """
     out = Collected(sorted_unique(as_ids(roots)), SUMMARIES)
     found = reader.roots(out.roots, until=until)
@@ -30,7 +30,7 @@ def version_summaries(reader: VersionReader, roots: Ids, until: float = FOREVER)
 
 
 def summaries_of(table: Any) -> np.ndarray:
-    """Return the summaries in a table of roots, dtype `SUMMARIES`, in its order."""
+    """Return the summaries in a table of roots, dtype `SUMMARIES`, in the same order."""
     records = np.zeros(len(table), dtype=SUMMARIES)
     for name in SUMMARIES.names or ():
         records[name] = vectors(table, name)

@@ -15,7 +15,7 @@ from .encodings import Labels, as_labels
 
 
 class Array(NamedTuple):
-    """One array as it is stored. ``axes`` are the places of x, y and z among its axes; others have size 1."""
+    """An array as it is stored. ``axes`` are the indices of its x, y and z axes; other axes have size 1."""
 
     prefix: str
     """First part of the names of blocks."""
@@ -39,13 +39,13 @@ class Array(NamedTuple):
         return x, y, z
 
     def names(self, cells: Cells) -> list[str]:
-        """Return the files of blocks."""
+        """Return the file names of blocks."""
         index = np.zeros((len(cells), len(self.shape)), int)
         index[:, self.axes] = cells
         return [self.prefix + self.separator.join(map(str, place)) for place in index.tolist()]
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
-        """Return the labels of a block. Raises ValueError where it is broken."""
+        """Return the labels of a block. Raises ValueError if it is broken."""
         stored = self.chunks
         if self.has_header:
             stored, content = _without_header(content, stored)
@@ -62,7 +62,7 @@ class Array(NamedTuple):
 
 
 def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return the places of x, y and z among an array's axes. Raises ValueError for a missing one."""
+    """Return the indices of x, y and z among an array's axes. Raises ValueError for a missing one."""
     lower = [str(name).lower() for name in names]
     if len(lower) != len(shape) or any(lower.count(axis) != 1 for axis in "xyz"):
         raise ValueError(f"axes are {list(names)} of sizes {list(shape)}, expected x, y and z among them")

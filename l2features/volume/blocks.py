@@ -17,7 +17,7 @@ Cells = npt.NDArray[np.int64]
 
 
 class Grid(NamedTuple):
-    """Blocks of ``step`` voxels from ``offset`` on; those at the end are cut to the bounds."""
+    """A grid of blocks of ``step`` voxels, from ``offset`` on; blocks at the end are cut to the bounds."""
 
     offset: Triple
     size: Triple
@@ -30,7 +30,7 @@ class Grid(NamedTuple):
         return x, y, z
 
     def cells(self, start: Cells, stop: Cells) -> Cells:
-        """Coordinates (n, 3) of the blocks with voxels from ``start`` up to ``stop``, sorted by z, y, x."""
+        """Return the blocks (n, 3) with voxels from ``start`` up to ``stop``, sorted by z, y, x."""
         stop = np.minimum(stop, np.add(self.offset, self.size))
         low = np.maximum((start - self.offset) // self.step, 0)
         high = np.where(start < stop, -(-(stop - self.offset) // np.array(self.step)), low)
@@ -38,13 +38,13 @@ class Grid(NamedTuple):
         return np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1).reshape(-1, 3)
 
     def bounds(self, cell: Cells) -> tuple[Cells, Cells]:
-        """First voxel of a block (or of blocks), and the one after its last."""
+        """Return the first voxel of blocks, and the voxel after their last."""
         start = np.array(self.offset) + cell * self.step
         return start, np.minimum(start + self.step, np.add(self.offset, self.size))
 
 
 class Block(NamedTuple):
-    """One block as it was found, and its name in messages."""
+    """One block as it was fetched, and its name for messages."""
 
     cell: Cells
     name: str
@@ -53,9 +53,9 @@ class Block(NamedTuple):
 
 @dataclass
 class FileBlocks:
-    """Blocks that are files of at most ``most`` bytes each.
+    """Blocks in separate files of at most ``most`` bytes.
 
-    ``names`` returns the files of blocks. ``decode`` returns a block's labels, or raises ValueError.
+    ``names`` returns the file names of blocks. ``decode`` returns a block's labels, or raises ValueError.
     """
 
     storage: Storage
@@ -65,10 +65,10 @@ class FileBlocks:
     most: int = MAX_BYTES
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
-        """Fetch blocks, in their order."""
+        """Fetch blocks, in the order of ``cells``."""
         names = self.names(cells)
         found = self.storage.fetch([Request(name, most=self.most) for name in names])
         return map(Block, cells, names, found)
 
     def forget(self) -> None:
-        """Nothing is cached."""
+        """Do nothing: no index is cached."""

@@ -64,7 +64,7 @@ CODECS: dict[str, Callable[[bytes, int], bytes]] = {
 
 
 def decoded(content: bytes, codecs: tuple[str, ...], size: int) -> bytes:
-    """Undo codecs, the last one first, to a block of ``size`` bytes. Raises ValueError for a broken block."""
+    """Decode a block of ``size`` bytes, last codec first. Raises ValueError for a broken block."""
     for place in reversed(range(len(codecs))):
         overhead = 4 * codecs[:place].count("crc32c")
         try:

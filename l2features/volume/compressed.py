@@ -37,9 +37,9 @@ _MOST_VOXELS = 1 << 40
 
 
 def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: Sequence[int]) -> Words:
-    """Return the words of the only channel, beginning with two per block.
+    """Return the words of the only channel, which begin with two per block, after checking them.
 
-    ``shape`` is in voxels, ``itemsize`` the bytes of a label. Raises ValueError where a block names words or
+    ``shape`` is in voxels, ``itemsize`` in bytes per label. Raises ValueError if a block refers to words or
     labels that ``data`` does not have.
     """
     if len(data) % 4 or len(data) < 4:

@@ -12,7 +12,7 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Encoding(NamedTuple):
-    """Name of an encoding, data type, and block size of compressed_segmentation."""
+    """An encoding: its name, data type, and the block size of compressed_segmentation."""
 
     name: str
     dtype: np.dtype[Any]
@@ -23,7 +23,7 @@ class Encoding(NamedTuple):
         return 2 * int(np.prod(shape, dtype=object)) * self.dtype.itemsize + (1 << 20)
 
     def decode(self, content: bytes, shape: tuple[int, int, int]) -> Labels:
-        """Return the labels of a block, in Fortran order; of compressed_segmentation, its words.
+        """Return the labels of a block, in Fortran order; for compressed_segmentation, its words.
 
         Raises ValueError for a broken block.
         """

@@ -68,14 +68,14 @@ def _judge(request: Request, answer: requests.Response) -> FileBytes:
     encoding = answer.headers.get("Content-Encoding", "").lower().replace("identity", "")
     content = decompressed(content, encoding, request)
     if content[:15].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise StorageError(f"file {request.name}: HTTP {status} with a web page in place of the file")
+        raise StorageError(f"file {request.name}: HTTP {status} with a web page instead of the file")
     if request.stop is not None and status == HTTPStatus.OK:  # the server ignores ranges
         return FileBytes(content[request.start or 0 : request.stop])
     return FileBytes(content)
 
 
 def check_reachable(url: str) -> None:
-    """Raise StorageError where nothing listens at a web server's host (or its proxy) within seconds.
+    """Raise StorageError if no connection to a web server's host, or its proxy, is possible within seconds.
 
     URLs of other protocols pass.
     """

@@ -40,7 +40,7 @@ _ENCODED = ("minishard_index_encoding", "data_encoding")
 
 
 def check_layer(info: Any) -> None:
-    """Raise ValueError where an info file is not that of a segmentation of one channel."""
+    """Raise ValueError unless an info file describes a segmentation with one channel."""
     if not isinstance(info, dict):
         raise ValueError(f"info is {type(info).__name__}, expected a JSON object")
     kind = info.get("@type", MULTISCALE)
@@ -58,7 +58,7 @@ def check_layer(info: Any) -> None:
 
 
 def check_voxels(data_type: Any, channels: Any) -> None:
-    """Raise ValueError where voxels are not one integer."""
+    """Raise ValueError unless a voxel is a single integer."""
     if channels != 1:
         raise ValueError(f"{channels} channels, expected 1")
     if str(data_type).lower() not in INTEGERS:
@@ -66,7 +66,7 @@ def check_voxels(data_type: Any, channels: Any) -> None:
 
 
 def choose_scale(resolutions: Sequence[Any], mip: int | None, scale: Sequence[float] | None) -> int:
-    """Return the index of a scale, by ``mip`` or resolution in nm; else the first. Raises ValueError."""
+    """Return the index of a scale by ``mip`` or resolution in nm; by default 0. Raises ValueError."""
     if scale is not None:
         for index, resolution in enumerate(resolutions):
             if len(resolution) == 3 and np.allclose(resolution, scale, rtol=1e-6, atol=0):
@@ -85,7 +85,7 @@ def listed(resolutions: Sequence[Any], mips: Iterable[int] | None = None) -> str
 
 
 def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
-    """Raise ValueError where a scale lacks a key, or cannot be decoded."""
+    """Raise ValueError if a scale lacks a key, or cannot be decoded."""
     _check_whole("size", scale.get("size"), 1)
     _check_whole("voxel_offset", scale.get("voxel_offset", [0, 0, 0]))
     resolution: Any = scale.get("resolution")
@@ -95,7 +95,7 @@ def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
         raise ValueError(f"the key of its scale is {scale.get('key')!r}, expected a string")
     sizes = scale.get("chunk_sizes")
     if not isinstance(sizes, list) or not sizes:
-        raise ValueError(f"chunk_sizes are {sizes!r}, expected a list of three integers each")
+        raise ValueError(f"chunk_sizes are {sizes!r}, expected lists of three integers")
     _check_whole("chunk_sizes", sizes[0], 1)
     _check_encoding(scale, data_type)
     _check_sharding(scale.get("sharding"))

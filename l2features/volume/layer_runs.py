@@ -22,9 +22,9 @@ _LOGS[1 << np.arange(6)] = np.arange(6)
 
 
 class LayerRuns:
-    """The blocks of files that share their z, for the box ``shape`` of voxels that begins at ``start``.
+    """Collects files at the same z, for the box of ``shape`` voxels that begins at ``start``.
 
-    Voxels from ``stop`` on, beyond the grid or of a file that is not added are background.
+    Voxels are background from ``stop`` on, beyond the grid, and in files that are not added.
     """
 
     def __init__(self, grid: Grid, encoding: Encoding, start: Any, stop: Any, shape: Triple) -> None:
@@ -74,7 +74,7 @@ class LayerRuns:
         self._n_words += len(words)
 
     def runs(self) -> Iterator[Runs]:
-        """Return the runs of a few z at a time, which share memory: use each before the next."""
+        """Yield the runs of a few z at a time, in shared memory: use each before taking the next."""
         x = self._x
         begins = np.flatnonzero(np.diff(x[:, 0], prepend=-1))
         columns = np.column_stack([begins, np.append(begins[1:], len(x)), x[begins]])

@@ -31,14 +31,14 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Slab(NamedTuple):
-    """Labels of a slab of a chunk, in Fortran order or as runs, and counts of its files."""
+    """A slab of a chunk: its labels, in Fortran order or as runs, and the counts of its files."""
 
     labels: Labels | Runs
     files: FileCounts
 
 
 class File(NamedTuple):
-    """A decoded file at its place in the grid, None where it is missing or empty, and its counts."""
+    """A file at its place in the grid: its labels, None if it is missing or empty, and its counts."""
 
     cell: Any
     part: Labels | None
@@ -49,14 +49,14 @@ class Volume:
     """One open segmentation, read at one of its scales.
 
     Args:
-        cv_path: its path, also its name in messages.
-        mip: the number of the scale; the first, where ``scale`` is not given either.
+        cv_path: path of the segmentation, also used in messages.
+        mip: the number of the scale; without ``mip`` and ``scale``, the first.
         scale: the resolution of the scale in nm.
         empty_files: whether a file of 0 bytes is an error ("fail") or "background".
-        layer: the path and the info to read instead, where these are known already.
+        layer: path and info to use instead of ``cv_path``, if they are known already.
 
     Raises:
-        VolumeError: it cannot be opened, or is not one that can be read.
+        VolumeError: the segmentation cannot be opened, or its format is not supported.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Volume:
         return Bounds((x, y, z), as_triple(offset), as_triple(size))
 
     def placeholder(self) -> str:
-        """Return a warning for a scale on this machine without any files; else ""."""
+        """Return a warning if the scale is on this machine and has no files; else ""."""
         from .layer import listed
 
         folder, scales = self._layer.folder, self._layer.scales
@@ -97,10 +97,10 @@ class Volume:
         return f"{self.cv_path}: {here} has no files; scales with files: {others}"
 
     def slabs(self, chunk: Chunk, geometry: Geometry) -> Iterator[Slab]:
-        """Return the labels of one chunk in slabs along z, which share memory: use each before the next.
+        """Yield the labels of one chunk in slabs along z, in shared memory: use each before taking the next.
 
-        They are 0 beyond the segmentation's bounds. Those of compressed_segmentation are thin, and runs.
-        Raises VolumeError, naming the chunk, where it cannot be read or decoded.
+        Labels are 0 beyond the segmentation's bounds. Slabs of compressed_segmentation are thin, and consist
+        of runs. Raises VolumeError, naming the chunk, if it cannot be read or decoded.
         """
         size = np.array(geometry.chunk_size)
         start = geometry.origins([chunk])[0]

@@ -48,7 +48,7 @@ class Sharding(NamedTuple):
         return 16 << self.minishard_bits
 
     def hashed(self, codes: Codes) -> Codes:
-        """Return numbers whose lowest bits are the minishards of ids, and the next ones the shards."""
+        """Hash ids: the lowest bits of a hash are the minishard, the next bits the shard."""
         shifted = codes >> np.uint64(self.preshift_bits)
         return shifted if self.hash == "identity" else murmurhash3(shifted)
 
@@ -66,7 +66,7 @@ class Sharding(NamedTuple):
 
 
 class ShardedBlocks:
-    """Blocks in shard files, by the compressed Morton code of their coordinates."""
+    """Blocks in shard files; a block's id is the compressed Morton code of its coordinates."""
 
     def __init__(
         self, storage: Storage, key: str, grid: Grid, encoding: Encoding, sharding: Sharding
@@ -80,7 +80,7 @@ class ShardedBlocks:
         self._indexes.clear()
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
-        """Fetch blocks, in their order; all are in memory, as stored, before the first is returned."""
+        """Fetch blocks, in the order of ``cells``. All of them, undecoded, are in memory at once."""
         found = dict(self._found(cells))
         return (found.pop(i) for i in range(len(cells)))
 
@@ -130,11 +130,13 @@ class ShardedBlocks:
                 low, high = (start or 0) - (span.start or 0), (stop or 0) - (span.start or 0)
                 content = found.content[low:high]
                 if len(content) != high - low:
-                    raise StorageError(f"file {block}: ends at byte {start} + {len(content)} of {stop}")
+                    raise StorageError(
+                        f"file {block}: ends after {len(content)} bytes, expected {high - low}"
+                    )
                 yield i, Block(cells[i], block, FileBytes(content))
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
-        """Return the labels of a block. Raises ValueError where it is broken."""
+        """Return the labels of a block. Raises ValueError if it is broken."""
         if self.sharding.data_encoding == "gzip":
             content = gunzip(content, self.encoding.most_bytes(shape))
         return self.encoding.decode(content, shape)
@@ -245,7 +247,7 @@ class ShardedBlocks:
 
 
 def morton_codes(cells: Cells, shape: Triple) -> Codes:
-    """Return compressed Morton codes of coordinates (n, 3), which interleave the bits of the axes."""
+    """Return compressed Morton codes of coordinates (n, 3): the bits of the axes, interleaved."""
     codes, place = np.zeros(len(cells), np.uint64), 0
     bits = [(n - 1).bit_length() for n in shape]
     for bit in range(max(bits)):

@@ -30,7 +30,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class Request(NamedTuple):
-    """A file of at most ``most`` bytes when decompressed, or its bytes from ``start`` up to ``stop``."""
+    """A request for a file of at most ``most`` decompressed bytes, or its bytes ``start`` to ``stop`` - 1."""
 
     name: str
     start: int | None = None
@@ -39,7 +39,7 @@ class Request(NamedTuple):
 
 
 class FileBytes(NamedTuple):
-    """Bytes (fewer than requested where the file ends), or None for a missing file."""
+    """Content of a file: its bytes, fewer than requested if it ends early; None if the file is missing."""
 
     content: bytes | None
     forbidden: bool = False
@@ -76,7 +76,7 @@ class Storage(ABC):
         """Fetch one file. Raises `Forbidden` for a 403, StorageError or OSError for other failures."""
 
     def fetch(self, requests: Sequence[Request]) -> Iterator[FileBytes]:
-        """Fetch files in the order of the requests, at most AHEAD before they are taken."""
+        """Fetch files in the order of the requests, at most AHEAD of them in advance."""
         if self.threads == 1 or len(requests) < 2:
             yield from map(self.fetch_one, requests)
             return
@@ -92,7 +92,7 @@ class Storage(ABC):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def fetch_one(self, request: Request) -> FileBytes:
-        """Fetch one file; a 403 means missing if a name that cannot exist gets one too."""
+        """Fetch one file. A 403 means missing if a name that cannot exist gets a 403 too."""
         try:
             return self.get(request)
         except Forbidden as error:
@@ -101,7 +101,7 @@ class Storage(ABC):
             raise StorageError(f"file {request.name}: {error}", error.code) from error
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Return a file of metadata; None where it is missing. Raises ValueError for anything else."""
+        """Parse a metadata file; None if it is missing. Raises ValueError unless it is a JSON object."""
         content, forbidden = self.fetch_one(Request(name, most=1 << 28))
         if content is None or forbidden:
             return None
@@ -114,7 +114,7 @@ class Storage(ABC):
         return values
 
     def needed_json(self, name: str) -> dict[str, Any]:
-        """Return a file of metadata. Raises StorageError where it is missing."""
+        """Parse a metadata file. Raises StorageError if it is missing."""
         values = self.read_json(name)
         if values is None:
             raise StorageError(f"no file {name}")
@@ -136,7 +136,7 @@ class Storage(ABC):
 
 
 class LocalStorage(Storage):
-    """A folder on this machine; files may have a suffix of their compression."""
+    """A folder on this machine; the names of compressed files may have a suffix such as .gz."""
 
     threads = 1
 
@@ -162,7 +162,7 @@ class LocalStorage(Storage):
 
 
 def decompressed(content: bytes, encoding: str | None, request: Request) -> bytes:
-    """Undo the compression in which a file is stored. Raises StorageError, naming it."""
+    """Decompress a stored file. Raises StorageError, naming the file."""
     if not content or not encoding:
         return content
     try:
@@ -177,12 +177,13 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
 
 
 def gunzip(content: bytes, most: int) -> bytes:
-    """Decompress a gzip file, with any number of members and zeros after them, to ``most`` bytes at most.
+    """Decompress a gzip file to at most ``most`` bytes; it may have several members, and zeros after them.
 
-    libdeflate is faster, but trusts the size at the file's end: with a wrong one it returns too little.
+    libdeflate would be faster, but trusts the size at the end of the file, and returns too little if that is
+    wrong.
 
     Raises:
-        ValueError: it is broken, or too large.
+        ValueError: the file is broken, or too large.
     """
     import deflate
 
@@ -208,7 +209,7 @@ def gunzip(content: bytes, most: int) -> bytes:
 
 
 def ranges(requests: Iterable[Request], gap: int = 1 << 14, most: int = 1 << 23) -> list[list[int]]:
-    """Group requests for ranges of files so that each group is one range of about ``most`` bytes at most.
+    """Group requests for adjacent ranges of a file; each group becomes one range of about ``most`` bytes.
 
     >>> ranges([Request("a", 0, 5), Request("b", 5, 9), Request("a", 5, 9)])
     [[0, 2], [1]]

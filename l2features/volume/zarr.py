@@ -38,12 +38,12 @@ OpenArray = Callable[[str, dict[str, Any], list[str]], Array]
 def open_zarr(
     location: Location, storage: Storage, mip: int | None, scale: Sequence[float] | None
 ) -> tuple[dict[str, Any], int, FileBlocks]:
-    """Return an info as of a precomputed layer, the chosen scale and a reader. Raises ValueError."""
+    """Return a layer's info in precomputed form, the index of the scale, and a reader. Raises ValueError."""
     scales = _find_scales(location.format, storage)
     resolutions = [resolution for _, resolution in scales]
     if resolutions[0] is None:
         if scale is None:
-            raise ValueError("no resolution in units: give 'scale: [x, y, z]' in nm")
+            raise ValueError("the resolution has no units: give 'scale: [x, y, z]' in nm")
         scales, resolutions, chosen = scales[:1], [list(scale)], 0
     else:
         chosen = choose_scale([r or [] for r in resolutions], mip, scale)
@@ -88,7 +88,7 @@ def _multiscales(storage: Storage, attributes: dict[str, Any], file: str, open_a
     multiscales = attributes.get("multiscales") or [{}]
     axes, datasets = multiscales[0].get("axes"), multiscales[0].get("datasets")
     if not axes or not datasets:
-        raise ValueError("a group without 'multiscales' of OME-NGFF: expected these, or an array")
+        raise ValueError("a group without OME-NGFF 'multiscales': expected an array, or a group with these")
     names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
     units = [axis.get("unit") if isinstance(axis, dict) else None for axis in axes]
     whole = multiscales[0].get("coordinateTransformations", [])

@@ -226,5 +226,7 @@ def test_no_scheduler(sample: Path, tmp_path: Path) -> None:
     assert time.monotonic() - begin < 20
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: scheduler {address}: ")
-    assert done.stderr.endswith("expected to be the tcp://HOST:PORT of one that runs\n")
+    assert done.stderr.endswith(
+        "expected --dask_client_address with the tcp://HOST:PORT of a running scheduler\n"
+    )
     assert done.stderr.count("\n") == 1

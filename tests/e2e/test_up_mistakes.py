@@ -93,7 +93,7 @@ def test_a_port_that_is_taken(tmp_path: Path, name: str, taken_port: int) -> Non
 def test_one_port_for_two(tmp_path: Path) -> None:
     assert run(tmp_path, "--api-port", 65001, "--pubsub-port", 65001) == (
         2,
-        "error: port 65001 is given twice: expected different ones\n",
+        "error: port 65001 is given twice: expected different ports\n",
     )
 
 
@@ -140,8 +140,8 @@ def test_a_folder_with_the_sample_and_one_that_was_moved(
     folder.rename(moved)
     assert run(moved, "--api-port", taken_port) == (
         2,
-        f"error: {moved / config.name} is of a sample that was written at another path, and moved or copied "
-        "here: remove datasets.yml and segmentation/ to write it again, or choose another directory\n",
+        f"error: {moved / config.name} is of a sample that was moved or copied here from another path: "
+        "remove datasets.yml and segmentation/ to write it again, or choose another directory\n",
     )
     assert {path.name for path in moved.iterdir()} == {"datasets.yml", "segmentation", *mark}
     (moved / "datasets.yml").unlink()

@@ -161,7 +161,7 @@ def test_failed_repairs_are_reported(recordings: Recordings, tmp_path: Path) -> 
     summary, _ = audited(prepare_audit(broken, T0, repair=True))
     assert (summary.missing, summary.repaired, summary.left, summary.complete) == (2, 1, 1, False)
     assert summary.missing_ids == [str(first + 1)]
-    reason = f"node {first + 1}: children are 9 bytes: expected 8 for each"
+    reason = f"node {first + 1}: children have 9 bytes: expected 8 per id"
     assert summary.problems == {f"node {first + 1}": reason}
 
 

@@ -98,7 +98,7 @@ def test_without_a_graph_only_ingested_chunks_can_be_audited(tmp_path: Path, sam
         "12 chunks, 4 could not be audited; their ingest: 7 done, 1 failed, 4 not recorded\n"
     )
     assert done.stdout.endswith("0 missing\n0 superfluous rows\nincomplete\n")
-    assert done.stderr.count("segments are not recorded: the ingest numbers them") == 4
+    assert done.stderr.count("segments are not recorded: ingest the chunk first") == 4
     assert "error: chunk 0,1,1: segments" in done.stderr
     assert run_audit(config, "--test", "--runner=FnApiRunner").returncode == 0
     left = as_ids([failed.chunk_id + 1])

@@ -136,5 +136,5 @@ def test_malformed_predecessors_are_an_error(emulator: Emulator) -> None:
     log.make(1, 1)
     log.log(1, [1], 1)
     log.table.mutate_row(row_keys(as_ids([root(1)]))[0], [SetCell("0", b"former_parents", b"123")])
-    with closing(log.graph), pytest.raises(GraphError, match=f"root {root(1)}: predecessors are 3 bytes"):
+    with closing(log.graph), pytest.raises(GraphError, match=f"root {root(1)}: predecessors have 3 bytes"):
         log.graph.changed_roots(GEOMETRY, at(FIRST), at(FIRST) + timedelta(seconds=2))

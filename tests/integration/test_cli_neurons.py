@@ -92,7 +92,7 @@ def test_a_skeleton(ingested: Path, voxels: dict[int, int], tmp_path: Path, suff
         (("neuron", "sample", "999999", "--skeleton", "no/folder.swc"), 2, "folder does not exist\n"),
         (("export", "sample", "--to", "no/out.parquet"), 2, "folder does not exist\n"),
         (("neurons", "sample", "-", "--to", "out.txt"), 2, "ends with .parquet or .csv\n"),
-        (("neurons", "sample", "-", "--to", "out.csv", "--json"), 2, "expected one of them\n"),
+        (("neurons", "sample", "-", "--to", "out.csv", "--json"), 2, "expected only one of them\n"),
         (("neurons", "sample", "-"), 2, "error: <stdin>: no root id\n"),
         (("export", "sample", "--to", "out.csv"), 2, "ends with .parquet\n"),
         (

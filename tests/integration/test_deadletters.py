@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DeadLetterError, match="cannot keep a dead letter"):
         LetterFolder(tmp_path / "file" / "dead").put(LETTER)
-    with pytest.raises(DeadLetterError, match="there is no such folder"):
+    with pytest.raises(DeadLetterError, match="does not exist"):
         list(LetterFolder(tmp_path / "none").letters())
     with pytest.raises(ConfigError, match="expected projects/PROJECT/topics/NAME"):
         open_dead_letters("projects/p/subscriptions/dead")

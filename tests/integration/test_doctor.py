@@ -111,11 +111,11 @@ def test_an_old_table_without_meta(recordings: Recordings, tmp_path: Path) -> No
     ran = run("doctor", "sample", "--config", config_of(recordings, tmp_path, "l2cache_old"))
     assert ran.stdout == (
         TABLE.format(table="l2cache_old", families="0")
-        + "warning  meta: the table has no row meta, as older tables of PCGL2Cache: its rows are "
-        "served, and the time of its nodes is unknown\n"
+        + "warning  meta: the table has no row 'meta', like older tables of PCGL2Cache: its rows are "
+        "served, but the time of its nodes is unknown\n"
         '         fix: l2features ingest --timestamp "…" writes it, with the time at which the rows were '
         "made\n"
-        "warning  timestamp: unknown, as the table has no meta\n"
+        "warning  timestamp: unknown: the table has no meta\n"
         "         fix: give audit and materialize a --timestamp\n"
         + graph_lines(recordings)
         + (BITS + COVERAGE + QUEUES + ROWS)
@@ -128,7 +128,7 @@ def test_a_wrong_graph(recordings: Recordings, tmp_path: Path, table: str) -> No
     ran = run("doctor", "sample", "--config", config)
     assert ran.stdout == (
         TABLE.format(table=table, families="0, 1, 2, 3, 4")
-        + "problem  meta: the table is of graph 'fixture_v2', the data set's is 'fixture_v1'\n"
+        + "problem  meta: the table is of graph 'fixture_v2', but the data set has graph 'fixture_v1'\n"
         "         fix: correct graph, cv_path or l2cache_id in the data sets file\n"
         "ok       timestamp: rows are of nodes valid at 2026-11-21 00:27:44 UTC, and of later edits\n"
         + graph_lines(recordings, "fixture_v1")

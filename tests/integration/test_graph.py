@@ -164,7 +164,9 @@ def test_supervoxels_that_the_table_does_not_know(recordings: Recordings, times:
     assert np.flatnonzero(mapping.l2_ids == 0).tolist() == [0, len(known) + 1, len(known) + 2]
     nothing = map_supervoxels(graph, geometry, chunk, as_ids([]), time)
     assert (len(nothing.l2_ids), nothing.orphans, nothing.errors) == (0, 0, ())
-    with pytest.raises(GraphError, match=r"chunk 0,0,0: \d+ is not a supervoxel id: expected layer 1"):
+    with pytest.raises(
+        GraphError, match=r"chunk 0,0,0: \d+ is not a supervoxel id: expected an id of layer 1"
+    ):
         graph.l2_ids(geometry, Chunk(0, 0, 0), as_ids([V2.chunk_id(0, 0, 0) + 1]), time)
 
 
@@ -180,7 +182,7 @@ def test_what_a_graphs_table_says_of_itself(recordings: Recordings, name: str) -
     ("name", "message"),
     [
         ("l2cache_fixture", "l2cache_fixture: the table does not describe a graph of PyChunkedGraph 1 or 2"),
-        ("no_such_table", "no_such_table: there is no such table"),
+        ("no_such_table", "no_such_table: the table does not exist"),
     ],
 )
 def test_tables_that_are_no_graph(recordings: Recordings, name: str, message: str) -> None:
@@ -208,7 +210,7 @@ def test_urls_that_are_no_graph(wrong: str) -> None:
 
 def test_a_missing_table_or_server(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = as_ids([V2.chunk_id(0, 0, 0, layer=1) + 1])
-    with pytest.raises(GraphError, match=r"bigtable://\S+/no_such: there is no such table"):
+    with pytest.raises(GraphError, match=r"bigtable://\S+/no_such: the table does not exist"):
         BigtableGraph(url("no_such")).l2_ids(geometry_of(V2), Chunk(0, 0, 0), ids, at(0))
     monkeypatch.setattr("l2features.store.bigtable.calls.OPERATION_TIMEOUT_S", 0.4)
     monkeypatch.setattr("l2features.store.bigtable.calls.ATTEMPT_TIMEOUT_S", 0.2)
@@ -268,7 +270,7 @@ def test_more_segments_than_ids() -> None:
     assert geometry.layout.segment_bits(2) == 5
     graph, chunk = FlatGraph("flat", no_table), Chunk(0, 0, 0)
     assert len(graph.l2_ids(geometry, chunk, as_ids(range(1, 32)), at(0))) == 31
-    with pytest.raises(GraphError, match="chunk 0,0,0 has 32 segments: ids have room for 31"):
+    with pytest.raises(GraphError, match="chunk 0,0,0 has 32 segments: expected at most 31"):
         graph.l2_ids(geometry, chunk, as_ids(range(1, 33)), at(0))
 
 

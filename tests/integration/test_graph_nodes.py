@@ -113,7 +113,7 @@ def test_a_server_is_asked_as_the_genuine_one_was(
     for status, body, said in (
         (500, b"", "did not list its nodes: 500"),
         (200, b"<html>please log in</html>", "did not list its nodes: "),
-        (200, as_ids([3 << 56, 1 << 56]).tobytes(), f"lists {3 << 56}, which is no L2 node"),
+        (200, as_ids([3 << 56, 1 << 56]).tobytes(), f"lists {3 << 56}, which is not an L2 node"),
     ):
         answers.append((status, body))
         with pytest.raises(GraphError, match=said):
@@ -123,7 +123,7 @@ def test_a_server_is_asked_as_the_genuine_one_was(
 def test_a_missing_graph(recordings: Recordings) -> None:
     dataset = entry(recordings, "fixture_v2", f"bigtable://{PROJECT}/{INSTANCE}/no_such_graph")
     geometry = open_nodes(entry(recordings, *V2)).geometry
-    with pytest.raises(GraphError, match="there is no such table"):
+    with pytest.raises(GraphError, match="the table does not exist"):
         open_dataset_graph(dataset).nodes(geometry, Chunk(0, 0, 0))
 
 
@@ -136,6 +136,6 @@ def test_a_row_in_the_graph_whose_key_is_no_id(recordings: Recordings) -> None:
     raw_table("fixture_strange_key").mutate_row(key, SetCell("0", b"children", b"", timestamp_micros=1000))
     graph = f"bigtable://{PROJECT}/{INSTANCE}/fixture_strange_key"
     nodes = open_dataset_graph(entry(recordings, "fixture_v2", graph))
-    with pytest.raises(GraphError, match="is not 20 digits of an id"):
+    with pytest.raises(GraphError, match="is not an id of 20 digits"):
         nodes.nodes(geometry, Chunk(0, 0, 0))
     assert len(nodes.nodes(geometry, Chunk(1, 0, 0)))

@@ -189,11 +189,11 @@ def test_a_malformed_cell_is_an_error_of_its_roots_only(recordings: Recordings) 
     found = graph.root_nodes(GEOMETRY, as_ids([*recorded]), MOST)
     assert found.too_large == {}
     assert found.errors == {
-        odd: f"node {odd}: children are 5 bytes: expected 8 for each",
+        odd: f"node {odd}: children have 5 bytes: expected 8 per id",
         empty: f"node {empty}: no children",
         own: f"node {own}: child {own} is not of a layer below it, from 2 on",
         low: f"node {low}: child {(1 << 56) + 1} is not of a layer below it, from 2 on",
-        bomb: f"node {bomb}: children are {2**28} bytes: expected {1 << 24} ids at most",
+        bomb: f"node {bomb}: children have {2**28} bytes: expected {1 << 24} ids at most",
         inner: f"node {child}: no children",
     }
     assert set(found.l2_ids) == set(recorded) - set(found.errors)
@@ -207,8 +207,8 @@ def test_malformed_edges_and_parents_are_errors(recordings: Recordings) -> None:
     other = next(root for root, e in recorded.items() if not set(nodes) & set(e["l2_ids"]))
     of_roots = {root: as_ids(nodes), other: as_ids(sorted(recorded[other]["l2_ids"]))}
     for value, said in (
-        (bytes(8), "cross-chunk edges are an odd number of supervoxels"),
-        (bytes(7), "cross-chunk edges are 7 bytes: expected 8 for each"),
+        (bytes(8), "cross-chunk edges have an odd number of supervoxels"),
+        (bytes(7), "cross-chunk edges have 7 bytes: expected 8 per id"),
         (as_ids([(1 << 56) + 5, 3 << 56]).tobytes(), f"end at {3 << 56}, which is not a supervoxel"),
     ):
         copy.put(nodes[0], value, "atomic_cross_edges_2", "3")
@@ -219,7 +219,7 @@ def test_malformed_edges_and_parents_are_errors(recordings: Recordings) -> None:
     with pytest.raises(GraphError, match=f"node {nodes[0]}: parent {nodes[0]} is not of a higher layer"):
         copy.open().roots_of(GEOMETRY, as_ids(nodes), datetime.now(UTC))
     copy.put(root, b"123", "new_parents")
-    with pytest.raises(GraphError, match=f"root {root}: successors are 3 bytes"):
+    with pytest.raises(GraphError, match=f"root {root}: successors have 3 bytes"):
         copy.open().histories(GEOMETRY, as_ids([root]))
 
 
@@ -263,7 +263,7 @@ def test_a_table_that_is_down_or_silent(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, listening: bool
 ) -> None:
     ids = as_ids([UNKNOWN_ROOT])
-    with pytest.raises(GraphError, match=r"bigtable://\S+/no_such: there is no such table"):
+    with pytest.raises(GraphError, match=r"bigtable://\S+/no_such: the table does not exist"):
         BigtableGraph(url("no_such")).root_nodes(GEOMETRY, ids, MOST)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

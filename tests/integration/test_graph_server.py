@@ -143,7 +143,7 @@ def test_keys_that_are_needed_are_named(served: Served, tmp_path: Path, path: tu
             "keeps its supervoxels in an OCDBT fork",
         ),
         (setting(2, "graph", "cv_mip"), r"cannot open .* mip 2: expected one of its mips, 0 to 0"),
-        (setting([64, 64], "graph", "chunk_size"), "is not that of a graph: not enough values"),
+        (setting([64, 64], "graph", "chunk_size"), "is not a graph's: not enough values"),
         (setting({"1": 60, "2": 60}, "graph", "spatial_bit_masks"), "60 bits per axis does not fit"),
     ],
 )

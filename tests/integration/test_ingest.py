@@ -153,7 +153,10 @@ def test_an_older_table_without_meta_is_filled_and_stamped(
     assert (meta.graph_id, meta.timestamp) == ("flat", "2020-02-02 02:02:02")
     assert table_bytes(config) == table_bytes(undisturbed)
     refused = run_ingest(config, "--timestamp", "2021-02-02 02:02:02")
-    assert "is of timestamp 2020-02-02 02:02:02: 2021-02-02 02:02:02 is refused" in refused.stderr
+    assert (
+        "has timestamp 2020-02-02 02:02:02: expected the same or none, got 2021-02-02 02:02:02"
+        in refused.stderr
+    )
 
 
 def test_a_genuine_table_is_ingested_onto(tmp_path: Path, recordings: Recordings) -> None:
@@ -182,7 +185,7 @@ def test_another_segmentation_does_not_mix_into_a_table(tmp_path: Path, sample: 
     shutil.copytree(sample, copy)
     done = run_ingest(dataset_file(tmp_path, copy), "--create")
     assert done.returncode == 1
-    assert f"is of precomputed://file://{sample}, the data set's cv_path is" in done.stderr
+    assert f"is of precomputed://file://{sample}, but the data set has cv_path" in done.stderr
 
 
 @pytest.mark.parametrize("store", ["sqlite", "bigtable"])
@@ -212,7 +215,7 @@ def test_a_missing_graph_is_reported_before_the_table_is_created(
     config = dataset_file(tmp_path, recordings.cv_path("fixture_v2"), graph=graph, chunk_size=None)
     done = run_ingest(config, "--create", "--timestamp", "2026-11-21 00:27:44")
     assert done.returncode == 1
-    assert f"error: {graph}: there is no such table" in done.stderr
+    assert f"error: {graph}: the table does not exist" in done.stderr
     assert not (tmp_path / "l2cache.db").exists()
 
 

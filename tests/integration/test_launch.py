@@ -136,7 +136,9 @@ def test_ctrl_c_while_a_job_is_being_started(config: Path, service: Service) -> 
     done = run(ingest.main, config)
     assert done.returncode == 130
     name = name_of(config)
-    assert f"stopped while job {name} was being started; whether it runs: gcloud dataflow" in done.stderr
+    assert (
+        f"stopped while job {name} was being started; to see whether it runs: gcloud dataflow" in done.stderr
+    )
     assert f"--filter=name={name} --project=my-project --region=us-east1" in done.stderr
 
 

@@ -203,7 +203,7 @@ def test_a_stopped_job_continues(v2: Path, tmp_path: Path, monkeypatch: pytest.M
     other = run_materialize(v2, tmp_path / "one", T0 + 1)
     assert other.returncode == 1
     assert "error: version 1 in " in other.stderr
-    assert "is unfinished: it is of data set 'sample' at 2026-11-21T00:27:44.000Z" in other.stderr
+    assert "is unfinished, for data set 'sample' at 2026-11-21T00:27:44.000Z" in other.stderr
     monkeypatch.undo()
     made(v2, tmp_path / "one", T0)
     made(v2, tmp_path / "other", T0)
@@ -282,7 +282,7 @@ def test_fresh_versions_are_commits_of_a_delta_table(v2: Path, tmp_path: Path) -
     [
         ("2999-01-01T00:00:00Z", [], 2, "timestamp '2999-01-01T00:00:00Z': expected one before 20"),
         ("yesterday", [], 2, "yesterday"),
-        ("2020-01-01T00:00:00Z", [], 1, "nothing is valid at 2020-01-01T00:00:00.000Z in chunks 0:3,0:2,0:2"),
+        ("2020-01-01T00:00:00Z", [], 1, "no node is valid at 2020-01-01T00:00:00.000Z in chunks 0:3,0:2,0:2"),
         ("2026-11-21T00:27:44Z", ["--base", "7"], 1, "version 7 is not in "),
         ("2026-11-21T00:27:44Z", ["--dataset", "unknown"], 2, "unknown"),
         (

@@ -164,9 +164,9 @@ def test_children_that_cannot_be_are_errors_of_their_node(recordings: Recordings
     assert result.errors[first + 1] == f"node {first + 1}: child {there} is not in chunk 0,0,0"
     assert result.errors[first + 2] == f"node {first + 2}: child {first + 3} is not a supervoxel"
     assert "children cannot be decompressed" in result.errors[first + 3]
-    assert result.errors[first + 4] == f"node {first + 4}: children are 9 bytes: expected 8 for each"
+    assert result.errors[first + 4] == f"node {first + 4}: children have 9 bytes: expected 8 per id"
     assert "children cannot be decompressed" in result.errors[first + 5]
-    assert "children are 1048584 bytes: expected 131072 ids at most" in result.errors[first + 6]
+    assert "children have 1048584 bytes: expected 131072 ids at most" in result.errors[first + 6]
 
 
 def test_an_id_without_a_voxel_is_marked(recordings: Recordings, nodes: NodeSource) -> None:
@@ -183,7 +183,7 @@ def test_an_id_without_a_voxel_is_marked(recordings: Recordings, nodes: NodeSour
 
 def test_a_missing_table_may_be_created_later(recordings: Recordings, nodes: NodeSource) -> None:
     dataset = entry(recordings, "fixture_v2", f"bigtable://{PROJECT}/{INSTANCE}/no_such_graph")
-    with pytest.raises(GraphError, match="there is no such table"):
+    with pytest.raises(GraphError, match="the table does not exist"):
         NodeSource(dataset, nodes.geometry)
 
 

@@ -168,7 +168,7 @@ def test_no_other_graph_is_edited(tmp_path: Path, sample: Path, url: str, config
     cases = {
         "flat": "graph flat: not a sample's graph",
         foreign: f"graph {foreign}: not a sample's graph",
-        f"{STORE_URL}/absent": "there is no such table",
+        f"{STORE_URL}/absent": "the table does not exist",
     }
     table = make_table(foreign.rpartition("/")[2], ("0", "1"))
     for graph, expected in cases.items():

@@ -245,7 +245,7 @@ def test_row_keys_without_an_id(bigtable_store: Store) -> None:
     key = row_keys(as_ids([FIRST]))[0] + b"x"
     raw_table(bigtable_store.name).mutate_row(key, SetCell("0", b"size_nm3", bytes(4)))
     assert bigtable_store.read([FIRST]).found.all()
-    said = re.escape(f"the row key {key!r} is not the 20 digits of an id")
+    said = re.escape(f"the row key {key!r} is not an id of 20 digits")
     with pytest.raises(StoreError, match=f"table {bigtable_store.name}: {said}"):
         bigtable_store.scan_chunk(CHUNK, LAYOUT.last_id(CHUNK))
 

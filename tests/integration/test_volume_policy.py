@@ -157,7 +157,7 @@ def test_an_http_status_is_reported(layers: dict[str, dict[str, bytes]], status:
 def test_a_web_page_in_place_of_a_file(layers: dict[str, dict[str, bytes]]) -> None:
     served = Served(dict(layers["plain"]))
     served.files[victim_of(served.files)] = b"<html>please log in</html>"
-    with serving(served) as paths, pytest.raises(VolumeError, match="a web page in place of the file"):
+    with serving(served) as paths, pytest.raises(VolumeError, match="a web page instead of the file"):
         read(paths["http(s)"])
 
 

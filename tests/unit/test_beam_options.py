@@ -137,7 +137,7 @@ def test_what_a_streaming_job_cannot_do_without(name: str, capsys: pytest.Captur
     given = ["--subscriptions=projects/p-1/subscriptions/abc", "--dead_letters=projects/p-1/topics/dead"]
     with pytest.raises(SystemExit, match="2"):
         update.parse([*given, f"--{name}=false"])
-    assert f"--{name}=false: a job with --subscriptions always has it on" in capsys.readouterr().err
+    assert f"--{name}=false: always on for a job with --subscriptions" in capsys.readouterr().err
     assert update.parse([*given, f"--{name}=true"])
 
 
@@ -196,4 +196,4 @@ def test_dataflow_has_no_folder_on_this_machine(output: str, capsys: pytest.Capt
         with pytest.raises(SystemExit, match="2"):
             parse([*given, more, "--runner=DataflowRunner"])
         error = capsys.readouterr().err.splitlines()[-1]
-        assert f"error: --output {output}: no folder that the workers of Dataflow share" in error
+        assert f"error: --output {output}: Dataflow workers cannot share this folder" in error

@@ -243,7 +243,7 @@ def test_a_duplicate_data_set(tmp_path: Path) -> None:
 
 def test_a_scale_is_named_in_one_way(tmp_path: Path) -> None:
     assert load_one(tmp_path, scale=[16, 16.5, 40]).scale == (16, 16.5, 40)
-    with pytest.raises(ConfigError, match="keys 'mip' and 'scale': expected one of them"):
+    with pytest.raises(ConfigError, match="keys 'mip' and 'scale': expected only one of them"):
         load_one(tmp_path, mip=1, scale=[16, 16, 40])
 
 

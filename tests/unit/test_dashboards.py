@@ -309,7 +309,7 @@ def test_the_root_leads_browsers_to_the_landing_page(client: FlaskClient) -> Non
 def test_wrong_paths_and_methods_lead_to_right_ones(client: FlaskClient) -> None:
     missing: Any = client.get("/nope?token=abc").json
     wrong: Any = client.get(f"{TABLE}/attributes").json
-    assert missing["message"] == f"nothing is at this path: {API}/docs/ lists the routes"
+    assert missing["message"] == f"unknown path: see {API}/docs/ for the routes"
     assert wrong["message"] == "GET is not allowed here: expected OPTIONS, POST"
 
 

@@ -57,7 +57,9 @@ def test_a_bucket_needs_a_folder_that_workers_share(job: object, tmp_path: Path)
     own = {materialize: ["--timestamp=today"], precomputed: ["--version=1"]}[job]  # type: ignore[index]
     config = ["--dataset=sample", f"--config={tmp_path / 'datasets.yml'}"]
     done = run_job(job.main, *config, "--output=gs://bucket/x", *own, DASK, ADDRESS)  # type: ignore[attr-defined]
-    why = "error: --output gs://bucket/x: expected also --scratch FOLDER, which all Dask workers share\n"
+    why = (
+        "error: --output gs://bucket/x: expected --scratch FOLDER too, a folder that all Dask workers share\n"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", why)
     scratch = tmp_path / "nowhere"
     done = run_job(job.main, *config, "--output=gs://bucket/x", *own, f"--scratch={scratch}")  # type: ignore[attr-defined]

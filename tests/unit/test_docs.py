@@ -81,7 +81,7 @@ def test_the_reference_has_the_help_of_every_command() -> None:
 def test_the_reference_has_every_setting_with_its_limits() -> None:
     text = mkdocs_hooks.settings()
     assert text.count("\n| `") == len(Settings.model_fields)
-    assert "| `L2CACHE_WORKERS` | `2` | ≥ 1, ≤ 64 | Processes. |" in text
+    assert "| `L2CACHE_WORKERS` | `2` | ≥ 1, ≤ 64 | Number of worker processes. |" in text
     assert "| `GRAPH_L2CACHE_CONFIG_PATH` |" in text
 
 

@@ -34,11 +34,11 @@ def test_lists_are_those_of_their_nodes_compressed_or_not(packed: set[int]) -> N
 @pytest.mark.parametrize(
     ("cell", "error"),
     [
-        (compressed(bytes(88)), "children are 88 bytes: expected 10 ids at most"),
-        (compressed(bytes(12)), "children are 12 bytes: expected 8 for each"),
+        (compressed(bytes(88)), "children have 88 bytes: expected 10 ids at most"),
+        (compressed(bytes(12)), "children have 12 bytes: expected 8 per id"),
         (compressed(bytes(range(80)))[:-9], "children cannot be decompressed"),
         (compressed(bytes(2**24), with_size=False), "children cannot be decompressed"),
-        (bytes(9), "children are 9 bytes: expected 8 for each"),
+        (bytes(9), "children have 9 bytes: expected 8 per id"),
     ],
     ids=["too long", "no ids", "cut off", "of unknown size", "raw"],
 )

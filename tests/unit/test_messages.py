@@ -130,12 +130,12 @@ def encoded(text: bytes, encoding: bytes = b"latin1", times: int = 1) -> bytes:
     ("data", "words"),
     [
         (encoded(b"ab" * 100_000, times=100_000), "more than 700064 bytes of encoded texts"),
-        (encoded(b"ab", b"rot_13"), "a call of encode with unexpected arguments"),
+        (encoded(b"ab", b"rot_13"), "encode has unexpected arguments"),
         (encoded("Ā".encode()), "codec can't encode character"),
-        (encoded(b"ab").replace(b"\x86q", b"\x85q"), "a call of encode with unexpected arguments"),
+        (encoded(b"ab").replace(b"\x86q", b"\x85q"), "encode has unexpected arguments"),
         (
             edit([]).replace(b"]\x94", b"cbuiltins\nbytes\nJ\xff\xff\xff\x7f\x85R", 1),
-            "a call of bytes with unexpected arguments",
+            "bytes has unexpected arguments",
         ),
     ],
     ids=range(5),
@@ -221,7 +221,7 @@ def test_messages_that_ask_for_nothing_are_empty(data: bytes) -> None:
     [
         (b"12345678", {}, Reason.NO_TABLE, "without the attribute table_id"),
         (b"12345678", {"table_id": "", "l2_cache_id": "b"}, Reason.NO_TABLE, "table_id"),
-        (b"1234567", MISSING, Reason.BAD_LENGTH, "of 7 bytes: expected 8 for each"),
+        (b"1234567", MISSING, Reason.BAD_LENGTH, "has 7 bytes: expected 8 per id"),
         (bytes(50_000_000), MISSING, Reason.TOO_LARGE, "50000000 bytes: expected 10485760 at most"),
         (bytes(50_000_000), EDIT, Reason.TOO_LARGE, "50000000 bytes"),
         (bytes(MAX_BYTES + 1), EDIT, Reason.TOO_LARGE, "1048577 bytes: expected 1048576 at most"),

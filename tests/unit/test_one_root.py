@@ -135,7 +135,7 @@ def test_an_edge_to_another_root_is_an_error(setting: Setting, monkeypatch: pyte
 def test_malformed_edges_fail_only_their_root(setting: Setting) -> None:
     roots, bad = list(ROOTS), list(ROOTS)[1]
     expected = setting.reader(keep=False).summaries(as_ids(roots), with_graph=True)
-    setting.graph.bad_edges = {bad: "node 5: cross-chunk edges are 7 bytes: expected 8 for each"}
+    setting.graph.bad_edges = {bad: "node 5: cross-chunk edges have 7 bytes: expected 8 per id"}
     for _ in range(2):  # the second is from what was kept
         found = setting.reader().summaries(as_ids(roots), with_graph=True)
         assert found.status.tolist() == [UNKNOWN if root == bad else READY for root in roots]
@@ -143,7 +143,7 @@ def test_malformed_edges_fail_only_their_root(setting: Setting) -> None:
         others = found.roots != bad
         assert found.summary[others].tobytes() == expected.summary[others].tobytes()
     for read in (setting.reader().edges, setting.reader().graph, setting.reader().skeleton):
-        with pytest.raises(RootError, match=f"root {bad}: node 5: cross-chunk edges are 7 bytes") as error:
+        with pytest.raises(RootError, match=f"root {bad}: node 5: cross-chunk edges have 7 bytes") as error:
             read(bad)
         assert error.value.status == UNKNOWN
     assert setting.reader().summaries(as_ids([bad])).status.tolist() == [READY]

@@ -61,7 +61,7 @@ def test_bounds_that_take_long_are_too_slow(tmp_path: Path, monkeypatch: pytest.
     assert [(one.status_code, one.json["code"]) for one in answers] == [(503, "too_slow")] * 3
     entry = slow.client.application.extensions["l2cache"].datasets["sample"].entry
     box, reader = VoxelBox.parse("0-64_0-64_0-32"), RegionReader(slow.store, entry, GEOMETRY, 100)
-    with pytest.raises(ReadTimeout, match="not read in time"):
+    with pytest.raises(ReadTimeout, match="not all chunks were read in time"):
         reader.box(box, until=time.monotonic() - 1)
 
 

@@ -48,7 +48,7 @@ def test_ids_once_and_in_their_order(text: str, column: str | None) -> None:
         ("-5\n", None, "line 1: '-5'"),
         (f"{1 << 64}\n", None, "line 1: '18446744073709551616'"),
         ("5,6\n", None, "line 1 has 2 cells: expected one id, or a header before it"),
-        ("a,b\n5,6\n", None, "no column of root ids that is known: expected --column with one of a, b"),
+        ("a,b\n5,6\n", None, "no known column of root ids: expected --column with one of a, b"),
         ("a,b\n5,6\n", "c", "no column 'c': expected --column with one of a, b"),
         ("a,root_id\n5\n", None, "line 2 has 1 cells: expected 2 or more"),
         ("5\n\n\u0665\n", None, "line 3"),

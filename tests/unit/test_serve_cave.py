@@ -19,7 +19,7 @@ def test_not_with_authentication(tmp_path: Path) -> None:
     config = tmp_path / "datasets.yml"
     config.write_text("x: {cv_path: 'precomputed://file:///none', l2cache_id: none}\n")
     done = CliRunner().invoke(main, ["serve", str(config), "--auth", "--cave"])
-    assert (done.exit_code, "--cave checks no tokens: expected no --auth" in done.output) == (2, True)
+    assert (done.exit_code, "--cave cannot check tokens: expected no --auth" in done.output) == (2, True)
 
 
 def test_not_without_a_graph_in_bigtable(tmp_path: Path) -> None:

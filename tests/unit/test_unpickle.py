@@ -172,15 +172,15 @@ SAME_HASH = [pickle.dumps(number * ((1 << 61) - 1), 2)[2:-1] for number in range
     ("data", "reason"),
     [
         (b"\x80\x04" + shared_lists(90) + b".", "more than 400000 items"),
-        (b"\x80\x04" + shared_lists(90) + shared_lists(3) + b"\x93.", "a list in place of a str"),
-        (DTYPE + shared_lists(90) + b"\x85R.", "a call of dtype with unexpected arguments"),
-        (b"}" + b")" + b"2\x86" * 60 + b"Ns.", "a tuple as a key"),  # 2**60 hashes
-        (b"}" + b")" + b"2\x86" * 60 + b"(eNs.", "a tuple in place of a list"),  # nothing appended to a tuple
-        (b"}" + b")" + b"2\x86" * 60 + b"(uNs.", "a tuple in place of a dict"),
-        (b"}" + b")" + b"2\x86" * 60 + b"(\x90Ns.", "a tuple in place of a set"),
-        (b"}" + b")" + b"2\x86" * 60 + b"NbNs.", "a tuple as a key"),  # no state for a tuple
-        (b"}" + b")" + b"2\x86" * 60 + b"\x940h\x00Ns.", "a tuple as a key"),
-        (b"(" + b")" + b"2\x86" * 60 + b"\x91.", "a tuple as a key"),
+        (b"\x80\x04" + shared_lists(90) + shared_lists(3) + b"\x93.", "takes a str, got a list"),
+        (DTYPE + shared_lists(90) + b"\x85R.", "dtype has unexpected arguments"),
+        (b"}" + b")" + b"2\x86" * 60 + b"Ns.", "a key is a tuple"),  # 2**60 hashes
+        (b"}" + b")" + b"2\x86" * 60 + b"(eNs.", "takes a list, got a tuple"),  # nothing appended to a tuple
+        (b"}" + b")" + b"2\x86" * 60 + b"(uNs.", "takes a dict, got a tuple"),
+        (b"}" + b")" + b"2\x86" * 60 + b"(\x90Ns.", "takes a set, got a tuple"),
+        (b"}" + b")" + b"2\x86" * 60 + b"NbNs.", "a key is a tuple"),  # no state for a tuple
+        (b"}" + b")" + b"2\x86" * 60 + b"\x940h\x00Ns.", "a key is a tuple"),
+        (b"(" + b")" + b"2\x86" * 60 + b"\x91.", "a key is a tuple"),
         (b"}(" + b"N".join(SAME_HASH) + b"Nu.", "more than 5000 keys"),
         (b"\x8f(" + b"".join(SAME_HASH) + b"\x90.", "more than 5000 keys"),
         (b"\x8f" * 500_000 + b".", "more than 10000 dictionaries and sets"),

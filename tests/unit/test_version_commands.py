@@ -110,7 +110,7 @@ def test_the_folder_is_a_note_of_the_table(chain: Chain, tmp_path: Path) -> None
     config = config_of(tmp_path, None)
     result = run("versions", "list", DATASET, "--config", config)
     assert result.exit_code == 1
-    assert "error: data set 'sample' has no versions: l2features materialize makes one" in result.stderr
+    assert "error: data set 'sample' has no versions: make one with `l2features materialize`" in result.stderr
     with closing(open_table(config)) as store:
         put_note(store, "versions", {"url": chain.folder.url})
     assert len(done("versions", "list", DATASET, "--config", config).splitlines()) == 4
@@ -161,7 +161,7 @@ def test_verify_compares_samples(sampled: tuple[Path, Folder]) -> None:
 def test_verify_of_another_table(chain: Chain, config: Path) -> None:
     result = run("versions", "verify", DATASET, 1, "--config", config)
     assert result.exit_code == 1
-    assert "version 1 is of table l2cache_sample, not of l2cache_small: --files-only" in result.stderr
+    assert "version 1 is of table l2cache_sample, not of l2cache_small: check only its files" in result.stderr
 
 
 def test_diff(chain: Chain, config: Path, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_a_plan_is_written_once_and_found_again(folder: Folder) -> None:
     [
         ({"timestamp": TIME + timedelta(milliseconds=1)}, "at 2026-11-21T00:00:00.000Z, chunks 0:1,0:1,0:1"),
         ({"base": 3}, "expected 'sample' at 2026-11-21T00:00:00.000Z from version 3, chunks"),
-        ({"dataset": "other", "l2cache_id": "u"}, "it is of data set 'sample'"),
-        ({"box": "0:2,0:1,0:1"}, "chunks 0:2,0:1,0:1; finish it by the same options"),
+        ({"dataset": "other", "l2cache_id": "u"}, "for data set 'sample'"),
+        ({"box": "0:2,0:1,0:1"}, "chunks 0:2,0:1,0:1; finish it with its own options"),
     ],
 )
 def test_other_work_of_the_same_number_is_refused(
@@ -67,7 +67,7 @@ def test_other_work_of_the_same_number_is_refused(
 ) -> None:
     begin(folder, PLAN, divided)
     before = folder.read(plan_path(1))
-    with pytest.raises(VersionError, match=r"^version 1 in .* is unfinished: ") as error:
+    with pytest.raises(VersionError, match=r"^version 1 in .* is unfinished, ") as error:
         begin(folder, PLAN.model_copy(update=change), not_divided)
     assert told in str(error.value)
     assert "`l2features versions delete sample 1`" in str(error.value)

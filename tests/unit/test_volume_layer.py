@@ -62,7 +62,7 @@ def test_other_layers(tmp_path: Path, info: Any, said: str) -> None:
             "encoding is compressed_segmentation of",
         ),
         ({"size": [64, 64]}, "size is [64, 64], expected three integers"),
-        ({"chunk_sizes": []}, "chunk_sizes are [], expected a list"),
+        ({"chunk_sizes": []}, "chunk_sizes are [], expected lists"),
         ({"chunk_sizes": [[0, 8, 8]]}, "chunk_sizes is [0, 8, 8], expected three integers"),
         ({"resolution": [16, 16, 0]}, "resolution is [16, 16, 0], expected three positive numbers"),
         ({"key": 7}, "the key of its scale is 7, expected a string"),

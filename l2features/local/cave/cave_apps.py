@@ -39,7 +39,7 @@ class Graphs:
 
 
 def cave_apps(datasets: Iterable[Dataset]) -> Mapping[str, Any]:
-    """Map each path to the WSGI application that belongs there."""
+    """Map each path to the WSGI application that serves it."""
     graphs = Graphs(datasets)
     info = InfoApp(graphs.urls, graphs.__getitem__)
     return {SERVER_PATH: GraphApp(graphs.__getitem__), "/info": info}

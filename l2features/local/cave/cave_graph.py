@@ -19,10 +19,10 @@ MOST_NODES = 10_000_000
 
 
 class CaveGraph(BigtableGraph):
-    """A table that a graph's server answers from. All methods raise GraphError."""
+    """A graph's table, as its server reads it. All methods raise GraphError."""
 
     def parents(self, ids: Ids, time: datetime) -> Ids:
-        """Return the parent of each of some sorted, unique ids at a time; 0 where it has none."""
+        """Return the parents of sorted, unique ids at a time; 0 for an id without a parent."""
         return self._parents_of(time, self._until(), ids)
 
     def children_of(self, ids: Ids, time: datetime | None = None) -> dict[int, Ids]:
@@ -38,7 +38,7 @@ class CaveGraph(BigtableGraph):
         return {node: own for node, own, known in parts if known}
 
     def l2_nodes(self, geometry: Geometry, ids: Ids) -> dict[int, Ids]:
-        """Return the L2 nodes below nodes; an L2 node has itself, and supervoxels and unknown ids none."""
+        """Return the L2 nodes below nodes: for an L2 node, itself; for supervoxels and unknown ids, none."""
         layers = geometry.layout.layers(ids)
         read = partial(self._children, MOST_IDS)
         found = descend(read, geometry.layout.layers, ids[layers > L2], MOST_NODES)
@@ -49,7 +49,7 @@ class CaveGraph(BigtableGraph):
         return {node: as_ids([]) for node in ids.tolist()} | found.l2_ids | itself
 
     def operations(self, roots: Ids) -> dict[int, int]:
-        """Return the last operation of each root: the one that retired it, or else made it."""
+        """Return the last operation of each root: the one that retired it or, for a valid root, made it."""
         from ...graph.graph_rows import newest
 
         parts = self._cells(sorted_unique(np.sort(roots)), newest("operation_id"), self._until())
@@ -63,7 +63,7 @@ class CaveGraph(BigtableGraph):
         return logged_roots(self._read, start, end)
 
     def first_operation(self) -> datetime | None:
-        """Return the time of the first operation; None where there was none."""
+        """Return the time of the first operation; None if there was none."""
         from ...graph.operation_log import first_operation
 
         return first_operation(self._read)

@@ -90,7 +90,7 @@ class GraphApp:
 
 
 def answered(request: Request, respond: Callable[[], Response]) -> Response:
-    """Return a response, an error as ``{"code", "message"}``; let every origin read it, and log it."""
+    """Answer a request for any origin, and log it; errors become ``{"code", "message"}``."""
     begun = time.perf_counter()
     try:
         response = respond()
@@ -111,7 +111,7 @@ def answered(request: Request, respond: Callable[[], Response]) -> Response:
 
 
 class Asked:
-    """The parameters of a request. Raises ValueError, and HTTPException for its body."""
+    """The parameters of a request. Methods raise ValueError, or HTTPException for the body."""
 
     def __init__(self, request: Request) -> None:
         self.request, self.args = request, request.args
@@ -266,7 +266,7 @@ def _limited(ids: Ids) -> Ids:
 
 
 def json_response(value: Any, as_str: bool = False, status: int = 200) -> Response:
-    """Compact JSON with sorted keys; with ``as_str``, ids as strings."""
+    """Return compact JSON with sorted keys; with ``as_str``, ids are strings."""
     options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SORT_KEYS
     if not as_str:
         options |= orjson.OPT_SERIALIZE_NUMPY

@@ -24,7 +24,7 @@ _MAP = Map(
 
 
 class InfoApp:
-    """Describes the graphs ``names``, each as a data stack of its name."""
+    """Serves the graphs ``names``, each as a data stack of the same name."""
 
     def __init__(self, names: Collection[str], open_graph: Open) -> None:
         self.names, self.open_graph = names, open_graph

@@ -31,7 +31,7 @@ class NotFound(LookupError):
 
 
 class Pcg:
-    """One graph; ``info`` is what its server serves as info. All methods raise GraphError."""
+    """One graph as PyChunkedGraph's server sees it; ``info`` is its info. All methods raise GraphError."""
 
     def __init__(self, graph: CaveGraph, info: dict[str, Any]) -> None:
         self.graph, self.info = graph, info
@@ -91,7 +91,7 @@ class Pcg:
         return self.graph.children_of(as_ids([node])).get(node, as_ids([]))
 
     def chunk_children(self, chunk_id: int, time: datetime) -> Ids:
-        """Return pairs (n, 2) of each L2 node of a chunk, made by a time, and a supervoxel of it."""
+        """Return the pairs (L2 node, supervoxel), (n, 2), of a chunk's nodes that were made by a time."""
         layout = self.geometry.layout
         chunk = Chunk(*layout.chunk_coordinates(as_ids([chunk_id]))[0].tolist())
         nodes = self.graph.nodes(self.geometry, chunk)
@@ -101,10 +101,10 @@ class Pcg:
 
     # ------------------------------------------------------------------ upwards
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
-        """Return each id's ancestor of a layer at a time, or the first above it; 0 without one.
+        """Return each id's lowest ancestor of this layer or above, at a time; 0 without one.
 
-        As in PyChunkedGraph, ids are returned unchanged if none of a request, or of the nodes above them, has
-        a parent.
+        As in PyChunkedGraph, the search stops as soon as none of the nodes that it has reached has a parent,
+        and returns these nodes.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):
@@ -119,7 +119,7 @@ class Pcg:
         return found
 
     def root(self, node: int, layer: int, time: datetime) -> int:
-        """Return the root of one id. Raises NotFound where there is none."""
+        """Return the root of one id. Raises NotFound if there is none."""
         (found,) = self.roots(as_ids([node]), layer, time)
         if self.geometry.layout.layers(as_ids([found]))[0] < layer:
             raise NotFound(f"node {node} has no ancestor of layer {layer} at {time.isoformat()}")
@@ -138,7 +138,7 @@ class Pcg:
         return [histories[root].created.timestamp() for root in roots.tolist()]
 
     def latest(self, roots: Ids, time: datetime) -> list[float]:
-        """Return when each root was retired; ``time`` for those valid then. Raises NotFound."""
+        """Return when each root was retired; ``time`` for roots that are valid then. Raises NotFound."""
         found, histories, until = [], self._histories(roots), whole_ms(time)
         for root in roots.tolist():
             own = histories[root]
@@ -156,16 +156,16 @@ class Pcg:
         return {"old_roots": np.concatenate([as_ids([]), *old]), "new_roots": new}
 
     def oldest(self) -> datetime:
-        """Return the oldest time that can be read. Raises NotFound where the graph was never edited."""
+        """Return the oldest time that can be read. Raises NotFound if the graph was never edited."""
         first = self.graph.first_operation()
         if first is None:
-            raise NotFound("the graph has no operation, and so no oldest timestamp")
+            raise NotFound("the graph has no operations, so it has no oldest timestamp")
         return first - BEFORE_FIRST
 
     def lineage(self, roots: Ids, past: datetime, future: datetime, links: str) -> dict[str, Any]:
         """Return the graph of predecessors and successors as networkx writes it, with edges named ``links``.
 
-        It ends at roots made before ``past`` or after ``future``. Raises NotFound for an unknown root.
+        The graph ends at roots made before ``past`` or after ``future``. Raises NotFound for an unknown root.
         """
         known: dict[int, RootHistory] = {}
         edges: dict[tuple[int, int], None] = {}

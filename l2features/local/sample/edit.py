@@ -40,7 +40,7 @@ MERGE, SPLIT = "merge", "split"
 
 
 class SampleEditor:
-    """Edits one data set's graph, which must be a sample's. Raises ConfigError, GraphError."""
+    """Edits the graph of one data set, which must be a sample. Raises ConfigError, GraphError."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.table: SampleTable = open_sample_table(dataset.graph)
@@ -54,7 +54,7 @@ class SampleEditor:
         self._graph.close()
 
     def edit(self, kind: str) -> Edit:
-        """Merge or split in some chunk, and write the result."""
+        """Merge or split objects in some chunk, and write the result."""
         operation = self.table.take(OPERATIONS)
         random = np.random.default_rng(operation)
         for xyz in random.permutation(list(np.ndindex(*self.geometry.grid))).tolist():
@@ -139,7 +139,7 @@ class SampleEditor:
 
 
 def edit_sample(dataset: Dataset, kind: str, topic: str | None) -> tuple[Edit, str]:
-    """Edit a sample's graph and publish the edit; return it and the topic (default: in the graph's project).
+    """Edit a sample's graph and publish the edit, by default in the graph's project; return edit and topic.
 
     Raises ConfigError for a graph that is not a sample's, GraphError, TopicError and PublishError.
     """

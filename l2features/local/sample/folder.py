@@ -24,7 +24,7 @@ def segmentation_path(directory: Path) -> str:
 
 
 def is_sample(directory: Path, sample: Sample) -> bool:
-    """Return whether a directory holds this sample; a copied or moved one does not count.
+    """Return whether a directory holds this sample, and was neither copied nor moved.
 
     Raises ConfigError.
     """
@@ -34,20 +34,20 @@ def is_sample(directory: Path, sample: Sample) -> bool:
 
 
 def check_config(directory: Path, sample: Sample) -> None:
-    """Raise ConfigError where a directory's data sets file is of another sample, or was copied or moved."""
+    """Raise ConfigError if a directory's data sets file belongs to another sample, or was copied or moved."""
     config = directory / CONFIG
     if not config.exists() or is_sample(directory, sample):
         return
     if _is_titled(_config_text(directory), sample):
         raise ConfigError(
-            f"{config} is of a sample that was written at another path, and moved or copied here: remove "
+            f"{config} is of a sample that was moved or copied here from another path: remove "
             "datasets.yml and segmentation/ to write it again, or choose another directory"
         )
     raise ConfigError(f"{config} exists and is not this sample's: choose another directory")
 
 
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
-    """Raise ConfigError where a directory has files of neither this sample nor `l2features up`.
+    """Raise ConfigError if a directory has files other than those of this sample or `l2features up`.
 
     A partial segmentation with this ``info`` may be completed.
     """
@@ -64,7 +64,7 @@ def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
 
 
 def others_in(folder: Path, names: Iterable[str], expected: str) -> str:
-    """Return the error of a folder with other files."""
+    """Return the error for a folder with other files."""
     found = ", ".join(sorted(names)[:3])
     return f"{folder} has other files ({found}): expected a new or empty folder, or {expected}"
 

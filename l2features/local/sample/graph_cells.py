@@ -81,7 +81,7 @@ class Edit:
         return Message(pickle.dumps(edit, protocol=4), attributes)
 
     def log(self, status: OperationStatus, ms: int) -> Iterator[Cell]:
-        """Yield the cells of the operation's row in the log, as of a time."""
+        """Yield the cells of the operation's row in the log, as they are at a time."""
         time = datetime.fromtimestamp(self.ms / 1000, UTC)
         roots = () if status is OperationStatus.CREATED else self.new_root_ids
         columns = {
@@ -115,7 +115,7 @@ def cross_edge_cells(nodes: Ids, pairs: Ids, layers: npt.NDArray[np.int64], ms: 
 
     Args:
         nodes: the L2 node of each edge, (n,).
-        pairs: supervoxels, (n, 2), those of the node first.
+        pairs: supervoxels of each edge, (n, 2), the node's own first.
         layers: the layer of each edge, (n,).
         ms: when the nodes became valid.
     """
@@ -129,7 +129,7 @@ def cross_edge_cells(nodes: Ids, pairs: Ids, layers: npt.NDArray[np.int64], ms: 
 
 
 def fake_edge_cell(chunk_id: int, edge: tuple[int, int], ms: int) -> Cell:
-    """Return the cell of an edge that a merge adds within a chunk, where the segmentation has none."""
+    """Return the cell of an edge that a merge adds within a chunk between supervoxels that do not touch."""
     return Cell(chunk_id, FAKE_EDGES, id_bytes(edge[::-1]), ms, EDGE_FAMILY, FAKE_PREFIX)
 
 
@@ -154,7 +154,7 @@ def graph_meta(
     mip: int = 0,
     custom_data: dict[str, object] | None = None,
 ) -> bytes:
-    """Return the cell ``meta`` of a graph's table: a pickled ChunkedGraphMeta, made without its class."""
+    """Return the cell ``meta`` of a graph's table: a ChunkedGraphMeta, pickled without its class."""
     config = (name, "", list(geometry.chunk_size), 2, 8, BITS, False, timedelta(minutes=3), 8)
     source = ("", "", watershed, layers, mip)
     parts = (_instance(b"GraphConfig", config), _instance(b"DataSource", source))

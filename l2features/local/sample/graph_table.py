@@ -55,14 +55,14 @@ class SampleTable:
         self._table.client.close()
 
     def create(self) -> bool:
-        """Create the table; return False where it exists."""
+        """Create the table; return False if it exists."""
         from ...store.bigtable.calls import GRAPH_FAMILIES, create_table
 
         with self._errors():
             return create_table(*self._path, DEADLINE_S, GRAPH_FAMILIES)
 
     def marks(self) -> dict[bytes, bytes]:
-        """Return the columns of the mark; empty where this is not a sample's graph."""
+        """Return the columns that mark a sample's graph; empty for any other graph."""
         with self._errors():
             row = self._table.read_row(MARK)
         return {cell.qualifier: cell.value for cell in reversed(row.cells)} if row else {}
@@ -93,7 +93,7 @@ class SampleTable:
                 bar.update(len(entries[first : first + ROWS]))
 
     def take(self, counter: bytes, count: int = 1) -> int:
-        """Reserve ``count`` numbers of a counter, from 1; return the last."""
+        """Reserve ``count`` numbers of a counter, which starts at 1; return the last."""
         from google.cloud.bigtable.data.read_modify_write_rules import IncrementRule
 
         with self._errors():
@@ -101,14 +101,14 @@ class SampleTable:
         return int.from_bytes(row.cells[0].value, "big")
 
     def take_once(self, counter: bytes, count: int) -> None:
-        """Reserve the first ``count`` numbers of a counter, unless an earlier attempt did."""
+        """Reserve the first ``count`` numbers of a counter, unless an earlier attempt has reserved them."""
         with self._errors():
             used = self._table.read_row(counter) is not None
         if count and not used:
             self.take(counter, count)
 
     def new_nodes(self, chunk_id: int, count: int, layers: int) -> list[int]:
-        """Reserve ids for new nodes of a chunk; the roots' layer is ``layers``."""
+        """Reserve ids for new nodes of a chunk; ``layers`` is the layer of the roots."""
         last = self.take(node_counter(chunk_id, layers), count)
         return [node_id(chunk_id, number, layers) for number in range(last - count + 1, last + 1)]
 
@@ -168,7 +168,7 @@ class SampleTable:
 
 
 def node_counter(chunk_id: int, layers: int) -> bytes:
-    """Return the key of the counter of a chunk's nodes; the roots' layer is ``layers``."""
+    """Return the row key of a chunk's node counter; ``layers`` is the layer of the roots."""
     of_root = b"_0" if chunk_id >> LAYER_SHIFT == layers else b""
     return b"i%0*d" % (KEY_DIGITS, chunk_id) + of_root
 

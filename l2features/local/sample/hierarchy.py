@@ -26,7 +26,7 @@ def upper_layout(geometry: Geometry) -> IdLayout:
 def cross_layers(geometry: Geometry, pairs: Ids) -> npt.NDArray[np.int64]:
     """Return the layer of each edge between supervoxels, (n, 2) -> (n,): 1 within a chunk.
 
-    It is the last one in which the two lie in different chunks.
+    An edge's layer is the highest one in which its ends lie in different chunks.
     """
     one, other = (geometry.layout.chunk_coordinates(side) for side in pairs.T)
     layers = np.ones(len(pairs), dtype=np.int64)
@@ -36,7 +36,7 @@ def cross_layers(geometry: Geometry, pairs: Ids) -> npt.NDArray[np.int64]:
 
 
 def nodes_of(children: Mapping[int, Ids], supervoxels: Ids) -> Ids:
-    """Return the node of each supervoxel, given the nodes' children; 0 where it is in none of them."""
+    """Return the node of each supervoxel, given the nodes' children; 0 if no node has it."""
     nodes = np.repeat(as_ids(children), [len(own) for own in children.values()])
     return owners_of(np.concatenate([as_ids([]), *children.values()]), nodes, supervoxels)
 
@@ -51,7 +51,7 @@ def parents_above(
     """Yield each node above layer 2 with its children, from the lowest layer to the roots.
 
     Args:
-        geometry: of the graph.
+        geometry: the graph's geometry.
         nodes: the L2 nodes, (n,), sorted.
         ends: the L2 nodes that each cross-chunk edge joins, (m, 2).
         layers: the layer of each edge, (m,).
@@ -78,7 +78,7 @@ def parents_above(
 def components(
     n: int, edges: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_]
 ) -> list[npt.NDArray[np.int64]]:
-    """Return the wanted vertices of each connected component of ``n`` vertices, given edges (m, 2)."""
+    """Return, for each connected component of ``n`` vertices with edges (m, 2), its wanted vertices."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

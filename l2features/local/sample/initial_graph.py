@@ -26,7 +26,7 @@ _MS = int(MADE.timestamp() * 1000)
 
 
 def make_graph(sample: Sample, watershed: str) -> bool:
-    """Write a sample's graph into its table; return False where it exists.
+    """Write a sample's graph into its table; return False if the graph exists already.
 
     Raises ConfigError for a table with other contents, and GraphError.
     """

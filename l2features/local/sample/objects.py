@@ -15,8 +15,10 @@ from .hierarchy import components, nodes_of
 class Objects:
     """The objects of some roots.
 
-    ``tree`` has the children of each node, and ``nodes`` those of the L2 nodes. ``edges`` are the cross-chunk
-    edges, (n, 2) supervoxels, each in both directions.
+    Attributes:
+        tree: the children of each node.
+        nodes: the supervoxels of each L2 node.
+        edges: the cross-chunk edges as supervoxels, (n, 2), each in both directions.
     """
 
     def __init__(self, table: SampleTable, geometry: Geometry, roots: Sequence[int]) -> None:
@@ -27,10 +29,10 @@ class Objects:
 
 
 def parts_of(supervoxels: Ids, others: Mapping[int, Ids], edges: Ids) -> list[Ids]:
-    """Return the groups of a node's supervoxels that only the node connects, largest object first.
+    """Return the groups of a node's supervoxels that are connected only by the node, largest object first.
 
     Args:
-        supervoxels: of the node, (n,), sorted.
+        supervoxels: the node's supervoxels, (n,), sorted.
         others: the supervoxels of the object's other nodes.
         edges: cross-chunk edges of all of them, (m, 2).
     """

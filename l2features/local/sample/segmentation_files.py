@@ -47,9 +47,9 @@ Labels = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample's size: ``grid`` chunks of ``chunk_size`` voxels, the last ones along each axis partial.
+    """The size of a sample: ``grid`` chunks of ``chunk_size`` voxels; the last along each axis are partial.
 
-    ``graph`` is its graph's table, if any: ``bigtable://project/instance/table``.
+    ``graph`` is the table of its graph, if it has one: ``bigtable://project/instance/table``.
     """
 
     grid: Triple = (4, 3, 3)
@@ -66,7 +66,7 @@ class Sample:
 
     @property
     def title(self) -> str:
-        """Identifies this sample."""
+        """A title that identifies this sample."""
         size = f"{self.grid} chunks of {self.chunk_size} voxels, seed {self.seed}"
         return f"Sample data set of {size}" + (f", graph {self.graph}" if self.graph else "")
 
@@ -98,7 +98,7 @@ def make_sample(
 ) -> Path:
     """Write a sample's segmentation and data sets file below ``directory``; return the file's path.
 
-    ``progress`` is called for each chunk. Raises ConfigError where the directory cannot be used.
+    ``progress`` is called for each chunk. Raises ConfigError if the directory cannot be used.
     """
     from cloudvolume import CloudVolume
 

@@ -10,7 +10,7 @@ from .segmentation_files import Labels, SampleChunk
 
 
 class Touching:
-    """Collects the pairs chunk by chunk, in the order of `sample_chunks`; it keeps one face per neighbour."""
+    """Collects pairs of touching labels, chunk by chunk in the order of `sample_chunks`."""
 
     def __init__(self, grid: Triple) -> None:
         self.grid = grid
@@ -19,7 +19,7 @@ class Touching:
         self._pairs: list[Ids] = []
 
     def add(self, chunk: SampleChunk) -> None:
-        """Compare a chunk with its neighbours below, and keep its faces for those above."""
+        """Compare a chunk with its lower neighbours, and keep its faces for the upper ones."""
         for axis in range(3):
             before = self._faces.pop((axis, chunk.chunk), None)
             if before is not None:

@@ -58,7 +58,7 @@ def _take_any(data: Bytes, c: Any, s: Any, prefix: Bytes, cells: np.ndarray, hea
 
 @compiled
 def count_chunks(data: Bytes, ends: np.ndarray) -> int:
-    """Count the cell chunks of messages up to the first malformed one: cells are never more."""
+    """Count the cell chunks of messages up to the first malformed one: the most cells there can be."""
     count = 0
     at: Any = np.int64(0)
     for end in ends:
@@ -78,7 +78,7 @@ def decode_any(
     cells: np.ndarray,
     heap: Bytes,
 ) -> int:
-    """As `decode`, for cells of any columns and lengths."""
+    """Decode messages like `decode`, but with cells of any columns and lengths."""
     s, c = state[0], chunk[0]
     s.key = s.unexpected = ABSENT
     at: Any = np.int64(0)

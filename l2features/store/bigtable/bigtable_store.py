@@ -126,7 +126,7 @@ class BigtableStore(Store):
         for part in parts:
             if part.unexpected_key is not None:
                 raise StoreError(
-                    f"{self._where}: the row key {part.unexpected_key!r} is not the 20 digits of an id"
+                    f"{self._where}: the row key {part.unexpected_key!r} is not an id of 20 digits"
                 )
         found = [Rows.empty([]), *map(features_of, parts)]
         return Rows(np.concatenate([r.features for r in found]), np.concatenate([r.present for r in found]))
@@ -151,7 +151,7 @@ class BigtableStore(Store):
             self._mutate([RowMutationEntry(key, DeleteAllFromRow()) for key in batch])
 
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
-        """Index the segments before the record is written, so that an interrupted call can be repeated."""
+        """See `ChunkLog.put_chunk`. Writes the index first, so that an interrupted call can be repeated."""
         earlier = self.segments(record.chunk_id)
         before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
         if not np.array_equal(before, after):

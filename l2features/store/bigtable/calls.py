@@ -70,7 +70,7 @@ def open_table(project: str, instance: str, table: str, *, deadline_s: float | N
 def create_table(
     project: str, instance: str, name: str, timeout_s: float, rules: Mapping[str, Any] = FAMILIES
 ) -> bool:
-    """Create a table with these column families; returns False for an existing one, unchanged.
+    """Create a table with these column families; return False if it exists, and leave it unchanged.
 
     Raises GoogleAPIError or GoogleAuthError.
     """
@@ -94,7 +94,7 @@ def column_families(project: str, instance: str, name: str, timeout_s: float) ->
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the same call may succeed when it is retried."""
+    """Return whether a call that raised this error may succeed when it is retried."""
     if isinstance(error, InternalServerError):
         return any(text in str(error).lower() for text in _CUT_OFF)
     return isinstance(error, RETRYABLE)
@@ -112,7 +112,7 @@ def reason(error: BaseException) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error of the data client and its causes: the most telling one of each nested group."""
+    """Yield an error of the data client and its causes; of a group of errors, only the most specific."""
     while error is not None:
         yield error
         inner = getattr(error, "exceptions", None)
@@ -120,7 +120,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def most_telling(failures: Sequence[Exception]) -> Exception | None:
-    """Return the last error of some attempts that is more than a time-out, or the last."""
+    """Return the last error of several attempts that is not just a time-out, or else the last error."""
     telling = [error for error in failures if not isinstance(error, DeadlineExceeded)]
     best = telling or failures
     return best[-1] if best else None

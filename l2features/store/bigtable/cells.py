@@ -91,7 +91,7 @@ class _ProtoEntry(RowMutationEntry):
 
 
 class RowEntry(_ProtoEntry):
-    """A mutation that replaces the whole content of a row's family by ``cells``."""
+    """A mutation that replaces all cells of a row's family by ``cells``."""
 
     def __init__(self, row_key: bytes, cells: Cells, time: datetime | None = None) -> None:
         super().__init__(row_key, time)
@@ -161,7 +161,7 @@ def _attempts(work: str) -> bytes:
 
 
 def micros_of(time: datetime) -> int:
-    """Return microseconds since the epoch, in whole milliseconds as Bigtable keeps them."""
+    """Return microseconds since 1970, rounded to milliseconds, Bigtable's precision."""
     return round(time.timestamp() * 1000) * 1000
 
 
@@ -207,15 +207,15 @@ def unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
 
 # ------------------------------------------------------------------ filters
 def newest(*names: str) -> RowFilter:
-    """Return the filter for the newest cell of each column of the family, or of the range of ``names``.
+    """Return the filter for the newest cell of each column of the family, or of a range of ``names``.
 
-    A filter by regular expression takes three times as long.
+    A filter by regular expression would take three times as long.
     """
     return RowFilterChain(filters=[_columns(names), CellsColumnLimitFilter(1)])
 
 
 def newest_attributes(names: Sequence[str]) -> RowFilter:
-    """Return the filter for the newest cells of attributes, in one range for each run of neighbours."""
+    """Return the filter for the newest cells of attributes; adjacent columns share one range."""
     if set(names) >= set(NAMES):
         return newest()
     return newest_of(
@@ -224,28 +224,28 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 
 
 def newest_of_nodes(names: Sequence[str]) -> RowFilter:
-    """As `newest_attributes`, for rows that are read by key: all families where all attributes are asked for.
+    """Return the filter of `newest_attributes` for rows of nodes; for all attributes, it names no family.
 
-    Rows of nodes have no other family, and the decoder skips what is in one. Bigtable's emulator takes a
-    seventh longer for a filter that names the family.
+    Rows of nodes have a single family, and the decoder would skip others. Bigtable's emulator takes a seventh
+    longer for a filter that names the family.
     """
     return CellsColumnLimitFilter(1) if set(names) >= set(NAMES) else newest_attributes(names)
 
 
 def newest_of(runs: Iterable[Sequence[str]]) -> RowFilter:
-    """Return the filter for the newest cells of the family's columns in any of these runs."""
+    """Return the filter for the newest cells of the family's columns in these ranges."""
     ranges = [_columns(run) for run in runs]
     found = RowFilterUnion(filters=ranges) if len(ranges) > 1 else (ranges or [BlockAllFilter(True)])[0]
     return RowFilterChain(filters=[found, CellsColumnLimitFilter(1)])
 
 
 def cells_only(columns: Columns) -> RowFilter:
-    """Return the filter for the cells of these columns, without their values."""
+    """Return the filter for the cells of these columns, with their values stripped."""
     return RowFilterChain(filters=[newest(*columns.names), StripValueTransformerFilter(True)])
 
 
 def keys_only() -> RowFilter:
-    """Return the filter for one cell of each row, without its value."""
+    """Return the filter for one cell of each row, with its value stripped."""
     return RowFilterChain(filters=[CellsRowLimitFilter(1), StripValueTransformerFilter(True)])
 
 

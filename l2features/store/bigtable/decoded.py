@@ -21,7 +21,7 @@ _LEAST_ROW = KEY_DIGITS + 4
 
 
 def decode(messages: Sequence[bytes], columns: Columns) -> Decoded:
-    """Decode the messages of a ReadRows stream from its start; of a cell's versions the first counts.
+    """Decode the messages of a ReadRows stream from its start; take only the first version of a cell.
 
     Raises ValueError for a malformed stream, and for a cell of the wrong length.
     """
@@ -96,7 +96,7 @@ def _progress(raw: bytes, code: int, s: dict[str, int]) -> tuple[int, bytes, byt
     """Return the fields of `Part`. Raises ValueError for a malformed stream."""
     if code != OK:
         what = "is malformed" if code == MALFORMED else "has cell chunks in an impossible order"
-        raise ValueError(f"the answer to ReadRows {what} at byte {s['at']} of {len(raw)}")
+        raise ValueError(f"the response to ReadRows {what} at byte {s['at']} of {len(raw)}")
     unexpected = raw[s["unexpected"] : s["unexpected_end"]] if s["unexpected"] != ABSENT else None
     last = max(raw[s["last"] : s["last_end"]], raw[s["scanned"] : s["scanned_end"]])
     return s["committed"], last, unexpected, s["key"] == ABSENT

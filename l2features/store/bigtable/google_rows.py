@@ -21,7 +21,7 @@ P = TypeVar("P", bound=Part)
 
 @dataclass
 class GoogleRead(Generic[P]):
-    """One ReadRows request, which the client retries; see `RowsRead`."""
+    """One ReadRows request that Google's client sends and retries; see `RowsRead`."""
 
     table: Any
     request: Any
@@ -42,7 +42,7 @@ class GoogleRead(Generic[P]):
         return [self.decode(self.table.read_rows(query, **timeouts))]
 
     def cancel(self) -> None:
-        """Do nothing: a call of the client ends at its deadline."""
+        """Do nothing: a call of Google's client ends at its deadline."""
 
 
 def _range(part: Any) -> RowRange:
@@ -55,7 +55,7 @@ def _range(part: Any) -> RowRange:
 
 
 def decode(rows: Sequence[Row], columns: Columns) -> Decoded:
-    """Return the rows as arrays; of a cell's versions the first counts. See `decoded.decode`."""
+    """Return the rows as arrays, with the first version of each cell. See `decoded.decode`."""
     known, part = _with_ids(rows, columns.prefix)
     fields = {} if columns.record is None else dict(columns.record.fields or {})
     records = np.zeros((len(known), columns.itemsize), dtype=np.uint8)
@@ -106,7 +106,7 @@ def _with_ids(
     for row in rows:
         try:
             if not row.row_key.startswith(prefix):
-                raise ValueError(f"{row.row_key!r}: expected a key that begins with {prefix!r}")
+                raise ValueError(f"row key {row.row_key!r}: expected one that begins with {prefix!r}")
             (node,) = ids_of_row_keys([row.row_key[len(prefix) :]])
             known.append((int(node), row))
         except ValueError:

@@ -47,9 +47,9 @@ class Table(NamedTuple):
 
 
 class Out(NamedTuple):
-    """Output arrays, with room for one row more than can be committed: the current one.
+    """Output arrays, with room for the current row after the last one that can be committed.
 
-    ``seen`` (columns,) are the columns of which the current row has a cell.
+    ``seen`` (columns,) marks the columns of which the current row has a cell.
     """
 
     record: np.ndarray
@@ -79,7 +79,7 @@ def id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]
 
 @embedded
 def continues(data: Bytes, c: Any, s: Any) -> bool:
-    """Return whether a chunk may follow the previous ones, by the rules of Google's client."""
+    """Return whether a cell chunk may follow the previous ones, by the rules of Google's client."""
     if s.key == ABSENT:
         if c.key == c.key_end or c.reset:
             return False
@@ -105,7 +105,7 @@ def continues(data: Bytes, c: Any, s: Any) -> bool:
 
 @embedded
 def start_place(c: Any, s: Any) -> None:
-    """Set key, family, qualifier and time of a new cell; what a chunk leaves out is that of the last cell."""
+    """Set key, family, qualifier and time of a new cell; missing fields are those of the last cell."""
     if s.key == ABSENT:
         s.key, s.key_end, s.family, s.qualifier = c.key, c.key_end, ABSENT, ABSENT
     if c.family not in (ABSENT, c.family_end):
@@ -183,7 +183,7 @@ def _finish_row(data: Bytes, s: Any, prefix: Bytes, out: Out) -> bool:
 
 @embedded
 def commit(s: Any, known: bool) -> None:
-    """End the current row; remember the first key without an id."""
+    """End the current row; remember its key if it is the first without an id."""
     if not known and s.unexpected == ABSENT:
         s.unexpected, s.unexpected_end = s.key, s.key_end
     s.committed += 1
@@ -214,7 +214,7 @@ def _take_chunk(data: Bytes, c: Any, s: Any, columns: Table, out: Out) -> int:
 
 @embedded
 def next_chunk(data: Bytes, at: int, end: int, s: Any, c: Any) -> Any:
-    """Read a field of a message, and the chunk in it if ``s.is_chunk``; returns the next position, or -1."""
+    """Read a field of a message, and its chunk if ``s.is_chunk``; return the next position, or -1."""
     s.at = at
     tag, start, stop, at = field(data, at, end)
     s.is_chunk = np.int64(tag == 0x0A)
@@ -233,7 +233,7 @@ def decode(
 ) -> int:
     """Decode messages that end at ``ends``; returns one of the codes above, with details in ``state``.
 
-    ``chunk`` (1,) of `CHUNK` is room for the current one.
+    ``chunk`` (1,), dtype `CHUNK`, is a buffer for the current chunk.
     """
     s, c = state[0], chunk[0]
     s.key = s.unexpected = ABSENT

@@ -35,7 +35,7 @@ def keys_of(prefix: bytes, ids: Ids) -> list[bytes]:
 
 
 def root_entries(cells: Mapping[int, Mapping[str, bytes]], most: int) -> Iterator[list[CellEntry]]:
-    """Yield the mutations that write roots' cells, at most ``most`` of them at a time. Raises ValueError."""
+    """Yield the mutations that write roots' cells, in batches of at most ``most``. Raises ValueError."""
     now, batch, size = datetime.now(UTC), list[CellEntry](), 0
     for root, values in cells.items():
         [key] = keys_of(ROOT_PREFIX, as_ids([root]))
@@ -60,7 +60,7 @@ def root_cells_of(parts: Sequence[AnyCells], where: str) -> dict[int, dict[str, 
 
 
 def index_entries(chunk_id: int, segments: Ids, stale: Ids, most: int) -> Iterator[list[CellEntry]]:
-    """Yield the mutations that index a chunk's segments and remove ``stale`` ones, ``most`` at a time."""
+    """Yield the mutations that index a chunk's segments and remove ``stale`` ones, in batches of ``most``."""
     now, qualifier = datetime.now(UTC), chunk_id.to_bytes(8, "big")
     raw = to_bytes(numbered_ids(chunk_id, len(segments)))
     values = [raw[i : i + 8] for i in range(0, len(raw), 8)] + [None] * len(stale)

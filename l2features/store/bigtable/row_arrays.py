@@ -13,16 +13,18 @@ from ...core.schema import ATTRIBUTES, COLUMN, FEATURES, NAMES, SIZE
 
 
 class BadAnswer(ValueError):
-    """An answer is malformed, or has a value of the wrong length."""
+    """A response is malformed, or has a value of the wrong length."""
 
 
 @dataclass(frozen=True)
 class Columns:
     """Columns to decode: the cell ``names[i]`` becomes the field of that name of ``record``.
 
-    Without ``record`` the cells are empty, because a filter has stripped their values. An empty ``optional``
-    cell counts as absent. ``marked`` is the column that may have the value `rows.NOT_COMPUTED`, or -1.
-    ``prefix`` precedes the digits of the id in a row key.
+    Attributes:
+        record: dtype of a decoded row; None if a filter has stripped the values.
+        optional: columns of which an empty cell counts as absent.
+        marked: index of the column that may have the value `rows.NOT_COMPUTED`, or -1.
+        prefix: precedes the digits of the id in a row key.
     """
 
     names: tuple[str, ...]
@@ -45,9 +47,11 @@ FEATURE_COLUMNS = Columns(NAMES, FEATURES, OPTIONAL, marked=COLUMN[SIZE])
 class Part:
     """How far a stream was read.
 
-    ``committed`` counts all rows, also those whose key has no id; ``unexpected_key`` is the first such key.
-    ``last_key`` is the last key that the server scanned; ``whole`` is False if the stream breaks off within a
-    row.
+    Attributes:
+        committed: number of all rows, also those whose key is not an id.
+        last_key: the last key that the server scanned.
+        unexpected_key: the first key that is not an id.
+        whole: False if the stream ends within a row.
     """
 
     committed: int
@@ -60,8 +64,8 @@ class Part:
 class Decoded(Part):
     """The committed rows of a stream, in its order.
 
-    ``records`` (n, itemsize) are the bytes of ``Columns.record``, ``present`` (n, columns) which cells each
-    row has, ``times`` (n,) the time of its newest cell in microseconds.
+    ``records`` (n, itemsize) are the bytes of ``Columns.record``. ``present`` (n, columns) tells which cells
+    each row has, ``times`` (n,) the time of its newest cell in microseconds.
     """
 
     ids: Ids
@@ -91,7 +95,7 @@ class AnyCells(Part):
 
 
 def features_of(decoded: Decoded) -> Rows:
-    """Return the rows that were decoded with `FEATURE_COLUMNS`."""
+    """Convert rows that were decoded with `FEATURE_COLUMNS` to features."""
     rows = Rows(decoded.records.view(FEATURES).reshape(len(decoded.ids)), decoded.present)
     rows.features["label"] = decoded.ids
     set_flags(rows)

@@ -47,11 +47,11 @@ P = TypeVar("P", bound=Part)
 
 @dataclass
 class RowsRead(Generic[P]):
-    """One ReadRows request and its retries, each of which asks for the rows that have not been read.
+    """One ReadRows request and its retries; a retry requests only the rows that were not read yet.
 
-    ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The reads of a
-    call share ``turn``: one takes its messages at a time, while gRPC receives those of the others. Threads
-    that take messages at once contend for the GIL at each.
+    ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The reads of a call
+    share the lock ``turn``, so that only one takes messages at a time, while gRPC receives those of the
+    others: threads that take messages concurrently would contend for the GIL at every message.
     """
 
     table: Any
@@ -103,13 +103,13 @@ class RowsRead(Generic[P]):
             raise BadAnswer(str(error)) from error
         self.parts.append(part)
         if failure is None and not part.whole:
-            raise BadAnswer("the answer to ReadRows ends within a row")
+            raise BadAnswer("the response to ReadRows ends within a row")
         if failure is not None and self._ask_for_the_rest(part):
             raise failure
 
     def _open(self) -> Any:
         if self._cancelled:
-            raise Cancelled("another part of the call failed")
+            raise Cancelled("another request of the same call failed")
         google = self.table.client
         routing = {"table_name": self.table.table_name, "app_profile_id": self.table.app_profile_id or ""}
         metadata = [to_grpc_metadata(routing), google.client_info.to_grpc_metadata()]
@@ -143,7 +143,7 @@ class RowsRead(Generic[P]):
 
 
 class Connection:
-    """A table of Google's client, and the threads that read from it."""
+    """A table of Google's client, and the threads that read from the table."""
 
     def __init__(self, project: str, instance: str, name: str, deadline_s: float) -> None:
         self.pid, self.deadline_s = os.getpid(), deadline_s
@@ -157,16 +157,16 @@ class Connection:
     def read_keys(
         self, keys: Sequence[bytes], columns: Columns, row_filter: RowFilter, until: float | None = None
     ) -> list[Decoded]:
-        """Return the rows with these keys, which are sorted and unique, in no particular order.
+        """Return the rows with these sorted, unique keys, in no particular order.
 
-        ``until`` is the deadline by `time.monotonic`, by default the connection's from now on.
+        ``until`` is the deadline by `time.monotonic`; by default, the connection's deadline starts now.
         """
         return self._read_keys(keys, self.rows_of(columns), row_filter, until)
 
     def read_cells(
         self, keys: Sequence[bytes], row_filter: RowFilter, prefix: bytes = b"", until: float | None = None
     ) -> list[AnyCells]:
-        """Return the cells of the rows with these keys, as `read_keys`; ``prefix`` precedes their ids."""
+        """Return the cells of rows by key, like `read_keys`; ``prefix`` precedes the ids in the keys."""
         return self._read_keys(keys, self.cells(prefix), row_filter, until)
 
     def _read_keys(
@@ -186,17 +186,17 @@ class Connection:
         return [part for parts in self._run(reads, until) for part in parts]
 
     def rows_of(self, columns: Columns) -> Callable[[Any], Decoded]:
-        """Return how to decode these columns."""
+        """Return the decoder for these columns."""
         return partial(self._decoder.decode, columns=columns)
 
     def cells(self, prefix: bytes = b"") -> Callable[[Any], AnyCells]:
-        """Return how to decode all cells; ``prefix`` precedes the ids of their rows."""
+        """Return the decoder for all cells; ``prefix`` precedes the ids in the row keys."""
         return partial(self._decoder.decode_cells, prefix=prefix)
 
     def read_first(
         self, ranges: Sequence[KeyRange], decode: Callable[[Any], P], row_filter: RowFilter, limit: int
     ) -> list[P]:
-        """Return the first rows of ranges of keys, in order; fewer than ``limit`` are all."""
+        """Return the first ``limit`` rows of ranges of keys, in order."""
         read = self._read(decode, row_filter, time.monotonic() + self.deadline_s)
         read.request.rows_limit = limit
         for first, last in ranges:
@@ -210,10 +210,10 @@ class Connection:
         row_filter: RowFilter,
         deadline_s: float,
     ) -> Iterator[P]:
-        """Yield the rows of ranges of keys; those of one range in order, else in no particular order.
+        """Yield the rows of ranges of keys: in order within a range, the ranges in no particular order.
 
-        Each batch of ranges is one request; it is not empty, and its ranges ascend and do not overlap. Some
-        requests run at once, with one deadline.
+        Each batch of ranges becomes one request. It must not be empty; its ranges must ascend and not
+        overlap. Several requests run at once, with a common deadline.
         """
         turn = threading.Lock()
         for start in range(0, len(batches), CONCURRENT):
@@ -229,13 +229,13 @@ class Connection:
     def read_pages(
         self, first: bytes, end: bytes, columns: Columns, row_filter: RowFilter, limit: int
     ) -> Iterator[list[Decoded]]:
-        """Yield pages of the rows with keys between ``first`` and ``end``; each page has the deadline."""
+        """Yield pages of the rows with keys between ``first`` and ``end``; a page must meet the deadline."""
         return self._pages(first, end, self.rows_of(columns), row_filter, limit)
 
     def read_cell_pages(
         self, first: bytes, end: bytes, row_filter: RowFilter, limit: int, prefix: bytes = b""
     ) -> Iterator[list[AnyCells]]:
-        """Yield pages of cells, as `read_pages`; ``prefix`` precedes the ids of their rows."""
+        """Yield cells in pages, like `read_pages`; ``prefix`` precedes the ids in the row keys."""
         return self._pages(first, end, self.cells(prefix), row_filter, limit)
 
     def _pages(
@@ -294,7 +294,7 @@ class Connection:
                 if future.done():
                     future.result()
             if not all(future.done() for future in futures):
-                raise DeadlineExceeded(f"no answer to all of {len(reads)} batches in time")
+                raise DeadlineExceeded(f"not all of {len(reads)} batches were answered in time")
             return [future.result() for future in futures]
         finally:
             for read, future in zip(reads, futures, strict=True):

@@ -23,8 +23,9 @@ NO_COUNTS = "{}\t{}"
 class Page(NamedTuple):
     """The sums of a page of records.
 
-    ``last`` is its last key, None for an empty page. Of the done chunks, ``alike`` have the files and
-    saturated nodes of the line that was given; ``others`` has the lines of the rest.
+    A line describes the files and saturated nodes of a chunk. ``last`` is the page's last key, None for an
+    empty page. ``alike`` counts the done chunks with the line that was asked for; ``others`` has the lines of
+    the other done chunks.
     """
 
     last: int | None
@@ -36,7 +37,7 @@ class Page(NamedTuple):
     others: str
 
     def add_to(self, totals: ChunkTotals, line: str) -> str:
-        """Add the page, which was read with ``line``, to the totals; returns its most frequent line.
+        """Add the page, which was read with ``line``, to the totals; return its most frequent line.
 
         Raises ValueError for a malformed line.
         """
@@ -52,9 +53,9 @@ class Page(NamedTuple):
 
 
 def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: int, line: str) -> Page:
-    """Sum the records from a key on. Few chunks differ from ``line``, so that SQL counts nearly all.
+    """Sum the records from a key on. SQL counts the chunks with ``line``, which are nearly all.
 
-    The page is a range of keys, as SQLite would copy the columns of a page with a limit.
+    The page is a range of keys, because SQLite would copy all columns of a page with a LIMIT.
     """
     keys = f'SELECT id FROM "{name}.chunks" WHERE id >= ? ORDER BY id LIMIT {ROWS}'
     ((last,),) = db.execute(f"SELECT MAX(id) FROM ({keys})", (first,))
@@ -82,7 +83,7 @@ def read_failed(db: sqlite3.Connection, name: str, most: int) -> list[tuple[int,
 
 
 def read_recent(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> list[tuple[datetime, int]]:
-    """Return the times and nodes of the chunks that were done last, in the window of the totals."""
+    """Return the times and nodes of the chunks that were done last, within the window of the totals."""
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{DONE}'"
     ((newest,),) = db.execute(f"SELECT MAX(time) {chunks}")
     if newest is None:

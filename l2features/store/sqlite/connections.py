@@ -80,7 +80,7 @@ class Connections:
 
     @contextmanager
     def transaction(self, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """Enter a write transaction, which is committed at the end or rolled back.
+        """Enter a write transaction, which is committed at the end, or rolled back after an error.
 
         With ``create``, create a missing file. Raises FileMissing.
         """
@@ -99,7 +99,7 @@ class Connections:
             self._return(opened)
 
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Return the result of ``query``, which may run more than once; it is interrupted at the deadline.
+        """Return the result of ``query``, which may run more than once, and is interrupted at the deadline.
 
         Raises FileMissing.
         """
@@ -123,7 +123,7 @@ class Connections:
         return self._until_settled(run, (*READ_ONLY, sqlite3.SQLITE_IOERR))
 
     def close(self) -> None:
-        """Close idle connections now, and the others when they are returned."""
+        """Close idle connections now, and connections in use when they are returned."""
         self._generation += 1
         self._drain()
 

@@ -20,7 +20,7 @@ _TRANSIENT = (
 def store_error(
     error: sqlite3.DatabaseError, path: Path, name: str, url: str, create: bool, reading: bool
 ) -> StoreError:
-    """Return the error of a call that creates a table, reads, or writes."""
+    """Return the error to raise when a call fails to create a table, read or write."""
     code, log = error_code(error), path.with_name(f"{path.name}-wal")
     if isinstance(error, FileMissing):
         return TableNotFound(f"table {name} not found: there is no file {path}; {MAKE_TABLE}")

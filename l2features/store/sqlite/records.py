@@ -39,7 +39,7 @@ _NEEDED = ("label", SIZE)
 
 
 def describe(record: np.dtype) -> str:
-    """Return a record's fields as JSON: [name, dtype, shape] of each, in order; `parse` is the inverse."""
+    """Return a record's fields as JSON: a list of [name, dtype, shape]; `parse` is the inverse."""
     return json.dumps(
         [[name, record[name].base.str, record[name].shape] for name in record.names or ()],
         separators=(",", ":"),
@@ -49,8 +49,8 @@ def describe(record: np.dtype) -> str:
 def parse(text: str, size: int) -> np.dtype:
     """Return the record of ``size`` bytes that a text describes.
 
-    Raises ValueError for a text that `describe` does not return, and for a field that the schema lacks or
-    has with another dtype or shape.
+    Raises ValueError for a malformed text, and for a field that the schema lacks or has with another dtype or
+    shape.
     """
     try:
         packed = np.dtype([(str(name), str(dtype), tuple(shape)) for name, dtype, shape in json.loads(text)])
@@ -69,7 +69,7 @@ def parse(text: str, size: int) -> np.dtype:
 
 
 def padded(record: np.dtype, size: int) -> np.dtype:
-    """Return the same fields in ``size`` bytes; the last ones are unused."""
+    """Return a record of the same fields, padded to ``size`` bytes."""
     if record.itemsize == size:
         return record
     names = list(record.names or ())
@@ -81,13 +81,13 @@ def padded(record: np.dtype, size: int) -> np.dtype:
 
 
 def own_format(formats: Formats) -> np.dtype | None:
-    """Return the record among these that has the fields of today's schema; None if there is none."""
+    """Return the one of these records that has the fields of today's schema; None if there is none."""
     text = describe(FEATURES)
     return next((record for record in formats.values() if describe(record) == text), None)
 
 
 def new_format(formats: Formats) -> np.dtype:
-    """Today's record, padded where it would have the length of another one."""
+    """Return a record for today's schema, padded so that its length differs from the others'."""
     size = FEATURES.itemsize
     while size in formats:
         size += 1
@@ -95,7 +95,7 @@ def new_format(formats: Formats) -> np.dtype:
 
 
 def encode(features: np.ndarray, record: np.dtype) -> list[bytes]:
-    """Rows of dtype `schema.FEATURES` as records with the same fields."""
+    """Convert rows of dtype `schema.FEATURES` to records with the same fields."""
     stored = np.ascontiguousarray(features)
     if record != FEATURES:
         stored = np.zeros(len(features), dtype=record)
@@ -106,9 +106,9 @@ def encode(features: np.ndarray, record: np.dtype) -> list[bytes]:
 
 
 def decode(stored: Sequence[bytes], formats: Formats) -> Rows:
-    """Return the rows in their order; attributes that their records lack are absent.
+    """Return the rows in the same order; attributes that a row's record lacks are absent.
 
-    Raises ValueError for a row whose length is that of no record.
+    Raises ValueError for a row whose length matches no record.
     """
     sizes = set(map(len, stored))
     if unknown := sizes - formats.keys():

@@ -60,7 +60,7 @@ def delete_roots(db: sqlite3.Connection, name: str, roots: Ids) -> None:
 
 
 def read_nodes(db: sqlite3.Connection, name: str, segments: Ids, most: int) -> dict[int, Ids]:
-    """Return the first ``most`` nodes of segments, which SQLite keeps in the order of signed integers."""
+    """Return the first ``most`` nodes of each segment, although SQLite sorts them as signed integers."""
     found: dict[int, Ids] = {}
     if exists(db, f"{name}.segments"):
         query = f'SELECT node FROM "{name}.segments" WHERE segment = ? ORDER BY node < 0, node LIMIT ?'
@@ -75,7 +75,7 @@ def read_nodes(db: sqlite3.Connection, name: str, segments: Ids, most: int) -> d
 def replace_segments(
     db: sqlite3.Connection, name: str, chunk_id: int, segments: Ids | None, earlier: Ids | None
 ) -> None:
-    """Replace a chunk's ``earlier`` segments in the index."""
+    """Replace a chunk's ``earlier`` segments in the index by new ones."""
     before, after = (as_ids([] if ids is None else ids) for ids in (earlier, segments))
     if np.array_equal(before, after):
         return

@@ -68,7 +68,7 @@ class SqliteStore(Store):
         return None if row is None else parse_geometry(row[3], self.name)
 
     def put_geometry(self, geometry: Geometry) -> None:
-        """Write the geometry; a table without a meta gets a row without a timestamp, which is no meta."""
+        """See `TableNotes.put_geometry`. Without a meta, the geometry is in a row without a timestamp."""
         self._describe(Meta("", "", "", geometry))
 
     def _describe(self, meta: Meta, replaced: str = "") -> None:
@@ -142,7 +142,7 @@ class SqliteStore(Store):
             raise StoreError(f"{self._where}: {error}") from error
 
     def first_ids(self, first_id: int, most: int) -> Ids:
-        """See `FeatureRows.first_ids`. Ids from 2^63 on are negative in SQL, and follow in a second query."""
+        """See `FeatureRows.first_ids`. A second query reads ids from 2^63 on, which are negative in SQL."""
         found: list[int] = []
         for first, last in ((first_id, _HALF - 1), (max(first_id, _HALF), 2 * _HALF - 1)):
             if first <= last and len(found) < most:

@@ -57,7 +57,7 @@ Row = tuple[str, int, int, str]
 
 @dataclass(frozen=True)
 class TableFormats:
-    """The formats of one table: the records of its nodes, by length, and the version of its chunks."""
+    """The formats of one table: its node records by length, and the version of its chunk records."""
 
     records: Formats
     chunks: int
@@ -65,7 +65,7 @@ class TableFormats:
 
 
 def stored_formats(db: sqlite3.Connection, name: str, where: str) -> tuple[Row, ...]:
-    """Return the rows of a table's formats; none in an older file. Raises UnknownFormat, naming ``where``."""
+    """Return the rows that describe a table's formats, if any. Raises UnknownFormat, naming ``where``."""
     if not exists(db, "formats"):
         return ()
     try:
@@ -75,7 +75,7 @@ def stored_formats(db: sqlite3.Connection, name: str, where: str) -> tuple[Row, 
         if "no such column" not in str(error):
             raise
         raise UnknownFormat(
-            f"{where}: the description of its formats is unknown ({error}): "
+            f"{where}: unknown description of its formats ({error}): "
             "a newer version of l2features wrote it and is needed to read it"
         ) from error
 
@@ -92,7 +92,7 @@ def parse_formats(rows: tuple[Row, ...], where: str) -> TableFormats:
                 records[size] = parse(fields, size)
             except ValueError as error:
                 raise UnknownFormat(
-                    f"{where}: the record of its nodes: {error}: a newer version of l2features is needed"
+                    f"{where}: unknown record of nodes: {error}: a newer version of l2features is needed"
                 ) from error
         elif part == CHUNKS:
             chunks = version
@@ -125,7 +125,7 @@ def upgrade_chunks(db: sqlite3.Connection, name: str, formats: TableFormats) -> 
 
 
 def current_record(db: sqlite3.Connection, name: str, formats: TableFormats) -> np.dtype:
-    """Return the record for new rows; describes it in the file if the table does not have it yet."""
+    """Return the record for new rows; if it is new in the table, store its description in the file."""
     record = own_format(formats.records)
     if record is None:
         if not formats.described:
@@ -157,7 +157,7 @@ def row_of(record: ChunkRecord, segments: Ids | None) -> tuple[Any, ...]:
 
 
 def record_columns(formats: TableFormats) -> str:
-    """Return the columns that `record_of` takes."""
+    """Return the SQL columns that `record_of` takes."""
     return _RECORD + ("files, saturated" if formats.chunks > 1 else "'{}', '{}'")
 
 
@@ -174,7 +174,7 @@ def record_of(row: Sequence[Any], where: str) -> ChunkRecord:
 
 
 def count_attempts(db: sqlite3.Connection, name: str, chunk: int, works: Sequence[str]) -> list[int]:
-    """Count an attempt at each task on a chunk; returns how many are open. ``chunk`` is the signed id."""
+    """Count an attempt at each task on a chunk (a signed id); return the numbers of open attempts."""
     db.execute(_ATTEMPTS.format(name=name))
     query = (
         f'INSERT INTO "{name}.attempts" VALUES (?, ?, 1) '
