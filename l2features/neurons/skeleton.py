@@ -119,8 +119,7 @@ def skeletonize(
         root_point: (3,) position in nm; the vertex nearest to it becomes the root. Without one, the root is
             an end of the longest path of the largest component.
         collapse_nm: collapse the vertices within this distance of ``root_point``, such as a soma, into one
-            vertex there. As in pcg_skel, the outer vertex of an edge that leaves this sphere is also
-            collapsed.
+            vertex there. As in pcg_skel, so is the outer vertex of an edge that leaves this sphere.
         join: join components by edges between their nearest vertices, which `Skeleton.gaps` marks.
 
     Raises ValueError for a graph without nodes, and for an invalid parameter.
