@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         24,
         ge=1,
         description="Maximum concurrent reads per process; if it serves several data sets, three quarters of "
-        "these per data set. More get 429 too_many_requests.",
+        "this number per data set. More get 429 too_many_requests.",
     )
     max_ids_in_flight: int = Field(
         500_000,
@@ -95,7 +95,8 @@ class Settings(BaseSettings):
     queue_timeout_s: float = Field(
         20.0,
         gt=0,
-        description="Maximum seconds that a read waits in this queue; then it gets 429 too_many_ids.",
+        description="Maximum seconds that a read waits in the queue of L2CACHE_MAX_IDS_IN_FLIGHT; then it "
+        "gets 429 too_many_ids.",
     )
     store_timeout_s: float = Field(10.0, gt=0, description="Deadline of a store read in seconds.")
     auth_timeout_s: float = Field(
@@ -162,7 +163,7 @@ class Settings(BaseSettings):
         "separated by spaces.",
     )
     docs_url: str | None = Field(
-        None, pattern=r"https?://\S+", description="URL of the documentation, to link from the pages."
+        None, pattern=r"https?://\S+", description="URL of the documentation, to which pages link."
     )
     cache_rows: int = Field(
         500_000, ge=0, description="Rows that are cached per process and data set; 0 for none."

@@ -58,7 +58,7 @@ SUMMARY: tuple[Measure, ...] = (
     ),
     Measure("centroid_nm", F8, (3,), "nm", "mean representative coordinate, weighted by volume"),
     Measure("rep_bounds_nm", F8, (2, 3), "nm", "lowest and highest representative coordinates"),
-    Measure("chunk_bounds_nm", F8, (2, 3), "nm", "bounds of the chunks of all nodes, within the volume's"),
+    Measure("chunk_bounds_nm", F8, (2, 3), "nm", "bounds of all nodes' chunks, cut at the volume's bounds"),
     Measure(
         "extents_nm",
         F8,

@@ -18,7 +18,7 @@ from .forest import Components, Indices, components, cover, far_ends, lengths, r
 from .node_graph import Edges, NeuronGraph, Positions
 
 INVALIDATION_NM = 7500.0
-"""Default distance along the graph within which a path stands for the nodes around it, as in pcg_skel."""
+"""Default distance along the graph within which a path represents the nodes around it, as in pcg_skel."""
 Mask = npt.NDArray[np.bool_]
 
 
