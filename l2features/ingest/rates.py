@@ -40,9 +40,9 @@ def read_start(notes: TableNotes) -> datetime | None:
 
 
 def rates(recorded: Sequence[tuple[datetime, int]], started: datetime | None) -> tuple[float, float] | None:
-    """Return chunks per minute and nodes per second of the last ten minutes of work.
+    """Return a tuple for the last ten minutes of work: chunks per minute; nodes per second.
 
-    Returns None if too little is known.
+    Returns None if the records span too short a time.
 
     Args:
         recorded: time and number of nodes of each chunk recorded in the ten minutes before the newest one.
