@@ -33,7 +33,7 @@ class EmulatorProgram:
     needs_java: bool
 
     def find(self) -> str | None:
-        """Return the program's path, on PATH or in an SDK; None if it, or its java, is missing."""
+        """Return the program's path, on PATH or in an SDK; None if it is missing, or its Java is."""
         return None if self._lacks_java() else self._find_program()
 
     @property

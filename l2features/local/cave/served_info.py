@@ -20,7 +20,7 @@ BOUNDING_BOX = (2048, 2048, 512)
 
 
 def served_info(graph: CaveGraph, watershed: str | None = None) -> dict[str, Any]:
-    """Return the info of a graph and its segmentation, or the segmentation's copy at ``watershed``.
+    """Return the info of a graph, with its segmentation or with the copy of that at ``watershed``.
 
     Raises GraphError and VolumeError.
     """

@@ -113,7 +113,7 @@ class SampleTable:
         return [node_id(chunk_id, number, layers) for number in range(last - count + 1, last + 1)]
 
     def newest(self, ids: Ids, column: str, family: str = "0") -> dict[int, Ids]:
-        """Map nodes to the ids in the newest cells of columns with this prefix, in column order.
+        """Map nodes to the ids in the newest cells of the columns that begin with ``column``, in order.
 
         Nodes without a cell are left out.
         """

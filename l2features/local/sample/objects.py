@@ -29,7 +29,7 @@ class Objects:
 
 
 def parts_of(supervoxels: Ids, others: Mapping[int, Ids], edges: Ids) -> list[Ids]:
-    """Return the groups of a node's supervoxels that are connected only by the node, largest object first.
+    """Return groups of a node's supervoxels, one for each part of the object without the node, largest first.
 
     Args:
         supervoxels: the node's supervoxels, (n,), sorted.
