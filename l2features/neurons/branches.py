@@ -18,7 +18,7 @@ _compiled: list[Callable[..., int]] = []
 
 
 def add_branches(graph: Any, reached: Any, order: np.ndarray, invalidation_nm: float) -> Edges:
-    """Return the edges (m, 2) of the paths that lead from nodes, taken in this order, to the nearest path.
+    """Return the edges (m, 2) of paths from nodes, taken in this order, to the nearest of earlier paths.
 
     A node within ``invalidation_nm`` of a path does not begin another one. ``reached`` is updated in place.
     """

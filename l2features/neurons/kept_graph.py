@@ -36,7 +36,7 @@ class KeptGraph:
         return nodes
 
     def find_nodes(self, roots: Ids, most: int) -> tuple[RootNodes, dict[int, Ids]]:
-        """Return the L2 ids of roots like `nodes`, and those that are not kept yet."""
+        """Return a tuple: the L2 ids of roots, like `nodes`; those of roots that are not kept yet."""
         if not self.graph.permanent:
             return self.graph.root_nodes(self.geometry, roots, most), {}
         kept = self.kept.get(L2_IDS, roots, most)
@@ -56,7 +56,7 @@ class KeptGraph:
         self.kept.put(L2_IDS, l2_ids)
 
     def edges(self, ids: Mapping[int, Ids], rows: Rows | None = None) -> EdgesFound:
-        """Return the edges of roots with these L2 ``ids``.
+        """Return the edges of roots, and what is malformed; ``ids`` are the L2 ids of each root.
 
         ``rows`` are the features of all ids, root after root, if they have been read.
         """

@@ -120,7 +120,8 @@ def skeletonize(
             an end of the longest path of the largest component.
         collapse_nm: collapse the vertices within this distance of ``root_point``, such as a soma, into one
             vertex there. As in pcg_skel, the outer vertex of an edge that leaves this sphere is collapsed
-        too. join: join components by edges between their nearest vertices, which `Skeleton.gaps` marks.
+            too.
+        join: join components by edges between their nearest vertices, which `Skeleton.gaps` marks.
 
     Raises ValueError for a graph without nodes, and for an invalid parameter.
     """
