@@ -96,9 +96,9 @@ class Intake:
     def take(self, most: int, weight: int, limits: Limits) -> list[Leased]:
         """Take about ``most`` waiting messages within the limits, from one subscription and one table.
 
-        The subscription is the most urgent one with messages. The batch starts with the region of the oldest
-        message, continues with the following regions, and never divides a region. Only a single message may
-        exceed ``weight``.
+        The subscription is the most urgent one that has such messages. The batch starts with the region of
+        the oldest message, and continues with the following regions. ``most`` never divides a region, but
+        ``weight`` may. Only a single message may exceed ``weight``.
         """
         with self._changed:
             allowed = [leased for leased in self._waiting.values() if limits.allow(leased)]
@@ -116,13 +116,16 @@ class Intake:
             return taken
 
     def waiting(self, limits: Limits) -> tuple[int, float]:
-        """Return the number of waiting messages within the limits, and since when the first one waits."""
+        """Return a tuple: the number of waiting messages within the limits; since when the first waits."""
         with self._changed:
             since = [leased.since for leased in self._waiting.values() if limits.allow(leased)]
         return len(since), min(since, default=0.0)
 
     def backlog(self) -> tuple[int, float | None]:
-        """Return the number of leased messages, and when the oldest was published (seconds since 1970)."""
+        """Return a tuple: the number of leased messages; when the oldest was published, or None.
+
+        The time is in seconds since 1970.
+        """
         with self._changed:
             published = [leased.message.published for leased in self._leased.values()]
         return len(published), min(published, default=None)

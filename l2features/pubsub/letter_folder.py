@@ -54,7 +54,11 @@ class LetterFolder:
             raise DeadLetterError(f"folder {self.path}: cannot keep dead letters: {error}") from error
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
-        """Yield (name, letter) by name, for letters with one of these prefixes. Raises DeadLetterError."""
+        """Yield pairs (name, letter) in the order of names; each name has one of these prefixes.
+
+        Stops at the limit. Skips and notes files that are no letters. Raises DeadLetterError without a
+        folder.
+        """
         if not self.path.is_dir():
             raise DeadLetterError(f"folder {self.path} does not exist")
         count = 0
