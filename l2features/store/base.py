@@ -144,7 +144,7 @@ class ChunkLog(Protocol):
         """Return whether each chunk is done, but with missing or empty files, shape (n,)."""
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        """Map those of these chunks that failed to the reasons."""
+        """Map the failed ones of these chunks to the reasons."""
 
     def coverage(self) -> Coverage:
         """Count the records by state. A store that reads them in pages applies the deadline to each page."""
@@ -319,6 +319,6 @@ def register_store(form: str, pattern: str, place: str) -> None:
     Args:
         form: what its URLs look like, for messages.
         pattern: what its URLs match.
-        place: its class, as ``module:name``; a `Store` whose constructor takes a URL, a name and a deadline.
+        place: the class, as ``module:name``: a `Store` whose constructor takes a URL, a name and a deadline.
     """
     STORES[form] = StoreKind(re.compile(pattern), place)

@@ -207,9 +207,10 @@ def unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
 
 # ------------------------------------------------------------------ filters
 def newest(*names: str) -> RowFilter:
-    """Return the filter for the newest cell of each column of the family, or of a range of ``names``.
+    """Return the filter for the newest cell of each column, or of the columns in a range.
 
-    A filter by regular expression would take three times as long.
+    The range is from the first of ``names`` to the last. A filter by regular expression would take three
+    times as long.
     """
     return RowFilterChain(filters=[_columns(names), CellsColumnLimitFilter(1)])
 

@@ -212,8 +212,8 @@ class Connection:
     ) -> Iterator[P]:
         """Yield the rows of ranges of keys: in order within a range, the ranges in no particular order.
 
-        Each batch of ranges becomes one request. It must not be empty; its ranges must ascend and not
-        overlap. Several requests run at once, with a common deadline.
+        Each batch of ranges becomes one request. A batch must not be empty; its ranges must ascend and not
+        overlap. `CONCURRENT` requests at a time run at once, with a common deadline.
         """
         turn = threading.Lock()
         for start in range(0, len(batches), CONCURRENT):
