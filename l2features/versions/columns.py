@@ -44,7 +44,7 @@ class ColumnSource(NamedTuple):
 
     @property
     def columns(self) -> list[str]:
-        """Names of its columns, in the order of its components."""
+        """Names of the columns, in the order of the components."""
         if not self.shape:
             return [self.name]
         default = (ENDS, AXES) if len(self.shape) == 2 else (AXES,)
@@ -56,7 +56,7 @@ class ColumnSource(NamedTuple):
 
     @property
     def stored(self) -> np.dtype:
-        """Type of its columns."""
+        """Type of the columns in a file."""
         return np.dtype(_SIGNED.get(self.dtype.str[1:], self.dtype))
 
 

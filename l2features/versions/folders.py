@@ -176,7 +176,7 @@ class Folder:
     def locked(self, path: str) -> Iterator[bool]:
         """Hold a file lock during the block; yield False if another process holds it.
 
-        The lock is released when the process exits. A bucket has no locks: yields True.
+        The lock is also released when the process exits. A bucket has no locks: yields True.
         """
         local = self.local
         if local is None:

@@ -88,7 +88,7 @@ class ParquetFiles:
         return self._footers.get((file.layout, file.sha256), lambda: self._read_footer(file))
 
     def retired(self, file: VersionFile) -> tuple[Int64s, int]:
-        """Return the sorted roots in a file of retired roots, and the number of row groups read."""
+        """Return a tuple: the sorted roots in a file of retired roots; the number of row groups read."""
         read = 0
 
         def load() -> Int64s:

@@ -64,8 +64,8 @@ class Partition(NamedTuple):
 class Written(BaseModel):
     """The files of a partition and, for a partition of roots, counts of their content.
 
-    ``digest`` is a sum over the rows, independent of their order. The digests of all partitions by root and
-    of all by node have the same sum, unless rows changed in between.
+    ``digest`` is a sum over the rows, independent of their order. The digests of the partitions by root have
+    the same sum as those of the partitions by node, unless rows changed in between.
     """
 
     layout: Layout
