@@ -95,7 +95,10 @@ def _open_blocks(storage: Storage, scale: Info, data_type: str) -> FileBlocks | 
 
 
 def find_info(location: Location) -> tuple[Storage, dict[str, Any]]:
-    """Return storage and info of a layer, after redirects. Raises ValueError or StorageError."""
+    """Return a tuple, after redirects: the storage of a layer; its info.
+
+    Raises ValueError or StorageError.
+    """
     for _ in range(MAX_REDIRECTS):
         storage = open_storage(location.url)
         content, forbidden = storage.fetch_one(Request("info", most=1 << 28))

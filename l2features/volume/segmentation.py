@@ -78,7 +78,7 @@ class Volume:
 
     @property
     def bounds(self) -> Bounds:
-        """Return resolution, offset and size of the scale."""
+        """Resolution, offset and size of the scale that is read."""
         scale = self._layer.scales[self.mip]
         x, y, z = (float(r) for r in scale["resolution"])
         offset, size = scale.get("voxel_offset", (0, 0, 0)), scale["size"]

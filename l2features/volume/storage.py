@@ -179,8 +179,8 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
 def gunzip(content: bytes, most: int) -> bytes:
     """Decompress a gzip file to at most ``most`` bytes; it may have several members, and zeros after them.
 
-    libdeflate would be faster, but trusts the size at the end of the file, and returns too little if that is
-    wrong.
+    libdeflate would be faster, but trusts the size at the end of the file, and returns too little if that
+    size is wrong.
 
     Raises:
         ValueError: the file is broken, or too large.
