@@ -79,7 +79,7 @@ class Requests(NamedTuple):
 
 
 def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
-    """Return the requests by data set, summed as in `exposition`, without the routes in ``without``."""
+    """Return the requests by data set, summed as in `exposition`, without the routes in ``left_out``."""
     counts: dict[str, Requests] = {}
     families = _AllProcesses().collect() if values.ValueClass._multiprocess else REQUESTS.collect()
     for sample in (sample for family in families for sample in family.samples):
@@ -92,9 +92,9 @@ def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
 
 
 def exposition() -> tuple[bytes, str]:
-    """Return all metrics in Prometheus' text format, and its content type.
+    """Return a tuple: all metrics in Prometheus' text format; the content type.
 
-    Sums over all server processes, exited ones included; outside the server, only this one.
+    Sums over all server processes, exited ones included; outside the server, only this process.
     """
     if not values.ValueClass._multiprocess:
         return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
