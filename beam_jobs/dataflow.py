@@ -36,7 +36,7 @@ def output_problem(args: argparse.Namespace, _: Sequence[str]) -> str:
 
 
 def dataflow_flags(runner: str, flags: Sequence[str]) -> list[str]:
-    """Return the defaults followed by Beam's flags, so that a given flag overrides its default."""
+    """Return Beam's flags; on Dataflow, after the defaults, so that a given flag overrides its default."""
     return [*DEFAULTS, *flags] if is_dataflow(runner) else list(flags)
 
 

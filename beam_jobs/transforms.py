@@ -61,7 +61,7 @@ class StoreFn(RunFn):
 
 @dataclass
 class WriteGroups(beam.PTransform):
-    """Write the rows of each key to files by ``write``; returns its results as JSON."""
+    """Write the rows of each key to files, by the DoFn ``write``; returns its results, texts of JSON."""
 
     write: beam.DoFn
 
