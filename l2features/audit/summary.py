@@ -137,7 +137,8 @@ def give_up(audit: Audit, store: Store, chunk: Chunk, reason: str) -> AuditSumma
 def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
     """Return the summary of an audit with ``nothing_found`` set.
 
-    Without a graph, the ingest alone defines the expected nodes, so none are expected if it found no file.
+    Without a graph, the ingest alone defines the expected nodes, so no node is expected if the ingest found
+    no file.
     """
     in_doubt = not audit.dataset.has_graph and summary.files_missing and not summary.expected
     return replace(summary, nothing_found=bool(in_doubt) and table_is_empty(store))
