@@ -138,7 +138,7 @@ class Graph(ABC):
 
     @abstractmethod
     def info(self) -> GraphInfo | None:
-        """Return the graph's description; None if it has none."""
+        """Return the graph's description; None if the graph has none."""
 
     @abstractmethod
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
