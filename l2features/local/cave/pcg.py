@@ -155,7 +155,7 @@ class Pcg:
         return found
 
     def changed(self, start: datetime, end: datetime) -> dict[str, Ids]:
-        """Return the roots that operations from ``start`` to ``end`` made, and those that they retired."""
+        """Return the roots that operations from ``start`` to ``end`` made, and the roots they retired."""
         new = self.graph.logged_roots(start, end)
         histories = self.graph.histories(self.geometry, new)
         old = [as_ids(own.predecessors) for _, own in sorted(histories.items())]

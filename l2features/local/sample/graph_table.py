@@ -55,7 +55,7 @@ class SampleTable:
         self._table.client.close()
 
     def create(self) -> bool:
-        """Create the table; return False if it exists."""
+        """Create the table; return False if the table exists."""
         from ...store.bigtable.calls import GRAPH_FAMILIES, create_table
 
         with self._errors():
@@ -150,7 +150,10 @@ class SampleTable:
         return tree
 
     def cross_edges(self, nodes: Ids) -> Ids:
-        """Return the cross-chunk edges of L2 nodes: pairs of supervoxels, (n, 2), the node's own first."""
+        """Return the cross-chunk edges of L2 nodes: pairs of supervoxels, (n, 2).
+
+        The first supervoxel of a pair is in the L2 node.
+        """
         edges = self.newest(nodes, CROSS_EDGES, EDGE_FAMILY).values()
         return np.concatenate([as_ids([]), *edges]).reshape(-1, 2)
 
