@@ -35,7 +35,7 @@ Region = tuple[str, int]
 
 
 class Limits(NamedTuple):
-    """Limits for messages: from the first ``ranks`` subscriptions only, and up to a weight."""
+    """Limits for messages: only the first ``ranks`` subscriptions, and only weights up to ``heaviest``."""
 
     ranks: int
     heaviest: float = math.inf
@@ -131,7 +131,7 @@ class Intake:
         return len(published), min(published, default=None)
 
     def acknowledge(self, messages: Iterable[Leased]) -> None:
-        """Acknowledge messages that are done. After a failure, which is logged, they are redelivered."""
+        """Acknowledge messages that are done. A failure is logged, and the messages are redelivered."""
         for subscription, ack_ids in self._released(messages):
             try:
                 subscription.acknowledge(ack_ids)
