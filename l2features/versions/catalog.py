@@ -55,7 +55,7 @@ class _Entry(NamedTuple):
 
 
 class Catalog:
-    """The versions in a folder. Threads may share it.
+    """The versions in a folder. Threads may share a catalog.
 
     A new version becomes visible within `NUMBERS_S` seconds. Footers, retired roots and manifests are cached;
     limits are passed to `VersionReader`. All methods raise VersionError.

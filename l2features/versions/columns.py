@@ -141,7 +141,7 @@ def root_table(roots: Ids, summaries: np.ndarray) -> Any:
 
 
 def signed(ids: np.ndarray) -> np.ndarray:
-    """Return unsigned integers as int64. Raises ValueError for one of 2^63 or more."""
+    """Return unsigned integers as int64. Raises ValueError if an integer is 2^63 or more."""
     if len(ids) and int(ids.max()) >= 1 << 63:
         raise ValueError(f"{ids.max()} does not fit into a signed column: expected less than 2^63")
     return ids.astype(np.int64)
@@ -163,7 +163,7 @@ def vectors(table: Any, name: str) -> Any:
 
 
 def columns_of(names: Sequence[str]) -> list[str]:
-    """Return the columns of these attributes, measures or columns, each once.
+    """Return the columns that these names of attributes, measures or columns mean, each column once.
 
     Raises KeyError for an unknown name.
     """

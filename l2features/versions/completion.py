@@ -32,7 +32,7 @@ class OtherJob(VersionError):
 def alone(run: Materialization) -> Iterator[None]:
     """Lock out other jobs of this machine during the block. Raises OtherJob if one is making the version.
 
-    A bucket has no lock: there, another job is noticed by the manifest that it writes.
+    A bucket has no lock: there, another job is noticed only when it has written its manifest.
     """
     with run.folder.locked(plan_path(run.plan.number)) as locked:
         if not locked:

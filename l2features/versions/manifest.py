@@ -101,7 +101,10 @@ class Manifest(_Model):
         return [(i, file) for i, layer in enumerate(self.layers) for file in layer.of(layout)]
 
     def removing(self, layer: int) -> list[VersionFile]:
-        """Return the files of later layers that list retired roots, whose rows in this layer do not count."""
+        """Return the files of later layers that list retired roots.
+
+        The rows that such roots have in this layer do not count.
+        """
         return [file for later in self.layers[layer + 1 :] for file in later.of("retired")]
 
     def to_json(self) -> bytes:

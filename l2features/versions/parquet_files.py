@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Footer(NamedTuple):
-    """A file's footer, and the rows, smallest key and largest key of each row group, shape (groups,)."""
+    """A file's footer. Per row group, shape (groups,): the rows, the smallest key, the largest key."""
 
     metadata: Any
     rows: Int64s
@@ -68,7 +68,7 @@ class BoundedCache(Generic[T]):
 
 
 class ParquetFiles:
-    """The Parquet files of a folder of versions. Threads may share it.
+    """The Parquet files of a folder of versions. Threads may share this object.
 
     Caches use the sha256 of a file as the key, so that a new file is not mistaken for a deleted one at the
     same path. All methods raise VersionError, and DamagedVersion for a file that differs from its manifest.

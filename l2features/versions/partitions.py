@@ -99,7 +99,7 @@ def digest_of(rows: np.ndarray) -> int:
 
 
 def divide(rows: np.ndarray, plan: Plan) -> Iterator[tuple[Partition, np.ndarray]]:
-    """Yield the rows of each partition."""
+    """Yield pairs (partition, its rows), for both layouts."""
     for layout in LAYOUTS if len(rows) else ():
         bounds = plan.root_bounds if layout == BY_ROOT else plan.node_bounds
         which = np.searchsorted(as_ids(bounds), key_of(rows, layout), side="right")
