@@ -46,7 +46,7 @@ class Limiter:
 
     @contextmanager
     def ids(self, count: int) -> Iterator[None]:
-        """Hold permits for ids. Raises ApiError 429 if they are not free in ``timeout_s``."""
+        """Hold permits for ids. Raises ApiError 429 if too few permits are free within ``timeout_s``."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._has_room(count), self.timeout_s):
                 raise self._too_many("ids", self.max_ids)
