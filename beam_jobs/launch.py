@@ -61,8 +61,8 @@ class CloudJob(NamedTuple):
 def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | None]:
     """Start a pipeline on Dataflow and print its job; return a tuple: the result; the job.
 
-    A template has no job, but None. Raises LaunchFailed, and StillRunning for a Ctrl-C after which the job
-    may be running.
+    The job is None if only a template was made. Raises LaunchFailed, and StillRunning for a Ctrl-C after
+    which the job may be running.
     """
     # An internal module, but the only place of this error; apache-beam is pinned to 2.77.
     from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError

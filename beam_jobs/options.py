@@ -54,7 +54,7 @@ def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
 
 
 def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
-    """Return Beam's flags, for `pipeline_options`. Exits with status 2 if Beam does not know one.
+    """Return Beam's flags, for `pipeline_options`. Exits with status 2 for a flag that Beam does not know.
 
     Flags of boolean options come last, once per option, in Beam's spelling if Beam has one. The launch of a
     template accepts unknown flags: the service has checked the given ones, and may add its own.

@@ -40,7 +40,7 @@ def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
 
 
 class RunFn(beam.DoFn):
-    """Base of DoFns: holds the run from the launcher, and what setup ``opened`` and teardown closes."""
+    """Base of DoFns: holds the run from the launcher. Setup opens ``opened``; teardown closes it."""
 
     opened: Any = None
 
@@ -82,7 +82,10 @@ class _PendingFn(StoreFn):
 
 @dataclass
 class EnumerateChunks(beam.PTransform):
-    """Enumerate the chunks of a run on the workers, in random order; ``pending`` returns those of a shard."""
+    """Enumerate the chunks of a run on the workers, in random order.
+
+    ``pending`` returns the chunks of a shard.
+    """
 
     run: ChunkRun
     pending: beam.PTransform
