@@ -115,7 +115,7 @@ def _one_chunk(recorded: str) -> dict[str, Any]:
 
 
 def audit_or_fail(source: AuditSource, chunk: Chunk) -> AuditSummary:
-    """Audit a chunk. An error of this chunk becomes its result; an error of the whole store is raised."""
+    """Audit a chunk. An error of this chunk becomes the result; an error of the whole store is raised."""
     try:
         return AuditSummary.of(audit_chunk(source, chunk))
     except (StoreUnavailable, TableNotFound):  # of the store as a whole
