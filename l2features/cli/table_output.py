@@ -47,7 +47,7 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 
 
 def open_catalog(dataset: Dataset) -> Catalog:
-    """Open the versions in the folder that the data sets file names; by default, that the table names."""
+    """Open the versions in the folder that the data sets file names, or else the table names."""
     from ..versions.catalog import Catalog
     from ..versions.folders import Folder
     from ..versions.places import versions_folder
