@@ -60,7 +60,8 @@ class Version:
         """Return nodes with their roots and features.
 
         Args:
-            root_ids: return all nodes of these roots, sorted by root and node. Give these or ``node_ids``.
+            root_ids: return all nodes of these roots, sorted by root and node. Give either ``root_ids`` or
+                ``node_ids``.
             node_ids: return these nodes, sorted by node.
             columns: attributes (``rep_coord_nm``) or columns (``rep_coord_nm_x``), by default all;
                 ``root_id`` and ``l2_id`` are always included.
