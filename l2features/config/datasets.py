@@ -185,7 +185,7 @@ def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Datas
 
 
 def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return one data set of the file. Raises ConfigError if it is invalid, but not if others are."""
+    """Return one data set of the file. Raises ConfigError if it is invalid, but not if only others are."""
     datasets = _read(path)
     if name in datasets.problems:
         raise ConfigError(f"data sets file {datasets.file}: {datasets.problems[name]}")
@@ -219,7 +219,7 @@ def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
     The graph is read from the server at ``cv_path`` if that server has the graph ``graph_id``; otherwise from
     the table of that name in the environment's Bigtable instance. The store is this instance if the
     environment names one, or else a file in the current folder. Raises ConfigError if an argument is invalid,
-    or the graph is in neither place.
+    or if the graph is in neither place.
     """
     served = cv_path.startswith(f"{SERVED}://") and source_of(cv_path).name_of(cv_path) == graph_id
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
