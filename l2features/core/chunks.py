@@ -65,7 +65,7 @@ class FileCounts(NamedTuple):
     """Counts of a chunk's segmentation files; in a sharded segmentation, of its blocks.
 
     ``expected`` = ``read`` + ``missing`` + ``empty``. ``forbidden`` counts missing files answered with 403.
-    ``empty`` files have 0 bytes. Missing and empty ones are background.
+    ``empty`` files have 0 bytes. Missing and empty files are background.
     """
 
     expected: int = 0
