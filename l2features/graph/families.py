@@ -54,7 +54,10 @@ def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoot
 
 
 def either(some: NodeRoots, others: NodeRoots) -> NodeRoots:
-    """Merge two sets of nodes; leave out ``others`` that have no root, or that are also in ``some``."""
+    """Merge two sets of nodes.
+
+    Leaves out those of ``others`` that have no root, or that are also in ``some``.
+    """
     new = (others.roots != 0) & ~places_of(some.l2_ids, others.l2_ids)[1]
     ids = np.append(some.l2_ids, others.l2_ids[new])
     order = np.argsort(ids, kind="stable")

@@ -42,9 +42,9 @@ def edges_of_roots(
 ) -> dict[int, Pairs]:
     """Return the edges of each root.
 
-    A cross-chunk edge is stored with both of its end nodes, each with its own supervoxel first. So the rows
-    map nearly all supervoxels to nodes; for the other supervoxels, the children of the root's nodes in the
-    same chunk are read.
+    A cross-chunk edge is stored twice, with each of its end nodes; the first supervoxel of the stored pair is
+    in that node. So the rows map nearly all supervoxels to nodes; for the other supervoxels, the children of
+    the root's nodes in the same chunk are read.
 
     Args:
         layout: the ids of layers 1 and 2.
