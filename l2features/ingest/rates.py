@@ -34,7 +34,7 @@ def record_start(notes: TableNotes, started: datetime) -> None:
 
 
 def read_start(notes: TableNotes) -> datetime | None:
-    """Return when the latest run began; None if it is unknown. Raises BadNote or StoreError."""
+    """Return when the latest run began; None if the time is unknown. Raises BadNote or StoreError."""
     run = read_note(notes, NOTE, IngestRun)
     return run.started if run else None
 

@@ -204,7 +204,7 @@ def begin_anew(store: Store, chunk_ids: Ids) -> None:
 
 
 def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
-    """Reset the attempts at a chunk that was computed but not written: it did not kill its process."""
+    """Reset the attempts at a chunk that was computed but not written: the chunk did not kill its process."""
     try:
         store.clear_attempts(geometry.chunk_id(chunk))
     except StoreError as error:
