@@ -104,7 +104,8 @@ class SegmentedChunk:
         """Return the features of the volume in which each supervoxel has its label.
 
         Args:
-            labels: one label per supervoxel of ``ids``, in their order; 0 makes it background.
+            labels: one label per supervoxel of ``ids``, in the order of ``ids``; 0 makes a supervoxel
+                background.
             resolution: nm per voxel along x, y and z.
 
         Returns and raises like :func:`compute_features`. Also raises ValueError unless there is one label per

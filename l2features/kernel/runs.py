@@ -45,7 +45,7 @@ class Runs(NamedTuple):
 
 
 def find_runs(pieces: Iterable[np.ndarray | Runs], shape: tuple[int, int, int]) -> tuple[Runs, np.ndarray]:
-    """Return a tuple: the runs of a volume; its ids.
+    """Return a tuple: the runs of a volume; the volume's ids.
 
     ``pieces`` are the lines of the volume in order; each piece has some whole lines, as a flat array or as
     runs of uint64 labels. A piece is not used after the next one is taken. The ids begin with 0 for the
