@@ -52,7 +52,7 @@ class ChunkJob(Generic[R]):
 
 
 class AttemptEnd(NamedTuple):
-    """The end of an attempt: the chunk's result, or ``how`` it ended and how many workers ``died``.
+    """The end of an attempt: the chunk's result, or ``how`` the attempt ended and how many workers ``died``.
 
     ``chunk`` is None for a worker that died before it received one.
     """

@@ -71,7 +71,7 @@ class Command:
 
 
 class CommandSupervisor:
-    """Starts commands and watches them. Use it in ``with``: no command outlives the block.
+    """Starts commands and watches them. Use a supervisor in ``with``: no command outlives the block.
 
     Later stages are stopped first; a second signal kills all commands at once. ``environment`` returns the
     environment of a command, given additional variables.

@@ -107,7 +107,7 @@ class Worker:
         return result, error
 
     def end_overdue(self, timeout_s: float) -> None:
-        """Kill the process if its task makes no progress for this long; for the first, `START_TIMEOUT_S`.
+        """Kill the process if its task makes no progress for this long, or its first for `START_TIMEOUT_S`.
 
         Also kills the process if it does not receive its task within `PICKUP_TIMEOUT_S`.
         """

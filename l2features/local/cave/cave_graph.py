@@ -41,7 +41,10 @@ class CaveGraph(BigtableGraph):
         return {node: own for node, own, known in parts if known}
 
     def l2_nodes(self, geometry: Geometry, ids: Ids) -> dict[int, Ids]:
-        """Map each id to the L2 nodes below: an L2 node to itself, a supervoxel or an unknown id to none."""
+        """Map each id to the L2 nodes below it.
+
+        An L2 node is mapped to itself, a supervoxel or an unknown id to no node.
+        """
         layers = geometry.layout.layers(ids)
         read = partial(self._children, MOST_IDS)
         found = descend(read, geometry.layout.layers, ids[layers > L2], MOST_NODES)

@@ -111,7 +111,10 @@ def answered(request: Request, respond: Callable[[], Response]) -> Response:
 
 
 class Asked:
-    """The parameters of a request. Methods raise ValueError for a parameter, HTTPException for the body."""
+    """The parameters and the body of a request.
+
+    Methods raise ValueError for an invalid parameter, and HTTPException for an invalid body.
+    """
 
     def __init__(self, request: Request) -> None:
         self.request, self.args = request, request.args

@@ -106,8 +106,8 @@ class Pcg:
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
         """Return each id's lowest ancestor of this layer or above, at a time; 0 without one.
 
-        As in PyChunkedGraph, the search stops as soon as none of the nodes that it has reached has a parent,
-        and returns these nodes.
+        As in PyChunkedGraph, the search stops when none of the reached nodes has a parent, and returns these
+        nodes.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):

@@ -116,7 +116,7 @@ def cross_edge_cells(nodes: Ids, pairs: Ids, layers: npt.NDArray[np.int64], ms: 
 
     Args:
         nodes: the L2 node of each edge, (n,).
-        pairs: supervoxels of each edge, (n, 2), the node's own first.
+        pairs: supervoxels of each edge, (n, 2); the first of a pair is in the node.
         layers: the layer of each edge, (n,).
         ms: when the nodes became valid.
     """
