@@ -41,7 +41,7 @@ Wait = Callable[[], None]
 
 
 class NeuronReader:
-    """Reads the roots of one data set. Threads may share it.
+    """Reads the roots of one data set. Threads may share a reader.
 
     L2 ids, edges and complete summaries are kept: in up to ``cache_bytes`` of memory and, with ``keep``, in
     the table. Results that depend on the time, and summaries with missing nodes, are not kept.
@@ -114,7 +114,7 @@ class NeuronReader:
         return self.histories(roots) if len(roots) else {}
 
     def generation(self) -> bytes | None:
-        """Return the generation of the rows, None while they change. If it is new, clear the row cache."""
+        """Return the generation of the rows; None while they change. A new one clears the row cache."""
         generation, cache = read_generation(self.reader.store), self.reader.cache
         if generation is not None and generation != self._cached:
             if cache is not None:
@@ -251,9 +251,10 @@ class NeuronReader:
     def kept_bytes(
         self, kind: ResultKind, root: int, make: Callable[[NeuronGraph], bytes], *, ids: Ids | None = None
     ) -> tuple[bytes, Ids, bool]:
-        """Return a tuple: the bytes that `make` returns for a root's graph; missing nodes; whether kept.
+        """Return a tuple: the bytes; the missing nodes; whether the bytes are kept.
 
-        The bytes are kept unless nodes are missing or rows are being replaced. Raises RootError.
+        The bytes are those that `make` returns for a root's graph. They are kept unless nodes are missing or
+        rows are being replaced. Raises RootError.
         """
         nodes = self.l2_ids(root) if ids is None else ids
         bases = self._bases(self.generation(), {root: nodes})
