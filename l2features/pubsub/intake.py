@@ -49,9 +49,10 @@ class Leased:
     """A leased message.
 
     Attributes:
-        rank: position of its subscription, 0 for the most urgent.
-        region: its table and a place in the volume. Messages of the same or a near region are best processed
-            together. Messages of different tables never are, since one table's store or graph may hang.
+        rank: position of the message's subscription, 0 for the most urgent.
+        region: the message's table, and a place in the volume. Messages of the same region or of near regions
+            are best processed together. Messages of different tables are never processed together, since one
+            table's store or graph may hang.
         weight: number of ids, an estimate of the work.
     """
 
