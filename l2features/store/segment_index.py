@@ -21,7 +21,7 @@ CONCURRENT = 8
 class IndexState(BaseModel):
     """Whether the segments of all recorded chunks are indexed.
 
-    If not, ``chunks`` is the number of chunks that are, in the order of `ChunkBox.positions`.
+    If not, ``chunks`` is the number of indexed chunks: the first ones in the order of `ChunkBox.positions`.
     """
 
     complete: bool = False

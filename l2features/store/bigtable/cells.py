@@ -225,7 +225,7 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 
 
 def newest_of_nodes(names: Sequence[str]) -> RowFilter:
-    """Return the filter of `newest_attributes` for rows of nodes; for all attributes, it names no family.
+    """Return the filter of `newest_attributes` for rows of nodes; that of all attributes names no family.
 
     Rows of nodes have a single family, and the decoder would skip others. Bigtable's emulator takes a seventh
     longer for a filter that names the family.

@@ -50,8 +50,8 @@ class RowsRead(Generic[P]):
     """One ReadRows request and its retries; a retry requests only the rows that were not read yet.
 
     ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The reads of a call
-    share the lock ``turn``, so that only one takes messages at a time, while gRPC receives those of the
-    others: threads that take messages concurrently would contend for the GIL at every message.
+    share the lock ``turn``, so that only one read takes messages at a time, while gRPC receives the messages
+    of the other reads: threads that take messages concurrently would contend for the GIL at every message.
     """
 
     table: Any

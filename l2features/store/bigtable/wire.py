@@ -49,9 +49,10 @@ def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
 
 @embedded
 def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
-    """Read a field; return its tag, the start and end of its value, and the position after it.
+    """Return a tuple: a field's tag; the start of its value; the end of its value; the position after it.
 
-    A number is returned in place of the start. The position is -1 if the field is malformed.
+    If the value is a varint, its number is returned in place of the start. The position is -1 if the field is
+    malformed.
     """
     if end - at >= 2 and data[at] >= 8 and data[at] & BYTES_TAG == BYTES_KIND:
         length = np.int64(data[at + 1])

@@ -83,7 +83,7 @@ def read_failed(db: sqlite3.Connection, name: str, most: int) -> list[tuple[int,
 
 
 def read_recent(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> list[tuple[datetime, int]]:
-    """Return pairs (time, number of nodes) of the chunks done in the last ``totals.window``."""
+    """Return pairs (time, number of nodes) of the chunks done within ``totals.window`` of the newest."""
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{DONE}'"
     ((newest,),) = db.execute(f"SELECT MAX(time) {chunks}")
     if newest is None:
