@@ -34,8 +34,8 @@ class LayerPlace(NamedTuple):
 class OpenLayer(NamedTuple):
     """An open layer: all its scales, and a reader of one.
 
-    ``folder`` is the layer's path, if it is on this machine. ``packed`` is the encoding, if its blocks are
-    decoded to packed words.
+    ``folder`` is the layer's path, if it is on this machine. ``packed`` is the encoding if blocks are decoded
+    to packed words, else None.
     """
 
     scales: Sequence[Info]
