@@ -45,7 +45,7 @@ class Opener(Generic[T]):
             return self._opened
 
     def result(self, timeout_s: float) -> T:
-        """Return what was opened. Raises the error of the open, or TimeoutError after ``timeout_s``."""
+        """Return what was opened. Raises the error of the opening, or TimeoutError after ``timeout_s``."""
         if self._found is not None:
             return self._found[0]
         opening = self.opening()

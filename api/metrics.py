@@ -72,7 +72,7 @@ def show_updates(dataset: str, updates: Updates | None) -> None:
 
 
 class Requests(NamedTuple):
-    """Number of requests since the start of the server, and number of failed ones (status 5xx)."""
+    """Number of requests since the start of the server, and number of failed requests (status 5xx)."""
 
     total: float = 0
     failed: float = 0

@@ -50,7 +50,7 @@ class DatasetPath(BaseModel):
 
 
 class Query(BaseModel):
-    """Parameters of a read. As in PCGL2Cache, unknown ones are ignored, except for frequent misspellings."""
+    """Parameters of a read. As in PCGL2Cache, unknown names are ignored, except for frequent misspellings."""
 
     model_config = ConfigDict(extra="ignore")
 
