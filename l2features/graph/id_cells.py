@@ -147,7 +147,7 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
 
 
 def places_of(known: Ids, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
-    """Return a tuple of arrays (n,): the index of each id in sorted ``known``; whether ``known`` has the id."""
+    """Return a tuple of arrays (n,): the index of each id in sorted ``known``; whether the id is known."""
     at = np.searchsorted(known, ids)
     found = at < len(known)
     found[found] = known[at[found]] == ids[found]
