@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
 
     @app.after_request
     def finish(response: Response) -> Response:
-        """Keep browsers from guessing a type, and shared caches from what one visitor may see."""
+        """Read the body's rest; keep browsers from guessing a type, and shared caches from private data."""
         discard_rest(this_request(), settings.max_body_bytes)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Cache-Control", NOT_KEPT)

@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,6 @@ from .error_responses import shown
 REQUEST_ID = "X-Request-Id"
 UNMATCHED, UNKNOWN = "unmatched", "unknown"
 PROBES = ("live", "ready", "metrics")
-WITHOUT_BODY = (204, 304)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("l2features.api.access")
 
@@ -46,10 +45,16 @@ def observe(app: Flask, datasets: Collection[str]) -> None:
         metrics.REQUESTS.labels(route, dataset, response.status_code).observe(seconds)
         level = logging.DEBUG if is_probe(given) else logging.INFO
         if log.isEnabledFor(level):
-            timed = {"request_id": identity, "ms": round(seconds * 1000, 3), "ids": g.get("ids")}
-            write = partial(_log, level, given, response, route, named, timed)
-            if given.method == "HEAD" or response.status_code in WITHOUT_BODY:
-                write()  # werkzeug closes no response without a body
+            answered = {
+                "request_id": identity,
+                "status": response.status_code,
+                "ms": round(seconds * 1000, 3),
+                "bytes": response.content_length,
+                "ids": g.get("ids"),
+            }
+            write = partial(_log, level, given, route, named, answered)
+            if response.direct_passthrough:
+                write()  # werkzeug passes on a file without closing the response
             else:
                 response.call_on_close(write)  # the client has the body by then
         return response
@@ -71,25 +76,17 @@ def request_id(proposed: str | None) -> str:
     return proposed if proposed and _REQUEST_ID.fullmatch(proposed) else secrets.token_hex(16)
 
 
-def _after_sending(response: Response, write: Callable[[], None]) -> None:
-    """Call ``write`` once the client has the body; at once where werkzeug sends none, and closes nothing."""
-    if request.method == "HEAD" or response.status_code in WITHOUT_BODY:
-        write()
-    else:
-        response.call_on_close(write)
+def _log(level: int, given: Request, route: str, dataset: str | None, answered: dict[str, Any]) -> None:
+    """Log a request; ``answered`` has the fields of its response.
 
-
-def _log(
-    level: int, given: Request, response: Response, route: str, dataset: str | None, timed: dict[str, Any]
-) -> None:
+    The response itself would be in a reference cycle, which keeps its body until the next full collection.
+    """
     fields = {
-        **timed,
+        **answered,
         "method": given.method,
         "route": route,
         "dataset": dataset and shown(dataset),
         "query": shown(without_secrets(given.query_string.decode("latin-1"))) or None,
-        "status": response.status_code,
-        "bytes": response.content_length,
         "client": given.remote_addr,
         "forwarded_for": given.headers.get("X-Forwarded-For", type=shown),
     }

@@ -24,7 +24,7 @@ Piece = bytes | memoryview
 _GZIP = 31
 """``wbits`` of a gzip stream."""
 SHORTEST = 128
-"""Bytes below which JSON is not gzipped: it would hardly become shorter, or longer."""
+"""Shorter JSON is not gzipped: that saves a few bytes at most, or adds some."""
 SMALL, LARGE = 1 << 16, 1 << 19
 """Bytes of a body that is sent as one piece, and of a first part from which on a thread compresses."""
 
@@ -43,8 +43,8 @@ def body_response(
     """
     headers, left = {}, iter(parts)
     first = next(left, b"")
-    if len(first) < SHORTEST:
-        first, left = b"".join([first, *left]), iter(())
+    while len(first) < SHORTEST and (more := next(left, None)) is not None:
+        first = b"".join([first, more])
     if zipped is None:
         zipped = mimetype == JSON and len(first) >= SHORTEST
     if zipped and accepts_gzip(request.headers.get("Accept-Encoding")):

@@ -31,7 +31,7 @@ class RowCache:
         self._bits = max(0, (-(-capacity // WAYS) - 1).bit_length())
         sets = 1 << self._bits
         self._ids = np.zeros((sets, WAYS), dtype=np.uint64)
-        self._places = np.zeros(sets * WAYS, dtype=np.uint32)  # of slots; 0, where no row is, for none
+        self._places = np.zeros(sets * WAYS, dtype=np.uint32)  # of slots; 0, which stays empty, for none
         self._used = 0
         shape = (1 + sets * WAYS, len(NAMES))
         self._rows = Rows(np.zeros(shape[0], dtype=FEATURES), np.zeros(shape, dtype=bool))

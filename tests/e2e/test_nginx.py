@@ -31,6 +31,7 @@ from tests.support.attacks import (
     is_error,
 )
 from tests.support.clients import CUT_OFF, Clients
+from tests.support.intake import wait_for
 from tests.support.jobs import need_program
 from tests.support.nginx import HOW_TO_GET_IT, PROGRAM, Nginx
 
@@ -222,7 +223,7 @@ def test_a_session_continues_after_a_refused_request(nginx: Nginx) -> None:
 def test_a_request_id_is_passed_on(pair: Pair, nginx: Nginx) -> None:
     known = requests.get(f"{nginx.url}/nowhere", headers={"X-Request-Id": "my-request.1"}, timeout=20)
     assert known.headers["X-Request-Id"] == known.json()["request_id"] == "my-request.1"
-    assert any("my-request.1" in server.log for server in pair.servers)
+    wait_for(lambda: any("my-request.1" in server.log for server in pair.servers))
     new = requests.get(f"{nginx.url}/nowhere", headers={"X-Request-Id": "no spaces"}, timeout=20)
     assert re.fullmatch("[0-9a-f]{32}", new.headers["X-Request-Id"])
 

@@ -28,6 +28,7 @@ from l2features.testing.emulators import Emulator
 from l2features.testing.server import Server
 from l2features.testing.stores import STORE_URL
 from tests.support.auth_cases import Case, parse_cases
+from tests.support.intake import wait_for
 from tests.support.jobs import Recordings
 
 RECORDED_SERVER, RECORDED_AUTH = "127.0.0.1:9002", "localhost:9003"
@@ -337,7 +338,8 @@ def test_viewers_ask_where_to_get_a_token(server: Client, auth: AuthServer) -> N
 
 def test_no_token_is_logged(server: Client, patient: Client) -> None:
     server.ask(f"{API}/table_mapping?middle_auth_token={VIEWER}", VIEWER)
-    server.ask(f"{API}/table_mapping?middle%5Fauth_token={VIEWER}", "secret-word")
+    server.ask(f"{API}/table_mapping?last&middle%5Fauth_token={VIEWER}", "secret-word")
+    wait_for(lambda: '"last&' in server.log)
     log = server.log + patient.log
     assert "authentication service" in log
     for token in (VIEWER, "secret-word", "old-of-many", "one-of-four", "new-500"):

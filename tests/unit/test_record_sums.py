@@ -95,6 +95,13 @@ def test_other_texts_are_read_one_by_one(text: str) -> None:
     assert summed(part).nodes == 5 + int(json.loads(text)["nodes"])
 
 
+def test_sums_may_exceed_64_bits() -> None:
+    text = DONE_TEXT.replace('"nodes":5,"orphans":1', f'"nodes":{1 << 62},"orphans":{1 << 62}')
+    part = part_of([(i, NOW, b"done", text.encode()) for i in range(1, 5)])
+    assert summed(part) == one_by_one(part)
+    assert (summed(part).nodes, summed(part).orphans) == (1 << 64, 1 << 64)
+
+
 def test_only_the_first_cell_of_a_row_counts() -> None:
     part = part_of([(1, NOW, b"done", DONE_TEXT.encode()), (1, NOW, b"failed", DONE_TEXT.encode())])
     assert (summed(part).done, summed(part).n_failed) == (1, 0)
@@ -104,6 +111,7 @@ def test_only_the_first_cell_of_a_row_counts() -> None:
     ("text", "error"),
     [
         (DONE_TEXT.replace('"format":2', '"format":3'), UnknownFormat),
+        (DONE_TEXT.replace('"format":2', '"format":2.0'), UnknownFormat),
         (DONE_TEXT.replace('"nodes":5', '"nodes":null'), StoreError),
         (DONE_TEXT.replace('"files":{}', '"files":{"others":1}'), StoreError),
         (f"{DONE_TEXT},{DONE_TEXT}", StoreError),

@@ -6,10 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from ...core.errors import StoreError
@@ -25,9 +25,9 @@ _NUMBERS, _REST = ("format", "nodes", "orphans"), ("reason", "files", "saturated
 
 
 class _Sums(NamedTuple):
-    """The nodes (n,) of n done chunks, the sum of their orphans, and how many have the same files."""
+    """The nodes of each done chunk, the sum of their orphans, and how many have the same files."""
 
-    nodes: npt.NDArray[np.int64]
+    nodes: list[int]
     orphans: int
     alike: list[tuple[ChunkRecord, int]]
 
@@ -43,13 +43,13 @@ def add_records(totals: ChunkTotals, part: AnyCells, where: str) -> None:
     if sums is None:
         return
     totals.done += len(done.ids)
-    totals.nodes += int(sums.nodes.sum())
+    totals.nodes += sum(sums.nodes)
     totals.orphans += sums.orphans
     for record, count in sums.alike:
         totals.add_files(record.files, record.saturated, count)
     recent = np.flatnonzero(done.times >= done.times.max(initial=0) - totals.window.total_seconds() * 1e6)
-    for micros, nodes in zip(done.times[recent].tolist(), sums.nodes[recent].tolist(), strict=True):
-        totals.add_recent(datetime.fromtimestamp(micros / 1e6, UTC), nodes)
+    for place, micros in zip(recent.tolist(), done.times[recent].tolist(), strict=True):
+        totals.add_recent(datetime.fromtimestamp(micros / 1e6, UTC), sums.nodes[place])
 
 
 def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
@@ -59,17 +59,15 @@ def _sums(texts: Sequence[bytes], where: str) -> _Sums | None:
         numbers = orjson.loads(b"[%b]" % b",".join([begin + b"}" for begin, _, _ in parts]))
         if len(numbers) != len(parts) or not set(map(tuple, numbers)) <= {_NUMBERS}:
             return None
-        if not {record["format"] for record in numbers} <= {formats.CHUNK_FORMAT}:
+        versions, nodes, orphans = ([record[name] for record in numbers] for name in _NUMBERS)
+        if not set(map(type, chain(versions, nodes, orphans))) <= {int}:
             return None
-        nodes, orphans = (
-            np.array([record[name] for record in numbers] or [0]) for name in ("nodes", "orphans")
-        )
-        if nodes.dtype != np.int64 or orphans.dtype != np.int64:
+        if not set(versions) <= {formats.CHUNK_FORMAT}:
             return None
         alike = [(_record(end, where), count) for end, count in Counter(end for *_, end in parts).items()]
     except (ValueError, TypeError, StoreError):
         return None
-    return _Sums(nodes[: len(parts)], int(orphans.sum()), alike)
+    return _Sums(nodes, sum(orphans), alike)
 
 
 def _record(end: bytes, where: str) -> ChunkRecord:
