@@ -103,7 +103,7 @@ class Viewable(NamedTuple):
 
 
 def viewable(app: Flask, names: Collection[str]) -> Viewable:
-    """Return which of these data sets the current request may view; for endpoints that need no token.
+    """Return which of these data sets the current request may view. Use it in endpoints without a token.
 
     Raises ApiError 503 if the authentication service does not answer.
     """

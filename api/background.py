@@ -45,7 +45,7 @@ class Opener(Generic[T]):
             return self._opened
 
     def result(self, timeout_s: float) -> T:
-        """Return what was opened. Raises the error of the open, or TimeoutError after ``timeout_s``."""
+        """Return what was opened. Raises the error of the opening, or TimeoutError after ``timeout_s``."""
         if self._found is not None:
             return self._found[0]
         opening = self.opening()
@@ -93,12 +93,15 @@ class BackgroundCache(Generic[T]):
             return self._running
 
     def peek(self) -> T | None:
-        """Return the newest value without waiting; None before the first. Start a refresh if one is due."""
+        """Return the newest value without waiting; None before the first is read.
+
+        Starts a refresh if one is due.
+        """
         self.refresh()
         return self._last
 
     def get(self) -> T | None:
-        """Return the newest value; None before the first. Raises the StoreError of the first read."""
+        """Return the newest value; None before the first is read. Raises the StoreError of the first read."""
         running = self.refresh()
         wait_s = self._first_s if self._last is None else self._later_s
         if running is not None and wait_s:

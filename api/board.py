@@ -83,7 +83,7 @@ class Board:
         return self._found.refresh()
 
     def example(self) -> Example | None:
-        """Return a node with features and its root, each None until known. Never waits."""
+        """Return a node with features and, if known, its root; None until a node is known. Never waits."""
         return self._found.peek()
 
     def cell(self, plane: str, column: int, row: int) -> CellInfo:

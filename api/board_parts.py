@@ -28,7 +28,7 @@ class Notes(NamedTuple):
 
 
 def progress_info(scan: ChunkScan) -> ProgressInfo:
-    """Return the progress; an ingest runs if it recorded a chunk in the last ten minutes."""
+    """Return the progress; an ingest runs if it recorded a done chunk in the last ten minutes."""
     progress, left = scan.progress, None
     missing = progress.total - progress.done - progress.failed
     runs = progress.newest is not None and scan.time - progress.newest < RATE_WINDOW

@@ -93,7 +93,10 @@ class Dashboards:
         return response
 
     def example(self) -> tuple[str, Example] | None:
-        """Return a data set that the visitor may view, and one of its nodes; None if none is known soon."""
+        """Return a tuple: the name of a data set that the visitor may view; an example from it.
+
+        Returns None if no example is known soon.
+        """
         visitor = viewable(self.app, list(self._boards))
         self._look_for_examples(visitor.names)
         examples = ((name, self._boards[name].example()) for name in self._boards if name in visitor.names)

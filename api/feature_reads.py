@@ -35,11 +35,11 @@ class Read:
         self.reader: Reader = served.opened().reader
 
     def answer(self, ids: Ids) -> Answer:
-        """Read the ids and publish the missing ones."""
+        """Read the ids, and publish those that are missing."""
         return self.found(self.reader.read(ids, self.query.names, self.with_status))
 
     def found(self, answer: Answer) -> Answer:
-        """Publish the missing ids of an answer."""
+        """Publish the missing ids of an answer; return the answer."""
         g.ids = len(answer.rows)
         publish(self.served, self.missing, self.query, answer.missing)
         return answer

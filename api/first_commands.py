@@ -17,7 +17,7 @@ class Example(NamedTuple):
 def first_commands(
     url: str, api_prefix: str, dataset: str, example: Example, *, with_token: bool
 ) -> list[tuple[str, str]]:
-    """Return example commands for caveclient, our client and curl, with the name of each tool.
+    """Return pairs (tool, example command), for caveclient, our client and curl.
 
     Args:
         url: URL of the server.

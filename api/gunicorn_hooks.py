@@ -33,7 +33,10 @@ def metrics_folder() -> str:
 
 
 def prepare_fork(app: Any) -> None:
-    """Load the compiled Bigtable decoder and skeleton loop, if a data set is in Bigtable."""
+    """Load what all processes share, before the fork; then call `spare_known_objects`.
+
+    What is loaded are the compiled Bigtable decoder and skeleton loop, if a data set is in Bigtable.
+    """
     entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
     if any(url.startswith("bigtable:") for entry in entries for url in (entry.store, entry.graph_url)):
         from l2features.neurons import branches

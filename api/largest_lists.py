@@ -40,7 +40,7 @@ class LargestLists:
         self._lock = Lock()
 
     def largest(self, reader: VersionReader, until: float) -> tuple[LargestRoots, int]:
-        """Return the largest roots, and the number of row groups that this request read.
+        """Return a tuple: the largest roots; the number of row groups that this request read.
 
         Raises VersionTimeout after ``until`` (monotonic time), and the errors of `largest_roots`.
         """

@@ -15,10 +15,11 @@ SHARE = 75
 
 
 class Limiter:
-    """Limits concurrent requests to ``max_requests``, ``share`` per data set, and their ids to ``max_ids``.
+    """Limits requests and ids that are in flight.
 
-    The share leaves room for other data sets if the store of one hangs. A request of more than ``max_ids``
-    ids runs alone.
+    At most ``max_requests`` requests run at a time. At most ``share`` of them are for one data set, which
+    leaves room for others if one store hangs. All requests together have at most ``max_ids`` ids, except for
+    a single request that has more ids: it runs alone.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Limiter:
 
     @contextmanager
     def ids(self, count: int) -> Iterator[None]:
-        """Hold permits for ids. Raises ApiError 429 if they are not free in ``timeout_s``."""
+        """Hold permits for ids. Raises ApiError 429 if too few permits are free within ``timeout_s``."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._has_room(count), self.timeout_s):
                 raise self._too_many("ids", self.max_ids)

@@ -72,14 +72,14 @@ def show_updates(dataset: str, updates: Updates | None) -> None:
 
 
 class Requests(NamedTuple):
-    """Number of requests since the start of the server, and number of failed ones (status 5xx)."""
+    """Number of requests since the start of the server, and number of failed requests (status 5xx)."""
 
     total: float = 0
     failed: float = 0
 
 
 def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
-    """Return the requests by data set, summed as in `exposition`, without the routes in ``without``."""
+    """Return the requests by data set, summed as in `exposition`, without the routes in ``left_out``."""
     counts: dict[str, Requests] = {}
     families = _AllProcesses().collect() if values.ValueClass._multiprocess else REQUESTS.collect()
     for sample in (sample for family in families for sample in family.samples):
@@ -92,9 +92,9 @@ def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
 
 
 def exposition() -> tuple[bytes, str]:
-    """Return all metrics in Prometheus' text format, and its content type.
+    """Return a tuple: all metrics in Prometheus' text format; the content type.
 
-    Sums over all server processes, exited ones included; outside the server, only this one.
+    Sums over all server processes, exited ones included; outside the server, only this process.
     """
     if not values.ValueClass._multiprocess:
         return generate_latest(REGISTRY), CONTENT_TYPE_LATEST

@@ -106,7 +106,7 @@ class MissingIds:
         return len(taken)
 
     def publish_for(self, entry: Dataset, ids: Ids) -> None:
-        """Queue the missing ids of a data set, and count them."""
+        """Queue the missing ids of a data set; the metric counts the queued ones."""
         if len(ids):
             metrics.PUBLISHED.labels(entry.name).inc(self.publish(entry.name, entry.l2cache_id, ids))
 

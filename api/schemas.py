@@ -40,7 +40,7 @@ _NAME = f"[ ]*({'|'.join(NAMES)})[ ]*"
 
 
 def new_routes(name: str, settings: Settings, tag: Tag) -> APIBlueprint:
-    """Return routes below the API's prefix, whose operation ids are the names of the functions."""
+    """Return a group of routes below the API's prefix; a route's operation id is its function's name."""
     ids = {"operation_id_callback": lambda *, name, **_: name}
     return APIBlueprint(name, __name__, url_prefix=settings.api_prefix, abp_tags=[tag], **ids)
 
@@ -50,7 +50,7 @@ class DatasetPath(BaseModel):
 
 
 class Query(BaseModel):
-    """Parameters of a read. As in PCGL2Cache, unknown ones are ignored, except for frequent misspellings."""
+    """Parameters of a read. As in PCGL2Cache, unknown names are ignored, except for frequent misspellings."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -257,7 +257,7 @@ ID: dict[str, Any] = {
 
 
 def ids_schema(one: str, most: int) -> dict[str, Any]:
-    """Return the schema of requested ids: one id of the schema ``one``, a list or a nested list of these."""
+    """Return the schema of requested ids: an id of the schema ``one``, or a list or nested list of ids."""
     listed = {"type": "array", "items": {"$ref": f"#/components/schemas/{one}s"}, "maxItems": most}
     return {
         "anyOf": [{"$ref": f"#/components/schemas/{one}"}, listed],

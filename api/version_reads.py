@@ -53,7 +53,8 @@ class VersionReads:
     ) -> Iterator[T]:
         """Yield the result of a read of one version; hold a permit until the response is made.
 
-        ``read`` receives a deadline; it returns a result and the number of row groups read. Raises ApiError.
+        ``read`` receives a deadline. It returns a tuple: a result; the number of row groups read. Raises
+        ApiError.
         """
         number = None if version == LATEST else int(version)
         with self.long.request(served.name) as long:

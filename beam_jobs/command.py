@@ -47,9 +47,10 @@ def parse(
     argv: Sequence[str] | None,
     problem: Callable[[argparse.Namespace, list[str]], str] = lambda args, _: "",
 ) -> tuple[argparse.Namespace, list[str]]:
-    """Return the job's own options, and the flags for Beam. Exits with status 2 if one is wrong.
+    """Return a tuple: the job's own options; the flags for Beam.
 
-    ``problem`` receives both, and returns what is wrong with them, or "".
+    ``problem`` receives the options, and the flags as given; it returns what is wrong with them, or "". Exits
+    with status 2 for a wrong option or flag.
     """
     # Set the form of log lines before Beam sets its own when it reads options.
     log_lines.configure()

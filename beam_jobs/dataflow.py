@@ -29,19 +29,19 @@ def is_dataflow(runner: str) -> bool:
 
 
 def output_problem(args: argparse.Namespace, _: Sequence[str]) -> str:
-    """Return what is wrong with ``--output``, or ""; on Dataflow, it must be in a bucket."""
+    """Return what is wrong with ``--output``, or "". On Dataflow, the output must be in a bucket."""
     if is_dataflow(args.runner) and not args.output.startswith("gs://"):
         return f"--output {args.output}: Dataflow workers cannot share this folder: expected gs://bucket/path"
     return ""
 
 
 def dataflow_flags(runner: str, flags: Sequence[str]) -> list[str]:
-    """Return the defaults followed by Beam's flags, so that a given flag overrides its default."""
+    """Return Beam's flags; on Dataflow, after the defaults, so that a given flag overrides its default."""
     return [*DEFAULTS, *flags] if is_dataflow(runner) else list(flags)
 
 
 def labels(job: str, dataset: str | None = None) -> list[str]:
-    """Return the flags for the labels by which costs and metrics are grouped."""
+    """Return the flags that set the labels by which costs and metrics are grouped."""
     found = {"application": "l2features", "l2features-job": job}
     if dataset:
         found["l2features-dataset"] = _NOT_IN_LABELS.sub("_", dataset.lower())[:LABEL_LENGTH]

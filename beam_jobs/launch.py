@@ -36,7 +36,7 @@ class CloudJob(NamedTuple):
 
     @property
     def page(self) -> str:
-        """URL of its page in the Google Cloud console."""
+        """URL of the job's page in the Google Cloud console."""
         return (
             f"https://console.cloud.google.com/dataflow/jobs/{self.region}/{self.id}?project={self.project}"
         )
@@ -59,9 +59,10 @@ class CloudJob(NamedTuple):
 
 
 def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | None]:
-    """Start a pipeline on Dataflow and print its job; return the result and the job, None for a template.
+    """Start a pipeline on Dataflow and print its job; return a tuple: the result; the job.
 
-    Raises LaunchFailed, and StillRunning for a Ctrl-C after which the job may be running.
+    The job is None if only a template was made. Raises LaunchFailed, and StillRunning for a Ctrl-C after
+    which the job may be running.
     """
     # An internal module, but the only place of this error; apache-beam is pinned to 2.77.
     from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError

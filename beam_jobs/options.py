@@ -54,9 +54,9 @@ def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
 
 
 def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
-    """Return Beam's flags, for `pipeline_options`. Exits with status 2 if Beam does not know one.
+    """Return Beam's flags, for `pipeline_options`. Exits with status 2 for a flag that Beam does not know.
 
-    Flags of boolean options come last, once per option, in Beam's spelling if it has one. The launch of a
+    Flags of boolean options come last, once per option, in Beam's spelling if Beam has one. The launch of a
     template accepts unknown flags: the service has checked the given ones, and may add its own.
     """
     if not flags:
@@ -75,11 +75,10 @@ def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[st
 
 
 def booleans_of(flags: Sequence[str]) -> tuple[dict[str, bool], list[str]]:
-    """Return the values of Beam's boolean options, and the other flags.
+    """Return a tuple: the values of Beam's boolean options; the other flags.
 
-    The last flag of an option counts. A flag is ``--flag``, ``--flag=true`` or ``--flag=false``, or takes the
-    next argument as its value. Raises
-    ArgumentTypeError for another value.
+    A boolean option is written ``--flag``, ``--flag=true``, ``--flag=false``, or ``--flag true``. The last
+    flag of an option counts. Raises ArgumentTypeError for any value but true and false.
     """
     if not flags:
         return {}, []

@@ -28,7 +28,7 @@ class JobFailed(L2FeaturesError):
 
 
 def portable_flags(flags: Sequence[str]) -> list[str]:
-    """Return Beam's flags; if they name a job service, after the defaults for it, so that flags win."""
+    """Return Beam's flags, after defaults if they name a job service; a given flag overrides its default."""
     named = any(flag.partition("=")[0] == "--job_endpoint" for flag in flags)
     return [*DEFAULTS, *flags] if named else list(flags)
 

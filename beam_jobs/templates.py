@@ -224,7 +224,7 @@ def as_text(job: str) -> str:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options, and the parser's ``error``. Exits with status 2 if one is wrong."""
+    """Return the options; exit with status 2 for a wrong one. Their ``error`` is the parser's method."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "python -m beam_jobs.templates", None, __doc__, formatter_class=formatter

@@ -40,7 +40,7 @@ def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
 
 
 class RunFn(beam.DoFn):
-    """Base of DoFns: holds the run from the launcher, and what setup ``opened`` and teardown closes."""
+    """Base of DoFns: holds the run from the launcher. Setup opens ``opened``; teardown closes it."""
 
     opened: Any = None
 
@@ -61,7 +61,7 @@ class StoreFn(RunFn):
 
 @dataclass
 class WriteGroups(beam.PTransform):
-    """Write the rows of each key to files by ``write``; returns its results as JSON."""
+    """Write the rows of each key to files, by the DoFn ``write``; returns its results, texts of JSON."""
 
     write: beam.DoFn
 
@@ -82,7 +82,10 @@ class _PendingFn(StoreFn):
 
 @dataclass
 class EnumerateChunks(beam.PTransform):
-    """Enumerate the chunks of a run on the workers, in random order; ``pending`` returns those of a shard."""
+    """Enumerate the chunks of a run on the workers, in random order.
+
+    ``pending`` returns the chunks of a shard.
+    """
 
     run: ChunkRun
     pending: beam.PTransform

@@ -37,9 +37,9 @@ _EXPERIMENTS = ("--experiments", "--experiment")
 
 
 def streaming_flags(flags: Sequence[str]) -> list[str]:
-    """Return the Beam flags of a streaming job: at-least-once, unless they ask for exactly-once.
+    """Return the Beam flags of a streaming job: at-least-once, unless ``flags`` ask for exactly-once.
 
-    Rows depend only on their ids, so writing one twice is harmless, and cheaper than exactly-once. A
+    Rows depend only on their ids, so writing a row twice is harmless, and cheaper than exactly-once. A
     template's launcher passes the default mode as well as the chosen one, so exactly-once wins in any order.
     """
     options = pipeline_options(flags)

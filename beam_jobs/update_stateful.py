@@ -148,8 +148,8 @@ class _CollectFn(beam.DoFn):
 class CollectByMessage(beam.PTransform):
     """Collect (key, plain `Entry`) to (key, all entries of the message), once, when none is missing.
 
-    The watermark passes the end of a message only after all its parts were processed. A part that is missing
-    then is lost, and counts as refused.
+    The watermark passes the end of a message only after all its parts were processed. A part that is still
+    missing then is lost, and counts as refused.
     """
 
     def expand(self, entries: Any) -> Any:

@@ -29,18 +29,18 @@ REPAIR = "repair"
 
 @dataclass(frozen=True)
 class ChunkAudit:
-    """The result of the audit of a chunk; all arrays are sorted ids.
+    """The result of a chunk's audit. All arrays are sorted ids.
 
     Attributes:
         recorded: state of the chunk's ingest; "" without a record.
-        expected: nodes of the graph.
-        present: all rows.
+        expected: nodes that should have a row, by the graph.
+        present: ids of all rows.
         missing: expected nodes without a row.
-        superfluous: rows whose ids the graph never had.
-        other: rows of nodes that are not valid at the audited time.
+        superfluous: ids of rows that the graph never had.
+        other: ids of rows that the graph has, but not at the audited time.
         empty: expected nodes that are marked "could not compute".
         repaired: missing nodes that have a row now.
-        failed: maps missing nodes that could not be repaired to the reason.
+        failed: maps each missing node that could not be repaired to the reason.
         problem: why the whole repair failed, or "".
         files_missing: whether the chunk was ingested with files missing.
     """
@@ -63,8 +63,8 @@ class ChunkAudit:
 class Audit(ChunkRun):
     """One run of the audit.
 
-    With ``time``, the nodes valid at that time are expected; without, every node that ever existed.
-    ``counted`` limits the attempts at a repair, for runners that retry after a process dies.
+    With ``time``, the nodes that are valid at that time are expected; without it, all nodes that ever
+    existed. ``counted`` limits the attempts at a repair, for runners that retry after a process dies.
     """
 
     time: datetime | None = None
@@ -103,7 +103,7 @@ def prepare_audit(
 
 
 class AuditSource:
-    """Audits chunks of one data set; opens its store and graph once, its volume for the first repair."""
+    """Audits chunks of one data set. Opens store and graph once, and the volume for the first repair."""
 
     def __init__(self, audit: Audit) -> None:
         self.audit, self.geometry = audit, audit.geometry
@@ -112,7 +112,7 @@ class AuditSource:
         self._nodes: NodeSource | None = None
 
     def look(self, chunk: Chunk) -> ChunkAudit:
-        """Compare the graph with the store. Raises GraphError or StoreError.
+        """Compare a chunk's nodes in the graph with its rows in the store. Raises GraphError or StoreError.
 
         The store is read first, so that rows of nodes created meanwhile do not count as superfluous.
         """
@@ -138,7 +138,7 @@ class AuditSource:
         )
 
     def repair(self, found: ChunkAudit) -> ChunkAudit:
-        """Compute and write missing rows. Raises VolumeError, GraphError or StoreError."""
+        """Compute and write a chunk's missing rows. Raises VolumeError, GraphError or StoreError."""
         if not len(found.missing):
             return found
         if not self.audit.counted:

@@ -30,7 +30,7 @@ NOTHING_FOUND = "no file of the segmentation was ever found: check cv_path, mip 
 
 @dataclass
 class AuditSummary:
-    """Sums over chunks.
+    """Sums over the audits of chunks.
 
     Numbers without a description count nodes or chunks as in `ChunkAudit`.
 
@@ -40,7 +40,7 @@ class AuditSummary:
         done, failed, unrecorded: chunks by the state of their ingest.
         nothing_found: whether no segmentation file of the whole grid was ever read.
         present: expected nodes with a row.
-        problems: maps chunks and nodes to why they could not be audited or repaired.
+        problems: maps each chunk and node that could not be audited or repaired to the reason.
     """
 
     chunks: int = 0
@@ -86,7 +86,7 @@ class AuditSummary:
         return cls(**_one_chunk(recorded), unaudited=1, problems=problems)
 
     def add(self, other: AuditSummary) -> None:
-        """Add the sums of another summary, and its examples up to `EXAMPLES`."""
+        """Add the sums of another summary, and its examples until there are `EXAMPLES` of a kind."""
         for name, value in other.__dict__.items():
             mine = getattr(self, name)
             if isinstance(value, bool):
@@ -115,7 +115,7 @@ def _one_chunk(recorded: str) -> dict[str, Any]:
 
 
 def audit_or_fail(source: AuditSource, chunk: Chunk) -> AuditSummary:
-    """Audit a chunk. An error of this chunk becomes its result; an error of the whole store is raised."""
+    """Audit a chunk. An error of this chunk becomes the result; an error of the whole store is raised."""
     try:
         return AuditSummary.of(audit_chunk(source, chunk))
     except (StoreUnavailable, TableNotFound):  # of the store as a whole
@@ -135,16 +135,17 @@ def give_up(audit: Audit, store: Store, chunk: Chunk, reason: str) -> AuditSumma
 
 
 def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
-    """Set ``nothing_found`` of a summary of the whole grid.
+    """Return the summary of an audit with ``nothing_found`` set.
 
-    Without a graph, the ingest alone defines the expected nodes: there are none if it found no file.
+    Without a graph, the ingest alone defines the expected nodes, so no node is expected if the ingest found
+    no file.
     """
     in_doubt = not audit.dataset.has_graph and summary.files_missing and not summary.expected
     return replace(summary, nothing_found=bool(in_doubt) and table_is_empty(store))
 
 
 def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> None:
-    """Store a summary with the table; ``run`` identifies it."""
+    """Store a summary with the table; ``run`` identifies the run."""
     kept = {
         "run": run,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -158,12 +159,12 @@ def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> N
 
 
 def read_audit(store: Store, name: str = NOTE) -> dict[str, Any] | None:
-    """Return the last audit as `save_audit` stored it, or None."""
+    """Return the last audit as `save_audit` stored it; None if there is none."""
     return note_content(store, name)
 
 
 def read_run(store: Store, audit: Audit, run: str) -> AuditSummary | None:
-    """Return the stored summary of a run, or None if a later one replaced it."""
+    """Return the stored summary of a run; None if a later run replaced it."""
     kept = read_audit(store, _note_of(audit)) or {}
     if kept.get("run") != run:
         return None
@@ -175,7 +176,7 @@ def _note_of(audit: Audit) -> str:
 
 
 def summary_text(summary: AuditSummary) -> str:
-    """Return the summary as lines of text; the last one is ``complete`` or ``incomplete``."""
+    """Return the summary as lines of text; the last line is ``complete`` or ``incomplete``."""
     s = summary
     unaudited = f", {s.unaudited} could not be audited" if s.unaudited else ""
     repaired = f", of which {s.repaired} are repaired" if s.repaired else ""

@@ -64,8 +64,8 @@ def deadletters() -> None:
 def list_letters(where: str, limit: int | None, as_json: bool) -> None:
     """List the dead letters at WHERE: name, time, attempts, table, reasons and number of ids.
 
-    Removes nothing. Letters of a subscription are leased while the command runs. Files in the folder that are
-    not letters are reported, and the exit status is 1.
+    Removes nothing. Letters of a subscription are leased while the command runs. Files or messages that are
+    not letters are reported; the exit status is then 1.
     """
     count = 0
     with _opened(where, limit) as box:
@@ -115,11 +115,12 @@ def show(where: str, name: str, limit: int | None, payload: bool) -> None:
 def replay(
     where: str, names: tuple[str, ...], topic: str | None, limit: int | None, config: str | None
 ) -> None:
-    """Replay the dead letters at WHERE: those whose names begin with NAME, or all.
+    """Replay the dead letters at WHERE: the one whose name begins with NAME, for each NAME, or all.
 
-    Computes the nodes that the letters name or, with --topic, publishes the letters again unchanged. Removes
-    letters that are computed or published, and keeps the others; in a folder, these count one more attempt.
-    The exit status is 1 if a letter is kept, or if a file in the folder is not a letter.
+    Computes the nodes that the letters name or, with --topic, publishes the letters again unchanged. Each
+    NAME must match exactly one letter. Removes letters that are computed or published, and keeps the others.
+    In a folder, a letter that is refused again counts one more attempt. The exit status is 1 if a letter is
+    kept or left out by --limit, or if a file or message is not a letter.
     """
     with _opened(where, limit) as box:
         full_names = _full_names(box, names, where) if names else ALL

@@ -79,7 +79,7 @@ def doctor(dataset: Dataset, subscriptions: str, topics: str, sample: int, as_js
 )
 @click.option("--server", metavar="URL", help="Server of the auth service.  [default: the server in cv_path]")
 def register(dataset: Dataset, auth_dataset: str | None, service: str, server: str | None) -> None:
-    """Register the graph of DATASET with CAVE's auth service, so that its permissions are known.
+    """Register the graph of DATASET with CAVE's auth service, which then knows the graph's permissions.
 
     Posts to SERVER/sticky_auth with the token in cloud-volume's secrets, which must be an administrator's.
 

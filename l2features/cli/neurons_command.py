@@ -42,8 +42,9 @@ def neurons(
 ) -> None:
     """Print volume and area of each root in FILE.
 
-    FILE (- for standard input) has one root per line, or is a CSV file with a column root_id, pt_root_id or
-    segment_id, or the one that --column names. Complete results are kept in the table.
+    FILE (- for standard input) has one root per line, or is a CSV file. Roots are read from the column that
+    --column names; by default from root_id, pt_root_id or segment_id, or the only column. Complete results
+    are kept in the table.
 
     \b
     Example:

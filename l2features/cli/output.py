@@ -32,7 +32,7 @@ def to_option(help_text: str) -> Callable[[Any], Any]:
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` at the end, or remove it after an error.
 
-    Raises L2FeaturesError if it cannot be written.
+    Raises L2FeaturesError if the file cannot be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -16,7 +16,7 @@ NAMES = ("root_id", "pt_root_id", "segment_id")
 
 
 def root_id(text: str, where: str = "") -> int:
-    """Parse a root id. Raises ConfigError, whose message starts with ``where``."""
+    """Parse a root id. Raises ConfigError for other text; the message starts with ``where``."""
     try:
         return parse_id(text)
     except ValueError as error:
@@ -29,9 +29,9 @@ def read_root_ids(file: TextIO, name: str, column: str | None = None) -> Ids:
     """Return the distinct root ids of a text file, in the order of the file, shape (n,).
 
     The file has one id per line, or is a CSV file with a header. Empty lines and lines that begin with # are
-    skipped. ``column`` names the column; the default is the only column, or one of `NAMES`.
+    skipped. ``column`` names the column; the default is one of `NAMES`, or else the only column.
 
-    Raises ConfigError, which names the line.
+    Raises ConfigError for an invalid file. If a line is invalid, the message names the line.
     """
     try:
         rows = _rows(file)

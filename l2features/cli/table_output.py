@@ -29,7 +29,7 @@ def open_table(dataset: Dataset) -> Store:
 
 
 def table_geometry(dataset: Dataset, store: Store) -> Geometry:
-    """Return the geometry that the table stores; if it stores none, the segmentation's."""
+    """Return the geometry in the table's meta; without one, that of the segmentation."""
     meta = store.meta()
     if meta and meta.geometry:
         return meta.geometry
@@ -47,7 +47,7 @@ def open_roots(dataset: Dataset, store: Store) -> Graph:
 
 
 def open_catalog(dataset: Dataset) -> Catalog:
-    """Open the folder of versions that the data sets file names, or else the one that the table names."""
+    """Open the versions in the folder that the data sets file names, or else the table names."""
     from ..versions.catalog import Catalog
     from ..versions.folders import Folder
     from ..versions.places import versions_folder
@@ -71,7 +71,7 @@ def open_neurons(dataset: Dataset, most_nodes: int) -> Iterator[NeuronReader]:
 
 
 def print_rows(rows: Rows, geometry: Geometry, as_json: bool, names: Sequence[str]) -> None:
-    """Print attributes as a table, or as the HTTP API's JSON in numeric order."""
+    """Print rows as a table or, with ``as_json``, as the HTTP API's JSON in numeric order of ids."""
     if as_json:
         click.echo(json_text(served_rows(rows, geometry, names)))
     else:

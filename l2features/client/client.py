@@ -50,7 +50,7 @@ class ClientSource(Protocol):
     where: str
 
     def features(self, ids: Ids, names: Names) -> Any:
-        """Return one row per id, in the order of the ids."""
+        """Return the features of ids: one row per id, in the order of the ids."""
 
     def wait(self, ids: Ids, names: Names, seconds: float) -> Any:
         """Return `features` once missing ids are computed or the time is up."""
@@ -62,19 +62,19 @@ class ClientSource(Protocol):
         """Return the nodes in a box of voxels, sorted by id."""
 
     def summaries(self, roots: Ids, with_graph: bool) -> Any:
-        """Return one row per root, in the order of the roots."""
+        """Return the summaries of roots: one row per root, in the order of the roots."""
 
     def root_nodes(self, root: int, names: Names) -> Any:
         """Return the nodes of a root, sorted by id."""
 
     def root_graph(self, root: int) -> tuple[Any, Any]:
-        """Return tables of the nodes and edges of a root."""
+        """Return a tuple of tables: the nodes of a root; the edges between them."""
 
     def skeleton(self, root: int, form: str, parameters: dict[str, Any]) -> bytes:
         """Return the skeleton of a root as a file."""
 
     def versions(self) -> Any:
-        """Return one row per version, oldest first."""
+        """Return the versions of the data set: one row per version, oldest first."""
 
     def version(self, number: int | None) -> VersionSource:
         """Return the source of a version; None means the newest."""
@@ -93,10 +93,10 @@ class Client:
         client.neuron(864691136040432126).summary.to_pandas()
 
     Args:
-        where: a server's URL, or a data sets file, whose tables are then read directly. Direct reads need the
-            extra ``bigtable`` for Bigtable, and ``skeletons`` for skeletons.
+        where: a server's URL; or a data sets file, to read its tables directly. Direct reads need the extra
+            ``bigtable`` for Bigtable, and ``skeletons`` for skeletons.
         dataset: the name of the data set.
-        token: for a server; by default the one in caveclient's secret files.
+        token: a token for the server; by default, the one in caveclient's secret files.
         timeout_s: deadline of a server's response.
 
     Raises ConfigError for a malformed file or name, and if an extra is missing. All methods raise subclasses
@@ -134,8 +134,8 @@ class Client:
     def features(self, ids: Any, attributes: Names = None) -> Any:
         """Return the features of L2 nodes: one row per id, in the order of the ids.
 
-        A node without features has nulls; ``status`` is ``ready``, ``missing``, ``failed``, ``empty`` or
-        ``not_l2``; ``reason`` explains the status, if known.
+        A node without features has nulls. The column ``status`` has one of ``ready``, ``missing``,
+        ``failed``, ``empty`` and ``not_l2``. The column ``reason`` explains the status, if known.
 
         Args:
             ids: L2 ids: a sequence, an array, or a column of a table.
@@ -150,7 +150,8 @@ class Client:
     def chunk(self, x: int, y: int, z: int, attributes: Names = None, *, partial: bool = False) -> Any:
         """Return the features of a chunk's nodes, superseded ones included.
 
-        A chunk that failed or is not ingested is an error; with ``partial``, its computed nodes are returned.
+        A chunk that failed or is not ingested is an error. With ``partial``, its computed nodes are returned
+        instead.
         """
         try:
             chunk = index(x), index(y), index(z)
@@ -179,7 +180,7 @@ class Client:
 
         ``status`` is ``ready``, ``incomplete`` (sums lack the features of ``n_missing`` nodes), ``unknown``,
         ``not_a_root`` or ``too_large``; the last three have no summary. ``retired_at`` and ``successors`` are
-        set if a root was edited since.
+        set if an edit has retired the root.
 
         Args:
             root_ids: root ids; for a data set without a graph, segments.
@@ -226,7 +227,10 @@ class Neuron:
 
     @cached_property
     def summary(self) -> Any:
-        """The summary: one row as in `Client.neurons`, read once. ``n_missing`` counts missing features."""
+        """The root's summary: one row of `Client.neurons`, read once.
+
+        ``n_missing`` counts the nodes that have no features yet.
+        """
         from ..neurons.root_summaries import SUMMARIZED, UNKNOWN, RootError, RootStatus
 
         table = self._source.summaries(node_ids([self.root_id]), self._graph)
@@ -237,11 +241,11 @@ class Neuron:
         return table
 
     def nodes(self, attributes: Names = None) -> Any:
-        """Return the features of its L2 nodes, sorted by id; see `Client.features`."""
+        """Return the features of the root's L2 nodes, sorted by id; see `Client.features`."""
         return self._source.root_nodes(self.root_id, attribute_names(attributes))
 
     def graph(self) -> L2Graph:
-        """Return its L2 graph."""
+        """Return the root's L2 graph."""
         return L2Graph(*self._source.root_graph(self.root_id))
 
     def skeleton(
@@ -252,7 +256,7 @@ class Neuron:
         collapse_nm: float | None = None,
         join: bool = False,
     ) -> Any:
-        """Return its skeleton: a row per vertex, with its parent, position, radii and L2 id.
+        """Return the root's skeleton: a row per vertex, with its parent, position, radii and L2 id.
 
         Args:
             invalidation_nm: a path represents all nodes within this distance along the graph.
@@ -274,7 +278,7 @@ class Neuron:
         collapse_nm: float | None = None,
         join: bool = False,
     ) -> None:
-        """Write its skeleton to a file, ``.swc``, ``.json`` or ``.arrow``, in nm; see `skeleton`."""
+        """Write the root's skeleton to a file, ``.swc``, ``.json`` or ``.arrow``, in nm; see `skeleton`."""
         file = Path(path)
         if file.suffix not in SKELETON_FILES:
             raise ConfigError(f"skeleton file {path}: expected {', '.join(SKELETON_FILES)}")
@@ -325,7 +329,7 @@ def node_ids(values: Any) -> Ids:
 
 
 def voxel_box(bounds: Any) -> VoxelBox:
-    """Return bounds in voxels. Raises ConfigError."""
+    """Return bounds as a box of voxels. Raises ConfigError for malformed or empty bounds."""
     import numpy as np
 
     from ..query.box_lookup import VoxelBox

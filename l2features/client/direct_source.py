@@ -39,7 +39,7 @@ MOST_GROUPS = 20_000
 
 
 class DirectSource:
-    """One data set of a data sets file; see `ClientSource`. It writes nothing."""
+    """One data set of a data sets file; see `ClientSource`. A source writes nothing."""
 
     def __init__(self, file: str | PathLike[str], dataset: str) -> None:
         self.where = fspath(file)

@@ -18,7 +18,7 @@ GS = "gs://"
 
 
 def exported_view(url: str, roots: Ids) -> View:
-    """Return the view of an export: its nodes and, if it has them, its skeletons and lists of segments.
+    """Return the view of an export: its nodes and, if it has them, its skeletons and its list of segments.
 
     Raises ConfigError if ``url`` is not the folder of an export, or cannot be read.
     """

@@ -34,8 +34,8 @@ class VersionSource(Protocol):
 class Version:
     """The data set at one time, frozen. Read it with `Client.version`.
 
-    Results are pyarrow tables with flat columns (``rep_coord_nm_x``), in nm: ``.to_pandas()`` makes a
-    DataFrame, ``polars.from_arrow(…)`` one of polars. ``manifest`` says what the version holds.
+    Results are pyarrow tables with flat columns (``rep_coord_nm_x``), in nm: ``.to_pandas()`` makes a pandas
+    DataFrame, ``polars.from_arrow(…)`` a polars DataFrame. ``manifest`` says what the version holds.
     """
 
     def __init__(self, source: VersionSource) -> None:
@@ -48,20 +48,21 @@ class Version:
 
     @property
     def number(self) -> int:
-        """Its number."""
+        """The version's number."""
         return self.manifest.number
 
     @property
     def timestamp(self) -> datetime:
-        """The time (UTC) at which its nodes and roots are valid."""
+        """The time (UTC) at which the version's nodes and roots are valid."""
         return self.manifest.timestamp
 
     def nodes(self, *, root_ids: Any = None, node_ids: Any = None, columns: Columns = None) -> Any:
-        """Return nodes with their roots and features, sorted by root and node.
+        """Return nodes with their roots and features.
 
         Args:
-            root_ids: return all nodes of these roots. Give these or ``node_ids``.
-                node_ids: return these nodes.
+            root_ids: return all nodes of these roots, sorted by root and node. Give either ``root_ids`` or
+                ``node_ids``.
+            node_ids: return these nodes, sorted by node.
             columns: attributes (``rep_coord_nm``) or columns (``rep_coord_nm_x``), by default all;
                 ``root_id`` and ``l2_id`` are always included.
 
@@ -76,7 +77,7 @@ class Version:
         return self._rows("nodes", checked(node_ids), columns)
 
     def roots(self, root_ids: Any = None, columns: Columns = None) -> Any:
-        """Return the summaries of roots, sorted; all roots of the version by default.
+        """Return the summaries of roots, sorted by root; by default, of all roots in the version.
 
         Roots that are not in the version have no row. ``root_id`` is always included.
         """
@@ -91,8 +92,8 @@ class Version:
     def sql(self, query: str) -> Any:
         """Return the result of a SELECT statement over the views ``nodes``, ``nodes_by_id`` and ``roots``.
 
-        DuckDB reads the files in place, which needs the extra ``query``; a server's operator must publish
-        their URLs. Ids are int64.
+        DuckDB reads the files in place, which needs the extra ``query``; a server's operator must publish the
+        files' URLs. Ids are int64.
         """
         from ..versions.sql import VersionSql
 

@@ -159,7 +159,7 @@ class HttpSource:
 
     # ------------------------------------------------------------------ pictures
     def view_link(self, roots: Ids, version: int | None) -> str:
-        """Return a link to a viewer that draws roots, or the largest one of a version."""
+        """Return a link to a viewer that draws these roots; without roots, the version's largest root."""
         asked = _asked(None, roots=",".join(map(str, roots.tolist())) or None, version=version)
         answer = self._ask("GET", "/view", asked, accept=JSON)
         return str(_checked(answer, lambda: answer.json()["url"], "a link"))

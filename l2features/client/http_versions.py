@@ -83,7 +83,7 @@ class HttpVersion:
 
 
 def summaries_of(content: bytes, where: str) -> list[VersionSummary]:
-    """Return the versions in a server's list. Raises ServiceError."""
+    """Return the versions in a server's list. Raises ServiceError for a malformed list."""
     return parsed(_Listed, content, where).versions
 
 

@@ -42,7 +42,7 @@ def waiting(table: Any) -> Ids:
 
 
 def in_order(table: Any, fresh: Any) -> Any:
-    """Return a table in which rows of ``fresh`` (sorted, unique ids) replace those with the same ids."""
+    """Return the table; rows of ``fresh``, whose ids are sorted and unique, replace rows with the same id."""
     ids, known = table["id"].to_numpy(), fresh["id"].to_numpy()
     at = np.searchsorted(known, ids).clip(max=len(known) - 1)
     places = np.where(known[at] == ids, at + len(ids), np.arange(len(ids)))
@@ -50,14 +50,14 @@ def in_order(table: Any, fresh: Any) -> Any:
 
 
 def graph_tables(node_ids: Ids, edges: Ids) -> tuple[Any, Any]:
-    """Return the tables of a graph: ids (n,) of the nodes, and edges (m, 2)."""
+    """Return a tuple of tables: the nodes of a graph, from ids (n,); its edges, from pairs of ids (m, 2)."""
     pairs = np.asarray(edges, dtype=np.uint64).reshape(-1, 2)
     sides = {name: pa.array(np.ascontiguousarray(pairs[:, i])) for i, name in enumerate(("id", "other_id"))}
     return pa.table({"id": pa.array(node_ids)}), pa.table(sides)
 
 
 def one_row_graph(row: Any) -> tuple[Any, Any]:
-    """Return the tables of the graph that a server sends as one row."""
+    """Return the tables of `graph_tables` for a graph that a server sends as one row."""
     nodes, edges = (row[name].combine_chunks() for name in ("node_ids", "edges"))
     pairs = edges.flatten().flatten().to_numpy(zero_copy_only=False)
     return graph_tables(nodes.flatten().to_numpy(zero_copy_only=False), pairs)

@@ -15,7 +15,7 @@ SHARED = ("cave-secret.json", "chunkedgraph-secret.json")
 
 
 def token_files(url: str) -> list[Path]:
-    """Return the files of a server's token, in the order in which caveclient tries them."""
+    """Return the files that may have a server's token, in the order in which caveclient tries them."""
     folder = Path.home() / FOLDER
     return [folder / name for name in (f"{urlsplit(url).netloc}-{SHARED[0]}", *SHARED)]
 
@@ -41,7 +41,7 @@ def find_token(url: str) -> str | None:
 
 
 def check_token(token: object, where: str) -> str:
-    """Return a token. Raises ConfigError, which does not show it, if it is invalid in an HTTP header."""
+    """Return a token. Raises ConfigError, without the token, if the token is invalid in an HTTP header."""
     if not isinstance(token, str) or not token.isascii() or not token.isprintable() or " " in token:
         raise ConfigError(f"{where}: expected a token of letters, digits and punctuation")
     return token

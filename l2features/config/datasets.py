@@ -180,12 +180,12 @@ def read_datasets(path: str | os.PathLike[str] | None = None) -> Datasets:
 
 
 def load_datasets(path: str | os.PathLike[str] | None = None) -> dict[str, Dataset]:
-    """Return the usable data sets of a file. Raises ConfigError as `read_datasets`."""
+    """Return the usable data sets of a file. Raises like `read_datasets`."""
     return read_datasets(path).usable
 
 
 def load_dataset(name: str, path: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return one data set of the file, even if others are invalid. Raises ConfigError."""
+    """Return one data set of the file. Raises ConfigError if it is invalid, but not if only others are."""
     datasets = _read(path)
     if name in datasets.problems:
         raise ConfigError(f"data sets file {datasets.file}: {datasets.problems[name]}")
@@ -216,9 +216,10 @@ def _read(path: str | os.PathLike[str] | None) -> Datasets:
 def dataset_of_graph(cache_id: str, graph_id: str, cv_path: str) -> Dataset:
     """Return the data set that PCGL2Cache's arguments describe, without a data sets file.
 
-    The graph is read from the server at ``cv_path`` if that serves ``graph_id``, or else from its table in
-    the environment's Bigtable instance. The store is this instance if one is set, or else a file in the
-    current folder. Raises ConfigError.
+    The graph is read from the server at ``cv_path`` if that server has the graph ``graph_id``; otherwise from
+    the table of that name in the environment's Bigtable instance. The store is this instance if the
+    environment names one, or else a file in the current folder. Raises ConfigError if an argument is invalid,
+    or if the graph is in neither place.
     """
     served = cv_path.startswith(f"{SERVED}://") and source_of(cv_path).name_of(cv_path) == graph_id
     project, instance = os.environ.get(PROJECT_VARIABLE), os.environ.get(INSTANCE_VARIABLE)
@@ -269,14 +270,14 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def without_proxy(host: str) -> dict[str, str]:
-    """Return the environment variable that exempts a host from the proxy; empty without a proxy."""
+    """Return the environment variable, by name, that exempts a host from the proxy; empty without a proxy."""
     proxies = getproxies_environment()
     excepted = proxies.pop("no", None)
     return {"no_proxy": f"{excepted},{host}" if excepted else host} if proxies else {}
 
 
 def emulator_address(variable: str) -> str | None:
-    """Return the emulator address in a variable; None if it is unset."""
+    """Return the emulator address that an environment variable holds; None if the variable is unset."""
     return os.environ.get(variable)
 
 

@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
 def read_entries(file: str) -> Entries:
     """Return the entries of a data sets file, here or at ``gs://…``.
 
-    Raises ConfigError if it cannot be read, or is not a YAML mapping of data sets.
+    Raises ConfigError if the file cannot be read, or is not a YAML mapping of data sets.
     """
     try:
         text = _read_from_bucket(file) if file.startswith(BUCKETS) else Path(file).read_text("utf-8")

@@ -51,7 +51,10 @@ class ChunkBox:
             yield Chunk(x, y, z)
 
     def positions(self, first: int, last: int) -> npt.NDArray[np.int64]:
-        """Return the chunks at positions ``first`` to ``last`` - 1 in the order of ids, shape (n, 3)."""
+        """Return the chunks at positions ``first`` to ``last`` - 1, shape (n, 3).
+
+        Positions are in the scattered order of this module, not in the order of ids.
+        """
         n = len(self)
         order = np.arange(first, min(last, n), dtype=np.uint64) * np.uint64(_stride(n)) % np.uint64(max(n, 1))
         axes = np.unravel_index(order.astype(np.int64), self.shape) if n else [np.empty(0, np.int64)] * 3
@@ -62,7 +65,7 @@ class FileCounts(NamedTuple):
     """Counts of a chunk's segmentation files; in a sharded segmentation, of its blocks.
 
     ``expected`` = ``read`` + ``missing`` + ``empty``. ``forbidden`` counts missing files answered with 403.
-    ``empty`` files have 0 bytes. Missing and empty ones are background.
+    ``empty`` files have 0 bytes. Missing and empty files are background.
     """
 
     expected: int = 0
@@ -78,7 +81,7 @@ class FileCounts(NamedTuple):
 
     @property
     def background(self) -> int:
-        """Files without content."""
+        """Number of missing and empty files, which are read as background."""
         return self.missing + self.empty
 
     def plus(self, other: FileCounts) -> FileCounts:

@@ -98,7 +98,7 @@ class LookupTooLarge(VersionError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error in one line; includes its type if the message alone may be unclear."""
+    """Return an error in one line, with its type if the message alone may be unclear."""
     text = " ".join(_ANSI.sub("", str(error)).split())
     if type(error).__name__ in ("ValueError", "StorageError") and text:
         return text

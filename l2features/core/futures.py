@@ -37,7 +37,8 @@ class Beside:
     def start(self, call: Callable[[], T]) -> Callable[[], T]:
         """Start a call; return the function that waits for its result, or raises its error.
 
-        That function may be called several times. If the call got no thread and failed, each time repeats it.
+        That function may be called several times. If the call got no thread and failed, each call of the
+        function repeats it.
         """
         if not self._free.acquire(blocking=False):
             return cache(call)
@@ -60,7 +61,7 @@ class SharedCalls:
     def run(self, key: Hashable, call: Callable[[], T], usable: Callable[[T], bool] = lambda _: True) -> T:
         """Return the result of a call with this key that is in progress, or else of ``call``.
 
-        ``call`` also runs if the one in progress fails, or if its result is not ``usable``.
+        ``call`` also runs if the call in progress fails, or if that call's result is not ``usable``.
         """
         with self._lock:
             running = self._running.get(key)

@@ -45,7 +45,7 @@ def as_ids(values: Any) -> Ids:
 
 
 def parse_id(text: str) -> int:
-    """Parse an id from decimal digits. Raises ValueError, whose text is `AN_ID`."""
+    """Parse an id from decimal digits. Raises ValueError, with the message `AN_ID`, for other text."""
     if text.isascii() and text.isdecimal() and len(text) <= KEY_DIGITS and int(text) < 1 << 64:
         return int(text)
     raise ValueError(AN_ID)
@@ -195,7 +195,7 @@ def group_starts(values: np.ndarray) -> npt.NDArray[np.intp]:
 
 
 def distinct(ids: Ids) -> tuple[Ids, npt.NDArray[np.intp]]:
-    """Return the distinct ids, sorted, and the index of each id among them, shape (n,)."""
+    """Return a tuple: the distinct ids, sorted; the index of each id among them, shape (n,)."""
     if (ids[1:] > ids[:-1]).all():
         return ids, np.arange(len(ids))
     return np.unique(ids, return_inverse=True)
@@ -207,7 +207,7 @@ def to_bytes(ids: Ids) -> bytes:
 
 
 def from_bytes(data: bytes) -> Ids:
-    """Return the ids of `to_bytes`. Raises ValueError for a length that is no multiple of 8."""
+    """Return the ids that `to_bytes` encoded. Raises ValueError for a length that is no multiple of 8."""
     return np.frombuffer(data, "<u8").astype(np.uint64)
 
 

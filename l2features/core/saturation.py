@@ -28,8 +28,9 @@ def saturated_counts(features: np.ndarray) -> dict[str, int]:
 def likely_saturated(geometry: Geometry) -> list[str]:
     """Return a warning for each attribute that saturates for ordinary shapes at this resolution.
 
-    For the area, the shape is a flat sheet across the chunk, with both sides counted. For the distances, it
-    is a ball as wide as the chunk's shortest side: they are at most half, on average an eighth of it.
+    For the area, the shape is a flat sheet across the chunk, with both sides counted. For the distances, the
+    shape is a ball as wide as the chunk's shortest side: the largest distance is half of that side, the mean
+    an eighth.
     """
     sides = sorted(n * nm for n, nm in zip(geometry.chunk_size, geometry.resolution, strict=True))
     sheet, ball = "a flat sheet across a chunk", "a ball as wide as a chunk"

@@ -48,7 +48,7 @@ class Attribute:
 
     @property
     def optional(self) -> bool:
-        """Whether a computed row may lack it."""
+        """Whether a computed row may lack the attribute."""
         return self.condition is not None
 
     @property
@@ -60,7 +60,7 @@ class Attribute:
 
     @property
     def key(self) -> bytes:
-        """Column qualifier."""
+        """The attribute's column qualifier."""
         return self.name.encode()
 
     @property
@@ -79,7 +79,7 @@ class Attribute:
         return self.serving.dtype if self.serving else F4 if self.dtype == F2 else self.dtype
 
     def serve(self, stored: np.ndarray, ids: Ids, geometry: Geometry) -> tuple[np.ndarray, Known]:
-        """Convert stored values (n, *shape) to served ones; also return which can be served, shape (n,)."""
+        """Return a tuple: the served form of stored values (n, *shape); which of them are valid, (n,)."""
         if self.serving:
             return self.serving.convert(stored, ids, geometry)
         if self.dtype.kind == "f":

@@ -29,7 +29,7 @@ _ZULU = re.compile(r" ?(Z|z|UTC)$")
 
 
 def parse_time(text: str) -> datetime:
-    """Parse an ISO 8601 time to UTC. Without an offset it is UTC; digits after microseconds are dropped.
+    """Parse an ISO 8601 time to UTC; without an offset, the time is UTC. Drops digits after microseconds.
 
     Raises ConfigError for anything else, including a date without a time.
     """

@@ -34,7 +34,7 @@ _SCALARS = {type(None), bool, int, float, str, bytes}
 
 
 class Record:
-    """Inert stand-in for what an allowed name would construct: the arguments and the state."""
+    """Inert stand-in for the object that an allowed name would construct: its arguments and its state."""
 
     __match_args__ = ("name", "args", "state")
     name: str

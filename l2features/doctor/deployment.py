@@ -27,7 +27,7 @@ class Deployment:
 
     Attributes:
         subscriptions, topics: paths of Pub/Sub resources to check.
-        chunks: number of chunks of which rows are recomputed.
+        chunks: number of chunks in which rows are recomputed.
         say: receives a line before a slow step.
         compile: compiles the kernel before rows are recomputed.
     """
@@ -68,21 +68,21 @@ class Deployment:
 
     @property
     def graph_urls(self) -> list[str]:
-        """URLs of the graph and, if one serves the segmentation, of its server."""
+        """The graph's URL and, if a graph's server serves the segmentation, the URL of that server."""
         served = [self.dataset.cv_path] if self.dataset.served else []
         return [*dict.fromkeys([*served, self.dataset.graph_url])] if self.dataset.has_graph else []
 
     @property
     def servers(self) -> list[str]:
-        """The `graph_urls` that are servers."""
+        """The URLs among `graph_urls` that are of servers."""
         return [url for url in self.graph_urls if url.startswith(f"{SERVED}://")]
 
     @cached_property
     def node_ids(self) -> Ids:
         """A sample of layer 2 ids from the whole table.
 
-        Reads a few rows each from the first id + 0, 1, 2, 4, 8 … on. So the sample has chunks far apart on
-        each axis, whichever bits of the id hold the axis.
+        Reads a few rows at each of these starts: the first row's id, and that id plus 1, 2, 4, 8 … So the
+        sample has chunks that are far apart on each axis, whichever bits of the id hold the axis.
         """
         begin, end = layer_range(L2)
         first = self.store.first_ids(begin, 1)
@@ -94,13 +94,13 @@ class Deployment:
         return ids[ids <= np.uint64(end)]
 
     def sampled_chunks(self) -> Iterator[int]:
-        """Yield evenly spread chunk ids of the sampled rows."""
+        """Yield the ids of some chunks, spread evenly over the chunks of `node_ids`."""
         found = np.unique(self.geometry.layout.chunk_ids(self.node_ids))
         places = np.linspace(0, len(found) - 1, min(self.chunks, len(found))).astype(int)
         yield from found[places].tolist()
 
 
 def layer_range(layer: int) -> tuple[int, int]:
-    """The first and the last id of a layer, if ids have eight bits for the layer."""
+    """Return a tuple: the first id of a layer; the last one. Assumes that the layer has eight bits."""
     shift = 64 - IdLayout().layer_bits
     return layer << shift, ((layer + 1) << shift) - 1

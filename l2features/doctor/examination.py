@@ -17,7 +17,7 @@ RETRY = "run this command again; if the error stays, check addresses, network an
 
 
 class Check(NamedTuple):
-    """A check: its name, the checks that must pass before it, and the role that an account needs for it."""
+    """A check: its name, the checks that must pass first, and the role that an account needs for it."""
 
     name: str
     run: Callable[[Deployment], Iterable[Finding]]

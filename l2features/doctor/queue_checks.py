@@ -69,7 +69,7 @@ def _subscription(path: str) -> Finding:
 
 
 def look_at(path: str, client: Any, request: dict[str, str], create: str, needed: tuple[str, str]) -> Finding:
-    """Check a topic or a subscription, and its permission."""
+    """Check a topic or a subscription, and this account's permission to use it."""
     from google.api_core.exceptions import GoogleAPIError, NotFound, PermissionDenied
     from google.auth.exceptions import GoogleAuthError
 

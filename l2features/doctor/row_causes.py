@@ -26,7 +26,7 @@ PCA_TOLERANCE = 0.1
 
 
 def differing(stored: Rows, computed: np.ndarray, superseded: Mask) -> dict[str, Ids]:
-    """Map the cause of a difference to the ids of wrong rows; each row has only its first cause.
+    """Map each cause of differences to the ids of the wrong rows; a row has only its first cause.
 
     ``rep_coord_nm`` and the axes of ``pca`` are not compared, since PCGL2Cache breaks ties differently.
 

@@ -22,7 +22,7 @@ MOST_CHUNKS = 100_000
 
 
 def table_check(deployment: Deployment) -> Iterator[Finding]:
-    """Check that the table can be read, and how it is stored."""
+    """Check that the table can be read, and report how it is stored."""
     store = deployment.store
     check_bigtable(store.url)
     store.ping()
@@ -61,7 +61,7 @@ def meta_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def timestamp_check(deployment: Deployment) -> Iterator[Finding]:
-    """Check that the table's time is valid and past."""
+    """Check that the table's time is valid and in the past."""
     meta = deployment.meta
     if meta is None:
         yield warning("unknown: the table has no meta", "give audit and materialize a --timestamp")

@@ -96,7 +96,7 @@ class NodeRoots(NamedTuple):
 
 
 class ChangedRoots(NamedTuple):
-    """Roots that were retired between two times, and roots that were made; each sorted."""
+    """Roots that were retired between two times, and roots that were made then; both sorted."""
 
     retired: Ids
     made: Ids
@@ -138,22 +138,22 @@ class Graph(ABC):
 
     @abstractmethod
     def info(self) -> GraphInfo | None:
-        """Return the graph's description; None if it has none."""
+        """Return the graph's description; None if the graph has none."""
 
     @abstractmethod
     def l2_ids(self, geometry: Geometry, chunk: Chunk, supervoxels: Ids, time: datetime) -> Ids:
-        """Return the L2 id of each supervoxel of a chunk at a time; 0 if it has none."""
+        """Return the L2 id that each of a chunk's supervoxels has at a time; 0 for none."""
 
     @abstractmethod
     def children(self, geometry: Geometry, chunk: Chunk, ids: Ids) -> Children:
-        """Return the supervoxels of L2 nodes of a chunk.
+        """Return the supervoxels of a chunk's L2 nodes.
 
-        Children never change, and superseded nodes keep theirs.
+        A node's supervoxels never change, even after the node is superseded.
         """
 
     @abstractmethod
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
-        """Return the sorted L2 nodes of a chunk that are valid at a time; without a time, all ever made.
+        """Return a chunk's L2 nodes that are valid at a time, sorted; without a time, all ever made.
 
         A node is valid if, at that time, it was the newest parent of one of its supervoxels.
         """
@@ -164,7 +164,7 @@ class Graph(ABC):
 
     @abstractmethod
     def root_nodes(self, geometry: Geometry, roots: Ids, most: int) -> RootNodes:
-        """Return the L2 nodes of roots; of a root with more than ``most``, only their number.
+        """Return the L2 nodes of roots; of a root with more than ``most``, only the number.
 
         The nodes of a root never change. Ids that are not roots are unknown. Memory grows with the total
         number of nodes.
@@ -174,7 +174,7 @@ class Graph(ABC):
     def root_edges(
         self, geometry: Geometry, nodes: Mapping[int, Ids], rows: Rows | None = None
     ) -> dict[int, Pairs]:
-        """Return the L2 edges of each root; ``nodes`` maps the root to its L2 ids.
+        """Return the L2 edges of each root; ``nodes`` maps each root to its L2 ids.
 
         The edges of a root never change. ``rows`` are the features of all nodes, root after root, if the
         caller has read them. Raises MalformedEdges if some edges are malformed.
@@ -189,7 +189,7 @@ class Graph(ABC):
         """Return when roots were made and retired; unknown roots are left out."""
 
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
-        """Return the L2 nodes of the chunks of a box that are valid at a time, with their roots.
+        """Return the L2 nodes that are valid at a time in a box of chunks, with their roots.
 
         A node is valid if, at that time, it exists and its root is not retired. The box may have any size and
         extend beyond the grid; memory grows with its nodes.
@@ -201,7 +201,7 @@ class Graph(ABC):
         return NodeRoots(ids[roots != 0], roots[roots != 0])
 
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
-        """Return the roots valid only at ``since`` (retired), and those valid only at ``until`` (made).
+        """Return the roots that are valid at ``since`` only (retired), and those at ``until`` only (made).
 
         Changes at exactly ``since`` do not count, changes at exactly ``until`` do. A root that was made and
         retired in between is left out. ``since`` must be later than the graph's ingest, which is in no log.
@@ -221,7 +221,7 @@ class Graph(ABC):
 
 
 class Mapped(NamedTuple):
-    """L2 id of each supervoxel (0: none), the number of supervoxels without one, and invalid answers."""
+    """The L2 id of each supervoxel, 0 for none; the number of supervoxels with no parent; invalid answers."""
 
     l2_ids: Ids
     orphans: int
@@ -233,7 +233,7 @@ def map_supervoxels(
 ) -> Mapped:
     """Return the L2 ids of a chunk's supervoxels; check that they are of layer 2 and in this chunk.
 
-    An invalid id becomes 0 and an error. A supervoxel that is its own parent has no L2 id.
+    An invalid id is replaced by 0 and reported in `errors`. A supervoxel that is its own parent has no L2 id.
     """
     l2_ids = graph.l2_ids(geometry, chunk, supervoxels, time)
     orphan = (l2_ids == 0) | (l2_ids == supervoxels)
@@ -252,7 +252,7 @@ def map_supervoxels(
 
 
 def check_children(geometry: Geometry, chunk: Chunk, children: Children) -> Children:
-    """Move a node to the errors if one of its children is not a supervoxel of its chunk."""
+    """Return the children; a node with a child that is not a supervoxel of the chunk becomes an error."""
     checked = Children(errors=children.errors)
     shift = np.uint64(geometry.layout.segment_bits(SUPERVOXEL))
     ours = np.uint64(geometry.layout.chunk_id(*chunk, layer=SUPERVOXEL)) >> shift
@@ -268,7 +268,7 @@ def check_children(geometry: Geometry, chunk: Chunk, children: Children) -> Chil
 
 
 def check_nodes(geometry: Geometry, chunk: Chunk, ids: Ids) -> Ids:
-    """Return the ids. Raises GraphError if one is not an L2 node of the chunk."""
+    """Return the ids unchanged. Raises GraphError if an id is not an L2 node of the chunk."""
     first = geometry.chunk_id(chunk)
     unexpected = ids[(ids <= np.uint64(first)) | (ids > np.uint64(geometry.layout.last_id(first)))]
     if len(unexpected):

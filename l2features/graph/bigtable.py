@@ -48,9 +48,9 @@ _URL = re.compile(r"bigtable://([^/?#]+)/([^/?#]+)/([^/?#]+)")
 class BigtableGraph(TableReads, Graph):
     """A graph in a table of PyChunkedGraph 1, which stores children raw, or 2, which compresses them (zstd).
 
-    Rows of nodes are never removed, and do not say when a node was superseded. The nodes of a chunk that are
-    valid at a time are therefore found as the parents of its supervoxels, in one range of rows: a row's
-    newest cell up to that time is the parent.
+    Rows of nodes are never removed, and do not say when a node was superseded. So a chunk's nodes that are
+    valid at a time are found as the parents of its supervoxels, in one range of rows: the newest cell of a
+    row, no later than the time, is the parent.
     """
 
     pattern, expected = _URL, "bigtable://project/instance/table"
@@ -121,13 +121,13 @@ class BigtableGraph(TableReads, Graph):
 
         Reads, each with its own deadline:
 
-        - a scan of the rows above layer 2 of the chunks in the box, for parents and children;
+        - a scan of the box's rows above layer 2, for parents and children;
         - ancestors outside the box, by key;
         - roots, by key, since only a root's own row tells whether it is retired;
         - a scan of the layer 2 rows that are not children of a valid node in the box, for their parents.
 
-        A node without a parent at the time was made later. Roots at a time more than `SETTLED` ago are cached
-        from one box to the next.
+        A node that has no parent at the time was made later. If the time is more than `SETTLED` ago, roots
+        are cached from one box to the next.
         """
         top, fan_out = self._levels(geometry)
         layout = layout_above(geometry.layout, top, fan_out)
@@ -174,7 +174,7 @@ class BigtableGraph(TableReads, Graph):
         return histories_of(self._cells(wanted, row_filter, self._until()))
 
     def changed_roots(self, geometry: Geometry, since: datetime, until: datetime) -> ChangedRoots:
-        """See `Graph.changed_roots`. The operation log lists the candidates; their own rows decide."""
+        """See `Graph.changed_roots`. The operation log lists candidates; the rows of these roots decide."""
         from .operation_log import logged_roots
 
         logged = sorted_unique(logged_roots(self._read, log_since(since)))

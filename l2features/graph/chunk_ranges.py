@@ -26,7 +26,7 @@ MOST_RANGES = 1_000
 
 
 class IdRanges(NamedTuple):
-    """Ascending ranges of ids: first id, last id, and number of chunks, possibly a fraction of one."""
+    """Ascending ranges of ids: first ids, last ids, and the number of chunks in each, possibly below 1."""
 
     first: Ids
     last: Ids
@@ -53,7 +53,7 @@ def ranges_within(layout: IdLayout, grid: Triple, box: ChunkBox, layers: range, 
 
 
 def one_range(first: int | np.uint64, last: int | np.uint64) -> IdRanges:
-    """Return the range of one chunk."""
+    """Return the range of one chunk, from the id ``first`` to the id ``last``."""
     return IdRanges(as_ids([first]), as_ids([last]), np.ones(1))
 
 
@@ -73,7 +73,7 @@ def in_ranges(ranges: IdRanges, ids: Ids) -> npt.NDArray[np.bool_]:
 
 
 def ranges_without(layout: IdLayout, ranges: IdRanges, ids: Ids) -> IdRanges:
-    """Return layer 2 ranges without the runs of `SHORTEST` or more consecutive ``ids`` (sorted, unique)."""
+    """Return layer 2 ranges, except runs of `SHORTEST` or more consecutive ``ids`` (sorted, unique)."""
     ends = np.flatnonzero(np.diff(ids) != 1)
     begin, end = np.append(ids[:1], ids[ends + 1]), np.append(ids[ends], ids[-1:])
     cut = end - begin >= SHORTEST - 1

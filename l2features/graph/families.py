@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Families(NamedTuple):
-    """Sorted nodes (n,), their parents (n,), and n cells with their children."""
+    """Sorted nodes (n,), their parents (n,), and n cells with the nodes' children."""
 
     nodes: Ids
     parents: Ids
@@ -41,7 +41,7 @@ def families_of(parts: Sequence[AnyCells]) -> Families:
 
 
 def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoots:
-    """Return the L2 nodes in ``chunks`` whose parent has a root; ``roots`` are the parents' roots, or 0.
+    """Return the L2 nodes in ``chunks`` that are children of nodes with a root; ``roots`` has 0 for none.
 
     Malformed children are left out.
     """
@@ -54,7 +54,10 @@ def valid_children(families: Families, roots: Ids, chunks: IdRanges) -> NodeRoot
 
 
 def either(some: NodeRoots, others: NodeRoots) -> NodeRoots:
-    """Merge two sets of nodes, without nodes that have no root; of a node in both, keep that in ``some``."""
+    """Merge two sets of nodes.
+
+    Leaves out those of ``others`` that have no root, or that are also in ``some``.
+    """
     new = (others.roots != 0) & ~places_of(some.l2_ids, others.l2_ids)[1]
     ids = np.append(some.l2_ids, others.l2_ids[new])
     order = np.argsort(ids, kind="stable")

@@ -23,9 +23,9 @@ FACES = "chunk_intersect_count"
 
 
 class FlatGraph(Graph):
-    """The graph of a data set without one: each segment of a chunk is a node, and each segment a root.
+    """Replaces the graph of a data set without one: a segment is a root, its part in a chunk is a node.
 
-    A node's id is the chunk's id plus the rank of its segment in the chunk, from 1. The store keeps the
+    A node's id is the chunk's id plus the rank of the segment in the chunk, from 1. The store keeps the
     segments of recorded chunks, and an index that finds the nodes of a segment.
     """
 

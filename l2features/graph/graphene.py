@@ -55,10 +55,10 @@ _PATHS = re.compile(r"/*(\w+)/(?:table|[\d.]+|api/v[\d.]+(?:/table)?)/([\w.-]+)"
 
 
 class GrapheneGraph(Graph):
-    """A graph on a PyChunkedGraph server: cloud-volume maps supervoxels, requests reads nodes and children.
+    """A graph on a PyChunkedGraph server. cloud-volume maps supervoxels; requests read nodes and children.
 
-    The server lists a chunk's nodes and their supervoxels, but does not mark superseded nodes. The valid
-    nodes are found by mapping these supervoxels.
+    The server lists a chunk's nodes and their supervoxels, but does not mark superseded nodes. So valid nodes
+    are found by mapping those supervoxels.
     """
 
     pattern, expected = re.compile("graphene"), "graphene"
@@ -70,7 +70,7 @@ class GrapheneGraph(Graph):
 
     @classmethod
     def name_of(cls, url: str) -> str:
-        """Return the table in a server's URL; if the URL has no known form, its last part.
+        """Return the name of the table in a server's URL; for a URL of unknown form, the URL's last part.
 
         >>> GrapheneGraph.name_of("graphene://https://host/segmentation/1.0/fly_v31/")
         'fly_v31'
@@ -118,9 +118,9 @@ class GrapheneGraph(Graph):
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:
         """See `Graph.valid_nodes`.
 
-        The server lists all nodes of a chunk that were made by then. Superseded nodes have a retired root,
-        and are dropped. Roots are requested for all chunks at once. One deadline holds for `AT_ONCE` chunks,
-        or for the roots of `NODES` nodes.
+        The server lists all nodes of a chunk that existed at the time or earlier, including superseded ones.
+        Superseded nodes have a retired root, and are dropped. Roots are requested for all chunks at once. One
+        deadline holds for `AT_ONCE` chunks, or for the roots of `NODES` nodes.
         """
         chunks = [chunk for chunk in box.in_order() if geometry.in_grid([chunk])[0]]
         ids = [as_ids([])]
@@ -137,7 +137,7 @@ class GrapheneGraph(Graph):
         """See `Graph.changed_roots`.
 
         The server's log lists the candidates, up to now: an entry may be written much later than its
-        operation took place. Their validity at the two times decides.
+        operation took place. Whether a candidate is valid at the two times decides.
         """
         logged = self._requests().logged_roots(log_since(since))
         roots = logged[self.is_root(geometry, logged)]
@@ -261,7 +261,7 @@ def info_url(url: str) -> str:
 def open_server(url: str) -> Any:
     """Return an open ``graphene://`` CloudVolume, at the scale from which its graph was made.
 
-    Raises VolumeError or GraphError; the message names a key that the server's info lacks.
+    Raises VolumeError or GraphError. If the server's info lacks a key, the message names the key.
     """
     from cloudvolume import CloudVolume
 

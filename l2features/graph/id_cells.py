@@ -30,7 +30,7 @@ class Lists(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence[bytes]) -> Lists:
-        """Return the lists whose bytes these are."""
+        """Return the lists that these parts encode, one list per part."""
         lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts)) // 8
         return cls(from_bytes(b"".join(parts)), np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -54,8 +54,8 @@ class Lists(NamedTuple):
 class NodeLists:
     """A list of ids for each of ``ids``, which are sorted and unique.
 
-    ``known`` is False for an id without a list in the table; ``errors`` maps ids with a malformed list to the
-    reason. These lists are empty.
+    ``known`` is False for an id without a list in the table. ``errors`` maps an id with a malformed list to
+    the reason. Both kinds of ids have an empty list here.
     """
 
     ids: Ids
@@ -65,7 +65,10 @@ class NodeLists:
 
     @classmethod
     def decoded(cls, ids: Ids, rows: Ids, cells: Sequence[bytes], most: int, what: str) -> NodeLists:
-        """Return the lists in cells of ``rows``, which may repeat; ``what`` names the ids in errors."""
+        """Return the list of each id, joined from the cells of ``rows``, which may repeat.
+
+        ``what`` is the name of the items in errors.
+        """
         errors, parts = dict[int, str](), _decompressed(cells, most)
         if parts is None:
             decompressor, parts = zstandard.ZstdDecompressor(), []
@@ -111,7 +114,7 @@ def _decompressed(cells: Sequence[bytes], most: int) -> list[bytes] | None:
 
 
 def check_lists(errors: Mapping[int, str]) -> None:
-    """Raise GraphError if any list is malformed."""
+    """Raise GraphError if there are any errors of lists."""
     if errors:
         raise GraphError("; ".join(list(errors.values())[:3]))
 
@@ -122,12 +125,12 @@ def decode_ids(cell: bytes, most: int, what: str) -> Ids:
 
 
 def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDecompressor) -> bytes:
-    """Return the little-endian ids in a cell, at most ``most`` of them; ``what`` names them in errors.
+    """Return the little-endian ids in a cell; ``what`` names the ids in errors.
 
     A raw cell cannot be mistaken for compressed data: its chunk would need four billion supervoxels.
 
     Raises:
-        ValueError: the cell is neither raw ids nor compressed ones.
+        ValueError: the length is not a multiple of 8, or compressed ids are broken or more than ``most``.
     """
     if cell[:4] == _ZSTD_MAGIC:
         try:
@@ -144,7 +147,7 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
 
 
 def places_of(known: Ids, ids: Ids) -> tuple[Places, npt.NDArray[np.bool_]]:
-    """Return the index of each id in sorted ``known``, and whether it is in there, (n,) each."""
+    """Return a tuple of arrays (n,): the index of each id in sorted ``known``; whether the id is known."""
     at = np.searchsorted(known, ids)
     found = at < len(known)
     found[found] = known[at[found]] == ids[found]

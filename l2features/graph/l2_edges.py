@@ -42,8 +42,9 @@ def edges_of_roots(
 ) -> dict[int, Pairs]:
     """Return the edges of each root.
 
-    A cross-chunk edge is stored with both of its end nodes, each with its own supervoxel first. So the rows
-    map nearly all supervoxels to nodes; for the others, the children of the nodes in their chunks are read.
+    A cross-chunk edge is stored twice, with each of its end nodes; the first supervoxel of the stored pair is
+    in that node. So the rows map nearly all supervoxels to nodes; for the other supervoxels, the children of
+    the root's nodes in the same chunk are read.
 
     Args:
         layout: the ids of layers 1 and 2.
@@ -104,7 +105,7 @@ def _ends(ids: Ids, crossing: NodeLists) -> _Ends:
 
 
 def owners_of(supervoxels: Ids, nodes: Ids, wanted: Ids) -> Ids:
-    """Return the node of each wanted supervoxel; 0 if it is not one of ``supervoxels``."""
+    """Return the node of each wanted supervoxel, given the ``nodes`` of ``supervoxels``; 0 if unknown."""
     out = np.zeros(len(wanted), dtype=np.uint64)
     if len(supervoxels):
         order = np.argsort(supervoxels)

@@ -23,9 +23,9 @@ ReadRows = Callable[[ReadRowsQuery], Sequence[Any]]
 def logged_roots(read: ReadRows, start: datetime, end: datetime | None = None) -> Ids:
     """Return the roots in the newest log entry of each operation from ``start`` to ``end``.
 
-    Failed operations may have logged roots that were never written. An entry is written after its roots; days
-    later, if a failed operation was repaired. Operation numbers may not ascend with time, so the server scans
-    the whole log, but returns only these entries.
+    Failed operations may have logged roots that were never written. An entry is written after its roots; if a
+    failed operation was repaired, it is written days later. Operation numbers may not ascend with time, so
+    the server scans the whole log, but returns only these entries.
     """
     columns = f.ColumnRangeFilter("2", b"roots", b"roots")
     window = f.TimestampRangeFilter(whole_ms(start), None if end is None else whole_ms(end) + _MS)

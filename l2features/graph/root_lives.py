@@ -43,12 +43,12 @@ def log_since(time: datetime) -> datetime:
 
 
 def changes(roots: Ids, before: Flags, after: Flags) -> ChangedRoots:
-    """Return which sorted roots changed, given which were valid before and after, masks (n,)."""
+    """Return which sorted roots changed, given masks (n,) of the roots that were valid before and after."""
     return ChangedRoots(roots[before & ~after], roots[after & ~before])
 
 
 def lives_of(parts: Sequence[AnyCells]) -> tuple[RootLives, Ids]:
-    """Return the lives of roots, read from their cells, and all their predecessors.
+    """Return a tuple: the lives of roots, read from the roots' cells; all predecessors of these roots.
 
     Ids without children are not roots, and are left out. Raises GraphError for malformed predecessors.
     """

@@ -91,7 +91,7 @@ class RootRequests:
         return unique_pairs(pairs[:, 0], pairs[:, 1])
 
     def roots(self, l2_ids: Ids, time: datetime) -> Ids:
-        """Return the server's root of each L2 id at a time: its highest ancestor."""
+        """Return the root of each L2 id at a time: the highest ancestor that the server has."""
         found = self._each(partial(self._roots, _seconds(time)), list(batches(l2_ids, IDS)))
         return np.concatenate([as_ids([]), *found])
 
@@ -102,7 +102,10 @@ class RootRequests:
         return found
 
     def chunk_nodes(self, chunk_ids: Ids, time: datetime) -> list[Ids]:
-        """Return the sorted L2 nodes of each chunk that were made by a time, superseded ones included."""
+        """Return the sorted L2 nodes of each chunk.
+
+        The nodes are those that existed at ``time`` or earlier, including superseded ones.
+        """
         return self._each(partial(self._chunk_nodes, _seconds(time)), chunk_ids.tolist())
 
     def _chunk_nodes(self, seconds: float, chunk_id: int) -> Ids:
@@ -111,7 +114,7 @@ class RootRequests:
         return sorted_unique(pairs.reshape(-1, 2)[:, 0])
 
     def logged_roots(self, since: datetime) -> Ids:
-        """Return the sorted roots that operations logged since a time have made or retired."""
+        """Return the sorted roots that were made or retired by operations that were logged since a time."""
         (roots,) = self._each(self._logged_roots, [_seconds(since)])
         return sorted_unique(roots)
 
@@ -120,9 +123,10 @@ class RootRequests:
         return _ids_of([*answer["old_roots"], *answer["new_roots"]])
 
     def are_latest(self, roots: Ids, time: datetime | None = None) -> npt.NDArray[np.bool_]:
-        """Return whether roots are valid at a time, or now; shape (n,). Unknown roots are not.
+        """Return whether roots are valid at a time, by default now; shape (n,). Unknown roots are not.
 
-        The server ignores changes in the millisecond that it is asked for, so the next one is requested.
+        The server ignores changes in the millisecond that it is asked for, so the next millisecond is
+        requested.
         """
         arguments = {} if time is None else {"timestamp": _seconds(time + _MS)}
         found = self._each(partial(self._are_latest, arguments), list(batches(roots, IDS)))

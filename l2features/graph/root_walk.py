@@ -133,7 +133,7 @@ def ascend(read_parents: Callable[[Ids], Ids], layers: Layers, ids: Ids, top: in
 
 
 def highest_among(layers: Layers, nodes: Ids, parents: Ids) -> Ids:
-    """Return the highest ancestor of each node that can be reached through these nodes alone, shape (n,).
+    """Return the highest ancestor that each node reaches through these nodes alone, shape (n,).
 
     ``parents`` are the parents of the sorted, unique ``nodes``. Raises GraphError if a parent is not of a
     higher layer.

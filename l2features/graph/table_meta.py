@@ -38,7 +38,7 @@ def info_of_cells(cells: Mapping[bytes, bytes], url: str) -> GraphInfo:
 def info_of_meta(meta: bytes) -> GraphInfo:
     """Return the graph's info from a pickled ChunkedGraphMeta.
 
-    Raises ValueError, TypeError, AttributeError or IndexError.
+    Raises ValueError, TypeError, AttributeError or IndexError for a malformed meta.
     """
     made = plain_loads(meta, GRAPH_META)
     config, source = (part.args for part in made.args[:2])

@@ -60,7 +60,7 @@ def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: S
 
 
 def check_geometry(dataset: Dataset, volume: Volume, geometry: Geometry) -> None:
-    """Raise ConfigError if a table's geometry is not that of the open segmentation."""
+    """Raise ConfigError if a table's bounds are not those of the open segmentation."""
     sides = [(f"table {dataset.l2cache_id}", geometry.bounds), (dataset.cv_path, volume.bounds)]
     _same(dataset, "bounds", sides)
 

@@ -65,8 +65,8 @@ def save_result(
     """Write a chunk's rows and, once they are durable, its record; of a failed chunk, only the record.
 
     Without ``recorded``, only failures are recorded. ``rewriting`` is the process's rewrite window; by
-    default, the chunk gets its own. If this raises StoreError, attempts at the chunk are reset, unless it was
-    given up.
+    default, the chunk gets a window of its own. If this raises StoreError, the attempts at the chunk are
+    reset, unless the chunk was given up.
     """
     start = time.perf_counter()
     try:

@@ -49,7 +49,8 @@ class ChunkFeatures:
 def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Source | None = None) -> Geometry:
     """Return the geometry of a data set from its file entry, its segmentation and its graph.
 
-    Without a graph, an existing ``table`` determines the id layout. Pass ``source`` if it is open already.
+    Without a graph, an existing ``table`` determines the id layout. Pass ``source`` if segmentation and graph
+    are open already.
 
     Raises:
         ConfigError: the chunk size is unknown, or the grid does not fit into the ids.
@@ -91,7 +92,7 @@ def _check_grid(dataset: Dataset, geometry: Geometry) -> None:
 
 
 class ChunkSource:
-    """Computes chunks of one data set; opens its segmentation and graph once."""
+    """Computes chunks of one data set; opens the segmentation and the graph once."""
 
     def __init__(self, dataset: Dataset, geometry: Geometry, timestamp: datetime) -> None:
         self.dataset, self.geometry, self.time = dataset, geometry, timestamp
@@ -112,7 +113,7 @@ class ChunkSource:
 
 
 def read_supervoxels(volume: Volume, chunk: Chunk, geometry: Geometry) -> tuple[SegmentedChunk, FileCounts]:
-    """Return the supervoxels of a chunk, and the counts of its files. Raises VolumeError."""
+    """Return a tuple: the supervoxels of a chunk; the counts of its files. Raises VolumeError."""
     files = NO_FILES
 
     def slabs() -> Iterator[np.ndarray | Runs]:

@@ -25,8 +25,8 @@ class NodeFeatures:
         unknown: ids that are not in the graph, at least not yet.
         errors: permanent errors by id.
         millis: time of the steps graph, read and compute.
-        unsure: nodes without voxels whose voxels may be in missing files.
-        unsure_why: the counts of these files.
+        unsure: nodes for which no voxel was found, but which may have some in missing files.
+        unsure_why: the counts of the chunk's files, as text.
         forbidden: number of files to which access was denied.
     """
 
@@ -41,7 +41,7 @@ class NodeFeatures:
 
 
 class NodeSource:
-    """Computes nodes of one data set; opens its segmentation and graph once."""
+    """Computes nodes of one data set; opens the segmentation and the graph once."""
 
     def __init__(self, dataset: Dataset, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -50,7 +50,7 @@ class NodeSource:
         check_geometry(dataset, self.volume, geometry)
 
     def compute(self, chunk: Chunk, ids: Ids) -> NodeFeatures:
-        """Return the features of a chunk's nodes, which may be in any order and repeated.
+        """Return the features of a chunk's nodes; ``ids`` may be in any order and repeated.
 
         Raises VolumeError, GraphError or StoreError; the errors of single nodes are in the result.
         """

@@ -34,15 +34,15 @@ def record_start(notes: TableNotes, started: datetime) -> None:
 
 
 def read_start(notes: TableNotes) -> datetime | None:
-    """Return when the latest run began; None if it is unknown. Raises BadNote or StoreError."""
+    """Return when the latest run began; None if the time is unknown. Raises BadNote or StoreError."""
     run = read_note(notes, NOTE, IngestRun)
     return run.started if run else None
 
 
 def rates(recorded: Sequence[tuple[datetime, int]], started: datetime | None) -> tuple[float, float] | None:
-    """Return chunks per minute and nodes per second of the last ten minutes of work.
+    """Return a tuple for the last ten minutes of work: chunks per minute; nodes per second.
 
-    Returns None if too little is known.
+    Returns None if the records span too short a time.
 
     Args:
         recorded: time and number of nodes of each chunk recorded in the ten minutes before the newest one.

@@ -34,8 +34,9 @@ def open_dataset_graph(dataset: Dataset, url: str | None = None) -> Graph:
 
 
 def open_source(dataset: Dataset) -> Source:
-    """Open segmentation and graph of a data set, at the scale of its entry or, without one, of its graph.
+    """Open the segmentation and the graph of a data set.
 
+    The scale is the one that the data set's entry names; by default, the one of which the graph was made.
     Raises VolumeError if the segmentation cannot be opened, GraphError if the graph cannot be read, and
     ConfigError if they contradict each other.
     """

@@ -56,7 +56,7 @@ class ChunkRun:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def shards(self) -> Iterator[tuple[int, int]]:
-        """Return shards of the ordered chunks, as (first, last) positions."""
+        """Return shards of the chunks as pairs (first, last) of positions; see `ChunkBox.positions`."""
         return shards(self.box)
 
     def chunk_ids(self, first: int, last: int) -> Ids:
@@ -82,7 +82,7 @@ class Ingest(ChunkRun):
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
         """Return the chunks of a shard to compute: all, or only those that are not done yet.
 
-        With ``retry_missing``, chunks that are done but had missing files are computed again.
+        With ``retry_missing``, chunks that are done but had missing or empty files are computed again.
         """
         chunks = self.chunks(first, last)
         if self.recompute:
@@ -95,7 +95,7 @@ class Ingest(ChunkRun):
 
 
 def shards(box: ChunkBox) -> Iterator[tuple[int, int]]:
-    """Return shards of `SHARD_CHUNKS` of the ordered chunks, as (first, last) positions."""
+    """Yield shards of `SHARD_CHUNKS` chunks as pairs (first, last) of positions; see `ChunkBox.positions`."""
     for first in range(0, len(box), SHARD_CHUNKS):
         yield first, min(first + SHARD_CHUNKS, len(box))
 
@@ -106,7 +106,7 @@ def prepare(
     create: bool = False,
     choose_box: Callable[[Triple], ChunkBox] = whole_box,
 ) -> Ingest:
-    """Return the ingest of a data set; ``choose_box`` picks its part of the grid.
+    """Return the ingest of a data set; ``choose_box`` picks the part of the grid.
 
     With ``create``, creates the table if it is missing. An existing table keeps its timestamp; asking for
     another timestamp is an error. Raises ConfigError, VolumeError, GraphError or StoreError before anything
@@ -183,7 +183,7 @@ def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
 
 
 def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord:
-    """Record that a chunk is given up. It stays given up when a runner repeats its bundle."""
+    """Record that a chunk is given up. The chunk stays given up when a runner repeats its bundle."""
     record = save_failure(store, geometry, chunk, GIVEN_UP)
     for _ in range(ATTEMPTS):
         store.count_attempts(record.chunk_id)
@@ -193,8 +193,8 @@ def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord
 def begin_anew(store: Store, chunk_ids: Ids) -> None:
     """Allow new attempts at chunks that were given up, if the run that gave them up has ended.
 
-    While chunks without a record remain, that run is unfinished. It ends only if the chunks that it has given
-    up stay so, since chunk after chunk may kill its workers.
+    While chunks without a record remain, that run is unfinished. The run can end only if the chunks that it
+    has given up stay given up, since one chunk after another may kill its workers.
     """
     reasons = store.failures(chunk_ids)
     given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]
@@ -204,7 +204,7 @@ def begin_anew(store: Store, chunk_ids: Ids) -> None:
 
 
 def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
-    """Reset the attempts at a chunk that was computed but not written: it did not kill its process."""
+    """Reset the attempts at a chunk that was computed but not written: the chunk did not kill its process."""
     try:
         store.clear_attempts(geometry.chunk_id(chunk))
     except StoreError as error:

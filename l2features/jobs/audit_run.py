@@ -83,5 +83,8 @@ def run(
     dataset: Dataset | None = None,
     work: Callable[[Audit, argparse.Namespace, str], int] = audit_chunks,
 ) -> int:
-    """Run the audit of the options by ``work``; return the exit status. Raises L2FeaturesError."""
+    """Run the audit that the options describe, by ``work``; return the exit status.
+
+    Raises L2FeaturesError.
+    """
     return work(plan(args, dataset), args, uuid.uuid4().hex)

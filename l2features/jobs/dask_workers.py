@@ -54,7 +54,7 @@ class DaskWorkers:
         return max(0, PER_THREAD * self._threads - len(self._in_flight) - len(self._submitted))
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Connect to the scheduler, unless it is connected. Raises DaskFailed."""
+        """Connect to the scheduler, unless connected, and prepare the job. Raises DaskFailed."""
         if self._client is None or self._client.status == "closed":
             self._client = _connect(self.address)
         job.warm_up()  # into the cache of the workers, where they share it

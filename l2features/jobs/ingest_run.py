@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Ingest:
-    """Return the ingest that the options describe; ``dataset`` defaults to the one that they name.
+    """Return the ingest that the options describe; ``dataset`` defaults to the one that the options name.
 
     Raises L2FeaturesError before anything is computed.
     """
@@ -89,11 +89,11 @@ def report(summary: Summary, progress: Progress) -> int:
 
 
 def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_before: int) -> int:
-    """Report it if no file of the box was found; return the exit status.
+    """Print an error, or a warning, if no file of the box was found; return the exit status.
 
     Args:
         read: the files of the chunks that this run computed.
-        done_before: how many chunks it skipped.
+        done_before: how many chunks this run skipped.
     """
     if read.read:
         return 0
@@ -143,7 +143,10 @@ def run(
     dataset: Dataset | None = None,
     work: Callable[[Ingest, argparse.Namespace], int] = ingest_chunks,
 ) -> int:
-    """Run the ingest of the options by ``work``; return the exit status. Raises L2FeaturesError."""
+    """Run the ingest that the options describe, by ``work``; return the exit status.
+
+    Raises L2FeaturesError.
+    """
     started = datetime.now(UTC)
     ingest = plan(args, dataset)
     with closing(ingest.open_store()) as store:

@@ -65,15 +65,16 @@ def run_job(
 
 
 def run_parts(parts: Sequence[ChunkJob[Any]], args: argparse.Namespace) -> bool:
-    """Run jobs in turn on the same workers; returns False if one was stopped."""
+    """Run jobs in turn on the same workers; returns False if a job was stopped."""
     with closing(executor(args)) as workers:
         return not any(run_job(part, args, lambda _: None, workers).stopped for part in parts)
 
 
 def compile_kernel(say: Callable[[str], object] = logger.info) -> None:
-    """Compile the kernel, or load it. A first compilation takes half a minute and shows its progress.
+    """Compile the kernel, or load it from the cache.
 
-    Without a progress bar, ``say`` receives a line instead.
+    A first compilation takes half a minute and shows its progress. Without a progress bar, ``say`` receives a
+    line instead.
     """
     from .. import kernel
 
@@ -104,7 +105,7 @@ def _ticking(bar: tqdm[Any], say: Callable[[str], object]) -> Iterator[None]:
 
 
 def compile_decoder(dataset: Dataset) -> None:
-    """Compile the decoder of Bigtable's rows, or load it, if the data set has a table in Bigtable."""
+    """If a table of the data set is in Bigtable, compile the decoder of rows, or load it from the cache."""
     if any(url.startswith("bigtable://") for url in (dataset.store, dataset.graph_url)):
         from ..store.bigtable import decoded
 

@@ -114,7 +114,10 @@ def output_of(args: argparse.Namespace) -> str:
 
 @contextmanager
 def work_folder(args: argparse.Namespace, local: Path | None) -> Iterator[Path]:
-    """Yield the folder for intermediate rows: ``local``, or a temporary one without it or with --scratch."""
+    """Yield the folder for intermediate rows.
+
+    The folder is ``local``. With --scratch or without ``local``, it is a temporary folder.
+    """
     if local is not None and not args.scratch:
         yield local
         return

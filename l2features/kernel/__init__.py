@@ -23,8 +23,8 @@ def warm_up(on_step: Callable[[], object] = lambda: None) -> None:
     ``on_step`` is called after each step.
 
     The cache is beside the modules, or in ``NUMBA_CACHE_DIR``; if neither is writable, in the user's cache
-    directory. It depends on the type of the processor: if an image is built on one type and runs on another,
-    set ``NUMBA_CPU_NAME`` to the same value (for example ``x86-64-v3``) in both places.
+    directory. The cached code depends on the type of the processor: if an image is built on one type and runs
+    on another type, set ``NUMBA_CPU_NAME`` to the same value (for example ``x86-64-v3``) in both places.
     """
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
         volume = np.zeros((3, 3, 3), dtype)

@@ -21,7 +21,7 @@ _MOST_VOXELS = 1 << 20
 def has_fewer_across(volume: np.ndarray) -> bool:
     """Return whether a volume (slowest axis, middle, fastest) has fewer runs along its slowest axis.
 
-    Returns False for small volumes and those of 8 or 16 bits, which do not repay the compilation.
+    Returns False for small volumes, and for volumes of 8 or 16 bits, which do not repay the compilation.
     """
     n2, n1, n0 = volume.shape
     if volume.itemsize < 4 or n0 < LANES or n0 * n2 > _MOST_VOXELS:

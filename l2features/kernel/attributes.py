@@ -22,7 +22,7 @@ from .spans import reuse
 
 
 class Frame(NamedTuple):
-    """Position of runs: the order of their axes, the shape of their chunk, and their origin in it.
+    """Position of runs: the order of their axes, the shape of their chunk, and their origin in the chunk.
 
     ``axes`` maps the axes of the runs to x, y and z; shape and origin are (3,) int64 in the order of the
     runs.
@@ -61,7 +61,7 @@ _COMPUTE: dict[tuple[str, ...], Compute] = {}
 
 
 def computes(*fields: str) -> Callable[[Compute], Compute]:
-    """Register a function that computes these fields of `schema.FEATURES`; it returns them in this order."""
+    """Register the function that computes these fields of `schema.FEATURES`, returned in this order."""
 
     def register(function: Compute) -> Compute:
         _COMPUTE[fields] = function

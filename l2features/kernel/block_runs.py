@@ -20,7 +20,7 @@ PIECE_VOXELS = 1 << 19
 
 
 class PackedBlocks(NamedTuple):
-    """Checked blocks of a box of voxels, and where each voxel of the box is in them."""
+    """Checked blocks of a box of voxels, and where in the blocks each voxel of the box is."""
 
     words: np.ndarray
     """uint32; a label has one or two, the lower one first."""

@@ -44,7 +44,7 @@ _WHOLE = 2**53
 
 
 class Scale(NamedTuple):
-    """A resolution in whole numbers: a squared distance of d steps is ``sqrt(d * factor) / divisor`` nm.
+    """A resolution in whole numbers: a squared distance d is ``sqrt(d * factor) / divisor`` nm.
 
     As long as float64 holds ``d * factor`` exactly, the floored result is exact: the root of a whole number
     never comes so near to a multiple of the divisor that float64 cannot tell them apart.
@@ -59,8 +59,8 @@ def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -
     """Return distances in whole nm (floored): uint16 or int32, and 0 for background.
 
     ``resolution`` is in nm per voxel, in the order of the runs' axes; ``axes`` tells which of x, y and z
-    these are. Exact for resolutions with few decimals, such as 8.25; for others, the ``edt`` package measures
-    in float32. The volume must hold two different labels.
+    these are. Exact for resolutions with few decimals, such as 8.25; for other resolutions, the ``edt``
+    package measures in float32. The volume must hold two different labels.
     """
     scale = _scale(resolution)
     bound = sum((n * a) ** 2 for n, a in zip(runs.shape, scale.steps, strict=True))

@@ -18,7 +18,7 @@ from .simd import LANES
 class LineBuffers(NamedTuple):
     """Buffers for neighbouring lines: a row holds one voxel of each line, at the same place in the line.
 
-    Rows are ``pitch`` elements apart; the first ``width`` of these are voxels.
+    Rows are ``pitch`` elements apart; the first ``width`` elements of a row are voxels.
     """
 
     labels: np.ndarray
@@ -42,7 +42,7 @@ _Envelope = tuple[np.ndarray, np.ndarray, np.ndarray]
 def measure_lines(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> None:
     """Write the squared distances of a strip of LANES lines to ``block.out``.
 
-    ``unit`` is the square of the voxel's extent along the lines; it and ``far`` are int64.
+    ``unit`` and ``far`` are int64. ``unit`` is the square of a voxel's extent along the lines.
     """
     vertex = np.empty(rows + 2, np.int64)
     height = np.empty(rows + 2, np.int64)

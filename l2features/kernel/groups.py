@@ -26,7 +26,7 @@ Places = NDArray[np.intp]
 def group_features(
     chunk: SegmentedChunk, groups: Mapping[int, ArrayLike], resolution: Sequence[float]
 ) -> np.ndarray:
-    """Return the features of groups of supervoxels, each as if it were alone in the chunk; they may overlap.
+    """Return the features of groups of supervoxels. Groups may overlap: each is computed as if alone.
 
     Args:
         chunk: the chunk of the supervoxels.

@@ -76,7 +76,7 @@ class SegmentedChunk:
         """Return a chunk, given its shape and consecutive slabs of any thickness along z.
 
         A slab (x, y, thickness) is an array, or runs of uint64 labels. Only one slab is in use at a time, so
-        they may share a buffer.
+        slabs may share a buffer.
 
         Raises TypeError and ValueError like :func:`compute_features`, and ValueError unless the slabs make up
         the whole chunk.
@@ -104,11 +104,12 @@ class SegmentedChunk:
         """Return the features of the volume in which each supervoxel has its label.
 
         Args:
-            labels: one label per supervoxel of ``ids``, in their order; 0 makes it background.
+            labels: one label per supervoxel of ``ids``, in the order of ``ids``; 0 makes a supervoxel
+                background.
             resolution: nm per voxel along x, y and z.
 
-        Returns and raises like :func:`compute_features`; also raises ValueError unless there is one label per
-            id.
+        Returns and raises like :func:`compute_features`. Also raises ValueError unless there is one label per
+        supervoxel.
         """
         nm = checked_resolution(resolution, self.shape)
         distinct, table = _number_labels(labels, len(self.ids))

@@ -40,7 +40,7 @@ def compute_moments(runs: Runs, n_labels: int) -> Moments:
 
 
 def moved(moments: Moments, origin: np.ndarray, part: np.ndarray, whole: np.ndarray) -> Moments:
-    """Convert the moments of voxels from coordinates of a part of a volume to those of the whole.
+    """Convert moments from the coordinates of a part of a volume to the coordinates of the whole.
 
     ``origin`` is where the part begins, ``part`` and ``whole`` are the shapes: (3,) int64, in the order of
     the runs.

@@ -45,7 +45,7 @@ class Depth(NamedTuple):
 
 
 class Depths(NamedTuple):
-    """A pass in 16 bits, and in 32."""
+    """A pass in 16 bits, and the same pass in 32 bits."""
 
     narrow: Depth
     wide: Depth
@@ -65,7 +65,7 @@ class Thick(NamedTuple):
 
 
 def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
-    """Return empty arrays for the strips; the system provides their memory as it is filled."""
+    """Return empty arrays for the strips; the system provides memory as the arrays are filled."""
     lines, strips = block.width // shape[0], block.width // LANES
     blocks = -(-shape[2] // lines)
     values = np.empty((blocks * strips // _SHARE + _FIRST, shape[1], LANES), np.int32)
@@ -74,7 +74,7 @@ def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
 
 @compiled
 def first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick) -> bool:
-    """Write squared distances along two axes, limited to FAR; return False if too many reach FAR."""
+    """Write squared distances along two axes, limited to FAR; return False if too many strips reach FAR."""
     n0, n1, n2 = runs.shape
     n, done = 0, 0
     for begin in range(0, n2, thick.lines):
@@ -100,7 +100,7 @@ def second_pass(
     factor: float,
     divisor: float,
 ) -> None:
-    """Replace squared distances by whole nm; ``whole`` (FAR + 1,) maps those below FAR to nm."""
+    """Replace squared distances by whole nm; ``whole`` (FAR + 1,) maps squares below FAR to nm."""
     n0, n1, n2 = runs.shape
     narrow, wide = depths
     most = narrow.block.width // n0

@@ -45,11 +45,12 @@ class Runs(NamedTuple):
 
 
 def find_runs(pieces: Iterable[np.ndarray | Runs], shape: tuple[int, int, int]) -> tuple[Runs, np.ndarray]:
-    """Return the runs of a volume, and its ids.
+    """Return a tuple: the runs of a volume; the volume's ids.
 
     ``pieces`` are the lines of the volume in order; each piece has some whole lines, as a flat array or as
     runs of uint64 labels. A piece is not used after the next one is taken. The ids begin with 0 for the
-    background; others follow in the order of their first voxels. The runs' labels are indices into the ids.
+    background; the other ids follow in the order of their first voxels. The runs' labels are indices into the
+    ids.
 
     Raises ValueError unless the pieces have as many voxels as the shape.
     """

@@ -76,7 +76,7 @@ def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
 
 @intrinsic
 def splat(typing_context: Any, array: Any, value: Any) -> Any:
-    """Return a vector with an integer in every element, of the array's type."""
+    """Return a vector of the array's type, with the same integer in every element."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide = context.cast(builder, arguments[1], value, types.int64)
@@ -135,7 +135,7 @@ def where_equal(typing_context: Any, a: Any, b: Any, values: Any) -> Any:
 
 @intrinsic
 def where_less(typing_context: Any, a: Any, b: Any, left: Any, right: Any) -> Any:
-    """Return elements of left where a is less than b, and of right elsewhere."""
+    """Return the elements of ``left`` where a is less than b, and those of ``right`` elsewhere."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         less = _compare(builder, arguments[0], "<", arguments[1], a.element.signed)

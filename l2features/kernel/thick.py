@@ -20,10 +20,11 @@ _PATIENCE = 48
 
 @compiled
 def measure_thick(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any, reach: int) -> None:
-    """Complete results that STEPS steps left too large.
+    """Finish the distances that are not final after STEPS steps.
 
-    Every GROUP-th row is searched first. From row to row, the index of the lowest parabola never decreases.
-    So rows between two searched ones need only the parabolas between those of the two.
+    Where needed, every GROUP-th row is searched first. From row to row, the index of the lowest parabola
+    never decreases. So a row between two searched rows needs only the parabolas between the lowest parabolas
+    of these two rows.
     """
     for row in range(rows):
         store(block.stepped, row * LANES, load(block.out, strip + row * block.pitch))

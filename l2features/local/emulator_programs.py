@@ -20,7 +20,7 @@ HOW_TO_GET_JAVA = (
 
 @dataclass(frozen=True)
 class EmulatorProgram:
-    """An emulator: its program, and the variable from which Google's clients read its address."""
+    """An emulator: its program, and the variable from which Google's clients read the emulator's address."""
 
     name: str
     title: str
@@ -33,7 +33,7 @@ class EmulatorProgram:
     needs_java: bool
 
     def find(self) -> str | None:
-        """Return the program's path, on PATH or in an SDK; None if it, or its java, is missing."""
+        """Return the program's path, on PATH or in an SDK; None if the program or its Java is missing."""
         return None if self._lacks_java() else self._find_program()
 
     @property
@@ -60,7 +60,10 @@ class EmulatorProgram:
         return found or next((str(program) for program in programs if program.exists()), None)
 
     def command(self, host: str, port: int) -> list[str]:
-        """Return the command to run the emulator in the foreground. Raises ConfigError if it is missing."""
+        """Return the command that runs the emulator in the foreground.
+
+        Raises ConfigError if the program or its Java is missing.
+        """
         path = self.find()
         if not path:
             raise ConfigError(self.how_to_get_it)

@@ -52,7 +52,7 @@ class ChunkJob(Generic[R]):
 
 
 class AttemptEnd(NamedTuple):
-    """The end of an attempt: the chunk's result, or ``how`` it ended and how many workers ``died``.
+    """The end of an attempt: the chunk's result, or ``how`` the attempt ended and how many workers ``died``.
 
     ``chunk`` is None for a worker that died before it received one.
     """
@@ -87,8 +87,8 @@ class Executor(Protocol):
 class Progress:
     """The progress of a run.
 
-    ``done_before`` chunks were skipped. The first chunk was scheduled at ``first``, the last one done at
-    ``last``, in seconds of ``time.perf_counter``.
+    ``done_before`` chunks were skipped. The first chunk was scheduled at ``first``, and the last one was done
+    at ``last``, in seconds of ``time.perf_counter``.
     """
 
     total: int
@@ -116,7 +116,7 @@ class JobRun(Generic[R]):
     def run(self, on_progress: Callable[[int], object] = lambda chunks: None) -> Progress:
         """Process all pending chunks; ``on_progress`` receives each increment.
 
-        The first SIGINT or SIGTERM lets the workers finish their chunks; the second raises KeyboardInterrupt.
+        The first of `STOP_SIGNALS` lets the workers finish their chunks; the second raises KeyboardInterrupt.
         Raises WorkerError if the workers cannot continue. After the last job the executor is closed.
         """
         self.on_progress = on_progress

@@ -38,7 +38,7 @@ class JsonLines(JsonFormatter):
 
 
 def configure() -> None:
-    """Log to stderr, from level info for our own loggers, unless the process logs already."""
+    """Log to stderr, for our own loggers from level info on, unless the process logs already."""
     warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
     root = logging.getLogger()
     if root.handlers:

@@ -24,7 +24,7 @@ class LocalPool:
         return len(self._idle())
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Compile what the workers load, and start them; idle workers of the previous job are reused."""
+        """Compile what the workers load, and start the workers; idle ones of the previous job are reused."""
         job.warm_up()
         self.open_worker = job.open_worker
         self.n_workers = min(self.most, len(job.box))

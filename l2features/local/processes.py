@@ -36,7 +36,7 @@ def exit_reason(code: int | None) -> str:
 
 
 def heeded(*signals: signal.Signals) -> list[signal.Signals]:
-    """Return the signals, without SIGHUP if the process ignores it, as under ``nohup``."""
+    """Return these signals, but not SIGHUP if the process ignores it, as under ``nohup``."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in signals if not (ignored and number is signal.SIGHUP)]
 

@@ -43,7 +43,7 @@ def configuration() -> Path:
 
 
 def check_port(bind: str) -> None:
-    """Raise ConfigError for an invalid address, and L2FeaturesError if it cannot be bound."""
+    """Raise ConfigError for an invalid address, and L2FeaturesError if the address cannot be bound."""
     match = ADDRESS.fullmatch(bind)
     if not match or int(match[2]) > 65_535:
         raise ConfigError(f"address {bind!r}: expected HOST:PORT such as 127.0.0.1:4100")
@@ -56,7 +56,7 @@ def check_port(bind: str) -> None:
 
 
 def bind_once(host: str, port: int) -> None:
-    """Bind a port for a moment. Raises OSError if it cannot be bound."""
+    """Bind a port for a moment. Raises OSError if the port cannot be bound."""
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -157,7 +157,7 @@ def answers(url: str) -> bool:
 
 
 def some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int] | None:
-    """Return a data set and one of its nodes with features; None if no such node is found soon."""
+    """Return a tuple: a data set; one of its nodes with features. None if no such node is found soon."""
     until = time.monotonic() + STORE_S
     for dataset in datasets:
         with suppress(L2FeaturesError):

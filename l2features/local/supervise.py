@@ -71,7 +71,7 @@ class Command:
 
 
 class CommandSupervisor:
-    """Starts commands and watches them. Use it in ``with``: no command outlives the block.
+    """Starts commands and watches them. Use a supervisor in ``with``: no command outlives the block.
 
     Later stages are stopped first; a second signal kills all commands at once. ``environment`` returns the
     environment of a command, given additional variables.
@@ -102,11 +102,14 @@ class CommandSupervisor:
         return command
 
     def next_stage(self) -> None:
-        """Begin a stage, which is stopped before the earlier ones."""
+        """Begin a stage: its commands are stopped before those of earlier stages."""
         self.stages.append([])
 
     def run(self, name: str, argv: Sequence[str], more: Mapping[str, str], seconds: float) -> None:
-        """Run a command until it exits. Raises Stopped, and Ended if the command fails or takes too long."""
+        """Run a command until it exits.
+
+        Raises Stopped after a signal, and Ended if the command fails or takes too long.
+        """
         command = self._command(name, argv, more)
         try:
             self.wait_until(lambda: command.process.poll() is not None, name, seconds)
@@ -121,7 +124,10 @@ class CommandSupervisor:
         return Command(name, argv, self.environment(**more), self.logs / f"{name}.log")
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
-        """Wait until ``ready()``. Raises Stopped, and Ended if a command exits or time is up."""
+        """Wait until ``ready()``.
+
+        Raises Stopped after a signal, and Ended if a command exits or time is up.
+        """
         until = time.monotonic() + seconds
         while not ready():
             self.check()

@@ -79,9 +79,10 @@ class Supervisor:
         self._unlogged = False
 
     def run(self) -> None:
-        """Work until SIGTERM or SIGINT; then finish the batches in progress.
+        """Work until one of `STOP_SIGNALS`; then finish the batches in progress.
 
-        A second signal raises KeyboardInterrupt. Raises SubscriptionRefused for a missing subscription.
+        A second signal raises KeyboardInterrupt. Raises SubscriptionRefused for a subscription that is
+        missing or denies access.
         """
         flusher = Flusher(self.recorder)
         if self.ready_file:
@@ -274,7 +275,7 @@ class Supervisor:
 
 
 def judge(message: Received) -> tuple[Region, int]:
-    """Return the region of a message's first node, and its number of ids, at least 1."""
+    """Return a tuple: the region of a message's first node; the number of the message's ids, at least 1."""
     try:
         request = decode(message.data, message.attributes)
     except BadMessage:

@@ -94,7 +94,7 @@ class Worker:
         return bool(self.future and self.future.done()) or not self._pool.active
 
     def result(self) -> tuple[Any, str]:
-        """Return the result of the ended task, and the message of its error or "". Raises WorkerDied."""
+        """Return a tuple: the result of the ended task; the message of its error or "". Raises WorkerDied."""
         future, self.future = self.future, None
         try:
             if future is None or not future.done():
@@ -107,7 +107,10 @@ class Worker:
         return result, error
 
     def end_overdue(self, timeout_s: float) -> None:
-        """Kill the process if its task makes no progress for this long; for the first, `START_TIMEOUT_S`."""
+        """Kill the process if its task makes no progress for this long, or its first for `START_TIMEOUT_S`.
+
+        Also kills the process if it does not receive its task within `PICKUP_TIMEOUT_S`.
+        """
         if self.future is None:
             return
         now, limit = time.monotonic(), timeout_s if self.ready else START_TIMEOUT_S

@@ -89,7 +89,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NodeRequest:
-    """The L2 ids of one message whose features are requested.
+    """The L2 ids whose features one message requests.
 
     Attributes:
         table_id: a graph's table or the name of a data set.
@@ -132,7 +132,7 @@ def missing_message(ids: Ids, table_id: str, l2_cache_id: str, priority: Priorit
 def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
     """Decode a message from an untrusted sender.
 
-    Invalid values among the ids are returned as ``refused``. Raises BadMessage for everything else.
+    Invalid values among the ids are returned as ``refused``. Raises BadMessage for any other defect.
     """
     if len(data) > MAX_MISSING_BYTES:
         raise BadMessage(
@@ -149,7 +149,7 @@ def decode(data: bytes, attributes: Mapping[str, str]) -> NodeRequest:
 
 
 def kind_of(data: bytes, attributes: Mapping[str, str]) -> Kind:
-    """Return the kind of a message from its attributes or, if they do not tell, from its last byte.
+    """Return the kind of a message from its attributes or, if they do not tell, from the payload's last byte.
 
     A pickle ends with a full stop, an id with its layer. The length does not tell them apart: the pickle of
     an edit of one node has 128 bytes, a multiple of 8.
@@ -223,7 +223,7 @@ def _ids_among(values: Any) -> tuple[Ids, dict[Reason, tuple[str, ...]]]:
 
 
 def check_ids(ids: Ids, geometry: Geometry) -> tuple[Ids, dict[Reason, Ids]]:
-    """Return the valid L2 ids of a data set, in the given order, and the other ids by reason."""
+    """Return a tuple: the valid L2 ids of a data set, in the given order; the other ids by reason."""
     ids, layout = as_ids(ids), geometry.layout
     checks: tuple[tuple[Reason, Callable[[Ids], npt.NDArray[np.bool_]]], ...] = (
         (Reason.OTHER_LAYER, lambda left: layout.layers(left) != L2),

@@ -45,7 +45,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The ids of a message that have the same fate in a data set, a reason code and an explanation.
+    """Ids of a message that have the same fate in a data set, with a reason code and an explanation.
 
     ``ids`` may be empty if the whole message is refused; ``dataset`` is empty if the message names none.
     """
@@ -58,7 +58,7 @@ class Outcome:
 
     @classmethod
     def refused(cls, reason: Reason, detail: str, ids: Ids | None = None, dataset: str = "") -> Outcome:
-        """Return the outcome of a permanent error. The default for ``detail`` is the reason's meaning."""
+        """Return the outcome of a permanent error. An empty ``detail`` becomes the reason's meaning."""
         ids = np.zeros(0, np.uint64) if ids is None else ids
         if not detail:
             what = f"id {ids[0]}" if len(ids) == 1 else f"{len(ids)} ids, the first {ids[0]}:"

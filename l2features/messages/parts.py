@@ -61,7 +61,7 @@ class Member(NamedTuple):
 
 
 def by_place(dataset: str, geometry: Geometry, ids: Ids) -> Iterator[tuple[DatasetChunk, Ids]]:
-    """Yield sorted ids by chunk, at most `BATCH_IDS` at a time."""
+    """Yield pairs (chunk, ids) for sorted ids, with at most `BATCH_IDS` ids in a pair."""
     if not len(ids):
         return
     chunks = geometry.layout.chunk_ids(ids)

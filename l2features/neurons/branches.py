@@ -18,9 +18,9 @@ _compiled: list[Callable[..., int]] = []
 
 
 def add_branches(graph: Any, reached: Any, order: np.ndarray, invalidation_nm: float) -> Edges:
-    """Return the edges (m, 2) of the paths that lead from nodes, taken in this order, to the nearest path.
+    """Return the edges (m, 2) of new paths; each joins a node, in this order, to the nearest earlier path.
 
-    A node within ``invalidation_nm`` of a path does not begin another one. ``reached`` is updated in place.
+    A node within ``invalidation_nm`` of a path begins no path. ``reached`` is updated in place.
     """
     edges = np.empty((2, len(reached.distance)), dtype=np.int64)
     row, column = (array.astype(np.int64, copy=False) for array in (graph.indptr, graph.indices))

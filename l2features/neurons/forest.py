@@ -137,7 +137,7 @@ def cover(graph: Any, ends: Ends, invalidation_nm: float) -> Cover:
     """Return paths that pass every node within ``invalidation_nm``: TEASAR on a graph, as in MeshParty.
 
     The first path of a component connects its ends. Each next path starts at the node farthest from the root
-    (the first of equally far ones) among those that no path passes within ``invalidation_nm``, and leads to
+    (of equally far nodes, the first) among those that no path passes within ``invalidation_nm``, and leads to
     the nearest path. MeshParty searches all nodes twice for each path. Here, a new path updates only the
     nodes to which it is nearest, so that all paths together take about three times as long as one search.
 

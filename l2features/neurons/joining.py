@@ -14,8 +14,8 @@ from .node_graph import Edges, Positions
 def gaps_between(positions: Positions, component: npt.NDArray[np.integer]) -> Edges:
     """Return the edges that join all components with the least total length, (components - 1, 2).
 
-    These are a minimum spanning tree of the components; the distance of two components is that of their
-    nearest vertices. Each round of Boruvka's algorithm joins every component to its nearest one.
+    The edges are a minimum spanning tree of the components; the distance of two components is that of their
+    nearest vertices. Each round of Boruvka's algorithm joins every component to the nearest other component.
     """
     gaps = np.zeros((0, 2), dtype=np.int64)
     group = np.unique(component, return_inverse=True)[1]

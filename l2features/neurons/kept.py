@@ -51,7 +51,7 @@ class ResultKind(NamedTuple):
     shape: tuple[int, ...] = ()
 
     def cells(self, number: int) -> list[str]:
-        """Return the names of this number of cells."""
+        """Return the names of the first ``number`` cells."""
         return [self.name, *(f"{self.name}_{i}" for i in range(1, number))]
 
 
@@ -102,8 +102,8 @@ class KeptRoots:
     ) -> KeptResults:
         """Return the kept results of roots.
 
-        Results with more than ``most`` items are only counted. With ``bases``, summaries with a different
-        basis are left out. Raises StoreError, and UnknownFormat for what a newer version wrote.
+        Results with more than ``most`` items are only counted. With ``bases``, results with a different basis
+        are left out. Raises StoreError, and UnknownFormat for what a newer version wrote.
         """
         wanted = roots.tolist()
         with self._lock:

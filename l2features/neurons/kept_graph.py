@@ -23,7 +23,7 @@ EdgesFound = tuple[dict[int, np.ndarray], dict[int, str]]
 
 @dataclass(frozen=True)
 class KeptGraph:
-    """Reads L2 ids and edges of roots from the kept results, or else from the graph, and keeps them."""
+    """Reads the L2 ids and edges of roots: the kept ones, or else those of the graph, which it keeps."""
 
     graph: Graph
     geometry: Geometry
@@ -36,7 +36,7 @@ class KeptGraph:
         return nodes
 
     def find_nodes(self, roots: Ids, most: int) -> tuple[RootNodes, dict[int, Ids]]:
-        """Return the L2 ids of roots like `nodes`, and those that are not kept yet."""
+        """Return a tuple: the L2 ids of roots, like `nodes`; of these, the L2 ids that are not kept yet."""
         if not self.graph.permanent:
             return self.graph.root_nodes(self.geometry, roots, most), {}
         kept = self.kept.get(L2_IDS, roots, most)
@@ -56,7 +56,7 @@ class KeptGraph:
         self.kept.put(L2_IDS, l2_ids)
 
     def edges(self, ids: Mapping[int, Ids], rows: Rows | None = None) -> EdgesFound:
-        """Return the edges of roots with these L2 ``ids``.
+        """Return a tuple: the edges of each root; what is malformed. ``ids`` are the L2 ids of each root.
 
         ``rows`` are the features of all ids, root after root, if they have been read.
         """

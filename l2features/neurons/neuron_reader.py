@@ -41,7 +41,7 @@ Wait = Callable[[], None]
 
 
 class NeuronReader:
-    """Reads the roots of one data set. Threads may share it.
+    """Reads the roots of one data set. Threads may share a reader.
 
     L2 ids, edges and complete summaries are kept: in up to ``cache_bytes`` of memory and, with ``keep``, in
     the table. Results that depend on the time, and summaries with missing nodes, are not kept.
@@ -49,11 +49,12 @@ class NeuronReader:
     Args:
         reader: reads the data set's rows.
         graph: the data set's graph.
-        keep: write results to the table; otherwise only read those that it has.
+        keep: write results to the table; otherwise only read those that the table has.
         most_nodes: limit for the L2 nodes of a root.
         cache_bytes: size of the LRU cache.
 
     All methods raise StoreError and GraphError; for transient errors, StoreUnavailable and GraphUnavailable.
+    RootError means that an id is unknown, is not a root, or has more than ``most_nodes`` nodes.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class NeuronReader:
         return self.histories(roots) if len(roots) else {}
 
     def generation(self) -> bytes | None:
-        """Return the generation of the rows, None while they change; clear the cache after a change."""
+        """Return the generation of the rows; None while they change. A new one clears the row cache."""
         generation, cache = read_generation(self.reader.store), self.reader.cache
         if generation is not None and generation != self._cached:
             if cache is not None:
@@ -223,7 +224,7 @@ class NeuronReader:
         return _read(self.reader, self.l2_ids(root) if ids is None else ids, names, with_reasons)
 
     def edges(self, root: int, *, ids: Ids | None = None) -> tuple[Ids, Pairs]:
-        """Return a root's L2 ids (n,) and the edges between them (m, 2). Raises RootError."""
+        """Return a tuple: the L2 ids of a root, (n,); the edges between them, (m, 2). Raises RootError."""
         ids = self.l2_ids(root) if ids is None else ids
         return ids, ids[self._edges_of(root, ids)]
 
@@ -239,7 +240,7 @@ class NeuronReader:
     def kept(self, kind: ResultKind, root: int) -> bytes | None:
         """Return the bytes that `kept_bytes` has kept for a root, without reading its L2 ids.
 
-        Returns None if there are none, or if they depend on L2 ids that may change.
+        Returns None if no bytes are kept, if rows are being replaced, or if a root's L2 ids may change.
         """
         generation = self.generation() if self.source.permanent else None
         if generation is None:
@@ -250,9 +251,10 @@ class NeuronReader:
     def kept_bytes(
         self, kind: ResultKind, root: int, make: Callable[[NeuronGraph], bytes], *, ids: Ids | None = None
     ) -> tuple[bytes, Ids, bool]:
-        """Return bytes made from a root's graph, the missing nodes, and whether the bytes are kept.
+        """Return a tuple: the bytes; the missing nodes; whether the bytes are kept.
 
-        Bytes are kept unless nodes are missing or rows are being replaced. Raises RootError.
+        The bytes are those that `make` returns for a root's graph. They are kept unless nodes are missing or
+        rows are being replaced. Raises RootError.
         """
         nodes = self.l2_ids(root) if ids is None else ids
         bases = self._bases(self.generation(), {root: nodes})

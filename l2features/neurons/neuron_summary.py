@@ -206,7 +206,7 @@ def with_graph(summaries: np.ndarray, graphs: Sequence[NeuronGraph]) -> np.ndarr
 
     Args:
         summaries: (R,) results of `summarize`.
-        graphs: the graph of each root, in the same order and of one data set.
+        graphs: the graph of each root, in the same order; all of one data set.
     """
     from .measures import graph_measures
 

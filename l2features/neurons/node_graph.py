@@ -28,7 +28,7 @@ class NeuronGraph:
     """The L2 graph of a root.
 
     ``node_ids`` (n,) are sorted. ``edges`` (m, 2) are pairs of indices of nodes, the lower index first,
-    unique and sorted. ``rows`` and ``status`` (n,) are each node's row in the table and its status.
+    unique and sorted. ``rows`` (n,) are the nodes' rows in the table, ``status`` (n,) is each node's status.
     """
 
     root_id: int
@@ -105,7 +105,7 @@ def edge_indices(root_id: int, node_ids: Ids, pairs: Pairs) -> Edges:
 def place_nodes(
     rows: Rows, status: npt.NDArray[np.int8], edges: Edges, geometry: Geometry
 ) -> tuple[Positions, npt.NDArray[np.bool_]]:
-    """Return a position in nm of each node (n, 3), and which are interpolated (n,).
+    """Return a tuple: the position of each node in nm, (n, 3); which positions are interpolated, (n,).
 
     A node without a representative coordinate is placed at the mean of its neighbours' positions. As in
     pcg_skel, this proceeds in rounds, and moves a node with a single neighbour by 1 nm along z. Nodes left

@@ -50,7 +50,7 @@ class Summaries:
         roots: (n,) ids.
         status: (n,) values of `RootStatus`.
         summary: (n,) `SUMMARIES` or `GRAPH_SUMMARIES`; blank unless the status is ready or incomplete.
-        missing: sorted and unique L2 ids, of all roots, without features yet.
+        missing: sorted, unique L2 ids of all roots that have no features yet.
         sizes: maps roots that are too large to their number of nodes, or a lower bound.
         reasons: maps roots to why they have no summary, or an unusual one.
     """

@@ -35,11 +35,11 @@ class Skeleton:
         l2_ids: (v,) L2 id of each vertex; 0 for a collapsed soma.
         interpolated: (v,) which vertices have no representative coordinate: see `node_graph.place_nodes`.
         component: (v,) component of the L2 graph: 0 is the largest.
-        radius_nm: (v,) ``max_dt_nm`` of the node, for a soma the largest of its nodes; NaN if absent or
-            saturated.
-        segment_radius_nm: (v,) sqrt(V / (pi L)) of the vertex's unbranched segment: V is the volume of its
-            nodes, L its length, including the edge to the branch point. If L is 0, the radius of a sphere of
-            volume V; if no volume is known, NaN.
+        radius_nm: (v,) ``max_dt_nm`` of the node, for a soma the largest value of the soma's nodes; NaN if
+            absent or saturated.
+        segment_radius_nm: (v,) sqrt(V / (pi L)) of the vertex's unbranched segment: V is the volume of the
+            segment's nodes, L the segment's length, including the edge to the branch point. If L is 0, the
+            radius of a sphere of volume V; if no volume is known, NaN.
         gaps: (v,) whether the edge to the parent joins two components.
         node_ids: (n,) all L2 ids of the root, sorted.
         vertex_of_node: (n,) the vertex that represents each node.
@@ -119,7 +119,8 @@ def skeletonize(
         root_point: (3,) position in nm; the vertex nearest to it becomes the root. Without one, the root is
             an end of the longest path of the largest component.
         collapse_nm: collapse the vertices within this distance of ``root_point``, such as a soma, into one
-            vertex there. As in pcg_skel, so is the outer vertex of an edge that leaves this sphere.
+            vertex there. As in pcg_skel, the outer vertex of an edge that leaves this sphere is collapsed
+            too.
         join: join components by edges between their nearest vertices, which `Skeleton.gaps` marks.
 
     Raises ValueError for a graph without nodes, and for an invalid parameter.

@@ -57,7 +57,7 @@ class Projection:
         return cls(span, np.zeros((len(STATES), *shape), np.int64), total, np.zeros(shape, np.uint64))
 
     def add(self, cells: npt.NDArray[np.int64], states: npt.NDArray[np.int64], ids: Ids) -> None:
-        """Count chunks by column and row, shape (n, 2)."""
+        """Count chunks by state; ``cells`` (n, 2) has the column and the row of each chunk."""
         np.add.at(self.counts, (states, cells[:, 0], cells[:, 1]), 1)
         bad = states == STATES.index(FAILED)
         self.failed[cells[bad, 0], cells[bad, 1]] = ids[bad]
@@ -65,7 +65,7 @@ class Projection:
 
 @dataclass
 class ChunkMap:
-    """The projections of a grid, a random sample of its chunks with nodes, and the most nodes of a chunk."""
+    """The projections of a grid, a random sample of its chunks with nodes, and the most nodes in a chunk."""
 
     geometry: Geometry
     planes: dict[str, Projection] = field(default_factory=dict)

@@ -41,7 +41,7 @@ class IngestProgress(BaseModel):
     nodes: int = Field(description="Nodes of the done chunks.")
     orphans: int = Field(description="Supervoxels without a parent.")
     chunks_missing_files: int
-    newest: Time | None = Field(description="When a chunk was last recorded; null if none was.")
+    newest: Time | None = Field(description="When a chunk was last recorded as done; null if none was.")
     chunks_per_minute: float | None = Field(
         description="Rate of the last ten minutes of work; null if unknown."
     )
@@ -50,7 +50,7 @@ class IngestProgress(BaseModel):
 
 @dataclass(frozen=True)
 class ChunkScan:
-    """The result of a scan, when it ended and how long it took."""
+    """The result of a scan, when the scan ended, and how long it took."""
 
     progress: IngestProgress
     map: ChunkMap
@@ -96,7 +96,10 @@ class ScanNote(BaseModel):
 
 
 def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
-    """Return the last scan of a table's chunk records by any process, or a new one. Raises StoreError."""
+    """Return the result of a table's last scan, by any process; if the next scan is due, scan the table.
+
+    Raises StoreError.
+    """
     try:
         known = replaceable_note(store, NOTE, ScanNote)
     except NewerNote as error:
@@ -113,7 +116,7 @@ def shared_scan(store: Store, geometry: Geometry) -> ChunkScan:
 
 
 def kept_scan(store: Store, geometry: Geometry) -> ChunkScan | None:
-    """Return the last scan in the table's note, of any age; None without a valid note. Raises StoreError."""
+    """Return the scan in the table's note, however old; None without a valid note. Raises StoreError."""
     try:
         known = read_note(store, NOTE, ScanNote)
     except BadNote:

@@ -46,10 +46,10 @@ class Histogram:
 def sample_nodes(
     store: Store, geometry: Geometry, chunk_ids: Sequence[int], most: int = MOST_NODES
 ) -> NodeSample:
-    """Return computed nodes of these chunks: up to ``most``, in whole chunks.
+    """Return the computed nodes of these chunks, chunk by chunk until there are ``most`` or more.
 
-    Without chunks, tries some of the grid, since PCGL2Cache's tables record no chunks. Superseded nodes are
-    included. Raises StoreError.
+    Without chunks, tries some chunks of the grid, since PCGL2Cache's tables record no chunks. Superseded
+    nodes are included. Raises StoreError.
     """
     tried = list(chunk_ids) or _unrecorded(geometry)
     nm3 = float(np.prod(geometry.resolution))
@@ -78,7 +78,7 @@ def histogram(values: npt.NDArray[np.float64]) -> Histogram | None:
 
 
 def example_root(graph: Graph, geometry: Geometry, nodes: Ids, time: datetime) -> tuple[int, int] | None:
-    """Return one of these nodes that has a root at a time, and its root; None if a few tries find none.
+    """Return a tuple: one of these nodes; its root at a time. None if a few tries find no node with a root.
 
     Raises GraphError.
     """

@@ -118,6 +118,7 @@ def hashes(ids: Ids) -> Ids:
 def scattered(ids: Ids) -> np.ndarray:
     """Return the indices that sort ids by their hashes, (n,).
 
-    The viewer may draw only the first annotations of a cell, so these must be a random sample of it.
+    The viewer may draw only the first annotations of a cell, so the first ones must be a random sample of the
+    cell.
     """
     return np.argsort(hashes(ids), kind="stable")

@@ -59,7 +59,7 @@ class ServedNodes(NamedTuple):
     Args:
         ids: (n,) the nodes.
         computed: (n,) whether a node has features.
-        column: returns an attribute by its name, (n, *shape), and which nodes have it, (n,).
+        column: returns a tuple for an attribute's name: its values, (n, *shape); which nodes have it, (n,).
         voxel_nm3: volume of a voxel.
     """
 
@@ -73,8 +73,8 @@ class ServedNodes(NamedTuple):
 class NodeLayer:
     """A layer of nodes.
 
-    ``attributes`` are the attributes that the layer needs. ``points`` returns the k points of each node in
-    nm, (n, 3 k), and which nodes have points, (n,).
+    ``attributes`` are the attributes that the layer needs. ``points`` returns a tuple: the k points of each
+    node in nm, (n, 3 k); which nodes have points, (n,).
     """
 
     annotations: AnnotationLayer
@@ -82,7 +82,7 @@ class NodeLayer:
     points: Callable[[ServedNodes], tuple[npt.NDArray[np.float64], Mask]]
 
     def records(self, rows: Rows, geometry: Geometry) -> tuple[np.ndarray, Ids]:
-        """Return the records and the ids of the nodes that the layer draws, in the order of the rows.
+        """Return a tuple: the records of the nodes that the layer draws, in the order of the rows; their ids.
 
         A node without features has no record. A property is NaN if its attribute is absent.
         """
@@ -92,7 +92,10 @@ class NodeLayer:
         return records, rows.ids[places]
 
     def drawn(self, nodes: ServedNodes) -> tuple[np.ndarray, Places]:
-        """Return the records and the indices of the nodes that the layer draws, in the order of the nodes."""
+        """Return a tuple: the records of the nodes that the layer draws; the indices of these nodes.
+
+        Both are in the order of the nodes.
+        """
         points, drawn = self.points(nodes)
         places = np.flatnonzero(drawn & nodes.computed)
         taken = slice(None) if len(places) == len(drawn) else places  # a slice does not copy

@@ -29,7 +29,7 @@ class Picture(NamedTuple):
 
 
 class PictureReader(NamedTuple):
-    """Reads the layers of one data set. Its methods raise as `NeuronReader`."""
+    """Reads the layers of one data set. Its methods raise like those of `NeuronReader`."""
 
     neurons: NeuronReader
 

@@ -41,7 +41,7 @@ class RowFiles:
             yield np.array(rows[first:last])
 
     def open_worker(self, run: StaticExport) -> Callable[[Chunk], None]:
-        """Return the function by which a worker processes a unit, the x of a chunk."""
+        """Return the function by which a worker processes a unit, whose number is a chunk's x."""
         source = run.open()
 
         def scan(chunk: Chunk) -> None:
@@ -52,7 +52,7 @@ class RowFiles:
     def open_writer(
         self, run: StaticExport, units: int, progress: Callable[[], object]
     ) -> Callable[[Chunk], WrittenPart]:
-        """Return the function by which a worker processes a part, the x of a chunk."""
+        """Return the function by which a worker processes a part, whose number is a chunk's x."""
         writer = PartWriter(run, progress)
 
         def write(chunk: Chunk) -> WrittenPart:

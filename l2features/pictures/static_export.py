@@ -98,17 +98,17 @@ class StaticExport:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def open(self) -> ExportSource:
-        """Return the version's reader. Raises VersionError if it was replaced."""
+        """Return the source of the export's rows. Raises like `ExportSource`."""
         return ExportSource(self)
 
     def index_of(self, part: int) -> tuple[Index, int]:
-        """Return the index of a part, and its shard."""
+        """Return a tuple: the index to which a part belongs; the number of the part's shard."""
         firsts = parts_of(self.plan.indexes)
         place = int(np.searchsorted(firsts, part, side="right")) - 1
         return self.plan.indexes[place], self.plan.indexes[place].shard(part - firsts[place])
 
     def read_done(self, part: int) -> WrittenPart | None:
-        """Return the part that an earlier run wrote; None if it wrote none or the file is gone."""
+        """Return the part if an earlier run wrote it, and its file is whole; else None."""
         written = self.folder.read_record(done_path(part), WrittenPart)
         there = written and (not written.path or self.folder.size(written.path) == written.bytes)
         return written if there else None
@@ -157,7 +157,7 @@ class PartWriter:
 
 
 def done_path(part: int) -> str:
-    """Return the path of the record that a part is written."""
+    """Return the path of the file which records that a part is written."""
     return f"{WORK}/part-{part:06d}.json"
 
 
@@ -207,7 +207,7 @@ def prepare(wanted: WantedExport) -> StaticExport:
 
 @contextmanager
 def alone(run: StaticExport) -> Iterator[None]:
-    """Lock out other jobs of this machine during the block. Raises OtherExport."""
+    """Lock out other jobs of this machine during the block. Raises OtherExport if one runs."""
     with run.folder.locked(PLAN) as locked:
         if not locked:
             raise OtherExport(f"the export in {run.url} is being made by another job: wait for it")
@@ -215,7 +215,10 @@ def alone(run: StaticExport) -> Iterator[None]:
 
 
 class ExportSource:
-    """Reads the version of an export. Raises VersionError if the plan names another."""
+    """Reads the version of an export.
+
+    Raises VersionError if the version is gone, was replaced since the plan, or cannot be read.
+    """
 
     def __init__(self, run: StaticExport) -> None:
         folder, number = Folder(run.versions), run.plan.version
@@ -237,7 +240,7 @@ class ExportSource:
         return len(self.units) + (SKELETONS in self.run.plan.layers)
 
     def scan(self, unit: int) -> dict[str, np.ndarray]:
-        """Return the rows of a unit by layer and part, sorted by part."""
+        """Return the rows of a unit by layer; the rows of a layer are sorted by part."""
         run, parts = self.run, dict[str, list[np.ndarray]]()
         if unit == len(self.units):
             roots = unsigned(largest_by_id(self.reader, run.plan.segments, [])[ROOT_ID])

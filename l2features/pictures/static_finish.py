@@ -39,7 +39,7 @@ class StaticManifest(BaseModel):
 
 
 def finished_before(run: StaticExport) -> StaticManifest | None:
-    """Return the manifest of a complete export, and remove unfinished files; None if it is incomplete."""
+    """Return the manifest of a complete export, after removing unfinished files; else None."""
     manifest = run.folder.read_model(MANIFEST, StaticManifest, FORMAT, "is malformed: choose an empty folder")
     if manifest is not None:
         _clean(run)
@@ -47,7 +47,7 @@ def finished_before(run: StaticExport) -> StaticManifest | None:
 
 
 def finish(run: StaticExport, done: Sequence[WrittenPart]) -> StaticManifest:
-    """Write the files that the viewer reads, then the manifest. Raises VersionError if rows are lost."""
+    """Write the files that the viewer reads, then the manifest. Raises VersionError if rows were lost."""
     source, folder = run.open(), run.folder
     by_index = {index.path: list[WrittenPart]() for index in run.plan.indexes}
     for written in done:

@@ -69,7 +69,7 @@ class Index(BaseModel):
 
     @property
     def path(self) -> str:
-        """Its folder, relative to the export's."""
+        """The index's folder, relative to the export's folder."""
         return f"{self.layer}/{self.key}".rstrip("/")
 
     def file(self, shard: int) -> str:
@@ -82,7 +82,7 @@ class Index(BaseModel):
 
 
 def row_dtype(layer: str) -> np.dtype:
-    """Return the dtype of a row for a ``part``: a node's id, root and record, or a root's id."""
+    """Return the dtype of a layer's rows: ``part``, then a node's id, root and record, or a root's id."""
     if layer == SKELETONS:
         return np.dtype([("part", "<u4"), ("id", "<u8")])
     record = NODE_LAYERS[layer].annotations.dtype
@@ -90,7 +90,7 @@ def row_dtype(layer: str) -> np.dtype:
 
 
 def parts_of(indexes: Sequence[Index]) -> list[int]:
-    """Return the first part of each index of an export, and the number of parts at the end.
+    """Return the number of each index's first part, and at the end the number of all parts.
 
     A part is one shard of one index.
     """

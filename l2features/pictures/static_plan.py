@@ -86,7 +86,7 @@ def read_plan(folder: Folder) -> StaticPlan | None:
 def begin(folder: Folder, wanted: StaticPlan, indexes: Callable[[], Iterable[Index]]) -> StaticPlan:
     """Return the plan of an earlier run of the same export, or else write a new plan with these indexes.
 
-    Raises VersionError if the folder has other files.
+    Raises VersionError if the folder has other files, or another export.
     """
     plan = read_plan(folder)
     if plan is None:

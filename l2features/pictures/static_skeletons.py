@@ -57,7 +57,7 @@ class Skeletons:
         return self._neurons.kept_bytes(SKELETON, root, skeleton_bytes)[0]
 
     def index(self, roots: Ids, nodes: np.ndarray, wanted: int) -> Index:
-        """Return the index of these roots (n,) with these numbers of nodes (n,). Raises like `read`.
+        """Return the index of roots (n,); ``nodes`` (n,) are their numbers of nodes. Raises like `read`.
 
         A skeleton's size is assumed proportional to its root's nodes. Files have about ``wanted`` bytes.
         """

@@ -50,7 +50,7 @@ def read_unit(reader: VersionReader, unit: Unit, layers: Sequence[str]) -> Itera
 
 
 def drawn_rows(table: Any, layer: str, voxel_nm3: float) -> np.ndarray:
-    """Return the nodes of a table that a layer draws, dtype `row_dtype`, in their order."""
+    """Return the nodes of a table that a layer draws, dtype `row_dtype`, in the order of the table."""
     records, places = NODE_LAYERS[layer].drawn(served_nodes(table, voxel_nm3))
     rows = np.zeros(len(records), dtype=row_dtype(layer))
     rows["id"], rows["root"] = (unsigned(table[name])[places] for name in (L2_ID, ROOT_ID))
@@ -71,7 +71,10 @@ def served_nodes(table: Any, voxel_nm3: float) -> ServedNodes:
 
 
 def largest_by_id(reader: VersionReader, most: int, columns: Sequence[str]) -> Any:
-    """Return the roots with the largest volumes, at most ``most``, as a table sorted by their ids."""
+    """Return the roots with the largest volumes, at most ``most``, as a table sorted by root id.
+
+    Raises VersionError if the version has no roots, or cannot be read.
+    """
     table = largest_rows(reader, most, columns).table
     if not len(table):
         raise VersionError(f"version {reader.manifest.number} has no roots")

@@ -19,7 +19,7 @@ has the files and messages that are no letters and were skipped, each with the e
 
 
 def open_dead_letters(where: str) -> DeadLetters:
-    """Return a folder, or the topic ``projects/…/topics/…``; does no I/O. Raises ConfigError."""
+    """Open a folder, or the topic ``projects/…/topics/…``, without I/O. Raises ConfigError."""
     if not where.startswith("projects/"):
         return folder_at(where, "projects/PROJECT/topics/NAME")
     if not TOPIC.fullmatch(where):
@@ -28,7 +28,7 @@ def open_dead_letters(where: str) -> DeadLetters:
 
 
 def open_letter_box(where: str, limit: int | None = None) -> LetterBox:
-    """Return a folder, or a subscription ``projects/…/subscriptions/…``; does no I/O. Raises ConfigError."""
+    """Open a folder, or a subscription ``projects/…/subscriptions/…``, without I/O. Raises ConfigError."""
     if where.startswith("projects/"):
         return LetterQueue(Subscription(where), limit or LIMIT)
     return folder_at(where, "projects/PROJECT/subscriptions/NAME", limit)

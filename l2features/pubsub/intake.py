@@ -35,7 +35,7 @@ Region = tuple[str, int]
 
 
 class Limits(NamedTuple):
-    """Limits for messages: from the first ``ranks`` subscriptions only, and up to a weight."""
+    """Limits for messages: only the first ``ranks`` subscriptions, and only weights up to ``heaviest``."""
 
     ranks: int
     heaviest: float = math.inf
@@ -49,9 +49,10 @@ class Leased:
     """A leased message.
 
     Attributes:
-        rank: position of its subscription, 0 for the most urgent.
-        region: its table and a place in the volume. Messages of the same or a near region are best processed
-            together. Messages of different tables never are, since one table's store or graph may hang.
+        rank: position of the message's subscription, 0 for the most urgent.
+        region: the message's table, and a place in the volume. Messages of the same region or of near regions
+            are best processed together. Messages of different tables are never processed together, since one
+            table's store or graph may hang.
         weight: number of ids, an estimate of the work.
     """
 
@@ -96,9 +97,9 @@ class Intake:
     def take(self, most: int, weight: int, limits: Limits) -> list[Leased]:
         """Take about ``most`` waiting messages within the limits, from one subscription and one table.
 
-        The subscription is the most urgent one with messages. The batch starts with the region of the oldest
-        message, continues with the following regions, and never divides a region. Only a single message may
-        exceed ``weight``.
+        The subscription is the most urgent one that has such messages. The batch starts with the region of
+        the oldest message, and continues with the following regions. ``most`` never divides a region, but
+        ``weight`` may. Only a single message may exceed ``weight``.
         """
         with self._changed:
             allowed = [leased for leased in self._waiting.values() if limits.allow(leased)]
@@ -116,19 +117,22 @@ class Intake:
             return taken
 
     def waiting(self, limits: Limits) -> tuple[int, float]:
-        """Return the number of waiting messages within the limits, and since when the first one waits."""
+        """Return a tuple: the number of waiting messages within the limits; since when the first waits."""
         with self._changed:
             since = [leased.since for leased in self._waiting.values() if limits.allow(leased)]
         return len(since), min(since, default=0.0)
 
     def backlog(self) -> tuple[int, float | None]:
-        """Return the number of leased messages, and when the oldest was published (seconds since 1970)."""
+        """Return a tuple: the number of leased messages; when the oldest was published, or None.
+
+        The time is in seconds since 1970.
+        """
         with self._changed:
             published = [leased.message.published for leased in self._leased.values()]
         return len(published), min(published, default=None)
 
     def acknowledge(self, messages: Iterable[Leased]) -> None:
-        """Acknowledge messages that are done. After a failure, which is logged, they are redelivered."""
+        """Acknowledge messages that are done. A failure is logged, and the messages are redelivered."""
         for subscription, ack_ids in self._released(messages):
             try:
                 subscription.acknowledge(ack_ids)

@@ -50,7 +50,7 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message as it was received, why it was refused, the number of attempts, and when the last was (UTC).
+    """A message as it was received, why it was refused, the number of attempts, and the time of the last one.
 
     A letter from a topic may lack its payload (``left_out``) and some of its ids (``more_ids``).
     """

@@ -23,7 +23,7 @@ _ADDRESS = re.compile(r".*://|//|topics/|subscriptions/", re.DOTALL)
 
 
 class LetterFolder:
-    """A folder of dead letters; `check` creates it, or else the first `put`."""
+    """A folder of dead letters, which `check` or the first `put` creates."""
 
     def __init__(self, path: str | os.PathLike[str], limit: int | None = None) -> None:
         self.path, self.limit, self.limited = Path(path), limit, False
@@ -46,7 +46,7 @@ class LetterFolder:
             raise DeadLetterError(f"folder {self.path}: cannot keep a dead letter: {error}") from error
 
     def check(self) -> None:
-        """Create the folder. Raises DeadLetterError if letters cannot be written to it."""
+        """Create the folder. Raises DeadLetterError if no letter can be written to the folder."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
@@ -54,7 +54,11 @@ class LetterFolder:
             raise DeadLetterError(f"folder {self.path}: cannot keep dead letters: {error}") from error
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
-        """Yield (name, letter) by name, for letters with one of these prefixes. Raises DeadLetterError."""
+        """Yield pairs (name, letter) in the order of names; each name has one of these prefixes.
+
+        Stops at the limit. Skips and notes files that are no letters. Raises DeadLetterError if the folder is
+        missing.
+        """
         if not self.path.is_dir():
             raise DeadLetterError(f"folder {self.path} does not exist")
         count = 0

@@ -63,7 +63,10 @@ class LetterQueue:
         self._renewed = 0.0
 
     def letters(self, prefixes: Sequence[str] = ALL) -> Iterator[tuple[str, DeadLetter]]:
-        """Yield (name, letter) once for each letter with one of these prefixes. Raises SubscriptionError."""
+        """Yield a pair (name, letter) once for each letter whose name has one of these prefixes.
+
+        Stops at the limit. Raises SubscriptionError.
+        """
         self._nack()
         names: set[str] = set()
         self.limited = False

@@ -52,9 +52,9 @@ class Received(NamedTuple):
 
 
 class Subscription:
-    """One subscription, ``projects/…/subscriptions/…``; opening does no I/O. Raises ConfigError.
+    """One subscription, ``projects/…/subscriptions/…``; threads may share it.
 
-    It is safe to share among threads.
+    Opening does no I/O. Raises ConfigError for a malformed path.
     """
 
     def __init__(self, path: str) -> None:

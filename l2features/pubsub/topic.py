@@ -40,7 +40,7 @@ class Topic:
     def check(self) -> None:
         """Raise PublishError if the topic is missing.
 
-        Passes if this cannot be checked: without permission, or while Pub/Sub is unavailable.
+        Returns if the topic cannot be checked: without permission, or while Pub/Sub is unavailable.
         """
         from google.api_core.exceptions import GoogleAPIError, InvalidArgument, NotFound
         from google.api_core.retry import Retry

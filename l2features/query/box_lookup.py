@@ -84,7 +84,8 @@ class FoundNodes:
 class RegionReader(NamedTuple):
     """Reads chunks and boxes of a data set's table; ``most`` limits the nodes of an answer.
 
-    Methods raise StoreError, and ReadTimeout if they take longer than ``until`` (monotonic time).
+    Methods raise StoreError. `box` also raises ReadTimeout if it takes longer than ``until`` (monotonic
+    time).
     """
 
     store: Store

@@ -67,7 +67,7 @@ class NodeExport:
     def write(
         self, box: ChunkBox, sink: Any, about: Mapping[str, str], on_chunk: Callable[[], object]
     ) -> Exported:
-        """Write the nodes of chunks, in the order of their ids, with ``about`` in the metadata.
+        """Write the nodes of the box's chunks, sorted by id, with ``about`` in the file's metadata.
 
         Raises StoreError and GraphError; the file is then incomplete.
         """

@@ -21,9 +21,9 @@ NUMBERED = ("extents_nm",)
 class TableFile:
     """A file to which tables of one schema are appended.
 
-    ``about`` goes into the metadata of Parquet, each value as JSON.
-    In CSV, a vector has one column per axis (``centroid_nm_x``), bounds have columns for lower and upper ends
-    (``rep_bounds_nm_lower_x``), and lists are joined by spaces.
+    ``about`` goes into the metadata of Parquet, each value as JSON. In CSV, a vector has one column per axis
+    (``centroid_nm_x``), bounds have columns for lower and upper ends (``rep_bounds_nm_lower_x``), and lists
+    are joined by spaces.
     """
 
     def __init__(self, path: Path, suffix: str, about: Mapping[str, str]) -> None:

@@ -71,7 +71,7 @@ class Meta:
 
 @dataclass(frozen=True)
 class ChunkRecord:
-    """Outcome of one chunk: ``state`` is ``done`` or ``failed``, ``time`` is when (UTC).
+    """Outcome of one chunk: ``state`` is ``done`` or ``failed``, ``time`` is when it was recorded (UTC).
 
     ``saturated`` counts, by attribute, the nodes whose value is the type's maximum.
     """
@@ -131,7 +131,7 @@ class ChunkLog(Protocol):
     def put_chunk(self, record: ChunkRecord, segments: Ids | None = None) -> None:
         """Record a chunk's outcome and, for a data set without a graph, the segment of each of its nodes.
 
-        The segments are added to the index; earlier segments of the chunk are removed from it.
+        The segments are added to the index; earlier segments of the chunk are removed from the index.
         """
 
     def chunk_records(self) -> Iterator[ChunkRecord]:
@@ -144,7 +144,7 @@ class ChunkLog(Protocol):
         """Return whether each chunk is done, but with missing or empty files, shape (n,)."""
 
     def failures(self, chunk_ids: Ids) -> dict[int, str]:
-        """Map those of these chunks that failed to the reasons."""
+        """Map those of these chunks that failed to their reasons."""
 
     def coverage(self) -> Coverage:
         """Count the records by state. A store that reads them in pages applies the deadline to each page."""
@@ -167,7 +167,7 @@ class ChunkLog(Protocol):
 
 
 class RootCells(Protocol):
-    """Named byte strings of roots, which never change until they are deleted."""
+    """Named byte strings of roots; a byte string never changes until it is deleted."""
 
     def root_cells(self, roots: Ids, names: Sequence[str]) -> dict[int, dict[str, bytes]]:
         """Map roots to their cells of these names; roots and names without a cell are left out."""
@@ -191,7 +191,7 @@ class SegmentIndex(Protocol):
     def index_segments(self, chunk_id: int, segments: Ids) -> None:
         """Add a chunk's segments to the index: the segment of rank i, from 1, has node ``chunk_id`` + i.
 
-        Indexing them again changes nothing.
+        Indexing the same segments again changes nothing.
         """
 
 
@@ -201,13 +201,13 @@ class TableNotes(Protocol):
     name: str
 
     def meta(self) -> Meta | None:
-        """Return the table's meta; None if it has none."""
+        """Return the table's meta; None if the table has none."""
 
     def stamp(self, meta: Meta) -> None:
-        """Write the meta of an existing table. A geometry of None keeps the table's."""
+        """Write the meta of an existing table. A meta whose geometry is None keeps the table's geometry."""
 
     def geometry(self) -> Geometry | None:
-        """Return the table's geometry, with or without a meta; None if it has none."""
+        """Return the table's geometry, with or without a meta; None if the table has none."""
 
     def put_geometry(self, geometry: Geometry) -> None:
         """Write the geometry of an existing table, with or without a meta."""
@@ -224,8 +224,8 @@ class Store(FeatureRows, ChunkLog, RootCells, SegmentIndex, TableNotes, ABC):
 
     Every method raises `TableNotFound` if the table is missing, `StoreUnavailable` if the store cannot be
     reached or does not answer within ``deadline_s``, `UnknownFormat` for what a newer version wrote, and
-    `StoreError` for malformed content. Threads may share a store. It connects on first use, and again in a
-    forked process. `l2features.testing.store_suite` tests these promises.
+    `StoreError` for malformed content. Threads may share a store. A store connects on first use, and again in
+    a forked process. `l2features.testing.store_suite` tests these promises.
     """
 
     def __init__(self, url: str, name: str, deadline_s: float = DEADLINE_S) -> None:
@@ -319,6 +319,6 @@ def register_store(form: str, pattern: str, place: str) -> None:
     Args:
         form: what its URLs look like, for messages.
         pattern: what its URLs match.
-        place: its class, as ``module:name``; a `Store` whose constructor takes a URL, a name and a deadline.
+        place: the class, as ``module:name``: a `Store` whose constructor takes a URL, a name and a deadline.
     """
     STORES[form] = StoreKind(re.compile(pattern), place)

@@ -27,8 +27,8 @@ class ChunkTotals:
         chunks_missing_files: number of done chunks with missing or empty files.
         saturated: nodes of done chunks at the type's maximum, by attribute.
         n_failed: number of failed chunks.
-        failed: the first ``most_failed`` of these, with reasons.
-        newest: time of the newest record.
+        failed: the first ``most_failed`` failed chunks, with reasons.
+        newest: time of the newest record of a done chunk.
         recent: times and nodes of the chunks that were done in the ``window`` before the newest.
     """
 

@@ -75,7 +75,7 @@ def replaceable_note(notes: TableNotes, name: str, model: type[Note]) -> Note | 
 
 
 def note_or_problem(name: str, read: Callable[[], T | None], problems: dict[str, str]) -> T | None:
-    """Return a note. If it is malformed, return None and add the error to ``problems``, by note."""
+    """Return a note. If the note is malformed, return None and add the error to ``problems``, by note."""
     try:
         return read()
     except BadNote as error:

@@ -19,7 +19,10 @@ CONCURRENT = 8
 
 
 class IndexState(BaseModel):
-    """Whether the segments of all recorded chunks are indexed; if not, of how many chunks in grid order."""
+    """Whether the segments of all recorded chunks are indexed.
+
+    If not, ``chunks`` is the number of indexed chunks: the first ones in the order of `ChunkBox.positions`.
+    """
 
     complete: bool = False
     chunks: int = Field(default=0, ge=0)

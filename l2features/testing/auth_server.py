@@ -100,7 +100,7 @@ class AuthServer:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def taken_calls(self) -> list[str]:
-        """Return the calls since the last use of this."""
+        """Return the calls since this was last called."""
         calls, self.calls = self.calls, []
         return calls
 

@@ -13,7 +13,10 @@ NAME = "my-bucket"
 
 @contextmanager
 def bucket_of(content: Callable[[str], bytes | None]) -> Iterator[str]:
-    """Serve the bucket `NAME`; yield the value for STORAGE_EMULATOR_HOST. None means a missing file."""
+    """Serve the bucket `NAME`; yield the value for STORAGE_EMULATOR_HOST.
+
+    ``content`` returns a file by its name; None means that the file is missing.
+    """
 
     class Bucket(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -52,7 +52,7 @@ class CaveDeployment:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def answer(self, path: str) -> Any:
-        """Return a path's JSON; None if it does not exist."""
+        """Return a path's JSON; None if the path does not exist."""
         match path.strip("/").split("/"):
             case ["info", "api", "v2", "datastack", "full", self.datastack]:
                 return self.info

@@ -233,7 +233,7 @@ def _write(column: str, ids: Ids, cells: Iterator[bytes]) -> None:
 
 
 class Editor:
-    """Makes edits: splits and merges, each of nodes that no other edit uses."""
+    """Makes edits: splits and merges, each of nodes that no earlier edit used, until all are used."""
 
     def __init__(self, dataset: EmDataset, seed: int = 0) -> None:
         self.dataset, self.random = dataset, np.random.default_rng(seed)

@@ -51,7 +51,7 @@ class KnownHistory:
         return {node: root for root, known in valid.items() for node in known.l2_ids}
 
     def changed(self, since_ms: int, until_ms: int) -> tuple[list[int], list[int]]:
-        """Return the roots retired and made between two times, sorted."""
+        """Return a tuple of sorted roots: those retired between two times; those made."""
         before, after = (
             {root for root, known in self.roots.items() if known.valid(ms)} for ms in (since_ms, until_ms)
         )

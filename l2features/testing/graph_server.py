@@ -78,7 +78,7 @@ def _raw(ids: list[int]) -> bytes:
 
 
 class GraphServer(ThreadingHTTPServer):
-    """Serves ``graphs``, by table name, on a port of loopback; 0 for a free one."""
+    """Serves ``graphs``, by table name, on a port of loopback; port 0 means a free one."""
 
     request_queue_size = 128
 

@@ -107,7 +107,10 @@ def _border_counts(coords: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def principal_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the axes, one per row, and singular values of points (n, 3) in nm; zeros for too few points."""
+    """Return a tuple for points (n, 3) in nm: the axes, one per row; the singular values.
+
+    With fewer than three points, the last axes and values are zero.
+    """
     from sklearn.decomposition import PCA
 
     axes, values = np.zeros((3, 3)), np.zeros(3)

@@ -38,7 +38,7 @@ ROWS = 500
 
 
 class PcgServer:
-    """Serves ``graphs``, by table name, on a port of loopback; 0 for a free one."""
+    """Serves ``graphs``, by table name, on a port of loopback; port 0 means a free one."""
 
     def __init__(self, graphs: dict[str, Pcg], port: int = 0) -> None:
         self.graphs = graphs

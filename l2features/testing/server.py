@@ -45,10 +45,11 @@ def nodes_of(config: Path) -> Ids:
 
 
 class Server:
-    """A server of a data sets file on loopback, by default on a free port. The constructor waits for it.
+    """A server of a data sets file on loopback, by default on a free port.
 
-    ``env`` adds to the environment; the default is one process without authentication. Output goes to
-    ``log_file``, by default a new file beside the data sets file. Use it in ``with``, or `stop` it.
+    The constructor waits until the server answers. ``env`` adds to the environment; the default is one
+    process without authentication. Output goes to ``log_file``, by default a new file beside the data sets
+    file. Use the server in ``with``, or `stop` it.
     """
 
     def __init__(
@@ -122,7 +123,10 @@ class Server:
         )
 
     def wait_until_live(self, seconds: float = 60.0) -> None:
-        """Wait until /live answers. Raises AssertionError, with the log, if it exits or takes too long."""
+        """Wait until /live answers.
+
+        Raises AssertionError, with the log, if the server exits or takes too long.
+        """
         until = time.monotonic() + seconds
         while True:
             with contextlib.suppress(requests.RequestException):

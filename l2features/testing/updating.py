@@ -179,7 +179,7 @@ def warm_up(
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Return the median, the 90th and 99th percentiles, and the largest."""
+    """Return the median, the 90th and 99th percentiles, and the largest value."""
     values = np.array(seconds)
     return {
         "median": float(np.median(values)),

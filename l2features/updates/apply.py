@@ -39,7 +39,7 @@ class MessageResult(NamedTuple):
 
     @property
     def lag_ms(self) -> int | None:
-        """Milliseconds since publication; None for a message that is not settled."""
+        """Milliseconds since publication; None if that is unknown, or if the message is not settled."""
         if not self.published or self.verdict == Verdict.RETRY:
             return None
         return max(0, round(1000 * (time.time() - self.published)))

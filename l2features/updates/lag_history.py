@@ -84,7 +84,7 @@ class Pending:
         self.dead += unwritten.dead
 
     def due(self, now: float) -> bool:
-        """Whether a minute has passed since the last entry."""
+        """Whether a new minute has begun since the last entry."""
         return int(now // MINUTE_S) != self.written
 
     def added_to(self, kept: UpdateHistory | None, backlog: int | None, now: float) -> UpdateHistory:

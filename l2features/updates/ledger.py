@@ -75,7 +75,10 @@ class Tally(NamedTuple):
 
 
 def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
-    """Return the message and the verdict on it, from all its entries."""
+    """Return a tuple, from all entries of a message: the message; the verdict on it.
+
+    Raises ValueError if an entry is missing.
+    """
     opened: OpenMessage | None = None
     reports: dict[int, Report] = {}
     for entry in entries:

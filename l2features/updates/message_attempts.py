@@ -28,9 +28,9 @@ class Attempts:
         self._counts: dict[str, int] = {}
 
     def begin(self) -> tuple[list[Member], list[Member]]:
-        """Count an attempt at each member; return the members to compute together and those to compute alone.
+        """Count an attempt at each member.
 
-        Raises StoreError.
+        Returns a tuple: the members to compute together; the members to compute alone. Raises StoreError.
         """
         works = [*self.works, *(_ALONE + work for work in self.works if len(self.works) == 1)]
         self._counts = dict(zip(works, self.store.count_attempts(self.chunk_id, works), strict=True))

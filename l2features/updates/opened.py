@@ -44,7 +44,7 @@ class OpenDatasets:
         return self._once(self._stores, name, lambda dataset: open_store(dataset.store, dataset.l2cache_id))
 
     def geometry(self, name: str) -> Geometry:
-        """Return the geometry of a data set from its table or, if it has none, from the segmentation."""
+        """Return the geometry of a data set from its table; if the table has none, from the segmentation."""
         return self._once(
             self._geometries, name, lambda dataset: self.store(name).geometry() or read_geometry(dataset)
         )

@@ -143,7 +143,7 @@ class Recorder:
                     figures.changed = True
 
     def flush(self, now: float | None = None, final: bool = False) -> None:
-        """Write due figures, or all in the ``final`` call; errors are logged.
+        """Write the figures that are due, in the ``final`` call all figures; errors are logged.
 
         A call takes up to `FLUSH_S` plus twice a store's deadline. A concurrent call returns at once, unless
         it is final.

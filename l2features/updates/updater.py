@@ -84,7 +84,7 @@ class Updater(OpenDatasets):
         self._retries = Retries(update.attempts, update.pause_s)
 
     def plan(self, delivery: Delivery) -> tuple[OpenMessage, list[tuple[DatasetChunk, Member]]]:
-        """Decode a message, and return its parts by data set and chunk. Never raises."""
+        """Decode a message; return a tuple: the message; its parts by data set and chunk. Never raises."""
         try:
             request = decode(delivery.data, delivery.attributes)
         except BadMessage as error:

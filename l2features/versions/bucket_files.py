@@ -22,7 +22,7 @@ EMULATOR = "STORAGE_EMULATOR_HOST"
 
 
 def names(path: str) -> list[str]:
-    """Return the sorted names of files and folders in a folder; none if it does not exist."""
+    """Return the sorted names of files and folders in a folder; none if the folder does not exist."""
     bucket, prefix = _split(path)
     with _errors():
         found = _client().list_blobs(bucket, prefix=prefix, delimiter="/")
@@ -53,7 +53,7 @@ def create(path: str, content: bytes) -> bool:
 
 
 def open_file(path: str) -> Any:
-    """Open a file for reading at any position. Raises FileNotFoundError if it does not exist."""
+    """Open a file for reading at any position. Raises FileNotFoundError if the file does not exist."""
     bucket, _, name = path.partition("/")
     with _errors():
         blob = _client().bucket(bucket).get_blob(name)

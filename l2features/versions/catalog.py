@@ -55,10 +55,10 @@ class _Entry(NamedTuple):
 
 
 class Catalog:
-    """The versions in a folder. Threads may share it.
+    """The versions in a folder. Threads may share a catalog.
 
-    A new version becomes visible after `NUMBERS_S`. Footers, retired roots and manifests are cached; limits
-    are passed to `VersionReader`. All methods raise VersionError.
+    A new version becomes visible within `NUMBERS_S` seconds. Footers, retired roots and manifests are cached;
+    limits are passed to `VersionReader`. All methods raise VersionError.
     """
 
     def __init__(self, folder: Folder, most_rows: int = MOST_ROWS, most_groups: int = MOST_GROUPS) -> None:

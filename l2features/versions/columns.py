@@ -44,7 +44,7 @@ class ColumnSource(NamedTuple):
 
     @property
     def columns(self) -> list[str]:
-        """Names of its columns, in the order of its components."""
+        """Names of the columns, in the order of the components."""
         if not self.shape:
             return [self.name]
         default = (ENDS, AXES) if len(self.shape) == 2 else (AXES,)
@@ -56,7 +56,7 @@ class ColumnSource(NamedTuple):
 
     @property
     def stored(self) -> np.dtype:
-        """Type of its columns."""
+        """Type of the columns in a file."""
         return np.dtype(_SIGNED.get(self.dtype.str[1:], self.dtype))
 
 
@@ -141,7 +141,7 @@ def root_table(roots: Ids, summaries: np.ndarray) -> Any:
 
 
 def signed(ids: np.ndarray) -> np.ndarray:
-    """Return unsigned integers as int64. Raises ValueError for one of 2^63 or more."""
+    """Return unsigned integers as int64. Raises ValueError if an integer is 2^63 or more."""
     if len(ids) and int(ids.max()) >= 1 << 63:
         raise ValueError(f"{ids.max()} does not fit into a signed column: expected less than 2^63")
     return ids.astype(np.int64)
@@ -163,7 +163,7 @@ def vectors(table: Any, name: str) -> Any:
 
 
 def columns_of(names: Sequence[str]) -> list[str]:
-    """Return the columns of these attributes, measures or columns, each once.
+    """Return the columns that these names of attributes, measures or columns mean, each column once.
 
     Raises KeyError for an unknown name.
     """

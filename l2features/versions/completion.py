@@ -32,7 +32,7 @@ class OtherJob(VersionError):
 def alone(run: Materialization) -> Iterator[None]:
     """Lock out other jobs of this machine during the block. Raises OtherJob if one is making the version.
 
-    A bucket has no lock: there, another job is noticed by the manifest that it writes.
+    A bucket has no lock: there, another job is noticed only when it has written its manifest.
     """
     with run.folder.locked(plan_path(run.plan.number)) as locked:
         if not locked:
@@ -58,10 +58,10 @@ def finished_before(run: Materialization) -> Manifest | None:
 
 
 def finish(run: Materialization, done: Sequence[Written]) -> Manifest:
-    """Write the table's note and the manifest; then remove unfinished files.
+    """Write the table's note and the manifest; then commit to a Delta table, if one is wanted, and clean up.
 
-    Raises VersionError if no node is valid or a file is missing, OtherJob if another job finished the
-    version.
+    Raises VersionError if no node is valid, rows of the table changed meanwhile, or a file is missing;
+    OtherJob if another job finished the version.
     """
     folder, number = run.folder, run.plan.number
     _check_same_rows(run, done)

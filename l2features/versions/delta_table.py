@@ -20,7 +20,7 @@ NUMBER, JOB = "l2features.version", "l2features.job"
 
 
 def check_delta(base: int | None) -> None:
-    """Raise ConfigError if a version cannot be committed: a renewal, or without the package deltalake."""
+    """Raise ConfigError if a version cannot be committed: it is a renewal, or deltalake is not installed."""
     with naming_extras("delta"):
         import deltalake  # noqa: F401
     if base is not None:

@@ -21,7 +21,7 @@ class RootDifference(NamedTuple):
 
 
 class NodeDifference(NamedTuple):
-    """Sorted nodes whose root differs between two versions, and their roots in both; 0 for no root."""
+    """Sorted nodes whose root differs between two versions, with the root in each; 0 for no root."""
 
     nodes: Int64s
     roots_a: Int64s
@@ -39,7 +39,7 @@ def root_differences(a: VersionReader, b: VersionReader) -> Iterator[RootDiffere
 def node_differences(a: VersionReader, b: VersionReader) -> Iterator[tuple[int, NodeDifference]]:
     """Yield the nodes whose root differs between two versions, sorted, in parts.
 
-    Each part comes with the number of rows of both versions that were compared.
+    Each part is a tuple: the number of rows of both versions that were compared; the differences.
     """
     for parts in aligned([merged(reader, "by_node", [L2_ID, ROOT_ID]) for reader in (a, b)]):
         nodes = np.union1d(*(part[:, 0] for part in parts))

@@ -52,7 +52,7 @@ class Folder:
         return Path(self._base) if isinstance(self._files, pa_fs.LocalFileSystem) else None
 
     def names(self, path: str = "") -> list[str]:
-        """Return the sorted names in a subfolder; none if it does not exist."""
+        """Return the sorted names in a subfolder; none if the subfolder does not exist."""
         local = self.local
         with self._errors("list", path):
             if local is None:
@@ -74,7 +74,7 @@ class Folder:
             return bool(self._files.get_file_info(self._path(path)).type != pa_fs.FileType.NotFound)
 
     def size(self, path: str) -> int | None:
-        """Return the size of a file in bytes; None if it does not exist."""
+        """Return the size of a file in bytes; None if the file does not exist."""
         with self._errors("read", path):
             size: int | None = self._files.get_file_info(self._path(path)).size
             return size
@@ -85,7 +85,7 @@ class Folder:
             return bool(self._files.get_file_info(self._path(path)).type == pa_fs.FileType.Directory)
 
     def read(self, path: str) -> bytes | None:
-        """Return the content of a file; None if it does not exist."""
+        """Return the content of a file; None if the file does not exist."""
         with self._errors("read", path):
             try:
                 with self._files.open_input_stream(self._path(path)) as stream:
@@ -94,10 +94,10 @@ class Folder:
                 return None
 
     def read_model(self, path: str, model: type[Model], newest: int, problem: str) -> Model | None:
-        """Parse a JSON file that states its ``format``; None if it does not exist.
+        """Parse a JSON file that states its ``format``; None if the file does not exist.
 
-        Raises VersionError for a format above ``newest`` and, with the text ``problem``, for a malformed
-        file.
+        Raises VersionError for a format above ``newest``, and for a malformed file; then the message has the
+        text ``problem``.
         """
         content, where = self.read(path), f"{self.url}/{path}"
         if content is None:
@@ -174,9 +174,9 @@ class Folder:
 
     @contextmanager
     def locked(self, path: str) -> Iterator[bool]:
-        """Hold a file lock during the block; yield False if another process holds it.
+        """Hold a file lock during the block; yield False if another process holds the lock.
 
-        The lock is released when the process exits. A bucket has no locks: yields True.
+        The lock is also released when the process exits. A bucket has no locks: yields True.
         """
         local = self.local
         if local is None:

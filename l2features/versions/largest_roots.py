@@ -18,7 +18,10 @@ VOLUME = "size_nm3"
 
 
 class LargestRoots(NamedTuple):
-    """The largest roots (n,), largest first, their summaries (n,), and the number of row groups read."""
+    """The largest roots (n,), largest first, and their summaries (n,).
+
+    ``row_groups`` is the number of row groups that were read.
+    """
 
     roots: Ids
     summaries: np.ndarray
@@ -26,7 +29,10 @@ class LargestRoots(NamedTuple):
 
 
 class LargestRows(NamedTuple):
-    """An Arrow table of the largest roots, largest first, and the number of row groups read."""
+    """An Arrow table of the largest roots, largest first.
+
+    ``row_groups`` is the number of row groups that were read.
+    """
 
     table: Any
     row_groups: int

@@ -54,7 +54,7 @@ class Piece(NamedTuple):
 
 
 class VersionReader:
-    """Reads one version. Threads may share it.
+    """Reads one version. Threads may share a reader.
 
     A lookup reads only row groups whose range of ids contains a requested id. It raises LookupTooLarge before
     it reads more than ``most_groups`` row groups or returns more than ``most_rows`` rows.
@@ -115,7 +115,7 @@ class VersionReader:
     def file_batches(
         self, layer: int, file: VersionFile, columns: Sequence[str], part: int = 0, parts: int = 1
     ) -> Iterator[Any]:
-        """Yield the rows of one file, or of one of its equal ``parts``, like `layer_batches`."""
+        """Yield the rows of part number ``part`` of a file in ``parts`` parts, like `layer_batches`."""
         gone, count = self._retired(layer)[0], len(self.files.footer(file).rows)
         groups = range(part * count // parts, (part + 1) * count // parts)
         for table in self.files.groups(file, groups, columns):

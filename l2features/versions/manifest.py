@@ -51,7 +51,7 @@ class VersionFile(_Model):
 
     @property
     def node_range(self) -> tuple[int, int]:
-        """Smallest and largest node; the range of all ids if they are unknown."""
+        """A tuple: the smallest node; the largest one. If they are unknown, the range of all ids."""
         low, high = self.min_node, self.max_node
         return 0 if low is None else low, (1 << 63) - 1 if high is None else high
 
@@ -101,7 +101,10 @@ class Manifest(_Model):
         return [(i, file) for i, layer in enumerate(self.layers) for file in layer.of(layout)]
 
     def removing(self, layer: int) -> list[VersionFile]:
-        """Return the files of later layers that list retired roots, whose rows in this layer do not count."""
+        """Return the files of later layers that list retired roots.
+
+        The rows that such roots have in this layer do not count.
+        """
         return [file for later in self.layers[layer + 1 :] for file in later.of("retired")]
 
     def to_json(self) -> bytes:
@@ -142,7 +145,10 @@ def read_manifest(folder: Folder, number: int) -> Manifest:
 
 
 def not_found(folder: Folder, number: int) -> VersionNotFound:
-    """Return the error for a version that does not exist. Raises VersionError."""
+    """Return the error for a version that does not exist; the message lists those that do.
+
+    Raises VersionError if the folder cannot be listed.
+    """
     numbers = ", ".join(map(str, version_numbers(folder))) or "none"
     return VersionNotFound(f"version {number} is not in {folder.url}: it has {numbers}")
 

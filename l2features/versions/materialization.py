@@ -105,7 +105,7 @@ class WantedVersion:
 
 
 def prepare(wanted: WantedVersion, choose_box: Callable[[Triple], ChunkBox] = whole_box) -> Materialization:
-    """Return the version to make; ``choose_box`` picks its part of the grid.
+    """Return the version to make; ``choose_box`` picks the part of the grid.
 
     Raises ConfigError, GraphError, StoreError or VersionError before any row is read.
     """
@@ -150,7 +150,7 @@ def _interrupted(folder: Folder, wanted: Plan) -> Plan | None:
 def settled_time(timestamp: str, settled: timedelta = SETTLED) -> datetime:
     """Return the time of a version; ``today`` is the last midnight, UTC.
 
-    Raises ConfigError unless it lies ``settled`` in the past.
+    Raises ConfigError unless the time lies at least ``settled`` in the past.
     """
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -215,7 +215,7 @@ def _check_base(base: Manifest, plan: Plan) -> None:
 
 
 def divided(units: Units) -> Plan:
-    """Return the plan with blocks and partitions, which follow from a sample of its chunks or roots.
+    """Return the plan with blocks and partitions, which follow from a sample of the plan's chunks or roots.
 
     Blocks are smaller if the sample has too many nodes for a worker.
     """
@@ -250,12 +250,12 @@ def _with_blocks(plan: Plan, box: ChunkBox, most: float) -> Plan:
 
 # ------------------------------------------------------------------ what is done
 def done_path(plan: Plan, partition: Partition) -> str:
-    """Return the path of the record that a partition is written."""
+    """Return the path of the file which records that a partition is written."""
     return f"{folder_name(plan.number)}/{WORK}/{partition.layout}-{partition.number:05d}.json"
 
 
 def read_done(run: Materialization, partition: Partition) -> Written | None:
-    """Return the files of a partition that an earlier run wrote; None if there are none or they are gone."""
+    """Return what an earlier run wrote for a partition, if all files are whole; else None."""
     written = run.folder.read_record(done_path(run.plan, partition), Written)
     there = written and all(run.folder.size(file.path) == file.bytes for file in written.files)
     return written if there else None

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Footer(NamedTuple):
-    """A file's footer, and the rows, smallest key and largest key of each row group, shape (groups,)."""
+    """A file's footer. Per row group, shape (groups,): the rows, the smallest key, the largest key."""
 
     metadata: Any
     rows: Int64s
@@ -68,7 +68,7 @@ class BoundedCache(Generic[T]):
 
 
 class ParquetFiles:
-    """The Parquet files of a folder of versions. Threads may share it.
+    """The Parquet files of a folder of versions. Threads may share this object.
 
     Caches use the sha256 of a file as the key, so that a new file is not mistaken for a deleted one at the
     same path. All methods raise VersionError, and DamagedVersion for a file that differs from its manifest.
@@ -88,7 +88,7 @@ class ParquetFiles:
         return self._footers.get((file.layout, file.sha256), lambda: self._read_footer(file))
 
     def retired(self, file: VersionFile) -> tuple[Int64s, int]:
-        """Return the sorted roots in a file of retired roots, and the number of row groups read."""
+        """Return a tuple: the sorted roots in a file of retired roots; the number of row groups read."""
         read = 0
 
         def load() -> Int64s:

@@ -64,8 +64,8 @@ class Partition(NamedTuple):
 class Written(BaseModel):
     """The files of a partition and, for a partition of roots, counts of their content.
 
-    ``digest`` is a sum over the rows, independent of their order. The digests of all partitions by root and
-    of all by node have the same sum, unless rows changed in between.
+    ``digest`` is a sum over the rows, independent of their order. The digests of the partitions by root have
+    the same sum as those of the partitions by node, unless rows changed in between.
     """
 
     layout: Layout
@@ -99,7 +99,7 @@ def digest_of(rows: np.ndarray) -> int:
 
 
 def divide(rows: np.ndarray, plan: Plan) -> Iterator[tuple[Partition, np.ndarray]]:
-    """Yield the rows of each partition."""
+    """Yield pairs (partition, its rows), for both layouts."""
     for layout in LAYOUTS if len(rows) else ():
         bounds = plan.root_bounds if layout == BY_ROOT else plan.node_bounds
         which = np.searchsorted(as_ids(bounds), key_of(rows, layout), side="right")

@@ -40,7 +40,7 @@ class Plan(BaseModel):
     """The planned content of a version.
 
     Its rows come from ``units``: blocks of chunks or, in a renewal, parts of ``made``. Partition i of the
-    roots begins at ``root_bounds[i - 1]``; likewise for the nodes.
+    roots begins at ``root_bounds[i - 1]``, partition i of the nodes at ``node_bounds[i - 1]``.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -82,7 +82,7 @@ def next_number(folder: Folder) -> int:
 
 
 def read_plan(folder: Folder, number: int) -> Plan | None:
-    """Return the plan of an unfinished version; None if there is none. Raises VersionError."""
+    """Return the plan of an unfinished version; None if it has no plan. Raises VersionError."""
     problem = f"is not a plan: delete the folder {folder_name(number)}"
     return folder.read_model(plan_path(number), Plan, FORMAT, problem)
 
@@ -104,7 +104,7 @@ def begin(folder: Folder, wanted: Plan, divide: Callable[[Plan], Plan]) -> Plan:
 
 
 def check_ours(folder: Folder, number: int) -> None:
-    """Raise VersionError if a version's folder has files but no plan, so that they are not a job's."""
+    """Raise VersionError if a version's folder has files but no plan: then no job made the files."""
     for name in folder.names(folder_name(number)):
         if not name.startswith(f".{PLAN}."):  # of a job that was killed, or writes its plan
             raise VersionError(

@@ -24,7 +24,7 @@ MOST_NODES = 40_000
 def verify_samples(
     version: VersionReader, table: Reader, graph: Graph, found: Findings, seed: int = 0
 ) -> int:
-    """Compare random nodes and roots; return the number of nodes.
+    """Compare random nodes and roots of a version with the graph and the table; return the number of nodes.
 
     Roots and valid nodes are compared with the graph at the version's time, features with the table. A node
     that had no features in the version may have some in the table. Raises GraphError and StoreError.

@@ -55,7 +55,7 @@ class Spill:
             yield np.array(own[first:last])
 
     def open_worker(self, light: Materialization) -> Callable[[Chunk], None]:
-        """Return the function by which a worker processes a unit, the x of a chunk."""
+        """Return the function by which a worker processes a unit, whose number is a chunk's x."""
         source = light.whole().units.open()
 
         def scan(chunk: Chunk) -> None:
@@ -64,7 +64,7 @@ class Spill:
         return scan
 
     def open_writer(self, run: Materialization, parts: Sequence[Partition]) -> Callable[[Chunk], Written]:
-        """Return the function by which a worker writes a partition; a chunk's x is its index in ``parts``."""
+        """Return the function by which a worker writes the partition at ``parts[x]``, for a chunk's x."""
         from .materialization import put_done
 
         writer = run.writer()

@@ -31,7 +31,7 @@ class Files(Protocol):
 
     @property
     def local(self) -> Path | None:
-        """The folder on this machine; None if it is elsewhere."""
+        """The folder on this machine; None if the folder is elsewhere."""
 
     def dataset(self, paths: Sequence[str], schema: Any) -> Any:
         """Return files as a `pyarrow.dataset.Dataset`."""
@@ -58,7 +58,7 @@ class VersionSql:
                 self._connection.execute(f"SET {setting}")
 
     def batches(self, query: str) -> Any:
-        """Return the result of a query as a `pyarrow.RecordBatchReader`; read it inside `errors`.
+        """Return the result of a query as a `pyarrow.RecordBatchReader`; read the result inside `errors`.
 
         Raises ConfigError for anything but one valid SELECT statement.
         """

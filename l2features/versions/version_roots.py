@@ -14,7 +14,7 @@ from .lookup import FOREVER, VersionReader
 
 
 def version_summaries(reader: VersionReader, roots: Ids, until: float = FOREVER) -> tuple[Summaries, int]:
-    """Return the status and summary of each root, and the number of row groups read.
+    """Return a tuple: the status and summary of each root; the number of row groups read.
 
     A root that is not in the version is unknown. ``missing`` is empty, since versions do not change. Raises
     like the methods of `VersionReader`.

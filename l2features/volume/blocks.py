@@ -38,7 +38,7 @@ class Grid(NamedTuple):
         return np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1).reshape(-1, 3)
 
     def bounds(self, cell: Cells) -> tuple[Cells, Cells]:
-        """Return the first voxel of blocks, and the voxel after their last."""
+        """Return a tuple: the first voxel of each block; the voxel after its last."""
         start = np.array(self.offset) + cell * self.step
         return start, np.minimum(start + self.step, np.add(self.offset, self.size))
 

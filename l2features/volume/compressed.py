@@ -37,10 +37,10 @@ _MOST_VOXELS = 1 << 40
 
 
 def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: Sequence[int]) -> Words:
-    """Return the words of the only channel, which begin with two per block, after checking them.
+    """Return the words of a file with one channel, after checking them.
 
-    ``shape`` is in voxels, ``itemsize`` in bytes per label. Raises ValueError if a block refers to words or
-    labels that ``data`` does not have.
+    The words begin with two words per block. ``shape`` is in voxels, ``itemsize`` in bytes per label. Raises
+    ValueError for a broken file, such as one with a block that refers to words or labels beyond ``data``.
     """
     if len(data) % 4 or len(data) < 4:
         raise ValueError(f"{BROKEN}: {len(data)} bytes")

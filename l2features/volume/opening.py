@@ -34,8 +34,8 @@ class LayerPlace(NamedTuple):
 class OpenLayer(NamedTuple):
     """An open layer: all its scales, and a reader of one.
 
-    ``folder`` is the layer's path, if it is on this machine. ``packed`` is the encoding, if its blocks are
-    decoded to packed words.
+    ``folder`` is the layer's path, if it is on this machine. ``packed`` is the encoding if blocks are decoded
+    to packed words, else None.
     """
 
     scales: Sequence[Info]
@@ -95,7 +95,10 @@ def _open_blocks(storage: Storage, scale: Info, data_type: str) -> FileBlocks | 
 
 
 def find_info(location: Location) -> tuple[Storage, dict[str, Any]]:
-    """Return storage and info of a layer, after redirects. Raises ValueError or StorageError."""
+    """Return a tuple, after redirects: the storage of a layer; its info.
+
+    Raises ValueError or StorageError.
+    """
     for _ in range(MAX_REDIRECTS):
         storage = open_storage(location.url)
         content, forbidden = storage.fetch_one(Request("info", most=1 << 28))

@@ -38,7 +38,7 @@ class Slab(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file at its place in the grid: its labels, None if it is missing or empty, and its counts."""
+    """A file at its place in the grid: its labels; its counts. A missing or empty file has no labels."""
 
     cell: Any
     part: Labels | None
@@ -78,7 +78,7 @@ class Volume:
 
     @property
     def bounds(self) -> Bounds:
-        """Return resolution, offset and size of the scale."""
+        """Resolution, offset and size of the scale that is read."""
         scale = self._layer.scales[self.mip]
         x, y, z = (float(r) for r in scale["resolution"])
         offset, size = scale.get("voxel_offset", (0, 0, 0)), scale["size"]
@@ -100,7 +100,7 @@ class Volume:
         """Yield the labels of one chunk in slabs along z, in shared memory: use each before taking the next.
 
         Labels are 0 beyond the segmentation's bounds. Slabs of compressed_segmentation are thin, and consist
-        of runs. Raises VolumeError, naming the chunk, if it cannot be read or decoded.
+        of runs. Raises VolumeError, naming the chunk, if the chunk cannot be read or decoded.
         """
         size = np.array(geometry.chunk_size)
         start = geometry.origins([chunk])[0]

@@ -57,7 +57,7 @@ class Sharding(NamedTuple):
         return hashed >> np.uint64(self.minishard_bits) & np.uint64((1 << min(self.shard_bits, 64)) - 1)
 
     def places(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Return shard and minishard of ids."""
+        """Return a tuple: the shard of each id; its minishard."""
         hashed = self.hashed(codes)
         return self.shards(hashed), hashed & np.uint64((1 << self.minishard_bits) - 1)
 

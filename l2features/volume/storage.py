@@ -30,7 +30,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class Request(NamedTuple):
-    """A request for a file of at most ``most`` decompressed bytes, or its bytes ``start`` to ``stop`` - 1."""
+    """A request for a file of at most ``most`` decompressed bytes, or for bytes ``start`` to ``stop`` - 1."""
 
     name: str
     start: int | None = None
@@ -39,7 +39,7 @@ class Request(NamedTuple):
 
 
 class FileBytes(NamedTuple):
-    """Content of a file: its bytes, fewer than requested if it ends early; None if the file is missing."""
+    """Content of a file; None if the file is missing. If the file ends early, fewer bytes than requested."""
 
     content: bytes | None
     forbidden: bool = False
@@ -73,7 +73,7 @@ class Storage(ABC):
 
     @abstractmethod
     def get(self, request: Request) -> FileBytes:
-        """Fetch one file. Raises `Forbidden` for a 403, StorageError or OSError for other failures."""
+        """Fetch one file. Raises `Forbidden` for a 403, and StorageError or OSError for other failures."""
 
     def fetch(self, requests: Sequence[Request]) -> Iterator[FileBytes]:
         """Fetch files in the order of the requests, at most AHEAD of them in advance."""
@@ -92,7 +92,7 @@ class Storage(ABC):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def fetch_one(self, request: Request) -> FileBytes:
-        """Fetch one file. A 403 means missing if a name that cannot exist gets a 403 too."""
+        """Fetch one file. A 403 means that the file is missing if a name that cannot exist gets a 403 too."""
         try:
             return self.get(request)
         except Forbidden as error:
@@ -101,7 +101,7 @@ class Storage(ABC):
             raise StorageError(f"file {request.name}: {error}", error.code) from error
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Parse a metadata file; None if it is missing. Raises ValueError unless it is a JSON object."""
+        """Parse a metadata file; None if the file is missing. Raises ValueError if it is no JSON object."""
         content, forbidden = self.fetch_one(Request(name, most=1 << 28))
         if content is None or forbidden:
             return None
@@ -114,7 +114,7 @@ class Storage(ABC):
         return values
 
     def needed_json(self, name: str) -> dict[str, Any]:
-        """Parse a metadata file. Raises StorageError if it is missing."""
+        """Parse a metadata file. Raises StorageError if the file is missing."""
         values = self.read_json(name)
         if values is None:
             raise StorageError(f"no file {name}")
@@ -179,8 +179,8 @@ def decompressed(content: bytes, encoding: str | None, request: Request) -> byte
 def gunzip(content: bytes, most: int) -> bytes:
     """Decompress a gzip file to at most ``most`` bytes; it may have several members, and zeros after them.
 
-    libdeflate would be faster, but trusts the size at the end of the file, and returns too little if that is
-    wrong.
+    libdeflate would be faster, but trusts the size at the end of the file, and returns too little if that
+    size is wrong.
 
     Raises:
         ValueError: the file is broken, or too large.

@@ -38,7 +38,11 @@ OpenArray = Callable[[str, dict[str, Any], list[str]], Array]
 def open_zarr(
     location: Location, storage: Storage, mip: int | None, scale: Sequence[float] | None
 ) -> tuple[dict[str, Any], int, FileBlocks]:
-    """Return a layer's info in precomputed form, the index of the scale, and a reader. Raises ValueError."""
+    """Open a scale of a layer of zarr or N5.
+
+    Returns a tuple: the layer's info in precomputed form; the index of the scale; a reader of its blocks.
+    Raises ValueError.
+    """
     scales = _find_scales(location.format, storage)
     resolutions = [resolution for _, resolution in scales]
     if resolutions[0] is None:

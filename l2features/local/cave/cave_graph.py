@@ -26,7 +26,10 @@ class CaveGraph(BigtableGraph):
         return self._parents_of(time, self._until(), ids)
 
     def children_of(self, ids: Ids, time: datetime | None = None) -> dict[int, Ids]:
-        """Return the children of nodes of any layer, made by a time; unknown nodes are left out."""
+        """Return the children of nodes of any layer.
+
+        Leaves out unknown nodes and, with ``time``, nodes that did not exist at that time or earlier.
+        """
         from ...graph.graph_rows import newest
 
         if not len(ids):
@@ -38,7 +41,10 @@ class CaveGraph(BigtableGraph):
         return {node: own for node, own, known in parts if known}
 
     def l2_nodes(self, geometry: Geometry, ids: Ids) -> dict[int, Ids]:
-        """Return the L2 nodes below nodes: for an L2 node, itself; for supervoxels and unknown ids, none."""
+        """Map each id to the L2 nodes below it.
+
+        An L2 node is mapped to itself, a supervoxel or an unknown id to no node.
+        """
         layers = geometry.layout.layers(ids)
         read = partial(self._children, MOST_IDS)
         found = descend(read, geometry.layout.layers, ids[layers > L2], MOST_NODES)
@@ -49,7 +55,7 @@ class CaveGraph(BigtableGraph):
         return {node: as_ids([]) for node in ids.tolist()} | found.l2_ids | itself
 
     def operations(self, roots: Ids) -> dict[int, int]:
-        """Return the last operation of each root: the one that retired it or, for a valid root, made it."""
+        """Map each root to its last operation: the one that retired it or, for a valid root, that made it."""
         from ...graph.graph_rows import newest
 
         parts = self._cells(sorted_unique(np.sort(roots)), newest("operation_id"), self._until())
@@ -57,7 +63,7 @@ class CaveGraph(BigtableGraph):
         return {root: int(value) for root, value in cells}
 
     def logged_roots(self, start: datetime, end: datetime) -> Ids:
-        """Return the roots that operations made, as logged from ``start`` to ``end``."""
+        """Return the roots made by operations that were logged from ``start`` to ``end``."""
         from ...graph.operation_log import logged_roots
 
         return logged_roots(self._read, start, end)

@@ -69,7 +69,7 @@ log = logging.getLogger("l2features.cave")
 
 
 class GraphApp:
-    """Answers requests about graphs; ``open_graph`` returns a table's, or raises NotFound."""
+    """Answers requests about graphs; ``open_graph`` returns a table's graph, or raises NotFound."""
 
     def __init__(self, open_graph: Open) -> None:
         self.open_graph = open_graph
@@ -111,7 +111,10 @@ def answered(request: Request, respond: Callable[[], Response]) -> Response:
 
 
 class Asked:
-    """The parameters of a request. Methods raise ValueError, or HTTPException for the body."""
+    """The parameters and the body of a request.
+
+    Methods raise ValueError for an invalid parameter, and HTTPException for an invalid body.
+    """
 
     def __init__(self, request: Request) -> None:
         self.request, self.args = request, request.args

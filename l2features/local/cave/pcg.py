@@ -46,7 +46,7 @@ class Pcg:
 
     # ------------------------------------------------------------------ downwards
     def leaves(self, nodes: Ids, layer: int, box: Box | None) -> dict[int, Ids]:
-        """Return the nodes of one layer below each node, in a box of chunks if one is given."""
+        """Map each node to the nodes of one layer below it, within a box of chunks if one is given."""
         if layer > L2:
             return {node: self._at_layer(node, layer, box) for node in nodes.tolist()}
         below = self._l2_nodes(nodes, box)
@@ -87,11 +87,14 @@ class Pcg:
         return self.graph.root_edges(self.geometry, below)[node]
 
     def children(self, node: int) -> Ids:
-        """Return the children of a node; none of a supervoxel or an unknown one."""
+        """Return the children of a node; none for a supervoxel or an unknown node."""
         return self.graph.children_of(as_ids([node])).get(node, as_ids([]))
 
     def chunk_children(self, chunk_id: int, time: datetime) -> Ids:
-        """Return the pairs (L2 node, supervoxel), (n, 2), of a chunk's nodes that were made by a time."""
+        """Return pairs (L2 node, supervoxel), shape (n, 2), of a chunk's nodes.
+
+        The nodes are those that existed at ``time`` or earlier, including superseded ones.
+        """
         layout = self.geometry.layout
         chunk = Chunk(*layout.chunk_coordinates(as_ids([chunk_id]))[0].tolist())
         nodes = self.graph.nodes(self.geometry, chunk)
@@ -103,8 +106,8 @@ class Pcg:
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
         """Return each id's lowest ancestor of this layer or above, at a time; 0 without one.
 
-        As in PyChunkedGraph, the search stops as soon as none of the nodes that it has reached has a parent,
-        and returns these nodes.
+        As in PyChunkedGraph, the search stops when none of the reached nodes has a parent, and returns these
+        nodes.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):
@@ -133,12 +136,15 @@ class Pcg:
         return np.array([_is_latest(histories.get(root), time) for root in roots.tolist()], dtype=np.bool_)
 
     def created(self, roots: Ids) -> list[float]:
-        """Return when each root was made, in seconds. Raises NotFound."""
+        """Return when each root was made, in seconds. Raises NotFound for an unknown root."""
         histories = self._histories(roots)
         return [histories[root].created.timestamp() for root in roots.tolist()]
 
     def latest(self, roots: Ids, time: datetime) -> list[float]:
-        """Return when each root was retired; ``time`` for roots that are valid then. Raises NotFound."""
+        """Return when each root was retired, in seconds; ``time`` for a root that is valid then.
+
+        Raises NotFound for a root that is unknown, or was made at ``time`` or later.
+        """
         found, histories, until = [], self._histories(roots), whole_ms(time)
         for root in roots.tolist():
             own = histories[root]
@@ -149,7 +155,7 @@ class Pcg:
         return found
 
     def changed(self, start: datetime, end: datetime) -> dict[str, Ids]:
-        """Return the roots that operations from ``start`` to ``end`` made, and those that they retired."""
+        """Return the roots that operations from ``start`` to ``end`` made, and the roots they retired."""
         new = self.graph.logged_roots(start, end)
         histories = self.graph.histories(self.geometry, new)
         old = [as_ids(own.predecessors) for _, own in sorted(histories.items())]

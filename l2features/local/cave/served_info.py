@@ -20,9 +20,9 @@ BOUNDING_BOX = (2048, 2048, 512)
 
 
 def served_info(graph: CaveGraph, watershed: str | None = None) -> dict[str, Any]:
-    """Return the info of a graph and its segmentation, or the segmentation's copy at ``watershed``.
+    """Return the info of a graph and of its segmentation, which may be a copy at ``watershed``.
 
-    Raises GraphError and VolumeError.
+    Raises GraphError if the graph names no segmentation, and VolumeError if its info cannot be read.
     """
     described = graph.info()
     path = watershed or described.watershed

@@ -40,7 +40,7 @@ MERGE, SPLIT = "merge", "split"
 
 
 class SampleEditor:
-    """Edits the graph of one data set, which must be a sample. Raises ConfigError, GraphError."""
+    """Edits the graph of a sample. Raises ConfigError for a graph that is not a sample's, and GraphError."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.table: SampleTable = open_sample_table(dataset.graph)
@@ -139,9 +139,10 @@ class SampleEditor:
 
 
 def edit_sample(dataset: Dataset, kind: str, topic: str | None) -> tuple[Edit, str]:
-    """Edit a sample's graph and publish the edit, by default in the graph's project; return edit and topic.
+    """Edit a sample's graph and publish the edit; return a tuple: the edit; the topic's path.
 
-    Raises ConfigError for a graph that is not a sample's, GraphError, TopicError and PublishError.
+    The default topic is in the graph's project. Raises ConfigError for a graph that is not a sample's,
+    GraphError, TopicError and PublishError.
     """
     with closing(SampleEditor(dataset)) as editor:
         path = topic or topic_path(parse_graph_url(dataset.graph)[0], EDITS)

@@ -26,7 +26,7 @@ def segmentation_path(directory: Path) -> str:
 def is_sample(directory: Path, sample: Sample) -> bool:
     """Return whether a directory holds this sample, and was neither copied nor moved.
 
-    Raises ConfigError.
+    Raises ConfigError if the data sets file cannot be read.
     """
     with checked(directory):
         text = _config_text(directory)

@@ -56,7 +56,8 @@ class OperationStatus(IntEnum):
 class Edit:
     """A proofreading operation: its new nodes and roots, and the cells to write.
 
-    ``ms`` is its time. ``added_edges`` and ``removed_edges`` are pairs of supervoxels.
+    ``ms`` is the time of the operation, in milliseconds since 1970. ``added_edges`` and ``removed_edges`` are
+    pairs of supervoxels.
     """
 
     operation_id: int
@@ -81,7 +82,7 @@ class Edit:
         return Message(pickle.dumps(edit, protocol=4), attributes)
 
     def log(self, status: OperationStatus, ms: int) -> Iterator[Cell]:
-        """Yield the cells of the operation's row in the log, as they are at a time."""
+        """Yield the cells of the operation's row in the log, for this status of the operation."""
         time = datetime.fromtimestamp(self.ms / 1000, UTC)
         roots = () if status is OperationStatus.CREATED else self.new_root_ids
         columns = {
@@ -115,7 +116,7 @@ def cross_edge_cells(nodes: Ids, pairs: Ids, layers: npt.NDArray[np.int64], ms: 
 
     Args:
         nodes: the L2 node of each edge, (n,).
-        pairs: supervoxels of each edge, (n, 2), the node's own first.
+        pairs: supervoxels of each edge, (n, 2); the first of a pair is in the node.
         layers: the layer of each edge, (n,).
         ms: when the nodes became valid.
     """

@@ -55,7 +55,7 @@ class SampleTable:
         self._table.client.close()
 
     def create(self) -> bool:
-        """Create the table; return False if it exists."""
+        """Create the table; return False if the table exists."""
         from ...store.bigtable.calls import GRAPH_FAMILIES, create_table
 
         with self._errors():
@@ -113,7 +113,7 @@ class SampleTable:
         return [node_id(chunk_id, number, layers) for number in range(last - count + 1, last + 1)]
 
     def newest(self, ids: Ids, column: str, family: str = "0") -> dict[int, Ids]:
-        """Map nodes to the ids in the newest cells of columns with this prefix, in column order.
+        """Map nodes to the ids in the newest cells of the columns that begin with ``column``, in order.
 
         Nodes without a cell are left out.
         """
@@ -150,7 +150,10 @@ class SampleTable:
         return tree
 
     def cross_edges(self, nodes: Ids) -> Ids:
-        """Return the cross-chunk edges of L2 nodes: pairs of supervoxels, (n, 2), the node's own first."""
+        """Return the cross-chunk edges of L2 nodes: pairs of supervoxels, (n, 2).
+
+        The first supervoxel of a pair is in the L2 node.
+        """
         edges = self.newest(nodes, CROSS_EDGES, EDGE_FAMILY).values()
         return np.concatenate([as_ids([]), *edges]).reshape(-1, 2)
 

@@ -78,7 +78,10 @@ def parents_above(
 def components(
     n: int, edges: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_]
 ) -> list[npt.NDArray[np.int64]]:
-    """Return, for each connected component of ``n`` vertices with edges (m, 2), its wanted vertices."""
+    """Return arrays of wanted vertices, one array for each connected component that has any.
+
+    The graph has ``n`` vertices and the edges (m, 2).
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

@@ -29,12 +29,14 @@ class Objects:
 
 
 def parts_of(supervoxels: Ids, others: Mapping[int, Ids], edges: Ids) -> list[Ids]:
-    """Return the groups of a node's supervoxels that are connected only by the node, largest object first.
+    """Return the groups of a node's supervoxels that stay connected through the object's other nodes.
+
+    The group in the largest part of the object is first.
 
     Args:
         supervoxels: the node's supervoxels, (n,), sorted.
         others: the supervoxels of the object's other nodes.
-        edges: cross-chunk edges of all of them, (m, 2).
+        edges: cross-chunk edges of all these supervoxels, (m, 2).
     """
     alone = {supervoxel: as_ids([supervoxel]) for supervoxel in supervoxels.tolist()}
     vertices = as_ids(sorted([*alone, *others]))

@@ -28,7 +28,11 @@ def subscription_paths(project: str) -> list[str]:
 
 
 def check_topic(topic: Topic) -> None:
-    """Raise ConfigError for an invalid path, TopicError and PublishError for a topic that cannot be used."""
+    """Raise an error if a topic cannot be used.
+
+    The error is ConfigError for an invalid path, TopicError if Pub/Sub cannot be reached, and PublishError if
+    the topic is missing.
+    """
     if not TOPIC.fullmatch(topic.path):
         raise ConfigError(f"topic {topic.path!r}: expected projects/PROJECT/topics/NAME")
     check_pubsub(f"topic {topic.path}", TopicError)

@@ -112,7 +112,7 @@ def reason(error: BaseException) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error of the data client and its causes; of a group of errors, only the most specific."""
+    """Yield an error of the data client, then its causes; of a group of errors, that of `most_telling`."""
     while error is not None:
         yield error
         inner = getattr(error, "exceptions", None)

@@ -207,9 +207,10 @@ def unpickle_meta(value: bytes, name: str) -> tuple[str, str, str]:
 
 # ------------------------------------------------------------------ filters
 def newest(*names: str) -> RowFilter:
-    """Return the filter for the newest cell of each column of the family, or of a range of ``names``.
+    """Return the filter for the newest cell of each column, or of the columns in a range.
 
-    A filter by regular expression would take three times as long.
+    The range is from the first of ``names`` to the last. A filter by regular expression would take three
+    times as long.
     """
     return RowFilterChain(filters=[_columns(names), CellsColumnLimitFilter(1)])
 
@@ -224,7 +225,7 @@ def newest_attributes(names: Sequence[str]) -> RowFilter:
 
 
 def newest_of_nodes(names: Sequence[str]) -> RowFilter:
-    """Return the filter of `newest_attributes` for rows of nodes; for all attributes, it names no family.
+    """Return the filter of `newest_attributes` for rows of nodes; that of all attributes names no family.
 
     Rows of nodes have a single family, and the decoder would skip others. Bigtable's emulator takes a seventh
     longer for a filter that names the family.

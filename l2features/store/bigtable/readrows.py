@@ -61,7 +61,7 @@ class Out(NamedTuple):
 
 @embedded
 def id_of_key(data: Bytes, at: int, end: int, prefix: Bytes) -> tuple[Any, bool]:
-    """Return the id in a row key, and whether the key is valid."""
+    """Return a tuple: the id in a row key; whether the key is valid."""
     value = np.uint64(0)
     n = len(prefix)
     if end - at != n + KEY_DIGITS or not equals(data, at, at + n, prefix, 0, n):

@@ -62,7 +62,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Decoded(Part):
-    """The committed rows of a stream, in its order.
+    """The committed rows of a stream, in the stream's order.
 
     ``records`` (n, itemsize) are the bytes of ``Columns.record``. ``present`` (n, columns) tells which cells
     each row has, ``times`` (n,) the time of its newest cell in microseconds.
@@ -76,9 +76,9 @@ class Decoded(Part):
 
 @dataclass(frozen=True)
 class AnyCells(Part):
-    """The cells of the committed rows of a stream, in its order, whatever their family and column.
+    """All cells of the committed rows of a stream, of any family and column, in the stream's order.
 
-    ``ids`` (n,) are the ids of their rows, ``times`` (n,) are in microseconds. ``names`` are qualifiers.
+    ``ids`` (n,) are the ids of the cells' rows, ``times`` (n,) are in microseconds. ``names`` are qualifiers.
     """
 
     ids: Ids

@@ -50,8 +50,8 @@ class RowsRead(Generic[P]):
     """One ReadRows request and its retries; a retry requests only the rows that were not read yet.
 
     ``until`` is the deadline by `time.monotonic`. ``request`` must name keys or ranges. The reads of a call
-    share the lock ``turn``, so that only one takes messages at a time, while gRPC receives those of the
-    others: threads that take messages concurrently would contend for the GIL at every message.
+    share the lock ``turn``, so that only one read takes messages at a time, while gRPC receives the messages
+    of the other reads: threads that take messages concurrently would contend for the GIL at every message.
     """
 
     table: Any
@@ -212,8 +212,8 @@ class Connection:
     ) -> Iterator[P]:
         """Yield the rows of ranges of keys: in order within a range, the ranges in no particular order.
 
-        Each batch of ranges becomes one request. It must not be empty; its ranges must ascend and not
-        overlap. Several requests run at once, with a common deadline.
+        Each batch of ranges becomes one request. A batch must not be empty; its ranges must ascend and not
+        overlap. `CONCURRENT` requests at a time run at once, with a common deadline.
         """
         turn = threading.Lock()
         for start in range(0, len(batches), CONCURRENT):

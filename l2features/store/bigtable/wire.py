@@ -33,7 +33,7 @@ CHUNK = np.dtype(
 
 @embedded
 def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
-    """Read a varint; return its value and the position after it, -1 if malformed."""
+    """Read a varint; return a tuple: its value; the position after it, or -1 if it is malformed."""
     if at < end and data[at] < ONE_BYTE:
         return np.uint64(data[at]), at + 1
     value = np.uint64(0)
@@ -49,9 +49,11 @@ def varint(data: Bytes, at: int, end: int) -> tuple[Any, Any]:
 
 @embedded
 def field(data: Bytes, at: int, end: int) -> tuple[Any, Any, Any, Any]:
-    """Read a field; return its tag, its number or the start and end of its value, and the position after it.
+    """Return a tuple: a field's tag; the start of its value; the end of its value; the position after it.
 
-    The position is -1 if the field is malformed."""
+    If the value is a varint, its number is returned in place of the start. The position is -1 if the field is
+    malformed.
+    """
     if end - at >= 2 and data[at] >= 8 and data[at] & BYTES_TAG == BYTES_KIND:
         length = np.int64(data[at + 1])
         if length < ONE_BYTE and length <= end - at - 2:  # a short value, as most are
@@ -143,7 +145,7 @@ def compare(data: Bytes, a: int, a_end: int, b: int, b_end: int) -> int:
 
 @embedded
 def equals(data: Bytes, at: int, end: int, other: Bytes, first: int, last: int) -> bool:
-    """Return whether the bytes from ``at`` to ``end`` equal those of the other from ``first`` to ``last``."""
+    """Return whether the bytes from ``at`` to ``end`` equal those of ``other`` from ``first`` to ``last``."""
     if end - at != last - first:
         return False
     difference = np.uint8(0)

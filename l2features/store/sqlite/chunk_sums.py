@@ -23,7 +23,7 @@ NO_COUNTS = "{}\t{}"
 class Page(NamedTuple):
     """The sums of a page of records.
 
-    A line describes the files and saturated nodes of a chunk. ``last`` is the page's last key, None for an
+    A line describes the files and saturated nodes of a chunk. ``last`` is the page's last key; None for an
     empty page. ``alike`` counts the done chunks with the line that was asked for; ``others`` has the lines of
     the other done chunks.
     """
@@ -77,13 +77,13 @@ def read_page(db: sqlite3.Connection, name: str, formats: TableFormats, first: i
 
 
 def read_failed(db: sqlite3.Connection, name: str, most: int) -> list[tuple[int, str]]:
-    """Return the first failed chunks and their reasons."""
+    """Return pairs (chunk id, reason) of the first failed chunks, at most ``most``."""
     query = f"SELECT id, reason FROM \"{name}.chunks\" WHERE state = '{FAILED}' ORDER BY id LIMIT ?"
     return [(key % (1 << 64), reason) for key, reason in db.execute(query, (most,))]
 
 
 def read_recent(db: sqlite3.Connection, name: str, totals: ChunkTotals) -> list[tuple[datetime, int]]:
-    """Return the times and nodes of the chunks that were done last, within the window of the totals."""
+    """Return pairs (time, number of nodes) of the chunks done within ``totals.window`` of the newest."""
     chunks = f"FROM \"{name}.chunks\" WHERE state = '{DONE}'"
     ((newest,),) = db.execute(f"SELECT MAX(time) {chunks}")
     if newest is None:

@@ -81,7 +81,7 @@ def padded(record: np.dtype, size: int) -> np.dtype:
 
 
 def own_format(formats: Formats) -> np.dtype | None:
-    """Return the one of these records that has the fields of today's schema; None if there is none."""
+    """Return the dtype among ``formats`` that has the fields of today's schema; None if there is none."""
     text = describe(FEATURES)
     return next((record for record in formats.values() if describe(record) == text), None)
 
