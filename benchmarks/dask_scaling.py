@@ -58,7 +58,7 @@ def main() -> int:
         "--grid", type=triple, default=(4, 4, 4), help="chunks along each axis; default 4,4,4"
     )
     parser.add_argument(
-        "--chunk-size", type=triple, default=(256, 256, 128), help="voxels; default 256,256,128"
+        "--chunk-size", type=triple, default=(256, 256, 512), help="voxels; default 256,256,512"
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs with each number of workers; default 3")
     args = parser.parse_args()
