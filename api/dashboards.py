@@ -69,7 +69,7 @@ class Dashboards:
         self._boards = {served.name: Board(served, rates) for served in datasets.all()}
 
     def board(self, name: str) -> Board:
-        """Return the board of a data set. Raises ApiError as `ServedDatasets`."""
+        """Return the board of a data set. Raises ApiError, such as 404 for an unknown name."""
         return self._boards[self.datasets[name].name]
 
     def landing(self) -> Response:

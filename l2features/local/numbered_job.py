@@ -31,7 +31,7 @@ def numbered_job(
     open_worker: Callable[[], Callable[[Chunk], R]],
     warm_up: Callable[[], None] = nothing,
 ) -> ChunkJob[R]:
-    """Return a job of the units 0 to ``count`` - 1 that are not done; a unit is passed as a chunk's x.
+    """Return a job of the units 0 to ``count`` - 1 that are not done; unit n is passed as ``Chunk(n, 0, 0)``.
 
     ``what`` names a unit in `UnitFailed`, the error of a unit that killed its workers.
     """

@@ -100,9 +100,10 @@ class VersionReader:
         return self._found("roots", roots, root_columns(names), limit, until)
 
     def batches(self, layout: Layout, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield all rows of a layout, layer by layer, one table per row group; ids are int64, as in files.
+        """Yield all rows of a layout, one table per row group; ids are int64, as in files.
 
-        The rows of a layer are sorted. ``columns`` must have ``root_id``.
+        The rows come one `Layer` of the manifest after the other, and are sorted within it. ``columns`` must
+        have ``root_id``.
         """
         for layer, _ in enumerate(self.manifest.layers):
             yield from self.layer_batches(layer, layout, columns)

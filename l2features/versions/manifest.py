@@ -63,7 +63,7 @@ class Layer(_Model):
     files: tuple[VersionFile, ...]
 
     def of(self, layout: Layout) -> list[VersionFile]:
-        """Return the files of a layout, in the order of their ids."""
+        """Return this layer's files of a layout, in the order of their rows' ids."""
         return [file for file in self.files if file.layout == layout]
 
 
