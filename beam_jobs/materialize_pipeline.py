@@ -25,7 +25,7 @@ ELEMENT_ROWS = 10_000
 
 
 def unit_shards(run: Materialization) -> Iterator[tuple[int, int]]:
-    """Yield pairs (first, last): the ranges of a version's units."""
+    """Yield pairs (first, end): the ranges of a version's units."""
     yield from shards(ChunkBox((0, 0, 0), (run.plan.units, 1, 1)))
 
 

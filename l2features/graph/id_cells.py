@@ -140,7 +140,7 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
         except zstandard.ZstdError as error:
             raise ValueError(f"{what} cannot be decompressed: {error}") from error
         if size > 8 * most:
-            raise ValueError(f"{what} have {size} bytes: expected {most} ids at most")
+            raise ValueError(f"{what} have {size} bytes: expected {8 * most} at most")
     if len(cell) % 8:
         raise ValueError(f"{what} have {len(cell)} bytes: expected 8 per id")
     return cell

@@ -142,7 +142,7 @@ def _copy(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int
 
 @compiled
 def measure_strip(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> bool:
-    """Measure a strip; return whether any result may be far."""
+    """Measure a strip; return False only if every result is below ``far``."""
     if _measure_sparse(block, strip, rows, unit, far):
         return True
     reach = int(math.sqrt(far / unit))

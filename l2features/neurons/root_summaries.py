@@ -97,7 +97,7 @@ class Collected:
         self.reasons |= reasons
 
     def too_large(self, sizes: Mapping[int, int], most: int) -> None:
-        """Refuse roots with more than ``most`` nodes."""
+        """Refuse roots by their numbers of nodes, which are above ``most``."""
         self.refuse(RootStatus.TOO_LARGE, {root: too_large(size, most) for root, size in sizes.items()})
         self.sizes |= sizes
 

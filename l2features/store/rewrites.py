@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Rewrites(BaseModel):
-    """The note about the latest window, in which rows may be replaced."""
+    """A note in a table: until when jobs may be replacing its rows, and the rows' generation."""
 
     generation: UUID = Field(description="Changes whenever rows are replaced.")
     until: Time = Field(description="When the window ends.")

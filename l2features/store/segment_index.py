@@ -42,8 +42,8 @@ def start_index(store: Store) -> None:
 def build_index(store: Store, geometry: Geometry) -> Iterator[int]:
     """Index the segments of all recorded chunks; after each shard, yield the number of done chunks.
 
-    An interrupted run can be resumed, since the progress is recorded after each shard. At the same time, the
-    chunks must not be ingested from a changed segmentation.
+    An interrupted run can be resumed, since the progress is recorded after each shard. Until the
+    index is complete, no chunk may be ingested from a changed segmentation.
     """
     state, box = index_state(store), whole_box(geometry.grid)
     first = len(box) if state.complete else state.chunks

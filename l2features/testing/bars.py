@@ -15,7 +15,7 @@ from rich.table import Table
 
 @dataclass
 class Bar:
-    """A figure and its required minimum or, with ``most``, its allowed maximum; None for no bar."""
+    """A measured figure and its bar: the minimum or, with ``most``, the maximum; None if it has no bar."""
 
     name: str
     value: float

@@ -31,7 +31,7 @@ def check_delta(base: int | None) -> None:
 
 
 def commit_version(folder: Folder, manifest: Manifest) -> None:
-    """Commit a fresh version to the Delta table of its folder, once. Raises VersionError."""
+    """Commit a fresh version to its folder's Delta table, if it is not committed. Raises VersionError."""
     import deltalake
     from deltalake.exceptions import DeltaError
     from deltalake.transaction import create_table_with_add_actions

@@ -193,7 +193,7 @@ def test_a_malformed_cell_is_an_error_of_its_roots_only(recordings: Recordings) 
         empty: f"node {empty}: no children",
         own: f"node {own}: child {own} is not of a layer below it, from 2 on",
         low: f"node {low}: child {(1 << 56) + 1} is not of a layer below it, from 2 on",
-        bomb: f"node {bomb}: children have {2**28} bytes: expected {1 << 24} ids at most",
+        bomb: f"node {bomb}: children have {2**28} bytes: expected {8 << 24} at most",
         inner: f"node {child}: no children",
     }
     assert set(found.l2_ids) == set(recorded) - set(found.errors)

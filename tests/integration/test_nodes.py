@@ -166,7 +166,7 @@ def test_children_that_cannot_be_are_errors_of_their_node(recordings: Recordings
     assert "children cannot be decompressed" in result.errors[first + 3]
     assert result.errors[first + 4] == f"node {first + 4}: children have 9 bytes: expected 8 per id"
     assert "children cannot be decompressed" in result.errors[first + 5]
-    assert "children have 1048584 bytes: expected 131072 ids at most" in result.errors[first + 6]
+    assert "children have 1048584 bytes: expected 1048576 at most" in result.errors[first + 6]
 
 
 def test_an_id_without_a_voxel_is_marked(recordings: Recordings, nodes: NodeSource) -> None:

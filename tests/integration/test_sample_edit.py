@@ -176,12 +176,12 @@ def test_no_other_graph_is_edited(tmp_path: Path, sample: Path, url: str, config
         assert done.exit_code in {1, 2}
         assert f"error: {expected}" in done.output or f": {expected}" in done.output
     refused = run("sample", tmp_path / "other", *SIZE, "--graph", foreign)
-    assert (refused.exit_code, "a table exists that is not a sample's" in refused.output) == (2, True)
+    assert (refused.exit_code, "this table exists, but is not a sample's" in refused.output) == (2, True)
     assert not list(table.read_rows())
     other = run("sample", tmp_path / "another", "--grid", "2,1,1", "--graph", url)
     assert (
         other.exit_code,
-        "a table exists that is 'Sample data set of (3, 2, 2)" in other.output,
+        "this table exists, but is 'Sample data set of (3, 2, 2)" in other.output,
     ) == (
         2,
         True,

@@ -34,7 +34,7 @@ def test_lists_are_those_of_their_nodes_compressed_or_not(packed: set[int]) -> N
 @pytest.mark.parametrize(
     ("cell", "error"),
     [
-        (compressed(bytes(88)), "children have 88 bytes: expected 10 ids at most"),
+        (compressed(bytes(88)), "children have 88 bytes: expected 80 at most"),
         (compressed(bytes(12)), "children have 12 bytes: expected 8 per id"),
         (compressed(bytes(range(80)))[:-9], "children cannot be decompressed"),
         (compressed(bytes(2**24), with_size=False), "children cannot be decompressed"),

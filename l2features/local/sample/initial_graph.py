@@ -37,7 +37,7 @@ def make_graph(sample: Sample, watershed: str) -> bool:
         marks = table.marks()
         if marks.get(TITLE) != title:
             what = f"is {marks[TITLE].decode()!r}" if TITLE in marks else "is not a sample's"
-            raise ConfigError(f"graph {sample.graph}: a table exists that {what}: choose another")
+            raise ConfigError(f"graph {sample.graph}: this table exists, but {what}: choose another table")
         if COMPLETE in marks:
             check_format(table.url, marks[COMPLETE])
             return False
