@@ -140,7 +140,7 @@ def _fix(cause: str) -> str:
         return "l2features audit counts them (superfluous); check that the table is that of this graph"
     if cause == BORDERS:
         return "publish their ids as missing ids to an updater with --recompute"
-    return "l2features ingest --recompute computes every row of the table's time again"
+    return "l2features ingest --recompute computes all rows of the table's time again"
 
 
 def _shown(ids: Ids) -> str:

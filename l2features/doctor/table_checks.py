@@ -115,6 +115,6 @@ def _unrecorded(deployment: Deployment, text: str) -> Finding:
     if audit and audit.complete:
         return ok(f"{text}; {audit_text(audit)}")
     return warning(
-        f"{text}: which are complete is unknown",
+        f"{text}: the complete chunks are unknown",
         "l2features audit counts the nodes without a row, and with --repair computes them",
     )

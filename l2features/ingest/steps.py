@@ -156,7 +156,9 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         now = format_time(datetime.now(UTC).replace(microsecond=0))
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
     if asked not in (None, format_time(there.time)):
-        raise ConfigError(f"{where} has timestamp {there.timestamp}: expected the same or none, got {asked}")
+        raise ConfigError(
+            f"{where} has timestamp {there.timestamp}, not {asked}: give the table's own or none"
+        )
     if there.graph_id != dataset.graph_id:
         raise StoreError(
             f"{where} is of graph {there.graph_id!r}, but the data set has graph {dataset.graph_id!r}"

@@ -87,7 +87,8 @@ class ChunkMap:
         """Return the chunks of a cell. Raises IndexError for a cell outside the projection."""
         projection = self.planes[plane]
         if not (0 <= column < projection.total.shape[0] and 0 <= row < projection.total.shape[1]):
-            raise IndexError(f"cell {column}, {row} of {plane}: expected one of {projection.total.shape}")
+            columns, rows = projection.total.shape
+            raise IndexError(f"cell {column}, {row} of {plane}: the map has {columns} x {rows} cells")
         start, stop = [0, 0, 0], list(self.geometry.grid)
         for axis, cell in zip(PLANES[plane], (column, row), strict=True):
             start[axis] = cell * projection.span

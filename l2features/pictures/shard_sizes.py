@@ -35,7 +35,7 @@ Sizes = npt.NDArray[np.float64]
 
 
 def least_bytes(sharding: Sharding, wanted: int) -> int:
-    """Return the minimum size of a file in bytes; a single file of an index may be smaller."""
+    """Return the minimum size of a file in bytes; 0 if the index has only one file."""
     return math.ceil(LEAST * wanted) if sharding.shard_bits else 0
 
 

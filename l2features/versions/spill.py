@@ -64,7 +64,7 @@ class Spill:
         return scan
 
     def open_writer(self, run: Materialization, parts: Sequence[Partition]) -> Callable[[Chunk], Written]:
-        """Return the function by which a worker writes the partition at ``parts[x]``, for a chunk's x."""
+        """Return the function by which a worker writes a partition: ``parts[chunk.x]``."""
         from .materialization import put_done
 
         writer = run.writer()

@@ -104,7 +104,7 @@ class ShardedBlocks:
             start, size = int(index[row, 1]), int(index[row, 2])
             if size > self.encoding.most_bytes(self.grid.step):
                 raise StorageError(
-                    f"file {name}, block {code}: {size} bytes in its index, which is impossible"
+                    f"file {name}: its index gives block {code} {size} bytes, more than a block can have"
                 )
             if size == 0:
                 yield i, Block(cells[i], f"{name}, block {code}", FileBytes(b""))
@@ -189,7 +189,8 @@ class ShardedBlocks:
         if not found.content:
             return found
         if len(found.content) != size:
-            raise StorageError(f"file {request.name}: cut off: {len(found.content)} bytes, index has {size}")
+            what = f"cut off after {len(found.content)} bytes: its index takes {size}"
+            raise StorageError(f"file {request.name}: {what}")
         index = np.frombuffer(found.content, "<u8").reshape(-1, 2)
         if (index >= _LIMIT).any():
             raise StorageError(f"{where}: points beyond the file")

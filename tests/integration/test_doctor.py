@@ -35,7 +35,7 @@ BITS = (
     "all 47 sampled rows lie in its grid\n"
 )
 COVERAGE = """\
-warning  coverage: none of 12 chunks has a record, as in PCGL2Cache's tables: which are complete is unknown
+warning  coverage: none of 12 chunks has a record, as in PCGL2Cache's tables: the complete chunks are unknown
          fix: l2features audit counts the nodes without a row, and with --repair computes them
 """
 QUEUES = """\
@@ -232,7 +232,7 @@ def test_planted_rows(config: Path) -> None:
         )
         for line in (
             f"problem  rows: 1 of {total} sampled rows are wrong: {cause}",
-            "         fix: l2features ingest --recompute computes every row of the table's time again",
+            "         fix: l2features ingest --recompute computes all rows of the table's time again",
         )
     ]
     assert total > 30

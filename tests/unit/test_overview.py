@@ -73,7 +73,7 @@ def test_a_failed_chunk_is_in_its_cell() -> None:
         box = chunk_map.box(plane, column, row)
         assert all(a <= at < b for a, at, b in zip(box.start, chunk, box.stop, strict=True))
         assert [box.shape[3 - sum(axes)]] == [geometry.grid[3 - sum(axes)]]
-    with pytest.raises(IndexError, match="cell 99, 0 of xy: expected one of"):
+    with pytest.raises(IndexError, match="cell 99, 0 of xy: the map has 50 x 25 cells"):
         chunk_map.box("xy", 99, 0)
 
 

@@ -73,7 +73,7 @@ def changed(content: bytes, at: int, value: int) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda c, i: c[:20], "cut off: 20 bytes, index has 32"),
+        (lambda c, i: c[:20], "cut off after 20 bytes: its index takes 32"),
         (lambda c, i: c[: i + 10], "the index of minishard 0 is cut off: 10 bytes, expected 24"),
         (lambda c, i: c[:-30], "cut off"),
         (lambda c, i: changed(c, 0, 2**63), "index is broken: points beyond the file"),

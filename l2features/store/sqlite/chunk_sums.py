@@ -24,8 +24,8 @@ class Page(NamedTuple):
     """The sums of a page of records.
 
     A line describes the files and saturated nodes of a chunk. ``last`` is the page's last key; None for an
-    empty page. ``alike`` counts the done chunks with the line that was asked for; ``others`` has the lines of
-    the other done chunks.
+    empty page. ``alike`` counts the done chunks with the line that was given to `read_page`; ``others`` has
+    the lines of the other done chunks.
     """
 
     last: int | None
