@@ -83,7 +83,7 @@ def chunk_record(
         time, content = load()
         check_format(content, CHUNK_FORMAT, what)
         nodes, orphans, reason = int(content["nodes"]), int(content["orphans"]), str(content["reason"])
-        files = FileCounts(**content.get("files", {}))
+        files = FileCounts(**{name: int(count) for name, count in content.get("files", {}).items()})
         saturated = {str(name): int(count) for name, count in content.get("saturated", {}).items()}
         return ChunkRecord(chunk_id, state, time, nodes, orphans, reason, files, saturated)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -114,6 +114,8 @@ def test_only_the_first_cell_of_a_row_counts() -> None:
         (DONE_TEXT.replace('"format":2', '"format":2.0'), UnknownFormat),
         (DONE_TEXT.replace('"nodes":5', '"nodes":null'), StoreError),
         (DONE_TEXT.replace('"files":{}', '"files":{"others":1}'), StoreError),
+        (DONE_TEXT.replace('"files":{}', '"files":{"read":"all"}'), StoreError),
+        (DONE_TEXT.replace('"files":{}', '"files":{"read":[1]}'), StoreError),
         (f"{DONE_TEXT},{DONE_TEXT}", StoreError),
         ("1,2", StoreError),
         ("", StoreError),
