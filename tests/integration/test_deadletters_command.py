@@ -45,7 +45,7 @@ def test_list_and_show(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "l2features.cli", "deadletters", "show", str(folder), LETTER.name]
     assert subprocess.run([*command, "--payload"], capture_output=True, check=True).stdout == LETTER.data
     none = run("deadletters", "show", folder, "zz")
-    assert (none.exit_code, f"0 of {folder} match" in none.output) == (2, True)
+    assert (none.exit_code, f"0 letters in {folder} match" in none.output) == (2, True)
     assert run("deadletters", "show", folder, "").exit_code == 2
     assert run("deadletters", "list", tmp_path / "none").exit_code == 1
     (folder / "x.json").write_text("{}")
@@ -187,7 +187,7 @@ def test_a_subscription_is_listed_like_a_folder(queue: Subscribed, tmp_path: Pat
     left_out = run("deadletters", "show", queue.subscription, large.name)
     assert "payload of 11000000 bytes, sha256 " in left_out.stdout
     none = run("deadletters", "show", queue.subscription, "zz")
-    assert (none.exit_code, "0 of projects/" in none.output) == (2, True)
+    assert (none.exit_code, "0 letters in projects/" in none.output) == (2, True)
 
 
 def test_replay_of_a_subscription(queue: Subscribed, config: Path) -> None:
