@@ -10,7 +10,7 @@ import click
 from ..client.client import SKELETON_FILES
 from ..config.datasets import Dataset
 from ..core.errors import L2FeaturesError
-from ..core.ids import L2, as_ids
+from ..core.ids import as_ids
 from .output import check_file, new_file
 from .shared_options import json_option, max_nodes_option, with_dataset
 
@@ -73,9 +73,7 @@ def _if_a_node(reader: NeuronReader, number: int) -> str:
     from datetime import UTC, datetime
 
     geometry, ids = reader.reader.geometry, as_ids([number])
-    if geometry.layout.layers(ids)[0] != L2:
-        return ""
-    if not geometry.in_grid(geometry.layout.chunk_coordinates(ids))[0]:
+    if not geometry.is_node(ids)[0]:
         return ""
     root = int(reader.source.roots_of(geometry, ids, datetime.now(UTC))[0])
     return f"; it is the id of an L2 node, {f'of root {root}' if root else 'which has no root now'}"

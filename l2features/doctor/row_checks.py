@@ -61,7 +61,7 @@ def bits_check(deployment: Deployment) -> Iterator[Finding]:
         return
     fits = np.ones(len(ids), dtype=bool)
     if len(ids):
-        fits = geometry.in_grid(layout.chunk_coordinates(ids))
+        fits = geometry.is_node(ids)
         fits &= layout.segments(ids) <= np.uint64(math.prod(geometry.chunk_size))
     if not fits.all():
         yield problem(

@@ -227,7 +227,7 @@ def check_ids(ids: Ids, geometry: Geometry) -> tuple[Ids, dict[Reason, Ids]]:
     ids, layout = as_ids(ids), geometry.layout
     checks: tuple[tuple[Reason, Callable[[Ids], npt.NDArray[np.bool_]]], ...] = (
         (Reason.OTHER_LAYER, lambda left: layout.layers(left) != L2),
-        (Reason.OUTSIDE_GRID, lambda left: ~geometry.in_grid(layout.chunk_coordinates(left))),
+        (Reason.OUTSIDE_GRID, lambda left: ~geometry.is_node(left)),
         (Reason.NO_SEGMENT, lambda left: layout.segments(left) == 0),
     )
     refused: dict[Reason, Ids] = {}
