@@ -1,4 +1,4 @@
-"""Features of labels: of all of a chunk, or of some of its nodes, which may share supervoxels."""
+"""Compute the features of all labels of a chunk, or of some of its nodes, which may share supervoxels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["WARM_UP_STEPS", "SegmentedChunk", "check_chunk", "compute_features",
 
 
 WARM_UP_STEPS = 16
-"""How often `warm_up` calls ``on_step``."""
+"""Number of times that `warm_up` calls ``on_step``."""
 
 
 def warm_up(on_step: Callable[[], object] = lambda: None) -> None:
-    """Compile everything, or load it from numba's cache. Run it when an image is built.
+    """Compile the kernel's functions, or load them from numba's cache. Run this when an image is built.
 
-    ``on_step`` is called after each step.
+    ``on_step`` is called after each of the `WARM_UP_STEPS` steps.
 
     The cache is beside the modules, or in ``NUMBA_CACHE_DIR``; if neither is writable, in the user's cache
-    directory. The cached code depends on the type of the processor: if an image is built on one type and runs
-    on another type, set ``NUMBA_CPU_NAME`` to the same value (for example ``x86-64-v3``) in both places.
+    directory. The cached code fits one type of processor: if an image is built on one type and runs on
+    another, set ``NUMBA_CPU_NAME`` to the same value (for example ``x86-64-v3``) in both places.
     """
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
         volume = np.zeros((3, 3, 3), dtype)

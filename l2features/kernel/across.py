@@ -1,4 +1,7 @@
-"""Runs along a volume's slowest axis, for volumes with fewer runs that way; the voxels are not transposed."""
+"""Find runs along a volume's slowest axis without transposing the voxels.
+
+This is for volumes that have fewer runs along their slowest axis than along their fastest.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,19 @@ from .runs import Runs
 from .simd import LANES, differing, load, trailing_zeros
 
 _SAMPLES = 4
-"""Maximum number of planes, of the fastest and the slowest axis, that are sampled."""
+"""Maximum number of planes (fastest and slowest axis) that are sampled."""
 _FEWER = 0.8
-"""Runs along the slowest axis, as a share of those along the fastest, below which they are worth it."""
+"""Runs along the slowest axis are used if they number less than this share of the runs along the fastest."""
 _MOST_VOXELS = 1 << 20
-"""Voxels of a plane: at most 10 MB of runs."""
+"""Maximum number of voxels in a plane (fastest and slowest axis); the runs of a plane take up to 10 MB."""
 
 
 def has_fewer_across(volume: np.ndarray) -> bool:
-    """Return whether a volume (slowest axis, middle, fastest) has fewer runs along its slowest axis.
+    """Return whether a volume has clearly fewer runs along its slowest axis than along its fastest.
 
-    Returns False for small volumes, and for volumes of 8 or 16 bits, which do not repay the compilation.
+    The axes of ``volume`` are slowest, middle, fastest; at most `_SAMPLES` of its planes are compared.
+    Returns False for volumes whose fastest axis is short or whose planes are large, and for 8- and 16-bit
+    volumes, which do not repay the compilation.
     """
     n2, n1, n0 = volume.shape
     if volume.itemsize < 4 or n0 < LANES or n0 * n2 > _MOST_VOXELS:
@@ -32,9 +37,10 @@ def has_fewer_across(volume: np.ndarray) -> bool:
 
 
 def find_runs_across(volume: np.ndarray) -> Iterator[Runs]:
-    """Return the runs of a volume (slowest axis, middle, fastest) along its slowest axis, plane by plane.
+    """Yield the runs of a volume (slowest axis, middle, fastest) along its slowest axis, plane by plane.
 
-    The lines of a plane are ordered along the fastest axis. Planes share memory; labels are uint64.
+    A plane holds the lines at one index of the middle axis, ordered along the fastest axis. Labels are
+    uint64. The planes share memory: use each before taking the next.
     """
     n2, n1, n0 = volume.shape
     voxels = volume.reshape(-1)

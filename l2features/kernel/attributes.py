@@ -1,7 +1,7 @@
 """The computation of each attribute of labels.
 
-A computation returns the values (n, ...) of the attributes that it is registered for, as any numbers: they
-are cut to the range of the stored type and converted here.
+A computation returns the values (n, ...) of the attributes that it is registered for, as numbers of any type.
+`fill` converts them to the stored type; an attribute that saturates is first limited to its largest value.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Frame(NamedTuple):
     origin: np.ndarray
 
     def in_xyz(self, values: np.ndarray, dimension: int = -1) -> np.ndarray:
-        """Reorder a dimension from the axes of the runs to x, y, z."""
+        """Return ``values`` with one dimension reordered from the order of the runs' axes to x, y, z."""
         return np.take(values, np.argsort(self.axes), dimension)
 
     def exchanged(self) -> Frame:
@@ -43,7 +43,10 @@ class Frame(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Runs and moments of a chunk's labels 1, 2, ... Row 0 of the moments is the background."""
+    """Runs and moments of a chunk's labels 1, 2, ...; row 0 of the moments is the background.
+
+    ``nm`` is the size of a voxel along x, y and z in nm.
+    """
 
     runs: Runs
     moments: Moments
@@ -52,7 +55,7 @@ class Measured(NamedTuple):
 
     @property
     def size(self) -> NDArray[np.int64]:
-        """Voxels of each label, shape (n,)."""
+        """Number of voxels of each label (n,)."""
         return self.moments.size[1:]
 
 
@@ -61,7 +64,7 @@ _COMPUTE: dict[tuple[str, ...], Compute] = {}
 
 
 def computes(*fields: str) -> Callable[[Compute], Compute]:
-    """Register the function that computes these fields of `schema.FEATURES`, returned in this order."""
+    """Register a function as the computation of ``fields`` of `schema.FEATURES`; it returns them in order."""
 
     def register(function: Compute) -> Compute:
         _COMPUTE[fields] = function
@@ -71,13 +74,14 @@ def computes(*fields: str) -> Callable[[Compute], Compute]:
 
 
 def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) -> None:
-    """Compute the rows of the labels 1, 2, ... of the runs.
+    """Compute the features of the labels 1, 2, ... of the runs, and write them to ``rows``, a row per label.
 
-    Raises RuntimeError unless each field of the schema has one computation.
+    Raises RuntimeError unless each field of the schema has exactly one computation.
     """
     fields = sorted(field for group in _COMPUTE for field in group)
     if fields != sorted(FEATURES.names[1:]):  # type: ignore[index]
-        raise RuntimeError(f"computations for {fields}: expected one for each field of {FEATURES}")
+        expected = f"expected exactly one for each of {FEATURES.names[1:]}"  # type: ignore[index]
+        raise RuntimeError(f"registered computations {fields}: {expected}")
     moments = moved(compute_moments(runs, len(rows) + 1), frame.origin, np.array(runs.shape), frame.shape)
     measured = Measured(runs, moments, frame, nm)
     for group, compute in _COMPUTE.items():
@@ -88,7 +92,10 @@ def fill(rows: np.ndarray, runs: Runs, frame: Frame, nm: NDArray[np.float64]) ->
 
 @computes("size_nm3", "area_nm2", "chunk_intersect_count")
 def _counts(measured: Measured) -> tuple[Any, ...]:
-    """Sizes and areas. An area is the float64 sum over x, y and z, floored: exact for whole resolutions."""
+    """Return sizes (n,) in voxels, areas (n,) in nm², and numbers of voxels at the chunk's borders (n, 2, 3).
+
+    An area is summed over x, y and z in float64 and floored, which is exact for resolutions of whole nm.
+    """
     _, moments, frame, nm = measured
     face = np.array([nm[1] * nm[2], nm[0] * nm[2], nm[0] * nm[1]])
     parts = frame.in_xyz(moments.faces[1:]) * face
@@ -98,7 +105,7 @@ def _counts(measured: Measured) -> tuple[Any, ...]:
 
 @computes("max_dt_nm", "mean_dt_nm", "rep_coord_nm")
 def _distances(measured: Measured) -> tuple[Any, ...]:
-    """Distances and representative voxels.
+    """Return largest and mean distances (n,) in nm, and indices of representative voxels (n, 3) in x, y, z.
 
     A label that fills the whole chunk has no boundary, so its distances are infinite; its representative
     voxel is the one nearest to its centroid.
@@ -120,11 +127,12 @@ def _distances(measured: Measured) -> tuple[Any, ...]:
 
 @computes("pca", "pca_val", LARGE.flag)
 def _principal_axes(measured: Measured) -> tuple[Any, ...]:
-    """Axes (n, 3, 3), one per row, and singular values (n, 3) of centred coordinates, largest first.
+    """Return principal axes (n, 3, 3), one per row, singular values (n, 3), and flags (n,) of large labels.
 
-    The singular values are the square roots of the eigenvalues of the scatter, the sum of the outer products
-    of the centred coordinates in nm; those of large labels are scaled to PCA_MAX_SAMPLES voxels. The first
-    entry of largest magnitude of each axis is positive.
+    Axes and values are sorted by value, largest first; labels below PCA_MIN_VOLUME_NM3 have zeros. The
+    singular values are the square roots of the eigenvalues of the scatter matrix, which is the sum of the
+    outer products of a label's centred coordinates in nm. For labels of more than PCA_MAX_SAMPLES voxels they
+    are scaled to that many voxels. The component of largest magnitude in each axis is positive.
     """
     _, moments, frame, nm = measured
     axes, values = np.zeros((len(measured.size), 3, 3)), np.zeros((len(measured.size), 3))

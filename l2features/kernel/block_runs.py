@@ -1,7 +1,8 @@
-"""Runs of labels that are packed in blocks, found without their voxels.
+"""Find the runs of labels that are packed in blocks, without unpacking the voxels.
 
 The blocks are those of neuroglancer's compressed_segmentation: a table of labels, and for each voxel the
-number of its label in 0 to 32 bits. Labels change where a word differs from itself shifted by one number.
+index of its label in the table, in 0 to 32 bits. A run ends where a 32-bit word differs from the same word
+shifted by one index.
 """
 
 from __future__ import annotations
@@ -16,30 +17,34 @@ from .runs import Runs
 from .simd import trailing_zeros
 
 PIECE_VOXELS = 1 << 19
-"""Voxels whose runs are found at a time, but at least one z: at most 5 MB of runs for this many."""
+"""Number of voxels, or one z layer if that has more, whose runs are found at a time: up to 5 MB of runs."""
 
 
 class PackedBlocks(NamedTuple):
     """Checked blocks of a box of voxels, and where in the blocks each voxel of the box is."""
 
     words: np.ndarray
-    """uint32; a label has one or two, the lower one first."""
+    """uint32 words of the blocks; a label has ``label_words`` (one or two), the low word first."""
     blocks: np.ndarray
-    """int64 (z, y, x, 3): log2 of a number's bits; first word of the table, and of the numbers. Blocks of one
-    label have -1 and, in 64 bits, the label."""
+    """int64 (z, y, x, 3): log2 of the bits of an index; the first word of the block's table; the first word of
+    its indices. A block with a single label has -1 and the label's 64 bits; its third number is unused."""
     columns: np.ndarray
-    """int64 (n, 4): parts of a line by block: first x, the one after the last; block, and voxel in it."""
+    """int64 (n, 4), for each block that a line along x crosses: first x and end x (excluded) in the box; the
+    block's index along x; the voxel in the block where the first x is."""
     rows: np.ndarray
-    """int64 (n, 2): block of each y, and voxel in it."""
+    """int64 (n, 2), for each y of the box: the block's index along y, and the voxel's y in the block."""
     layers: np.ndarray
-    """int64 (n, 2): block of each z, and voxel in it."""
+    """int64 (n, 2), for each z of the box: the block's index along z, and the voxel's z in the block."""
     block_size: tuple[int, int]
-    """Voxels along x and y."""
+    """Size of a block along x and y, in voxels."""
     label_words: int
 
 
 def find_block_runs(packed: PackedBlocks) -> Iterator[Runs]:
-    """Yield the runs of a few layers at a time, labelled with uint64, in shared memory."""
+    """Yield the runs of a few z layers at a time, with uint64 labels.
+
+    The yielded runs share memory: use each before taking the next.
+    """
     extent, n_rows = int(packed.columns[-1, 1]), len(packed.rows)
     step = max(1, min(len(packed.layers), PIECE_VOXELS // (extent * n_rows)))
     most = extent * n_rows * step
@@ -102,7 +107,7 @@ def _trace(packed: PackedBlocks, offsets: np.ndarray, starts: np.ndarray, labels
 
 @inlined
 def _label(words: np.ndarray, at: Any, label_words: Any) -> Any:
-    """Return the label that begins at a word."""
+    """Return the label that begins at word ``at``."""
     value = np.uint64(words[at])
     if label_words == 2:
         value |= np.uint64(words[at + 1]) << np.uint64(32)

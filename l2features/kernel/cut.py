@@ -9,10 +9,10 @@ from .runs import Runs, start_of, stop_of
 
 
 def find_boxes(runs: Runs, n_labels: int) -> np.ndarray:
-    """Return boxes (n, 2, 3) around the labels 0 to ``n_labels - 1``.
+    """Return the bounding boxes (n, 2, 3) of the labels 0 to ``n_labels - 1``, in voxels.
 
-    A box has its first voxel, and the voxel after its last. Axes are in the order of the runs. The background
-    and labels without voxels have an empty box, which ends before it begins.
+    A box is its start and its end, which is excluded. Axes are in the order of the runs. The background and
+    labels without voxels have an empty box, which ends before it begins.
     """
     boxes = np.empty((n_labels, 2, 3), np.int64)
     boxes[:, 0], boxes[:, 1] = runs.shape, 0
@@ -21,7 +21,10 @@ def find_boxes(runs: Runs, n_labels: int) -> np.ndarray:
 
 
 def cut_runs(runs: Runs, table: np.ndarray, box: np.ndarray) -> Runs:
-    """Return the runs in a box (2, 3). Label i becomes ``table[i]``; equal neighbours are joined."""
+    """Return the runs cut to a box (2, 3), its start and its end (excluded).
+
+    Label i becomes ``table[i]``; neighbouring runs that get equal labels are joined.
+    """
     n0, n1, n2 = (box[1] - box[0]).tolist()
     offsets = np.zeros(n1 * n2 + 1, np.int32)
     most = _count_met(runs, box)

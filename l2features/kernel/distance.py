@@ -1,14 +1,15 @@
 """Distance of each voxel to the nearest voxel of another label, exactly, in whole nm.
 
-Squared distances are integers in units of the resolution's greatest common divisor. The first axis comes
-from the runs. Along each of the two others, with g the squared distances so far and a the voxel's extent,
+Squared distances are integers in units of the resolution's greatest common divisor. Distances along the first
+axis come from the runs. Along each other axis, with g the squared distances so far and a the voxel's extent,
 
     d2(v) = min over k >= 0 and both directions of  k^2 a^2 + (g(v + k) if label(v + k) == label(v) else 0).
 
-No segment need be followed: behind another label, met at k, nothing is nearer than k^2 a^2. A voxel is done
-as soon as k^2 a^2 is not less than its value. Voxels are taken in strips of neighbouring lines (`strips`); a
-strip lies in the cache, and a row of it in registers. Most chunks are measured in 16 bits (`narrow`). Between
-the passes only the voxels from a line's first label to its last are kept, in place.
+Voxels beyond another label need no special case: they are farther than that label's first voxel. A search for
+a voxel ends when k^2 a^2 reaches its smallest value so far. Voxels are measured in strips of neighbouring
+lines (`strips`): a strip fits into the cache, and a row of a strip into registers. Most chunks are measured
+in 16 bits (`narrow`). Between the passes, only the part of each line from its first labelled voxel to its
+last is stored (`spans`).
 """
 
 from __future__ import annotations
@@ -38,16 +39,17 @@ from .strips import (
 )
 
 _FAR_64 = 2**62
-"""More than any squared distance; another one can be added without overflow."""
+"""More than any squared distance. The sum with a squared distance does not overflow int64."""
 _WHOLE = 2**53
-"""float64 has all whole numbers below."""
+"""float64 represents every smaller whole number exactly."""
 
 
 class Scale(NamedTuple):
-    """A resolution in whole numbers: a squared distance d is ``sqrt(d * factor) / divisor`` nm.
+    """A resolution as whole multiples of a unit, ``steps``.
 
-    As long as float64 holds ``d * factor`` exactly, the floored result is exact: the root of a whole number
-    never comes so near to a multiple of the divisor that float64 cannot tell them apart.
+    A squared distance of d units is ``sqrt(d * factor) / divisor`` nm. If float64 holds ``d * factor``
+    exactly, the floored result is exact: the root of a whole number never comes so near to a multiple of the
+    divisor that float64 cannot tell them apart.
     """
 
     steps: list[int]
@@ -56,11 +58,11 @@ class Scale(NamedTuple):
 
 
 def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> Spans:
-    """Return distances in whole nm (floored): uint16 or int32, and 0 for background.
+    """Return each voxel's distance to another label in whole nm (floored), uint16 or int32; 0 in background.
 
-    ``resolution`` is in nm per voxel, in the order of the runs' axes; ``axes`` tells which of x, y and z
-    these are. Exact for resolutions with few decimals, such as 8.25; for other resolutions, the ``edt``
-    package measures in float32. The volume must hold two different labels.
+    ``resolution`` is in nm per voxel, in the order of the runs' axes; ``axes`` maps the runs' axes to x, y
+    and z. Distances are exact for resolutions with few decimals, such as 8.25; for other resolutions, the
+    ``edt`` package measures in float32. The volume must hold two different labels.
     """
     scale = _scale(resolution)
     bound = sum((n * a) ** 2 for n, a in zip(runs.shape, scale.steps, strict=True))
@@ -70,7 +72,7 @@ def whole_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -
 
 
 def _scale(resolution: np.ndarray) -> Scale:
-    """Return a resolution's whole multiples of a common unit."""
+    """Return a resolution as whole multiples of a common unit."""
     exact = [Fraction(str(r)) for r in resolution.tolist()]
     below = math.lcm(*(r.denominator for r in exact))
     whole = [int(r * below) for r in exact]
@@ -98,7 +100,7 @@ def _exact_distances(runs: Runs, scale: Scale, bound: int) -> Spans:
 
 
 def _short_distances(runs: Runs, scale: Scale) -> Spans | None:
-    """Return distances in 16 bits, or None where many labels are too thick for them."""
+    """Return distances as uint16, or None if too many squared distances exceed 16 bits."""
     distances, squares = make_spans(runs, np.uint16), [step**2 for step in scale.steps]
     kinds = ((np.uint16, np.uint16(narrow.FAR)), (np.int32, np.int32(FAR_32)))
     tables = [make_tables(runs.shape[0], squares[0], far) for _, far in kinds]
@@ -125,7 +127,7 @@ def _short_distances(runs: Runs, scale: Scale) -> Spans | None:
 def _first_pass(
     runs: Runs, unit: Any, far: Any, tables: Tables, block: LineBuffers, distances: Spans
 ) -> None:
-    """Compute squared distances in two axes."""
+    """Compute squared distances along the first two axes of the runs."""
     n0, n1, n2 = runs.shape
     most = block.width // n0
     for begin in range(0, n2, most):
@@ -140,7 +142,7 @@ def _first_pass(
 def _second_pass(
     runs: Runs, unit: Any, far: Any, block: LineBuffers, distances: Spans, factor: float, divisor: float
 ) -> None:
-    """Replace squared distances in two axes with whole nm in all three."""
+    """Replace squared distances along two axes by distances along all three, in whole nm."""
     n0, n1, n2 = runs.shape
     most = block.width // n0
     for begin in range(0, n1, most):
@@ -158,7 +160,7 @@ def _second_pass(
 def _take_roots(
     block: LineBuffers, place: int, distances: Spans, line: int, factor: float, divisor: float
 ) -> None:
-    """Write a line's whole nm."""
+    """Write a line's distances in whole nm, from its squared distances in ``block.out``."""
     target = distances.values[distances.places[line] : distances.places[line + 1]]
     place += distances.begins[line]
     source = block.out[place : place + len(target)]
@@ -167,7 +169,10 @@ def _take_roots(
 
 
 def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> Spans:
-    """Return distances from the ``edt`` package, in x, y, z order: its rounding depends on the order."""
+    """Return distances from the ``edt`` package.
+
+    It gets the axes as x, y, z, because its rounding depends on their order.
+    """
     labels = runs.labels.astype(np.uint16) if int(runs.labels.max()) < 2**16 else runs.labels
     in_xyz = np.argsort(axes)
     volume = np.asfortranarray(runs._replace(labels=labels).voxels().transpose(in_xyz))

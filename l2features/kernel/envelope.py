@@ -1,8 +1,8 @@
 """Squared distances by lower envelopes of parabolas, in time linear in the length of the lines.
 
-Felzenszwalb and Huttenlocher 2012, doi 10.4086/toc.2012.v008a019, in integers, and for each label by itself:
-the envelope of a stretch of one label is that of its voxels' parabolas and of two on the ground, at the
-voxels of other labels before and behind it.
+The method is that of Felzenszwalb and Huttenlocher 2012, doi 10.4086/toc.2012.v008a019, in integers. Each
+stretch of one label has its own envelope: of the parabolas of its voxels, and of two parabolas of height 0 at
+the voxels before and after the stretch.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ class LineBuffers(NamedTuple):
 
     labels: np.ndarray
     values: np.ndarray
-    """Squared distances before the pass; far where there is no other label."""
+    """Squared distances before the pass; ``far`` where there is no other label."""
     out: np.ndarray
-    """Squared distances after it."""
+    """Squared distances after the pass."""
     stepped: np.ndarray
-    """Squared distances of a strip after some steps, row by row."""
+    """Squared distances of one strip after the first steps of `thick`, row by row."""
     lowest: np.ndarray
-    """For some rows of a strip, the row of each lane whose parabola is the lowest there."""
+    """For some rows of a strip and each of their voxels, the row whose parabola is the lowest there."""
     width: int
     pitch: int
 
 
 _Envelope = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Where parabolas have their vertex, how high they are there, and where they begin to be the lowest."""
+"""For each parabola: the index of its vertex, its height there, and the first index where it is lowest."""
 
 
 @compiled
 def measure_lines(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> None:
     """Write the squared distances of a strip of LANES lines to ``block.out``.
 
-    ``unit`` and ``far`` are int64. ``unit`` is the square of a voxel's extent along the lines.
+    ``unit`` and ``far`` are int64. ``unit`` is the square of a voxel's extent along the lines; ``far`` is the
+    largest result.
     """
     vertex = np.empty(rows + 2, np.int64)
     height = np.empty(rows + 2, np.int64)
@@ -68,7 +69,10 @@ def measure_lines(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
 
 @compiled
 def _build(values: np.ndarray, start: int, stop: int, unit: Any, far: Any, envelope: _Envelope) -> int:
-    """Find the parabolas of the lower envelope over ``start:stop``; its neighbours have height 0."""
+    """Find the parabolas of the lower envelope over ``start:stop``, and return their number.
+
+    The voxels before ``start`` and from ``stop`` on belong to other labels, and have height 0.
+    """
     vertex, height, begins = envelope
     n = 0
     for at in range(max(start - 1, 0), min(stop + 1, len(values))):
@@ -92,7 +96,7 @@ def _build(values: np.ndarray, start: int, stop: int, unit: Any, far: Any, envel
 
 @compiled
 def _follow(out: np.ndarray, start: int, stop: int, unit: Any, far: Any, envelope: _Envelope, n: int) -> None:
-    """Write the heights of n parabolas."""
+    """Write the lower envelope of n parabolas to ``out[start:stop]``; ``far`` if n is 0."""
     vertex, height, begins = envelope
     if n == 0:
         out[start:stop] = far

@@ -1,9 +1,9 @@
 """Features of some of a chunk's nodes, each cut out of the chunk's runs by its bounding box.
 
-The voxel of another label that is nearest to a voxel of a node lies in the node's box, or next to it: clamped
-into the box grown by one voxel, it would be as near or nearer, and of another label still. So the box and one
-voxel around it are all that a node's features need, if its coordinates remain those in the chunk: means and
-scores are then the same floating-point numbers, and the rows the same bytes, as those of the whole chunk.
+A node's features need only its bounding box, grown by one voxel. The voxel of another label that is nearest
+to a voxel of the node lies in this grown box: clamped into the box, it would be at least as near, and still
+of another label. Coordinates remain those in the chunk, so means and scores are the same floating-point
+numbers, and the rows the same bytes, as if computed from the whole chunk.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def group_features(
         resolution: nm per voxel along x, y and z.
 
     Returns:
-        Rows as from :func:`l2features.compute_features`, one per group, sorted by label; a group without
-        voxels has zeros after its label.
+        Rows as from :func:`l2features.compute_features`, one per group, sorted by label. All other fields of
+        a group without voxels are 0.
 
     Raises:
         ValueError: the resolution is invalid, or a label is 0.
@@ -48,7 +48,7 @@ def group_features(
     rows = np.zeros(len(groups), FEATURES)
     rows["label"] = sorted(groups)
     if len(rows) and rows["label"][0] == 0:
-        raise ValueError("0 is background, and cannot be the label of a group")
+        raise ValueError("label of a group is 0, which is background: expected 1 or more")
     members = [_places(chunk, groups[label]) for label in sorted(groups)]
     boxes = _boxes(chunk, members)
     for layer in _layers(members):
@@ -65,7 +65,7 @@ def group_features(
 
 
 def _places(chunk: SegmentedChunk, supervoxels: ArrayLike) -> Places:
-    """Return the sorted places, in the chunk's ids, of the supervoxels that are present."""
+    """Return the sorted indices in ``chunk.ids`` of those supervoxels that occur in the chunk."""
     wanted = sorted_unique(np.asarray(supervoxels, np.uint64))
     places = np.searchsorted(chunk.ids, wanted)
     inside = places < len(chunk.ids)
@@ -74,7 +74,10 @@ def _places(chunk: SegmentedChunk, supervoxels: ArrayLike) -> Places:
 
 
 def _boxes(chunk: SegmentedChunk, members: Sequence[Places]) -> list[np.ndarray]:
-    """Return the box (2, 3) around each group, one voxel larger within the chunk."""
+    """Return the bounding box (2, 3) of each group: start and end (excluded), in the order of the runs' axes.
+
+    A box is one voxel larger than its group on each side, except at the chunk's borders.
+    """
     boxes = np.empty((len(chunk.rank), 2, 3), np.int64)
     boxes[chunk.rank] = find_boxes(chunk.runs, len(chunk.rank))
     whole, around = chunk.frame.shape, []
@@ -86,7 +89,10 @@ def _boxes(chunk: SegmentedChunk, members: Sequence[Places]) -> list[np.ndarray]
 
 
 def _layers(members: Sequence[Places]) -> list[list[int]]:
-    """Return layers of non-overlapping groups, greedily; groups without voxels are left out."""
+    """Distribute the groups to lists in which no two groups share a supervoxel.
+
+    A group joins the first list where it fits; groups without voxels are left out.
+    """
     layers: list[tuple[list[int], NDArray[np.bool_]]] = []
     most = max((int(places[-1]) for places in members if len(places)), default=0)
     for group, places in enumerate(members):

@@ -58,7 +58,7 @@ class SegmentedChunk:
     """
 
     runs: Runs
-    """Runs of the supervoxels, in any order of their numbers."""
+    """Runs of the supervoxels; a label of the runs is an index into ``rank``."""
     frame: Frame
 
     def __init__(self, volume: np.ndarray) -> None:
@@ -78,8 +78,8 @@ class SegmentedChunk:
         A slab (x, y, thickness) is an array, or runs of uint64 labels. Only one slab is in use at a time, so
         slabs may share a buffer.
 
-        Raises TypeError and ValueError like :func:`compute_features`, and ValueError unless the slabs make up
-        the whole chunk.
+        Raises TypeError if the labels of an array are not unsigned integers. Raises ValueError if a shape is
+        invalid, or if the slabs together are not exactly the chunk.
         """
         _check_shape(shape)
         chunk = cls.__new__(cls)
@@ -96,20 +96,25 @@ class SegmentedChunk:
         order = np.argsort(met)
         self.rank = np.empty(len(met), np.uint32)
         self.rank[order] = np.arange(len(met), dtype=np.uint32)
-        """Index of each label of the runs in ``ids``, plus 1; 0 for background."""
+        """(n + 1,) uint32, for each label of the runs: its index in ``ids`` plus 1; 0 for background."""
         self.ids: NDArray[np.uint64] = met[order][1:]
         """Sorted ids of the supervoxels, without 0."""
 
     def features(self, labels: ArrayLike, resolution: Sequence[float]) -> np.ndarray:
-        """Return the features of the volume in which each supervoxel has its label.
+        """Return the features of the chunk after each supervoxel is replaced by its label.
 
         Args:
             labels: one label per supervoxel of ``ids``, in the order of ``ids``; 0 makes a supervoxel
                 background.
             resolution: nm per voxel along x, y and z.
 
-        Returns and raises like :func:`compute_features`. Also raises ValueError unless there is one label per
-        supervoxel.
+        Returns:
+            Rows as from :func:`compute_features`.
+
+        Raises:
+            TypeError: the labels are not integers.
+            ValueError: a label is negative, the number of labels differs from that of ``ids``, or the
+                resolution is invalid.
         """
         nm = checked_resolution(resolution, self.shape)
         distinct, table = _number_labels(labels, len(self.ids))
@@ -138,11 +143,11 @@ def _checked_volume(volume: np.ndarray) -> np.ndarray:
 
 
 def _checked_slab(slab: np.ndarray | Runs, shape: tuple[int, int, int]) -> np.ndarray | Runs:
-    """Return a slab, an array as its voxels from the fastest axis, x, to the slowest."""
+    """Check a slab and return it; an array is returned as its voxels (n,), x fastest and z slowest."""
     if isinstance(slab, np.ndarray):
         slab = _checked_volume(slab)
     if slab.shape[:2] != shape[:2]:
-        raise ValueError(f"a slab of shape {slab.shape} does not fit a chunk of {shape}")
+        raise ValueError(f"a slab of shape {slab.shape}: expected {shape[:2]} along x and y, like the chunk")
     if isinstance(slab, Runs):
         return slab
     flat = slab.reshape(-1, order="F")
@@ -153,8 +158,8 @@ def _checked_slab(slab: np.ndarray | Runs, shape: tuple[int, int, int]) -> np.nd
 def _check_shape(shape: tuple[int, ...]) -> None:
     if max(shape) > MAX_EXTENT or math.prod(shape) > MAX_VOXELS:
         raise ValueError(
-            f"a chunk has at most {MAX_EXTENT} voxels along an axis and {MAX_VOXELS} in all, "
-            f"not the shape {shape}"
+            f"a chunk of shape {shape}: expected at most {MAX_EXTENT} voxels along an axis, "
+            f"and {MAX_VOXELS} in all"
         )
 
 
@@ -164,7 +169,7 @@ def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int])
         raise ValueError(f"resolution must be three positive numbers in nm, not {resolution!r}")
     if math.hypot(*(nm * shape)) > _MAX_NM:
         raise ValueError(
-            f"a volume of shape {shape} at a resolution of {resolution!r} is larger than {_MAX_NM} nm"
+            f"a volume of shape {shape} at a resolution of {resolution!r} has a diagonal above {_MAX_NM} nm"
         )
     return nm
 
@@ -172,7 +177,7 @@ def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int])
 def _in_memory_order(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return the voxels, slowest axis first (copied if they have gaps), and the axes, fastest first.
 
-    They are read-only, whatever the volume is: numba compiles writeable arrays a second time.
+    The voxels are always read-only, because numba would compile its functions again for writeable arrays.
     """
     steps = [(extent == 1, abs(step)) for extent, step in zip(volume.shape, volume.strides, strict=True)]
     axes = tuple(sorted(range(3), key=steps.__getitem__))
@@ -182,14 +187,18 @@ def _in_memory_order(volume: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def _number_labels(labels: ArrayLike, n_ids: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-    """Return sorted labels other than 0, and the number of each id's label: 0 is background."""
+    """Return the distinct labels other than 0, sorted, and a table (n_ids + 1,) of label numbers.
+
+    Entry i + 1 of the table is the number of label i: its index among the distinct labels plus 1, or 0 for
+    background. Entry 0 is 0.
+    """
     given = np.asarray(labels)
     if given.shape != (n_ids,):
-        raise ValueError(f"{n_ids} supervoxels need as many labels, not an array of shape {given.shape}")
+        raise ValueError(f"labels have shape {given.shape}: expected ({n_ids},), one label per supervoxel")
     if n_ids and given.dtype.kind not in "ui":
         raise TypeError(f"labels must be unsigned integers, not {given.dtype}")
     if n_ids and given.dtype.kind == "i" and given.min() < 0:
-        raise ValueError("labels must not be negative")
+        raise ValueError(f"label {given.min()}: expected 0 or more")
     distinct, inverse = np.unique(given.astype(np.uint64), return_inverse=True)
     background = int(len(distinct) > 0 and distinct[0] == 0)
     table = np.zeros(n_ids + 1, np.uint32)

@@ -1,6 +1,6 @@
 """Sums over each label's voxels, in closed form from its runs.
 
-All arrays have one row per label, row 0 being the background, and their axes in the order of the runs.
+All arrays have one row per label (row 0 is the background) and their axes in the order of the runs.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ class Moments(NamedTuple):
     """Exact integer sums (int64) in units of voxels."""
 
     size: np.ndarray
-    """(n,) voxels."""
+    """(n,) number of voxels."""
     first: np.ndarray
     """(n, 3) sum of the coordinates."""
     second: np.ndarray
     """(n, 3, 3) sum of the products of coordinates; modulo 2^64."""
     faces: np.ndarray
-    """(n, 3) voxel faces to another label, by the axis they are perpendicular to."""
+    """(n, 3) number of voxel faces shared with another label, by the axis perpendicular to the face."""
     border: np.ndarray
-    """(n, 2, 3) voxels at index 0 and at the last index of each axis."""
+    """(n, 2, 3) number of voxels at index 0 and at the last index of each axis."""
 
 
 def compute_moments(runs: Runs, n_labels: int) -> Moments:
@@ -40,10 +40,10 @@ def compute_moments(runs: Runs, n_labels: int) -> Moments:
 
 
 def moved(moments: Moments, origin: np.ndarray, part: np.ndarray, whole: np.ndarray) -> Moments:
-    """Convert moments from the coordinates of a part of a volume to the coordinates of the whole.
+    """Convert moments from the coordinates of a part of a volume to the coordinates of the whole volume.
 
-    ``origin`` is where the part begins, ``part`` and ``whole`` are the shapes: (3,) int64, in the order of
-    the runs.
+    ``origin`` is the index in the volume of the part's first voxel; ``part`` and ``whole`` are the shapes of
+    part and volume. All are (3,) int64, in the order of the runs' axes.
     """
     first = moments.first + moments.size[:, None] * origin
     second = moments.second + origin[:, None] * moments.first[:, None, :]
@@ -55,8 +55,8 @@ def moved(moments: Moments, origin: np.ndarray, part: np.ndarray, whole: np.ndar
 def centred_second(moments: Moments) -> np.ndarray:
     """Return the sum of (c - mean)(c - mean)^T over each label's voxels: (n, 3, 3) float64, voxels squared.
 
-    The origin is first moved, in exact integers, to the voxel nearest to the mean. The rest, subtracted in
-    floating point, is at most half of a diagonal element, so that no digits are lost.
+    The origin is first moved, in exact integers, to the voxel nearest to the mean. The correction that
+    remains is subtracted in floating point. It is at most half of a diagonal element, so no digits are lost.
     """
     size = np.maximum(moments.size, 1)
     centre = (2 * moments.first + size[:, None]) // (2 * size[:, None])
@@ -122,7 +122,7 @@ def _add_faces(runs: Runs, faces: np.ndarray) -> None:
 
 @compiled
 def _add_faces_of_lines(runs: Runs, a: int, b: int, faces: np.ndarray, axis: int) -> None:
-    """Walk along two neighbouring lines from one run's end to the next."""
+    """Count the faces between two neighbouring lines ``a`` and ``b``, which are perpendicular to ``axis``."""
     i, end_of_a = runs.offsets[a], runs.offsets[a + 1]
     j, end_of_b = runs.offsets[b], runs.offsets[b + 1]
     position = 0

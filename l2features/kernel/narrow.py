@@ -1,8 +1,8 @@
-"""Distances in 16 bits: twice as many fit into a vector, and half as many bytes go to memory and back.
+"""Distances in 16 bits, which need half the vectors and half the memory traffic of 32 bits.
 
-Squared distances are cut at FAR. A sum of a cut one is FAR too, so a minimum below FAR is exact. Strips whose
-results reach FAR, amid thick labels, are measured again in 32 bits, and so are the strips of the first pass
-that these need.
+Squared distances above FAR are stored as FAR. A sum with FAR is FAR too, so a minimum below FAR is exact.
+Strips whose results reach FAR (inside thick labels) are measured again in 32 bits, from strips of the first
+pass that are measured again in 32 bits too.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from .strips import (
 )
 
 FAR = 2**16 - 1
-"""More than any squared distance that is kept in 16 bits."""
+"""Stands for every squared distance of FAR or more; smaller squared distances are exact."""
 _FIRST = 64
-"""Strips that may reach FAR before the limit `_SHARE` applies."""
+"""Number of strips that may reach FAR in addition to the share `_SHARE`."""
 _SHARE = 2
-"""At most one strip in this many may reach FAR."""
+"""One strip in this many may reach FAR, besides the first `_FIRST`."""
 
 
 class Depth(NamedTuple):
-    """Unit, tables and buffers of a pass with one width of integers."""
+    """Unit, tables and buffers of a pass along one axis, in integers of one width."""
 
     unit: Any
     """Square of the voxel's extent along the axis of the pass."""
@@ -52,20 +52,20 @@ class Depths(NamedTuple):
 
 
 class Thick(NamedTuple):
-    """Squared distances after the first pass, of those strips in which some reach FAR."""
+    """Squared distances after the first pass in 32 bits, of strips in which some distances reach FAR."""
 
     places: np.ndarray
-    """int32 (blocks, strips of a block), index of each such strip in ``values``; -1 before it is needed."""
+    """int32 (blocks, strips of a block), index of each strip in ``values``; -1 until the strip is needed."""
     values: np.ndarray
-    """int32 (strips, lines, LANES)."""
+    """int32 (strips, rows of a strip, LANES), squared distances."""
     state: np.ndarray
-    """int64 (2,), number of strips in ``values``, and the block of the first pass that was widened last."""
+    """int64 (2,), number of strips in ``values``; the first-pass block that was last filled in 32 bits."""
     lines: int
-    """Lines per row of a block of the first pass."""
+    """Number of lines in a row of a first-pass block."""
 
 
 def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
-    """Return empty arrays for the strips; the system provides memory as the arrays are filled."""
+    """Return a `Thick` without strips; the system provides its memory as strips are added."""
     lines, strips = block.width // shape[0], block.width // LANES
     blocks = -(-shape[2] // lines)
     values = np.empty((blocks * strips // _SHARE + _FIRST, shape[1], LANES), np.int32)
@@ -74,7 +74,10 @@ def make_thick(shape: tuple[int, int, int], block: LineBuffers) -> Thick:
 
 @compiled
 def first_pass(runs: Runs, narrow: Depth, distances: Spans, thick: Thick) -> bool:
-    """Write squared distances along two axes, limited to FAR; return False if too many strips reach FAR."""
+    """Write squared distances along the first two axes, at most FAR, to ``distances``.
+
+    Returns False, with the work unfinished, if too many strips reach FAR.
+    """
     n0, n1, n2 = runs.shape
     n, done = 0, 0
     for begin in range(0, n2, thick.lines):
@@ -100,7 +103,11 @@ def second_pass(
     factor: float,
     divisor: float,
 ) -> None:
-    """Replace squared distances by whole nm; ``whole`` (FAR + 1,) maps squares below FAR to nm."""
+    """Measure the third axis, and replace squared distances in ``distances`` by whole nm.
+
+    ``whole`` (FAR + 1,) maps squared distances to whole nm. Strips with results of FAR are measured again in
+    32 bits.
+    """
     n0, n1, n2 = runs.shape
     narrow, wide = depths
     most = narrow.block.width // n0
@@ -125,7 +132,7 @@ def second_pass(
 
 @compiled
 def _take_roots(block: LineBuffers, place: int, distances: Spans, line: int, whole: np.ndarray) -> None:
-    """Write a line's whole nm."""
+    """Write a line's distances in whole nm, from its squared distances in ``block.out``."""
     target = distances.values[distances.places[line] : distances.places[line + 1]]
     place += distances.begins[line]
     source = block.out[place : place + len(target)]
@@ -144,7 +151,7 @@ def _take_roots_again(
     factor: float,
     divisor: float,
 ) -> None:
-    """Write the whole nm of the strips that were measured again."""
+    """Write distances in whole nm in the strips marked by ``again``, which were measured in 32 bits."""
     n0, n1, n2 = runs.shape
     for row in range(n2):
         for i in range(lines):
@@ -166,7 +173,10 @@ def _widen(
     first: Depth,
     thick: Thick,
 ) -> None:
-    """Copy the labels and squared distances of strips into 32 bits, those beyond FAR included."""
+    """Copy the labels and squared distances of the strips marked by ``again`` into a block of 32 bits.
+
+    A squared distance of FAR is replaced by its 32-bit value, which is measured when first needed.
+    """
     n0, _, n2 = runs.shape
     strips = np.flatnonzero(again)
     for row in range(n2):

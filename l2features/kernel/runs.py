@@ -1,7 +1,7 @@
 """A label volume as runs: maximal stretches of one label along the volume's fast axis.
 
-Everything else in the feature kernel works on runs. A segmentation has some thirty voxels to a run, so
-that looking up ids, mapping supervoxels to labels and adding up moments cost next to nothing.
+Everything else in the feature kernel works on runs. A run of a segmentation has about thirty voxels, so
+looking up ids, mapping supervoxels to labels and adding up moments cost next to nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .simd import LANES, differing, load, trailing_zeros
 MAX_VOXELS = 2**31 - 1
 MAX_EXTENT = 65535
 CACHED_VOXELS = 1 << 18
-"""Voxels of the lines whose runs are found at a time: two megabytes of uint64."""
+"""Number of voxels whose runs are found at a time: 2 MB of uint64, which fit into a processor's cache."""
 
 
 class Runs(NamedTuple):
@@ -30,14 +30,14 @@ class Runs(NamedTuple):
 
     shape: tuple[int, int, int]
     offsets: np.ndarray
-    """int32, one more than there are lines."""
+    """int32 (lines + 1,), index of each line's first run."""
     starts: np.ndarray
     """uint16, index along the fast axis of each run's first voxel."""
     labels: np.ndarray
-    """uint32, number of each run's label, or uint64, the label; 0 is background."""
+    """Label of each run: itself (uint64), or a number that stands for it (uint32); 0 is background."""
 
     def voxels(self) -> np.ndarray:
-        """Return the volume in Fortran order."""
+        """Return the labels of all voxels, an array of ``shape`` in Fortran order."""
         lines = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
         starts = lines * self.shape[0] + self.starts
         flat = np.repeat(self.labels, np.diff(starts, append=math.prod(self.shape)))
@@ -45,14 +45,15 @@ class Runs(NamedTuple):
 
 
 def find_runs(pieces: Iterable[np.ndarray | Runs], shape: tuple[int, int, int]) -> tuple[Runs, np.ndarray]:
-    """Return a tuple: the runs of a volume; the volume's ids.
+    """Return a tuple: the runs of a volume; the volume's ids (n,) uint64.
 
     ``pieces`` are the lines of the volume in order; each piece has some whole lines, as a flat array or as
-    runs of uint64 labels. A piece is not used after the next one is taken. The ids begin with 0 for the
+    runs of uint64 labels. A piece is not used after the next piece is taken. The ids begin with 0 for the
     background; the other ids follow in the order of their first voxels. The runs' labels are indices into the
     ids.
 
-    Raises ValueError unless the pieces have as many voxels as the shape.
+    Raises ValueError if a piece is not made of whole lines, or the pieces have more or fewer lines than the
+    volume.
     """
     finder = _Finder(shape)
     for piece in pieces:
@@ -61,7 +62,7 @@ def find_runs(pieces: Iterable[np.ndarray | Runs], shape: tuple[int, int, int]) 
 
 
 class _Finder:
-    """Finds runs in few lines at a time, which stay in the processor's cache meanwhile."""
+    """Finds the runs of a few lines at a time, so that the lines stay in the processor's cache."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.shape, self.line = shape, 0
@@ -75,12 +76,13 @@ class _Finder:
         self.found, self.values = np.empty(most, np.uint16), np.empty(most, np.uint64)
 
     def add(self, piece: np.ndarray | Runs) -> None:
-        """Find the runs of the next lines."""
+        """Find the runs of the next piece."""
         extent, is_runs = self.shape[0], isinstance(piece, Runs)
         voxels = math.prod(piece.shape)
         beyond = self.line + voxels // extent >= len(self.offsets)
         if voxels % extent or beyond or (is_runs and piece.shape[0] != extent):
-            raise ValueError(f"{voxels} voxels: expected whole lines of a volume of {self.shape}")
+            rest = len(self.offsets) - 1 - self.line
+            raise ValueError(f"{voxels} voxels: expected at most {rest} lines of {extent} voxels each")
         if isinstance(piece, Runs):
             self._number(piece.offsets, piece.starts.copy(), piece.labels)
             return
@@ -91,7 +93,7 @@ class _Finder:
             self._number(offsets, self.found[:n].copy(), self.values[:n])
 
     def _number(self, offsets: np.ndarray, starts: np.ndarray, values: np.ndarray) -> None:
-        """Add lines as runs with the labels ``values``."""
+        """Add the runs of the next lines; ``values`` are their labels, which are numbered here."""
         labels, line, n_lines = np.empty(len(starts), np.uint32), 0, len(offsets) - 1
         while line < n_lines:
             if self.n_ids + self.shape[0] > len(self.ids):
@@ -108,7 +110,8 @@ class _Finder:
     def finish(self) -> tuple[Runs, np.ndarray]:
         """Return the runs and the ids."""
         if self.line != len(self.offsets) - 1:
-            raise ValueError(f"{self.line} lines are too few for a volume of {self.shape} voxels")
+            expected = f"expected {len(self.offsets) - 1} for a volume of shape {self.shape}"
+            raise ValueError(f"{self.line} lines: {expected}")
         runs = Runs(self.shape, self.offsets, np.concatenate(self.starts), np.concatenate(self.labels))
         return runs, self.ids[: self.n_ids].copy()
 
@@ -121,7 +124,7 @@ def start_of(runs: Runs, run: int) -> Any:
 
 @inlined
 def stop_of(runs: Runs, run: int, end: int) -> Any:
-    """Return the index after a run; ``end`` is the first run of the next line."""
+    """Return the index after a run's last voxel; ``end`` is the first run of the next line."""
     return np.int64(runs.starts[run + 1]) if run + 1 < end else np.int64(runs.shape[0])
 
 
@@ -129,7 +132,10 @@ def stop_of(runs: Runs, run: int, end: int) -> Any:
 def _find_starts(
     voxels: np.ndarray, extent: int, offsets: np.ndarray, starts: np.ndarray, values: np.ndarray
 ) -> int:
-    """Fill the lines' runs and the offsets after the first; return the number of runs."""
+    """Write the runs of lines to ``starts`` and ``values``, and their offsets to ``offsets[1:]``.
+
+    Returns the number of runs.
+    """
     n = 0
     for line in range(len(offsets) - 1):
         begin = line * extent
@@ -148,7 +154,7 @@ def _find_starts(
 
 @inlined
 def _find_changes(voxels: np.ndarray, begin: int, i: int, extent: int) -> Any:
-    """Return bits of the next LANES voxels of a line from i on: 1 where a voxel differs from that before."""
+    """Return an integer whose bit k is 1 where voxel i + k of a line differs from the voxel before it."""
     if extent > LANES:
         skipped = max(i + LANES - extent, 0)
         place = begin + i - skipped
@@ -174,7 +180,10 @@ def _number_lines(
     n_ids: int,
     line: int,
 ) -> tuple[int, int]:
-    """Number the labels of the lines that certainly fit; return the next id and line."""
+    """Number the labels of the lines from ``line`` on, as long as ``ids`` certainly has room for a line.
+
+    Returns the number of ids, and the next line.
+    """
     most = len(ids)
     while line < len(offsets) - 1 and n_ids + offsets[line + 1] - offsets[line] <= most:
         for run in range(offsets[line], offsets[line + 1]):
@@ -199,7 +208,7 @@ def _enter(ids: np.ndarray, slots: np.ndarray, n_ids: int) -> None:
 
 @inlined
 def _find_slot(slots: np.ndarray, ids: np.ndarray, value: int) -> np.uint64:
-    """Return the value's slot, or the empty one for it."""
+    """Return the slot of ``value`` in a hash table: the slot that holds it, or the empty slot for it."""
     mask = np.uint64(len(slots) - 1)
     mixed = value * np.uint64(0x9E3779B97F4A7C15)
     slot = (mixed ^ (mixed >> np.uint64(32))) & mask

@@ -1,11 +1,11 @@
 """Mean and largest distance, and the representative voxel, of each label.
 
-The representative voxel is the one of the largest ``dt * (1 - d / dmax)``, where dt is its distance to
-another label in whole nm, d its distance to the label's centroid and dmax the largest d of the label; the
-lowest index in C order where several share it. The arithmetic is that of
-``dt * (1 - d / d.max())``, ``d = norm((coords - mean) * resolution)`` in float64, operation by operation, so
-that equal scores are equal here too. Each operation is monotonic, rounding included, so that bounds on a
-run's scores can be exact, and hold for nearly all runs.
+The representative voxel has the largest score ``dt * (1 - d / dmax)`` of its label: dt is the voxel's
+distance to another label in whole nm, d its distance to the label's centroid, dmax the label's largest d.
+Among equal scores, the lowest index in C order wins. Scores are computed in float64 with the same operations
+as ``dt * (1 - d / d.max())`` and ``d = norm((coords - mean) * resolution)``, so that ties are the same. Each
+operation is monotonic even with rounding. So a run's scores have an exact upper bound, and nearly all runs
+are skipped, as their bound is below the best score so far.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ class Placement(NamedTuple):
     resolution: np.ndarray
     """(3,) float64, nm per voxel."""
     weights: np.ndarray
-    """(3,) int64, steps of the C-order index of the volume as it was given."""
+    """(3,) int64, increase of a voxel's C-order index (x, y, z) in the chunk with each step along an axis."""
     last: int
-    """Axis of the volume's z, whose square is added last."""
+    """Which of the runs' axes is z, whose square is added last."""
     origin: np.ndarray
-    """(3,) int64, where the runs begin in the volume in which the centroids are."""
+    """(3,) int64, index in the chunk of the runs' first voxel; centroids are in voxels of the chunk."""
 
 
 class Scores(NamedTuple):
-    """The best voxel of each label and its score; row 0 is the background."""
+    """Distances and the representative voxel of each label; row 0 is the background."""
 
     total: np.ndarray
-    """(n,) int64, sum of dt."""
+    """(n,) int64, sum of the voxels' distances in whole nm."""
     largest: np.ndarray
-    """(n,) int64, largest dt."""
+    """(n,) int64, largest distance in whole nm."""
     best_index: np.ndarray
-    """(n,) int64, C-order index of the representative voxel in the volume as it was given."""
+    """(n,) int64, C-order index (x, y, z) of the representative voxel in the chunk."""
 
 
 def score(runs: Runs, distances: Spans, geometry: Placement) -> Scores:
-    """Return the scores from the distances of :func:`l2features.kernel.distance.whole_distances`."""
+    """Return the scores; ``distances`` are from :func:`l2features.kernel.distance.whole_distances`."""
     n = len(geometry.mean)
     reach = np.zeros(n)
     _find_reach(runs, geometry, reach)
@@ -65,7 +65,7 @@ def _offset_squared(geometry: Placement, label: int, axis: int, coordinate: int)
 
 @compiled
 def _norm(geometry: Placement, e0: float, e1: float, e2: float) -> float:
-    """Square root of the sum of three squares, added in the order x, y, z."""
+    """Return the square root of the sum of three squares, added in the order x, y, z."""
     if geometry.last == 2:
         return np.sqrt((e0 + e1) + e2)
     if geometry.last == 1:
@@ -75,7 +75,10 @@ def _norm(geometry: Placement, e0: float, e1: float, e2: float) -> float:
 
 @compiled
 def _find_reach(runs: Runs, geometry: Placement, reach: np.ndarray) -> None:
-    """Find each label's largest distance from its centroid, which is at an end of a run."""
+    """Write each label's largest distance from its centroid in nm to ``reach``.
+
+    Only the ends of runs are tried: the farthest voxel is at an end of a run.
+    """
     _, n1, n2 = runs.shape
     for line in range(n1 * n2):
         c1, c2 = line % n1, line // n1
@@ -124,9 +127,10 @@ def _score_runs(
 
 @inlined
 def _sum_up(distances: np.ndarray, keep: np.ndarray, start: int, stop: int) -> tuple[int, int]:
-    """Return the sum and the maximum of neighbouring distances.
+    """Return the sum and the maximum of ``distances[start:stop]``.
 
-    ``keep`` are limits that keep the first elements of a vector, and make the others 0.
+    ``keep`` holds LANES times the type's largest number, then LANES zeros: as upper limits, these keep the
+    elements of a vector before ``stop`` and make the others 0.
     """
     added, most = 0, splat(distances, 0)
     for i in range(start, stop, LANES):
@@ -147,7 +151,11 @@ def _score_run(
     place: tuple[int, int, int, int, int],
     most: int,
 ) -> None:
-    """Search a run for a better voxel, unless its voxel nearest to the centroid rules that out."""
+    """Search a run for a voxel with a better score than the label's best so far.
+
+    The search is skipped if even the run's largest distance ``most``, at the run's voxel nearest to the
+    centroid, would score less.
+    """
     start, stop, c1, c2, base = place
     e1 = _offset_squared(geometry, label, 1, c1)
     e2 = _offset_squared(geometry, label, 2, c2)

@@ -1,7 +1,7 @@
 """Vectors of 32 integers in compiled functions, for loops that numba does not vectorise.
 
-LLVM compiles them to the processor's vector instructions. They exist in local variables only. What they buy,
-and why numba is pinned: docs/decisions/simd.md.
+LLVM compiles these vectors to the processor's vector instructions. They exist in local variables only. How
+much time they save, and why numba is pinned: docs/decisions/simd.md.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _INDEX = ir.IntType(32)
 
 
 def intrinsic(function: Callable[..., Any]) -> Any:
-    """Apply numba's decorator ``intrinsic``, with types."""
+    """Apply numba's decorator ``intrinsic``, which has no type annotations."""
     return numba.extending.intrinsic(function)
 
 
 class Vector(types.Type):
-    """LANES elements of an integer type."""
+    """The numba type of a vector of LANES integers."""
 
     def __init__(self, element: types.Type) -> None:
         self.element = element
@@ -63,7 +63,7 @@ def load(typing_context: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Write the elements to a one-dimensional array, starting at an index."""
+    """Write the LANES elements of a vector to a one-dimensional array, starting at an index."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_value, index_value, value = arguments
@@ -76,7 +76,7 @@ def store(typing_context: Any, array: Any, index: Any, vector: Any) -> Any:
 
 @intrinsic
 def splat(typing_context: Any, array: Any, value: Any) -> Any:
-    """Return a vector of the array's type, with the same integer in every element."""
+    """Return a vector whose elements all are ``value``, in the integer type of ``array``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide = context.cast(builder, arguments[1], value, types.int64)
@@ -117,14 +117,14 @@ def _larger(builder: Any, a: Any, b: Any, signed: bool) -> Any:
     return builder.select(_compare(builder, a, ">", b, signed), a, b)
 
 
-add = _elementwise(_add, "Return the sums; unsigned ones are at most the largest number of their type.")
-smaller = _elementwise(_smaller, "Return the minima.")
-larger = _elementwise(_larger, "Return the maxima.")
+add = _elementwise(_add, "Return the sums of elements; unsigned sums stop at their type's largest number.")
+smaller = _elementwise(_smaller, "Return the smaller element of each pair.")
+larger = _elementwise(_larger, "Return the larger element of each pair.")
 
 
 @intrinsic
 def where_equal(typing_context: Any, a: Any, b: Any, values: Any) -> Any:
-    """Return the values where a equals b, and 0 elsewhere."""
+    """Return the elements of ``values`` where a equals b, and 0 elsewhere."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         left, right, chosen = arguments
@@ -197,5 +197,5 @@ def _reduction(name: str, doc: str, widened: bool) -> Any:
     return intrinsic(typed)
 
 
-total_of = _reduction("add", "Return the sum, added in twice the width.", True)
-largest_of = _reduction("{}max", "Return the largest element.", False)
+total_of = _reduction("add", "Return the sum of the elements, added in integers of twice their width.", True)
+largest_of = _reduction("{}max", "Return the largest element of a vector.", False)

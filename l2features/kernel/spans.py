@@ -1,4 +1,4 @@
-"""Values of the voxels of lines, in memory that one chunk leaves to the next."""
+"""Values of voxels, stored line by line in memory that is reused for the next chunk."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .simd import LANES
 
 _MOST_KEPT = 2**27
 _spare: deque[np.ndarray] = deque(maxlen=1)
-"""Memory of at most _MOST_KEPT bytes: the system would clear fresh memory, for 2 to 4 % of a chunk's time."""
+"""Up to _MOST_KEPT bytes for reuse; new memory, which the system clears, costs 2 to 4 % of a chunk's time."""
 
 
 class Spans(NamedTuple):
-    """Values for the voxels of each line from its first to its last label; small for a sparse volume."""
+    """Values of the voxels of each line, from the line's first labelled voxel to its last."""
 
     values: np.ndarray
-    """LANES more elements follow, so that whole vectors can be loaded up to the end."""
+    """All values, then LANES more elements, so that vectors can be loaded up to the end."""
     places: np.ndarray
-    """int64 (lines + 1,), index in ``values`` of the first of each line."""
+    """int64 (lines + 1,), index in ``values`` of each line's first value."""
     begins: np.ndarray
-    """int64 (lines,), index of that voxel along the line; the line's length if it has none."""
+    """int64 (lines,), index along the line of its first labelled voxel; the line's length if it has none."""
 
 
 def make_spans(runs: Runs, dtype: type) -> Spans:
@@ -36,7 +36,7 @@ def make_spans(runs: Runs, dtype: type) -> Spans:
 
 
 def reuse(spans: Spans) -> None:
-    """Keep the memory of values that are no longer used, for the next spans of any thread."""
+    """Keep the memory of spans that are no longer used for the next `make_spans`, in any thread."""
     memory = spans.values.base
     if memory is not None and memory.nbytes <= _MOST_KEPT:
         _spare.append(memory)
@@ -48,7 +48,7 @@ def release_memory() -> None:
 
 
 def _spare_memory(n: int) -> np.ndarray:
-    """Return n bytes, from memory that is kept if it suffices."""
+    """Return n bytes: from the memory kept by `reuse` if that is large enough, else new."""
     try:
         memory = _spare.pop()
     except IndexError:

@@ -1,4 +1,4 @@
-"""Strips of neighbouring lines of a block: filled from runs, and measured along their axis."""
+"""Blocks of neighbouring lines: filled from runs, and measured in strips of LANES lines."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from .spans import Spans
 from .thick import GROUP, STEPS, measure_thick
 
 FAR_32 = 2**30
-"""More than any squared distance in 32 bits; another one can be added without overflow."""
+"""More than any squared distance in 32 bits. The sum with a squared distance does not overflow int32."""
 _BLOCK = 256
-"""Least number of neighbouring voxels to a block, where the volume has as many."""
+"""Maximum number of voxels in a row of a block that has more than one line."""
 _PAD = 64
-"""Bytes between the rows of a block, without which its rows would share few of the cache's sets."""
+"""Bytes between the rows of a block. Without them, all rows would compete for a few sets of the cache."""
 
 
 class Tables(NamedTuple):
-    """Squared distances along the first axis."""
+    """Squared distances of a run's voxels to the run's two ends, along the first axis."""
 
     rising: np.ndarray
-    """far throughout, for runs that begin at the chunk's border; from ``half`` on those of 1, 2, ..."""
+    """``far`` before index ``half``, for runs that begin at the chunk's border; then squares of 1, 2, ..."""
     falling: np.ndarray
-    """far throughout; from ``half`` on those of shape[0], ..., 2, 1."""
+    """``far`` before index ``half``, for runs that end at the chunk's border; then the squares of n, ..., 2,
+    1, where n is the axis's length; then ``far`` again."""
     half: int
 
 
@@ -52,7 +53,7 @@ def make_block(shape: tuple[int, int, int], axis: int, dtype: type) -> LineBuffe
 
 
 def _aligned(n: int, dtype: type) -> np.ndarray:
-    """Return zeros that begin at a cache line."""
+    """Return an array of n zeros that begins at a cache line."""
     raw = np.zeros(n * np.dtype(dtype).itemsize + 64, np.uint8)
     skip = -raw.ctypes.data % 64
     return raw[skip : skip + n * np.dtype(dtype).itemsize].view(dtype)
@@ -71,7 +72,10 @@ def spread_lines(runs: Runs, begin: int, lines: int, tables: Tables, block: Line
 
 @compiled
 def keep_lines(runs: Runs, begin: int, lines: int, block: LineBuffers, squares: Spans) -> None:
-    """Copy the results along axis 1 to ``squares``, in line order: a vector may spill into the next line."""
+    """Copy the results along axis 1 to ``squares``.
+
+    The lines are copied in order, because a vector may write beyond its line's end.
+    """
     n0, n1, _ = runs.shape
     for i in range(lines):
         for row in range(n1):
@@ -142,7 +146,7 @@ def _copy(source: np.ndarray, start: int, target: np.ndarray, place: int, n: int
 
 @compiled
 def measure_strip(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> bool:
-    """Measure a strip; return False only if every result is below ``far``."""
+    """Write a strip's squared distances to ``block.out``; return False only if all are below ``far``."""
     if _measure_sparse(block, strip, rows, unit, far):
         return True
     reach = int(math.sqrt(far / unit))
@@ -155,9 +159,9 @@ def measure_strip(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any
 
 @compiled
 def _measure_sparse(block: LineBuffers, strip: int, rows: int, unit: Any, far: Any) -> bool:
-    """Measure a strip inside one label, of whose rows at most 2 * GROUP have values below far.
+    """Measure a strip if all its voxels have one label, and at most 2 * GROUP rows have values below ``far``.
 
-    Return False, with nothing done, for any other strip.
+    Returns False, with nothing written to ``block.out``, for any other strip.
     """
     labels, values, sources, pitch = block.labels, block.values, block.lowest, block.pitch
     label = splat(labels, labels[strip])
@@ -187,11 +191,12 @@ def _measure_sparse(block: LineBuffers, strip: int, rows: int, unit: Any, far: A
 
 @compiled
 def _step(block: LineBuffers, strip: int, rows: int, unit: Any, reach: int) -> bool:
-    """Write the results of a strip up to ``reach`` steps away; return whether more may change them.
+    """Write a strip's squared distances to voxels up to ``reach`` rows away.
 
-    k steps cost k^2 = 1 + 3 + ... + (2k - 1), so that the k-th step of every voxel at once is one to its
-    neighbour, for 2k - 1. Only the first looks at labels: it leaves at most 1 on both sides of a boundary,
-    which steps across, for 3 and more, do not improve.
+    Returns whether voxels of farther rows may be nearer. A voxel k rows away costs k^2 = 1 + 3 + ... +
+    (2k - 1) units. So step k adds 2k - 1 to the results of the neighbouring rows, for all voxels at once.
+    Only step 1 compares labels: it leaves at most 1 on both sides of a boundary, and later steps across the
+    boundary cost 3 or more.
     """
     labels, values, out, pitch = block.labels, block.values, block.out, block.pitch
     cost, most = splat(values, unit), splat(values, 0)

@@ -1,4 +1,4 @@
-"""Strips through thick labels, measured beyond the first steps."""
+"""Squared distances in strips through thick labels, where the first steps of `strips` are not enough."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .envelope import LineBuffers, measure_lines
 from .simd import LANES, add, any_greater, larger, load, smaller, splat, store, where_less
 
 STEPS = 16
-"""Steps that every voxel of a strip takes at once."""
+"""Number of steps that are taken for all voxels of a strip at once, before `measure_thick`."""
 GROUP = 12
-"""Rows to a group of which the first is searched in full."""
+"""Number of rows in a group; only the first row of a group is searched in full."""
 _PATIENCE = 48
-"""Steps per row, on average, beyond which lower envelopes are faster."""
+"""Average number of steps per row above which lower envelopes (`measure_lines`) are faster."""
 
 
 @compiled
@@ -86,9 +86,9 @@ def _measure_group(
     unit: Any,
     reach: int,
 ) -> int:
-    """Measure the rows between two that have been searched; return the steps taken.
+    """Measure the rows between the searched rows ``first`` and ``last``; return the steps taken.
 
-    ``inner`` are the largest results of these rows after STEPS steps.
+    ``inner`` holds, for each lane, the largest result of these rows after STEPS steps.
     """
     spare = len(block.lowest) - 2 * LANES
     store(block.lowest, spare, inner)

@@ -147,12 +147,12 @@ def test_chunks_that_no_feature_can_be_computed_of_are_refused_when_opened(tmp_p
         (
             size,
             1e9,
-            r"data set 'd': a volume of shape \(64, 64, 64\) at a resolution of .* is larger than \d+ nm",
+            r"'d': a volume of shape \(64, 64, 64\) at a resolution of .* has a diagonal above \d+ nm",
         ),
         (
             (2048, 2048, 1024),
             16.0,
-            r"data set 'd': a chunk has at most 65535 voxels along an axis and .*, not",
+            r"'d': a chunk of shape \(2048, 2048, 1024\): expected at most 65535 voxels along an axis",
         ),
     ):
         volume: Any = SimpleNamespace(bounds=Bounds((nm, nm, nm), (0, 0, 0), size))
