@@ -26,8 +26,8 @@ class PackedBlocks(NamedTuple):
     words: np.ndarray
     """uint32 words of the blocks; a label has ``label_words`` (one or two), the low word first."""
     blocks: np.ndarray
-    """int64 (z, y, x, 3): log2 of the bits of an index; the first word of the block's table; the first word of
-    its indices. A block with a single label has -1 and the label's 64 bits; its third number is unused."""
+    """int64 (z, y, x, 3): log2 of the bits of an index; the first word of the block's table; the first word
+    of its indices. A block with a single label has -1, the label's 64 bits, and an unused number instead."""
     columns: np.ndarray
     """int64 (n, 4), for each block that a line along x crosses: first x and end x (excluded) in the box; the
     block's index along x; the voxel in the block where the first x is."""

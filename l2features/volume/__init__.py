@@ -1,4 +1,4 @@
-"""Segmentations: opened, checked, and read chunk by chunk."""
+"""Open segmentations, check them, and read their chunks."""
 
 from .segmentation import Slab, Volume
 

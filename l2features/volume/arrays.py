@@ -1,4 +1,4 @@
-"""Arrays of zarr and N5: a grid of files, each a block behind a chain of codecs."""
+"""Arrays of zarr and N5: a grid of files, each with one block, encoded by a chain of codecs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Array(NamedTuple):
     """An array as it is stored. ``axes`` are the indices of its x, y and z axes; other axes have size 1."""
 
     prefix: str
-    """First part of the names of blocks."""
+    """Part of a block's file name before the block's indices."""
     separator: str
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
@@ -28,7 +28,7 @@ class Array(NamedTuple):
     stored_order: tuple[int, ...] = ()
     """The array's axes from the slowest in memory to the fastest."""
     has_header: bool = False
-    """Whether blocks begin with N5's header, and those at the end are smaller."""
+    """Whether blocks begin with an N5 header, and blocks at the array's end are smaller."""
 
     @property
     def grid(self) -> Grid:
@@ -39,13 +39,13 @@ class Array(NamedTuple):
         return x, y, z
 
     def names(self, cells: Cells) -> list[str]:
-        """Return the file names of blocks."""
+        """Return the file names of blocks, given their indices (n, 3) along x, y and z."""
         index = np.zeros((len(cells), len(self.shape)), int)
         index[:, self.axes] = cells
         return [self.prefix + self.separator.join(map(str, place)) for place in index.tolist()]
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
-        """Return the labels of a block. Raises ValueError if it is broken."""
+        """Return the labels (x, y, z) of a block. Raises ValueError if ``content`` is broken."""
         stored = self.chunks
         if self.has_header:
             stored, content = _without_header(content, stored)
@@ -56,29 +56,33 @@ class Array(NamedTuple):
         others = [axis for axis in range(len(stored)) if axis not in self.axes]
         part = block.transpose(*self.axes, *others).reshape(*self.in_xyz(stored), -1)[..., 0]
         if any(a < b for a, b in zip(part.shape, shape, strict=True)):
-            raise ValueError(f"{part.shape} voxels, expected {shape}")
+            raise ValueError(f"block has shape {part.shape}, expected at least {shape}")
         x, y, z = shape
         return as_labels(part[:x, :y, :z].astype(self.dtype.newbyteorder("="), copy=False))
 
 
 def spatial_axes(names: Sequence[Any], shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return the indices of x, y and z among an array's axes. Raises ValueError for a missing one."""
+    """Return the indices of x, y and z among an array's axes.
+
+    Raises ValueError if one of the three is missing, or if another axis has a size above 1.
+    """
     lower = [str(name).lower() for name in names]
     if len(lower) != len(shape) or any(lower.count(axis) != 1 for axis in "xyz"):
         raise ValueError(f"axes are {list(names)} of sizes {list(shape)}, expected x, y and z among them")
-    others = [name for name, n in zip(lower, shape, strict=True) if name not in ("x", "y", "z") and n != 1]
-    if others:
-        raise ValueError(f"axis {others[0]!r} has a size above 1, expected 1")
+    for name, n in zip(lower, shape, strict=True):
+        if name not in ("x", "y", "z") and n != 1:
+            raise ValueError(f"axis {name!r} has size {n}, expected 1")
     return lower.index("x"), lower.index("y"), lower.index("z")
 
 
 def _without_header(content: bytes, most: tuple[int, ...]) -> tuple[tuple[int, ...], bytes]:
-    """The shape in an N5 block's header, and the bytes after it."""
+    """Return the shape in an N5 block's header, and the bytes after the header."""
     mode, dimensions = (int.from_bytes(content[at : at + 2], "big") for at in (0, 2))
     end = 4 + 4 * len(most)
     if mode != 0 or dimensions != len(most) or len(content) < end:
-        raise ValueError(f"header is broken: mode {mode}, {dimensions} dimensions")
+        expected = f"expected mode 0 and {len(most)} dimensions in {end} bytes"
+        raise ValueError(f"N5 header has mode {mode} and {dimensions} dimensions: {expected}")
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, end, 4))
     if any(not 0 < a <= b for a, b in zip(shape, most, strict=True)):
-        raise ValueError(f"header is broken: {shape} voxels, expected at most {most}")
+        raise ValueError(f"N5 header has shape {shape}: expected at least 1 voxel and at most {most}")
     return shape, content[end:]

@@ -1,4 +1,4 @@
-"""The grid of blocks that a scale is stored in, and blocks that are single files."""
+"""The grid of blocks in which a scale is stored, and blocks that are files of their own."""
 
 from __future__ import annotations
 
@@ -25,12 +25,15 @@ class Grid(NamedTuple):
 
     @property
     def shape(self) -> Triple:
-        """Blocks along each axis."""
+        """Number of blocks along each axis."""
         x, y, z = (-(-size // step) for size, step in zip(self.size, self.step, strict=True))
         return x, y, z
 
     def cells(self, start: Cells, stop: Cells) -> Cells:
-        """Return the blocks (n, 3) with voxels from ``start`` up to ``stop``, sorted by z, y, x."""
+        """Return the indices (n, 3) of the blocks in a box of voxels, sorted by z, y, x.
+
+        The box extends from ``start`` to ``stop``, which is excluded.
+        """
         stop = np.minimum(stop, np.add(self.offset, self.size))
         low = np.maximum((start - self.offset) // self.step, 0)
         high = np.where(start < stop, -(-(stop - self.offset) // np.array(self.step)), low)
@@ -38,13 +41,13 @@ class Grid(NamedTuple):
         return np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], axis=-1).reshape(-1, 3)
 
     def bounds(self, cell: Cells) -> tuple[Cells, Cells]:
-        """Return a tuple: the first voxel of each block; the voxel after its last."""
+        """Return a tuple: the start of each block, in voxels; its end, which is excluded."""
         start = np.array(self.offset) + cell * self.step
         return start, np.minimum(start + self.step, np.add(self.offset, self.size))
 
 
 class Block(NamedTuple):
-    """One block as it was fetched, and its name for messages."""
+    """A block's index in the grid, its name for messages, and its stored bytes."""
 
     cell: Cells
     name: str

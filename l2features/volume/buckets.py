@@ -1,4 +1,4 @@
-"""Files in buckets of Google Cloud Storage and S3, and the storage of a URL.
+"""Files in buckets of Google Cloud Storage and S3, and the choice of the storage for a URL.
 
 cloud-files takes a second to import, so local files are opened without it.
 """
@@ -19,7 +19,7 @@ _LOCAL = "file://"
 
 
 def open_storage(url: str) -> Storage:
-    """Return the folder at a URL. Raises StorageError for an unsupported protocol."""
+    """Return the storage of the folder at a URL. Raises StorageError for an unsupported protocol."""
     if url.startswith(_LOCAL):
         return LocalStorage(os.path.abspath(os.path.expanduser(url.removeprefix(_LOCAL))))
     from cloudfiles import paths, secrets
@@ -37,7 +37,8 @@ def open_storage(url: str) -> Storage:
         return GoogleStorage(path.bucket, path.path)
     if path.protocol == "s3":
         return S3Storage(path.bucket, path.path, path.host, path.alias or "s3")
-    raise StorageError(f"{url}: protocol {path.protocol} is not supported")
+    expected = "expected file, gs, s3, http, https or middleauth+https"
+    raise StorageError(f"{url}: protocol {path.protocol} is not supported, {expected}")
 
 
 class GoogleStorage(Storage):
@@ -71,7 +72,7 @@ class GoogleStorage(Storage):
 
 
 def _google_client(bucket: str) -> Any:
-    """A client with the credentials of cloud-volume's secrets, of the environment, or with none."""
+    """Return a client with credentials from cloud-volume's secrets, else the environment, else none."""
     from cloudfiles import secrets
     from google.auth.exceptions import DefaultCredentialsError
     from google.cloud.storage import Client
@@ -124,7 +125,7 @@ def _judge_s3(request: Request, error: Any) -> FileBytes:
 
 
 def _s3_client(bucket: str, endpoint: str | None, service: str) -> Any:
-    """A client with the credentials of cloud-volume's secrets, of the environment, or with none."""
+    """Return a client with credentials from cloud-volume's secrets, else the environment, else none."""
     import boto3
     from botocore import UNSIGNED
     from botocore.config import Config

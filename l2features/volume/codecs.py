@@ -1,4 +1,4 @@
-"""Decompression of the blocks of zarr and N5 arrays, up to a known size."""
+"""Decompression of zarr and N5 blocks, whose decompressed size is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def _blosc(content: bytes, size: int) -> bytes:
 
     header = [int.from_bytes(content[at : at + 4], "little") for at in (4, 12)]
     if len(content) < 16 or header != [size, len(content)]:
-        raise ValueError(f"blosc: header has {header} bytes, expected {[size, len(content)]}")
+        expected = f"expected {size} and {len(content)}"
+        raise ValueError(f"blosc: header says {header[0]} bytes, {header[1]} compressed; {expected}")
     return bytes(blosc.decompress(content))
 
 
@@ -22,15 +23,16 @@ def _zlib(content: bytes, size: int) -> bytes:
     if not stream.eof and len(out) <= size:
         out += stream.flush()
     if not stream.eof or stream.unused_data:
-        raise ValueError("gzip: end is missing or misplaced")
+        raise ValueError(f"gzip: expected one whole stream of at most {size} bytes when decompressed")
     return out
 
 
 def _zstd(content: bytes, size: int) -> bytes:
     import zstandard
 
-    if zstandard.frame_content_size(content) > size:
-        raise ValueError(f"zstd: more than {size} bytes")
+    declared = zstandard.frame_content_size(content)
+    if declared > size:
+        raise ValueError(f"zstd: {declared} bytes when decompressed, expected at most {size}")
     return zstandard.ZstdDecompressor().decompress(content, max_output_size=size)
 
 
@@ -38,7 +40,7 @@ def _bz2(content: bytes, size: int) -> bytes:
     stream = bz2.BZ2Decompressor()
     out = stream.decompress(content, size + 1)
     if len(out) <= size and not stream.eof:
-        raise ValueError("bz2: end is missing")
+        raise ValueError("bz2: the stream is cut off")
     return out
 
 
@@ -60,11 +62,11 @@ CODECS: dict[str, Callable[[bytes, int], bytes]] = {
     "bzip2": _bz2,
     "crc32c": _crc32c,
 }
-"""Each takes stored bytes and the size of the result."""
+"""Decoders by codec; each takes stored bytes and the expected size of the decoded bytes."""
 
 
 def decoded(content: bytes, codecs: tuple[str, ...], size: int) -> bytes:
-    """Decode a block of ``size`` bytes, last codec first. Raises ValueError for a broken block."""
+    """Decode a block, last codec first, to ``size`` bytes. Raises ValueError for a broken block."""
     for place in reversed(range(len(codecs))):
         overhead = 4 * codecs[:place].count("crc32c")
         try:
@@ -74,5 +76,5 @@ def decoded(content: bytes, codecs: tuple[str, ...], size: int) -> bytes:
         except Exception as error:  # decompressors share no base class
             raise ValueError(f"{codecs[place]}: {error}") from error
     if len(content) != size:
-        raise ValueError(f"{len(content)} bytes, expected {size}")
+        raise ValueError(f"{len(content)} bytes when decoded, expected {size}")
     return content

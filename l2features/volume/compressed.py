@@ -3,8 +3,8 @@
 `kernel.block_runs` trusts the offsets in its input: past the end of a truncated file it reads other memory,
 and an index beyond a block's table yields a label that is not in it. The format is neuroglancer's: per
 channel an offset, then per block a table offset (24 bits), the bits per voxel (8) and an offset of the
-voxels, all in 32-bit words. A table has no length; it ends at the latest where another table or the voxels
-of a block begin.
+voxels, all in 32-bit words. The length of a table is not stored; a table ends at the latest where another
+table or the voxels of a block begin.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Words = npt.NDArray[np.uint32]
 BROKEN = "the compressed segmentation is cut off, or broken"
 _PROBLEMS = (
     "",
-    "a block has an impossible number of bits",
-    "a block's table lies beyond its end",
-    "a block's voxels lie beyond its end",
+    "the bits per voxel of a block are not 0, 1, 2, 4, 8, 16 or 32",
+    "a block's table lies outside the data",
+    "a block's voxels lie outside the data",
     "the voxels of two blocks overlap",
-    "a block's table lies in the voxels of another",
-    "a block's table is cut short",
+    "a block's table lies in the voxels of a block",
+    "a block's table has no room for a label",
     "a block's voxels name labels that its table does not hold",
 )
 _VOXELS, _FIRST = 1, 2
-"""Flags of words: part of a block's voxels, and their first word or that of a table."""
+"""Flags of a word: it belongs to a block's voxels; it is the first word of voxels or of a table."""
 _MOST_VOXELS = 1 << 40
-"""More voxels of a block than any file has bits for; their bits are still counted without overflow."""
+"""A file has bits for fewer voxels in a block; the bits of this many do not overflow int64."""
 
 
 def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: Sequence[int]) -> Words:
@@ -43,14 +43,14 @@ def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: 
     ValueError for a broken file, such as one with a block that refers to words or labels beyond ``data``.
     """
     if len(data) % 4 or len(data) < 4:
-        raise ValueError(f"{BROKEN}: {len(data)} bytes")
+        raise ValueError(f"{BROKEN}: {len(data)} bytes, expected a multiple of 4, and 4 at least")
     words = np.frombuffer(data, dtype="<u4")
     if words[0] != 1:
         raise ValueError(f"{BROKEN}: the only channel begins at word {words[0]}, expected 1")
     words = words[1:]
     blocks = math.prod(-(-n // step) for n, step in zip(shape, block_size, strict=True))
     if len(words) < 2 * blocks:
-        raise ValueError(f"{BROKEN}: no room for {blocks} blocks")
+        raise ValueError(f"{BROKEN}: {len(words)} words, expected at least 2 for each of {blocks} blocks")
     voxels = min(math.prod(block_size), _MOST_VOXELS)
     problem = _find_problem(words, blocks, voxels, itemsize // 4)
     if problem:
@@ -60,7 +60,7 @@ def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: 
 
 @compiled
 def _find_problem(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
-    """Return the index of a block's first problem; ``entry`` is the words of a label."""
+    """Return the index in `_PROBLEMS` of the first problem; ``entry`` is the number of words of a label."""
     problem = _check_offsets(words, n_blocks, voxels, entry)
     if problem:
         return problem
@@ -96,7 +96,10 @@ def _check_offsets(words: Words, n_blocks: int, voxels: int, entry: int) -> int:
 
 @compiled
 def _mark_parts(words: Words, n_blocks: int, voxels: int, flags: np.ndarray, lengths: np.ndarray) -> int:
-    """Flag the words of blocks; fill the lengths of voxels by their first word. Blocks may share either."""
+    """Set flags for the voxels and tables of blocks, and lengths (in words) at the first words of voxels.
+
+    Blocks may share voxels or tables. Returns the index of a problem, or 0.
+    """
     for block in range(n_blocks):
         start, length = np.int64(words[2 * block + 1]), _length(words, block, voxels)
         if length and lengths[start] != length:
@@ -116,7 +119,10 @@ def _mark_parts(words: Words, n_blocks: int, voxels: int, flags: np.ndarray, len
 
 @compiled
 def _check_labels(words: Words, n_blocks: int, voxels: int, entry: int, room: np.ndarray) -> int:
-    """Compare voxels with their tables; ``room`` is the words from each word up to the next part."""
+    """Check that voxels refer only to labels in their tables; return the index of a problem, or 0.
+
+    ``room`` is the number of words from each word to the next start of voxels or of a table.
+    """
     for block in range(n_blocks):
         if room[np.int64(words[2 * block] & 0xFFFFFF)] < entry:
             return 6
@@ -131,16 +137,17 @@ def _check_labels(words: Words, n_blocks: int, voxels: int, entry: int, room: np
 
 @inlined
 def _length(words: Words, block: int, voxels: int) -> Any:
-    """Return the words of a block's voxels."""
+    """Return the number of words that a block's voxels take."""
     return (np.int64(words[2 * block] >> 24) * voxels + 31) // 32
 
 
 @inlined
 def _exceed(words: Words, start: Any, length: Any, bits: Any, limit: Any) -> bool:
-    """Return whether any number packed into a block's words reaches a limit.
+    """Return whether any number packed into a block's words is ``limit`` or more.
 
-    Numbers at even and at odd places are tested in turn, with a gap of their own width between them. A
-    constant is added to each that carries into the gap where the number reaches the limit.
+    Numbers at even places and numbers at odd places are tested separately, so that each has a gap of its own
+    width above it. A constant is added to each number; the sum carries into the gap only if the number
+    reaches the limit.
     """
     width = np.uint64(bits)
     one = np.uint64(1)

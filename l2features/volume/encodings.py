@@ -12,20 +12,21 @@ Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Encoding(NamedTuple):
-    """An encoding: its name, data type, and the block size of compressed_segmentation."""
+    """An encoding: its name, its data type, and the block size in voxels for compressed_segmentation."""
 
     name: str
     dtype: np.dtype[Any]
     block_size: tuple[int, int, int] = (8, 8, 8)
 
     def most_bytes(self, shape: Sequence[int]) -> int:
-        """Return the maximum bytes of an encoded block of a shape."""
+        """Return the maximum size in bytes of an encoded block of ``shape`` voxels."""
         return 2 * int(np.prod(shape, dtype=object)) * self.dtype.itemsize + (1 << 20)
 
     def decode(self, content: bytes, shape: tuple[int, int, int]) -> Labels:
-        """Return the labels of a block, in Fortran order; for compressed_segmentation, its words.
+        """Return the labels of a block, an array of ``shape`` in Fortran order.
 
-        Raises ValueError for a broken block.
+        For compressed_segmentation, return the block's 32-bit words instead, checked but not decoded. Raises
+        ValueError for a broken block.
         """
         try:
             part = _DECODERS[self.name](content, shape, self)
@@ -38,7 +39,7 @@ class Encoding(NamedTuple):
 
 
 def as_labels(part: npt.NDArray[Any]) -> Labels:
-    """Return integers as labels. Raises ValueError for a negative one."""
+    """Return integers as unsigned labels. Raises ValueError if any is negative."""
     if part.dtype.kind == "u":
         return part
     if part.size and part.min() < 0:
@@ -84,7 +85,7 @@ def _compresso(content: bytes, shape: tuple[int, int, int], encoding: Encoding) 
         width = compresso.zindex_byte_width(header["sx"], header["sy"])
         counts = np.frombuffer(content[-2 * header["sz"] * width :], f"<u{width}")
         if counts[: header["sz"]].sum(dtype=np.uint64) != header["id_size"]:
-            raise ValueError("the compresso encoding is cut off, or broken: index in z is wrong")
+            raise ValueError("the compresso encoding is cut off, or broken: its index along z is wrong")
     return _same_type(np.asarray(compresso.decompress(content)), shape, encoding)
 
 
@@ -97,7 +98,7 @@ def _png(content: bytes, shape: tuple[int, int, int], encoding: Encoding) -> npt
 
 def _same_shape(found: tuple[int, int, int], shape: tuple[int, int, int]) -> None:
     if tuple(found) != tuple(shape):
-        raise ValueError(f"{found} voxels, expected {shape}")
+        raise ValueError(f"block has shape {tuple(found)}, expected {tuple(shape)}")
 
 
 def _same_type(part: npt.NDArray[Any], shape: tuple[int, int, int], encoding: Encoding) -> npt.NDArray[Any]:

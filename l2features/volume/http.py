@@ -1,4 +1,4 @@
-"""Files over HTTP, where 403 and 404 differ (cloud-files takes both for a missing file)."""
+"""Files over HTTP. A 403 and a 404 are told apart; cloud-files takes both for a missing file."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def _judge(request: Request, answer: requests.Response) -> FileBytes:
 
 
 def check_reachable(url: str) -> None:
-    """Raise StorageError if no connection to a web server's host, or its proxy, is possible within seconds.
+    """Raise StorageError if a web server's host, or its proxy, accepts no connection within seconds.
 
-    URLs of other protocols pass.
+    URLs that do not lead to a web server are not checked.
     """
     for prefix in ("middleauth+", "s3://"):
         url = url.removeprefix(prefix)
@@ -96,7 +96,7 @@ def check_reachable(url: str) -> None:
 
 
 def _cause(error: BaseException, url: str) -> str:
-    """The innermost cause of an error of the HTTP client, with the host."""
+    """Return the host, the type of an error of the HTTP client, and the text of its innermost cause."""
     inner: BaseException = error
     while inner.__context__ is not None and inner.__context__ is not inner:
         inner = inner.__context__

@@ -1,4 +1,4 @@
-"""Checks of a layer's info file, and the choice of one of its scales.
+"""Checks of a layer's info file, and the choice of one of the layer's scales.
 
 The formats are neuroglancer's: https://github.com/google/neuroglancer/tree/master/src/datasource/precomputed
 """
@@ -23,7 +23,7 @@ DECODERS = {
     "crackle": ("crackle", "crackle-codec"),
     "png": ("pyspng", "pyspng-seunglab"),
 }
-"""Encodings of segmentations, with the module that decodes each and its package if it needs one."""
+"""Encodings of segmentations; for those with an optional decoder, the decoder's module and its package."""
 _OTHER_LAYERS = {
     "neuroglancer_annotations_v1": "annotations",
     "neuroglancer_multilod_draco": "meshes",
@@ -54,7 +54,7 @@ def check_layer(info: Any) -> None:
     check_voxels(info.get("data_type"), info.get("num_channels"))
     scales = info.get("scales")
     if not isinstance(scales, list) or not scales or not all(isinstance(s, dict) for s in scales):
-        raise ValueError("info has no scales")
+        raise ValueError("info has no scales: expected a list of JSON objects")
 
 
 def check_voxels(data_type: Any, channels: Any) -> None:
@@ -66,7 +66,10 @@ def check_voxels(data_type: Any, channels: Any) -> None:
 
 
 def choose_scale(resolutions: Sequence[Any], mip: int | None, scale: Sequence[float] | None) -> int:
-    """Return the index of a scale by ``mip`` or resolution in nm; by default 0. Raises ValueError."""
+    """Return the index of the scale with resolution ``scale`` in nm, else of number ``mip``, else 0.
+
+    Raises ValueError if the layer has no such scale.
+    """
     if scale is not None:
         for index, resolution in enumerate(resolutions):
             if len(resolution) == 3 and np.allclose(resolution, scale, rtol=1e-6, atol=0):
@@ -79,20 +82,20 @@ def choose_scale(resolutions: Sequence[Any], mip: int | None, scale: Sequence[fl
 
 
 def listed(resolutions: Sequence[Any], mips: Iterable[int] | None = None) -> str:
-    """Return scales by number and resolution, for messages."""
+    """Return the mips and resolutions of scales as text, for messages."""
     numbered = zip(range(len(resolutions)) if mips is None else mips, resolutions, strict=True)
     return ", ".join(f"mip {mip} ({_numbers(resolution)} nm)" for mip, resolution in numbered)
 
 
 def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
-    """Raise ValueError if a scale lacks a key, or cannot be decoded."""
+    """Raise ValueError if a scale's metadata are incomplete or invalid, or its encoding is not supported."""
     _check_whole("size", scale.get("size"), 1)
     _check_whole("voxel_offset", scale.get("voxel_offset", [0, 0, 0]))
     resolution: Any = scale.get("resolution")
     if not _is_triple(resolution) or not all(math.isfinite(r) and r > 0 for r in resolution):
         raise ValueError(f"resolution is {resolution!r}, expected three positive numbers in nm")
     if not isinstance(scale.get("key"), str):
-        raise ValueError(f"the key of its scale is {scale.get('key')!r}, expected a string")
+        raise ValueError(f"key of the scale is {scale.get('key')!r}, expected a string")
     sizes = scale.get("chunk_sizes")
     if not isinstance(sizes, list) or not sizes:
         raise ValueError(f"chunk_sizes are {sizes!r}, expected lists of three integers")
@@ -104,9 +107,13 @@ def check_scale(scale: Mapping[str, Any], data_type: str) -> None:
 def _check_encoding(scale: Mapping[str, Any], data_type: str) -> None:
     encoding = scale.get("encoding")
     if encoding not in DECODERS:
-        raise ValueError(f"encoding is {encoding!r}, expected one of segmentations: {', '.join(DECODERS)}")
+        raise ValueError(
+            f"encoding is {encoding!r}, expected an encoding for segmentations: {', '.join(DECODERS)}"
+        )
     if data_type not in _SIZES.get(str(encoding), (data_type,)):
-        raise ValueError(f"encoding is {encoding} of {data_type}, expected {' or '.join(_SIZES[encoding])}")
+        raise ValueError(
+            f"data_type is {data_type}, expected {' or '.join(_SIZES[encoding])} for encoding {encoding}"
+        )
     decoder = DECODERS[encoding]
     if decoder and importlib.util.find_spec(decoder[0]) is None:
         raise ValueError(f"encoding is {encoding}, whose decoder is missing: pip install {decoder[1]}")
@@ -122,9 +129,14 @@ def _check_sharding(sharding: Any) -> None:
         raise ValueError(f"sharding is {sharding!r}, expected @type {SHARDED}")
     bits: list[Any] = [sharding.get(name) for name in _SHARDING]
     if not all(isinstance(n, int) and 0 <= n <= 64 for n in bits) or bits[0] > 63 or bits[1] > 24:
-        raise ValueError(f"sharding has {dict(zip(_SHARDING, bits, strict=True))}, which is impossible")
+        raise ValueError(
+            f"sharding has {dict(zip(_SHARDING, bits, strict=True))}: expected integers of 0 or more, "
+            "preshift_bits up to 63, minishard_bits up to 24, and shard_bits up to 64"
+        )
     if sharding.get("hash") not in ("identity", "murmurhash3_x86_128"):
-        raise ValueError(f"sharding has the hash {sharding.get('hash')!r}, which is unknown")
+        raise ValueError(
+            f"sharding has the hash {sharding.get('hash')!r}, expected identity or murmurhash3_x86_128"
+        )
     for name in _ENCODED:
         if sharding.get(name, "raw") not in ("raw", "gzip"):
             raise ValueError(f"sharding has the {name} {sharding[name]!r}, expected raw or gzip")
@@ -133,7 +145,8 @@ def _check_sharding(sharding: Any) -> None:
 def _check_whole(name: str, value: Any, least: float = -math.inf) -> None:
     """Raise ValueError unless a value is three integers of at least ``least``."""
     if not _is_triple(value) or not all(float(v).is_integer() and v >= least for v in value):
-        raise ValueError(f"{name} is {value!r}, expected three integers")
+        limit = f" of at least {least:g}" if math.isfinite(least) else ""
+        raise ValueError(f"{name} is {value!r}, expected three integers{limit}")
 
 
 def _is_triple(value: Any) -> bool:

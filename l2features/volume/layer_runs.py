@@ -1,4 +1,4 @@
-"""Layers of files of compressed_segmentation as runs: which block holds each voxel of a box."""
+"""Runs of the labels in compressed_segmentation files of one z layer, inside a box of voxels."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _LOGS[1 << np.arange(6)] = np.arange(6)
 
 
 class LayerRuns:
-    """Collects files at the same z, for the box of ``shape`` voxels that begins at ``start``.
+    """Collects the compressed_segmentation files of one z layer, then yields the runs in a box of voxels.
 
-    Voxels are background from ``stop`` on, beyond the grid, and in files that are not added.
+    The box begins at voxel ``start`` and has ``shape`` voxels. Its voxels are background from ``stop`` on,
+    outside the grid, and in files that are not added.
     """
 
     def __init__(self, grid: Grid, encoding: Encoding, start: Any, stop: Any, shape: Triple) -> None:
@@ -38,7 +39,11 @@ class LayerRuns:
         self._blocks[..., 0] = -1
 
     def _along(self, axis: int, start: int, stop: int, n: int) -> tuple[int, Places]:
-        """Return the block of index 1 along an axis; (n, 2) index of each voxel's block, and place in it."""
+        """Return a tuple for the box along one axis: the first block; block index and place of each voxel.
+
+        Of the (n, 2) integers, the first is 1 for a voxel in the first block, 2 in the next, ..., and 0 for
+        background; the second is the voxel's position in the block.
+        """
         offset, size, step = (values[axis] for values in self.grid)
         voxels = np.arange(start - offset, start - offset + n)
         inside = (voxels >= 0) & (voxels < min(size, stop - offset))
@@ -52,7 +57,7 @@ class LayerRuns:
         return -(-self.grid.step[axis] // self.block_size[axis])
 
     def add(self, cell: Cells, words: Words) -> None:
-        """Add the checked words of a file."""
+        """Add a file: its index ``cell`` (3,) in the grid, and its checked words."""
         low, high = self.grid.bounds(cell)
         shape = [-(-int(n) // step) for n, step in zip(high - low, self.block_size, strict=True)]
         heads = words[: 2 * shape[0] * shape[1] * shape[2]].reshape(*shape[::-1], 2)
@@ -74,7 +79,7 @@ class LayerRuns:
         self._n_words += len(words)
 
     def runs(self) -> Iterator[Runs]:
-        """Yield the runs of a few z at a time, in shared memory: use each before taking the next."""
+        """Yield the runs of a few z planes at a time, in shared memory: use each before taking the next."""
         x = self._x
         begins = np.flatnonzero(np.diff(x[:, 0], prepend=-1))
         columns = np.column_stack([begins, np.append(begins[1:], len(x)), x[begins]])

@@ -1,4 +1,4 @@
-"""Opening of a layer: its info, the scale, and the reader of its blocks."""
+"""Opening of a layer: read its info, choose a scale, and return a reader of the scale's blocks."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Info = Mapping[str, Any]
 
 
 class LayerPlace(NamedTuple):
-    """Path of a layer, and its info if known."""
+    """Path of a layer, and the content of its info file if known."""
 
     path: str
     info: Info | None = None
 
 
 class OpenLayer(NamedTuple):
-    """An open layer: all its scales, and a reader of one.
+    """An open layer: the metadata of all scales, and a reader of the blocks of scale ``mip``.
 
-    ``folder`` is the layer's path, if it is on this machine. ``packed`` is the encoding if blocks are decoded
-    to packed words, else None.
+    ``folder`` is the layer's folder if it is on this machine, else None. ``packed`` is the encoding if that
+    is compressed_segmentation, whose blocks stay 32-bit words; else None.
     """
 
     scales: Sequence[Info]
@@ -47,11 +47,15 @@ class OpenLayer(NamedTuple):
 
 
 def open_layer(layer: LayerPlace, mip: int | None, scale: Sequence[float] | None) -> OpenLayer:
-    """Open a layer. Raises ValueError or StorageError in one line."""
+    """Open a layer at scale ``mip``, or at the scale with resolution ``scale`` in nm.
+
+    Raises StorageError if a file cannot be read. Raises ValueError if the layer is not a supported
+    segmentation, or lacks the scale.
+    """
     location = parse_path(layer.path)
     check_reachable(location.url)
     if location.format == GRAPHENE:
-        raise ValueError(f"{layer.path} is a graph, expected a layer")
+        raise ValueError(f"{layer.path} is a graph, expected a segmentation layer")
     if location.format == "precomputed":
         storage, info = (open_storage(location.url), layer.info) if layer.info else find_info(location)
         check_layer(info)
@@ -63,7 +67,7 @@ def open_layer(layer: LayerPlace, mip: int | None, scale: Sequence[float] | None
         try:
             info, chosen, blocks = open_zarr(location, storage, mip, scale)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"metadata is not that of {location.format}: {error!r}") from error
+            raise ValueError(f"metadata is not valid {location.format}: {error!r}") from error
         check_scale(info["scales"][chosen], info["data_type"])
     folder = Path(storage.folder) if isinstance(storage, LocalStorage) else None
     dtype = np.dtype(f"u{np.dtype(info['data_type']).itemsize}")
@@ -95,15 +99,16 @@ def _open_blocks(storage: Storage, scale: Info, data_type: str) -> FileBlocks | 
 
 
 def find_info(location: Location) -> tuple[Storage, dict[str, Any]]:
-    """Return a tuple, after redirects: the storage of a layer; its info.
+    """Follow redirects to a layer, and return a tuple: its storage; the content of its info file.
 
-    Raises ValueError or StorageError.
+    Raises StorageError if the info file cannot be read. Raises ValueError if the file is not JSON, or if it
+    redirects too often or to another format.
     """
     for _ in range(MAX_REDIRECTS):
         storage = open_storage(location.url)
         content, forbidden = storage.fetch_one(Request("info", most=1 << 28))
         if content is None:
-            raise StorageError("file info: HTTP 403 Forbidden" if forbidden else "no file info")
+            raise StorageError("file info: HTTP 403 Forbidden" if forbidden else "file info is missing")
         try:
             info = json.loads(content)
         except ValueError as error:

@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 FAIL, BACKGROUND = "fail", "background"
 """Policies for files of 0 bytes."""
 SLAB_THICKNESS = 64
-"""Voxels of a slab of arrays along z, if no block is thicker."""
+"""Maximum thickness in voxels along z of a slab that is an array; a slab has at least one layer of blocks."""
 
 
 Labels = npt.NDArray[np.unsignedinteger[Any]]
 
 
 class Slab(NamedTuple):
-    """A slab of a chunk: its labels, in Fortran order or as runs, and the counts of its files."""
+    """A slab of a chunk: its labels, an array (x, y, z) in Fortran order or runs, and its files' counts."""
 
     labels: Labels | Runs
     files: FileCounts
 
 
 class File(NamedTuple):
-    """A file at its place in the grid: its labels; its counts. A missing or empty file has no labels."""
+    """A decoded file: its index in the grid, its labels (None if missing or empty), and its counts."""
 
     cell: Any
     part: Labels | None
@@ -53,7 +53,7 @@ class Volume:
         mip: the number of the scale; without ``mip`` and ``scale``, the first.
         scale: the resolution of the scale in nm.
         empty_files: whether a file of 0 bytes is an error ("fail") or "background".
-        layer: path and info to use instead of ``cv_path``, if they are known already.
+        layer: path and info of the layer to read, if known already; else both are found from ``cv_path``.
 
     Raises:
         VolumeError: the segmentation cannot be opened, or its format is not supported.
@@ -107,7 +107,7 @@ class Volume:
         try:
             if int(np.prod(size, dtype=object)) > MAX_CHUNK_VOXELS:
                 raise ValueError(
-                    f"chunks of {size.tolist()} voxels: expected at most {MAX_CHUNK_VOXELS} in all"
+                    f"chunk size is {size.tolist()}, expected at most {MAX_CHUNK_VOXELS} voxels in a chunk"
                 )
             stop = np.minimum(start + size, np.add(geometry.voxel_offset, geometry.voxel_size))
             yield from self._slabs(start, stop, size)
@@ -143,7 +143,11 @@ class Volume:
         yield from background(reached, start[2] + size[2])
 
     def _files(self, group: Iterable[Block]) -> Iterator[File]:
-        """Decode and count files."""
+        """Decode and count fetched files.
+
+        Raises ValueError for a broken file. Raises ValueError for an empty file, unless ``empty_files`` is
+        "background".
+        """
         for cell, name, (content, is_forbidden) in group:
             first, last = self._layer.blocks.grid.bounds(cell)
             if content:
@@ -160,7 +164,10 @@ class Volume:
                 yield File(cell, None, FileCounts(expected=1, empty=1))
 
     def _slab(self, labels: Labels, start: Any, stop: Any, files: Iterable[File]) -> Slab:
-        """Return files as the slab whose first voxel is at ``start``: in ``labels``, or the only file."""
+        """Return the slab whose first voxel is ``start``, made of files.
+
+        The files are copied into ``labels``; a single file that fills the slab is used as it is.
+        """
         counts = NO_FILES
         for cell, part, count in files:
             first, last = self._layer.blocks.grid.bounds(cell)
@@ -180,7 +187,7 @@ class Volume:
 def _run_slabs(
     grid: Grid, packed: Encoding, start: Any, stop: Any, shape: Triple, files: Iterable[File]
 ) -> Iterator[Slab]:
-    """Return a layer of files as thin slabs; the first counts them."""
+    """Yield the files of one z layer of the grid as thin slabs of runs; the first slab has all counts."""
     from .layer_runs import LayerRuns
 
     layer, counts = LayerRuns(grid, packed, start, stop, shape), NO_FILES

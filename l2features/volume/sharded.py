@@ -1,7 +1,8 @@
 """Blocks in shard files, whose indexes are checked.
 
-The format is neuroglancer_uint64_sharded_v1. A shard begins with its index, the place of each minishard's
-index. That lists ids of blocks, offsets and sizes, each as differences, modulo 2^64.
+The format is neuroglancer_uint64_sharded_v1. A shard begins with its index: start and end of each minishard's
+index. A minishard's index lists the ids, offsets and sizes of its blocks. Ids and offsets are stored as
+differences, modulo 2^64: an id from the id before, an offset from the end of the block before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .storage import MISSING, FileBytes, Request, Storage, StorageError, gunzip,
 
 CACHE_BYTES = 1 << 26
 MAX_INDEX = 1 << 26
-"""Bytes of a minishard's index; 2.8 million blocks."""
+"""Maximum size of a minishard's index in bytes; it lists 2.8 million blocks."""
 _LIMIT = np.uint64(1 << 62)
 Codes = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.uint64]
@@ -30,7 +31,7 @@ EMPTY_INDEX: Index = np.empty((0, 3), np.uint64)
 
 
 class Sharding(NamedTuple):
-    """The mapping of ids to shards and minishards."""
+    """The mapping of block ids to shards and minishards."""
 
     preshift_bits: int
     minishard_bits: int
@@ -48,16 +49,16 @@ class Sharding(NamedTuple):
         return 16 << self.minishard_bits
 
     def hashed(self, codes: Codes) -> Codes:
-        """Hash ids: the lowest bits of a hash are the minishard, the next bits the shard."""
+        """Hash block ids: the lowest bits of a hash are the minishard, the next bits the shard."""
         shifted = codes >> np.uint64(self.preshift_bits)
         return shifted if self.hash == "identity" else murmurhash3(shifted)
 
     def shards(self, hashed: Codes) -> Codes:
-        """Return the shards of hashed ids."""
+        """Return the shard of each hashed block id."""
         return hashed >> np.uint64(self.minishard_bits) & np.uint64((1 << min(self.shard_bits, 64)) - 1)
 
     def places(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Return a tuple: the shard of each id; its minishard."""
+        """Return a tuple: the shard of each block id; its minishard."""
         hashed = self.hashed(codes)
         return self.shards(hashed), hashed & np.uint64((1 << self.minishard_bits) - 1)
 
@@ -80,7 +81,7 @@ class ShardedBlocks:
         self._indexes.clear()
 
     def fetch(self, cells: Cells) -> Iterator[Block]:
-        """Fetch blocks, in the order of ``cells``. All of them, undecoded, are in memory at once."""
+        """Fetch blocks, in the order of ``cells``. The stored bytes of all blocks are in memory at once."""
         found = dict(self._found(cells))
         return (found.pop(i) for i in range(len(cells)))
 
@@ -103,8 +104,9 @@ class ShardedBlocks:
                 continue
             start, size = int(index[row, 1]), int(index[row, 2])
             if size > self.encoding.most_bytes(self.grid.step):
+                most = self.encoding.most_bytes(self.grid.step)
                 raise StorageError(
-                    f"file {name}: its index gives block {code} {size} bytes, more than a block can have"
+                    f"file {name}: block {code} has {size} bytes by the index, expected at most {most}"
                 )
             if size == 0:
                 yield i, Block(cells[i], f"{name}, block {code}", FileBytes(b""))
@@ -136,13 +138,16 @@ class ShardedBlocks:
                 yield i, Block(cells[i], block, FileBytes(content))
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
-        """Return the labels of a block. Raises ValueError if it is broken."""
+        """Return the labels of a block, as `Encoding.decode` does. Raises ValueError for a broken block."""
         if self.sharding.data_encoding == "gzip":
             content = gunzip(content, self.encoding.most_bytes(shape))
         return self.encoding.decode(content, shape)
 
     def _minishards(self, shards: Codes, minishards: Codes) -> dict[tuple[int, int], Index | FileBytes]:
-        """Indexes of minishards; `FileBytes` where the shard is missing or empty."""
+        """Return the indexes of minishards by (shard, minishard).
+
+        Where a shard's file is missing or empty, return its `FileBytes` instead.
+        """
         pairs = sorted(set(zip(shards.tolist(), minishards.tolist(), strict=True)))
         files = {shard: f"{self.key}/{self.sharding.file(shard)}" for shard, _ in pairs}
         size = self.sharding.index_bytes
@@ -161,7 +166,8 @@ class ShardedBlocks:
                 indexes[shard, minishard] = EMPTY_INDEX
             elif not start < end <= start + MAX_INDEX:
                 raise StorageError(
-                    f"file {files[shard]}: index places minishard {minishard} at {start} to {end}"
+                    f"file {files[shard]}: index places minishard {minishard} at bytes {start} to {end}, "
+                    f"expected 0 to {MAX_INDEX} bytes"
                 )
             else:
                 wanted[shard, minishard] = Request(files[shard], start, end)
@@ -174,7 +180,7 @@ class ShardedBlocks:
     def _cached(
         self, requests: Mapping[Key, Request], decode: Callable[[Key, Request, FileBytes], Index | FileBytes]
     ) -> dict[Key, Index | FileBytes]:
-        """The decoded indexes of requests, from the cache or from their files."""
+        """Return the decoded indexes that are requested, from the cache or from their files."""
         indexes = {key: self._indexes[r] for key, r in requests.items() if r in self._indexes}
         new = {key: request for key, request in requests.items() if key not in indexes}
         for (key, request), found in zip(new.items(), self.storage.fetch(list(new.values())), strict=True):
@@ -184,7 +190,10 @@ class ShardedBlocks:
         return indexes
 
     def _decode_head(self, _: int, request: Request, found: FileBytes) -> Index | FileBytes:
-        """Return start and end of each minishard's index in the file (n, 2). Raises StorageError."""
+        """Return start and end (excluded) of each minishard's index, (n, 2) bytes from the file's start.
+
+        Returns ``found`` if the file is missing or empty. Raises StorageError if it is broken.
+        """
         where, size = f"file {request.name}: index is broken", self.sharding.index_bytes
         if not found.content:
             return found
@@ -193,10 +202,10 @@ class ShardedBlocks:
             raise StorageError(f"file {request.name}: {what}")
         index = np.frombuffer(found.content, "<u8").reshape(-1, 2)
         if (index >= _LIMIT).any():
-            raise StorageError(f"{where}: points beyond the file")
+            raise StorageError(f"{where}: points beyond the file's end")
         areas = index[index[:, 0] != index[:, 1]]
         if not len(areas) and self.storage.fetch_one(Request(request.name, size, size + 1)).content:
-            raise StorageError(f"{where}: names no minishard, but the file continues after it")
+            raise StorageError(f"{where}: names no minishard, but data follows the index")
         areas = areas[np.argsort(areas[:, 0])]
         if (areas[1:, 0] < areas[:-1, 1]).any():
             raise StorageError(f"{where}: minishards overlap")
@@ -205,7 +214,10 @@ class ShardedBlocks:
     def _decode_index(
         self, request: Request, found: FileBytes, shard: int, minishard: int, head: Index
     ) -> Index:
-        """Return ids, offsets and sizes (n, 3) of a minishard's blocks, sorted by id. Raises StorageError."""
+        """Return ids, offsets in the file and sizes (n, 3) of a minishard's blocks, sorted by id.
+
+        Raises StorageError for a broken index.
+        """
         where = f"file {request.name}: the index of minishard {minishard}"
         content, length = found.content or b"", (request.stop or 0) - (request.start or 0)
         if len(content) != length:

@@ -1,7 +1,7 @@
 """Files of a segmentation, fetched: present, missing, forbidden, or an error.
 
 A 403 means either that access is refused, or that the file is missing from a bucket without list permission.
-One request for a name that cannot exist decides.
+A request for a name that cannot exist decides: if it gets a 403 too, the file is missing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 THREADS = 20
-"""Requests in flight per reader."""
+"""Maximum number of requests in flight for one read."""
 AHEAD = 2 * THREADS
-"""Files of one read in memory at most."""
+"""Maximum number of files of one read that are fetched in advance."""
 MAX_BYTES = 1 << 31
-"""Maximum size of a decompressed file, unless its request has another."""
+"""Maximum size of a decompressed file in bytes, unless the request names another."""
 _SUFFIXES = (("", ""), (".gz", "gzip"), (".br", "br"), (".zstd", "zstd"), (".xz", "xz"), (".bz2", "bz2"))
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -39,7 +39,10 @@ class Request(NamedTuple):
 
 
 class FileBytes(NamedTuple):
-    """Content of a file; None if the file is missing. If the file ends early, fewer bytes than requested."""
+    """Content of a file; None if the file is missing, fewer bytes than requested if the file ends early.
+
+    ``forbidden`` tells that the server answered 403 for a missing file.
+    """
 
     content: bytes | None
     forbidden: bool = False
@@ -49,7 +52,7 @@ MISSING = FileBytes(None)
 
 
 class StorageError(Exception):
-    """A file cannot be fetched; the message names it. ``code`` is the HTTP status, if a server answered."""
+    """A file, named in the message, cannot be fetched. ``code`` is the HTTP status, if a server answered."""
 
     def __init__(self, message: str, code: int | None = None) -> None:
         super().__init__(message)
@@ -63,7 +66,7 @@ class Forbidden(Exception):
 
 
 class Storage(ABC):
-    """A folder of files. Readers call `fetch`; implementations fetch one file."""
+    """A folder of files. Callers use `fetch`; a subclass implements `get`, which fetches one file."""
 
     threads = THREADS
 
@@ -92,7 +95,11 @@ class Storage(ABC):
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def fetch_one(self, request: Request) -> FileBytes:
-        """Fetch one file. A 403 means that the file is missing if a name that cannot exist gets a 403 too."""
+        """Fetch one file.
+
+        A 403 counts as a missing file if the server also answers 403 for a name that cannot exist. Raises
+        StorageError if access is refused, or the file cannot be fetched.
+        """
         try:
             return self.get(request)
         except Forbidden as error:
@@ -101,7 +108,10 @@ class Storage(ABC):
             raise StorageError(f"file {request.name}: {error}", error.code) from error
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """Parse a metadata file; None if the file is missing. Raises ValueError if it is no JSON object."""
+        """Return the content of a metadata file; None if it is missing or forbidden.
+
+        Raises ValueError if the file is not a JSON object.
+        """
         content, forbidden = self.fetch_one(Request(name, most=1 << 28))
         if content is None or forbidden:
             return None
@@ -114,10 +124,10 @@ class Storage(ABC):
         return values
 
     def needed_json(self, name: str) -> dict[str, Any]:
-        """Parse a metadata file. Raises StorageError if the file is missing."""
+        """Return the content of a metadata file. Raises StorageError if the file is missing."""
         values = self.read_json(name)
         if values is None:
-            raise StorageError(f"no file {name}")
+            raise StorageError(f"file {name} is missing")
         return values
 
     def _is_absence(self, name: str) -> bool:
@@ -136,7 +146,7 @@ class Storage(ABC):
 
 
 class LocalStorage(Storage):
-    """A folder on this machine; the names of compressed files may have a suffix such as .gz."""
+    """A folder on this machine, with files as they are or compressed with a suffix such as .gz."""
 
     threads = 1
 
@@ -209,7 +219,9 @@ def gunzip(content: bytes, most: int) -> bytes:
 
 
 def ranges(requests: Iterable[Request], gap: int = 1 << 14, most: int = 1 << 23) -> list[list[int]]:
-    """Group requests for adjacent ranges of a file; each group becomes one range of about ``most`` bytes.
+    """Group requests for ranges of the same file, and return the indices of the requests in each group.
+
+    Ranges in a group are at most ``gap`` bytes apart; together they span at most ``most`` bytes.
 
     >>> ranges([Request("a", 0, 5), Request("b", 5, 9), Request("a", 5, 9)])
     [[0, 2], [1]]

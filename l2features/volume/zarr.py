@@ -1,7 +1,7 @@
-"""Labels in zarr 2, zarr 3 and N5: the arrays, and how they are stored.
+"""Segmentations in zarr 2, zarr 3 and N5: find the arrays, and how they are stored.
 
-cloud-volume has readers for these, but takes N5's big-endian numbers for little-endian ones and loses arrays
-whose paths are not their numbers. Scales are those of OME-NGFF's ``multiscales``, or of N5's root attributes.
+cloud-volume's readers are not used: they read N5's big-endian numbers as little-endian, and miss arrays whose
+paths are not their scale numbers. Scales are listed in OME-NGFF's ``multiscales`` or N5's root attributes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _NM = {
 _N5_CODECS = {"raw": (), "gzip": ("gzip",), "blosc": ("blosc",), "zstd": ("zstd",), "bzip2": ("bzip2",)}
 _CODECS_3 = {"gzip", "zstd", "blosc", "crc32c"}
 Scales = list[tuple[Array, list[float] | None]]
-"""Arrays, and their resolutions where known."""
+"""Arrays of a layer, each with its resolution in nm, or None if unknown."""
 OpenArray = Callable[[str, dict[str, Any], list[str]], Array]
 
 
 def open_zarr(
     location: Location, storage: Storage, mip: int | None, scale: Sequence[float] | None
 ) -> tuple[dict[str, Any], int, FileBlocks]:
-    """Open a scale of a layer of zarr or N5.
+    """Open a zarr or N5 layer at scale ``mip``, or at the scale with resolution ``scale`` in nm.
 
     Returns a tuple: the layer's info in precomputed form; the index of the scale; a reader of its blocks.
-    Raises ValueError.
+    Raises StorageError if a metadata file cannot be read, and ValueError if the layer is not supported.
     """
     scales = _find_scales(location.format, storage)
     resolutions = [resolution for _, resolution in scales]
@@ -92,7 +92,7 @@ def _multiscales(storage: Storage, attributes: dict[str, Any], file: str, open_a
     multiscales = attributes.get("multiscales") or [{}]
     axes, datasets = multiscales[0].get("axes"), multiscales[0].get("datasets")
     if not axes or not datasets:
-        raise ValueError("a group without OME-NGFF 'multiscales': expected an array, or a group with these")
+        raise ValueError("expected an array, or a group with 'multiscales' of OME-NGFF, got another group")
     names = [axis["name"] if isinstance(axis, dict) else axis for axis in axes]
     units = [axis.get("unit") if isinstance(axis, dict) else None for axis in axes]
     whole = multiscales[0].get("coordinateTransformations", [])
@@ -117,7 +117,7 @@ def _in_nm(numbers: list[float] | None, units: list[str | None]) -> list[float] 
 
 
 def _names(meta: dict[str, Any], named: list[str | None] | None) -> list[str]:
-    """Names of an array's axes: those of its metadata, else z, y, x behind c and t."""
+    """Return the names of an array's axes: from its metadata, else the last of t, c, z, y and x."""
     dimensions = len(meta.get("shape", ()))
     if dimensions not in (3, 4, 5):
         raise ValueError(f"array has {dimensions} axes, expected 3 to 5")
@@ -132,7 +132,8 @@ def _checked(array: Array, fill_value: Any) -> Array:
         raise ValueError(f"fill_value is {fill_value!r}, expected 0")
     if len(array.chunks) != len(array.shape) or min(array.shape) < 1 or min(array.chunks) < 1:
         raise ValueError(
-            f"shape is {list(array.shape)} in chunks of {list(array.chunks)}, which is impossible"
+            f"shape is {list(array.shape)} and chunk shape {list(array.chunks)}: "
+            "expected equally many integers of 1 or more"
         )
     return array
 
@@ -189,7 +190,7 @@ def _array_3(path: str, meta: dict[str, Any], names: list[str]) -> Array:
 
 
 def _n5_scales(storage: Storage) -> Iterator[tuple[Array, list[float] | None]]:
-    """Yield the array at the root, or ``s0``, ``s1``, …, the finest first, with their resolutions."""
+    """Yield arrays with their resolutions: the root if it is an array, else ``s0`` (finest), ``s1``, …."""
     root = storage.needed_json("attributes.json")
     if "dimensions" in root and "blockSize" in root:
         yield _n5_scale("", root, root, [1, 1, 1])
@@ -211,7 +212,10 @@ def _n5_scale(
 ) -> tuple[Array, list[float] | None]:
     shape, chunks = tuple(map(int, meta["dimensions"])), tuple(map(int, meta["blockSize"]))
     if len(shape) != 3 or len(chunks) != 3 or min(shape) < 1 or min(chunks) < 1:
-        raise ValueError(f"array has dimensions {list(shape)}, expected x, y and z")
+        raise ValueError(
+            f"array has dimensions {list(shape)} and blockSize {list(chunks)}, "
+            "expected three integers of 1 or more in each"
+        )
     names = meta.get("axes") or root.get("axes") or []
     axes = spatial_axes(names if any(names) else ["x", "y", "z"], shape)
     compression = meta.get("compression", {"type": meta.get("compressionType", "raw")})["type"]

@@ -120,7 +120,7 @@ def test_blocks_of_more_voxels_than_a_number_counts() -> None:
     for bits, fails in ((0, False), (1, True), (32, True)):
         data = np.array([1, 2 | bits << 24, 4, 9, 0, 0], "<u4").tobytes()
         if fails:
-            with pytest.raises(ValueError, match="voxels lie beyond its end"):
+            with pytest.raises(ValueError, match="voxels lie outside the data"):
                 checked_words(data, shape, 8, block_size)
         else:
             checked_words(data, shape, 8, block_size)

@@ -56,16 +56,16 @@ def test_other_layers(tmp_path: Path, info: Any, said: str) -> None:
         ({"type": "image"}, "type is 'image', expected 'segmentation'"),
         ({"num_channels": 3}, "3 channels, expected 1"),
         ({"data_type": "float32"}, "voxels are float32, expected integers of 8 to 64 bits"),
-        ({"encoding": "jpeg"}, "encoding is 'jpeg', expected one of segmentations: raw, "),
+        ({"encoding": "jpeg"}, "encoding is 'jpeg', expected an encoding for segmentations: raw, "),
         (
             {"encoding": "compressed_segmentation", "data_type": "uint8"},
-            "encoding is compressed_segmentation of",
+            "data_type is uint8, expected uint32 or uint64 for encoding compressed_segmentation",
         ),
-        ({"size": [64, 64]}, "size is [64, 64], expected three integers"),
+        ({"size": [64, 64]}, "size is [64, 64], expected three integers of at least 1"),
         ({"chunk_sizes": []}, "chunk_sizes are [], expected lists"),
-        ({"chunk_sizes": [[0, 8, 8]]}, "chunk_sizes is [0, 8, 8], expected three integers"),
+        ({"chunk_sizes": [[0, 8, 8]]}, "chunk_sizes is [0, 8, 8], expected three integers of at least 1"),
         ({"resolution": [16, 16, 0]}, "resolution is [16, 16, 0], expected three positive numbers"),
-        ({"key": 7}, "the key of its scale is 7, expected a string"),
+        ({"key": 7}, "key of the scale is 7, expected a string"),
     ],
 )
 def test_infos_of_what_cannot_be_read(
@@ -79,8 +79,8 @@ def test_infos_of_what_cannot_be_read(
     ("changes", "said"),
     [
         ({"@type": "other"}, "expected @type neuroglancer_uint64_sharded_v1"),
-        ({"minishard_bits": -1}, "which is impossible"),
-        ({"hash": "md5"}, "has the hash 'md5', which is unknown"),
+        ({"minishard_bits": -1}, "'minishard_bits': -1, 'shard_bits': 0}: expected integers of 0 or more, "),
+        ({"hash": "md5"}, "has the hash 'md5', expected identity or murmurhash3_x86_128"),
         ({"data_encoding": "zip"}, "has the data_encoding 'zip', expected raw or gzip"),
     ],
 )
