@@ -48,7 +48,7 @@ def group_features(
     rows = np.zeros(len(groups), FEATURES)
     rows["label"] = sorted(groups)
     if len(rows) and rows["label"][0] == 0:
-        raise ValueError("label of a group is 0, which is background: expected 1 or more")
+        raise ValueError("label of a group is 0, but 0 is background: expected 1 or more")
     members = [_places(chunk, groups[label]) for label in sorted(groups)]
     boxes = _boxes(chunk, members)
     for layer in _layers(members):

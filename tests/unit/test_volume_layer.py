@@ -79,7 +79,7 @@ def test_infos_of_what_cannot_be_read(
     ("changes", "said"),
     [
         ({"@type": "other"}, "expected @type neuroglancer_uint64_sharded_v1"),
-        ({"minishard_bits": -1}, "'minishard_bits': -1, 'shard_bits': 0}: expected integers of 0 or more, "),
+        ({"minishard_bits": -1}, "'minishard_bits': -1, 'shard_bits': 1}: expected integers of 0 or more, "),
         ({"hash": "md5"}, "has the hash 'md5', expected identity or murmurhash3_x86_128"),
         ({"data_encoding": "zip"}, "has the data_encoding 'zip', expected raw or gzip"),
     ],
