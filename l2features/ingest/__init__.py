@@ -1,1 +1,1 @@
-"""Batch ingest: plain functions; the pipelines are in ``beam_jobs``."""
+"""Batch ingest as plain functions; the Beam pipelines are in ``beam_jobs``."""

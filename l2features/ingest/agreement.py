@@ -1,7 +1,8 @@
 """Contradictions between a data set's graph and its segmentation.
 
-A graph's ids belong to the voxels of one scale of one layer. Features of other voxels would be wrong without
-any other sign, so a contradiction is an error before a row is written. Unknown values are not compared.
+A graph's ids belong to the voxels of one scale of one layer. Features of other voxels would be wrong, and
+nothing would show it. So a contradiction is an error, raised before any row is written. Unknown values are
+not compared.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _SPELLINGS = (
     (re.compile(r"https?://([^/]+?)\.s3(?:[.-][\w-]+)?\.amazonaws\.com(?=/|$)"), r"s3://\1"),
     (re.compile(r"https?://"), f"{WEB}://"),
 )
-"""Other spellings of a bucket, and of a web server."""
+"""Spellings of the URLs of buckets and web servers, each with its standard form."""
 
 
 class Described(NamedTuple):
@@ -41,8 +42,8 @@ def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: S
     for name, info in described:
         if info.ocdbt:
             raise ConfigError(
-                f"data set {dataset.name!r}: {name} keeps its supervoxels in an OCDBT fork, which is not "
-                f"supported: the layer at {info.watershed} lacks the supervoxels that were split"
+                f"data set {dataset.name!r}: {name} keeps its supervoxels in an OCDBT fork, but forks are "
+                f"not supported: the layer at {info.watershed} lacks the supervoxels that were split"
             )
     graph.check()
     advice = ": leave out 'mip' and 'scale'" if dataset.mip is not None or dataset.scale else ""
@@ -60,7 +61,7 @@ def check_agreement(dataset: Dataset, volume: Volume, graph: Graph, described: S
 
 
 def check_geometry(dataset: Dataset, volume: Volume, geometry: Geometry) -> None:
-    """Raise ConfigError if a table's bounds are not those of the open segmentation."""
+    """Raise ConfigError if the bounds in a table's metadata differ from the open segmentation's bounds."""
     sides = [(f"table {dataset.l2cache_id}", geometry.bounds), (dataset.cv_path, volume.bounds)]
     _same(dataset, "bounds", sides)
 
@@ -80,9 +81,9 @@ def _shown(value: Any) -> str:
 
 
 def _same_watershed(dataset: Dataset, described: Sequence[Described]) -> None:
-    """Raise ConfigError if the graph was made of another layer than the one that is read.
+    """Raise ConfigError if the graph was made of another layer than the segmentation that is read.
 
-    A data set whose layer is a copy names the graph's path with ``watershed``.
+    If the segmentation is a copy of the graph's layer, the data set's key ``watershed`` names that layer.
     """
     read = described[0].info.watershed if described and dataset.served else dataset.cv_path
     known = [path for path in (read, dataset.watershed) if path]
@@ -116,7 +117,7 @@ def differ(path: str, other: str) -> bool:
 
 
 def _place(path: str) -> tuple[str, str]:
-    """Kind of storage of a layer, and its place there."""
+    """Return the kind of storage that a layer's path names, and the layer's path in that storage."""
     plain = path.strip().split("|", 1)[0].removeprefix("precomputed://")
     for spelling, standard in _SPELLINGS:
         plain = spelling.sub(standard, plain, count=1) if spelling.match(plain) else plain

@@ -1,4 +1,4 @@
-"""The ingest of one chunk from start to end, and sums of what a run did."""
+"""Ingest one chunk from start to end, and sum up the results of a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class ChunkResult(NamedTuple):
-    """The outcome of a chunk; ``millis`` is the time in each of `STEPS`."""
+    """The record of an ingested chunk; ``millis`` has the milliseconds that each of `STEPS` took."""
 
     chunk: Chunk
     record: ChunkRecord
@@ -43,12 +43,12 @@ class ChunkResult(NamedTuple):
 
 
 def failed_chunk(chunk: Chunk, reason: str) -> ChunkFeatures:
-    """Return the outcome of a chunk that could not be computed."""
+    """Return the result of a chunk that could not be computed: no features, and ``reason`` as the failure."""
     return ChunkFeatures(chunk, np.zeros(0, FEATURES), failure=reason)
 
 
 def compute_or_fail(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
-    """Compute a chunk. An error in its data fails the chunk, not the run."""
+    """Return the features of a chunk. An exception fails the chunk, not the run."""
     try:
         return compute_chunk(source, chunk)
     except Exception as error:
@@ -62,11 +62,11 @@ def save_result(
     recorded: bool = True,
     rewriting: Rewriting | None = None,
 ) -> ChunkResult:
-    """Write a chunk's rows and, once they are durable, its record; of a failed chunk, only the record.
+    """Write a chunk's rows and then, once they are durable, its record; for a failed chunk, only the record.
 
-    Without ``recorded``, only failures are recorded. ``rewriting`` is the process's rewrite window; by
-    default, the chunk gets a window of its own. If this raises StoreError, the attempts at the chunk are
-    reset, unless the chunk was given up.
+    Without ``recorded``, only failures are recorded. ``rewriting`` tells readers of the table that rows may
+    be replaced; the chunks of a process may share one. Raises StoreError if the chunk cannot be written; the
+    attempts at the chunk are then no longer counted, unless the chunk was given up.
     """
     start = time.perf_counter()
     try:
@@ -104,7 +104,7 @@ def open_ingest(ingest: Ingest, recorded: bool = True) -> Callable[[Chunk], Chun
 
 
 def give_up(geometry: Geometry, store: Store, chunk: Chunk, reason: str) -> ChunkResult:
-    """Record a chunk that killed its workers as failed."""
+    """Record as failed a chunk that killed its workers, and return its result."""
     return save_result(store, geometry, failed_chunk(chunk, reason))
 
 
@@ -112,8 +112,8 @@ def give_up(geometry: Geometry, store: Store, chunk: Chunk, reason: str) -> Chun
 class Summary:
     """Sums over the chunks of a run.
 
-    ``failed`` maps the first failed chunks to reasons; ``millis`` is the time of all workers by step;
-    ``saturated`` counts nodes by attribute.
+    ``failed`` maps the first `MAX_REASONS` failed chunks to reasons; ``millis`` is the time of all workers by
+    step; ``saturated`` counts, by attribute, the nodes whose value exceeds the largest that can be stored.
     """
 
     done: int = 0
@@ -126,7 +126,7 @@ class Summary:
     saturated: Counter[str] = field(default_factory=Counter)
 
     def add(self, result: ChunkResult) -> None:
-        """Add the outcome of a chunk."""
+        """Add the result of a chunk."""
         record = result.record
         self.nodes += record.nodes
         self.orphans += record.orphans

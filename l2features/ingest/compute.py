@@ -31,7 +31,7 @@ class ChunkFeatures:
         segments: the segment of each node, for a data set without a graph.
         orphans: number of supervoxels without a parent.
         errors: invalid answers of the graph about supervoxels.
-        millis: time of the steps read, map and compute.
+        millis: milliseconds of the steps read, map and compute.
         files: counts of the chunk's files.
         failure: why the chunk could not be computed, or "".
     """
@@ -47,10 +47,10 @@ class ChunkFeatures:
 
 
 def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Source | None = None) -> Geometry:
-    """Return the geometry of a data set from its file entry, its segmentation and its graph.
+    """Return a data set's geometry, from its entry in the data sets file, its segmentation and its graph.
 
-    Without a graph, an existing ``table`` determines the id layout. Pass ``source`` if segmentation and graph
-    are open already.
+    Without a graph, the geometry ``table`` of an existing table determines the id layout. Pass ``source`` if
+    segmentation and graph are open already.
 
     Raises:
         ConfigError: the chunk size is unknown, or the grid does not fit into the ids.
@@ -63,7 +63,7 @@ def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Sourc
     chunk_size = info.chunk_size if info else dataset.chunk_size
     if chunk_size is None:
         raise ConfigError(
-            f"data set {dataset.name!r}: key 'chunk_size' is missing: {dataset.cv_path} does not have it, "
+            f"data set {dataset.name!r}: key 'chunk_size' is missing, and no graph names the chunk size: "
             "expected three integers such as [256, 256, 512]"
         )
     try:
@@ -87,7 +87,7 @@ def _check_grid(dataset: Dataset, geometry: Geometry) -> None:
         except ValueError as error:
             raise ConfigError(
                 f"data set {dataset.name!r}: {dataset.cv_path} has {'x'.join(map(str, geometry.grid))} "
-                f"chunks, which are not those of graph {dataset.graph}: {error}"
+                f"chunks, but the ids of graph {dataset.graph} have no room for the last chunk: {error}"
             ) from error
 
 
@@ -128,7 +128,7 @@ def read_supervoxels(volume: Volume, chunk: Chunk, geometry: Geometry) -> tuple[
 
 @contextmanager
 def timed(millis: dict[str, float], step: str) -> Iterator[None]:
-    """Add the duration of the block to the time of a step."""
+    """Add the duration of the ``with`` block to ``millis[step]``."""
     start = time.perf_counter()
     yield
     millis[step] = millis.get(step, 0.0) + (time.perf_counter() - start) * 1e3

@@ -1,4 +1,4 @@
-"""Whether any file of a segmentation was found, from the records of its chunks."""
+"""Find out from the records of chunks whether any file of the segmentation was found."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ BATCH_RECORDS = 10_000
 
 
 def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCounts | None:
-    """Return a box's file counts if every chunk is done and no file was read; else None.
+    """Return the file counts of a box of chunks if every chunk is done and no file was read; else None.
 
-    Also None if a chunk's record lacks file counts, as in older versions: its files may have been read. The
-    search ends at the first shard with a complete chunk, usually after one read of the store.
+    Returns None as well if a record has no file counts, as older versions wrote them: files may have been
+    read. The search ends at the first shard with a chunk that lacks no file, usually after one read of the
+    store.
     """
     for first, last in shards(box):
         chunk_ids = geometry.layout.chunk_id_array(box.positions(first, last))
@@ -36,7 +37,10 @@ def nothing_found(log: ChunkLog, geometry: Geometry, box: ChunkBox) -> FileCount
 
 
 def table_is_empty(log: ChunkLog) -> bool:
-    """Return whether the records of all done chunks count files, and no file of any chunk was read."""
+    """Return whether the records of a table show that files were expected, but none was read.
+
+    Returns False if the record of a done chunk has no file counts, as older versions wrote them.
+    """
     counted = False
     for record in log.chunk_records():
         if record.files.read or (record.state == DONE and not record.files.expected):

@@ -1,4 +1,4 @@
-"""Features of given L2 nodes of a chunk, equal to those of the batch ingest."""
+"""Features of given L2 nodes of a chunk, equal to the features that the batch ingest computes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .source import open_source
 
 @dataclass
 class NodeFeatures:
-    """The features of some nodes of a chunk, and the outcome of the others.
+    """The features of some nodes of a chunk, and the outcome for nodes without features.
 
     Attributes:
         features: (n,) rows, sorted by id; a node without voxels has size 0, the mark "could not compute".
-        unknown: ids that are not in the graph, at least not yet.
+        unknown: ids that the graph does not have, at least not yet.
         errors: permanent errors by id.
-        millis: time of the steps graph, read and compute.
-        unsure: nodes for which no voxel was found, but which may have some in missing files.
-        unsure_why: the counts of the chunk's files, as text.
+        millis: milliseconds of the steps graph, read and compute.
+        unsure: nodes without a voxel in the files that were read; missing files may have some.
+        unsure_why: the reason for ``unsure``: how many files of the chunk were read.
         forbidden: number of files to which access was denied.
     """
 
@@ -41,7 +41,7 @@ class NodeFeatures:
 
 
 class NodeSource:
-    """Computes nodes of one data set; opens the segmentation and the graph once."""
+    """Computes the features of given nodes of a data set; opens the segmentation and the graph once."""
 
     def __init__(self, dataset: Dataset, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -52,7 +52,8 @@ class NodeSource:
     def compute(self, chunk: Chunk, ids: Ids) -> NodeFeatures:
         """Return the features of a chunk's nodes; ``ids`` may be in any order and repeated.
 
-        Raises VolumeError, GraphError or StoreError; the errors of single nodes are in the result.
+        Raises VolumeError if the chunk cannot be read, and GraphError or StoreError if the graph cannot. The
+        errors of single nodes are in the result.
         """
         millis: dict[str, float] = {}
         ids = sorted_unique(as_ids(ids))
@@ -72,7 +73,7 @@ class NodeSource:
                 hollow = features[SIZE] == 0  # nodes without voxels
                 features, unsure = features[~hollow], as_ids(features["label"][hollow])
                 forbidden = files.forbidden
-                why = f"no voxel, but of {files.expected} files of chunk {chunk} only {files.read} were read"
+                why = f"no voxel found, but {files.read} of {files.expected} files of chunk {chunk} were read"
         errors |= children.errors
         return NodeFeatures(chunk, features, unknown, errors, millis, unsure, why, forbidden)
 
@@ -81,7 +82,7 @@ class NodeSource:
         self.graph.close()
 
     def _errors(self, chunk: Chunk, ids: Ids) -> dict[int, str]:
-        """Errors of ids that are no node of this chunk."""
+        """Return an error for each id that is not an L2 node of this chunk."""
         if not self.geometry.in_grid(chunk):
             grid = "x".join(map(str, self.geometry.grid))
             return dict.fromkeys(ids.tolist(), f"chunk {chunk} is outside the grid of {grid} chunks")

@@ -1,7 +1,8 @@
-"""How fast an ingest works: chunks and nodes recorded in its last ten minutes.
+"""Rates of an ingest: chunks and nodes recorded in its last ten minutes.
 
-A record has the end of its chunk's computation, not its start. So the start of the latest run is kept with
-the table: the time before its first record counts too, and bursts of records make no false rate.
+The record of a chunk has the time at which its computation ended, but not when it began. So the table also
+stores when the latest run began: the time before the run's first record counts too, and a burst of records
+does not make the rate too high.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from ..store.notes import Time, put_note, read_note
 RATE_WINDOW = timedelta(minutes=10)
 SHORTEST_WINDOW = timedelta(seconds=1)
 SHORTEST_SPAN = timedelta(seconds=60)
-"""Minimum span of records of a run with an unknown start; a shorter one may be a burst."""
+"""Minimum time from the first record to the last if the run's start is unknown; less may be a burst."""
 NOTE = "ingest"
-"""The note that keeps the latest run."""
+"""Name of the table's note that stores when the latest run began."""
 
 
 class IngestRun(BaseModel):
@@ -29,7 +30,7 @@ class IngestRun(BaseModel):
 
 
 def record_start(notes: TableNotes, started: datetime) -> None:
-    """Note in the table when its latest ingest began."""
+    """Store in a table when its latest ingest began."""
     put_note(notes, NOTE, IngestRun(started=started).model_dump(mode="json"))
 
 

@@ -36,9 +36,9 @@ def open_dataset_graph(dataset: Dataset, url: str | None = None) -> Graph:
 def open_source(dataset: Dataset) -> Source:
     """Open the segmentation and the graph of a data set.
 
-    The scale is the one that the data set's entry names; by default, the one of which the graph was made.
-    Raises VolumeError if the segmentation cannot be opened, GraphError if the graph cannot be read, and
-    ConfigError if they contradict each other.
+    The segmentation is read at the scale that the data set's entry names; by default, at the scale that the
+    graph was made of. Raises VolumeError if the segmentation cannot be opened, GraphError if the graph cannot
+    be read, and ConfigError if segmentation and graph contradict each other.
     """
     graph = open_dataset_graph(dataset)
     try:
@@ -55,7 +55,7 @@ def open_source(dataset: Dataset) -> Source:
 
 
 def _describe(dataset: Dataset, graph: Graph) -> list[Described]:
-    """Descriptions of the graph that serves the segmentation, if one does, and of the data set's graph."""
+    """Return descriptions of the data set's graph and, first, of the graph server that ``cv_path`` names."""
     described = []
     for url in dict.fromkeys([dataset.cv_path, graph.url] if dataset.served else [graph.url]):
         with nullcontext(graph) if url == graph.url else closing(open_dataset_graph(dataset, url)) as one:

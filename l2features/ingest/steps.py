@@ -37,9 +37,9 @@ ATTEMPTS = 3
 SHARD_CHUNKS = 1_000
 MAX_REASON = 2_000
 GIVEN_UP = f"killed or hung its process {ATTEMPTS} times"
-"""Reason of a chunk or a message whose attempts never end."""
+"""Reason why a chunk or a message is given up: each attempt began, but never ended."""
 AGAIN = f"{GIVEN_UP}; is tried again"
-"""Reason in the record of such a chunk while a later run retries it."""
+"""Reason in the record of a chunk that was given up, while a later run retries the chunk."""
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -56,15 +56,15 @@ class ChunkRun:
         return open_store(self.dataset.store, self.dataset.l2cache_id)
 
     def shards(self) -> Iterator[tuple[int, int]]:
-        """Return shards of the chunks as pairs (first, last) of positions; see `ChunkBox.positions`."""
+        """Yield shards of the chunks as pairs (first, end) of positions, ``end`` excluded; see `shards`."""
         return shards(self.box)
 
     def chunk_ids(self, first: int, last: int) -> Ids:
-        """Return the chunk ids of a shard."""
+        """Return the chunk ids of the shard (``first``, ``last``)."""
         return self.geometry.layout.chunk_id_array(self.box.positions(first, last))
 
     def chunks(self, first: int, last: int) -> list[Chunk]:
-        """Return the chunks of a shard."""
+        """Return the chunks of the shard (``first``, ``last``)."""
         return [Chunk(*xyz) for xyz in self.box.positions(first, last).tolist()]
 
 
@@ -80,7 +80,7 @@ class Ingest(ChunkRun):
         return ChunkSource(self.dataset, self.geometry, self.meta.time)
 
     def pending(self, store: Store, first: int, last: int) -> list[Chunk]:
-        """Return the chunks of a shard to compute: all, or only those that are not done yet.
+        """Return the chunks of a shard to compute: all with ``recompute``, else those that are not done.
 
         With ``retry_missing``, chunks that are done but had missing or empty files are computed again.
         """
@@ -95,7 +95,10 @@ class Ingest(ChunkRun):
 
 
 def shards(box: ChunkBox) -> Iterator[tuple[int, int]]:
-    """Yield shards of `SHARD_CHUNKS` chunks as pairs (first, last) of positions; see `ChunkBox.positions`."""
+    """Yield shards of at most `SHARD_CHUNKS` chunks, as pairs (first, end) of positions, ``end`` excluded.
+
+    `ChunkBox.positions` returns the chunks at these positions.
+    """
     for first in range(0, len(box), SHARD_CHUNKS):
         yield first, min(first + SHARD_CHUNKS, len(box))
 
@@ -106,11 +109,11 @@ def prepare(
     create: bool = False,
     choose_box: Callable[[Triple], ChunkBox] = whole_box,
 ) -> Ingest:
-    """Return the ingest of a data set; ``choose_box`` picks the part of the grid.
+    """Return the ingest of a data set; ``choose_box`` returns the chunks to ingest, given the grid's shape.
 
-    With ``create``, creates the table if it is missing. An existing table keeps its timestamp; asking for
-    another timestamp is an error. Raises ConfigError, VolumeError, GraphError or StoreError before anything
-    is computed.
+    With ``create``, creates the table if it is missing. Before anything is computed, raises ConfigError if
+    the options or the data set contradict the table (such as another timestamp), and VolumeError, GraphError
+    or StoreError if segmentation, graph or table cannot be opened.
     """
     check_bigtable(dataset.store)
     check_bigtable(dataset.graph, GraphError)
@@ -145,7 +148,11 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
 
 
 def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
-    """Return the meta of the table. Raises ConfigError or StoreError on a contradiction."""
+    """Return the metadata to store in the table, given the metadata ``there``.
+
+    Raises ConfigError for a missing or another timestamp. Raises StoreError if the table belongs to another
+    graph, segmentation or geometry.
+    """
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     asked = None if timestamp is None else format_time(time_of_graph(dataset, timestamp))
     if asked and parse_time(asked) > datetime.now(UTC):
@@ -157,7 +164,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
     if asked not in (None, format_time(there.time)):
         raise ConfigError(
-            f"{where} has timestamp {there.timestamp}, not {asked}: give the table's own or none"
+            f"{where} has timestamp {there.timestamp}, not {asked}: expected its own --timestamp or none"
         )
     if there.graph_id != dataset.graph_id:
         raise StoreError(
@@ -171,21 +178,21 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
 
 
 def time_of_graph(dataset: Dataset, timestamp: str) -> datetime:
-    """Return the time at which a graph is read. Raises ConfigError."""
+    """Return the time at which a data set's graph is read. Raises ConfigError for an unusable timestamp."""
     return source_of(dataset.graph_url).readable_time(parse_time(timestamp))
 
 
 def begin_attempt(store: Store, geometry: Geometry, chunk: Chunk) -> str:
-    """Count an attempt at a chunk before it begins; returns why the chunk is given up, or "".
+    """Count an attempt at a chunk before it begins; return why the chunk is given up, or "".
 
-    A record resets the count, unless the chunk was given up: see `begin_anew`.
+    Recording the chunk resets the count. A chunk that was given up keeps its count until `begin_anew`.
     """
     [attempts] = store.count_attempts(geometry.chunk_id(chunk))
     return GIVEN_UP if attempts > ATTEMPTS else ""
 
 
 def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord:
-    """Record that a chunk is given up. The chunk stays given up when a runner repeats its bundle."""
+    """Record that a chunk is given up. The chunk stays given up if a Beam runner repeats its bundle."""
     record = save_failure(store, geometry, chunk, GIVEN_UP)
     for _ in range(ATTEMPTS):
         store.count_attempts(record.chunk_id)
@@ -195,8 +202,8 @@ def save_given_up(store: Store, geometry: Geometry, chunk: Chunk) -> ChunkRecord
 def begin_anew(store: Store, chunk_ids: Ids) -> None:
     """Allow new attempts at chunks that were given up, if the run that gave them up has ended.
 
-    While chunks without a record remain, that run is unfinished. The run can end only if the chunks that it
-    has given up stay given up, since one chunk after another may kill its workers.
+    A run has ended once each of ``chunk_ids`` has a record. Until then, chunks that were given up stay given
+    up: if chunks that kill their workers were retried, the run might never end.
     """
     reasons = store.failures(chunk_ids)
     given_up = [chunk_id for chunk_id, reason in reasons.items() if reason == GIVEN_UP]
@@ -214,7 +221,10 @@ def clear_attempts(store: Store, geometry: Geometry, chunk: Chunk) -> None:
 
 
 def in_attempts(do: Callable[[], T], *transient: type[Exception]) -> T:
-    """Return the result of ``do``, in up to `ATTEMPTS` attempts with exponential backoff."""
+    """Return the result of ``do``; retry errors of the types ``transient`` with exponential backoff.
+
+    After `ATTEMPTS` attempts, the error is raised.
+    """
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_exponential_jitter(initial=0.2, max=10),
@@ -225,15 +235,15 @@ def in_attempts(do: Callable[[], T], *transient: type[Exception]) -> T:
 
 
 def compute_chunk(source: ChunkSource, chunk: Chunk) -> ChunkFeatures:
-    """Return the features of a chunk, after up to `ATTEMPTS` attempts to read and map it."""
+    """Return the features of a chunk. VolumeError and GraphError are retried, up to `ATTEMPTS` attempts."""
     return in_attempts(lambda: source.compute(chunk), VolumeError, GraphError)
 
 
 def save_chunk(store: Store, geometry: Geometry, result: ChunkFeatures, recorded: bool = True) -> ChunkRecord:
     """Write a chunk's rows and then, when they are durable, its record; return the record.
 
-    Without a graph, each computation numbers the nodes anew, so leftover rows of an earlier one are removed.
-    Without ``recorded``, only rows are written.
+    Without a graph, each computation numbers the nodes anew, so rows left by an earlier computation are
+    removed. Without ``recorded``, only rows are written.
     """
     store.write(result.features)
     if recorded and result.segments is not None:
@@ -263,7 +273,7 @@ def failure_text(chunk: Chunk, error: Exception) -> str:
 
 
 def save_failure(store: Store, geometry: Geometry, chunk: Chunk, reason: str) -> ChunkRecord:
-    """Record why a chunk could not be computed; its recorded segments stay."""
+    """Record why a chunk could not be computed; segments that are recorded for the chunk stay."""
     return _put_failure(store, geometry.chunk_id(chunk), reason)
 
 

@@ -59,7 +59,7 @@ def message(*ids: int) -> Delivery:
     return Delivery("m", raw, {"table_id": "recorded", "l2_cache_id": "l2"})
 
 
-WHY = "no voxel, but of 2 files of chunk 0,0,0 only 1 were read"
+WHY = "no voxel found, but 1 of 2 files of chunk 0,0,0 were read"
 
 
 @pytest.mark.parametrize(
