@@ -1,1 +1,1 @@
-"""Jobs of one machine: their options, and what the commands of each do."""
+"""Jobs without Beam (ingest, audit, versions): their options, runs and reports."""

@@ -17,7 +17,7 @@ from ..local.job_run import ChunkJob
 from .job_command import compile_decoder, compile_kernel, run_job
 from .job_options import add_data_options, add_switch, choose_box
 
-STOPPED = "stopped: the audit is of a part only, and is not kept"
+STOPPED = "stopped: not all chunks were audited, so the result is not stored; run the command again"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Audit:
 
 
 def report(summary: AuditSummary) -> int:
-    """Print what an audit found; returns the exit status."""
+    """Print what an audit found; return the exit status."""
     print(summary_text(summary))
     for what, reason in summary.problems.items():
         print(f"error: {what}: {reason}", file=sys.stderr)
@@ -65,7 +65,7 @@ def chunk_job(audit: Audit) -> ChunkJob[AuditSummary]:
 
 
 def audit_chunks(audit: Audit, args: argparse.Namespace, run: str) -> int:
-    """Audit without Beam; returns the exit status."""
+    """Audit without Beam; return the exit status. ``run`` is the unique name of this run."""
     summary = AuditSummary()
     progress = run_job(chunk_job(audit), args, summary.add)
     if progress.stopped:
@@ -83,7 +83,7 @@ def run(
     dataset: Dataset | None = None,
     work: Callable[[Audit, argparse.Namespace, str], int] = audit_chunks,
 ) -> int:
-    """Run the audit that the options describe, by ``work``; return the exit status.
+    """Call ``work`` to run the audit that the options describe; return the exit status.
 
     Raises L2FeaturesError.
     """

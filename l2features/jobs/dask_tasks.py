@@ -1,7 +1,8 @@
-"""What a Dask worker does with a chunk: a child process computes it, and the worker waits.
+"""The task of a Dask worker for one chunk: a child process computes the chunk, and the worker waits.
 
-So a chunk does not block the worker's event loop by the GIL or by imports. If a chunk dies or hangs, only its
-child ends, and is replaced within seconds. Children and results stay pickled here.
+So the chunk's imports and Python code do not block the worker's event loop. If a chunk kills or hangs its
+child process, only the child ends, and is replaced within seconds. The Dask worker does not unpickle the
+job's functions and results.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from ..core.geometry import Chunk
 from ..local.worker import Worker, WorkerDied
 
 IDLE_S = 60.0
-"""How long a child waits for its next chunk before it is ended."""
+"""Seconds that an idle child process waits for its next chunk before it is ended."""
 BEAT_S = 60.0
-"""Time between two signs of life of a chunk that takes long."""
+"""Seconds between two heartbeats while a chunk is computed."""
 
 
 class RunKey(NamedTuple):
-    """A run: its unique name, and how long a chunk may make no progress."""
+    """A run: its unique name, and the seconds that a chunk may take without progress."""
 
     name: str
     timeout_s: float
@@ -41,7 +42,7 @@ class RunKey(NamedTuple):
 class Attempt(NamedTuple):
     """The end of an attempt at a chunk: a pickled result, an error, or how the child process died.
 
-    ``opened`` tells whether the child had received the chunk.
+    ``opened`` tells whether the child process had received the chunk before it died.
     """
 
     result: bytes = b""
@@ -51,7 +52,7 @@ class Attempt(NamedTuple):
 
 
 class _Child(Worker):
-    """A child process, the run that it is open for, and the timer that ends it when it is idle."""
+    """A child process, the run whose worker function it has opened, and the timer that ends it when idle."""
 
     run = ""
     timer: threading.Timer
@@ -62,7 +63,7 @@ _lock = threading.Lock()
 
 
 def attempt(run: RunKey, work: bytes, chunk: Chunk) -> Attempt:
-    """Process a chunk in a child process; ``work`` has the job's functions `warm_up` and `open_worker`."""
+    """Process a chunk in a child process; ``work`` is the pickled (`warm_up`, `open_worker`) of the job."""
     child, opened = _take(run.name), False
     try:
         opened = child.run == run.name
@@ -84,7 +85,7 @@ def attempt(run: RunKey, work: bytes, chunk: Chunk) -> Attempt:
 
 
 def _finish(child: _Child, run: RunKey, task: Callable[..., Any], argument: object) -> tuple[Any, str]:
-    """Run a task in a child, and return its result and its error. Raises WorkerDied."""
+    """Run a task in a child process; return its result, and its error or "". Raises WorkerDied."""
     child.schedule(task, argument)
     beat = time.monotonic() + BEAT_S
     while not child.is_over:
@@ -97,7 +98,7 @@ def _finish(child: _Child, run: RunKey, task: Callable[..., Any], argument: obje
 
 
 def _take(run: str) -> _Child:
-    """Return an idle child, one of this run if there is one, or a new one."""
+    """Return an idle child process, preferably one that this run has used; a new one if none is idle."""
     with _lock:
         if _idle:
             child = min(_idle, key=lambda child: child.run != run)
@@ -143,7 +144,10 @@ def _do(chunk: Chunk) -> bytes:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Keep other children on this machine from the block: compiling at once, they overwrite the cache."""
+    """Let one child process of this machine at a time run the block.
+
+    Children that compile at the same time would overwrite each other's cached code.
+    """
     with Path(tempfile.gettempdir(), f"l2features-{os.getuid()}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""Workers of a Dask cluster that do the chunks of a job: docs/dask.md."""
+"""Runs the chunks of a job on the workers of a Dask cluster; see docs/dask.md."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from ..local.job_run import CHUNK_TIMEOUT_S, AttemptEnd, ChunkJob, WorkerError
 from .dask_tasks import Attempt, RunKey, attempt
 
 PER_THREAD = 2
-"""Chunks in flight for each thread of the workers: one that runs, and the next one."""
+"""Chunks in flight for each thread of the workers: one that is computed, and one that waits."""
 CONNECT_S, LOOK_S, CLOSE_S = 10.0, 1.0, 5.0
 FIRST_WORKER_S, WITHOUT_WORKERS_S = 600.0, 20.0
-"""How long the cluster may be without workers: at the start, and later. A nanny replaces one in seconds."""
+"""Seconds that the cluster may be without workers: at the start; later, when nannies replace workers."""
 SILENT_S = 900.0
-"""How long the workers may be silent: a scheduler gives up a worker without heartbeats after 300 s."""
+"""Seconds without a result or heartbeat that end a run; a scheduler gives up a silent worker after 300 s."""
 logger = logging.getLogger(__name__)
 
 
 class DaskFailed(L2FeaturesError):
-    """A scheduler is unreachable, or has no workers that answer."""
+    """A Dask scheduler cannot be reached, or has no workers that answer."""
 
 
 class DaskWorkers:
@@ -54,7 +54,7 @@ class DaskWorkers:
         return max(0, PER_THREAD * self._threads - len(self._in_flight) - len(self._submitted))
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Connect to the scheduler, unless connected, and prepare the job. Raises DaskFailed."""
+        """Connect to the scheduler if there is no connection yet, and prepare the job. Raises DaskFailed."""
         if self._client is None or self._client.status == "closed":
             self._client = _connect(self.address)
         job.warm_up()  # into the cache of the workers, where they share it
@@ -70,7 +70,10 @@ class DaskWorkers:
         self._submitted.append(chunk)
 
     def wait(self) -> Sequence[AttemptEnd]:
-        """Return ended attempts, within about a second. Raises DaskFailed and WorkerError."""
+        """Return ended attempts, within about a second.
+
+        Raises DaskFailed if scheduler or workers do not answer, and WorkerError if a worker cannot continue.
+        """
         with self._connected() as client:
             self._look(client)
             self._send(client)
@@ -98,7 +101,7 @@ class DaskWorkers:
         self._sign = time.monotonic()
 
     def _look(self, client: distributed.Client) -> None:
-        """Count the threads of the workers, once a second. Raises DaskFailed if they are gone or silent."""
+        """Count the threads of the workers, once a second. Raises DaskFailed if there are none too long."""
         now = time.monotonic()
         if now < self._looked + LOOK_S:
             return
@@ -115,7 +118,7 @@ class DaskWorkers:
             raise DaskFailed(f"scheduler {self.address}: no worker for {limit:.0f} s")
 
     def _check_silence(self) -> None:
-        """Raise DaskFailed if chunks are in flight and the workers are silent."""
+        """Raise DaskFailed if chunks are in flight, but no result or heartbeat came for `SILENT_S`."""
         if self._in_flight and time.monotonic() - self._sign > SILENT_S:
             raise DaskFailed(
                 f"scheduler {self.address}: {len(self._in_flight)} chunks in flight, and no result or "
@@ -141,7 +144,10 @@ class DaskWorkers:
                 yield self._ended.get_nowait()
 
     def _failed(self, future: distributed.Future) -> AttemptEnd:
-        """Return the outcome of a chunk whose Dask workers died. Raises DaskFailed and WorkerError."""
+        """Return the end of an attempt whose Dask workers died.
+
+        Raises DaskFailed if the connection was lost, and WorkerError for an error of the Dask worker itself.
+        """
         if future.status != "error":
             raise DaskFailed(f"scheduler {self.address}: the connection was lost")
         error = future.exception()
@@ -151,7 +157,7 @@ class DaskWorkers:
         return AttemptEnd(chunk, died=error.allowed_failures + 1, how="a Dask worker died")
 
     def _gathered(self, client: distributed.Client, futures: list[distributed.Future]) -> list[AttemptEnd]:
-        """Return the outcomes of finished attempts. Raises WorkerError."""
+        """Fetch the results of finished attempts. Raises WorkerError if a child process cannot continue."""
         if not futures:
             return []
         try:
@@ -176,7 +182,7 @@ class DaskWorkers:
 
     @contextmanager
     def _connected(self) -> Iterator[distributed.Client]:
-        """Yield the client, whose errors are DaskFailed."""
+        """Yield the client; turn connection errors of the block into DaskFailed."""
         assert self._client
         try:
             yield self._client
@@ -185,7 +191,7 @@ class DaskWorkers:
 
 
 def _connect(address: str) -> distributed.Client:
-    """Return a client of a scheduler, whose log is silent: this command reports what happens."""
+    """Return a client of a scheduler. The client's logs are silenced: the command reports its errors."""
     for name in ("distributed", "distributed.client", "tornado.application", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:

@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timestamp",
         help='time at which the graph is read, "YYYY-MM-DD HH:MM:SS" in UTC or ISO 8601; required to create '
-        "a table, unless the data set has no graph; later runs read it from the table",
+        "the table of a data set with a graph; later runs use the table's timestamp",
     )
     add_switch(parser, "--create", "create the table if it is missing")
     add_switch(parser, "--recompute", "also compute chunks that are done")
@@ -47,12 +47,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=SINKS,
         default=STORE,
         help="what to write: store writes rows and a record of each chunk (default); bigtableio writes only "
-        "rows, on a Beam runner by Beam's own connector, so that a later run cannot skip done chunks",
+        "rows, on a Beam runner by Beam's own connector, and a later run computes all chunks again",
     )
 
 
 def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Ingest:
-    """Return the ingest that the options describe; ``dataset`` defaults to the one that the options name.
+    """Return the ingest that the options describe; ``dataset`` replaces the data set that they name.
 
     Raises L2FeaturesError before anything is computed.
     """
@@ -64,7 +64,7 @@ def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Ingest:
 
 
 def report(summary: Summary, progress: Progress) -> int:
-    """Print what a run did; returns the exit status."""
+    """Print what a run did; return the exit status."""
     before, done = progress.done_before, progress.done_before + summary.done
     if before == progress.total:
         print(f"{done} of {progress.total} chunks done, all of them before this run: nothing to compute")
@@ -89,11 +89,15 @@ def report(summary: Summary, progress: Progress) -> int:
 
 
 def judge(ingest: Ingest, args: argparse.Namespace, read: FileCounts, done_before: int) -> int:
-    """Print an error, or a warning, if no file of the box was found; return the exit status.
+    """Print an error if no file of the segmentation was found; return the exit status.
+
+    With --allow-empty, print a warning and return 0.
 
     Args:
-        read: the files of the chunks that this run computed.
-        done_before: how many chunks this run skipped.
+        ingest: the ingest, whose chunks are considered.
+        args: the options of the run.
+        read: counts of the files of the chunks that this run computed.
+        done_before: number of chunks that this run skipped, because they were done.
     """
     if read.read:
         return 0
@@ -124,13 +128,13 @@ def chunk_job(ingest: Ingest, recorded: bool = True) -> ChunkJob[Any]:
 
 
 def end_window(ingest: Ingest) -> None:
-    """End the window in which rows may be replaced."""
+    """Tell readers of the table that its rows are no longer being replaced."""
     with closing(ingest.open_store()) as store:
         end_rewrites(store)
 
 
 def ingest_chunks(ingest: Ingest, args: argparse.Namespace) -> int:
-    """Ingest without Beam; returns the exit status."""
+    """Ingest without Beam; return the exit status."""
     summary = Summary()
     progress = run_job(chunk_job(ingest, args.sink == STORE), args, summary.add)
     if summary.done or summary.n_failed:
@@ -143,7 +147,7 @@ def run(
     dataset: Dataset | None = None,
     work: Callable[[Ingest, argparse.Namespace], int] = ingest_chunks,
 ) -> int:
-    """Run the ingest that the options describe, by ``work``; return the exit status.
+    """Call ``work`` to run the ingest that the options describe; return the exit status.
 
     Raises L2FeaturesError.
     """

@@ -1,4 +1,4 @@
-"""What the commands of jobs without Beam share: workers, progress, compilation, and exit statuses."""
+"""Shared by the commands of jobs without Beam: workers, progress, compilation, and exit statuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..local.progress import ProgressLines, progress_bar
 from .job_options import is_dask
 
 COMPILING, COMPILING_S = "compiling the kernel, the first time only", 5.0
-"""Loading compiled kernels takes less; compilation shows its progress after it."""
+"""Message about a compilation, and the seconds after which it is shown; loading compiled code takes less."""
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def run_job(
 ) -> Progress:
     """Run a job and show its progress; ``add`` receives the result of each chunk.
 
-    The job runs on ``workers``, which the caller closes, or by default on new ones.
+    By default, the job runs on new workers, which are closed at its end. The caller closes ``workers``.
     """
     run = JobRun(job, workers or executor(args), add, last=workers is None)
     lines = ProgressLines(args.dataset, len(job.box))
@@ -65,7 +65,7 @@ def run_job(
 
 
 def run_parts(parts: Sequence[ChunkJob[Any]], args: argparse.Namespace) -> bool:
-    """Run jobs in turn on the same workers; returns False if a job was stopped."""
+    """Run jobs one after the other on the same workers; return False if a job was stopped."""
     with closing(executor(args)) as workers:
         return not any(run_job(part, args, lambda _: None, workers).stopped for part in parts)
 
@@ -85,7 +85,10 @@ def compile_kernel(say: Callable[[str], object] = logger.info) -> None:
 
 @contextmanager
 def _ticking(bar: tqdm[Any], say: Callable[[str], object]) -> Iterator[None]:
-    """Show a bar each `COMPILING_S`, as its first step is the longest, or say one line instead."""
+    """Refresh a progress bar every `COMPILING_S` seconds during the block, because the first step is long.
+
+    If the bar is hidden, pass one line to ``say`` instead.
+    """
     done = threading.Event()
 
     def tick() -> None:
@@ -105,7 +108,7 @@ def _ticking(bar: tqdm[Any], say: Callable[[str], object]) -> Iterator[None]:
 
 
 def compile_decoder(dataset: Dataset) -> None:
-    """If a table of the data set is in Bigtable, compile the decoder of rows, or load it from the cache."""
+    """If a table of the data set is in Bigtable, compile the row decoder, or load it from the cache."""
     if any(url.startswith("bigtable://") for url in (dataset.store, dataset.graph_url)):
         from ..store.bigtable import decoded
 
@@ -113,9 +116,9 @@ def compile_decoder(dataset: Dataset) -> None:
 
 
 def exit_status(run: Callable[[], int], stopped: str, shown: Callable[[str], str] = str) -> int:
-    """Run a command; returns its exit status: 1 for an error, 2 for a wrong option, 130 if it was stopped.
+    """Run a command; return its exit status: 1 for an error, 2 for a wrong option, 130 if it was stopped.
 
-    ``shown`` shortens the message of an error.
+    ``stopped`` is the message printed if the command was stopped; ``shown`` shortens an error's message.
     """
     for number in heeded(signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
@@ -139,7 +142,7 @@ def exit_status(run: Callable[[], int], stopped: str, shown: Callable[[str], str
 
 
 def _nobody_reads() -> bool:
-    """Return whether standard output is a closed pipe; then nothing more is printed."""
+    """Return whether standard output is a closed pipe; if so, discard what is printed from now on."""
     reader = select.poll()
     reader.register(sys.stdout.fileno(), 0)
     if not any(event & select.POLLERR for _, event in reader.poll(0)):

@@ -1,4 +1,4 @@
-"""Options of the jobs: as flags of a command, and as ``name=value``, the only form a template passes."""
+"""Options of the jobs: flags of a command, or ``name=value``, the only form that a template passes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def boolean(text: str) -> bool:
 def add_switch(parser: Arguments, flag: str, what: str) -> None:
     """Add an option that is off unless given: ``--flag``, or ``--flag=true``.
 
-    A flag with dashes is also accepted with underscores, since templates pass it that way.
+    A flag with dashes is also accepted with underscores, because Dataflow templates pass it that way.
     """
     spellings = dict.fromkeys((flag, "--" + flag.removeprefix("--").replace("-", "_")))
     parser.add_argument(
@@ -51,7 +51,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     add_dataset_options(parser)
     which = parser.add_mutually_exclusive_group()
     add_switch(which, "--test", "only the 8 chunks at the centre of the grid")
-    which.add_argument("--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this part of the grid")
+    which.add_argument(
+        "--chunks", metavar="x0:x1,y0:y1,z0:z1", help="only this box of the chunk grid; ends are excluded"
+    )
 
 
 def add_dataset_options(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +69,7 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
 
 
 def is_dask(runner: str) -> bool:
-    """Return whether a runner's name means Dask; compares names like Beam."""
+    """Return whether ``runner`` is Dask's; like Beam, ignore case and the ending ``Runner``."""
     return runner.lower().removesuffix("runner") == "dask"
 
 
@@ -94,7 +96,7 @@ def _check_runner(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with status 2 for a number below 1, and for Dask without a scheduler or without its extra."""
+    """Exit with status 2 for a number below 1, or for Dask without a scheduler or its Python packages."""
     for option in ("attempts", "workers", "version", "segments", "shard_size", "cell_nodes"):
         if (number := getattr(args, option, None)) is not None and number < 1:
             parser.error(f"--{option} {number}: expected 1 or more")
@@ -102,7 +104,7 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def choose_box(args: argparse.Namespace, grid: Triple) -> ChunkBox:
-    """Return the part of a grid that the options name."""
+    """Return the box of chunks that --test or --chunks names; by default, the whole grid."""
     if args.test:
         return centre_box(grid)
     return parse_box(args.chunks, grid) if args.chunks is not None else whole_box(grid)

@@ -1,4 +1,4 @@
-"""Versions made without Beam: options, run and report."""
+"""Make a version without Beam: options, run and report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="version to renew: its number, or latest for the newest, if any; default: make a fresh version",
     )
-    add_switch(parser, "--rebase", "make a fresh version although --base is given")
+    add_switch(parser, "--rebase", "ignore --base, and make a fresh version")
     add_switch(parser, "--delta", "commit a fresh version to a Delta Lake table in the folder")
     parser.add_argument(
         "--settle_seconds",
@@ -100,7 +100,7 @@ def add_output_options(parser: argparse.ArgumentParser, what: str) -> None:
 def output_of(args: argparse.Namespace) -> str:
     """Return the URL of the output; a relative path is made absolute.
 
-    Raises ConfigError if --scratch is not writable, or missing although Dask workers need a shared folder.
+    Raises ConfigError if --scratch is not writable, or if Dask workers need --scratch and it is missing.
     """
     if args.scratch and not os.access(args.scratch, os.W_OK | os.X_OK):
         raise ConfigError(f"--scratch {args.scratch}: expected a folder that exists and is writable")
@@ -126,7 +126,10 @@ def work_folder(args: argparse.Namespace, local: Path | None) -> Iterator[Path]:
 
 
 def scan_job(run: Materialization, spill: Spill) -> ChunkJob[Any]:
-    """Return the first part of a run: read the units, and keep the rows of each in a file."""
+    """Return the first job of a run: read the rows of each unit, and keep them in a file.
+
+    A unit is a box of chunks or, if the version has a base, some new roots.
+    """
     worker = partial(spill.open_worker, run.light())
     units = run.plan.units
     return numbered_job(
@@ -140,7 +143,7 @@ def scan_job(run: Materialization, spill: Spill) -> ChunkJob[Any]:
 
 
 def write_job(run: Materialization, spill: Spill, parts: Sequence[Partition]) -> ChunkJob[Any]:
-    """Return the second part of a run: write the files of each partition."""
+    """Return the second job of a run: write the version's files, partition by partition."""
 
     def is_done(part: int) -> bool:
         return read_done(run, parts[part]) is not None
@@ -150,7 +153,7 @@ def write_job(run: Materialization, spill: Spill, parts: Sequence[Partition]) ->
 
 
 def make_version(run: Materialization, args: argparse.Namespace) -> int:
-    """Make the version without Beam; returns the exit status."""
+    """Make a version without Beam; return the exit status."""
     local = run.folder.local
     with work_folder(args, local and local / folder_name(run.plan.number) / WORK) as work:
         spill, parts = Spill(work), all_partitions(run.plan)
@@ -170,7 +173,7 @@ def _done(run: Materialization, part: Partition) -> Written:
 
 
 def report(manifest: Manifest, run: Materialization) -> int:
-    """Print what a version holds; returns the exit status."""
+    """Print what a version holds; return the exit status."""
     own, totals = manifest.layers[-1], manifest.totals
     base = f", renews version {manifest.base}" if manifest.base else ""
     print(
@@ -188,7 +191,7 @@ def run(
     dataset: Dataset | None = None,
     work: Callable[[Materialization, argparse.Namespace], int] = make_version,
 ) -> int:
-    """Make the version that the options describe, by ``work``; returns the exit status.
+    """Call ``work`` to make the version that the options describe; return the exit status.
 
     Raises L2FeaturesError.
     """

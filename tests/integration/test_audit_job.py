@@ -140,7 +140,7 @@ def test_a_stopped_audit_is_not_kept(undisturbed: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(AuditSummary, "add", add_and_stop)
     done = run_audit(undisturbed)
     assert done.returncode == 130
-    assert "the audit is of a part only, and is not kept" in done.stderr
+    assert "stopped: not all chunks were audited, so the result is not stored" in done.stderr
     assert done.stdout.startswith("1 chunks; ")
     assert read_audit(open_table(undisturbed)) == before
 
