@@ -1,1 +1,1 @@
-"""Runs on one machine: the local stack, the sample, the server."""
+"""Everything that runs on one machine: jobs, the updater, the local stack, the sample, the server."""

@@ -1,4 +1,4 @@
-"""Google's Bigtable and Pub/Sub emulators, found in an installed Google Cloud SDK."""
+"""Find Google's Bigtable and Pub/Sub emulators in an installed Google Cloud SDK."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EmulatorProgram:
     in_platform: str
     """Path of the program below ``platform`` in the SDK."""
     component: str
-    """Its name among the components of gcloud."""
+    """Name of the emulator among gcloud's components."""
     flags: tuple[str, ...]
     needs_java: bool
 
@@ -38,7 +38,7 @@ class EmulatorProgram:
 
     @property
     def how_to_get_it(self) -> str:
-        """Lines that say what is missing and how to install it."""
+        """Message that names the missing programs, and how to install them."""
         get_program = (
             f"the {self.title} emulator ({Path(self.in_platform).name}) is not installed: it comes with the "
             f"Google Cloud SDK (`gcloud components install {self.component}`, or Debian's "
@@ -91,14 +91,14 @@ PUBSUB = EmulatorProgram(
 
 
 def free_port() -> int:
-    """Return a free port of loopback."""
+    """Return a free port of the loopback address."""
     with socket.socket() as s:
         s.bind((LOOPBACK, 0))
         return int(s.getsockname()[1])
 
 
 def is_listening(port: int) -> bool:
-    """Return whether a port of loopback accepts connections."""
+    """Return whether a port of the loopback address accepts connections."""
     try:
         socket.create_connection((LOOPBACK, port), timeout=1).close()
     except OSError:

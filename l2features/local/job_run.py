@@ -1,6 +1,6 @@
-"""A run of a job over its chunks, on whatever executes them.
+"""A run of a job over its chunks, on local processes or on a Dask cluster.
 
-A chunk whose worker died is retried; one that kills its workers is given up.
+A chunk whose worker died is retried. A chunk that keeps killing its workers is given up.
 """
 
 from __future__ import annotations
@@ -21,26 +21,28 @@ from .processes import STOP_SIGNALS, handled
 
 MAX_EARLY_DEATHS = 3
 CHUNK_TIMEOUT_S = 1_200.0
-"""A chunk that takes longer hangs, for example in a server that accepts a request and never answers."""
+"""Seconds after which a chunk counts as hung, for example in a request that a server never answers."""
 R = TypeVar("R")
 logger = logging.getLogger(__name__)
 
 
 class WorkerError(L2FeaturesError):
-    """A worker cannot continue."""
+    """A worker cannot continue, so the run ends."""
 
 
 @dataclass(frozen=True)
 class ChunkJob(Generic[R]):
-    """A job: the chunks of ``box``, and what to do with each.
+    """A job: the chunks of ``box``, and the functions that process them.
 
     ``warm_up`` and ``open_worker`` are pickled for the workers.
 
     Attributes:
-        pending: returns the chunks of a shard that are not done yet.
-        warm_up: compiles or loads code.
+        box: the chunks.
+        open_store: opens the store that ``pending`` and ``give_up`` receive.
+        pending: returns the chunks of a shard that are not done; a shard is a range of positions in ``box``.
+        warm_up: compiles code, or loads it from the cache.
         open_worker: called once per worker; returns the function that processes a chunk.
-        give_up: returns the result of a chunk that killed its workers.
+        give_up: returns the result of a chunk that killed its workers, given the reason.
     """
 
     box: ChunkBox
@@ -52,9 +54,9 @@ class ChunkJob(Generic[R]):
 
 
 class AttemptEnd(NamedTuple):
-    """The end of an attempt: the chunk's result, or ``how`` the attempt ended and how many workers ``died``.
+    """The end of an attempt: the chunk's result, or how many workers ``died`` and ``how``.
 
-    ``chunk`` is None for a worker that died before it received one.
+    ``chunk`` is None for a worker that died before it received a chunk.
     """
 
     chunk: Chunk | None
@@ -80,15 +82,15 @@ class Executor(Protocol):
         """Return ended attempts, within about a second. Raises WorkerError if no worker can continue."""
 
     def close(self) -> None:
-        """Stop the workers of this run and their chunks."""
+        """Stop the workers of this run; their unfinished chunks are lost."""
 
 
 @dataclass
 class Progress:
     """The progress of a run.
 
-    ``done_before`` chunks were skipped. The first chunk was scheduled at ``first``, and the last one was done
-    at ``last``, in seconds of ``time.perf_counter``.
+    ``done_before`` chunks were skipped. The first chunk was scheduled at ``first``, and the last chunk was
+    done at ``last``, in seconds of ``time.perf_counter``.
     """
 
     total: int
@@ -114,7 +116,7 @@ class JobRun(Generic[R]):
         self.retries: list[Chunk] = []
 
     def run(self, on_progress: Callable[[int], object] = lambda chunks: None) -> Progress:
-        """Process all pending chunks; ``on_progress`` receives each increment.
+        """Process all pending chunks; ``on_progress`` receives each increase of the number of done chunks.
 
         The first of `STOP_SIGNALS` lets the workers finish their chunks; the second raises KeyboardInterrupt.
         Raises WorkerError if the workers cannot continue. After the last job the executor is closed.
@@ -150,7 +152,7 @@ class JobRun(Generic[R]):
         return self.retries.pop() if self.retries else next(self.pending, None)
 
     def _work(self, chunk: Chunk | None) -> None:
-        """Keep the workers busy from a first chunk to the last one."""
+        """Keep the workers busy, from this first chunk to the last pending chunk."""
         running = 0
         while running or (chunk and not self.progress.stopped):
             for _ in range(self.executor.free):
@@ -175,7 +177,7 @@ class JobRun(Generic[R]):
         self.on_progress(1)
 
     def _count_deaths(self, outcome: AttemptEnd) -> None:
-        """Retry the chunk whose worker died, or give it up if it killed too many."""
+        """Retry the chunk whose worker died, or give it up if it killed `ATTEMPTS` workers."""
         chunk, how = outcome.chunk, outcome.how
         logger.warning("%s%s", how, f" at chunk {chunk}" if chunk else "")
         self.deaths[chunk] += outcome.died

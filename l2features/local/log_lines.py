@@ -1,6 +1,6 @@
-"""Logs on stderr: JSON lines as Google's logging reads them, plain lines on a terminal.
+"""Logs on stderr: plain lines on a terminal, else JSON lines with the fields of Google Cloud Logging.
 
-Results on stdout, and the last line of a command that failed (``error: …``), are for people and stay plain.
+Results on stdout, and the last line of a command that failed (``error: …``), are plain text, not JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..core.times import iso_text
 
 PLAIN = "%(levelname)s %(name)s: %(message)s"
 FIELDS = {"name": "logger", "process": "pid"}
-"""Attributes of a record by their names in its line."""
+"""Attributes of a log record, and their names in a JSON line."""
 
 
 class JsonLines(JsonFormatter):
@@ -38,7 +38,7 @@ class JsonLines(JsonFormatter):
 
 
 def configure() -> None:
-    """Log to stderr, for our own loggers from level info on, unless the process logs already."""
+    """Log to stderr, unless the process has log handlers: l2features from level info on, else warnings."""
     warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
     root = logging.getLogger()
     if root.handlers:
@@ -55,7 +55,7 @@ def configure() -> None:
 
 
 def log_uncaught(log: logging.Logger) -> None:
-    """Log Python's warnings and uncaught errors instead of printing them."""
+    """Send Python's warnings and uncaught errors to a logger instead of printing them."""
 
     def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if issubclass(kind, L2FeaturesError):

@@ -1,4 +1,4 @@
-"""A job whose units of work are numbered: a `ChunkJob` in which a chunk's x is the number of a unit."""
+"""A job over numbered units of work: a `ChunkJob` in which the x of a chunk is the number of a unit."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ R = TypeVar("R")
 
 
 class UnitFailed(VersionError):
-    """A unit killed or hung its workers."""
+    """A unit of work killed or hung its workers."""
 
 
 def nothing() -> None:
-    """Compile nothing."""
+    """Do nothing: the job has no code to compile."""
 
 
 def numbered_job(
@@ -31,9 +31,10 @@ def numbered_job(
     open_worker: Callable[[], Callable[[Chunk], R]],
     warm_up: Callable[[], None] = nothing,
 ) -> ChunkJob[R]:
-    """Return a job of the units 0 to ``count`` - 1 that are not done; unit n is passed as ``Chunk(n, 0, 0)``.
+    """Return a job over the units of work 0 to ``count`` - 1, without those for which ``is_done`` is true.
 
-    ``what`` names a unit in `UnitFailed`, the error of a unit that killed its workers.
+    Workers receive unit n as ``Chunk(n, 0, 0)``. A unit that keeps killing its workers ends the job with
+    `UnitFailed`, in which ``what`` names the kind of unit.
     """
     box = ChunkBox((0, 0, 0), (count, 1, 1))
 

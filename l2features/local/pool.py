@@ -1,4 +1,4 @@
-"""Worker processes on this machine that do the chunks of a job."""
+"""Runs the chunks of a job in worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .worker import Worker, WorkerDied, close_all
 
 
 class LocalPool:
-    """An `Executor` of at most ``most`` processes, each of which does one chunk at a time."""
+    """An `Executor` with at most ``most`` processes, each of which processes one chunk at a time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -24,7 +24,7 @@ class LocalPool:
         return len(self._idle())
 
     def start(self, job: ChunkJob[Any]) -> None:
-        """Compile what the workers load, and start the workers; idle ones of the previous job are reused."""
+        """Compile the code that workers load, then start workers; idle workers of the last job are reused."""
         job.warm_up()
         self.open_worker = job.open_worker
         self.n_workers = min(self.most, len(job.box))
@@ -59,7 +59,7 @@ class LocalPool:
             self.workers[-1].schedule(_open, self.open_worker)
 
     def _outcomes(self, worker: Worker) -> Iterator[AttemptEnd]:
-        """Yield the outcome of a worker's chunk, if it ended. Raises WorkerError."""
+        """Yield the end of a worker's attempt, if it ended. Raises WorkerError if it cannot continue."""
         worker.end_overdue(CHUNK_TIMEOUT_S)
         if worker.future is None or not worker.is_over:
             return
@@ -77,7 +77,7 @@ class LocalPool:
 
 
 _opened: dict[str, Callable[[Chunk], Any]] = {}
-"""What this worker process does with a chunk."""
+"""``run``: the function with which this worker process processes a chunk."""
 
 
 def _open(open_worker: Callable[[], Callable[[Chunk], Any]]) -> None:

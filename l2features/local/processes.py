@@ -16,14 +16,17 @@ STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 
 
 def ending_with_parent(number: signal.Signals) -> Callable[[], object]:
-    """Return a function that a child process calls to receive a signal when its parent exits (on Linux)."""
+    """Return a function; a child process that calls it gets signal ``number`` when its parent exits.
+
+    The function does nothing on other systems than Linux.
+    """
     if sys.platform != "linux":
         return lambda: None
     return partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, number)
 
 
 def follow(parent: int) -> None:
-    """Tie this process to the lifetime of ``parent``, and let only ``parent`` stop it."""
+    """Exit when ``parent`` exits, and block `STOP_SIGNALS`: only ``parent`` stops this process."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     ending_with_parent(signal.SIGKILL)()
     if os.getppid() != parent:  # the parent exited before
@@ -36,14 +39,14 @@ def exit_reason(code: int | None) -> str:
 
 
 def heeded(*signals: signal.Signals) -> list[signal.Signals]:
-    """Return these signals, but not SIGHUP if the process ignores it, as under ``nohup``."""
+    """Return the given signals, without SIGHUP if this process ignores SIGHUP, as under ``nohup``."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in signals if not (ignored and number is signal.SIGHUP)]
 
 
 @contextmanager
 def handled(handler: Any, *signals: signal.Signals) -> Iterator[None]:
-    """Install a signal handler for the duration of the block."""
+    """Handle signals with ``handler`` during the block. An ignored SIGHUP stays ignored."""
     before = {number: signal.signal(number, handler) for number in heeded(*signals)}
     try:
         yield

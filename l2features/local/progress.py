@@ -1,4 +1,4 @@
-"""Progress of a command: a bar on a terminal; a log has a line a minute instead."""
+"""Progress of a command: a bar on a terminal, else a log line each minute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 LINE_S = 60.0
-"""Seconds between two lines of a log."""
+"""Seconds between two log lines."""
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def progress_bar(total: int, unit: str, description: str | None = None, **more: 
 
 
 def shown(items: Iterable[T], bar: tqdm[Any]) -> Iterator[T]:
-    """Yield items, and count each on a progress bar once it has been used."""
+    """Yield items, and advance a progress bar after each item has been used."""
     with bar:
         for item in items:
             yield item
@@ -36,7 +36,7 @@ class ProgressLines:
         self._logged = time.monotonic()
 
     def advance(self, chunks: int) -> None:
-        """Count chunks that are done."""
+        """Add to the number of done chunks, and log it once a minute."""
         self.done += chunks
         now = time.monotonic()
         if now >= self._logged + LINE_S:

@@ -26,15 +26,15 @@ from ..store.base import open_store
 
 PACKAGE = "api"
 VIEWER = "/viewer/"
-"""Path of the viewer."""
+"""URL path of the viewer."""
 APP, CAVE_APP = (f"{PACKAGE}.{module}:create_app()" for module in ("app", "cave"))
 UP_AFTER_S, STORE_S = 60.0, 4.0
 CHUNKS_TRIED, RECORDS_READ = 64, 10_000
-"""Bounds of the search for an example node."""
+"""Maximum numbers of chunks and of records that are read to find an example node."""
 
 
 def configuration() -> Path:
-    """Return the path of gunicorn's configuration in the installed server. Raises ConfigError."""
+    """Return the path of gunicorn's configuration file. Raises ConfigError if the server is not installed."""
     if all(importlib.util.find_spec(name) for name in (PACKAGE, "gunicorn")):
         path = Path(str(importlib.resources.files(PACKAGE))) / "gunicorn.conf.py"
         if path.exists():
@@ -64,13 +64,16 @@ def bind_once(host: str, port: int) -> None:
 
 
 def run_server(path: Path, environment: Mapping[str, str], app: str = APP) -> None:
-    """Replace this process by the server."""
+    """Replace this process by gunicorn with the configuration file ``path``."""
     command = [sys.executable, "-P", "-m", "gunicorn", "-c", str(path), app]
     os.execve(sys.executable, command, dict(environment))
 
 
 def greet_when_up(bind: str, prefix: str, datasets: Sequence[Dataset], auth: bool) -> None:
-    """Fork a process that prints example requests once the server, which this process becomes, answers."""
+    """Fork a process that prints example requests once the server answers.
+
+    The calling process becomes the server after this call. ``auth`` tells whether requests need a token.
+    """
     server = os.getpid()
     if os.fork():
         return
@@ -99,7 +102,7 @@ def greeting(
     """Return the example requests; ``found`` is an example node with features."""
     api = f"{url}{prefix}/api/v1"
     name = found[0].name if found else datasets[0].name
-    who = "those with a token" if auth else "everyone who can reach it, without a token (see --auth)"
+    who = "users with a token" if auth else "everyone who can reach it, without a token (see --auth)"
     lines = [
         f"Serving {', '.join(d.name for d in datasets)} at {url} to {who}. Ctrl-C ends it. Try:",
         "",
@@ -123,7 +126,7 @@ def greeting(
 
 
 def table_problem(dataset: Dataset) -> str | None:
-    """Return why a data set's table cannot be served, and what to do; None if it can."""
+    """Return why a data set's table cannot be served, and what to do; None if there is no problem."""
     where = f"data set {dataset.name!r}: table {dataset.l2cache_id}"
     try:
         check_bigtable(dataset.store)
@@ -137,7 +140,7 @@ def table_problem(dataset: Dataset) -> str | None:
 
 
 def _is_up(url: str, server: int) -> bool:
-    """Wait until the server answers; return False if it ends or takes too long."""
+    """Wait until the server answers; return False if the server exits or takes longer than `UP_AFTER_S`."""
     until = time.monotonic() + UP_AFTER_S
     while os.getppid() == server and time.monotonic() < until:
         if answers(url):
@@ -147,7 +150,7 @@ def _is_up(url: str, server: int) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Return whether a server of this machine answers a GET with status 200."""
+    """Return whether a server on this machine answers a GET with status 200; proxies are not used."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(url, timeout=5) as answer:
@@ -157,7 +160,7 @@ def answers(url: str) -> bool:
 
 
 def some_node(datasets: Sequence[Dataset]) -> tuple[Dataset, int] | None:
-    """Return a tuple: a data set; one of its nodes with features. None if no such node is found soon."""
+    """Return a tuple: a data set; one of its nodes with features. None if none is found within `STORE_S`."""
     until = time.monotonic() + STORE_S
     for dataset in datasets:
         with suppress(L2FeaturesError):

@@ -17,13 +17,13 @@ PROJECT = INSTANCE = "local"
 STORE = f"bigtable://{PROJECT}/{INSTANCE}"
 GRAPH = f"{STORE}/{NAME}"
 READY, DONE = "service_healthy", "service_completed_successfully"
-"""Conditions of compose.yaml's ``depends_on``."""
+"""Conditions in ``depends_on`` of compose.yaml: a service is ready, or has exited with status 0."""
 SAMPLE, INGEST, UPDATER, API = "sample", "ingest", "updater", "api"
 
 
 @dataclass(frozen=True)
 class StackPlace:
-    """The folder of a stack, and the addresses of its emulators and its API."""
+    """The folder of a local stack, and the addresses of its emulators and its API."""
 
     folder: str
     bigtable: str
@@ -32,7 +32,7 @@ class StackPlace:
 
     @property
     def config(self) -> str:
-        """The data sets file."""
+        """Path of the data sets file."""
         return f"{self.folder}/datasets.yml"
 
     @property
@@ -43,7 +43,10 @@ class StackPlace:
 
 @dataclass(frozen=True)
 class Service:
-    """A command and the services that it needs; the launcher resolves ``python`` and ``l2features``."""
+    """A service: its command, and the conditions of the services that must come before it.
+
+    The launcher replaces ``python`` and ``l2features`` in the command by programs.
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -51,7 +54,7 @@ class Service:
     after: Mapping[str, str] = field(default_factory=dict)
 
     def is_finite(self, services: list[Service]) -> bool:
-        """Return whether the service exits by itself; services that need it then wait for its end."""
+        """Return whether the service exits by itself: another service waits for its end."""
         return any(other.after.get(self.name) == DONE for other in services)
 
 

@@ -1,7 +1,7 @@
 """Supervise commands: start them in stages, watch them, and stop them together.
 
-Each command has its own process group, so Ctrl-C reaches only the supervisor, and a command's children stop
-with it. If the supervisor is killed, the commands exit too.
+Each command has its own process group. So Ctrl-C reaches only the supervisor, and a command is killed with
+its children. If the supervisor is killed, the commands exit too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .processes import STOP_SIGNALS, ending_with_parent, handled
 
 POLL_S = 0.05
 STOP_S = 30.0
-"""Time to exit after SIGTERM, before SIGKILL."""
+"""Seconds that a command has to exit after SIGTERM, before SIGKILL."""
 TAIL_LINES = 12
 
 
@@ -33,7 +33,7 @@ class Ended(L2FeaturesError):
 
 
 class Command:
-    """A running command; its output goes to ``log``."""
+    """A running command; its output goes to the file ``log``."""
 
     def __init__(self, name: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         self.name, self.log = name, log
@@ -73,8 +73,8 @@ class Command:
 class CommandSupervisor:
     """Starts commands and watches them. Use a supervisor in ``with``: no command outlives the block.
 
-    Later stages are stopped first; a second signal kills all commands at once. ``environment`` returns the
-    environment of a command, given additional variables.
+    The commands of later stages are stopped first. After a second signal, all commands are killed without
+    waiting. ``environment`` returns the environment of a command, given additional variables.
     """
 
     def __init__(self, environment: Callable[..., dict[str, str]], logs: Path) -> None:
@@ -102,13 +102,13 @@ class CommandSupervisor:
         return command
 
     def next_stage(self) -> None:
-        """Begin a stage: its commands are stopped before those of earlier stages."""
+        """Begin a stage: its commands are stopped before the commands of earlier stages."""
         self.stages.append([])
 
     def run(self, name: str, argv: Sequence[str], more: Mapping[str, str], seconds: float) -> None:
         """Run a command until it exits.
 
-        Raises Stopped after a signal, and Ended if the command fails or takes too long.
+        Raises Stopped after a signal, and Ended if the command fails or takes longer than ``seconds``.
         """
         command = self._command(name, argv, more)
         try:
@@ -124,9 +124,9 @@ class CommandSupervisor:
         return Command(name, argv, self.environment(**more), self.logs / f"{name}.log")
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
-        """Wait until ``ready()``.
+        """Wait until ``ready()`` is true.
 
-        Raises Stopped after a signal, and Ended if a command exits or time is up.
+        Raises Stopped after a signal, and Ended if a command exits or after ``seconds``.
         """
         until = time.monotonic() + seconds
         while not ready():
@@ -144,7 +144,7 @@ class CommandSupervisor:
                 raise Ended(command.how_it_ended())
 
     def watch(self) -> None:
-        """Watch until a signal (Stopped) or a command's exit (Ended)."""
+        """Watch the commands. Raises Stopped after a signal, and Ended if a command exits."""
         while True:
             self.check()
             time.sleep(POLL_S)

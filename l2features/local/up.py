@@ -1,4 +1,4 @@
-"""`l2features up`: emulators, a sample with a graph, its ingest, the updater and the API."""
+"""`l2features up`: run emulators, a sample with a graph, the sample's ingest, the updater and the API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .services import API, GRAPH, UPDATER, Service, StackPlace, services
 from .supervise import CommandSupervisor, Ended, Stopped
 
 START_S, RUN_S = 120.0, 600.0
-"""Time for a service to become ready, and for a finite one to exit."""
+"""Seconds for a service to become ready, and for a service that exits by itself to do so."""
 TEMPORARY = "up-tmp-"
 """Prefix of temporary folders."""
 
@@ -65,7 +65,7 @@ def _watch(supervisor: CommandSupervisor) -> None:
 
 
 def _check_installed() -> None:
-    """Raise ConfigError that names what is missing."""
+    """Raise ConfigError, which names what is missing, unless emulators, jobs and server are installed."""
     missing = [program.how_to_get_it for program in (BIGTABLE, PUBSUB) if program.find() is None]
     if any(importlib.util.find_spec(package) is None for package in ("beam_jobs", "apache_beam")):
         missing.append("the jobs are not installed: pip install 'l2features[jobs]'")
@@ -75,7 +75,7 @@ def _check_installed() -> None:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise ConfigError if the folder has files of neither a stack nor its sample."""
+    """Raise ConfigError if the folder has files, but not of an earlier stack or of this stack's sample."""
     with _usable(folder):
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
         is_of_sample = "datasets.yml" in there and there <= {"datasets.yml", "segmentation"}
@@ -94,7 +94,10 @@ def _usable(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _own_folder(folder: Path) -> Iterator[str]:
-    """Create and lock the folder; yield a temporary folder in it. Raises ConfigError."""
+    """Create and lock the folder; yield a temporary folder inside.
+
+    Raises ConfigError if the folder is in use, or cannot be written.
+    """
     with _usable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a")
@@ -114,13 +117,16 @@ def _own_folder(folder: Path) -> Iterator[str]:
 
 
 def _remove_temporary(folder: Path) -> None:
-    """Remove temporary folders, those of killed runs too."""
+    """Remove temporary folders, including those that killed runs left."""
     for path in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _choose_place(folder: Path, ports: Mapping[str, int]) -> StackPlace:
-    """Return the given ports, or free ones. Raises ConfigError for an unusable port."""
+    """Return addresses with the given ports, or free ports where none is given.
+
+    Raises ConfigError for a port that is given twice or cannot be used.
+    """
     chosen = dict(ports)
     for name, port in ports.items():
         if list(ports.values()).count(port) > 1:
@@ -142,7 +148,7 @@ def _choose_place(folder: Path, ports: Mapping[str, int]) -> StackPlace:
 
 
 def _start(supervisor: CommandSupervisor, place: StackPlace, temporary: str) -> None:
-    """Start all services in order, each when the ones it depends on are ready."""
+    """Start all services in order, each after the services that it depends on."""
     java = f"-XX:-UsePerfData -Djava.io.tmpdir={shlex.quote(temporary)}"
     ports = {}
     for program, address in ((BIGTABLE, place.bigtable), (PUBSUB, place.pubsub)):
@@ -167,7 +173,7 @@ def _start(supervisor: CommandSupervisor, place: StackPlace, temporary: str) -> 
 
 
 def _here(service: Service) -> list[str]:
-    """Return a service's command, run by this Python."""
+    """Return a service's command, to be run by this process's Python."""
     program = {"python": [sys.executable], "l2features": [sys.executable, "-m", "l2features.cli"]}
     return [*program[service.argv[0]], *service.argv[1:]]
 

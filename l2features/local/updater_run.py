@@ -1,7 +1,8 @@
 """The updater on one machine: applies the messages of subscriptions with worker processes, until a signal.
 
-The supervisor leases messages, and passes small batches to the workers. It acknowledges a message when
-its rows, or its dead letter, are durable, and nacks one with a transient error, with exponential backoff.
+The supervisor leases messages, and passes small batches to the workers. It acknowledges a message when the
+message's rows or its dead letter are durable. It nacks a message with a transient error, with exponential
+backoff.
 """
 
 from __future__ import annotations
@@ -35,25 +36,25 @@ from .processes import STOP_SIGNALS, handled
 from .worker import Worker, WorkerDied, close_all, report_progress
 
 BATCH_WAIT_S = 0.2
-"""How long the first message of a batch waits for others."""
+"""Seconds that the first message of a batch waits for further messages."""
 BATCH_MESSAGES, BATCH_IDS = 100, 500
 BATCH_TIMEOUT_S = 3_600.0
-"""A worker whose batch makes no progress for this long is killed."""
+"""Seconds without progress in a batch after which its worker is killed."""
 MAX_DEATHS = 5
-"""Workers that may die at a single message."""
+"""Number of workers that die at a single message before the message becomes a dead letter."""
 LONGEST_PAUSE_S = 60.0
-"""Maximum pause before replacing a worker that died before it was ready."""
+"""Maximum pause in seconds before a worker that died before it was ready is replaced."""
 FLUSH_S, LOG_S, FINISH_S = 1.0, 60.0, 30.0
 REGION_BITS = 32
-"""Lower bits of an id that its region leaves out: nodes of a chunk, or of near ones, share the others."""
+"""Number of low bits that are cut off an id for its region; nodes of near chunks share the other bits."""
 logger = logging.getLogger(__name__)
 
 
 class Supervisor:
     """Runs the updater with ``n_workers`` processes.
 
-    Ids that are missing from the graph are refused after ``attempts`` attempts. ``ready_file`` is created
-    when the first worker is ready.
+    An id that stays missing from the graph becomes a dead letter after ``attempts`` attempts. ``ready_file``
+    is created when the first worker is ready.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Supervisor:
     def run(self) -> None:
         """Work until one of `STOP_SIGNALS`; then finish the batches in progress.
 
-        A second signal raises KeyboardInterrupt. Raises SubscriptionRefused for a subscription that is
+        Raises KeyboardInterrupt after a second signal, and SubscriptionRefused for a subscription that is
         missing or denies access.
         """
         flusher = Flusher(self.recorder)
@@ -161,7 +162,10 @@ class Supervisor:
         return max(0.01, since + BATCH_WAIT_S - time.monotonic()) if count and self._idle() else 1.0
 
     def _limits(self) -> Limits:
-        """Of several workers, reserve one for the first subscription, and one for messages of few ids."""
+        """Return limits that keep one of several workers for urgent messages, and one for small messages.
+
+        Urgent messages are those of the first subscription; small messages have at most `BATCH_IDS` ids.
+        """
         batches, most = [worker.work for worker in self._busy()], max(1, self.n_workers - 1)
         lesser = sum(any(leased.rank for leased in batch) for batch in batches)
         heavy = sum(any(leased.weight > BATCH_IDS for leased in batch) for batch in batches)
@@ -181,7 +185,10 @@ class Supervisor:
             worker.schedule(_apply, self.update, self.dead_letters, deliveries, work=batch)
 
     def _next_batch(self, share: int) -> list[Leased]:
-        """Return up to ``share`` waiting messages; of one subscription, halves of failed batches first."""
+        """Return up to ``share`` waiting messages.
+
+        Messages of earlier subscriptions come first. In a subscription, halves of failed batches come first.
+        """
         limits = self._limits()
         allowed = [batch for batch in self.retries if all(map(limits.allow, batch))]
         retry = min(allowed, key=lambda batch: batch[0].rank, default=None)
@@ -221,7 +228,7 @@ class Supervisor:
             self._settle(batch, results)
 
     def _settle(self, batch: Sequence[Leased], results: Sequence[MessageResult]) -> None:
-        """Acknowledge the settled messages of a batch, whose rows and dead letters are durable."""
+        """Acknowledge the messages of a batch whose rows or dead letters are durable; nack the others."""
         by_key, done = {result.key: result for result in results}, []
         for leased in batch:
             result = by_key[leased.key]
@@ -238,7 +245,11 @@ class Supervisor:
         self.intake.acknowledge(done)
 
     def _failed(self, batch: Sequence[Leased], why: str, died: bool) -> None:
-        """Retry each half of a failed batch; nack a single message, or make it a dead letter."""
+        """Retry each half of a failed batch.
+
+        A batch of a single message is nacked. It becomes a dead letter if it is overdue, or has killed
+        `MAX_DEATHS` workers.
+        """
         logger.warning("%s%s", f"{len(batch)} messages: " if batch else "", why)
         if len(batch) > 1:
             self.retries += [list(batch[: len(batch) // 2]), list(batch[len(batch) // 2 :])]
@@ -253,7 +264,7 @@ class Supervisor:
                 self._retry_later(leased, why)
 
     def _refuse(self, leased: Leased, why: str) -> bool:
-        """Write the dead letter of a message that no worker can process; return whether it is durable."""
+        """Write a dead letter for a message that no worker can process; return whether it is durable."""
         letter = dead_letter(self.backoff.delivery(leased), [Outcome.refused(Reason.STILL_FAILED, why)])
         try:
             with closing(open_dead_letters(self.dead_letters)) as letters:
@@ -275,7 +286,7 @@ class Supervisor:
 
 
 def judge(message: Received) -> tuple[Region, int]:
-    """Return a tuple: the region of a message's first node; the number of the message's ids, at least 1."""
+    """Return a tuple: the table and region of a message's first node; the number of ids, at least 1."""
     try:
         request = decode(message.data, message.attributes)
     except BadMessage:
@@ -291,7 +302,7 @@ def _opened(update: Update, dead_letters: str) -> tuple[Updater, DeadLetters]:
 
 
 def _open(update: Update, dead_letters: str) -> None:
-    """Load compiled code, and open what all batches use."""
+    """Load compiled code, and open the updater and the dead letters that all batches use."""
     kernel.warm_up()
     decoded.warm_up()
     _opened(update, dead_letters)

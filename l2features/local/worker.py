@@ -1,7 +1,7 @@
 """A worker process of a local run.
 
-Each worker is a pebble pool of one process. In a larger pool the workers share a pipe, and a worker that is
-killed while it holds the lock of that pipe stalls all others.
+Each worker is a pebble pool of one process. In a larger pool, the workers share a pipe: a worker that is
+killed while it holds the pipe's lock stalls all other workers.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from . import log_lines
 from .processes import STOP_SIGNALS, exit_reason, follow
 
 PICKUP_TIMEOUT_S = 30.0
-"""A process that has not received its task within this time counts as stopped, and is killed."""
+"""Seconds after which a process that has not received its task is killed."""
 START_TIMEOUT_S = 1_200.0
-"""Time for the first task of a process, which imports, compiles and connects."""
+"""Seconds for the first task of a process, which imports, compiles and connects."""
 
 
 class WorkerDied(L2FeaturesError):
@@ -37,7 +37,7 @@ class WorkerDied(L2FeaturesError):
 
 
 class _Process(SpawnProcess):
-    """A process that blocks the signals that stop a job: its parent decides when it stops."""
+    """A process that blocks `STOP_SIGNALS`: only its parent stops it."""
 
     def start(self) -> None:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
@@ -47,12 +47,12 @@ class _Process(SpawnProcess):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def terminate(self) -> None:
-        """Kill the process, as it blocks SIGTERM."""
+        """Kill the process; SIGTERM would have no effect."""
         self.kill()
 
 
 class _Context(SpawnContext):
-    """A spawn context that keeps the process it started last."""
+    """A spawn context whose attribute ``process`` is the process that it started last."""
 
     process: _Process
 
@@ -66,8 +66,8 @@ class Worker:
 
     Attributes:
         future: the current task; None if the worker is idle.
-        work: what the task works on; set by the caller.
-        ready: whether the first task has succeeded.
+        work: the ``work`` that was passed to `schedule` for the latest task.
+        ready: whether a task has ended, even with an error, without the process dying.
     """
 
     def __init__(self, on_done: Callable[[], object] = lambda: None) -> None:
@@ -81,7 +81,7 @@ class Worker:
         self._pool = ProcessPool(1, initializer=_start, initargs=start, context=self._context)
 
     def schedule(self, task: Callable[..., Any], *arguments: object, work: Any = None) -> None:
-        """Run a task."""
+        """Run a task in the process; ``work`` is kept for the caller."""
         self.work, self._since, future = work, time.monotonic(), Future[tuple[Any, str]]()
         with suppress(RuntimeError):  # the process died while it was idle: `result` raises
             future = self._pool.schedule(_attempt, (task, *arguments))
@@ -90,11 +90,14 @@ class Worker:
 
     @property
     def is_over(self) -> bool:
-        """Whether the task or the process has ended."""
+        """Whether the current task or the process has ended."""
         return bool(self.future and self.future.done()) or not self._pool.active
 
     def result(self) -> tuple[Any, str]:
-        """Return a tuple: the result of the ended task; the message of its error or "". Raises WorkerDied."""
+        """Return a tuple: the result of the ended task; the task's error message, or "".
+
+        Raises WorkerDied if the process died.
+        """
         future, self.future = self.future, None
         try:
             if future is None or not future.done():
@@ -107,17 +110,18 @@ class Worker:
         return result, error
 
     def end_overdue(self, timeout_s: float) -> None:
-        """Kill the process if its task makes no progress for this long, or its first for `START_TIMEOUT_S`.
+        """Kill the process if its task makes no progress for ``timeout_s``.
 
-        Also kills the process if it does not receive its task within `PICKUP_TIMEOUT_S`.
+        The limit of the first task is `START_TIMEOUT_S`. The process is also killed if it does not receive a
+        later task within `PICKUP_TIMEOUT_S`.
         """
         if self.future is None:
             return
         now, limit = time.monotonic(), timeout_s if self.ready else START_TIMEOUT_S
         if now - max(self._since, self._progress.value) > limit:
-            self._timed_out = f"a worker was ended after {limit:.0f} s"
+            self._timed_out = f"a worker was ended after {limit:.0f} s without progress"
         elif self.ready and not self.future.running() and now - self._since > PICKUP_TIMEOUT_S:
-            self._timed_out = f"a worker was ended that received no task in {PICKUP_TIMEOUT_S:.0f} s"
+            self._timed_out = f"a worker was ended: it received no task within {PICKUP_TIMEOUT_S:.0f} s"
         if self._timed_out:
             self.kill()
 

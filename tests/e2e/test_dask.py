@@ -121,7 +121,7 @@ def test_chunks_that_kill_hang_and_break(
     failed = {record.chunk_id: record.reason for record in store.chunk_records() if record.state == FAILED}
     reasons = [failed.pop(geometry.layout.chunk_id(*xyz)) for xyz in ((1, 0, 0), (1, 1, 1), (0, 0, 0))]
     assert reasons[0] == "a worker died (exit status 9) at this chunk, 3 times"
-    assert reasons[1] == "a worker was ended after 2 s at this chunk, 3 times"
+    assert reasons[1] == "a worker was ended after 2 s without progress at this chunk, 3 times"
     assert reasons[2].startswith("cannot read")
     assert not failed
     assert all(reason in done.stderr for reason in reasons)

@@ -141,7 +141,7 @@ def test_a_folder_with_the_sample_and_one_that_was_moved(
     assert run(moved, "--api-port", taken_port) == (
         2,
         f"error: {moved / config.name} is of a sample that was moved or copied here from another path: "
-        "remove datasets.yml and segmentation/ to write it again, or choose another directory\n",
+        "remove datasets.yml and segmentation/ to write the sample again, or choose another directory\n",
     )
     assert {path.name for path in moved.iterdir()} == {"datasets.yml", "segmentation", *mark}
     (moved / "datasets.yml").unlink()

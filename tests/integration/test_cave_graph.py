@@ -213,7 +213,7 @@ def test_a_compressed_body(server: PcgServer) -> None:
         (f"{ROUTE}/roots", b'{"node_ids": 7}', 400, "7 are not ids"),
         (f"{ROUTE}/roots_binary", b"1234567", 400, "multiple"),
         (f"{ROUTE}/root_timestamps", b'{"node_ids": [5]}', 404, "5 is not a root of the graph"),
-        (f"{ROUTE}/root_timestamps?latest=1&timestamp=0", b'{"node_ids": [ROOT]}', 404, "made after 1970"),
+        (f"{ROUTE}/root_timestamps?latest=1&timestamp=0", b'{"node_ids": [ROOT]}', 404, "before 1970"),
         (f"{ROUTE}/lineage_graph_multiple", b'{"root_ids": [5]}', 404, "5 is not a root of the graph"),
         (f"{ROUTE}/l2_chunk_children_binary/{2 << 56}", None, 400, "expected as_array=True"),
         (

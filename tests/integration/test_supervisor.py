@@ -132,7 +132,7 @@ def test_a_stopped_worker_blocks_no_other(monkeypatch: pytest.MonkeyPatch) -> No
     time.sleep(1)
     worker.end_overdue(60)
     wait_for(lambda: worker.is_over)
-    with pytest.raises(WorkerDied, match="a worker was ended that received no task in 1 s"):
+    with pytest.raises(WorkerDied, match="a worker was ended: it received no task within 1 s"):
         worker.result()
     worker.close()
 

@@ -1,1 +1,1 @@
-"""CAVE's services over local data sets, for reading: the graph server and the info service."""
+"""Read-only versions of CAVE's graph server and info service, for local data sets."""

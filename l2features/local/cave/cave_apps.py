@@ -1,4 +1,4 @@
-"""The services of CAVE over a data sets file, opened when they are first asked."""
+"""CAVE's services for the data sets of a file; a graph is opened when it is first requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def graph_tables(datasets: Iterable[Dataset]) -> dict[str, str]:
 
 
 class Graphs:
-    """The graphs that have a table, by the names of their data sets."""
+    """The graphs that are in Bigtable, by the names of their data sets; opened when first requested."""
 
     def __init__(self, datasets: Iterable[Dataset]) -> None:
         self.urls = graph_tables(datasets)
@@ -28,7 +28,11 @@ class Graphs:
         self._lock = Lock()
 
     def __getitem__(self, name: str) -> Pcg:
-        """Return a graph. Raises NotFound, GraphError and VolumeError."""
+        """Return a data set's graph.
+
+        Raises NotFound if the data set has no graph in Bigtable, GraphError if the graph cannot be read, and
+        VolumeError if its segmentation cannot be read.
+        """
         if name not in self.urls:
             raise NotFound(f"table {name!r}: expected one of {', '.join(self.urls) or 'no tables'}")
         with self._lock:

@@ -1,4 +1,4 @@
-"""What a graph's server reads of a table beyond `graph.base.Graph`: any layer, and the log of operations."""
+"""Reads of a graph's table that only a graph server needs: nodes of any layer, and the log of operations."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ...graph.id_cells import CHILDREN, MOST_IDS, check_lists
 from ...graph.root_walk import descend
 
 MOST_NODES = 10_000_000
-"""L2 nodes below one node."""
+"""Maximum number of L2 nodes below one node."""
 
 
 class CaveGraph(BigtableGraph):
-    """A graph's table, as its server reads it. All methods raise GraphError."""
+    """A graph's table, with the reads that a graph server needs. All methods raise GraphError."""
 
     def parents(self, ids: Ids, time: datetime) -> Ids:
         """Return the parents of sorted, unique ids at a time; 0 for an id without a parent."""
         return self._parents_of(time, self._until(), ids)
 
     def children_of(self, ids: Ids, time: datetime | None = None) -> dict[int, Ids]:
-        """Return the children of nodes of any layer.
+        """Map nodes of any layer to their children.
 
-        Leaves out unknown nodes and, with ``time``, nodes that did not exist at that time or earlier.
+        Leaves out unknown nodes and, with ``time``, nodes that were created after it.
         """
         from ...graph.graph_rows import newest
 
@@ -43,7 +43,7 @@ class CaveGraph(BigtableGraph):
     def l2_nodes(self, geometry: Geometry, ids: Ids) -> dict[int, Ids]:
         """Map each id to the L2 nodes below it.
 
-        An L2 node is mapped to itself, a supervoxel or an unknown id to no node.
+        An L2 node is mapped to itself. A supervoxel and an unknown id are mapped to an empty array.
         """
         layers = geometry.layout.layers(ids)
         read = partial(self._children, MOST_IDS)
@@ -55,7 +55,7 @@ class CaveGraph(BigtableGraph):
         return {node: as_ids([]) for node in ids.tolist()} | found.l2_ids | itself
 
     def operations(self, roots: Ids) -> dict[int, int]:
-        """Map each root to its last operation: the one that retired it or, for a valid root, that made it."""
+        """Map each root to the operation that retired it; a valid root, to the operation that made it."""
         from ...graph.graph_rows import newest
 
         parts = self._cells(sorted_unique(np.sort(roots)), newest("operation_id"), self._until())
@@ -63,7 +63,7 @@ class CaveGraph(BigtableGraph):
         return {root: int(value) for root, value in cells}
 
     def logged_roots(self, start: datetime, end: datetime) -> Ids:
-        """Return the roots made by operations that were logged from ``start`` to ``end``."""
+        """Return the roots that operations logged from ``start`` to ``end`` made."""
         from ...graph.operation_log import logged_roots
 
         return logged_roots(self._read, start, end)

@@ -25,9 +25,9 @@ from .pcg import Box, NotFound, Pcg
 from .served_info import API_VERSIONS
 
 VERSIONS: dict[str, Any] = {"versions": list(API_VERSIONS), "version": "2.21.1"}
-"""Versions of the API, and that of PyChunkedGraph whose answers these are."""
+"""Supported versions of the API, and the version of PyChunkedGraph whose responses are reproduced."""
 MOST_BYTES = 64 << 20
-"""Limit of a request's body, as sent and after gunzip."""
+"""Maximum size of a request's body in bytes, both as sent and after gunzip."""
 MOST_IDS = 4_000_000
 TRUE = ("1", "true", "yes", "t")
 _TABLE = "/api/v1/table/<table>"
@@ -90,7 +90,10 @@ class GraphApp:
 
 
 def answered(request: Request, respond: Callable[[], Response]) -> Response:
-    """Answer a request for any origin, and log it; errors become ``{"code", "message"}``."""
+    """Return the response to a request, readable from any origin, and log the request.
+
+    Errors become responses with the JSON ``{"code", "message"}``.
+    """
     begun = time.perf_counter()
     try:
         response = respond()
@@ -124,14 +127,17 @@ class Asked:
         return self.args.get(name, "").lower() in TRUE
 
     def layer(self, default: int, top: int) -> int:
-        """Return ``stop_layer``."""
+        """Return the parameter ``stop_layer``, which may be 1 to ``top``."""
         text = self.args.get("stop_layer", str(default))
         if not text.isdecimal() or not 1 <= int(text) <= top:
             raise ValueError(f"stop_layer={text}: expected 1 to {top}")
         return int(text)
 
     def time(self, name: str = "timestamp", default: float | None = None) -> datetime:
-        """Return a time, given in seconds since 1970; the present by default."""
+        """Return the time of a parameter, which is in seconds since 1970.
+
+        A missing parameter means ``default``, in seconds since 1970, or the present.
+        """
         text = self.args.get(name)
         if text is None:
             return datetime.now(UTC) if default is None else datetime.fromtimestamp(default, UTC)
@@ -140,11 +146,13 @@ class Asked:
         except (ValueError, OverflowError, OSError) as error:
             raise ValueError(f"{name}={text}: expected seconds since 1970") from error
         if not FIRST_YEAR <= time.year <= LAST_YEAR:
-            raise ValueError(f"{name}={text}: expected seconds since 1970, of a year up to {LAST_YEAR}")
+            raise ValueError(
+                f"{name}={text}: expected seconds since 1970, in the years {FIRST_YEAR} to {LAST_YEAR}"
+            )
         return time
 
     def box(self, pcg: Pcg) -> Box | None:
-        """Return ``bounds`` in chunks."""
+        """Return the parameter ``bounds``, which is in voxels, as a box of chunks; None if it is missing."""
         text = self.args.get("bounds")
         if text is None:
             return None
@@ -167,7 +175,7 @@ class Asked:
             raise BadRequest(f"the body is not gzip: {error}") from error
 
     def ids(self, name: str = "node_ids") -> Ids:
-        """Return the ids of a JSON body."""
+        """Return the ids in a JSON body under the key ``name``."""
         try:
             values = json.loads(self.body())[name]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -180,7 +188,7 @@ class Asked:
 
 
 class Routes:
-    """The routes about one graph, by name."""
+    """Responses to requests about one graph; a method is named like its route."""
 
     def __init__(self, pcg: Pcg, asked: Asked) -> None:
         self.pcg, self.asked = pcg, asked

@@ -1,6 +1,7 @@
 """CAVE's info service, as a WSGI application; it belongs at ``/info``.
 
-Clients derive every address from a data stack's ``local_server``, which is the origin of the request.
+Clients derive every URL from ``local_server`` in the description of a data stack. It is the origin of the
+request.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from werkzeug.wrappers import Request
 from .graph_app import Open, answered, json_response
 
 SERVER_PATH = "/segmentation"
-"""Where the graph server is, seen from the origin."""
+"""URL path of the graph server."""
 _MAP = Map(
     [
         Rule("/api/v2/datastacks", endpoint="datastacks", methods=["GET"]),
@@ -40,7 +41,7 @@ class InfoApp:
         return self.datastack(values["name"], request.host_url.rstrip("/"))
 
     def datastack(self, name: str, origin: str) -> dict[str, Any]:
-        """Return the description of a data stack."""
+        """Return the description of a data stack, with URLs at ``origin``."""
         x, y, z = self.open_graph(name).info["scales"][0]["resolution"]
         return {
             "aligned_volume": {"id": 1, "name": name, "image_source": None, "description": "none"},

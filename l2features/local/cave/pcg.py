@@ -1,6 +1,6 @@
-"""The answers of PyChunkedGraph's server about one graph, for reading.
+"""The content of PyChunkedGraph's responses about one graph, for routes that only read.
 
-The answers equal PyChunkedGraph 2.21.1's, except the order in sets of ids.
+It equals that of PyChunkedGraph 2.21.1, except for the order of ids in sets.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .cave_graph import CaveGraph
 from .served_info import geometry_of
 
 Box = npt.NDArray[np.int64]
-"""First and end chunk, (2, 3)."""
+"""First chunk and end chunk (excluded) along x, y and z, (2, 3)."""
 BEFORE_FIRST = timedelta(milliseconds=500)
-"""PyChunkedGraph's oldest time is that long before the first operation."""
+"""Time from PyChunkedGraph's oldest timestamp to the first operation."""
 
 
 class NotFound(LookupError):
-    """An id or a time that the graph does not know."""
+    """The graph does not have an id, or cannot be read at a time."""
 
 
 class Pcg:
-    """One graph as PyChunkedGraph's server sees it; ``info`` is its info. All methods raise GraphError."""
+    """Content of responses about one graph; ``info`` is the served info. All methods raise GraphError."""
 
     def __init__(self, graph: CaveGraph, info: dict[str, Any]) -> None:
         self.graph, self.info = graph, info
@@ -40,13 +40,13 @@ class Pcg:
         """The layer of the roots."""
 
     def box(self, bounds: Sequence[Sequence[int]]) -> Box:
-        """Return the chunks that bounds in voxels touch, given as (start, end) of each axis."""
+        """Return the box of chunks that overlap ``bounds``: (start, end) in voxels for x, y and z."""
         edges = (np.array(bounds).T - self.geometry.voxel_offset) / self.geometry.chunk_size
         return np.array([np.floor(edges[0]), np.ceil(edges[1])]).astype(np.int64)
 
     # ------------------------------------------------------------------ downwards
     def leaves(self, nodes: Ids, layer: int, box: Box | None) -> dict[int, Ids]:
-        """Map each node to the nodes of one layer below it, within a box of chunks if one is given."""
+        """Map each node to the nodes of ``layer`` below it; with ``box``, only those in these chunks."""
         if layer > L2:
             return {node: self._at_layer(node, layer, box) for node in nodes.tolist()}
         below = self._l2_nodes(nodes, box)
@@ -73,7 +73,7 @@ class Pcg:
         return np.concatenate(found)
 
     def _inside(self, ids: Ids, box: Box | None) -> npt.NDArray[np.bool_]:
-        """Whether the chunk of each id overlaps the box."""
+        """Return whether the chunk of each id overlaps the box, (n,)."""
         if box is None:
             return np.ones(len(ids), dtype=np.bool_)
         layout = self.geometry.layout
@@ -82,7 +82,7 @@ class Pcg:
         return np.asarray(((first < box[1]) & (first + size > box[0])).all(axis=1))
 
     def edges(self, node: int, box: Box | None) -> Ids:
-        """Return the edges (n, 2) between the L2 nodes below a node, in a box of chunks if one is given."""
+        """Return the edges (n, 2) between the L2 nodes below a node; with ``box``, only in these chunks."""
         below = self._l2_nodes(as_ids([node]), box)
         return self.graph.root_edges(self.geometry, below)[node]
 
@@ -91,9 +91,9 @@ class Pcg:
         return self.graph.children_of(as_ids([node])).get(node, as_ids([]))
 
     def chunk_children(self, chunk_id: int, time: datetime) -> Ids:
-        """Return pairs (L2 node, supervoxel), shape (n, 2), of a chunk's nodes.
+        """Return a chunk's pairs of an L2 node and one of its supervoxels, (n, 2).
 
-        The nodes are those that existed at ``time`` or earlier, including superseded ones.
+        All nodes created up to ``time`` are included, even if edits have replaced them.
         """
         layout = self.geometry.layout
         chunk = Chunk(*layout.chunk_coordinates(as_ids([chunk_id]))[0].tolist())
@@ -104,10 +104,10 @@ class Pcg:
 
     # ------------------------------------------------------------------ upwards
     def roots(self, ids: Ids, layer: int, time: datetime) -> Ids:
-        """Return each id's lowest ancestor of this layer or above, at a time; 0 without one.
+        """Return each id's lowest ancestor in ``layer`` or above, valid at ``time``; 0 if there is none.
 
-        As in PyChunkedGraph, the search stops when none of the reached nodes has a parent, and returns these
-        nodes.
+        The search goes up one layer at a time for all ids. As in PyChunkedGraph, it ends when no node that it
+        has reached has a parent, and returns the reached nodes.
         """
         found, layers = ids.copy(), self.geometry.layout.layers
         for _ in range(layer + 1):
@@ -122,7 +122,7 @@ class Pcg:
         return found
 
     def root(self, node: int, layer: int, time: datetime) -> int:
-        """Return the root of one id. Raises NotFound if there is none."""
+        """Return the ancestor of one node in ``layer`` or above at ``time``. Raises NotFound without one."""
         (found,) = self.roots(as_ids([node]), layer, time)
         if self.geometry.layout.layers(as_ids([found]))[0] < layer:
             raise NotFound(f"node {node} has no ancestor of layer {layer} at {time.isoformat()}")
@@ -130,18 +130,18 @@ class Pcg:
 
     # ------------------------------------------------------------------ history
     def is_latest(self, roots: Ids, time: datetime) -> npt.NDArray[np.bool_]:
-        """Return whether each root is valid just before a time, shape (n,)."""
+        """Return whether each root is valid just before ``time``, (n,); False for an unknown root."""
         time = whole_ms(time)
         histories = self.graph.histories(self.geometry, roots)
         return np.array([_is_latest(histories.get(root), time) for root in roots.tolist()], dtype=np.bool_)
 
     def created(self, roots: Ids) -> list[float]:
-        """Return when each root was made, in seconds. Raises NotFound for an unknown root."""
+        """Return when each root was made, in seconds since 1970. Raises NotFound for an unknown root."""
         histories = self._histories(roots)
         return [histories[root].created.timestamp() for root in roots.tolist()]
 
     def latest(self, roots: Ids, time: datetime) -> list[float]:
-        """Return when each root was retired, in seconds; ``time`` for a root that is valid then.
+        """Return when each root was retired, in seconds since 1970; ``time`` for a root valid at ``time``.
 
         Raises NotFound for a root that is unknown, or was made at ``time`` or later.
         """
@@ -149,7 +149,8 @@ class Pcg:
         for root in roots.tolist():
             own = histories[root]
             if own.created >= until:
-                raise NotFound(f"root {root}: made after {time.isoformat()}")
+                expected = f"expected a root made before {time.isoformat()}"
+                raise NotFound(f"root {root}: made at {own.created.isoformat()}, {expected}")
             latest = own.retired if own.retired and own.retired < until else time
             found.append(latest.timestamp())
         return found
@@ -169,9 +170,10 @@ class Pcg:
         return first - BEFORE_FIRST
 
     def lineage(self, roots: Ids, past: datetime, future: datetime, links: str) -> dict[str, Any]:
-        """Return the graph of predecessors and successors as networkx writes it, with edges named ``links``.
+        """Return the graph of predecessors and successors of roots, in networkx's node-link format.
 
-        The graph ends at roots made before ``past`` or after ``future``. Raises NotFound for an unknown root.
+        ``links`` is the key of the edges. Predecessors are followed up to roots made before ``past``,
+        successors up to roots made after ``future``. Raises NotFound for an unknown root.
         """
         known: dict[int, RootHistory] = {}
         edges: dict[tuple[int, int], None] = {}
@@ -193,7 +195,7 @@ class Pcg:
         }
 
     def _lineage_nodes(self, known: Mapping[int, RootHistory]) -> list[dict[str, Any]]:
-        """Each root's time, and the operation that retired it."""
+        """Return each root with the time when it was made, and the operation that retired it, if any."""
         retired = as_ids([root for root, own in known.items() if own.retired])
         by = self.graph.operations(retired)
         return [
@@ -203,7 +205,7 @@ class Pcg:
         ]
 
     def _histories(self, roots: Ids) -> dict[int, RootHistory]:
-        """Raises NotFound for an unknown root."""
+        """Return the history of each root. Raises NotFound for an unknown root."""
         histories = self.graph.histories(self.geometry, roots)
         for root in roots.tolist():
             if root not in histories:

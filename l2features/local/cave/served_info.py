@@ -1,4 +1,4 @@
-"""The info that a graph's server serves: that of the segmentation, and the graph."""
+"""The info that a graph server serves: the segmentation's info, with a description of the graph."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from .cave_graph import CaveGraph
 
 API_VERSIONS = (0, 1)
 BOUNDING_BOX = (2048, 2048, 512)
-"""The same in every info of PyChunkedGraph."""
+"""A value that PyChunkedGraph writes in every info."""
 
 
 def served_info(graph: CaveGraph, watershed: str | None = None) -> dict[str, Any]:
-    """Return the info of a graph and of its segmentation, which may be a copy at ``watershed``.
+    """Return the info that a graph server serves; ``watershed`` replaces the segmentation's path.
 
-    Raises GraphError if the graph names no segmentation, and VolumeError if its info cannot be read.
+    Raises GraphError if the graph names no segmentation, and VolumeError if the segmentation's info cannot be
+    read.
     """
     described = graph.info()
     path = watershed or described.watershed
@@ -56,7 +57,7 @@ def served_info(graph: CaveGraph, watershed: str | None = None) -> dict[str, Any
 
 
 def geometry_of(graph: GraphInfo, layer: Mapping[str, Any]) -> Geometry:
-    """Return the geometry of a graph and the info of its segmentation."""
+    """Return the geometry of a data set from its graph and the info of its segmentation, ``layer``."""
     scale = layer["scales"][graph.mip or 0]
     x, y, z = (float(n) for n in scale["resolution"])
     offset = as_triple(scale.get("voxel_offset") or (0, 0, 0))

@@ -1,1 +1,1 @@
-"""A synthetic data set, with a graph to edit."""
+"""The sample: a synthetic data set, with a graph that can be edited."""

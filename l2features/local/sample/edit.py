@@ -1,7 +1,7 @@
 """Merge or split objects of a sample's graph, and publish the edit.
 
-The operation id seeds the choice, so each edit differs. As in PyChunkedGraph, the nodes that are merged or
-split are replaced, with all nodes above them; the objects' other nodes stay.
+The operation id is the seed of the random choice of objects, so each edit differs. As in PyChunkedGraph, an
+edit replaces the merged or split nodes and all nodes above them; the objects' other nodes stay.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ MERGE, SPLIT = "merge", "split"
 
 
 class SampleEditor:
-    """Edits the graph of a sample. Raises ConfigError for a graph that is not a sample's, and GraphError."""
+    """Edits the graph of a sample.
+
+    Raises ConfigError for a graph that is not a sample's, and GraphError if the graph cannot be read.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.table: SampleTable = open_sample_table(dataset.graph)
@@ -54,7 +57,7 @@ class SampleEditor:
         self._graph.close()
 
     def edit(self, kind: str) -> Edit:
-        """Merge or split objects in some chunk, and write the result."""
+        """Merge two objects or split one, in a random chunk, and write the result. Raises GraphError."""
         operation = self.table.take(OPERATIONS)
         random = np.random.default_rng(operation)
         for xyz in random.permutation(list(np.ndindex(*self.geometry.grid))).tolist():
@@ -66,14 +69,14 @@ class SampleEditor:
         raise GraphError(f"graph {self.table.url}: nothing left to {kind}")
 
     def _write(self, edit: Edit) -> None:
-        """Write the cells, and the operation's progress before and after."""
+        """Write the cells of an edit, and the status of its operation before and after."""
         self.table.put(edit.log(OperationStatus.CREATED, edit.ms))
         self.table.put(edit.log(OperationStatus.WRITE_STARTED, milliseconds(datetime.now(UTC))))
         self.table.put(edit.cells)
         self.table.put(edit.log(OperationStatus.SUCCESS, milliseconds(datetime.now(UTC))))
 
     def _merge(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
-        """Merge two nodes of different objects, and the objects; None if there is only one object."""
+        """Merge two objects by two of their nodes in a chunk; None if a chunk has fewer than two objects."""
         roots = self.table.roots(self._graph.nodes(self.geometry, chunk, now))
         if len(set(roots.values())) < 2:
             return None
@@ -90,7 +93,10 @@ class SampleEditor:
         return replace(edit, cells=(*edit.cells, fake_edge_cell(chunk_id, edge, edit.ms)))
 
     def _split(self, operation: int, random: np.random.Generator, chunk: Chunk, now: datetime) -> Edit | None:
-        """Split a node, and its object in the parts that only the node connects; None without such a node."""
+        """Split a node of a chunk, and its object into the parts that only this node connects.
+
+        Returns None if no node of the chunk can be split so.
+        """
         nodes = self.table.newest(self._graph.nodes(self.geometry, chunk, now), CHILDREN)
         divisible = as_ids([node for node, pieces in nodes.items() if len(pieces) > 1])
         roots = self.table.roots(divisible)
@@ -114,7 +120,7 @@ class SampleEditor:
         now: datetime,
         edges: Mapping[str, tuple[tuple[int, int]]],
     ) -> Edit:
-        """Build the edit: new nodes with their supervoxels, and what is above them and the other nodes."""
+        """Return the edit: cells of the ``new`` nodes and their edges, of nodes above, and of the roots."""
         ms = milliseconds(now)
         nodes = dict(sorted({**objects.nodes, **new}.items()))
         ends = nodes_of(nodes, objects.edges.ravel()).reshape(-1, 2)
@@ -142,7 +148,8 @@ def edit_sample(dataset: Dataset, kind: str, topic: str | None) -> tuple[Edit, s
     """Edit a sample's graph and publish the edit; return a tuple: the edit; the topic's path.
 
     The default topic is in the graph's project. Raises ConfigError for a graph that is not a sample's,
-    GraphError, TopicError and PublishError.
+    GraphError if the graph cannot be read or written, PublishError if the topic is missing, and TopicError if
+    the edit cannot be published.
     """
     with closing(SampleEditor(dataset)) as editor:
         path = topic or topic_path(parse_graph_url(dataset.graph)[0], EDITS)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STORE = "l2cache.db"
 CONFIG, SEGMENTATION = "datasets.yml", "segmentation"
 LOCK = "up.lock"
-"""Marks a folder of `l2features up`."""
+"""Name of the file that marks a folder of `l2features up`."""
 
 
 def segmentation_path(directory: Path) -> str:
@@ -41,15 +41,15 @@ def check_config(directory: Path, sample: Sample) -> None:
     if _is_titled(_config_text(directory), sample):
         raise ConfigError(
             f"{config} is of a sample that was moved or copied here from another path: remove "
-            "datasets.yml and segmentation/ to write it again, or choose another directory"
+            "datasets.yml and segmentation/ to write the sample again, or choose another directory"
         )
     raise ConfigError(f"{config} exists and is not this sample's: choose another directory")
 
 
 def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
-    """Raise ConfigError if a directory has files other than those of this sample or `l2features up`.
+    """Raise ConfigError if a directory has files, but not of this sample or of `l2features up`.
 
-    A partial segmentation with this ``info`` may be completed.
+    A segmentation with this ``info`` is accepted even if it is not complete.
     """
     check_config(directory, sample)
     there = {path.name for path in directory.iterdir()} if directory.exists() else set()
@@ -64,7 +64,7 @@ def check_folder(directory: Path, sample: Sample, info: dict[str, Any]) -> None:
 
 
 def others_in(folder: Path, names: Iterable[str], expected: str) -> str:
-    """Return the error for a folder with other files."""
+    """Return the error message for a folder with other files; ``expected`` names a folder to use instead."""
     found = ", ".join(sorted(names)[:3])
     return f"{folder} has other files ({found}): expected a new or empty folder, or {expected}"
 

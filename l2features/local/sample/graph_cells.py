@@ -1,4 +1,4 @@
-"""A synthetic graph's cells, edits with their messages, and meta."""
+"""Cells of a synthetic graph's table, its metadata, and edits with their messages."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _NEW_OBJECT, _PAIR, _STATE = b"\x81", b"\x86", b"}(%bub"
 
 
 class Cell(NamedTuple):
-    """A cell of a graph's table: row id, column, value, and when it became valid.
+    """A cell of a graph's table; ``ms`` is its timestamp in milliseconds since 1970.
 
-    ``prefix`` precedes the id in the row key.
+    The row key is ``prefix`` and the id ``node``.
     """
 
     node: int
@@ -45,7 +45,7 @@ class Cell(NamedTuple):
 
 
 class OperationStatus(IntEnum):
-    """Progress of an operation in PyChunkedGraph's log."""
+    """Status of an operation in PyChunkedGraph's operation log."""
 
     SUCCESS = 0
     CREATED = 1
@@ -70,7 +70,7 @@ class Edit:
     removed_edges: tuple[tuple[int, int], ...] = ()
 
     def message(self, table_id: str, high: bool = True) -> Message:
-        """Return the message that PyChunkedGraph publishes."""
+        """Return the message that PyChunkedGraph publishes for this edit; ``high`` is its remesh priority."""
         edit = {
             "operation_id": self.operation_id,
             "new_lvl2_ids": list(self.new_l2_ids),
@@ -82,7 +82,7 @@ class Edit:
         return Message(pickle.dumps(edit, protocol=4), attributes)
 
     def log(self, status: OperationStatus, ms: int) -> Iterator[Cell]:
-        """Yield the cells of the operation's row in the log, for this status of the operation."""
+        """Yield the cells of the operation's row in the operation log, with a status and the time ``ms``."""
         time = datetime.fromtimestamp(self.ms / 1000, UTC)
         roots = () if status is OperationStatus.CREATED else self.new_root_ids
         columns = {
@@ -105,7 +105,7 @@ def n_layers(geometry: Geometry) -> int:
 
 
 def node_cells(node: int, children: Ids, ms: int) -> list[Cell]:
-    """Return the cells of a node's children, and of the node as their parent."""
+    """Return the cell with a node's children, and for each child the cell with the node as its parent."""
     value = zstandard.compress(to_bytes(children))
     parent = to_bytes(as_ids([node]))
     return [Cell(node, CHILDREN, value, ms), *(Cell(i, PARENTS, parent, ms) for i in children.tolist())]
@@ -118,7 +118,7 @@ def cross_edge_cells(nodes: Ids, pairs: Ids, layers: npt.NDArray[np.int64], ms: 
         nodes: the L2 node of each edge, (n,).
         pairs: supervoxels of each edge, (n, 2); the first of a pair is in the node.
         layers: the layer of each edge, (n,).
-        ms: when the nodes became valid.
+        ms: timestamp of the cells in milliseconds since 1970.
     """
     order = np.lexsort((pairs[:, 1], pairs[:, 0], layers, nodes))
     nodes, pairs, layers = nodes[order], pairs[order], layers[order]
@@ -135,7 +135,7 @@ def fake_edge_cell(chunk_id: int, edge: tuple[int, int], ms: int) -> Cell:
 
 
 def root_cells(new: Sequence[int], old: Sequence[int], operation: int, ms: int) -> Iterator[Cell]:
-    """Yield the cells by which new and old roots name each other."""
+    """Yield the cells in which new roots name their predecessors, and old roots their successors."""
     by = b"%020d" % operation
     for roots, column, others in ((new, FORMER, sorted(old)), (old, NEW, new)):
         for root in roots:
@@ -155,7 +155,10 @@ def graph_meta(
     mip: int = 0,
     custom_data: dict[str, object] | None = None,
 ) -> bytes:
-    """Return the cell ``meta`` of a graph's table: a ChunkedGraphMeta, pickled without its class."""
+    """Return the value of a graph table's cell ``meta``: a pickled ChunkedGraphMeta of PyChunkedGraph.
+
+    The pickle is written without importing the class.
+    """
     config = (name, "", list(geometry.chunk_size), 2, 8, BITS, False, timedelta(minutes=3), 8)
     source = ("", "", watershed, layers, mip)
     parts = (_instance(b"GraphConfig", config), _instance(b"DataSource", source))

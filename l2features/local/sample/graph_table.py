@@ -1,6 +1,6 @@
-"""A sample's graph table in PyChunkedGraph 2's format: nodes, edges, roots, counters, log, and a mark.
+"""A sample's graph table in PyChunkedGraph 2's format: nodes, edges, roots, counters and operation log.
 
-The mark prevents accidental edits of other graphs.
+A row marks the table as a sample's, to prevent accidental edits of other graphs.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ..progress import progress_bar
 from .graph_cells import CHILDREN, CROSS_EDGES, EDGE_FAMILY, LAYER_SHIFT, PARENTS, Cell
 
 MADE = datetime(2026, 1, 1, tzinfo=UTC)
-"""When the nodes of every sample become valid; the time for its ingest."""
+"""When the nodes of every sample become valid; a sample is ingested at this time."""
 TIMESTAMP = format_time(MADE)
 OPERATIONS = b"ioperations"
 ROOT_STEP = 256
-"""PyChunkedGraph's number of root counters; the sample uses the first."""
+"""Number of root counters in PyChunkedGraph; the sample uses only the first."""
 ROWS = 2_000
 DEADLINE_S = 30.0
 MARK, TITLE, COMPLETE = b"l2features_sample", b"title", b"complete"
 FORMAT = b"2"
-"""Value of the column ``complete``. Format 1 had neither cross-chunk edges nor layers below the roots."""
+"""Value of column ``complete``. Format 1 had no cross-chunk edges, and no layers between 2 and the roots."""
 _COUNTER = "1", b"counter"
 _MOST_IDS = 1 << 30
 
@@ -62,13 +62,13 @@ class SampleTable:
             return create_table(*self._path, DEADLINE_S, GRAPH_FAMILIES)
 
     def marks(self) -> dict[bytes, bytes]:
-        """Return the columns that mark a sample's graph; empty for any other graph."""
+        """Return the columns and values that mark a sample's graph; empty for any other graph."""
         with self._errors():
             row = self._table.read_row(MARK)
         return {cell.qualifier: cell.value for cell in reversed(row.cells)} if row else {}
 
     def set(self, key: bytes, column: bytes, value: bytes) -> None:
-        """Write a cell without a time."""
+        """Write a cell with timestamp 0."""
         from google.cloud.bigtable.data import SetCell
 
         with self._errors():
@@ -93,7 +93,7 @@ class SampleTable:
                 bar.update(len(entries[first : first + ROWS]))
 
     def take(self, counter: bytes, count: int = 1) -> int:
-        """Reserve ``count`` numbers of a counter, which starts at 1; return the last."""
+        """Reserve the next ``count`` numbers of a counter, which begins at 1; return the last of them."""
         from google.cloud.bigtable.data.read_modify_write_rules import IncrementRule
 
         with self._errors():
@@ -113,9 +113,9 @@ class SampleTable:
         return [node_id(chunk_id, number, layers) for number in range(last - count + 1, last + 1)]
 
     def newest(self, ids: Ids, column: str, family: str = "0") -> dict[int, Ids]:
-        """Map nodes to the ids in the newest cells of the columns that begin with ``column``, in order.
+        """Map nodes to the ids in the newest cells of all columns whose names begin with ``column``.
 
-        Nodes without a cell are left out.
+        Nodes without such a cell are left out.
         """
         from google.cloud.bigtable.data import ReadRowsQuery
         from google.cloud.bigtable.data import row_filters as f
@@ -133,14 +133,14 @@ class SampleTable:
         }
 
     def roots(self, nodes: Ids) -> dict[int, int]:
-        """Return the present root of each of these nodes."""
+        """Map each node to its current root."""
         found = dict(zip(nodes.tolist(), nodes.tolist(), strict=True))
         while above := self.newest(as_ids(set(found.values())), PARENTS):
             found = {node: int(above[at][0]) if at in above else at for node, at in found.items()}
         return found
 
     def tree(self, roots: Ids) -> dict[int, Ids]:
-        """Return the children of these roots, and of all nodes below them down to layer 2."""
+        """Map the roots, and all nodes below the roots down to layer 2, to their children."""
         tree: dict[int, Ids] = {}
         while len(roots):
             found = self.newest(roots, CHILDREN)
@@ -182,7 +182,10 @@ def node_id(chunk_id: int, number: int, layers: int) -> int:
 
 
 def open_sample_table(url: str) -> SampleTable:
-    """Open a sample's graph table. Raises ConfigError for any other graph, and GraphError."""
+    """Open a sample's graph table.
+
+    Raises ConfigError for any other graph, and GraphError if the table cannot be read.
+    """
     table = SampleTable(url) if url.startswith("bigtable://") else None
     marks = table.marks() if table else {}
     if table and marks.get(COMPLETE) == FORMAT:
@@ -198,7 +201,7 @@ def open_sample_table(url: str) -> SampleTable:
 
 
 def check_format(url: str, found: bytes) -> None:
-    """Raise ConfigError for a sample's graph of another format."""
+    """Raise ConfigError unless ``found``, the format of a sample's graph, is `FORMAT`."""
     if found != FORMAT:
         raise ConfigError(
             f"graph {url}: a sample of format {found.decode(errors='replace')}, expected {FORMAT.decode()}: "

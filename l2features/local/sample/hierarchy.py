@@ -1,7 +1,8 @@
 """Nodes above layer 2, nested as in PyChunkedGraph.
 
-Cross-chunk edges join the nodes of a layer that lie in one chunk of the next layer; these get one parent
-there. A node without such edges skips to the first layer in which it has some, or to that of the roots.
+Nodes of a layer get a common parent in the next layer if cross-chunk edges join them and they lie in the same
+chunk of the next layer. A node without such edges gets its parent in the first layer in which it has such
+edges, or in the layer of the roots.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from .graph_cells import n_layers
 
 
 def upper_layout(geometry: Geometry) -> IdLayout:
-    """Return the id layout with the layers above 2."""
+    """Return the layout of ids in all layers, including the layers above 2."""
     return layout_above(geometry.layout, n_layers(geometry), FAN_OUT)
 
 
 def cross_layers(geometry: Geometry, pairs: Ids) -> npt.NDArray[np.int64]:
-    """Return the layer of each edge between supervoxels, (n, 2) -> (n,): 1 within a chunk.
+    """Return the layers (n,) of edges between pairs of supervoxels (n, 2).
 
-    An edge's layer is the highest one in which its ends lie in different chunks.
+    The layer of an edge is the highest layer in which its ends lie in different chunks; 1 if there is none.
     """
     one, other = (geometry.layout.chunk_coordinates(side) for side in pairs.T)
     layers = np.ones(len(pairs), dtype=np.int64)
@@ -36,7 +37,7 @@ def cross_layers(geometry: Geometry, pairs: Ids) -> npt.NDArray[np.int64]:
 
 
 def nodes_of(children: Mapping[int, Ids], supervoxels: Ids) -> Ids:
-    """Return the node of each supervoxel, given the nodes' children; 0 if no node has it."""
+    """Return the node of each supervoxel, (n,), given the supervoxels of each node; 0 if it is in no node."""
     nodes = np.repeat(as_ids(children), [len(own) for own in children.values()])
     return owners_of(np.concatenate([as_ids([]), *children.values()]), nodes, supervoxels)
 
@@ -78,9 +79,9 @@ def parents_above(
 def components(
     n: int, edges: npt.NDArray[np.int64], wanted: npt.NDArray[np.bool_]
 ) -> list[npt.NDArray[np.int64]]:
-    """Return arrays of wanted vertices, one array for each connected component that has any.
+    """Return the wanted vertices of each connected component, without components that have none.
 
-    The graph has ``n`` vertices and the edges (m, 2).
+    The graph has ``n`` vertices and the edges (m, 2), pairs of vertices; ``wanted`` is (n,).
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

@@ -1,6 +1,7 @@
 """The graph of a sample before all edits: its nodes, cross-chunk edges, layers and roots.
 
-A node is what a chunk has of an object. Nodes that cross-chunk edges connect have one root.
+An L2 node has all supervoxels of an object in a chunk. Nodes that cross-chunk edges connect have the same
+root.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MS = int(MADE.timestamp() * 1000)
 def make_graph(sample: Sample, watershed: str) -> bool:
     """Write a sample's graph into its table; return False if the graph exists already.
 
-    Raises ConfigError for a table with other contents, and GraphError.
+    Raises ConfigError if the table has other content, and GraphError if it cannot be read or written.
     """
     with closing(SampleTable(str(sample.graph))) as table:
         title = sample.title.encode()
@@ -49,7 +50,7 @@ def make_graph(sample: Sample, watershed: str) -> bool:
 
 
 def _first_cells(table: SampleTable, sample: Sample) -> Iterator[Cell]:
-    """Yield all cells; reserve the numbers of nodes unless an earlier attempt did."""
+    """Yield all cells of the graph, and reserve the numbers of its nodes, if not reserved before."""
     geometry, layers = sample.geometry, n_layers(sample.geometry)
     children, pairs = _nodes(sample)
     made = Counter(geometry.layout.chunk_ids(as_ids(children)).tolist())
@@ -70,7 +71,10 @@ def _first_cells(table: SampleTable, sample: Sample) -> Iterator[Cell]:
 
 
 def _nodes(sample: Sample) -> tuple[dict[int, Ids], Ids]:
-    """The supervoxels of each L2 node, by ascending id, and the touching pairs (n, 2) of one object."""
+    """Return the supervoxels of each L2 node, by node id, and the cross-chunk edges.
+
+    The edges are pairs (n, 2) of supervoxels of the same object that touch across a chunk's face.
+    """
     geometry, touching = sample.geometry, Touching(sample.grid)
     children: dict[int, Ids] = {}
     objects: defaultdict[int, list[int]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""What a sample's graph table holds of some objects, and where they can be split."""
+"""The nodes and edges of some objects of a sample, and the parts into which a node's split divides them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .hierarchy import components, nodes_of
 
 
 class Objects:
-    """The objects of some roots.
+    """The nodes and edges below some roots.
 
     Attributes:
-        tree: the children of each node.
+        tree: the children of each node, from the roots down to layer 2.
         nodes: the supervoxels of each L2 node.
         edges: the cross-chunk edges as supervoxels, (n, 2), each in both directions.
     """
@@ -29,9 +29,9 @@ class Objects:
 
 
 def parts_of(supervoxels: Ids, others: Mapping[int, Ids], edges: Ids) -> list[Ids]:
-    """Return the groups of a node's supervoxels that stay connected through the object's other nodes.
+    """Return the groups of a node's supervoxels that the object's other nodes connect.
 
-    The group in the largest part of the object is first.
+    The groups are sorted by the number of nodes and supervoxels that are connected, largest first.
 
     Args:
         supervoxels: the node's supervoxels, (n,), sorted.

@@ -1,7 +1,7 @@
 """The sample's segmentation: tubes and sheets in precomputed format on disk.
 
-Tubes are random walks with a radius. The volume is deterministic, of any size, with one chunk in memory at a
-time. With a graph (`graph_table.py`) it consists of supervoxels, up to eight per object and chunk.
+Tubes are random walks with a radius. The volume is deterministic, and may have any size: only one chunk at a
+time is in memory. With a graph (`graph_table.py`), labels are supervoxels, up to eight per object and chunk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESOLUTION = (16, 16, 40)
 VOXEL_OFFSET = (1024, 512, 20)
 SEED = 20_240_831
 COARSE = (4, 4, 2)
-"""Voxels of a block that gets one label."""
+"""Size in voxels of a block whose voxels all get the same tube label."""
 STEP_NM = 160.0
 RADII_NM = (90.0, 330.0)
 MEAN_CROSS_SECTION_NM2 = 150_000.0
@@ -47,9 +47,10 @@ Labels = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Sample:
-    """The size of a sample: ``grid`` chunks of ``chunk_size`` voxels; the last along each axis are partial.
+    """What defines a sample: ``grid`` chunks of ``chunk_size`` voxels, its seed, and its graph.
 
-    ``graph`` is the table of its graph, if it has one: ``bigtable://project/instance/table``.
+    The last chunk along each axis is partial. ``graph`` is the URL of the graph's table
+    (``bigtable://project/instance/table``), or None.
     """
 
     grid: Triple = (4, 3, 3)
@@ -62,11 +63,13 @@ class Sample:
             return
         parse_graph_url(self.graph)
         if max(self.grid) >= 1 << BITS:
-            raise ConfigError(f"grid {self.grid}: with a graph expected less than {1 << BITS} on each axis")
+            raise ConfigError(
+                f"grid {self.grid}: expected fewer than {1 << BITS} chunks on each axis, for a graph's ids"
+            )
 
     @property
     def title(self) -> str:
-        """A title that identifies this sample."""
+        """Title that identifies this sample."""
         size = f"{self.grid} chunks of {self.chunk_size} voxels, seed {self.seed}"
         return f"Sample data set of {size}" + (f", graph {self.graph}" if self.graph else "")
 
@@ -84,7 +87,10 @@ class Sample:
 
 
 class SampleChunk(NamedTuple):
-    """A chunk's labels; with a graph, its supervoxels and the object of each."""
+    """A chunk and its labels; with a graph, labels are supervoxels, and ``objects`` maps them to objects.
+
+    ``start`` and ``stop`` (excluded) are in voxels from the volume's first voxel.
+    """
 
     chunk: Chunk
     start: npt.NDArray[np.int64]
@@ -96,7 +102,7 @@ class SampleChunk(NamedTuple):
 def make_sample(
     directory: Path, sample: Sample | None = None, progress: Callable[[int], object] | None = None
 ) -> Path:
-    """Write a sample's segmentation and data sets file below ``directory``; return the file's path.
+    """Write a sample's segmentation and data sets file into ``directory``; return the latter's path.
 
     ``progress`` is called for each chunk. Raises ConfigError if the directory cannot be used.
     """
@@ -157,7 +163,7 @@ def sample_chunks(sample: Sample) -> Iterator[SampleChunk]:
 
 
 def _supervoxels(labels: Labels, sample: Sample, chunk: Chunk) -> tuple[Labels, dict[int, int]]:
-    """Cut objects by the planes through a chunk's middle; number the pieces from 1."""
+    """Cut objects along the three planes through a chunk's middle; return supervoxels and their objects."""
     octant = np.zeros(labels.shape, dtype=np.uint64)
     for axis, size in enumerate(sample.chunk_size):
         half = np.arange(labels.shape[axis]) >= size // 2
@@ -172,7 +178,7 @@ def _supervoxels(labels: Labels, sample: Sample, chunk: Chunk) -> tuple[Labels, 
 
 
 class _Objects:
-    """A sample's tubes and sheets."""
+    """The tubes and sheets of a sample."""
 
     def __init__(self, sample: Sample) -> None:
         from sklearn.neighbors import KDTree
@@ -196,7 +202,7 @@ class _Objects:
         ]
 
     def _path(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-        """Return a smooth random walk through the volume, both ways from a random point."""
+        """Return the points (n, 3), in nm, of a smooth random walk both ways from a random point."""
         halves = []
         place, heading = rng.uniform(0, 1, 3) * self.size_nm, rng.normal(size=3)
         for sign in (1.0, -1.0):
@@ -210,7 +216,7 @@ class _Objects:
         return np.concatenate(halves)
 
     def labels(self, start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> Labels:
-        """Return the labels of voxels ``start`` to ``stop``, relative to the volume's first voxel."""
+        """Return the labels of voxels from ``start`` to ``stop`` (excluded), counted from the first voxel."""
         shape = stop - start
         blocks = [
             np.arange(-(-n // step)) * step + (step - 1) / 2 for n, step in zip(shape, COARSE, strict=True)

@@ -10,7 +10,7 @@ from ...pubsub.topic import TOPIC, Topic
 
 EDITS, MISSING = "pychunkedgraph", "l2cache"
 SUBSCRIPTIONS = {EDITS: "edits", MISSING: "missing"}
-"""Each topic's subscription, the most urgent first."""
+"""The subscription of each topic; the most urgent subscription is first."""
 ACK_S = 10
 TIMEOUT_S = 30.0
 
@@ -28,10 +28,10 @@ def subscription_paths(project: str) -> list[str]:
 
 
 def check_topic(topic: Topic) -> None:
-    """Raise an error if a topic cannot be used.
+    """Check that a topic can be used.
 
-    The error is ConfigError for an invalid path, TopicError if Pub/Sub cannot be reached, and PublishError if
-    the topic is missing.
+    Raises ConfigError for an invalid path, TopicError if Pub/Sub cannot be reached, and PublishError if the
+    topic is missing.
     """
     if not TOPIC.fullmatch(topic.path):
         raise ConfigError(f"topic {topic.path!r}: expected projects/PROJECT/topics/NAME")
@@ -40,7 +40,10 @@ def check_topic(topic: Topic) -> None:
 
 
 def make_topics(project: str) -> None:
-    """Create missing topics and subscriptions. Raises ConfigError, TopicError."""
+    """Create missing topics and subscriptions.
+
+    Raises ConfigError for an invalid project, and TopicError if topics or subscriptions cannot be created.
+    """
     from google.api_core.exceptions import AlreadyExists, GoogleAPIError, InvalidArgument
     from google.api_core.retry import Retry
     from google.auth.exceptions import GoogleAuthError

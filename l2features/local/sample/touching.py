@@ -15,11 +15,11 @@ class Touching:
     def __init__(self, grid: Triple) -> None:
         self.grid = grid
         self._faces: dict[tuple[int, Chunk], Labels] = {}
-        """The plane before a chunk, by axis."""
+        """By axis and chunk: the plane of labels just before the chunk along the axis."""
         self._pairs: list[Ids] = []
 
     def add(self, chunk: SampleChunk) -> None:
-        """Compare a chunk with its lower neighbours, and keep its faces for the upper ones."""
+        """Compare a chunk with its lower neighbours, and keep its upper faces for its upper neighbours."""
         for axis in range(3):
             before = self._faces.pop((axis, chunk.chunk), None)
             if before is not None:
