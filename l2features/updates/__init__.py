@@ -1,1 +1,1 @@
-"""Updates: messages applied to tables, and the freshness of those."""
+"""Apply messages to tables, and record the freshness of the tables."""

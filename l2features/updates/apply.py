@@ -1,4 +1,4 @@
-"""Apply batches of messages, without a pipeline: decode, plan parts, compute, write, settle."""
+"""Apply batches of messages without a Beam pipeline: decode, divide by chunk, compute, write, settle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class MessageResult(NamedTuple):
-    """The result of a message: its verdict, and its number of ids by fate.
+    """The result of a message: its `Verdict`, and the number of its ids for each `Fate`.
 
     Attributes:
         published: publication time in seconds since 1970; 0 if unknown.
@@ -39,7 +39,7 @@ class MessageResult(NamedTuple):
 
     @property
     def lag_ms(self) -> int | None:
-        """Milliseconds since publication; None if that is unknown, or if the message is not settled."""
+        """Milliseconds since publication; None if that is unknown, or if the message will be retried."""
         if not self.published or self.verdict == Verdict.RETRY:
             return None
         return max(0, round(1000 * (time.time() - self.published)))
@@ -51,7 +51,7 @@ class MessageResult(NamedTuple):
 
 
 def message_result(opened: OpenMessage, settled: Settled) -> MessageResult:
-    """Return the result of a settled message, and log a failure."""
+    """Return the result of a message, and log it if the message is refused or will be retried."""
     key, reasons = opened.delivery.key, {str(cause.reason) for cause in settled.causes if cause.reason}
     if settled.verdict is Verdict.DEAD:
         logger.error("message %s: refused: %s", key, settled.why)
@@ -85,7 +85,8 @@ def apply_batch(
 ) -> list[MessageResult]:
     """Apply messages, and return their results when all rows and dead letters are durable.
 
-    Raises DeadLetterError. ``on_progress`` is called after each part.
+    ``on_progress`` is called each time that rows of a chunk are written. Raises DeadLetterError if a dead
+    letter cannot be written.
     """
     results = []
     for opened, outcomes in _applied(updater, deliveries, on_progress).values():

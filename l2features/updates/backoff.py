@@ -1,7 +1,7 @@
 """Attempts and exponential backoff of leased messages.
 
-Pub/Sub redelivers a nacked message, but does not report the number of deliveries. So the process remembers
-it; after a restart, messages have a few attempts more.
+Pub/Sub redelivers a nacked message, but does not report the number of deliveries. So the process counts them.
+A restart loses the counts, and messages get a few more attempts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..messages.parts import Delivery
 from ..pubsub.intake import Leased
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2, 600
-"""Pauses before a redelivery; 600 s is the longest that Pub/Sub accepts."""
+"""First and longest pause before a redelivery, in seconds; Pub/Sub accepts at most 600 s."""
 GIVE_UP_S = 86_400.0
-"""A message of this age that has failed here for as long is a dead letter; Pub/Sub keeps it for a week."""
+"""A message becomes a dead letter if it is older than this, in seconds, and has failed here for longer."""
 REMEMBERED = 100_000
 
 
@@ -27,7 +27,7 @@ class _Tried:
     attempts: int = 0
     deaths: int = 0
     failed: float | None = None
-    """The first failure, on the clock of ``time.monotonic``."""
+    """Time of the first failure, on the clock of ``time.monotonic``."""
 
 
 class Backoff:
@@ -38,7 +38,7 @@ class Backoff:
         self._tried: LRUCache[str, _Tried] = LRUCache(REMEMBERED)
 
     def delivery(self, leased: Leased) -> Delivery:
-        """Return the message as a delivery, for the next attempt."""
+        """Return a message as a `Delivery` for its next attempt."""
         message, tried = leased.message, self._of(leased)
         attempts, last = tried.attempts, tried.attempts + 1 >= self.attempts
         long = tried.failed is not None and tried.failed < time.monotonic() - GIVE_UP_S
@@ -61,7 +61,7 @@ class Backoff:
         return tried.deaths
 
     def forget(self, leased: Leased) -> None:
-        """Forget a settled message."""
+        """Forget the attempts at a settled message."""
         self._tried.pop(leased.key, None)
 
     def _failed(self, leased: Leased) -> _Tried:

@@ -1,6 +1,6 @@
-"""Freshness of a table: the newest applied operation, the lag of its updates, and their backlog.
+"""Freshness of a table: its newest applied operation, and the lag and backlog of its updaters.
 
-The figures are the table's note `updates`, which each updater writes (`l2features.updates.recorder`).
+Each updater writes these figures to the table's note `updates` (`l2features.updates.recorder`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from ..store.base import Store
 from ..store.notes import Time, read_note, shown
 
 NOTE = "updates"
-"""Name of the note with the JSON of `Updates`."""
+"""Name of the note that stores `Updates` as JSON."""
 SILENT = timedelta(minutes=3)
-"""An updater that has not written for so long is reported as silent."""
+"""Time without a record after which an updater is reported as silent."""
 
 
 class Operation(BaseModel):
@@ -50,15 +50,17 @@ class UpdaterRecord(BaseModel):
         description="When the updater wrote this record; at least once a minute while it runs."
     )
     messages: int = Field(description="Messages for this table that the updater has finished.")
-    lag: Lag | None = Field(description="Null if no message was done in the last hour.")
-    backlog: Backlog | None = Field(description="Null if messages wait elsewhere, as on Dataflow.")
+    lag: Lag | None = Field(description="Lag of messages; null if none was finished in the last hour.")
+    backlog: Backlog | None = Field(
+        description="Leased messages; null if the updater leases none itself, as on Dataflow."
+    )
 
 
 class Updates(BaseModel):
     """Freshness of a table, as its updaters record it."""
 
     newest_operation: Operation | None = Field(
-        description="Of the operations whose rows are durable, the one with the latest message."
+        description="The operation with the newest message, of all operations with durable rows."
     )
     newest_message: Time | None = Field(
         description="When the newest message with durable rows was published."
@@ -67,12 +69,12 @@ class Updates(BaseModel):
 
 
 def read_updates(store: Store) -> Updates | None:
-    """Return what the updaters recorded; None if they recorded nothing. Raises StoreError."""
+    """Return the freshness that the updaters recorded; None if they recorded nothing. Raises StoreError."""
     return read_note(store, NOTE, Updates)
 
 
 def updates_text(updates: Updates | None, now: datetime | None = None) -> str:
-    """Return the freshness as lines for humans."""
+    """Return the freshness as lines of text."""
     if updates is None:
         return "no updates are recorded"
     now = now or datetime.now(UTC)

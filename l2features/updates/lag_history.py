@@ -1,8 +1,8 @@
-"""The last hours of a table's updates: a ring with an entry per minute, in the table's note `update_history`.
+"""The last hours of a table's updates: an entry per minute, in the table's note `update_history`.
 
-Each updater adds its figures of the last minute. If several write in the same minute, their messages and
-backlogs are summed, and the lag is that of the slowest. If two write at the same moment, an entry may be
-lost.
+Each updater adds its figures of the last minute. If several updaters write in the same minute, their messages
+and backlogs are summed, and the lag is that of the slowest updater. If two updaters write at the same moment,
+the figures of one may be lost.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ..store.notes import read_note
 NOTE = "update_history"
 MINUTE_S = 60
 MOST_MINUTES = 12 * 60
-"""Entries that are kept; at about 25 bytes each, the note stays below 20 kB."""
+"""Maximum number of entries; at about 25 bytes each, the note stays below 20 kB."""
 COLUMNS = ("minutes", "messages", "median_s", "p99_s", "backlog")
-"""The lists of the ring, in the order of an entry."""
+"""Names of the parallel lists, in the order of an entry's values."""
 LAG_MESSAGES = 1000
-"""Messages of which a minute's lag is computed, the latest."""
+"""Maximum number of messages, the latest, from which a minute's lag is computed."""
 
 
 class UpdateHistory(BaseModel):
-    """Figures per minute of the last hours: a ring of parallel lists, oldest first."""
+    """Figures per minute of the last hours, as parallel lists, oldest first."""
 
     minutes: list[int] = Field(default_factory=list, description="Minutes since 1970 (UTC).")
     messages: list[int] = Field(default_factory=list, description="Messages done since the previous entry.")
@@ -39,7 +39,7 @@ class UpdateHistory(BaseModel):
         default_factory=list, description="99th percentile of the lag in seconds."
     )
     backlog: list[int | None] = Field(
-        default_factory=list, description="Leased messages; null if messages wait elsewhere."
+        default_factory=list, description="Leased messages; null if the updaters lease none themselves."
     )
     dead: dict[str, int] = Field(
         default_factory=dict,
@@ -52,7 +52,7 @@ class UpdateHistory(BaseModel):
     def _in_step(self) -> Self:
         lengths = {len(getattr(self, name)) for name in COLUMNS}
         if len(lengths) > 1:
-            raise ValueError(f"expected lists of one length, got {sorted(lengths)}")
+            raise ValueError(f"lists {', '.join(COLUMNS)}: expected equal lengths, got {sorted(lengths)}")
         return self
 
 
@@ -67,7 +67,7 @@ class Pending:
         self.dead: Counter[str] = Counter()
 
     def add(self, lag_s: float | None) -> None:
-        """Count a message, and its lag if that is known."""
+        """Count a message, and add its lag if known."""
         self.messages += 1
         if lag_s is not None:
             self.lags.append(lag_s)
@@ -84,11 +84,11 @@ class Pending:
         self.dead += unwritten.dead
 
     def due(self, now: float) -> bool:
-        """Whether a new minute has begun since the last entry."""
+        """Return whether a new minute has begun since the last entry."""
         return int(now // MINUTE_S) != self.written
 
     def added_to(self, kept: UpdateHistory | None, backlog: int | None, now: float) -> UpdateHistory:
-        """Return the ring with an entry for this minute."""
+        """Return the history ``kept`` with these figures in the entry for this minute."""
         kept = kept or UpdateHistory()
         minute = int(now // MINUTE_S)
         median = p99 = None
@@ -111,5 +111,5 @@ class Pending:
 
 
 def read_history(store: Store) -> UpdateHistory | None:
-    """Return the ring; None if no updater has written it. Raises StoreError."""
+    """Return a table's history; None if no updater has written it. Raises StoreError."""
     return read_note(store, NOTE, UpdateHistory)

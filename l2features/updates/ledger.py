@@ -1,10 +1,11 @@
-"""The state of a message whose parts are computed in parallel, and its form in a runner's state.
+"""The state of a message whose parts are computed in parallel, and its form in a Beam runner's state.
 
-A message is settled when the message itself and each of its parts has been reported. Reports may be repeated
-and in any order, as in a stream with at-least-once delivery.
+A part of a message is its nodes in one chunk of one data set. A message is settled when the message itself
+and each of its parts have been reported. Reports may be repeated and in any order, as in a stream with
+at-least-once delivery.
 
-A runner that replaces a streaming job in place hands the state of the old code to the new code. So everything
-that it stores is plain: tuples, dictionaries, strings, bytes and numbers. Fields are only ever added, at the
+If a streaming job is replaced in place, the new code receives the state that the old code stored. So all
+stored values are plain: tuples, dictionaries, strings, bytes and numbers. Fields are only ever added, at the
 end of a tuple and with a default.
 """
 
@@ -28,7 +29,7 @@ _OPENED, _REPORT = "opened", "report"
 
 @dataclass(frozen=True, eq=False)
 class OpenMessage:
-    """A decoded message: the numbers of its parts, and the outcomes of ids that are in no part."""
+    """A decoded message: the numbers of its parts (nodes by chunk), and the outcomes of ids in no part."""
 
     delivery: Delivery
     parts: frozenset[int]
@@ -39,7 +40,7 @@ class OpenMessage:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The outcomes of the ids of a part."""
+    """The outcomes of the ids in one part of a message."""
 
     part: int
     outcomes: tuple[Outcome, ...]
@@ -49,9 +50,9 @@ Entry = OpenMessage | Report
 
 
 class Tally(NamedTuple):
-    """Which parts of a message are expected and reported, as bit sets in bytes.
+    """The numbers of a message's expected and reported parts, as bit sets in bytes.
 
-    ``expected`` is None until the message itself is reported. A tally is kept small, because it is read for
+    ``expected`` is None until the message itself is reported. A tally must be small, because it is read for
     every part.
     """
 
@@ -60,7 +61,7 @@ class Tally(NamedTuple):
     settled: bool = False
 
     def add(self, entry: Entry) -> Tally:
-        """Return the tally with one more entry; unchanged if the entry is a repetition."""
+        """Return the tally with one more entry; a repeated entry changes nothing."""
         if self.settled or (isinstance(entry, OpenMessage) and self.expected is not None):
             return self
         if isinstance(entry, OpenMessage):
@@ -75,7 +76,7 @@ class Tally(NamedTuple):
 
 
 def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
-    """Return a tuple, from all entries of a message: the message; the verdict on it.
+    """Return a tuple: the decoded message; its verdict. ``entries`` are all entries of the message.
 
     Raises ValueError if an entry is missing.
     """
@@ -94,7 +95,7 @@ def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
 
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
-    """Return reports that refuse the missing parts of a message."""
+    """Return a report that refuses the part, for each part of a message without a report."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
     missing = sorted({part for e in reported if isinstance(e, OpenMessage) for part in e.parts} - known)
@@ -112,7 +113,7 @@ def plain_member(member: Member) -> Plain:
 
 
 def member_of(plain: Plain) -> Member:
-    """Return the `Member` of a plain value."""
+    """Return the `Member` that `plain_member` stored."""
     key, ids, *more = plain
     return Member(key, from_bytes(ids), *more)
 
@@ -127,7 +128,7 @@ def plain_entry(entry: Entry) -> Plain:
 
 
 def entry_of(plain: Plain) -> Entry:
-    """Return the entry of a plain value."""
+    """Return the entry that `plain_entry` stored."""
     kind, first, *more = plain
     if kind == _REPORT:
         (outcomes,) = more

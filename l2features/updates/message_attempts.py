@@ -1,7 +1,8 @@
-"""Attempts at messages, counted in the store before they begin, to find those that kill their process.
+"""Attempts at messages, counted in the store before they begin, to find messages that kill their process.
 
-A runner repeats what its workers do not finish, so an attempt that never ends leaves no other trace. A
-message with too many of them is computed alone; after too many alone it is given up.
+A Beam runner repeats work that its workers do not finish, so only the count tells that an attempt never
+ended. A message with too many such attempts is computed alone. After too many such attempts alone, the
+message is given up.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _DIGEST_BYTES = 12
 
 
 class Attempts:
-    """Counts attempts at members of one chunk in the data set's store."""
+    """Counts attempts at members (parts of messages) in one chunk, in the data set's store."""
 
     def __init__(self, store: Store, chunk_id: int, members: Sequence[Member]) -> None:
         self.store, self.chunk_id, self.members = store, chunk_id, members
@@ -38,7 +39,7 @@ class Attempts:
         return together, [member for member in self.members if self._counts[_work(member)] > ATTEMPTS]
 
     def begin_alone(self, member: Member) -> bool:
-        """Count an attempt at a member alone; return False if it is given up. Raises StoreError."""
+        """Count an attempt at a member alone; return False if the member is given up. Raises StoreError."""
         work = _ALONE + _work(member)
         if work not in self._counts:
             [self._counts[work]] = self.store.count_attempts(self.chunk_id, [work])

@@ -1,4 +1,4 @@
-"""Open data sets: their stores, geometries, segmentations and graphs, and retries of calls for them."""
+"""Open data sets (store, geometry, segmentation and graph), and retry calls for a data set."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..ingest.node_features import NodeSource
 from ..store.base import Store, open_store
 
 LAUNCH_DEADLINE_S = 10.0
-"""Deadline of a launcher for a data set's store."""
+"""Seconds that a launcher waits for the store of a data set."""
 _AT_ONCE = 8
 LONGEST_PAUSE_S = 10.0
 REST_S = 5.0
-"""How long calls for a data set fail at once after its store could not be reached."""
+"""Seconds during which calls for a data set fail without an attempt, after its store was unavailable."""
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,10 @@ class OpenDatasets:
 
 
 class Retries:
-    """Retries with exponential backoff from ``pause_s``. It is safe to share among threads."""
+    """Retries calls, up to ``attempts`` attempts each, with exponential backoff from ``pause_s`` seconds.
+
+    It is safe to share among threads.
+    """
 
     def __init__(self, attempts: int, pause_s: float) -> None:
         self.attempts, self.pause_s = attempts, pause_s
@@ -80,7 +83,7 @@ class Retries:
         return [min(self.pause_s * 2**n, LONGEST_PAUSE_S) for n in range(self.attempts - 1)]
 
     def call(self, name: str, call: Callable[..., T], *arguments: Any) -> T:
-        """Return the result of a call for a data set; retry it after errors of this project.
+        """Return the result of a call for a data set; retry it after any L2FeaturesError but ConfigError.
 
         After `StoreUnavailable`, calls for this data set raise the same error for `REST_S` seconds.
         """
@@ -104,7 +107,7 @@ class Retries:
 def read_geometries(datasets: Sequence[Dataset]) -> tuple[tuple[str, str], ...]:
     """Return the geometries of data sets as (name, JSON), for a launcher to pass to its workers.
 
-    A data set that cannot be read is logged and left out; workers then read it when a message names it.
+    A data set that cannot be read is logged and left out; workers read its geometry when a message names it.
     """
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         found = list(threads.map(_read_json, datasets))

@@ -1,6 +1,6 @@
-"""Records the freshness of tables, with each table, while a process applies messages.
+"""Records the freshness of tables, in a note of each table, while a process applies messages.
 
-A process has one `Recorder`, and a `Flusher` that writes its figures in a thread::
+A process has one `Recorder`, and a `Flusher` that writes the recorder's figures in a thread::
 
     recorder = open_recorder(update.datasets)
     flusher = Flusher(recorder)
@@ -35,13 +35,13 @@ from .lag_history import NOTE as HISTORY_NOTE
 from .lag_history import Pending, UpdateHistory
 
 WRITE_S, ALIVE_S = 5.0, 60.0
-"""How often changed figures are written, and unchanged ones, as a sign of life."""
+"""Seconds between writes of changed figures, and of unchanged figures as a heartbeat."""
 FLUSH_S, FINISH_S, STORE_DEADLINE_S = 10.0, 1.0, 5.0
-"""Limits for a flush, for the last one, and for a call of a store."""
+"""Seconds for a flush, for the wait for the final flush, and for a call of a store."""
 LAG_MESSAGES, LAG_S = 1000, 3600.0
-"""The lag is computed over the latest messages, of the last hour."""
+"""The lag is computed from at most this many messages, which were done in the last hour."""
 FORGOTTEN = timedelta(minutes=10)
-"""An updater that has not written for so long is removed by the next one that writes."""
+"""Time without a record after which another updater removes an updater from the note."""
 MAX_UPDATERS = 50
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class _Figures:
 
     def __init__(self) -> None:
         self.operation: tuple[float, int] | None = None
-        """Publication time and id of the newest operation."""
+        """Publication time of the newest operation's message, and the operation's id."""
         self.newest = 0.0
         self.messages = 0
         self.lags: deque[tuple[float, float]] = deque(maxlen=LAG_MESSAGES)
@@ -71,7 +71,7 @@ class _Figures:
         self.changed = True
 
     def merge(self, kept: Updates) -> None:
-        """Take over newer figures from the table."""
+        """Take over the newest operation and message time from the table's note, if they are newer."""
         self.newest = max(self.newest, _seconds(kept.newest_message))
         if kept.newest_operation:
             known = (_seconds(kept.newest_operation.published), kept.newest_operation.operation_id)
@@ -118,14 +118,14 @@ class Recorder:
         operation_id: int | None = None,
         now: float | None = None,
     ) -> None:
-        """Count a message whose rows are durable, in these data sets."""
+        """Count a message whose rows are durable, for each of these data sets."""
         now = time.time() if now is None else now
         with self._lock:
             for name in datasets:
                 self._figures.setdefault(name, _Figures()).add(published, operation_id, now)
 
     def refused(self, datasets: Iterable[str], reasons: Iterable[str]) -> None:
-        """Count a dead letter, for all data sets if it names none."""
+        """Count a dead letter for each of these data sets; for all known data sets if none is given."""
         names, reasons = list(datasets), list(reasons)
         with self._lock:
             for name in names or self._figures:
@@ -143,10 +143,10 @@ class Recorder:
                     figures.changed = True
 
     def flush(self, now: float | None = None, final: bool = False) -> None:
-        """Write the figures that are due, in the ``final`` call all figures; errors are logged.
+        """Write the figures that are due; with ``final``, all figures. Errors are logged.
 
-        A call takes up to `FLUSH_S` plus twice a store's deadline. A concurrent call returns at once, unless
-        it is final.
+        A call takes up to `FLUSH_S` plus twice a store's deadline. While another call writes, a call returns
+        at once; a final call waits.
         """
         if not self._flushing.acquire(blocking=final):
             return
@@ -203,7 +203,10 @@ class Recorder:
             raise
 
     def _updates(self, figures: _Figures, kept: Updates | None, now: float) -> Updates:
-        """Return the note to write: our figures, and those of other living updaters in the current note."""
+        """Return the note to write: this process's figures, and records of other updaters in ``kept``.
+
+        Records that are older than `FORGOTTEN` are left out.
+        """
         time_ = _time(now)
         others = kept.updaters if kept else []
         living = [u for u in others if u.name != self.who and abs(time_ - u.time) <= FORGOTTEN]

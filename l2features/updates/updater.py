@@ -1,7 +1,7 @@
-"""The updater: decodes messages, plans their parts by chunk, computes and writes the rows.
+"""The updater: decodes messages, divides them into parts by chunk, computes and writes the rows.
 
-A chunk's nodes are computed together, whichever messages name them, and the outcomes of all its ids settle a
-message. A row is a function of its id, so messages may be repeated and in any order.
+The nodes of a chunk are computed together, even if several messages name them. The outcomes of all ids of a
+message settle the message. A row depends only on its id, so messages may be repeated and in any order.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from .message_attempts import Attempts, given_up
 from .opened import OpenDatasets, Retries
 
 MEMBERS_S = 60.0
-"""How long the messages of a failed group are retried one by one."""
+"""Seconds during which the messages of a failed batch are retried one by one."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Computed:
-    """Rows to write for the members of a chunk, and the outcomes of their other ids.
+    """Rows to write for members (parts of messages) in a chunk, and the outcomes of ids without rows.
 
-    ``error`` is the error that stopped the computation, or that denied access to the files of some ids.
+    ``error`` is the error that stopped the computation, or that denied access to files of the chunk.
     """
 
     place: DatasetChunk
@@ -55,9 +55,9 @@ class Update:
 
     Attributes:
         recompute: also compute and write nodes whose rows exist.
-        attempts: maximum attempts at a call, with exponential backoff from ``pause_s``.
-        repeat_s: for a runner that repeats calls: a transient error is raised after the last attempt while
-            the messages are younger than this. Other errors become outcomes.
+        attempts: maximum attempts at a call, with exponential backoff from ``pause_s`` seconds.
+        repeat_s: age of messages, in seconds, up to which a transient error is raised after the last attempt,
+            so that the runner repeats the call. All other errors become outcomes.
         counted: count attempts in the store, and give up messages that kill or hang their process.
         geometries: result of `read_geometries`.
     """
@@ -84,7 +84,10 @@ class Updater(OpenDatasets):
         self._retries = Retries(update.attempts, update.pause_s)
 
     def plan(self, delivery: Delivery) -> tuple[OpenMessage, list[tuple[DatasetChunk, Member]]]:
-        """Decode a message; return a tuple: the message; its parts by data set and chunk. Never raises."""
+        """Decode a message; return a tuple: the message; its parts by data set and chunk.
+
+        Errors become outcomes of the message.
+        """
         try:
             request = decode(delivery.data, delivery.attributes)
         except BadMessage as error:
@@ -116,10 +119,10 @@ class Updater(OpenDatasets):
         return OpenMessage(delivery, numbers, tuple(outcomes), names, request.operation_id), parts
 
     def compute(self, place: DatasetChunk, members: Sequence[Member]) -> Iterator[Computed]:
-        """Compute the features of a chunk's nodes that messages name.
+        """Compute the features of a chunk's nodes for members, which are parts of messages.
 
-        After an error that may come from a single message, each message is computed alone. Raises a transient
-        error instead of returning results if a message is younger than ``repeat_s`` (see `Update`).
+        After an error that a single message may have caused, each member is computed alone. Raises a
+        transient error, instead of returning results, if a message is younger than `Update.repeat_s`.
         """
         for batch in batches(members):
             if self.update.counted:
@@ -147,7 +150,7 @@ class Updater(OpenDatasets):
             self._end(place, attempts, batch)
 
     def _alone(self, place: DatasetChunk, member: Member, attempts: Attempts) -> list[Computed]:
-        """Compute a member alone, as processes died that computed it with others."""
+        """Compute a member alone, because processes died that computed it together with others."""
         try:
             begun = self._retries.call(place.dataset, attempts.begin_alone, member)
         except Exception as error:
@@ -165,9 +168,9 @@ class Updater(OpenDatasets):
             logger.warning("chunk %s: cannot clear the counted attempts: %s", place.chunk, error)
 
     def _tried(self, place: DatasetChunk, batch: Sequence[Member]) -> list[Computed]:
-        """Compute a batch as a whole or, after an error of single messages, each member alone.
+        """Compute a batch as a whole or, after an error that a single message may have caused, by member.
 
-        After `MEMBERS_S`, the others have the error of the whole batch.
+        Members that are left after `MEMBERS_S` are not computed, and get the error of the whole batch.
         """
         try:
             return [self._retries.call(place.dataset, self._compute, place, batch)]
@@ -185,7 +188,11 @@ class Updater(OpenDatasets):
             return results
 
     def _checked(self, results: Sequence[Computed]) -> Iterator[Computed]:
-        """Yield the results of a batch, or write them and raise an error that is to be repeated."""
+        """Yield the results of a batch.
+
+        If a result has an error after which the runner should repeat the call, write the rows of all results,
+        and raise the error.
+        """
         for result in results:
             if result.error and self._repeats(result.error, result.members):
                 for computed in results:
@@ -194,12 +201,12 @@ class Updater(OpenDatasets):
         yield from results
 
     def _repeats(self, error: Exception, members: Sequence[Member]) -> bool:
-        """Whether to raise an error: it is transient, and one of the messages is young enough."""
+        """Return whether an error is transient, and the newest message younger than `Update.repeat_s`."""
         newest = max(member.published for member in members)
         return is_transient(error) and time.time() < newest + self.update.repeat_s
 
     def write(self, computed: Computed) -> Iterator[tuple[Member, list[Outcome]]]:
-        """Write rows durably, and yield the outcomes of each member's ids."""
+        """Write rows durably, and yield each member with the outcomes of its ids."""
         rows, outcomes = computed.features, list(computed.outcomes)
         if len(rows):
             dataset, empty = computed.place.dataset, rows[SIZE] == 0
@@ -224,7 +231,10 @@ class Updater(OpenDatasets):
             store.write(rows)
 
     def end_rewrites(self) -> None:
-        """End the rewrite windows that only this process has used. Raises StoreError."""
+        """Tell readers of the tables that rows are no longer being replaced. Raises StoreError.
+
+        Call this only if no other process replaces rows.
+        """
         for dataset in self._rewriting:
             end_rewrites(self.store(dataset))
 
@@ -251,7 +261,7 @@ class Updater(OpenDatasets):
         return Computed(place, members, result.features, outcomes, result.millis, denied)
 
     def _known(self, place: DatasetChunk, ids: Ids) -> NodeFeatures:
-        """Compute nodes, with retries for those that are missing from the graph, as it may lag."""
+        """Compute nodes; retry nodes that are missing from the graph, which may lag behind the messages."""
         source = self._source(place.dataset)
         result = source.compute(place.chunk, ids)
         waits = iter(self._retries.pauses())
@@ -281,6 +291,6 @@ def _failed(dataset: str, ids: Ids, error: Exception, where: str = "") -> Outcom
     if isinstance(error, L2FeaturesError):
         why = str(error)
     else:
-        logger.error("data set %s: %s", dataset, where, exc_info=error)
+        logger.error("data set %s: %sunexpected error", dataset, where, exc_info=error)
         why = f"{type(error).__name__}: {error}"
     return Outcome(Fate.FAILED, sorted_unique(ids), dataset, detail=where + why.removeprefix(where))

@@ -191,7 +191,7 @@ def test_an_entry_that_cannot_be_written_is_kept_for_the_next() -> None:
 
 
 def test_a_ring_whose_lists_differ_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=r"expected lists of one length, got \[0, 1\]"):
+    with pytest.raises(ValidationError, match=r"backlog: expected equal lengths, got \[0, 1\]"):
         UpdateHistory(minutes=[1])
     with closing(open_table(small_table(tmp_path))) as store:
         store.put_note(NOTE, json.dumps({"minutes": [1, 2]}))
