@@ -83,10 +83,13 @@ def prepare_audit(
 ) -> Audit:
     """Return the audit of a data set, after checks that change nothing.
 
-    Raises ConfigError, VolumeError, GraphError or StoreError before any chunk is read.
+    Before any chunk is read, raises ConfigError if the data set contradicts the options or the table, and
+    VolumeError, GraphError or StoreError if segmentation, graph or table cannot be opened.
     """
     if timestamp is not None and not dataset.has_graph:
-        raise ConfigError(f"data set {dataset.name!r} has no graph: expected no timestamp")
+        raise ConfigError(
+            f"--timestamp {timestamp}: data set {dataset.name!r} has no graph: expected no timestamp"
+        )
     time = None if timestamp is None else time_of_graph(dataset, timestamp)
     check_bigtable(dataset.store)
     check_bigtable(dataset.graph, GraphError)
@@ -103,7 +106,7 @@ def prepare_audit(
 
 
 class AuditSource:
-    """Audits chunks of one data set. Opens store and graph once, and the volume for the first repair."""
+    """Audits chunks of one data set. Opens store and graph once, and the segmentation at the first repair."""
 
     def __init__(self, audit: Audit) -> None:
         self.audit, self.geometry = audit, audit.geometry
@@ -138,7 +141,10 @@ class AuditSource:
         )
 
     def repair(self, found: ChunkAudit) -> ChunkAudit:
-        """Compute and write a chunk's missing rows. Raises VolumeError, GraphError or StoreError."""
+        """Compute and write a chunk's missing rows.
+
+        Raises VolumeError, GraphError or StoreError if segmentation, graph or store cannot be used.
+        """
         if not len(found.missing):
             return found
         if not self.audit.counted:
@@ -167,9 +173,10 @@ class AuditSource:
 
 
 def audit_chunk(source: AuditSource, chunk: Chunk) -> ChunkAudit:
-    """Audit a chunk and, with ``repair``, repair it; try each step up to `ATTEMPTS` times.
+    """Audit a chunk and, if the audit repairs, write missing rows; try each step up to `ATTEMPTS` times.
 
-    Raises GraphError or StoreError. If only the repair fails, the result's ``problem`` is the reason.
+    Raises GraphError or StoreError. If segmentation or graph fail during the repair, the reason is in the
+    result's ``problem``.
     """
     transient = (VolumeError, GraphError, StoreUnavailable)
     found = in_attempts(lambda: source.look(chunk), *transient)

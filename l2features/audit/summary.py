@@ -20,9 +20,9 @@ from ..store.notes import AUDIT, note_content, put_note
 from .chunk_audit import Audit, AuditSource, ChunkAudit, audit_chunk, recorded_state
 
 EXAMPLES = 20
-"""Maximum number of ids, and of reasons, of each kind."""
+"""Maximum number of example ids of each kind, and of reasons."""
 NOTE, PART_NOTE = AUDIT, "audit_part"
-"""Names of the notes for the last audit of the whole grid, and of a part of it."""
+"""Names of the table's notes for the last audit of the whole grid, and of a part of the grid."""
 MAX_REASON = 500
 MISSING_FILES = "{} chunks were ingested with missing files: ingest --retry-missing computes them again"
 NOTHING_FOUND = "no file of the segmentation was ever found: check cv_path, mip and scale"
@@ -32,15 +32,17 @@ NOTHING_FOUND = "no file of the segmentation was ever found: check cv_path, mip 
 class AuditSummary:
     """Sums over the audits of chunks.
 
-    Numbers without a description count nodes or chunks as in `ChunkAudit`.
+    Numbers that are not described here count the ids in the arrays of `ChunkAudit` with the same name.
 
     Attributes:
         chunks: all chunks.
         unaudited: chunks that could not be audited.
         done, failed, unrecorded: chunks by the state of their ingest.
+        files_missing: chunks that were ingested with files missing.
         nothing_found: whether no segmentation file of the whole grid was ever read.
         present: expected nodes with a row.
-        problems: maps each chunk and node that could not be audited or repaired to the reason.
+        missing_ids, superfluous_ids: up to `EXAMPLES` ids of these kinds, as strings.
+        problems: maps chunks and nodes that could not be audited or repaired to the reason.
     """
 
     chunks: int = 0
@@ -86,7 +88,7 @@ class AuditSummary:
         return cls(**_one_chunk(recorded), unaudited=1, problems=problems)
 
     def add(self, other: AuditSummary) -> None:
-        """Add the sums of another summary, and its examples until there are `EXAMPLES` of a kind."""
+        """Add the sums of another summary, and its examples up to `EXAMPLES` of each kind."""
         for name, value in other.__dict__.items():
             mine = getattr(self, name)
             if isinstance(value, bool):
@@ -115,10 +117,10 @@ def _one_chunk(recorded: str) -> dict[str, Any]:
 
 
 def audit_or_fail(source: AuditSource, chunk: Chunk) -> AuditSummary:
-    """Audit a chunk. An error of this chunk becomes the result; an error of the whole store is raised."""
+    """Audit a chunk. An error is reported in the summary, unless the whole store or table is unavailable."""
     try:
         return AuditSummary.of(audit_chunk(source, chunk))
-    except (StoreUnavailable, TableNotFound):  # of the store as a whole
+    except (StoreUnavailable, TableNotFound):
         raise
     except Exception as error:
         return give_up(source.audit, source.store, chunk, failure_text(chunk, error))
@@ -135,10 +137,10 @@ def give_up(audit: Audit, store: Store, chunk: Chunk, reason: str) -> AuditSumma
 
 
 def settle(store: Store, audit: Audit, summary: AuditSummary) -> AuditSummary:
-    """Return the summary of an audit with ``nothing_found`` set.
+    """Return the summary of an audit, with ``nothing_found`` determined.
 
-    Without a graph, the ingest alone defines the expected nodes, so no node is expected if the ingest found
-    no file.
+    Without a graph, the ingest defines the expected nodes. So if the ingest found no file, no node is
+    expected, and the table would seem complete.
     """
     in_doubt = not audit.dataset.has_graph and summary.files_missing and not summary.expected
     return replace(summary, nothing_found=bool(in_doubt) and table_is_empty(store))
@@ -159,12 +161,12 @@ def save_audit(store: Store, audit: Audit, summary: AuditSummary, run: str) -> N
 
 
 def read_audit(store: Store, name: str = NOTE) -> dict[str, Any] | None:
-    """Return the last audit as `save_audit` stored it; None if there is none."""
+    """Return the last audit that `save_audit` stored in note ``name``; None if there is none."""
     return note_content(store, name)
 
 
 def read_run(store: Store, audit: Audit, run: str) -> AuditSummary | None:
-    """Return the stored summary of a run; None if a later run replaced it."""
+    """Return the stored summary of a run; None if the run stored none, or a later run replaced it."""
     kept = read_audit(store, _note_of(audit)) or {}
     if kept.get("run") != run:
         return None
