@@ -1,1 +1,1 @@
-"""What tests and benchmarks share: emulators, servers, synthetic data, reference implementations."""
+"""Shared by tests and benchmarks: emulators, servers, synthetic data, reference implementations."""

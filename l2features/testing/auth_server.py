@@ -22,7 +22,7 @@ NORMAL, SILENT, NO_HANDSHAKE, DRIP, PAGE = "normal", "silent", "no handshake", "
 
 
 def user(number: int, name: str, view: bool, without_terms: bool = False) -> dict[str, Any]:
-    """A user of the service."""
+    """Return a user as the authentication service describes it."""
     granted = {DATASET: ["view"]}
     terms = [{"dataset_id": 1, "dataset_name": DATASET, "tos_id": 3, "tos_name": "Test terms"}]
     return {
@@ -87,7 +87,7 @@ class AuthServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def behave(self, behaviour: str | int) -> None:
-        """Change the behaviour from now on; drop hanging requests."""
+        """Change the behaviour from now on; requests that hang are dropped."""
         self.released.set()
         self.behaviour, self.released = behaviour, threading.Event()
 
@@ -100,7 +100,7 @@ class AuthServer:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def taken_calls(self) -> list[str]:
-        """Return the calls since this was last called."""
+        """Return the calls received since the last use of this method."""
         calls, self.calls = self.calls, []
         return calls
 

@@ -1,4 +1,4 @@
-"""Output of benchmarks: the machine, and a table of measured figures and their bars."""
+"""Output of benchmarks: the machine, and a table of measured figures and their limits (bars)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 
 @dataclass
 class Bar:
-    """A measured figure and its bar: the minimum or, with ``most``, the maximum; None if it has no bar."""
+    """A measured figure and its bar: a minimum or, with ``most``, a maximum; None for no limit."""
 
     name: str
     value: float
@@ -31,7 +31,7 @@ class Bar:
 
 
 def begin() -> Console:
-    """Return the console, after printing a line about the machine; running emulators cause no warning."""
+    """Print a line about the machine, turn off the warnings about emulators, and return the console."""
     warnings.filterwarnings("ignore", "Connecting to Bigtable emulator", RuntimeWarning)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start")
@@ -39,7 +39,7 @@ def begin() -> Console:
 
 
 def print_bars(console: Console, bars: Sequence[Bar]) -> bool:
-    """Print the figures; returns whether all bars are met."""
+    """Print the figures; return whether all bars are met."""
     table = Table(box=SIMPLE_HEAD)
     for head in ("", "measured", "bar", ""):
         table.add_column(head, justify="right" if head else "left", no_wrap=True)

@@ -1,4 +1,4 @@
-"""A fake Cloud Storage bucket over HTTP, for reading files."""
+"""A fake bucket of Cloud Storage, served over HTTP, whose files can be read."""
 
 from __future__ import annotations
 

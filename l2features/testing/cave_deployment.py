@@ -1,6 +1,7 @@
-"""A fake CAVE deployment: what clients request besides the L2 cache.
+"""A fake CAVE deployment: the services that clients use besides the L2 cache.
 
-As the ingress of a deployment does, one address serves all: requests for ``/l2cache/`` go to our server.
+One address serves all, like the ingress of a deployment: requests for ``/l2cache/`` are forwarded to the
+tested server.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ FOREVER = "2099-01-01T00:00:00.000000"
 class CaveDeployment:
     """The services of one data stack, on a free port of loopback. Use `stop` at the end.
 
-    ``neurons`` maps roots to the L2 ids that the graph's server returns as their leaves. Without neurons,
-    clients send all other requests to our server directly.
+    ``neurons`` maps roots to the L2 ids that the graph server returns as their leaves. Without neurons, the
+    data stack names the tested server at ``l2cache`` as the server of all further requests.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class CaveDeployment:
         self.datastack, self.l2cache, self.neurons = datastack, l2cache, dict(neurons or {})
         self.table = cv_path.rsplit("/", 1)[-1]
         self.asked: list[str] = []
-        """Existing paths that were requested."""
+        """Requested paths that exist."""
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         x, y, z = resolution

@@ -1,4 +1,4 @@
-"""Tests of a store's chunk log: records, segments and attempts. Part of `store_suite`."""
+"""Tests of a store's chunk log: records, segments and attempts. `store_suite` includes them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ChunkLogSuite:
             assert found == expected
 
     def test_incomplete_chunks(self, store: Store) -> None:
-        """Incomplete chunks are those that are done although files were missing or empty."""
+        """A chunk is incomplete if it is done, but some of its files were missing or empty."""
         numbers = [(2, 1, 1), (2, 1, 0, 0, 1), (2, 2), (), (1, 0, 1, 1)]
         counts = [FileCounts(*some) for some in numbers]
         for i, files in enumerate(counts):

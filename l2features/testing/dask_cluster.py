@@ -1,4 +1,4 @@
-"""A Dask cluster on this machine, as users start one: a scheduler and workers are processes of their own."""
+"""A Dask cluster on this machine, as users start it: the scheduler and each worker is a process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DaskCluster:
     """A scheduler, and workers with one thread each; their logs are in ``folder``.
 
     Attributes:
-        flags: of a job that runs on the cluster.
+        flags: the options with which a job runs on the cluster.
     """
 
     def __init__(self, folder: Path, workers: int = 0, environment: Mapping[str, str] | None = None) -> None:
@@ -35,7 +35,7 @@ class DaskCluster:
             self.add_worker("--no-nanny")
 
     def add_worker(self, *flags: str) -> subprocess.Popen[bytes]:
-        """Start a worker; without ``--no-nanny``, its process is a child of the returned one."""
+        """Start a worker, and return its process; without ``--no-nanny``, return the nanny's process."""
         place = f"--local-directory={self.folder}"
         self.workers.append(self._start("worker", self.address, "--nthreads=1", place, *flags))
         return self.workers[-1]

@@ -1,7 +1,7 @@
 """EM chunks as a data set: supervoxels on disk, a graph and an empty table in the Bigtable emulator, edits.
 
-Every chunk is one of a few crops of the EM volume, with ids of its own; its cells are cut into blocks, as
-watershed is by chunks, so that a node has many supervoxels.
+Every chunk repeats one of a few crops of the EM volume, with other ids. Cells are cut into blocks, so that a
+node has many supervoxels.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ GRAPH_URL = f"{STORE_URL}/{GRAPH}"
 RESOLUTION = (16.0, 16.0, 40.0)
 VOXEL_OFFSET = (1024, 512, 20)
 BLOCK = (64, 64, 32)
-"""Voxels of a block into which cells are cut."""
+"""Size in voxels of the blocks into which cells are cut."""
 FILE_CHUNK = (128, 128, 64)
-"""Voxels of a file of the segmentation."""
+"""Size in voxels of the segmentation's files."""
 LAYOUT = IdLayout({1: 10, 2: 10})
 BATCH_ROWS = 500
 LEAST_SUPERVOXELS = 4
@@ -48,7 +48,7 @@ class Crop:
     nodes: np.ndarray
 
     def supervoxels(self) -> list[np.ndarray]:
-        """The supervoxels of each node by number, sorted; lower numbers are at smaller z."""
+        """Return the sorted supervoxel numbers of each node; lower numbers are at smaller z."""
         order = np.argsort(self.nodes, kind="stable")
         return np.split(order + 1, np.cumsum(np.bincount(self.nodes)[1:])[:-1])
 
@@ -107,7 +107,7 @@ class EmDataset:
 
 
 def read_labels(shared: Path, slices: int) -> np.ndarray:
-    """Return this many slices (512 x 512 voxels) of the EM volume, or of a synthetic one if it is missing."""
+    """Return z slices of the recorded EM volume (512 x 512 voxels each); of a synthetic volume without it."""
     path = shared / "data" / "connectomics.npy.ckl.gz"
     if path.is_file():
         return read_em(path)[:, :, :slices]
@@ -233,7 +233,7 @@ def _write(column: str, ids: Ids, cells: Iterator[bytes]) -> None:
 
 
 class Editor:
-    """Makes edits: splits and merges, each of nodes that no earlier edit used, until all are used."""
+    """Makes splits and merges, of nodes that no earlier edit used; when all are used, it starts over."""
 
     def __init__(self, dataset: EmDataset, seed: int = 0) -> None:
         self.dataset, self.random = dataset, np.random.default_rng(seed)
@@ -250,7 +250,7 @@ class Editor:
         return [self.dataset.new_node(chunk, np.concatenate(self._take(chunk, 2)))]
 
     def _take(self, chunk: Chunk, n: int) -> list[np.ndarray]:
-        """Supervoxels of nodes by their numbers; starts over when all are used."""
+        """Return the supervoxel numbers of n nodes that no edit used; start over when all are used."""
         if len(self._left.get(chunk, ())) < n:
             large = [s for s in self.dataset.crop(chunk).supervoxels() if len(s) >= LEAST_SUPERVOXELS]
             self._left[chunk] = [large[i] for i in self.random.permutation(len(large))]

@@ -1,4 +1,4 @@
-"""Label volumes of EM: the recorded one, and a synthetic one like it."""
+"""Label volumes of EM: a recorded volume, and a similar synthetic volume."""
 
 from __future__ import annotations
 

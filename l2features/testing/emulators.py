@@ -13,7 +13,7 @@ from ..local.emulator_programs import BIGTABLE, LOOPBACK, PUBSUB, free_port, is_
 __all__ = ["free_port"]
 HOW_TO_GET_IT, HOW_TO_GET_PUBSUB = BIGTABLE.how_to_get_it, PUBSUB.how_to_get_it
 START_S = 60.0
-"""What the start of a Java program may take on a loaded machine."""
+"""Seconds that the start of a Java program may take on a loaded machine."""
 find_emulator, find_pubsub_emulator = BIGTABLE.find, PUBSUB.find
 
 

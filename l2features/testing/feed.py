@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from google.pubsub_v1 import PublisherClient, SubscriberClient
 
 ACK_DEADLINE_S = 10
-"""Pub/Sub's shortest lease: unacknowledged messages are redelivered after it."""
+"""Seconds after which unacknowledged messages are redelivered; Pub/Sub accepts no shorter deadline."""
 
 
 class Feed:

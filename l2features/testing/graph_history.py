@@ -1,4 +1,4 @@
-"""Tests of what versions read of a graph: the nodes that are valid at a time, and the roots that changed.
+"""Tests of the reads for versions: a graph's nodes valid at a time, and the roots that changed.
 
 The tests of a graph source inherit from `GraphHistorySuite` and define the fixtures ``graph``, ``geometry``
 and ``history``, a `KnownHistory`.
@@ -41,7 +41,7 @@ class KnownHistory:
 
     @property
     def edits_ms(self) -> list[int]:
-        """When roots were made or retired."""
+        """Times at which roots were made or retired, sorted."""
         times = {time for root in self.roots.values() for time in (root.created_ms, root.retired_ms)}
         return sorted(time for time in times if time is not None)
 
@@ -51,7 +51,7 @@ class KnownHistory:
         return {node: root for root, known in valid.items() for node in known.l2_ids}
 
     def changed(self, since_ms: int, until_ms: int) -> tuple[list[int], list[int]]:
-        """Return a tuple of sorted roots: those retired between two times; those made."""
+        """Return a tuple of sorted roots: roots retired between the two times; roots made between them."""
         before, after = (
             {root for root, known in self.roots.items() if known.valid(ms)} for ms in (since_ms, until_ms)
         )
@@ -62,7 +62,7 @@ class GraphHistorySuite:
     """Tests of `Graph.valid_nodes` and `Graph.changed_roots` on a graph with a known history."""
 
     every: ClassVar[int] = 1
-    """Test this part of all times, where a graph answers slowly: 2 is the half of them."""
+    """Test only one edit in this many, for a graph that answers slowly."""
 
     def test_nodes_that_are_valid_before_at_and_after_each_edit(
         self, graph: Graph, geometry: Geometry, history: KnownHistory

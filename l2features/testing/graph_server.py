@@ -37,7 +37,7 @@ class ServedGraph:
         self.parents: dict[int, list[tuple[int, int]]] = {}
         self.children: dict[int, list[int]] = {}
         self.nodes: dict[int, list[int]] = defaultdict(list)
-        """Each chunk's nodes."""
+        """The nodes of each chunk."""
 
     def put(self, cell: Cell) -> None:
         """Add a cell of the graph's table; new children of a node replace earlier ones."""
@@ -51,12 +51,15 @@ class ServedGraph:
             self.children[cell.node] = np.frombuffer(zstandard.decompress(cell.value), "<u8").tolist()
 
     def roots(self, supervoxels: list[int], ms: float) -> list[int]:
-        """Return L2 ids at a time: 0 without a parent, or the supervoxels themselves if none has a parent."""
+        """Return the L2 ids of supervoxels at a time; 0 for a supervoxel without a parent.
+
+        If no supervoxel has a parent, return the supervoxels.
+        """
         then = [[cell for cell in self.parents.get(node, ()) if cell[0] <= ms] for node in supervoxels]
         return [max(cells)[1] if cells else 0 for cells in then] if any(then) else supervoxels
 
     def pairs(self, chunk_id: int) -> list[int]:
-        """Return the pairs of a chunk's nodes and their supervoxels."""
+        """Return node, supervoxel, node, supervoxel, … for all supervoxels of a chunk's nodes."""
         nodes = self.nodes.get(chunk_id, [])
         return [one for node in nodes for child in self.children[node] for one in (node, child)]
 
@@ -103,7 +106,7 @@ class GraphServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Forwards requests over kept-alive connections."""
+    """Passes requests to the server; connections are kept alive."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = 1 << 16

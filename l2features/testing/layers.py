@@ -46,13 +46,13 @@ class ChunkLabels(NamedTuple):
 
 
 def cells_of_labels(dtype: Any = np.uint64, seed: int = 0) -> np.ndarray:
-    """Return labels such that no two blocks are equal."""
+    """Return random labels of shape `SHAPE`, of which no two blocks are equal."""
     coarse = np.random.default_rng(seed).integers(1, 60, [n // 4 for n in SHAPE])
     return np.asfortranarray(np.kron(coarse, np.ones((4, 4, 4), int)).astype(dtype))
 
 
 def read_whole(volume: Volume, chunk: Chunk, geometry: Geometry) -> ChunkLabels:
-    """Return a chunk's labels as one array, and the counts of its files. Raises like `Volume.slabs`."""
+    """Return a chunk's labels as one array, and the counts of its files. Raises VolumeError."""
     slabs, files = [], NO_FILES
     for labels, counts in volume.slabs(chunk, geometry):
         slabs.append(labels.copy(order="F") if isinstance(labels, np.ndarray) else labels.voxels())
@@ -101,7 +101,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 class Served:
-    """What a server returns: files, statuses instead of some files, and a status for missing ones."""
+    """What a server returns: files, error statuses for some names, and a status for missing files."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = files
@@ -167,6 +167,6 @@ def edit_info(folder: Path, **changes: Any) -> None:
 
 
 def open_volume(dataset: Dataset) -> Volume:
-    """Open the segmentation of a data set, compared with its graph."""
+    """Open the segmentation of a data set, after checks against its graph."""
     with closing(open_source(dataset)) as source:
         return source.volume

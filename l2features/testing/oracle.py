@@ -40,7 +40,7 @@ def plain_features(labels: np.ndarray, resolution: Sequence[float]) -> np.ndarra
 
 
 def whole_distances(volume: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
-    """Return distances in whole nm, for small volumes and resolutions: float32 is exact up to 2^24."""
+    """Return distances in whole nm. They are exact if squared distances stay below 2^24, as in float32."""
     exact = [Fraction(str(float(r))) for r in resolution]
     below = math.lcm(*(r.denominator for r in exact))
     unit = math.gcd(*(int(r * below) for r in exact))
@@ -50,7 +50,7 @@ def whole_distances(volume: np.ndarray, resolution: Sequence[float]) -> np.ndarr
 
 
 def voxels_by_label(dense: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Map each label except 0 to its voxels (n, 3), in C order."""
+    """Yield each label except 0 with its voxels (n, 3), in C order."""
     flat = dense.ravel(order="C")
     order = np.argsort(flat, kind="stable")
     ends = np.cumsum(np.bincount(flat))
@@ -92,7 +92,7 @@ def central_scores(coords: np.ndarray, dts: np.ndarray, nm: np.ndarray) -> np.nd
 def central_voxels(mask: np.ndarray, resolution: Sequence[float]) -> np.ndarray:
     """Return the voxels of a label with the largest score, in C order.
 
-    Distances are measured in the label's box and the voxels next to it: no voxel further outside is nearer.
+    Distances are measured in the label's bounding box, grown by one voxel: no voxel outside can be nearer.
     """
     coords = np.argwhere(mask)
     ends = zip(coords.min(axis=0).tolist(), coords.max(axis=0).tolist(), strict=True)

@@ -14,13 +14,13 @@ from .synthetic import Edit, ProofreadGraph
 MOST_CHUNKS = 3
 """Maximum number of chunks in which one edit makes new nodes."""
 HOT_CHUNKS = 20
-"""Chunks in which half of the edits are."""
+"""Number of chunks in which half of the edits are made."""
 STEP_MS = 1_000
 """Milliseconds between two edits."""
 
 
 def random_edits(graph: ProofreadGraph, seed: int, after_ms: int) -> Iterator[Edit]:
-    """Yield edits forever, one second apart; each continues from the graph that the previous one left."""
+    """Yield edits forever, one second apart; each edit continues from the graph after the previous edit."""
     random = np.random.default_rng(seed)
     chunks = graph.chunk_ids
     hot = random.permutation(chunks)[:HOT_CHUNKS]
@@ -49,7 +49,7 @@ def random_edit(graph: ProofreadGraph, random: np.random.Generator, chunk_id: in
 
 
 def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int]) -> list[tuple[int, int]]:
-    """Return pairs of nodes of two objects to merge, one pair per chunk, the first of this node."""
+    """Return pairs of nodes of two objects to merge, one pair per chunk; the first pair is of ``nodes``."""
     one = int(random.choice(nodes))
     other = int(random.choice([node for node in nodes if graph.roots[node] != graph.roots[one]]))
     sides = [{graph.chunk_id(n): n for n in sorted(graph.nodes[graph.roots[node]])} for node in (one, other)]
@@ -59,7 +59,7 @@ def _pairs(graph: ProofreadGraph, random: np.random.Generator, nodes: list[int])
 
 
 def _parts(graph: ProofreadGraph, random: np.random.Generator, node: int) -> dict[int, tuple[Ids, Ids]]:
-    """Return two parts of each node of an object to split: of this node, and of one node per other chunk."""
+    """Return two parts of ``node``, and of nodes of the same object in up to two other chunks."""
     others = {
         graph.chunk_id(n): n
         for n in sorted(graph.nodes[graph.roots[node]])

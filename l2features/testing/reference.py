@@ -1,4 +1,4 @@
-"""Reference implementation of rows, value by value: from their cells, and as a client receives them."""
+"""Reference implementation for rows, value by value: decode their cells, and serve them to a client."""
 
 from __future__ import annotations
 

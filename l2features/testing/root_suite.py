@@ -1,4 +1,4 @@
-"""Tests of what a store keeps of roots and segments. Part of `store_suite`."""
+"""Tests of a store's cells of roots and its index of segments. `store_suite` includes them."""
 
 from __future__ import annotations
 

@@ -45,11 +45,11 @@ def nodes_of(config: Path) -> Ids:
 
 
 class Server:
-    """A server of a data sets file on loopback, by default on a free port.
+    """A server of the data sets file ``config`` on loopback, by default on a free port.
 
-    The constructor waits until the server answers. ``env`` adds to the environment; the default is one
-    process without authentication. Output goes to ``log_file``, by default a new file beside the data sets
-    file. Use the server in ``with``, or `stop` it.
+    The constructor waits until the server answers. The server has one process and no authentication, unless
+    the additional variables ``env`` change that. Output goes to ``log_file``, by default a new file beside
+    the data sets file. Use the server in ``with``, or `stop` it.
     """
 
     def __init__(

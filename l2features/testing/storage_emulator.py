@@ -26,7 +26,7 @@ _CREATING, ROOT = Lock(), Path(__file__).parents[2]
 
 
 class _Handler(RequestHandler):  # type: ignore[misc]
-    """Refuses to replace an object where the request says so, which the emulator ignores."""
+    """Refuses to replace an object if the request has ``ifGenerationMatch=0``, which the emulator ignores."""
 
     def do_POST(self) -> None:
         if parse_qs(urlparse(self.path).query).get("ifGenerationMatch") != ["0"]:
@@ -60,9 +60,9 @@ def main(port: int, *buckets: str) -> None:
 
 @contextmanager
 def storage_emulator(*buckets: str) -> Iterator[str]:
-    """Serve these buckets from another process, since pyarrow holds the GIL while it opens a file.
+    """Serve these buckets; yield the value for STORAGE_EMULATOR_HOST.
 
-    Yields the value for STORAGE_EMULATOR_HOST.
+    The server is another process, because pyarrow holds the GIL while it opens a file.
     """
     port = free_port()
     process = subprocess.Popen(

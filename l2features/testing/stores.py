@@ -1,4 +1,4 @@
-"""What tests of stores share: a meta, random features, fixtures of open stores, and raw reads."""
+"""Shared by tests of stores: metadata, random features, fixtures of open stores, and raw reads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ counter = itertools.count()
 
 
 def features_of(ids: Any, seed: int = 1) -> np.ndarray:
-    """Return rows of random values; every third lacks optional attributes, every seventh is not computed."""
+    """Return rows of random values.
+
+    Every third row lacks optional attributes, every seventh has the mark "could not compute".
+    """
     rng = np.random.default_rng(seed)
     rows = np.zeros(len(ids), dtype=FEATURES)
     for name in NAMES:
@@ -113,21 +116,21 @@ def forget(store: Store, ids: Ids) -> None:
 
 
 def lose(store: Store, chunk: Chunk, most: int) -> Ids:
-    """Delete the first rows of a chunk; returns their ids."""
+    """Delete the first ``most`` rows of a chunk; return their ids."""
     ids = chunk_rows(store, chunk).ids[:most]
     forget(store, ids)
     return ids
 
 
 def raw_table(name: str) -> Any:
-    """Open a table with Google's data client, bypassing our store."""
+    """Open a table with Google's data client, not as a `Store`."""
     from google.cloud.bigtable.data import BigtableDataClient
 
     return BigtableDataClient(project=PROJECT).get_table(INSTANCE, name)
 
 
 def versions(name: str) -> dict[tuple[bytes, bytes], int]:
-    """Count the cell versions of every (row, column) of a table."""
+    """Return the number of cell versions for every (row, column) of a table."""
     from google.cloud.bigtable.data import ReadRowsQuery
 
     out: dict[tuple[bytes, bytes], int] = {}

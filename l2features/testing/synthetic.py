@@ -1,8 +1,8 @@
 """A synthetic proofread data set: a segmentation of supervoxels, a graph, edits, and the expected rows.
 
-Nothing here does I/O to a service: a graph's table is a list of `Cell`s, an `Edit` has its cells and its
-message, and the caller writes and publishes them. The same seed produces the same data set. Nodes need not
-be connected.
+No service is needed: a graph's table is a list of `Cell`s, and an `Edit` has its cells and its message; the
+caller writes cells and publishes messages. The same seed produces the same data set. Nodes need not be
+connected.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..local.sample.graph_cells import (
 Labels = npt.NDArray[np.uint64]
 __all__ = ["BITS", "CHILDREN", "LAYER_SHIFT", "PARENTS", "Cell", "Edit", "graph_meta"]
 _BLOCK = (2, 2, 1)
-"""Voxels that belong to a supervoxel together."""
+"""Size in voxels of blocks whose voxels all belong to the same supervoxel."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Spec:
     resolution: tuple[float, float, float] = (16.0, 16.0, 40.0)
     voxel_offset: Triple = (1024, 512, 20)
     supervoxels_per_chunk: int = 6
-    """Number of centres; cutting at chunk borders makes three times as many supervoxels."""
+    """Number of centres per chunk; chunk borders cut them into about three times as many supervoxels."""
     supervoxels_per_object: int = 12
     background: float = 0.15
-    """Share of the supervoxels that are background instead."""
+    """Share of the supervoxels that become background."""
     seed: int = 1
 
     @property
@@ -62,7 +62,7 @@ class Spec:
 
 # ------------------------------------------------------------------ the segmentation
 class Segmentation:
-    """Supervoxels by chunk, and the initial object of each."""
+    """Supervoxels by chunk, and the initial object of each supervoxel."""
 
     def __init__(self, spec: Spec) -> None:
         from scipy.spatial import KDTree
@@ -79,7 +79,7 @@ class Segmentation:
         )
         self._object[random.uniform(0, 1, n_centres) < spec.background] = 0
         self.labels: dict[Chunk, Labels] = {}
-        """The supervoxels of each chunk, of its size within the segmentation."""
+        """The supervoxels (x, y, z) of each chunk, cut to the segmentation's bounds."""
         self.objects: dict[int, int] = {}
         """The object of each supervoxel."""
         for xyz in np.ndindex(*self.geometry.grid):
@@ -153,7 +153,7 @@ class ProofreadGraph:
         self._made: Counter[int] = Counter()
         self._operations = self._roots = 0
         self.first: tuple[Cell, ...] = tuple(self._ingest(objects, ms))
-        """What the graph's ingest wrote."""
+        """The cells that the graph's ingest wrote."""
 
     @property
     def layers(self) -> int:
@@ -173,7 +173,7 @@ class ProofreadGraph:
         return int(self.geometry.layout.chunk_ids(as_ids([node]))[0])
 
     def merge(self, pairs: Sequence[tuple[int, int]], ms: int) -> Edit:
-        """Merge two objects; each pair of nodes, which must be in the same chunk, becomes one node."""
+        """Merge two objects; each pair of nodes becomes one node. The nodes of a pair share a chunk."""
         (one,), (other,) = ({self.roots[node] for node in side} for side in zip(*pairs, strict=True))
         if one == other:
             raise ValueError(f"{pairs} are of the same object {one}: expected two objects")
@@ -183,7 +183,7 @@ class ProofreadGraph:
         return self._edit(made, [root], sorted([one, other]))
 
     def split(self, parts: Mapping[int, tuple[Ids, Ids]], ms: int) -> Edit:
-        """Split an object: split each of these nodes, and assign the other nodes by chunk."""
+        """Split an object in two: split the nodes in ``parts``, and divide its other nodes by chunk id."""
         (old,) = {self.roots[node] for node in parts}
         cut = self.chunk_id(next(iter(parts)))
         others = self.nodes.pop(old)
@@ -211,7 +211,7 @@ class ProofreadGraph:
         return root
 
     def _new_node(self, chunk_id: int, supervoxels: Ids, root: int, ms: int) -> tuple[int, list[Cell]]:
-        """A new node of a root, and its cells: its children, and itself as the parent of each."""
+        """Make a node of a root; return the node, and the cells with its children and their parent."""
         self._made[chunk_id] += 1
         node = chunk_id + self._made[chunk_id]
         self.children[node] = np.sort(supervoxels)
@@ -223,7 +223,7 @@ class ProofreadGraph:
     def _replace(
         self, old: Sequence[int], parts: Sequence[Ids], roots: Sequence[int], ms: int
     ) -> list[tuple[int, list[Cell]]]:
-        """New nodes, of one root each, in place of old ones of their chunk."""
+        """Replace old nodes of a chunk by new nodes, one for each root; return them with their cells."""
         chunk_id = self.chunk_id(old[0])
         for node in old:
             self.nodes[self.roots.pop(node)].discard(node)

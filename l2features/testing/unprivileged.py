@@ -1,4 +1,4 @@
-"""Test permissions even when running as root."""
+"""Helpers to test permissions in a process that runs as root."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def unprivileged() -> Iterator[None]:
 
 @contextmanager
 def readable_folder() -> Iterator[Path]:
-    """Yield a world-readable folder, unlike pytest's."""
+    """Yield a temporary folder that all users can read; pytest's folders are private."""
     with TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

@@ -1,4 +1,4 @@
-"""A running updater and what it needs: emulators, a topic and its subscription, a client that publishes."""
+"""A running updater with emulators, a topic, a subscription, and a client that publishes."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ STOP_S, START_S, PUBLISH_S = 60.0, 120.0, 60.0
 
 @contextlib.contextmanager
 def emulators() -> Iterator[None]:
-    """Run emulators of Bigtable and Pub/Sub, whose addresses are in the environment meanwhile.
+    """Run emulators of Bigtable and Pub/Sub during the block, and set their variables in the environment.
 
-    Also makes SIGTERM act like Ctrl-C, so that this process cleans up.
+    SIGTERM then acts like Ctrl-C, so that this process cleans up.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as running:
@@ -149,9 +149,9 @@ def em_updater(shared: Path, workers: int = 2) -> Iterator[EmUpdater]:
 def wait_for_rows(
     store: Store, ids: Sequence[int] | Ids, updater: UpdaterProcess, seconds: float, poll_s: float = 0.1
 ) -> float:
-    """Wait until all these rows are in the store; return ``time.perf_counter``.
+    """Wait until the store has the rows of all ``ids``; return ``time.perf_counter`` at that moment.
 
-    Raises RuntimeError if the updater exits, or if this takes too long.
+    Raises RuntimeError if the updater exits, or after ``seconds``.
     """
     missing, until = as_ids(ids), time.monotonic() + seconds
     while True:
@@ -168,7 +168,7 @@ def wait_for_rows(
 def warm_up(
     dataset: EmDataset, chunks: Sequence[Chunk], feed: Feed, store: Store, updater: UpdaterProcess, n: int = 6
 ) -> None:
-    """Publish edits one by one until the updater has applied them, so that it has opened all it needs."""
+    """Publish ``n`` edits, each after the last is applied, so that the updater has opened everything."""
     editor = Editor(dataset, seed=1)
     for number in range(n):
         ids = editor.split(chunks[number % len(chunks)])

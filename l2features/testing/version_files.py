@@ -1,4 +1,4 @@
-"""Folders of versions from arrays, and what belongs to a version by a plain reading of its files."""
+"""Write versions from arrays, and read all rows of a version in the simplest way."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class VersionWriter:
         retired: Any = (),
         time: datetime = TIME,
     ) -> Manifest:
-        """Write a version: a fresh one, or a renewal that retires roots of its base and adds these nodes."""
+        """Write a version of these nodes; with ``base``, it also has that version's roots but ``retired``."""
         by_root = nodes.sorted_by(nodes.rows.ids, nodes.roots)
         by_node = nodes.sorted_by(nodes.rows.ids)
         files = self._layout(number, "by_root", self._nodes(by_root))
@@ -159,7 +159,7 @@ class VersionWriter:
 
 
 def _ends(table: Any, column: str, name: str) -> dict[str, Any]:
-    """Return the fields of a file for the smallest and largest value of a column."""
+    """Return the fields of a manifest's file entry for the smallest and largest value of a column."""
     if column not in table.column_names:
         return {}
     ids = table[column].to_numpy()
@@ -173,11 +173,11 @@ ABOUT = {
     "cv_path": "precomputed://file:///nowhere",
     "software": "l2features test",
 }
-"""What manifests say of their data set."""
+"""Fields of a manifest that describe its data set."""
 
 
 def visible_rows(folder: Folder, manifest: Manifest, layout: Layout) -> list[dict[str, Any]]:
-    """Return all rows of a version, by reading each file as a whole; sorted by the ids of the layout."""
+    """Return all rows of a version, sorted by the ids of the layout; each file is read as a whole."""
     rows = _visible(folder, manifest, layout)
     keys = (L2_ID,) if layout == "by_node" else (ROOT_ID, L2_ID)
     return sorted(rows, key=lambda row: tuple(row.get(key) for key in keys))
