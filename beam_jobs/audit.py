@@ -1,9 +1,9 @@
 """Audit: check that every L2 node of the graph has its row in the store; repair what is missing.
 
-Compares the nodes of each chunk of the graph with the rows of the store. Expected are all nodes that ever
-existed, superseded ones included; with --timestamp, only the nodes valid at that time. Prints how many nodes
-are expected, present, marked empty, missing and superfluous, and stores the numbers with the table. --repair
-computes and writes missing nodes. The exit status is 0 if the table is complete, 1 if it is not.
+Compares the nodes of each chunk of the graph with the rows of the store. All nodes that ever existed are
+expected, including superseded nodes; with --timestamp, only the nodes valid at that time. Prints how many
+nodes are expected, present, marked empty, missing and superfluous, and stores the numbers with the table.
+--repair computes and writes missing nodes. The exit status is 0 if the table is complete, 1 if it is not.
 
 example, is the ingest complete?
   python -m beam_jobs.audit --config datasets.yml --dataset minnie --timestamp "2026-11-21 00:27:44"
@@ -45,12 +45,15 @@ def audit_on(audit: Audit, args: argparse.Namespace, name: str, flags: list[str]
     with closing(audit.open_store()) as store:
         summary = read_run(store, audit, name)
     if summary is None:
-        raise StoreError(f"the audit is done, but {audit.dataset.store} has the result of a later audit")
+        raise StoreError(
+            f"the audit finished, but a later audit has replaced its result in {audit.dataset.store}: "
+            "run the audit again, or use the later result"
+        )
     return report(summary)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0 complete, 1 incomplete or failed, 2 for a wrong option."""
+    """Run the command; return the exit status: 0 complete, 1 incomplete or failed, 2 for a wrong option."""
     args, flags = parse(argv)
     work = partial(audit_on, flags=flags) if is_beams(args.runner) else audit_chunks
     return command.exit_status(partial(run, args, work=work), STOPPED)

@@ -1,4 +1,4 @@
-"""The pipeline of the audit, for every runner: chunks, compare, sum up. It is linear."""
+"""The Beam pipeline of the audit: enumerate the chunks, audit each chunk, sum up. It is linear."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COUNTED = (
     "superfluous",
     "other",
 )
-"""Sums of a summary that are counters of Beam too, as ``audit_`` + name."""
+"""Attributes of `AuditSummary` that are also Beam counters, which are named ``audit_`` + attribute."""
 
 
 class _AuditFn(RunFn):

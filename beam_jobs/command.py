@@ -1,6 +1,7 @@
-"""What the commands of the jobs share: options and runners.
+"""Shared by the commands of the jobs: options, and runs on Beam runners.
 
-Apache Beam is imported only where it is used: a worker of a local run imports the command's module.
+Apache Beam is imported only in the functions that use it, because the workers of a local run import the
+command's module.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 _WHILE_RUNNING = re.compile(r" \[while running '.*'\]", re.DOTALL)
-"""The step that Beam adds to the message of an error."""
+"""Matches the pipeline step that Beam adds to error messages."""
 
 
 def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -49,8 +50,8 @@ def parse(
 ) -> tuple[argparse.Namespace, list[str]]:
     """Return a tuple: the job's own options; the flags for Beam.
 
-    ``problem`` receives the options, and the flags as given; it returns what is wrong with them, or "". Exits
-    with status 2 for a wrong option or flag.
+    ``problem`` receives the options, and Beam's flags as given; it returns what is wrong with options or
+    flags, or "". Exits with status 2 for a wrong option or flag.
     """
     # Set the form of log lines before Beam sets its own when it reads options.
     log_lines.configure()
@@ -91,7 +92,10 @@ def run_on(
     on Dataflow that continues after Ctrl-C.
 
     Args:
-        wait: whether to wait for the end of a job on Dataflow; by default, unless the job streams.
+        runner: name of the Beam runner.
+        flags: flags for Beam.
+        add: adds the job to a pipeline.
+        wait: whether to wait for the end of a job on Dataflow; by default, only for a batch job.
     """
     import apache_beam as beam
     from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
@@ -140,7 +144,7 @@ def _on_dataflow(pipeline: Any, options: PipelineOptions, wait: bool | None) -> 
 
 
 def _counters(result: Any) -> dict[str, int]:
-    """Return the job's counters; equally named counters of several steps are summed."""
+    """Return the job's counters; counters of the same name in several steps are summed."""
     from apache_beam.metrics import MetricsFilter
 
     from .transforms import NAMESPACE
@@ -152,4 +156,4 @@ def _counters(result: Any) -> dict[str, int]:
 
 
 exit_status = partial(job_command.exit_status, shown=partial(_WHILE_RUNNING.sub, ""))
-"""Run a command, whose errors are shown without Beam's step; returns its exit status."""
+"""Run a command and return its exit status; its error messages are printed without Beam's step."""

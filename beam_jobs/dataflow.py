@@ -15,9 +15,10 @@ DEFAULTS = (
     "--no_save_main_session",
     "--element_processing_timeout_minutes=20",
 )
-"""One kernel per core: Dataflow starts a process for each core of a worker, and a second thread would compete
-for the GIL and keep a second chunk in memory. The disk stores the image and no shuffled data. The code comes
-from the image, not from the launcher's main module. A process whose chunk exceeds the time-out exits."""
+"""Default flags. Dataflow starts a process for each core of a worker; a second thread in a process would
+compete for the GIL and keep a second chunk in memory. The disk stores the image and no shuffled data. Code
+comes from the image, not from the launcher's main module. A process whose chunk exceeds the time-out exits.
+"""
 _NOT_IN_LABELS = re.compile(r"[^a-z0-9_-]")
 LABEL_LENGTH = NAME_LENGTH = 63
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
@@ -36,7 +37,7 @@ def output_problem(args: argparse.Namespace, _: Sequence[str]) -> str:
 
 
 def dataflow_flags(runner: str, flags: Sequence[str]) -> list[str]:
-    """Return Beam's flags; on Dataflow, after the defaults, so that a given flag overrides its default."""
+    """Return ``flags``; on Dataflow, after `DEFAULTS`, so that a given flag overrides its default."""
     return [*DEFAULTS, *flags] if is_dataflow(runner) else list(flags)
 
 
@@ -54,13 +55,16 @@ def table_job_name(job: str, dataset: Dataset) -> str:
 
 
 def update_job_name(subscriptions: Sequence[str]) -> str:
-    """Return the flag that names an update after its subscriptions, in any order."""
+    """Return the flag that names an update after its subscriptions, whose order does not matter."""
     paths = sorted(set(subscriptions))
     return _job_name("update", paths[0].rpartition("/")[2], " ".join(paths))
 
 
 def _job_name(job: str, shown: str, same: str) -> str:
-    """Return a unique name: Dataflow runs one job per name, and similar tables differ in the digest."""
+    """Return the flag for a job's name, which ends with a digest of ``same``.
+
+    Dataflow runs one job per name, so the digest must tell tables with similar names apart.
+    """
     digest = hashlib.sha256(same.encode()).hexdigest()[:8]
     begin = f"l2features-{job}-{_NOT_IN_NAMES.sub('-', shown.lower()).strip('-')}"
     return f"--job_name={begin[: NAME_LENGTH - len(digest) - 1].rstrip('-')}-{digest}"

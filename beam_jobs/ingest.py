@@ -40,7 +40,7 @@ parse = partial(command.parse, "ingest", __doc__, add_options)
 
 
 def ingest_on(ingest: Ingest, args: argparse.Namespace, flags: list[str]) -> int:
-    """Ingest on a Beam runner; returns the exit status."""
+    """Ingest on a Beam runner; return the exit status."""
     from .transforms import build, pending_chunks
 
     recorded = args.sink == STORE
@@ -59,7 +59,7 @@ def ingest_on(ingest: Ingest, args: argparse.Namespace, flags: list[str]) -> int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 1 for failed chunks or no file found, 2 for a wrong option."""
+    """Run the command; return the exit status: 1 for failed chunks or no file found, 2 for a wrong option."""
     args, flags = parse(argv)
     work = partial(ingest_on, flags=flags) if is_beams(args.runner) else ingest_chunks
     return command.exit_status(partial(run, args, work=work), STOPPED)

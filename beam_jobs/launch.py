@@ -22,7 +22,7 @@ _ENDED_WELL = {PipelineState.DONE, PipelineState.DRAINED, PipelineState.UPDATED}
 
 
 class LaunchFailed(L2FeaturesError):
-    """Dataflow refused or failed a job."""
+    """Dataflow refused a job, or the job failed."""
 
 
 class CloudJob(NamedTuple):
@@ -47,7 +47,7 @@ class CloudJob(NamedTuple):
 
     @property
     def end(self) -> str:
-        """The command, in one line, that stops the job without losing a message."""
+        """The command that stops the job without losing a message, after its verb: one line."""
         verb = "drain" if self.streaming else "cancel"
         return f"{verb}: {self.command(verb)}"
 
@@ -61,8 +61,8 @@ class CloudJob(NamedTuple):
 def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | None]:
     """Start a pipeline on Dataflow and print its job; return a tuple: the result; the job.
 
-    The job is None if only a template was made. Raises LaunchFailed, and StillRunning for a Ctrl-C after
-    which the job may be running.
+    The job is None if only a template was made. Raises LaunchFailed if Dataflow cannot be reached or refuses
+    the job, and StillRunning after Ctrl-C, since the job may be running.
     """
     # An internal module, but the only place of this error; apache-beam is pinned to 2.77.
     from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
@@ -99,7 +99,10 @@ def launch(pipeline: Any, options: PipelineOptions) -> tuple[Any, CloudJob | Non
 
 
 def wait_for(result: Any, job: CloudJob) -> None:
-    """Wait for the end of a job. Raises LaunchFailed, and StillRunning on Ctrl-C."""
+    """Wait for the end of a job.
+
+    Raises LaunchFailed if the job fails or its state cannot be read, and StillRunning after Ctrl-C.
+    """
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
 
     continues = f"job {job.id} continues: {job.page}; {job.end}"
@@ -119,7 +122,7 @@ def wait_for(result: Any, job: CloudJob) -> None:
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Raise LaunchFailed, in one line, for errors of Google's services, the network and options."""
+    """Turn errors of Google's services, the network and options into LaunchFailed with one line of text."""
     try:
         yield
     except (GoogleAPIError, GoogleAuthError, OSError, ValueError) as error:

@@ -33,7 +33,7 @@ parse = partial(command.parse, "materialize", __doc__, add_options, problem=outp
 
 
 def materialize_on(version: Materialization, args: argparse.Namespace, flags: list[str]) -> int:
-    """Make the version on a Beam runner; returns the exit status."""
+    """Make a version on a Beam runner; return the exit status."""
     from .materialize_pipeline import build
 
     add = partial(build, run=version)
@@ -44,7 +44,7 @@ def materialize_on(version: Materialization, args: argparse.Namespace, flags: li
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 1 for an error, 2 for a wrong option."""
+    """Run the command; return the exit status: 1 for an error, 2 for a wrong option."""
     args, flags = parse(argv)
     work = partial(materialize_on, flags=flags) if is_beams(args.runner) else make_version
     return command.exit_status(partial(run, args, work=work), STOPPED)

@@ -1,4 +1,4 @@
-"""The pipeline that makes a version, for every runner: units, rows, partitions, files. It is linear."""
+"""The Beam pipeline that makes a version: read rows, group them by partition, write files. It is linear."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from l2features.versions.partitions import Partition, Written, divide
 from .transforms import RunFn, WriteGroups, count
 
 Key = tuple[str, int]
-"""A partition: its layout and its number."""
+"""A partition of a version's rows: its layout (the order of the rows) and its number."""
 ELEMENT_ROWS = 10_000
-"""Rows of an element, about 0.9 MB: runners limit its size."""
+"""Maximum number of rows in a pipeline element, about 0.9 MB; runners limit the size of an element."""
 
 
 def unit_shards(run: Materialization) -> Iterator[tuple[int, int]]:
-    """Yield pairs (first, end): the ranges of a version's units."""
+    """Yield ranges (first, end) of the numbers of a version's units; ``end`` is excluded."""
     yield from shards(ChunkBox((0, 0, 0), (run.plan.units, 1, 1)))
 
 
 def units_of(first: int, last: int) -> Iterator[int]:
-    """Yield the units of a range."""
+    """Yield the numbers from ``first`` to ``last`` - 1."""
     yield from range(first, last)
 
 
@@ -73,7 +73,7 @@ class _FinishFn(RunFn):
 
 @dataclass
 class ScanUnits(beam.PTransform):
-    """Read the rows of each unit; return them, encoded, by partition."""
+    """Read the rows of each unit (a box of chunks, or some roots); return (partition, rows as bytes)."""
 
     run: Materialization
 
@@ -100,7 +100,7 @@ class WriteManifest(beam.PTransform):
 
 
 def build(pipeline: Any, run: Materialization) -> Any:
-    """Add a version to a pipeline; returns its number."""
+    """Add the steps that make a version to a pipeline; return the version's number."""
     light = run.light()
     return (
         pipeline

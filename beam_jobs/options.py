@@ -1,4 +1,4 @@
-"""Beam's options, some of which are boolean in ways of their own."""
+"""Parses Beam's options, whose boolean options have several spellings."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def beam_parser() -> argparse.ArgumentParser:
 
 
 def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
-    """Return the flags of a parser that set a boolean option.
+    """Return the flags of a parser that set a boolean option, each with its `Switch`.
 
-    Some flags store True or False, some have a ``--no-`` spelling, and some store their value as text, so
-    that ``false`` is truthy (``--dry_run``).
+    Some flags store True or False, and some have a ``--no-`` spelling. Others store their value as text, so
+    that Beam takes ``false`` for true (``--dry_run``).
     """
     found = {}
     for action in actions(parser):
@@ -56,8 +56,8 @@ def switches(parser: argparse.ArgumentParser) -> dict[str, Switch]:
 def beam_flags(parser: argparse.ArgumentParser, flags: Sequence[str]) -> list[str]:
     """Return Beam's flags, for `pipeline_options`. Exits with status 2 for a flag that Beam does not know.
 
-    Flags of boolean options come last, once per option, in Beam's spelling if Beam has one. The launch of a
-    template accepts unknown flags: the service has checked the given ones, and may add its own.
+    Flags of boolean options come last, once per option, in Beam's spelling if Beam has one. When a template
+    is launched, unknown flags are accepted: the service has checked the user's flags, and may add flags.
     """
     if not flags:
         return []  # a local run starts without Beam, whose import takes seconds
@@ -99,7 +99,7 @@ def _means(text: str, on: bool) -> bool:
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
-    """Return Beam's options; of several values for a boolean option, the last counts.
+    """Return Beam's options; if a boolean option is given several times, the last value counts.
 
     Pass defaults before the given flags. ``--flag=false`` works even if Beam has no flag to turn the option
     off.
@@ -111,7 +111,7 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
 
 
 def _spelled(parser: argparse.ArgumentParser, booleans: dict[str, bool]) -> Iterator[str]:
-    """Return flags that set these options, except defaults for which Beam has no flag."""
+    """Yield flags that set boolean options. A default value for which Beam has no flag is left out."""
     flags = {(s.option, s.on): flag for flag, s in reversed(switches(parser).items()) if s.bare}
     names = {s.option: (flag, s.on) for flag, s in switches(parser).items()}
     for option, value in booleans.items():

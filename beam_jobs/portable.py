@@ -1,4 +1,4 @@
-"""Runners that submit to a job service: time-outs, and one-line errors."""
+"""Beam runners that submit to a job service: time-outs, and errors of one line."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from l2features.core.errors import L2FeaturesError
 
 CONNECT_SECONDS = 20.0
 DEFAULTS = ("--job_server_timeout=31536000",)
-"""A year: Beam applies it to the whole job, which otherwise ends after 300 s."""
+"""A year, in seconds. Beam applies this time-out to the whole job; its own default ends a job after 300 s."""
 EMBEDDED = "embed"
 LISTENER, LISTENER_SECONDS = "wait_until_finish_read", 5.0
-"""Name of Beam's thread that listens to the job service (in 2.77, to which Beam is pinned)."""
+"""Name of Beam's thread that listens to the job service (in the pinned Beam 2.77); seconds to wait for it."""
 _LAST_OF_A_TRACEBACK = re.compile(r"^(?:\w+\.)*(?!Traceback)(\w+(?:: .*)?)$", re.MULTILINE)
 _DETAILS = re.compile(r'^\s*details = "(.*)"$', re.MULTILINE)
 
 
 class JobFailed(L2FeaturesError):
-    """A job service is unreachable, or reports a failed job."""
+    """A job service cannot be reached, or reports that a job failed."""
 
 
 def portable_flags(flags: Sequence[str]) -> list[str]:
-    """Return Beam's flags, after defaults if they name a job service; a given flag overrides its default."""
+    """Return ``flags``; if they name a job service, after `DEFAULTS`, which given flags override."""
     named = any(flag.partition("=")[0] == "--job_endpoint" for flag in flags)
     return [*DEFAULTS, *flags] if named else list(flags)
 
 
 def reason(text: str) -> str:
-    """Return the last line of a traceback, or of a chain of tracebacks."""
+    """Return the error at the end of a text with tracebacks; gRPC's details if it has any."""
     ends = _LAST_OF_A_TRACEBACK.findall(text)
     details = _DETAILS.findall(text)
     return str(details[-1] if details else ends[-1] if ends else text)
@@ -42,9 +42,9 @@ def reason(text: str) -> str:
 
 @contextmanager
 def plain_errors(options: PipelineOptions) -> Iterator[None]:
-    """Raise JobFailed if the job service in the options is missing or disappears, or if the job fails.
+    """Raise JobFailed if the job service in the options cannot be reached, or if the job fails.
 
-    Errors of other runners are raised unchanged. The log of the job service has the workers' tracebacks.
+    Without a job service, errors are raised unchanged. The job service's log has the workers' tracebacks.
     """
     endpoint = options.view_as(PortableOptions).job_endpoint
     if endpoint is None or endpoint == EMBEDDED:
@@ -63,7 +63,7 @@ def plain_errors(options: PipelineOptions) -> Iterator[None]:
 
 @contextmanager
 def _without_tracebacks() -> Iterator[None]:
-    """Hide the tracebacks that Beam prints, of workers and of `LISTENER`."""
+    """Hide the tracebacks of workers and of the thread `LISTENER`, which Beam prints."""
     forwarded, hook = logging.getLogger(), threading.excepthook
     forwarded.addFilter(_is_no_traceback)
     threading.excepthook = lambda args: None if issubclass(args.exc_type, grpc.RpcError) else hook(args)

@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--segments",
         type=int,
         default=WantedExport.segments,
-        help="number of largest roots in segment_properties and skeletons; default %(default)s",
+        help="number of roots, the largest ones, in segment_properties and skeletons; default %(default)s",
     )
     parser.add_argument(
         "--shard_size",
@@ -69,7 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--cell_nodes",
         type=int,
         default=WantedExport.cell_nodes,
-        help="expected nodes in the fullest cell of a level coarser than chunks; default %(default)s",
+        help="nodes to expect in the fullest cell of each level of the spatial index that is coarser than "
+        "chunks; default %(default)s",
     )
 
 
@@ -92,13 +93,16 @@ def plan(args: argparse.Namespace) -> StaticExport:
 
 # ------------------------------------------------------------------ without Beam
 def scan_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
-    """Return the first part of a run: read the units, and keep the rows of each in files."""
+    """Return the first job of a run: read the rows of each unit, and keep them in files.
+
+    A unit is a part of a version's file, or all roots with skeletons.
+    """
     worker = partial(files.open_worker, run)
     return numbered_job(units, "unit of the scan", run.open_store, files.has, worker)
 
 
 def write_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
-    """Return the second part of a run: write the shards."""
+    """Return the second job of a run: write the shards of all layers."""
 
     def is_done(part: int) -> bool:
         return run.read_done(part) is not None
@@ -108,7 +112,7 @@ def write_job(run: StaticExport, files: RowFiles, units: int) -> ChunkJob[Any]:
 
 
 def make_export(run: StaticExport, args: argparse.Namespace) -> int:
-    """Make the export without Beam; returns the exit status."""
+    """Make an export without Beam; return the exit status."""
     local, units = run.folder.local, run.open().count
     with work_folder(args, local and local / WORK) as work:
         files = RowFiles(work, run.row_layers)
@@ -121,13 +125,13 @@ def make_export(run: StaticExport, args: argparse.Namespace) -> int:
 def _done(run: StaticExport, part: int) -> WrittenPart:
     written = run.read_done(part)
     if written is None:
-        raise VersionError(f"part {part} of the export: file is missing; run the command again")
+        raise VersionError(f"shard {part} of the export: file is missing; run the command again")
     return written
 
 
 # ------------------------------------------------------------------ on a Beam runner
 def export_on(run: StaticExport, args: argparse.Namespace, flags: list[str]) -> int:
-    """Make the export on a Beam runner; returns the exit status."""
+    """Make an export on a Beam runner; return the exit status."""
     from .precomputed_pipeline import build
 
     counts = command.run_on_table("precomputed", run.dataset, args, flags, partial(build, run=run))
@@ -135,12 +139,14 @@ def export_on(run: StaticExport, args: argparse.Namespace, flags: list[str]) -> 
         return 0
     manifest = finished_before(run)
     if manifest is None:
-        raise VersionError(f"the export in {run.url} has no manifest after its job")
+        raise VersionError(
+            f"the job ended, but the export in {run.url} has no manifest: run the command again"
+        )
     return report(manifest, run)
 
 
 def report(manifest: StaticManifest, run: StaticExport) -> int:
-    """Print what an export holds; returns the exit status."""
+    """Print what an export holds; return the exit status."""
     counts = ", ".join(f"{count} in {layer}" for layer, count in manifest.counts.items())
     print(f"version {manifest.version}: {counts}")
     print(f"{len(manifest.shards)} shards of {sum(manifest.shards.values()) / 1e6:.1f} MB in {run.url}")
@@ -148,7 +154,7 @@ def report(manifest: StaticManifest, run: StaticExport) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 1 for an error, 2 for a wrong option."""
+    """Run the command; return the exit status: 1 for an error, 2 for a wrong option."""
     args, flags = parse(argv)
 
     def run() -> int:

@@ -1,4 +1,4 @@
-"""The pipeline of a static export, for every runner: units, rows, parts, shards. It is linear."""
+"""The Beam pipeline of an export: read rows, group them by shard, write the shards. It is linear."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from l2features.pictures.static_index import row_dtype
 from .transforms import RunFn, WriteGroups, count
 
 ELEMENT_ROWS = 20_000
-"""Rows of an element, about 1 MB: runners limit its size."""
+"""Maximum number of rows in a pipeline element, about 1 MB; runners limit the size of an element."""
 
 
 class _ScanFn(RunFn):
@@ -53,7 +53,7 @@ class _FinishFn(RunFn):
 
 @dataclass
 class ScanNodes(beam.PTransform):
-    """Read the nodes of each unit; return their rows, encoded, by part."""
+    """Read each unit (part of a version's file, or all roots); return (shard's number, rows as bytes)."""
 
     run: StaticExport
 
@@ -77,7 +77,7 @@ class WriteInfo(beam.PTransform):
 
 
 def build(pipeline: Any, run: StaticExport) -> Any:
-    """Add an export to a pipeline; returns the number of its version."""
+    """Add an export to a pipeline; return the number of the exported version."""
     return (
         pipeline
         | "Scan nodes" >> ScanNodes(run)

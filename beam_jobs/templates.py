@@ -37,9 +37,9 @@ from .dataflow import DEFAULTS
 
 FOLDER = Path("templates")
 MACHINE_TYPE = "n2-standard-4"
-"""4 GB per core, and so per kernel."""
+"""4 GB of memory per core; one chunk is computed on each core."""
 LOCAL = {"help", "runner", "workers", "dask_client_address", "scratch", "messages", "ready_file"}
-"""Options of other runs than those on Dataflow."""
+"""Options that templates lack, because they do not apply to Dataflow."""
 
 WHAT, PART, HOW, WORKERS = "Data set", "Part of the grid", "What is computed", "Workers"
 _NAME = r"[A-Za-z][-A-Za-z0-9_.~+%]{2,254}"
@@ -50,7 +50,7 @@ _IMAGE = "^[^ ]+/[^ ]+[:@][^ /]+$"
 
 
 class Field(NamedTuple):
-    """What a template says about an option in addition to the job's parser. ``regex`` is in RE2 syntax."""
+    """What a template says about an option, apart from the job's parser. ``regex`` is in RE2 syntax."""
 
     label: str
     group: str
@@ -93,10 +93,10 @@ FIELDS = {
 BEAM_HELP = {
     "sdk_container_image": "image of the workers: the one that this template was built with",
     "number_of_worker_harness_threads": "threads of each worker process, one process per core; a "
-    "second thread competes for it and keeps a second chunk in memory",
+    "second thread competes for the core, and keeps a second chunk in memory",
     "disk_size_gb": "disk of a worker in GB; it stores the image",
 }
-"""Beam's options that are parameters of a template, besides those of all."""
+"""Help of Beam's options that are parameters of our templates; every Flex Template has further parameters."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ TEMPLATES = {
         max_workers=100,
     ),
     "update": Template(
-        "Compute and store the features of nodes named by edits and missing ids from Pub/Sub.",
+        "Compute and store the features of the nodes that Pub/Sub messages name: edits and missing ids.",
         update.add_options,
         max_workers=5,
         streaming=True,
@@ -224,7 +224,10 @@ def as_text(job: str) -> str:
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the options; exit with status 2 for a wrong one. Their ``error`` is the parser's method."""
+    """Return the options; exit with status 2 for a wrong option.
+
+    ``error`` of the options is the parser's method.
+    """
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "python -m beam_jobs.templates", None, __doc__, formatter_class=formatter
@@ -246,7 +249,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: write the files, or print a spec. Exits with status 2 for a wrong option."""
+    """Write each job's metadata file or, with --spec, print the specification of one job's template.
+
+    Exits with status 2 for a wrong option.
+    """
     args = parse(argv)
     if args.spec:
         environment = {"serviceAccountEmail": args.service_account, "subnetwork": args.subnetwork}

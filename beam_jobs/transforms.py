@@ -1,4 +1,4 @@
-"""The pipeline of the batch ingest, and its PTransforms. Their logic lives in ``l2features``."""
+"""The Beam pipeline of the batch ingest, and its PTransforms. The logic is in ``l2features``."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def count(**counts: int) -> None:
 
 
 def measure(**values: float) -> None:
-    """Add to the job's distributions, in whole numbers."""
+    """Add values, rounded to whole numbers, to the job's distributions."""
     for name, value in values.items():
         Metrics.distribution(NAMESPACE, name).update(round(value))
 
 
 def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:
-    """Count saturated nodes by attribute, and add the time of each step to the metrics."""
+    """Add to the metrics: the number of saturated nodes by attribute, and the time of each step."""
     count(**{f"saturated_{name}": nodes for name, nodes in saturated_counts(features).items()})
     measure(**{f"{step}_ms": time for step, time in millis.items()})
 
 
 class RunFn(beam.DoFn):
-    """Base of DoFns: holds the run from the launcher. Setup opens ``opened``; teardown closes it."""
+    """Base of DoFns: holds the run from the launcher. A subclass sets ``opened``; teardown closes it."""
 
     opened: Any = None
 
@@ -61,7 +61,7 @@ class StoreFn(RunFn):
 
 @dataclass
 class WriteGroups(beam.PTransform):
-    """Write the rows of each key to files, by the DoFn ``write``; returns its results, texts of JSON."""
+    """Group rows by key, and write each group with the DoFn ``write``; returns its results, JSON texts."""
 
     write: beam.DoFn
 
@@ -71,7 +71,7 @@ class WriteGroups(beam.PTransform):
 
 
 class _PendingFn(StoreFn):
-    """Turns shards of the chunk order into the chunks that are to be computed."""
+    """Yields the chunks to compute of each shard, which is a range of positions in the run's box."""
 
     def process(self, shard: tuple[int, int]) -> Iterator[Chunk]:
         chunks = self.run.pending(self.store, *shard)
@@ -84,7 +84,7 @@ class _PendingFn(StoreFn):
 class EnumerateChunks(beam.PTransform):
     """Enumerate the chunks of a run on the workers, in random order.
 
-    ``pending`` returns the chunks of a shard.
+    ``pending`` returns the chunks of a shard, which is a range of positions in the run's box.
     """
 
     run: ChunkRun
@@ -187,7 +187,7 @@ class _DirectRowsFn(_WriteFn):
 
 @dataclass
 class WriteByBigtableIO(beam.PTransform):
-    """Write to Bigtable by Beam's own connector: the same rows, but records only of failed chunks."""
+    """Write rows to Bigtable with Beam's own connector; only failed chunks are recorded."""
 
     ingest: Ingest
 

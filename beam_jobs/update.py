@@ -71,8 +71,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--attempts",
         type=int,
         help="maximum attempts for nodes that are missing from the graph and, with --messages or on "
-        "Dataflow, for transient errors; then --messages reports a failure, and Dataflow repeats the "
-        f"batch for a day; default: {REPLAY_ATTEMPTS} for --messages, {STREAM_ATTEMPTS} for --subscriptions, "
+        "Dataflow, for transient errors. After the last attempt, --messages reports a failure, and Dataflow "
+        "repeats the batch for a day. "
+        f"Default: {REPLAY_ATTEMPTS} for --messages, {STREAM_ATTEMPTS} for --subscriptions, "
         f"{DATAFLOW_ATTEMPTS} on Dataflow",
     )
     parser.add_argument(
@@ -86,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _problem(args: argparse.Namespace, flags: list[str]) -> str:
-    """Return what is wrong with the options, or "". ``flags`` are Beam's, as they were given."""
+    """Return what is wrong with the options, or "". ``flags`` are Beam's flags, as given."""
     if not args.messages and not args.subscriptions:
         return "--messages FOLDER or FILE, or --subscriptions PATH[,PATH…], is required"
     if args.subscriptions and not args.dead_letters:
@@ -156,17 +157,23 @@ def stream_on(args: argparse.Namespace, flags: list[str]) -> int:
 
 
 def _check_topic(dead_letters: str) -> None:
-    """Raise DeadLetterError for a missing topic; a folder is created for its first letter."""
+    """Raise DeadLetterError if dead letters go to a topic that is missing.
+
+    A folder may be missing: it is created for the first letter.
+    """
     with closing(open_dead_letters(dead_letters)) as letters:
         if isinstance(letters, LetterTopic):
             letters.check()
 
 
 def _update(args: argparse.Namespace, attempts: int, located: bool = False) -> Update:
-    """Return how messages are applied, with geometries if ``located``: then workers need not read them."""
+    """Return the settings for applying messages.
+
+    With ``located``, they include the geometries of data sets, which workers then need not read.
+    """
     datasets = read_datasets(args.config)
     for problem in datasets.errors:
-        print(f"error: {problem}; its messages are refused", file=sys.stderr)
+        print(f"error: {problem}; messages for this data set are refused", file=sys.stderr)
     usable = tuple(datasets.usable.values())
     return Update(usable, args.recompute, attempts, geometries=read_geometries(usable) if located else ())
 

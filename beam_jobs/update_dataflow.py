@@ -1,8 +1,9 @@
 """Updates on Dataflow: a streaming pipeline from Pub/Sub subscriptions to rows.
 
 Dataflow acknowledges a message when it is decoded, and keeps the rest of its processing in its own state. So
-there is no nack: a transient error is raised, and Dataflow repeats the batch, until a day after the message's
-publication. Then it is a dead letter, as are permanent errors and messages that kill or hang their process.
+there is no nack: after a transient error, Dataflow repeats the batch until a day after the message's
+publication. Then the message becomes a dead letter. Messages with a permanent error, and messages that kill
+or hang their process, become dead letters too.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from .options import pipeline_options
 from .update_transforms import RecordFreshness, build
 
 REPEAT_S = 86_400.0
-"""Age of a message up to which transient errors are repeated."""
+"""Age of a message, in seconds, up to which Dataflow repeats a batch after a transient error."""
 HANGS_MIN = 60
-"""Minutes without progress after which a batch hangs; a slow graph may take half of it."""
+"""Minutes without progress after which a batch counts as hung; a slow graph may take half of this time."""
 _MODE = "streaming_mode_"
 _EXACTLY_ONCE, _AT_LEAST_ONCE = f"{_MODE}exactly_once", f"{_MODE}at_least_once"
 _SERVICE_OPTIONS = ("--dataflow_service_options", "--dataflow_service_option")
@@ -39,8 +40,8 @@ _EXPERIMENTS = ("--experiments", "--experiment")
 def streaming_flags(flags: Sequence[str]) -> list[str]:
     """Return the Beam flags of a streaming job: at-least-once, unless ``flags`` ask for exactly-once.
 
-    Rows depend only on their ids, so writing a row twice is harmless, and cheaper than exactly-once. A
-    template's launcher passes the default mode as well as the chosen one, so exactly-once wins in any order.
+    A row depends only on its id, so writing a row twice is harmless, and cheaper than exactly-once. The
+    launcher of a template passes the default mode and the chosen mode, so exactly-once wins in any order.
     """
     options = pipeline_options(flags)
     service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
@@ -66,7 +67,7 @@ def _deliver(message: PubsubMessage, source: str, published: Any = beam.DoFn.Tim
 
 @dataclass
 class Deliver(beam.PTransform):
-    """Convert a `PubsubMessage`, timestamped with its publication time, to a `Delivery` for one attempt."""
+    """Convert each `PubsubMessage`, whose timestamp is its publication time, to a `Delivery`."""
 
     source: str
     """Prefix of the keys of this subscription's messages."""
@@ -92,7 +93,10 @@ class ReadSubscriptions(beam.PTransform):
 
 
 def stream_to(update: Update, subscriptions: Sequence[str], dead_letters: str) -> Callable[[Any], object]:
-    """Return a function that adds the job to a pipeline. Raises ConfigError for an invalid address."""
+    """Return a function that adds the job to a pipeline.
+
+    Raises ConfigError for the invalid path of a subscription or a dead-letter topic.
+    """
     paths = [Subscription(path).path for path in dict.fromkeys(subscriptions)]
     for path in paths:
         try:

@@ -1,7 +1,7 @@
 """PTransforms that group the elements of an unbounded stream by key.
 
 There are no windows, so no element is late. Timers are event-time timers: they follow the watermark, so a job
-drains without waiting for them, and none is set again when it fires.
+drains without waiting for timers. A timer that fires sets no other timer.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from l2features.updates.ledger import Plain, Tally, entry_of, plain_entry, unrep
 from .transforms import count
 
 BATCH_MESSAGES = 200
-"""Limit for the message parts that are computed together."""
+"""Maximum number of message parts (nodes of a message in one chunk) that are computed together."""
 BATCH_WAIT_S = 1.0
-"""How far the watermark moves while a message part waits for others of its chunk."""
+"""Seconds that the watermark moves while a message part waits for other parts in its chunk."""
 REMEMBER_S = 3_600.0
-"""How long a settled message is remembered, to ignore repeated entries."""
+"""Seconds that a settled message is remembered, to ignore repeated entries."""
 LONG_S = 86_400.0
-"""How long an unsettled message waits for missing entries."""
+"""Seconds that an unsettled message waits for missing entries."""
 logger = logging.getLogger(__name__)
 
 
@@ -140,16 +140,16 @@ class _CollectFn(beam.DoFn):
         tally.clear()
         if known.settled or known.expected is None:
             return []
-        logger.error("message %s: parts are missing", key)
+        logger.error("message %s: results of parts are lost; their ids are refused", key)
         return [(key, [*reported, *map(plain_entry, unreported(map(entry_of, reported)))])]
 
 
 @dataclass
 class CollectByMessage(beam.PTransform):
-    """Collect (key, plain `Entry`) to (key, all entries of the message), once, when none is missing.
+    """Collect (key, plain `Entry`) to (key, all entries of the message), once no entry is missing.
 
-    The watermark passes the end of a message only after all its parts were processed. A part that is still
-    missing then is lost, and counts as refused.
+    The watermark passes the end of a message only after all its parts were processed. If an entry is still
+    missing then, its part is lost, and the part's ids are refused.
     """
 
     def expand(self, entries: Any) -> Any:

@@ -1,7 +1,7 @@
-"""PTransforms of the updates: messages to rows, then to one `MessageResult` per message.
+"""PTransforms of the updates: write the rows of messages, and return one `MessageResult` per message.
 
-The pipeline is linear. Their logic lives in `l2features.updates`. What runners store is plain values
-(`l2features.updates.ledger`), as a job on Dataflow may be replaced while messages are in flight.
+The pipeline is linear, and its logic is in `l2features.updates`. Runners store only plain values
+(`l2features.updates.ledger`), because a job on Dataflow may be replaced while messages are in flight.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _updaters: dict[Update, tuple[Updater, int]] = {}
 
 
 def acquire_updater(update: Update) -> Updater:
-    """Return this process's updater, which stays open until all its users have released it."""
+    """Return this process's updater; it stays open until each user has called `release_updater`."""
     with _lock:
         updater, users = _updaters.get(update) or (update.open(), 0)
         _updaters[update] = updater, users + 1
@@ -92,7 +92,11 @@ class _DecodeFn(_UpdateFn):
 
 @dataclass
 class DecodeMessages(beam.PTransform):
-    """Decode a `Delivery` to (`DatasetChunk`, `Member`) per part, and (no chunk, (key, `OpenMessage`))."""
+    """Decode each `Delivery`; return plain pairs.
+
+    The pairs are (`DatasetChunk`, `Member`) for each part of the message, and one pair of a chunk without a
+    data set and (key, `OpenMessage`).
+    """
 
     update: Update
 
@@ -102,7 +106,7 @@ class DecodeMessages(beam.PTransform):
 
 
 def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, list[Plain]]]:
-    """Yield a chunk's group in batches of bounded size."""
+    """Yield the group of a chunk in batches of bounded size."""
     place, values = group
     if not DatasetChunk(*place).dataset:
         yield place, list(values)
@@ -115,8 +119,7 @@ def split_group(group: tuple[Plain, Iterable[Plain]]) -> Iterator[tuple[Plain, l
 class GroupInStream(beam.PTransform):
     """Group plain (`DatasetChunk`, `Member`) to batches (`DatasetChunk`, `Member`s).
 
-    Each batch is an element of its own, so that a retried batch delays neither other batches nor their
-    timers.
+    Each batch is a separate element, so that a retried batch delays neither other batches nor their timers.
     """
 
     def expand(self, parts: Any) -> Any:
@@ -141,9 +144,9 @@ class _ComputeNodesFn(_UpdateFn):
 
 @dataclass
 class ComputeNodes(beam.PTransform):
-    """Compute and write rows of (`DatasetChunk`, `Member`s) to (key, `Report`); pass on each `OpenMessage`.
+    """Compute and write the rows of each (`DatasetChunk`, `Member`s); return (key, `Report`) per member.
 
-    A chunk is read once for all nodes of a group.
+    A chunk is read once for all nodes of a group. Each (key, `OpenMessage`) is returned unchanged.
     """
 
     update: Update
@@ -163,7 +166,7 @@ def _settle(message: tuple[str, Iterable[Plain]]) -> MessageResult:
 
 @dataclass
 class SettleMessages(beam.PTransform):
-    """Settle messages: from (key, `Entry`), make one `MessageResult` when all entries have arrived."""
+    """Settle messages: return one `MessageResult` when all (key, `Entry`) of a message have arrived."""
 
     streaming: bool = False
 
@@ -232,7 +235,7 @@ class RecordFreshness(beam.PTransform):
     """Record the freshness of the tables, every few seconds, from each process.
 
     No backlog is recorded, since messages wait in the runner and in Pub/Sub. If a table cannot be written,
-    this is logged, and messages are not delayed.
+    the error is logged, and messages are not delayed.
     """
 
     update: Update
@@ -246,8 +249,8 @@ def build(
 ) -> Any:
     """Add the update to a pipeline, and return its `MessageResult`s.
 
-    ``messages`` reads deliveries. A ``streaming`` pipeline never ends: it waits shortly for further nodes of
-    a chunk before it computes them.
+    ``messages`` reads deliveries. A ``streaming`` pipeline never ends: before it computes the nodes of a
+    chunk, it waits briefly for further nodes of the chunk.
     """
     return (
         pipeline
