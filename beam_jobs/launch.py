@@ -47,7 +47,7 @@ class CloudJob(NamedTuple):
 
     @property
     def end(self) -> str:
-        """The command that stops the job without losing a message, after its verb: one line."""
+        """A line such as ``drain: gcloud …``, with the command that stops the job without losing a message."""
         verb = "drain" if self.streaming else "cancel"
         return f"{verb}: {self.command(verb)}"
 

@@ -66,7 +66,7 @@ def save_result(
 
     Without ``recorded``, only failures are recorded. ``rewriting`` tells readers of the table that rows may
     be replaced; the chunks of a process may share one. Raises StoreError if the chunk cannot be written; the
-    attempts at the chunk are then no longer counted, unless the chunk was given up.
+    count of attempts at the chunk is then reset, unless the chunk was given up.
     """
     start = time.perf_counter()
     try:

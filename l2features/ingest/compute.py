@@ -54,7 +54,8 @@ def read_geometry(dataset: Dataset, table: Geometry | None = None, source: Sourc
 
     Raises:
         ConfigError: the chunk size is unknown, or the grid does not fit into the ids.
-        VolumeError, GraphError: see `open_source`.
+        VolumeError: the segmentation cannot be opened.
+        GraphError: the graph cannot be read.
     """
     if source is None:
         with closing(open_source(dataset)) as opened:

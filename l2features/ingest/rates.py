@@ -35,7 +35,10 @@ def record_start(notes: TableNotes, started: datetime) -> None:
 
 
 def read_start(notes: TableNotes) -> datetime | None:
-    """Return when the latest run began; None if the time is unknown. Raises BadNote or StoreError."""
+    """Return when the latest run began; None if the time is unknown.
+
+    Raises BadNote for a malformed note, and StoreError if the table cannot be read.
+    """
     run = read_note(notes, NOTE, IngestRun)
     return run.started if run else None
 

@@ -29,7 +29,10 @@ class Source:
 
 
 def open_dataset_graph(dataset: Dataset, url: str | None = None) -> Graph:
-    """Open a data set's graph, or the graph at another URL. Raises ConfigError, GraphError or VolumeError."""
+    """Open a data set's graph, or the graph at another URL.
+
+    Raises ConfigError or GraphError; also VolumeError if a graph server cannot be opened.
+    """
     return open_graph(url or dataset.graph_url, partial(open_store, dataset.store, dataset.l2cache_id))
 
 

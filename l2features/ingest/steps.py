@@ -148,7 +148,7 @@ def _existing_meta(store: Store, dataset: Dataset, create: bool) -> Meta | None:
 
 
 def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometry: Geometry) -> Meta:
-    """Return the metadata to store in the table, given the metadata ``there``.
+    """Return the metadata to store in the table; ``there`` is the stored metadata, None without a table.
 
     Raises ConfigError for a missing or another timestamp. Raises StoreError if the table belongs to another
     graph, segmentation or geometry.

@@ -101,7 +101,7 @@ class DaskWorkers:
         self._sign = time.monotonic()
 
     def _look(self, client: distributed.Client) -> None:
-        """Count the threads of the workers, once a second. Raises DaskFailed if there are none too long."""
+        """Count the workers' threads, once a second. Raises DaskFailed if there are none for too long."""
         now = time.monotonic()
         if now < self._looked + LOOK_S:
             return

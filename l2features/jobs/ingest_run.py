@@ -52,7 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(args: argparse.Namespace, dataset: Dataset | None = None) -> Ingest:
-    """Return the ingest that the options describe; ``dataset`` replaces the data set that they name.
+    """Return the ingest that the options describe; ``dataset`` replaces the data set in the options.
 
     Raises L2FeaturesError before anything is computed.
     """

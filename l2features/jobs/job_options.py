@@ -69,7 +69,7 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
 
 
 def is_dask(runner: str) -> bool:
-    """Return whether ``runner`` is Dask's; like Beam, ignore case and the ending ``Runner``."""
+    """Return whether ``runner`` is Dask's. Case and the ending ``Runner`` are ignored, as in Beam."""
     return runner.lower().removesuffix("runner") == "dask"
 
 

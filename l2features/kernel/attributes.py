@@ -64,7 +64,7 @@ _COMPUTE: dict[tuple[str, ...], Compute] = {}
 
 
 def computes(*fields: str) -> Callable[[Compute], Compute]:
-    """Register a function as the computation of ``fields`` of `schema.FEATURES`; it returns them in order."""
+    """Register a function that computes ``fields`` of `schema.FEATURES`, and returns values in this order."""
 
     def register(function: Compute) -> Compute:
         _COMPUTE[fields] = function

@@ -6,7 +6,7 @@ axis come from the runs. Along each other axis, with g the squared distances so 
     d2(v) = min over k >= 0 and both directions of  k^2 a^2 + (g(v + k) if label(v + k) == label(v) else 0).
 
 Voxels beyond another label need no special case: they are farther than that label's first voxel. A search for
-a voxel ends when k^2 a^2 reaches its smallest value so far. Voxels are measured in strips of neighbouring
+a voxel ends when k^2 a^2 reaches the voxel's value so far. Voxels are measured in strips of neighbouring
 lines (`strips`): a strip fits into the cache, and a row of a strip into registers. Most chunks are measured
 in 16 bits (`narrow`). Between the passes, only the part of each line from its first labelled voxel to its
 last is stored (`spans`).
@@ -171,7 +171,7 @@ def _take_roots(
 def _float_distances(runs: Runs, resolution: np.ndarray, axes: tuple[int, ...]) -> Spans:
     """Return distances from the ``edt`` package.
 
-    It gets the axes as x, y, z, because its rounding depends on their order.
+    The package gets the axes as x, y, z, because its rounding depends on their order.
     """
     labels = runs.labels.astype(np.uint16) if int(runs.labels.max()) < 2**16 else runs.labels
     in_xyz = np.argsort(axes)

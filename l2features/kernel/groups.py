@@ -89,7 +89,7 @@ def _boxes(chunk: SegmentedChunk, members: Sequence[Places]) -> list[np.ndarray]
 
 
 def _layers(members: Sequence[Places]) -> list[list[int]]:
-    """Distribute the groups to lists in which no two groups share a supervoxel.
+    """Distribute the groups among lists in which no two groups share a supervoxel.
 
     A group joins the first list where it fits; groups without voxels are left out.
     """

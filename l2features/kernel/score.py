@@ -5,7 +5,7 @@ distance to another label in whole nm, d its distance to the label's centroid, d
 Among equal scores, the lowest index in C order wins. Scores are computed in float64 with the same operations
 as ``dt * (1 - d / d.max())`` and ``d = norm((coords - mean) * resolution)``, so that ties are the same. Each
 operation is monotonic even with rounding. So a run's scores have an exact upper bound, and nearly all runs
-are skipped, as their bound is below the best score so far.
+are skipped, because their bound is below the best score so far.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from numba.core.datamodel import models
 from numba.extending import register_model
 
 LANES = 32
+"""Number of elements in a vector."""
 _INDEX = ir.IntType(32)
 
 

@@ -95,7 +95,7 @@ def close_account(entries: Iterable[Entry]) -> tuple[OpenMessage, Settled]:
 
 
 def unreported(entries: Iterable[Entry]) -> list[Report]:
-    """Return a report that refuses the part, for each part of a message without a report."""
+    """For each part of a message that has no report, return a report that refuses the part."""
     reported = list(entries)
     known = {entry.part for entry in reported if isinstance(entry, Report)}
     missing = sorted({part for e in reported if isinstance(e, OpenMessage) for part in e.parts} - known)

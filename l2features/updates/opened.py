@@ -83,7 +83,7 @@ class Retries:
         return [min(self.pause_s * 2**n, LONGEST_PAUSE_S) for n in range(self.attempts - 1)]
 
     def call(self, name: str, call: Callable[..., T], *arguments: Any) -> T:
-        """Return the result of a call for a data set; retry it after any L2FeaturesError but ConfigError.
+        """Return the result of a call for a data set; retry it after L2FeaturesError, not after ConfigError.
 
         After `StoreUnavailable`, calls for this data set raise the same error for `REST_S` seconds.
         """

@@ -39,9 +39,9 @@ WRITE_S, ALIVE_S = 5.0, 60.0
 FLUSH_S, FINISH_S, STORE_DEADLINE_S = 10.0, 1.0, 5.0
 """Seconds for a flush, for the wait for the final flush, and for a call of a store."""
 LAG_MESSAGES, LAG_S = 1000, 3600.0
-"""The lag is computed from at most this many messages, which were done in the last hour."""
+"""Maximum number of messages, and their maximum age in seconds, from which the lag is computed."""
 FORGOTTEN = timedelta(minutes=10)
-"""Time without a record after which another updater removes an updater from the note."""
+"""Updaters that have written no record for this time are removed from the note by other updaters."""
 MAX_UPDATERS = 50
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ _PROBLEMS = (
 _VOXELS, _FIRST = 1, 2
 """Flags of a word: it belongs to a block's voxels; it is the first word of voxels or of a table."""
 _MOST_VOXELS = 1 << 40
-"""A file has bits for fewer voxels in a block; the bits of this many do not overflow int64."""
+"""Cap on a block's number of voxels: no file has bits for so many, and their bits do not overflow int64."""
 
 
 def checked_words(data: bytes, shape: Sequence[int], itemsize: int, block_size: Sequence[int]) -> Words:

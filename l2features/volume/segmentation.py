@@ -1,4 +1,4 @@
-"""Segmentations: their bounds, and their chunks as arrays."""
+"""Segmentations: their bounds, and their chunks as arrays or runs."""
 
 from __future__ import annotations
 

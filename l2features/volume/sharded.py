@@ -138,7 +138,10 @@ class ShardedBlocks:
                 yield i, Block(cells[i], block, FileBytes(content))
 
     def decode(self, content: bytes, shape: Triple) -> Labels:
-        """Return the labels of a block, as `Encoding.decode` does. Raises ValueError for a broken block."""
+        """Return the labels (x, y, z) of a block; for compressed_segmentation, the block's 32-bit words.
+
+        Raises ValueError for a broken block.
+        """
         if self.sharding.data_encoding == "gzip":
             content = gunzip(content, self.encoding.most_bytes(shape))
         return self.encoding.decode(content, shape)

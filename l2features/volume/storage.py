@@ -221,7 +221,8 @@ def gunzip(content: bytes, most: int) -> bytes:
 def ranges(requests: Iterable[Request], gap: int = 1 << 14, most: int = 1 << 23) -> list[list[int]]:
     """Group requests for ranges of the same file, and return the indices of the requests in each group.
 
-    Ranges in a group are at most ``gap`` bytes apart; together they span at most ``most`` bytes.
+    Ranges in a group are at most ``gap`` bytes apart, and span at most ``most`` bytes; a larger request is a
+    group of its own.
 
     >>> ranges([Request("a", 0, 5), Request("b", 5, 9), Request("a", 5, 9)])
     [[0, 2], [1]]

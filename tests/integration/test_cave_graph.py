@@ -199,7 +199,7 @@ def test_a_compressed_body(server: PcgServer) -> None:
         (f"{ROUTE}/node/5/leaves?stop_layer=-1", None, 400, "stop_layer=-1: expected 1 to 4"),
         (f"{ROUTE}/node/5/root?timestamp=nan", None, 400, "timestamp=nan: expected seconds since 1970"),
         (f"{ROUTE}/node/5/root?timestamp=1e99", None, 400, "timestamp=1e99: expected seconds since 1970"),
-        (f"{ROUTE}/roots?timestamp=253402300799.9", b'{"node_ids": [ROOT]}', 400, "a year up to 2999"),
+        (f"{ROUTE}/roots?timestamp=253402300799.9", b'{"node_ids": [ROOT]}', 400, "the years 1970 to 2999"),
         (f"{ROUTE}/roots?timestamp=-1e10", b'{"node_ids": [ROOT]}', 400, "expected seconds since 1970"),
         (f"{ROUTE}/node/5/root", None, 404, "node 5 has no ancestor of layer 4"),
         (f"{ROUTE}/node/{1 << 64}/children", None, 400, "is not an id"),

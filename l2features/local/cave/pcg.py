@@ -1,6 +1,6 @@
 """The content of PyChunkedGraph's responses about one graph, for routes that only read.
 
-It equals that of PyChunkedGraph 2.21.1, except for the order of ids in sets.
+The content equals that of PyChunkedGraph 2.21.1, except for the order of ids in sets.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class SampleEditor:
         now: datetime,
         edges: Mapping[str, tuple[tuple[int, int]]],
     ) -> Edit:
-        """Return the edit: cells of the ``new`` nodes and their edges, of nodes above, and of the roots."""
+        """Return the edit: cells of the ``new`` nodes, of their edges, of the nodes above, and of roots."""
         ms = milliseconds(now)
         nodes = dict(sorted({**objects.nodes, **new}.items()))
         ends = nodes_of(nodes, objects.edges.ravel()).reshape(-1, 2)

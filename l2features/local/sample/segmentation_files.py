@@ -102,9 +102,10 @@ class SampleChunk(NamedTuple):
 def make_sample(
     directory: Path, sample: Sample | None = None, progress: Callable[[int], object] | None = None
 ) -> Path:
-    """Write a sample's segmentation and data sets file into ``directory``; return the latter's path.
+    """Write a sample's segmentation and data sets file into ``directory``.
 
-    ``progress`` is called for each chunk. Raises ConfigError if the directory cannot be used.
+    Returns the path of the data sets file. ``progress`` is called for each chunk. Raises ConfigError if the
+    directory cannot be used.
     """
     from cloudvolume import CloudVolume
 
