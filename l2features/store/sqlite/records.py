@@ -111,17 +111,22 @@ def decode(stored: Sequence[bytes], formats: Formats) -> Rows:
     Raises ValueError for a row whose length matches no record.
     """
     sizes = set(map(len, stored))
-    if unknown := sizes - formats.keys():
-        expected = " or ".join(map(str, sorted(formats)))
-        raise ValueError(f"a row has {min(unknown)} bytes, expected {expected}")
     if len(sizes) == 1:
-        return _rows(bytearray().join(stored), formats[sizes.pop()])
+        return decode_joined(b"".join(stored), sizes.pop(), formats)
     rows = Rows.empty(np.zeros(len(stored), dtype=np.uint64))
     lengths = np.fromiter(map(len, stored), dtype=np.int64, count=len(stored))
     for size in sizes:
         places = np.flatnonzero(lengths == size)
-        rows.put(places, _rows(bytearray().join(stored[i] for i in places.tolist()), formats[size]))
+        rows.put(places, decode_joined(b"".join(stored[i] for i in places.tolist()), size, formats))
     return rows
+
+
+def decode_joined(joined: bytes, size: int, formats: Formats) -> Rows:
+    """Return the rows of joined records of ``size`` bytes each; as `decode`."""
+    if size not in formats:
+        expected = " or ".join(map(str, sorted(formats)))
+        raise ValueError(f"a row has {size} bytes, expected {expected}")
+    return _rows(bytearray(joined), formats[size])
 
 
 def _rows(raw: bytearray, record: np.dtype) -> Rows:
