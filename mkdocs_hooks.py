@@ -145,7 +145,8 @@ def reasons() -> str:
     """Return a table of the reasons of dead letters."""
     from l2features.messages.decoding import Reason
 
-    return table("reason,the message or id …", [(f"`{reason}`", reason.meaning) for reason in Reason])
+    rows = [(f"`{reason}`", reason.meaning, reason.action) for reason in Reason]
+    return table("reason,the message or id …,what to do", rows)
 
 
 def settings() -> str:
@@ -176,6 +177,19 @@ def metrics() -> str:
             labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # has no public name
             rows.append((f"`{name}`", family.type, labels, family.documentation))
     return table("metric,type,labels,meaning", rows)
+
+
+def alerts() -> str:
+    """Return a table of the alerts on the server's metrics."""
+    import yaml
+
+    file = Path(__file__).parent / "deploy" / "prometheus" / "rules.yml"
+    rows = []
+    for rule in yaml.safe_load(file.read_text())["groups"][0]["rules"]:
+        condition, notes = " ".join(rule["expr"].split()), rule["annotations"]
+        lasting = f" for {rule['for']}" if "for" in rule else ""
+        rows.append((notes["summary"], f"`{condition}`{lasting}", notes["action"]))
+    return table("alert,condition,what to do", rows)
 
 
 def routes() -> str:
@@ -228,7 +242,7 @@ def route(title: str, operation: dict[str, Any]) -> str:
 
 REFERENCES = {
     function.__name__: function
-    for function in (attributes, commands, jobs, measures, metrics, reasons, routes, settings)
+    for function in (alerts, attributes, commands, jobs, measures, metrics, reasons, routes, settings)
 }
 
 

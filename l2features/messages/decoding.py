@@ -42,31 +42,53 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-class Reason(StrEnum):
-    """Codes of permanent errors. Each meaning completes "the message …" or "the id …"."""
+_REPORT = "report it to the maintainers of its publisher"
 
-    def __new__(cls, code: str, meaning: str = "") -> Reason:
+
+class Reason(StrEnum):
+    """Codes of permanent errors.
+
+    Attributes:
+        meaning: completes "the message …" or "the id …".
+        action: what an operator does about the dead letter.
+    """
+
+    def __new__(cls, code: str, meaning: str = "", action: str = _REPORT) -> Reason:
         reason = str.__new__(cls, code)
-        reason._value_, reason.meaning = code, meaning
+        reason._value_, reason.meaning, reason.action = code, meaning, action
         return reason
 
     meaning: str
+    action: str
 
     TOO_LARGE = "too_large", "has more bytes than any valid message"
     NO_TABLE = "no_table", "has no attribute table_id"
-    UNKNOWN_TABLE = "unknown_table", "names a table that no data set in the data sets file has"
+    UNKNOWN_TABLE = (
+        "unknown_table",
+        "names a table that no data set in the data sets file has",
+        "if it is your data set: correct its entry, restart the updater and replay; otherwise, filter the "
+        "subscriptions by `attributes.table_id`",
+    )
     BAD_LENGTH = "bad_length", "is not a sequence of uint64 ids"
     BAD_PICKLE = "bad_pickle", "is not a pickle of builtin values and integer arrays"
     BAD_EDIT = "bad_edit", "is not a dictionary with a sequence new_lvl2_ids"
-    TOO_MANY_IDS = "too_many_ids", f"has more than {EDIT_IDS} ids"
+    TOO_MANY_IDS = (
+        "too_many_ids",
+        f"has more than {EDIT_IDS} ids",
+        f"run `audit --repair`; {_REPORT}",
+    )
     NOT_AN_INTEGER = "not_an_integer", "is not an integer"
     OUT_OF_RANGE = "out_of_range", "is not a uint64"
     OTHER_LAYER = "other_layer", "is not of layer 2"
     OUTSIDE_GRID = "outside_grid", "is in a chunk outside the grid"
     NO_SEGMENT = "no_segment", "is the id of a chunk, with segment 0"
-    BAD_NODE = "bad_node", "has invalid children in the graph"
-    UNKNOWN_NODE = "unknown_node", "is still not in the graph"
-    STILL_FAILED = "still_failed", "has failed for too long"
+    BAD_NODE = "bad_node", "has invalid children in the graph", "report it to the graph's maintainers"
+    UNKNOWN_NODE = (
+        "unknown_node",
+        "is still not in the graph",
+        "if the graph lags, replay later; else check `graph`; a rolled back operation needs no action",
+    )
+    STILL_FAILED = "still_failed", "has failed for too long", "correct what `detail` names, then replay"
 
 
 class BadMessage(L2FeaturesError):

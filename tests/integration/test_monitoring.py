@@ -71,25 +71,6 @@ def test_the_expressions_of_the_dashboard(tmp_path: Path) -> None:
     promtool("check", "rules", tmp_path / "panels.yml")
 
 
-# ------------------------------------------------------------------ the docs
-def test_the_failures_that_the_docs_name() -> None:
-    """Each row of "What to watch" that names our metrics is an alert, of the same metrics and threshold."""
-    part = (ROOT / "docs" / "operations.md").read_text().partition("## What to watch")[2]
-    rows = [line.split(" | ") for line in part.partition("\nAlso useful")[0].splitlines() if "| " in line]
-    documented = {row[0].removeprefix("| "): row[1] for row in rows if "l2cache_" in row[1]}
-    assert len(documented) > 5
-    alerts = {rule["annotations"]["summary"]: rule for rule in RULES}
-    assert alerts.keys() == documented.keys()
-    for name, text in documented.items():
-        expression = alerts[name]["expr"]
-        assert set(NAME.findall(text)) == set(NAME.findall(expression)), name
-        limit = re.search(r"(>=?) ([\d.]+)( %)?", text)
-        assert limit, name
-        number = float(limit[2]) / (100 if limit[3] else 1)
-        assert expression.strip().endswith(f"{limit[1]} {number:g}"), name
-        assert re.findall(r"for (\d+ m)in", text) == [f"{r[:-1]} m" for r in [alerts[name].get("for")] if r]
-
-
 # ------------------------------------------------------------------ a running server
 @pytest.fixture(scope="module")
 def samples(

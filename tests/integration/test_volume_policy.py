@@ -24,7 +24,9 @@ from l2features.testing.layers import (
 from l2features.volume import Volume
 from tests.support.jobs import ROOT
 
-HEADER = "| file | file:// | http(s) | gs | s3 |"
+HEADER = "| file | file:// | http(s), gs, s3 |"
+SOURCES = ("file",), ("http(s)", "gs", "s3")
+"""The sources of each column of the table."""
 BY_KEY = "`empty_files`"
 OTHER_LIKE_MISSING = "forbidden, as missing files are too"
 
@@ -34,9 +36,9 @@ def cells() -> Iterator[tuple[str, str, str, str]]:
     text = (ROOT / "docs" / "volumes.md").read_text().partition(HEADER)[2].partition("\n\n")[0]
     for row in text.splitlines()[2:]:
         kind, *treatments = (part.strip() for part in row.strip("|").split("|"))
-        for source, treatment in zip(("file", "http(s)", "gs", "s3"), treatments, strict=True):
+        for sources, treatment in zip(SOURCES, treatments, strict=True):
             if treatment != "–":
-                yield from ((kind, layout, source, treatment) for layout in ("plain", "sharded"))
+                yield from ((kind, layout, s, treatment) for s in sources for layout in ("plain", "sharded"))
 
 
 CELLS = list(cells())

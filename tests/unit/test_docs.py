@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import markdown  # type: ignore[import-untyped]
 import pytest
+import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 import mkdocs_hooks
@@ -36,7 +37,10 @@ def test_the_reference_has_every_attribute_measure_and_reason() -> None:
     for text, entries in (
         (mkdocs_hooks.attributes(), [(one.name, one.meaning) for one in ATTRIBUTES]),
         (mkdocs_hooks.measures(), [(one.name, one.meaning) for one in SUMMARY]),
-        (mkdocs_hooks.reasons(), [(reason.value, reason.meaning) for reason in Reason]),
+        (
+            mkdocs_hooks.reasons(),
+            [(one.value, f"{one.meaning} | {one.action}") for one in Reason],
+        ),
     ):
         lines = text.splitlines()[2:]
         assert [line.split("`")[1] for line in lines] == [name for name, _ in entries]
@@ -90,6 +94,17 @@ def test_the_reference_has_every_metric_with_its_labels() -> None:
     declared = [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
     assert len(lines) == len(declared) > 10
     assert "| `l2cache_ids_total` | counter | `dataset`, `status` | Requested ids by status. |" in lines
+
+
+def test_the_reference_has_every_alert_with_its_action() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())["groups"][0]["rules"]
+    lines = mkdocs_hooks.alerts().splitlines()[2:]
+    assert len(lines) == len(rules) > 5
+    for line, rule in zip(lines, rules, strict=True):
+        assert line.startswith(f"| {rule['annotations']['summary']} | `")
+        assert line.endswith(f" | {rule['annotations']['action']} |")
+        assert rule["expr"].split()[-1] in line
+    assert "(l2cache_update_backlog_messages) >= 1000` for 10m | add workers |" in mkdocs_hooks.alerts()
 
 
 def test_notebooks_are_committed_with_their_outputs() -> None:

@@ -7,8 +7,12 @@ import re
 import shlex
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+import pytest
+
 from beam_jobs import materialize
 from beam_jobs.templates import metadata
+from l2features.versions.columns import signed
 from l2features.versions.folders import Folder
 from l2features.versions.materialization import settled_time
 from tests.support.jobs import ROOT
@@ -55,8 +59,9 @@ def test_today_is_the_last_midnight() -> None:
     assert timedelta(0) <= datetime.now(UTC) - time < timedelta(days=1, minutes=1)
 
 
-def test_the_table_of_layers() -> None:
-    rows = re.findall(r"^\| (\d+)(?: \([^|]*\))? \| (\d+) \|", DOCS, re.MULTILINE)
-    assert len(rows) == 4
-    assert all(int(limit) == (int(layer) + 1) << 56 for layer, limit in rows)
-    assert int(rows[-1][1]) == 1 << 63
+def test_the_highest_layer_of_int64_ids() -> None:
+    (layer,) = re.findall(r"Layers up to (\d+) fit into int64", DOCS)
+    above = (int(layer) + 1) << 56
+    assert signed(np.array([above - 1], np.uint64)).tolist() == [above - 1]
+    with pytest.raises(ValueError, match="does not fit into a signed column"):
+        signed(np.array([above], np.uint64))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,6 +32,8 @@ from .records import Formats, decode, decode_joined, encode
 from .tables import TableFormats, listed, signed
 
 SCAN_ROWS = 20_000
+MANY_IDS = 4_000
+"""From so many ids on, two threads read."""
 _HALF = 1 << 63
 _JOINED = "CAST(group_concat(features, '') AS BLOB), MIN(length(features)), MAX(length(features))"
 """All records in one value: SQLite takes a blob as text unchanged, and holds no GIL while it joins them."""
@@ -117,16 +120,19 @@ class SqliteStore(Store):
     def read(self, ids: Any, names: Sequence[str] = NAMES) -> Rows:
         ids = as_ids(ids)
         unique, inverse = distinct(ids)
-        stored = self._rows(
-            f"json_each(?) AS wanted CROSS JOIN {self._nodes} AS nodes ON nodes.id = wanted.value",
-            (listed(unique),),
-        )
-        rows = stored
-        if not np.array_equal(unique, stored.ids):
-            rows, at = Rows.empty(unique), np.searchsorted(unique, stored.ids)
-            if len(stored) and not np.array_equal(unique.take(at, mode="clip"), stored.ids):
-                raise StoreError(f"{self._where}: a row holds the record of another id")
-            rows.put(at, stored)
+        source = f"json_each(?) AS wanted CROSS JOIN {self._nodes} AS nodes ON nodes.id = wanted.value"
+
+        def read_part(part: Ids) -> Rows:
+            return self._rows(source, (listed(part),))
+
+        if len(unique) < MANY_IDS:
+            parts = [read_part(unique)]
+        else:
+            with ThreadPoolExecutor(2, "sqlite") as threads:
+                parts = list(threads.map(read_part, np.array_split(unique, 2)))
+        rows = Rows.joined(unique, parts)
+        if rows is not parts[0] and np.count_nonzero(rows.found) != sum(map(len, parts)):
+            raise StoreError(f"{self._where}: a row holds the record of another id")
         return _select(rows if unique is ids else rows.take(inverse), names)
 
     def scan_chunk(self, chunk_id: int, last_id: int, names: Sequence[str] = NAMES) -> Rows:
