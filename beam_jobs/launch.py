@@ -47,7 +47,7 @@ class CloudJob(NamedTuple):
 
     @property
     def end(self) -> str:
-        """A line such as ``drain: gcloud …``, with the command that stops the job without losing a message."""
+        """A line such as ``drain: gcloud …``: the command that stops the job without losing a message."""
         verb = "drain" if self.streaming else "cancel"
         return f"{verb}: {self.command(verb)}"
 
