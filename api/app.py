@@ -65,7 +65,7 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
     def finish(response: Response) -> Response:
         """Read the rest of the request's body, and set default headers.
 
-        With these, browsers do not guess the type, and shared caches do not store the response.
+        The headers keep browsers from guessing the type, and shared caches from storing the response.
         """
         discard_rest(this_request(), settings.max_body_bytes)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")

@@ -299,7 +299,10 @@ class _Service:
         return response
 
     def note(self, failure: str | None) -> None:
-        """Record why the service did not answer, None if it answered (also with an error); log a change."""
+        """Record whether the service answers, and log a change.
+
+        ``failure`` is the reason if it does not answer; None for any answer, even an error.
+        """
         if failure is None and self.down:
             log.warning("authentication service answers again")
         elif failure is not None and not self.down:

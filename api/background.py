@@ -13,7 +13,7 @@ from l2features.core.errors import StoreError
 from l2features.core.futures import in_background
 
 FAILURE_KEPT_S, PATIENCE_S = 2.0, 30.0
-"""Time after which a failed attempt to open is retried, and a hanging one gets a second one beside it."""
+"""Time until a failed attempt is repeated, and until another attempt starts beside an attempt that hangs."""
 T = TypeVar("T")
 
 

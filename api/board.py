@@ -153,7 +153,7 @@ class Board:
         return self._example(sample_nodes(store, geometry, scan.map.sample if scan else [], most=ROOTS_TRIED))
 
     def _example(self, nodes: NodeSample) -> Example | None:
-        """Return a node of the sample, and its root if the graph knows one and is not down; None for none."""
+        """Return a node of the sample, and its root if the graph knows one; None for an empty sample."""
         if not len(nodes.ids):
             return None
         try:

@@ -29,7 +29,7 @@ _DIGITS = re.compile(r"\s*-?[0-9]{1,40}\s*")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"-?(NaN|Infinity)")
 EXACT_FLOATS = 1 << 53
-"""A 64-bit float holds every integer below this exactly."""
+"""A 64-bit float holds every integer below this limit exactly."""
 NO_FLOAT = f"{AN_ID}; a float cannot hold an id exactly: send integers or strings"
 
 
@@ -117,7 +117,7 @@ def _pieces(request: Request, limit: int) -> Iterator[bytes]:
 
 
 def discard_rest(request: Request, limit: int) -> None:
-    """Read the rest of a request's body, in case the response was made without it.
+    """Read what the response has left unread of the request's body.
 
     gunicorn resets a connection with more than 64 KiB of unread data, and nginx would lose the response. A
     body with a Content-Length above ``limit`` is left unread: nginx never sends one.

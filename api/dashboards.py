@@ -246,7 +246,7 @@ def page(template: str, **values: object) -> Response:
 
 
 def wants_page() -> bool:
-    """Return whether the request's Accept header names text/html, as browsers' do; ``*/*`` does not count."""
+    """Return whether the request's Accept header names text/html, as in browsers; ``*/*`` does not count."""
     named = {part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")}
     return HTML in named
 

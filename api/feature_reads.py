@@ -45,7 +45,10 @@ class Read:
         return answer
 
     def waited(self, answer: Answer) -> Answer:
-        """Return the answer again once no id is missing, ``wait`` is over, or the store is unavailable."""
+        """Wait until no id is missing, ``query.wait`` is over, or the store is unavailable.
+
+        Returns the latest answer.
+        """
         with unless_unavailable(self.served):
             return self.reader.wait(answer, self.query.names, self.query.wait, self.with_status)
         return answer
@@ -70,11 +73,11 @@ def features_response(served: ServedDataset, answer: Answer, query: FeaturesQuer
 
 @contextmanager
 def unless_unavailable(served: ServedDataset) -> Iterator[None]:
-    """End the wait in this block early if the store is unavailable: log StoreUnavailable, do not raise it."""
+    """Log and suppress StoreUnavailable in the block, a wait for missing nodes, which then ends early."""
     try:
         yield
     except StoreUnavailable as error:
-        log.warning("wait ended early", extra={"dataset": served.name, "error": str(error)})
+        log.warning("wait for missing nodes ended early", extra={"dataset": served.name, "error": str(error)})
 
 
 def publish(served: ServedDataset, missing: MissingIds, query: MissingQuery, ids: Ids) -> None:

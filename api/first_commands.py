@@ -22,7 +22,7 @@ def first_commands(
     Args:
         url: URL of the server.
         api_prefix: path of the API's routes.
-        with_token: whether the server needs a token; the commands contain ``TOKEN`` in place of one.
+        with_token: whether the server needs a token; if so, the commands contain the placeholder ``TOKEN``.
     """
     node, root = example
     token = "TOKEN" if with_token else "none"

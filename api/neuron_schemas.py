@@ -104,7 +104,7 @@ class RootQuery(MissingQuery):
 
 
 class SummaryQuery(RootQuery):
-    """Parameters of summaries."""
+    """Parameters of a read of roots' summaries."""
 
     graph: str = Field("false", description="`true`, `yes` or `1`: add the measures of the L2 graph.")
     version: str | None = Field(
@@ -127,13 +127,13 @@ class SummaryQuery(RootQuery):
 
 
 class GraphQuery(Query):
-    """Parameters of a graph."""
+    """Parameters of a read of a root's L2 graph."""
 
     int64_as_str: str = Field("false", description="`true`, `yes` or `1`: ids are strings.")
 
 
 class SkeletonQuery(RootQuery):
-    """Parameters of a skeleton."""
+    """Parameters of a read of a root's skeleton."""
 
     format: Literal["swc", "json", "arrow", "precomputed"] = Field(
         "json", description="Format of the skeleton."

@@ -79,7 +79,8 @@ def request_id(proposed: str | None) -> str:
 def _log(level: int, given: Request, route: str, dataset: str | None, answered: dict[str, Any]) -> None:
     """Log a request; ``answered`` has the log fields of the response.
 
-    The response itself is no argument: a reference cycle would keep its body in memory until a collection.
+    The response is not passed itself, because it would be in a reference cycle, which keeps the response's
+    body in memory until the next full garbage collection.
     """
     fields = {
         **answered,

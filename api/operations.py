@@ -25,9 +25,9 @@ MISCONFIGURED = "its entry in the data sets file is invalid: see the server's lo
 
 
 def register_operations(app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> frozenset[str]:
-    """Register health and metrics routes, at / and below the API's prefix, and /auth_info.
+    """Register the routes of health and metrics, at / and below the API's prefix, and the route /auth_info.
 
-    Returns the endpoints that need no token: all of these.
+    Returns the endpoints of these routes, which need no token.
     """
     open_endpoints: list[str] = []
     for prefix in dict.fromkeys(("", settings.api_prefix)):

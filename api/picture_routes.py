@@ -168,7 +168,7 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatase
         responses=info_responses(413, 422, 429),
     )
     def segments(path: SegmentsPath) -> Response:
-        """Return the properties of the roots in the path, for the viewer, whose sources have no query."""
+        """Return the properties of the roots in the path, for the viewer, which sends no query parameters."""
         return answer(datasets[path.dataset], path.roots)
 
     def answer(served: ServedDataset, listed: str) -> Response:
@@ -195,7 +195,7 @@ def _answer(
     changes: str = NOT_KEPT,
     kept: Callable[[PictureReader], Picture | None] | None = None,
 ) -> Response:
-    """Return the response with the stored picture that ``kept`` returns, or else with that of ``read``.
+    """Return the response with the stored picture that ``kept`` returns, or else with a picture by ``read``.
 
     ``changes`` is the Cache-Control of a picture that may change with edits.
     """

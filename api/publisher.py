@@ -8,8 +8,8 @@ from google.cloud.pubsub_v1 import PublisherClient
 from google.cloud.pubsub_v1.types import BatchSettings, PublisherOptions
 
 BATCH = BatchSettings(max_messages=1_000, max_bytes=5 << 20, max_latency=0.5)
-"""Limits of one publish request. Messages are collected for up to 0.5 s: each request to Pub/Sub that waits
-during an outage takes a thread."""
+"""Limits of one publish request. Collecting messages for 0.5 s keeps requests few: each request takes a thread
+during an outage."""
 _TRANSIENT = if_exception_type(Aborted, ServerError, TooManyRequests)
 
 

@@ -26,7 +26,7 @@ _GZIP = 31
 SHORTEST = 128
 """JSON of fewer bytes is not gzipped: gzip would save a few bytes at most, or add some."""
 SMALL, LARGE = 1 << 16, 1 << 19
-"""Sizes in bytes: a smaller body is sent as one piece; parts from `LARGE` on are compressed in a thread."""
+"""A body below `SMALL` bytes is sent as one piece. If the first part has `LARGE` bytes, a thread gzips."""
 
 
 def json_response(value: Any, status: int = 200) -> Response:

@@ -57,8 +57,8 @@ class RootReads:
         """Return the response to a read of several roots, or of the nodes of one ``root``.
 
         If ``kept`` returns a stored result, this is the response. Otherwise ``read`` is called, with the L2
-        ids of ``root``, which are empty without a root. Missing nodes are published; with ``query.wait``,
-        they are waited for, and ``read`` is called again. Raises ApiError.
+        ids of ``root``, which are empty without a root. Missing nodes are published. With ``query.wait``,
+        waits for missing nodes, and calls ``read`` again. Raises ApiError.
         """
         check_wait(query.wait, self.settings.max_wait_s)
         with self._found(served, read, root, kept) as found:
@@ -76,7 +76,8 @@ class RootReads:
     ) -> Iterator[RootAnswer]:
         """Yield the result of ``kept`` or else of ``read``; hold permits until the block has ended.
 
-        Raises ApiError 404 or 413 for a root whose nodes cannot be returned, 429, and 503.
+        Raises ApiError 404 or 413 for a root whose nodes cannot be returned, 429 at a concurrency limit, and
+        503 at the deadline.
         """
         with self.long.request(served.name) as long, ExitStack() as permits:
             try:

@@ -231,8 +231,8 @@ class ServedDataset:
             return self.scan().map.most_nodes
 
     def _read_notes(self) -> Noted:
-        updates = self._note("how fresh the table is", read_updates)
-        audit = self._note("the last audit", last_audit)
+        updates = self._note("the table's note on updates", read_updates)
+        audit = self._note("the table's note on the last audit", last_audit)
         metrics.show_updates(self.name, updates)
         return Noted(updates, audit, datetime.now(UTC))
 
@@ -244,7 +244,7 @@ class ServedDataset:
 
     @contextmanager
     def _warnings(self, message: str) -> Iterator[None]:
-        """Log a StoreError of the block with ``message`` and raise it; log again only if it has changed."""
+        """Log a StoreError of the block with ``message`` and raise it; repeated errors are logged once."""
         try:
             yield
         except StoreError as error:
@@ -256,7 +256,7 @@ class ServedDataset:
 
     @cached_property
     def _metrics(self) -> ReadMetrics:
-        """The data set's metrics. Made after the fork, because they open metrics files of their process."""
+        """The data set's metrics, created on first use: after the fork, as each process has its own files."""
         hits, misses = (metrics.CACHE_LOOKUPS.labels(self.name, outcome) for outcome in ("hit", "miss"))
         return ReadMetrics(
             hits, misses, metrics.STORE_IDS.labels(self.name), metrics.STORE_READS.labels(self.name)
@@ -274,7 +274,7 @@ class ServedDataset:
 
 
 class ServedDatasets:
-    """The data sets of a data sets file, by name; ``mapping`` is the whole file."""
+    """The data sets of a data sets file, by name; ``mapping`` is the file's content as JSON objects."""
 
     def __init__(self, file: File, settings: Settings) -> None:
         self.mapping = as_json(file.entries)

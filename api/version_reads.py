@@ -54,8 +54,8 @@ class VersionReads:
         """Yield the result of ``read`` for one version; hold a permit until the block has ended.
 
         ``read`` receives the version's reader and a deadline (`time.monotonic`). It returns a tuple: a
-        result; the number of row groups that it read. ``field`` is the field of the request in the error for
-        too large reads. Raises ApiError.
+        result; the number of row groups that it read. ``field`` names the request's field in errors about
+        reads that are too large. Raises ApiError.
         """
         number = None if version == LATEST else int(version)
         with self.long.request(served.name) as long:

@@ -99,7 +99,7 @@ def rows_of(reader: VersionReader, wanted: WantedRows, until: float) -> FoundRow
 def rows_response(
     served: ServedDataset, table: Any, manifest: Manifest, query: VersionQuery, mimetype: str
 ) -> Response:
-    """Return the response with rows as JSON, Arrow or Parquet; schema metadata name the version."""
+    """Return the response with rows as JSON, Arrow or Parquet; the latter two have the version in metadata."""
     if mimetype == JSON:
         return body_response(_json_parts(table, manifest.number, is_true(query.int64_as_str)), JSON)
     about = {
@@ -125,7 +125,7 @@ def _json_parts(table: Any, version: int, as_str: bool) -> Iterator[bytes]:
 
 
 def manifest_info(manifest: Manifest, folder: str | None) -> ManifestInfo:
-    """Return a manifest for responses; ``folder`` is the URL of the folder of its files, None without one."""
+    """Return a manifest with URLs of its files below ``folder``, or without URLs if ``folder`` is None."""
     layers = [
         LayerInfo(
             version=layer.version,
