@@ -99,7 +99,7 @@ def rows_of(reader: VersionReader, wanted: WantedRows, until: float) -> FoundRow
 def rows_response(
     served: ServedDataset, table: Any, manifest: Manifest, query: VersionQuery, mimetype: str
 ) -> Response:
-    """Return the response with rows as JSON, Arrow or Parquet; in the latter two, metadata name the version."""
+    """Return the response with rows as JSON, Arrow or Parquet; Arrow and Parquet also name the version."""
     if mimetype == JSON:
         return body_response(_json_parts(table, manifest.number, is_true(query.int64_as_str)), JSON)
     about = {
