@@ -89,7 +89,9 @@ class Line(BaseModel):
 
     label: str
     value: str
-    tone: Literal["", "good", "bad", "none"] = Field("", description="`none` means no data.")
+    tone: Literal["", "good", "bad", "none"] = Field(
+        "", description="How to show the line; `none` means no data."
+    )
 
 
 class BoardInfo(BaseModel):

@@ -142,7 +142,9 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Deadline of a request for roots, a chunk, bounds or a picture in seconds."
     )
     keep_roots: bool = Field(
-        False, description="Whether to write L2 ids, edges and complete summaries of roots to the table."
+        False,
+        description="Whether to store results of roots in the table: L2 ids, edges, complete summaries, and "
+        "skeletons for the viewer.",
     )
     cache_root_bytes: int = Field(
         64 * MIB, ge=0, description="Maximum bytes of cached results of roots, per process and data set."

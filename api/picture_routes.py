@@ -164,7 +164,7 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatase
 
     @api.get(
         f"{PLACE}/segment_properties/<roots>/info",
-        summary="Segments with their measures, as a source of the viewer",
+        summary="Segments with their measures, for the viewer",
         responses=info_responses(413, 422, 429),
     )
     def segments(path: SegmentsPath) -> Response:

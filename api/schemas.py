@@ -160,7 +160,7 @@ class TableInfo(BaseModel):
 
     dataset: str
     l2cache_id: str
-    graph_id: str | None = Field(description="Graph of the features, if the table records it.")
+    graph_id: str | None = Field(description="Id of the graph whose nodes the table has, if recorded.")
     timestamp: str | None = Field(
         description="Time of the ingested graph (UTC, ISO 8601). Null without a graph."
     )
@@ -168,11 +168,11 @@ class TableInfo(BaseModel):
         description="Start of the ingest of a data set without a graph (UTC, ISO 8601). Otherwise null."
     )
     newest_update: str | None = Field(description="When a chunk was last written (UTC, ISO 8601).")
-    resolution: list[float] = Field(description="nm per voxel.")
+    resolution: list[float] = Field(description="nm per voxel along x, y and z.")
     voxel_offset: list[int]
     voxel_size: list[int] = Field(description="Size of the segmentation in voxels.")
-    chunk_size: list[int] = Field(description="Voxels of a chunk.")
-    grid: list[int] = Field(description="Chunks along each axis.")
+    chunk_size: list[int] = Field(description="Size of a chunk in voxels.")
+    grid: list[int] = Field(description="Number of chunks along x, y and z.")
     attributes: list[AttributeInfo]
     coverage: CoverageInfo | None = Field(
         description="State of the chunks; null until they have been counted."
@@ -180,7 +180,7 @@ class TableInfo(BaseModel):
     updates: UpdatesInfo | None = Field(
         description="State of the updates; null until an updater has written to the table."
     )
-    audit: LastAudit | None = Field(description="Last audit of the whole table; null before.")
+    audit: LastAudit | None = Field(description="Last audit of the whole table; null before the first.")
     limits: dict[str, int | float] = Field(description="Limits of one request.")
     provenance: dict[str, str] = Field(
         description="Data set, segmentation, graph, time of the ingest, and version of the software."
