@@ -164,7 +164,7 @@ def _settle(dataset: Dataset, there: Meta | None, timestamp: str | None, geometr
         return Meta(dataset.graph_id, dataset.cv_path, asked or now, geometry)
     if asked not in (None, format_time(there.time)):
         raise ConfigError(
-            f"{where} has timestamp {there.timestamp}, not {asked}: expected its own --timestamp or none"
+            f"{where} has timestamp {there.timestamp}, not {asked}: expected no --timestamp or the table's"
         )
     if there.graph_id != dataset.graph_id:
         raise StoreError(

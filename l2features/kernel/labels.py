@@ -169,7 +169,8 @@ def checked_resolution(resolution: Sequence[float], shape: tuple[int, int, int])
         raise ValueError(f"resolution must be three positive numbers in nm, not {resolution!r}")
     if math.hypot(*(nm * shape)) > _MAX_NM:
         raise ValueError(
-            f"a volume of shape {shape} at a resolution of {resolution!r} has a diagonal above {_MAX_NM} nm"
+            f"a volume of shape {shape} at a resolution of {resolution!r}: "
+            f"expected a diagonal of at most {_MAX_NM} nm"
         )
     return nm
 

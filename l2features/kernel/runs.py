@@ -82,7 +82,8 @@ class _Finder:
         beyond = self.line + voxels // extent >= len(self.offsets)
         if voxels % extent or beyond or (is_runs and piece.shape[0] != extent):
             rest = len(self.offsets) - 1 - self.line
-            raise ValueError(f"{voxels} voxels: expected at most {rest} lines of {extent} voxels each")
+            expected = f"expected whole lines of {extent} voxels, and at most {rest} lines"
+            raise ValueError(f"a piece has {voxels} voxels: {expected}")
         if isinstance(piece, Runs):
             self._number(piece.offsets, piece.starts.copy(), piece.labels)
             return
@@ -111,7 +112,7 @@ class _Finder:
         """Return the runs and the ids."""
         if self.line != len(self.offsets) - 1:
             expected = f"expected {len(self.offsets) - 1} for a volume of shape {self.shape}"
-            raise ValueError(f"{self.line} lines: {expected}")
+            raise ValueError(f"the pieces have {self.line} lines in all: {expected}")
         runs = Runs(self.shape, self.offsets, np.concatenate(self.starts), np.concatenate(self.labels))
         return runs, self.ids[: self.n_ids].copy()
 

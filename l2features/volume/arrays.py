@@ -84,5 +84,7 @@ def _without_header(content: bytes, most: tuple[int, ...]) -> tuple[tuple[int, .
         raise ValueError(f"N5 header has mode {mode} and {dimensions} dimensions: {expected}")
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, end, 4))
     if any(not 0 < a <= b for a, b in zip(shape, most, strict=True)):
-        raise ValueError(f"N5 header has shape {shape}: expected at least 1 voxel and at most {most}")
+        raise ValueError(
+            f"N5 header has shape {shape}: expected at least 1 along each axis, and at most {most}"
+        )
     return shape, content[end:]

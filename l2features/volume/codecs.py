@@ -49,7 +49,7 @@ def _crc32c(content: bytes, size: int) -> bytes:
 
     body, stored = content[:-4], int.from_bytes(content[-4:], "little")
     if len(content) < 4 or google_crc32c.value(body) != stored:
-        raise ValueError("crc32c: checksum is wrong")
+        raise ValueError("crc32c: the stored checksum does not match the data")
     return body
 
 

@@ -169,8 +169,8 @@ class ShardedBlocks:
                 indexes[shard, minishard] = EMPTY_INDEX
             elif not start < end <= start + MAX_INDEX:
                 raise StorageError(
-                    f"file {files[shard]}: index places minishard {minishard} at bytes {start} to {end}, "
-                    f"expected 0 to {MAX_INDEX} bytes"
+                    f"file {files[shard]}: index places minishard {minishard} at bytes {start} to {end}: "
+                    f"expected an end after the start, and a size of at most {MAX_INDEX} bytes"
                 )
             else:
                 wanted[shard, minishard] = Request(files[shard], start, end)

@@ -213,7 +213,7 @@ def gunzip(content: bytes, most: int) -> bytes:
         if len(out) > most:
             raise ValueError(f"expected at most {most} bytes when decompressed")
         if not stream.eof:
-            raise ValueError("end is missing")
+            raise ValueError("the gzip stream is cut off")
         content = stream.unused_data
     return bytes(out)
 

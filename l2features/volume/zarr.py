@@ -201,7 +201,7 @@ def _n5_scales(storage: Storage) -> Iterator[tuple[Array, list[float] | None]]:
     while meta is not None:
         factor = meta.get("downsamplingFactors", factors[place] if place < len(factors) else None)
         if factor is None:
-            raise ValueError(f"array s{place} has no downsamplingFactors")
+            raise ValueError(f"array s{place} has no downsamplingFactors: expected three numbers")
         yield _n5_scale(f"s{place}/", meta, root, factor)
         place += 1
         meta = storage.read_json(f"s{place}/attributes.json")

@@ -147,7 +147,7 @@ def test_chunks_that_no_feature_can_be_computed_of_are_refused_when_opened(tmp_p
         (
             size,
             1e9,
-            r"'d': a volume of shape \(64, 64, 64\) at a resolution of .* has a diagonal above \d+ nm",
+            r"'d': a volume of shape \(64, 64, 64\) at a .*: expected a diagonal of at most \d+ nm",
         ),
         (
             (2048, 2048, 1024),

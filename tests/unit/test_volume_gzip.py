@@ -36,7 +36,7 @@ def test_whole_files(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (WHOLE[:-9], "end is missing"),
+        (WHOLE[:-9], "the gzip stream is cut off"),
         (WHOLE[:-4] + bytes(4), "incorrect length check"),
         (WHOLE + b"more", "incorrect header check"),
         (b"\xff" * 40, "incorrect header check"),

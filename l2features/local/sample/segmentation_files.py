@@ -64,7 +64,8 @@ class Sample:
         parse_graph_url(self.graph)
         if max(self.grid) >= 1 << BITS:
             raise ConfigError(
-                f"grid {self.grid}: expected fewer than {1 << BITS} chunks on each axis, for a graph's ids"
+                f"grid {self.grid}: expected fewer than {1 << BITS} chunks on each axis of a sample with a "
+                "graph"
             )
 
     @property
