@@ -237,7 +237,7 @@ def test_a_duplicate_data_set(tmp_path: Path) -> None:
     path = tmp_path / "datasets.yml"
     entry = "{cv_path: precomputed://file:///a, l2cache_id: t}"
     path.write_text(f"one: {entry}\none: {entry}\n")
-    with pytest.raises(ConfigError, match="key 'one' is given twice"):
+    with pytest.raises(ConfigError, match="key 'one' occurs twice"):
         load_datasets(path)
 
 
