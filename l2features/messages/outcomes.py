@@ -40,7 +40,7 @@ class Verdict(StrEnum):
     RETRY = "retry"
     """The message is retried."""
     DEAD = "dead"
-    """The message becomes a dead letter: it, or one of its ids, has a permanent error; the rest is durable."""
+    """The message becomes a dead letter: it or one of its ids has a permanent error; the rest is durable."""
 
 
 @dataclass(frozen=True, eq=False)
