@@ -62,7 +62,7 @@ class Outcome:
         """Return the outcome of a permanent error; the default ``detail`` is the meaning of the reason."""
         ids = np.zeros(0, np.uint64) if ids is None else ids
         if not detail:
-            what = f"id {ids[0]}" if len(ids) == 1 else f"{len(ids)} ids, the first {ids[0]}:"
+            what = f"id {ids[0]}" if len(ids) == 1 else f"id {ids[0]} (and {len(ids) - 1} more)"
             detail = f"{what} {reason.meaning}"
         return cls(Fate.REFUSED, ids, dataset, reason, detail[:MAX_DETAIL])
 

@@ -190,11 +190,11 @@ def test_a_malformed_cell_is_an_error_of_its_roots_only(recordings: Recordings) 
     assert found.too_large == {}
     assert found.errors == {
         odd: f"node {odd}: children have 5 bytes: expected 8 per id",
-        empty: f"node {empty}: no children",
-        own: f"node {own}: child {own} is not of a layer below it, from 2 on",
-        low: f"node {low}: child {(1 << 56) + 1} is not of a layer below it, from 2 on",
+        empty: f"node {empty} has no children: expected one or more",
+        own: f"node {own}: child {own}: expected a layer of 2 or higher, but below its parent's",
+        low: f"node {low}: child {(1 << 56) + 1}: expected a layer of 2 or higher, but below its parent's",
         bomb: f"node {bomb}: children have {2**28} bytes: expected {8 << 24} at most",
-        inner: f"node {child}: no children",
+        inner: f"node {child} has no children: expected one or more",
     }
     assert set(found.l2_ids) == set(recorded) - set(found.errors)
     graph.close()

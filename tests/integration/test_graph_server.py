@@ -135,7 +135,7 @@ def test_keys_that_are_needed_are_named(served: Served, tmp_path: Path, path: tu
     [
         (
             setting({"supported_api_versions": [0]}, "app"),
-            r"supports the API versions \[0\]: expected 1 among",
+            r"supports API versions \[0\]: expected 1 among",
         ),
         (setting(True, "graph", "ocdbt_seg"), "keeps its supervoxels in an OCDBT fork"),
         (
