@@ -275,7 +275,7 @@ def open_server(url: str) -> Any:
         _fill_in(cv.meta.info, graph)
         mip, last = graph.mip or 0, len(cv.available_mips) - 1
         if not 0 <= mip <= last:
-            raise ValueError(f"mip {mip}: expected one of its mips, 0 to {last}")
+            raise ValueError(f"mip {mip}: expected the index of a scale, 0 to {last}")
         cv.mip = mip
         return cv
     except L2FeaturesError:

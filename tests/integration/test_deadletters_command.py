@@ -39,7 +39,7 @@ def test_list_and_show(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in run("deadletters", "list", folder, "--json").stdout.splitlines()]
     assert {line["name"]: line["bytes"] for line in lines}[LETTER.name] == 3
     shown = run("deadletters", "show", folder, LETTER.name[:8]).stdout
-    assert "other_layer: data set sample: id 7 (and 1 more) is not of layer 2\n          7\n" in shown
+    assert "other_layer: data set sample: 2 ids, the first 7: is not of layer 2\n          7\n" in shown
     assert str(LARGEST) in shown
     assert "attribute table_id = sample" in shown
     command = [sys.executable, "-m", "l2features.cli", "deadletters", "show", str(folder), LETTER.name]
@@ -182,7 +182,7 @@ def test_a_subscription_is_listed_like_a_folder(queue: Subscribed, tmp_path: Pat
     some = run("deadletters", "list", queue.subscription, "--limit", "2", "--json")
     assert len([json.loads(line) for line in some.stdout.splitlines()]) == 2
     shown = run("deadletters", "show", queue.subscription, LETTER.name[:8]).stdout
-    assert "reason    other_layer,not_an_integer: id 7 (and 1 more) is not of layer 2; 'x'" in shown
+    assert "reason    other_layer,not_an_integer: 2 ids, the first 7: is not of layer 2; 'x'" in shown
     assert f"\n          7\n          {LARGEST}\n" in shown
     left_out = run("deadletters", "show", queue.subscription, large.name)
     assert "payload of 11000000 bytes, sha256 " in left_out.stdout

@@ -76,7 +76,7 @@ def test_a_letter_is_rebuilt_from_its_attributes() -> None:
     again = letter_of(*topic_message(LETTER), published=5.0)
     joint = Refusal(
         "other_layer,not_an_integer",
-        "id 7 (and 1 more) is not of layer 2; 'x' among the ids is not an integer",
+        "2 ids, the first 7: is not of layer 2; 'x' among the ids is not an integer",
         (7, LARGEST),
     )
     assert again == DeadLetter(LETTER.data, LETTER.attributes, (joint,), 2, NOW)
@@ -126,7 +126,8 @@ def test_a_topic_has_the_original_message_and_the_reasons(pubsub: PubSubEmulator
             "dead_letter_time": "2026-11-21T00:27:44+00:00",
             "dead_letter_id_count": "2",
             "dead_letter_ids": f"7,{LARGEST}",
-            "dead_letter_detail": "id 7 (and 1 more) is not of layer 2; 'x' among the ids is not an integer",
+            "dead_letter_detail": "2 ids, the first 7: is not of layer 2; "
+            "'x' among the ids is not an integer",
         },
     )
     with pytest.raises(DeadLetterError, match="cannot publish"):

@@ -156,7 +156,7 @@ def test_mistakes(
     assert ran.exit_code == 2
     assert message in ran.output
     form = "Usage: main ingest [OPTIONS] [DATASET | CACHE_ID GRAPH_ID CV_PATH TIMESTAMP]\nTry '"
-    assert ran.output.startswith(form) != message.startswith("graph 'g'")
+    assert ran.output.startswith(form) != message.startswith("cv_path gs:")
 
 
 def test_a_value_that_the_job_refuses_looks_like_one_that_the_command_refuses() -> None:

@@ -14,7 +14,7 @@ from l2features.testing.feed import Feed
 NOW = datetime(2026, 11, 21, 0, 27, 44, tzinfo=UTC)
 LARGEST = (1 << 64) - 1
 REFUSALS = (
-    Refusal("other_layer", "id 7 (and 1 more) is not of layer 2", (7, LARGEST), "sample"),
+    Refusal("other_layer", "2 ids, the first 7: is not of layer 2", (7, LARGEST), "sample"),
     Refusal("not_an_integer", "'x' among the ids is not an integer"),
 )
 LETTER = DeadLetter(b"\x80\x04\xff", {"table_id": "sample", "remesh": "true"}, REFUSALS, 2, NOW)

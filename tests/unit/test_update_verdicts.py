@@ -57,7 +57,7 @@ def outcome(fate: Fate, reason: Reason | None = None, detail: str = "") -> Outco
             [outcome(Fate.REFUSED, Reason.OTHER_LAYER, "strange"), outcome(Fate.UNKNOWN)],
             False,
             Verdict.RETRY,
-            "data set a: 3 ids",
+            "data set a: id 3 (and 2 more)",
         ),
     ],
 )
