@@ -58,7 +58,7 @@ class FlatGraph(Graph):
     def nodes(self, geometry: Geometry, chunk: Chunk, time: datetime | None = None) -> Ids:
         segments = self.store.segments(geometry.chunk_id(chunk))
         if segments is None:
-            raise StoreError(f"chunk {chunk}: its segments are not recorded: ingest the chunk first")
+            raise StoreError(f"chunk {chunk}: segments are not recorded: ingest the chunk first")
         return numbered_ids(geometry.chunk_id(chunk), len(segments))
 
     def valid_nodes(self, geometry: Geometry, box: ChunkBox, time: datetime) -> NodeRoots:

@@ -208,7 +208,7 @@ def test_without_a_graph_nothing_is_known_of_a_chunk_before_its_ingest(
         prepare_audit(dataset)
     prepare(dataset, create=True)
     source = prepare_audit(dataset).open_source()
-    with pytest.raises(StoreError, match="chunk 0,0,0: its segments are not recorded"):
+    with pytest.raises(StoreError, match="chunk 0,0,0: segments are not recorded"):
         audit_chunk(source, Chunk(0, 0, 0))
 
 
