@@ -72,7 +72,7 @@ class VersionNotFound(VersionError):
 
 
 class DamagedVersion(VersionError):
-    """A file of a version is missing, truncated or malformed; ``path`` is relative to the folder."""
+    """A file of a version is missing, truncated or malformed; ``path`` begins at the versions' folder."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)

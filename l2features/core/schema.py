@@ -162,7 +162,7 @@ NAMES: tuple[str, ...] = tuple(a.name for a in ATTRIBUTES)
 BY_NAME = {a.name: a for a in ATTRIBUTES}
 COLUMN = {name: i for i, name in enumerate(NAMES)}
 SATURATING = tuple(a for a in ATTRIBUTES if a.saturates)
-"""Attributes that saturate. The size is none: a chunk has fewer than 2^31 voxels."""
+"""Attributes that saturate. The size never does, because a chunk has fewer than 2^31 voxels."""
 INT64 = tuple(a.name for a in ATTRIBUTES if a.served_dtype.kind in "ui" and a.served_dtype.itemsize == 8)
 """Attributes of 64-bit integers, which clients may request as strings."""
 SIZE = "size_nm3"

@@ -256,7 +256,7 @@ class BigtableGraph(TableReads, Graph):
 
 
 def parse_graph_url(url: str) -> tuple[str, str, str]:
-    """Return project, instance and table of ``bigtable://project/instance/table``. Raises ConfigError."""
+    """Return project, instance and table in a graph's URL. Raises ConfigError for any other URL."""
     match = _URL.fullmatch(url)
     if not match:
         raise ConfigError(f"graph {url!r}: expected {BigtableGraph.expected}")

@@ -26,7 +26,7 @@ class Families(NamedTuple):
 
 
 def families_of(parts: Sequence[AnyCells]) -> Families:
-    """Return the nodes in ``parts`` that have a parent. Raises GraphError if a parent has not 8 bytes."""
+    """Return the nodes in ``parts`` that have a parent. Raises GraphError unless a parent has 8 bytes."""
     ids = np.concatenate([as_ids([]), *(part.ids for part in parts)])
     names = [name for part in parts for name in part.names]
     values = [value for part in parts for value in part.values]

@@ -137,9 +137,8 @@ def id_bytes(cell: bytes, most: int, what: str, decompressor: zstandard.ZstdDeco
     supervoxels.
 
     Raises:
-        ValueError: the length is not a multiple of 8, or the cell is compressed and cannot be decompressed or
-        has
-            more than ``most`` ids.
+        ValueError: the length is not a multiple of 8, a compressed cell has more than ``most`` ids, or it
+            cannot be decompressed.
     """
     if cell[:4] == _ZSTD_MAGIC:
         try:

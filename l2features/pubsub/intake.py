@@ -69,9 +69,9 @@ class Intake:
     """Pulls and leases messages of subscriptions, the most urgent subscription first.
 
     Args:
-        judge: returns a message's region and weight; must not raise. wake: called, in any thread, when there
-        are new messages to `take`, and when ``failure`` was set because
-            a subscription cannot be read or a thread failed.
+        judge: returns a message's region and weight; must not raise.
+        wake: called, in any thread, when there are new messages to `take`, and when ``failure`` was set
+            because a subscription cannot be read or a thread failed.
     """
 
     def __init__(

@@ -334,9 +334,9 @@ def register_store(form: str, pattern: str, place: str) -> None:
         register_store("memory://name", r"memory://[a-z]+", "my_stores:MemoryStore")
 
     Args:
-        form: a URL of the store with placeholders, for messages. pattern: regular expression that the URLs of
-        the store match. place: the class, as ``module:name``: a `Store` whose constructor takes a URL, the
-        name of a table, and
-            a deadline in seconds.
+        form: a URL of the store with placeholders, for messages.
+        pattern: regular expression that the URLs of the store match.
+        place: the class, as ``module:name``: a `Store` whose constructor takes a URL, the name of a table,
+            and a deadline in seconds.
     """
     STORES[form] = StoreKind(re.compile(pattern), place)

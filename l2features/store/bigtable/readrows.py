@@ -40,10 +40,8 @@ class Table(NamedTuple):
     """`row_arrays.Columns` as arrays.
 
     Attributes:
-        places: for each column, its offset and size in a record, whether it is optional, and the length of
-        its
-            name, (columns, 4).
-        letters: the names, one per row.
+        places: (columns, 4) offset and size in a record, whether the column is optional, length of its name.
+        letters: (columns, length) the names, padded with zeros.
         marked: index of the column that may have the value `rows.NOT_COMPUTED`, or -1.
     """
 

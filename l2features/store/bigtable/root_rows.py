@@ -82,7 +82,7 @@ def first_nodes(most: int) -> RowFilter:
 
 
 def segment_nodes_of(parts: Sequence[AnyCells], where: str) -> dict[int, Ids]:
-    """Return nodes by segment. Raises StoreError for a stored id that has not 8 bytes."""
+    """Return nodes by segment. Raises StoreError for a node id that is not 8 bytes long."""
     found: dict[int, Ids] = {}
     for part in parts:
         wrong = [i for i, value in enumerate(part.values) if len(value) != 8]

@@ -48,7 +48,7 @@ class Part:
     """How far a ReadRows stream was read.
 
     Attributes:
-        committed: number of all rows, including rows whose key has no id.
+        committed: number of committed rows, including rows whose key has no id.
         last_key: the last row key that the server scanned.
         unexpected_key: the first row key that has no id; None if all keys have one.
         whole: False if the stream ends within a row.
