@@ -117,7 +117,7 @@ class Dataset(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> Dataset:
         if self.graph == SERVED and not self.served:
-            raise ValueError("graph: graphene needs a cv_path that is graphene://…")
+            raise ValueError(f"key 'graph': graphene needs a cv_path graphene://…, got {self.cv_path!r}")
         voxels = math.prod(self.chunk_size or ())
         if voxels > MAX_CHUNK_VOXELS:
             raise ValueError(

@@ -74,7 +74,11 @@ class IdLayout:
         for layer in uniform:
             bits = self.axis_bits(layer)
             if not 0 < layer < 1 << self.layer_bits or min(bits) < 0 or self.layer_bits + sum(bits) >= 64:
-                raise ValueError(f"layer {layer} with {_described(bits)} does not fit into 64 bits")
+                raise ValueError(
+                    f"layer {layer} with {_described(bits)} does not fit into 64 bits: "
+                    f"expected a layer from 1 to {(1 << self.layer_bits) - 1}, "
+                    f"and less than {64 - self.layer_bits} bits in all"
+                )
 
     def layers(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Return the layer of each id, shape (n,)."""

@@ -113,7 +113,7 @@ def _vet(data: bytes) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         name = opcode.name
         if name not in _OPCODES:
-            raise ValueError(f"opcode {name} of {shown(argument)} is not allowed here")
+            raise ValueError(f"opcode {name} with argument {shown(argument)} is not allowed here")
         before, after = _OPCODES[name]
         if type(argument) is int and argument.bit_length() > MAX_BITS:
             raise ValueError(f"{shown(argument)}: expected {MAX_BITS} bits at most")

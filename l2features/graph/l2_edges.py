@@ -126,7 +126,7 @@ def _in_chunks_of(layout: IdLayout, ids: Ids, supervoxels: Ids) -> Ids:
     """
     unexpected = supervoxels[layout.layers(supervoxels) != SUPERVOXEL]
     if len(unexpected):
-        raise GraphError(f"cross-chunk edges end at {unexpected[0]}, which is not a supervoxel")
+        raise GraphError(f"cross-chunk edges end at {unexpected[0]}: expected a supervoxel, an id of layer 1")
     chunk_ids = layout.chunk_id_array(layout.chunk_coordinates(supervoxels), layer=L2)
     return ids[np.isin(layout.chunk_ids(ids), chunk_ids)]
 

@@ -209,7 +209,7 @@ def test_malformed_edges_and_parents_are_errors(recordings: Recordings) -> None:
     for value, said in (
         (bytes(8), "cross-chunk edges have an odd number of supervoxels"),
         (bytes(7), "cross-chunk edges have 7 bytes: expected 8 per id"),
-        (as_ids([(1 << 56) + 5, 3 << 56]).tobytes(), f"end at {3 << 56}, which is not a supervoxel"),
+        (as_ids([(1 << 56) + 5, 3 << 56]).tobytes(), f"end at {3 << 56}: expected a supervoxel"),
     ):
         copy.put(nodes[0], value, "atomic_cross_edges_2", "3")
         with pytest.raises(MalformedEdges, match=said) as error:

@@ -187,9 +187,7 @@ def test_an_unknown_key(tmp_path: Path, key: Any) -> None:
 
 
 def test_a_graph_server_needs_its_volume(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError, match="data set 'a': graph: graphene needs a cv_path that is graphene://"
-    ):
+    with pytest.raises(ConfigError, match="data set 'a': key 'graph': graphene needs a cv_path graphene://"):
         load_one(tmp_path, graph="graphene")
 
 
