@@ -62,7 +62,7 @@ def parse_geometry(text: str | bytes | None, name: str) -> Geometry | None:
         check_format(json.loads(text), GEOMETRY_FORMAT, f"table {name}: the geometry")
         return Geometry.from_json(text)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"table {name}: the stored geometry is malformed: {error!r}") from error
+        raise StoreError(f"table {name}: the row 'geometry' is not a geometry: {error!r}") from error
 
 
 def chunk_content(record: ChunkRecord) -> dict[str, Any]:
