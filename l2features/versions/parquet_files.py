@@ -27,11 +27,11 @@ KEYS: dict[Layout, str] = {
     "retired": ROOT_ID,
     "missing_nodes": ROOT_ID,
 }
-"""The column that the rows of a layout are sorted by first."""
+"""The column by which the rows of each layout are sorted first."""
 FOOTER_BYTES, RETIRED_BYTES = 64_000_000, 128_000_000
-"""Sizes of the caches of footers and of retired roots."""
+"""Sizes of the caches of footers and of retired roots, in bytes."""
 BYTES_PER_ENTRY = 200
-"""What an entry takes beside its content."""
+"""Bytes of a cache entry besides its value."""
 T = TypeVar("T")
 
 
@@ -71,7 +71,7 @@ class ParquetFiles:
     """The Parquet files of a folder of versions. Threads may share this object.
 
     Caches use the sha256 of a file as the key, so that a new file is not mistaken for a deleted one at the
-    same path. All methods raise VersionError, and DamagedVersion for a file that differs from its manifest.
+    same path. All methods raise VersionError; for a file that differs from its manifest, DamagedVersion.
     """
 
     def __init__(
@@ -134,7 +134,10 @@ class ParquetFiles:
 
     @contextmanager
     def _opened(self, file: VersionFile, metadata: Any = None) -> Iterator[Any]:
-        """Yield a file as a `pyarrow.parquet.ParquetFile`; what fails in the block becomes DamagedVersion."""
+        """Yield a file as a `pyarrow.parquet.ParquetFile`. Turns errors of pyarrow into DamagedVersion.
+
+        A failed read of a file in a bucket becomes VersionError: the file may be intact.
+        """
         try:
             source = self.folder.open(file.path)
         except VersionError as error:
