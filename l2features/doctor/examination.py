@@ -42,7 +42,7 @@ CHECKS = (
 
 
 def examine(deployment: Deployment) -> Iterator[Finding]:
-    """Run the checks and yield their findings; skip a check if one that it needs has failed."""
+    """Run the checks and yield their findings; skip a check if one that it needs failed or was skipped."""
     failed: set[str] = set()
     for check in CHECKS:
         for finding in _findings(check, deployment, failed):

@@ -76,7 +76,7 @@ def graph_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def segmentation_check(deployment: Deployment) -> Iterator[Finding]:
-    """Open the segmentation, and compare it with graph and table."""
+    """Open the segmentation, and compare its bounds with those of the graph and the table."""
     store, geometry = deployment.store, deployment.geometry
     table = store.geometry()
     if table is not None and table.bounds != geometry.bounds:

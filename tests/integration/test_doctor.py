@@ -227,12 +227,12 @@ def test_planted_rows(config: Path) -> None:
         line
         for cause in (
             f"marked as not computed, but they have voxels: {ids[2]}",
-            f"of other voxels than their nodes have (size_nm3): {ids[1]}",
+            f"computed from other voxels than their nodes have (size_nm3): {ids[1]}",
             f"different in area_nm2 for no known cause: {ids[0]}",
         )
         for line in (
             f"problem  rows: 1 of {total} sampled rows are wrong: {cause}",
-            "         fix: l2features ingest --recompute computes all rows of the table's time again",
+            "         fix: l2features ingest --recompute computes all rows again, at the table's timestamp",
         )
     ]
     assert total > 30
