@@ -99,7 +99,9 @@ def test_a_recorded_table_after_a_repair(recordings: Recordings, tmp_path: Path)
     first, *_, audit = run("status", "sample", "--config", config).stdout.splitlines()
     assert line == f"ok       coverage: none of 12 chunks has a record, as in PCGL2Cache's tables; {audit}"
     assert "196 nodes expected, 159 present, 37 missing, of which 37 were repaired" in audit
-    assert first.endswith(" l2cache_repaired: none is recorded: not ingested yet, or by PCGL2Cache")
+    assert first.endswith(
+        " l2cache_repaired: no chunk is recorded: not ingested yet, or ingested by PCGL2Cache"
+    )
 
 
 def test_an_old_table_without_meta(recordings: Recordings, tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_no_server() -> None:
         url = gone.url
     error = error_of(run("view", "sample", "--server", url), 1)
     assert error.startswith(f"error: {url}/l2cache/api/v1: cannot connect: Connection refused")
-    assert error.endswith("start one with `l2features serve`, or name it by --server")
+    assert error.endswith("start a server with `l2features serve`, or name one by --server")
 
 
 def test_what_a_server_refuses(stub: Stub) -> None:
