@@ -100,7 +100,7 @@ def register(dataset: Dataset, auth_dataset: str | None, service: str, server: s
         named = f"server {url!r}" if server else f"cv_path {dataset.cv_path} names no server"
         raise ConfigError(f"{named}: expected --server with a URL such as https://host")
     if not is_private(url):
-        raise ConfigError(f"server {url!r}: expected https://…, as the token is sent to it")
+        raise ConfigError(f"server {url!r}: expected https://…, since the token is sent to the server")
     host = urlsplit(url).netloc
     token = token_of(host)
     if token is None:

@@ -21,7 +21,7 @@ def root_id(text: str, where: str = "") -> int:
         return parse_id(text)
     except ValueError as error:
         is_float = _is_number(text) and not text.lstrip("-").isdecimal()
-        why = "expected an integer, as floats round ids: export the column as text" if is_float else error
+        why = "expected an integer, since floats round ids: export the column as text" if is_float else error
         raise ConfigError(f"{where}{text!r:.100} is not a root id: {why}") from error
 
 

@@ -53,7 +53,7 @@ class ClientSource(Protocol):
         """Return the features of ids: one row per id, in the order of the ids."""
 
     def wait(self, ids: Ids, names: Names, seconds: float) -> Any:
-        """Return `features` when those of missing nodes are computed, or after ``seconds``."""
+        """Return `features` as soon as missing nodes are computed, or after ``seconds`` at the latest."""
 
     def chunk(self, chunk: Triple, names: Names, partial: bool) -> Any:
         """Return all nodes of a chunk, sorted by id."""
@@ -144,7 +144,7 @@ class Client:
         return self._source.features(node_ids(ids), attribute_names(attributes))
 
     def wait(self, ids: Any, seconds: float = 60.0, attributes: Names = None) -> Any:
-        """Return the `features` of L2 nodes when missing ones are computed, or after ``seconds``."""
+        """Return `features` as soon as missing nodes are computed, or after ``seconds`` at the latest."""
         return self._source.wait(node_ids(ids), attribute_names(attributes), seconds)
 
     def chunk(self, x: int, y: int, z: int, attributes: Names = None, *, partial: bool = False) -> Any:

@@ -53,7 +53,7 @@ def examine(deployment: Deployment) -> Iterator[Finding]:
 
 def _findings(check: Check, deployment: Deployment, failed: set[str]) -> Iterator[Finding]:
     if lacking := [name for name in check.needs if name in failed]:
-        yield skipped(f"not run: needs {', '.join(lacking)} without a problem")
+        yield skipped(f"not run, since these checks did not pass: {', '.join(lacking)}")
         return
     try:
         yield from check.run(deployment)

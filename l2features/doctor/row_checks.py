@@ -74,7 +74,7 @@ def bits_check(deployment: Deployment) -> Iterator[Finding]:
 
 
 def rows_check(deployment: Deployment) -> Iterator[Finding]:
-    """Recompute sampled rows, and name the causes of those that differ."""
+    """Recompute sampled rows, and report the rows that differ, by cause."""
     if not deployment.chunks:
         yield skipped("no chunk is sampled")
         return

@@ -200,8 +200,10 @@ class KeptRoots:
         if version > FORMAT:
             check_version(version, FORMAT, f"table {self._name}: root {root}: the cell {name!r}")
         payload = data[HEADER.size :]
-        if version < FORMAT or checksum != zlib.crc32(payload):
-            raise Malformed(f"the cell {name!r} has a wrong checksum")
+        if version < FORMAT:
+            raise Malformed(f"the cell {name!r} has format {version}, expected {FORMAT}")
+        if checksum != (found := zlib.crc32(payload)):
+            raise Malformed(f"the cell {name!r} has a wrong checksum, {found:08x}: expected {checksum:08x}")
         return number, items, payload
 
 

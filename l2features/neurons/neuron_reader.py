@@ -141,7 +141,7 @@ class NeuronReader:
         }
 
     def _take_kept(self, out: Collected, kind: ResultKind, bases: Mapping[int, bytes]) -> Ids:
-        """Put the cached summaries that have these bases into ``out``; return the roots without such one."""
+        """Put the cached summaries that have these bases into ``out``; return the roots without a summary."""
         roots = as_ids(list(bases))
         found = self._kept.get(kind, roots, bases=bases).arrays
         joined = b"".join(array.tobytes() for array in found.values())  # np.concatenate merges dtypes, slowly
@@ -193,11 +193,11 @@ class NeuronReader:
         self._kept.put_all(results)
 
     def _groups(self, roots: Ids, out: Collected) -> Iterator[tuple[dict[int, Ids], Wait]]:
-        """Yield pairs: L2 ids by root, up to `NODES` in all or those of one root; a function.
+        """Yield tuples: the L2 ids of a group of roots, by root; a function.
 
-        L2 ids are written to the table while the caller works on a group; the function waits for the write.
-        Where many roots are looked up at once, the maximum number of nodes per root is lower; larger roots
-        follow at the end, a few at once. Roots whose nodes cannot be returned are refused in ``out``.
+        A group has up to `NODES` nodes, or one root. Its L2 ids are written to the table while the caller
+        works on the group; the function waits for the write. Large roots come at the end, so that few of them
+        are looked up at once. Roots whose nodes cannot be returned are refused in ``out``.
         """
         few, larger = max(1, IDS // self.most_nodes), list[int]()
         for first in range(0, len(roots), ROOTS):

@@ -229,7 +229,10 @@ class ExportSource:
         if content is None:
             raise not_found(folder, number)
         if digest(content) != run.plan.manifest:
-            raise VersionError(f"version {number} in {run.versions} was replaced: choose an empty folder")
+            raise VersionError(
+                f"version {number} in {run.versions} was replaced since this export began: export to an "
+                "empty folder"
+            )
         self.run, self.reader = run, VersionReader(ParquetFiles(folder), parse_manifest(content, number))
 
     @cached_property

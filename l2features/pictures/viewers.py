@@ -8,7 +8,7 @@ from ..core.paths import parse_path
 
 PUBLIC_VIEWER = "https://neuroglancer-demo.appspot.com/"
 PROTOCOLS = ("gs", "s3", "http", "https", "middleauth+https")
-"""Protocols that browsers read; the others are for programs."""
+"""Protocols of paths that a browser can read."""
 LOGIN = "middleauth+"
 BUCKETS = {"gs": "https://storage.googleapis.com", "s3": "https://*.s3.amazonaws.com"}
 """Origins from which the viewer reads buckets."""

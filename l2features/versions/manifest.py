@@ -172,5 +172,5 @@ def parse_manifest(content: bytes, number: int) -> Manifest:
     except UnknownFormat as error:
         raise DamagedVersion(path, str(error).removeprefix(f"{path}: ")) from error
     if manifest.number != number:
-        raise DamagedVersion(path, f"is of version {manifest.number}: expected {number}")
+        raise DamagedVersion(path, f"is the manifest of version {manifest.number}: expected version {number}")
     return manifest

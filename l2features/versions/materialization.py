@@ -162,7 +162,7 @@ def settled_time(timestamp: str, settled: timedelta = SETTLED) -> datetime:
     if time > now - settled:
         raise ConfigError(
             f"timestamp {timestamp!r}: expected a time at least {settled.total_seconds():g} s in the past "
-            f"(before {iso_text(now - settled)}), as later edits may be incomplete"
+            f"(before {iso_text(now - settled)}), since later edits may be incomplete"
         )
     return time
 

@@ -111,7 +111,10 @@ class ParquetFiles:
                 table = parquet.read_row_group(group, columns=list(columns), use_threads=False)
                 table = table.select(columns)
                 if table.schema.types != expected:
-                    raise DamagedVersion(file.path, f"has unexpected types in {', '.join(columns)}")
+                    types, named = (", ".join(map(str, kinds)) for kinds in (table.schema.types, expected))
+                    raise DamagedVersion(
+                        file.path, f"has types {types} in {', '.join(columns)}: expected {named}"
+                    )
                 yield table
 
     def _read_footer(self, file: VersionFile) -> Footer:
@@ -174,7 +177,7 @@ def _ends(group: Any, place: int, path: str, name: str) -> tuple[int, int]:
         return 0, -1
     statistics = group.column(place).statistics
     if statistics is None or not statistics.has_min_max:
-        raise DamagedVersion(path, f"has no statistics of {name}")
+        raise DamagedVersion(path, f"has a row group without statistics of {name}")
     return statistics.min, statistics.max
 
 

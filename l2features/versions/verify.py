@@ -112,8 +112,10 @@ def _check_order(reader: VersionReader, file: VersionFile, found: Findings) -> N
         bad = (keys[1:] < keys[:-1]) | ((keys[1:] == keys[:-1]) & (seconds[1:] <= seconds[:-1]))
         if bad.any():
             found.add(f"{file.path}: row group {group} is not sorted, or repeats a row")
-        if footer.low[group] != keys[0 if last is None else 1 :].min() or footer.high[group] != keys.max():
-            found.add(f"{file.path}: the statistics of row group {group} are wrong")
+        low, high = keys[0 if last is None else 1 :].min(), keys.max()
+        if footer.low[group] != low or footer.high[group] != high:
+            stated = f"{footer.low[group]} to {footer.high[group]}"
+            found.add(f"{file.path}: row group {group} has ids {low} to {high}, but its statistics {stated}")
         last = keys[-1:], seconds[-1:]
         roots.add(table[ROOT_ID].to_numpy())
         nodes.add(table[L2_ID].to_numpy() if L2_ID in columns else keys[:0])

@@ -140,7 +140,7 @@ def test_bounds_and_samples() -> None:
 @pytest.mark.parametrize(
     ("settled", "message"),
     [
-        (60.0, r"timestamp '.*': expected a time at least 60 s in the past \(before 20.*\), as later"),
+        (60.0, r"timestamp '.*': expected a time at least 60 s in the past \(before 20.*\), since later"),
         (-1.0, "expected 0 or more"),
     ],
 )

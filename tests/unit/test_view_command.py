@@ -142,7 +142,7 @@ def test_a_server_of_something_else(stub: Stub) -> None:
     ("arguments", "message"),
     [
         (("--root", "x"), "'x' is not a root id"),
-        (("--root", "1.5e17"), "expected an integer, as floats round ids"),
+        (("--root", "1.5e17"), "expected an integer, since floats round ids"),
         (("--layers", "/data/export"), "layers '/data/export': expected http://…, https://… or gs://…"),
         (
             ("--layers", "http://127.0.0.1:9/e"),
