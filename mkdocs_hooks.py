@@ -179,6 +179,13 @@ def metrics() -> str:
     return table("metric,type,labels,meaning", rows)
 
 
+def counters() -> str:
+    """Return a table of the counters of jobs."""
+    from beam_jobs.counters import COUNTERS
+
+    return table("counter,meaning", [(f"`{name}`", meaning) for name, meaning in COUNTERS.items()])
+
+
 def alerts() -> str:
     """Return a table of the alerts on the server's metrics."""
     import yaml
@@ -242,7 +249,18 @@ def route(title: str, operation: dict[str, Any]) -> str:
 
 REFERENCES = {
     function.__name__: function
-    for function in (alerts, attributes, commands, jobs, measures, metrics, reasons, routes, settings)
+    for function in (
+        alerts,
+        attributes,
+        commands,
+        counters,
+        jobs,
+        measures,
+        metrics,
+        reasons,
+        routes,
+        settings,
+    )
 }
 
 

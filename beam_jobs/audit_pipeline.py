@@ -12,7 +12,8 @@ from l2features.audit.chunk_audit import Audit
 from l2features.audit.summary import AuditSummary, audit_or_fail, save_audit, settle
 from l2features.core.geometry import Chunk
 
-from .transforms import EnumerateChunks, RunFn, StoreFn, count
+from .counters import count
+from .transforms import EnumerateChunks, RunFn, StoreFn
 
 COUNTED = (
     "chunks",

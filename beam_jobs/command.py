@@ -143,7 +143,7 @@ def _counters(result: Any) -> dict[str, int]:
     """Return the job's counters; equally named counters of several steps are summed."""
     from apache_beam.metrics import MetricsFilter
 
-    from .transforms import NAMESPACE
+    from .counters import NAMESPACE
 
     total: Counter[str] = Counter()
     for metric in result.metrics().query(MetricsFilter().with_namespace(NAMESPACE))["counters"]:

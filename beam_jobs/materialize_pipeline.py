@@ -16,7 +16,8 @@ from l2features.versions.materialization import Materialization, put_done, read_
 from l2features.versions.node_rows import NODE_ROW
 from l2features.versions.partitions import Partition, Written, divide
 
-from .transforms import RunFn, WriteGroups, count
+from .counters import count
+from .transforms import RunFn, WriteGroups
 
 Key = tuple[str, int]
 """A partition: its layout and its number."""

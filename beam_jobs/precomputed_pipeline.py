@@ -13,7 +13,8 @@ from l2features.pictures.static_export import PartWriter, StaticExport, WrittenP
 from l2features.pictures.static_finish import finish
 from l2features.pictures.static_index import row_dtype
 
-from .transforms import RunFn, WriteGroups, count
+from .counters import count
+from .transforms import RunFn, WriteGroups
 
 ELEMENT_ROWS = 20_000
 """Rows of an element, about 1 MB: runners limit its size."""

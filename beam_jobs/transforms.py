@@ -8,7 +8,6 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.metrics import Metrics
 
 from l2features.core.geometry import Chunk
 from l2features.core.saturation import saturated_counts
@@ -18,19 +17,7 @@ from l2features.ingest.steps import ChunkRun, Ingest, begin_anew, begin_attempt
 from l2features.store.base import FAILED
 from l2features.store.rewrites import Rewriting
 
-NAMESPACE = "l2features"
-
-
-def count(**counts: int) -> None:
-    """Add to the job's counters."""
-    for name, number in counts.items():
-        Metrics.counter(NAMESPACE, name).inc(number)
-
-
-def measure(**values: float) -> None:
-    """Add to the job's distributions, in whole numbers."""
-    for name, value in values.items():
-        Metrics.distribution(NAMESPACE, name).update(round(value))
+from .counters import count, measure
 
 
 def observe(features: np.ndarray, millis: Mapping[str, float]) -> None:

@@ -25,7 +25,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from l2features.updates.ledger import Plain, Tally, entry_of, plain_entry, unreported
 
-from .transforms import count
+from .counters import count
 
 BATCH_MESSAGES = 200
 """Limit for the message parts that are computed together."""

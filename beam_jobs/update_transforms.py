@@ -33,7 +33,8 @@ from l2features.updates.ledger import (
 from l2features.updates.recorder import Flusher, open_recorder
 from l2features.updates.updater import Update, Updater
 
-from .transforms import count, measure, observe
+from .counters import count, measure
+from .transforms import observe
 from .update_stateful import BatchByKey, CollectByMessage
 
 _lock = threading.Lock()

@@ -37,12 +37,8 @@ def differences() -> dict[str, tuple[int, int]]:
     """Recorded and new status of each exchange whose answer differs, as the docs list them."""
     found = re.search(DIFFERENCES, (ROOT / "docs" / "api.md").read_text(), re.S)
     assert found
-    rows = [line.split("|")[1:5] for line in found[1].splitlines() if line.startswith("| `")]
-    return {
-        name: (int(old), int(new.split()[0]))
-        for names, old, new, _ in rows
-        for name in re.findall(r"`(\w+)`", names)
-    }
+    rows = [line.split("|")[1:4] for line in found[1].splitlines() if line.startswith("| `")]
+    return {name: (int(old), int(new)) for names, old, new in rows for name in re.findall(r"`(\w+)`", names)}
 
 
 def exchanges(folder: Path) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ HEADER = "| file | file:// | http(s), gs, s3 |"
 SOURCES = ("file",), ("http(s)", "gs", "s3")
 """The sources of each column of the table."""
 BY_KEY = "`empty_files`"
-OTHER_LIKE_MISSING = "forbidden, as missing files are too"
+REPORTED_FORBIDDEN = "missing, reported as forbidden"
 
 
 def cells() -> Iterator[tuple[str, str, str, str]]:
@@ -61,9 +61,9 @@ def victim_of(files: dict[str, bytes]) -> str:
 
 def damage(kind: str, served: Served, victim: str) -> None:
     content = served.files[victim]
-    if kind in ("missing", OTHER_LIKE_MISSING):
+    if kind in ("missing", REPORTED_FORBIDDEN):
         del served.files[victim]
-    if kind == OTHER_LIKE_MISSING:
+    if kind == REPORTED_FORBIDDEN:
         served.absent = 403
     elif kind == "empty":
         served.files[victim] = b""
@@ -71,7 +71,7 @@ def damage(kind: str, served: Served, victim: str) -> None:
         served.files[victim] = content[:-100]
     elif kind == "undecodable":
         served.files[victim] = b"\xff" * 97
-    elif kind in ("forbidden", "another status"):
+    elif kind in ("forbidden", "other HTTP status"):
         served.statuses[victim] = 403 if kind == "forbidden" else 410
 
 
@@ -83,7 +83,7 @@ def read(path: str, empty_files: str = "fail") -> tuple[np.ndarray, FileCounts]:
 def check_background(kind: str, layout: str, labels: np.ndarray, files: FileCounts) -> None:
     lost = 1 if layout == "plain" else 2
     missing, empty = (0, lost) if kind == "empty" else (lost, 0)
-    forbidden = lost if kind == OTHER_LIKE_MISSING else 0
+    forbidden = lost if kind == REPORTED_FORBIDDEN else 0
     assert files == FileCounts(4, 4 - lost, missing, forbidden, empty)
     assert (labels == 0).mean() == lost / 4
     whole = cells_of_labels()

@@ -234,7 +234,7 @@ def test_the_defaults_in_the_docs() -> None:
     assert specs["update"]["metadata"]["defaultStreamingMode"] == "AT_LEAST_ONCE"
     flags = dict(flag.split("=") for flag in DEFAULTS if "=" in flag)
     minutes = flags["--element_processing_timeout_minutes"]
-    hangs = f"at one chunk for {minutes} minutes, or at one batch of messages for {HANGS_MIN}, "
+    hangs = f"on one chunk for {minutes} minutes, or on one batch of messages for {HANGS_MIN}, "
     assert hangs in documented.pop("hangs")
     assert not documented
 
