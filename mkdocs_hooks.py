@@ -1,6 +1,6 @@
-"""What mkdocs adds to the pages: references from the code, notebooks as pages, the list of decisions.
+"""Hooks of mkdocs: reference tables from the code, notebooks as pages, the list of decisions.
 
-A page says where, in a comment: ``<!-- generated: settings -->``.
+A comment such as ``<!-- generated: settings -->`` in a page is replaced by the table of this name.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Replace each notebook by a page."""
+    """Replace each notebook by a Markdown page, with the pictures of the notebook's outputs."""
     from mkdocs.structure.files import File
 
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
@@ -53,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill in what is generated, and turn links to notebooks and to files outside the docs."""
+    """Replace comments ``<!-- generated: NAME -->`` by their tables; rewrite links as `link` does."""
     text = GENERATED.sub(lambda found: REFERENCES[found[1]](), markdown)
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
     parts[::2] = [LINK.sub(lambda found: link(found, page, config), part) for part in parts[::2]]
@@ -61,7 +61,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def link(found: re.Match[str], page: Page, config: MkDocsConfig) -> str:
-    """Return a link as the site has it: notebooks are pages, and files of the repository have no page."""
+    """Return a Markdown link as the site needs it.
+
+    A link to a notebook leads to the notebook's page, a link to README.md to the index page, and a link to
+    another file outside the docs to the repository, or becomes plain text without a repository URL.
+    """
     text, target, anchor = found[1], found[2], found[3] or ""
     if target.endswith(".ipynb"):
         return f"[{text}]({target.removesuffix('.ipynb')}.md{anchor})"
@@ -75,14 +79,14 @@ def link(found: re.Match[str], page: Page, config: MkDocsConfig) -> str:
 
 
 def commands() -> str:
-    """Return the help of every command."""
+    """Return the help of every command as Markdown."""
     from l2features.cli.commands import main
 
     return "\n".join(f"## {path}\n\n```text\n{text}\n```\n" for path, text in helps(main, "l2features", None))
 
 
 def helps(command: click.Command, name: str, parent: click.Context | None) -> Iterator[tuple[str, str]]:
-    """Yield each command's path with its help, subcommands after their group."""
+    """Yield pairs (path, help text) of a command and all its subcommands; a group comes first."""
     context = click.Context(command, parent, name, terminal_width=COLUMNS, help_option_names=["-h", "--help"])
     yield context.command_path, command.get_help(context)
     if isinstance(command, click.Group):
@@ -93,7 +97,7 @@ def helps(command: click.Command, name: str, parent: click.Context | None) -> It
 
 
 def jobs() -> str:
-    """Return the help of every job."""
+    """Return the help of every Beam job as Markdown."""
     os.environ["COLUMNS"], text = str(COLUMNS), ""
     for name in JOBS:
         printed = io.StringIO()
@@ -104,14 +108,14 @@ def jobs() -> str:
 
 
 def table(header: str, rows: Iterable[Iterable[object]]) -> str:
-    """Return a Markdown table; ``header`` has its columns, separated by commas."""
+    """Return a Markdown table; ``header`` has the names of the columns, separated by commas."""
     columns = header.split(",")
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines) + "\n"
 
 
 def cell(value: object) -> str:
-    """Return a value as a cell of a table: a pipe outside of code is escaped."""
+    """Return a value as the text of a table cell, with pipes outside of code escaped."""
     return PIPE.sub(lambda found: found[1] or r"\|", str(value))
 
 
@@ -142,7 +146,7 @@ def kind(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
 
 
 def reasons() -> str:
-    """Return a table of the reasons of dead letters."""
+    """Return a table of the reasons for dead letters."""
     from l2features.messages.decoding import Reason
 
     rows = [(f"`{reason}`", reason.meaning, reason.action) for reason in Reason]
@@ -150,7 +154,7 @@ def reasons() -> str:
 
 
 def settings() -> str:
-    """Return a table of the server's variables."""
+    """Return a table of the server's settings: environment variables with defaults, limits and meaning."""
     from api.config import Settings
 
     rows = []
@@ -187,7 +191,7 @@ def counters() -> str:
 
 
 def alerts() -> str:
-    """Return a table of the alerts on the server's metrics."""
+    """Return a table of the Prometheus alerts in deploy/prometheus/rules.yml."""
     import yaml
 
     file = Path(__file__).parent / "deploy" / "prometheus" / "rules.yml"
@@ -200,7 +204,7 @@ def alerts() -> str:
 
 
 def routes() -> str:
-    """Return the meaning of errors, and the operations of the OpenAPI document by tag."""
+    """Return a table of error statuses, and the operations of the OpenAPI document by tag."""
     from api.config import Settings, set_environment
 
     set_environment(AUTH_DISABLED="true")
@@ -233,7 +237,7 @@ def default(parameter: dict[str, Any]) -> str:
 
 
 def route(title: str, operation: dict[str, Any]) -> str:
-    """Return one operation."""
+    """Return the Markdown section of one operation of the OpenAPI document."""
     lines = [f"### {operation['summary']}", f"`{title}`", operation.get("description", "")]
     if given := operation.get("parameters"):
         rows = [(f"`{one['name']}`", default(one), one.get("description", "")) for one in given]
@@ -265,7 +269,7 @@ REFERENCES = {
 
 
 def notebook_files(path: Path, uri: str) -> Iterator[tuple[str, str | bytes]]:
-    """Yield the page of a notebook, and the pictures of its outputs."""
+    """Yield pairs (path, content): the pictures of a notebook's outputs, then the notebook's page."""
     name = uri.removesuffix(".ipynb")
     parts = []
     for number, cell in enumerate(json.loads(path.read_text())["cells"]):

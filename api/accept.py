@@ -14,10 +14,11 @@ _QUALITY = re.compile(r"\s*q\s*=\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*", re.I)
 
 
 def accepted(header: str | None, offered: Sequence[str]) -> str:
-    """Return the offered media type that the client prefers; ties go to the most specific, then the first.
+    """Return the media type in ``offered`` that the Accept header ``header`` prefers.
 
-    Media type parameters are ignored. A missing or empty header accepts everything. Raises ApiError 406 where
-    no offered type is accepted.
+    Of equally preferred types, the header's most specific range decides, then the order in ``offered``.
+    Parameters of media types are ignored. None and "" accept every type. Raises ApiError 406 if the header
+    accepts no offered type.
     """
     best = _preferred(header or "", tuple(offered))
     if best is None:
@@ -27,21 +28,21 @@ def accepted(header: str | None, offered: Sequence[str]) -> str:
 
 @lru_cache(1_000)
 def _preferred(header: str, offered: tuple[str, ...]) -> str | None:
-    """Return the offered media type that a header prefers, None if it accepts none."""
+    """Return the media type in ``offered`` that an Accept header prefers; None if it accepts no such type."""
     ranges = MIMEAccept([_range(part) for part in header.split(",") if part.strip()])
     return ranges.best_match(offered) if ranges else offered[0]
 
 
 def not_acceptable(header: str, offered: Sequence[str]) -> ApiError:
-    """Return the error for a client that accepts no offered type."""
+    """Return the error 406 for an Accept header that accepts no offered media type."""
     message = f"Accept: {shown(header)} cannot be met: expected {', '.join(offered)} or */*"
     return ApiError(406, "not_acceptable", message, field="Accept", value=header)
 
 
 def _range(part: str) -> tuple[str, float]:
-    """Parse a media range and its quality, as older clients send them: ``*`` for ``*/*``, ``q=.2``.
+    """Parse one media range of an Accept header; return the range and its quality.
 
-    An invalid quality counts as 1. werkzeug's own parser drops these.
+    Also parses what werkzeug's parser drops: ``*`` for ``*/*``, and ``q=.2``. An invalid quality counts as 1.
     """
     name, *parameters = part.split(";")
     qualities = [float(match[1]) for match in map(_QUALITY.fullmatch, parameters) if match]

@@ -36,15 +36,19 @@ from .version_reads import VersionReads
 from .version_routes import register_versions
 from .viewer_routes import register_viewer
 
-DESCRIPTION = """Features of level-2 (L2) nodes: the parts of a neuron's segmentation within one chunk.
+DESCRIPTION = """Features of level-2 (L2) nodes. An L2 node is a part of a neuron within one chunk.
 
-Read them by node, by root or by place; as JSON, Arrow or Parquet; as they are now, or from a frozen version.
-Ids are 64-bit integers, which browsers round: send them as strings. The examples exist in a data set here.
+Read features by node, by root or by place; as JSON, Arrow or Parquet; from the current table or a frozen
+version. Ids are 64-bit integers. Browsers round such integers: send ids as strings. If a node with features
+is known, the ids in the examples are from a data set of this server.
 """
 
 
 def create_app(settings: Settings | None = None) -> OpenAPI:
-    """Return the app; it opens nothing before the first request or `warm`. Raises ConfigError."""
+    """Return the application. It opens no store before the first request or `ServedDatasets.warm`.
+
+    Raises ConfigError if a setting, the data sets file or AUTH_URL is invalid.
+    """
     settings = settings or load_settings()
     datasets = ServedDatasets(read_datasets(settings.datasets), settings)
     names = [served.name for served in datasets.all()]
@@ -59,7 +63,10 @@ def create_app(settings: Settings | None = None) -> OpenAPI:
 
     @app.after_request
     def finish(response: Response) -> Response:
-        """Read the body's rest; keep browsers from guessing a type, and shared caches from private data."""
+        """Read the rest of the request's body, and set default headers.
+
+        The headers keep browsers from guessing the type, and shared caches from storing the response.
+        """
         discard_rest(this_request(), settings.max_body_bytes)
         response.headers.setdefault("X-Content-Type-Options", "nosniff")
         response.headers.setdefault("Cache-Control", NOT_KEPT)

@@ -1,8 +1,8 @@
-"""Authentication: every route except open ones needs a token; a data set's routes need permission to view it.
+"""Authentication: most routes need a token; a data set's routes need permission to view the data set.
 
-middle_auth_client decides; it reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and AUTH_DISABLED on import. Its
-own lookups have no deadline and its caches are not thread-safe, so the lookups are ours. A service that does
-not answer is a 503, neither an invalid token nor an unknown table.
+The library middle_auth_client decides; it reads AUTH_URI, AUTH_URL, STICKY_AUTH_URL and AUTH_DISABLED when it
+is imported. The library's lookups have no deadline and its caches are not thread-safe, so this module looks
+up users and tables. If the authentication service does not answer, the response is 503.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from l2features.core.errors import ConfigError
 from .error_responses import ApiError
 
 NAMESPACE = "pychunkedgraph"
-"""The service that owns the tables, for the authentication service."""
+"""The authentication service's name for the service that owns the tables."""
 SECRETS = (decorators.TOKEN_NAME, "token")
 """Query parameters that contain a token."""
 UNSET_URL = "localhost:5000/auth"
-"""The library's default AUTH_URL."""
+"""middle_auth_client's AUTH_URL if the variable is not set."""
 VIEWABLE = "l2cache_viewable"
 MAX_LOOKUPS = 64
 PAUSES = [tenacity.wait_fixed(seconds) for seconds in (0.1, 0.3, 1.0)]
-"""Backoff between the attempts of a lookup."""
+"""Waits before the second, third and fourth attempt of a lookup."""
 UNAVAILABLE = "the authentication service cannot answer at the moment: try again later"
 log = logging.getLogger("l2features.api")
 
@@ -54,11 +54,12 @@ log = logging.getLogger("l2features.api")
 def protect(
     app: Flask, *, open_endpoints: Collection[str], deadline_s: float = 10.0, retry_after_s: int = 2
 ) -> None:
-    """Require a token for every route except ``open_endpoints``, also for routes that are registered later.
+    """Require a token for every route except ``open_endpoints``. Routes that are registered later count too.
 
-    A request whose authentication takes longer than ``deadline_s`` gets 503. After such a failure, only one
-    lookup per ``retry_after_s`` is sent to the service, so that threads stay free for requests with cached
-    tokens. Raises ConfigError for an invalid AUTH_URL, or if an open endpoint does not exist.
+    A request whose authentication takes longer than ``deadline_s`` gets 503. While the authentication service
+    does not answer, one lookup per ``retry_after_s`` is sent to the service. Other requests whose token is
+    not cached get 503 at once, which keeps threads free. Raises ConfigError if AUTH_URL has a scheme, or if
+    an open endpoint does not exist.
     """
     unknown = sorted(set(open_endpoints) - set(app.view_functions))
     if unknown:
@@ -72,7 +73,10 @@ def protect(
 
     @auth_required
     def check(**arguments: Any) -> ResponseReturnValue | None:
-        """Check the permission; the library calls this once it knows the user."""
+        """Return None if the user may view the route's data set, or the error response.
+
+        middle_auth_client calls this after it has found the token's user.
+        """
         table = arguments.get("dataset")
         if table is None or request.method == "OPTIONS":
             return None
@@ -96,16 +100,17 @@ def protect(
 
 
 class Viewable(NamedTuple):
-    """Whether a visitor has a valid token, and the data sets that the token permits to view."""
+    """What a visitor may view: ``known`` is whether the token is valid, ``names`` the permitted data sets."""
 
     known: bool
     names: frozenset[str]
 
 
 def viewable(app: Flask, names: Collection[str]) -> Viewable:
-    """Return which of these data sets the current request may view. Use it in endpoints without a token.
+    """Return which of the data sets ``names`` the sender of the current request may view.
 
-    Raises ApiError 503 if the authentication service does not answer.
+    Also works in endpoints that do not require a token. Raises ApiError 503 if the authentication service
+    does not answer.
     """
     found: Viewable = app.extensions[VIEWABLE](names)
     return found
@@ -126,7 +131,7 @@ def _viewable(service: _Service, names: Collection[str]) -> Viewable:
 
 
 def _token() -> str | None:
-    """Return the token of a request, from its header first, as the library does."""
+    """Return the token in the request's Authorization header or, without it, in the cookie; None for none."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme == "Bearer" and token:
         return token
@@ -139,7 +144,7 @@ def auth_disabled() -> bool:
 
 
 def login_url() -> str | None:
-    """Return the URL of the service where browsers get tokens; None if no route needs a token."""
+    """Return the URL of the authentication service for browsers; None if no route needs a token."""
     return None if auth_disabled() else f"https://{decorators.STICKY_AUTH_URL}"
 
 
@@ -154,7 +159,7 @@ def log_who_may_ask() -> None:
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL, path or query for the log, without its tokens."""
+    """Return a URL, path or query with the values of parameters that hold tokens replaced by "…"."""
 
     def hidden(part: re.Match[str]) -> str:
         name, equals, _ = part[0].partition("=")
@@ -164,10 +169,10 @@ def without_secrets(url: str) -> str:
 
 
 class _Service:
-    """The authentication service: lookups with a deadline, and a TTL cache of its answers. Thread-safe.
+    """Looks up users and data sets at the authentication service, with a TTL cache. Thread-safe.
 
-    A lookup runs in a thread of its own, so that nothing (slow DNS, a slow response) keeps a request
-    beyond its deadline. Requests with the same question wait for the same lookup.
+    Each lookup runs in a separate thread: a request stops waiting at its deadline, even during slow DNS.
+    Requests for the same path and token share one lookup.
     """
 
     def __init__(self, deadline_s: float, retry_after_s: int) -> None:
@@ -184,9 +189,10 @@ class _Service:
         self.down, self.next_try = False, 0.0
 
     def user(self, token: str) -> dict[str, Any] | None:
-        """Return a token's user, None for an unknown token. Raises ApiError 503.
+        """Return the user of a token; None for an unknown token.
 
-        The library looks up a user again within a request when the permissions may be out of date.
+        A second call within a request skips the cache: the library makes one if cached permissions may be out
+        of date. Raises ApiError 503 if the service does not answer.
         """
         path = decorators.MY_PERMISSION_URL
         if not re.fullmatch("[!-~]+", token):
@@ -199,7 +205,10 @@ class _Service:
         return user
 
     def dataset(self, table: str, token: str) -> str | None:
-        """Return a table's data set, None for an unknown table. Raises ApiError 503."""
+        """Return the name of the data set whose permissions apply to a table; None for an unknown table.
+
+        Raises ApiError 503 if the service does not answer.
+        """
         if decorators.DEBUG_OVERRIDE_DATASET_LOOKUP is not None:
             return str(decorators.DEBUG_OVERRIDE_DATASET_LOOKUP)
         if not DATASET_NAME.fullmatch(table):
@@ -208,7 +217,10 @@ class _Service:
         return dataset
 
     def answer(self, path: str, token: str) -> Any:
-        """Return a cached answer, or that of a lookup. Raises ApiError 503."""
+        """Return the service's answer to a request for ``path`` with a token, from the cache or a lookup.
+
+        Raises ApiError 503 if the service does not answer within the request's deadline.
+        """
         key = path, token
         unavailable = ApiError(503, "auth_unavailable", UNAVAILABLE, retry_after=self.retry_after_s)
         with self.lock:
@@ -232,7 +244,10 @@ class _Service:
             raise unavailable from error
 
     def look_up(self, path: str, token: str) -> Any:
-        """Return the service's answer, cached for later requests; None for an unknown token or table."""
+        """Fetch and cache the service's answer. Returns None for an unknown token or table.
+
+        None for a table is not cached. Raises the errors of `fetch`.
+        """
         failure: Exception | None = None
         try:
             value = self.fetch(path, token)
@@ -252,7 +267,10 @@ class _Service:
         raise failure
 
     def fetch(self, path: str, token: str) -> Any:
-        """Return the service's answer; retry transient errors until the deadline. Raises RequestException."""
+        """Return the service's answer; None for a status other than 200.
+
+        Retries transient errors three times at most, within ``deadline_s``. Raises RequestException.
+        """
         url, until = f"https://{decorators.AUTH_URL}{path}", monotonic() + self.deadline_s
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(1 + len(PAUSES)) | tenacity.stop_before_delay(self.deadline_s),
@@ -266,10 +284,14 @@ class _Service:
         value, expected = response.json(), dict if path == decorators.MY_PERMISSION_URL else str
         if isinstance(value, expected) or (value is None and expected is dict):
             return value
-        raise requests.exceptions.InvalidJSONError(f"expected a {expected.__name__}, got {value!r:.100}")
+        kind = "an object" if expected is dict else "a string"
+        raise requests.exceptions.InvalidJSONError(f"{url} answered {value!r:.100}: expected {kind}")
 
     def send(self, url: str, token: str, until: float) -> requests.Response:
-        """Send one request. Raises RequestException, also for a transient status."""
+        """Send one request, to be answered before ``until`` (`time.monotonic`).
+
+        Raises RequestException for a connection error, a time-out, and a status of 429 or from 500 on.
+        """
         headers = {"authorization": f"Bearer {token}"}
         response = self.session.get(url, headers=headers, timeout=max(0.01, until - monotonic()))
         if response.status_code >= 500 or response.status_code == 429:
@@ -277,7 +299,10 @@ class _Service:
         return response
 
     def note(self, failure: str | None) -> None:
-        """Record whether the service answered, even with an error; log when that changes."""
+        """Record whether the service answers, and log a change.
+
+        ``failure`` is the reason if it does not answer; None for any answer, even an error.
+        """
         if failure is None and self.down:
             log.warning("authentication service answers again")
         elif failure is not None and not self.down:

@@ -1,4 +1,4 @@
-"""Slow values: opened once, or cached and refreshed, in the background."""
+"""Values that are slow to read: opened once, or cached and refreshed, in background threads."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from l2features.core.errors import StoreError
 from l2features.core.futures import in_background
 
 FAILURE_KEPT_S, PATIENCE_S = 2.0, 30.0
-"""Time before a failed open is retried, and before another attempt starts beside a hanging one."""
+"""Time until a failed attempt is repeated, and until another attempt starts beside an attempt that hangs."""
 T = TypeVar("T")
 
 
 class Opener(Generic[T]):
-    """Opens something once, in the background, on first use; retries a failure after `FAILURE_KEPT_S`.
+    """Calls ``open_`` once, in a background thread, on first use, and keeps its result.
 
-    A server that never answers blocks an attempt forever, so further attempts start concurrently, with
-    exponential backoff. ``on_failure`` receives the reason of each failure.
+    The first use later than `FAILURE_KEPT_S` after a failure starts another attempt. If an attempt hangs,
+    further attempts start beside it, with exponential backoff. ``on_failure`` receives the reason of each
+    failure.
     """
 
     def __init__(self, open_: Callable[[], T], on_failure: Callable[[str], None]) -> None:
@@ -33,7 +34,7 @@ class Opener(Generic[T]):
         self._patience_s = PATIENCE_S
 
     def opening(self) -> Future[T]:
-        """Return the pending or finished open."""
+        """Return the future of the latest attempt to open; starts an attempt if one is due."""
         with self._lock:
             now = time.monotonic()
             if self._opened is None or (self._failed() and now > self._failed_at + FAILURE_KEPT_S):
@@ -45,7 +46,10 @@ class Opener(Generic[T]):
             return self._opened
 
     def result(self, timeout_s: float) -> T:
-        """Return what was opened. Raises the error of the opening, or TimeoutError after ``timeout_s``."""
+        """Return the result of ``open_``.
+
+        Raises the error of ``open_``, or TimeoutError if it has run for longer than ``timeout_s``.
+        """
         if self._found is not None:
             return self._found[0]
         opening = self.opening()
@@ -69,10 +73,10 @@ class Opener(Generic[T]):
 
 
 class BackgroundCache(Generic[T]):
-    """Caches ``read()`` for ``age_s``; the next request after that starts a refresh in the background.
+    """Caches the result of ``read`` for ``age_s``; the first use after that starts a refresh in a thread.
 
-    One refresh runs at a time, and refreshes take at most 1/``share`` of the time. Callers wait up to
-    ``first_s`` for the first value, and up to ``later_s`` for a newer one.
+    One refresh runs at a time. Refreshes run for at most 1/``share`` of the time. `get` waits up to
+    ``first_s`` for the first value, and up to ``later_s`` for a newer value.
     """
 
     def __init__(
@@ -86,14 +90,14 @@ class BackgroundCache(Generic[T]):
         self._last: T | None = None
 
     def refresh(self) -> Future[T] | None:
-        """Start a refresh if one is due; return the running one, if any."""
+        """Start a refresh if one is due; return the future of the running refresh, or None."""
         with self._lock:
             if self._running is None and time.monotonic() >= self._again_at:
                 self._running = in_background(self._begin)
             return self._running
 
     def peek(self) -> T | None:
-        """Return the newest value without waiting; None before the first is read.
+        """Return the cached value without waiting; None before the first value is read.
 
         Starts a refresh if one is due.
         """
@@ -101,7 +105,10 @@ class BackgroundCache(Generic[T]):
         return self._last
 
     def get(self) -> T | None:
-        """Return the newest value; None before the first is read. Raises the StoreError of the first read."""
+        """Return the newest value, after a short wait if a refresh is running; None before the first value.
+
+        Raises the error of a failed refresh, but StoreError only before the first value.
+        """
         running = self.refresh()
         wait_s = self._first_s if self._last is None else self._later_s
         if running is not None and wait_s:

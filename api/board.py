@@ -1,4 +1,4 @@
-"""The state of a data set for its dashboard. All is read in the background, slow parts rarely."""
+"""The state of a data set for its dashboard, read in background threads, slow parts less often."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from .schemas import UpdatesInfo
 from .served_datasets import ServedDataset
 
 FIRST_S, LATER_S = 2.0, 0.3
-"""Time that is waited for the first value of a part, and for a newer one."""
+"""Time that a request waits for the first value of a part of the state, and for a newer value."""
 NOTES_EVERY_S = 5.0
-"""Age at which notes are read again."""
+"""Age at which the table's notes on updates and audits are read again."""
 LOOKED_UP, LISTED = 4096, 20
-"""Chunks of a cell whose reasons are looked up, beside its example, and those that are listed."""
+"""Maximum chunks of a cell of the chunk map whose failures are looked up, and failures that are returned."""
 log = logging.getLogger("l2features.api")
 T = TypeVar("T")
 
 
 class Kept(NamedTuple):
-    """The state, encoded for responses."""
+    """The state of a data set, and its JSON body for responses: plain, gzipped, and its ETag."""
 
     info: BoardInfo
     body: bytes
@@ -53,7 +53,7 @@ class Kept(NamedTuple):
 
 
 class Board:
-    """The state of one data set."""
+    """Reads and caches the state of one data set."""
 
     def __init__(self, served: ServedDataset, requests: RequestRates) -> None:
         self.served, self._requests = served, requests
@@ -72,14 +72,14 @@ class Board:
         return BackgroundCache(kept, age_s=age_s, share=share, first_s=FIRST_S, later_s=LATER_S)
 
     def kept(self) -> Kept:
-        """Return the state. Raises ApiError 503 before the first state is read."""
+        """Return the cached state. Raises ApiError 503 before the first state is read."""
         if (kept := self._kept.get()) is None:
-            message = f"the state of data set {self.served.name!r} is not known yet"
+            message = f"the state of data set {self.served.name!r} is not known yet: try again later"
             raise ApiError(503, "metadata_unavailable", message, retry_after=2)
         return kept
 
     def begin(self) -> Future[Example | None] | None:
-        """Start a search for an example, if one is due; return the pending search."""
+        """Start a search for an example node if one is due; return the running search's future, or None."""
         return self._found.refresh()
 
     def example(self) -> Example | None:
@@ -87,10 +87,15 @@ class Board:
         return self._found.peek()
 
     def cell(self, plane: str, column: int, row: int) -> CellInfo:
-        """Return a cell of the map, with reasons of failures. Raises ApiError 404 or 503, and StoreError."""
+        """Return the counts of the chunks in one cell of the chunk map, and up to 20 failures with reasons.
+
+        Raises ApiError 404 for a cell outside the map, ApiError 503 before the chunks are counted, and
+        StoreError.
+        """
         scan = self._scanned.get()
         if scan is None:
-            raise ApiError(503, "metadata_unavailable", "the chunks are not counted yet", retry_after=2)
+            message = f"the chunks of data set {self.served.name!r} are not counted yet: try again later"
+            raise ApiError(503, "metadata_unavailable", message, retry_after=2)
         try:
             box = scan.map.box(plane, column, row)
         except IndexError as error:
@@ -113,14 +118,14 @@ class Board:
 
     # ------------------------------------------------------------------ reads
     def _unless_gone(self, read: Callable[[], T | None]) -> T | None:
-        """Return what is read; None if the table is missing, or its metadata is not known."""
+        """Return the result of ``read``; None if the table is missing or its metadata is not known."""
         try:
             return read()
         except (TableNotFound, ApiError):
             return None
 
     def _read_notes(self) -> Notes:
-        """Read the notes, and note why the table cannot be read."""
+        """Read the table's notes; set ``problem`` to the reason if the table cannot be read, else to None."""
         store, now = self.served.store, datetime.now(UTC)
         try:
             store.ping()
@@ -136,26 +141,26 @@ class Board:
         return Notes(updates, history, audit, unreadable, now)
 
     def _sample(self) -> SampleInfo:
-        """Return nodes of recorded chunks, or of any until the records are read."""
+        """Return a sample of nodes in chunks with records, or in any chunks until the records are read."""
         scan, geometry = self._scanned.get(), self.served.opened().reader.geometry
         nodes = sample_nodes(self.served.store, geometry, scan.map.sample if scan else [])
         return sample_info(nodes, self._example(nodes))
 
     def _find_example(self) -> Example | None:
-        """Find an example without a scan of the chunk records, which only the dashboard is worth."""
+        """Return a node with features and its root, without waiting for a slow scan of the chunk records."""
         store, geometry = self.served.store, self.served.opened().reader.geometry
         scan = kept_scan(store, geometry)
         return self._example(sample_nodes(store, geometry, scan.map.sample if scan else [], most=ROOTS_TRIED))
 
     def _example(self, nodes: NodeSample) -> Example | None:
-        """Return a node and its root; the graph may be down."""
+        """Return a node of the sample, and its root if the graph knows one; None for an empty sample."""
         if not len(nodes.ids):
             return None
         try:
             neurons = self.served.neurons()
             found = example_root(neurons.source, neurons.reader.geometry, nodes.ids, datetime.now(UTC))
         except (ApiError, GraphError) as error:
-            log.info("no example of a root", extra={"dataset": self.served.name, "error": str(error)})
+            log.info("cannot find an example root", extra={"dataset": self.served.name, "error": str(error)})
             found = None
         return Example(*found) if found else Example(int(nodes.ids[0]), None)
 

@@ -1,4 +1,4 @@
-"""The parts of a data set's state: the notes that are read, and their form in responses."""
+"""The parts of a data set's state, converted to the models of the dashboard's response."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .first_commands import Example
 
 
 class Notes(NamedTuple):
-    """The notes of the table; ``unreadable`` maps each unreadable note to the reason."""
+    """The notes of a table, read at ``time``; ``unreadable`` maps each unreadable note to the reason."""
 
     updates: Updates | None
     history: UpdateHistory | None
@@ -28,7 +28,7 @@ class Notes(NamedTuple):
 
 
 def progress_info(scan: ChunkScan) -> ProgressInfo:
-    """Return the progress; an ingest runs if it recorded a done chunk in the last ten minutes."""
+    """Return the progress of the ingest, with the time left if it recorded a chunk in the last 10 minutes."""
     progress, left = scan.progress, None
     missing = progress.total - progress.done - progress.failed
     runs = progress.newest is not None and scan.time - progress.newest < RATE_WINDOW
@@ -38,7 +38,7 @@ def progress_info(scan: ChunkScan) -> ProgressInfo:
 
 
 def map_info(scan: ChunkScan) -> MapInfo:
-    """Return the projections, row by row."""
+    """Return the counts of chunks in each cell of the chunk map's three projections, row by row."""
     return MapInfo(as_of=scan.time, planes={name: _cells(each) for name, each in scan.map.planes.items()})  # type: ignore[misc]
 
 
@@ -57,7 +57,7 @@ def _cells(projection: Projection) -> CellsInfo:
 
 
 def sample_info(nodes: NodeSample, example: Example | None) -> SampleInfo:
-    """Return histograms over nodes of random chunks, and one node with its root."""
+    """Return histograms of the sampled nodes' sizes and thicknesses, and the example node with its root."""
     size, thickness = histogram(nodes.size_um3), histogram(nodes.max_dt_nm)
     node, root = example or (None, None)
     return SampleInfo(

@@ -22,20 +22,20 @@ class ProgressInfo(IngestProgress):
 
     as_of: Time = AS_OF
     seconds_left: float | None = Field(
-        description="Time left at the current rate; null if no ingest is running."
+        description="Seconds until all chunks are done at the current rate; null if no ingest is running."
     )
 
 
 class CellsInfo(BaseModel):
-    """A projection of the grid; lists are row by row."""
+    """Counts of chunks, projected along one axis and summed in cells; lists are row by row."""
 
     columns: int
     rows: int
     span: int = Field(description="Chunks along each side of a cell.")
-    total: list[int] = Field(description="Chunks of each cell, summed over the third axis.")
-    done: list[int] = Field(description="Done chunks with nodes.")
-    failed: list[int]
-    empty: list[int] = Field(description="Done chunks without nodes.")
+    total: list[int] = Field(description="Number of chunks in each cell, over the whole third axis.")
+    done: list[int] = Field(description="Number of done chunks with nodes in each cell.")
+    failed: list[int] = Field(description="Number of failed chunks in each cell.")
+    empty: list[int] = Field(description="Number of done chunks without nodes in each cell.")
 
 
 class MapInfo(BaseModel):
@@ -49,26 +49,26 @@ class RequestsInfo(BaseModel):
     as_of: Time = AS_OF
     total: int = Field(description="Requests since the server started.")
     failed: int = Field(description="Requests with a status of 500 or above.")
-    window_s: float | None = Field(None, description="Length in seconds of the window of the rates.")
+    window_s: float | None = Field(None, description="Seconds over which the rates are computed.")
     per_second: float | None = None
     failed_per_second: float | None = None
 
 
 class HistogramInfo(BaseModel):
-    edges: list[float] = Field(description="Edges of the bins, one more than counts.")
+    edges: list[float] = Field(description="Edges of the bins: one value more than in `counts`.")
     counts: list[int]
 
 
 class SampleInfo(BaseModel):
-    """Computed nodes of random chunks."""
+    """A sample of the computed nodes, from random chunks."""
 
     as_of: Time = AS_OF
     chunks: int
     nodes: int
     size_um3: HistogramInfo | None
     max_dt_nm: HistogramInfo | None
-    node: str | None = Field(description="A node with features and, if known, a root.")
-    root: str | None = Field(description="Root of the node.")
+    node: str | None = Field(description="Id of a node with features, if known.")
+    root: str | None = Field(description="Id of the root of `node`, if known.")
 
 
 class VersionsInfo(BaseModel):
@@ -85,18 +85,20 @@ class HistoryInfo(UpdateHistory):
 
 
 class Line(BaseModel):
-    """A figure as text."""
+    """A figure of the dashboard as text."""
 
     label: str
     value: str
-    tone: Literal["", "good", "bad", "none"] = Field("", description="`none` means no data.")
+    tone: Literal["", "good", "bad", "none"] = Field(
+        "", description="How to show the line; `none` means no data."
+    )
 
 
 class BoardInfo(BaseModel):
     """State of a data set. A part is null while it is unknown."""
 
     dataset: str
-    problem: str | None = Field(description="Why the table cannot be read.")
+    problem: str | None = Field(description="Why the table cannot be read; null if it can be read.")
     progress: ProgressInfo | None
     map: MapInfo | None
     updates: UpdatesInfo | None
@@ -105,12 +107,12 @@ class BoardInfo(BaseModel):
     versions: VersionsInfo | None
     requests: RequestsInfo | None
     sample: SampleInfo | None
-    unreadable: dict[str, str] = Field(description="Maps parts that cannot be read to the reason.")
-    lines: dict[str, list[Line]] = Field(description="The figures as text, by section of the page.")
+    unreadable: dict[str, str] = Field(description="Parts that cannot be read, each with the reason.")
+    lines: dict[str, list[Line]] = Field(description="The figures as text, by section of the dashboard.")
 
 
 class CellPath(DatasetPath):
-    """A cell of a projection of the chunks."""
+    """Path of a request for one cell of the chunk map."""
 
 
 class CellQuery(BaseModel):
@@ -125,11 +127,13 @@ class FailedChunk(BaseModel):
 
 
 class CellInfo(BaseModel):
-    """The chunks of a cell."""
+    """Counts of the chunks in one cell of the chunk map, and up to 20 failed chunks."""
 
-    chunks: str = Field(description="Chunks of the cell, x0:x1,y0:y1,z0:z1.")
+    chunks: str = Field(
+        description="Bounds of the cell in chunks, x0:x1,y0:y1,z0:z1; x1, y1 and z1 are excluded."
+    )
     total: int
-    done: int
+    done: int = Field(description="Done chunks with nodes.")
     failed: int
-    empty: int
-    failures: list[FailedChunk] = Field(description="Up to 20 failed chunks.")
+    empty: int = Field(description="Done chunks without nodes.")
+    failures: list[FailedChunk] = Field(description="Up to 20 failed chunks, with the reasons.")

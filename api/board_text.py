@@ -1,4 +1,4 @@
-"""The figures of a dashboard as text, by section: the page and its script show these."""
+"""The figures of a dashboard as lines of text, by section, for the page and its script."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .schemas import UpdatesInfo
 
 NO_DATA = "no data"
 MOST_SHOWN = 20
-"""Updaters, and versions, that are listed."""
+"""Maximum number of updaters, and of versions, that a dashboard lists."""
 
 
 def all_lines(info: BoardInfo, now: datetime) -> dict[str, list[Line]]:
-    """Return the lines of every section."""
+    """Return the lines of text of every section, by the name of the section."""
     known = info.problem is None
     none_reported, none_recorded = ("none has reported", "none is recorded") if known else ("", "")
     none_reported = info.unreadable.get("updates", none_reported)
@@ -57,13 +57,13 @@ def _progress(found: ProgressInfo) -> list[Line]:
         )
     if found.chunks_per_minute is not None:
         rate = f"{found.chunks_per_minute:g} chunks/min, {found.nodes_per_second:g} nodes/s"
-        lines.append(Line(label="Rate in its last 10 minutes", value=rate))
+        lines.append(Line(label="Rate in the ingest's last 10 minutes", value=rate))
     else:
         lines.append(_none("Rate"))
     if found.seconds_left is not None:
         lines.append(Line(label="Time left", value=duration(found.seconds_left)))
     elif covered < found.total:
-        lines.append(_none("Time left", "no ingest runs"))
+        lines.append(_none("Time left", "no ingest is running"))
     if found.newest:
         lines.append(Line(label="Newest chunk", value=shown(found.newest)))
     return lines
@@ -71,6 +71,7 @@ def _progress(found: ProgressInfo) -> list[Line]:
 
 def _updates(found: UpdatesInfo, now: datetime) -> list[Line]:
     lines = []
+    lag_label = "Lag in the updater's last hour"
     if operation := found.newest_operation:
         at = f", published {shown(operation.published)}" if operation.published else ""
         lines.append(Line(label="Newest operation applied", value=f"{operation.operation_id}{at}"))
@@ -82,16 +83,16 @@ def _updates(found: UpdatesInfo, now: datetime) -> list[Line]:
         lines.append(Line(label=f"Updater {updater.name}", value=state, tone="bad" if silent else "good"))
         lag = updater.lag
         if lag:
-            value = f"median {lag.median_s:g} s, p99 {lag.p99_s:g} s, max {lag.max_s:g} s of {lag.messages:,}"
-            lines.append(Line(label="Lag in its last hour", value=value))
+            value = f"median {lag.median_s:g} s, p99 {lag.p99_s:g} s, max {lag.max_s:g} s"
+            lines.append(Line(label=lag_label, value=f"{value} of {lag.messages:,} messages"))
         else:
-            lines.append(_none("Lag in its last hour", "no message was done"))
+            lines.append(_none(lag_label, "the updater finished no message"))
         if updater.backlog:
             oldest = updater.backlog.oldest
             since = f", the oldest published {shown(oldest)}" if oldest else ""
             lines.append(Line(label="Backlog", value=f"{updater.backlog.messages:,} messages{since}"))
         else:
-            lines.append(_none("Backlog", "messages wait elsewhere"))
+            lines.append(_none("Backlog", "the updater does not lease messages itself"))
     return lines
 
 
@@ -116,7 +117,7 @@ def _audit(info: BoardInfo) -> list[Line]:
         Line(label="Nodes missing", value=f"{audit.missing:,}", tone="bad" if audit.missing else "good"),
     ]
     for label, number in (
-        ("Of them repaired", audit.repaired),
+        ("Missing nodes repaired", audit.repaired),
         ("Nodes marked empty", audit.empty),
         ("Superfluous rows", audit.superfluous),
         ("Chunks that could not be audited", audit.unaudited),
@@ -145,10 +146,10 @@ def _version(version: VersionSummary) -> Line:
 def _requests(found: RequestsInfo) -> list[Line]:
     lines = [
         Line(label="Requests since the server started", value=f"{found.total:,}"),
-        Line(label="Of them failed", value=f"{found.failed:,}", tone="bad" if found.failed else "good"),
+        Line(label="Requests failed", value=f"{found.failed:,}", tone="bad" if found.failed else "good"),
     ]
     if found.per_second is None:
-        return [*lines, _none("Rate", "needs two reads of the metrics")]
+        return [*lines, _none("Rate", "known after the second read of the metrics")]
     label = f"Rate in the last {duration(found.window_s or 0)}"
     value = f"{found.per_second:g} requests/s, {found.failed_per_second:g} errors/s"
     return [*lines, Line(label=label, value=value, tone="bad" if found.failed_per_second else "")]
@@ -156,14 +157,14 @@ def _requests(found: RequestsInfo) -> list[Line]:
 
 def _sample(found: SampleInfo) -> list[Line]:
     if not found.nodes:
-        return [_none("Nodes", "no chunk that was looked at has a node with features")]
+        return [_none("Nodes", "no sampled chunk has a node with features")]
     chunks = "1 random chunk" if found.chunks == 1 else f"{found.chunks:,} random chunks"
-    value = f"{found.nodes:,} nodes of {chunks}, superseded ones included"
+    value = f"{found.nodes:,} nodes of {chunks}, including superseded nodes"
     return [Line(label="Sample", value=value)]
 
 
 def duration(seconds: float) -> str:
-    """Return a time span for people.
+    """Return a time span as text, rounded to its one or two largest units.
 
     >>> duration(5400)
     '1 h 30 min'

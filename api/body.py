@@ -24,31 +24,37 @@ BINARY = "application/octet-stream"
 REFUSED = ("application/x-www-form-urlencoded", "multipart/form-data")
 PIECE = 1 << 16
 OTHER_VALUES = 1000
-"""JSON values allowed besides the ids, each of which may be in a list of its own."""
+"""JSON values that a body may contain besides its ids and one list around each id."""
 _DIGITS = re.compile(r"\s*-?[0-9]{1,40}\s*")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"-?(NaN|Infinity)")
 EXACT_FLOATS = 1 << 53
-"""Below this a float holds every integer."""
+"""A 64-bit float holds every integer below this limit exactly."""
 NO_FLOAT = f"{AN_ID}; a float cannot hold an id exactly: send integers or strings"
 
 
 def requested_ids(request: Request, settings: Settings) -> Ids:
-    """Return the node ids of a request, in the requested order, shape (n,). Raises ApiError."""
+    """Return the node ids in a request's body, in the given order, shape (n,).
+
+    Raises ApiError 4xx for an invalid body or id, and for too many ids.
+    """
     ids = _ids(request, settings, settings.max_ids, FIELD)
     check_layers(ids, FIELD)
     return ids
 
 
 def check_layers(ids: Ids, field: str) -> None:
-    """Raise ApiError for an id without a layer."""
+    """Raise ApiError 422, which names ``field``, if an id has layer 0 in its top 8 bits."""
     without_layer = ids[ids >> np.uint64(56) == 0]
     if len(without_layer):
         raise _bad_id(int(without_layer[0]), "expected an id with a layer in its top 8 bits", field)
 
 
 def requested_roots(request: Request, settings: Settings) -> Ids:
-    """Return the root ids of a request, in the requested order, shape (n,). Raises ApiError."""
+    """Return the root ids in a request's body, in the given order, shape (n,).
+
+    Raises ApiError 4xx for an invalid body or id, and for too many ids.
+    """
     return _ids(request, settings, settings.max_roots, ROOT_FIELD)
 
 
@@ -63,7 +69,11 @@ def _ids(request: Request, settings: Settings, most: int, field: str) -> Ids:
 
 
 def received(request: Request, settings: Settings) -> bytearray:
-    """Return the body as one buffer, gunzipped if its Content-Encoding is gzip. Raises ApiError."""
+    """Return a request's body as one buffer, gunzipped if its Content-Encoding is gzip.
+
+    Raises ApiError 413 for a body that is too large, 415 for another encoding, and 400 for a malformed,
+    incomplete or wrongly gzipped body.
+    """
     limit = settings.max_body_bytes
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", ""):
@@ -85,7 +95,10 @@ def received(request: Request, settings: Settings) -> bytearray:
 
 
 def _pieces(request: Request, limit: int) -> Iterator[bytes]:
-    """Read the body piece by piece. Raises ApiError."""
+    """Yield a request's body in pieces.
+
+    Raises ApiError 413 for more than ``limit`` bytes, and 400 for a malformed or incomplete body.
+    """
     length, size = request.content_length, 0
     if (length or 0) > limit:
         raise _too_large(limit)
@@ -104,10 +117,10 @@ def _pieces(request: Request, limit: int) -> Iterator[bytes]:
 
 
 def discard_rest(request: Request, limit: int) -> None:
-    """Read the rest of a body after a response that did not need it.
+    """Read what the response has left unread of the request's body.
 
     gunicorn resets a connection with more than 64 KiB of unread data, and nginx would lose the response. A
-    body with a Content-Length above ``limit`` does not come from nginx, and is left unread.
+    body with a Content-Length above ``limit`` is left unread: nginx never sends one.
     """
     if (request.content_length or 0) > limit:
         return
@@ -118,19 +131,24 @@ def discard_rest(request: Request, limit: int) -> None:
 
 
 def ids_of_buffer(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Ids:
-    """Return the ids of a buffer of little-endian uint64. Raises ApiError."""
+    """Return the ids in a buffer of little-endian uint64, shape (n,).
+
+    Raises ApiError 422 if the length is no multiple of 8 bytes, and 413 for more than ``max_ids`` ids.
+    """
     if len(body) % 8:
-        message = f"a buffer of {len(body)} bytes: expected ids of 8 bytes each (little-endian uint64)"
+        message = f"the body has {len(body)} bytes: expected a multiple of 8, as each id is 8 bytes (uint64)"
         raise ApiError(422, "not_ids", message, field="body", value=f"{len(body)} bytes")
     _check_count(len(body) // 8, max_ids, field)
     return np.frombuffer(body, dtype="<u8").astype(np.uint64, copy=False)
 
 
 def ids_of_json(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Ids:
-    """Return the ids in ``{field: …}``: integers or strings of digits, in a list, a nested list or alone.
+    """Return the ids in ``field`` of a JSON object, shape (n,): one id, a list or a nested list of ids.
 
-    As in PCGL2Cache, a negative integer means the uint64 with the same 64 bits. Floats of 2^53 or more are
-    refused, since they may have been rounded. Raises ApiError.
+    Each id is an integer or a string of digits. As in PCGL2Cache, a negative integer means the uint64 with
+    the same 64 bits. Floats of 2^53 or more are refused, since they may have been rounded. Raises ApiError
+    400 if the body is not JSON, 413 for more than ``max_ids`` ids, and 422 for a missing field or an invalid
+    id.
     """
     _check_values(body, max_ids, field)
     try:
@@ -138,7 +156,7 @@ def ids_of_json(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Id
     except orjson.JSONDecodeError as error:
         raise _not_json(error, field) from error
     if not isinstance(content, dict) or field not in content:
-        message = f'expected a JSON object such as {{"{field}": [144115188075855873]}}: it has no "{field}"'
+        message = f'"{field}" is missing: expected a JSON object such as {{"{field}": [144115188075855873]}}'
         raise ApiError(422, "missing_field", message, field=field)
     values = content[field]
     items = (
@@ -152,7 +170,7 @@ def ids_of_json(body: bytes | bytearray, max_ids: int, field: str = FIELD) -> Id
 
 
 def _flat(values: Any, field: str) -> Iterator[Any]:
-    """Yield a nested list's items in order; items other than integers are converted to ids."""
+    """Yield the items of nested lists in order, each converted to an id unless it is an integer."""
     stack = [iter([values])]
     while stack:
         for item in stack[-1]:
@@ -183,9 +201,9 @@ def _bad_id(value: Any, why: str, field: str) -> ApiError:
 
 
 def _not_json(error: orjson.JSONDecodeError, field: str) -> ApiError:
-    """Return the error for a body that the parser refuses.
+    """Return the error for a body that orjson cannot parse.
 
-    The parser also refuses valid JSON numbers that exceed a float, such as 1e400.
+    orjson also refuses JSON numbers above the largest float, such as 1e400.
     """
     number = _NUMBER.match(error.doc, error.pos)
     if number and isinf(float(number[0])):
@@ -205,12 +223,15 @@ def _check_count(count: int, max_ids: int, field: str) -> None:
 
 
 def _check_values(body: bytes | bytearray, max_ids: int, field: str) -> None:
-    """Refuse JSON of far more values than ids before parsing, which takes a hundred times its size."""
+    """Raise ApiError 413 if a JSON body has far more values than ``max_ids``.
+
+    Called before parsing, which takes up to a hundred times the body's memory.
+    """
     most = 2 * max_ids + OTHER_VALUES
     if len(body) > most:
         values = 1 + body.count(b",") + body.count(b"[") + body.count(b"{")
         if values > most:
-            message = f"{values} values in one request: expected at most {max_ids} ids"
+            message = f"{values} JSON values in one request: expected at most {max_ids} ids"
             raise ApiError(413, "too_many_ids", message, field=field, value=values, limit=max_ids)
 
 

@@ -15,9 +15,12 @@ from .config import load_settings
 
 
 def create_app() -> OpenAPI:
-    """Return the app, which opens nothing before the first request. Raises ConfigError."""
+    """Return the API's application with CAVE's services. It opens no store before the first request.
+
+    Raises ConfigError if authentication is enabled, or if a setting or the data sets file is invalid.
+    """
     if not auth_disabled():
-        raise ConfigError("CAVE's services check no tokens: expected AUTH_DISABLED=true")
+        raise ConfigError("CAVE's services cannot check tokens: expected AUTH_DISABLED=true")
     settings = load_settings()
     app = api.create_app(settings)
     services = cave_apps(read_datasets(settings.datasets).usable.values())

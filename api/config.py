@@ -29,11 +29,11 @@ _FORMS = {
         "origins such as https://host, separated by spaces",
     ),
 }
-"""What a setting matches, and what a message says it should be."""
+"""By setting: the pattern that its value must match, and the expected form for an error message."""
 
 
 class Settings(BaseSettings):
-    """An operator's settings. The variable of a field is ``L2CACHE_`` plus its name, or its alias."""
+    """The server's settings, each from the environment variable ``L2CACHE_`` plus its name, or its alias."""
 
     model_config = SettingsConfigDict(env_prefix="L2CACHE_", extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -43,14 +43,14 @@ class Settings(BaseSettings):
     url_prefix: str = Field(
         "l2cache",
         validation_alias="PCGL2CACHE_URL_PREFIX",
-        description="First part of the path of all routes.",
+        description="First part of the paths of the API and its pages.",
     )
     bind: str = Field("127.0.0.1:4100", description="Address and port to listen on.")
     trusted_hosts: str = Field(
         "",
         description="Host names of this server, separated by spaces; .example.org includes subdomains. "
-        "Requests for other hosts get 400, except for health and metrics. By default, any host is"
-        " trusted, and the request's host is used in links.",
+        "Requests for other hosts get 400, except those for health and metrics. By default, every host is"
+        " trusted. Links use the host of the request.",
     )
     workers: int = Field(2, ge=1, le=64, description="Number of worker processes.")
     threads: int = Field(32, ge=4, le=512, description="Threads per process.")
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         "info", description="Lowest level to log; health probes are logged at debug."
     )
     graceful_timeout_s: int = Field(
-        60, ge=1, description="Maximum seconds that a request may take after SIGTERM."
+        60, ge=1, description="Seconds after SIGTERM within which running requests must end."
     )
     drain_file: Path | None = Field(
         None,
@@ -76,21 +76,27 @@ class Settings(BaseSettings):
         "body_too_large.",
     )
     max_wait_s: float = Field(
-        30.0, ge=0, le=600, description="Maximum ?wait= in seconds; more gets 422 wait_too_long."
+        30.0,
+        ge=0,
+        le=600,
+        description="Maximum of the parameter `wait` in seconds; more gets 422 wait_too_long.",
     )
     max_waiting: int = Field(
-        8, ge=1, description="Maximum concurrent requests with ?wait= per process; more get 429."
+        8,
+        ge=1,
+        description="Maximum concurrent requests per process with the parameter `wait`; more get 429 "
+        "too_many_requests.",
     )
     max_requests: int = Field(
         24,
         ge=1,
-        description="Maximum concurrent reads per process; if it serves several data sets, three quarters of "
-        "this number per data set. More get 429 too_many_requests.",
+        description="Maximum concurrent reads per process. With several data sets, three quarters of this "
+        "number is the maximum for one data set. More get 429 too_many_requests.",
     )
     max_ids_in_flight: int = Field(
         500_000,
         ge=1,
-        description="Maximum ids in the concurrent reads of a process; further reads wait in a queue.",
+        description="Maximum ids in all concurrent reads of a process; further reads wait in a queue.",
     )
     queue_timeout_s: float = Field(
         20.0,
@@ -105,8 +111,8 @@ class Settings(BaseSettings):
     retry_after_s: int = Field(
         2,
         ge=1,
-        description="Seconds in the header Retry-After of 429 and 503. While the authentication service is "
-        "down, also the interval between attempts to reach it.",
+        description="Seconds in the header Retry-After of 429 and 503. Also the interval between attempts to "
+        "reach the authentication service while it is down.",
     )
     max_roots: int = Field(
         10_000, ge=1, le=1_000_000, description="Maximum roots per request; more get 413 too_many_ids."
@@ -115,8 +121,8 @@ class Settings(BaseSettings):
         250_000,
         ge=1,
         le=10_000_000,
-        description="Maximum L2 nodes of a root; a larger root has status too_large, or gets 413 "
-        "too_many_nodes.",
+        description="Maximum L2 nodes of a root. In summaries, a larger root has the status too_large; other "
+        "requests for it get 413 too_many_nodes.",
     )
     max_chunks: int = Field(
         64,
@@ -128,18 +134,20 @@ class Settings(BaseSettings):
     max_root_requests: int = Field(
         6,
         ge=1,
-        description="Maximum concurrent requests for roots per process; the same limit applies to chunks and "
-        "bounds, to pictures, and to versions. More get 429 too_many_requests.",
+        description="Maximum concurrent requests for roots per process. Chunks and bounds, pictures, and "
+        "versions each have a separate limit of this size. More get 429 too_many_requests.",
     )
     graph_timeout_s: float = Field(10.0, gt=0, description="Deadline of a graph read in seconds.")
     root_timeout_s: float = Field(
         60.0, gt=0, description="Deadline of a request for roots, a chunk, bounds or a picture in seconds."
     )
     keep_roots: bool = Field(
-        False, description="Whether to write L2 ids, edges and complete summaries of roots to the table."
+        False,
+        description="Whether to store results of roots in the table: L2 ids, edges, complete summaries, and "
+        "skeletons for the viewer.",
     )
     cache_root_bytes: int = Field(
-        64 * MIB, ge=0, description="Size of the cache for results of roots, per process and data set."
+        64 * MIB, ge=0, description="Maximum bytes of cached results of roots, per process and data set."
     )
     max_row_groups: int = Field(
         512,
@@ -155,18 +163,19 @@ class Settings(BaseSettings):
     )
     viewer: str | None = Field(
         None,
-        description="URL of the viewer for links; by default /viewer/ of this server, or a public viewer.",
+        description="URL of the viewer to which links lead. By default, /viewer/ of this server, or a public "
+        "viewer if /viewer/ is not built.",
     )
     viewer_origins: str = Field(
         "",
-        description="Further origins from which the viewer at /viewer/ may read, such as https://host, "
+        description="Additional origins, such as https://host, from which the viewer at /viewer/ may read; "
         "separated by spaces.",
     )
     docs_url: str | None = Field(
         None, pattern=r"https?://\S+", description="URL of the documentation, to which pages link."
     )
     cache_rows: int = Field(
-        500_000, ge=0, description="Rows that are cached per process and data set; 0 for none."
+        500_000, ge=0, description="Maximum cached rows per process and data set; 0 for none."
     )
 
     exchange: str | None = Field(
@@ -175,7 +184,7 @@ class Settings(BaseSettings):
     project: str | None = Field(
         None,
         validation_alias="PROJECT_ID",
-        description="Project of the topic, if the topic is given by name.",
+        description="Google Cloud project of the topic, if L2CACHE_EXCHANGE is only a name.",
     )
     publish_interval_s: float = Field(
         60.0, gt=0, description="Minimum seconds before a process publishes the same missing id again."
@@ -208,7 +217,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> dict[str, int | float]:
-        """The published limits by name."""
+        """The limits that `GET /table/<dataset>` returns, by name."""
         return {name: getattr(self, name) for name in LIMITS}
 
 
@@ -217,11 +226,14 @@ LIMITS = (
     *("max_roots", "max_root_nodes", "max_chunks", "max_root_requests"),
     "max_row_groups",
 )
-"""Settings that `GET /table/<dataset>` publishes."""
+"""Settings that `GET /table/<dataset>` returns as limits."""
 
 
 def load_settings() -> Settings:
-    """Read the settings from the environment. Raises ConfigError, which names the variable and its value."""
+    """Read the settings from the environment.
+
+    Raises ConfigError, with the variable and its value, for an invalid setting.
+    """
     try:
         return Settings()
     except ValidationError as error:

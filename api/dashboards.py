@@ -1,4 +1,4 @@
-"""Pages for people: a landing page, and a dashboard of each data set, which polls one route."""
+"""The HTML pages: a landing page, the API's page, and a dashboard of each data set, which polls one route."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy of a page: only files of this server, and no script or style inside the page."""
+"""Content-Security-Policy of a page: only files of this server, no inline script or style."""
 CELL_READS = 8
-"""Cells of maps that are looked up at the same time."""
+"""Maximum cells of chunk maps that a process looks up at the same time."""
 WAITING = 4
-"""Visitors of a process that wait for examples at the same time, lest a slow store takes all threads."""
+"""Maximum requests per process that wait for example nodes, so that a slow store cannot take all threads."""
 SECTIONS = {
     "progress": "Coverage",
     "updates": "Updates",
@@ -57,7 +57,7 @@ SECTIONS = {
 
 
 class Dashboards:
-    """The pages of one application."""
+    """The HTML pages of one application."""
 
     def __init__(self, app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> None:
         self.app, self.settings, self.datasets = app, settings, datasets
@@ -69,11 +69,14 @@ class Dashboards:
         self._boards = {served.name: Board(served, rates) for served in datasets.all()}
 
     def board(self, name: str) -> Board:
-        """Return the board of a data set. Raises ApiError, such as 404 for an unknown name."""
+        """Return the reader of a data set's state.
+
+        Raises ApiError 404 for an unknown name, 503 for an invalid entry in the data sets file.
+        """
         return self._boards[self.datasets[name].name]
 
     def landing(self) -> Response:
-        """Return the page with the data sets that the visitor may view."""
+        """Return the landing page with the data sets that the visitor may view."""
         names = [*self._boards, *self.datasets.problems]
         try:
             visitor, down = viewable(self.app, names), False
@@ -93,9 +96,10 @@ class Dashboards:
         return response
 
     def example(self) -> tuple[str, Example] | None:
-        """Return a tuple: the name of a data set that the visitor may view; an example from it.
+        """Return a tuple: the name of a data set that the visitor may view; an example node of this data set.
 
-        Returns None if no example is known soon.
+        Returns None if no example is found within `FIRST_S`. Raises ApiError 503 if the authentication
+        service does not answer.
         """
         visitor = viewable(self.app, list(self._boards))
         self._look_for_examples(visitor.names)
@@ -103,7 +107,10 @@ class Dashboards:
         return next(((name, example) for name, example in examples if example), None)
 
     def _look_for_examples(self, names: Collection[str]) -> None:
-        """Start looking for examples of data sets; wait for them, but not long, and only a few visitors."""
+        """Start searches for example nodes of these data sets, and wait for them up to `FIRST_S`.
+
+        Does not wait if `WAITING` other requests are waiting.
+        """
         pending = [self._boards[name].begin() for name in names if name in self._boards]
         if self._waits.acquire(blocking=False):
             try:
@@ -118,7 +125,10 @@ class Dashboards:
         return page("api.html", tables=tables, **self._links())
 
     def dashboard(self, dataset: str) -> Response:
-        """Return the dashboard of a data set."""
+        """Return the dashboard page of a data set.
+
+        Raises ApiError 404 for an unknown name, 503 for an invalid entry or before the first state is read.
+        """
         board = self.board(dataset)
         kept = board.kept()
         return page(
@@ -133,7 +143,10 @@ class Dashboards:
         )
 
     def viewer(self, name: str, root: str | None) -> str | None:
-        """Return the URL of the viewer, showing a root if one is given; None without a viewer."""
+        """Return the path of a link to a viewer that shows ``root``.
+
+        Without a root, returns the path of this server's viewer, or None if it is not built.
+        """
         if root:
             return f"{self.settings.api_prefix}/table/{quote(name)}/root/{root}/view"
         return PLACE if is_built() else None
@@ -167,24 +180,24 @@ class Dashboards:
 
 
 def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards) -> frozenset[str]:
-    """Register the pages, and the route that they poll; return the endpoints that need no token."""
+    """Register the pages, and the routes that dashboards read; return the endpoints that need no token."""
     prefix = settings.url_prefix
     api = new_routes("dashboards", settings, READS)
 
     @api.get(STATE, summary="State of a data set", responses={200: BoardInfo, **errors(404, 406, 503)})
     def dashboard(path: DatasetPath) -> Response:
-        """Return what the dashboard shows: progress, updates, audit, versions, requests, some nodes."""
+        """Return what the dashboard shows: progress, updates, audit, versions, requests, sampled nodes."""
         board = dashboards.board(path.dataset)
         accepted(request.headers.get("Accept"), (JSON,))
         return state_response(board.kept())
 
     @api.get(
         f"{STATE}/cell",
-        summary="A cell of the map of chunks",
+        summary="A cell of the chunk map",
         responses={200: CellInfo, **errors(404, 406, 422, 429, 503)},
     )
     def dashboard_cell(path: CellPath, query: CellQuery) -> Response:
-        """Return the chunks of a cell by state, with the reasons of failed ones."""
+        """Return the numbers of the cell's chunks by state, and up to 20 failed chunks with the reasons."""
         board = dashboards.board(path.dataset)
         accepted(request.headers.get("Accept"), (JSON,))
         with dashboards.limiter.request(board.served.name):
@@ -212,7 +225,7 @@ def register_dashboards(app: OpenAPI, settings: Settings, dashboards: Dashboards
 
 
 def state_response(kept: Kept) -> Response:
-    """Return the state as JSON, or 304 if the client has this state already."""
+    """Return the state of a data set as JSON, or 304 if the client has this state already."""
     zipped = accepts_gzip(request.headers.get("Accept-Encoding"))
     response = Response(kept.zipped if zipped else kept.body, mimetype=JSON)
     if zipped:
@@ -225,7 +238,7 @@ def state_response(kept: Kept) -> Response:
 
 
 def page(template: str, **values: object) -> Response:
-    """Return a page of this package, which loads only files of this server."""
+    """Return the page of a template; its headers let browsers load only files of this server."""
     response = Response(render_template(template, **values), mimetype=HTML)
     response.headers["Content-Security-Policy"] = POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
@@ -233,13 +246,13 @@ def page(template: str, **values: object) -> Response:
 
 
 def wants_page() -> bool:
-    """Return whether the Accept header names HTML, as in browsers; ``*/*`` does not count."""
+    """Return whether the request's Accept header names text/html, as in browsers; ``*/*`` does not count."""
     named = {part.partition(";")[0].strip().lower() for part in request.headers.get("Accept", "").split(",")}
     return HTML in named
 
 
 def described(served: ServedDataset) -> str:
-    """Describe a data set from what is known without a read."""
+    """Return one line about a data set. Never waits: leaves out the metadata until they have been read."""
     entry, opening = served.entry, served.opening()
     parts = [
         "L2 nodes of a graph under proofreading" if entry.has_graph else "One node per segment and chunk"

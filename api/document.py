@@ -1,4 +1,4 @@
-"""The OpenAPI document: what flask-openapi3 derives from the routes, and what only this server knows."""
+"""The OpenAPI document: flask-openapi3 derives it from the routes; this module adds limits and examples."""
 
 from __future__ import annotations
 
@@ -26,24 +26,28 @@ from .version_schemas import row_schema
 PLACE = "../openapi.json"
 """URL of the document, relative to the page that shows it."""
 BOOLEAN = "boolean"
-"""Format of a text that the page shows as a check box; the server accepts other texts too."""
+"""Format of string parameters that the API's page shows as check boxes; the server accepts ``1`` too."""
 TOKEN = "token"
 SECURITY_SCHEMES = {
     TOKEN: {"type": "http", "scheme": "bearer", "description": "A token of the authentication service."}
 }
 REDIRECT = {"description": "Browsers without a token are redirected to the login page."}
 HEADERS = {
-    REQUEST_ID: {"description": "Also in the server's log.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
+    REQUEST_ID: {"description": "Id of the request, also in the server's log.", "schema": {"type": "string"}},
+    "Retry-After": {
+        "description": "Seconds to wait before the next attempt.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
 }
 
 
 def register_document(
     app: OpenAPI, service: AppResources, open_endpoints: Collection[str] | None, dashboards: Dashboards
 ) -> None:
-    """Register the OpenAPI document, and a page that shows it. Arguments as for `openapi_document`.
+    """Register the OpenAPI document, and a page that shows the document.
 
-    Examples are from a data set that the visitor may view, if one is known.
+    ``open_endpoints`` need no token; None means that no endpoint needs a token. Example ids are from a data
+    set that the visitor may view, if such ids are known.
     """
     settings, datasets = service.settings, [served.name for served in service.datasets.all()]
     prefix = settings.api_prefix
@@ -77,7 +81,10 @@ def register_document(
 def openapi_document(
     app: OpenAPI, settings: Settings, datasets: Sequence[str], open_endpoints: Collection[str] | None
 ) -> dict[str, Any]:
-    """Return the document of all routes. ``open_endpoints`` need no token; None means that no route does."""
+    """Return the OpenAPI document of all routes.
+
+    ``open_endpoints`` need no token; None means that no endpoint needs a token.
+    """
     open_paths = [
         parse_rule(rule.rule) for rule in app.url_map.iter_rules() if rule.endpoint in (open_endpoints or ())
     ]
@@ -118,7 +125,7 @@ def _set_known_values(operation: dict[str, Any], settings: Settings, datasets: S
 
 
 def with_example(document: dict[str, Any], dataset: str, example: Example) -> dict[str, Any]:
-    """Return a copy of the document with existing ids as examples in parameters and bodies."""
+    """Return a copy of the document with ``dataset`` and ``example`` as examples in parameters and bodies."""
     found = deepcopy(document)
     parameters: dict[str, Any] = {"dataset": dataset, "node_id": example.node, "root_id": example.root}
     bodies: dict[str, Any] = {"l2_ids": example.node, "root_ids": example.root}

@@ -20,7 +20,7 @@ from .response_bodies import json_response
 MAX_SHOWN = 200
 EXAMPLE: dict[str, Any] = {
     "code": "unknown_dataset",
-    "message": "data set 'minie65' is not served: expected one of those of GET /table_mapping",
+    "message": "data set 'minie65' is not served: expected a name from GET /table_mapping",
     "field": "dataset",
     "value": "minie65",
     "request_id": "0497aa3d38d049c3994f60ff1eef78fd",
@@ -37,7 +37,7 @@ class ErrorBody(BaseModel):
 
     code: str = Field(description="Stable identifier of the error.")
     message: str = Field(description="What is wrong and what was expected.")
-    field: str | None = Field(None, description="The invalid part of the request.")
+    field: str | None = Field(None, description="The invalid parameter, header or field of the body.")
     value: str | None = Field(None, description="The invalid value, shortened if long.")
     limit: int | float | None = Field(None, description="The limit that was exceeded.")
     request_id: str | None = Field(None, description="Identifies the request in the server's log.")
@@ -69,18 +69,18 @@ class ApiError(Exception):
 
 
 def shown(value: Any) -> str:
-    """Return a value for an error, shortened."""
+    """Return a value as text for an error message, shortened to `MAX_SHOWN` characters."""
     text = value if isinstance(value, str) else _REPR.repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def shown_repr(value: Any) -> str:
-    """Return a value's repr, shortened in bounded time."""
+    """Return a value's repr, shortened to `MAX_SHOWN` characters; takes bounded time for large values."""
     return shown(_REPR.repr(value))
 
 
 def register_errors(app: Flask, retry_after_s: int, routes: str) -> None:
-    """Answer every failed request with an `ErrorBody`; ``routes`` is the path of the list of routes."""
+    """Answer every failed request with an `ErrorBody`; ``routes`` is the path of the page of routes."""
 
     @app.errorhandler(ApiError)
     def api_error(error: ApiError) -> Response:
@@ -89,9 +89,12 @@ def register_errors(app: Flask, retry_after_s: int, routes: str) -> None:
     @app.errorhandler(StoreError)
     def store_error(error: StoreError) -> Response:
         log.warning("store error", extra={"error": str(error)})
-        code, message = "store_unavailable", "the store cannot answer at the moment"
+        code, message = "store_unavailable", "the store cannot answer at the moment: try again later"
         if isinstance(error, TableNotFound):
-            code, message = "table_not_found", "the table of this data set does not exist yet"
+            code, message = (
+                "table_not_found",
+                "the table of this data set does not exist: ingest the data set",
+            )
         if isinstance(error, UnknownFormat):
             name = (request.view_args or {}).get("dataset", "")
             code = "unknown_format"
@@ -103,7 +106,8 @@ def register_errors(app: Flask, retry_after_s: int, routes: str) -> None:
         log.warning("graph error", extra={"error": str(error)})
         code, message = "graph_error", "the graph of this data set cannot be read: see the server's log"
         if is_transient(error):
-            code, message = "graph_unavailable", "the graph of this data set cannot answer at the moment"
+            code = "graph_unavailable"
+            message = "the graph of this data set cannot answer at the moment: try again later"
         return _response(ApiError(503, code, message, retry_after=retry_after_s))
 
     @app.errorhandler(HTTPException)

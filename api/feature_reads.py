@@ -25,7 +25,7 @@ log = logging.getLogger("l2features.api")
 
 
 class Read:
-    """One request for the features of ids, with parsed parameters."""
+    """A request for the features of nodes, with parsed parameters."""
 
     def __init__(
         self, served: ServedDataset, missing: MissingIds, query: AttributesQuery, mimetype: str
@@ -35,17 +35,20 @@ class Read:
         self.reader: Reader = served.opened().reader
 
     def answer(self, ids: Ids) -> Answer:
-        """Read the ids, and publish those that are missing."""
+        """Return the features of the ids; publish the ids of missing nodes for computation."""
         return self.found(self.reader.read(ids, self.query.names, self.with_status))
 
     def found(self, answer: Answer) -> Answer:
-        """Publish the missing ids of an answer; return the answer."""
+        """Publish the missing ids of an answer for computation; return the answer."""
         g.ids = len(answer.rows)
         publish(self.served, self.missing, self.query, answer.missing)
         return answer
 
     def waited(self, answer: Answer) -> Answer:
-        """Wait until no id is missing, the time is up, or the store is unavailable."""
+        """Wait until no id is missing, ``query.wait`` is over, or the store is unavailable.
+
+        Returns the latest answer.
+        """
         with unless_unavailable(self.served):
             return self.reader.wait(answer, self.query.names, self.query.wait, self.with_status)
         return answer
@@ -55,7 +58,7 @@ class Read:
 
 
 def features_response(served: ServedDataset, answer: Answer, query: FeaturesQuery, mimetype: str) -> Response:
-    """Return the features of an answer, and count its ids by status."""
+    """Return the response with the features of an answer; count the answer's ids by status in the metrics."""
     for known in np.flatnonzero(counts := np.bincount(answer.status)).tolist():
         metrics.IDS.labels(served.name, Status(known).name.lower()).inc(int(counts[known]))
     rows, geometry, names = answer.rows, served.opened().reader.geometry, query.names
@@ -70,21 +73,21 @@ def features_response(served: ServedDataset, answer: Answer, query: FeaturesQuer
 
 @contextmanager
 def unless_unavailable(served: ServedDataset) -> Iterator[None]:
-    """End a wait early if the store is unavailable, and log this."""
+    """Log and suppress StoreUnavailable in the block, a wait for missing nodes, which then ends early."""
     try:
         yield
     except StoreUnavailable as error:
-        log.warning("wait ended early", extra={"dataset": served.name, "error": str(error)})
+        log.warning("wait for missing nodes ended early", extra={"dataset": served.name, "error": str(error)})
 
 
 def publish(served: ServedDataset, missing: MissingIds, query: MissingQuery, ids: Ids) -> None:
-    """Publish missing ids for computation, unless the client has declined this."""
+    """Publish missing ids for computation; do nothing if the query has ``update_cache=false``."""
     if not is_false(query.update_cache):
         missing.publish_for(served.entry, ids)
 
 
 def check_wait(seconds: float, limit: float) -> None:
-    """Raise ApiError 422 for a wait above the limit."""
+    """Raise ApiError 422 for a ``wait`` parameter above the limit, both in seconds."""
     if seconds > limit:
         message = f"wait={seconds:g}: expected at most {limit:g} seconds"
         raise ApiError(422, "wait_too_long", message, field="wait", value=f"{seconds:g}", limit=limit)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 
 class Example(NamedTuple):
-    """A node with features; ``root`` is None if it is not known."""
+    """Ids of a node with features and of its root; ``root`` is None if unknown."""
 
     node: int
     root: int | None
@@ -22,7 +22,7 @@ def first_commands(
     Args:
         url: URL of the server.
         api_prefix: path of the API's routes.
-        with_token: whether the server needs a token; the commands name it ``TOKEN``.
+        with_token: whether the server needs a token; if so, the commands contain the placeholder ``TOKEN``.
     """
     node, root = example
     token = "TOKEN" if with_token else "none"

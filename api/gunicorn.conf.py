@@ -2,7 +2,7 @@
 
 gunicorn -c api/gunicorn.conf.py "api.app:create_app()"
 
-nginx stands in front of it (deploy/nginx.conf) and keeps slow clients away from its threads.
+nginx (deploy/nginx.conf) stands in front of gunicorn, so that slow clients do not occupy gunicorn's threads.
 """
 
 import logging

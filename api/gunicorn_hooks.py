@@ -1,4 +1,4 @@
-"""Hooks of gunicorn's processes; `gunicorn.conf.py` names them."""
+"""Functions that gunicorn calls when its processes start and exit; `gunicorn.conf.py` sets them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 LAST_MESSAGES_S = 5.0
-"""How long a process that ends keeps publishing."""
+"""Seconds for which an exiting process continues to publish ids."""
 ARENAS, MMAP_BYTES = 2, 1 << 20
 _ARENA_MAX, _MMAP_THRESHOLD = -8, -3
 """Parameters of the GNU C library's mallopt."""
@@ -21,7 +21,7 @@ _ARENA_MAX, _MMAP_THRESHOLD = -8, -3
 
 @cache
 def metrics_folder() -> str:
-    """Create the folder for the metrics of all processes; remove it when the server exits."""
+    """Create and return the folder for the metrics of all processes; it is removed when the server exits."""
     folder, owner = tempfile.mkdtemp(prefix="l2cache-metrics-"), os.getpid()
 
     def remove() -> None:
@@ -33,9 +33,10 @@ def metrics_folder() -> str:
 
 
 def prepare_fork(app: Any) -> None:
-    """Load what all processes share, before the fork; then call `spare_known_objects`.
+    """Load what all server processes share, before gunicorn forks them; then call `spare_known_objects`.
 
-    What is loaded are the compiled Bigtable decoder and skeleton loop, if a data set is in Bigtable.
+    If a data set is in Bigtable, loads the compiled decoder of Bigtable's rows and the compiled skeleton
+    loop.
     """
     entries = [served.entry for served in app.extensions["l2cache"].datasets.all()]
     if any(url.startswith("bigtable:") for entry in entries for url in (entry.store, entry.graph_url)):
@@ -50,17 +51,17 @@ def prepare_fork(app: Any) -> None:
 def spare_known_objects() -> None:
     """Exclude all current objects from later garbage collections.
 
-    Collecting the objects of all modules would stop a request for 0.1 s. It would also write to memory that
-    the processes share, and so copy it.
+    A collection of all modules' objects would delay a request by 0.1 s. It would also write to memory that
+    the processes share, and so copy this memory.
     """
     gc.collect()
     gc.freeze()
 
 
 def warm_worker(worker: Any) -> None:
-    """Read the data sets' metadata, and import what the first request would.
+    """Start to read the data sets' metadata, and import what the first request needs.
 
-    Also makes malloc return freed memory to the system; by default, it stays in the arenas of many threads.
+    Also makes malloc return freed memory to the system. By default, each thread's arena keeps freed memory.
     """
     import numpy as np
     import pyarrow
@@ -87,9 +88,9 @@ def in_flight() -> Any:
 
 
 def end_at_once_on_ctrl_c(worker: Any) -> None:
-    """Exit without waiting for requests in flight, or for locks that the interrupted code holds.
+    """Make Ctrl-C end a worker without waiting for requests in flight, or for locks of interrupted code.
 
-    Ctrl-C also reaches the master, which then sends SIGQUIT.
+    The worker ignores SIGINT. gunicorn's master, which Ctrl-C also reaches, then sends SIGQUIT to the worker.
     """
 
     def end(*_signal: Any) -> None:
@@ -101,7 +102,10 @@ def end_at_once_on_ctrl_c(worker: Any) -> None:
 
 
 def close_worker(_arbiter: Any, worker: Any) -> None:
-    """Send the last messages and close the stores, unless the master calls this for a dead worker."""
+    """Publish queued ids and close the stores of an exiting worker.
+
+    Does nothing if gunicorn's master calls it for a dead worker.
+    """
     if worker.pid == os.getpid() and hasattr(worker, "wsgi"):
         service = worker.wsgi.extensions["l2cache"]
         service.missing.close(LAST_MESSAGES_S)
@@ -109,7 +113,7 @@ def close_worker(_arbiter: Any, worker: Any) -> None:
 
 
 def forget_worker(_arbiter: Any, worker: Any) -> None:
-    """Drop the gauges of a dead process; its counters stay."""
+    """Remove a dead worker's gauges from the metrics; the worker's counters stay in the sums."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)

@@ -1,4 +1,4 @@
-"""The names by which clients know this server: links begin with them."""
+"""The host names by which clients know this server, for links and for checks of requests."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from flask import Flask, request
 from werkzeug.exceptions import SecurityError
 from werkzeug.wsgi import get_host
 
-from .error_responses import ApiError
+from .error_responses import ApiError, shown
 from .observe import is_probe
 
 
 def here() -> str:
-    """Return the URL of this server as the client knows it; a proxy's header decides about https."""
+    """Return the URL of this server in the current request, such as https://host.
+
+    The scheme is https if the header of a trusted proxy says so.
+    """
     return request.host_url.rstrip("/")
 
 
 def check_hosts(app: Flask, trusted: list[str]) -> None:
-    """Refuse requests for other hosts, except probes, which use the server's address.
+    """Answer 400 to requests for hosts other than ``trusted``.
 
-    A name with a leading dot includes its subdomains. Without names, every host is trusted.
+    Requests for health and metrics are exempt, because probes use the server's address. A name with a leading
+    dot includes its subdomains. Without names, every host is trusted.
     """
     if not trusted:
         return
@@ -31,5 +35,5 @@ def check_hosts(app: Flask, trusted: list[str]) -> None:
             get_host(request.environ, trusted)
         except SecurityError as error:
             host = request.headers.get("Host")
-            message = "unknown host name of this server: expected one of L2CACHE_TRUSTED_HOSTS"
+            message = f"this server is not {shown(host)!r}: expected a host name in L2CACHE_TRUSTED_HOSTS"
             raise ApiError(400, "untrusted_host", message, field="Host", value=host) from error

@@ -1,4 +1,4 @@
-"""The largest roots of versions, kept in memory: a version does not change, and reading it is slow."""
+"""An in-memory cache of the largest roots of versions: a version never changes, and reading it is slow."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from .service import AppResources
 from .version_schemas import VersionPath
 
 COUNT = 1_000
-"""Roots of a list."""
+"""Maximum number of roots in a list."""
 
 
 class LargestLists:
     """Caches the list of largest roots of each requested version. Thread-safe.
 
-    Each list is read once, one at a time per data set. A request that times out does not stop the read, so
-    that a later request finds the list.
+    Each list is read once. Lists of the same data set are read one after another. The read goes on after its
+    request has timed out: a later request finds the list.
     """
 
     def __init__(self) -> None:
@@ -40,9 +40,10 @@ class LargestLists:
         self._lock = Lock()
 
     def largest(self, reader: VersionReader, until: float) -> tuple[LargestRoots, int]:
-        """Return a tuple: the largest roots; the number of row groups that this request read.
+        """Return a tuple: the largest roots of the version; the number of row groups that this call read.
 
-        Raises VersionTimeout after ``until`` (monotonic time), and the errors of `largest_roots`.
+        The number is 0 if an earlier call has started the read. Raises VersionTimeout after ``until``
+        (`time.monotonic`), and the errors of `largest_roots`.
         """
         with self._lock:
             found = self._lists.get(reader)
@@ -63,7 +64,7 @@ def _read(reader: VersionReader, reading: Lock) -> LargestRoots:
 
 
 def add_list_route(api: APIBlueprint, place: str, service: AppResources, lists: LargestLists) -> None:
-    """Add the route of a version's list to the routes of pictures, below ``place``."""
+    """Add the route that lists the largest roots of a version, below the path ``place``."""
 
     @api.get(
         f"{place}/segment_properties/version-<version>/info",
@@ -71,7 +72,7 @@ def add_list_route(api: APIBlueprint, place: str, service: AppResources, lists: 
         responses=info_responses(422, 429),
     )
     def version_segments(path: VersionPath) -> Response:
-        """Return volume, area and nodes of the 1,000 largest roots of a version."""
+        """Return volume, area and number of nodes of the 1,000 largest roots of a version."""
         served = service.datasets[path.dataset]
         with service.versions.of_version(served, path.version, lists.largest) as found:
             return info_response(segment_list(found.roots, found.summaries))

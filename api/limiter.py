@@ -1,4 +1,4 @@
-"""Concurrency limits of a process: requests, those of one data set, and their ids."""
+"""Concurrency limits of a process: for all requests, for requests of one data set, and for their ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .config import Settings
 from .error_responses import ApiError
 
 SHARE = 75
-"""Percent of the concurrent requests that one of several data sets may use."""
+"""Percentage of the concurrent requests that may be for one data set, if the server has several."""
 
 
 class Limiter:
@@ -33,7 +33,7 @@ class Limiter:
 
     @contextmanager
     def request(self, dataset: str) -> Iterator[None]:
-        """Hold a permit for a request. Raises ApiError 429 at once if none is free."""
+        """Hold a permit for a request during the block. Raises ApiError 429 at once if no permit is free."""
         with self._changed:
             if self._requests.total() >= self.max_requests or self._requests[dataset] >= self.share:
                 raise self._too_many("requests", min(self.share, self.max_requests))
@@ -46,7 +46,10 @@ class Limiter:
 
     @contextmanager
     def ids(self, count: int) -> Iterator[None]:
-        """Hold permits for ids. Raises ApiError 429 if too few permits are free within ``timeout_s``."""
+        """Hold permits for ``count`` ids during the block; wait for them first.
+
+        Raises ApiError 429 if too few permits are free within ``timeout_s``.
+        """
         with self._changed:
             if not self._changed.wait_for(lambda: self._has_room(count), self.timeout_s):
                 raise self._too_many("ids", self.max_ids)
@@ -67,12 +70,12 @@ class Limiter:
 
 
 def read_limiter(most: int, settings: Settings, data_sets: int) -> Limiter:
-    """Return the limiter of ``most`` concurrent reads of some data sets."""
+    """Return a limiter of ``most`` concurrent reads for a server of this number of data sets."""
     share = -(-most * SHARE // 100) if data_sets > 1 else most
     return Limiter(most, share, settings.max_ids_in_flight, settings.queue_timeout_s, settings.retry_after_s)
 
 
 def wait_limiter(settings: Settings) -> Limiter:
-    """Return the limiter of requests that wait until missing ids are computed."""
+    """Return a limiter of requests that wait until missing ids are computed."""
     most = settings.max_waiting
     return Limiter(most, most, 1 << 62, settings.queue_timeout_s, settings.retry_after_s)

@@ -14,7 +14,7 @@ from gunicorn.glogging import Logger
 from l2features.local.log_lines import JsonLines, log_uncaught
 
 OURS = ("l2features", "gunicorn")
-"""Loggers of the chosen level; others only warn."""
+"""Loggers that use the configured level; other loggers log warnings and errors only."""
 _AUTHORIZATION = re.compile(r"(?i)\b(bearer|basic)(\s+)[^\s'\",]+")
 log = logging.getLogger("l2features.api")
 
@@ -32,7 +32,7 @@ def configure(level: str = "info") -> None:
 
 
 class RequestLines(JsonLines):
-    """Formats log lines like jobs, with level and request added and secrets removed."""
+    """Formats log lines as JSON; adds the level and the request id, and removes tokens and credentials."""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -59,7 +59,7 @@ def scrubbed(text: str) -> str:
 
 
 class ServerLog(Logger):
-    """gunicorn's log as JSON lines; the application logs requests."""
+    """Writes gunicorn's log as JSON lines, without requests, which the application logs."""
 
     def setup(self, cfg: Config) -> None:
         self.cfg = cfg

@@ -1,4 +1,4 @@
-"""Reads that may take long: separate permits and a deadline keep them from delaying others."""
+"""Reads that may take long: separate permits and a deadline, so that they do not delay other requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class LongRead:
-    """The read of one request; ``until`` is its deadline, in monotonic time."""
+    """The long read of one request; ``until`` is the deadline (`time.monotonic`)."""
 
     def __init__(self, timeout_s: float, retry_after_s: int) -> None:
         self.timeout_s, self.retry_after_s = timeout_s, retry_after_s
@@ -28,7 +28,10 @@ class LongRead:
         self.running: Future[Any] | None = None
 
     def run(self, read: Callable[[], T]) -> T:
-        """Run ``read`` in a thread; return its result. Raises its errors, or ApiError 503 at the deadline."""
+        """Run ``read`` in a thread; return its result.
+
+        Raises the errors of ``read``, and ApiError 503 at the deadline or for a ReadTimeout.
+        """
         future = in_background(read)
         self.running = future
         try:
@@ -41,7 +44,7 @@ class LongRead:
 
 
 class LongReads:
-    """Limits concurrent long reads of data sets; each request is answered within ``root_timeout_s``."""
+    """Limits concurrent long reads; each request is answered within the setting ``root_timeout_s``."""
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.limiter = read_limiter(settings.max_root_requests, settings, data_sets)
@@ -49,7 +52,10 @@ class LongReads:
 
     @contextmanager
     def request(self, dataset: str) -> Iterator[LongRead]:
-        """Hold a permit until the request and its read have ended. Raises ApiError 429 if none is free."""
+        """Hold a permit until both the block and its read have ended.
+
+        Raises ApiError 429 at once if no permit is free.
+        """
         with ExitStack() as permit:
             permit.enter_context(self.limiter.request(dataset))
             read = LongRead(self.timeout_s, self.limiter.retry_after_s)

@@ -28,7 +28,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 REQUEST_SECONDS = "l2cache_request_seconds"
 REQUESTS = Histogram(
     REQUEST_SECONDS,
-    "Seconds until a response is ready.",
+    "Seconds from a request until its response is ready.",
     ["route", "dataset", "status"],
     buckets=SECONDS,
 )
@@ -45,22 +45,27 @@ VERSION_READS = Histogram(
     "l2cache_version_read_seconds", "Seconds per read of a version.", ["dataset"], buckets=SECONDS
 )
 VERSION_GROUPS = Counter(
-    "l2cache_version_row_groups_total", "Row groups read from the files of versions.", ["dataset"]
+    "l2cache_version_row_groups_total", "Row groups read from Parquet files of versions.", ["dataset"]
 )
 CACHE_LOOKUPS = Counter("l2cache_cache_lookups_total", "Row cache lookups by result.", ["dataset", "result"])
-PUBLISHED = Counter("l2cache_published_ids_total", "Missing ids published.", ["dataset"])
-PUBLISH_FAILURES = Counter("l2cache_publish_failed_ids_total", "Missing ids that failed to publish.")
-REFUSED = Counter("l2cache_refused_total", "Refused requests by error code.", ["code"])
+PUBLISHED = Counter("l2cache_published_ids_total", "Missing ids queued for publishing.", ["dataset"])
+PUBLISH_FAILURES = Counter("l2cache_publish_failed_ids_total", "Missing ids that could not be published.")
+REFUSED = Counter("l2cache_refused_total", "Error responses by error code.", ["code"])
 _newest = partial(Gauge, labelnames=["dataset"], multiprocess_mode="mostrecent")
 NEWEST_MESSAGE = _newest(
     "l2cache_newest_message_timestamp_seconds", "Publication time of the newest applied message."
 )
-UPDATER_SEEN = _newest("l2cache_updater_timestamp_seconds", "Last heartbeat of an updater, every minute.")
-BACKLOG = _newest("l2cache_update_backlog_messages", "Leased or delayed messages of the updaters.")
+UPDATER_SEEN = _newest(
+    "l2cache_updater_timestamp_seconds",
+    "Time of the newest heartbeat of an updater, which sends one every minute.",
+)
+BACKLOG = _newest(
+    "l2cache_update_backlog_messages", "Messages that the updaters have leased but not finished."
+)
 
 
 def show_updates(dataset: str, updates: Updates | None) -> None:
-    """Set the gauges from a table's `updates` note."""
+    """Set a data set's gauges from its table's note on updates, if the note names an updater."""
     if updates is None or not updates.updaters:
         return
     seen = max(updater.time for updater in updates.updaters)
@@ -72,14 +77,17 @@ def show_updates(dataset: str, updates: Updates | None) -> None:
 
 
 class Requests(NamedTuple):
-    """Number of requests since the start of the server, and number of failed requests (status 5xx)."""
+    """Numbers of requests and of failed requests (status 5xx) since the start of the server."""
 
     total: float = 0
     failed: float = 0
 
 
 def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
-    """Return the requests by data set, summed as in `exposition`, without the routes in ``left_out``."""
+    """Return the numbers of requests by data set, without those for the routes in ``left_out``.
+
+    Sums over all server processes, exited ones included; outside the server, counts only this process.
+    """
     counts: dict[str, Requests] = {}
     families = _AllProcesses().collect() if values.ValueClass._multiprocess else REQUESTS.collect()
     for sample in (sample for family in families for sample in family.samples):
@@ -94,7 +102,7 @@ def request_counts(left_out: Collection[str]) -> dict[str, Requests]:
 def exposition() -> tuple[bytes, str]:
     """Return a tuple: all metrics in Prometheus' text format; the content type.
 
-    Sums over all server processes, exited ones included; outside the server, only this process.
+    Sums over all server processes, exited ones included; outside the server, only this process counts.
     """
     if not values.ValueClass._multiprocess:
         return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
@@ -104,7 +112,7 @@ def exposition() -> tuple[bytes, str]:
 
 
 class _AllProcesses(Collector):
-    """The library's collector, without the empty files of processes that are just starting."""
+    """Collects the metrics of all processes; leaves out files that starting processes have not filled yet."""
 
     def collect(self) -> Iterable[Metric]:
         files = MultiProcessCollector(None)

@@ -1,7 +1,8 @@
 """Publishes missing ids, so that their features are computed. No request waits for Pub/Sub.
 
-``publish`` remembers and queues ids. A thread makes the client, which sends in batches; it starts with the
-first ids, thus after a fork. Ids that could not be sent are forgotten: the next request publishes them.
+`MissingIds.publish` queues ids, and remembers them in order not to publish them again soon. A thread creates
+the Pub/Sub client, which sends in batches. The thread starts with the first ids, and so after a fork. Ids
+that could not be sent are forgotten: the next request publishes them.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
     from google.cloud.pubsub_v1 import PublisherClient
 
 PENDING_IDS, PENDING_MESSAGES = 1_000_000, 10_000
-"""Maximum ids (of 8 bytes) and messages that are queued or in flight."""
+"""Maximum number of ids (8 bytes each), and of messages, that are queued or in flight."""
 RETRY_AFTER_S, TIMEOUT_S, LOG_EVERY_S = 5.0, 30.0, 10.0
 Table = tuple[str, str]
 logger = logging.getLogger("l2features.api")
 
 
 def topic_path(exchange: str | None, project: str | None) -> str | None:
-    """Return the full path of the topic in ``$L2CACHE_EXCHANGE`` (a short or full name); None if unset.
+    """Return the full name, projects/PROJECT/topics/NAME, of a topic; None without a topic.
 
-    Raises ConfigError for an invalid name, and for a short name without a project.
+    ``exchange`` is the topic's full or short name. Raises ConfigError for an invalid name, and for a short
+    name without a valid project.
     """
     if not exchange or TOPIC.fullmatch(exchange):
         return exchange or None
@@ -49,7 +51,8 @@ def topic_path(exchange: str | None, project: str | None) -> str | None:
         )
     if not re.fullmatch(PROJECT, project or ""):
         raise ConfigError(
-            f"L2CACHE_EXCHANGE={exchange!r} needs a project: expected PROJECT_ID to name one, got {project!r}"
+            f"PROJECT_ID={project or ''!r}: expected the Google Cloud project of the topic "
+            f"L2CACHE_EXCHANGE={exchange!r}, or a full topic name projects/PROJECT/topics/{exchange}"
         )
     return f"projects/{project}/topics/{exchange}"
 
@@ -57,8 +60,8 @@ def topic_path(exchange: str | None, project: str | None) -> str | None:
 class MissingIds:
     """Publishes missing ids on a topic, each at most once per ``interval_s`` and process. Thread-safe.
 
-    Without a topic, nothing is published. ``on_failure`` receives the number of ids that could not be sent,
-    in any thread; ``clock`` measures the interval.
+    Without a topic, nothing is published. ``on_failure`` is called in any thread, with the number of ids that
+    could not be sent. ``clock`` returns seconds; it measures ``interval_s``.
     """
 
     def __init__(
@@ -106,12 +109,12 @@ class MissingIds:
         return len(taken)
 
     def publish_for(self, entry: Dataset, ids: Ids) -> None:
-        """Queue the missing ids of a data set; the metric counts the queued ones."""
+        """Queue the missing ids of a data set, and count the queued ids in the metrics."""
         if len(ids):
             metrics.PUBLISHED.labels(entry.name).inc(self.publish(entry.name, entry.l2cache_id, ids))
 
     def close(self, timeout_s: float) -> None:
-        """Send queued ids, for at most ``timeout_s``; then publish nothing more."""
+        """Send the queued ids for at most ``timeout_s``. Publishes nothing after that."""
         with self._changed:
             if not self._closed and self._ids:
                 self._thread.submit(lambda: self._client.stop())  # noqa: PLW0108 (made in the thread)
@@ -138,7 +141,10 @@ class MissingIds:
             future.add_done_callback(lambda sent: self._settle(table, ids, added, sent.exception()))
 
     def _settle(self, table: Table, ids: Ids, added: float, error: BaseException | None) -> None:
-        """Count ids as sent; or forget them, and refuse others for some seconds."""
+        """Remove ids of one message from the queue's count, once the message is sent or has failed.
+
+        After a failure, forget the ids, and refuse other ids for ``retry_after_s``.
+        """
         with self._changed:
             if self._abandoned:
                 return
@@ -152,13 +158,14 @@ class MissingIds:
                 self._retry_at = time.monotonic() + self._retry_after_s
             elif recovered:
                 fields = {"topic": self.topic, "ids": self._unlogged}
-                logger.info("publishing recovered: %d more ids were not sent", self._unlogged, extra=fields)
+                message = "publishing recovered; %d ids were not sent since the last log line"
+                logger.info(message, self._unlogged, extra=fields)
                 self._unlogged = 0
         if error:
             self._report(len(ids), reason)
 
     def _report(self, count: int, reason: str) -> None:
-        """Count ids that were not published, and log them every few seconds."""
+        """Count ids that were not published; log their number at most every `LOG_EVERY_S`."""
         self._on_failure(count)
         with self._changed:
             self._unlogged += count

@@ -34,7 +34,10 @@ def summaries_response(
     query: RootQuery,
     mimetype: str,
 ) -> Response:
-    """Return the summaries of roots, and count the roots by status; ``histories`` is None if unknown."""
+    """Return the response with the summaries of roots; count the roots by status in the metrics.
+
+    ``histories`` has creation and retirement of roots; None for a version, in which they are not known.
+    """
     for code, count in zip(*np.unique(found.status, return_counts=True), strict=True):
         metrics.ROOTS.labels(served.name, STATUS_NAMES[code]).inc(int(count))
     g.ids = len(found.roots)
@@ -46,7 +49,7 @@ def summaries_response(
 
 
 def graph_response(root: int, nodes: Ids, edges: Pairs, query: GraphQuery, mimetype: str) -> Response:
-    """Return the ids of a root's nodes, and its edges as pairs of ids."""
+    """Return the response with a root's node ids (n,) and its edges as pairs of node ids (m, 2)."""
     if mimetype == ARROW:
         listed = pa.FixedSizeListArray.from_arrays(pa.array(edges.ravel()), 2)
         row = {
@@ -65,7 +68,7 @@ def graph_response(root: int, nodes: Ids, edges: Pairs, query: GraphQuery, mimet
 
 
 def skeleton_response(served: ServedDataset, skeleton: Skeleton, query: SkeletonQuery) -> Response:
-    """Return a skeleton in the requested format, with its provenance."""
+    """Return the response with a skeleton and its provenance, in the requested format."""
     about, as_str = provenance(served.entry, served.opened().meta), is_true(query.int64_as_str)
     body = skeleton_file(skeleton, query.format, about, int64_as_str=as_str)
     return body_response([body], SKELETON_FORMS[query.format])

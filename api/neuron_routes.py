@@ -51,7 +51,7 @@ def register_neurons(app: OpenAPI, service: AppResources) -> None:
 
     @api.get("/table/<dataset>/root/<root_id>", summary="Summary of a root", responses=SUMMARY_RESPONSES)
     def root(path: RootPath, query: SummaryQuery) -> Response:
-        """Return status and summary of one root, in the same form as for many."""
+        """Return status and summary of one root, in the same form as the route for many roots."""
         return answer(datasets[path.dataset], query, as_ids([path.root_id]))
 
     def answer(served: ServedDataset, query: SummaryQuery, roots: Ids) -> Response:

@@ -58,13 +58,13 @@ def _bounds(text: str) -> str:
 def _point(text: str) -> str:
     values = [float(part) for part in text.split(",")]
     if len(values) != 3 or not all(abs(value) < 1e12 for value in values):
-        raise ValueError("expected three numbers of nm such as 17056,8464,1760")
+        raise ValueError("expected x,y,z in nm, each below 1e12, such as 17056,8464,1760")
     return text
 
 
 class RootPath(DatasetPath):
     root_id: Annotated[int, BeforeValidator(parse_id)] = Field(
-        ge=0, le=(1 << 64) - 1, description="A root id; for a data set without a graph, a segment."
+        ge=0, le=(1 << 64) - 1, description="A root id; for a data set without a graph, a segment id."
     )
 
 
@@ -81,7 +81,7 @@ class RegionQuery(FeaturesQuery):
 
     partial: str = Field(
         "false",
-        description="`true`, `yes` or `1`: also return the nodes of chunks that failed or are not ingested, "
+        description="`true`, `yes` or `1`: if chunks failed or are not ingested, return the nodes that exist "
         "instead of 404.",
     )
 
@@ -104,9 +104,9 @@ class RootQuery(MissingQuery):
 
 
 class SummaryQuery(RootQuery):
-    """Parameters of summaries."""
+    """Parameters of a read of roots' summaries."""
 
-    graph: str = Field("false", description="`true`, `yes` or `1`: add measures of the L2 graph.")
+    graph: str = Field("false", description="`true`, `yes` or `1`: add the measures of the L2 graph.")
     version: str | None = Field(
         None,
         pattern="^(latest|[0-9]{1,6})$",
@@ -116,21 +116,24 @@ class SummaryQuery(RootQuery):
 
     @model_validator(mode="after")
     def check_graph(self) -> Self:
-        """Return the parameters unchanged. Raises ApiError for measures that versions do not have."""
+        """Return the parameters unchanged. Raises ApiError 422 for a version together with ``graph=true``."""
         if self.version is not None and is_true(self.graph):
-            message = f"graph=true with version={self.version}: versions have no measures of the L2 graph"
+            message = (
+                f"graph=true with version={self.version}: versions have no measures of the L2 graph, "
+                "leave out one of these parameters"
+            )
             raise ApiError(422, "invalid_parameter", message, field="graph")
         return self
 
 
 class GraphQuery(Query):
-    """Parameters of a graph."""
+    """Parameters of a read of a root's L2 graph."""
 
     int64_as_str: str = Field("false", description="`true`, `yes` or `1`: ids are strings.")
 
 
 class SkeletonQuery(RootQuery):
-    """Parameters of a skeleton."""
+    """Parameters of a read of a root's skeleton."""
 
     format: Literal["swc", "json", "arrow", "precomputed"] = Field(
         "json", description="Format of the skeleton."
@@ -156,7 +159,7 @@ class SkeletonQuery(RootQuery):
 
     @model_validator(mode="after")
     def check_point(self) -> Self:
-        """Return the parameters unchanged. Raises ApiError for a collapse without a root point."""
+        """Return the parameters unchanged. Raises ApiError 422 for ``collapse_nm`` without ``root_point``."""
         if self.collapse_nm is not None and self.root_point is None:
             message = f"collapse_nm={self.collapse_nm:g} without root_point: expected both"
             raise ApiError(422, "missing_parameter", message, field="root_point")
@@ -164,7 +167,7 @@ class SkeletonQuery(RootQuery):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters of `skeletonize`."""
+        """The keyword arguments of `skeletonize`."""
         point = None if self.root_point is None else [float(part) for part in self.root_point.split(",")]
         return {
             "invalidation_nm": self.invalidation_nm,
@@ -198,12 +201,12 @@ def summary_schema() -> dict[str, Any]:
         "required": ["status"],
         "properties": properties,
         "additionalProperties": False,
-        "description": "Only `ready` and `incomplete` roots have measures; a large one has `n_nodes`.",
+        "description": "`ready` and `incomplete` roots have measures; a `too_large` root has only `n_nodes`.",
     }
 
 
 def graph_schema() -> dict[str, Any]:
-    """Return the JSON schema of a graph."""
+    """Return the JSON schema of a root's L2 graph."""
     node = {"$ref": "#/components/schemas/AnyId"}
     edge = {"type": "array", "items": node, "minItems": 2, "maxItems": 2}
     return {
@@ -223,7 +226,7 @@ ANY_ID: dict[str, Any] = {
         {"type": "integer", "minimum": 0, "maximum": (1 << 64) - 1},
         {"type": "string", "pattern": "^[0-9]{1,20}$"},
     ],
-    "description": "An id; a string with `int64_as_str`.",
+    "description": "An id; a string if the request has `int64_as_str=true`.",
 }
 
 
@@ -244,7 +247,7 @@ def _of_path(
     forms: Sequence[str] = FORMS,
     too_many: dict[str, Any] = TOO_MANY_NODES,
 ) -> dict[int, dict[str, Any]]:
-    """Return the responses to a read whose path names what it returns, for the OpenAPI document."""
+    """Return the responses to a read without ids in its body, for the OpenAPI document."""
     examples = {413: too_many, 422: INVALID_PARAMETER}
     return read_responses(what, schema, example, forms, (404, 406, 413, 422, 429, 503), examples)
 
@@ -259,7 +262,7 @@ REGION_RESPONSES = _of_path(
     "Features by L2 id, in numeric order.", NODES, NODES_EXAMPLE, too_many=TOO_MANY_CHUNKS
 )
 GRAPH_RESPONSES = _of_path(
-    "Nodes and edges; one row in Arrow.",
+    "L2 nodes and edges of the root; one row in Arrow.",
     {"$ref": "#/components/schemas/RootGraph"},
     {"root_id": int(EXAMPLE_ROOT), "node_ids": [int(EXAMPLE_ID)], "edges": []},
     (JSON, ARROW),

@@ -1,4 +1,4 @@
-"""Per request: an id, a log line and metrics."""
+"""Observation of requests: each gets an id, a log line and metrics."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ log = logging.getLogger("l2features.api.access")
 
 
 def observe(app: Flask, datasets: Collection[str]) -> None:
-    """Give each request an id, count it and log it. Call this before other hooks are registered.
+    """Make the app give each request an id, count it and log it. Call this before other hooks are registered.
 
-    Labels of metrics are limited to names of ``datasets`` and routes, so that requests cannot add series.
+    Labels of metrics are limited to the names of routes and ``datasets``: requests cannot add time series.
     """
 
     @app.before_request
@@ -61,7 +61,7 @@ def observe(app: Flask, datasets: Collection[str]) -> None:
 
 
 def this_request() -> Request:
-    """Return the current request itself, as each use of the proxy looks it up again."""
+    """Return the current request itself, not Flask's proxy, which looks the request up at each use."""
     found: Request = request._get_current_object()  # type: ignore[attr-defined]
     return found
 
@@ -72,14 +72,15 @@ def is_probe(given: Request) -> bool:
 
 
 def request_id(proposed: str | None) -> str:
-    """Return the id that the client or a proxy proposes, if it is valid, or a new one."""
+    """Return ``proposed``, the id from the request's X-Request-Id header, if it is valid; else a new id."""
     return proposed if proposed and _REQUEST_ID.fullmatch(proposed) else secrets.token_hex(16)
 
 
 def _log(level: int, given: Request, route: str, dataset: str | None, answered: dict[str, Any]) -> None:
-    """Log a request; ``answered`` has the fields of its response.
+    """Log a request; ``answered`` has the log fields of the response.
 
-    The response itself would be in a reference cycle, which keeps its body until the next full collection.
+    The response is not passed itself, because it would be in a reference cycle, which keeps the response's
+    body in memory until the next full garbage collection.
     """
     fields = {
         **answered,

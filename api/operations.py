@@ -25,7 +25,10 @@ MISCONFIGURED = "its entry in the data sets file is invalid: see the server's lo
 
 
 def register_operations(app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> frozenset[str]:
-    """Register the routes at the root and below the API's prefix; return endpoints that need no token."""
+    """Register the routes of health and metrics, at / and below the API's prefix, and the route /auth_info.
+
+    Returns the endpoints of these routes, which need no token.
+    """
     open_endpoints: list[str] = []
     for prefix in dict.fromkeys(("", settings.api_prefix)):
         health = APIBlueprint(
@@ -47,7 +50,7 @@ def register_operations(app: OpenAPI, settings: Settings, datasets: ServedDatase
         responses={200: AuthInfo, **errors(404)},
     )
     def auth_info() -> Response:
-        """Return the authentication service, as PyChunkedGraph does; 404 if no route needs a token."""
+        """Return the authentication service's URL, as PyChunkedGraph does; 404 if no route needs a token."""
         if (url := login_url()) is None:
             raise ApiError(404, "no_authentication", "no route of this server needs a token")
         return json_response(AuthInfo(login_url=url).model_dump())
@@ -63,7 +66,7 @@ def _health_routes(health: APIBlueprint, datasets: ServedDatasets, settings: Set
         responses={200: Health},
     )
     def live() -> Response:
-        """Always `ok`; does no I/O."""
+        """Return `ok` always, without any I/O."""
         return json_response({"status": "ok"})
 
     @health.get(
@@ -73,7 +76,10 @@ def _health_routes(health: APIBlueprint, datasets: ServedDatasets, settings: Set
         responses={200: Health, 503: NOT_READY},
     )
     def ready() -> Response:
-        """503 while a store cannot be reached, no data set is ready, or the server is draining."""
+        """Return the state of each data set.
+
+        The status is 503 while a store cannot be reached, no data set is ready, or the server is draining.
+        """
         if settings.drain_file and settings.drain_file.exists():
             return json_response(Health(status="draining", datasets={}).model_dump(), 503)
         states = all_states(datasets, settings.store_timeout_s)
@@ -88,7 +94,7 @@ def _health_routes(health: APIBlueprint, datasets: ServedDatasets, settings: Set
         responses=plain_response("text/plain", {"type": "string"}, "Prometheus' text format."),
     )
     def metrics_text() -> Response:
-        """Latency by route and data set, ids by status, store and cache, summed over all processes."""
+        """Return latency by route and data set, ids by status, store and cache reads, of all processes."""
         for served in datasets.all():
             served.noted.refresh()
         text, content_type = metrics.exposition()
@@ -96,7 +102,7 @@ def _health_routes(health: APIBlueprint, datasets: ServedDatasets, settings: Set
 
 
 def all_states(datasets: ServedDatasets, timeout_s: float) -> dict[str, str]:
-    """Return each data set's state; they are checked concurrently."""
+    """Return each data set's state, by name; data sets are checked concurrently."""
     asked = {served.name: in_background(partial(state, served, timeout_s)) for served in datasets.all()}
     states = {name: answer.result() for name, answer in asked.items()}
     return states | dict.fromkeys(datasets.problems, MISCONFIGURED)
@@ -122,4 +128,4 @@ def problem_text(error: Exception) -> str:
         return "its table is of a newer format than this server reads"
     if isinstance(error, StoreError):
         return "its table cannot be read"
-    return "its metadata is not known: its graph does not answer"
+    return "its metadata cannot be read: its graph does not answer, or is invalid"

@@ -15,8 +15,8 @@ from .picture_schemas import HTML
 from .response_bodies import JSON, body_response
 
 A_DAY, A_MINUTE, NOT_KEPT = "private, max-age=86400", "private, max-age=60", "private, no-cache"
-"""Values of Cache-Control: for what only changes where rows are replaced, for what follows the graph, and for
-what is asked for each time."""
+"""Values of Cache-Control, for responses that change only if rows are replaced, that change with edits of the
+graph, and that the client must check each time."""
 TAG_BYTES = 16
 
 
@@ -31,12 +31,12 @@ def picture_response(body: bytes, cache: str, mimetype: str) -> Response:
 
 
 def info_response(info: Mapping[str, Any]) -> Response:
-    """Return an info file."""
+    """Return the response with an info file of Neuroglancer's precomputed format."""
     return picture_response(orjson.dumps(info, option=orjson.OPT_APPEND_NEWLINE), NOT_KEPT, JSON)
 
 
 def listing(title: str, entries: Mapping[str, str]) -> Response:
-    """Return a page that links to the entries of a folder, with descriptions."""
+    """Return a page that links to the entries of a folder; ``entries`` maps their names to descriptions."""
     response = Response(listing_page(title, entries), mimetype=HTML)
     response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
     return response

@@ -1,4 +1,4 @@
-"""The routes of pictures: layers that Neuroglancer reads as precomputed, from the table and its graph."""
+"""The routes of pictures: layers in Neuroglancer's precomputed format, made from the table and its graph."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ from .view_routes import add_view_routes
 
 PLACE = "/table/<dataset>/precomputed"
 CONTENTS = {
-    **dict.fromkeys(NODE_LAYERS, "beside it: by_id/NODE, rel_root/ROOT and chunks/X_Y_Z"),
-    "skeletons": "beside it: a skeleton by its ROOT",
-    "segment_properties": "beside it: ROOT,ROOT/ lists these roots, version-N/ the largest of a version",
+    **dict.fromkeys(NODE_LAYERS, "and the annotations by_id/NODE, rel_root/ROOT and chunks/X_Y_Z"),
+    "skeletons": "and the skeleton of each root, ROOT",
+    "segment_properties": "and lists of roots: ROOT,ROOT/info, or version-N/info for its largest roots",
 }
 Read = Callable[[PictureReader, Ids], Picture]
 
@@ -87,20 +87,20 @@ def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) 
 
     @api.get(f"{place}/info", summary="Description of a layer of nodes", responses=info_responses())
     def layer_info(path: LayerPath) -> Response:
-        """Return the properties, bounds and cells of a layer; a cell is a chunk."""
+        """Return the properties and bounds of a layer, and its spatial index with a cell per chunk."""
         served, layer = datasets[path.dataset], _layer(path)
         geometry = served.opened().reader.geometry
         return info_response(layer.annotations.info(geometry, [ROOT], served.largest.get() or 1))
 
     @api.get(f"{place}/by_id/<node_id>", summary="A node as an annotation", responses=picture_responses())
     def layer_node(path: LayerNodePath) -> Response:
-        """Return a node and its current root; 404 if the node has no features."""
+        """Return a node and its current root; 404 if the layer has nothing to draw for the node."""
         served, layer = datasets[path.dataset], _layer(path)
 
         def read(pictures: PictureReader, _: Ids) -> Picture:
             if picture := pictures.node(layer, path.node_id):
                 return picture
-            message = f"node {path.node_id} has no features, or nothing to draw in this layer"
+            message = f"node {path.node_id} has no features, or nothing to draw in layer {path.layer!r}"
             raise ApiError(404, "nothing_to_draw", message, field="node_id", value=path.node_id)
 
         return _answer(reads, served, read, changes=A_MINUTE)
@@ -121,7 +121,7 @@ def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) 
         responses=picture_responses(),
     )
     def layer_chunk(path: LayerChunkPath) -> Response:
-        """Return the nodes of a chunk that are valid now and have features."""
+        """Return the nodes of a chunk that have features, without superseded nodes."""
         served, layer = datasets[path.dataset], _layer(path)
         chunk = Chunk(*map(int, path.chunk.split("_")))
         check_in_grid(served.opened().reader.geometry, chunk)
@@ -129,7 +129,7 @@ def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) 
 
     @api.get(f"{place}/{OVERVIEW}/0_0_0", summary="Empty overview of a layer", responses=picture_responses())
     def layer_overview(path: LayerPath) -> Response:
-        """Return an empty list, which the viewer draws while too many chunks are in view."""
+        """Return an empty list of annotations, which the viewer draws while too many chunks are in view."""
         _ = datasets[path.dataset], _layer(path)
         return picture_response(annotation_list(np.empty(0), as_ids([])), A_DAY, BINARY)
 
@@ -137,7 +137,7 @@ def _node_routes(api: APIBlueprint, datasets: ServedDatasets, reads: RootReads) 
 def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatasets, reads: RootReads) -> None:
     @api.get(f"{PLACE}/skeletons/info", summary="Description of the skeletons", responses=info_responses())
     def skeletons_info(path: DatasetPath) -> Response:
-        """Return the attributes of the vertices."""
+        """Return the attributes of the skeletons' vertices."""
         _ = datasets[path.dataset]
         return info_response(skeleton_info())
 
@@ -147,7 +147,7 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatase
         responses=picture_responses(),
     )
     def skeletons_root(path: RootPath) -> Response:
-        """Return the default skeleton of a root's L2 graph. Missing nodes are published for computation."""
+        """Return a root's skeleton with default parameters. Missing nodes are published for computation."""
         root, served = path.root_id, datasets[path.dataset]
         return _answer(
             reads, served, lambda p, ids: p.skeleton(root, ids), root, kept=lambda p: p.kept_skeleton(root)
@@ -164,11 +164,11 @@ def _neuron_routes(api: APIBlueprint, settings: Settings, datasets: ServedDatase
 
     @api.get(
         f"{PLACE}/segment_properties/<roots>/info",
-        summary="Segments with their measures, as a source of the viewer",
+        summary="Segments with their measures, for the viewer",
         responses=info_responses(413, 422, 429),
     )
     def segments(path: SegmentsPath) -> Response:
-        """Return the properties of the roots in the path, as sources of the viewer have no query."""
+        """Return the properties of the roots in the path, for the viewer, which sends no query parameters."""
         return answer(datasets[path.dataset], path.roots)
 
     def answer(served: ServedDataset, listed: str) -> Response:
@@ -195,9 +195,9 @@ def _answer(
     changes: str = NOT_KEPT,
     kept: Callable[[PictureReader], Picture | None] | None = None,
 ) -> Response:
-    """Return the response with the ``kept`` picture or, without one, with the result of ``read``.
+    """Return the response with the stored picture that ``kept`` returns, or else with a picture by ``read``.
 
-    ``changes`` is how long browsers keep one that may change.
+    ``changes`` is the Cache-Control of a picture that may change with edits.
     """
 
     def found(picture: Picture) -> RootAnswer:
@@ -215,7 +215,7 @@ def _answer(
 
 
 def _layer(path: LayerPath) -> NodeLayer:
-    """Return a layer of nodes. Raises ApiError 404."""
+    """Return the layer of nodes that the path names. Raises ApiError 404 for an unknown layer."""
     if path.layer not in NODE_LAYERS:
         raise _unknown_layer(path.layer, "layer")
     return NODE_LAYERS[path.layer]

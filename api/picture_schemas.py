@@ -20,25 +20,27 @@ FOLDERS = {
     "skeletons": "skeletons",
     "segment_properties": "segment properties",
 }
-"""The folders of a data set, and what each holds."""
+"""The folders of a data set's layers, and what each folder holds."""
 HTML = "text/html"
-NOT_MODIFIED = {"description": "The client has these bytes, as its `If-None-Match` says."}
+NOT_MODIFIED = {"description": "The client has the current content, whose ETag is in `If-None-Match`."}
 _ID_PATTERN = "(0|[1-9][0-9]{0,18}|1[0-7][0-9]{18})"
 LIST_PATTERN = f"{_ID_PATTERN}(,{_ID_PATTERN})*"
 ROOTS = "Root ids, separated by commas."
 
 
 def parse_roots(text: str) -> Ids:
-    """Parse a comma-separated list of ids. Raises ValueError."""
+    """Return the ids in a comma-separated list, shape (n,). Raises ValueError for anything else."""
     return as_ids([parse_id(part) for part in text.split(",") if text])
 
 
 def check_roots(text: str) -> str:
-    """Return a list of root ids unchanged. Raises ValueError."""
+    """Return ``text`` unchanged. Raises ValueError unless it is a comma-separated list of root ids."""
     try:
         parse_roots(text)
     except ValueError as error:
-        raise ValueError(f"{AN_ID}, and commas between them") from error  # pydantic's error has the value
+        raise ValueError(
+            f"{AN_ID}, or several with commas between them"
+        ) from error  # pydantic adds the value
     return text
 
 
@@ -47,7 +49,7 @@ class LayerPath(DatasetPath):
 
 
 class FolderPath(DatasetPath):
-    folder: str = Field(description="A folder of layers.", json_schema_extra={"enum": list(FOLDERS)})
+    folder: str = Field(description="The folder of a layer.", json_schema_extra={"enum": list(FOLDERS)})
 
 
 class LayerNodePath(LayerPath):
@@ -83,7 +85,10 @@ class SegmentsQuery(Query):
 
 def page_responses() -> dict[int, dict[str, Any]]:
     """Return the responses to a request for a folder, for the OpenAPI document."""
-    return {**plain_response(HTML, {"type": "string"}, "The names in the folder, as links."), **errors(404)}
+    return {
+        **plain_response(HTML, {"type": "string"}, "A page with links to the entries of the folder."),
+        **errors(404),
+    }
 
 
 def info_responses(*statuses: int) -> dict[int, dict[str, Any]]:
@@ -91,7 +96,7 @@ def info_responses(*statuses: int) -> dict[int, dict[str, Any]]:
     schema = {"type": "object", "required": ["@type"]}
     examples = {422: INVALID_PARAMETER} if 422 in statuses else {}
     return {
-        **plain_response(JSON, schema, "As Neuroglancer specifies it."),
+        **plain_response(JSON, schema, "The info file, in the format that Neuroglancer specifies."),
         304: NOT_MODIFIED,
         **errors(404, 503, *statuses, examples=examples),
     }
@@ -101,7 +106,9 @@ def picture_responses() -> dict[int, dict[str, Any]]:
     """Return the responses to a request for annotations or a skeleton, for the OpenAPI document."""
     schema = {"type": "string", "format": "binary"}
     return {
-        **plain_response(BINARY, schema, "As Neuroglancer specifies them."),
+        **plain_response(
+            BINARY, schema, "The annotations or the skeleton, in the format that Neuroglancer specifies."
+        ),
         304: NOT_MODIFIED,
         **errors(404, 413, 422, 429, 503, examples={413: TOO_MANY_NODES, 422: INVALID_PARAMETER}),
     }

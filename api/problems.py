@@ -16,7 +16,7 @@ FLOAT_ID = "1.4411518807585587e+17"
 
 
 class Problem(NamedTuple):
-    """The meaning of a status, and an example body."""
+    """The meaning of an error's HTTP status, and an example of the response's body."""
 
     meaning: str
     example: dict[str, Any]
@@ -71,7 +71,7 @@ PROBLEMS = {
     503: _problem(
         "The store, the graph or the authentication service does not answer: retry later.",
         "store_unavailable",
-        "the store cannot answer at the moment",
+        "the store cannot answer at the moment: try again later",
     ),
 }
 AUTH_ERROR = {
@@ -105,7 +105,8 @@ def errors(
 ) -> dict[int, Any]:
     """Return error responses for the OpenAPI document.
 
-    ``forms`` are the media types of success; ``examples`` replace example bodies of `PROBLEMS`.
+    ``forms`` are the media types of a successful response. ``examples`` maps statuses to bodies that replace
+    the examples in `PROBLEMS`.
     """
     problems = {status: PROBLEMS[status] for status in statuses}
     problems |= {status: Problem(problems[status].meaning, body) for status, body in examples.items()}

@@ -1,4 +1,4 @@
-"""Ids that were published a short time ago: numpy arrays of bounded size, no object per id."""
+"""A bounded memory of recently published ids, in numpy arrays, without an object per id."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from cachetools import TTLCache  # type: ignore[import-untyped]
 from l2features.core.ids import Ids
 
 CAPACITY = 1_000_000
-"""Maximum ids over all tables, of 16 bytes each."""
+"""Maximum number of remembered ids over all tables; each takes 16 bytes."""
 _SLICES = 12
 Slice = tuple[Ids, npt.NDArray[np.float64]]
-"""Ids of one table and one part of the interval, sorted, and when each was added."""
+"""Sorted ids of one table, added within the same twelfth of the interval, and the time of each; both (n,)."""
 
 
 class RecentIds:
     """Remembers the ids of each table that were added within the last ``interval_s``. Not thread-safe.
 
-    Beyond the capacity, the least recently used slices are dropped.
+    Beyond ``capacity`` ids, the least recently used slices are dropped.
     """
 
     def __init__(self, interval_s: float, capacity: int = CAPACITY) -> None:
@@ -35,7 +35,7 @@ class RecentIds:
         return int(self._slices.currsize)
 
     def unknown(self, table: Hashable, ids: Ids, now: float) -> Ids:
-        """Return the sorted unique ids that were not added recently."""
+        """Return which of the sorted unique ``ids`` were not added within ``interval_s`` before ``now``."""
         self._now = now
         self._slices.expire()
         known = np.zeros(len(ids), dtype=bool)
@@ -47,7 +47,7 @@ class RecentIds:
         return ids[~known]
 
     def add(self, table: Hashable, ids: Ids, now: float) -> None:
-        """Remember sorted unique ids that are unknown."""
+        """Remember ``ids``, which `unknown` has returned, as added at ``now`` (seconds)."""
         ids = ids[-int(self._slices.maxsize) :]
         key, times = (table, self._number(now)), np.full(len(ids), now)
         part = self._slices.get(key)
@@ -60,7 +60,7 @@ class RecentIds:
             self._slices[key] = ids, times
 
     def forget(self, table: Hashable, ids: Ids, added: float) -> None:
-        """Forget ids that were added at this time, unless they were added again since."""
+        """Forget ids that were added at the time ``added``; ids added again since are not forgotten."""
         if part := self._slices.get((table, self._number(added))):
             known, times = part
             times[np.isin(known, ids, assume_unique=True) & (times == added)] = -np.inf

@@ -22,7 +22,7 @@ from .served_datasets import ServedDataset, ServedDatasets
 
 
 class RegionReads:
-    """Reads regions with limits of their own, so that a slow region delays only other regions."""
+    """Reads chunks and bounds with separate limits, so that a slow read delays only reads of this kind."""
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.most = settings.max_ids
@@ -35,7 +35,12 @@ class RegionReads:
         field: str,
         find: Callable[[RegionReader, LongRead], FoundNodes],
     ) -> Response:
-        """Return the response to a read; ``field`` names the part of the request that has the region."""
+        """Return the response with the nodes that ``find`` returns.
+
+        ``field`` is the parameter that names the region, for errors. Raises ApiError 404 if a chunk is not
+        computed and ``query.partial`` is false, 413 for too many nodes, 429 at a concurrency limit, and 503
+        at the deadline.
+        """
         mimetype = accepted(request.headers.get("Accept"), FORMS)
         reader = RegionReader(served.store, served.entry, served.opened().reader.geometry, self.most)
         with self.long.request(served.name) as read:
@@ -61,7 +66,7 @@ def register_regions(app: OpenAPI, settings: Settings, datasets: ServedDatasets)
         responses=REGION_RESPONSES,
     )
     def chunk_nodes(path: ChunkPath, query: RegionQuery) -> Response:
-        """Return the features of all computed nodes of a chunk, superseded ones included."""
+        """Return the features of all computed nodes of a chunk, including superseded nodes."""
         served = datasets[path.dataset]
         chunk = Chunk(*map(int, path.chunk.split("_")))
         check_in_grid(served.opened().reader.geometry, chunk)

@@ -12,12 +12,12 @@ from .background import BackgroundCache
 from .board_schemas import RequestsInfo
 
 EVERY_S, WINDOW_S = 5.0, 60.0
-"""How often the metrics are read, while somebody asks; and over how long a rate is computed, if known."""
+"""Interval of reading the metrics while rates are requested, and the time over which a rate is computed."""
 
 
 class _Sample(NamedTuple):
     at: float
-    """Monotonic."""
+    """When the counts were read, as `time.monotonic`."""
     time: datetime
     counts: dict[str, metrics.Requests]
 
@@ -31,7 +31,10 @@ class RequestRates:
         self._newest = BackgroundCache(self._read, age_s=EVERY_S, share=50.0, first_s=1.0, later_s=0.3)
 
     def of(self, dataset: str) -> RequestsInfo | None:
-        """Return the requests of a data set; rates are null until the metrics have been read twice."""
+        """Return number and rate of the requests for a data set; None until the metrics have been read once.
+
+        The rates are None until the metrics have been read twice.
+        """
         samples = self._newest.get()
         if samples is None:
             return None
@@ -46,7 +49,7 @@ class RequestRates:
         return info
 
     def _read(self) -> tuple[_Sample, _Sample]:
-        """Return the samples whose difference is the rate: the newest, and one of `WINDOW_S` before."""
+        """Read the metrics. Returns two samples: from about `WINDOW_S` ago, or the oldest; the new one."""
         now = _Sample(time.monotonic(), datetime.now(UTC), metrics.request_counts(self._left_out))
         self._samples.append(now)
         while len(self._samples) > 2 and now.at - self._samples[1].at >= WINDOW_S:

@@ -22,11 +22,11 @@ FORMS = (JSON, ARROW, PARQUET)
 """Media types of features, the preferred one first."""
 Piece = bytes | memoryview
 _GZIP = 31
-"""``wbits`` of a gzip stream."""
+"""zlib's parameter ``wbits`` for the gzip format."""
 SHORTEST = 128
-"""Shorter JSON is not gzipped: that saves a few bytes at most, or adds some."""
+"""JSON of fewer bytes is not gzipped: gzip would save a few bytes at most, or add some."""
 SMALL, LARGE = 1 << 16, 1 << 19
-"""Bytes of a body that is sent as one piece, and of a first part from which on a thread compresses."""
+"""A body below `SMALL` bytes is sent as one piece. If the first part has `LARGE` bytes, a thread gzips."""
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -37,9 +37,10 @@ def json_response(value: Any, status: int = 200) -> Response:
 def body_response(
     parts: Iterable[Piece], mimetype: str, status: int = 200, *, zipped: bool | None = None
 ) -> Response:
-    """Return a response in pieces, each gzipped if the client accepts gzip.
+    """Return a response whose body consists of ``parts``.
 
-    Without ``zipped``, only JSON of `SHORTEST` bytes or more is gzipped.
+    The body is gzipped if ``zipped`` is true and the client accepts gzip. ``zipped`` is by default true for
+    JSON of `SHORTEST` bytes or more.
     """
     headers, left = {}, iter(parts)
     first = next(left, b"")
@@ -60,7 +61,10 @@ def body_response(
 
 
 def _gzipped(first: Piece, left: Iterator[Piece]) -> list[bytes]:
-    """Compress parts; large ones in a thread, while the next one is made."""
+    """Return the parts as the pieces of one gzip stream.
+
+    If the first part is large, a thread compresses each part while the next part is made.
+    """
     packer = isal_zlib.compressobj(level=1, wbits=_GZIP)
     if len(first) < LARGE:
         pieces = [packer.compress(part) for part in chain([first], left)]

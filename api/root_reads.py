@@ -1,4 +1,4 @@
-"""Reads of roots: their limits, the publication of missing nodes, and waits for them."""
+"""Reads of roots: concurrency limits, publishing of missing nodes, and waits until these are computed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ CODES = {
     RootStatus.NOT_A_ROOT: (404, "not_a_root"),
     RootStatus.TOO_LARGE: (413, "too_many_nodes"),
 }
-"""Status and code of the response where such a root has no nodes to return."""
+"""HTTP status and error code of the response, by the status of a root whose nodes cannot be returned."""
 
 
 class RootAnswer(NamedTuple):
-    """The result of a read: ids without features, and a function that makes the response."""
+    """The result of a read: ids of nodes without features, and a function that makes the response."""
 
     missing: Ids
     respond: Callable[[], Response]
@@ -40,7 +40,7 @@ ReadKept = Callable[[NeuronReader], RootAnswer | None]
 
 
 class RootReads:
-    """Reads roots with limits of their own, so that a slow graph delays only reads of roots."""
+    """Reads roots with separate concurrency limits, so that a slow graph delays only reads of roots."""
 
     def __init__(self, service: AppResources) -> None:
         self.settings, self.missing, self.waits = service.settings, service.missing, service.waits
@@ -54,10 +54,11 @@ class RootReads:
         root: int | None = None,
         kept: ReadKept = lambda _: None,
     ) -> Response:
-        """Return the response to a read of many roots, or of one root whose nodes all fit in memory.
+        """Return the response to a read of several roots, or of the nodes of one ``root``.
 
-        ``read`` receives the L2 ids of the single root. A ``kept`` result is returned without reading ids or
-        features.
+        If ``kept`` returns a stored result, this is the response. Otherwise ``read`` is called, with the L2
+        ids of ``root``, which are empty without a root. Missing nodes are published. With ``query.wait``,
+        waits for missing nodes, and calls ``read`` again. Raises ApiError.
         """
         check_wait(query.wait, self.settings.max_wait_s)
         with self._found(served, read, root, kept) as found:
@@ -73,7 +74,11 @@ class RootReads:
     def _found(
         self, served: ServedDataset, read: ReadRoots, root: int | None, kept: ReadKept = lambda _: None
     ) -> Iterator[RootAnswer]:
-        """Read with permits, which are held until the response is made. Raises ApiError."""
+        """Yield the result of ``kept`` or else of ``read``; hold permits until the block has ended.
+
+        Raises ApiError 404 or 413 for a root whose nodes cannot be returned, 429 at a concurrency limit, and
+        503 at the deadline.
+        """
         with self.long.request(served.name) as long, ExitStack() as permits:
             try:
                 if found := long.run(lambda: kept(served.neurons())):
@@ -91,7 +96,7 @@ class RootReads:
 
 
 def refused(error: RootError, most_nodes: int | None) -> ApiError:
-    """Return the error for a root whose nodes cannot be returned, or are more than ``most_nodes``."""
+    """Return the error for a root whose nodes cannot be returned; ``most_nodes`` is the limit if too many."""
     status, code = CODES[error.status]
     large = error.status == RootStatus.TOO_LARGE
     value, limit = (error.size, most_nodes) if large else (error.root, None)

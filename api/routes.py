@@ -1,4 +1,4 @@
-"""The routes of the API: requests in, responses out; the library does the work."""
+"""The routes of PCGL2Cache: features of nodes, and descriptions of the data sets."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ from .served_datasets import ServedDataset, ServedDatasets
 from .service import AppResources
 
 VERSION = "PCGL2Cache v1.3.1"
-"""The service whose contract this is, as its index pages report it."""
+"""Name and version of the service whose routes these are, as its index pages report them."""
 
 
 def register_contract(app: OpenAPI, service: AppResources, landing: Callable[[], Response]) -> frozenset[str]:
     """Register the routes of PCGL2Cache; return the endpoints that need no token.
 
-    ``landing`` returns the root page for clients that accept HTML by name.
+    ``landing`` returns the page at the prefix for clients whose Accept header names HTML.
     """
 
     def index() -> Response:
-        """Return the name and version of the contract; browsers receive a page."""
+        """Return the name and version of PCGL2Cache, whose API this is; browsers receive a page."""
         return landing() if wants_page() else _index()
 
     settings = service.settings
@@ -77,7 +77,7 @@ def _read_route(api: APIBlueprint, service: AppResources) -> None:
         openapi_extensions={"requestBody": ids_request(FIELD, "Ids", EXAMPLE_ID, settings.max_ids, settings)},
     )
     def attributes(path: DatasetPath, query: AttributesQuery) -> Response:
-        """Return the features of each id in the body, in nm. Missing ids are published for computation."""
+        """Return the features of each id in the body. Missing ids are published for computation."""
         served = datasets[path.dataset]
         check_wait(query.wait, settings.max_wait_s)
         given = this_request()
@@ -132,7 +132,7 @@ def _description_routes(api: APIBlueprint, settings: Settings, datasets: ServedD
 
 
 def _check_accepts_json() -> None:
-    """Raise ApiError 406 if the client does not accept JSON, the only format of a description."""
+    """Raise ApiError 406 if the client does not accept JSON, the only format of the response."""
     accepted(request.headers.get("Accept"), (JSON,))
 
 
@@ -143,9 +143,10 @@ def _index_routes(
     shown: str | None = None,
     slash: Callable[[], Response] | None = None,
 ) -> frozenset[str]:
-    """Register the index pages below a prefix. They are equal, so the document shows only ``shown``.
+    """Register the index pages ``prefix/`` and ``prefix/index``; return their endpoints.
 
-    ``slash`` is the view of the prefix itself, by default that of ``index``.
+    The OpenAPI document shows only the endpoint ``shown``. ``slash`` is the view of ``prefix/``; by default,
+    it is that of ``prefix/index``.
     """
     for place in ("", "index"):
         endpoint = f"{name}_{place or 'slash'}"
@@ -153,7 +154,7 @@ def _index_routes(
             f"{prefix}/{place}",
             endpoint=endpoint,
             tags=[OPERATIONS],
-            summary="Name and version of the contract",
+            summary="Name and version of PCGL2Cache",
             operation_id=endpoint,
             responses=plain_response("text/html", {"const": VERSION}, "As PCGL2Cache reports it."),
             doc_ui=endpoint == shown,
@@ -162,7 +163,10 @@ def _index_routes(
 
 
 def table_info(served: ServedDataset, settings: Settings) -> TableInfo:
-    """Describe a data set. Raises like `ServedDataset.opened`."""
+    """Return the description and state of a data set.
+
+    Raises StoreError if the table cannot be read, and ApiError 503 if the metadata cannot be read in time.
+    """
     opened, counted, noted = served.opened(), served.counted.get(), served.noted.get()
     geometry, meta = opened.reader.geometry, opened.meta
     with_graph, time = served.entry.has_graph, iso_text(meta.time) if meta else None
@@ -202,5 +206,5 @@ def table_info(served: ServedDataset, settings: Settings) -> TableInfo:
 
 
 def _index() -> Response:
-    """Return the name and version of the contract, which clients of PCGL2Cache expect."""
+    """Return the name and version of PCGL2Cache, which its clients expect."""
     return Response(VERSION, mimetype="text/html")

@@ -28,7 +28,7 @@ EXAMPLE_ID = "144115188075855873"
 NODES = {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/Node"}}
 NODES_EXAMPLE = {EXAMPLE_ID: {"rep_coord_nm": [17056.0, 8464.0, 1760.0], SIZE: 367534080}}
 OF_BODY = (400, 404, 406, 413, 415, 422, 429, 503)
-"""Statuses of errors of a read whose ids are in its body."""
+"""Error statuses of a read whose ids are in the request's body."""
 MISSPELLINGS = {
     "attributes": "attribute_names",
     "attribute": "attribute_names",
@@ -93,7 +93,7 @@ class FeaturesQuery(Query):
 
 
 class MissingQuery(Query):
-    """Parameters of a read that finds missing ids."""
+    """Parameters of a read that publishes missing ids for computation."""
 
     update_cache: str = Field(
         "true", description="`false`, `no` or `0`: do not publish missing ids for computation."
@@ -104,7 +104,7 @@ class MissingQuery(Query):
 
 
 class AttributesQuery(FeaturesQuery, MissingQuery):
-    """Parameters of a read of ids."""
+    """Parameters of a read of nodes by id."""
 
 
 def is_true(text: str) -> bool:
@@ -131,7 +131,7 @@ def validation_error(error: Any) -> Any:
 
 
 class AttributeInfo(BaseModel):
-    """One attribute as it is served."""
+    """One attribute of nodes, with the unit and shape in responses."""
 
     name: str
     unit: str
@@ -160,7 +160,7 @@ class TableInfo(BaseModel):
 
     dataset: str
     l2cache_id: str
-    graph_id: str | None = Field(description="Graph of the features, if the table records it.")
+    graph_id: str | None = Field(description="Id of the graph whose nodes the table has, if recorded.")
     timestamp: str | None = Field(
         description="Time of the ingested graph (UTC, ISO 8601). Null without a graph."
     )
@@ -168,15 +168,19 @@ class TableInfo(BaseModel):
         description="Start of the ingest of a data set without a graph (UTC, ISO 8601). Otherwise null."
     )
     newest_update: str | None = Field(description="When a chunk was last written (UTC, ISO 8601).")
-    resolution: list[float] = Field(description="nm per voxel.")
+    resolution: list[float] = Field(description="nm per voxel along x, y and z.")
     voxel_offset: list[int]
     voxel_size: list[int] = Field(description="Size of the segmentation in voxels.")
-    chunk_size: list[int] = Field(description="Voxels of a chunk.")
-    grid: list[int] = Field(description="Chunks along each axis.")
+    chunk_size: list[int] = Field(description="Size of a chunk in voxels.")
+    grid: list[int] = Field(description="Number of chunks along x, y and z.")
     attributes: list[AttributeInfo]
-    coverage: CoverageInfo | None = Field(description="Null until the first count ends.")
-    updates: UpdatesInfo | None = Field(description="Null until an updater has written to the table.")
-    audit: LastAudit | None = Field(description="Null until the whole table has been audited.")
+    coverage: CoverageInfo | None = Field(
+        description="State of the chunks; null until they have been counted."
+    )
+    updates: UpdatesInfo | None = Field(
+        description="State of the updates; null until an updater has written to the table."
+    )
+    audit: LastAudit | None = Field(description="Last audit of the whole table; null before the first.")
     limits: dict[str, int | float] = Field(description="Limits of one request.")
     provenance: dict[str, str] = Field(
         description="Data set, segmentation, graph, time of the ingest, and version of the software."
@@ -216,14 +220,14 @@ def node_schema() -> dict[str, Any]:
         "type": "object",
         "properties": dict(sorted(properties.items())),
         "additionalProperties": False,
-        "description": "Empty for an id without features.",
+        "description": "Features of one node; empty for an id without features.",
     }
 
 
 def number_schema(
     dtype: np.dtype[Any], shape: Sequence[int], description: str, nullable: bool = False
 ) -> dict[str, Any]:
-    """Return the JSON schema of a value; integers of 64 bits may be strings."""
+    """Return the JSON schema of a value of this dtype and shape; 64-bit integers may be strings."""
     value: dict[str, Any] = {"type": "number"}
     if dtype.kind == "u":
         value = {"type": "integer", "minimum": 0}
@@ -294,7 +298,11 @@ def read_responses(
     statuses: Sequence[int] = OF_BODY,
     examples: Mapping[int, dict[str, Any]] = NO_EXAMPLES,
 ) -> dict[int, dict[str, Any]]:
-    """Return the responses to a read, for the OpenAPI document; ``examples`` are bodies of errors."""
+    """Return the responses to a read, for the OpenAPI document.
+
+    ``what`` describes the successful response, and ``example`` is its body; ``examples`` are bodies of errors
+    by status.
+    """
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {form: {"schema": schema, "example": example} if form == JSON else binary for form in forms}
     return {
@@ -304,5 +312,5 @@ def read_responses(
 
 
 def plain_response(mimetype: str, schema: dict[str, Any], description: str) -> dict[int, Any]:
-    """Return a response without a model, for the OpenAPI document."""
+    """Return a response 200 with this schema, for the OpenAPI document."""
     return {200: {"description": description, "content": {mimetype: {"schema": schema}}}}

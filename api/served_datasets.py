@@ -1,4 +1,4 @@
-"""The data sets that a process serves, each opened once."""
+"""The data sets that a server process serves, each opened once."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from .config import Settings
 from .error_responses import ApiError
 
 WAIT_S = 2.0
-"""Time that a caller waits for the first coverage or notes."""
+"""Time that a request waits for the first coverage or notes of a table."""
 log = logging.getLogger("l2features.api")
 T = TypeVar("T")
 
 
 class OpenDataset(NamedTuple):
-    """A data set's reader and metadata."""
+    """A data set's reader of features, and its table's metadata; None for a table without metadata."""
 
     reader: Reader
     meta: Meta | None
@@ -64,7 +64,7 @@ class Noted(NamedTuple):
 
 
 class VersionsPlace(NamedTuple):
-    """The catalog of a data set's versions; None if no folder is known."""
+    """The catalog of a data set's versions; None if the data set has no folder of versions."""
 
     catalog: Catalog | None
 
@@ -79,7 +79,7 @@ class ReadMetrics(NamedTuple):
 
 
 class ServedDataset:
-    """A served data set. Metadata is read once, in the background, on first use."""
+    """A served data set: store, graph, caches. Metadata is read once, in the background, on first use."""
 
     def __init__(self, entry: Dataset, settings: Settings) -> None:
         self.entry, self.settings = entry, settings
@@ -89,11 +89,11 @@ class ServedDataset:
         self._graph: Graph | None = None
         self._catalogs: dict[str, Catalog] = {}
         self.counted = BackgroundCache(self._count, age_s=30.0, share=20.0, first_s=WAIT_S, later_s=0.0)
-        """The table's coverage, cached, since counting a large one is slow."""
+        """The table's coverage, cached, since counting the chunks of a large table is slow."""
         self.noted = BackgroundCache(self._read_notes, age_s=10.0, share=20.0, first_s=WAIT_S, later_s=0.5)
-        """Its notes on updates and the last audit, cached."""
+        """The table's notes on updates and the last audit, cached."""
         self.largest = BackgroundCache(self._largest, age_s=60.0, share=20.0, first_s=WAIT_S, later_s=0.0)
-        """The most nodes of a chunk, cached likewise."""
+        """The number of nodes in the chunk with the most nodes, cached."""
         self._place = BackgroundCache(self._find_versions, age_s=5.0, share=20.0, first_s=WAIT_S, later_s=0.5)
         self._warned: dict[str, str] = {}
 
@@ -102,33 +102,47 @@ class ServedDataset:
         return self.entry.name
 
     def opening(self) -> Future[OpenDataset]:
-        """Return the pending or finished open."""
+        """Return the future of the latest attempt to open the data set; starts an attempt if one is due."""
         return self._metadata.opening()
 
     def opened(self) -> OpenDataset:
-        """Return the metadata. Raises StoreError, or ApiError 503 if it does not arrive in time."""
-        message = f"the metadata of data set {self.name!r} is not known yet: its graph does not answer"
+        """Return the data set's reader and metadata.
+
+        Raises StoreError if the table cannot be read, and ApiError 503 if the metadata cannot be read in
+        time.
+        """
+        message = f"the metadata of data set {self.name!r} cannot be read: its graph does not answer in time"
         return self._result(self._metadata, self.settings.store_timeout_s, "metadata_unavailable", message)
 
     def catalog(self) -> Catalog:
-        """Return the catalog of versions. Raises VersionNotFound if unknown, StoreError, and ApiError 503."""
+        """Return the catalog of versions. Raises VersionNotFound if the data set has no folder of versions.
+
+        Also raises StoreError if the table cannot be read, and ApiError 503 if this takes too long.
+        """
         catalog = self.catalog_or_none()
         if catalog is None:
             raise VersionNotFound(f"data set {self.name!r} has no versions")
         return catalog
 
     def catalog_or_none(self) -> Catalog | None:
-        """Return the catalog of versions; None if no folder is known. Raises StoreError, and ApiError 503."""
+        """Return the catalog of versions; None if the data set has no folder of versions.
+
+        Raises StoreError if the table cannot be read, and ApiError 503 if this takes too long.
+        """
         place = self._place.get()
         if place is None:
-            message = f"the folder of versions of data set {self.name!r} is not known yet"
+            message = f"the folder of versions of data set {self.name!r} is not known yet: try again later"
             raise self._unavailable("metadata_unavailable", message)
         return place.catalog
 
     def neurons(self) -> NeuronReader:
-        """Return the reader of roots. Raises like `opened`, and also if the graph is down."""
+        """Return the reader of roots.
+
+        Raises StoreError if the table cannot be read, and ApiError 503 if the metadata or the graph cannot be
+        opened in time.
+        """
         self.opened()
-        message = f"the graph of data set {self.name!r} cannot be opened at the moment"
+        message = f"the graph of data set {self.name!r} cannot be opened at the moment: try again later"
         return self._result(self._neurons, self.settings.graph_timeout_s, "graph_unavailable", message)
 
     def close(self) -> None:
@@ -138,7 +152,7 @@ class ServedDataset:
             self._graph.close()
 
     def _result(self, opener: Opener[T], timeout_s: float, code: str, message: str) -> T:
-        """Return what was opened. Raises StoreError, or ApiError 503 if it does not arrive in time."""
+        """Return the result of ``opener``. Raises StoreError; ApiError 503 for other errors or a time-out."""
         try:
             return opener.result(timeout_s)
         except StoreError:
@@ -150,7 +164,7 @@ class ServedDataset:
         return ApiError(503, code, message, retry_after=self.settings.retry_after_s)
 
     def _cannot(self, what: str) -> Callable[[str], None]:
-        """Return a function that logs why something failed."""
+        """Return a function that logs the message ``what`` with the error that it receives."""
         return lambda error: log.warning(what, extra={"dataset": self.name, "error": error})
 
     def _open(self) -> OpenDataset:
@@ -160,7 +174,10 @@ class ServedDataset:
         return OpenDataset(Reader(self.store, geometry, cache, self._on_lookup, self._on_read), meta)
 
     def _find_versions(self) -> VersionsPlace:
-        """Return the catalog of the folder that the table or the entry names; a known one is kept."""
+        """Return the catalog of the folder that the data set's entry or table names.
+
+        While the folder stays the same, so does the catalog.
+        """
         try:
             folder = versions_folder(self.entry, self.store)
         except VersionNotFound:
@@ -186,7 +203,7 @@ class ServedDataset:
         )
 
     def _geometry_of_graph(self) -> Geometry:
-        """The geometry of the segmentation or its graph; kept in the table in case they are down."""
+        """Read the geometry of the segmentation or its graph, and store it in the table for later starts."""
         # Only PCGL2Cache's tables need it: a second of imports that other servers do without.
         from l2features.ingest.compute import read_geometry
 
@@ -202,7 +219,11 @@ class ServedDataset:
             return Counted(self.store.coverage(), datetime.now(UTC))
 
     def scan(self) -> ChunkScan:
-        """Return the totals of the chunk records. Raises StoreError, and ApiError like `opened`."""
+        """Return the chunk map and totals of the table's chunk records.
+
+        Raises StoreError if the table cannot be read, and ApiError 503 if the metadata cannot be read in
+        time.
+        """
         return shared_scan(self.store, self.opened().reader.geometry)
 
     def _largest(self) -> int:
@@ -210,20 +231,20 @@ class ServedDataset:
             return self.scan().map.most_nodes
 
     def _read_notes(self) -> Noted:
-        updates = self._note("how fresh the table is", read_updates)
-        audit = self._note("the last audit", last_audit)
+        updates = self._note("the table's note on updates", read_updates)
+        audit = self._note("the table's note on the last audit", last_audit)
         metrics.show_updates(self.name, updates)
         return Noted(updates, audit, datetime.now(UTC))
 
     def _note(self, what: str, read: Callable[[Store], T | None]) -> T | None:
-        """Return a note; None if it is missing or invalid."""
+        """Return the note that ``read`` reads; None if missing or invalid. Raises and logs StoreError."""
         with suppress(BadNote), self._warnings(f"cannot read {what}"):
             return read(self.store)
         return None
 
     @contextmanager
     def _warnings(self, message: str) -> Iterator[None]:
-        """Log a store error once, until it changes or is resolved."""
+        """Log a StoreError of the block with ``message`` and raise it; repeated errors are logged once."""
         try:
             yield
         except StoreError as error:
@@ -235,7 +256,7 @@ class ServedDataset:
 
     @cached_property
     def _metrics(self) -> ReadMetrics:
-        """Its own series. Not before the fork: they open the files of a process."""
+        """The data set's metrics, created on first use: after the fork, as each process has its own files."""
         hits, misses = (metrics.CACHE_LOOKUPS.labels(self.name, outcome) for outcome in ("hit", "miss"))
         return ReadMetrics(
             hits, misses, metrics.STORE_IDS.labels(self.name), metrics.STORE_READS.labels(self.name)
@@ -253,7 +274,7 @@ class ServedDataset:
 
 
 class ServedDatasets:
-    """The data sets of a data sets file, by name; ``mapping`` is the whole file."""
+    """The data sets of a data sets file, by name; ``mapping`` is the file's content as JSON objects."""
 
     def __init__(self, file: File, settings: Settings) -> None:
         self.mapping = as_json(file.entries)
@@ -264,11 +285,11 @@ class ServedDatasets:
             log.error("cannot serve data set: %s", problem)
 
     def __getitem__(self, name: str) -> ServedDataset:
-        """Return a data set. Raises ApiError 404 for an unknown name, 503 for an unusable entry."""
+        """Return a data set. Raises ApiError 404 for an unknown name, ApiError 503 for an invalid entry."""
         if name in self.problems:
             raise ApiError(503, "dataset_misconfigured", self.problems[name], field="dataset", value=name)
         if name not in self._served:
-            message = f"data set {name!r:.120} is not served: expected one of those of GET /table_mapping"
+            message = f"data set {name!r:.120} is not served: expected a name from GET /table_mapping"
             raise ApiError(404, "unknown_dataset", message, field="dataset", value=name)
         return self._served[name]
 

@@ -1,4 +1,4 @@
-"""What the routes of an app share."""
+"""The settings and resources that the routes of an application share."""
 
 from __future__ import annotations
 

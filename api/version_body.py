@@ -1,4 +1,4 @@
-"""The body of a query of a version."""
+"""The body of a request for rows of a version."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .error_responses import ApiError, shown_repr
 _NODE_KEY = re.compile(rb'"%b"\s*:' % NODE_FIELD.encode())
 FIELDS = (ROOT_FIELD, NODE_FIELD)
 NODES, ROOTS = "nodes", "roots"
-EXPECTED = f'expected "{ROOT_FIELD}" or "{NODE_FIELD}", and optionally "part", "columns" and "limit"'
+EXPECTED = f'expected either "{ROOT_FIELD}" or "{NODE_FIELD}", and optionally "part", "columns" and "limit"'
 
 
 class WantedRows(NamedTuple):
-    """What a query requests; ``field`` names the kind of its ids."""
+    """The rows of a version that a query requests; ``field`` is the JSON key of ``ids``."""
 
     field: str
     ids: Ids
@@ -31,7 +31,7 @@ class WantedRows(NamedTuple):
 
 
 def wanted_rows(request: Request, settings: Settings) -> WantedRows:
-    """Parse the body of a query. Raises ApiError."""
+    """Parse the body of a query. Raises ApiError 4xx for an invalid body."""
     if request.mimetype in (*REFUSED, BINARY):
         message = f"Content-Type {request.mimetype}: expected application/json"
         raise ApiError(415, "unsupported_media_type", message, field="Content-Type", value=request.mimetype)
@@ -47,7 +47,7 @@ def wanted_rows(request: Request, settings: Settings) -> WantedRows:
         check_layers(ids, NODE_FIELD)
     part = content.get("part", NODES)
     if part not in (NODES, ROOTS) or (part == ROOTS and field == NODE_FIELD):
-        message = f'part {shown_repr(part)}: expected "{NODES}", or with "{ROOT_FIELD}" also "{ROOTS}"'
+        message = f'part {shown_repr(part)}: expected "{NODES}" or, only with "{ROOT_FIELD}", "{ROOTS}"'
         raise ApiError(422, "invalid_body", message, field="part", value=part)
     return WantedRows(field, ids, part, _columns(content), _limit(content, settings.max_ids))
 

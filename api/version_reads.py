@@ -31,14 +31,14 @@ T = TypeVar("T")
 
 
 class VersionReads:
-    """Reads versions with limits of their own, so that a slow bucket delays only reads of versions."""
+    """Reads versions with separate concurrency limits: a slow bucket delays only reads of versions."""
 
     def __init__(self, settings: Settings, data_sets: int) -> None:
         self.settings = settings
         self.long = LongReads(settings, data_sets)
 
     def summaries(self, served: ServedDataset) -> list[VersionSummary]:
-        """Return a summary of each version; an empty list if there are none. Raises ApiError."""
+        """Return a summary of each version, oldest first; an empty list without versions. Raises ApiError."""
         with self.long.request(served.name) as long, self._errors(served, None):
             catalog = served.catalog_or_none()
             return [] if catalog is None else long.run(catalog.list)
@@ -51,10 +51,11 @@ class VersionReads:
         read: Callable[[VersionReader, float], tuple[T, int]],
         field: str = "version",
     ) -> Iterator[T]:
-        """Yield the result of a read of one version; hold a permit until the response is made.
+        """Yield the result of ``read`` for one version; hold a permit until the block has ended.
 
-        ``read`` receives a deadline. It returns a tuple: a result; the number of row groups read. Raises
-        ApiError.
+        ``read`` receives the version's reader and a deadline (`time.monotonic`). It returns a tuple: a
+        result; the number of row groups that it read. ``field`` names the request's field in errors about
+        reads that are too large. Raises ApiError.
         """
         number = None if version == LATEST else int(version)
         with self.long.request(served.name) as long:
@@ -69,14 +70,14 @@ class VersionReads:
 
     @contextmanager
     def holding(self, found: FoundRows) -> Iterator[Any]:
-        """Yield found rows; hold permits for them meanwhile."""
+        """Yield the table of the found rows; hold a permit for each row during the block."""
         g.ids = len(found.table)
         with self.long.limiter.ids(g.ids):
             yield found.table
 
     @contextmanager
     def _errors(self, served: ServedDataset, number: int | None, field: str = "version") -> Iterator[None]:
-        """Turn the errors of versions into ApiError; none names a folder's path."""
+        """Turn the block's errors of versions into ApiError, without the path of the folder of versions."""
         name, retry = served.name, self.settings.retry_after_s
         shown = f"version {number}" if number is not None else "the newest version"
         try:
@@ -94,7 +95,7 @@ class VersionReads:
             raise ApiError(503, code, f"{shown} cannot be read: {error}", retry_after=retry) from error
         except VersionError as error:
             log.warning("version error", extra={"dataset": name, "error": str(error)})
-            message = f"the versions of data set {name!r} cannot be read at the moment"
+            message = f"the versions of data set {name!r} cannot be read at the moment: try again later"
             raise ApiError(503, "version_unavailable", message, retry_after=retry) from error
         except ConfigError as error:  # of a column
             raise ApiError(422, "unknown_column", str(error), field="columns") from error

@@ -44,7 +44,7 @@ def register_versions(app: OpenAPI, service: AppResources) -> None:
 
     @api.get("/table/<dataset>/versions", summary="The versions of a data set", responses=LIST_RESPONSES)
     def versions(path: DatasetPath) -> Response:
-        """Return number, time, counts and size of each version, oldest first; an empty list for none."""
+        """Return number, time, counts and size of each version, oldest first; empty without versions."""
         served = datasets[path.dataset]
         accepted(request.headers.get("Accept"), (JSON,))
         found = VersionList(dataset=served.name, versions=reads.summaries(served))
@@ -56,7 +56,7 @@ def register_versions(app: OpenAPI, service: AppResources) -> None:
         responses=MANIFEST_RESPONSES,
     )
     def version(path: VersionPath) -> Response:
-        """Return the manifest: time, source, counts and files, each with its `url` if it has one."""
+        """Return the manifest: time, source, counts, and files with their URLs if these are public."""
         served = datasets[path.dataset]
         accepted(request.headers.get("Accept"), (JSON,))
         with reads.of_version(served, path.version, lambda reader, _: (reader.manifest, 0)) as manifest:
@@ -88,7 +88,7 @@ def register_versions(app: OpenAPI, service: AppResources) -> None:
 
 
 def rows_of(reader: VersionReader, wanted: WantedRows, until: float) -> FoundRows:
-    """Return the rows that a query asks for."""
+    """Return the rows of a version that a query requests. Raises VersionTimeout after ``until``."""
     if wanted.field != ROOT_FIELD:
         return reader.nodes(wanted.ids, wanted.columns, wanted.limit, until)
     if wanted.part == ROOTS:
@@ -99,7 +99,7 @@ def rows_of(reader: VersionReader, wanted: WantedRows, until: float) -> FoundRow
 def rows_response(
     served: ServedDataset, table: Any, manifest: Manifest, query: VersionQuery, mimetype: str
 ) -> Response:
-    """Return rows as JSON, Arrow or Parquet; Arrow and Parquet metadata name the version."""
+    """Return the response with rows as JSON, Arrow or Parquet; Arrow and Parquet also name the version."""
     if mimetype == JSON:
         return body_response(_json_parts(table, manifest.number, is_true(query.int64_as_str)), JSON)
     about = {
@@ -125,7 +125,7 @@ def _json_parts(table: Any, version: int, as_str: bool) -> Iterator[bytes]:
 
 
 def manifest_info(manifest: Manifest, folder: str | None) -> ManifestInfo:
-    """Return a manifest; if the folder has a URL, its files have URLs below it."""
+    """Return a manifest with URLs of its files below ``folder``, or without URLs if ``folder`` is None."""
     layers = [
         LayerInfo(
             version=layer.version,

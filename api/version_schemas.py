@@ -40,8 +40,11 @@ UNKNOWN_COLUMN = example_error(
 DAMAGED = example_error(
     "version_damaged", "version 7 cannot be read: 000007/by_root/part-00000.parquet is missing"
 )
-PARTS = {"nodes": "The nodes of `root_ids`, or `node_ids`.", "roots": "One row per root of `root_ids`."}
-"""What a query may ask for."""
+PARTS = {
+    "nodes": "One row per node: all nodes of `root_ids`, or those with `node_ids`.",
+    "roots": "One row per root of `root_ids`, with its measures.",
+}
+"""The values of a query's ``part``, and what each returns."""
 
 
 class VersionPath(DatasetPath):
@@ -97,7 +100,7 @@ def row_schema() -> dict[str, Any]:
         "additionalProperties": {
             "anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}, {"type": "null"}]
         },
-        "description": "A column per attribute or measure, or per component: `rep_coord_nm_x`.",
+        "description": "One value per column; vectors have a column per component, such as `rep_coord_nm_x`.",
     }
 
 
@@ -107,7 +110,7 @@ def query_request(settings: Settings) -> dict[str, Any]:
         "type": "integer",
         "minimum": 1,
         "maximum": settings.max_ids,
-        "description": "Return the first rows only.",
+        "description": "Maximum number of rows; further rows are left out.",
     }
     names = {
         "nodes": sorted({*NODE_COLUMNS, *BY_NAME}),
@@ -134,7 +137,8 @@ def _query_schema(part: str, ids: dict[str, Any], names: list[str], limit: dict[
             "type": "array",
             "items": column,
             "maxItems": 200,
-            "description": "Columns, or attributes for all their columns. All, unless given; ids always.",
+            "description": "Names of columns, or of attributes for all their columns. Default: all columns. "
+            "Ids are always returned.",
         },
         "limit": limit,
     }
@@ -153,7 +157,10 @@ def query_responses() -> dict[int, dict[str, Any]]:
     }
     row = {ROOT_ID: int(EXAMPLE_ROOT), L2_ID: int(EXAMPLE_ID), "size_nm3": 367534080}
     examples = {404: UNKNOWN_VERSION, 413: TOO_MANY_ROW_GROUPS, 422: UNKNOWN_COLUMN, 503: DAMAGED}
-    what = "Rows, sorted by root and node, without those of ids that are not in the version."
+    what = (
+        "Rows, sorted by root, then node; rows of `node_ids` by node. Ids that are not in the version have "
+        "no row."
+    )
     return read_responses(what, schema, {"version": 7, "rows": [row]}, examples=examples)
 
 

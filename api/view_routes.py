@@ -1,4 +1,4 @@
-"""The routes of links: a redirect to a viewer that draws roots, or the link as JSON."""
+"""Routes that redirect to a viewer which draws roots, or return its URL as JSON."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from .version_schemas import VERSION_PATTERN
 from .viewer_routes import PLACE, is_built
 
 MOST_ROOTS = 100
-"""Roots of a link, which has the id of each twice."""
+"""Maximum number of roots in a link, whose URL contains each id twice."""
 
 
 class ViewQuery(Query):
@@ -51,7 +51,8 @@ class ViewQuery(Query):
     )
     version: Annotated[str, Field(pattern=VERSION_PATTERN)] | None = Field(
         None,
-        description="List the largest roots of this version; without `roots`, also select the largest.",
+        description="List the largest roots of this version in the viewer. Without `roots`, the largest root "
+        "is selected.",
     )
 
 
@@ -62,7 +63,7 @@ class ViewLink(BaseModel):
 
 
 def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, lists: LargestLists) -> None:
-    """Add the routes of links to those of pictures."""
+    """Add the routes of links to a viewer to the routes of pictures."""
     settings, datasets = service.settings, service.datasets
 
     @api.get("/table/<dataset>/root/<root_id>/view", summary="A root in the viewer", responses=_responses())
@@ -72,7 +73,10 @@ def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, 
 
     @api.get("/table/<dataset>/view", summary="Roots in the viewer", responses=_responses())
     def view(path: DatasetPath, query: ViewQuery) -> Response:
-        """Redirect browsers to Neuroglancer; without roots and version it draws the nodes of chunks."""
+        """Redirect browsers to Neuroglancer, which draws the roots.
+
+        Without `roots` and `version`, it shows the centre of the volume.
+        """
         served, roots = datasets[path.dataset], sorted_unique(parse_roots(query.roots))
         if len(roots) > MOST_ROOTS:
             message = f"{len(roots)} roots in one link: expected at most {MOST_ROOTS}"
@@ -110,12 +114,12 @@ def add_view_routes(api: APIBlueprint, service: AppResources, reads: RootReads, 
 
 
 def _kind() -> str:
-    """Return the type of the answer that the client accepts. Raises ApiError 406."""
+    """Return the media type that the client prefers. Raises ApiError 406 unless it accepts HTML or JSON."""
     return accepted(request.headers.get("Accept"), (HTML, JSON))
 
 
 def _checked(found: Summaries) -> np.ndarray:
-    """Return the summaries of roots. Raises RootError for a root without."""
+    """Return the summaries of all roots, dtype `SUMMARIES`. Raises RootError if a root has no summary."""
     for place in np.flatnonzero(~found.summarized)[:1].tolist():
         root = int(found.roots[place])
         reason, size = found.reasons.get(root, UNKNOWN), found.sizes.get(root, 0)
@@ -124,7 +128,11 @@ def _checked(found: Summaries) -> np.ndarray:
 
 
 def _box(summaries: np.ndarray, geometry: Geometry) -> Points:
-    """Return the box of all roots' nodes in nm, (2, 3), or of their chunks; without roots, of the centre."""
+    """Return the bounds of all roots in nm, (2, 3): lower and upper corner.
+
+    A root's bounds are those of its nodes' coordinates or, without coordinates, of its chunks. Without roots,
+    returns the bounds of the volume's central chunks.
+    """
     if not len(summaries):
         centre = centre_box(geometry.grid)
         return np.multiply(geometry.origins([centre.start, centre.stop]), geometry.resolution)
@@ -136,7 +144,10 @@ def _box(summaries: np.ndarray, geometry: Geometry) -> Points:
 def _response(
     settings: Settings, served: ServedDataset, roots: Ids, box: Points, listed: str, kind: str
 ) -> Response:
-    """Return the link; ``listed`` names the folder of the segments' properties."""
+    """Return a redirect to the viewer, or the viewer's URL as JSON, as ``kind`` says.
+
+    ``listed`` is the folder below segment_properties/ with the roots that the viewer lists; "" for none.
+    """
     login = "" if auth_disabled() else LOGIN
     folder = f"precomputed://{login}{here()}{settings.api_prefix}/table/{served.name}/precomputed"
     view = View(
@@ -160,6 +171,6 @@ def _responses() -> dict[int, dict[str, Any] | type[BaseModel]]:
     examples = {413: TOO_MANY_NODES, 422: INVALID_PARAMETER}
     return {
         200: ViewLink,
-        302: {"description": "The viewer, for clients that accept `text/html` first."},
+        302: {"description": "Redirect to the viewer, for clients that prefer `text/html`."},
         **errors(404, 406, 413, 422, 429, 503, examples=examples),
     }

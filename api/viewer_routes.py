@@ -28,7 +28,7 @@ MIMETYPES = {
 NOT_BUILT = f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>The viewer is not built</title>
 <h1>The viewer is not built</h1>
-<p>It is part of the wheel of <code>l2features</code>. In a checkout, build it with Node.js 18 or newer:
+<p>The wheel of <code>l2features</code> contains the viewer. In a checkout, build it with Node.js 18 or newer:
 <pre>npm ci --prefix viewer --ignore-scripts
 npm run build --prefix viewer</pre>
 <p>Until then, links lead to <a href="{PUBLIC_VIEWER}">{PUBLIC_VIEWER}</a>.
@@ -36,12 +36,12 @@ npm run build --prefix viewer</pre>
 
 
 def is_built() -> bool:
-    """Return whether this server has the viewer."""
+    """Return whether the files of the viewer have been built."""
     return (BUILT / PAGE).is_file()
 
 
 def register_viewer(app: OpenAPI, settings: Settings, datasets: ServedDatasets) -> frozenset[str]:
-    """Register the viewer; return the endpoints, which need no token as they have no data."""
+    """Register the viewer's routes; return their endpoints, which need no token: they serve no data."""
     found = (origin for served in datasets.all() for origin in origins_of(served.entry.cv_path))
     policy = content_policy([*found, *settings.viewer_origins.split()])
 
@@ -59,9 +59,9 @@ def register_viewer(app: OpenAPI, settings: Settings, datasets: ServedDatasets) 
 
 
 def content_policy(origins: Iterable[str]) -> str:
-    """Return the Content-Security-Policy of the viewer, which reads data of these origins and its own.
+    """Return the Content-Security-Policy of the viewer, which may read data from ``origins`` and this server.
 
-    It runs workers, sets styles of elements, and compiles WebAssembly and the readers of annotations.
+    The viewer also runs workers, sets inline styles, and compiles WebAssembly and generated JavaScript.
     """
     sources = {
         "default-src": "'none'",

@@ -1,1 +1,1 @@
-"""Commands that measure, one a file."""
+"""Benchmarks: one command per file, and the modules that they share."""

@@ -1,7 +1,7 @@
-"""Time the HTTP API beside a straightforward server of the same reads (benchmarks/plain_server.py).
+"""Compare the speed of the HTTP API with a reference server of the same reads (benchmarks/plain_server.py).
 
 Both run under gunicorn with the same workers and threads, over the same table of synthetic nodes in the
-Bigtable emulator; ours also over SQLite. Servers, emulator and clients share this machine.
+Bigtable emulator. The API also runs over SQLite. Servers, emulator and clients share this machine.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ Columns:
   parse         ms to unpack and parse one response
   cold          ids not requested since the server started
   warm          ids requested before
-  found         our server's cache hit rate
+  found         cache hit rate of the API's server
   memory        MB, peak of all server processes: proportional set size before, plus growth
-Clients are threads of this process, with a connection each. The reference server has no cache, so cold and
-warm are the same to it; with several clients its requests have 1,000 ids at most, and ours as many cold ids
-as the table has.
+Each client is a thread of this process with one connection. The reference server ("plain") has no cache, so
+cold and warm ids take the same time. Several clients together request 20,000 ids at most from it at a time,
+and from the API ("ours") only as many cold ids as the table has.
 
 examples:
   python benchmarks/api.py
@@ -55,17 +55,17 @@ NEURON = 5_830
 """Number of L2 nodes of the neuron in pcg_skel's test data."""
 MANY = 10_000
 REQUESTS = {1: (100, 25), 1_000: (20, 5), 10_000: (5, 1), 100_000: (1, 1)}
-"""Requests of a single client, and of each of several, by number of ids."""
+"""By number of ids per request: requests of a single client, and requests of each of several clients."""
 COLD_REQUESTS, WARM_REQUESTS = 3, 7
-"""Requests of each kind to our servers, per repeat."""
+"""Cold and warm requests to the API per repeat of the ratios."""
 WIDTH = 130
 PLAIN, EMULATOR, SQLITE = "plain", "emulator", "SQLite"
-"""The straightforward server, and ours over each store."""
+"""Names of the servers: the reference, the API over the Bigtable emulator, and the API over SQLite."""
 
 
 @dataclass
 class Ratio:
-    """The speed-up of one request over another, and its bar."""
+    """How many times faster one request is than another, and the required minimum; None for no minimum."""
 
     name: str
     slow_ms: float
@@ -114,14 +114,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nodes", type=int, default=170_000, help="rows of the table; default 170,000")
-    parser.add_argument("--sizes", type=_numbers, default=tuple(REQUESTS), help="ids per request")
-    parser.add_argument("--clients", type=_numbers, default=(1, 16), help="concurrent clients; default 1,16")
+    parser.add_argument(
+        "--sizes",
+        type=_numbers,
+        default=tuple(REQUESTS),
+        help="ids per request, separated by commas; default 1,1000,10000,100000",
+    )
+    parser.add_argument(
+        "--clients", type=_numbers, default=(1, 16), help="numbers of concurrent clients; default 1,16"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes per server; default 2")
     parser.add_argument("--threads", type=int, default=32, help="threads per process; default 32")
     parser.add_argument("--repeats", type=int, default=5, help="repeats of each ratio; default 5")
     parser.add_argument("--quick", action="store_true", help="1,000 and 10,000 ids only, three repeats")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
-    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a bar is missed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to this file")
+    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a ratio is too low")
     options = parser.parse_args(arguments)
     if options.quick:
         options.nodes, options.sizes, options.repeats = 100_000, (1_000, 10_000), 3
@@ -135,7 +142,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def start(folder: Path, features: np.ndarray, options: argparse.Namespace, running: ExitStack) -> list[Asker]:
-    """Create tables and servers: the reference, ours over the emulator, ours over SQLite."""
+    """Create tables and servers, and return their clients: the reference, the API over each store."""
     emulator = Emulator()
     running.callback(emulator.stop)
     os.environ[emulator.variable] = emulator.host
@@ -165,7 +172,7 @@ def start(folder: Path, features: np.ndarray, options: argparse.Namespace, runni
 
 
 def check_equal(askers: Sequence[Asker], ids: Ids) -> None:
-    """Raise AssertionError where the servers' answers differ."""
+    """Raise AssertionError if the servers return different features."""
     for attributes in (ONE, ALL):
         post = make_post(ids[:1_000], attributes, JSON)
         plain, *ours = [unpacked(asker.clients[0].post(post)) for asker in askers]
@@ -175,7 +182,7 @@ def check_equal(askers: Sequence[Asker], ids: Ids) -> None:
 
 # ------------------------------------------------------------------ ratios
 def measure_ratios(askers: Sequence[Asker], repeats: int) -> list[Ratio]:
-    """Measure the servers in turn, so that noise affects all of them alike."""
+    """Return the ratios. The servers are measured in turn, so that noise affects all of them alike."""
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(repeats):
         for asker in askers:
@@ -232,7 +239,7 @@ def measure_all(askers: Sequence[Asker], options: argparse.Namespace) -> Iterato
 
 
 def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Case]:
-    """Return the kinds of requests, those with few ids first."""
+    """Yield the kinds of requests to measure, by number of clients, then ids."""
     accepts = (JSON, ARROW) if asker.caches else (JSON,)
     for clients, ids in itertools.product(options.clients, options.sizes):
         most = asker.most_cold if asker.caches else 2 * MANY
@@ -242,7 +249,7 @@ def cases(asker: Asker, options: argparse.Namespace, state: str) -> Iterator[Cas
 
 
 def repeats_of(case: Case, asker: Asker) -> int:
-    """Return the requests per client: fewer for slow ones, or if cold ids run short."""
+    """Return the number of requests per client: fewer for slow requests, or if there are too few cold ids."""
     repeats = REQUESTS[case.ids][0 if case.clients == 1 else 1]
     if not asker.caches and case.clients * case.ids >= MANY:
         return 1

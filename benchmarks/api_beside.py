@@ -1,4 +1,4 @@
-"""Time the HTTP API beside that of another checkout: the same requests in turn, over the same tables."""
+"""Compare the speed of the HTTP API with that of another checkout: same requests in turn, same tables."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from benchmarks.servers import INSTANCE, PROJECT, ROOT, Server, fill, make_featu
 from l2features.testing.emulators import Emulator
 
 EPILOG = """
-Median in ms from sending a request to the end of its body; one client, one worker. Where the machine's speed
-changes, it does so for both servers alike.
+Prints medians in ms from sending a request to the end of the response's body, with one client and one worker.
+The requests alternate, so that a change of the machine's speed affects both servers alike.
 
 example:
   git worktree add ../before HEAD~1 && python benchmarks/api_beside.py ../before
@@ -53,7 +53,9 @@ def main(arguments: list[str] | None = None) -> int:
                 table.add_row(*what, f"{before:.1f}", f"{here:.1f}", f"{ratios[-1]:.2f}")
     console.print(table)
     slower = sum(ratio > options.most for ratio in ratios)
-    console.print(f"{slower} of {len(ratios)} medians are more than {options.most:g} of those beside")
+    console.print(
+        f"{slower} of {len(ratios)} medians are more than {options.most:g} times that of the other checkout"
+    )
     return 1 if slower else 0
 
 
@@ -62,9 +64,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkout", type=Path, help="folder of the other checkout")
-    parser.add_argument("--sizes", type=int, nargs="+", default=(1, 1_000, 10_000), help="ids per request")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=(1, 1_000, 10_000),
+        help="ids per request; default 1 1000 10000",
+    )
     parser.add_argument("--repeats", type=int, default=40, help="requests of each kind; default 40")
-    parser.add_argument("--most", type=float, default=1.1, help="ratio that exits with 1; default 1.1")
+    parser.add_argument(
+        "--most", type=float, default=1.1, help="exit with 1 if a ratio here / beside is larger; default 1.1"
+    )
     options = parser.parse_args(arguments)
     if not (options.checkout / "api" / "gunicorn.conf.py").is_file():
         parser.error(f"{options.checkout}: expected a checkout with api/gunicorn.conf.py")
@@ -72,7 +82,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def start(folder: Path, checkout: Path, running: ExitStack) -> dict[str, list[Asker]]:
-    """Create a table in each store, and a server of either checkout over it: the other one first."""
+    """Create a table in each store, and two servers of it: of the other checkout, and of this checkout.
+
+    Returns the clients of the two servers, in this order, by name of the store.
+    """
     emulator = Emulator()
     running.callback(emulator.stop)
     os.environ[emulator.variable] = emulator.host
@@ -95,7 +108,7 @@ def start(folder: Path, checkout: Path, running: ExitStack) -> dict[str, list[As
 def measure(
     pair: Sequence[Asker], ids: int, state: str, attributes: str, accept: str, repeats: int
 ) -> list[float]:
-    """Return the median ms of each server; it is the other's turn to be first at each request."""
+    """Return the median ms of each server. The server that is asked first alternates."""
     timings = [Timing() for _ in pair]
     warm = make_post(pair[0].ids[:ids], attributes, accept)
     if state == WARM:
@@ -109,7 +122,7 @@ def measure(
 
 
 def _cold(asker: Asker, ids: int, attributes: str, accept: str) -> Post:
-    """Return a request for ids that were not requested: the servers get the same ones."""
+    """Return a request for ids that the server has not read yet; both servers get the same ids."""
     return make_post(asker.fresh(ids), attributes, accept)
 
 

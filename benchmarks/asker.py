@@ -1,4 +1,4 @@
-"""Clients of one measured server, and the ids it has not served yet."""
+"""Clients of one measured server, and the ids that the server has not been asked for yet."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.servers import DATASET, Server
 from l2features.core.ids import Ids
 
 WARM_UP = 1000
-"""Ids at the start of the table, for warming up."""
+"""Number of ids at the start of the table that are used to warm up a server."""
 ALL = "all"
 COLD, WARM = "cold", "warm"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of request: ids per request, cold or warm, and number of clients."""
+    """A kind of request; ``state`` is cold (ids not requested before) or warm, ``clients`` their number."""
 
     ids: int
     attributes: str
@@ -56,7 +56,8 @@ class Result:
 class Asker:
     """Sends requests to one server from up to ``clients`` concurrent clients.
 
-    ``ids`` are all ids of its table. ``caches`` is whether the server caches rows and exposes cache metrics.
+    ``ids`` are all ids of the server's table. ``caches`` is whether the server caches rows and exposes
+    metrics of its cache.
     """
 
     def __init__(self, server: Server, ids: Ids, clients: int, caches: bool = True) -> None:
@@ -71,7 +72,7 @@ class Asker:
 
     @property
     def most_cold(self) -> int:
-        """Number of ids that were not requested yet."""
+        """Number of ids that can be requested cold after one start of the server."""
         return len(self.ids) - WARM_UP
 
     def _begin(self) -> None:
@@ -88,7 +89,7 @@ class Asker:
         self._begin()
 
     def need(self, n: int) -> None:
-        """Restart the server if fewer ids than these were not requested yet."""
+        """Make sure that ``n`` cold ids are left; restart the server if it caches and too few are left."""
         if n > len(self._fresh):
             if self.caches:
                 self._restart()
@@ -96,7 +97,7 @@ class Asker:
                 self._fresh = self._random.permutation(self.ids[WARM_UP:])
 
     def fresh(self, n: int) -> Ids:
-        """Return ids that were not requested before."""
+        """Return ``n`` cold ids: ids that the server has not cached."""
         self.need(n)
         taken, self._fresh = self._fresh[:n], self._fresh[n:]
         return taken
@@ -114,7 +115,7 @@ class Asker:
         return self.server.cache_counts() if self.caches else (0, 0)
 
     def measure(self, case: Case, repeats: int) -> Result:
-        """Send ``repeats`` requests from each client."""
+        """Send ``repeats`` requests from each client, concurrently; return the measurements."""
         cold = case.state == COLD
         if cold:
             self.need(case.clients * repeats * case.ids)
@@ -139,7 +140,7 @@ def make_post(ids: Ids, attributes: str, accept: str, encoding: str = "gzip, def
 
 
 def share_found(before: Sequence[int], after: Sequence[int]) -> float:
-    """Return the cache hit rate between two counts of hits and misses."""
+    """Return the cache hit rate between two pairs (hits, misses) of counts."""
     hits, misses = after[0] - before[0], after[1] - before[1]
     return hits / max(1, hits + misses)
 

@@ -1,7 +1,7 @@
-"""Measure the cost of ingesting a chunk, and extrapolate hours, bytes and money of whole data sets.
+"""Measure the cost of ingesting a chunk, and extrapolate hours, bytes and money for whole data sets.
 
-Prints two Markdown tables. Sizes, machines and prices are options. Every voxel is assumed to cost what the
-measured ones do.
+Prints two Markdown tables. Sizes, machines and prices are options. Assumes that every voxel of a data set
+costs as much as a measured voxel.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from l2features.testing.em_volume import em_parser
 from l2features.testing.emulators import HOW_TO_GET_IT, find_emulator
 
 PRICES = {
-    "vcpu_hour": (0.056, "of a vCPU of a Dataflow batch worker"),
-    "memory_gb_hour": (0.003557, "of a GB of memory of one"),
-    "disk_gb_hour": (0.000054, "of a GB of disk of one"),
-    "node_hour": (0.65, "of a Bigtable node"),
-    "gb_month": (0.17, "of a GB in Bigtable, SSD"),
-    "thousand_gets": (0.0004, "of 1,000 reads of objects in a bucket"),
+    "vcpu_hour": (0.056, "US dollars per hour of a vCPU of a Dataflow batch worker"),
+    "memory_gb_hour": (0.003557, "US dollars per hour of a GB of memory of a Dataflow batch worker"),
+    "disk_gb_hour": (0.000054, "US dollars per hour of a GB of disk of a Dataflow batch worker"),
+    "node_hour": (0.65, "US dollars per hour of a Bigtable node"),
+    "gb_month": (0.17, "US dollars per month of a GB in Bigtable (SSD)"),
+    "thousand_gets": (0.0004, "US dollars per 1,000 reads of objects in a bucket"),
 }
 PRICED = "US dollars, assumed on 2026-11-21 for us-central1: check yours"
 HOURS_A_MONTH = 730
 DIVISORS = ("repeats", "vcpus", "machines", "speed", "busy", "node_rows", "node_tb")
-"""Options that must not be 0."""
+"""Options that must be above 0."""
 EXPECTED = "Connecting to Bigtable emulator"
 EXAMPLES = """
 examples:
@@ -48,7 +48,7 @@ examples:
 
 @dataclass(frozen=True)
 class Volume:
-    """A data set's number of chunks, and voxels per chunk."""
+    """A data set: its number of chunks, and the size of a chunk in voxels."""
 
     name: str
     chunks: int
@@ -63,18 +63,18 @@ VOLUMES = (
 
 
 class Estimate:
-    """A data set's ingest on ``options.machines`` machines."""
+    """Time, size and cost of ingesting a data set on ``options.machines`` machines."""
 
     def __init__(self, inputs: Inputs, volume: Volume, options: argparse.Namespace) -> None:
         self.inputs, self.volume, self.options = inputs, volume, options
         self.times = volume.chunks * prod(volume.size) / prod(inputs.size)
-        """Its size in measured chunks."""
+        """Size of the data set, as a multiple of a measured chunk."""
         self.core_hours = self.times * inputs.core_s / 3600
         self.machine_hours = self.core_hours / (options.vcpus * options.speed * options.busy)
         self.hours = self.machine_hours / options.machines
         self.nodes = self.times * (options.nodes_per_chunk or inputs.nodes)
         self.rows = self.nodes + volume.chunks
-        """Rows of nodes and of chunks."""
+        """Number of rows: one per node and one per chunk."""
         self.requests = volume.chunks * (ceil(self.nodes / volume.chunks / WRITE_ROWS) + 1)
         self.rows_per_s = self.rows / (self.hours * 3600)
         self.bigtable_nodes = max(1, ceil(self.rows_per_s / options.node_rows))
@@ -97,7 +97,7 @@ class Estimate:
 
     @property
     def month_cost(self) -> float:
-        """Monthly cost of storing the table on the fewest nodes."""
+        """Monthly cost of the stored table, with the fewest Bigtable nodes that can hold it."""
         nodes = self.holding_nodes * HOURS_A_MONTH * self.options.node_hour
         return float(self.stored_gb * self.options.gb_month + nodes)
 
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _expect_emulators() -> None:
-    """Silence the emulator's warning, in child processes too."""
+    """Silence the warning about the Bigtable emulator, in child processes too."""
     warnings.filterwarnings("ignore", EXPECTED, RuntimeWarning)
     os.environ["PYTHONWARNINGS"] = f"ignore:{EXPECTED}:RuntimeWarning"
 
@@ -132,30 +132,37 @@ def _expect_emulators() -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = em_parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--size", type=triple, default=(256, 256, 512), help="voxels per measured chunk")
+    add(
+        "--size", type=triple, default=(256, 256, 512), help="voxels of a measured chunk; default 256,256,512"
+    )
     add("--repeats", type=int, default=2, help="measurements of each of the 4 chunks; default 2")
-    add("--keep", type=Path, metavar="FILE", help="read measurements from here, or write them")
+    add(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="read measurements from this file if it exists, else write it",
+    )
     add(
         "--dataset",
         type=_volume,
         action="append",
         metavar="NAME:CHUNKS:X,Y,Z",
-        help="data set instead of the three; repeatable",
+        help="data set to extrapolate to, instead of FlyWire, minnie65 and H01; repeatable",
     )
-    add("--nodes_per_chunk", type=float, help="nodes per chunk of --size; default: measured")
+    add("--nodes_per_chunk", type=float, help="nodes in a chunk of --size voxels; default: as measured")
     add("--vcpus", type=int, default=4, help="vCPUs per machine; default 4 (n2-standard-4)")
-    add("--memory_gb", type=float, default=16, help="memory per machine; default 16")
-    add("--disk_gb", type=float, default=50, help="disk per machine; default 50")
+    add("--memory_gb", type=float, default=16, help="GB of memory per machine; default 16")
+    add("--disk_gb", type=float, default=50, help="GB of disk per machine; default 50")
     add("--machines", type=int, default=100, help="number of machines; default 100")
     add("--speed", type=float, default=1.0, help="speed of a vCPU relative to a core here; default 1")
-    add("--busy", type=float, default=0.5, help="share of time that a vCPU computes; default 0.5")
+    add("--busy", type=float, default=0.5, help="share of its time for which a vCPU computes; default 0.5")
     add(
         "--node_rows",
         type=float,
         default=10_000,
-        help="rows per second of a Bigtable node; default 10,000",
+        help="rows that a Bigtable node can write per second; default 10,000",
     )
-    add("--node_tb", type=float, default=5, help="TB per Bigtable node; default 5")
+    add("--node_tb", type=float, default=5, help="TB that a Bigtable node can hold; default 5")
     for name, (price, what) in PRICES.items():
         add(f"--{name}", type=float, default=price, metavar="PRICE", help=f"{what}; default {price:g}")
     options = parser.parse_args(arguments)
@@ -163,7 +170,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         if not getattr(options, name) > 0:
             parser.error(f"--{name} {getattr(options, name)}: expected more than 0")
     if options.keep and not options.keep.parent.is_dir():
-        parser.error(f"--keep {options.keep}: there is no folder {options.keep.parent}")
+        parser.error(f"--keep {options.keep}: expected an existing folder {options.keep.parent}")
     return options
 
 
@@ -176,7 +183,7 @@ def _volume(text: str) -> Volume:
 
 
 def table_text(inputs: Inputs, options: argparse.Namespace) -> list[str]:
-    """Return the cost table, a column per data set."""
+    """Return the lines of the Markdown table of costs, with a column per data set."""
     volumes = options.dataset or VOLUMES
     columns = [_column(Estimate(inputs, volume, options), options) for volume in volumes]
     prices = ", ".join(f"{name} {getattr(options, name):g}" for name in PRICES)

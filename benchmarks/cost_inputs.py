@@ -1,6 +1,6 @@
 """Measure what ingesting a chunk takes: CPU time, bytes read and stored, rows, memory.
 
-The chunks are EM (l2features/testing/em.py); graph and table are in the Bigtable emulator.
+The chunks are cut from an EM volume (l2features/testing/em.py); graph and table are in the Bigtable emulator.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ TIMESTAMP_BYTES, BLOCK_BYTES = 8, 1 << 16
 class Inputs:
     """Averages per chunk: core-seconds and seconds by step, counts, bytes.
 
-    ``row_bytes`` are a node's row uncompressed, ``packed_bytes`` after light compression; ``start_s`` are a
-    worker process' core-seconds outside its chunks.
+    Averages per node: ``row_bytes`` of an uncompressed row, ``packed_bytes`` of a lightly compressed row, and
+    ``sqlite_bytes``. ``start_s`` is the core-seconds that a worker process uses outside of chunks.
     """
 
     machine: str
@@ -74,7 +74,7 @@ class Inputs:
 
 
 def measure_em(shared: Path, size: Triple, repeats: int) -> Inputs:
-    """Measure four EM chunks against a fresh emulator."""
+    """Measure the ingest of four EM chunks of ``size`` voxels, with a fresh Bigtable emulator."""
     crops = make_crops(read_labels(shared, size[2]), size, prod(GRID))
     with own_emulator(), tempfile.TemporaryDirectory() as name:
         with tqdm(total=prod(GRID), unit="chunk", leave=False, disable=None) as bar:
@@ -84,7 +84,7 @@ def measure_em(shared: Path, size: Triple, repeats: int) -> Inputs:
 
 @contextmanager
 def own_emulator() -> Iterator[None]:
-    """Run a Bigtable emulator and set its variable in the environment."""
+    """Run a Bigtable emulator; set the environment variable by which clients find the emulator."""
     emulator = Emulator()
     before = os.environ.get(emulator.variable)
     os.environ[emulator.variable] = emulator.host
@@ -98,7 +98,7 @@ def own_emulator() -> Iterator[None]:
 
 
 def measure(dataset: EmDataset, repeats: int) -> Inputs:
-    """Ingest an EM data set step by step in this process, and by the job's worker process."""
+    """Ingest an EM data set step by step in this process, then with a worker process; return averages."""
     for chunk in dataset.chunks:
         write_parents(dataset, chunk)
     ingest = prepared(dataset)
@@ -130,17 +130,17 @@ def measure(dataset: EmDataset, repeats: int) -> Inputs:
 
 
 def prepared(dataset: EmDataset) -> Ingest:
-    """Ingest all chunks."""
+    """Return an ingest of all chunks, which computes chunks again. Raises ValueError without a table."""
     entry = load_dataset(NAME, dataset.config)
     with closing(open_store(entry.store, entry.l2cache_id)) as store:
         meta = store.meta()
     if meta is None:
-        raise ValueError(f"table {entry.l2cache_id} has no meta")
+        raise ValueError(f"table {entry.l2cache_id} has no metadata: expected a table of an earlier ingest")
     return Ingest(entry, dataset.geometry, whole_box(dataset.geometry.grid), meta, recompute=True)
 
 
 class Clock:
-    """CPU time of this process' threads, and wall time, by step."""
+    """Measures CPU time of all threads of this process, and wall time, by step."""
 
     def __init__(self) -> None:
         self.cpu: dict[str, float] = defaultdict(float)
@@ -157,7 +157,10 @@ class Clock:
 def ingest_here(
     ingest: Ingest, chunks: Sequence[Chunk], repeats: int
 ) -> tuple[Clock, list[ChunkFeatures], int]:
-    """Return times of all chunks (after a warm-up chunk), their features, and their number of supervoxels."""
+    """Ingest the chunks ``repeats`` times, after a warm-up chunk that does not count.
+
+    Returns a tuple: times of all ingests; results by chunk; number of supervoxels in all chunks.
+    """
     warm_up()
     source, clock = ingest.open_source(), Clock()
     with closing(ingest.open_store()) as store:
@@ -168,10 +171,10 @@ def ingest_here(
 
 
 def run_job(ingest: Ingest) -> float:
-    """Run the job's command with one worker process; return its peak memory in MB.
+    """Run the ingest with one worker process; return the peak memory of the worker process in MB.
 
-    The peak is read while the process runs: for an exited process the kernel reports at least its parent's
-    peak at the start.
+    The peak is read while the worker runs: for an exited process, the kernel reports at least the memory that
+    the parent had at the start.
     """
     peaks = [0.0]
     pool = LocalPool(1)
@@ -188,7 +191,10 @@ def run_job(ingest: Ingest) -> float:
 def ingest_chunk(
     ingest: Ingest, source: ChunkSource, store: Store, chunk: Chunk, clock: Clock
 ) -> tuple[ChunkFeatures, int]:
-    """Run the steps of `ChunkSource.compute` and `save_chunk`."""
+    """Ingest a chunk with the same steps as `ChunkSource.compute` and `save_chunk`, each timed.
+
+    Returns a tuple: the features; the number of supervoxels.
+    """
     geometry = ingest.geometry
     with clock.step("read"):
         segmented, _ = read_supervoxels(source.volume, chunk, geometry)
@@ -203,7 +209,7 @@ def ingest_chunk(
 
 
 def row_content(features: np.ndarray) -> bytes:
-    """Return rows as in Bigtable: each key, and each cell's family, qualifier, value and time."""
+    """Return the bytes that Bigtable stores for rows: keys; each cell's family, qualifier, value, time."""
     time_ = (10**15).to_bytes(TIMESTAMP_BYTES, "big")
     rows = zip(row_keys(features["label"]), encode_cells(features), strict=True)
     return b"".join(
@@ -212,13 +218,13 @@ def row_content(features: np.ndarray) -> bytes:
 
 
 def packed_bytes(content: bytes) -> int:
-    """Return the size after light block compression, as a stand-in for Bigtable's."""
+    """Return the bytes after zlib compression of 64 KiB blocks at level 1, as an estimate for Bigtable."""
     blocks = (content[at : at + BLOCK_BYTES] for at in range(0, len(content), BLOCK_BYTES))
     return sum(len(zlib.compress(block, 1)) for block in blocks)
 
 
 def sqlite_growth(ingest: Ingest, results: Sequence[ChunkFeatures], folder: Path) -> int:
-    """Return the bytes that these chunks add to a SQLite file."""
+    """Return the bytes by which the results of chunks enlarge a SQLite file."""
     file = folder / "cost.db"
     sizes = []
     for part in ([], results):
@@ -231,7 +237,7 @@ def sqlite_growth(ingest: Ingest, results: Sequence[ChunkFeatures], folder: Path
 
 
 def inputs_text(inputs: Inputs) -> list[str]:
-    """Return the measurements as a table."""
+    """Return the lines of a Markdown table of the measurements."""
     share = 256 * 256 * 512 / prod(inputs.size)
     steps = ", ".join(f"{step} {inputs.cpu_s[step]:.2f}" for step in STEPS)
     waits = ", ".join(f"{step} {inputs.wall_s[step]:.2f}" for step in STEPS)

@@ -1,4 +1,4 @@
-"""Compare the latency of reads with and without open dashboards, on one server, in turns."""
+"""Compare the latency of reads with and without open dashboards, in alternating turns on one server."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ from l2features.testing.bars import Bar, begin, print_bars
 PATH = f"/l2cache/api/v1/table/{DATASET}/dashboard"
 STATUSES = (200, 304)
 EVERY_S = 5.0
-"""How often a page polls."""
+"""Interval at which a dashboard polls the server."""
 MOST_RATIO = 1.1
 EPILOG = """
-Each dashboard polls every 5 s with the ETag of the last answer, as the page does. Reads of 100 random ids
-come from one client. Turns without and with dashboards follow each other; the ratio is the median of theirs.
-Server, dashboards and client share the machine.
+Each dashboard polls every 5 s with the ETag of the last response, as the page does. One client reads 100
+random ids per request. Turns without and with dashboards alternate. A ratio is the latency in a turn with
+dashboards divided by that in the turn before; the median of the ratios is reported. Server, dashboards and
+client share the machine.
 
 examples:
   python benchmarks/dashboards.py
@@ -44,34 +45,37 @@ examples:
 
 
 class Dashboards:
-    """Open dashboards, threads of a process of their own; they poll only while ``open`` is set."""
+    """Simulates ``n`` dashboards, threads of a child process, which poll while the event ``open`` is set."""
 
     def __init__(self, port: int, n: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.open, self._ended = context.Event(), context.Event()
         self.answers = context.Array("l", 2)
-        """Numbers of answers with 200 and with 304."""
+        """Numbers of responses with status 200, and with status 304."""
         arguments = (port, n, self.open, self._ended, self.answers)
         self._process = context.Process(target=show_dashboards, args=arguments)
         self._process.start()
 
     def close(self) -> None:
-        """Close them. Raises RuntimeError if a poll failed."""
+        """Stop the dashboards. Raises RuntimeError if a poll failed."""
         self._ended.set()
         self._process.join()
         if self._process.exitcode:
-            raise RuntimeError(f"the dashboards ended with {self._process.exitcode}")
+            raise RuntimeError(f"a poll failed: the dashboards' process exited with {self._process.exitcode}")
 
 
 def show_dashboards(port: int, n: int, opened: Any, ended: Any, answers: Any) -> None:
-    """Poll as ``n`` pages do, until the end."""
+    """Poll as ``n`` open dashboards do while ``opened`` is set, until ``ended`` is set.
+
+    ``answers`` counts the responses by status.
+    """
     offsets = np.linspace(0, EVERY_S, n, endpoint=False).tolist()
     with ThreadPoolExecutor(n) as threads:
         list(threads.map(lambda offset: poll(port, offset, opened, ended, answers), offsets))
 
 
 def poll(port: int, offset: float, opened: Any, ended: Any, answers: Any) -> None:
-    """Poll as one page does."""
+    """Poll as one open dashboard does, after ``offset`` seconds; arguments as for `show_dashboards`."""
     connection, tag = http.client.HTTPConnection("127.0.0.1", port, timeout=30), ""
     ended.wait(offset)
     while not ended.wait(EVERY_S):
@@ -103,14 +107,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--dashboards", type=int, default=50, help="open dashboards; default 50")
     parser.add_argument("--nodes", type=int, default=300_000, help="nodes of the table; default 300,000")
-    parser.add_argument("--turns", type=int, default=6, help="turns with and without them; default 6")
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each turn; default 15")
-    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a bar is missed")
+    parser.add_argument(
+        "--turns", type=int, default=6, help="turns with, and turns without dashboards; default 6"
+    )
+    parser.add_argument("--seconds", type=float, default=15.0, help="duration of a turn; default 15")
+    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a ratio is too high")
     return parser.parse_args(arguments)
 
 
 def start(folder: Path, nodes: int) -> tuple[Server, np.ndarray]:
-    """Start a server of a table whose chunks are all recorded; return also the ids of its nodes."""
+    """Start a server of a table in which all chunks have records; return the server, and all node ids."""
     url, features = f"sqlite://{folder}/l2cache.db", make_features(nodes)
     fill(url, features)
     now = datetime.now(UTC)
@@ -127,7 +133,7 @@ def start(folder: Path, nodes: int) -> tuple[Server, np.ndarray]:
 
 
 def measure(server: Server, ids: np.ndarray, options: argparse.Namespace) -> list[Bar]:
-    """Return the latencies, and the medians of the ratios of neighbouring turns."""
+    """Return the latencies, and the ratios of turns with dashboards to turns without."""
     dashboards, client = Dashboards(server.port, options.dashboards), Client(server.port)
     random = np.random.default_rng(0)
     turns: list[list[float]] = []
@@ -147,7 +153,7 @@ def measure(server: Server, ids: np.ndarray, options: argparse.Namespace) -> lis
 
 
 def posts_of(ids: np.ndarray, random: np.random.Generator, n: int) -> list[Post]:
-    """Return reads of 100 random ids each."""
+    """Return ``n`` requests of 100 random ids each."""
     return [make_post(random.choice(ids, 100), "all", JSON) for _ in range(n)]
 
 
@@ -163,7 +169,7 @@ def timed(client: Client, posts: Sequence[Post]) -> list[float]:
 def bars(
     without: Sequence[Sequence[float]], with_them: Sequence[Sequence[float]], n: int, answers: Sequence[int]
 ) -> list[Bar]:
-    """Return the figures of turns; the ratios have bars."""
+    """Return the results of all turns, in seconds per read; only the ratios have a limit."""
     found = []
     for name, turns in (("no dashboard", without), (f"{n} dashboards", with_them)):
         seconds = np.concatenate(turns)

@@ -1,7 +1,7 @@
-"""Measure how the batch ingest scales from one to two Dask workers, which are processes of their own.
+"""Measure how the batch ingest scales from one to two Dask worker processes.
 
-Runs alternate between a cluster of one worker and one of two, each after a warm-up. Scheduler, store and this
-process share the cores with the workers. A time is that from the first chunk to the last.
+Runs alternate between a cluster of one worker and a cluster of two workers, each after a warm-up. Scheduler,
+store and this process share the cores with the workers. A run's time is from the first chunk to the last.
 
 example:
   python -m benchmarks.dask_scaling
@@ -38,7 +38,7 @@ MIN_SCALING = 1.6
 
 
 def measure(ingest: Ingest, cluster: DaskCluster) -> float:
-    """Ingest all chunks on a cluster that is warm; return the seconds."""
+    """Ingest all chunks on a cluster after a warm-up; return the seconds from the first chunk to the last."""
     for warm in (True, False):
         box = centre_box(ingest.geometry.grid) if warm else ingest.box
         summary = Summary()
@@ -46,7 +46,7 @@ def measure(ingest: Ingest, cluster: DaskCluster) -> float:
         with tqdm(total=len(box), unit="chunk", desc="warm-up" if warm else None, leave=False) as bar:
             progress = run.run(bar.update)
         if summary.done != len(box):
-            raise RuntimeError(f"{summary.done} of {len(box)} chunks done")
+            raise RuntimeError(f"{summary.done} of {len(box)} chunks done: expected all")
     return progress.last - progress.first
 
 
@@ -58,7 +58,7 @@ def main() -> int:
         "--grid", type=triple, default=(4, 4, 4), help="chunks along each axis; default 4,4,4"
     )
     parser.add_argument(
-        "--chunk-size", type=triple, default=(256, 256, 512), help="voxels; default 256,256,512"
+        "--chunk-size", type=triple, default=(256, 256, 512), help="voxels of a chunk; default 256,256,512"
     )
     parser.add_argument("--rounds", type=int, default=3, help="runs with each number of workers; default 3")
     args = parser.parse_args()

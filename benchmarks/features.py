@@ -1,4 +1,4 @@
-"""Time the feature kernel beside ``edt.edt`` alone and a straightforward label-by-label version."""
+"""Compare the speed of the feature kernel with ``edt.edt`` alone and with a reference implementation."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from l2features.testing.oracle import check_equal, plain_features
 
 ROW = "{:<20}{:>7} {:<7}{:>8}{:>9}{:>8}{:>9}{:>5}"
 EXAMPLES = """
-Measures, in turn in one process on one core:
+Measures these in turn, in one process on one core:
   kernel    compute_features(labels, resolution)
-  mapped    the same from supervoxels and their labels: SegmentedChunk(...).features(...)
+  mapped    the same features, from supervoxels and their labels: SegmentedChunk(...).features(...)
   edt       edt.edt(labels, anisotropy, black_border=False, parallel=1) alone
   plain     the reference: numpy and scikit-learn's PCA per label (l2features/testing/oracle.py)
-A ratio is the best time over the best time of edt. Memory is the growth of a fresh process's peak.
+"/ edt" is the best time divided by the best time of edt, "kernel x" the best time divided by that of kernel.
+Memory (MB) is how far a call raises the peak memory of a fresh process.
 
 examples:
   python benchmarks/features.py                          the EM volume if present, synthetic volumes
@@ -40,7 +41,7 @@ examples:
 
 
 class Case(NamedTuple):
-    """A volume to measure, created when needed."""
+    """A label volume to measure; ``make`` creates the volume."""
 
     name: str
     make: Callable[[], np.ndarray]
@@ -53,23 +54,37 @@ def main(arguments: list[str] | None = None) -> int:
     print(ROW.format("volume", "labels", "what", "best", "(median)", "/ edt", "kernel x", "MB"))
     failed = [case.name for case in find_cases(options) if not run_case(case, options)]
     if failed:
-        print(f"kernel and plain version differ on: {', '.join(failed)}", file=sys.stderr)
+        print(f"kernel and reference (plain) differ on: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = em_parser(__doc__, EXAMPLES)
     parser.add_argument(
-        "volumes", nargs="*", type=Path, metavar="FILE.npy", help="label volumes to measure instead"
+        "volumes",
+        nargs="*",
+        type=Path,
+        metavar="FILE.npy",
+        help="label volumes to measure; default: EM and synthetic volumes",
     )
     parser.add_argument(
-        "--shape", type=_triple, default=(256, 256, 512), metavar="X,Y,Z", help="largest volume used"
+        "--shape",
+        type=_triple,
+        default=(256, 256, 512),
+        metavar="X,Y,Z",
+        help="crop volumes to this size in voxels; default 256,256,512",
     )
     parser.add_argument(
-        "--resolution", type=_triple, default=(16, 16, 40), metavar="X,Y,Z", help="nm per voxel"
+        "--resolution",
+        type=_triple,
+        default=(16, 16, 40),
+        metavar="X,Y,Z",
+        help="nm per voxel; default 16,16,40",
     )
-    parser.add_argument("--order", choices="FC", default="F", help="memory order of the volumes (default F)")
-    parser.add_argument("--repeats", type=int, default=5, help="repeats; the reference runs once")
+    parser.add_argument("--order", choices="FC", default="F", help="memory order of the volumes; default F")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="runs of each; the reference runs once; default 5"
+    )
     parser.add_argument(
         "--skip-plain", action="store_true", help="skip the reference, and the check against it"
     )
@@ -79,12 +94,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def _triple(text: str) -> tuple[float, ...]:
     numbers = tuple(float(part) if "." in part else int(part) for part in text.split(","))
     if len(numbers) != 3:
-        raise argparse.ArgumentTypeError(f"expected three numbers like 256,256,512, not {text}")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected three numbers such as 256,256,512")
     return numbers
 
 
 def find_cases(options: argparse.Namespace) -> list[Case]:
-    """Return the given files, or the EM volume (if present) and synthetic ones."""
+    """Return the volumes in the given files; without files, the EM volume if present, and synthetic ones."""
 
     def crop(volume: np.ndarray) -> np.ndarray:
         return np.array(volume[tuple(slice(0, n) for n in options.shape)], order=options.order)
@@ -120,7 +135,7 @@ def _made(
 
 
 def make_tiny(shape: tuple[int, ...], n: int = 20_000) -> np.ndarray:
-    """Return boxes of a few voxels."""
+    """Return a volume of ``n`` boxes of a few voxels, each with its own label."""
     random = np.random.default_rng(1)
     volume = np.zeros(shape, np.uint32, order="F")
     corners = random.integers(0, shape, (n, 3))
@@ -134,7 +149,7 @@ def make_almost_empty(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make_giant(shape: tuple[int, ...]) -> np.ndarray:
-    """Return one label with a few holes."""
+    """Return a volume filled by one label, with a few holes of one voxel."""
     volume = np.ones(shape, np.uint32, order="F")
     holes = np.random.default_rng(2).integers(0, shape, (6, 3))
     volume[tuple(holes.T)] = 0
@@ -142,7 +157,7 @@ def make_giant(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make_background(shape: tuple[int, ...]) -> np.ndarray:
-    """Return a twentieth of the tubes."""
+    """Return a synthetic neuropil in which a twentieth of the labels is left, and the rest is background."""
     volume = make_neuropil(shape)
     volume[volume % 20 != 0] = 0
     return volume
@@ -178,7 +193,10 @@ def run_case(case: Case, options: argparse.Namespace) -> bool:
 
 
 def split_up(labels: np.ndarray) -> tuple[np.ndarray, np.uint64]:
-    """Return labels cut into supervoxels (uint64) by slabs across z, and the bits that hold the label."""
+    """Cut labels into supervoxels by slabs of 32 voxels along z.
+
+    Returns a tuple: the supervoxels (uint64, the labels' shape); the mask of the bits that hold the label.
+    """
     slab = np.arange(labels.shape[2], dtype=np.uint64) // np.uint64(32) << np.uint64(40)
     supervoxels = np.where(labels > 0, labels + slab, np.uint64(0)).astype(np.uint64)
     supervoxels = np.array(supervoxels, order="F" if labels.flags.f_contiguous else "C")
@@ -191,7 +209,7 @@ def compute_mapped(supervoxels: np.ndarray, mask: np.uint64, nm: tuple[float, ..
 
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Time the calls in turn, so that noise affects all of them alike."""
+    """Return the seconds of each call, by name. The calls run in turn, so that noise affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -202,7 +220,7 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, l
 
 
 def extra_memory(call: Callable[[], object]) -> float:
-    """Return the MB by which a call raises a forked process' peak memory."""
+    """Return the MB by which ``call`` raises the peak memory of a forked process."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_send_growth, args=(call, sender))
     process.start()
@@ -223,7 +241,7 @@ def _resident() -> int:
 
 
 def agrees(rows: np.ndarray, expected: np.ndarray) -> bool:
-    """Return whether rows equal the reference's; print differences."""
+    """Return whether rows equal the ``expected`` rows of the reference; print differences."""
     try:
         check_equal(rows, expected)
     except AssertionError as error:

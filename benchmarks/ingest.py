@@ -1,7 +1,7 @@
 """Measure the batch ingest's speed on a larger sample, by number of workers.
 
-Each run is a local run of the command on a fresh store. Overhead is the workers' total time from the first to
-the last chunk, divided by their time in reading, mapping, computing and writing; start-up (imports, workers,
+Each run is a local ingest into a fresh store. Overhead is the workers' total time from the first chunk to the
+last, divided by the workers' time in reading, mapping, computing and writing. Start-up (imports, workers,
 compiled code) and shutdown are reported separately.
 
 example:
@@ -36,7 +36,7 @@ def triple(text: str) -> tuple[int, int, int]:
 
 
 def measure(config: Path, store: str, workers: int) -> tuple[Summary, float, float, float]:
-    """Ingest into a fresh store; return its summary, and seconds of start-up, work and shutdown."""
+    """Ingest into a fresh store. Returns a tuple: summary; seconds of start-up; of work; of shutdown."""
     dataset = load_dataset(NAME, config).model_copy(update={"store": store})
     started = time.perf_counter()
     ingest = replace(prepare(dataset, create=True), recompute=True)
@@ -70,11 +70,13 @@ def main() -> None:
         "--grid", type=triple, default=(4, 4, 4), help="chunks along each axis; default 4,4,4"
     )
     parser.add_argument(
-        "--chunk-size", type=triple, default=(256, 256, 128), help="voxels; default 256,256,128"
+        "--chunk-size", type=triple, default=(256, 256, 128), help="voxels of a chunk; default 256,256,128"
     )
     parser.add_argument("--workers", default="1,2", help="numbers of workers to try; default 1,2")
-    parser.add_argument("--data", type=Path, help="read the sample from here, or write it")
-    parser.add_argument("--store", help="a store to write to, e.g. bigtable://p/i; default: SQLite files")
+    parser.add_argument("--data", type=Path, help="folder of the sample, which is made if missing")
+    parser.add_argument(
+        "--store", help="store to write to, such as bigtable://PROJECT/INSTANCE; default: SQLite files"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.data or Path(temporary) / "sample"

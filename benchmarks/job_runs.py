@@ -1,4 +1,4 @@
-"""Run a job as users do, and observe what it takes: time, core-seconds, memory."""
+"""Run a job as users do, and measure its time, core-seconds and memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.servers import ROOT
 
 @dataclass
 class Run:
-    """One run of a job: seconds, core-seconds, and the largest memory of one of its processes in MB."""
+    """One run of a job: seconds, core-seconds, peak MB of its largest process, and MB that it read."""
 
     seconds: float
     core_seconds: float
@@ -29,7 +29,7 @@ class Run:
 def run_job(
     module: str, arguments: Sequence[str], log: Path, variables: Mapping[str, str] | None = None
 ) -> Run:
-    """Run ``python -m module``. Raises RuntimeError with the end of its log where it fails."""
+    """Run ``python -m module``. Raises RuntimeError, with the end of the log, if the job fails."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with log.open("wb") as file:
         command = [sys.executable, "-m", module, *arguments]
@@ -37,14 +37,14 @@ def run_job(
         with MemoryPeak(process.pid) as peak:
             status = process.wait()
     if status != 0:
-        raise RuntimeError(f"the job failed:\n{log.read_text()[-3000:]}")
+        raise RuntimeError(f"{module} exited with {status}:\n{log.read_text()[-3000:]}")
     seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     cores = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Run(seconds, cores, peak.mb)
 
 
 class MemoryPeak:
-    """The largest proportional memory of a process or one below it, looked at every half second."""
+    """Measures, every 0.5 s, the largest proportional set size (MB) of a process and its descendants."""
 
     def __init__(self, pid: int) -> None:
         self.mb, self._pid, self._done = 0.0, pid, threading.Event()

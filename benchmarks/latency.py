@@ -26,14 +26,14 @@ from l2features.updates.freshness import read_updates
 MOST_MEDIAN_S = 2.0
 POLL_S = 0.02
 NOTE_S = 8.0
-"""Time until the updater has written its freshness."""
+"""Seconds until the updater has certainly reported its lag in the table."""
 PAUSE_S = (0.5, 1.5)
-"""Pause between edits, so that the updater is idle."""
+"""Shortest and longest pause in seconds between edits, so that the updater is idle at each edit."""
 LONGEST_S = 60.0
 EPILOG = """
 Measures 100 successive edits, each of one or two new nodes in one of four chunks of 256 x 256 x 128 EM
 voxels. An edit is published to the Pub/Sub emulator for an idle, warmed-up updater; then the API is polled
-every 20 ms (POST attributes, update_cache=false) until it serves all nodes. As with PyChunkedGraph, the
+every 20 ms (POST attributes, update_cache=false) until it returns all nodes. As in PyChunkedGraph, the
 graph's rows are written before publication. Emulators, updater, API and this client share the machine.
 
 examples:
@@ -72,7 +72,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def make_edits(dataset: EmDataset, n: int) -> list[EditMessage]:
-    """Yield alternating splits and merges, each in one chunk, whose nodes are in the graph."""
+    """Return ``n`` alternating splits and merges, each within one chunk; write their nodes to the graph."""
     editor, random = Editor(dataset), np.random.default_rng(2)
     chosen = random.integers(0, len(dataset.chunks), n).tolist()
     kinds = (editor.split, editor.merge)
@@ -89,7 +89,7 @@ def start_api(config: Path, log: Path) -> Server:
 def measure(
     edits: list[EditMessage], feed: TimedFeed, client: Client, updater: UpdaterProcess
 ) -> list[float]:
-    """Return each edit's seconds from publication until the API serves all its nodes."""
+    """Return, for each edit, the seconds from publication until the API serves all of the edit's nodes."""
     random, seconds = np.random.default_rng(4), []
     for edit in tqdm(edits, unit="edit", leave=False, disable=None):
         time.sleep(random.uniform(*PAUSE_S))
@@ -99,7 +99,10 @@ def measure(
 
 
 def wait_until_served(client: Client, ids: list[int], updater: UpdaterProcess) -> float:
-    """Poll the API until it serves these nodes; return the time. Raises RuntimeError after a minute."""
+    """Poll the API until it serves the nodes ``ids``; return the time as `time.perf_counter`.
+
+    Raises RuntimeError after a minute.
+    """
     path = f"/l2cache/api/v1/table/{NAME}/attributes?update_cache=false"
     post, until = Post(path, json.dumps({"l2_ids": ids}).encode()), time.monotonic() + LONGEST_S
     while True:
@@ -109,7 +112,9 @@ def wait_until_served(client: Client, ids: list[int], updater: UpdaterProcess) -
         updater.check()
         if time.monotonic() > until:
             log = updater.log.read_text()[-3000:]
-            raise RuntimeError(f"{ids} are not served after {LONGEST_S:g} s:\n{log}")
+            raise RuntimeError(
+                f"the API does not serve nodes {ids} after {LONGEST_S:g} s; updater's log:\n{log}"
+            )
         time.sleep(POLL_S)
 
 

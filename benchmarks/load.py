@@ -1,4 +1,4 @@
-"""HTTP clients: sequential requests, from one thread or several."""
+"""HTTP clients, each of which sends its requests one after another; several run in threads."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ HEADERS = {
     "Connection": "keep-alive",
     "Content-Type": "application/json",
 }
-"""Headers that caveclient sends through requests."""
+"""Headers that caveclient sends, by the library requests."""
 TIMEOUT_S = 120.0
 
 
 class Post(NamedTuple):
-    """A request's URL and body."""
+    """A POST request: path with query, body, and the headers Accept and Accept-Encoding."""
 
     path: str
     body: bytes
@@ -35,12 +35,12 @@ class Post(NamedTuple):
 
 
 class RequestFailed(Exception):
-    """A response was not 200."""
+    """A response's status was not 200."""
 
 
 @dataclass
 class Timing:
-    """Seconds of each request until its body was complete, and of all together."""
+    """Seconds of each request until its response is complete, wall time of all, and the last body as sent."""
 
     seconds: list[float] = field(default_factory=list)
     wall: float = 0.0
@@ -59,7 +59,7 @@ class Client:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
 
     def post(self, post: Post) -> bytes:
-        """Return the body as sent. Raises RequestFailed."""
+        """Send a request; return the response's body, still compressed. Raises RequestFailed."""
         headers = {**HEADERS, "Accept": post.accept, "Accept-Encoding": post.encoding}
         for last in (False, True):
             try:
@@ -86,7 +86,7 @@ class Client:
 
 
 def run(clients: Sequence[Client], posts: Sequence[Sequence[Post]]) -> Timing:
-    """Send each client's requests, all clients concurrently in a thread each."""
+    """Send the requests in ``posts``, a list per client; each client is a thread, all run concurrently."""
     timings = [Timing() for _ in clients]
     failures: list[BaseException] = []
     barrier = threading.Barrier(len(clients) + 1)
@@ -112,7 +112,7 @@ def run(clients: Sequence[Client], posts: Sequence[Sequence[Post]]) -> Timing:
 
 
 def parse_seconds(body: bytes, accept: str) -> float:
-    """Return a client's time to unpack and parse a response: ``json.loads``, or Arrow's reader."""
+    """Return the seconds to unpack and parse a response's body, with ``json.loads`` or Arrow's reader."""
     start = time.perf_counter()
     if accept == ARROW:
         pa.ipc.open_stream(body).read_all()
@@ -122,7 +122,7 @@ def parse_seconds(body: bytes, accept: str) -> float:
 
 
 def unpacked(body: bytes) -> dict[str, dict[str, object]]:
-    """Return a JSON response's content."""
+    """Return the content of a gzipped or plain JSON body."""
     content: dict[str, dict[str, object]] = json.loads(
         gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
     )

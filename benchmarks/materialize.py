@@ -1,10 +1,11 @@
-"""Time versions beside a loop over all roots by caveclient, on the same emulator.
+"""Compare the making of a version with a loop over all roots by caveclient, on the same emulator.
 
-Today: for each root, caveclient asks a graph server for its L2 ids and a straightforward server of features
-(benchmarks/plain_server.py) for their rows; measured on a sample of the roots, and multiplied.
-Ours: `python -m beam_jobs.materialize`, fresh, and as a renewal after some roots were split. The graph is in
-the emulator; ours reads the features from there or, with ``--store sqlite``, from a file.
-Reads are the bytes that pass from the emulator to the job; they are counted in runs of their own.
+"Today's loop": for each root, caveclient asks a graph server for the root's L2 ids, and a reference server of
+features (benchmarks/plain_server.py) for the rows of these ids. It runs on a sample of the roots; its time is
+extrapolated to all roots. "Ours": `python -m beam_jobs.materialize`, first a fresh version, then a renewal
+(``--base``) after 1 % of the roots were split. The graph is in the Bigtable emulator; features are there too
+or, with ``--store sqlite``, in a file. Reads are the bytes that the job receives from the emulator, counted
+in separate runs.
 """
 
 from __future__ import annotations
@@ -64,24 +65,27 @@ examples:
 STORE = f"bigtable://{PROJECT}/{INSTANCE}"
 NODES_PER_ROOT = 50
 SUMMARIES = 100
-"""Roots, about, whose summaries are requested."""
+"""Approximate number of roots whose summaries are requested."""
 ONE_CHUNK = "--chunks=" + ",".join(f"{start}:{start + 1}" for start in FULL[0])
 MADE = datetime.fromtimestamp(TIME_MS / 1000, UTC)
 EDITED = MADE + timedelta(days=1)
 BEFORE, AFTER = MADE + timedelta(hours=12), MADE + timedelta(days=30)
-"""Times of the versions: before and after the edits."""
+"""Timestamps of the two versions: before and after the edits."""
 
 
 @dataclass
 class Bench:
-    """The running emulator, and the folder of everything else."""
+    """The address of the running emulator, and the folder of all files."""
 
     folder: Path
     host: str
     options: argparse.Namespace
 
     def materialize(self, output: str, time_: datetime, *more: str, host: str = "") -> Run:
-        """Run the job as users do. Raises RuntimeError where it fails."""
+        """Run the job as users do: make a version in the folder ``output``, valid at ``time_``.
+
+        Raises RuntimeError if the job fails.
+        """
         arguments = [f"--dataset={DATASET}", f"--config={self.config}", f"--output={self.folder / output}"]
         arguments += [f"--timestamp={iso_text(time_, 'milliseconds')}", *more]
         arguments += [f"--workers={self.options.workers}"]
@@ -89,20 +93,20 @@ class Bench:
         return run_job("beam_jobs.materialize", arguments, self.folder / "job.log", variables)
 
     def reads(self, output: str, time_: datetime, *more: str) -> float:
-        """Run the job through a proxy; returns the MB that it read."""
+        """Run `materialize` through a proxy; return the MB that the job reads from the emulator."""
         with counting_proxy(self.host) as (host, counted):
             self.materialize(output, time_, *more, host=host)
         return counted() / 1e6
 
     def write(self, features: np.ndarray) -> None:
-        """Write features to the tables that the two ways read."""
+        """Write features to the tables that today's loop and the job read."""
         for url in {STORE, self.store}:
             with closing(open_store(url, TABLE)) as store:
                 store.write(features)
 
     @property
     def store(self) -> str:
-        """The store of our table."""
+        """URL of the store of the table that the job reads."""
         return STORE if self.options.store == "bigtable" else f"sqlite://{self.folder}/features.db"
 
     @property
@@ -125,13 +129,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--roots", type=int, default=20_000, help="roots of 50 nodes; default 20,000")
-    parser.add_argument("--giant", type=int, default=1_000_000, help="nodes of one large root; 0: none")
-    parser.add_argument("--sample", type=int, default=200, help="roots of today's loop; default 200")
-    parser.add_argument("--store", choices=["bigtable", "sqlite"], default="bigtable", help="of our features")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the job")
-    parser.add_argument("--folder", type=Path, help="where to write the versions; default: a temporary one")
-    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a bar is missed")
+    parser.add_argument(
+        "--roots", type=int, default=20_000, help="number of roots of 50 nodes; default 20,000"
+    )
+    parser.add_argument(
+        "--giant", type=int, default=1_000_000, help="nodes of one large root, 0 for none; default 1,000,000"
+    )
+    parser.add_argument("--sample", type=int, default=200, help="roots measured by today's loop; default 200")
+    parser.add_argument(
+        "--store",
+        choices=["bigtable", "sqlite"],
+        default="bigtable",
+        help="store from which the job reads features; default bigtable",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes of the job; default: number of cores"
+    )
+    parser.add_argument("--folder", type=Path, help="where to write the versions; default: temporary folder")
+    parser.add_argument(
+        "--no-check", action="store_true", help="exit with 0 even if a result misses its limit"
+    )
     return parser.parse_args(arguments)
 
 
@@ -139,7 +156,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def started(
     sizes: Sequence[int], options: argparse.Namespace, console: Console
 ) -> Iterator[tuple[Bench, list[Neuron], ExitStack]]:
-    """Run an emulator with a graph of neurons of these sizes and their features; yield what runs too."""
+    """Run an emulator with a graph of neurons of these sizes (numbers of nodes), and their features.
+
+    Yields the bench, the neurons, and a stack of the running servers, which are stopped at the end.
+    """
     with tempfile.TemporaryDirectory(dir=options.folder) as name, ExitStack() as running:
         emulator, folder = Emulator(), Path(name)
         running.callback(emulator.stop)
@@ -159,7 +179,7 @@ def started(
 
 
 def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Console) -> list[Bar]:
-    """Return the figures and their bars."""
+    """Return the results with their limits."""
     nodes = sum(len(neuron.l2_ids) for neuron in neurons)
     today = todays_seconds(bench, neurons, running)
     fresh = bench.materialize("versions", BEFORE)
@@ -184,8 +204,11 @@ def measure(bench: Bench, neurons: list[Neuron], running: ExitStack, console: Co
 
 
 def summary_of_a_root(bench: Bench, neurons: Sequence[Neuron], running: ExitStack) -> tuple[float, int]:
-    """Return the median seconds of a request to the API for a root it was asked for before, and the most row
-    groups that one takes, both from version 2."""
+    """Measure requests to the API for summaries of single roots in version 2.
+
+    Returns a tuple: the median seconds of the second request for a root; the largest number of row groups
+    that the lookup of a root reads.
+    """
     roots = [neuron.root for neuron in neurons[:: max(1, len(neurons) // SUMMARIES)]]
     variables = {BIGTABLE.variable: bench.host, "GRAPH_L2CACHE_CONFIG_PATH": str(bench.config)}
     arguments = ["-c", "api/gunicorn.conf.py", "--workers=1", "api.app:create_app()"]
@@ -206,14 +229,14 @@ def summary_of_a_root(bench: Bench, neurons: Sequence[Neuron], running: ExitStac
 
 
 def measure_giant(bench: Bench, console: Console) -> list[Bar]:
-    """Return the memory of a version of one large root."""
+    """Make a version of one large root; return the memory that this takes."""
     run = bench.materialize("versions", BEFORE)
     described(console, "fresh, one large root", run, bench.options.giant)
     return [Bar("one large root: memory of the largest process", run.memory_mb, None, unit="MB")]
 
 
 def described(console: Console, name: str, run: Run, nodes: int) -> None:
-    """Print a run."""
+    """Print time, core-seconds and reads of a run."""
     read = f", {run.read_mb:,.1f} MB read" if run.read_mb else ""
     console.print(
         f"{name}: {run.seconds:.1f} s, {run.core_seconds:.1f} core-seconds, "
@@ -222,7 +245,7 @@ def described(console: Console, name: str, run: Run, nodes: int) -> None:
 
 
 def todays_seconds(bench: Bench, neurons: Sequence[Neuron], running: ExitStack) -> float:
-    """Return the seconds that today's loop takes for a node."""
+    """Return the seconds per node that today's loop takes, measured on a sample of the neurons."""
     geometry = bench.folder / "geometry.json"
     geometry.write_text(GEOMETRY.to_json())
     threads = ["--worker-class=gthread", "--keep-alive=75", "--workers=1", "--threads=8"]
@@ -250,13 +273,13 @@ def todays_seconds(bench: Bench, neurons: Sequence[Neuron], running: ExitStack) 
 
 
 def rows(client: Any, neuron: Neuron) -> int:
-    """Return the number of rows of a root that today's clients receive."""
+    """Read the rows of a neuron's nodes by caveclient; return their number."""
     ids = client.chunkedgraph.get_leaves(neuron.root, stop_layer=2)
     return len(client.l2cache.get_l2data(ids.tolist()))
 
 
 def edit(bench: Bench, neurons: Sequence[Neuron]) -> Ids:
-    """Split these neurons, and write the features of the new nodes."""
+    """Split these neurons, and write the features of the new nodes; return the new L2 ids."""
     made = split_neurons(f"{STORE}/{GRAPH}", neurons, int(EDITED.timestamp() * 1000))
     features = features_of(neurons)[: len(made)]
     features["label"] = np.sort(made)
@@ -266,7 +289,10 @@ def edit(bench: Bench, neurons: Sequence[Neuron]) -> Ids:
 
 @contextmanager
 def counting_proxy(host: str) -> Iterator[tuple[str, Any]]:
-    """Pass connections on to an address; yield another address, and what returns the bytes sent back."""
+    """Run a proxy for the server at ``host``.
+
+    Yields the proxy's address, and a function that returns the number of bytes that the server has sent.
+    """
     target = host.rsplit(":", 1)
     server = socket.create_server(("127.0.0.1", 0))
     counts: list[int] = []

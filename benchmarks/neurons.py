@@ -1,10 +1,11 @@
-"""Time neurons (summaries, skeletons) beside what scientists do today, on the same emulator.
+"""Compare summaries and skeletons of neurons with what scientists do today, on the same emulator.
 
-Today: caveclient asks a graph server for a root's L2 ids, a straightforward server of features
-(benchmarks/plain_server.py) for their rows, and sums; pcg_skel asks the two and makes a skeleton.
-Ours: one request to the API. Graph server, feature servers, emulator and clients share this machine.
-The graph server is this project's, which is faster than PyChunkedGraph's. "with kvdbclient's walk": today's
-way if its L2 ids came from a plain walk through kvdbclient, which is what PyChunkedGraph reads with.
+"Today": caveclient asks a graph server for a root's L2 ids, asks a reference server of features
+(benchmarks/plain_server.py) for the rows of these ids, and adds up the rows. pcg_skel asks the same servers
+and makes a skeleton. "Ours": one request to the API. Graph server, feature servers, emulator and clients
+share this machine. The graph server is this project's, which is faster than PyChunkedGraph's. Results "with
+kvdbclient's walk" are today's way with L2 ids that are read layer by layer through kvdbclient, the library
+with which PyChunkedGraph reads.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ from l2features.testing.bars import Bar, begin, print_bars
 from l2features.testing.emulators import Emulator
 
 EPILOG = """
-cold: nothing of the root is kept or cached, as after a fresh start; kept: its summary is in the store.
+A ratio is today's time divided by ours. cold: no result of the root is stored or cached, as after a fresh
+start. kept: the root's summary is stored in the table.
 
 examples:
   python benchmarks/neurons.py
@@ -52,19 +54,19 @@ examples:
 DATASET = GRAPH = "neurons"
 STORE = f"bigtable://{PROJECT}/{INSTANCE}"
 SUMMED = ["size_nm3", "area_nm2", "max_dt_nm", "mean_dt_nm", "rep_coord_nm"]
-"""What a summary is made of, apart from the graph."""
+"""Attributes of which a summary without measures of the graph consists."""
 REAL, LARGE = 5_830, 100_000
-"""Nodes of pcg_skel's test neuron, and of a large one."""
+"""Number of nodes of the neuron in pcg_skel's test data, and of a large neuron."""
 TIMEOUT_S = 600.0
 
 
 @dataclass
 class Stack:
-    """Running servers; ``ours`` keeps results in the store."""
+    """Running servers, and the neurons that they serve; ``ours``, the API, stores results in the table."""
 
     neurons: list[Neuron]
     today: Any
-    """A caveclient of the graph server and the straightforward server."""
+    """A caveclient of the graph server and of the reference server of features."""
     ours: Server
 
     @property
@@ -72,19 +74,19 @@ class Stack:
         return f"http://127.0.0.1:{self.ours.port}/l2cache/api/v1/table/{DATASET}"
 
     def forget(self) -> None:
-        """Drop everything that is kept or cached of roots."""
+        """Delete all stored results of roots, and empty the API's caches."""
         with closing(open_store(STORE, TABLE)) as store:
             store.delete_root_cells(as_ids([neuron.root for neuron in self.neurons]))
         self.restart()
 
     def restart(self) -> None:
-        """Empty the caches of our server, and make it open its store and graph."""
+        """Restart the API, so that its caches are empty, and make it open store and graph by one request."""
         self.ours.stop()
         self.ours.start()
         self.summaries([self.neurons[-1]], graph=True)
 
     def summaries(self, neurons: Sequence[Neuron], graph: bool = False) -> dict[str, Any]:
-        """Return our summaries. Raises AssertionError unless all are ready."""
+        """Return the API's summaries of neurons. Raises AssertionError unless all are ready."""
         body = {"root_ids": [neuron.root for neuron in neurons]}
         answer = requests.post(
             f"{self.api}/roots/summary", json=body, params={"graph": str(graph).lower()}, timeout=TIMEOUT_S
@@ -95,7 +97,7 @@ class Stack:
         return found
 
     def sums(self, neuron: Neuron, walk: bool = False) -> dict[str, float]:
-        """Return sums as scientists make them today; with ``walk``, L2 ids come through kvdbclient."""
+        """Return a neuron's measures, summed by the client; with ``walk``, L2 ids come through kvdbclient."""
         if walk:
             ids = leaves(PROJECT, INSTANCE, GRAPH, GEOMETRY, neuron.root)
         else:
@@ -109,7 +111,7 @@ class Stack:
         }
 
     def skeleton(self, neuron: Neuron) -> int:
-        """Return the number of vertices of our skeleton."""
+        """Return the number of vertices of the API's skeleton of a neuron."""
         answer = requests.get(
             f"{self.api}/root/{neuron.root}/skeleton", params={"format": "json"}, timeout=TIMEOUT_S
         )
@@ -117,7 +119,7 @@ class Stack:
         return len(answer.json()["vertices"])
 
     def skeleton_today(self, neuron: Neuron) -> int:
-        """Return the number of vertices of pcg_skel's skeleton."""
+        """Return the number of vertices of pcg_skel's skeleton of a neuron."""
         return len(pcg_skeleton(neuron.root, self.today).vertices)
 
 
@@ -140,7 +142,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", type=int, default=1_000, help="number of small roots; default 1,000")
     parser.add_argument("--repeats", type=int, default=3, help="repeats of each figure; default 3")
     parser.add_argument("--quick", action="store_true", help="20,000 nodes, 100 small roots, one repeat")
-    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a bar is missed")
+    parser.add_argument(
+        "--no-check", action="store_true", help="exit with 0 even if a result misses its limit"
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.large, options.small, options.repeats = 20_000, 100, 1
@@ -148,7 +152,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def start(folder: Path, sizes: Sequence[int], running: ExitStack) -> Stack:
-    """Start the emulator and the servers, and write neurons of these sizes with their features."""
+    """Start the emulator and the servers; write neurons of these sizes (numbers of nodes) with features."""
     emulator = Emulator()
     running.callback(emulator.stop)
     os.environ[BIGTABLE.variable] = emulator.host
@@ -182,14 +186,14 @@ def start(folder: Path, sizes: Sequence[int], running: ExitStack) -> Stack:
 
 
 class _Features(L2CacheClient):
-    """caveclient's, without the one look-up of whether the data set has features."""
+    """caveclient's L2CacheClient, without the request that asks whether the data set has features."""
 
     def has_cache(self, datastack_name: str | None = None) -> bool:
         return True
 
 
 def todays_client(graph: Server, features: Server) -> Any:
-    """Return what pcg_skel uses of a CAVEclient."""
+    """Return an object with those parts of a CAVEclient that pcg_skel uses, for these two servers."""
     urls = [f"http://127.0.0.1:{server.port}" for server in (graph, features)]
     auth = AuthClient(server_address=urls[0], token="none")
     return SimpleNamespace(
@@ -200,7 +204,7 @@ def todays_client(graph: Server, features: Server) -> Any:
 
 
 def check_equal(stack: Stack) -> None:
-    """Raise AssertionError where our sums differ from today's."""
+    """Raise AssertionError if the API's summaries differ from the client's sums."""
     for neuron in (stack.neurons[0], stack.neurons[-1]):
         ours, today = stack.summaries([neuron])[str(neuron.root)], stack.sums(neuron)
         for name, value in today.items():
@@ -210,7 +214,7 @@ def check_equal(stack: Stack) -> None:
 
 
 def measure(stack: Stack, repeats: int) -> list[Bar]:
-    """Return the ratios of medians, and the memory that the large root takes."""
+    """Return the ratios of median times, today's to the API's, and the API's memory for the large root."""
     real, large, *small = stack.neurons[:-1]
     bars = []
     for neuron in (real, large):
@@ -249,13 +253,13 @@ def cold(stack: Stack, neurons: Sequence[Neuron], repeats: int, graph: bool = Fa
 
 
 def kept(stack: Stack, neurons: Sequence[Neuron], repeats: int) -> float:
-    """Time a new process that finds what another kept in the store."""
+    """Return the seconds of summaries by a restarted server that finds the summaries in the table."""
     stack.summaries(neurons)
     return median(lambda: stack.summaries(neurons), repeats, before=stack.restart)
 
 
 def median(run: Callable[[], object], repeats: int, before: Callable[[], None] = lambda: None) -> float:
-    """Return the median of the seconds that ``run`` takes, each time after ``before``."""
+    """Return the median seconds of ``repeats`` calls of ``run``, each after a call of ``before``."""
     seconds = []
     for _ in range(repeats):
         before()
@@ -266,7 +270,7 @@ def median(run: Callable[[], object], repeats: int, before: Callable[[], None] =
 
 
 def memory_mb(stack: Stack, neuron: Neuron) -> float:
-    """Return how far the server's peak rises above idle while it summarizes and skeletonizes a root."""
+    """Return the MB above idle that the API's memory reaches while it makes a summary and a skeleton."""
     stack.forget()
     stack.ours.begin_memory()
     idle = stack.ours.peak_mb()

@@ -1,4 +1,4 @@
-"""Compare the time of a chunk's single nodes with processing the whole chunk for each."""
+"""Compare the computation of single nodes with a reference that processes the node's whole chunk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXAMPLES = """
 Measures, on one core, with the volume (256 x 256 x 512 voxels, uint64 supervoxels) in memory:
   ours      SegmentedChunk(volume), and group_features of the node's own supervoxels
   plain     the reference (plain_worker.py): map supervoxels, edt.edt of the chunk, one node's statistics
-Nodes are chosen by size, from the median to the largest; then a batch of many.
+Nodes are chosen by size, from the median to the largest; then a batch of many nodes is measured.
 
 examples:
   python benchmarks/nodes.py
@@ -37,7 +37,7 @@ examples:
 
 @dataclass
 class EmChunk:
-    """A chunk in memory: supervoxels, and the node of each."""
+    """A chunk in memory: the volume of supervoxels, and the node of each supervoxel (``parents``)."""
 
     volume: np.ndarray
     parents: dict[int, int]
@@ -52,7 +52,7 @@ class EmChunk:
 
 @dataclass
 class Measured:
-    """Whether both versions agree on every node, and our speed-up for each."""
+    """Whether our rows equal the reference's for every node, and how many times faster ours are for each."""
 
     agreed: bool
     ratios: list[float]
@@ -66,12 +66,15 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = em_parser(__doc__, EXAMPLES)
     parser.add_argument("--batch", type=int, default=30, help="nodes in the batch; default 30")
-    parser.add_argument("--repeats", type=int, default=5, help="repeats; the reference runs twice")
+    parser.add_argument("--repeats", type=int, default=5, help="runs; the reference runs twice; default 5")
     return parser.parse_args(arguments)
 
 
 def load_chunk(shared: Path) -> EmChunk:
-    """Return a crop of the EM volume, or of a synthetic one, cut into slabs of 32 along z."""
+    """Return a crop of the EM volume, with supervoxels cut at every 32nd voxel along z.
+
+    Without the EM volume, uses a synthetic volume.
+    """
     path = shared / "data" / "connectomics.npy.ckl.gz"
     if not path.is_file():
         print(f"no EM volume at {path}: a synthetic one is used", file=sys.stderr)
@@ -82,7 +85,7 @@ def load_chunk(shared: Path) -> EmChunk:
 
 
 def measure(chunk: EmChunk, batch: int, repeats: int) -> Measured:
-    """Print times and ratios of single nodes, and of a batch."""
+    """Print times and ratios of single nodes and of a batch of ``batch`` nodes; return the comparison."""
     warm_up()
     segmented = SegmentedChunk(chunk.volume)
     rows = segmented.features([chunk.parents[i] for i in segmented.ids.tolist()], RESOLUTION)
@@ -104,18 +107,18 @@ def measure(chunk: EmChunk, batch: int, repeats: int) -> Measured:
     agreed &= ours.tobytes() == rows[np.isin(rows["label"], chosen)].tobytes()
     voxels = int(ours["size_nm3"].sum())
     show(f"{len(chosen)} nodes in a batch", voxels, ours_s, min(plain_s) * len(chosen))
-    print("plain for a batch: the shortest of its times above, times the number of nodes")
+    print("plain for a batch: the shortest time of plain above, multiplied by the number of nodes")
     return Measured(agreed, ratios)
 
 
 def ours_of(chunk: EmChunk, nodes: list[int]) -> np.ndarray:
-    """Compute some nodes' rows from the volume."""
+    """Return the rows of these nodes, computed from the chunk's volume."""
     groups = {node: chunk.children[node] for node in nodes}
     return group_features(SegmentedChunk(chunk.volume), groups, RESOLUTION)
 
 
 def best(call: Callable[[], np.ndarray], repeats: int) -> tuple[float, np.ndarray]:
-    """Return a call's least CPU time in seconds, and its last result."""
+    """Return the shortest CPU time of ``repeats`` calls in seconds, and the result of the last call."""
     times = []
     for _ in range(repeats):
         began = time.process_time()

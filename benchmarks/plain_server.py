@@ -1,7 +1,8 @@
-"""A reference server of the same reads: an object per cell, a loop per id; and a walk to a root's L2 ids.
+"""A reference server of features, for benchmarks: Python objects for each cell, a loop over the ids.
 
-Like PCGL2Cache it uses kvdbclient's ``read_nodes`` and ``flask.json``, but it needs no graph server for
-metadata, opens its client once, computes positions in plain integers, and checks nothing.
+Like PCGL2Cache, it uses kvdbclient's ``read_nodes`` and ``flask.json``. Unlike PCGL2Cache, it needs no graph
+server for metadata, opens its client once, computes positions with Python integers, and validates nothing.
+`leaves` reads a root's L2 ids in the same way.
 
     gunicorn "benchmarks.plain_server:create_app('PROJECT', 'INSTANCE', 'TABLE', 'geometry.json')"
 """
@@ -26,11 +27,11 @@ from l2features.core.ids import L2
 from l2features.core.schema import ATTRIBUTES
 
 GZIP_LEVEL = 9
-"""PCGL2Cache's, which uses this library too."""
+"""Level of gzip compression, as in PCGL2Cache, which uses the same library."""
 
 
 def registered_attributes() -> dict[str, Any]:
-    """Return kvdbclient's declarations of the attributes, by name."""
+    """Return declarations of the attributes for kvdbclient, by attribute name."""
     registered = {}
     for a in ATTRIBUTES:
         shape = (-1, 3) if len(a.shape) == 2 else None
@@ -40,7 +41,7 @@ def registered_attributes() -> dict[str, Any]:
 
 
 def create_app(project: str, instance: str, table: str, geometry_file: str) -> Flask:
-    """Create the app over one Bigtable table; ``geometry`` is `Geometry.to_json`'s."""
+    """Return the application for one Bigtable table; ``geometry_file`` holds `Geometry.to_json`."""
     app = Flask(__name__)
     client = BigTableClient(table, config=BigTableConfig(PROJECT=project, INSTANCE=instance))
     geometry = Geometry.from_json(Path(geometry_file).read_text())
@@ -82,7 +83,7 @@ def leaves(project: str, instance: str, graph: str, geometry: Geometry, root: in
 
 
 def served(node: int, cells: dict[Any, Any], geometry: Geometry) -> dict[str, Any]:
-    """Return one row as served."""
+    """Return a node's features as JSON values, in nm, from the cells that kvdbclient has read."""
     features = {}
     for attribute, versions in cells.items():
         value = versions[0].value.tolist()
@@ -96,7 +97,7 @@ def served(node: int, cells: dict[Any, Any], geometry: Geometry) -> dict[str, An
 
 
 def position(node: int, index: list[int], geometry: Geometry) -> list[float]:
-    """Return a voxel index in a node's chunk as nm."""
+    """Convert a voxel index within a node's chunk to a position in nm."""
     shift = 64 - geometry.layout.layer_bits
     nm = []
     for axis, bits in enumerate(geometry.layout.axis_bits(2)):

@@ -1,7 +1,7 @@
-"""A reference updater: one id at a time, with a whole chunk read, mapped and measured for each.
+"""A reference updater, for benchmarks: it reads, maps and measures a whole chunk for each id.
 
-Like PCGL2Cache's workers, with plain_worker.py's savings; it reads supervoxels' nodes from the graph's table
-in one range scan, not from a server.
+It works like PCGL2Cache's workers, but measures only the requested node (plain_worker.py), and reads the
+nodes of supervoxels from the graph's table in one range scan, not from a server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TABLE = "l2cache_plain"
 
 
 class PlainUpdater:
-    """Computes ids one by one into its own table; ``millis`` is the time by step."""
+    """Computes one id at a time, and writes it to table `TABLE`; ``millis`` is the total time by step."""
 
     def __init__(self, dataset: EmDataset) -> None:
         from cloudvolume import CloudVolume
@@ -38,7 +38,7 @@ class PlainUpdater:
         self.store.create(Meta(GRAPH, entry.cv_path, "2026-01-01 00:00:00", self.geometry))
 
     def handle(self, node: int) -> np.ndarray:
-        """Compute and write a node's row (1,)."""
+        """Compute a node's features, write them, and return them as one row, shape (1,)."""
         chunk = Chunk(*LAYOUT.chunk_coordinates(as_ids([node]))[0].tolist())
         with timed(self.millis, "read"):
             start = self.geometry.origins([chunk])[0].tolist()

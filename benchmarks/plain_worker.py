@@ -1,7 +1,7 @@
-"""A reference worker for one L2 id, which maps and measures the whole chunk.
+"""A reference worker, for benchmarks: for one L2 id, it maps and transforms the whole chunk.
 
-Like PCGL2Cache's workers it uses fastremap, edt, numpy and scikit-learn, but after the distance transform it
-measures only the requested label.
+Like PCGL2Cache's workers, it uses fastremap, edt, numpy and scikit-learn. Unlike these, it measures only the
+requested node after the distance transform.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from l2features.testing.oracle import central_scores, principal_axes
 def plain_node(
     supervoxels: np.ndarray, parents: Mapping[int, int], node: int, resolution: Sequence[float]
 ) -> np.ndarray:
-    """Return a node's row (1,) from its chunk's supervoxels and their parents."""
+    """Return the features of ``node`` as one row, shape (1,), dtype `FEATURES`.
+
+    ``supervoxels`` is the volume of the node's chunk, ``parents`` maps supervoxels to nodes, and
+    ``resolution`` is in nm.
+    """
     nm = np.asarray(resolution, np.float64)
     nodes = fastremap.remap(supervoxels, {0: 0, **parents})
     distances = edt.edt(nodes, anisotropy=tuple(nm.tolist()), black_border=False, parallel=1)

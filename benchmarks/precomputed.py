@@ -1,7 +1,7 @@
-"""Export a synthetic version by `python -m beam_jobs.precomputed`; check its levels and its sizes of files.
+"""Export a synthetic version by `python -m beam_jobs.precomputed`; check the levels and the sizes of files.
 
-The version is written by the code that writes versions. A core-second is user or system time of the job and
-its workers, start-up included.
+The version is written by the project's own code. Core-seconds are user and system time of the job and its
+workers, start-up included.
 """
 
 from __future__ import annotations
@@ -65,22 +65,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--nodes", type=int, default=1_000_000, help="nodes of the version; default 1,000,000"
     )
     parser.add_argument("--root_nodes", type=int, default=500, help="mean nodes of a root; default 500")
-    parser.add_argument("--shard_size", type=int, default=5_000_000, help="wanted size of a file in bytes")
+    parser.add_argument(
+        "--shard_size", type=int, default=5_000_000, help="target size of a file in bytes; default 5,000,000"
+    )
     parser.add_argument(
         "--cell_nodes",
         type=int,
         default=1_000,
-        help="nodes in the fullest cell of a level; default 1,000: a file then has as many cells as by the "
-        "job's defaults, 10,000 in 50 MB",
+        help="maximum nodes in a cell of a level; default 1,000, with which a file has as many cells as with "
+        "the job's defaults (10,000 nodes, files of 50 MB)",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the job")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes of the job; default: number of cores"
+    )
     parser.add_argument("--folder", type=Path, help="where to write; default: a temporary folder")
-    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a bar is missed")
+    parser.add_argument(
+        "--no-check", action="store_true", help="exit with 0 even if a result misses its limit"
+    )
     return parser.parse_args(arguments)
 
 
 def write_version(folder: Path, nodes: int, root_nodes: int) -> None:
-    """Write version 1 and its data sets file; a node in a hundred has no features."""
+    """Write version 1 of a synthetic data set, and a data sets file; 1 % of the nodes have no features."""
     random = np.random.default_rng(0)
     features = make_features(nodes)
     roots = np.uint64(FIRST_ROOT) + random.integers(0, max(1, nodes // root_nodes), nodes).astype(np.uint64)
@@ -118,7 +124,7 @@ def write_version(folder: Path, nodes: int, root_nodes: int) -> None:
 
 
 def measure(folder: Path, options: argparse.Namespace, console: Console) -> list[Bar]:
-    """Return the figures and their bars."""
+    """Export the version; return the results with their limits."""
     output = folder / "export"
     arguments = ["--dataset=bench", "--version=1", f"--config={folder}/datasets.yml", f"--output={output}"]
     arguments += [f"--workers={options.workers}", f"--shard_size={options.shard_size}"]
@@ -137,9 +143,9 @@ def measure(folder: Path, options: argparse.Namespace, console: Console) -> list
 
 
 def sizes(output: Path, wanted: int, console: Console) -> float:
-    """Print the sizes of the files of each index; return how many are near the wanted size, in per cent.
+    """Print the sizes of the files of each index; return the percentage of files near ``wanted`` bytes.
 
-    The only file of an index, which may have less than that, is not counted.
+    Counts only indexes of several files: a single file may be smaller.
     """
     near: list[bool] = []
     for path in sorted(path for path in output.glob("*/*") if path.is_dir()):
@@ -155,7 +161,10 @@ def sizes(output: Path, wanted: int, console: Console) -> float:
 
 
 def wrong_cells(layer: Path, name: str, nodes: int) -> int:
-    """Return the number of levels whose limit is not their fullest cell, plus one if nodes are lost."""
+    """Return how many levels of the spatial index state a wrong limit, plus 1 if the layer has not all nodes.
+
+    The right limit is the number of nodes in the level's fullest cell.
+    """
     info, wrong, total = json.loads((layer / "info").read_text()), 0, 0
     for level in info["spatial"]:
         counts = cell_counts(layer, level, NODE_LAYERS[name].annotations)
@@ -165,7 +174,7 @@ def wrong_cells(layer: Path, name: str, nodes: int) -> int:
 
 
 def cell_counts(layer: Path, level: dict[str, Any], annotations: AnnotationLayer) -> list[int]:
-    """Return the nodes of each cell of a level, by their number and by the length of the list."""
+    """Return the number of nodes in each cell of a level; assert that each cell's length fits its number."""
     base = {"driver": "file", "path": f"{layer}/{level['key']}/"}
     spec = {"driver": "neuroglancer_uint64_sharded", "base": base, "metadata": level["sharding"]}
     store = tensorstore.KvStore.open(spec).result()

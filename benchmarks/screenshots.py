@@ -1,4 +1,4 @@
-"""Take the pictures of the docs: the pages of a running server in Chromium, in both themes and on a phone."""
+"""Take the docs' pictures of a running server's pages, in Chromium: light, dark, and on a phone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ example:
 
 
 class Picture(NamedTuple):
-    """A page as it is drawn; ``height`` is that of the picture, None for the whole page."""
+    """A picture to take: path of the page, width and height in pixels (None for the whole page), theme."""
 
     path: str
     width: int
@@ -58,8 +58,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("url", help="a running server, such as http://127.0.0.1:4100")
-    parser.add_argument("--dataset", default="sample", help="data set that is shown; default sample")
+    parser.add_argument("url", help="URL of a running server, such as http://127.0.0.1:4100")
+    parser.add_argument("--dataset", default="sample", help="data set to show; default sample")
     parser.add_argument(
         "--to", type=Path, default=FOLDER, help="folder of the pictures; default docs/pictures"
     )
@@ -67,7 +67,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def take(browser: Browser, url: str, picture: Picture, path: Path) -> None:
-    """Save a picture of a page once its figures are drawn."""
+    """Save a picture of the page at ``url`` to ``path``, once the page's figures are drawn."""
     browser.look(picture.width, picture.height or 900, dark=picture.dark)
     browser.driver.get(url)
     browser.wait_for(DRAWN)

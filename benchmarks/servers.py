@@ -1,4 +1,4 @@
-"""Synthetic tables, and servers that read them."""
+"""Synthetic tables of features, and server processes that read these tables."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ START_S, STOP_S = 60.0, 15.0
 
 
 def make_features(n: int) -> np.ndarray:
-    """Return synthetic features of n nodes all over the grid; nine in ten have a PCA."""
+    """Return synthetic features, dtype `FEATURES`, of n nodes all over the grid; 90 % have a PCA."""
     random = np.random.default_rng(0)
     features = np.zeros(n, dtype=FEATURES)
     chunks = np.stack(np.meshgrid(*map(np.arange, GRID), indexing="ij"), axis=-1).reshape(-1, 3)
@@ -60,7 +60,7 @@ def make_features(n: int) -> np.ndarray:
 
 
 def fill(store_url: str, features: np.ndarray) -> None:
-    """Create a table with these rows and the geometry."""
+    """Create the table `TABLE` in a store, with these rows and the geometry `GEOMETRY`."""
     store = open_store(store_url, TABLE)
     store.create(Meta("benchmark", "precomputed://file:///nowhere", "2026-01-01 00:00:00", GEOMETRY))
     store.write(features)
@@ -76,7 +76,7 @@ def write_config(folder: Path, name: str, store_url: str) -> Path:
 
 
 class Server:
-    """A gunicorn of the checkout in ``root``, its workers, and their memory."""
+    """A running gunicorn server of the code in ``root``; measures the memory of all its processes."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server; return once it answers. Raises RuntimeError, with the log, if it does not."""
         command = [sys.executable, "-m", "gunicorn", *self.arguments, "-b", f"127.0.0.1:{self.port}"]
         environment = {**os.environ, **self.environment, "L2CACHE_BIND": f"127.0.0.1:{self.port}"}
         with self.log.open("ab") as log:
@@ -106,7 +106,7 @@ class Server:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Stop it and all its processes."""
+        """Stop all processes of the server."""
         processes = self._processes()
         self.process.terminate()
         _, left = psutil.wait_procs(processes, STOP_S)
@@ -126,7 +126,7 @@ class Server:
         return True
 
     def cache_counts(self) -> tuple[int, int]:
-        """Return cache hits and misses since the start."""
+        """Return the row cache's hits and misses since the server started."""
         text = self.get("/metrics")
         counts = dict.fromkeys(("hit", "miss"), 0)
         for line in re.findall(r"^l2cache_cache_lookups_total\{.*", text, re.MULTILINE):
@@ -136,7 +136,7 @@ class Server:
         return counts["hit"], counts["miss"]
 
     def begin_memory(self) -> None:
-        """Reset every process' peak memory."""
+        """Reset the peak memory of all processes of the server."""
         self._before = {}
         for process in self._processes():
             Path(f"/proc/{process.pid}/clear_refs").write_text("5")
@@ -144,7 +144,7 @@ class Server:
             self._before[process.pid] = memory.pss - memory.rss
 
     def peak_mb(self) -> float:
-        """Return the peak memory since `begin_memory`: proportional set sizes then, plus growth."""
+        """Return the peak memory in MB: proportional set sizes at `begin_memory`, plus growth since."""
         peak = 0
         for process in self._processes():
             status = Path(f"/proc/{process.pid}/status").read_text()

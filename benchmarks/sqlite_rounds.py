@@ -1,10 +1,10 @@
-"""Rounds of open, read, close beside processes that open, write, close the same SQLite file.
+"""Check concurrent reads of a SQLite file: readers open, read, close while writers open, write, close.
 
     python -m benchmarks.sqlite_rounds --rounds 10000
 
-Each scenario has two writers and two readers. Readers count rounds; writers go on until the readers end.
-Every row holds a growing number, so a stale read shows. The command prints a line per scenario and exits
-with 1 if any round failed.
+Each scenario has two writers and two readers. Each reader does a number of rounds; writers continue until the
+readers have ended. Each write puts the next number into every row: a smaller number than before is a stale
+read. The command prints a line per scenario, and exits with 1 if a round failed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _PROCESSES = multiprocessing.get_context("fork")
 
 
 def _write(url: str, number: int) -> None:
-    """Write one number to all rows."""
+    """Write ``number`` to all rows of the table at ``url``."""
     rows = np.zeros(len(NODES), FEATURES)
     rows["label"], rows["size_nm3"], rows["area_nm2"] = NODES, 1, number
     with closing(open_store(url, "t")) as store:
@@ -47,7 +47,7 @@ def _write(url: str, number: int) -> None:
 
 
 def _read(url: str) -> int:
-    """Read the number that all rows hold, 0 while there are none."""
+    """Return the number in all rows, 0 for an empty table. Raises AssertionError if rows differ."""
     with closing(open_store(url, "t")) as store:
         first, again = (store.read(NODES) for _ in range(2))
         numbers = np.unique(first.features["area_nm2"])
@@ -80,7 +80,7 @@ def _reader(url: str, replace: bool, rounds: int, problems: Any) -> None:
 
 @contextmanager
 def _as_nobody(wanted: bool) -> Iterator[None]:
-    """Drop root privileges."""
+    """Drop root privileges during the block, if ``wanted``."""
     before = os.geteuid()
     if wanted:
         os.seteuid(NOBODY)
@@ -91,7 +91,10 @@ def _as_nobody(wanted: bool) -> Iterator[None]:
 
 
 def _attempt(call: Callable[[], Any], what: str, problems: Any) -> Any:
-    """Return a call's result; record its error as a problem, except a missing table."""
+    """Return the result of ``call``, or None after an error, which is put into ``problems`` with ``what``.
+
+    A missing table is no problem.
+    """
     try:
         with suppress(TableNotFound):
             return call()
@@ -101,12 +104,13 @@ def _attempt(call: Callable[[], Any], what: str, problems: Any) -> Any:
 
 
 def run_rounds(folder: Path, rounds: int, replace: bool = False) -> tuple[Counter[str], int]:
-    """Run a scenario; return the problems with their counts, and the number of writes.
+    """Run a scenario. Returns a tuple: each problem with its number of occurrences; the number of writes.
 
     Args:
-        folder: where the file is made; readers may not write to it if its name has ``read-only`` in it and
-            this process is root's.
-        rounds: rounds of all readers together.
+        folder: folder of the file. If its name contains ``read-only`` and this process belongs to root,
+        readers
+            may not write to the folder.
+        rounds: number of rounds of all readers together.
         replace: whether each write first deletes the file.
     """
     url = f"sqlite://{folder}/store.db"
@@ -143,7 +147,9 @@ SCENARIOS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10_000, help="read rounds per scenario")
+    parser.add_argument(
+        "--rounds", type=int, default=10_000, help="rounds of all readers per scenario; default 10,000"
+    )
     options = parser.parse_args()
     failed = False
     with TemporaryDirectory() as folder:

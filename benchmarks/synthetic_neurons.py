@@ -41,22 +41,22 @@ GEOMETRY = Geometry(
     IdLayout({1: 10, 2: 10}),
 )
 FULL = ((24, 24, 14), (40, 40, 18))
-"""A part of the grid that 1,000,000 nodes fill as densely as those of EM: 977 a chunk."""
+"""First and end (excluded) chunk of a box in which 1,000,000 nodes are as dense as in EM: 977 per chunk."""
 TIME_MS = 1_767_225_600_000
-"""When all nodes were made: 2026-01-01."""
+"""Time at which all nodes were created, in ms since 1970: 2026-01-01."""
 _Request, _Response = MutateRowsRequest.pb(), MutateRowsResponse.pb()
 _Entry = MutateRowsRequest.Entry.pb()
 ROWS = 5_000
-"""Rows of one request."""
+"""Maximum rows in one write request."""
 NODES = 50_000
-"""Nodes whose cells are made at a time."""
+"""Minimum number of nodes whose cells are written together."""
 BRANCHING, LOOPS = 0.01, 0.14
-"""Share of the nodes that begin a branch, and of additional edges; as in pcg_skel's test neuron."""
+"""Branches and additional edges per node, as in pcg_skel's test neuron."""
 
 
 @dataclass
 class Neuron:
-    """A root, its L2 ids (n,), and its edges as indices of them, (m, 2)."""
+    """A root, its sorted L2 ids (n,), and the edges between them as indices into ``l2_ids``, (m, 2)."""
 
     root: int
     l2_ids: Ids
@@ -64,10 +64,10 @@ class Neuron:
 
 
 def make_neurons(url: str, watershed: str, sizes: Sequence[int], full: bool = False) -> list[Neuron]:
-    """Write a graph with one neuron per size, a number of nodes; returns the neurons in that order.
+    """Write a graph with one neuron for each of ``sizes`` (numbers of nodes); return the neurons in order.
 
-    ``watershed`` is the layer of the segmentation, of which there is only the info. Neurons begin in the
-    chunk at the centre, or anywhere in `FULL` and stay there.
+    ``watershed`` is the URL of the segmentation, which needs only an info file. Neurons begin in the grid's
+    central chunk; with ``full``, they begin anywhere in the box `FULL` and stay in it.
     """
     random = np.random.default_rng(0)
     taken: Counter[int] = Counter()
@@ -93,7 +93,7 @@ def make_neurons(url: str, watershed: str, sizes: Sequence[int], full: bool = Fa
 
 
 def put_cells(url: str, cells: Iterable[Cell]) -> None:
-    """Write cells into a table of the emulator, in a quarter of the time that `SampleTable.put` takes."""
+    """Write cells to a table in the Bigtable emulator, four times as fast as `SampleTable.put`."""
     project, instance, name = parse_graph_url(url)
     entries: dict[bytes, Any] = {}
     for node, column, value, ms, family, prefix in cells:
@@ -118,7 +118,7 @@ def put_cells(url: str, cells: Iterable[Cell]) -> None:
 
 
 def write_info(watershed: str) -> None:
-    """Write the info of the segmentation, which a graph's server reads."""
+    """Write the info file of the segmentation, which a graph server reads."""
     info = CloudVolume.create_new_info(
         num_channels=1,
         layer_type="segmentation",
@@ -133,7 +133,7 @@ def write_info(watershed: str) -> None:
 
 
 def features_of(neurons: Sequence[Neuron]) -> np.ndarray:
-    """Return synthetic features of all nodes."""
+    """Return synthetic features of all nodes of the neurons, sorted by id, dtype `FEATURES`."""
     ids = np.sort(np.concatenate([neuron.l2_ids for neuron in neurons]))
     features = make_features(len(ids))
     features["label"] = ids
@@ -143,7 +143,10 @@ def features_of(neurons: Sequence[Neuron]) -> np.ndarray:
 def _tree(
     random: np.random.Generator, size: int, start: npt.NDArray[np.int64], box: tuple[Triple, Triple]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Grow a branching walk through neighbouring chunks; returns chunks (size, 3) and edges (m, 2)."""
+    """Grow a branching walk of ``size`` nodes through neighbouring chunks of the box.
+
+    Returns a tuple: the chunk of each node, (size, 3); edges as pairs of node indices, (m, 2).
+    """
     steps = np.concatenate([np.eye(3, dtype=np.int64), -np.eye(3, dtype=np.int64)])[
         random.integers(0, 6, size)
     ]
@@ -171,7 +174,11 @@ def _next(taken: Counter[int], chunk_id: int) -> int:
 
 
 def _cells(neurons: Sequence[Neuron], taken: Counter[int]) -> Iterator[Cell]:
-    """Yield the cells of neurons, and set their roots; each L2 node has one supervoxel of the same number."""
+    """Yield the cells of the graph's table for these neurons, and set the neurons' roots.
+
+    Each L2 node has one supervoxel, with the same number within the chunk. ``taken`` counts the numbers by
+    chunk.
+    """
     ids = np.concatenate([as_ids([]), *(neuron.l2_ids for neuron in neurons)])
     supervoxels = supervoxels_of(ids)
     for node, supervoxel in zip(ids.tolist(), supervoxels.tolist(), strict=True):
@@ -200,6 +207,6 @@ def _cells(neurons: Sequence[Neuron], taken: Counter[int]) -> Iterator[Cell]:
 
 
 def supervoxels_of(ids: Ids) -> Ids:
-    """Return the supervoxel of each L2 node as `make_neurons` writes it, shape (n,)."""
+    """Return the one supervoxel of each L2 node of a graph by `make_neurons`, shape (n,)."""
     layout = GEOMETRY.layout
     return layout.chunk_id_array(layout.chunk_coordinates(ids), 1) + (ids - layout.chunk_ids(ids))

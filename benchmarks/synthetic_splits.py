@@ -1,4 +1,4 @@
-"""Splits of synthetic neurons: one edge between two chunks is removed, which makes two roots of one."""
+"""Splits of synthetic neurons: an edge between two chunks is removed, which replaces a root by two roots."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from l2features.local.sample.graph_table import ROOT_STEP, node_id
 from l2features.local.sample.hierarchy import cross_layers, parents_above
 
 FIRST_NUMBER = 1 << 20
-"""Number in its chunk of the first node that an edit makes, above those of `make_neurons`."""
+"""Number, within its chunk, of the first node that an edit creates; `make_neurons` uses smaller numbers."""
 STEP_MS = 1_000
 
 
 def split_neurons(url: str, neurons: Sequence[Neuron], after_ms: int) -> Ids:
-    """Split neurons, one each second after a time; returns the new L2 nodes."""
+    """Split the neurons, one per second after ``after_ms`` (ms since 1970); return the new L2 ids."""
     edits = [_split(neuron, i + 1, after_ms + (i + 1) * STEP_MS) for i, neuron in enumerate(neurons)]
     done = [edit for edit in edits if edit is not None]
     put_cells(
@@ -31,7 +31,10 @@ def split_neurons(url: str, neurons: Sequence[Neuron], after_ms: int) -> Ids:
 
 
 def _split(neuron: Neuron, operation: int, ms: int) -> Edit | None:
-    """Split at the edge that is nearest to the middle; None where loops join its ends."""
+    """Return a split of a neuron at the edge nearest to the middle of its edges that no loop bridges.
+
+    Returns None if loops bridge all edges. ``ms`` is the time in ms since 1970.
+    """
     cut = next((i for i in _from_the_middle(len(neuron.edges)) if _parts(neuron, i) > 1), None)
     if cut is None:
         return None
@@ -52,7 +55,7 @@ def _split(neuron: Neuron, operation: int, ms: int) -> Edit | None:
 def _upper(
     ids: Ids, supervoxels: Ids, edges: npt.NDArray[np.int64], operation: int, ms: int
 ) -> tuple[list[Cell], list[int]]:
-    """Return the cells above the nodes, and the roots."""
+    """Return the graph's cells of all nodes above these L2 nodes, and the roots of these L2 nodes."""
     top, roots, cells = n_layers(GEOMETRY), list[int](), list[Cell]()
     numbers = iter(range(FIRST_NUMBER + operation * ROOT_STEP, FIRST_NUMBER + (operation + 1) * ROOT_STEP))
 
@@ -72,7 +75,7 @@ def _from_the_middle(n: int) -> list[int]:
 
 
 def _parts(neuron: Neuron, cut: int) -> int:
-    """Number of components without one edge."""
+    """Return the number of connected components of a neuron without its edge number ``cut``."""
     n, edges = len(neuron.l2_ids), np.delete(neuron.edges, cut, axis=0)
     matrix = coo_array((np.ones(len(edges)), edges.T), shape=(n, n))
     return int(connected_components(matrix, directed=False, return_labels=False))

@@ -1,6 +1,7 @@
-"""Compare the updater with a reference that takes one id at a time, in one run.
+"""Compare the updater with a reference that computes one id at a time.
 
-(a) is compute time with a chunk in memory; (b) is a burst of edits, from the first publish to the last row.
+Measurement (a) is compute time with a chunk in memory; (b) is the time of a burst of edits, from the first
+publish until the last row is written.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from l2features.testing.updating import TimedFeed, UpdaterProcess, emulators, wa
 
 SIZE = (256, 256, 512)
 GRID = (7, 3, 1)
-"""The last chunk is for warm-up."""
+"""Chunks along each axis; the last chunk serves to warm up."""
 CROPS = 4
 LEAST_NODE, LEAST_BURST = 20.0, 50.0
 BURST_S = 1_800.0
@@ -53,12 +54,13 @@ EXAMPLES = """
 Measures:
   (a) CPU time of one node in a chunk of 256 x 256 x 512 voxels in memory, on one core: ours (SegmentedChunk
       and group_features), and the reference (plain_worker.py: map supervoxels to nodes, edt.edt of the chunk,
-      one node's statistics). The bar is for the median node.
+      one node's statistics). The required ratio is for the median node.
   (b) wall time of 200 edits, a split and a merge each, that name 600 ids in 20 such chunks. Ours: from the
       first publish to the Pub/Sub emulator, for a warmed-up updater, until all rows are in the Bigtable
-      emulator. Reference (plain_updates.py): some of the same ids, half before ours, half after; each reads
-      the chunk from the same files, maps it by the graph's table, computes as in (a) and writes the row. Its
-      total is extrapolated: mean time per id, times ids, divided by processes. Rows are compared.
+      emulator. Reference (plain_updates.py): for a sample of the same ids, half before and half after our
+      run, it reads the chunk from the same files, maps it by the graph's table, computes as in (a) and writes
+      the row. The reference's total is extrapolated: mean time per id, times number of ids, divided by number
+      of processes. The rows of both are compared.
 
 examples:
   python benchmarks/update.py
@@ -68,7 +70,7 @@ examples:
 
 @dataclass
 class Burst:
-    """Our seconds, the reference's mean seconds per id, and whether the rows agree."""
+    """Result of a burst: seconds of the updater, mean seconds per id of the reference, whether rows agree."""
 
     edits: int
     ids: int
@@ -103,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     agreed = measured.agreed and burst.agreed
     if not agreed:
-        console.print("[red]rows of ours and of the plain version differ: see above")
+        console.print("[red]rows of the updater and of the reference (plain) differ: see above")
     return 0 if print_bars(console, bars) and agreed else 1
 
 
@@ -112,7 +114,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--edits", type=int, default=200, help="edits in the burst, 3 ids each; default 200")
     parser.add_argument("--sample", type=int, default=8, help="ids measured with the reference; default 8")
     parser.add_argument("--workers", type=int, default=2, help="processes of each updater; default 2")
-    parser.add_argument("--repeats", type=int, default=5, help="repeats of ours in (a); default 5")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of the project's code in (a); default 5")
     return parser.parse_args(arguments)
 
 
@@ -122,7 +124,7 @@ def in_memory(crop: Crop) -> EmChunk:
 
 
 def make_edits(dataset: EmDataset, chunks: Sequence[Chunk], n: int) -> list[EditMessage]:
-    """Yield edits in random chunk order: a split in one chunk and a merge in the next."""
+    """Return ``n`` edits, each a split in a random chunk and a merge in the next chunk."""
     editor, order = Editor(dataset), np.random.default_rng(2).permutation(len(chunks)).tolist()
     after = list(zip(chunks, [*chunks[1:], chunks[0]], strict=True))
     pairs = itertools.islice(itertools.cycle([after[i] for i in order]), n)
@@ -164,7 +166,7 @@ def run_burst(crops: list[Crop], options: argparse.Namespace) -> Burst:
 def burst_of_ours(
     dataset: EmDataset, edits: Sequence[EditMessage], spare: Chunk, store: Store, workers: int
 ) -> float:
-    """Return the seconds from the first publish until all rows exist."""
+    """Publish the edits for a warmed-up updater; return the seconds until all rows exist."""
     folder, feed = dataset.config.parent, TimedFeed()
     ids = [node for edit in edits for node in edit.ids]
     with UpdaterProcess(dataset.config, feed, folder / "dead", folder / "updater.log", workers) as updater:

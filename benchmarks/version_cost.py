@@ -1,7 +1,8 @@
 """Measure what a version costs, and extrapolate bytes, time and memory to whole data sets.
 
-Bytes are those of EM chunks, core-seconds those of a synthetic graph in the emulator. The memory of each
-stage is measured at the sizes that it has with 10 million chunks and 10 billion nodes. Prints Markdown.
+Bytes are measured on EM chunks, core-seconds on a synthetic graph in the Bigtable emulator. The memory of
+each stage of the job is measured with the amounts of data of 10 million chunks and 10 billion nodes. Prints
+Markdown.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from l2features.versions.units import Units, block_grid
 
 CHUNK = (256, 256, 512)
 GRID = (250, 400, 100)
-"""10,000,000 chunks."""
+"""Chunks along each axis, 10,000,000 in all."""
 NODES_A_CHUNK, NODES_A_ROOT = 1_000, 50
 GIANT = 1_000_000
 GEOMETRY = Geometry(
@@ -60,7 +61,8 @@ examples:
 
 @dataclass
 class Measured:
-    """Bytes a node of each layout, bytes a root, EM nodes a chunk, and core-seconds a million nodes."""
+    """Bytes per node in the files `by_root` and `by_node`, bytes per root in `roots`, EM nodes per chunk
+    (``nodes``), and core-seconds per million nodes (``core_s``)."""
 
     by_root: float
     by_node: float
@@ -80,17 +82,17 @@ def main(arguments: list[str] | None = None) -> int:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = em_parser(__doc__, EXAMPLES)
     add = parser.add_argument
-    add("--roots", type=int, default=4_000, help="roots of 50 nodes of the synthetic graph; default 4,000")
+    add("--roots", type=int, default=4_000, help="roots (of 50 nodes) in the synthetic graph; default 4,000")
     add("--machines", type=int, default=100, help="machines of 4 vCPUs; default 100")
-    add("--busy", type=float, default=0.5, help="share of time that a vCPU computes; default 0.5")
-    add("--vcpu_hour", type=float, default=0.056, help="US dollars; default 0.056")
-    add("--gb_month", type=float, default=0.02, help="US dollars of a GB in a bucket; default 0.02")
+    add("--busy", type=float, default=0.5, help="share of its time for which a vCPU computes; default 0.5")
+    add("--vcpu_hour", type=float, default=0.056, help="US dollars per hour of a vCPU; default 0.056")
+    add("--gb_month", type=float, default=0.02, help="US dollars per month of a GB in a bucket; default 0.02")
     return parser.parse_args(arguments)
 
 
 # ------------------------------------------------------------------ measured
 def measure(options: argparse.Namespace) -> Measured:
-    """Measure bytes with EM nodes, and core-seconds by the job."""
+    """Measure bytes on EM nodes, and core-seconds by running the job."""
     rows, chunks = em_rows(options.shared)
     with tempfile.TemporaryDirectory() as folder:
         writer = PartitionWriter(Folder(folder), GEOMETRY, 1)
@@ -106,7 +108,7 @@ def measure(options: argparse.Namespace) -> Measured:
 
 
 def em_rows(shared: Path) -> tuple[np.ndarray, int]:
-    """Return the nodes of EM chunks, dtype `NODE_ROW`, with random roots; and the number of chunks."""
+    """Return a tuple: the nodes of EM chunks with random roots, dtype `NODE_ROW`; the number of chunks."""
     crops, random = make_crops(read_labels(shared, CHUNK[2]), CHUNK, 4), np.random.default_rng(0)
     parts = []
     for x, crop in enumerate(crops):
@@ -123,7 +125,7 @@ def em_rows(shared: Path) -> tuple[np.ndarray, int]:
 
 
 def core_seconds(roots: int) -> float:
-    """Return the core-seconds of the job for a million nodes, without its start-up."""
+    """Return the core-seconds per million nodes of the job, without start-up, measured on ``roots`` roots."""
     options, sizes = materialize.parse([f"--roots={roots}"]), [materialize.NODES_PER_ROOT] * roots
     with materialize.started(sizes, options, Console(stderr=True)) as (bench, _, _):
         fresh = bench.materialize("versions", materialize.BEFORE)
@@ -144,7 +146,7 @@ def measured_text(m: Measured) -> list[str]:
 
 
 def table_text(m: Measured, options: argparse.Namespace) -> list[str]:
-    """Return the cost table, a column per data set."""
+    """Return the lines of the Markdown table of costs, with a column per data set."""
     columns = []
     for volume in VOLUMES:
         nodes = volume.chunks * prod(volume.size) / prod(CHUNK) * m.nodes
@@ -176,7 +178,7 @@ def table_text(m: Measured, options: argparse.Namespace) -> list[str]:
 
 # ------------------------------------------------------------------ at scale
 def scale_text() -> list[str]:
-    """Run each stage in a process of its own; return what it held."""
+    """Run each stage of the job in a separate process; return the Markdown table of time and memory."""
     stages: dict[str, Callable[[], str]] = {
         "launcher: plan": launcher,
         f"scan: a block of {UNIT_ROWS:,} nodes": scan,
@@ -209,7 +211,7 @@ def _peak_mb() -> float:
 
 
 class _SampledUnits(Units):
-    """Units whose sampled boxes have synthetic nodes."""
+    """Units of a version's job in which every box of chunks has synthetic nodes, without reading a graph."""
 
     def open(self) -> Any:
         return _SampledNodes()
@@ -229,7 +231,7 @@ class _SampledNodes:
 
 
 def plan_at_scale() -> tuple[Units, Plan]:
-    """Return the units and the plan, divided."""
+    """Return the units of a data set of 10,000,000 chunks, and the plan of its version with partitions."""
     dataset = Dataset(
         name="large",
         cv_path="precomputed://gs://bucket/large",
@@ -262,7 +264,7 @@ def launcher() -> str:
 
 
 def synthetic_rows(n: int, roots: int) -> np.ndarray:
-    """Return nodes of a block, dtype `NODE_ROW`."""
+    """Return ``n`` synthetic nodes of this number of roots, (n,), dtype `NODE_ROW`."""
     random = np.random.default_rng(0)
     rows = np.zeros(n, dtype=NODE_ROW)
     rows["root"] = random.integers(5 << 56, (5 << 56) + (1 << 32), roots, dtype=np.uint64)[

@@ -1,7 +1,7 @@
-"""Time the layers of a neuron for Neuroglancer beside its node features in Arrow, on the same emulator.
+"""Compare a neuron's layers for Neuroglancer with the neuron's features in Arrow, by time to the first byte.
 
-Each repeat uses a fresh server: the ids of the root and its rows are in the store, nothing is in memory. The
-first byte of an answer is what the viewer waits for. The skeleton is kept in the store.
+Each repeat uses a fresh server: the root's L2 ids, rows and skeleton are in the store (the Bigtable
+emulator), and no data is cached.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from benchmarks.synthetic_neurons import Neuron
 from l2features.testing.bars import Bar, begin, print_bars
 
 EPILOG = """
-cold: a fresh server. warm: the same again. kept: in the store, by a fresh server. cached: in the server.
+cold: first request to a fresh server. warm: the same request again. kept: the skeleton, read from the store
+by a fresh server. cached: the skeleton, in the server's memory.
 
 examples:
   python benchmarks/viewer.py
@@ -48,12 +49,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--nodes", type=int, default=REAL, help="nodes of the root; default 5,830")
     parser.add_argument("--repeats", type=int, default=7, help="repeats of each figure; default 7")
-    parser.add_argument("--no-check", action="store_true", help="exit with 0 even if a bar is missed")
+    parser.add_argument(
+        "--no-check", action="store_true", help="exit with 0 even if a result misses its limit"
+    )
     return parser.parse_args(arguments)
 
 
 def measure(stack: Stack, repeats: int) -> list[Bar]:
-    """Return the medians of the times, and the ratios of those of the layers to that of Arrow."""
+    """Return the median times, and the ratio of each layer's time to the time of Arrow."""
     neuron = stack.neurons[0]
     nodes, skeleton = "precomputed/nodes/rel_root", "precomputed/skeletons"
     seconds(stack, f"{skeleton}/{neuron.root}")  # the store has it, and the ids of the root, from now on
@@ -72,7 +75,7 @@ def measure(stack: Stack, repeats: int) -> list[Bar]:
 
 
 def bars(neuron: Neuron, cold: dict[str, float], warm: dict[str, float]) -> list[Bar]:
-    """Return the figures: ratios have bars where they are cold, as a reader meets them first."""
+    """Return the results, from seconds by layer; layer ``nodes`` and the skeleton have limits."""
     size = f"{len(neuron.l2_ids):,} nodes"
     found = [Bar(f"{size}: Arrow, cold", cold["arrow"] * 1e3, None, unit="ms")]
     for state, times in (("cold", cold), ("warm", warm)):
@@ -87,7 +90,7 @@ def bars(neuron: Neuron, cold: dict[str, float], warm: dict[str, float]) -> list
 
 
 def seconds(stack: Stack, path: str) -> float:
-    """Return the time to the first byte of an answer, on a new connection."""
+    """Return the seconds until the first byte of a response's body, on a new connection."""
     headers = {"Accept": ARROW if path.startswith("root/") else "*/*", "Accept-Encoding": "gzip"}
     begun = time.perf_counter()
     with requests.get(f"{stack.api}/{path}", headers=headers, stream=True, timeout=TIMEOUT_S) as answer:

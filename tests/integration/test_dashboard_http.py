@@ -87,11 +87,11 @@ def test_the_landing_page_lists_what_the_visitor_may_view(server: Server, auth: 
         assert 'href="/l2cache/login"' in page.text
     nobody = get(server, "", NOBODY, **BROWSER).text
     assert TABLE not in nobody
-    assert "no permission to view any data set" in nobody
+    assert "does not permit you to view any data set" in nobody
     page_of_viewer = get(server, "", VIEWER, **BROWSER).text
     assert f">{TABLE}</h2>" in page_of_viewer
     assert "private" not in page_of_viewer
-    assert "There are more data sets" in page_of_viewer
+    assert "This server has more data sets" in page_of_viewer
     assert "Authorization: Bearer TOKEN" in page_of_viewer
     cookie = {"Cookie": f"middle_auth_token={VIEWER}", **BROWSER}
     assert f">{TABLE}</h2>" in get(server, "", **cookie).text

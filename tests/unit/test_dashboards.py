@@ -98,7 +98,7 @@ def test_the_figures_are_those_of_status(client: FlaskClient, config: Path) -> N
     assert updates.updaters[0].lag
     figures = lines_of(state, "updates")
     assert figures[f"Updater host-1-{SCRIPT}"] == "alive"
-    assert f"p99 {updates.updaters[0].lag.p99_s:g} s" in figures["Lag in its last hour"]
+    assert f"p99 {updates.updaters[0].lag.p99_s:g} s" in figures["Lag in the updater's last hour"]
     assert lines_of(state, "audit")["Nodes missing"] == str(audit.missing) == "2"
     assert lines_of(state, "dead")["unknown_node"] == "1"
     assert len(state["history"]["minutes"]) >= 6

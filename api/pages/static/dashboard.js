@@ -24,7 +24,7 @@ async function poll() {
     const answer = await get(STATE, etag ? { "If-None-Match": etag } : {});
     serverAhead = Date.parse(answer.headers.get("Date")) - Date.now() || 0;
     if (answer.status === 401 || answer.status === 403) {
-      complain("Your token is not valid here any more. Reload the page to log in.");
+      complain("Your token is no longer valid for this data set. Reload the page to log in.");
     } else if (answer.status === 304) {
       complain("");
     } else if (answer.ok) {
@@ -33,10 +33,10 @@ async function poll() {
       complain("");
       show();
     } else {
-      complain(`The server answered ${answer.status}. The figures are as old as they say.`);
+      complain(`The server answered ${answer.status}. The figures below are not up to date.`);
     }
   } catch {
-    complain("The server does not answer. The figures are as old as they say.");
+    complain("The server does not answer. The figures below are not up to date.");
   }
   setTimeout(() => (document.hidden ? wait() : poll()), EVERY_MS);
 }
@@ -53,7 +53,7 @@ function complain(text) {
 
 function show() {
   const problem = document.getElementById("problem");
-  const text = state.problem ? `The data set cannot be read: ${state.problem}. Older figures are shown, where known.` : "";
+  const text = state.problem ? `The data set cannot be read: ${state.problem}. The figures below may be old or missing.` : "";
   if (problem.textContent !== text) problem.textContent = text;
   problem.hidden = !state.problem;
   for (const list of document.querySelectorAll("[data-lines]")) {
@@ -91,12 +91,12 @@ async function showCell(plane, column, row) {
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
     const cell = await answer.json();
     const left = cell.total - cell.done - cell.failed - cell.empty;
-    const counts = `Chunks ${cell.chunks}: ${cell.done} done, ${cell.failed} failed, ${cell.empty} empty, ${left} not yet`;
+    const counts = `Chunks ${cell.chunks}: ${cell.done} done, ${cell.failed} failed, ${cell.empty} empty, ${left} not ingested`;
     const list = document.createElement("ul");
     list.append(...cell.failures.map((failure) => element("li", `${failure.chunk}: ${failure.reason}`)));
     place.replaceChildren(element("strong", counts), ...(cell.failures.length ? [list] : []));
   } catch (error) {
-    place.replaceChildren(element("span", `No answer for this cell: ${error.message}`));
+    place.replaceChildren(element("span", `This cell cannot be read: ${error.message}`));
   }
 }
 
